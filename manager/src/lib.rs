@@ -1,0 +1,1 @@
+//! brood: restores hundreds to thousands of microVMs from one memory checkpoint.
