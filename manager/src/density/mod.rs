@@ -1,0 +1,1 @@
+//! Density: measurements and the reports made of them.
