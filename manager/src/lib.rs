@@ -13,5 +13,6 @@
 
 pub mod checkpoint;
 pub mod density;
+pub mod engine;
 pub mod host;
 pub mod units;

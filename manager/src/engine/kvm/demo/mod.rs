@@ -1,0 +1,10 @@
+//! The demo guest: what it is made of, and how the host talks to it.
+
+mod boot;
+mod code;
+pub mod layout;
+mod mailbox;
+
+pub(super) use boot::boot;
+pub use mailbox::{Answer, Request};
+pub(super) use mailbox::{Clock, lay_down_identity, put_request, take_response};
