@@ -127,7 +127,8 @@ pub struct Manifest {
     pub disks: Vec<DiskSnapshot>,
     /// Pages that the guest needs at once when it is restored (code, page tables, its own data).
     pub working_set: Vec<PageRange>,
-    /// Set only in a delta.
+    /// Set only in a delta. Always written, `null` when there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<Parent>,
     /// Sizes and digests of the three files.
     pub files: Files,
