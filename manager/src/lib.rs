@@ -14,4 +14,5 @@
 pub mod checkpoint;
 pub mod density;
 pub mod host;
+pub mod restore;
 pub mod units;

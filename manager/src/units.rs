@@ -75,7 +75,12 @@ impl std::iter::Sum for Bytes {
 impl fmt::Display for Bytes {
     #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let units = [
+            (1_u64 << 40, "TiB"),
+            (1 << 30, "GiB"),
+            (1 << 20, "MiB"),
+            (1 << 10, "KiB"),
+        ];
         let text = match units.into_iter().find(|(size, _)| self.0 >= *size) {
             Some((size, unit)) if self.0 % size == 0 => format!("{} {unit}", self.0 / size),
             Some((size, unit)) => format!("{:.1} {unit}", self.0 as f64 / size as f64),
@@ -89,7 +94,9 @@ impl fmt::Display for Bytes {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParseBytesError {
     /// No number where one belongs.
-    #[error("{text:?} is not a size: write a whole number with an optional unit, such as 256M, 4G or 65536")]
+    #[error(
+        "{text:?} is not a size: write a whole number with an optional unit, such as 256M, 4G or 65536"
+    )]
     Number {
         /// What was given.
         text: String,
@@ -118,9 +125,10 @@ impl FromStr for Bytes {
         };
         // An unknown unit is reported as the number parser reports the whole text.
         let digits = if shift.is_some() { number.trim() } else { text };
-        let n: u64 = digits
-            .parse()
-            .map_err(|source| ParseBytesError::Number { text: text.to_owned(), source })?;
+        let n: u64 = digits.parse().map_err(|source| ParseBytesError::Number {
+            text: text.to_owned(),
+            source,
+        })?;
         n.checked_mul(1 << shift.unwrap_or(0))
             .map(Self)
             .ok_or_else(|| ParseBytesError::TooLarge(text.to_owned()))

@@ -1,1 +1,6 @@
 //! Density: measurements and the reports made of them.
+
+pub mod percentiles;
+pub mod settle;
+pub mod snapshot;
+pub mod step;
