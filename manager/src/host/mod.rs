@@ -4,7 +4,15 @@
 //! takes `&HostFacts`, so that a test makes a host up.
 
 pub mod cgroup;
+pub mod doctor;
+pub mod doctor_text;
+#[cfg(test)]
+pub(crate) mod examples;
 pub mod facts;
 pub mod folder;
 pub mod kvm;
+pub mod plan;
+pub mod plan_text;
 pub mod proc;
+#[cfg(test)]
+mod tests;
