@@ -15,4 +15,5 @@ pub mod checkpoint;
 pub mod density;
 pub mod engine;
 pub mod host;
+pub mod restore;
 pub mod units;

@@ -1,1 +1,7 @@
 //! Density: measurements and the reports made of them.
+
+pub mod percentiles;
+pub mod report;
+pub mod settle;
+pub mod snapshot;
+pub mod step;

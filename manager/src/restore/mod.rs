@@ -1,0 +1,3 @@
+//! Mass restore: from one checkpoint to many running guests.
+
+pub mod admission;
