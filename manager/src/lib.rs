@@ -16,4 +16,5 @@ pub mod density;
 pub mod engine;
 pub mod host;
 pub mod restore;
+pub mod state;
 pub mod units;

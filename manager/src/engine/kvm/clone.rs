@@ -12,7 +12,7 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        signal::Signal,
+        signal::{SigHandler, Signal},
         socket::{
             AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen,
             setsockopt, socket, sockopt,
@@ -27,16 +27,16 @@ use super::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
     dump,
     machine::{ExitReason, Machine, Stop},
-    nursery::{Nursery, SOCKET, failure, handle_signal},
+    nursery::{Nursery, SOCKET, failure, handle},
     ram::Ram,
     record,
     vcpu::VcpuState,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, Order, REPLY_BUSY, REPLY_DEAD, REPLY_DONE,
-        REPLY_FAILED, REPORT_RESTORED, Reply, Report, receive_message, send_message,
+        REPLY_FAILED, REPORT_RESTORED, Reply, Report, send_message,
     },
 };
-use crate::{checkpoint::{FileStamp, sha256_file}, engine::{GuestId, Identity}};
+use crate::{checkpoint::{FileStamp, sha256_file}, engine::GuestId};
 
 /// Exit code of a guest process that found its checkpoint file cut short under its memory.
 pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;
@@ -51,10 +51,11 @@ pub(super) fn run(nursery: &mut Nursery, order: &Order) -> ! {
     if getppid() != nursery.pid {
         exit(1);
     }
+    let session_lock = nursery.session_lock.take();
     match restore(nursery, order) {
         Ok((guest, report)) => {
             die_with_parent(false);
-            nursery.session_lock = None;
+            drop(session_lock);
             let _ = send_message(SOCKET, &report);
             // SAFETY: the descriptor is this process's and nothing uses it from here on.
             drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
@@ -84,12 +85,11 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
         Machine::new(&nursery.kvm, ram, &nursery.regions).map_err(|e| e.to_string())?;
     nursery.plan.apply(&mut machine.vcpu).map_err(|e| e.to_string())?;
     let clock = Clock::now(nursery.state.tsc(), nursery.state.tsc_khz);
-    let identity = Identity::from(order);
-    lay_down_identity(&machine.ram, &identity, clock);
+    lay_down_identity(&machine.ram, &order.identity, clock);
 
     KICK.store(machine.immediate_exit(), Ordering::Relaxed);
-    handle_signal(Signal::SIGUSR1, kicked);
-    handle_signal(Signal::SIGBUS, checkpoint_cut);
+    handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
+    handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
 
     let id = GuestId(order.id);
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;

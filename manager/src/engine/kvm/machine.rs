@@ -209,6 +209,11 @@ impl Machine {
         }
     }
 
+    /// The byte that makes KVM_RUN return at once while it is not zero.
+    pub(super) fn immediate_exit(&mut self) -> *mut u8 {
+        &raw mut self.vcpu.get_kvm_run().immediate_exit
+    }
+
     /// Lets KVM finish the instruction that made the last exit, without running on, so that the
     /// registers say where the guest really is.
     pub(super) fn finish_exit(&mut self) -> Result<(), KvmError> {

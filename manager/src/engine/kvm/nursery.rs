@@ -206,7 +206,7 @@ fn wait_for(socket: Option<RawFd>) {
     let _ = ppoll(&mut fds, None, Some(SigSet::empty()));
 }
 
-fn handle(signal: Signal, handler: SigHandler) {
+pub(super) fn handle(signal: Signal, handler: SigHandler) {
     // No SA_RESTART: a blocking call must notice.
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: the handlers used here do nothing that is not async-signal-safe.

@@ -5,9 +5,9 @@ use std::{io, os::fd::RawFd};
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::demo::{Answer, Request, layout};
+use super::demo::{Answer, IdentityBlock, Request};
 use crate::checkpoint::{FileStamp, manifest::PageRange};
 use crate::units::Bytes;
 
@@ -26,12 +26,7 @@ pub(super) struct Start {
 pub(super) struct Order {
     pub(super) seq: u64,
     pub(super) id: [u8; 8],
-    pub(super) generation: [u8; 16],
-    pub(super) name: [u8; layout::NAME_SIZE],
-    pub(super) mac: [u8; 6],
-    pub(super) padding: [u8; 2],
-    pub(super) seed: [u8; 8],
-    pub(super) entropy: [u8; 32],
+    pub(super) identity: IdentityBlock,
 }
 
 /// The nursery is ready for orders, or will never be.
@@ -57,10 +52,6 @@ pub(super) struct Report {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Text(pub(super) [u8; 248]);
-
-impl Text {
-    pub(super) const EMPTY: Self = Self([0; 248]);
-}
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {

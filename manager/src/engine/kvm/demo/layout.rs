@@ -27,7 +27,7 @@ pub const USER: u64 = 0x1_0000;
 /// First address that `dirty` writes.
 pub const HEAP: u64 = 0x10_0000;
 /// Pages that the guest needs to run at all: everything from its code to its data page.
-pub(super) const WORKING_SET: std::ops::Range<u64> = CODE / 4096..DATA / 4096 + 1;
+pub(crate) const WORKING_SET: std::ops::Range<u64> = CODE / 4096..DATA / 4096 + 1;
 
 /// Port of the doorbell.
 pub(crate) const DOORBELL: u16 = 0xb0;

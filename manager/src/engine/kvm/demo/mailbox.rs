@@ -101,22 +101,46 @@ impl Clock {
     }
 }
 
+/// An identity as it lies in the guest's data page, from `layout::ID_GENERATION` on.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(in crate::engine::kvm) struct IdentityBlock {
+    generation: [u8; 16],
+    name: [u8; l::NAME_SIZE],
+    mac: [u8; 6],
+    padding: [u8; 2],
+    seed: [u8; 8],
+    entropy: [u8; 32],
+}
+
+const _: () = assert!(l::ID_NAME - l::ID_GENERATION == std::mem::offset_of!(IdentityBlock, name));
+const _: () = assert!(l::ID_MAC - l::ID_GENERATION == std::mem::offset_of!(IdentityBlock, mac));
+const _: () = assert!(l::ID_SEED - l::ID_GENERATION == std::mem::offset_of!(IdentityBlock, seed));
+const _: () =
+    assert!(l::ID_ENTROPY - l::ID_GENERATION == std::mem::offset_of!(IdentityBlock, entropy));
+
+impl From<&Identity> for IdentityBlock {
+    fn from(identity: &Identity) -> Self {
+        let Identity { name, generation, mac, seed, entropy } = identity;
+        let mut block = Self {
+            generation: *generation,
+            name: [0; l::NAME_SIZE],
+            mac: *mac,
+            padding: [0; 2],
+            seed: *seed,
+            entropy: *entropy,
+        };
+        let length = name.len().min(l::NAME_SIZE);
+        block.name[..length].copy_from_slice(&name.as_bytes()[..length]);
+        block
+    }
+}
+
 /// Writes identity, entropy and clock where the guest looks for a new generation.
-pub(in crate::engine::kvm) fn lay_down_identity(
-    ram: &Ram,
-    identity: &Identity,
-    clock: Clock,
-) -> bool {
-    let mut name = [0_u8; l::NAME_SIZE];
-    let length = identity.name.len().min(l::NAME_SIZE);
-    name[..length].copy_from_slice(&identity.name.as_bytes()[..length]);
+pub(in crate::engine::kvm) fn lay_down_identity(ram: &Ram, identity: &IdentityBlock, clock: Clock) -> bool {
     let wall_ns = u64::try_from(clock.wall.as_nanos()).unwrap_or(u64::MAX);
     let put = |offset: usize, bytes: &[u8]| ram.write(l::DATA + offset as u64, bytes);
-    put(l::ID_GENERATION, &identity.generation)
-        && put(l::ID_NAME, &name)
-        && put(l::ID_MAC, &identity.mac)
-        && put(l::ID_SEED, &identity.seed)
-        && put(l::ID_ENTROPY, &identity.entropy)
+    put(l::ID_GENERATION, identity.as_bytes())
         && put(l::ID_TSC_BASE, &clock.tsc.to_le_bytes())
         && put(l::ID_WALL_NS, &wall_ns.to_le_bytes())
         && put(l::ID_TSC_TO_NS, &clock.tsc_to_ns().to_le_bytes())
