@@ -11,7 +11,7 @@ use super::{
     plan::CostModel,
 };
 use crate::{
-    restore::admission::{self, Demand, Limit},
+    restore::admission::{self, Demand, Limit, Unit},
     units::Bytes,
 };
 
@@ -21,6 +21,8 @@ pub const DEFAULT_GUESTS: u64 = 1000;
 const GOOD_SLOTS: u64 = 509;
 /// Mappings that a process needs however guests are made; the kernel's default is 65,530.
 const LEAST_MAPPINGS: u64 = 4096;
+/// Memory of a guest where none is named; it matters only where the kernel never overcommits.
+const TYPICAL_GUEST: Bytes = Bytes::mib(256);
 /// State is small; this leaves room for a suspended guest.
 const GOOD_FREE: Bytes = Bytes::gib(1);
 
@@ -93,7 +95,7 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
         guests,
         overhead: cost.overhead,
         allowance: cost.pristine_private,
-        memory_size: cost.pristine_private,
+        memory_size: TYPICAL_GUEST,
         outstanding: Bytes(0),
         outstanding_pids: 0,
     };
@@ -135,7 +137,7 @@ fn kvm(facts: &HostFacts) -> Vec<Check> {
         format!(
             "{} ({} per guest)",
             kvm.nx_huge_pages.as_deref().unwrap_or("no such parameter"),
-            admission::Unit::Pids.show(kvm.pids_per_guest()),
+            Unit::Pids.show(kvm.pids_per_guest()),
         ),
         "",
     );
@@ -188,14 +190,14 @@ fn open_hint(kvm: &KvmFacts, vendor: &str) -> String {
     };
     match kvm.open_errno.map(Errno::from_raw) {
         Some(Errno::EACCES | Errno::EPERM) => {
-            "join the group that may use it, then log in again: sudo usermod -aG kvm \"$USER\""
+            "join the group that may use it, then log in again: usermod -aG kvm \"$USER\""
                 .to_owned()
         }
         _ if kvm.present && !kvm.modules.is_empty() => {
             "another hypervisor may hold the processor's virtualization; stop it".to_owned()
         }
         _ => format!(
-            "load it: sudo modprobe {module}; if that fails, enable virtualization in the firmware, \
+            "load it: modprobe {module}; if that fails, enable virtualization in the firmware, \
              or nested virtualization if this is a virtual machine"
         ),
     }
@@ -207,11 +209,14 @@ fn limit(limit: &Limit, guests: u64) -> Check {
     let found = match limit.reserve {
         0 if limit.available == u64::MAX => "unlimited".to_owned(),
         0 => format!("{} left", show(limit.available)),
-        reserve => format!(
-            "{} left, {} of them reserved",
-            show(limit.available),
-            show(reserve)
-        ),
+        reserve if limit.unit == Unit::Bytes => {
+            format!(
+                "{} left ({} reserved)",
+                show(limit.available),
+                show(reserve)
+            )
+        }
+        reserve => format!("{} left ({reserve} reserved)", show(limit.available)),
     };
     let whom = if limit.per_guest == 0 {
         "brood".to_owned()
@@ -240,7 +245,7 @@ fn mappings(facts: &HostFacts) -> Check {
     .unless(
         facts.max_map_count >= LEAST_MAPPINGS,
         Status::Warn,
-        "raise it: sudo sysctl -w vm.max_map_count=65530",
+        "raise it: sysctl -w vm.max_map_count=65530",
     )
 }
 
@@ -254,7 +259,7 @@ fn overcommit(facts: &HostFacts) -> Check {
     Check::new("vm.overcommit_memory", found, "0 or 1").unless(
         facts.memory.overcommit_mode != 2,
         Status::Warn,
-        "each guest counts with all its memory, shared or not: sudo sysctl -w vm.overcommit_memory=0",
+        "each guest counts with all its memory, shared or not: sysctl -w vm.overcommit_memory=0",
     )
 }
 

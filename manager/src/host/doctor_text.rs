@@ -35,14 +35,14 @@ pub fn render(checks: &[Check], color: bool) -> String {
     }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let (fails, warnings) = (count(Status::Fail), count(Status::Warn));
-    let _ = match (can_mass_restore(checks), warnings) {
-        (true, 0) => writeln!(text, "\nThis host is ready for mass restore."),
-        (true, n) => writeln!(
-            text,
-            "\nThis host can do mass restore; {n} could be better."
-        ),
-        (false, _) => writeln!(text, "\nThis host is not ready: {fails} in the way."),
+    let outcome = match (can_mass_restore(checks), fails, warnings) {
+        (true, _, 0) => "is ready for mass restore.".to_owned(),
+        (true, _, 1) => "can do mass restore; one thing could be better.".to_owned(),
+        (true, _, n) => format!("can do mass restore; {n} things could be better."),
+        (false, 1, _) => "is not ready: one thing stands in the way.".to_owned(),
+        (false, n, _) => format!("is not ready: {n} things stand in the way."),
     };
+    let _ = writeln!(text, "\nThis host {outcome}");
     text
 }
 

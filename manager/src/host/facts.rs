@@ -4,11 +4,12 @@ use std::{fs, path::PathBuf};
 
 use serde::Serialize;
 
+pub use super::proc::Error;
 use super::{
     cgroup::Groups,
     folder::Folder,
     kvm::KvmFacts,
-    proc::{self, Error, ProcRoot},
+    proc::{self, ProcRoot},
 };
 use crate::units::Bytes;
 

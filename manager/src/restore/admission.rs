@@ -11,7 +11,7 @@
 
 mod remedy;
 #[cfg(test)]
-mod tests {}
+mod tests;
 mod verdict;
 
 pub use verdict::{Error, Limit, Unit, Verdict};
@@ -158,7 +158,7 @@ fn memory_limits(facts: &HostFacts, demand: &Demand) -> Vec<Limit> {
         let per_guest = (demand.overhead + demand.memory_size).0;
         let fixed = unborn_guests(facts, demand).saturating_mul(per_guest);
         limits.push(
-            Limit::new("CommitLimit (vm.overcommit_memory=2)", Unit::Bytes)
+            Limit::new("CommitLimit", Unit::Bytes)
                 .room(
                     memory.commit_limit.saturating_sub(memory.committed).0,
                     memory_reserve(memory.commit_limit.0),

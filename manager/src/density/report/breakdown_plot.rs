@@ -41,7 +41,7 @@ fn draw_on(
     let mut chart = ChartBuilder::on(root)
         .margin(12)
         .margin_right(28)
-        .x_label_area_size(46)
+        .x_label_area_size(32)
         .y_label_area_size(86)
         .build_cartesian_2d(0.0..right, 0.0..highest * 1.12)?;
     chart
@@ -50,15 +50,15 @@ fn draw_on(
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(MUTED)
-        .label_style(("sans-serif", 13).into_font().color(&MUTED))
-        .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+        .label_style(("sans-serif", 16).into_font().color(&MUTED))
+        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
         .x_labels(0)
         .y_labels(6)
         .y_label_formatter(&|mib| measured(*mib))
         .y_desc("host memory per guest (MiB)")
         .draw()?;
 
-    let font = || ("sans-serif", 13).into_font();
+    let font = || ("sans-serif", 16).into_font();
     for (i, step) in steps.iter().enumerate() {
         let middle = count(i as u64) + 0.5;
         let mut base = 0.0;

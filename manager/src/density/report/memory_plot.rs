@@ -49,21 +49,21 @@ fn draw_on(
     legend(root, memory_mib)?;
     let mut chart = ChartBuilder::on(root)
         .margin(12)
-        .margin_top(44)
+        .margin_top(48)
         .margin_right(28)
         .x_label_area_size(46)
         .y_label_area_size(86)
         .build_cartesian_2d(
             (fewest * 0.8..most * 1.25).log_scale(),
-            (least / 2.0..top * 1.6).log_scale(),
+            (least / 4.0..top * 1.6).log_scale(),
         )?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(MUTED)
-        .label_style(("sans-serif", 13).into_font().color(&MUTED))
-        .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+        .label_style(("sans-serif", 16).into_font().color(&MUTED))
+        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
         .x_labels(12)
         .y_labels(12)
         .x_label_formatter(&log_tick)
@@ -91,7 +91,7 @@ fn draw_on(
             .map(|point| Circle::new(*point, 5, BROOD.filled())),
     )?;
     // Each measured point says its amount, below the line, where no other line can be.
-    let label = ("sans-serif", 12).into_font().color(&INK);
+    let label = ("sans-serif", 15).into_font().color(&INK);
     let label = label.pos(plotters::style::text_anchor::Pos::new(
         plotters::style::text_anchor::HPos::Center,
         plotters::style::text_anchor::VPos::Top,
@@ -109,11 +109,7 @@ fn legend(
 ) -> Result<(), DrawError> {
     let lines = [
         (98, BROOD, "brood, measured".to_owned()),
-        (
-            270,
-            REFERENCE,
-            "reference: bhyve + vmm-vnode, 256 MiB".to_owned(),
-        ),
+        (270, REFERENCE, "reference: bhyve + vmm-vnode".to_owned()),
         (
             590,
             UNSHARED,
@@ -127,8 +123,8 @@ fn legend(
         ))?;
         root.draw(&Text::new(
             name,
-            (x + 34, 17),
-            ("sans-serif", 14).into_font().color(&INK),
+            (x + 34, 16),
+            ("sans-serif", 17).into_font().color(&INK),
         ))?;
     }
     Ok(())

@@ -138,7 +138,11 @@ fn tiles(largest: &Step, steps: &[Step]) -> String {
             ),
         ),
         tile(
-            format!("{} of {}", whole(largest.answered), whole(largest.guests)),
+            if answered {
+                format!("all {}", whole(largest.guests))
+            } else {
+                format!("{} of {}", whole(largest.answered), whole(largest.guests))
+            },
             if answered { "" } else { "bad" },
             format!("guests answered within {} s", measured(largest.wall_s)),
         ),
@@ -203,7 +207,6 @@ fn step_table(steps: &[Step]) -> String {
         "max ms",
         "Host MiB",
         "MiB per guest",
-        "Started",
     ];
     let rows = steps.iter().map(|step| {
         let ms = &step.restore_ms;
@@ -220,7 +223,6 @@ fn step_table(steps: &[Step]) -> String {
             measured(ms.max),
             measured(step.host_delta_mib),
             measured(step.per_guest_mib),
-            step.started_at.to_string(),
         ]
     });
     table(&heads.map(str::to_owned), rows)

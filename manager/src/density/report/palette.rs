@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 use plotters::style::RGBColor;
 
+/// Behind a plot that stands alone; its reader's page may be of either kind.
+const CARD: RGBColor = RGBColor(0xff, 0xff, 0xff);
 /// Text.
 pub(super) const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
 /// Axes and what is less important.
@@ -35,7 +37,8 @@ pub(super) const SERIES: [RGBColor; 9] = [
 ];
 
 /// Each colour above with its counterpart on a dark page.
-const DARK: [(RGBColor, &str); 14] = [
+const DARK: [(RGBColor, &str); 15] = [
+    (CARD, "#151b23"),
     (INK, "#e6edf3"),
     (MUTED, "#9aa4b0"),
     (GRID, "#2b323b"),
@@ -70,12 +73,16 @@ pub(super) fn dark_css() -> String {
     css + "}\n"
 }
 
-/// A plot with the style sheet inside, to stand alone.
+/// A plot with the style sheet and a background inside, to stand alone.
 pub(super) fn themed(svg: &str) -> String {
-    match svg.split_once('>') {
-        Some((open, rest)) => format!("{open}>\n<style>\n{}</style>{rest}", dark_css()),
-        None => svg.to_owned(),
-    }
+    let Some((open, rest)) = svg.split_once('>') else {
+        return svg.to_owned();
+    };
+    let (css, card) = (dark_css(), hex(CARD));
+    format!(
+        "{open}>\n<style>\n{css}</style>\n\
+         <rect width=\"100%\" height=\"100%\" rx=\"10\" fill=\"{card}\"/>{rest}"
+    )
 }
 
 #[cfg(test)]

@@ -61,5 +61,6 @@ pub(super) fn group_memory(group: &GroupLimit, needed: u64, reserve: fn(u64) -> 
 }
 
 pub(super) fn commit() -> String {
-    "let the kernel share what no guest has written: sysctl -w vm.overcommit_memory=0".to_owned()
+    "with vm.overcommit_memory=2 each guest counts in full: sysctl -w vm.overcommit_memory=0"
+        .to_owned()
 }
