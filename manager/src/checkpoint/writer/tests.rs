@@ -125,7 +125,8 @@ fn recovery_spares_files_that_the_dead_writer_did_not_write() {
         let dir = TempDir::new().unwrap();
         let path = BundlePath::new(&dir.path().join("web")).unwrap();
         write(&path, b"first", Some(step)).unwrap_err();
-        fs::write(dir.path().join("foreign"), b"precious").unwrap();
+        // As long as the dead writer's.
+        fs::write(dir.path().join("foreign"), b"hands").unwrap();
         // Over the dead writer's file where that has its name already.
         fs::rename(dir.path().join("foreign"), path.kern()).unwrap();
         let refusal = write(&path, b"second", None).unwrap_err();
@@ -133,7 +134,7 @@ fn recovery_spares_files_that_the_dead_writer_did_not_write() {
             matches!(refusal, Error::Exists { .. }),
             "{step:?}: {refusal}"
         );
-        assert_eq!(fs::read(path.kern()).unwrap(), b"precious", "{step:?}");
+        assert_eq!(fs::read(path.kern()).unwrap(), b"hands", "{step:?}");
     }
 }
 
@@ -150,4 +151,57 @@ fn a_file_that_appears_while_sealing_is_not_replaced() {
     assert!(matches!(refusal, Error::Exists { .. }), "{refusal}");
     assert_eq!(fs::read(path.meta()).unwrap(), b"precious");
     assert_eq!(entries(&dir), 1, "the writer cleaned up");
+}
+
+#[test]
+fn a_crash_between_two_names_of_one_file_is_recovered() {
+    for (part, whole) in [
+        (Part::Ckp, false),
+        (Part::Meta, false),
+        (Part::Manifest, true),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let path = BundlePath::new(&dir.path().join("web")).unwrap();
+        write(&path, b"first", Some(Step::Named(part))).unwrap_err();
+        let temporary = dir.path().join(path.temporary_name(part));
+        fs::hard_link(path.file(part), &temporary).unwrap();
+        let again = write(&path, b"second", None);
+        assert_eq!(again.is_err(), whole, "{part:?}: {again:?}");
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        checkpoint.verify_memory(&|_| ()).unwrap();
+        assert_eq!(
+            checkpoint.kern(),
+            if whole {
+                b"first".as_slice()
+            } else {
+                b"second"
+            }
+        );
+        assert_eq!(entries(&dir), 4, "{part:?}");
+    }
+}
+
+#[test]
+fn writers_that_come_and_go_never_disturb_each_other() {
+    let dir = TempDir::new().unwrap();
+    let path = BundlePath::new(&dir.path().join("web")).unwrap();
+    let temporary = dir.path().join(path.temporary_name(Part::Ckp));
+    let rounds = || {
+        let mut wins = 0;
+        while wins < 20 {
+            match Writer::create(&path, Bytes::mib(1)) {
+                Ok(_writer) => {
+                    wins += 1;
+                    for _ in 0..20 {
+                        assert!(temporary.exists(), "another writer removed it");
+                        thread::yield_now();
+                    }
+                }
+                Err(Error::Busy { .. }) => thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(rounds))));
+    assert_eq!(entries(&dir), 0);
 }
