@@ -108,7 +108,9 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
         stamp: nursery.start.stamp,
     };
     if nursery.state.busy {
-        guest.to_doorbell().map_err(|reason| reason.to_string())?;
+        guest
+            .run_to_doorbell()
+            .map_err(|reason| reason.to_string())?;
     }
     let reply = guest.ask(&Request::new(layout::OP_PING, &[]));
     if reply.kind != REPLY_DONE {
@@ -177,7 +179,7 @@ impl Guest<'_> {
     fn ask(&mut self, request: &Request) -> Reply {
         self.seq += 1;
         let put = put_request(&self.machine.ram, self.seq, request);
-        let outcome = self.to_doorbell();
+        let outcome = self.run_to_doorbell();
         // What the guest has read may come from a file that is no longer what was sealed.
         if let Err(reason) = outcome.and_then(|()| self.check_checkpoint()) {
             return self.died(&reason);
@@ -201,7 +203,7 @@ impl Guest<'_> {
 
     /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, whoever
     /// sent it is heard.
-    fn to_doorbell(&mut self) -> Result<(), ExitReason> {
+    fn run_to_doorbell(&mut self) -> Result<(), ExitReason> {
         loop {
             match self.machine.run() {
                 Stop::Doorbell => return Ok(()),
