@@ -88,7 +88,7 @@ enum Body {
     /// It has a virtual machine.
     Awake(Machine),
     /// It has been idle, and gave its virtual machine back.
-    Parked(Parked),
+    Parked(Box<Parked>),
     /// On the way from one to the other.
     Between,
 }
@@ -190,7 +190,7 @@ impl Guest<'_> {
         // From here on a signal has no vCPU to stop.
         KICK.store(ptr::null_mut(), Ordering::Relaxed);
         self.body = match machine.park(&self.nursery.plan) {
-            Ok(parked) => Body::Parked(parked),
+            Ok(parked) => Body::Parked(Box::new(parked)),
             Err(machine) => Body::awake(machine),
         };
     }
@@ -206,7 +206,7 @@ impl Guest<'_> {
             self.body = match parked.unpark(kvm, regions, plan) {
                 Ok(machine) => Body::awake(machine),
                 Err((parked, e)) => {
-                    self.body = Body::Parked(parked);
+                    self.body = Body::Parked(Box::new(parked));
                     return Err(e.to_string());
                 }
             };
