@@ -8,7 +8,7 @@
 
 /* /proc/meminfo as far as guests move it, in KiB; see proc_meminfo(5). */
 enum memory_kind {
-	AVAILABLE,
+	AVAILABLE,	/* MemAvailable and the free pages that wait in the lists of each core */
 	PAGE_TABLES,
 	KERNEL_STACK,
 	SLAB,
@@ -35,7 +35,7 @@ struct memory	host_memory(void);
 enum settled { SETTLED, UNSETTLED, INTERRUPTED };
 
 /*
- * Waits until MemAvailable has moved by no more than 0.5 MiB + 0.02 % within a second, or
+ * Waits until AVAILABLE has moved by no more than 0.5 MiB + 0.02 % within a second, or
  * `seconds` have passed (UNSETTLED), or a signal is in the signalfd `signals` (INTERRUPTED). The
  * rule is the one that brood's density measurement has. What was read last goes to *memory.
  */
