@@ -12,8 +12,10 @@
 //! ```
 
 pub mod checkpoint;
+pub mod cli;
 pub mod density;
 pub mod engine;
+pub mod guests;
 pub mod host;
 pub mod restore;
 pub mod state;

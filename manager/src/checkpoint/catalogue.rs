@@ -8,7 +8,7 @@ use super::{
     manifest::Manifest,
     open::Checkpoint,
     path::{BundlePath, Part},
-    writer::{Lock, remove_temporaries},
+    writer::Lock,
 };
 use crate::units::Bytes;
 
@@ -92,14 +92,11 @@ pub fn remove(path: &BundlePath, users: &[String]) -> Result<Bytes, Error> {
         });
     }
     let allocated = allocated(&folder, path)?;
-    let lock = Lock::acquire(path, &folder)?;
-    let removed = Part::ALL
-        .iter()
-        .try_for_each(|part| folder.remove(&path.file_name(*part)));
-    remove_temporaries(path, &folder);
-    lock.release(path, &folder);
-    removed?;
-    folder.sync()?;
+    let lock = Lock::acquire(path, folder)?;
+    for part in Part::ALL {
+        lock.folder().remove(&path.file_name(part))?;
+    }
+    lock.folder().sync()?;
     Ok(allocated)
 }
 

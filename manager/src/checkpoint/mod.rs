@@ -22,9 +22,6 @@ mod stamp;
 mod validate;
 mod writer;
 
-#[cfg(test)]
-mod tests;
-
 pub use catalogue::{Listed, State, list, remove};
 pub use error::Error;
 pub use hash::{Progress, sha256_file};

@@ -7,9 +7,12 @@
 //! from somebody else's.
 
 mod lock;
+mod place;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{File, Permissions},
     io::Write,
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
@@ -20,7 +23,6 @@ pub(super) use lock::Lock;
 
 use super::{
     error::Error,
-    folder::Folder,
     hash::{Progress, Tally, sha256, sha256_tallied},
     manifest::{
         Device, DiskSnapshot, EngineKind, FORMAT, FileSeal, Files, Manifest, Memory, PageRange,
@@ -69,9 +71,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub struct Writer {
     path: BundlePath,
-    folder: Folder,
-    /// The temporary manifest; `None` once nothing is left to clean up.
-    lock: Option<Lock>,
+    lock: Lock,
     memory: File,
     kern: File,
     kern_size: Bytes,
@@ -99,49 +99,31 @@ impl Writer {
             );
             return Err(Error::field_of(&path.ckp(), "memory.size", &reason));
         }
-        let folder = open_or_create_folder(path, memory_size)?;
-        let lock = Lock::acquire(path, &folder)?;
-        // From here on, dropping the lock removes the temporary manifest.
+        let folder = place::open_or_create(path, memory_size)?;
+        let lock = Lock::acquire(path, folder)?;
         for part in Part::ALL {
-            if folder.holds(&path.file_name(part))? {
-                lock.release(path, &folder);
+            if lock.folder().holds(&path.file_name(part))? {
                 return Err(Error::Exists {
                     bundle: path.clone(),
                     file: path.file(part),
                 });
             }
         }
-        let files = (|| {
-            check_space(path, &folder, memory_size)?;
-            Ok((
-                create_temporary(path, &folder, Part::Ckp)?,
-                create_temporary(path, &folder, Part::Kern)?,
-            ))
-        })();
-        let (memory, kern) = match files {
-            Ok(files) => files,
-            Err(error) => {
-                remove_temporaries(path, &folder);
-                lock.release(path, &folder);
-                return Err(error);
-            }
-        };
-        let writer = Self {
+        place::check_space(path, lock.folder(), memory_size)?;
+        let memory = place::create_temporary(path, lock.folder(), Part::Ckp)?;
+        memory
+            .set_len(memory_size.0)
+            .map_err(|cause| Error::io("extend", &path.ckp(), cause))?;
+        Ok(Self {
             path: path.clone(),
-            folder,
-            lock: Some(lock),
             memory,
-            kern,
+            kern: place::create_temporary(path, lock.folder(), Part::Kern)?,
+            lock,
             kern_size: Bytes(0),
             named: Vec::new(),
             #[cfg(test)]
             crash_at: None,
-        };
-        writer
-            .memory
-            .set_len(memory_size.0)
-            .map_err(|cause| Error::io("extend", &writer.temporary(Part::Ckp), cause))?;
-        Ok(writer)
+        })
     }
 
     /// The memory file, open for reading and writing and as long as the guest's memory. What is
@@ -196,18 +178,18 @@ impl Writer {
         self.step(Step::Hashed)?;
 
         self.write_manifest(&manifest)?;
-        self.folder.sync()?;
+        self.lock.folder().sync()?;
         self.step(Step::Journaled)?;
 
         for part in Part::SEALED {
             self.give_name(part)?;
         }
-        self.folder.sync()?;
+        self.lock.folder().sync()?;
         self.step(Step::NamesOnDisk)?;
 
         self.give_name(Part::Manifest)?;
-        self.folder.sync()?;
-        self.lock = None;
+        self.lock.folder().sync()?;
+        self.finish();
         self.step(Step::Sealed)?;
         Ok(manifest)
     }
@@ -261,7 +243,7 @@ impl Writer {
             size,
             sha256: sha256(&text),
         };
-        let mut file = create_temporary(&self.path, &self.folder, Part::Meta)?;
+        let mut file = place::create_temporary(&self.path, self.lock.folder(), Part::Meta)?;
         file.write_all(&text)
             .map_err(|cause| Error::io("write", &self.temporary(Part::Meta), cause))?;
         Ok(file)
@@ -311,16 +293,14 @@ impl Writer {
                 cap: MANIFEST_MAX,
             });
         }
-        let Some(lock) = &self.lock else {
-            return Ok(());
-        };
-        lock.write(&text)
+        self.lock
+            .write(&text)
             .map_err(|cause| Error::io("write", &file, cause))
     }
 
     fn give_name(&mut self, part: Part) -> Result<(), Error> {
         let (from, to) = (self.path.temporary_name(part), self.path.file_name(part));
-        if !self.folder.give_name(&from, &to)? {
+        if !self.lock.folder().give_name(&from, &to)? {
             return Err(Error::Exists {
                 bundle: self.path.clone(),
                 file: self.path.file(part),
@@ -328,6 +308,12 @@ impl Writer {
         }
         self.named.push(part);
         self.step(Step::Named(part))
+    }
+
+    /// What has its name stays, and nothing is cleaned up any more.
+    fn finish(&mut self) {
+        self.named.clear();
+        self.lock.leave();
     }
 
     fn temporary(&self, part: Part) -> std::path::PathBuf {
@@ -347,9 +333,7 @@ impl Writer {
     fn step(&mut self, step: Step) -> Result<(), Error> {
         #[cfg(test)]
         if self.crash_at == Some(step) {
-            // A dead process removes nothing; its locks go.
-            self.lock = None;
-            self.named.clear();
+            self.finish();
             return Err(Error::Changed {
                 file: self.path.ckp(),
             });
@@ -361,14 +345,11 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let Some(lock) = self.lock.take() else { return };
-        // The manifest, if it has its name already, goes first.
+        // The manifest, if it has its name already, goes first. The lock removes the rest.
         for part in self.named.iter().rev() {
-            // Nobody is left to tell; the next writer tries again.
-            let _ = self.folder.remove(&self.path.file_name(*part));
+            // Nobody is left to tell, and the next writer tries again.
+            let _ = self.lock.folder().remove(&self.path.file_name(*part));
         }
-        remove_temporaries(&self.path, &self.folder);
-        lock.release(&self.path, &self.folder);
     }
 }
 
@@ -391,57 +372,4 @@ fn seal_file(
         });
     }
     Ok(())
-}
-
-fn create_temporary(path: &BundlePath, folder: &Folder, part: Part) -> Result<File, Error> {
-    let name = path.temporary_name(part);
-    folder.create_file(&name)?.ok_or_else(|| Error::Busy {
-        bundle: path.clone(),
-        file: folder.file(&name),
-    })
-}
-
-/// All but the temporary manifest, which is the lock.
-pub(super) fn remove_temporaries(path: &BundlePath, folder: &Folder) {
-    for part in Part::SEALED {
-        // What cannot be removed is found again by the next writer.
-        let _ = folder.remove(&path.temporary_name(part));
-    }
-}
-
-fn check_space(path: &BundlePath, folder: &Folder, memory: Bytes) -> Result<(), Error> {
-    // Device state and the two descriptions are far below a MiB for any guest seen so far.
-    let needed = memory + Bytes::mib(1);
-    let free = folder.free()?;
-    if free >= needed {
-        return Ok(());
-    }
-    Err(Error::NoSpace {
-        bundle: path.clone(),
-        dir: folder.path().to_owned(),
-        needed,
-        free,
-    })
-}
-
-fn open_or_create_folder(path: &BundlePath, memory: Bytes) -> Result<Folder, Error> {
-    let dir = path.dir();
-    let open =
-        |dir: &Path| Folder::open(dir).map_err(|cause| Error::io("open the folder", dir, cause));
-    if !dir
-        .try_exists()
-        .map_err(|cause| Error::io("examine", dir, cause))?
-    {
-        // A folder is not left behind for a bundle that cannot fit.
-        let there = dir
-            .ancestors()
-            .find(|dir| dir.exists())
-            .unwrap_or(Path::new("."));
-        check_space(path, &open(there)?, memory)?;
-        fs::create_dir_all(dir).map_err(|cause| Error::io("create the folder", dir, cause))?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            open(parent)?.sync()?;
-        }
-    }
-    open(dir)
 }

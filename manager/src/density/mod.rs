@@ -2,6 +2,7 @@
 
 pub mod percentiles;
 pub mod report;
+pub mod run;
 pub mod settle;
 pub mod snapshot;
 pub mod step;

@@ -5,7 +5,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod kvm;
-mod process;
+pub(crate) mod process;
 
 use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 
@@ -196,7 +196,11 @@ pub trait Session: fmt::Debug {
     ///
     /// # Errors
     /// When the engine broke down: orders without an outcome have failed, and left nothing behind.
+    /// An outcome may be told twice (a guest that was restored ends later): the first counts.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error>;
+
+    /// Ends the session with whatever it is still restoring. Guests that have answered live on.
+    fn abort(&mut self);
 }
 
 /// How much memory a guest costs, as far as it can be told from its process.

@@ -213,7 +213,7 @@ impl State {
         if each.len() == 0 {
             return Ok(());
         }
-        let mut update = || {
+        let update = || {
             let transaction = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
             {
                 let mut prepared = transaction.prepare_cached(statement)?;

@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
 };
 
-use super::remove_temporaries;
 use crate::checkpoint::{
     error::Error,
     folder::Folder,
@@ -17,20 +16,23 @@ use crate::checkpoint::{
     validate::MANIFEST_MAX,
 };
 
-/// The temporary manifest, locked. The kernel unlocks it when its holder dies.
+/// The temporary manifest, locked. The kernel unlocks it when its holder dies. Dropped, it
+/// removes every temporary file of the bundle, itself last.
 #[derive(Debug)]
-pub(in crate::checkpoint) struct Lock(File);
+pub(in crate::checkpoint) struct Lock {
+    path: BundlePath,
+    folder: Folder,
+    file: File,
+    cleans: bool,
+}
 
 impl Lock {
     /// Locks a bundle, and first removes what dead writers of it left.
-    pub(in crate::checkpoint) fn acquire(
-        path: &BundlePath,
-        folder: &Folder,
-    ) -> Result<Self, Error> {
+    pub(in crate::checkpoint) fn acquire(path: &BundlePath, folder: Folder) -> Result<Self, Error> {
         let name = path.temporary_name(Part::Manifest);
         let busy = || Error::Busy {
             bundle: path.clone(),
-            file: folder.file(&name),
+            file: path.dir().join(&name),
         };
         // Another round only when somebody else came or went between two of our steps.
         for _ in 0..100 {
@@ -48,31 +50,59 @@ impl Lock {
                     return Err(Error::io("lock", &folder.file(&name), cause));
                 }
             }
-            if !names(folder, &name, &file)? {
+            if !names(&folder, &name, &file)? {
                 continue;
             }
             if ours {
-                remove_temporaries(path, folder);
-                return Ok(Self(file));
+                remove_temporaries(path, &folder)?;
+                return Ok(Self {
+                    path: path.clone(),
+                    folder,
+                    file,
+                    cleans: true,
+                });
             }
-            recover(path, folder, &file)?;
+            recover(path, &folder, &file)?;
             folder.remove(&name)?;
         }
         Err(busy())
     }
 
-    /// Unlocks the bundle and removes the temporary manifest.
-    pub(in crate::checkpoint) fn release(self, path: &BundlePath, folder: &Folder) {
-        // Removed before the lock goes; if that fails, the next writer finds an empty leftover.
-        let _ = folder.remove(&path.temporary_name(Part::Manifest));
+    /// The bundle's folder.
+    pub(in crate::checkpoint) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Writes the manifest's text, makes it read-only and waits until it is on the disk.
     pub(super) fn write(&self, text: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(text, 0)?;
-        self.0.set_permissions(Permissions::from_mode(0o444))?;
-        self.0.sync_all()
+        self.file.write_all_at(text, 0)?;
+        self.file.set_permissions(Permissions::from_mode(0o444))?;
+        self.file.sync_all()
     }
+
+    /// Leaves what has a temporary name where it is.
+    pub(super) fn leave(&mut self) {
+        self.cleans = false;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.cleans {
+            // What cannot be removed now is found again by the next writer.
+            let _ = remove_temporaries(&self.path, &self.folder);
+            let _ = self
+                .folder
+                .remove(&self.path.temporary_name(Part::Manifest));
+        }
+    }
+}
+
+/// All but the temporary manifest, which is the lock.
+fn remove_temporaries(path: &BundlePath, folder: &Folder) -> Result<(), Error> {
+    Part::SEALED
+        .iter()
+        .try_for_each(|part| folder.remove(&path.temporary_name(*part)))
 }
 
 /// Whether a name (still) refers to an open file.
@@ -106,7 +136,7 @@ fn recover(path: &BundlePath, folder: &Folder, journal: &File) -> Result<(), Err
             }
         }
     }
-    remove_temporaries(path, folder);
+    remove_temporaries(path, folder)?;
     folder.sync()
 }
 

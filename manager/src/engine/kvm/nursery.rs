@@ -23,12 +23,12 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
-        socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg},
+        socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, send},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork, setsid},
 };
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
     clone::{self, EXIT_CHECKPOINT_CUT},
@@ -117,7 +117,7 @@ impl Nursery {
             wait_for(socket);
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
-                children.reap();
+                children.reap(socket);
             }
             if socket.is_none() {
                 continue;
@@ -142,7 +142,7 @@ impl Nursery {
         // SAFETY: this process has one thread, so the child finds no lock held and may do anything.
         match unsafe { fork() } {
             Ok(ForkResult::Child) => clone::run(self, order),
-            Ok(ForkResult::Parent { child }) => children.add(child, order.id),
+            Ok(ForkResult::Parent { child }) => children.add(child, order),
             Err(e) => {
                 let text = match e {
                     Errno::EAGAIN => "cannot fork: out of pids (kernel.pid_max, pids cgroup or RLIMIT_NPROC)".to_owned(),
@@ -157,19 +157,27 @@ impl Nursery {
 
 /// The guests that this nursery is the parent of.
 #[derive(Default)]
-struct Children(Vec<(Pid, [u8; 8])>);
+struct Children(Vec<Child>);
+
+#[derive(Clone, Copy)]
+struct Child {
+    pid: Pid,
+    id: GuestId,
+    seq: u64,
+}
 
 impl Children {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn add(&mut self, pid: Pid, id: [u8; 8]) {
-        self.0.push((pid, id));
+    fn add(&mut self, pid: Pid, order: &Order) {
+        self.0.push(Child { pid, id: GuestId(order.id), seq: order.seq });
     }
 
-    /// Waits for those that have ended, and records how.
-    fn reap(&mut self) {
+    /// Waits for those that have ended, records how, and tells the manager, if it still listens:
+    /// one that never answered fails its order.
+    fn reap(&mut self, socket: Option<RawFd>) {
         loop {
             let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, EXIT_CHECKPOINT_CUT)) => {
@@ -183,9 +191,14 @@ impl Children {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
-            if let Some(at) = self.0.iter().position(|(p, _)| *p == pid) {
-                let (_, id) = self.0.swap_remove(at);
-                record::ended(&GuestId(id), &reason);
+            if let Some(at) = self.0.iter().position(|child| child.pid == pid) {
+                let child = self.0.swap_remove(at);
+                record::ended(&child.id, &reason);
+                if let Some(socket) = socket {
+                    let report = failure(child.seq, &reason.to_string());
+                    // A manager that waits for nothing does not read: never wait for it.
+                    let _ = send(socket, report.as_bytes(), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
+                }
             }
         }
     }

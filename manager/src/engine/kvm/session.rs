@@ -144,6 +144,11 @@ impl crate::engine::Session for Session {
         };
         Ok(Some(Outcome { order: report.seq, result }))
     }
+
+    fn abort(&mut self) {
+        let _ = self.nursery.kill();
+        let _ = self.nursery.wait();
+    }
 }
 
 impl Drop for Session {
