@@ -59,8 +59,8 @@ impl Demo {
     fn run(self) -> Result<ExitCode, Failure> {
         let bar = bytes_bar(self.json);
         bar.set_message("sealing");
-        let manifest = engine()?
-            .make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
+        let manifest =
+            engine()?.make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
             json(&described(&self.checkpoint, &manifest));
@@ -93,7 +93,11 @@ impl Inspect {
             json(&described(&self.checkpoint, m));
             return Ok(ExitCode::SUCCESS);
         }
-        let devices: Vec<_> = m.devices.iter().map(|d| format!("{} ({})", d.name, d.model)).collect();
+        let devices: Vec<_> = m
+            .devices
+            .iter()
+            .map(|d| format!("{} ({})", d.name, d.model))
+            .collect();
         let pages: u64 = m.working_set.iter().map(|r| r.count).sum();
         for (key, value) in [
             ("checkpoint", self.checkpoint.to_string()),
@@ -104,9 +108,18 @@ impl Inspect {
             ("vCPUs", m.vcpus.to_string()),
             ("devices", devices.join(", ")),
             ("working set", format!("{pages} pages")),
-            (".ckp", format!("{}  sha256 {}", m.files.ckp.size, m.files.ckp.sha256)),
-            (".ckp.kern", format!("{}  sha256 {}", m.files.kern.size, m.files.kern.sha256)),
-            (".ckp.meta", format!("{}  sha256 {}", m.files.meta.size, m.files.meta.sha256)),
+            (
+                ".ckp",
+                format!("{}  sha256 {}", m.files.ckp.size, m.files.ckp.sha256),
+            ),
+            (
+                ".ckp.kern",
+                format!("{}  sha256 {}", m.files.kern.size, m.files.kern.sha256),
+            ),
+            (
+                ".ckp.meta",
+                format!("{}  sha256 {}", m.files.meta.size, m.files.meta.sha256),
+            ),
         ] {
             line(format_args!("{key:<12} {value}"));
         }
@@ -139,9 +152,14 @@ impl Verify {
         bar.finish_and_clear();
         let sha256 = &checkpoint.manifest().files.ckp.sha256;
         if self.json {
-            json(&json!({ "checkpoint": self.checkpoint.to_string(), "whole": true, "sha256": sha256 }));
+            json(
+                &json!({ "checkpoint": self.checkpoint.to_string(), "whole": true, "sha256": sha256 }),
+            );
         } else {
-            line(format_args!("{} is whole: sha256 {sha256}", self.checkpoint));
+            line(format_args!(
+                "{} is whole: sha256 {sha256}",
+                self.checkpoint
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -164,16 +182,18 @@ impl List {
             let (state, error) = match &b.state {
                 BundleState::Whole(_) => ("whole", None),
                 BundleState::Broken(e) => ("broken", Some(e.to_string())),
-                BundleState::Incomplete => {
-                    ("incomplete", Some("no manifest: not sealed yet, or never will be".to_owned()))
-                }
+                BundleState::Incomplete => (
+                    "incomplete",
+                    Some("no manifest: not sealed yet, or never will be".to_owned()),
+                ),
             };
             (b, state, error)
         });
         if self.json {
             let values: Vec<_> = seen
                 .map(|(b, state, error)| {
-                    let mut value = json!({ "name": b.path.name(), "state": state, "size": b.size });
+                    let mut value =
+                        json!({ "name": b.path.name(), "state": state, "size": b.size });
                     if let BundleState::Whole(m) = &b.state {
                         value["memory"] = m.memory.size.0.into();
                         value["engine"] = json!(m.engine);
@@ -215,14 +235,21 @@ pub(super) struct Remove {
 
 impl Remove {
     fn run(self) -> Result<ExitCode, Failure> {
-        let path = self.checkpoint.absolute().unwrap_or_else(|_| self.checkpoint.clone()).to_string();
+        let path = self
+            .checkpoint
+            .absolute()
+            .unwrap_or_else(|_| self.checkpoint.clone())
+            .to_string();
         let (mut state, engine) = (state()?, engine()?);
-        let users: Vec<String> = Guests { state: &mut state, engine: &engine }
-            .list()?
-            .into_iter()
-            .filter(|g| g.row.checkpoint == path && g.state != GuestState::Dead)
-            .map(|g| g.row.name)
-            .collect();
+        let users: Vec<String> = Guests {
+            state: &mut state,
+            engine: &engine,
+        }
+        .list()?
+        .into_iter()
+        .filter(|g| g.row.checkpoint == path && g.state != GuestState::Dead)
+        .map(|g| g.row.name)
+        .collect();
         let freed = checkpoint::remove(&self.checkpoint, &users)?;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));
         Ok(ExitCode::SUCCESS)

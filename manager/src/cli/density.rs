@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
-    density::{report::write_report, run::{self, Event, Run}, step::Step},
+    density::{
+        report::write_report,
+        run::{self, Event, Run},
+        step::Step,
+    },
     units::Bytes,
 };
 
@@ -64,21 +68,28 @@ impl Density {
             let bar = guests_bar(guests.into(), self.json);
             let run = Run {
                 guests: guests as usize,
-                concurrency: self.concurrency.map_or(cores(facts.cpu.cores), |k| k as usize),
+                concurrency: self
+                    .concurrency
+                    .map_or(cores(facts.cpu.cores), |k| k as usize),
                 dirty_pages: self.dirty_pages,
                 allowance: allowance.max(written + Bytes::mib(1)),
                 overhead: cost(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
             };
-            let step = run::step(&mut state, &engine, &checkpoint, &run, &cancelled, &mut |event| {
-                match event {
+            let step = run::step(
+                &mut state,
+                &engine,
+                &checkpoint,
+                &run,
+                &cancelled,
+                &mut |event| match event {
                     Event::Phase(phase) => bar.set_message(phase),
                     Event::Restored => bar.inc(1),
                     Event::Failed(failure) => {
                         bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
                     }
-                }
-            })?;
+                },
+            )?;
             bar.finish_and_clear();
             if self.json {
                 json(&step);
@@ -107,13 +118,21 @@ fn row(step: &Step) -> String {
     let same = step.checkpoint_sha256_before == step.checkpoint_sha256_after;
     format!(
         "{:>6}  {:>8}  {:>7.2}  {:>7.2}  {:>7.2}  {:>9.1}  {:>9.3}  {}",
-        step.guests, step.answered, step.wall_s, step.restore_ms.p50, step.restore_ms.p99,
-        step.host_delta_mib, step.per_guest_mib, if same { "yes" } else { "NO" },
+        step.guests,
+        step.answered,
+        step.wall_s,
+        step.restore_ms.p50,
+        step.restore_ms.p99,
+        step.host_delta_mib,
+        step.per_guest_mib,
+        if same { "yes" } else { "NO" },
     )
 }
 
 fn exit_code(steps: &[Step], interrupted: bool) -> ExitCode {
-    let good = |s: &Step| s.answered == s.guests && s.checkpoint_sha256_before == s.checkpoint_sha256_after;
+    let good = |s: &Step| {
+        s.answered == s.guests && s.checkpoint_sha256_before == s.checkpoint_sha256_after
+    };
     if interrupted {
         ExitCode::from(INTERRUPTED)
     } else if steps.iter().all(good) {

@@ -21,12 +21,20 @@ pub(crate) const REFUSED: u8 = 4;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 impl Failure {
-    pub(crate) fn new(message: impl ToString, hint: Option<String>) -> Self {
-        Self { message: message.to_string(), hint, code: 1 }
+    pub(crate) fn new(message: &dyn std::fmt::Display, hint: Option<String>) -> Self {
+        Self {
+            message: message.to_string(),
+            hint,
+            code: 1,
+        }
     }
 
     pub(crate) fn print(&self, color: bool) {
-        let (red, cyan, reset) = if color { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
+        let (red, cyan, reset) = if color {
+            ("\x1b[1;31m", "\x1b[36m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
         eprintln!("{red}error{reset}: {}", self.message);
         if let Some(hint) = &self.hint {
             eprintln!("  {cyan}hint{reset}: {hint}");
@@ -44,7 +52,12 @@ macro_rules! failure_from {
     };
 }
 
-failure_from!(checkpoint::Error, engine::Error, guests::Error, state::Error);
+failure_from!(
+    checkpoint::Error,
+    engine::Error,
+    guests::Error,
+    state::Error
+);
 
 impl From<host::proc::Error> for Failure {
     fn from(error: host::proc::Error) -> Self {
@@ -60,8 +73,15 @@ impl From<density::report::Error> for Failure {
 
 impl From<restore::mass::Error> for Failure {
     fn from(error: restore::mass::Error) -> Self {
-        let code = if matches!(error, restore::mass::Error::Admission(_)) { REFUSED } else { 1 };
-        Self { code, ..Self::new(&error, error.hint()) }
+        let code = if matches!(error, restore::mass::Error::Admission(_)) {
+            REFUSED
+        } else {
+            1
+        };
+        Self {
+            code,
+            ..Self::new(&error, error.hint())
+        }
     }
 }
 

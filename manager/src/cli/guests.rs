@@ -54,7 +54,11 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (mut state, engine) = (state()?, engine()?);
-        let guests = Guests { state: &mut state, engine: &engine }.list()?;
+        let guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        }
+        .list()?;
         if self.json {
             json(&guests.iter().map(described).collect::<Vec<_>>());
             return Ok(ExitCode::SUCCESS);
@@ -69,7 +73,8 @@ impl List {
                 vec![
                     g.row.name.clone(),
                     g.state.name().to_owned(),
-                    g.process().map_or_else(|| "-".to_owned(), |p| p.pid.to_string()),
+                    g.process()
+                        .map_or_else(|| "-".to_owned(), |p| p.pid.to_string()),
                     g.row.memory.to_string(),
                     g.row.checkpoint.clone(),
                     g.row.reason.clone().unwrap_or_default(),
@@ -105,7 +110,10 @@ pub(super) struct Show {
 impl Show {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (mut state, engine) = (state()?, engine()?);
-        let mut guests = Guests { state: &mut state, engine: &engine };
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         if self.json {
@@ -134,9 +142,18 @@ impl Show {
             lines.push(("pid", process.pid.to_string()));
         }
         if let Some(u) = usage {
-            lines.push(("private", format!("{} of guest memory written by this guest", u.private)));
-            lines.push(("shared", format!("{} touched and shared with the checkpoint", u.shared)));
-            lines.push(("process", format!("{} and {} of page tables", u.process, u.page_tables)));
+            lines.push((
+                "private",
+                format!("{} of guest memory written by this guest", u.private),
+            ));
+            lines.push((
+                "shared",
+                format!("{} touched and shared with the checkpoint", u.shared),
+            ));
+            lines.push((
+                "process",
+                format!("{} and {} of page tables", u.process, u.page_tables),
+            ));
         }
         if let Some(reason) = &row.reason {
             lines.push(("ended", reason.clone()));
@@ -166,7 +183,10 @@ pub(super) struct Ask {
 }
 
 fn after_ask() -> String {
-    format!("Options stand before the guest's name.\n\nThe demo guest knows:\n{}\n\nExamples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8", crate::engine::kvm::demo::words::REQUESTS)
+    format!(
+        "Options stand before the guest's name.\n\nThe demo guest knows:\n{}\n\nExamples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8",
+        crate::engine::kvm::demo::words::REQUESTS
+    )
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -185,8 +205,11 @@ impl Ask {
         }
         let (mut state, engine) = (state()?, engine()?);
         let timeout = Duration::from_secs_f64(self.timeout);
-        let answer =
-            Guests { state: &mut state, engine: &engine }.ask(&self.guest, &self.request, timeout)?;
+        let answer = Guests {
+            state: &mut state,
+            engine: &engine,
+        }
+        .ask(&self.guest, &self.request, timeout)?;
         if self.json {
             json(&answer.to_json());
         } else {
@@ -212,7 +235,10 @@ impl Done {
     ) -> Result<Self, Failure> {
         let cancelled = cancellation();
         let (mut state, engine) = (state()?, engine()?);
-        let mut guests = Guests { state: &mut state, engine: &engine };
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
         let found = which.find(&mut guests)?;
         let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
         bar.set_message(verb);
@@ -232,7 +258,10 @@ impl Done {
         }
         bar.finish_and_clear();
         let interrupted = cancelled.load(Ordering::Relaxed);
-        Ok(Self { results, interrupted })
+        Ok(Self {
+            results,
+            interrupted,
+        })
     }
 
     fn finish(self, as_json: bool, past: &str) -> ExitCode {
@@ -252,7 +281,10 @@ impl Done {
             }
             json(&json!({ past: done, "guests": guests, "errors": errors }));
         } else {
-            line(format_args!("{done} {} {past}", if done == 1 { "guest" } else { "guests" }));
+            line(format_args!(
+                "{done} {} {past}",
+                if done == 1 { "guest" } else { "guests" }
+            ));
         }
         for (_, result) in &self.results {
             if let Err(failure) = result {
@@ -327,15 +359,24 @@ pub(super) struct Destroy {
 impl Destroy {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (mut state, engine) = (state()?, engine()?);
-        let mut guests = Guests { state: &mut state, engine: &engine };
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
         let found = self.which.find(&mut guests)?;
         let destroyed = guests.destroy(&found)?.names;
         if self.json {
-            let names: Vec<_> = destroyed.iter().map(|name| json!({ "name": name })).collect();
+            let names: Vec<_> = destroyed
+                .iter()
+                .map(|name| json!({ "name": name }))
+                .collect();
             json(&json!({ "destroyed": destroyed.len(), "guests": names, "errors": [] }));
         } else {
             let count = destroyed.len();
-            line(format_args!("{count} {} destroyed", if count == 1 { "guest" } else { "guests" }));
+            line(format_args!(
+                "{count} {} destroyed",
+                if count == 1 { "guest" } else { "guests" }
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -357,7 +398,10 @@ pub(super) struct Suspend {
 impl Suspend {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (mut state, engine) = (state()?, engine()?);
-        let mut guests = Guests { state: &mut state, engine: &engine };
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
         let guest = guests.find(&self.guest)?;
         let bar = bytes_bar(self.json);
         bar.set_message("sealing");
@@ -365,9 +409,16 @@ impl Suspend {
         bar.finish_and_clear();
         let sha256 = &manifest.files.ckp.sha256;
         if self.json {
-            json(&json!({ "guest": guest.row.name, "checkpoint": self.checkpoint.to_string(), "sha256": sha256 }));
+            json(
+                &json!({ "guest": guest.row.name, "checkpoint": self.checkpoint.to_string(), "sha256": sha256 }),
+            );
         } else {
-            line(format_args!("{} is suspended in {} (sha256 {})", guest.row.name, self.checkpoint, &sha256[..16]));
+            line(format_args!(
+                "{} is suspended in {} (sha256 {})",
+                guest.row.name,
+                self.checkpoint,
+                &sha256[..16]
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }

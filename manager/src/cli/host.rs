@@ -46,7 +46,11 @@ impl Doctor {
         } else {
             line(doctor_text::render(&checks, color()).trim_end());
         }
-        Ok(if able { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if able {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -71,7 +75,12 @@ impl Plan {
         let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
         let (mut state, engine) = (state()?, engine()?);
         let cost = live_cost(&mut state, &engine, &checkpoint)?;
-        let plan = plan(&facts, self.host_memory, checkpoint.manifest().memory.size, &cost);
+        let plan = plan(
+            &facts,
+            self.host_memory,
+            checkpoint.manifest().memory.size,
+            &cost,
+        );
         if self.json {
             json(&plan);
         } else {

@@ -8,13 +8,19 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use signal_hook::{consts::{SIGINT, SIGTERM}, flag};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 
 use super::Failure;
 use crate::{
     checkpoint::Progress,
     engine::{self, kvm::Kvm},
-    host::{facts::{HostFacts, Paths}, proc::ProcRoot},
+    host::{
+        facts::{HostFacts, Paths},
+        proc::ProcRoot,
+    },
     state::State,
 };
 
@@ -42,7 +48,10 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let print = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<_> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<_> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         line(padded.join("  ").trim_end());
     };
     print(&mut header.iter().copied());
@@ -53,16 +62,28 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
 
 /// A bar on standard error that counts `what`; hidden where there is no terminal, or when asked.
 pub(crate) fn guests_bar(guests: u64, quiet: bool) -> ProgressBar {
-    bar(guests, quiet, "{msg} {wide_bar:.cyan/dim} {pos}/{len} guests  {per_sec}  ETA {eta}")
+    bar(
+        guests,
+        quiet,
+        "{msg} {wide_bar:.cyan/dim} {pos}/{len} guests  {per_sec}  ETA {eta}",
+    )
 }
 
 /// A bar that counts bytes.
 pub(crate) fn bytes_bar(quiet: bool) -> ProgressBar {
-    bar(0, quiet, "{msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes}  ETA {eta}")
+    bar(
+        0,
+        quiet,
+        "{msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes}  ETA {eta}",
+    )
 }
 
 fn bar(length: u64, quiet: bool, template: &str) -> ProgressBar {
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+    let target = if quiet {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr_with_hz(10)
+    };
     let style = ProgressStyle::with_template(template).expect("the template is a constant");
     ProgressBar::with_draw_target(Some(length), target).with_style(style)
 }
@@ -80,13 +101,23 @@ pub(crate) fn state() -> Result<State, Failure> {
 
 /// The engine of this host.
 pub(crate) fn engine() -> Result<Kvm, Failure> {
-    Kvm::new().map_err(|source| engine::Error::Io { action: "find the brood binary", source }.into())
+    Kvm::new().map_err(|source| {
+        engine::Error::Io {
+            action: "find the brood binary",
+            source,
+        }
+        .into()
+    })
 }
 
 /// Facts of this host.
 pub(crate) fn facts(checkpoint: Option<PathBuf>) -> Result<HostFacts, Failure> {
     let state = State::default_dir()?;
-    Ok(HostFacts::read(&Paths { root: ProcRoot::default(), state, checkpoint })?)
+    Ok(HostFacts::read(&Paths {
+        root: ProcRoot::default(),
+        state,
+        checkpoint,
+    })?)
 }
 
 /// A flag that Ctrl-C and SIGTERM set. A second one ends the command at once.
@@ -94,7 +125,11 @@ pub(crate) fn cancellation() -> Arc<AtomicBool> {
     let cancelled = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // Registered first, so that it sees the flag as it was before this signal.
-        let _ = flag::register_conditional_shutdown(signal, super::failure::INTERRUPTED.into(), Arc::clone(&cancelled));
+        let _ = flag::register_conditional_shutdown(
+            signal,
+            super::failure::INTERRUPTED.into(),
+            Arc::clone(&cancelled),
+        );
         let _ = flag::register(signal, Arc::clone(&cancelled));
     }
     cancelled

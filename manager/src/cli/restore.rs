@@ -71,10 +71,15 @@ impl Restore {
         let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
         verify(&state, &checkpoint, self.json)?;
 
-        let prefix = self.prefix.clone().unwrap_or_else(|| self.checkpoint.name().to_owned());
+        let prefix = self
+            .prefix
+            .clone()
+            .unwrap_or_else(|| self.checkpoint.name().to_owned());
         let request = Request {
             guests: self.guests as usize,
-            concurrency: self.concurrency.map_or(cores(facts.cpu.cores), |k| k as usize),
+            concurrency: self
+                .concurrency
+                .map_or(cores(facts.cpu.cores), |k| k as usize),
             prefix,
             allowance: self.private_limit,
             overhead: cost(&state, &checkpoint)?.overhead,
@@ -83,7 +88,12 @@ impl Restore {
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");
         let report = mass::restore(
-            &mut state, &engine, &facts, &checkpoint, &request, &cancelled,
+            &mut state,
+            &engine,
+            &facts,
+            &checkpoint,
+            &request,
+            &cancelled,
             &mut |event| match event {
                 Event::Admitted { verdict } => {
                     if let Some(risk) = verdict.memory_risk() {
@@ -102,10 +112,17 @@ impl Restore {
         )?;
         bar.finish_and_clear();
 
-        let mut guests = Guests { state: &mut state, engine: &engine };
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
         let mine = |guests: &mut Guests<'_>| -> Result<Vec<Guest>, Failure> {
             let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
-            Ok(guests.list()?.into_iter().filter(|g| ids.contains(&g.row.id)).collect())
+            Ok(guests
+                .list()?
+                .into_iter()
+                .filter(|g| ids.contains(&g.row.id))
+                .collect())
         };
         let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
         let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());
@@ -138,8 +155,11 @@ impl Restore {
                     })
                 })
                 .collect();
-            let errors: Vec<_> =
-                report.failures.iter().map(|f| json!({ "name": f.name, "error": f.error })).collect();
+            let errors: Vec<_> = report
+                .failures
+                .iter()
+                .map(|f| json!({ "name": f.name, "error": f.error }))
+                .collect();
             json(&json!({
                 "checkpoint": self.checkpoint.to_string(),
                 "asked": report.asked, "restored": restored, "failed": report.failures.len(),
@@ -166,10 +186,15 @@ impl Restore {
             line("some failed, and --all-or-nothing was asked for: the others were destroyed");
         }
         if interrupted {
-            line(format_args!("interrupted: {} guests were not begun; those restored stand", report.not_begun));
+            line(format_args!(
+                "interrupted: {} guests were not begun; those restored stand",
+                report.not_begun
+            ));
         } else if restored > 0 {
             let first = &report.guests[0].name;
-            line(format_args!("next: brood list, brood ask {first} ping, brood destroy --all"));
+            line(format_args!(
+                "next: brood list, brood ask {first} ping, brood destroy --all"
+            ));
         }
     }
 }
@@ -187,7 +212,11 @@ fn exit_code(report: &Report, interrupted: bool, rolled_back: bool) -> ExitCode 
 }
 
 fn latencies_ms(report: &Report) -> Vec<f64> {
-    report.guests.iter().map(|g| g.latency.as_secs_f64() * 1e3).collect()
+    report
+        .guests
+        .iter()
+        .map(|g| g.latency.as_secs_f64() * 1e3)
+        .collect()
 }
 
 /// As many restores at once as there are cores.
@@ -207,22 +236,34 @@ pub(super) fn verify(state: &State, checkpoint: &Checkpoint, quiet: bool) -> Res
 /// What a guest of this checkpoint costs, as far as it was measured.
 pub(super) fn cost(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, Failure> {
     let measured = state.measured(&checkpoint.manifest().files.ckp.sha256)?;
-    Ok(measured.map_or_else(CostModel::default, |m: Measured| CostModel {
-        source: format!("density run of {} guests, {}", m.guests, m.at),
-        overhead: m.overhead,
-        pristine_private: m.pristine_private,
-        expected_private: m.expected_private,
-    }))
+    Ok(
+        measured.map_or_else(CostModel::default, |m: Measured| CostModel {
+            source: format!("density run of {} guests, {}", m.guests, m.at),
+            overhead: m.overhead,
+            pristine_private: m.pristine_private,
+            expected_private: m.expected_private,
+        }),
+    )
 }
 
 /// The same, from guests of this checkpoint that live now, when there are any.
-pub(super) fn live_cost(state: &mut State, engine: &dyn Engine, checkpoint: &Checkpoint) -> Result<CostModel, Failure> {
+pub(super) fn live_cost(
+    state: &mut State,
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+) -> Result<CostModel, Failure> {
     let model = cost(state, checkpoint)?;
     let sha256 = &checkpoint.manifest().files.ckp.sha256;
     let mut guests = Guests { state, engine };
-    let live: Vec<Guest> =
-        guests.list()?.into_iter().filter(|g| g.process().is_some() && g.row.sha256 == *sha256).collect();
-    let private: Vec<Bytes> = live.iter().filter_map(|g| Some(guests.usage(g).ok()?.private)).collect();
+    let live: Vec<Guest> = guests
+        .list()?
+        .into_iter()
+        .filter(|g| g.process().is_some() && g.row.sha256 == *sha256)
+        .collect();
+    let private: Vec<Bytes> = live
+        .iter()
+        .filter_map(|g| Some(guests.usage(g).ok()?.private))
+        .collect();
     if private.is_empty() {
         return Ok(model);
     }
@@ -230,7 +271,10 @@ pub(super) fn live_cost(state: &mut State, engine: &dyn Engine, checkpoint: &Che
     let total: Bytes = private.into_iter().sum();
     Ok(CostModel {
         expected_private: Bytes(total.0 / count),
-        source: format!("private memory of {count} live guests; overhead: {}", model.source),
+        source: format!(
+            "private memory of {count} live guests; overhead: {}",
+            model.source
+        ),
         ..model
     })
 }

@@ -19,7 +19,10 @@ use crate::{
     checkpoint::{self, Checkpoint, sha256_file},
     engine::{Engine, Usage},
     guests::{self, Guest, Guests},
-    host::{facts::{HostFacts, Paths}, proc::{self, ProcRoot}},
+    host::{
+        facts::{HostFacts, Paths},
+        proc::{self, ProcRoot},
+    },
     restore::mass::{self, Failure, Request},
     state::{Measured, State},
     units::{Bytes, PAGE_SIZE},
@@ -118,17 +121,27 @@ pub fn step(
         overhead: run.overhead,
         overcommit: run.overcommit,
     };
-    let report = mass::restore(state, engine, &facts, checkpoint, &request, cancelled, &mut |event| {
-        match event {
+    let report = mass::restore(
+        state,
+        engine,
+        &facts,
+        checkpoint,
+        &request,
+        cancelled,
+        &mut |event| match event {
             mass::Event::Restored(_) => observe(Event::Restored),
             mass::Event::Failed(failure) => observe(Event::Failed(failure)),
             _ => {}
-        }
-    })?;
+        },
+    )?;
 
     let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
     let mut guests = Guests { state, engine };
-    let own: Vec<Guest> = guests.list()?.into_iter().filter(|g| ids.contains(&g.row.id)).collect();
+    let own: Vec<Guest> = guests
+        .list()?
+        .into_iter()
+        .filter(|g| ids.contains(&g.row.id))
+        .collect();
     let measured = measure(&mut guests, &own, &root, run, observe);
     observe(Event::Phase("destroying"));
     guests.destroy(&own)?;
@@ -137,14 +150,34 @@ pub fn step(
     let sha256_after = digest(checkpoint)?;
 
     let delta = before.delta(&measured.after);
-    let latencies_ms: Vec<f64> = report.guests.iter().map(|g| g.latency.as_secs_f64() * 1e3).collect();
+    let latencies_ms: Vec<f64> = report
+        .guests
+        .iter()
+        .map(|g| g.latency.as_secs_f64() * 1e3)
+        .collect();
     let count = own.len() as u64;
     #[expect(clippy::cast_precision_loss, reason = "guests are far fewer than 2^52")]
-    let per_guest_mib = if count == 0 { 0.0 } else { delta.available / count as f64 };
+    let per_guest_mib = if count == 0 {
+        0.0
+    } else {
+        delta.available / count as f64
+    };
     let manifest = checkpoint.manifest();
-    let breakdown = Breakdown::of(&delta, count, measured.usage.private, measured.usage.process);
+    let breakdown = Breakdown::of(
+        &delta,
+        count,
+        measured.usage.private,
+        measured.usage.process,
+    );
     if own.len() >= ENOUGH_TO_MEASURE {
-        note(guests.state, checkpoint, run, count, per_guest_mib, measured.usage.private)?;
+        note(
+            guests.state,
+            checkpoint,
+            run,
+            count,
+            per_guest_mib,
+            measured.usage.private,
+        )?;
     }
     Ok(Step {
         guests: run.guests as u64,
@@ -182,7 +215,9 @@ fn measure(
 ) -> Result<Measurement, Error> {
     let run_dir = guests.state.run_dir();
     let ask = |guest: &Guest, words: &[String]| {
-        guests.engine.ask(&run_dir, &guest.row.id, words, ANSWER_PATIENCE)
+        guests
+            .engine
+            .ask(&run_dir, &guest.row.id, words, ANSWER_PATIENCE)
     };
     if run.dirty_pages > 0 {
         observe(Event::Phase("writing"));
@@ -195,19 +230,23 @@ fn measure(
     observe(Event::Phase("settling"));
     let after = settle(root)?;
     observe(Event::Phase("measuring"));
-    let usage = own.iter().filter_map(|guest| guests.usage(guest).ok()).fold(
-        Usage::default(),
-        |sum, one| Usage {
+    let usage = own
+        .iter()
+        .filter_map(|guest| guests.usage(guest).ok())
+        .fold(Usage::default(), |sum, one| Usage {
             private: sum.private + one.private,
             shared: sum.shared + one.shared,
             process: sum.process + one.process,
             page_tables: sum.page_tables + one.page_tables,
-        },
-    );
+        });
     observe(Event::Phase("asking"));
     let ping = ["ping".to_owned()];
     let answered = own.iter().filter(|guest| ask(guest, &ping).is_ok()).count() as u64;
-    Ok(Measurement { after, usage, answered })
+    Ok(Measurement {
+        after,
+        usage,
+        answered,
+    })
 }
 
 /// Remembers what these guests cost, for plans and admissions to come.
@@ -221,7 +260,11 @@ fn note(
 ) -> Result<(), Error> {
     let sha256 = &checkpoint.manifest().files.ckp.sha256;
     let private = Bytes(private.0 / guests);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a measurement, not negative")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a measurement, not negative"
+    )]
     let all = Bytes((per_guest_mib.max(0.0) * f64::from(1 << 20)) as u64);
     // Pages that the run itself had written say nothing about pristine guests.
     let pristine = private.saturating_sub(Bytes(run.dirty_pages * PAGE_SIZE));
@@ -232,13 +275,18 @@ fn note(
         expected_private: private,
         at: Timestamp::now().to_string(),
     };
-    state.note_measured(sha256, &measured).map_err(mass::Error::from)?;
+    state
+        .note_measured(sha256, &measured)
+        .map_err(mass::Error::from)?;
     Ok(())
 }
 
 fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
     // By name, not by the descriptor that guests have mapped: what lies there is what is meant.
-    let read = |source| Error::Read { checkpoint: checkpoint.path().to_string(), source };
+    let read = |source| Error::Read {
+        checkpoint: checkpoint.path().to_string(),
+        source,
+    };
     let file = std::fs::File::open(checkpoint.path().ckp()).map_err(read)?;
     sha256_file(&file, &|_| {}).map_err(read)
 }
@@ -249,7 +297,10 @@ fn settle(root: &ProcRoot) -> Result<MemorySnapshot, Error> {
     let mut samples: Vec<Sample> = Vec::new();
     loop {
         let snapshot = MemorySnapshot::read(root)?;
-        samples.push(Sample { at: begin.elapsed(), available: snapshot.available });
+        samples.push(Sample {
+            at: begin.elapsed(),
+            available: snapshot.available,
+        });
         if settled(&samples) || begin.elapsed() > SETTLE_PATIENCE {
             return Ok(snapshot);
         }

@@ -81,8 +81,21 @@ impl Identity {
     pub fn fresh(name: &str) -> io::Result<Self> {
         let [b0, rest @ ..]: [u8; 6] = random()?;
         // Locally administered, unicast.
-        let mac = [(b0 & 0xfc) | 0x02, rest[0], rest[1], rest[2], rest[3], rest[4]];
-        Ok(Self { name: name.to_owned(), generation: random()?, mac, seed: random()?, entropy: random()? })
+        let mac = [
+            (b0 & 0xfc) | 0x02,
+            rest[0],
+            rest[1],
+            rest[2],
+            rest[3],
+            rest[4],
+        ];
+        Ok(Self {
+            name: name.to_owned(),
+            generation: random()?,
+            mac,
+            seed: random()?,
+            entropy: random()?,
+        })
     }
 }
 
@@ -144,10 +157,16 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Unavailable { .. } => "`brood doctor` says what this machine lacks and how to change it",
+            Self::Unavailable { .. } => {
+                "`brood doctor` says what this machine lacks and how to change it"
+            }
             Self::Bundle(e) => return e.hint(),
-            Self::Gone | Self::Died(_) => "`brood show GUEST` says how it ended; `brood destroy GUEST` forgets it",
-            Self::Timeout(_) => "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout",
+            Self::Gone | Self::Died(_) => {
+                "`brood show GUEST` says how it ended; `brood destroy GUEST` forgets it"
+            }
+            Self::Timeout(_) => {
+                "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout"
+            }
             Self::Busy => "try again when it is done, or destroy it",
             _ => return None,
         };
@@ -239,7 +258,12 @@ pub trait Engine: fmt::Debug {
     ///
     /// # Errors
     /// When the engine or the checkpoint cannot be used.
-    fn session(&self, checkpoint: &Checkpoint, run_dir: &Path, lock: &File) -> Result<Box<dyn Session>, Error>;
+    fn session(
+        &self,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+    ) -> Result<Box<dyn Session>, Error>;
 
     /// The process of a guest whose restore was cut off before it was recorded; `None` when there
     /// is no such guest.
@@ -249,7 +273,13 @@ pub trait Engine: fmt::Debug {
     ///
     /// # Errors
     /// When the words make no request, or no answer comes.
-    fn ask(&self, run_dir: &Path, id: &GuestId, words: &[String], timeout: Duration) -> Result<Box<dyn Answer>, Error>;
+    fn ask(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error>;
 
     /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
     ///

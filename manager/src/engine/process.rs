@@ -1,6 +1,10 @@
 //! A guest's process, told apart from a later one with the same number by when it started.
 
-use std::{fs, io, os::fd::{AsFd, FromRawFd, OwnedFd}, time::Duration};
+use std::{
+    fs, io,
+    os::fd::{AsFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -54,7 +58,9 @@ impl Process {
     /// # Errors
     /// When it may not be signalled.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        let Some(pidfd) = self.open()? else { return Ok(false) };
+        let Some(pidfd) = self.open()? else {
+            return Ok(false);
+        };
         send(&pidfd, signal)
     }
 
@@ -67,7 +73,11 @@ impl Process {
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
         if fd < 0 {
             let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+            return if error.raw_os_error() == Some(libc::ESRCH) {
+                Ok(None)
+            } else {
+                Err(error)
+            };
         }
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         // SAFETY: the descriptor is new and nobody else's.
@@ -83,13 +93,23 @@ pub(crate) fn send(pidfd: &OwnedFd, signal: Signal) -> io::Result<bool> {
     let (fd, signal) = (pidfd.as_raw_fd(), signal as libc::c_int);
     // SAFETY: no signal information is passed, so no memory is touched.
     let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd,
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
     };
     if sent == 0 {
         return Ok(true);
     }
     let error = io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+    if error.raw_os_error() == Some(libc::ESRCH) {
+        Ok(false)
+    } else {
+        Err(error)
+    }
 }
 
 /// Waits for the end of the process of a descriptor; `false` when it goes on past `timeout`.

@@ -1,6 +1,9 @@
 //! Ending guests for good, a few or thousands.
 
-use std::{thread, time::{Duration, Instant}};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 
@@ -28,12 +31,16 @@ impl Guests<'_> {
     /// # Errors
     /// When a guest cannot be killed, or a restore by another command does not end.
     pub fn destroy(&mut self, guests: &[Guest]) -> Result<Destroyed, Error> {
-        let (coming, there): (Vec<_>, Vec<_>) =
-            guests.iter().cloned().partition(|g| g.state == GuestState::Restoring);
+        let (coming, there): (Vec<_>, Vec<_>) = guests
+            .iter()
+            .cloned()
+            .partition(|g| g.state == GuestState::Restoring);
         self.destroy_settled(&there)?;
         let arrived = self.wait_for(coming)?;
         self.destroy_settled(&arrived)?;
-        Ok(Destroyed { names: guests.iter().map(|g| g.row.name.clone()).collect() })
+        Ok(Destroyed {
+            names: guests.iter().map(|g| g.row.name.clone()).collect(),
+        })
     }
 
     fn wait_for(&mut self, mut coming: Vec<Guest>) -> Result<Vec<Guest>, Error> {
@@ -41,7 +48,9 @@ impl Guests<'_> {
         let mut arrived = Vec::new();
         while !coming.is_empty() {
             if begin.elapsed() > RESTORE_PATIENCE {
-                return Err(Error::BeingRestored { guests: coming.len() });
+                return Err(Error::BeingRestored {
+                    guests: coming.len(),
+                });
             }
             thread::sleep(Duration::from_millis(20));
             let mut rows = Vec::new();
@@ -66,7 +75,12 @@ impl Guests<'_> {
                 let name = &guest.row.name;
                 // First unreachable, so that its end is not recorded as a crash; then dead.
                 self.engine.forget(&run_dir, &guest.row.id)?;
-                let Some(pidfd) = guest.process().map(|p| p.open()).transpose().map_err(|e| io(name, e))?.flatten()
+                let Some(pidfd) = guest
+                    .process()
+                    .map(|p| p.open())
+                    .transpose()
+                    .map_err(|e| io(name, e))?
+                    .flatten()
                 else {
                     continue;
                 };
@@ -87,5 +101,12 @@ impl Guests<'_> {
 }
 
 fn io(name: &str, source: std::io::Error) -> Error {
-    Error::engine("destroy", name, engine::Error::Io { action: "kill its process", source })
+    Error::engine(
+        "destroy",
+        name,
+        engine::Error::Io {
+            action: "kill its process",
+            source,
+        },
+    )
 }

@@ -29,7 +29,9 @@ pub enum Error {
         guests: usize,
     },
     /// The bundle that a guest came from has another content now.
-    #[error("cannot suspend guest {guest}: {checkpoint} is not the checkpoint that it was restored from any more")]
+    #[error(
+        "cannot suspend guest {guest}: {checkpoint} is not the checkpoint that it was restored from any more"
+    )]
     OtherCheckpoint {
         /// The guest.
         guest: String,
@@ -59,7 +61,11 @@ pub enum Error {
 
 impl Error {
     pub(super) fn engine(action: &'static str, guest: &str, source: engine::Error) -> Self {
-        Self::Engine { action, guest: guest.to_owned(), source }
+        Self::Engine {
+            action,
+            guest: guest.to_owned(),
+            source,
+        }
     }
 
     /// What to do about it.
@@ -68,11 +74,15 @@ impl Error {
         match self {
             Self::NoSuchGuest(_) => Some("`brood list` shows all guests".to_owned()),
             Self::Paused(name) => Some(format!("resume it first: brood resume {name}")),
-            Self::NotAlive { guest, state: GuestState::Dead, .. } => {
-                Some(format!("`brood destroy {guest}` forgets it"))
-            }
+            Self::NotAlive {
+                guest,
+                state: GuestState::Dead,
+                ..
+            } => Some(format!("`brood destroy {guest}` forgets it")),
             Self::NotAlive { .. } => Some("wait until its restore is done".to_owned()),
-            Self::BeingRestored { .. } => Some("end that command first (Ctrl-C), then try again".to_owned()),
+            Self::BeingRestored { .. } => {
+                Some("end that command first (Ctrl-C), then try again".to_owned())
+            }
             Self::OtherCheckpoint { .. } => Some("put the bundle back where it was".to_owned()),
             Self::Engine { source, .. } | Self::Files(source) => source.hint(),
             Self::Checkpoint(e) => e.hint(),

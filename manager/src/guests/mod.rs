@@ -7,7 +7,10 @@
 mod destroy;
 mod error;
 
-use std::{thread, time::{Duration, Instant}};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -94,17 +97,28 @@ impl Guests<'_> {
     pub fn find(&mut self, name: &str) -> Result<Guest, Error> {
         let row = self.state.guest(name)?;
         let found = self.reconcile(row.into_iter().collect())?;
-        found.into_iter().next().ok_or_else(|| Error::NoSuchGuest(name.to_owned()))
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::NoSuchGuest(name.to_owned()))
     }
 
     fn reconcile(&mut self, rows: Vec<GuestRow>) -> Result<Vec<Guest>, Error> {
         let run_dir = self.state.run_dir();
-        let (mut guests, mut running, mut dead, mut gone) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new(), Vec::new());
+        let (mut guests, mut running, mut dead, mut gone) = (
+            Vec::with_capacity(rows.len()),
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+        );
         for mut row in rows {
             let mut process = row.process;
             if row.state == RowState::Restoring {
                 if self.state.may_come(&row) {
-                    guests.push(Guest { row, state: GuestState::Restoring });
+                    guests.push(Guest {
+                        row,
+                        state: GuestState::Restoring,
+                    });
                     continue;
                 }
                 // Its restore was cut off. Either it is there, or it never will be.
@@ -157,13 +171,24 @@ impl Guests<'_> {
     ///
     /// # Errors
     /// When there is no such guest, it does not run, or it does not answer.
-    pub fn ask(&mut self, name: &str, words: &[String], timeout: Duration) -> Result<Box<dyn Answer>, Error> {
+    pub fn ask(
+        &mut self,
+        name: &str,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error> {
         let guest = self.find(name)?;
         running(&guest)?;
         self.ask_id(&guest.row.id, &guest.row.name, words, timeout)
     }
 
-    fn ask_id(&self, id: &GuestId, name: &str, words: &[String], timeout: Duration) -> Result<Box<dyn Answer>, Error> {
+    fn ask_id(
+        &self,
+        id: &GuestId,
+        name: &str,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error> {
         self.engine
             .ask(&self.state.run_dir(), id, words, timeout)
             .map_err(|source| Error::engine("ask", name, source))
@@ -203,9 +228,16 @@ impl Guests<'_> {
     fn signal(&self, guest: &Guest, process: Process, signal: Signal) -> Result<(), Error> {
         match process.signal(signal) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::engine("signal", &guest.row.name, crate::engine::Error::Gone)),
+            Ok(false) => Err(Error::engine(
+                "signal",
+                &guest.row.name,
+                crate::engine::Error::Gone,
+            )),
             Err(source) => {
-                let source = crate::engine::Error::Io { action: "signal its process", source };
+                let source = crate::engine::Error::Io {
+                    action: "signal its process",
+                    source,
+                };
                 Err(Error::engine("signal", &guest.row.name, source))
             }
         }
@@ -227,13 +259,23 @@ impl Guests<'_> {
         let from: BundlePath = guest.row.checkpoint.parse()?;
         let from = Checkpoint::open(&from)?;
         if from.manifest().files.ckp.sha256 != guest.row.sha256 {
-            return Err(Error::OtherCheckpoint { guest: name.clone(), checkpoint: guest.row.checkpoint.clone() });
+            return Err(Error::OtherCheckpoint {
+                guest: name.clone(),
+                checkpoint: guest.row.checkpoint.clone(),
+            });
         }
         self.signal(guest, process, Signal::SIGCONT)?;
         let run_dir = self.state.run_dir();
         let result = self
             .engine
-            .suspend(&run_dir, &guest.row.id, name, from.manifest(), path, progress)
+            .suspend(
+                &run_dir,
+                &guest.row.id,
+                name,
+                from.manifest(),
+                path,
+                progress,
+            )
             .map_err(|source| Error::engine("suspend", name, source));
         match result {
             Ok(manifest) => {

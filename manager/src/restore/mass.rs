@@ -132,7 +132,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             // Its message says what to change.
-            Self::Admission(_) => Some("--overcommit goes ahead where it is memory that guests may never use".to_owned()),
+            Self::Admission(_) => Some(
+                "--overcommit goes ahead where it is memory that guests may never use".to_owned(),
+            ),
             Self::Checkpoint(e) => e.hint(),
             Self::Engine(e) => e.hint(),
             Self::State(e) => e.hint(),
@@ -185,7 +187,9 @@ pub fn restore(
     let live = Guests { state, engine }.list()?;
     let begin = Instant::now();
     let lock = state.begin_session()?;
-    let orders = reserve(state, engine, facts, checkpoint, request, &lock, &live, observe)?;
+    let orders = reserve(
+        state, engine, facts, checkpoint, request, &lock, &live, observe,
+    )?;
     let session = match engine.session(checkpoint, &state.run_dir(), lock.file()) {
         Ok(session) => session,
         Err(e) => {
@@ -205,7 +209,13 @@ pub fn restore(
         given_out: HashMap::new(),
         next: 0,
         unrecorded: Vec::new(),
-        report: Report { asked: request.guests, guests: Vec::new(), failures: Vec::new(), not_begun: 0, wall: Duration::ZERO },
+        report: Report {
+            asked: request.guests,
+            guests: Vec::new(),
+            failures: Vec::new(),
+            not_begun: 0,
+            wall: Duration::ZERO,
+        },
     };
     let result = run.all(request.concurrency.max(1), cancelled, observe);
     run.finish(begin, result)
@@ -213,7 +223,10 @@ pub fn restore(
 
 /// Admits the request and records its guests, as one step: two restores at once cannot both be
 /// given the same memory.
-#[expect(clippy::too_many_arguments, reason = "the parts of one restore, used here once")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one restore, used here once"
+)]
 fn reserve(
     state: &mut State,
     engine: &dyn Engine,
@@ -231,8 +244,11 @@ fn reserve(
         .iter()
         .filter_map(|guest| Some((guest.row.id, engine.usage(guest.process()?).ok()?.private)))
         .collect();
-    let dead: Vec<GuestId> =
-        live.iter().filter(|g| g.state == GuestState::Dead).map(|g| g.row.id).collect();
+    let dead: Vec<GuestId> = live
+        .iter()
+        .filter(|g| g.state == GuestState::Dead)
+        .map(|g| g.row.id)
+        .collect();
     state.reserve(|rows, add| {
         let mut demand = Demand {
             guests: request.guests as u64,
@@ -243,7 +259,12 @@ fn reserve(
             outstanding_pids: 0,
         };
         for row in rows.iter().filter(|row| !dead.contains(&row.id)) {
-            promised(&mut demand, row, used.get(&row.id).copied(), facts.kvm.pids_per_guest());
+            promised(
+                &mut demand,
+                row,
+                used.get(&row.id).copied(),
+                facts.kvm.pids_per_guest(),
+            );
         }
         let verdict = admit(facts, &demand);
         verdict.check(request.overcommit)?;
@@ -252,7 +273,10 @@ fn reserve(
         let names = new_names(rows, &request.prefix, request.guests)?;
         let mut orders = Vec::with_capacity(names.len());
         for name in names {
-            let randomness = |source| engine::Error::Io { action: "make an identity", source };
+            let randomness = |source| engine::Error::Io {
+                action: "make an identity",
+                source,
+            };
             let order = Order {
                 id: GuestId::random().map_err(randomness)?,
                 identity: Identity::fresh(&name).map_err(randomness)?,
@@ -313,7 +337,9 @@ impl Run<'_> {
         loop {
             let stop = cancelled.load(Ordering::Relaxed);
             while !stop && self.given_out.len() < concurrency {
-                let Some(order) = self.queue.pop_front() else { break };
+                let Some(order) = self.queue.pop_front() else {
+                    break;
+                };
                 let now = Instant::now();
                 let started = self.session.start(&order);
                 self.given_out.insert(self.next, (order, now));
@@ -342,9 +368,15 @@ impl Run<'_> {
         }
     }
 
-    fn settle(&mut self, outcome: Outcome, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
+    fn settle(
+        &mut self,
+        outcome: Outcome,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
         // What is not waited for is a guest that was restored and has ended since.
-        let Some((order, begin)) = self.given_out.remove(&outcome.order) else { return Ok(()) };
+        let Some((order, begin)) = self.given_out.remove(&outcome.order) else {
+            return Ok(());
+        };
         let name = order.identity.name;
         match outcome.result {
             Ok(restored) => {
@@ -368,7 +400,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn fail(&mut self, id: GuestId, name: String, error: String, observe: &mut dyn FnMut(&Event<'_>)) {
+    fn fail(
+        &mut self,
+        id: GuestId,
+        name: String,
+        error: String,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) {
         let failure = Failure { name, error };
         observe(&Event::Failed(&failure));
         let _ = self.engine.forget(&self.state.run_dir(), &id);
@@ -383,7 +421,8 @@ impl Run<'_> {
     }
 
     fn record(&mut self) -> Result<(), Error> {
-        self.state.record_running(&std::mem::take(&mut self.unrecorded))?;
+        self.state
+            .record_running(&std::mem::take(&mut self.unrecorded))?;
         Ok(())
     }
 
@@ -398,7 +437,12 @@ impl Run<'_> {
         if self.nurseries >= NURSERIES {
             self.fail_given_out("the nursery was killed again and again", observe);
             while let Some(order) = self.queue.pop_front() {
-                self.fail(order.id, order.identity.name, "the nursery was killed again and again".to_owned(), observe);
+                self.fail(
+                    order.id,
+                    order.identity.name,
+                    "the nursery was killed again and again".to_owned(),
+                    observe,
+                );
             }
             return Ok(());
         }
@@ -410,7 +454,9 @@ impl Run<'_> {
             self.engine.forget(&run_dir, &order.id)?;
             self.queue.push_front(order);
         }
-        self.session = self.engine.session(self.checkpoint, &run_dir, self.lock.file())?;
+        self.session = self
+            .engine
+            .session(self.checkpoint, &run_dir, self.lock.file())?;
         self.nurseries += 1;
         self.next = 0;
         observe(&Event::NurseryReplaced);
@@ -420,7 +466,12 @@ impl Run<'_> {
     fn finish(mut self, begin: Instant, result: Result<(), Error>) -> Result<Report, Error> {
         self.record()?;
         // What was not begun was never there.
-        let rest: Vec<_> = self.queue.iter().chain(self.given_out.values().map(|(o, _)| o)).map(|o| o.id).collect();
+        let rest: Vec<_> = self
+            .queue
+            .iter()
+            .chain(self.given_out.values().map(|(o, _)| o))
+            .map(|o| o.id)
+            .collect();
         self.state.remove_guests(&rest)?;
         self.report.not_begun = rest.len();
         self.report.wall = begin.elapsed();
@@ -428,7 +479,10 @@ impl Run<'_> {
             Err(e) if self.report.guests.is_empty() => Err(e),
             Err(e) => {
                 let error = e.to_string();
-                self.report.failures.push(Failure { name: "the rest".to_owned(), error });
+                self.report.failures.push(Failure {
+                    name: "the rest".to_owned(),
+                    error,
+                });
                 Ok(self.report)
             }
             Ok(()) => Ok(self.report),

@@ -94,7 +94,9 @@ impl State {
     /// When the database cannot be read.
     pub fn guests(&self) -> Result<Vec<GuestRow>, Error> {
         let read = || {
-            let mut statement = self.database.prepare_cached(&format!("SELECT {COLUMNS} FROM guest"))?;
+            let mut statement = self
+                .database
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM guest"))?;
             let rows = statement.query_map([], from_row)?;
             rows.collect::<Result<Vec<_>, _>>()
         };
@@ -125,18 +127,25 @@ impl State {
     /// What `decide` says, or when the database cannot be written.
     pub fn reserve<T, E: From<Error>>(
         &mut self,
-        decide: impl FnOnce(&[GuestRow], &mut dyn FnMut(&NewGuest<'_>) -> Result<(), Error>) -> Result<T, E>,
+        decide: impl FnOnce(
+            &[GuestRow],
+            &mut dyn FnMut(&NewGuest<'_>) -> Result<(), Error>,
+        ) -> Result<T, E>,
     ) -> Result<T, E> {
         let path = self.path();
-        let failed = |source| Error::Database { path: path.clone(), source };
+        let failed = |source| Error::Database {
+            path: path.clone(),
+            source,
+        };
         let boot = self.boot_id.clone();
         let transaction = self
             .database
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
         let rows: Vec<GuestRow> = {
-            let mut statement =
-                transaction.prepare(&format!("SELECT {COLUMNS} FROM guest")).map_err(failed)?;
+            let mut statement = transaction
+                .prepare(&format!("SELECT {COLUMNS} FROM guest"))
+                .map_err(failed)?;
             let rows = statement.query_map([], from_row).map_err(failed)?;
             rows.collect::<Result<_, _>>().map_err(failed)?
         };
@@ -180,9 +189,9 @@ impl State {
     pub fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
         self.update_each(
             "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3 WHERE id = ?1",
-            guests.iter().map(|(id, process)| {
-                (id.to_string(), process.pid, signed(process.start_time))
-            }),
+            guests
+                .iter()
+                .map(|(id, process)| (id.to_string(), process.pid, signed(process.start_time))),
         )
     }
 
@@ -193,7 +202,9 @@ impl State {
     pub fn record_dead(&mut self, guests: &[(GuestId, String)]) -> Result<(), Error> {
         self.update_each(
             "UPDATE guest SET state = 'dead', reason = ?2 WHERE id = ?1",
-            guests.iter().map(|(id, reason)| (id.to_string(), reason.clone())),
+            guests
+                .iter()
+                .map(|(id, reason)| (id.to_string(), reason.clone())),
         )
     }
 
@@ -202,7 +213,10 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn remove_guests(&mut self, guests: &[GuestId]) -> Result<(), Error> {
-        self.update_each("DELETE FROM guest WHERE id = ?1", guests.iter().map(|id| (id.to_string(),)))
+        self.update_each(
+            "DELETE FROM guest WHERE id = ?1",
+            guests.iter().map(|id| (id.to_string(),)),
+        )
     }
 
     fn update_each<P: rusqlite::Params>(
@@ -214,7 +228,9 @@ impl State {
             return Ok(());
         }
         let update = || {
-            let transaction = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction = self
+                .database
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
             {
                 let mut prepared = transaction.prepare_cached(statement)?;
                 for parameters in each {
@@ -251,11 +267,19 @@ pub fn new_names(existing: &[GuestRow], prefix: &str, count: usize) -> Result<Ve
         .filter(|name| !taken.contains(name.as_str()))
         .take(count)
         .collect();
-    let refuse = |reason| Err(Error::Name { name: prefix.to_owned(), reason });
+    let refuse = |reason| {
+        Err(Error::Name {
+            name: prefix.to_owned(),
+            reason,
+        })
+    };
     if prefix.is_empty() || prefix.starts_with('-') {
         return refuse("it must begin with a letter or digit");
     }
-    if !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+    if !prefix
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    {
         return refuse("it may have letters, digits, '-', '_' and '.' only");
     }
     if names.last().is_some_and(|name| name.len() > 32) {
@@ -265,7 +289,10 @@ pub fn new_names(existing: &[GuestRow], prefix: &str, count: usize) -> Result<Ve
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
-    let bytes = |i| row.get::<_, i64>(i).map(|n| Bytes(u64::try_from(n).unwrap_or(0)));
+    let bytes = |i| {
+        row.get::<_, i64>(i)
+            .map(|n| Bytes(u64::try_from(n).unwrap_or(0)))
+    };
     let bad = |i, what: &str| rusqlite::Error::FromSqlConversionFailure(i, Type::Text, what.into());
     let state = match row.get_ref(10)?.as_str()? {
         "restoring" => RowState::Restoring,
@@ -274,12 +301,22 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         _ => return Err(bad(10, "not a guest's state")),
     };
     debug_assert!(row.get_ref(10)?.as_str()? == state.name());
-    let process = match (row.get::<_, Option<i32>>(11)?, row.get::<_, Option<i64>>(12)?) {
-        (Some(pid), Some(start)) => Some(Process { pid, start_time: u64::try_from(start).unwrap_or(0) }),
+    let process = match (
+        row.get::<_, Option<i32>>(11)?,
+        row.get::<_, Option<i64>>(12)?,
+    ) {
+        (Some(pid), Some(start)) => Some(Process {
+            pid,
+            start_time: u64::try_from(start).unwrap_or(0),
+        }),
         _ => None,
     };
     Ok(GuestRow {
-        id: row.get_ref(0)?.as_str()?.parse().map_err(|_| bad(0, "not a guest's id"))?,
+        id: row
+            .get_ref(0)?
+            .as_str()?
+            .parse()
+            .map_err(|_| bad(0, "not a guest's id"))?,
         name: row.get(1)?,
         checkpoint: row.get(2)?,
         sha256: row.get(3)?,
@@ -301,13 +338,21 @@ fn signed(n: u64) -> i64 {
 }
 
 fn hex(bytes: &[u8], separator: &str) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(separator)
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(separator)
 }
 
 /// Sorts `g-2` before `g-10`.
 fn natural(name: &str) -> (String, u64, String) {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    (stem.to_owned(), name[stem.len()..].parse().unwrap_or(u64::MAX), name.to_owned())
+    (
+        stem.to_owned(),
+        name[stem.len()..].parse().unwrap_or(u64::MAX),
+        name.to_owned(),
+    )
 }
 
 #[cfg(test)]

@@ -82,7 +82,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { .. } | Self::Nowhere => Some(format!("name a folder you may write: {STATE_DIR_VARIABLE}=DIR")),
+            Self::Io { .. } | Self::Nowhere => Some(format!(
+                "name a folder you may write: {STATE_DIR_VARIABLE}=DIR"
+            )),
             Self::Database { path, .. } => Some(format!(
                 "if the file is damaged, move it away ({}): guests that run can then still be ended with `brood destroy --all`",
                 path.display()
@@ -108,10 +110,17 @@ impl State {
     /// # Errors
     /// [`Error::Nowhere`].
     pub fn default_dir() -> Result<PathBuf, Error> {
-        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         if let Some(dir) = set(STATE_DIR_VARIABLE) {
-            return std::path::absolute(&dir)
-                .map_err(|source| Error::Io { action: "find", path: dir, source });
+            return std::path::absolute(&dir).map_err(|source| Error::Io {
+                action: "find",
+                path: dir,
+                source,
+            });
         }
         if nix::unistd::geteuid().is_root() {
             return Ok(PathBuf::from("/var/db/brood"));
@@ -129,15 +138,23 @@ impl State {
     /// When it cannot be made, read or understood.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let run = dir.join("run");
-        DirBuilder::new().recursive(true).mode(0o700).create(&run).map_err(|source| Error::Io {
-            action: "make the folder",
-            path: run.clone(),
-            source,
-        })?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&run)
+            .map_err(|source| Error::Io {
+                action: "make the folder",
+                path: run.clone(),
+                source,
+            })?;
         let path = dir.join("brood.sqlite");
         let database = schema::open(&path, PATIENCE)?;
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Ok(Self { dir: dir.to_owned(), database, boot_id: boot_id.trim().to_owned() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            database,
+            boot_id: boot_id.trim().to_owned(),
+        })
     }
 
     /// The folder of sockets, records and locks.
@@ -151,6 +168,9 @@ impl State {
     }
 
     fn database_error(&self, source: rusqlite::Error) -> Error {
-        Error::Database { path: self.path(), source }
+        Error::Database {
+            path: self.path(),
+            source,
+        }
     }
 }

@@ -43,29 +43,44 @@ const MIGRATIONS: [&str; 1] = ["
 
 /// Opens the database and brings it to the newest version.
 pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error> {
-    let failed = |source| Error::Database { path: path.to_owned(), source };
+    let failed = |source| Error::Database {
+        path: path.to_owned(),
+        source,
+    };
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut database = Connection::open(path).map_err(failed)?;
     database.busy_timeout(patience).map_err(failed)?;
-    let version = |c: &Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    let version =
+        |c: &Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
     let found = version(&database).map_err(failed)?;
     if found > known {
-        return Err(Error::TooNew { path: path.to_owned(), found, known });
+        return Err(Error::TooNew {
+            path: path.to_owned(),
+            found,
+            known,
+        });
     }
     if found < known {
         // What is recorded speaks of processes: none of them survives what a lost page of the
         // journal would take (a host crash), so NORMAL loses nothing that matters.
-        database.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        let transaction =
-            database.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        database
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(failed)?;
+        let transaction = database
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
         // Another command may have been first.
         let found = usize::try_from(version(&transaction).map_err(failed)?).unwrap_or(0);
         for migration in MIGRATIONS.iter().skip(found) {
             transaction.execute_batch(migration).map_err(failed)?;
         }
-        transaction.pragma_update(None, "user_version", known).map_err(failed)?;
+        transaction
+            .pragma_update(None, "user_version", known)
+            .map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }
-    database.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
+    database
+        .pragma_update(None, "synchronous", "NORMAL")
+        .map_err(failed)?;
     Ok(database)
 }

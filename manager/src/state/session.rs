@@ -53,10 +53,17 @@ impl State {
     pub fn begin_session(&self) -> Result<SessionLock, Error> {
         let io = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Io { action: "make the lock", path, source }
+            move |source| Error::Io {
+                action: "make the lock",
+                path,
+                source,
+            }
         };
         let run = self.run_dir();
-        let name = format!("{:016x}.lock", u64::from_ne_bytes(random().map_err(io(&run))?));
+        let name = format!(
+            "{:016x}.lock",
+            u64::from_ne_bytes(random().map_err(io(&run))?)
+        );
         let path = run.join(&name);
         let file = File::create_new(&path).map_err(io(&path))?;
         let held = Flock::lock(file, FlockArg::LockExclusiveNonblock)
@@ -70,7 +77,9 @@ impl State {
     /// Whether somebody still restores under this lock.
     pub(super) fn session_lives(&self, name: &str) -> bool {
         let path = self.run_dir().join(name);
-        let Ok(file) = File::open(&path) else { return false };
+        let Ok(file) = File::open(&path) else {
+            return false;
+        };
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(_) => {
                 let _ = fs::remove_file(&path);

@@ -29,7 +29,10 @@ impl State {
     pub fn note_verified(&self, stamp: &FileStamp, sha256: &str) -> Result<(), Error> {
         let (device, inode, size, mtime, ctime) = key(stamp);
         self.database
-            .execute("DELETE FROM verified WHERE device = ?1 AND inode = ?2", params![device, inode])
+            .execute(
+                "DELETE FROM verified WHERE device = ?1 AND inode = ?2",
+                params![device, inode],
+            )
             .and_then(|_| {
                 self.database.execute(
                     "INSERT INTO verified VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

@@ -36,7 +36,10 @@ use super::{
         REPLY_FAILED, REPORT_RESTORED, Reply, Report, send_message,
     },
 };
-use crate::{checkpoint::{FileStamp, sha256_file}, engine::GuestId};
+use crate::{
+    checkpoint::{FileStamp, sha256_file},
+    engine::GuestId,
+};
 
 /// Exit code of a guest process that found its checkpoint file cut short under its memory.
 pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;
@@ -83,8 +86,11 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
         .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
     let mut machine =
         Machine::new(&nursery.kvm, ram, &nursery.regions).map_err(|e| e.to_string())?;
-    nursery.plan.apply(&mut machine.vcpu).map_err(|e| e.to_string())?;
-    let clock = Clock::now(nursery.state.tsc(), nursery.state.tsc_khz);
+    nursery
+        .plan
+        .apply(&mut machine.vcpu)
+        .map_err(|e| e.to_string())?;
+    let clock = Clock::now(nursery.state.tsc_khz);
     lay_down_identity(&machine.ram, &order.identity, clock);
 
     KICK.store(machine.immediate_exit(), Ordering::Relaxed);
@@ -93,10 +99,18 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
 
     let id = GuestId(order.id);
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
-    let mut guest =
-        Guest { nursery, id, machine, control, seq: 0, stamp: nursery.start.stamp };
+    let mut guest = Guest {
+        nursery,
+        id,
+        machine,
+        control,
+        seq: 0,
+        stamp: nursery.start.stamp,
+    };
     if nursery.state.busy {
-        guest.to_doorbell().map_err(|reason| reason.to_string())?;
+        guest
+            .run_to_doorbell()
+            .map_err(|reason| reason.to_string())?;
     }
     let reply = guest.ask(&Request::new(layout::OP_PING, &[]));
     if reply.kind != REPLY_DONE {
@@ -128,7 +142,10 @@ impl Guest<'_> {
     /// The next client; `None` when there is none now.
     fn accept(&self, only_if_there: bool) -> Option<OwnedFd> {
         if only_if_there {
-            let mut fds = [nix::poll::PollFd::new(self.control.as_fd(), nix::poll::PollFlags::POLLIN)];
+            let mut fds = [nix::poll::PollFd::new(
+                self.control.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
             if nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO) != Ok(1) {
                 return None;
             }
@@ -144,7 +161,9 @@ impl Guest<'_> {
 
     /// One call and its reply.
     fn converse(&mut self, client: &OwnedFd) {
-        let Some((call, memory)) = receive_call(client.as_raw_fd()) else { return };
+        let Some((call, memory)) = receive_call(client.as_raw_fd()) else {
+            return;
+        };
         let reply = match (call.kind, memory) {
             (CALL_ASK, _) => self.ask(&call.request),
             (CALL_SUSPEND, Some(memory)) => self.suspend(client, &memory, false),
@@ -160,14 +179,20 @@ impl Guest<'_> {
     fn ask(&mut self, request: &Request) -> Reply {
         self.seq += 1;
         let put = put_request(&self.machine.ram, self.seq, request);
-        let outcome = self.to_doorbell();
+        let outcome = self.run_to_doorbell();
         // What the guest has read may come from a file that is no longer what was sealed.
         if let Err(reason) = outcome.and_then(|()| self.check_checkpoint()) {
             return self.died(&reason);
         }
         match take_response(&self.machine.ram) {
-            Some(answer) if put && answer.seq == self.seq => Reply { answer, ..Reply::new(REPLY_DONE, "") },
-            _ => Reply::new(REPLY_FAILED, "the guest rang without an answer to this request"),
+            Some(answer) if put && answer.seq == self.seq => Reply {
+                answer,
+                ..Reply::new(REPLY_DONE, "")
+            },
+            _ => Reply::new(
+                REPLY_FAILED,
+                "the guest rang without an answer to this request",
+            ),
         }
     }
 
@@ -178,7 +203,7 @@ impl Guest<'_> {
 
     /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, whoever
     /// sent it is heard.
-    fn to_doorbell(&mut self) -> Result<(), ExitReason> {
+    fn run_to_doorbell(&mut self) -> Result<(), ExitReason> {
         loop {
             match self.machine.run() {
                 Stop::Doorbell => return Ok(()),
@@ -195,7 +220,9 @@ impl Guest<'_> {
 
     /// A call that comes while the guest is in the middle of a request.
     fn converse_while_busy(&mut self, client: &OwnedFd) {
-        let Some((call, memory)) = receive_call(client.as_raw_fd()) else { return };
+        let Some((call, memory)) = receive_call(client.as_raw_fd()) else {
+            return;
+        };
         let reply = match (call.kind, memory) {
             (CALL_SUSPEND, Some(memory)) => self.suspend(client, &memory, true),
             _ => Reply::new(REPLY_BUSY, "the guest is busy with an earlier request"),
@@ -206,23 +233,29 @@ impl Guest<'_> {
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
     /// guest goes on as if nothing had happened.
     fn suspend(&mut self, client: &OwnedFd, memory: &File, busy: bool) -> Reply {
-        let state = self.machine.finish_exit().and_then(|()| {
-            VcpuState::capture(&self.nursery.kvm, &self.machine.vcpu, busy)
-        });
+        let state = self
+            .machine
+            .finish_exit()
+            .and_then(|()| VcpuState::capture(&self.nursery.kvm, &self.machine.vcpu, busy));
         let state = match state {
             Ok(state) => state.to_bytes(),
             Err(e) => return Reply::new(REPLY_FAILED, &e.to_string()),
         };
         if let Err(e) = dump::write_memory(&self.nursery.ckp, &self.machine.ram, memory) {
-            return Reply::new(REPLY_FAILED, &format!("cannot write the guest's memory: {e}"));
+            return Reply::new(
+                REPLY_FAILED,
+                &format!("cannot write the guest's memory: {e}"),
+            );
         }
         if let Err(reason) = self.check_checkpoint() {
             let reply = self.died(&reason);
             let _ = send_message(client.as_raw_fd(), &reply);
             exit(1);
         }
-        let sent = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, ""))
-            .and_then(|()| nix::sys::socket::send(client.as_raw_fd(), &state, MsgFlags::MSG_NOSIGNAL).map_err(io::Error::from));
+        let sent = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, "")).and_then(|()| {
+            nix::sys::socket::send(client.as_raw_fd(), &state, MsgFlags::MSG_NOSIGNAL)
+                .map_err(io::Error::from)
+        });
         if let Err(e) = sent {
             return Reply::new(REPLY_FAILED, &format!("cannot send the guest's state: {e}"));
         }
@@ -246,10 +279,17 @@ impl Guest<'_> {
         let now = match FileStamp::of(&self.nursery.ckp) {
             Ok(now) if now == self.stamp => return Ok(()),
             Ok(now) => now,
-            Err(e) => return Err(ExitReason::CheckpointChanged { detail: e.to_string() }),
+            Err(e) => {
+                return Err(ExitReason::CheckpointChanged {
+                    detail: e.to_string(),
+                });
+            }
         };
         let detail = if now.size != self.stamp.size {
-            format!("its file had {} bytes and has {}", self.stamp.size, now.size)
+            format!(
+                "its file had {} bytes and has {}",
+                self.stamp.size, now.size
+            )
         } else if now.mtime_ns != self.stamp.mtime_ns {
             "its file was written to".to_owned()
         } else {
@@ -274,9 +314,16 @@ fn receive_call(client: RawFd) -> Option<(Call, Option<File>)> {
 }
 
 fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {
-    let control =
-        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(control.as_raw_fd(), &UnixAddr::new(record::socket_name(id).as_str())?)?;
+    let control = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    bind(
+        control.as_raw_fd(),
+        &UnixAddr::new(record::socket_name(id).as_str())?,
+    )?;
     listen(&control, Backlog::new(16)?)?;
     Ok(control)
 }

@@ -70,11 +70,24 @@ impl Conversation {
         // A socket's path may have 107 bytes, a state folder's path more: go by descriptor.
         let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|_| CallError::Gone)?;
-        let path = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), record::socket_name(id));
+        let path = format!(
+            "/proc/self/fd/{}/{}",
+            folder.as_raw_fd(),
+            record::socket_name(id)
+        );
         let address = UnixAddr::new(path.as_str()).map_err(io::Error::from)?;
-        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(io::Error::from)?;
-        let limit = TimeVal::milliseconds(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).max(1));
+        let socket = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(io::Error::from)?;
+        let limit = TimeVal::milliseconds(
+            i64::try_from(timeout.as_millis())
+                .unwrap_or(i64::MAX)
+                .max(1),
+        );
         setsockopt(&socket, sockopt::ReceiveTimeout, &limit).map_err(io::Error::from)?;
         setsockopt(&socket, sockopt::SendTimeout, &limit).map_err(io::Error::from)?;
         match connect(socket.as_raw_fd(), &address) {
@@ -92,29 +105,42 @@ impl Conversation {
 
     /// Puts a request to the guest and returns its answer.
     pub(super) fn ask(&self, request: &Request) -> Result<Answer, CallError> {
-        self.send(&Call { kind: CALL_ASK, request: *request })?;
+        self.send(&Call {
+            kind: CALL_ASK,
+            request: *request,
+        })?;
         Ok(self.reply()?.answer)
     }
 
     /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
     /// waits for [`Self::commit`]; hanging up lets it go on.
     pub(super) fn suspend(&self, memory: &File) -> Result<Vec<u8>, CallError> {
-        let call = Call { kind: CALL_SUSPEND, ..Call::new_zeroed() };
+        let call = Call {
+            kind: CALL_SUSPEND,
+            ..Call::new_zeroed()
+        };
         send_with_file(self.socket.as_raw_fd(), &call, memory)?;
         if let Ok(pid) = self.pid() {
             // A guest in the middle of a request hears nobody until its vCPU is stopped.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1);
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGUSR1,
+            );
         }
         self.reply()?;
         let mut state = vec![0; STATE_MAX];
-        let length = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty()).map_err(|e| self.failed(e.into()))?;
+        let length = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty())
+            .map_err(|e| self.failed(e.into()))?;
         state.truncate(length);
         Ok(state)
     }
 
     /// Ends a suspended guest: its bundle is sealed.
     pub(super) fn commit(&self) -> Result<(), CallError> {
-        self.send(&Call { kind: CALL_COMMIT, ..Call::new_zeroed() })?;
+        self.send(&Call {
+            kind: CALL_COMMIT,
+            ..Call::new_zeroed()
+        })?;
         self.reply().map(|_| ())
     }
 
@@ -147,7 +173,11 @@ impl Conversation {
 }
 
 /// Sends a message with one descriptor.
-fn send_with_file<T: IntoBytes + Immutable>(socket: RawFd, message: &T, file: &File) -> io::Result<()> {
+fn send_with_file<T: IntoBytes + Immutable>(
+    socket: RawFd,
+    message: &T,
+    file: &File,
+) -> io::Result<()> {
     let fds = [file.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&fds)];
     let data = [IoSlice::new(message.as_bytes())];
@@ -162,8 +192,12 @@ pub(super) fn receive_with_file<T: FromBytes + IntoBytes>(
 ) -> io::Result<Option<File>> {
     let mut space = nix::cmsg_space!(RawFd);
     let mut data = [IoSliceMut::new(message.as_mut_bytes())];
-    let received =
-        recvmsg::<()>(socket, &mut data, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let received = recvmsg::<()>(
+        socket,
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
     let length = received.bytes;
     let mut file = None;
     for control in received.cmsgs()? {
@@ -174,5 +208,9 @@ pub(super) fn receive_with_file<T: FromBytes + IntoBytes>(
             }
         }
     }
-    if length == size_of::<T>() { Ok(file) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if length == size_of::<T>() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }

@@ -1,10 +1,6 @@
 //! Writes a guest's memory to a file: the checkpoint it came from, with the pages it has written.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use nix::fcntl::copy_file_range;
 
@@ -53,12 +49,28 @@ fn copy(from: &File, to: &File, size: u64) -> io::Result<()> {
             return Ok(());
         }
         let length = usize::try_from(left).unwrap_or(usize::MAX);
-        match copy_file_range(from, Some(&mut from_offset), to, Some(&mut to_offset), length) {
+        match copy_file_range(
+            from,
+            Some(&mut from_offset),
+            to,
+            Some(&mut to_offset),
+            length,
+        ) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
             Ok(_) | Err(nix::Error::EINTR) => {}
             // Not on this filesystem, or not across the two: through memory then.
-            Err(nix::Error::EXDEV | nix::Error::EINVAL | nix::Error::ENOSYS | nix::Error::EOPNOTSUPP) => {
-                return copy_through_memory(from, to, u64::try_from(from_offset).unwrap_or(0), size);
+            Err(
+                nix::Error::EXDEV
+                | nix::Error::EINVAL
+                | nix::Error::ENOSYS
+                | nix::Error::EOPNOTSUPP,
+            ) => {
+                return copy_through_memory(
+                    from,
+                    to,
+                    u64::try_from(from_offset).unwrap_or(0),
+                    size,
+                );
             }
             Err(e) => return Err(e.into()),
         }
@@ -69,7 +81,8 @@ fn copy_through_memory(from: &File, to: &File, start: u64, size: u64) -> io::Res
     let mut chunk = vec![0_u8; 1 << 20];
     let mut offset = start;
     while offset < size {
-        let length = usize::try_from(size - offset).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let length =
+            usize::try_from(size - offset).map_or(chunk.len(), |left| left.min(chunk.len()));
         from.read_exact_at(&mut chunk[..length], offset)?;
         to.write_all_at(&chunk[..length], offset)?;
         offset += length as u64;

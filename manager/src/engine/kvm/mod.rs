@@ -21,7 +21,12 @@ mod usage;
 mod vcpu;
 mod wire;
 
-use std::{fs::File, io, path::{Path, PathBuf}, time::Duration};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use control::Conversation;
 use demo::words;
@@ -56,7 +61,9 @@ impl Kvm {
     /// # Errors
     /// When the program cannot find itself.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { binary: std::env::current_exe()? })
+        Ok(Self {
+            binary: std::env::current_exe()?,
+        })
     }
 
     /// An engine whose nurseries are run from the `brood` binary given.
@@ -80,7 +87,10 @@ impl Engine for Kvm {
             )));
         }
         let kvm = open_kvm()?;
-        let identity = Identity::fresh(path.name()).map_err(|source| Error::Io { action: "make an identity", source })?;
+        let identity = Identity::fresh(path.name()).map_err(|source| Error::Io {
+            action: "make an identity",
+            source,
+        })?;
         let mut writer = Writer::create(path, memory)?;
         let state = demo::boot(&kvm, writer.memory(), memory, &identity)
             .map_err(|e| Error::Boot(e.to_string()))?;
@@ -92,12 +102,22 @@ impl Engine for Kvm {
             engine_version: engine_version(&kvm),
             memory: Memory {
                 size: memory,
-                segments: vec![Segment { guest_address: 0, size: memory, file_offset: 0 }],
+                segments: vec![Segment {
+                    guest_address: 0,
+                    size: memory,
+                    file_offset: 0,
+                }],
             },
             vcpus: 1,
-            devices: vec![Device { name: "channel".to_owned(), model: "brood-channel".to_owned() }],
+            devices: vec![Device {
+                name: "channel".to_owned(),
+                model: "brood-channel".to_owned(),
+            }],
             disks: Vec::new(),
-            working_set: vec![PageRange { first: range.start, count: range.end - range.start }],
+            working_set: vec![PageRange {
+                first: range.start,
+                count: range.end - range.start,
+            }],
         };
         Ok(writer.seal(description, jiff::Timestamp::now(), progress)?)
     }
@@ -110,7 +130,12 @@ impl Engine for Kvm {
     ) -> Result<Box<dyn Session>, Error> {
         suits(checkpoint)?;
         open_kvm()?;
-        Ok(Box::new(session::Session::start(&self.binary, checkpoint, run_dir, lock)?))
+        Ok(Box::new(session::Session::start(
+            &self.binary,
+            checkpoint,
+            run_dir,
+            lock,
+        )?))
     }
 
     fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process> {
@@ -127,7 +152,8 @@ impl Engine for Kvm {
     ) -> Result<Box<dyn Answer>, Error> {
         let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
         let answer = Conversation::open(run_dir, id, timeout)?.ask(&asked.request)?;
-        let answered = words::Answered::new(&asked, answer).map_err(|e| Error::Refused(e.to_owned()))?;
+        let answered =
+            words::Answered::new(&asked, answer).map_err(|e| Error::Refused(e.to_owned()))?;
         Ok(Box::new(answered))
     }
 
@@ -143,7 +169,9 @@ impl Engine for Kvm {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
         let mut writer = Writer::create(path, from.memory.size)?;
         let state = conversation.suspend(writer.memory())?;
-        VcpuState::from_bytes(&state).map_err(|e| Error::Refused(format!("the guest sent a state that cannot be read: {e}")))?;
+        VcpuState::from_bytes(&state).map_err(|e| {
+            Error::Refused(format!("the guest sent a state that cannot be read: {e}"))
+        })?;
         writer.write_kern(&state)?;
         let description = Description {
             guest: name.to_owned(),
@@ -164,7 +192,10 @@ impl Engine for Kvm {
     fn usage(&self, process: Process) -> Result<Usage, Error> {
         usage::read(process).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
-            _ => Error::Io { action: "read the guest's memory usage", source },
+            _ => Error::Io {
+                action: "read the guest's memory usage",
+                source,
+            },
         })
     }
 
@@ -173,8 +204,10 @@ impl Engine for Kvm {
     }
 
     fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-        record::forget(run_dir, id)
-            .map_err(|source| Error::Io { action: "remove the guest's files", source })
+        record::forget(run_dir, id).map_err(|source| Error::Io {
+            action: "remove the guest's files",
+            source,
+        })
     }
 }
 
@@ -186,9 +219,15 @@ fn open_kvm() -> Result<kvm_ioctls::Kvm, Error> {
 }
 
 fn engine_version(kvm: &kvm_ioctls::Kvm) -> String {
-    let kernel = nix::sys::utsname::uname()
-        .map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned());
-    format!("brood {}, KVM API {}, Linux {kernel}", env!("CARGO_PKG_VERSION"), kvm.get_api_version())
+    let kernel = nix::sys::utsname::uname().map_or_else(
+        |_| "unknown".to_owned(),
+        |u| u.release().to_string_lossy().into_owned(),
+    );
+    format!(
+        "brood {}, KVM API {}, Linux {kernel}",
+        env!("CARGO_PKG_VERSION"),
+        kvm.get_api_version()
+    )
 }
 
 /// Says why a checkpoint is not for this engine.
@@ -198,13 +237,19 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
     let reason = if manifest.engine != EngineKind::Kvm {
         "it was made by bhyve, and only bhyve can restore it".to_owned()
     } else if manifest.vcpus != 1 {
-        format!("it has {} virtual CPUs; this engine restores guests with one", manifest.vcpus)
+        format!(
+            "it has {} virtual CPUs; this engine restores guests with one",
+            manifest.vcpus
+        )
     } else if memory.segments.len() != 1
         || memory.segments[0].guest_address != 0
         || memory.size > *demo::layout::MEMORY.end()
         || memory.size < *demo::layout::MEMORY.start()
     {
-        format!("its memory ({}) is not one segment from address 0, of 4 MiB to 3 GiB", memory.size)
+        format!(
+            "its memory ({}) is not one segment from address 0, of 4 MiB to 3 GiB",
+            memory.size
+        )
     } else if manifest.devices.iter().any(|d| d.model != "brood-channel") {
         "it has devices that this engine does not have".to_owned()
     } else if manifest.parent.is_some() {
@@ -214,7 +259,10 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::Checkpoint { checkpoint: checkpoint.path().to_string(), reason })
+    Err(Error::Checkpoint {
+        checkpoint: checkpoint.path().to_string(),
+        reason,
+    })
 }
 
 impl From<CallError> for Error {
@@ -225,7 +273,10 @@ impl From<CallError> for Error {
             CallError::Busy => Self::Busy,
             CallError::Died(reason) => Self::Died(reason),
             CallError::Failed(reason) => Self::Refused(reason),
-            CallError::Io(source) => Self::Io { action: "talk to the guest", source },
+            CallError::Io(source) => Self::Io {
+                action: "talk to the guest",
+                source,
+            },
         }
     }
 }

@@ -33,11 +33,13 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{
     clone::{self, EXIT_CHECKPOINT_CUT},
     machine::{ExitReason, Machine},
-    record,
     ram::Ram,
+    record,
     slots::Region,
     vcpu::{RestorePlan, VcpuState},
-    wire::{Order, REPORT_FAILED, REPORT_READY, Report, Start, Text, receive_message, send_message},
+    wire::{
+        Order, REPORT_FAILED, REPORT_READY, Report, Start, Text, receive_message, send_message,
+    },
 };
 use crate::{checkpoint::FileStamp, engine::GuestId, units::PAGE_SIZE};
 
@@ -82,30 +84,46 @@ pub fn main() -> ! {
 
 impl Nursery {
     fn receive() -> Result<Self, String> {
-        let [start, kern, ckp, run_dir, session_lock] = descriptors().map_err(|e| format!("cannot receive its descriptors: {e}"))?;
+        let [start, kern, ckp, run_dir, session_lock] =
+            descriptors().map_err(|e| format!("cannot receive its descriptors: {e}"))?;
         nix::unistd::fchdir(&run_dir).map_err(|e| format!("cannot enter the run folder: {e}"))?;
         let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
             .map_err(|e| format!("cannot read its orders: {e}"))?;
         let kern = contents(kern).map_err(|e| e.to_string())?;
-        let state = VcpuState::from_bytes(&kern).map_err(|e| format!("cannot use the .ckp.kern: {e}"))?;
+        let state =
+            VcpuState::from_bytes(&kern).map_err(|e| format!("cannot use the .ckp.kern: {e}"))?;
         let ckp = File::from(ckp);
         let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
         let regions: Vec<_> = start
             .working_set
             .iter()
-            .map(|r| Region { start: r.first * PAGE_SIZE, end: (r.first + r.count) * PAGE_SIZE })
+            .map(|r| Region {
+                start: r.first * PAGE_SIZE,
+                end: (r.first + r.count) * PAGE_SIZE,
+            })
             .collect();
         // One machine is made and thrown away: what it has in common with the checkpoint need not
         // be restored, and what KVM refuses is found before any guest is forked.
         let plan = Ram::private(&ckp, start.memory)
             .map_err(|e| format!("cannot map the checkpoint: {e}"))
             .and_then(|ram| Machine::new(&kvm, ram, &regions).map_err(|e| e.to_string()))
-            .and_then(|machine| RestorePlan::new(&kvm, &state, &machine.vcpu).map_err(|e| e.to_string()))?;
+            .and_then(|machine| {
+                RestorePlan::new(&kvm, &state, &machine.vcpu).map_err(|e| e.to_string())
+            })?;
         if FileStamp::of(&ckp).ok() != Some(start.stamp) {
             return Err("the checkpoint was changed since it was verified".to_owned());
         }
         let pid = Pid::this();
-        Ok(Self { kvm, ckp, start, state, plan, regions, session_lock: Some(session_lock), pid })
+        Ok(Self {
+            kvm,
+            ckp,
+            start,
+            state,
+            plan,
+            regions,
+            session_lock: Some(session_lock),
+            pid,
+        })
     }
 
     fn run(mut self) -> ! {
@@ -145,7 +163,10 @@ impl Nursery {
             Ok(ForkResult::Parent { child }) => children.add(child, order),
             Err(e) => {
                 let text = match e {
-                    Errno::EAGAIN => "cannot fork: out of pids (kernel.pid_max, pids cgroup or RLIMIT_NPROC)".to_owned(),
+                    Errno::EAGAIN => {
+                        "cannot fork: out of pids (kernel.pid_max, pids cgroup or RLIMIT_NPROC)"
+                            .to_owned()
+                    }
                     e => format!("cannot fork: {e}"),
                 };
                 let failed = failure(order.seq, &text);
@@ -172,7 +193,11 @@ impl Children {
     }
 
     fn add(&mut self, pid: Pid, order: &Order) {
-        self.0.push(Child { pid, id: GuestId(order.id), seq: order.seq });
+        self.0.push(Child {
+            pid,
+            id: GuestId(order.id),
+            seq: order.seq,
+        });
     }
 
     /// Waits for those that have ended, records how, and tells the manager, if it still listens:
@@ -185,9 +210,12 @@ impl Children {
                     (pid, ExitReason::CheckpointChanged { detail })
                 }
                 Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited { code }),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    (pid, ExitReason::Killed { signal: signal as i32 })
-                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (
+                    pid,
+                    ExitReason::Killed {
+                        signal: signal as i32,
+                    },
+                ),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
@@ -197,7 +225,11 @@ impl Children {
                 if let Some(socket) = socket {
                     let report = failure(child.seq, &reason.to_string());
                     // A manager that waits for nothing does not read: never wait for it.
-                    let _ = send(socket, report.as_bytes(), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
+                    let _ = send(
+                        socket,
+                        report.as_bytes(),
+                        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+                    );
                 }
             }
         }
@@ -215,7 +247,10 @@ extern "C" fn child_ended(_: libc::c_int) {
 fn wait_for(socket: Option<RawFd>) {
     // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
     let socket = socket.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
-    let mut fds: Vec<_> = socket.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut fds: Vec<_> = socket
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
     let _ = ppoll(&mut fds, None, Some(SigSet::empty()));
 }
 
@@ -227,13 +262,21 @@ pub(super) fn handle(signal: Signal, handler: SigHandler) {
 }
 
 fn report(kind: u32, text: &str) {
-    let report = Report { kind, ..failure(0, text) };
+    let report = Report {
+        kind,
+        ..failure(0, text)
+    };
     let _ = send_message(SOCKET, &report);
 }
 
 /// The report that the order `seq` failed.
 pub(super) fn failure(seq: u64, text: &str) -> Report {
-    Report { seq, kind: REPORT_FAILED, text: Text::from(text), ..Report::new_zeroed() }
+    Report {
+        seq,
+        kind: REPORT_FAILED,
+        text: Text::from(text),
+        ..Report::new_zeroed()
+    }
 }
 
 fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {
@@ -248,13 +291,22 @@ fn descriptors() -> io::Result<[OwnedFd; 5]> {
     let mut byte = [0_u8; 1];
     let mut space = nix::cmsg_space!([RawFd; 5]);
     let mut data = [IoSliceMut::new(&mut byte)];
-    let message: RecvMsg<()> =
-        recvmsg(SOCKET, &mut data, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message: RecvMsg<()> = recvmsg(
+        SOCKET,
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             // SAFETY: the kernel has just made these descriptors for this process alone.
-            let fds: Vec<_> = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
-            return fds.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+            let fds: Vec<_> = fds
+                .into_iter()
+                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+                .collect();
+            return fds
+                .try_into()
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
         }
     }
     Err(io::Error::from(io::ErrorKind::UnexpectedEof))

@@ -39,7 +39,11 @@ pub(super) fn read(run_dir: &Path, id: &GuestId) -> Option<ExitReason> {
 
 /// Removes everything that a guest has in `run_dir`.
 pub(super) fn forget(run_dir: &Path, id: &GuestId) -> io::Result<()> {
-    for name in [socket_name(id), record_name(id), format!("{}.new", record_name(id))] {
+    for name in [
+        socket_name(id),
+        record_name(id),
+        format!("{}.new", record_name(id)),
+    ] {
         match fs::remove_file(run_dir.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}

@@ -59,10 +59,19 @@ impl Session {
         run_dir: &Path,
         lock: &File,
     ) -> Result<Self, Error> {
-        let io = |action| move |source: nix::Error| Error::Io { action, source: source.into() };
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(io("make a socket pair"))?;
+        let io = |action| {
+            move |source: nix::Error| Error::Io {
+                action,
+                source: source.into(),
+            }
+        };
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(io("make a socket pair"))?;
         let nursery = spawn(binary, &theirs)
             .map_err(|e| Error::Nursery(format!("{}: {e}", binary.display())))?;
         drop(theirs);
@@ -79,7 +88,13 @@ impl Session {
         let kern = memory_file(checkpoint.kern())?;
         let run_dir = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(io("open the run folder"))?;
-        let fds = [start.as_raw_fd(), kern.as_raw_fd(), checkpoint.memory_file().as_raw_fd(), run_dir.as_raw_fd(), lock.as_raw_fd()];
+        let fds = [
+            start.as_raw_fd(),
+            kern.as_raw_fd(),
+            checkpoint.memory_file().as_raw_fd(),
+            run_dir.as_raw_fd(),
+            lock.as_raw_fd(),
+        ];
         sendmsg::<()>(
             ours.as_raw_fd(),
             &[IoSlice::new(&[0])],
@@ -89,30 +104,48 @@ impl Session {
         )
         .map_err(io("send the nursery its descriptors"))?;
 
-        let session = Self { socket: ours, nursery, next: 0 };
+        let session = Self {
+            socket: ours,
+            nursery,
+            next: 0,
+        };
         match session.receive(PATIENCE)? {
             Some(report) if report.kind == REPORT_READY => Ok(session),
             Some(report) => Err(Error::Checkpoint {
                 checkpoint: checkpoint.path().to_string(),
                 reason: String::from(&report.text),
             }),
-            None => Err(Error::Nursery(format!("it was not ready within {} s", PATIENCE.as_secs()))),
+            None => Err(Error::Nursery(format!(
+                "it was not ready within {} s",
+                PATIENCE.as_secs()
+            ))),
         }
     }
 
     fn receive(&self, timeout: Duration) -> Result<Option<Report>, Error> {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX)) {
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+        ) {
             Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
             Ok(_) => {}
-            Err(e) => return Err(Error::Io { action: "wait for the nursery", source: e.into() }),
+            Err(e) => {
+                return Err(Error::Io {
+                    action: "wait for the nursery",
+                    source: e.into(),
+                });
+            }
         }
         let mut report = Report::new_zeroed();
         match receive_message(self.socket.as_raw_fd(), &mut report, MsgFlags::empty()) {
             Ok(true) => Ok(Some(report)),
             Ok(false) => Err(self.broken()),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Err(self.broken()),
-            Err(source) => Err(Error::Io { action: "hear from the nursery", source }),
+            Err(source) => Err(Error::Io {
+                action: "hear from the nursery",
+                source,
+            }),
         }
     }
 
@@ -124,25 +157,40 @@ impl Session {
 impl crate::engine::Session for Session {
     fn start(&mut self, order: &Order) -> Result<(), Error> {
         let identity = (&order.identity).into();
-        let wire = WireOrder { seq: self.next, id: order.id.0, identity };
-        send_message(self.socket.as_raw_fd(), &wire)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.broken(),
-                _ => Error::Io { action: "order a guest from the nursery", source },
-            })?;
+        let wire = WireOrder {
+            seq: self.next,
+            id: order.id.0,
+            identity,
+        };
+        send_message(self.socket.as_raw_fd(), &wire).map_err(|source| match source.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.broken(),
+            _ => Error::Io {
+                action: "order a guest from the nursery",
+                source,
+            },
+        })?;
         self.next += 1;
         Ok(())
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
-        let Some(report) = self.receive(timeout)? else { return Ok(None) };
+        let Some(report) = self.receive(timeout)? else {
+            return Ok(None);
+        };
         let result = match report.kind {
             REPORT_RESTORED => Process::with_pid(report.pid)
-                .map(|process| Restored { process, nonce: report.nonce, counter: report.counter })
+                .map(|process| Restored {
+                    process,
+                    nonce: report.nonce,
+                    counter: report.counter,
+                })
                 .ok_or_else(|| "it answered and was gone at once".to_owned()),
             _ => Err(String::from(&report.text)),
         };
-        Ok(Some(Outcome { order: report.seq, result }))
+        Ok(Some(Outcome {
+            order: report.seq,
+            result,
+        }))
     }
 
     fn abort(&mut self) {
@@ -188,10 +236,12 @@ fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
 }
 
 fn memory_file(bytes: &[u8]) -> Result<File, Error> {
-    let io = |source| Error::Io { action: "make a memory file", source };
-    let mut file = File::from(
-        memfd_create(c"brood-start", MFdFlags::MFD_CLOEXEC).map_err(|e| io(e.into()))?,
-    );
+    let io = |source| Error::Io {
+        action: "make a memory file",
+        source,
+    };
+    let mut file =
+        File::from(memfd_create(c"brood-start", MFdFlags::MFD_CLOEXEC).map_err(|e| io(e.into()))?);
     file.write_all(bytes).map_err(io)?;
     Ok(file)
 }

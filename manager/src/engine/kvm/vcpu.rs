@@ -130,14 +130,6 @@ impl VcpuState {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("the state is plain numbers and lists")
     }
-
-    /// The guest's time stamp counter at the moment of capture.
-    pub(super) fn tsc(&self) -> u64 {
-        self.msrs
-            .iter()
-            .find(|msr| msr.index == IA32_TSC)
-            .map_or(0, |msr| msr.value)
-    }
 }
 
 /// The calls that turn a fresh vCPU into the captured one.

@@ -64,7 +64,9 @@ impl From<&str> for Text {
 
 impl From<&Text> for String {
     fn from(text: &Text) -> Self {
-        Self::from_utf8_lossy(&text.0).trim_end_matches('\0').to_owned()
+        Self::from_utf8_lossy(&text.0)
+            .trim_end_matches('\0')
+            .to_owned()
     }
 }
 
@@ -103,7 +105,11 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(kind: u64, text: &str) -> Self {
-        Self { kind, text: text.into(), ..Self::new_zeroed() }
+        Self {
+            kind,
+            text: text.into(),
+            ..Self::new_zeroed()
+        }
     }
 }
 

@@ -73,7 +73,7 @@ pub(in crate::engine::kvm) fn boot(
         .vcpu
         .get_tsc_khz()
         .map_err(at("read the TSC rate"))?;
-    lay_down_identity(&machine.ram, &identity.into(), Clock::now(0, tsc_khz));
+    lay_down_identity(&machine.ram, &identity.into(), Clock::now(tsc_khz));
     run_to_doorbell(&mut machine)?;
     rom_slot.memory_size = 0;
     // SAFETY: a slot of size zero removes the ROM; nothing is mapped by it.

@@ -111,6 +111,10 @@ long_mode:
 
 # ---- The request loop ---------------------------------------------------------------------------
 ring:
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov [rbx + {STATE_LAST_TSC}], rax
     mov edx, {DOORBELL}
     mov eax, 1
     out dx, eax
@@ -126,6 +130,15 @@ ring:
 adopt:
     mov [rbx + {STATE_GENERATION}], rax
     mov [rbx + {STATE_GENERATION} + 8], rcx
+    # The host has laid down what time it is now. What the counter says now is for the guest itself
+    # to see: whether it went on since the checkpoint or was set back depends on the hypervisor.
+    # The time in between was not spent running.
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov [rbx + {STATE_TSC_BASE}], rax
+    sub rax, [rbx + {STATE_LAST_TSC}]
+    add [rbx + {STATE_BOOT_TSC}], rax
     xor ecx, ecx
 4:  mov rax, [rbx + rcx + {ID_NAME}]    # name, MAC address and seed lie together
     mov [rbx + rcx + {STATE_NAME}], rax
@@ -314,7 +327,7 @@ time:
     shl rdx, 32
     or rax, rdx
     mov r11, rax
-    sub rax, [rbx + {ID_TSC_BASE}]
+    sub rax, [rbx + {STATE_TSC_BASE}]
     mul qword ptr [rbx + {ID_TSC_TO_NS}]
     shrd rax, rdx, 32
     add rax, [rbx + {ID_WALL_NS}]

@@ -53,7 +53,6 @@ pub(crate) const ID_MAC: usize = 0x330;
 pub(crate) const ID_SEED: usize = 0x338;
 pub(crate) const ID_NAMED_SIZE: usize = 0x30;
 pub(crate) const ID_ENTROPY: usize = 0x340;
-pub(crate) const ID_TSC_BASE: usize = 0x360;
 pub(crate) const ID_WALL_NS: usize = 0x368;
 /// Nanoseconds per tick of the time stamp counter, as a 32.32 fixed-point number.
 pub(crate) const ID_TSC_TO_NS: usize = 0x370;
@@ -65,6 +64,8 @@ pub(super) const STATE_NAME: usize = 0x420;
 pub(super) const STATE_RNG: usize = 0x450;
 pub(super) const STATE_DIRTY_NEXT: usize = 0x470;
 pub(super) const STATE_BOOT_TSC: usize = 0x478;
+pub(super) const STATE_TSC_BASE: usize = 0x480;
+pub(super) const STATE_LAST_TSC: usize = 0x488;
 
 /// Longest guest name, in bytes.
 pub const NAME_SIZE: usize = ID_MAC - ID_NAME;

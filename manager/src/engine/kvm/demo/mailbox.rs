@@ -78,21 +78,20 @@ pub(in crate::engine::kvm) fn take_response(ram: &Ram) -> Option<Answer> {
         .then_some(answer)
 }
 
-/// What the guest's clock is reckoned from: at `tsc` on its counter it was `wall`.
+/// What the guest's clock is reckoned from: the time now, and the rate of its counter.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::kvm) struct Clock {
-    tsc: u64,
     wall: Duration,
     tsc_khz: u32,
 }
 
 impl Clock {
-    /// The clock of a guest whose counter stands at `tsc` now.
-    pub(in crate::engine::kvm) fn now(tsc: u64, tsc_khz: u32) -> Self {
+    /// The clock of a guest that is about to run.
+    pub(in crate::engine::kvm) fn now(tsc_khz: u32) -> Self {
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Self { tsc, wall, tsc_khz }
+        Self { wall, tsc_khz }
     }
 
     /// Nanoseconds per tick, 32.32 fixed point.
@@ -121,7 +120,13 @@ const _: () =
 
 impl From<&Identity> for IdentityBlock {
     fn from(identity: &Identity) -> Self {
-        let Identity { name, generation, mac, seed, entropy } = identity;
+        let Identity {
+            name,
+            generation,
+            mac,
+            seed,
+            entropy,
+        } = identity;
         let mut block = Self {
             generation: *generation,
             name: [0; l::NAME_SIZE],
@@ -137,11 +142,14 @@ impl From<&Identity> for IdentityBlock {
 }
 
 /// Writes identity, entropy and clock where the guest looks for a new generation.
-pub(in crate::engine::kvm) fn lay_down_identity(ram: &Ram, identity: &IdentityBlock, clock: Clock) -> bool {
+pub(in crate::engine::kvm) fn lay_down_identity(
+    ram: &Ram,
+    identity: &IdentityBlock,
+    clock: Clock,
+) -> bool {
     let wall_ns = u64::try_from(clock.wall.as_nanos()).unwrap_or(u64::MAX);
     let put = |offset: usize, bytes: &[u8]| ram.write(l::DATA + offset as u64, bytes);
     put(l::ID_GENERATION, identity.as_bytes())
-        && put(l::ID_TSC_BASE, &clock.tsc.to_le_bytes())
         && put(l::ID_WALL_NS, &wall_ns.to_le_bytes())
         && put(l::ID_TSC_TO_NS, &clock.tsc_to_ns().to_le_bytes())
         && put(l::ID_MEMORY_SIZE, &ram.size().to_le_bytes())

@@ -42,7 +42,9 @@ pub enum WordsError {
         takes: &'static str,
     },
     /// An argument that is no number.
-    #[error("{0:?} is not a number: write it in decimal or, after 0x, in hexadecimal; K, M and G multiply by powers of 1024")]
+    #[error(
+        "{0:?} is not a number: write it in decimal or, after 0x, in hexadecimal; K, M and G multiply by powers of 1024"
+    )]
     Number(String),
     /// A number that the request cannot take.
     #[error("{0}")]
@@ -84,7 +86,10 @@ pub fn parse(words: &[String]) -> Result<Asked, WordsError> {
         if !counts.contains(&arguments.len()) {
             return Err(WordsError::Arguments { request, takes });
         }
-        arguments.iter().map(|word| number(word)).collect::<Result<Vec<u64>, _>>()
+        arguments
+            .iter()
+            .map(|word| number(word))
+            .collect::<Result<Vec<u64>, _>>()
     };
     let (kind, op, args) = match *name {
         "ping" => {
@@ -94,34 +99,70 @@ pub fn parse(words: &[String]) -> Result<Asked, WordsError> {
             }
             let mut request = Request::new(l::OP_PING, &[]);
             request.payload[..text.len()].copy_from_slice(text.as_bytes());
-            return Ok(Asked { kind: Kind::Ping, request });
+            return Ok(Asked {
+                kind: Kind::Ping,
+                request,
+            });
         }
         "sum" => {
             let n = numbers("sum", "[ADDRESS [LENGTH [STRIDE]]]", 0..=3)?;
             let at = |i: usize, default| n.get(i).copied().unwrap_or(default);
             let (address, length, stride) = (at(0, l::HEAP), at(1, 64 << 10), at(2, 8));
             if address % 8 != 0 || length % 8 != 0 || stride < 8 || stride % 8 != 0 {
-                return Err(WordsError::Range("address, length and stride must be multiples of 8, and the stride not 0"));
+                return Err(WordsError::Range(
+                    "address, length and stride must be multiples of 8, and the stride not 0",
+                ));
             }
             if address.checked_add(length).is_none() || stride > 1 << 40 {
                 return Err(WordsError::Range("the range does not fit in 64 bits"));
             }
-            (Kind::Sum, l::OP_SUM, vec![address, length.div_ceil(stride), stride])
+            (
+                Kind::Sum,
+                l::OP_SUM,
+                vec![address, length.div_ceil(stride), stride],
+            )
         }
         "dirty" => (Kind::Dirty, l::OP_DIRTY, numbers("dirty", "PAGES", 1..=1)?),
         "peek" => (Kind::Peek, l::OP_PEEK, numbers("peek", "ADDRESS", 1..=1)?),
-        "poke" => (Kind::Poke, l::OP_POKE, numbers("poke", "ADDRESS VALUE", 2..=2)?),
-        "identity" => (Kind::Identity, l::OP_IDENTITY, numbers("identity", "no argument", 0..=0)?),
+        "poke" => (
+            Kind::Poke,
+            l::OP_POKE,
+            numbers("poke", "ADDRESS VALUE", 2..=2)?,
+        ),
+        "identity" => (
+            Kind::Identity,
+            l::OP_IDENTITY,
+            numbers("identity", "no argument", 0..=0)?,
+        ),
         "random" => {
             let n = numbers("random", "[WORDS]", 0..=1)?;
-            (Kind::Random, l::OP_RANDOM, vec![n.first().copied().unwrap_or(4)])
+            (
+                Kind::Random,
+                l::OP_RANDOM,
+                vec![n.first().copied().unwrap_or(4)],
+            )
         }
-        "time" => (Kind::Time, l::OP_TIME, numbers("time", "no argument", 0..=0)?),
-        "spin" => (Kind::Spin, l::OP_SPIN, numbers("spin", "ITERATIONS", 1..=1)?),
-        "crash" => (Kind::Crash, l::OP_CRASH, numbers("crash", "no argument", 0..=0)?),
+        "time" => (
+            Kind::Time,
+            l::OP_TIME,
+            numbers("time", "no argument", 0..=0)?,
+        ),
+        "spin" => (
+            Kind::Spin,
+            l::OP_SPIN,
+            numbers("spin", "ITERATIONS", 1..=1)?,
+        ),
+        "crash" => (
+            Kind::Crash,
+            l::OP_CRASH,
+            numbers("crash", "no argument", 0..=0)?,
+        ),
         other => return Err(WordsError::Unknown(other.to_owned())),
     };
-    Ok(Asked { kind, request: Request::new(op, &args) })
+    Ok(Asked {
+        kind,
+        request: Request::new(op, &args),
+    })
 }
 
 fn number(word: &str) -> Result<u64, WordsError> {
@@ -135,7 +176,11 @@ fn number(word: &str) -> Result<u64, WordsError> {
         Some((at, 'g' | 'G')) => (&word[..at], 30),
         _ => (word, 0),
     };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(bad)
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift))
+        .ok_or_else(bad)
 }
 
 /// An answer together with what was asked.
@@ -152,9 +197,14 @@ impl Answered {
     /// When the guest refused the request.
     pub fn new(asked: &Asked, answer: Answer) -> Result<Self, &'static str> {
         match answer.status {
-            l::STATUS_OK => Ok(Self { kind: asked.kind, answer }),
+            l::STATUS_OK => Ok(Self {
+                kind: asked.kind,
+                answer,
+            }),
             l::STATUS_RANGE => Err(match asked.kind {
-                Kind::Poke => "the guest refused: the address is outside its memory or below 0x10000, where it lives itself",
+                Kind::Poke => {
+                    "the guest refused: the address is outside its memory or below 0x10000, where it lives itself"
+                }
                 Kind::Random => "the guest refused: at most 32 words at a time",
                 Kind::Dirty => "the guest refused: its heap has fewer pages than that",
                 _ => "the guest refused: the address or range is outside its memory",
@@ -170,13 +220,22 @@ impl Answered {
     }
 
     fn words(&self) -> Vec<u64> {
-        let count = usize::try_from(self.answer.values[0]).unwrap_or(0).min(l::PAYLOAD_SIZE / 8);
+        let count = usize::try_from(self.answer.values[0])
+            .unwrap_or(0)
+            .min(l::PAYLOAD_SIZE / 8);
         let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("chunks of eight"));
-        self.answer.payload.chunks_exact(8).take(count).map(word).collect()
+        self.answer
+            .payload
+            .chunks_exact(8)
+            .take(count)
+            .map(word)
+            .collect()
     }
 
     fn name(&self) -> String {
-        String::from_utf8_lossy(&self.answer.payload[..l::NAME_SIZE]).trim_end_matches('\0').to_owned()
+        String::from_utf8_lossy(&self.answer.payload[..l::NAME_SIZE])
+            .trim_end_matches('\0')
+            .to_owned()
     }
 
     fn mac(&self) -> String {
@@ -200,7 +259,11 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn colons(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 impl fmt::Display for Answered {
@@ -211,10 +274,18 @@ impl fmt::Display for Answered {
                 let text = self.text();
                 let Answer { nonce, counter, .. } = self.answer;
                 write!(f, "pong nonce={nonce:016x} counter={counter}")?;
-                if text.is_empty() { Ok(()) } else { write!(f, " text={text}") }
+                if text.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " text={text}")
+                }
             }
             Kind::Sum => write!(f, "sum={first:016x}"),
-            Kind::Dirty => write!(f, "dirtied {first} pages from {:#x}", l::HEAP + second * 4096),
+            Kind::Dirty => write!(
+                f,
+                "dirtied {first} pages from {:#x}",
+                l::HEAP + second * 4096
+            ),
             Kind::Peek => write!(f, "{first:#018x}"),
             Kind::Poke => f.write_str("written"),
             Kind::Identity => write!(
@@ -288,16 +359,36 @@ mod tests {
     #[test]
     fn requests_are_read() {
         let sum = words("sum 0x100000 64K 4096").unwrap();
-        assert_eq!((sum.request.op, sum.request.args), (l::OP_SUM, [0x10_0000, 16, 4096, 0]));
-        assert_eq!(parse(&["poke".into(), "65536".into(), "7".into()]).unwrap().request.args, [65536, 7, 0, 0]);
+        assert_eq!(
+            (sum.request.op, sum.request.args),
+            (l::OP_SUM, [0x10_0000, 16, 4096, 0])
+        );
+        assert_eq!(
+            parse(&["poke".into(), "65536".into(), "7".into()])
+                .unwrap()
+                .request
+                .args,
+            [65536, 7, 0, 0]
+        );
         assert_eq!(&words("ping a b").unwrap().request.payload[..4], b"a b\0");
     }
 
     #[test]
     fn nonsense_is_refused() {
         for bad in [
-            "", "fly", "peek", "peek x", "poke 1", "sum 1", "sum 0 8 0", "sum 0 8 4", "dirty -1",
-            "sum 0xffffffffffffffff8", "sum 0xfffffffffffffff8 8", "identity 1", "dirty 99999999999999999999G",
+            "",
+            "fly",
+            "peek",
+            "peek x",
+            "poke 1",
+            "sum 1",
+            "sum 0 8 0",
+            "sum 0 8 4",
+            "dirty -1",
+            "sum 0xffffffffffffffff8",
+            "sum 0xfffffffffffffff8 8",
+            "identity 1",
+            "dirty 99999999999999999999G",
         ] {
             assert!(words(bad).is_err(), "{bad:?}");
         }
