@@ -192,12 +192,19 @@ pub(super) fn receive_with_file<T: FromBytes + IntoBytes>(
 ) -> io::Result<Option<File>> {
     let mut space = nix::cmsg_space!(RawFd);
     let mut data = [IoSliceMut::new(message.as_mut_bytes())];
-    let received = recvmsg::<()>(
-        socket,
-        &mut data,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let received = loop {
+        // A guest is kicked by a signal when it is to be suspended, and that may come at any time
+        // after the call: an interruption ends no conversation.
+        match recvmsg::<()>(
+            socket,
+            &mut data,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        ) {
+            Err(nix::Error::EINTR) => {}
+            received => break received?,
+        }
+    };
     let length = received.bytes;
     let mut file = None;
     for control in received.cmsgs()? {

@@ -134,6 +134,12 @@ pub(super) fn receive_message<T: FromBytes + IntoBytes>(
     flags: MsgFlags,
 ) -> io::Result<bool> {
     let bytes = message.as_mut_bytes();
-    let length = recv(socket, bytes, flags)?;
-    Ok(length == size_of::<T>())
+    loop {
+        match recv(socket, bytes, flags) {
+            Ok(length) => return Ok(length == size_of::<T>()),
+            // A socket with a time limit is interrupted also by a stop and a continuation.
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
