@@ -195,8 +195,8 @@ pub struct Outcome {
 /// A guest that was restored and has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// Its process.
-    pub process: Process,
+    /// Id of its process.
+    pub pid: i32,
     /// The nonce it holds in memory since it was booted.
     pub nonce: u64,
     /// Requests it has answered since then.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::admission::{self, Demand, Verdict, admit};
 use crate::{
     checkpoint::{self, Checkpoint, FileStamp, Progress},
-    engine::{self, Engine, GuestId, Identity, Order, Outcome, Process, Session},
+    engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
     guests::{self, Guest, GuestState, Guests},
     host::facts::HostFacts,
     state::{self, GuestRow, NewGuest, RowState, SessionLock, State, new_names},
@@ -344,26 +344,19 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let mut heard = Instant::now();
         loop {
-            let stop = cancelled.load(Ordering::Relaxed);
-            while !stop && self.given_out.len() < concurrency {
-                let Some(order) = self.queue.pop_front() else {
-                    break;
-                };
-                let now = Instant::now();
-                let started = self.session.start(&order);
-                self.given_out.insert(self.next, (order, now));
-                self.next += 1;
-                if started.is_err() {
-                    self.replace_nursery(observe)?;
-                }
-            }
+            self.give_out(concurrency, cancelled, observe)?;
             if self.given_out.is_empty() {
                 return Ok(());
             }
             match self.session.wait(GLANCE) {
                 Ok(Some(outcome)) => {
                     heard = Instant::now();
-                    self.settle(outcome, observe)?;
+                    // What is not waited for is a guest that was restored and has ended since.
+                    if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
+                        // The next guest is under way while this one is written down.
+                        self.give_out(concurrency, cancelled, observe)?;
+                        self.settle(order, heard - begin, outcome.result, observe)?;
+                    }
                 }
                 Ok(None) if heard.elapsed() > STALL => {
                     self.session.abort();
@@ -377,26 +370,42 @@ impl Run<'_> {
         }
     }
 
-    fn settle(
+    fn give_out(
         &mut self,
-        outcome: Outcome,
+        concurrency: usize,
+        cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), Error> {
-        // What is not waited for is a guest that was restored and has ended since.
-        let Some((order, begin)) = self.given_out.remove(&outcome.order) else {
-            return Ok(());
-        };
+        while self.given_out.len() < concurrency && !cancelled.load(Ordering::Relaxed) {
+            let Some(order) = self.queue.pop_front() else {
+                break;
+            };
+            let now = Instant::now();
+            let started = self.session.start(&order);
+            self.given_out.insert(self.next, (order, now));
+            self.next += 1;
+            if started.is_err() {
+                self.replace_nursery(observe)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        order: Order,
+        latency: Duration,
+        result: Result<Restored, String>,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
         let name = order.identity.name;
-        match outcome.result {
-            Ok(restored) => {
-                let guest = RestoredGuest {
-                    name,
-                    id: order.id,
-                    process: restored.process,
-                    latency: begin.elapsed(),
-                    nonce: restored.nonce,
-                    counter: restored.counter,
-                };
+        let found = result.and_then(|restored| match Process::with_pid(restored.pid) {
+            Some(process) => Ok((restored, process)),
+            None => Err("it answered and was gone at once".to_owned()),
+        });
+        match found {
+            Ok((Restored { nonce, counter, .. }, process)) => {
+                let guest = RestoredGuest { name, id: order.id, process, latency, nonce, counter };
                 observe(&Event::Restored(&guest));
                 self.unrecorded.push((guest.id, guest.process));
                 self.report.guests.push(guest);
@@ -440,7 +449,9 @@ impl Run<'_> {
     fn replace_nursery(&mut self, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
         // Answers that came before the end are still to be had.
         while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
-            self.settle(outcome, observe)?;
+            if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
+                self.settle(order, begin.elapsed(), outcome.result, observe)?;
+            }
         }
         self.session.abort();
         if self.nurseries >= NURSERIES {

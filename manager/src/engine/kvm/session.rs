@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    engine::{Error, Order, Outcome, Process, Restored},
+    engine::{Error, Order, Outcome, Restored},
 };
 
 /// The hidden command by which the binary becomes a nursery.
@@ -180,13 +180,9 @@ impl crate::engine::Session for Session {
             return Ok(None);
         };
         let result = match report.kind {
-            REPORT_RESTORED => Process::with_pid(report.pid)
-                .map(|process| Restored {
-                    process,
-                    nonce: report.nonce,
-                    counter: report.counter,
-                })
-                .ok_or_else(|| "it answered and was gone at once".to_owned()),
+            REPORT_RESTORED => {
+                Ok(Restored { pid: report.pid, nonce: report.nonce, counter: report.counter })
+            }
             _ => Err(String::from(&report.text)),
         };
         Ok(Some(Outcome {

@@ -139,23 +139,22 @@ adopt:
     mov [rbx + {STATE_TSC_BASE}], rax
     sub rax, [rbx + {STATE_LAST_TSC}]
     add [rbx + {STATE_BOOT_TSC}], rax
-    xor ecx, ecx
-4:  mov rax, [rbx + rcx + {ID_NAME}]    # name, MAC address and seed lie together
-    mov [rbx + rcx + {STATE_NAME}], rax
-    add ecx, 8
-    cmp ecx, {ID_NAMED_SIZE}
-    jne 4b
-    # The generator's state becomes a mix of what it was and the fresh entropy.
-    xor ecx, ecx
-5:  mov rax, [rbx + rcx + {STATE_RNG}]
+    # Loops are written out here: this is on the way to a clone's first answer, and where a
+    # software KVM runs it, each instruction counts.
+    .irp word, 0, 8, 16, 24, 32, 40     # name, MAC address and seed lie together
+    mov rax, [rbx + {ID_NAME} + \word]
+    mov [rbx + {STATE_NAME} + \word], rax
+    .endr
+    # The generator's state becomes a mix of what it was and the fresh entropy, which is used once.
     mov rdx, 0xd1342543de82ef95
+    xor ecx, ecx
+    .irp word, 0, 8, 16, 24
+    mov rax, [rbx + {STATE_RNG} + \word]
     imul rax, rdx
-    xor rax, [rbx + rcx + {ID_ENTROPY}]
-    mov [rbx + rcx + {STATE_RNG}], rax
-    mov qword ptr [rbx + rcx + {ID_ENTROPY}], 0 # used once
-    add ecx, 8
-    cmp ecx, 32
-    jne 5b
+    xor rax, [rbx + {ID_ENTROPY} + \word]
+    mov [rbx + {STATE_RNG} + \word], rax
+    mov [rbx + {ID_ENTROPY} + \word], rcx
+    .endr
 adopted:
     inc qword ptr [rbx + {STATE_COUNTER}]
     mov rax, [rbx + {REQUEST_SEQ}]
@@ -198,15 +197,16 @@ out_of_range:
     mov qword ptr [rbx + {RESPONSE_STATUS}], {STATUS_RANGE}
     jmp ring
 
-# ping: copies the payload back.
+# ping(bytes): copies as much of the payload back, in whole words.
 ping:
+    mov [rbx + {RESPONSE_VALUES}], r8
     xor ecx, ecx
-4:  mov rax, [rbx + rcx + {REQUEST_PAYLOAD}]
+4:  cmp ecx, r8d
+    jae ring
+    mov rax, [rbx + rcx + {REQUEST_PAYLOAD}]
     mov [rbx + rcx + {RESPONSE_PAYLOAD}], rax
     add ecx, 8
-    cmp ecx, {PAYLOAD_SIZE}
-    jne 4b
-    jmp ring
+    jmp 4b
 
 # sum(address, words, stride): h = rol(h, 5) + word, over `words` 64-bit words, `stride` bytes apart.
 # The host has checked the range against overflow; the guest checks it against its memory.

@@ -97,7 +97,7 @@ pub fn parse(words: &[String]) -> Result<Asked, WordsError> {
             if text.len() > l::PAYLOAD_SIZE {
                 return Err(WordsError::Range("ping takes at most 256 bytes"));
             }
-            let mut request = Request::new(l::OP_PING, &[]);
+            let mut request = Request::new(l::OP_PING, &[text.len() as u64]);
             request.payload[..text.len()].copy_from_slice(text.as_bytes());
             return Ok(Asked {
                 kind: Kind::Ping,
@@ -214,9 +214,8 @@ impl Answered {
     }
 
     fn text(&self) -> String {
-        let bytes = &self.answer.payload;
-        let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
+        let length = usize::try_from(self.answer.values[0]).unwrap_or(0).min(l::PAYLOAD_SIZE);
+        String::from_utf8_lossy(&self.answer.payload[..length]).into_owned()
     }
 
     fn words(&self) -> Vec<u64> {
