@@ -405,7 +405,14 @@ impl Run<'_> {
         });
         match found {
             Ok((Restored { nonce, counter, .. }, process)) => {
-                let guest = RestoredGuest { name, id: order.id, process, latency, nonce, counter };
+                let guest = RestoredGuest {
+                    name,
+                    id: order.id,
+                    process,
+                    latency,
+                    nonce,
+                    counter,
+                };
                 observe(&Event::Restored(&guest));
                 self.unrecorded.push((guest.id, guest.process));
                 self.report.guests.push(guest);

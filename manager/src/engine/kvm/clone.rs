@@ -21,9 +21,9 @@ use nix::{
         },
         time::{TimeVal, TimeValLike},
     },
-    unistd::{getppid, unlink},
+    unistd::{Pid, getppid, unlink, write},
 };
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
@@ -35,7 +35,7 @@ use super::{
     vcpu::VcpuState,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, Order, REPLY_BUSY, REPLY_DEAD, REPLY_DONE,
-        REPLY_FAILED, REPORT_RESTORED, Reply, Report, send_message,
+        REPLY_FAILED, REPORT_RESTORED, Reply, Report, Taken, receive_message, send_message,
     },
 };
 use crate::{
@@ -48,16 +48,18 @@ pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;
 /// How long a client may take to say what it wants, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
 
-/// Restores the ordered guest in this process, which was just forked for it, and serves it to its
-/// end.
-pub(super) fn run(nursery: &mut Nursery, order: &Order) -> ! {
+/// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
+/// that guest, and serves it to its end.
+pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != nursery.pid {
         exit(1);
     }
     let session_lock = nursery.session_lock.take();
-    match restore(nursery, order) {
+    let machine = prepare(nursery);
+    let order = take_order(take);
+    match machine.and_then(|machine| restore(nursery, machine, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);
             drop(session_lock);
@@ -71,6 +73,41 @@ pub(super) fn run(nursery: &mut Nursery, order: &Order) -> ! {
             exit(1)
         }
     }
+}
+
+/// Everything that is the same for all clones: a machine in the checkpoint's state.
+fn prepare(nursery: &Nursery) -> Result<Machine, String> {
+    handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
+    handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
+    let ram = Ram::private(&nursery.ckp, nursery.start.memory)
+        .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+    let (kvm, plan) = (&nursery.kvm, &nursery.plan);
+    let mut machine = Machine::new(kvm, ram, &nursery.regions).map_err(|(_, e)| e.to_string())?;
+    plan.apply(&mut machine.vcpu, &plan.registers())
+        .map_err(|e| e.to_string())?;
+    Ok(machine)
+}
+
+/// Waits for an order and tells the nursery. The process ends when there is none to come.
+fn take_order(take: &OwnedFd) -> Order {
+    let mut order = Order::new_zeroed();
+    loop {
+        match receive_message(SOCKET, &mut order, MsgFlags::empty()) {
+            Ok(true) => break,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(false) | Err(_) => exit(0),
+        }
+    }
+    let pid = Pid::this().as_raw();
+    let taken = Taken {
+        seq: order.seq,
+        id: order.id,
+        pid,
+        padding: [0; 4],
+    };
+    // Shorter than the pipe's unit of writing, so never torn; the nursery reads on and on.
+    let _ = write(take, taken.as_bytes());
+    order
 }
 
 struct Guest<'a> {
@@ -93,18 +130,14 @@ enum Body {
     Between,
 }
 
-fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report), String> {
-    let ram = Ram::private(&nursery.ckp, nursery.start.memory)
-        .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
-    let (kvm, plan) = (&nursery.kvm, &nursery.plan);
-    let mut machine = Machine::new(kvm, ram, &nursery.regions).map_err(|(_, e)| e.to_string())?;
-    plan.apply(&mut machine.vcpu, &plan.registers())
-        .map_err(|e| e.to_string())?;
+fn restore<'a>(
+    nursery: &'a Nursery,
+    machine: Machine,
+    order: &Order,
+) -> Result<(Guest<'a>, Report), String> {
+    let plan = &nursery.plan;
     let clock = Clock::now(plan.state().tsc_khz);
     lay_down_identity(&machine.ram, &order.identity, clock);
-    handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
-    handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
-
     let id = GuestId(order.id);
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
     let mut guest = Guest {
@@ -128,7 +161,7 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
     let report = Report {
         seq: order.seq,
         kind: REPORT_RESTORED,
-        pid: nix::unistd::Pid::this().as_raw(),
+        pid: Pid::this().as_raw(),
         nonce: reply.answer.nonce,
         counter: reply.answer.counter,
         ..Report::new_zeroed()

@@ -5,6 +5,10 @@
 //! once, here, and inherited. A process with threads cannot be forked soundly, and the manager has
 //! threads; so the nursery is a process of its own, of the same binary.
 //!
+//! It forks ahead: there are always a few *spares*, with a virtual machine in the checkpoint's
+//! state but no identity yet. Whichever spare is free takes the next order from the socket itself,
+//! tells the nursery, which forks another, and becomes that guest.
+//!
 //! It outlives the command that started it, as the parent of its guests: it waits for them, and
 //! leaves a record of how each ended. Guests outlive the nursery too, should it be killed; only
 //! that record is lost then. It ends when the manager has hung up and its last guest is gone.
@@ -12,7 +16,7 @@
 use std::{
     fs::File,
     io::{self, IoSliceMut, Read, Seek},
-    os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     process::exit,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -20,13 +24,14 @@ use std::{
 use kvm_ioctls::Kvm;
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     poll::{PollFd, PollFlags, ppoll},
     sys::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, send},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, setsid},
+    unistd::{ForkResult, Pid, fork, pipe2, read, setsid},
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -38,7 +43,8 @@ use super::{
     slots::Region,
     vcpu::{RestorePlan, VcpuState},
     wire::{
-        Order, REPORT_FAILED, REPORT_READY, Report, Start, Text, receive_message, send_message,
+        Order, REPORT_FAILED, REPORT_READY, Report, Start, Taken, Text, receive_message,
+        send_message,
     },
 };
 use crate::{checkpoint::FileStamp, engine::GuestId, units::PAGE_SIZE};
@@ -129,76 +135,112 @@ impl Nursery {
 
     fn run(mut self) -> ! {
         let mut children = Children::default();
-        let mut order = Order::new_zeroed();
-        let mut socket = Some(SOCKET);
-        while socket.is_some() || !children.is_empty() {
+        let Ok((taken, take)) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
+            exit(1)
+        };
+        let mut open = true;
+        while open || !children.is_empty() {
+            if open {
+                self.breed(&mut children, &take);
+            }
             // SIGCHLD comes in here and nowhere else, so none is missed.
-            wait_for(socket);
+            let hung_up = wait(open.then_some(SOCKET), &taken);
+            // What a child has taken is known before its end is seen.
+            children.note_taken(&taken);
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
-                children.reap(socket);
+                children.reap(open.then_some(SOCKET));
             }
-            if socket.is_none() {
-                continue;
+            if children.stillborn > MOST_STILLBORN {
+                exit(1);
             }
-            match receive_message(SOCKET, &mut order, MsgFlags::MSG_DONTWAIT) {
-                Ok(true) => self.fork(&order, &mut children),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(false) | Err(_) => {
-                    // The manager has hung up. Guests that are still being restored hold the lock
-                    // and the socket on.
-                    socket = None;
-                    self.session_lock = None;
-                    // SAFETY: the descriptor is this process's and nothing uses it from here on.
-                    drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
-                }
+            if open && hung_up {
+                // The manager has hung up, and so do the spares. Guests that are still being
+                // restored hold the lock and the socket on.
+                open = false;
+                self.session_lock = None;
+                // SAFETY: the descriptor is this process's and nothing uses it from here on.
+                drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
             }
         }
         exit(0)
     }
 
-    fn fork(&mut self, order: &Order, children: &mut Children) {
-        // SAFETY: this process has one thread, so the child finds no lock held and may do anything.
-        match unsafe { fork() } {
-            Ok(ForkResult::Child) => clone::run(self, order),
-            Ok(ForkResult::Parent { child }) => children.add(child, order),
-            Err(e) => {
-                let text = match e {
-                    Errno::EAGAIN => {
-                        "cannot fork: out of pids (kernel.pid_max, pids cgroup or RLIMIT_NPROC)"
-                            .to_owned()
+    /// Forks until there are enough spares.
+    fn breed(&mut self, children: &mut Children, take: &OwnedFd) {
+        while children.spares < self.start.spares {
+            // SAFETY: this process has one thread, so the child finds no lock held and may do
+            // anything.
+            match unsafe { fork() } {
+                Ok(ForkResult::Child) => clone::run(self, take),
+                Ok(ForkResult::Parent { child }) => children.add(child),
+                // One spare will do. Without any, orders have to be refused here.
+                Err(_) if children.spares > 0 => return,
+                Err(e) => {
+                    let text = match e {
+                        Errno::EAGAIN => {
+                            "cannot fork: out of pids (kernel.pid_max, pids cgroup or RLIMIT_NPROC)"
+                                .to_owned()
+                        }
+                        e => format!("cannot fork: {e}"),
+                    };
+                    let mut order = Order::new_zeroed();
+                    match receive_message(SOCKET, &mut order, MsgFlags::empty()) {
+                        Ok(true) => {
+                            let _ = send_message(SOCKET, &failure(order.seq, &text));
+                        }
+                        // The end of the conversation is for the caller to see.
+                        _ => return,
                     }
-                    e => format!("cannot fork: {e}"),
-                };
-                let failed = failure(order.seq, &text);
-                let _ = send_message(SOCKET, &failed);
+                }
             }
         }
     }
 }
 
-/// The guests that this nursery is the parent of.
+/// Spares that may die one after the other, without ever having taken an order, before the nursery
+/// gives up.
+const MOST_STILLBORN: u32 = 16;
+
+/// The processes that this nursery is the parent of.
 #[derive(Default)]
-struct Children(Vec<Child>);
+struct Children {
+    all: Vec<Child>,
+    /// How many have no order yet.
+    spares: usize,
+    /// How many spares in a row have died as such.
+    stillborn: u32,
+}
 
 #[derive(Clone, Copy)]
 struct Child {
     pid: Pid,
-    id: GuestId,
-    seq: u64,
+    /// The guest that it has become, and the order by which it did.
+    guest: Option<(GuestId, u64)>,
 }
 
 impl Children {
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
-    fn add(&mut self, pid: Pid, order: &Order) {
-        self.0.push(Child {
-            pid,
-            id: GuestId(order.id),
-            seq: order.seq,
-        });
+    fn add(&mut self, pid: Pid) {
+        self.all.push(Child { pid, guest: None });
+        self.spares += 1;
+    }
+
+    /// Reads which spares have taken orders.
+    fn note_taken(&mut self, taken: &OwnedFd) {
+        let mut message = Taken::new_zeroed();
+        while read(taken, message.as_mut_bytes()) == Ok(size_of::<Taken>()) {
+            let pid = Pid::from_raw(message.pid);
+            // It is among the last that were forked.
+            if let Some(child) = self.all.iter_mut().rev().find(|child| child.pid == pid) {
+                child.guest = Some((GuestId(message.id), message.seq));
+                self.spares -= 1;
+                self.stillborn = 0;
+            }
+        }
     }
 
     /// Waits for those that have ended, records how, and tells the manager, if it still listens:
@@ -220,18 +262,20 @@ impl Children {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
-            if let Some(at) = self.0.iter().position(|child| child.pid == pid) {
-                let child = self.0.swap_remove(at);
-                record::ended(&child.id, &reason);
-                if let Some(socket) = socket {
-                    let report = failure(child.seq, &reason.to_string());
-                    // A manager that waits for nothing does not read: never wait for it.
-                    let _ = send(
-                        socket,
-                        report.as_bytes(),
-                        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-                    );
-                }
+            let Some(at) = self.all.iter().position(|child| child.pid == pid) else {
+                continue;
+            };
+            let Some((id, seq)) = self.all.swap_remove(at).guest else {
+                self.spares -= 1;
+                self.stillborn += 1;
+                continue;
+            };
+            record::ended(&id, &reason);
+            if let Some(socket) = socket {
+                let report = failure(seq, &reason.to_string());
+                // A manager that waits for nothing does not read: never wait for it.
+                let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+                let _ = send(socket, report.as_bytes(), flags);
             }
         }
     }
@@ -244,15 +288,21 @@ extern "C" fn child_ended(_: libc::c_int) {
     CHILD_ENDED.store(true, Ordering::Relaxed);
 }
 
-/// Waits for an order or for a child's end.
-fn wait_for(socket: Option<RawFd>) {
-    // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
-    let socket = socket.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
-    let mut fds: Vec<_> = socket
-        .iter()
-        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-        .collect();
+/// Waits until a spare has taken an order, a child has ended, or the manager has hung up; says
+/// whether it was the last.
+fn wait(socket: Option<RawFd>, taken: &OwnedFd) -> bool {
+    let mut fds = vec![PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
+    if let Some(socket) = socket {
+        // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        // Orders are the spares' to take; the end of the conversation shows unasked.
+        fds.push(PollFd::new(socket, PollFlags::empty()));
+    }
     let _ = ppoll(&mut fds, None, Some(SigSet::empty()));
+    let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    fds.get(1)
+        .and_then(PollFd::revents)
+        .is_some_and(|seen| seen.intersects(end))
 }
 
 pub(super) fn handle(signal: Signal, handler: SigHandler) {

@@ -39,6 +39,8 @@ use crate::{
 
 /// The hidden command by which the binary becomes a nursery.
 pub const NURSERY_COMMAND: &str = "nursery";
+/// Guest processes held ready for orders: enough for the next to be there when one is taken.
+const SPARES: usize = 3;
 /// How long a nursery may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -84,6 +86,7 @@ impl Session {
             stamp: checkpoint.stamp(),
             sha256: manifest.files.ckp.sha256.clone(),
             park_after,
+            spares: SPARES,
         };
         let start = serde_json::to_vec(&start).expect("the orders are plain data");
         let start = memory_file(&start)?;
@@ -180,9 +183,11 @@ impl crate::engine::Session for Session {
             return Ok(None);
         };
         let result = match report.kind {
-            REPORT_RESTORED => {
-                Ok(Restored { pid: report.pid, nonce: report.nonce, counter: report.counter })
-            }
+            REPORT_RESTORED => Ok(Restored {
+                pid: report.pid,
+                nonce: report.nonce,
+                counter: report.counter,
+            }),
             _ => Err(String::from(&report.text)),
         };
         Ok(Some(Outcome {

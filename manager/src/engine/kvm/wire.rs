@@ -20,6 +20,8 @@ pub(super) struct Start {
     pub(super) sha256: String,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
     pub(super) park_after: Option<Duration>,
+    /// Processes to hold ready for orders to come.
+    pub(super) spares: usize,
 }
 
 /// "Restore one guest", manager to nursery.
@@ -29,6 +31,16 @@ pub(super) struct Order {
     pub(super) seq: u64,
     pub(super) id: [u8; 8],
     pub(super) identity: IdentityBlock,
+}
+
+/// "I have taken this order", spare to nursery, through a pipe.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Taken {
+    pub(super) seq: u64,
+    pub(super) id: [u8; 8],
+    pub(super) pid: i32,
+    pub(super) padding: [u8; 4],
 }
 
 /// The nursery is ready for orders, or will never be.

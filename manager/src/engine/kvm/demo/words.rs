@@ -214,7 +214,9 @@ impl Answered {
     }
 
     fn text(&self) -> String {
-        let length = usize::try_from(self.answer.values[0]).unwrap_or(0).min(l::PAYLOAD_SIZE);
+        let length = usize::try_from(self.answer.values[0])
+            .unwrap_or(0)
+            .min(l::PAYLOAD_SIZE);
         String::from_utf8_lossy(&self.answer.payload[..length]).into_owned()
     }
 
