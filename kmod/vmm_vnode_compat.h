@@ -106,6 +106,8 @@ vv_object_swapped(vm_object_t object)
 #if VV_COUNTS_SWAPPED
 	if ((object->flags & OBJ_SWAP) != 0)
 		return (swap_pager_swapped_pages(object));
+#else
+	(void)object;
 #endif
 	return (0);
 }
