@@ -1,1 +1,3 @@
 //! What the tests of this crate share.
+
+pub mod vnode_model;
