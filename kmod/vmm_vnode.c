@@ -48,10 +48,14 @@
  *   split).  A vnode's object and a tmpfs node's object never are, so the
  *   chain keeps its two links while the segment lives, and the shadow keeps
  *   its reference on the file's object.
- * - Unmapping.  A fresh shadow carries OBJ_ONEMAPPING, on which
- *   vm_map_entry_delete() throws away pages with a mapping.  This object has
- *   two mappings and a third reference in vmm, so the flag is cleared here;
- *   otherwise VM_MUNMAP_MEMSEG would lose what the guest wrote.
+ * - Unmapping.  On an anonymous object with OBJ_ONEMAPPING and more than one
+ *   reference, vm_map_entry_delete() throws pages away with their mapping,
+ *   and VM_MUNMAP_MEMSEG would lose what the guest wrote.  The kernel sets the
+ *   flag when an object is made and whenever a reference goes and one is left
+ *   (vm_object_deallocate()), and clears it when a mapping is made of an
+ *   object with more than one (vm_map_insert()).  This module keeps a
+ *   reference of its own beside the segment's for as long as the segment
+ *   lives, so that no mapping is ever made with the flag left on.
  *
  * Why nobody else's write reaches the guests: while a segment lives the vnode
  * is marked as text, as the file of a running program is.  open(2) for
@@ -131,7 +135,7 @@ struct vv_segment {
 	struct vm	*vm;		/* outlives the segment */
 	int		segid;
 	struct vnode	*vp;		/* referenced and marked as text */
-	vm_object_t	shadow;		/* lives by vmm's reference */
+	vm_object_t	shadow;		/* referenced; vmm has another */
 	vm_object_t	file;		/* lives by the shadow's reference */
 	vm_ooffset_t	offset;
 	size_t		len;
@@ -196,34 +200,25 @@ vv_vnode_check(struct vnode *vp, const struct vm_vnode_attach *req,
 }
 
 /*
- * The vnode behind descriptor "fd" that owns the page cache: a stacked file
+ * The vnode behind a descriptor that owns the page cache: a stacked file
  * system (nullfs) lends its upper vnode the object of the lower one, and it
  * is the lower one that must be marked as text.  On success the vnode is
  * referenced and locked, and has an object.
  */
 static int
-vv_vnode_get(struct thread *td, int fd, struct vnode **vpp)
+vv_vnode_get(struct file *fp, struct vnode **vpp)
 {
-	cap_rights_t rights;
-	struct file *fp;
 	struct vnode *vp, *owner;
 	int error;
 
-	error = fget_read(td, fd, cap_rights_init(&rights, CAP_MMAP_R), &fp);
-	if (error != 0)
-		return (error);
-	if (fp->f_type != DTYPE_VNODE || fp->f_vnode->v_type != VREG) {
-		error = ENODEV;
-		goto out;
-	}
+	if (fp->f_type != DTYPE_VNODE || fp->f_vnode->v_type != VREG)
+		return (ENODEV);
 
 	vp = fp->f_vnode;
 	vref(vp);
 	error = vn_lock(vp, VV_TEXT_LOCK);
-	if (error != 0) {
-		vrele(vp);
+	if (error != 0)
 		goto out;
-	}
 	if (vp->v_object != NULL && vp->v_object->type == OBJT_VNODE &&
 	    vp->v_object->handle != vp) {
 		owner = vp->v_object->handle;
@@ -232,21 +227,20 @@ vv_vnode_get(struct thread *td, int fd, struct vnode **vpp)
 		vrele(vp);
 		vp = owner;
 		error = vn_lock(vp, VV_TEXT_LOCK);
-		if (error != 0) {
-			vrele(vp);
+		if (error != 0)
 			goto out;
-		}
 	}
 	if (vp->v_object == NULL) {
 		/* A file system without a page cache. */
 		vv_vnode_unlock(vp);
-		vrele(vp);
 		error = ENODEV;
 		goto out;
 	}
 	*vpp = vp;
+	return (0);
+
 out:
-	fdrop(fp, td);
+	vrele(vp);
 	return (error);
 }
 
@@ -274,7 +268,8 @@ static int
 vv_attach(struct vm *vm, const struct vm_vnode_attach *req, struct thread *td)
 {
 	struct vv_segment *seg;
-	vm_object_t shadow;
+	struct file *fp;
+	cap_rights_t rights;
 	vm_ooffset_t shadow_offset;
 	int error;
 
@@ -288,10 +283,19 @@ vv_attach(struct vm *vm, const struct vm_vnode_attach *req, struct thread *td)
 	seg->offset = req->offset;
 	seg->len = req->len;
 
-	/* The vnode is referenced and locked (3) from here ... */
-	error = vv_vnode_get(td, req->fd, &seg->vp);
+	/*
+	 * The file is released last, and never under the vnode lock: its last
+	 * reference takes that lock to close it.
+	 */
+	error = fget_read(td, req->fd, cap_rights_init(&rights, CAP_MMAP_R),
+	    &fp);
 	if (error != 0)
 		goto fail_segment;
+
+	/* The vnode is locked (3) from here ... */
+	error = vv_vnode_get(fp, &seg->vp);
+	if (error != 0)
+		goto fail_file;
 	error = vv_vnode_check(seg->vp, req, td);
 	if (error == 0)
 		error = vv_text_set(seg->vp);
@@ -309,20 +313,17 @@ vv_attach(struct vm *vm, const struct vm_vnode_attach *req, struct thread *td)
 	vv_vnode_unlock(seg->vp);
 	/* ... to here. */
 
-	shadow = seg->file;
+	seg->shadow = seg->file;
 	shadow_offset = req->offset;
-	vv_object_shadow(&shadow, &shadow_offset, req->len);
-	KASSERT(shadow != seg->file, ("%s: file object not shadowed",
+	vv_object_shadow(&seg->shadow, &shadow_offset, req->len);
+	KASSERT(seg->shadow != seg->file, ("%s: file object not shadowed",
 	    __func__));
 	KASSERT(shadow_offset == 0, ("%s: shadow starts at %jd", __func__,
 	    (intmax_t)shadow_offset));
-	VM_OBJECT_WLOCK(shadow);
-	vm_object_clear_flag(shadow, OBJ_ONEMAPPING);
-	VM_OBJECT_WUNLOCK(shadow);
-	seg->shadow = shadow;
 
-	/* On success vmm owns the reference on the shadow. */
-	error = vmm_backing_attach(vm, req->segid, req->len, shadow, seg);
+	/* One reference is ours, the other becomes the segment's. */
+	vm_object_reference(seg->shadow);
+	error = vmm_backing_attach(vm, req->segid, req->len, seg->shadow, seg);
 	if (error != 0)
 		goto fail_shadow;
 
@@ -334,13 +335,17 @@ vv_attach(struct vm *vm, const struct vm_vnode_attach *req, struct thread *td)
 	sx_xunlock(&vv_lock);
 	SDT_PROBE4(vmm_vnode, , , attach, vm_name(vm), seg->segid,
 	    seg->offset, seg->len);
+	fdrop(fp, td);
 	return (0);
 
 fail_shadow:
-	vm_object_deallocate(shadow);	/* drops the file's object, too */
+	vm_object_deallocate(seg->shadow);
+	vm_object_deallocate(seg->shadow);	/* drops the file's, too */
 	vv_text_unset(seg->vp);
 fail_vnode:
 	vrele(seg->vp);
+fail_file:
+	fdrop(fp, td);
 fail_segment:
 	free(seg, M_VMMVNODE);
 	return (error);
@@ -371,6 +376,8 @@ vv_detach(struct vm *vm __unused, int segid __unused, void *cookie)
 	SDT_PROBE4(vmm_vnode, , , detach, vm_name(vm), segid, resident,
 	    swapped);
 
+	/* vmm has a reference still, so this is not the last one. */
+	vm_object_deallocate(seg->shadow);
 	vv_text_unset(seg->vp);
 	vrele(seg->vp);
 	free(seg, M_VMMVNODE);

@@ -14,14 +14,16 @@ pub const FILE_PAGES: usize = 8;
 /// A mistake in the code under test, made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// The shadow keeps `OBJ_ONEMAPPING`.
-    KeepOneMapping,
+    /// The module keeps no reference of its own on the shadow.
+    OneReference,
+    /// As before, but `OBJ_ONEMAPPING` is cleared once, when the segment is made.
+    ClearedOnce,
     /// The text mark is not taken back when attaching fails late.
     KeepTextMark,
     /// No text mark is set.
     NoTextMark,
-    /// The segment's object is released before the provider took it off its list.
-    DeallocateFirst,
+    /// The segment leaves the list only after both references on its object are gone.
+    ListLast,
     /// The shadow does not get its own reference on the file's object.
     NoReference,
     /// A fault maps a backing page writable.
@@ -165,12 +167,34 @@ impl World {
         id
     }
 
+    fn keeps_own_reference(&self) -> bool {
+        !self.has(Bug::OneReference) && !self.has(Bug::ClearedOnce)
+    }
+
+    /// The module's own reference on the shadow, and its release.
+    fn vm_object_reference(&mut self, id: ObjectId) {
+        if self.keeps_own_reference()
+            && let Some(s) = self.shadows.get_mut(&id)
+        {
+            s.refs += 1;
+        }
+    }
+
+    fn vm_object_release(&mut self, id: ObjectId) {
+        if self.keeps_own_reference() {
+            self.vm_object_deallocate(id);
+        }
+    }
+
+    /// The kernel takes an object with one reference left for one with one mapping.
     fn vm_object_deallocate(&mut self, id: ObjectId) {
         let Some(shadow) = self.shadows.get_mut(&id) else {
             return self.breaks("a freed object was released");
         };
         shadow.refs -= 1;
-        if shadow.refs == 0 {
+        if shadow.refs == 1 {
+            shadow.one_mapping = true;
+        } else if shadow.refs == 0 {
             self.shadows.remove(&id);
             match self.file_object_refs.checked_sub(1) {
                 Some(n) => self.file_object_refs = n,
@@ -227,14 +251,16 @@ impl World {
         }
         self.read_books();
         let shadow = self.vv_object_shadow(offset, len);
-        if !self.has(Bug::KeepOneMapping)
+        self.vm_object_reference(shadow);
+        if self.has(Bug::ClearedOnce)
             && let Some(s) = self.shadows.get_mut(&shadow)
         {
-            s.one_mapping = false; // vm_object_clear_flag
+            s.one_mapping = false;
         }
         self.read_books();
         if fail == Some(FailAt::BackingAttach) || self.segment(vm).is_some() {
-            self.vm_object_deallocate(shadow); // fail_shadow
+            self.vm_object_release(shadow); // fail_shadow
+            self.vm_object_deallocate(shadow);
             self.read_books();
             if !self.has(Bug::KeepTextMark) {
                 self.vv_text_unset();
@@ -397,10 +423,11 @@ impl World {
         self.vm_free_memmap(vm);
         self.read_books();
         if let Some(id) = self.segment(vm) {
-            if self.has(Bug::DeallocateFirst) {
+            if self.has(Bug::ListLast) {
+                self.vm_object_release(id);
                 self.vm_object_deallocate(id);
                 self.read_books();
-                self.vv_detach(vm, id);
+                self.list.remove(&(vm, id));
             } else {
                 self.vv_detach(vm, id);
                 self.read_books();
@@ -420,6 +447,7 @@ impl World {
     fn vv_detach(&mut self, vm: usize, id: ObjectId) {
         self.list.remove(&(vm, id));
         self.read_books();
+        self.vm_object_release(id);
         self.vv_text_unset();
         self.read_books();
         self.vnode_refs -= 1;
@@ -502,7 +530,8 @@ impl World {
                 .iter()
                 .find(|(_, o)| *o == id)
                 .map(|(vm, _)| &self.machines[vm]);
-            let guest = owner.map_or(0, |m| 1 + usize::from(m.mapped));
+            let own = usize::from(self.keeps_own_reference());
+            let guest = owner.map_or(0, |m| 1 + own + usize::from(m.mapped));
             holds(
                 s.refs == maps + guest,
                 "a shadow's references are not its holders",

@@ -168,7 +168,7 @@ fn places_in_the_table_agree_with_the_lines() {
     }
 }
 
-/// A file that a patch makes is ours: it has our licence, and no patch changes it again.
+/// A file that a patch makes is ours, and says so.
 #[test]
 fn new_files_are_our_own() {
     for release in releases() {

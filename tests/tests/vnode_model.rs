@@ -127,8 +127,18 @@ fn each_mistake_is_noticed() {
     let with = |more: &[Event]| [&start[..], more].concat();
     let cases = [
         (
-            Bug::KeepOneMapping,
+            Bug::OneReference,
             with(&[GuestWrites(1, 2, 100), UnmapGuest(1)]),
+            "reads something",
+        ),
+        (
+            Bug::ClearedOnce,
+            with(&[
+                UnmapGuest(1),
+                MapGuest(1, false),
+                GuestWrites(1, 2, 100),
+                UnmapGuest(1),
+            ]),
             "reads something",
         ),
         (
@@ -141,7 +151,7 @@ fn each_mistake_is_noticed() {
             with(&[OpenForWriting]),
             "text marks are not",
         ),
-        (Bug::DeallocateFirst, with(&[Destroy(1)]), "freed object"),
+        (Bug::ListLast, with(&[Destroy(1)]), "freed object"),
         (Bug::NoReference, with(&[]), "without references"),
         (
             Bug::WriteThrough,
