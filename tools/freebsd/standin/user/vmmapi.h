@@ -20,5 +20,6 @@ struct vmctx;
 
 const char *vm_get_name(struct vmctx *);
 size_t	vm_get_lowmem_size(struct vmctx *);
+vm_paddr_t vm_get_highmem_base(struct vmctx *);
 
 #endif
