@@ -25,6 +25,7 @@
 #define	CALL_REBOOT	55
 #define	CALL_MUNMAP	73
 #define	CALL_DUP2	90
+#define	CALL_SYSCTL	202
 #define	CALL_KLDLOAD	304
 #define	CALL_KLDUNLOAD	305
 #define	CALL_KLDFIND	306
@@ -34,7 +35,6 @@
 #define	CALL_TRUNCATE	479
 #define	CALL_FTRUNCATE	480
 #define	CALL_PIPE2	542
-#define	CALL_SYSCTLBYNAME 570
 
 static inline long
 call6(long number, long a, long b, long c, long d, long e, long f)

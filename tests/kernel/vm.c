@@ -48,13 +48,35 @@ length(const char *s)
 	return (n);
 }
 
+/* The numbers of a sysctl's name: every release has this way to them. */
 static long
-control(unsigned long request, const struct guest *g)
+sysctl(const char *name, void *old, size_t *oldlen, const void *new,
+    size_t newlen)
+{
+	static const int name2oid[2] = { 0, 3 };
+	int mib[24];
+	size_t miblen = sizeof(mib);
+	long error;
+
+	error = call6(CALL_SYSCTL, (long)name2oid, 2, (long)mib,
+	    (long)&miblen, (long)name, (long)length(name));
+	if (error != 0)
+		return (error);
+	return (call6(CALL_SYSCTL, (long)mib, (long)(miblen / sizeof(mib[0])),
+	    (long)old, (long)oldlen, (long)new, (long)newlen));
+}
+
+/* By the control device, or before there was one by a sysctl. */
+static long
+control(unsigned long request, const char *sysctl_name, const struct guest *g)
 {
 	struct vmmctl_vm vm;
 	long error, fd;
 
 	fd = call3(CALL_OPEN, "/dev/vmmctl", O_RDWR, 0);
+	if (fd == -ENOENT)
+		return (sysctl(sysctl_name, NULL, NULL, g->name,
+		    length(g->name)));
 	if (fd < 0)
 		return (fd);
 	__builtin_memset(&vm, 0, sizeof(vm));
@@ -77,7 +99,7 @@ vm_create(struct guest *g, unsigned index)
 		g->name[i] = (char)('0' + index % 10);
 	g->fd = -1;
 
-	error = control(VMMCTL_CREATE, g);
+	error = control(VMMCTL_CREATE, "hw.vmm.create", g);
 	if (error != 0)
 		return (error);
 	__builtin_memcpy(path + 9, g->name, sizeof(g->name));
@@ -92,7 +114,7 @@ long
 vm_destroy(const struct guest *g)
 {
 
-	return (control(VMMCTL_DESTROY, g));
+	return (control(VMMCTL_DESTROY, "hw.vmm.destroy", g));
 }
 
 long
@@ -236,27 +258,44 @@ set_up_vcpu(const struct guest *g)
 	return (call3(CALL_IOCTL, g->fd, VM_ACTIVATE_CPU, &activate));
 }
 
+/* One VM_RUN; before 14.0 the exit came back in the request itself. */
+static long
+run(const struct guest *g, struct vm_exit *vme)
+{
+	struct vm_run r;
+#if __FreeBSD_version >= 1400000
+	cpuset_t cpus;
+
+	__builtin_memset(&r, 0, sizeof(r));
+	r.vm_exit = vme;
+	r.cpuset = &cpus;
+	r.cpusetsize = sizeof(cpus);
+	return (call3(CALL_IOCTL, g->fd, VM_RUN, &r));
+#else
+	long error;
+
+	__builtin_memset(&r, 0, sizeof(r));
+	error = call3(CALL_IOCTL, g->fd, VM_RUN, &r);
+	*vme = r.vm_exit;
+	return (error);
+#endif
+}
+
 long
 vm_run_guest(const struct guest *g, uint32_t *loaded, uint32_t *stored)
 {
 	struct vm_exit vme;
 	struct vm_register rbx;
-	struct vm_run run;
-	cpuset_t cpus;
 	long error;
 	int tries;
 
 	error = set_up_vcpu(g);
 	if (error != 0)
 		return (error);
-	__builtin_memset(&run, 0, sizeof(run));
 	__builtin_memset(&vme, 0, sizeof(vme));
-	run.vm_exit = &vme;
-	run.cpuset = &cpus;
-	run.cpusetsize = sizeof(cpus);
 	/* An exit that asks for nothing (VM_EXITCODE_BOGUS) is run again. */
 	for (tries = 0; tries < 1000; tries++) {
-		error = call3(CALL_IOCTL, g->fd, VM_RUN, &run);
+		error = run(g, &vme);
 		if (error != 0 || vme.exitcode != VM_EXITCODE_BOGUS)
 			break;
 	}
@@ -284,9 +323,15 @@ sysctl_number(const char *name)
 	size_t size = sizeof(value);
 	long error;
 
-	error = call6(CALL_SYSCTLBYNAME, (long)name, (long)length(name),
-	    (long)&value, (long)&size, 0, 0);
+	error = sysctl(name, &value, &size, NULL, 0);
 	if (error != 0)
 		return (error);
 	return (size == 4 ? (long)(uint32_t)value : (long)value);
+}
+
+long
+sysctl_set(const char *name, unsigned value)
+{
+
+	return (sysctl(name, NULL, NULL, &value, sizeof(value)));
 }

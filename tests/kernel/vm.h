@@ -49,6 +49,7 @@ long	vm_run_guest(const struct guest *g, uint32_t *loaded,
 	    uint32_t *stored);
 
 long	sysctl_number(const char *name);
+long	sysctl_set(const char *name, unsigned value);
 
 /* refusals.c: every way to be told no, by a machine without memory yet. */
 void	refusals(const struct guest *g, const char *path, int file);

@@ -271,13 +271,11 @@ static void
 allow_guests(void)
 {
 	static const char name[] = "hw.vmm.maxvmms";
-	unsigned limit = 2 * GUESTS;
 	long now;
 
 	now = sysctl_number(name);
-	if (now >= 0 && now < limit)
-		call6(CALL_SYSCTLBYNAME, (long)name, sizeof(name) - 1, 0, 0,
-		    (long)&limit, sizeof(limit));
+	if (now >= 0 && now < 2 * GUESTS)
+		sysctl_set(name, 2 * GUESTS);
 }
 
 static void
