@@ -27,7 +27,14 @@
  *   pmap_emulate_accessed_dirty() does not make a page writable whose entry
  *   was made read-only; it fails and vm_fault() runs.
  * - bhyve's own mapping.  vmmdev_mmap_single() hands out this same shadow, so
- *   a write of a device model takes the same path and is seen by the guest.
+ *   a write of a device model takes the same path.  That guest and bhyve see
+ *   each other's writes depends on one thing more: both may have the file's
+ *   page mapped when one of them copies it, and vm_fault_cow() removes it from
+ *   all other address spaces (pmap_remove_all()), but only if the shadow does
+ *   not have OBJ_ONEMAPPING; see "Unmapping" for why it never has.  Older
+ *   kernels do not remove it at all (FreeBSD-SA-22:11.vm, VV_COHERENT).  The
+ *   other guests lose their mapping of that page, too, and take a soft fault
+ *   when they next read it.
  * - vm_gpa_hold(), read(2) and write(2) of the device, and the instruction
  *   emulation in the kernel go through vm_fault_quick_hold_pages(), which
  *   takes a page for writing only if it is mapped writable, else vm_fault().
@@ -414,6 +421,8 @@ vv_caps(struct vm_vnode_caps *caps)
 	memset(caps, 0, sizeof(*caps));
 	caps->version = VM_VNODE_ABI;
 	caps->features = VM_VNODE_F_ATTACH | VM_VNODE_F_STATS;
+	if (VV_COHERENT)
+		caps->features |= VM_VNODE_F_COHERENT;
 	if (VV_COUNTS_SWAPPED)
 		caps->features |= VM_VNODE_F_SWAPPED;
 	caps->page_size = PAGE_SIZE;
@@ -565,6 +574,9 @@ vv_modevent(module_t mod __unused, int what, void *arg __unused)
 
 	switch (what) {
 	case MOD_LOAD:
+		if (!VV_COHERENT)
+			printf("vmm_vnode: this kernel leaves stale mappings "
+			    "(FreeBSD-SA-22:11.vm); for tests only\n");
 		return (vmm_backing_register(&vv_ops));
 	case MOD_QUIESCE:
 		/* Say no early and without side effects; see MOD_UNLOAD. */

@@ -32,6 +32,15 @@
 #define	VM_VNODE_F_ATTACH	0x00000001u	/* VM_VNODE_ATTACH */
 #define	VM_VNODE_F_STATS	0x00000002u	/* VM_VNODE_STATS */
 #define	VM_VNODE_F_SWAPPED	0x00000004u	/* private_swapped is counted */
+#define	VM_VNODE_F_COHERENT	0x00000008u	/* no stale mappings, see below */
+
+/*
+ * When one address space copies a page on write, the kernel must remove the
+ * page that was copied from the others, so that the guest and bhyve(8) see
+ * each other's writes.  Kernels without the fix of FreeBSD-SA-22:11.vm do not.
+ * On one of them VM_VNODE_F_COHERENT is missing, and guest memory must not be
+ * backed by a file but for tests that know.
+ */
 
 /*
  * What the module can do.  "version" is filled in by the module, so that a

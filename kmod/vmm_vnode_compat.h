@@ -90,6 +90,17 @@ vv_text_unset(struct vnode *vp)
 }
 
 /*
+ * Does vm_fault() remove the page that it copied from other address spaces?
+ * 13.2 and 12.4 were the first releases made after it began to.
+ */
+#if __FreeBSD_version >= 1302000 ||					\
+    (__FreeBSD_version >= 1204000 && __FreeBSD_version < 1300000)
+#define	VV_COHERENT	1
+#else
+#define	VV_COHERENT	0
+#endif
+
+/*
  * Pages of an object that are in swap.  swap_pager_swapped_pages() is new in
  * 14.0, and so is OBJ_SWAP for every object that can have them.
  */

@@ -15,6 +15,9 @@ pub const VM_VNODE_F_ATTACH: u32 = 0x1;
 pub const VM_VNODE_F_STATS: u32 = 0x2;
 /// [`VmVnodeCaps::features`]: [`VmVnodeStats::private_swapped`] is counted.
 pub const VM_VNODE_F_SWAPPED: u32 = 0x4;
+/// [`VmVnodeCaps::features`]: guest and host see each other's writes. Without it the kernel lacks
+/// the fix of FreeBSD-SA-22:11.vm, and guest memory must not be backed by a file.
+pub const VM_VNODE_F_COHERENT: u32 = 0x8;
 
 /// What the module can do (`VM_VNODE_CAPS`).
 #[repr(C)]

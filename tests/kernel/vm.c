@@ -255,7 +255,8 @@ set_up_vcpu(const struct guest *g)
 			return (error);
 	}
 	__builtin_memset(&activate, 0, sizeof(activate));
-	return (call3(CALL_IOCTL, g->fd, VM_ACTIVATE_CPU, &activate));
+	error = call3(CALL_IOCTL, g->fd, VM_ACTIVATE_CPU, &activate);
+	return (error == -EBUSY ? 0 : error);	/* active from before */
 }
 
 /* One VM_RUN; before 14.0 the exit came back in the request itself. */
@@ -282,7 +283,7 @@ run(const struct guest *g, struct vm_exit *vme)
 }
 
 long
-vm_run_guest(const struct guest *g, uint32_t *loaded, uint32_t *stored)
+vm_run_guest(struct guest *g, bool remap, uint32_t *loaded, uint32_t *stored)
 {
 	struct vm_exit vme;
 	struct vm_register rbx;
@@ -311,6 +312,8 @@ vm_run_guest(const struct guest *g, uint32_t *loaded, uint32_t *stored)
 	if (error != 0)
 		return (error);
 	*loaded = (uint32_t)rbx.regval;
+	if (remap && ((error = vm_munmap(g)) != 0 || (error = vm_mmap(g)) != 0))
+		return (error);
 	*stored = *(volatile uint32_t *)(g->memory + GUEST_WRITES);
 	return (0);
 }

@@ -44,8 +44,11 @@ long	vm_mmap(struct guest *g);
 long	vm_munmap(struct guest *g);
 long	vm_stats(const struct guest *g, int segid, struct vm_vnode_stats *st);
 
-/* Run the guest until it reports; what it loaded and what it stored. */
-long	vm_run_guest(const struct guest *g, uint32_t *loaded,
+/*
+ * Run the guest until it reports; what it loaded and what it stored, as the
+ * host sees it, through a new mapping if "remap".
+ */
+long	vm_run_guest(struct guest *g, bool remap, uint32_t *loaded,
 	    uint32_t *stored);
 
 long	sysctl_number(const char *name);

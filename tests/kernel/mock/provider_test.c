@@ -254,7 +254,8 @@ test_registry(void)
 	check(vv_modevent(NULL, MOD_LOAD, NULL) == EEXIST,
 	    "one provider at a time");
 	check(serve(&one, VM_VNODE_CAPS, &caps) == 0 &&
-	    caps.version == VM_VNODE_ABI, "capabilities");
+	    caps.version == VM_VNODE_ABI &&
+	    (caps.features & VM_VNODE_F_COHERENT) != 0, "capabilities");
 	check(vmm_backing_lookup(VM_VNODE_ATTACH) !=
 	    vmm_backing_lookup(VM_VNODE_STATS) &&
 	    vmm_backing_owns(vmm_backing_lookup(VM_VNODE_STATS)),
