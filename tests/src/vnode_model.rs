@@ -6,6 +6,8 @@
 //! so that a change there is a change here. [`Bug`] leaves a step out or moves it, which the
 //! invariants must notice.
 
+mod memory;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Pages of the checkpoint file.
@@ -26,6 +28,8 @@ pub enum Bug {
     ListLast,
     /// The shadow does not get its own reference on the file's object.
     NoReference,
+    /// The kernel leaves other address spaces' mappings of a page that it copied.
+    NoShootdown,
     /// A fault maps a backing page writable.
     WriteThrough,
     /// The offset of the segment in the file is forgotten.
@@ -44,6 +48,30 @@ pub enum FailAt {
 }
 
 type ObjectId = usize;
+
+/// An address space with guest memory in it: the guest's, or a host process's mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Space {
+    Guest(usize),
+    Host(usize),
+}
+
+/// What a page table entry points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// A page of the file, read-only.
+    File,
+    /// The shadow's page.
+    Private,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HostMap {
+    object: ObjectId,
+    /// The machine, while it exists.
+    vm: Option<usize>,
+    id: usize,
+}
 
 #[derive(Debug)]
 struct Shadow {
@@ -79,7 +107,10 @@ pub struct World {
     next_object: ObjectId,
     machines: BTreeMap<usize, Machine>,
     /// Mappings in host processes; they may outlive the machine.
-    host_maps: Vec<(ObjectId, Option<usize>)>,
+    host_maps: Vec<HostMap>,
+    next_map: usize,
+    /// Page tables.
+    entries: BTreeMap<(Space, usize), Entry>,
     loaded: bool,
     backing_refs: usize,
     /// `vv_segments`.
@@ -104,6 +135,8 @@ impl World {
             next_object: 0,
             machines: BTreeMap::new(),
             host_maps: Vec::new(),
+            next_map: 0,
+            entries: BTreeMap::new(),
             loaded: true,
             backing_refs: 0,
             list: BTreeSet::new(),
@@ -289,117 +322,6 @@ impl World {
         self.machines.get(&vm).and_then(|m| m.segment)
     }
 
-    /// `vm_map_insert`: a mapping inherits the caller's reference.
-    fn vm_map_insert(&mut self, id: ObjectId) {
-        if let Some(s) = self.shadows.get_mut(&id)
-            && s.refs > 1
-        {
-            s.one_mapping = false;
-        }
-    }
-
-    /// `vm_map_entry_delete`: throws pages away that no other mapping can have.
-    fn vm_map_delete(&mut self, id: ObjectId) {
-        if let Some(s) = self.shadows.get_mut(&id)
-            && s.one_mapping
-            && s.refs != 1
-        {
-            s.pages.clear();
-        }
-        self.vm_object_deallocate(id);
-    }
-
-    /// `VM_MMAP_MEMSEG`: the hook refuses wired mappings; the reference follows the insertion.
-    pub fn vm_mmap_memseg(&mut self, vm: usize, wired: bool) -> bool {
-        let Some(id) = self.segment(vm) else {
-            return false;
-        };
-        if wired || self.machines.get(&vm).is_some_and(|m| m.mapped) {
-            return false;
-        }
-        self.vm_map_insert(id);
-        if let Some(s) = self.shadows.get_mut(&id) {
-            s.refs += 1;
-        }
-        if let Some(m) = self.machines.get_mut(&vm) {
-            m.mapped = true;
-        }
-        true
-    }
-
-    /// `VM_MUNMAP_MEMSEG`, and `vm_free_memmap` when the machine goes.
-    pub fn vm_free_memmap(&mut self, vm: usize) {
-        let Some(m) = self.machines.get_mut(&vm) else {
-            return;
-        };
-        if let (true, Some(id)) = (m.mapped, m.segment) {
-            m.mapped = false;
-            self.vm_map_delete(id);
-        }
-    }
-
-    /// `mmap` of `/dev/vmm/NAME`: the reference comes before the insertion.
-    pub fn vmmdev_mmap_single(&mut self, vm: usize) {
-        let Some(id) = self.segment(vm) else { return };
-        if let Some(s) = self.shadows.get_mut(&id) {
-            s.refs += 1;
-        }
-        self.vm_map_insert(id);
-        self.host_maps.push((id, Some(vm)));
-    }
-
-    /// A host process unmaps guest memory.
-    pub fn munmap(&mut self, which: usize) {
-        if !self.host_maps.is_empty() {
-            let (id, _) = self.host_maps.swap_remove(which % self.host_maps.len());
-            self.vm_map_delete(id);
-        }
-    }
-
-    /// `vm_fault`: the page is the shadow's, or for a write becomes it, or is the file's.
-    fn vm_fault(&mut self, id: ObjectId, page: usize, write: Option<u8>) -> Option<u8> {
-        let through = self.has(Bug::WriteThrough);
-        let s = self.shadows.get_mut(&id)?;
-        if page >= s.len {
-            return None;
-        }
-        let behind = s.offset + page;
-        match write {
-            Some(v) if through => self.file[behind] = v,
-            Some(v) => {
-                s.pages.insert(page, v);
-            }
-            None => {}
-        }
-        Some(s.pages.get(&page).copied().unwrap_or(self.file[behind]))
-    }
-
-    /// The guest writes.
-    pub fn guest_write(&mut self, vm: usize, page: usize, value: u8) {
-        let Some(m) = self.machines.get(&vm) else {
-            return;
-        };
-        if let (true, Some(id)) = (m.mapped, m.segment) {
-            self.write(Some(vm), id, page, value);
-        }
-    }
-
-    /// A device model, or whoever has guest memory mapped on the host, writes.
-    pub fn host_write(&mut self, which: usize, page: usize, value: u8) {
-        if !self.host_maps.is_empty() {
-            let (id, vm) = self.host_maps[which % self.host_maps.len()];
-            self.write(vm, id, page, value);
-        }
-    }
-
-    fn write(&mut self, vm: Option<usize>, id: ObjectId, page: usize, value: u8) {
-        if self.vm_fault(id, page, Some(value)).is_some()
-            && let Some(m) = vm.and_then(|vm| self.machines.get_mut(&vm))
-        {
-            m.written.insert(page, value);
-        }
-    }
-
     /// `open` for writing by anybody; false is `ETXTBSY`.
     pub fn open_for_writing(&mut self) -> bool {
         if self.write_count < 0 {
@@ -436,8 +358,8 @@ impl World {
             self.backing_refs -= 1;
         }
         for map in &mut self.host_maps {
-            if map.1 == Some(vm) {
-                map.1 = None;
+            if map.vm == Some(vm) {
+                map.vm = None;
             }
         }
         self.machines.remove(&vm);
@@ -490,7 +412,7 @@ impl World {
     /// # Errors
     ///
     /// In words, what is wrong.
-    pub fn invariants(&mut self) -> Result<(), String> {
+    pub fn invariants(&self) -> Result<(), String> {
         if let Some(what) = &self.broken {
             return Err(what.clone());
         }
@@ -525,7 +447,7 @@ impl World {
             "the file object's references are not the shadows",
         )?;
         for (&id, s) in &self.shadows {
-            let maps = self.host_maps.iter().filter(|(o, _)| *o == id).count();
+            let maps = self.host_maps.iter().filter(|m| m.object == id).count();
             let owner = live
                 .iter()
                 .find(|(_, o)| *o == id)
@@ -539,11 +461,12 @@ impl World {
         }
         for (vm, id) in live {
             let (offset, len) = self.extent(vm);
-            for page in 0..len {
+            let spaces = self.spaces_of(id);
+            for (page, space) in (0..len).flat_map(|p| spaces.iter().map(move |s| (p, *s))) {
                 let wanted = self.machines[&vm].written.get(&page).copied();
                 let wanted = wanted.unwrap_or(self.original[offset + page]);
-                if self.vm_fault(id, page, None) != Some(wanted) {
-                    return Err(format!("machine {vm} reads something else on page {page}"));
+                if self.peek(id, space, page) != Some(wanted) {
+                    return Err(format!("{space:?} of machine {vm} reads something else"));
                 }
             }
         }

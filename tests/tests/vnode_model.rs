@@ -12,8 +12,8 @@ enum Event {
     UnmapGuest(usize),
     MapHost(usize),
     UnmapHost(usize),
-    GuestWrites(usize, usize, u8),
-    HostWrites(usize, usize, u8),
+    Guest(usize, usize, Option<u8>),
+    Host(usize, usize, Option<u8>),
     OpenForWriting,
     WriteAndClose(usize, u8),
     Destroy(usize),
@@ -25,6 +25,7 @@ fn event() -> impl Strategy<Value = Event> {
     let vm = || 0..4usize;
     let page = || 0..FILE_PAGES;
     let map = || 0..8usize;
+    let value = || prop::option::of(100..200u8);
     let fail = prop::option::weighted(
         0.3,
         prop_oneof![
@@ -41,8 +42,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => vm().prop_map(Event::UnmapGuest),
         3 => vm().prop_map(Event::MapHost),
         2 => map().prop_map(Event::UnmapHost),
-        6 => (vm(), page(), 100..200u8).prop_map(|(v, p, x)| Event::GuestWrites(v, p, x)),
-        6 => (map(), page(), 100..200u8).prop_map(|(m, p, x)| Event::HostWrites(m, p, x)),
+        8 => (vm(), page(), value()).prop_map(|(v, p, x)| Event::Guest(v, p, x)),
+        8 => (map(), page(), value()).prop_map(|(m, p, x)| Event::Host(m, p, x)),
         1 => Just(Event::OpenForWriting),
         2 => (page(), 200..255u8).prop_map(|(p, x)| Event::WriteAndClose(p, x)),
         2 => vm().prop_map(Event::Destroy),
@@ -72,8 +73,8 @@ fn apply(world: &mut World, event: &Event, live: &mut usize) -> Result<(), Strin
         Event::UnmapGuest(vm) => world.vm_free_memmap(vm),
         Event::MapHost(vm) => world.vmmdev_mmap_single(vm),
         Event::UnmapHost(which) => world.munmap(which),
-        Event::GuestWrites(vm, page, value) => world.guest_write(vm, page, value),
-        Event::HostWrites(which, page, value) => world.host_write(which, page, value),
+        Event::Guest(vm, page, value) => world.guest_access(vm, page, value),
+        Event::Host(which, page, value) => world.host_access(which, page, value),
         Event::OpenForWriting => {
             if world.open_for_writing() && *live > 0 {
                 return Err("a writer got in while a segment lives".to_owned());
@@ -122,13 +123,15 @@ proptest! {
 /// The same run notices each mistake, so that passing says something.
 #[test]
 fn each_mistake_is_noticed() {
-    use Event::{Attach, Create, Destroy, GuestWrites, MapGuest, OpenForWriting, UnmapGuest};
+    use Event::{
+        Attach, Create, Destroy, Guest, Host, MapGuest, MapHost, OpenForWriting, UnmapGuest,
+    };
     let start = [Create(1), Attach(1, None), MapGuest(1, false)];
     let with = |more: &[Event]| [&start[..], more].concat();
     let cases = [
         (
             Bug::OneReference,
-            with(&[GuestWrites(1, 2, 100), UnmapGuest(1)]),
+            with(&[Guest(1, 2, Some(100)), UnmapGuest(1)]),
             "reads something",
         ),
         (
@@ -136,7 +139,7 @@ fn each_mistake_is_noticed() {
             with(&[
                 UnmapGuest(1),
                 MapGuest(1, false),
-                GuestWrites(1, 2, 100),
+                Guest(1, 2, Some(100)),
                 UnmapGuest(1),
             ]),
             "reads something",
@@ -147,6 +150,11 @@ fn each_mistake_is_noticed() {
             "text marks are not",
         ),
         (
+            Bug::NoShootdown,
+            with(&[MapHost(1), Guest(1, 3, None), Host(0, 3, Some(100))]),
+            "Guest(1) of machine 1 reads something",
+        ),
+        (
             Bug::NoTextMark,
             with(&[OpenForWriting]),
             "text marks are not",
@@ -155,7 +163,7 @@ fn each_mistake_is_noticed() {
         (Bug::NoReference, with(&[]), "without references"),
         (
             Bug::WriteThrough,
-            with(&[GuestWrites(1, 0, 100)]),
+            with(&[Guest(1, 0, Some(100))]),
             "reached the file",
         ),
         (Bug::NoOffset, with(&[]), "reads something"),
