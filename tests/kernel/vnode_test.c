@@ -393,6 +393,9 @@ start(long *args)
 /* The stack is not aligned for C at the first instruction. */
 __asm__(".globl _start\n"
     "_start:\n"
+#ifdef FAKE_VMM
+    "	mov %rsp, %rdi\n"		/* where Linux has argc */
+#endif
     "	xor %ebp, %ebp\n"
     "	and $-16, %rsp\n"
     "	call start\n"
