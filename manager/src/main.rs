@@ -1,3 +1,15 @@
 //! The `brood` command.
 
-fn main() {}
+use std::{env, process::ExitCode};
+
+fn main() -> ExitCode {
+    // The nursery is this program too. It must stay as small as it can, so nothing else is done
+    // before it begins.
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == brood::engine::kvm::NURSERY_COMMAND)
+    {
+        brood::engine::kvm::nursery::main()
+    }
+    brood::cli::main()
+}

@@ -1,3 +1,31 @@
-//! What the tests of this crate share.
+//! What the tests of this crate share: a home for each test (state folder, checkpoints, the real
+//! `brood` binary), and a look at the processes that belong to it.
+//!
+//! The tests run the `brood` binary that was built into the folder they were built into
+//! themselves: build it first (`cargo build -p brood`, with the same `--release` and
+//! `CARGO_TARGET_DIR`); `tools/test` does. `BROOD_BINARY` names another one.
+//!
+//! Where `/dev/kvm` cannot be used, a test that needs it is skipped with one line on standard
+//! error, which is also appended to the file that `BROOD_SKIP_LOG` names; with
+//! `BROOD_REQUIRE_KVM=1` it fails instead.
 
+mod binary;
+mod crowd;
+mod home;
+mod memory;
+mod patience;
+mod procs;
+mod ran;
+mod random;
+mod skip;
 pub mod vnode_model;
+
+pub use binary::brood;
+pub use crowd::{Crowd, crowd};
+pub use home::{Demo, Home};
+pub use memory::{DATA_PAGE, GUEST_PAGES, HEAP, USER, Words, sha256};
+pub use patience::{PATIENCE, until};
+pub use procs::{Proc, processes_in, signal};
+pub use ran::{Ran, Running};
+pub use random::Random;
+pub use skip::{skip, without_kvm};

@@ -1,0 +1,124 @@
+//! The bundles in a folder, and removing one.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::{
+    error::Error,
+    folder::Folder,
+    manifest::Manifest,
+    open::Checkpoint,
+    path::{BundlePath, Part},
+    writer::Lock,
+};
+use crate::units::Bytes;
+
+/// A bundle in a folder.
+#[derive(Debug)]
+pub struct Listed {
+    /// Where it lies.
+    pub path: BundlePath,
+    /// Length of all its files, holes counted.
+    pub size: Bytes,
+    /// Whether it can be restored from.
+    pub state: State,
+}
+
+/// Whether a bundle can be restored from, as far as can be told without reading its memory.
+#[derive(Debug)]
+pub enum State {
+    /// It can.
+    Whole(Box<Manifest>),
+    /// It has no manifest: it is being written, or its writer or remover died.
+    Incomplete,
+    /// It has a manifest, and this is wrong with it.
+    Broken(Error),
+}
+
+/// Every bundle in a folder, whole or not, sorted by name.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
+    let read = |cause| Error::io("list", dir, cause);
+    let mut paths = BTreeSet::new();
+    for entry in dir.read_dir().map_err(read)? {
+        let name = entry.map_err(read)?.file_name();
+        paths.extend(
+            name.to_str()
+                .and_then(|name| BundlePath::of_entry(dir, name)),
+        );
+    }
+    let folder = Folder::open(dir).map_err(read)?;
+    let mut listed = Vec::with_capacity(paths.len());
+    for path in paths {
+        let size = size(&folder, &path)?;
+        let state = if folder.holds(&path.file_name(Part::Manifest))? {
+            match Checkpoint::open(&path) {
+                Ok(checkpoint) => State::Whole(Box::new(checkpoint.manifest().clone())),
+                Err(error) => State::Broken(error),
+            }
+        } else {
+            State::Incomplete
+        };
+        listed.push(Listed { path, size, state });
+    }
+    Ok(listed)
+}
+
+/// Removes a bundle, whole or not, and says how many bytes its files had (holes not counted).
+/// `users` are the guests that share its memory: none may be left.
+///
+/// # Errors
+/// [`Error::InUse`] with the guests, [`Error::Busy`] while a process writes the bundle,
+/// [`Error::NotFound`] when there is nothing to remove.
+pub fn remove(path: &BundlePath, users: &[String]) -> Result<Bytes, Error> {
+    if !users.is_empty() {
+        return Err(Error::InUse {
+            bundle: path.clone(),
+            users: users.to_vec(),
+        });
+    }
+    let folder = Folder::open(path.dir())
+        .map_err(|cause| Error::io("open the folder", path.dir(), cause))?;
+    let mut exists = false;
+    for part in Part::ALL {
+        exists |= folder.holds(&path.file_name(part))?;
+        exists |= folder.holds(&path.temporary_name(part))?;
+    }
+    if !exists {
+        return Err(Error::NotFound {
+            bundle: path.clone(),
+            file: path.manifest(),
+        });
+    }
+    let allocated = allocated(&folder, path)?;
+    let lock = Lock::acquire(path, folder)?;
+    for part in Part::ALL {
+        lock.folder().remove(&path.file_name(part))?;
+    }
+    lock.folder().sync()?;
+    Ok(allocated)
+}
+
+fn each_file(folder: &Folder, path: &BundlePath) -> Result<Vec<nix::sys::stat::FileStat>, Error> {
+    let mut files = Vec::new();
+    for part in Part::ALL {
+        for name in [path.file_name(part), path.temporary_name(part)] {
+            files.extend(folder.look(&name)?);
+        }
+    }
+    Ok(files)
+}
+
+fn size(folder: &Folder, path: &BundlePath) -> Result<Bytes, Error> {
+    let length = |file: &nix::sys::stat::FileStat| Bytes(u64::try_from(file.st_size).unwrap_or(0));
+    Ok(each_file(folder, path)?.iter().map(length).sum())
+}
+
+/// Blocks of 512 bytes, by stat(2).
+fn allocated(folder: &Folder, path: &BundlePath) -> Result<Bytes, Error> {
+    let blocks = |file: &nix::sys::stat::FileStat| {
+        Bytes(u64::try_from(file.st_blocks).unwrap_or(0)).saturating_mul(512)
+    };
+    Ok(each_file(folder, path)?.iter().map(blocks).sum())
+}

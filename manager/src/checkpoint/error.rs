@@ -1,0 +1,296 @@
+//! What can go wrong with a bundle. Each message says on which file and in which field.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::path::BundlePath;
+use crate::units::Bytes;
+
+/// A bundle that cannot be written, opened, verified or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The path cannot name a bundle.
+    #[error("{given:?} does not name a checkpoint: {reason}")]
+    Name {
+        /// What was given.
+        given: PathBuf,
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}: {cause}", file.display())]
+    Io {
+        /// What was tried, such as `open`.
+        action: &'static str,
+        /// On which file or folder.
+        file: PathBuf,
+        /// What it answered.
+        cause: io::Error,
+    },
+    /// No file of the bundle exists.
+    #[error("there is no checkpoint {bundle}: {} does not exist", file.display())]
+    NotFound {
+        /// What was looked for.
+        bundle: BundlePath,
+        /// Its manifest.
+        file: PathBuf,
+    },
+    /// Some files of the bundle exist, but not this one.
+    #[error("checkpoint {bundle} is incomplete: {} is missing", file.display())]
+    Incomplete {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// The first missing file.
+        file: PathBuf,
+    },
+    /// A file of the bundle to write exists already.
+    #[error("cannot create checkpoint {bundle}: {} exists already", file.display())]
+    Exists {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// The file that is in the way.
+        file: PathBuf,
+    },
+    /// Another process writes or removes this bundle now.
+    #[error("checkpoint {bundle} is being written or removed by another process, which holds {}", file.display())]
+    Busy {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// The locked temporary file.
+        file: PathBuf,
+    },
+    /// The file system cannot hold the bundle.
+    #[error("cannot create checkpoint {bundle}: it needs up to {needed}, and {} has {free} free", dir.display())]
+    NoSpace {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// Folder whose file system was asked.
+        dir: PathBuf,
+        /// What the bundle takes when every page of it is written.
+        needed: Bytes,
+        /// What an unprivileged user may still write.
+        free: Bytes,
+    },
+    /// A file of the bundle is a symbolic link.
+    #[error("refusing {}: it is a symbolic link, and what it points to could change unseen", file.display())]
+    Symlink {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// A file of the bundle is a folder, device, pipe or socket.
+    #[error("refusing {}: it is not a regular file", file.display())]
+    NotRegular {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// A file is longer than any real one.
+    #[error("refusing {}: it has {size}, and no such file may have more than {cap}", file.display())]
+    TooLarge {
+        /// Which file.
+        file: PathBuf,
+        /// Its length.
+        size: Bytes,
+        /// Longest that is read.
+        cap: Bytes,
+    },
+    /// A manifest of another version.
+    #[error("{}: field version: this is a version {found} manifest{}; brood {} reads version {}",
+        file.display(), made_by.as_ref().map(|by| format!(" of a checkpoint made by {by}")).unwrap_or_default(),
+        env!("CARGO_PKG_VERSION"), super::manifest::VERSION)]
+    Version {
+        /// The manifest.
+        file: PathBuf,
+        /// Its version, as written.
+        found: String,
+        /// What it says of the engine that made the checkpoint, when that is readable.
+        made_by: Option<String>,
+    },
+    /// A field is missing, unknown, of the wrong type or holds what cannot be.
+    #[error("{}: field {field}: {reason}", file.display())]
+    Field {
+        /// The manifest or the `.meta`.
+        file: PathBuf,
+        /// Path of the field, such as `memory.segments[0].size`; `(top level)` for the whole.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file has another length than the manifest says.
+    #[error("{} has {} bytes, but field {field} of {} says {}", file.display(), actual.0, manifest.display(), expected.0)]
+    Size {
+        /// Which file.
+        file: PathBuf,
+        /// The manifest.
+        manifest: PathBuf,
+        /// Field of the manifest.
+        field: String,
+        /// Length by the manifest.
+        expected: Bytes,
+        /// Length of the file.
+        actual: Bytes,
+    },
+    /// A file has another content than when it was sealed.
+    #[error("{} has SHA-256 {actual}, but field {field} of {} says {expected}", file.display(), manifest.display())]
+    Digest {
+        /// Which file.
+        file: PathBuf,
+        /// The manifest.
+        manifest: PathBuf,
+        /// Field of the manifest.
+        field: String,
+        /// Digest by the manifest.
+        expected: String,
+        /// Digest of the file.
+        actual: String,
+    },
+    /// A file was written to, or replaced, between two looks at it.
+    #[error("{} changed while it was in use", file.display())]
+    Changed {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// Guests still share the bundle's memory.
+    #[error("cannot remove checkpoint {bundle}: {} use it: {}", count(users), users.join(", "))]
+    InUse {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// Names of the guests.
+        users: Vec<String>,
+    },
+}
+
+fn count(users: &[String]) -> String {
+    match users.len() {
+        1 => "1 guest".to_owned(),
+        n => format!("{n} guests"),
+    }
+}
+
+impl Error {
+    pub(super) fn io(action: &'static str, file: &Path, cause: impl Into<io::Error>) -> Self {
+        Self::Io {
+            action,
+            file: file.to_owned(),
+            cause: cause.into(),
+        }
+    }
+
+    pub(super) fn field_of(file: &Path, field: &str, reason: &str) -> Self {
+        Self::Field {
+            file: file.to_owned(),
+            field: printable(field),
+            reason: printable(reason),
+        }
+    }
+
+    /// The file or folder that the error is about.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Name { given: file, .. }
+            | Self::Io { file, .. }
+            | Self::NotFound { file, .. }
+            | Self::Incomplete { file, .. }
+            | Self::Exists { file, .. }
+            | Self::Busy { file, .. }
+            | Self::NoSpace { dir: file, .. }
+            | Self::Symlink { file }
+            | Self::NotRegular { file }
+            | Self::TooLarge { file, .. }
+            | Self::Version { file, .. }
+            | Self::Field { file, .. }
+            | Self::Size { file, .. }
+            | Self::Digest { file, .. }
+            | Self::Changed { file } => file,
+            Self::InUse { bundle, .. } => bundle.dir(),
+        }
+    }
+
+    /// The field of the manifest or of the `.meta` that the error is about, if it is about one.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Field { field, .. } | Self::Size { field, .. } | Self::Digest { field, .. } => {
+                Some(field)
+            }
+            Self::Version { .. } => Some("version"),
+            _ => None,
+        }
+    }
+
+    /// What to do next, when there is something to do.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Name { .. } => "name it as DIR/NAME, such as checkpoints/web".to_owned(),
+            Self::Io { cause, file, .. } => match cause.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    format!("check who owns it: ls -ld {}", file.display())
+                }
+                io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
+                _ => return None,
+            },
+            Self::NotFound { bundle, .. } => {
+                format!(
+                    "see what is there: brood checkpoint list {}",
+                    bundle.dir().display()
+                )
+            }
+            Self::Incomplete { bundle, .. } => format!(
+                "if nobody is writing it now, remove what is left and make it again: brood checkpoint remove {bundle}"
+            ),
+            Self::Exists { bundle, .. } => {
+                format!("choose another name, or remove it: brood checkpoint remove {bundle}")
+            }
+            Self::Busy { .. } => "wait until that process has ended, then try again".to_owned(),
+            Self::NoSpace { needed, free, .. } => format!(
+                "free {} or choose a folder on a larger file system",
+                needed.saturating_sub(*free)
+            ),
+            Self::Symlink { .. } => {
+                "name the folder that holds the files themselves, or put a copy here".to_owned()
+            }
+            Self::Version { made_by, .. } => format!(
+                "restore it with the brood that made it{}, or make it again",
+                made_by
+                    .as_ref()
+                    .map(|by| format!(" ({by})"))
+                    .unwrap_or_default()
+            ),
+            Self::NotRegular { .. }
+            | Self::TooLarge { .. }
+            | Self::Field { .. }
+            | Self::Size { .. }
+            | Self::Digest { .. } => {
+                "the bundle is damaged: bring back a good copy of all four files, or make it again"
+                    .to_owned()
+            }
+            Self::Changed { file } => format!(
+                "find who writes to it (fuser -v {}), then verify it again",
+                file.display()
+            ),
+            Self::InUse { .. } => "destroy these guests first: brood destroy GUEST...".to_owned(),
+        })
+    }
+}
+
+/// `text` as it may go to a terminal: no control characters, and not a screenful.
+pub(super) fn printable(text: &str) -> String {
+    const MAX: usize = 300;
+    let mut shown = String::new();
+    for c in text.chars() {
+        if shown.len() >= MAX {
+            shown.push('…');
+            break;
+        }
+        if super::validate::is_unprintable(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}

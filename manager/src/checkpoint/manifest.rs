@@ -1,0 +1,135 @@
+//! The manifest (`X.ckp.brood`): what is in a bundle, written last, so that a bundle that has one is whole.
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Bytes;
+
+/// Value of [`Manifest::format`] in every manifest.
+pub const FORMAT: &str = "brood-checkpoint";
+/// The manifest version that this brood writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// Which engine made a checkpoint, and so which can restore it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// Linux KVM, embedded in brood.
+    Kvm,
+    /// FreeBSD bhyve.
+    Bhyve,
+}
+
+/// A contiguous part of guest-physical memory and where it lies in the `.ckp` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// First guest-physical address. Page-aligned.
+    pub guest_address: u64,
+    /// Length. Whole pages, never zero.
+    pub size: Bytes,
+    /// Where it starts in the `.ckp` file, in bytes. Page-aligned.
+    pub file_offset: u64,
+}
+
+/// The guest's memory as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Sum of all segments; the `.ckp` file's size.
+    pub size: Bytes,
+    /// Segments in ascending guest-physical order, not overlapping, in the guest or in the file.
+    pub segments: Vec<Segment>,
+}
+
+/// A device the guest had, by model. Its back end belongs to each guest, not to the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Name, unique in the checkpoint.
+    pub name: String,
+    /// Model, such as `brood-channel` or `virtio-net`.
+    pub model: String,
+}
+
+/// A disk snapshot taken at the same moment as the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSnapshot {
+    /// Device that the disk belongs to.
+    pub device: String,
+    /// Provider-specific snapshot name, such as `pool/guest@moment`.
+    pub snapshot: String,
+}
+
+/// Size and digest of one file of the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSeal {
+    /// Length of the file.
+    pub size: Bytes,
+    /// SHA-256 of its content, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+}
+
+/// The three sealed files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// `X.ckp`: raw guest memory.
+    pub ckp: FileSeal,
+    /// `X.ckp.kern`: CPU and device state, in the engine's own format.
+    pub kern: FileSeal,
+    /// `X.ckp.meta`: bhyve's JSON description of the two.
+    pub meta: FileSeal,
+}
+
+/// What the delta that this bundle holds is relative to. Not written by this version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// SHA-256 of the parent's `.ckp`.
+    pub sha256: String,
+}
+
+/// A pages range of the checkpoint, `[first, first + count)` in pages of the `.ckp` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageRange {
+    /// First page.
+    pub first: u64,
+    /// How many pages; never zero.
+    pub count: u64,
+}
+
+/// The manifest as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// [`VERSION`] of the manifest.
+    pub version: u32,
+    /// Name of the guest the checkpoint was taken of.
+    pub guest: String,
+    /// When it was sealed, RFC 3339 in UTC.
+    pub created_at: String,
+    /// Engine that made it.
+    pub engine: EngineKind,
+    /// That engine's version, such as `brood 0.1.0, KVM API 12, Linux 6.18`.
+    pub engine_version: String,
+    /// Guest memory and where each part of it lies.
+    pub memory: Memory,
+    /// How many virtual CPUs; at least 1.
+    pub vcpus: u32,
+    /// Devices, by model.
+    pub devices: Vec<Device>,
+    /// Disk snapshots taken at the same moment.
+    pub disks: Vec<DiskSnapshot>,
+    /// Pages that the guest needs at once when it is restored (code, page tables, its own data).
+    pub working_set: Vec<PageRange>,
+    /// Set only in a delta. Always written, `null` when there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub parent: Option<Parent>,
+    /// Sizes and digests of the three files.
+    pub files: Files,
+}

@@ -1,0 +1,306 @@
+//! Opening a bundle to restore from.
+
+use std::{fs::File, io::Read, path::Path};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    error::{Error, printable},
+    folder::Folder,
+    hash::{self, Progress},
+    json,
+    manifest::{EngineKind, FORMAT, FileSeal, Manifest, VERSION},
+    meta::{self, Meta},
+    path::{BundlePath, Part},
+    stamp::FileStamp,
+    validate::{KERN_MAX, MANIFEST_MAX, META_MAX},
+};
+use crate::units::Bytes;
+
+/// A bundle opened to restore from. Holds the descriptor of the memory file: renaming, replacing
+/// or removing the bundle's files does not change what this is.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: BundlePath,
+    manifest: Manifest,
+    meta: Meta,
+    memory: File,
+    kern: Vec<u8>,
+    stamp: FileStamp,
+}
+
+impl Checkpoint {
+    /// Opens the four files, checks the manifest, all sizes, the content of `.kern` and `.meta`,
+    /// and that they agree. The memory is not read: see [`Self::verify_memory`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Incomplete`] when files are missing; for anything that is
+    /// not as it was sealed, the variant that names the file and the field.
+    pub fn open(path: &BundlePath) -> Result<Self, Error> {
+        let folder = Folder::open(path.dir()).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound {
+                bundle: path.clone(),
+                file: path.manifest(),
+            },
+            _ => Error::io("open the folder", path.dir(), cause),
+        })?;
+        // The manifest is opened first: it is removed first and appears last.
+        let manifest_file = open_part(&folder, path, Part::Manifest)?;
+        let memory = open_part(&folder, path, Part::Ckp)?;
+        let kern_file = open_part(&folder, path, Part::Kern)?;
+        let meta_file = open_part(&folder, path, Part::Meta)?;
+
+        let text = read_whole(&manifest_file, &path.manifest(), MANIFEST_MAX)?;
+        let manifest = parse_manifest(&path.manifest(), &text)?;
+
+        let stamp =
+            FileStamp::of(&memory).map_err(|cause| Error::io("examine", &path.ckp(), cause))?;
+        let files = &manifest.files;
+        check_size(path, Part::Ckp, &files.ckp, Bytes(stamp.size))?;
+        let kern = read_sealed(path, Part::Kern, &kern_file, &files.kern, KERN_MAX)?;
+        let meta_text = read_sealed(path, Part::Meta, &meta_file, &files.meta, META_MAX)?;
+        let meta = Meta::parse(&path.meta(), &meta_text, files.kern.size)?;
+        agree(path, &manifest, &meta)?;
+        Ok(Self {
+            path: path.clone(),
+            manifest,
+            meta,
+            memory,
+            kern,
+            stamp,
+        })
+    }
+
+    /// Where the bundle lay when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &BundlePath {
+        &self.path
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What the `.meta` file says, checked against the manifest and the `.kern` file.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Raw guest memory, opened for reading only.
+    #[must_use]
+    pub fn memory_file(&self) -> &File {
+        &self.memory
+    }
+
+    /// CPU and device state, whole, with its digest checked.
+    #[must_use]
+    pub fn kern(&self) -> &[u8] {
+        &self.kern
+    }
+
+    /// Identity of the memory file when it was opened.
+    #[must_use]
+    pub fn stamp(&self) -> FileStamp {
+        self.stamp
+    }
+
+    /// Hashes the memory through the very descriptor that will be mapped. Seconds per GiB:
+    /// about 0.5.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when the file is not what it was when it was opened, [`Error::Digest`]
+    /// when its content is not what was sealed, [`Error::Io`] when it cannot be read.
+    pub fn verify_memory(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), Error> {
+        let file = self.path.ckp();
+        self.unchanged()?;
+        let actual = hash::sha256_file(&self.memory, progress)
+            .map_err(|cause| Error::io("read", &file, cause))?;
+        self.unchanged()?;
+        check_digest(&self.path, Part::Ckp, &self.manifest.files.ckp, actual)
+    }
+
+    /// Checks that the memory file is what it was when it was opened, by its stamp.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when it is not.
+    pub fn unchanged(&self) -> Result<(), Error> {
+        let file = self.path.ckp();
+        let now =
+            FileStamp::of(&self.memory).map_err(|cause| Error::io("examine", &file, cause))?;
+        if now == self.stamp {
+            Ok(())
+        } else {
+            Err(Error::Changed { file })
+        }
+    }
+}
+
+fn open_part(folder: &Folder, path: &BundlePath, part: Part) -> Result<File, Error> {
+    if let Some(file) = folder.open_file(&path.file_name(part))? {
+        return Ok(file);
+    }
+    let (bundle, file) = (path.clone(), path.file(part));
+    for other in Part::ALL {
+        if folder.holds(&path.file_name(other))? || folder.holds(&path.temporary_name(other))? {
+            return Err(Error::Incomplete { bundle, file });
+        }
+    }
+    Err(Error::NotFound { bundle, file })
+}
+
+/// Reads a manifest of this version, every field checked.
+pub(super) fn parse_manifest(file: &Path, text: &[u8]) -> Result<Manifest, Error> {
+    /// What a manifest of any version has.
+    #[derive(Deserialize)]
+    struct Head {
+        format: Value,
+        version: Value,
+        engine_version: Option<Value>,
+    }
+    let head: Head = json::parse(file, text)?;
+    if head.format != FORMAT {
+        return Err(Error::field_of(
+            file,
+            "format",
+            &format!("must be {FORMAT:?}"),
+        ));
+    }
+    if head.version.is_u64() && head.version != VERSION {
+        let made_by = head
+            .engine_version
+            .as_ref()
+            .and_then(Value::as_str)
+            .map(printable);
+        return Err(Error::Version {
+            file: file.to_owned(),
+            found: head.version.to_string(),
+            made_by,
+        });
+    }
+    let manifest: Manifest = json::parse(file, text)?;
+    manifest
+        .validate()
+        .map_err(|invalid| Error::field_of(file, &invalid.field, &invalid.reason))?;
+    Ok(manifest)
+}
+
+/// Reads a file that must not be longer than `cap`.
+pub(super) fn read_whole(file: &File, path: &Path, cap: Bytes) -> Result<Vec<u8>, Error> {
+    let too_large = |size| Error::TooLarge {
+        file: path.to_owned(),
+        size,
+        cap,
+    };
+    let facts = file
+        .metadata()
+        .map_err(|cause| Error::io("examine", path, cause))?;
+    if facts.len() > cap.0 {
+        return Err(too_large(Bytes(facts.len())));
+    }
+    let mut content = Vec::new();
+    // One byte more, to see a file that grows meanwhile.
+    file.take(cap.0 + 1)
+        .read_to_end(&mut content)
+        .map_err(|cause| Error::io("read", path, cause))?;
+    let size = Bytes(content.len() as u64);
+    if size > cap {
+        Err(too_large(size))
+    } else {
+        Ok(content)
+    }
+}
+
+fn read_sealed(
+    path: &BundlePath,
+    part: Part,
+    file: &File,
+    seal: &FileSeal,
+    cap: Bytes,
+) -> Result<Vec<u8>, Error> {
+    let facts = file
+        .metadata()
+        .map_err(|cause| Error::io("examine", &path.file(part), cause))?;
+    check_size(path, part, seal, Bytes(facts.len()))?;
+    let content = read_whole(file, &path.file(part), cap)?;
+    check_size(path, part, seal, Bytes(content.len() as u64))?;
+    check_digest(path, part, seal, hash::sha256(&content))?;
+    Ok(content)
+}
+
+fn check_size(path: &BundlePath, part: Part, seal: &FileSeal, actual: Bytes) -> Result<(), Error> {
+    if actual == seal.size {
+        return Ok(());
+    }
+    Err(Error::Size {
+        file: path.file(part),
+        manifest: path.manifest(),
+        field: format!("{}.size", part.key()),
+        expected: seal.size,
+        actual,
+    })
+}
+
+fn check_digest(
+    path: &BundlePath,
+    part: Part,
+    seal: &FileSeal,
+    actual: String,
+) -> Result<(), Error> {
+    if actual == seal.sha256 {
+        return Ok(());
+    }
+    Err(Error::Digest {
+        file: path.file(part),
+        manifest: path.manifest(),
+        field: format!("{}.sha256", part.key()),
+        expected: seal.sha256.clone(),
+        actual,
+    })
+}
+
+/// Checks what the manifest and the `.meta` both say.
+fn agree(path: &BundlePath, manifest: &Manifest, meta: &Meta) -> Result<(), Error> {
+    let differ = |field: &str, reason: &str| {
+        let reason = format!("{reason} in {}", path.meta().display());
+        Err(Error::field_of(&path.manifest(), field, &reason))
+    };
+    if manifest.vcpus != meta.ncpus {
+        return differ(
+            "vcpus",
+            &format!("is {}, but ncpus is {}", manifest.vcpus, meta.ncpus),
+        );
+    }
+    if manifest.memory.size != meta.memsize {
+        let (ours, theirs) = (manifest.memory.size.0, meta.memsize.0);
+        return differ(
+            "memory.size",
+            &format!("is {ours}, but memsize is {theirs}"),
+        );
+    }
+    if manifest.guest != meta.vmname {
+        return differ(
+            "guest",
+            &format!("is {:?}, but vmname is {:?}", manifest.guest, meta.vmname),
+        );
+    }
+    match &meta.manifest_fields {
+        Some(sealed) => {
+            for (field, digest) in meta::field_digests(manifest) {
+                if sealed.get(&field) != Some(&digest) {
+                    return differ(
+                        &field,
+                        "changed since it was sealed: its SHA-256 is not that",
+                    );
+                }
+            }
+            Ok(())
+        }
+        // bhyve's own .meta has none.
+        None if manifest.engine == EngineKind::Bhyve => Ok(()),
+        None => differ("engine", "is kvm, but there are no manifest_fields"),
+    }
+}

@@ -1,0 +1,43 @@
+//! A file's identity at one moment.
+
+use std::{fs::File, io, os::unix::fs::MetadataExt};
+
+use serde::{Deserialize, Serialize};
+
+/// What a file's identity was when it was opened: changes to its content change it.
+///
+/// The kernel sets the times, and nobody can set `ctime_ns` back. What the stamp cannot see: a
+/// change within the clock tick of the stamp itself (Linux before 6.13: up to 4 ms), and stores
+/// through a shared writable mapping until the kernel writes them back. It also changes with the
+/// file's owner, mode, name and number of links, which leave the content alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Device that holds the file.
+    pub device: u64,
+    /// Number of the file on that device.
+    pub inode: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the content, in nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Last change of the content or of the file's attributes, in nanoseconds since 1970.
+    pub ctime_ns: i128,
+}
+
+impl FileStamp {
+    /// The stamp of an open file.
+    ///
+    /// # Errors
+    /// What fstat(2) answers.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let facts = file.metadata()?;
+        let ns = |s: i64, ns: i64| i128::from(s) * 1_000_000_000 + i128::from(ns);
+        Ok(Self {
+            device: facts.dev(),
+            inode: facts.ino(),
+            size: facts.size(),
+            mtime_ns: ns(facts.mtime(), facts.mtime_nsec()),
+            ctime_ns: ns(facts.ctime(), facts.ctime_nsec()),
+        })
+    }
+}

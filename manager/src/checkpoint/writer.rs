@@ -1,0 +1,375 @@
+//! Writing a bundle so that a crash at any moment leaves a whole bundle or none.
+//!
+//! Files have temporary names (`.NAME.ckp.new`, ...) until [`Writer::seal`]. The temporary
+//! manifest is created first and locked (flock) as long as its writer lives, so a leftover is told
+//! from a bundle in the making. Before any file gets its final name, the whole manifest is on the
+//! disk under its temporary name: by its digests a later writer tells the files of a dead writer
+//! from somebody else's.
+
+mod lock;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{File, Permissions},
+    io::Write,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::Path,
+    thread,
+};
+
+pub(super) use lock::Lock;
+
+use super::{
+    error::Error,
+    hash::{Progress, Tally, sha256, sha256_tallied},
+    manifest::{
+        Device, DiskSnapshot, EngineKind, FORMAT, FileSeal, Files, Manifest, Memory, PageRange,
+        VERSION,
+    },
+    meta::Meta,
+    path::{BundlePath, Part},
+    stamp::FileStamp,
+    validate::{KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX},
+};
+use crate::units::{Bytes, PAGE_SIZE};
+
+/// What a bundle says of the guest; the rest of its manifest follows from its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Name of the guest the checkpoint is taken of.
+    pub guest: String,
+    /// Engine that made it.
+    pub engine: EngineKind,
+    /// That engine's version.
+    pub engine_version: String,
+    /// Guest memory and where each part of it lies in the `.ckp` file.
+    pub memory: Memory,
+    /// How many virtual CPUs.
+    pub vcpus: u32,
+    /// Devices, by model.
+    pub devices: Vec<Device>,
+    /// Disk snapshots taken at the same moment.
+    pub disks: Vec<DiskSnapshot>,
+    /// Pages that the guest needs at once when it is restored.
+    pub working_set: Vec<PageRange>,
+}
+
+/// A moment at which a test can stop a writer, as a crash would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Described,
+    Hashed,
+    Journaled,
+    Named(Part),
+    NamesOnDisk,
+    Sealed,
+}
+
+/// A bundle being written. Dropped unsealed, it removes what it wrote.
+#[derive(Debug)]
+pub struct Writer {
+    path: BundlePath,
+    lock: Lock,
+    memory: File,
+    kern: File,
+    kern_size: Bytes,
+    /// Final names given so far.
+    named: Vec<Part>,
+    #[cfg(test)]
+    pub(super) crash_at: Option<Step>,
+}
+
+impl Writer {
+    /// Starts a bundle with `memory_size` of guest memory. Creates the folder if it is missing,
+    /// and removes what a dead writer of the same bundle left.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when a file of the bundle exists, [`Error::Busy`] when another process
+    /// writes it, [`Error::NoSpace`] when the file system could not hold it with every page
+    /// written, [`Error::Field`] for a `memory_size` that no guest can have.
+    pub fn create(path: &BundlePath, memory_size: Bytes) -> Result<Self, Error> {
+        if memory_size.0 == 0
+            || memory_size > MEMORY_MAX
+            || !memory_size.0.is_multiple_of(PAGE_SIZE)
+        {
+            let reason = format!(
+                "must be whole pages, at least one and at most {MEMORY_MAX}, is {memory_size}"
+            );
+            return Err(Error::field_of(&path.ckp(), "memory.size", &reason));
+        }
+        let folder = place::open_or_create(path, memory_size)?;
+        let lock = Lock::acquire(path, folder)?;
+        for part in Part::ALL {
+            if lock.folder().holds(&path.file_name(part))? {
+                return Err(Error::Exists {
+                    bundle: path.clone(),
+                    file: path.file(part),
+                });
+            }
+        }
+        place::check_space(path, lock.folder(), memory_size)?;
+        let memory = place::create_temporary(path, lock.folder(), Part::Ckp)?;
+        memory
+            .set_len(memory_size.0)
+            .map_err(|cause| Error::io("extend", &path.ckp(), cause))?;
+        Ok(Self {
+            path: path.clone(),
+            memory,
+            kern: place::create_temporary(path, lock.folder(), Part::Kern)?,
+            lock,
+            kern_size: Bytes(0),
+            named: Vec::new(),
+            #[cfg(test)]
+            crash_at: None,
+        })
+    }
+
+    /// The memory file, open for reading and writing and as long as the guest's memory. What is
+    /// never written reads as zeros and takes no space.
+    #[must_use]
+    pub fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// Sets the CPU and device state. A second call replaces the first one's.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] above 64 MiB, [`Error::Io`] when it cannot be written.
+    pub fn write_kern(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let size = Bytes(bytes.len() as u64);
+        if size > KERN_MAX {
+            return Err(Error::TooLarge {
+                file: self.path.kern(),
+                size,
+                cap: KERN_MAX,
+            });
+        }
+        self.kern
+            .set_len(0)
+            .and_then(|()| self.kern.write_all_at(bytes, 0))
+            .map_err(|cause| Error::io("write", &self.temporary(Part::Kern), cause))?;
+        self.kern_size = size;
+        Ok(())
+    }
+
+    /// Seals the bundle: writes the `.meta`, hashes the files, makes them read-only and durable,
+    /// and gives them their names, the manifest last. Nobody may write to the memory any more.
+    ///
+    /// # Errors
+    /// [`Error::Field`] when the description breaks a rule of the manifest, [`Error::Changed`]
+    /// when the memory is written to meanwhile, [`Error::Exists`] when a file of the bundle
+    /// appeared meanwhile. After any error nothing of the bundle is left.
+    pub fn seal(
+        mut self,
+        description: Description,
+        created_at: jiff::Timestamp,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let mut manifest = self.describe(description, created_at)?;
+        let meta_file = self.write_meta(&mut manifest)?;
+        self.step(Step::Described)?;
+
+        self.hash(&mut manifest, &meta_file, progress)?;
+        manifest
+            .validate()
+            .map_err(|wrong| self.invalid(&wrong.field, &wrong.reason))?;
+        self.step(Step::Hashed)?;
+
+        self.write_manifest(&manifest)?;
+        self.lock.folder().sync()?;
+        self.step(Step::Journaled)?;
+
+        for part in Part::SEALED {
+            self.give_name(part)?;
+        }
+        self.lock.folder().sync()?;
+        self.step(Step::NamesOnDisk)?;
+
+        self.give_name(Part::Manifest)?;
+        self.lock.folder().sync()?;
+        self.finish();
+        self.step(Step::Sealed)?;
+        Ok(manifest)
+    }
+
+    /// The manifest without its digests, checked as far as it can be.
+    fn describe(&self, d: Description, created_at: jiff::Timestamp) -> Result<Manifest, Error> {
+        let unknown = |size| FileSeal {
+            size,
+            sha256: "0".repeat(64),
+        };
+        let stamp = FileStamp::of(&self.memory)
+            .map_err(|cause| Error::io("examine", &self.temporary(Part::Ckp), cause))?;
+        let manifest = Manifest {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            guest: d.guest,
+            created_at: created_at.to_string(),
+            engine: d.engine,
+            engine_version: d.engine_version,
+            memory: d.memory,
+            vcpus: d.vcpus,
+            devices: d.devices,
+            disks: d.disks,
+            working_set: d.working_set,
+            parent: None,
+            files: Files {
+                ckp: unknown(Bytes(stamp.size)),
+                kern: unknown(self.kern_size),
+                meta: unknown(Bytes(1)),
+            },
+        };
+        manifest
+            .validate()
+            .map_err(|wrong| self.invalid(&wrong.field, &wrong.reason))?;
+        Ok(manifest)
+    }
+
+    fn write_meta(&self, manifest: &mut Manifest) -> Result<File, Error> {
+        let text = Meta::of(manifest)
+            .to_json()
+            .map_err(|cause| Error::io("write", &self.temporary(Part::Meta), cause))?;
+        let size = Bytes(text.len() as u64);
+        if size > META_MAX {
+            return Err(Error::TooLarge {
+                file: self.path.meta(),
+                size,
+                cap: META_MAX,
+            });
+        }
+        manifest.files.meta = FileSeal {
+            size,
+            sha256: sha256(&text),
+        };
+        let mut file = place::create_temporary(&self.path, self.lock.folder(), Part::Meta)?;
+        file.write_all(&text)
+            .map_err(|cause| Error::io("write", &self.temporary(Part::Meta), cause))?;
+        Ok(file)
+    }
+
+    /// Makes the three files read-only and durable, and hashes them, each in its own thread.
+    fn hash(
+        &self,
+        manifest: &mut Manifest,
+        meta: &File,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<(), Error> {
+        let seals = &mut manifest.files;
+        let total = seals.ckp.size + seals.kern.size + seals.meta.size;
+        let tally = Tally::new(total, progress);
+        let work = [
+            (Part::Ckp, &self.memory, &mut seals.ckp),
+            (Part::Kern, &self.kern, &mut seals.kern),
+            (Part::Meta, meta, &mut seals.meta),
+        ];
+        thread::scope(|scope| {
+            let threads = work.map(|(part, file, seal)| {
+                let tally = &tally;
+                scope.spawn(move || seal_file(&self.temporary(part), file, seal, tally))
+            });
+            for thread in threads {
+                match thread.join() {
+                    Ok(result) => result?,
+                    // Only the caller's progress callback can panic: let it.
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
+        let file = self.temporary(Part::Manifest);
+        let mut text = serde_json::to_vec_pretty(manifest)
+            .map_err(|cause| Error::io("write", &file, cause))?;
+        text.push(b'\n');
+        let size = Bytes(text.len() as u64);
+        if size > MANIFEST_MAX {
+            return Err(Error::TooLarge {
+                file,
+                size,
+                cap: MANIFEST_MAX,
+            });
+        }
+        self.lock
+            .write(&text)
+            .map_err(|cause| Error::io("write", &file, cause))
+    }
+
+    fn give_name(&mut self, part: Part) -> Result<(), Error> {
+        let (from, to) = (self.path.temporary_name(part), self.path.file_name(part));
+        if !self.lock.folder().give_name(&from, &to)? {
+            return Err(Error::Exists {
+                bundle: self.path.clone(),
+                file: self.path.file(part),
+            });
+        }
+        self.named.push(part);
+        self.step(Step::Named(part))
+    }
+
+    /// What has its name stays, and nothing is cleaned up any more.
+    fn finish(&mut self) {
+        self.named.clear();
+        self.lock.leave();
+    }
+
+    fn temporary(&self, part: Part) -> std::path::PathBuf {
+        self.path.dir().join(self.path.temporary_name(part))
+    }
+
+    fn invalid(&self, field: &str, reason: &str) -> Error {
+        Error::field_of(&self.path.manifest(), field, reason)
+    }
+
+    /// Where a test's crash happens.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests")
+    )]
+    #[cfg_attr(not(test), expect(clippy::needless_pass_by_ref_mut, reason = "tests"))]
+    fn step(&mut self, step: Step) -> Result<(), Error> {
+        #[cfg(test)]
+        if self.crash_at == Some(step) {
+            self.finish();
+            return Err(Error::Changed {
+                file: self.path.ckp(),
+            });
+        }
+        let _ = step;
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The manifest, if it has its name already, goes first. The lock removes the rest.
+        for part in self.named.iter().rev() {
+            // Nobody is left to tell, and the next writer tries again.
+            let _ = self.lock.folder().remove(&self.path.file_name(*part));
+        }
+    }
+}
+
+fn seal_file(
+    path: &Path,
+    file: &File,
+    seal: &mut FileSeal,
+    tally: &Tally<'_>,
+) -> Result<(), Error> {
+    file.set_permissions(Permissions::from_mode(0o444))
+        .map_err(|cause| Error::io("make read-only", path, cause))?;
+    file.sync_all()
+        .map_err(|cause| Error::io("write to disk", path, cause))?;
+    let stamp = || FileStamp::of(file).map_err(|cause| Error::io("examine", path, cause));
+    let before = stamp()?;
+    seal.sha256 = sha256_tallied(file, tally).map_err(|cause| Error::io("read", path, cause))?;
+    if stamp()? != before || before.size != seal.size.0 {
+        return Err(Error::Changed {
+            file: path.to_owned(),
+        });
+    }
+    Ok(())
+}

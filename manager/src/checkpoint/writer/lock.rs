@@ -1,0 +1,151 @@
+//! One writer or remover of a bundle at a time, and what to do with what a dead one left.
+
+use std::{
+    fs::{File, Permissions, TryLockError},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+};
+
+use crate::checkpoint::{
+    error::Error,
+    folder::Folder,
+    hash::sha256_file,
+    manifest::{FileSeal, Manifest},
+    open::{parse_manifest, read_whole},
+    path::{BundlePath, Part},
+    validate::MANIFEST_MAX,
+};
+
+/// The temporary manifest, locked. The kernel unlocks it when its holder dies. Dropped, it
+/// removes every temporary file of the bundle, itself last.
+#[derive(Debug)]
+pub(in crate::checkpoint) struct Lock {
+    path: BundlePath,
+    folder: Folder,
+    file: File,
+    cleans: bool,
+}
+
+impl Lock {
+    /// Locks a bundle, and first removes what dead writers of it left.
+    pub(in crate::checkpoint) fn acquire(path: &BundlePath, folder: Folder) -> Result<Self, Error> {
+        let name = path.temporary_name(Part::Manifest);
+        let busy = || Error::Busy {
+            bundle: path.clone(),
+            file: path.dir().join(&name),
+        };
+        // Another round only when somebody else came or went between two of our steps.
+        for _ in 0..100 {
+            let (file, ours) = match folder.create_file(&name)? {
+                Some(file) => (file, true),
+                None => match folder.open_file(&name)? {
+                    Some(file) => (file, false),
+                    None => continue,
+                },
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(busy()),
+                Err(TryLockError::Error(cause)) => {
+                    return Err(Error::io("lock", &folder.file(&name), cause));
+                }
+            }
+            if !names(&folder, &name, &file)? {
+                continue;
+            }
+            if ours {
+                remove_temporaries(path, &folder)?;
+                return Ok(Self {
+                    path: path.clone(),
+                    folder,
+                    file,
+                    cleans: true,
+                });
+            }
+            recover(path, &folder, &file)?;
+            folder.remove(&name)?;
+        }
+        Err(busy())
+    }
+
+    /// The bundle's folder.
+    pub(in crate::checkpoint) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Writes the manifest's text, makes it read-only and waits until it is on the disk.
+    pub(super) fn write(&self, text: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(text, 0)?;
+        self.file.set_permissions(Permissions::from_mode(0o444))?;
+        self.file.sync_all()
+    }
+
+    /// Leaves what has a temporary name where it is.
+    pub(super) fn leave(&mut self) {
+        self.cleans = false;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.cleans {
+            // What cannot be removed now is found again by the next writer.
+            let _ = remove_temporaries(&self.path, &self.folder);
+            let _ = self
+                .folder
+                .remove(&self.path.temporary_name(Part::Manifest));
+        }
+    }
+}
+
+/// All but the temporary manifest, which is the lock.
+fn remove_temporaries(path: &BundlePath, folder: &Folder) -> Result<(), Error> {
+    Part::SEALED
+        .iter()
+        .try_for_each(|part| folder.remove(&path.temporary_name(*part)))
+}
+
+/// Whether a name (still) refers to an open file.
+fn names(folder: &Folder, name: &str, file: &File) -> Result<bool, Error> {
+    let facts = file
+        .metadata()
+        .map_err(|cause| Error::io("examine", &folder.file(name), cause))?;
+    Ok(folder
+        .look(name)?
+        .is_some_and(|named| named.st_ino == facts.ino() && named.st_dev == facts.dev()))
+}
+
+/// Removes the files that a dead writer left: those with temporary names, and those that had
+/// their final name already when it died. Of the latter only what has the content that the dead
+/// writer's manifest says, and only while there is no manifest that makes a bundle of them.
+fn recover(path: &BundlePath, folder: &Folder, journal: &File) -> Result<(), Error> {
+    let file = folder.file(&path.temporary_name(Part::Manifest));
+    if !folder.holds(&path.file_name(Part::Manifest))? {
+        // Not whole: the writer died before any file had its final name.
+        let whole =
+            read_whole(journal, &file, MANIFEST_MAX).and_then(|text| parse_manifest(&file, &text));
+        if let Ok(Manifest { files, .. }) = whole {
+            for (part, seal) in Part::SEALED
+                .iter()
+                .zip([&files.ckp, &files.kern, &files.meta])
+            {
+                let name = path.file_name(*part);
+                if is_sealed(folder, &name, seal)? {
+                    folder.remove(&name)?;
+                }
+            }
+        }
+    }
+    remove_temporaries(path, folder)?;
+    folder.sync()
+}
+
+fn is_sealed(folder: &Folder, name: &str, seal: &FileSeal) -> Result<bool, Error> {
+    // What is no regular file is none of ours.
+    let Ok(Some(file)) = folder.open_file(name) else {
+        return Ok(false);
+    };
+    let read = |cause| Error::io("read", &folder.file(name), cause);
+    Ok(file.metadata().map_err(read)?.len() == seal.size.0
+        && sha256_file(&file, &|_| ()).map_err(read)? == seal.sha256)
+}

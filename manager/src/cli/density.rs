@@ -1,0 +1,148 @@
+//! `brood density`
+
+use std::{path::PathBuf, process::ExitCode, sync::atomic::Ordering};
+
+use clap::Args;
+
+use super::{
+    Failure,
+    failure::{INTERRUPTED, SOME},
+    output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
+    restore::{ALLOWANCE, cores, cost, verify},
+};
+use crate::{
+    checkpoint::{BundlePath, Checkpoint},
+    density::{
+        report::write_report,
+        run::{self, Event, Run},
+        step::Step,
+    },
+    units::Bytes,
+};
+
+/// Restores growing numbers of guests and measures what they cost the host.
+///
+/// For each step: the host settles, guests are restored and answer, write --dirty-pages pages each,
+/// the host settles again, memory is measured, all guests are asked once more, and destroyed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  brood density /var/tmp/ckp/demo --guests 8,50,200,1000 --report /var/tmp/density")]
+pub(super) struct Density {
+    /// DIR/NAME of the checkpoint
+    checkpoint: BundlePath,
+    /// Numbers of guests, one step each
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', required = true, value_parser = clap::value_parser!(u32).range(1..))]
+    guests: Vec<u32>,
+    /// How many restores at once [default: one for each core]
+    #[arg(long, short = 'c', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
+    /// Pages that each guest is made to write
+    #[arg(long, value_name = "D", default_value_t = 0)]
+    dirty_pages: u64,
+    /// Go ahead when the worst case does not fit in memory
+    #[arg(long)]
+    overcommit: bool,
+    #[command(flatten)]
+    park: Park,
+    /// Write a report there: index.html, density.json, density.svg
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Print one JSON object per step
+    #[arg(long)]
+    json: bool,
+}
+
+impl Density {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let cancelled = cancellation();
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let (mut state, engine) = (state()?, engine()?);
+        verify(&state, &checkpoint, self.json)?;
+        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
+        let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
+        let allowance: Bytes = ALLOWANCE.parse().expect("a constant");
+        let mut steps: Vec<Step> = Vec::new();
+        if !self.json {
+            line(HEADER);
+        }
+        for &guests in &self.guests {
+            let bar = guests_bar(guests.into(), self.json);
+            let run = Run {
+                guests: guests as usize,
+                concurrency: self
+                    .concurrency
+                    .map_or(cores(facts.cpu.cores), |k| k as usize),
+                dirty_pages: self.dirty_pages,
+                allowance: allowance.max(written + Bytes::mib(1)),
+                overhead: cost(&state, &checkpoint)?.overhead,
+                overcommit: self.overcommit,
+                park_after: self.park.after.0,
+            };
+            let step = run::step(
+                &mut state,
+                &engine,
+                &checkpoint,
+                &run,
+                &cancelled,
+                &mut |event| match event {
+                    Event::Phase(phase) => bar.set_message(phase),
+                    Event::Restored => bar.inc(1),
+                    Event::Failed(failure) => {
+                        bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+                    }
+                },
+            )?;
+            bar.finish_and_clear();
+            if self.json {
+                json(&step);
+            } else {
+                line(row(&step));
+            }
+            steps.push(step);
+            if cancelled.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        if let Some(dir) = &self.report {
+            let page = write_report(dir, &steps)?;
+            if !self.json {
+                line(format_args!("report: {}", page.display()));
+            }
+        }
+        Ok(exit_code(&steps, cancelled.load(Ordering::Relaxed)))
+    }
+}
+
+const HEADER: &str =
+    "guests  answered   wall s   p50 ms   p99 ms   host MiB  MiB/guest  checkpoint unchanged";
+
+fn row(step: &Step) -> String {
+    let same = step.checkpoint_sha256_before == step.checkpoint_sha256_after;
+    format!(
+        "{:>6}  {:>8}  {:>7.2}  {:>7.2}  {:>7.2}  {:>9.1}  {:>9.3}  {}",
+        step.guests,
+        step.answered,
+        step.wall_s,
+        step.restore_ms.p50,
+        step.restore_ms.p99,
+        step.host_delta_mib,
+        step.per_guest_mib,
+        if same { "yes" } else { "NO" },
+    )
+}
+
+fn exit_code(steps: &[Step], interrupted: bool) -> ExitCode {
+    let good = |s: &Step| {
+        s.answered == s.guests && s.checkpoint_sha256_before == s.checkpoint_sha256_after
+    };
+    if interrupted {
+        ExitCode::from(INTERRUPTED)
+    } else if steps.iter().all(good) {
+        ExitCode::SUCCESS
+    } else if steps.iter().all(|s| s.answered == 0) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::from(SOME)
+    }
+}

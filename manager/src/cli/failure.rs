@@ -1,0 +1,104 @@
+//! Errors as a person reads them: one line, and a hint what to do next.
+
+use crate::{checkpoint, density, engine, guests, host, restore, state};
+
+/// How a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What was tried, on what, and why it failed.
+    message: String,
+    /// What to do next.
+    hint: Option<String>,
+    /// Exit code of the command.
+    pub(crate) code: u8,
+}
+
+/// Some was done, some not.
+pub(crate) const SOME: u8 = 3;
+/// Refused before anything was started.
+pub(crate) const REFUSED: u8 = 4;
+/// Interrupted with Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+impl Failure {
+    pub(crate) fn new(message: &dyn std::fmt::Display, hint: Option<String>) -> Self {
+        Self {
+            message: message.to_string(),
+            hint,
+            code: 1,
+        }
+    }
+
+    pub(crate) fn print(&self, color: bool) {
+        let (red, cyan, reset) = if color {
+            ("\x1b[1;31m", "\x1b[36m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
+        eprintln!("{red}error{reset}: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("  {cyan}hint{reset}: {hint}");
+        }
+    }
+}
+
+macro_rules! failure_from {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::new(&error, error.hint().map(Into::into))
+            }
+        })*
+    };
+}
+
+failure_from!(
+    checkpoint::Error,
+    engine::Error,
+    guests::Error,
+    state::Error
+);
+
+impl From<host::proc::Error> for Failure {
+    fn from(error: host::proc::Error) -> Self {
+        Self::new(&error, Some(error.hint().to_owned()))
+    }
+}
+
+impl From<density::report::Error> for Failure {
+    fn from(error: density::report::Error) -> Self {
+        Self::new(&error, Some(error.hint().to_owned()))
+    }
+}
+
+impl From<restore::mass::Error> for Failure {
+    fn from(error: restore::mass::Error) -> Self {
+        let code = if matches!(error, restore::mass::Error::Admission(_)) {
+            REFUSED
+        } else {
+            1
+        };
+        Self {
+            code,
+            ..Self::new(&error, error.hint())
+        }
+    }
+}
+
+impl From<density::run::Error> for Failure {
+    fn from(error: density::run::Error) -> Self {
+        match error {
+            density::run::Error::Restore(e) => e.into(),
+            density::run::Error::Guests(e) => e.into(),
+            density::run::Error::Host(e) => e.into(),
+            density::run::Error::Checkpoint(e) => e.into(),
+            e @ density::run::Error::Read { .. } => Self::new(&e, None),
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}

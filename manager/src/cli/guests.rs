@@ -1,0 +1,425 @@
+//! Commands on guests that exist: list, show, ask, pause, resume, destroy, suspend.
+
+use std::{process::ExitCode, sync::atomic::Ordering, time::Duration};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    Failure,
+    failure::{INTERRUPTED, SOME},
+    output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
+};
+use crate::{
+    checkpoint::BundlePath,
+    guests::{self, Guest, GuestState, Guests},
+};
+
+/// Guests named on the command line, or all.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// Names or ids of guests
+    #[arg(value_name = "GUEST")]
+    guests: Vec<String>,
+    /// All guests
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    fn find(&self, guests: &mut Guests<'_>) -> Result<Vec<Guest>, Failure> {
+        if self.all {
+            return Ok(guests.list()?);
+        }
+        let mut found: Vec<Guest> = Vec::new();
+        for name in &self.guests {
+            let guest = guests.find(name)?;
+            if !found.iter().any(|g| g.row.id == guest.row.id) {
+                found.push(guest);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Lists all guests, those too that other commands restored or that died
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state()?, engine()?);
+        let guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        }
+        .list()?;
+        if self.json {
+            json(&guests.iter().map(described).collect::<Vec<_>>());
+            return Ok(ExitCode::SUCCESS);
+        }
+        if guests.is_empty() {
+            line("no guests");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows: Vec<_> = guests
+            .iter()
+            .map(|g| {
+                vec![
+                    g.row.name.clone(),
+                    g.state.name().to_owned(),
+                    g.process()
+                        .map_or_else(|| "-".to_owned(), |p| p.pid.to_string()),
+                    g.row.memory.to_string(),
+                    g.row.checkpoint.clone(),
+                    g.row.reason.clone().unwrap_or_default(),
+                ]
+            })
+            .collect();
+        table(&["NAME", "STATE", "PID", "MEMORY", "CHECKPOINT", ""], &rows);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn described(guest: &Guest) -> Value {
+    let row = &guest.row;
+    json!({
+        "name": row.name, "id": row.id.to_string(), "state": guest.state,
+        "pid": guest.process().map(|p| p.pid), "engine": "kvm",
+        "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
+        "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
+        "reason": row.reason,
+    })
+}
+
+/// Shows one guest with the memory it has to itself and shares
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// Name or id
+    guest: String,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state()?, engine()?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
+        let guest = guests.find(&self.guest)?;
+        let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
+        if self.json {
+            let mut value = described(&guest);
+            if let Some(u) = usage {
+                value["private_bytes"] = u.private.0.into();
+                value["shared_bytes"] = u.shared.0.into();
+                value["process_bytes"] = u.process.0.into();
+                value["page_table_bytes"] = u.page_tables.0.into();
+            }
+            json(&value);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let row = &guest.row;
+        let mut lines = vec![
+            ("name", row.name.clone()),
+            ("id", row.id.to_string()),
+            ("state", guest.state.name().to_owned()),
+            ("checkpoint", row.checkpoint.clone()),
+            ("memory", row.memory.to_string()),
+            ("generation", row.generation.clone()),
+            ("mac", row.mac.clone()),
+            ("restored", row.created_at.clone()),
+        ];
+        if let Some(process) = guest.process() {
+            lines.push(("pid", process.pid.to_string()));
+        }
+        if let Some(u) = usage {
+            lines.push((
+                "private",
+                format!("{} of guest memory written by this guest", u.private),
+            ));
+            lines.push((
+                "shared",
+                format!("{} touched and shared with the checkpoint", u.shared),
+            ));
+            lines.push((
+                "process",
+                format!("{} and {} of page tables", u.process, u.page_tables),
+            ));
+        }
+        if let Some(reason) = &row.reason {
+            lines.push(("ended", reason.clone()));
+        }
+        for (key, value) in lines {
+            line(format_args!("{key:<11} {value}"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Puts a request to a guest and prints its answer
+#[derive(Debug, Args)]
+#[command(after_help = after_ask())]
+pub(super) struct Ask {
+    /// Name or id
+    guest: String,
+    /// The request
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    request: Vec<String>,
+    /// How long to wait for the answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    timeout: f64,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn after_ask() -> String {
+    format!(
+        "Options stand before the guest's name.\n\nThe demo guest knows:\n{}\n\nExamples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8",
+        crate::engine::kvm::demo::words::REQUESTS
+    )
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if s > 0.0 && s <= 1e6 => Ok(s),
+        _ => Err("write a number of seconds above 0".to_owned()),
+    }
+}
+
+impl Ask {
+    pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
+        // Options are also understood after the request, as people write them.
+        if self.request.last().is_some_and(|word| word == "--json") {
+            self.request.pop();
+            self.json = true;
+        }
+        let (mut state, engine) = (state()?, engine()?);
+        let timeout = Duration::from_secs_f64(self.timeout);
+        let answer = Guests {
+            state: &mut state,
+            engine: &engine,
+        }
+        .ask(&self.guest, &self.request, timeout)?;
+        if self.json {
+            json(&answer.to_json());
+        } else {
+            line(answer);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What a command did to each of many guests.
+struct Done {
+    results: Vec<(String, Result<Value, Failure>)>,
+    interrupted: bool,
+}
+
+impl Done {
+    /// Carries `each` out on every guest; one that fails does not hold up the others.
+    fn on(
+        which: &Which,
+        quiet: bool,
+        verb: &'static str,
+        mut each: impl FnMut(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
+    ) -> Result<Self, Failure> {
+        let cancelled = cancellation();
+        let (mut state, engine) = (state()?, engine()?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
+        let found = which.find(&mut guests)?;
+        let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
+        bar.set_message(verb);
+        let mut results = Vec::with_capacity(found.len());
+        for guest in &found {
+            if cancelled.load(Ordering::Relaxed) {
+                break;
+            }
+            // A dead guest can be neither paused nor resumed: named, that is an error; meant by
+            // `--all`, it is not.
+            if which.all && guest.state == GuestState::Dead {
+                continue;
+            }
+            let result = each(&mut guests, guest).map_err(Failure::from);
+            results.push((guest.row.name.clone(), result));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let interrupted = cancelled.load(Ordering::Relaxed);
+        Ok(Self {
+            results,
+            interrupted,
+        })
+    }
+
+    fn finish(self, as_json: bool, past: &str) -> ExitCode {
+        let total = self.results.len();
+        let done = self.results.iter().filter(|(_, r)| r.is_ok()).count();
+        if as_json {
+            let (mut guests, mut errors) = (Vec::new(), Vec::new());
+            for (name, result) in &self.results {
+                match result {
+                    Ok(extra) => {
+                        let mut value = extra.clone();
+                        value["name"] = name.as_str().into();
+                        guests.push(value);
+                    }
+                    Err(e) => errors.push(json!({ "name": name, "error": e.to_string() })),
+                }
+            }
+            json(&json!({ past: done, "guests": guests, "errors": errors }));
+        } else {
+            line(format_args!(
+                "{done} {} {past}",
+                if done == 1 { "guest" } else { "guests" }
+            ));
+        }
+        for (_, result) in &self.results {
+            if let Err(failure) = result {
+                failure.print(false);
+            }
+        }
+        if self.interrupted {
+            ExitCode::from(INTERRUPTED)
+        } else if done == total {
+            ExitCode::SUCCESS
+        } else if done == 0 {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::from(SOME)
+        }
+    }
+}
+
+/// Stops guests (SIGSTOP). They keep their memory and use no processor time
+#[derive(Debug, Args)]
+pub(super) struct Pause {
+    #[command(flatten)]
+    which: Which,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Pause {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let done = Done::on(&self.which, self.json, "pausing", |guests, guest| {
+            guests.pause(guest).map(|()| json!({}))
+        })?;
+        Ok(done.finish(self.json, "paused"))
+    }
+}
+
+/// Lets stopped guests run on (SIGCONT), and waits until each has answered
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    #[command(flatten)]
+    which: Which,
+    /// How long each may take to answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    timeout: f64,
+    /// Print a JSON object, with the time from the signal to the answer
+    #[arg(long)]
+    json: bool,
+}
+
+impl Resume {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let timeout = Duration::from_secs_f64(self.timeout);
+        let done = Done::on(&self.which, self.json, "resuming", |guests, guest| {
+            let took = guests.resume(guest, timeout)?;
+            Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
+        })?;
+        Ok(done.finish(self.json, "resumed"))
+    }
+}
+
+/// Ends guests for good: their processes are gone when this returns
+#[derive(Debug, Args)]
+pub(super) struct Destroy {
+    #[command(flatten)]
+    which: Which,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Destroy {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state()?, engine()?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
+        let found = self.which.find(&mut guests)?;
+        let destroyed = guests.destroy(&found)?.names;
+        if self.json {
+            let names: Vec<_> = destroyed
+                .iter()
+                .map(|name| json!({ "name": name }))
+                .collect();
+            json(&json!({ "destroyed": destroyed.len(), "guests": names, "errors": [] }));
+        } else {
+            let count = destroyed.len();
+            line(format_args!(
+                "{count} {} destroyed",
+                if count == 1 { "guest" } else { "guests" }
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Suspends a guest into a new checkpoint and ends it; when anything fails, the guest goes on
+#[derive(Debug, Args)]
+#[command(after_help = "Example: brood suspend demo-1 /var/tmp/ckp/warm")]
+pub(super) struct Suspend {
+    /// Name or id
+    guest: String,
+    /// DIR/NAME of the new checkpoint
+    checkpoint: BundlePath,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Suspend {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state()?, engine()?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &engine,
+        };
+        let guest = guests.find(&self.guest)?;
+        let bar = bytes_bar(self.json);
+        bar.set_message("sealing");
+        let manifest = guests.suspend(&guest, &self.checkpoint, &|p| advance(&bar, p))?;
+        bar.finish_and_clear();
+        let sha256 = &manifest.files.ckp.sha256;
+        if self.json {
+            json(
+                &json!({ "guest": guest.row.name, "checkpoint": self.checkpoint.to_string(), "sha256": sha256 }),
+            );
+        } else {
+            line(format_args!(
+                "{} is suspended in {} (sha256 {})",
+                guest.row.name,
+                self.checkpoint,
+                &sha256[..16]
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

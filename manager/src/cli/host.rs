@@ -1,0 +1,91 @@
+//! `brood doctor` and `brood plan`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    Failure,
+    output::{color, engine, facts, json, line, state},
+    restore::live_cost,
+};
+use crate::{
+    checkpoint::{BundlePath, Checkpoint},
+    host::{
+        doctor::{can_mass_restore, doctor},
+        doctor_text,
+        plan::plan,
+        plan_text,
+    },
+    units::Bytes,
+};
+
+/// Checks each fact that decides whether and how much this host can do: KVM, limits, memory, disk.
+/// Exits with 0 when mass restore can work here, else with 1.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// How many guests are wanted
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    guests: u64,
+    /// Folder of the checkpoint that is meant, to look at its filesystem too
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Print a JSON object: the checks, and the facts they were made of
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let facts = facts(self.checkpoint_dir)?;
+        let checks = doctor(&facts, self.guests);
+        let able = can_mass_restore(&checks);
+        if self.json {
+            json(&json!({ "ok": able, "guests": self.guests, "checks": checks, "facts": facts }));
+        } else {
+            line(doctor_text::render(&checks, color()).trim_end());
+        }
+        Ok(if able {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// Says how many guests of a checkpoint fit: at best (nothing written), expected (from the private
+/// memory of guests that were measured) and at worst (every page written by every guest).
+#[derive(Debug, Args)]
+#[command(after_help = "Example: brood plan /var/tmp/ckp/demo --host-memory 24G")]
+pub(super) struct Plan {
+    /// DIR/NAME of the checkpoint
+    checkpoint: BundlePath,
+    /// Plan for a host with so much memory available, instead of this one as it is now
+    #[arg(long, value_name = "SIZE")]
+    host_memory: Option<Bytes>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Plan {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
+        let (mut state, engine) = (state()?, engine()?);
+        let cost = live_cost(&mut state, &engine, &checkpoint)?;
+        let plan = plan(
+            &facts,
+            self.host_memory,
+            checkpoint.manifest().memory.size,
+            &cost,
+        );
+        if self.json {
+            json(&plan);
+        } else {
+            line(plan_text::render(&plan).trim_end());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

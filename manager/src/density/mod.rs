@@ -1,0 +1,8 @@
+//! Density: measurements and the reports made of them.
+
+pub mod percentiles;
+pub mod report;
+pub mod run;
+pub mod settle;
+pub mod snapshot;
+pub mod step;

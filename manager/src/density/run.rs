@@ -1,0 +1,321 @@
+//! Measures one step: restores guests, lets the host settle, and reads what they cost.
+
+use std::{
+    io,
+    sync::atomic::AtomicBool,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{
+    percentiles::Percentiles,
+    settle::{Sample, settled},
+    snapshot::MemorySnapshot,
+    step::{Breakdown, Machine, Step},
+};
+use crate::{
+    checkpoint::{self, Checkpoint, sha256_file},
+    engine::{Engine, Usage},
+    guests::{self, Guest, Guests},
+    host::{
+        facts::{HostFacts, Paths},
+        proc::{self, ProcRoot},
+    },
+    restore::mass::{self, Failure, Request},
+    state::{Measured, State},
+    units::{Bytes, PAGE_SIZE},
+};
+
+/// How long a host that does not settle is waited for.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(40);
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// How long a guest may take to write its pages, or to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// Fewer guests than this cost too little to be told from the host's noise.
+const ENOUGH_TO_MEASURE: usize = 50;
+
+/// What a guest can cost in kernel and process memory: a measurement outside says that something
+/// else on the host moved meanwhile.
+const LEAST_OVERHEAD: Bytes = Bytes::kib(256);
+const MOST_OVERHEAD: Bytes = Bytes::mib(4);
+
+/// One step to measure.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Guests.
+    pub guests: usize,
+    /// Restores at once.
+    pub concurrency: usize,
+    /// Pages that each guest is made to write.
+    pub dirty_pages: u64,
+    /// Private memory that each guest is allowed.
+    pub allowance: Bytes,
+    /// Kernel and process memory to expect of one guest.
+    pub overhead: Bytes,
+    /// Go ahead when that does not fit.
+    pub overcommit: bool,
+    /// When idle guests give their virtual machine back.
+    pub park_after: Option<Duration>,
+}
+
+/// What happens on the way.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// What is being done now.
+    Phase(&'static str),
+    /// A guest has answered.
+    Restored,
+    /// A guest was not restored.
+    Failed(&'a Failure),
+}
+
+/// Why a step has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing was restored.
+    #[error(transparent)]
+    Restore(#[from] mass::Error),
+    /// Guests could not be handled.
+    #[error(transparent)]
+    Guests(#[from] guests::Error),
+    /// The host could not be read.
+    #[error(transparent)]
+    Host(#[from] proc::Error),
+    /// The bundle.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The checkpoint's memory could not be digested.
+    #[error("cannot read the memory file of {checkpoint}: {source}")]
+    Read {
+        /// The bundle.
+        checkpoint: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Measures one step. Its guests are destroyed at its end, whatever happens.
+///
+/// # Errors
+/// When nothing could be restored, or the host not be read.
+pub fn step(
+    state: &mut State,
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+    run: &Run,
+    cancelled: &AtomicBool,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Step, Error> {
+    let started_at = Timestamp::now();
+    let root = ProcRoot::default();
+    let facts = HostFacts::read(&Paths {
+        root: root.clone(),
+        state: state.run_dir(),
+        checkpoint: Some(checkpoint.path().dir().to_owned()),
+    })?;
+    observe(Event::Phase("digesting"));
+    let sha256_before = digest(checkpoint)?;
+    observe(Event::Phase("settling"));
+    let before = settle(&root)?;
+    observe(Event::Phase("restoring"));
+    let request = Request {
+        guests: run.guests,
+        concurrency: run.concurrency,
+        prefix: format!("density{}", std::process::id()),
+        allowance: run.allowance,
+        overhead: run.overhead,
+        overcommit: run.overcommit,
+        park_after: run.park_after,
+    };
+    let report = mass::restore(
+        state,
+        engine,
+        &facts,
+        checkpoint,
+        &request,
+        cancelled,
+        &mut |event| match event {
+            mass::Event::Restored(_) => observe(Event::Restored),
+            mass::Event::Failed(failure) => observe(Event::Failed(failure)),
+            _ => {}
+        },
+    )?;
+
+    let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
+    let mut guests = Guests { state, engine };
+    let own: Vec<Guest> = guests
+        .list()?
+        .into_iter()
+        .filter(|g| ids.contains(&g.row.id))
+        .collect();
+    let measured = measure(&mut guests, &own, &root, run, observe);
+    observe(Event::Phase("destroying"));
+    guests.destroy(&own)?;
+    let measured = measured?;
+    observe(Event::Phase("digesting"));
+    let sha256_after = digest(checkpoint)?;
+
+    let delta = before.delta(&measured.after);
+    let latencies_ms: Vec<f64> = report
+        .guests
+        .iter()
+        .map(|g| g.latency.as_secs_f64() * 1e3)
+        .collect();
+    let count = own.len() as u64;
+    #[expect(clippy::cast_precision_loss, reason = "guests are far fewer than 2^52")]
+    let per_guest_mib = if count == 0 {
+        0.0
+    } else {
+        delta.available / count as f64
+    };
+    let manifest = checkpoint.manifest();
+    let breakdown = Breakdown::of(
+        &delta,
+        count,
+        measured.usage.private,
+        measured.usage.process,
+    );
+    if own.len() >= ENOUGH_TO_MEASURE && run.park_after.is_none() {
+        note(
+            guests.state,
+            checkpoint,
+            run,
+            count,
+            per_guest_mib,
+            measured.usage.private,
+        )?;
+    }
+    Ok(Step {
+        guests: run.guests as u64,
+        answered: measured.answered,
+        memory_mib: manifest.memory.size.as_mib(),
+        dirty_pages: run.dirty_pages,
+        wall_s: report.wall.as_secs_f64(),
+        restore_ms: Percentiles::of(&latencies_ms),
+        host_delta_mib: delta.available,
+        per_guest_mib,
+        breakdown,
+        checkpoint_sha256_before: sha256_before,
+        checkpoint_sha256_after: sha256_after,
+        checkpoint: checkpoint.path().to_string(),
+        concurrency: run.concurrency as u64,
+        started_at,
+        machine: Machine::of(&facts),
+        engine: manifest.engine,
+        latencies_ms,
+    })
+}
+
+struct Measurement {
+    after: MemorySnapshot,
+    usage: Usage,
+    answered: u64,
+}
+
+fn measure(
+    guests: &mut Guests<'_>,
+    own: &[Guest],
+    root: &ProcRoot,
+    run: &Run,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Measurement, Error> {
+    let run_dir = guests.state.run_dir();
+    let ask = |guest: &Guest, words: &[String]| {
+        guests
+            .engine
+            .ask(&run_dir, &guest.row.id, words, ANSWER_PATIENCE)
+    };
+    if run.dirty_pages > 0 {
+        observe(Event::Phase("writing"));
+        let words = ["dirty".to_owned(), run.dirty_pages.to_string()];
+        for guest in own {
+            // One that cannot will not be counted as answering either.
+            let _ = ask(guest, &words);
+        }
+    }
+    observe(Event::Phase("settling"));
+    // Guests that are to be parked are not at rest before.
+    thread::sleep(run.park_after.unwrap_or_default());
+    let after = settle(root)?;
+    observe(Event::Phase("measuring"));
+    let usage = own
+        .iter()
+        .filter_map(|guest| guests.usage(guest).ok())
+        .fold(Usage::default(), |sum, one| Usage {
+            private: sum.private + one.private,
+            shared: sum.shared + one.shared,
+            process: sum.process + one.process,
+            page_tables: sum.page_tables + one.page_tables,
+        });
+    observe(Event::Phase("asking"));
+    let ping = ["ping".to_owned()];
+    let answered = own.iter().filter(|guest| ask(guest, &ping).is_ok()).count() as u64;
+    Ok(Measurement {
+        after,
+        usage,
+        answered,
+    })
+}
+
+/// Remembers what these guests cost, for plans and admissions to come.
+fn note(
+    state: &State,
+    checkpoint: &Checkpoint,
+    run: &Run,
+    guests: u64,
+    per_guest_mib: f64,
+    private: Bytes,
+) -> Result<(), Error> {
+    let sha256 = &checkpoint.manifest().files.ckp.sha256;
+    let private = Bytes(private.0 / guests);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a measurement, not negative"
+    )]
+    let all = Bytes((per_guest_mib.max(0.0) * f64::from(1 << 20)) as u64);
+    // Pages that the run itself had written say nothing about pristine guests.
+    let pristine = private.saturating_sub(Bytes(run.dirty_pages * PAGE_SIZE));
+    let measured = Measured {
+        guests,
+        overhead: all
+            .saturating_sub(private)
+            .clamp(LEAST_OVERHEAD, MOST_OVERHEAD),
+        pristine_private: pristine,
+        expected_private: private,
+        at: Timestamp::now().to_string(),
+    };
+    state
+        .note_measured(sha256, &measured)
+        .map_err(mass::Error::from)?;
+    Ok(())
+}
+
+fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
+    // By name, not by the descriptor that guests have mapped: what lies there is what is meant.
+    let read = |source| Error::Read {
+        checkpoint: checkpoint.path().to_string(),
+        source,
+    };
+    let file = std::fs::File::open(checkpoint.path().ckp()).map_err(read)?;
+    sha256_file(&file, &|_| {}).map_err(read)
+}
+
+/// Waits until the host's memory is stable, or will not become so.
+fn settle(root: &ProcRoot) -> Result<MemorySnapshot, Error> {
+    let begin = Instant::now();
+    let mut samples: Vec<Sample> = Vec::new();
+    loop {
+        let snapshot = MemorySnapshot::read(root)?;
+        samples.push(Sample {
+            at: begin.elapsed(),
+            available: snapshot.available,
+        });
+        if settled(&samples) || begin.elapsed() > SETTLE_PATIENCE {
+            return Ok(snapshot);
+        }
+        thread::sleep(SAMPLE_EVERY);
+    }
+}

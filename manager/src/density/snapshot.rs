@@ -1,0 +1,149 @@
+//! What the kernel says memory is used for, before and after.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host::proc::{Error, ProcRoot, kib_field},
+    units::{Bytes, PAGE_SIZE},
+};
+
+/// `/proc/meminfo` at one moment, as far as guests move it; see proc_meminfo(5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemorySnapshot {
+    /// `MemAvailable`, and the free pages that wait in the lists of each core: see [`waiting`].
+    pub available: Bytes,
+    /// `Slab`: kernel objects.
+    pub slab: Bytes,
+    /// `SUnreclaim`: the part of [`Self::slab`] that cannot be given back.
+    pub slab_unreclaimable: Bytes,
+    /// `VmallocUsed`: among others KVM's arrays for each memory slot.
+    pub vmalloc: Bytes,
+    /// `KernelStack`.
+    pub kernel_stack: Bytes,
+    /// `PageTables`: of processes.
+    pub page_tables: Bytes,
+    /// `SecPageTables`: of guests. Zero on kernels before 6.0, which do not say.
+    pub secondary_page_tables: Bytes,
+    /// `AnonPages`: private pages of guests and processes.
+    pub anonymous: Bytes,
+    /// `Percpu`.
+    pub percpu: Bytes,
+    /// `Shmem`.
+    pub shared_memory: Bytes,
+    /// `Cached`: page cache, among it the checkpoint.
+    pub cached: Bytes,
+}
+
+/// How memory changed from one snapshot to a later one, in MiB. Positive is more use; for
+/// [`Self::available`] that means less is available.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of MemorySnapshot")]
+pub struct MemoryDelta {
+    pub available: f64,
+    pub slab: f64,
+    pub slab_unreclaimable: f64,
+    pub vmalloc: f64,
+    pub kernel_stack: f64,
+    pub page_tables: f64,
+    pub secondary_page_tables: f64,
+    pub anonymous: f64,
+    pub percpu: f64,
+    pub shared_memory: f64,
+    pub cached: f64,
+}
+
+impl MemorySnapshot {
+    /// Reads `/proc/meminfo`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or does not say `MemAvailable`. Another line that a kernel does not
+    /// have counts as zero.
+    pub fn read(root: &ProcRoot) -> Result<Self, Error> {
+        const FILE: &str = "/proc/meminfo";
+        let text = root.text(FILE)?;
+        let amount = |key| kib_field(&text, key).unwrap_or_default();
+        let available =
+            kib_field(&text, "MemAvailable").ok_or_else(|| root.missing(FILE, "MemAvailable"))?;
+        Ok(Self {
+            available: available + waiting(&root.optional("/proc/zoneinfo").unwrap_or_default()),
+            slab: amount("Slab"),
+            slab_unreclaimable: amount("SUnreclaim"),
+            vmalloc: amount("VmallocUsed"),
+            kernel_stack: amount("KernelStack"),
+            page_tables: amount("PageTables"),
+            secondary_page_tables: amount("SecPageTables"),
+            anonymous: amount("AnonPages"),
+            percpu: amount("Percpu"),
+            shared_memory: amount("Shmem"),
+            cached: amount("Cached"),
+        })
+    }
+
+    /// What was used from `self` to `after`.
+    #[must_use]
+    pub fn delta(&self, after: &Self) -> MemoryDelta {
+        let grown = |field: fn(&Self) -> Bytes| field(after).as_mib() - field(self).as_mib();
+        MemoryDelta {
+            available: -grown(|s| s.available),
+            slab: grown(|s| s.slab),
+            slab_unreclaimable: grown(|s| s.slab_unreclaimable),
+            vmalloc: grown(|s| s.vmalloc),
+            kernel_stack: grown(|s| s.kernel_stack),
+            page_tables: grown(|s| s.page_tables),
+            secondary_page_tables: grown(|s| s.secondary_page_tables),
+            anonymous: grown(|s| s.anonymous),
+            percpu: grown(|s| s.percpu),
+            shared_memory: grown(|s| s.shared_memory),
+            cached: grown(|s| s.cached),
+        }
+    }
+}
+
+/// Free pages that wait in the lists of a core for its next allocation, from `/proc/zoneinfo`.
+///
+/// The kernel counts them as used, keeps hundreds of MiB there after many guests died, and lets go
+/// of them within a minute or so: without them, a measurement taken meanwhile is wrong by as much.
+/// Each core has its list in each zone, as `count:`, in pages.
+fn waiting(zoneinfo: &str) -> Bytes {
+    let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
+    Bytes(PAGE_SIZE).saturating_mul(counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_up_meminfo_is_read_and_compared() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = ProcRoot::at(folder.path());
+        let read = |text: &str| {
+            std::fs::create_dir_all(root.path("/proc")).unwrap();
+            std::fs::write(root.path("/proc/meminfo"), text).unwrap();
+            MemorySnapshot::read(&root)
+        };
+        let before = read("MemAvailable: 4096 kB\nSlab: 1024 kB\nPageTables: 512 kB\n").unwrap();
+        let after = read("MemAvailable: 1024 kB\nSlab: 3072 kB\nPageTables: 256 kB\n").unwrap();
+        let delta = before.delta(&after);
+        assert_eq!(
+            (delta.available, delta.slab, delta.page_tables),
+            (3.0, 2.0, -0.25)
+        );
+        assert_eq!(delta.secondary_page_tables, 0.0);
+        // What waits for the next allocation is not used.
+        std::fs::write(
+            root.path("/proc/zoneinfo"),
+            "  pagesets\n    cpu: 0\n              count:    4\n              high:     9\n    \
+             cpu: 1\n              count:    252\n",
+        )
+        .unwrap();
+        let waiting = read("MemAvailable: 1024 kB\n").unwrap();
+        assert_eq!(after.delta(&waiting).available, -1.0);
+        let error = read("MemTotal: 1 kB\n").unwrap_err().to_string();
+        assert!(
+            error.ends_with("/proc/meminfo does not say MemAvailable"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,423 @@
+//! A guest's process, from the fork to its end.
+
+use std::{
+    fs::File,
+    io, mem,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    process::exit,
+    ptr,
+    sync::atomic::{AtomicPtr, Ordering},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigHandler, Signal},
+        socket::{
+            AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen,
+            setsockopt, socket, sockopt,
+        },
+        time::{TimeVal, TimeValLike},
+    },
+    unistd::{getppid, unlink},
+};
+use zerocopy::FromZeros;
+
+use super::{
+    demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
+    dump,
+    machine::{ExitReason, Machine, Parked, Stop},
+    nursery::{Nursery, SOCKET, failure, handle},
+    ram::Ram,
+    record,
+    vcpu::VcpuState,
+    wire::{
+        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, Order, REPLY_BUSY, REPLY_DEAD, REPLY_DONE,
+        REPLY_FAILED, REPORT_RESTORED, Reply, Report, send_message,
+    },
+};
+use crate::{
+    checkpoint::{FileStamp, sha256_file},
+    engine::GuestId,
+};
+
+/// Exit code of a guest process that found its checkpoint file cut short under its memory.
+pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;
+/// How long a client may take to say what it wants, in milliseconds.
+const CLIENT_PATIENCE_MS: i64 = 2000;
+
+/// Restores the ordered guest in this process, which was just forked for it, and serves it to its
+/// end.
+pub(super) fn run(nursery: &mut Nursery, order: &Order) -> ! {
+    // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
+    die_with_parent(true);
+    if getppid() != nursery.pid {
+        exit(1);
+    }
+    let session_lock = nursery.session_lock.take();
+    match restore(nursery, order) {
+        Ok((guest, report)) => {
+            die_with_parent(false);
+            drop(session_lock);
+            let _ = send_message(SOCKET, &report);
+            // SAFETY: the descriptor is this process's and nothing uses it from here on.
+            drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
+            guest.serve()
+        }
+        Err(text) => {
+            let _ = send_message(SOCKET, &failure(order.seq, &text));
+            exit(1)
+        }
+    }
+}
+
+struct Guest<'a> {
+    nursery: &'a Nursery,
+    id: GuestId,
+    body: Body,
+    control: OwnedFd,
+    seq: u64,
+    /// The checkpoint's stamp when its content was last known to be right.
+    stamp: FileStamp,
+}
+
+/// What there is of the guest beside its state in the nursery's plan.
+enum Body {
+    /// It has a virtual machine.
+    Awake(Machine),
+    /// It has been idle, and gave its virtual machine back.
+    Parked(Box<Parked>),
+    /// On the way from one to the other.
+    Between,
+}
+
+fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report), String> {
+    let ram = Ram::private(&nursery.ckp, nursery.start.memory)
+        .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+    let (kvm, plan) = (&nursery.kvm, &nursery.plan);
+    let mut machine = Machine::new(kvm, ram, &nursery.regions).map_err(|(_, e)| e.to_string())?;
+    plan.apply(&mut machine.vcpu, &plan.registers())
+        .map_err(|e| e.to_string())?;
+    let clock = Clock::now(plan.state().tsc_khz);
+    lay_down_identity(&machine.ram, &order.identity, clock);
+    handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
+    handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
+
+    let id = GuestId(order.id);
+    let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
+    let mut guest = Guest {
+        nursery,
+        id,
+        body: Body::awake(machine),
+        control,
+        seq: 0,
+        stamp: nursery.start.stamp,
+    };
+    if plan.state().busy {
+        guest
+            .run_to_doorbell()
+            .map_err(|reason| reason.to_string())?;
+    }
+    let reply = guest.ask(&Request::new(layout::OP_PING, &[]));
+    if reply.kind != REPLY_DONE {
+        let _ = unlink(record::socket_name(&id).as_str());
+        return Err(String::from(&reply.text));
+    }
+    let report = Report {
+        seq: order.seq,
+        kind: REPORT_RESTORED,
+        pid: nix::unistd::Pid::this().as_raw(),
+        nonce: reply.answer.nonce,
+        counter: reply.answer.counter,
+        ..Report::new_zeroed()
+    };
+    Ok((guest, report))
+}
+
+impl Body {
+    fn awake(mut machine: Machine) -> Self {
+        KICK.store(machine.immediate_exit(), Ordering::Relaxed);
+        Self::Awake(machine)
+    }
+}
+
+impl Guest<'_> {
+    /// Answers calls until the guest dies or is committed to a checkpoint. The process dies with
+    /// the guest.
+    fn serve(mut self) -> ! {
+        let mut idle_limit = self.nursery.start.park_after;
+        loop {
+            if self.client_within(idle_limit) {
+                if let Some(client) = self.accept() {
+                    self.converse(&client);
+                }
+                idle_limit = self.nursery.start.park_after;
+            } else {
+                self.park();
+                idle_limit = None;
+            }
+        }
+    }
+
+    /// Whether a client is there, or comes within `limit`.
+    fn client_within(&self, limit: Option<Duration>) -> bool {
+        let limit = limit.map_or(PollTimeout::NONE, |limit| {
+            PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        // A signal that ends the wait is for a vCPU that does not run: then there is none.
+        poll(&mut fds, limit) != Ok(0)
+    }
+
+    /// The next client; none when there is none, or it has gone again.
+    fn accept(&self) -> Option<OwnedFd> {
+        let fd = accept4(self.control.as_raw_fd(), SockFlag::SOCK_CLOEXEC).ok()?;
+        // SAFETY: the descriptor is new and nobody else's.
+        let client = unsafe { OwnedFd::from_raw_fd(fd) };
+        let patience = TimeVal::milliseconds(CLIENT_PATIENCE_MS);
+        let _ = setsockopt(&client, sockopt::ReceiveTimeout, &patience);
+        let _ = setsockopt(&client, sockopt::SendTimeout, &patience);
+        Some(client)
+    }
+
+    /// Gives the virtual machine back, if all of its state can be kept without it.
+    fn park(&mut self) {
+        let Body::Awake(machine) = mem::replace(&mut self.body, Body::Between) else {
+            return;
+        };
+        // From here on a signal has no vCPU to stop.
+        KICK.store(ptr::null_mut(), Ordering::Relaxed);
+        self.body = match machine.park(&self.nursery.plan) {
+            Ok(parked) => Body::Parked(Box::new(parked)),
+            Err(machine) => Body::awake(machine),
+        };
+    }
+
+    /// The guest's virtual machine, made again if it was given back.
+    fn machine(&mut self) -> Result<&mut Machine, String> {
+        if matches!(self.body, Body::Parked(_))
+            && let Body::Parked(parked) = mem::replace(&mut self.body, Body::Between)
+        {
+            let Nursery {
+                kvm, regions, plan, ..
+            } = self.nursery;
+            self.body = match parked.unpark(kvm, regions, plan) {
+                Ok(machine) => Body::awake(machine),
+                Err((parked, e)) => {
+                    self.body = Body::Parked(Box::new(parked));
+                    return Err(e.to_string());
+                }
+            };
+        }
+        match &mut self.body {
+            Body::Awake(machine) => Ok(machine),
+            Body::Parked(_) | Body::Between => Err("the guest has no virtual machine".to_owned()),
+        }
+    }
+
+    /// One call and its reply.
+    fn converse(&mut self, client: &OwnedFd) {
+        let Some((call, memory)) = receive_call(client.as_raw_fd()) else {
+            return;
+        };
+        let reply = match (call.kind, memory) {
+            (CALL_ASK, _) => self.ask(&call.request),
+            (CALL_SUSPEND, Some(memory)) => self.suspend(client, &memory, false),
+            _ => Reply::new(REPLY_FAILED, "the guest does not know this call"),
+        };
+        let _ = send_message(client.as_raw_fd(), &reply);
+        if reply.kind == REPLY_DEAD {
+            exit(1);
+        }
+    }
+
+    /// Has the guest answer one request.
+    fn ask(&mut self, request: &Request) -> Reply {
+        self.seq += 1;
+        let seq = self.seq;
+        let put = match self.machine() {
+            Ok(machine) => put_request(&machine.ram, seq, request),
+            // The guest is as it was; memory or pids may come back.
+            Err(e) => return Reply::new(REPLY_FAILED, &e),
+        };
+        let outcome = self.run_to_doorbell();
+        // What the guest has read may come from a file that is no longer what was sealed.
+        if let Err(reason) = outcome.and_then(|()| self.check_checkpoint()) {
+            return self.died(&reason);
+        }
+        match self
+            .machine()
+            .ok()
+            .and_then(|machine| take_response(&machine.ram))
+        {
+            Some(answer) if put && answer.seq == seq => Reply {
+                answer,
+                ..Reply::new(REPLY_DONE, "")
+            },
+            _ => Reply::new(
+                REPLY_FAILED,
+                "the guest rang without an answer to this request",
+            ),
+        }
+    }
+
+    fn died(&mut self, reason: &ExitReason) -> Reply {
+        record::ended(&self.id, reason);
+        Reply::new(REPLY_DEAD, &reason.to_string())
+    }
+
+    /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, whoever
+    /// sent it is heard.
+    fn run_to_doorbell(&mut self) -> Result<(), ExitReason> {
+        loop {
+            let machine = self
+                .machine()
+                .map_err(|detail| ExitReason::InternalError { detail })?;
+            match machine.run() {
+                Stop::Doorbell => return Ok(()),
+                Stop::Dead(reason) => return Err(reason),
+                Stop::Interrupted => {
+                    machine.vcpu.set_kvm_immediate_exit(0);
+                    while self.client_within(Some(Duration::ZERO)) {
+                        let Some(client) = self.accept() else { break };
+                        self.converse_while_busy(&client);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A call that comes while the guest is in the middle of a request.
+    fn converse_while_busy(&mut self, client: &OwnedFd) {
+        let Some((call, memory)) = receive_call(client.as_raw_fd()) else {
+            return;
+        };
+        let reply = match (call.kind, memory) {
+            (CALL_SUSPEND, Some(memory)) => self.suspend(client, &memory, true),
+            _ => Reply::new(REPLY_BUSY, "the guest is busy with an earlier request"),
+        };
+        let _ = send_message(client.as_raw_fd(), &reply);
+    }
+
+    /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
+    /// guest goes on as if nothing had happened.
+    fn suspend(&mut self, client: &OwnedFd, memory: &File, busy: bool) -> Reply {
+        let nursery = self.nursery;
+        let written = self.machine().and_then(|machine| {
+            machine.finish_exit().map_err(|e| e.to_string())?;
+            let state =
+                VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;
+            dump::write_memory(&nursery.ckp, &machine.ram, memory)
+                .map_err(|e| format!("cannot write the guest's memory: {e}"))?;
+            Ok(state.to_bytes())
+        });
+        let state = match written {
+            Ok(state) => state,
+            Err(e) => return Reply::new(REPLY_FAILED, &e),
+        };
+        if let Err(reason) = self.check_checkpoint() {
+            let reply = self.died(&reason);
+            let _ = send_message(client.as_raw_fd(), &reply);
+            exit(1);
+        }
+        let sent = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, "")).and_then(|()| {
+            nix::sys::socket::send(client.as_raw_fd(), &state, MsgFlags::MSG_NOSIGNAL)
+                .map_err(io::Error::from)
+        });
+        if let Err(e) = sent {
+            return Reply::new(REPLY_FAILED, &format!("cannot send the guest's state: {e}"));
+        }
+        // The client seals the bundle now, which takes as long as the disk takes.
+        let _ = setsockopt(client, sockopt::ReceiveTimeout, &TimeVal::zero());
+        match receive_call(client.as_raw_fd()) {
+            Some((call, _)) if call.kind == CALL_COMMIT => {
+                let _ = unlink(record::socket_name(&self.id).as_str());
+                let _ = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, ""));
+                exit(0)
+            }
+            _ => Reply::new(REPLY_FAILED, "the suspend was given up; the guest goes on"),
+        }
+    }
+
+    /// Makes sure that the memory which the guest shares is still what was sealed.
+    ///
+    /// A change to the file's content changes its size or times. Its attributes (mode, name,
+    /// links) change one of the times as well; then the content itself is looked at, once.
+    fn check_checkpoint(&mut self) -> Result<(), ExitReason> {
+        let now = match FileStamp::of(&self.nursery.ckp) {
+            Ok(now) if now == self.stamp => return Ok(()),
+            Ok(now) => now,
+            Err(e) => {
+                return Err(ExitReason::CheckpointChanged {
+                    detail: e.to_string(),
+                });
+            }
+        };
+        let detail = if now.size != self.stamp.size {
+            format!(
+                "its file had {} bytes and has {}",
+                self.stamp.size, now.size
+            )
+        } else if now.mtime_ns != self.stamp.mtime_ns {
+            "its file was written to".to_owned()
+        } else {
+            match sha256_file(&self.nursery.ckp, &|_| {}) {
+                Ok(sha256) if sha256 == self.nursery.start.sha256 => {
+                    self.stamp = now;
+                    return Ok(());
+                }
+                Ok(_) => "its content is not what was sealed".to_owned(),
+                Err(e) => e.to_string(),
+            }
+        };
+        Err(ExitReason::CheckpointChanged { detail })
+    }
+}
+
+/// Receives a call and the descriptor that came along, if any.
+fn receive_call(client: RawFd) -> Option<(Call, Option<File>)> {
+    let mut call = Call::new_zeroed();
+    let memory = super::control::receive_with_file(client, &mut call).ok()?;
+    Some((call, memory))
+}
+
+fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {
+    let control = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    bind(
+        control.as_raw_fd(),
+        &UnixAddr::new(record::socket_name(id).as_str())?,
+    )?;
+    listen(&control, Backlog::new(16)?)?;
+    Ok(control)
+}
+
+fn die_with_parent(yes: bool) {
+    let signal = yes.then_some(Signal::SIGKILL);
+    let _ = nix::sys::prctl::set_pdeathsig(signal);
+}
+
+/// Where a signal tells the vCPU to stop: `immediate_exit` of its run page. A signal handler can
+/// reach nothing but a static.
+static KICK: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
+extern "C" fn kicked(_: libc::c_int) {
+    let flag = KICK.load(Ordering::Relaxed);
+    if !flag.is_null() {
+        // SAFETY: it points into the run page, which is mapped as long as the guest's process
+        // lives, and is made to be written at any time.
+        unsafe { flag.write_volatile(1) };
+    }
+}
+
+/// Memory that the checkpoint file no longer has was touched.
+extern "C" fn checkpoint_cut(_: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe.
+    unsafe { libc::_exit(EXIT_CHECKPOINT_CUT) }
+}

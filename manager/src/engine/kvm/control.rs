@@ -1,0 +1,223 @@
+//! Talking to a guest's process from outside: asking, suspending, kicking.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{OFlag, open},
+    sys::{
+        socket::{
+            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+            UnixAddr, connect, getsockopt, recv, recvmsg, sendmsg, setsockopt, socket, sockopt,
+        },
+        stat::Mode,
+        time::{TimeVal, TimeValLike},
+    },
+};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use super::{
+    demo::{Answer, Request},
+    record,
+    wire::{
+        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, REPLY_BUSY, REPLY_DEAD, REPLY_DONE, Reply,
+        receive_message, send_message,
+    },
+};
+use crate::engine::GuestId;
+
+/// Most bytes of vCPU state that a guest may send.
+const STATE_MAX: usize = 128 << 10;
+
+/// Why a call to a guest brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nothing listens: the guest's process is gone.
+    #[error("the guest's process is gone")]
+    Gone,
+    /// It did not answer in time.
+    #[error("the guest did not answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+    /// It is busy with an earlier request.
+    #[error("the guest is busy with an earlier request")]
+    Busy,
+    /// It died over the request.
+    #[error("the guest died: {0}")]
+    Died(String),
+    /// It lives, and could not do it.
+    #[error("{0}")]
+    Failed(String),
+    /// The conversation itself failed.
+    #[error("cannot talk to the guest: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A conversation with one guest's process.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    socket: OwnedFd,
+    timeout: Duration,
+}
+
+impl Conversation {
+    /// Connects to the guest's control socket in `run_dir`.
+    pub(super) fn open(run_dir: &Path, id: &GuestId, timeout: Duration) -> Result<Self, CallError> {
+        // A socket's path may have 107 bytes, a state folder's path more: go by descriptor.
+        let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|_| CallError::Gone)?;
+        let path = format!(
+            "/proc/self/fd/{}/{}",
+            folder.as_raw_fd(),
+            record::socket_name(id)
+        );
+        let address = UnixAddr::new(path.as_str()).map_err(io::Error::from)?;
+        let socket = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(io::Error::from)?;
+        let limit = TimeVal::milliseconds(
+            i64::try_from(timeout.as_millis())
+                .unwrap_or(i64::MAX)
+                .max(1),
+        );
+        setsockopt(&socket, sockopt::ReceiveTimeout, &limit).map_err(io::Error::from)?;
+        setsockopt(&socket, sockopt::SendTimeout, &limit).map_err(io::Error::from)?;
+        match connect(socket.as_raw_fd(), &address) {
+            Ok(()) => Ok(Self { socket, timeout }),
+            Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => Err(CallError::Gone),
+            Err(nix::Error::EAGAIN) => Err(CallError::Timeout(timeout)),
+            Err(e) => Err(io::Error::from(e).into()),
+        }
+    }
+
+    /// The guest's process id, as the kernel knows it.
+    pub(super) fn pid(&self) -> io::Result<i32> {
+        Ok(getsockopt(&self.socket, sockopt::PeerCredentials)?.pid())
+    }
+
+    /// Puts a request to the guest and returns its answer.
+    pub(super) fn ask(&self, request: &Request) -> Result<Answer, CallError> {
+        self.send(&Call {
+            kind: CALL_ASK,
+            request: *request,
+        })?;
+        Ok(self.reply()?.answer)
+    }
+
+    /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
+    /// waits for [`Self::commit`]; hanging up lets it go on.
+    pub(super) fn suspend(&self, memory: &File) -> Result<Vec<u8>, CallError> {
+        let call = Call {
+            kind: CALL_SUSPEND,
+            ..Call::new_zeroed()
+        };
+        send_with_file(self.socket.as_raw_fd(), &call, memory)?;
+        if let Ok(pid) = self.pid() {
+            // A guest in the middle of a request hears nobody until its vCPU is stopped.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGUSR1,
+            );
+        }
+        self.reply()?;
+        let mut state = vec![0; STATE_MAX];
+        let length = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty())
+            .map_err(|e| self.failed(e.into()))?;
+        state.truncate(length);
+        Ok(state)
+    }
+
+    /// Ends a suspended guest: its bundle is sealed.
+    pub(super) fn commit(&self) -> Result<(), CallError> {
+        self.send(&Call {
+            kind: CALL_COMMIT,
+            ..Call::new_zeroed()
+        })?;
+        self.reply().map(|_| ())
+    }
+
+    fn send(&self, call: &Call) -> Result<(), CallError> {
+        send_message(self.socket.as_raw_fd(), call).map_err(|e| self.failed(e))
+    }
+
+    fn reply(&self) -> Result<Reply, CallError> {
+        let mut reply = Reply::new_zeroed();
+        match receive_message(self.socket.as_raw_fd(), &mut reply, MsgFlags::empty()) {
+            Ok(true) => {}
+            Ok(false) => return Err(CallError::Gone),
+            Err(e) => return Err(self.failed(e)),
+        }
+        match reply.kind {
+            REPLY_DONE => Ok(reply),
+            REPLY_BUSY => Err(CallError::Busy),
+            REPLY_DEAD => Err(CallError::Died((&reply.text).into())),
+            _ => Err(CallError::Failed((&reply.text).into())),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> CallError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => CallError::Timeout(self.timeout),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CallError::Gone,
+            _ => CallError::Io(error),
+        }
+    }
+}
+
+/// Sends a message with one descriptor.
+fn send_with_file<T: IntoBytes + Immutable>(
+    socket: RawFd,
+    message: &T,
+    file: &File,
+) -> io::Result<()> {
+    let fds = [file.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&fds)];
+    let data = [IoSlice::new(message.as_bytes())];
+    sendmsg::<()>(socket, &data, &control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// Receives a whole message and the descriptor that came with it, if any.
+pub(super) fn receive_with_file<T: FromBytes + IntoBytes>(
+    socket: RawFd,
+    message: &mut T,
+) -> io::Result<Option<File>> {
+    let mut space = nix::cmsg_space!(RawFd);
+    let mut data = [IoSliceMut::new(message.as_mut_bytes())];
+    let received = loop {
+        // A guest is kicked by a signal when it is to be suspended, and that may come at any time
+        // after the call: an interruption ends no conversation.
+        match recvmsg::<()>(
+            socket,
+            &mut data,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        ) {
+            Err(nix::Error::EINTR) => {}
+            received => break received?,
+        }
+    };
+    let length = received.bytes;
+    let mut file = None;
+    for control in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            for fd in fds {
+                // SAFETY: the kernel has just made this descriptor for this process alone.
+                file = Some(unsafe { File::from_raw_fd(fd) });
+            }
+        }
+    }
+    if length == size_of::<T>() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}

@@ -1,0 +1,157 @@
+//! Makes the demo guest ready by running it: from the reset vector to its first answer.
+
+use std::fs::File;
+
+use kvm_bindings::{CpuId, kvm_userspace_memory_region};
+use kvm_ioctls::Kvm;
+
+use super::{Clock, Request, code, lay_down_identity, layout as l, put_request, take_response};
+use crate::{
+    engine::{
+        Identity,
+        kvm::{
+            BootError,
+            machine::{Machine, Stop, at},
+            ram::Ram,
+            slots::Region,
+            vcpu::VcpuState,
+        },
+    },
+    units::Bytes,
+};
+
+/// Where the boot ROM lies: the last 64 KiB below 4 GiB, as the reset vector wants it.
+const ROM_START: u64 = 0xffff_0000;
+const ROM_SIZE: u64 = 0x1_0000;
+/// A slot number that guest memory never uses.
+const ROM_SLOT: u32 = 1000;
+
+/// Boots the guest in `memory`, asks it something, and returns the state of its vCPU. Its memory
+/// is then what `memory` holds.
+pub(in crate::engine::kvm) fn boot(
+    kvm: &Kvm,
+    memory: &File,
+    size: Bytes,
+    identity: &Identity,
+) -> Result<VcpuState, BootError> {
+    let ram = Ram::shared(memory, size).map_err(BootError::Map)?;
+    fill(&ram);
+    let rom = Ram::anonymous(Bytes(ROM_SIZE)).map_err(BootError::Map)?;
+    assert!(
+        ram.write(l::CODE, code::guest()),
+        "the smallest guest holds its code"
+    );
+    assert!(
+        rom.write(ROM_SIZE - 16, code::reset_vector()),
+        "the ROM holds the reset vector"
+    );
+
+    let mut machine = Machine::new(
+        kvm,
+        ram,
+        &[Region {
+            start: 0,
+            end: l::USER,
+        }],
+    )
+    .map_err(|(_, e)| e)?;
+    let mut rom_slot = kvm_userspace_memory_region {
+        slot: ROM_SLOT,
+        flags: 0,
+        guest_phys_addr: ROM_START,
+        memory_size: ROM_SIZE,
+        userspace_addr: rom.host_address(),
+    };
+    // SAFETY: the ROM's mapping lives until the slot is removed below, or the machine is dropped
+    // first: it was declared later.
+    unsafe { machine.vm.set_user_memory_region(rom_slot) }.map_err(at("add the boot ROM"))?;
+
+    machine
+        .vcpu
+        .set_cpuid2(&cpuid(kvm)?)
+        .map_err(at("set the CPUID table"))?;
+    let tsc_khz = machine
+        .vcpu
+        .get_tsc_khz()
+        .map_err(at("read the TSC rate"))?;
+    lay_down_identity(&machine.ram, &identity.into(), Clock::now(tsc_khz));
+    run_to_doorbell(&mut machine)?;
+    rom_slot.memory_size = 0;
+    // SAFETY: a slot of size zero removes the ROM; nothing is mapped by it.
+    unsafe { machine.vm.set_user_memory_region(rom_slot) }.map_err(at("remove the boot ROM"))?;
+
+    put_request(&machine.ram, 1, &Request::new(l::OP_PING, &[]));
+    run_to_doorbell(&mut machine)?;
+    let answer = take_response(&machine.ram).ok_or(BootError::NoAnswer)?;
+    if (answer.seq, answer.status, answer.counter) != (1, l::STATUS_OK, 1) || answer.nonce == 0 {
+        return Err(BootError::NoAnswer);
+    }
+    machine.finish_exit()?;
+    Ok(VcpuState::capture(kvm, &machine.vcpu, false)?)
+}
+
+/// The processor that the guest sees: a 64-bit one with nothing on it that the guest does not use.
+fn cpuid(kvm: &Kvm) -> Result<CpuId, BootError> {
+    const BASIC: u32 = 0;
+    const FEATURES: u32 = 1;
+    const EXTENDED: u32 = 0x8000_0000;
+    const EXTENDED_FEATURES: u32 = 0x8000_0001;
+    /// XSAVE, OSXSAVE, AVX, F16C and RDRAND, in ECX of leaf 1.
+    const ABOVE_XSAVE: u32 = 0b1_1111 << 26;
+
+    let host = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(at("list the processor's features"))?;
+    let leaves = [BASIC, FEATURES, EXTENDED, EXTENDED_FEATURES];
+    let mut entries: Vec<_> = host
+        .as_slice()
+        .iter()
+        .filter(|leaf| leaves.contains(&leaf.function))
+        .copied()
+        .collect();
+    for leaf in &mut entries {
+        match leaf.function {
+            BASIC => leaf.eax = FEATURES,
+            FEATURES => leaf.ecx &= !ABOVE_XSAVE,
+            EXTENDED => leaf.eax = EXTENDED_FEATURES,
+            _ => {}
+        }
+    }
+    Ok(CpuId::from_entries(&entries).expect("four leaves fit"))
+}
+
+fn run_to_doorbell(machine: &mut Machine) -> Result<(), BootError> {
+    loop {
+        match machine.run() {
+            Stop::Doorbell => return Ok(()),
+            Stop::Interrupted => {}
+            Stop::Dead(reason) => return Err(BootError::Died(reason)),
+        }
+    }
+}
+
+/// Fills all memory that is not the guest's own with words that differ everywhere (SplitMix64 of
+/// the word's number), so that a page in the wrong place, or a missing one, changes every sum. The
+/// guest would need minutes for it.
+fn fill(ram: &Ram) {
+    const CHUNK: usize = 1 << 20;
+    let mut chunk = vec![0_u8; CHUNK];
+    let mut address = l::USER;
+    while address < ram.size() {
+        let length = usize::try_from(ram.size() - address).map_or(CHUNK, |left| left.min(CHUNK));
+        for (word, number) in chunk[..length].chunks_exact_mut(8).zip(address / 8..) {
+            word.copy_from_slice(&split_mix(number).to_le_bytes());
+        }
+        ram.write(address, &chunk[..length]);
+        address += length as u64;
+    }
+}
+
+fn split_mix(number: u64) -> u64 {
+    let mut z = number
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,11 @@
+//! The demo guest: what it is made of, and how the host talks to it.
+
+mod boot;
+mod code;
+pub mod layout;
+mod mailbox;
+pub mod words;
+
+pub(super) use boot::boot;
+pub use mailbox::{Answer, Request};
+pub(super) use mailbox::{Clock, IdentityBlock, lay_down_identity, put_request, take_response};

@@ -1,0 +1,303 @@
+//! The Linux engine: KVM, embedded. A process per guest, its memory a private mapping of the
+//! checkpoint.
+//!
+//! ```text
+//! manager ── orders ──▶ nursery ── fork ──▶ guest process (VM, vCPU, private mapping of the .ckp)
+//!    ▲                                           │    ▲
+//!    └──────────── "it has answered" ────────────┘    └── control socket: ask, suspend
+//! ```
+
+mod clone;
+mod control;
+pub mod demo;
+mod dump;
+mod machine;
+pub mod nursery;
+mod ram;
+mod record;
+mod session;
+mod slots;
+mod usage;
+mod vcpu;
+mod wire;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use control::Conversation;
+use demo::words;
+use machine::KvmError;
+use vcpu::VcpuState;
+
+pub use control::CallError;
+pub use machine::ExitReason;
+pub use session::NURSERY_COMMAND;
+
+use super::{Answer, Engine, Error, GuestId, Identity, Process, Session, Usage};
+use crate::{
+    checkpoint::{
+        BundlePath, Checkpoint, Description, Progress, Writer,
+        manifest::{Device, EngineKind, Manifest, Memory, PageRange, Segment},
+    },
+    units::{Bytes, PAGE_SIZE},
+};
+
+/// How long a guest may take to be written out.
+const SUSPEND_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The engine. Guests are started by running `binary` as a nursery.
+#[derive(Clone, Debug)]
+pub struct Kvm {
+    binary: PathBuf,
+}
+
+impl Kvm {
+    /// An engine whose nurseries are this very program.
+    ///
+    /// # Errors
+    /// When the program cannot find itself.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            binary: std::env::current_exe()?,
+        })
+    }
+
+    /// An engine whose nurseries are run from the `brood` binary given.
+    #[must_use]
+    pub fn with_binary(binary: PathBuf) -> Self {
+        Self { binary }
+    }
+}
+
+impl Engine for Kvm {
+    fn make_demo_checkpoint(
+        &self,
+        path: &BundlePath,
+        memory: Bytes,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        if !demo::layout::MEMORY.contains(&memory) || !memory.0.is_multiple_of(PAGE_SIZE) {
+            let (least, most) = (*demo::layout::MEMORY.start(), *demo::layout::MEMORY.end());
+            return Err(Error::Refused(format!(
+                "the demo guest cannot have {memory} of memory: give it {least} to {most}, in whole pages"
+            )));
+        }
+        let kvm = open_kvm()?;
+        let identity = Identity::fresh(path.name()).map_err(|source| Error::Io {
+            action: "make an identity",
+            source,
+        })?;
+        let mut writer = Writer::create(path, memory)?;
+        let state = demo::boot(&kvm, writer.memory(), memory, &identity)
+            .map_err(|e| Error::Boot(e.to_string()))?;
+        writer.write_kern(&state.to_bytes())?;
+        let range = demo::layout::WORKING_SET;
+        let description = Description {
+            guest: path.name().to_owned(),
+            engine: EngineKind::Kvm,
+            engine_version: engine_version(&kvm),
+            memory: Memory {
+                size: memory,
+                segments: vec![Segment {
+                    guest_address: 0,
+                    size: memory,
+                    file_offset: 0,
+                }],
+            },
+            vcpus: 1,
+            devices: vec![Device {
+                name: "channel".to_owned(),
+                model: "brood-channel".to_owned(),
+            }],
+            disks: Vec::new(),
+            working_set: vec![PageRange {
+                first: range.start,
+                count: range.end - range.start,
+            }],
+        };
+        Ok(writer.seal(description, jiff::Timestamp::now(), progress)?)
+    }
+
+    fn session(
+        &self,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+        park_after: Option<Duration>,
+    ) -> Result<Box<dyn Session>, Error> {
+        suits(checkpoint)?;
+        open_kvm()?;
+        Ok(Box::new(session::Session::start(
+            &self.binary,
+            checkpoint,
+            run_dir,
+            lock,
+            park_after,
+        )?))
+    }
+
+    fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process> {
+        let conversation = Conversation::open(run_dir, id, Duration::from_secs(1)).ok()?;
+        Process::with_pid(conversation.pid().ok()?)
+    }
+
+    fn ask(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        request: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error> {
+        let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
+        let answer = Conversation::open(run_dir, id, timeout)?.ask(&asked.request)?;
+        let answered =
+            words::Answered::new(&asked, answer).map_err(|e| Error::Refused(e.to_owned()))?;
+        Ok(Box::new(answered))
+    }
+
+    fn suspend(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        name: &str,
+        from: &Manifest,
+        path: &BundlePath,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
+        let mut writer = Writer::create(path, from.memory.size)?;
+        let state = conversation.suspend(writer.memory())?;
+        VcpuState::from_bytes(&state).map_err(|e| {
+            Error::Refused(format!("the guest sent a state that cannot be read: {e}"))
+        })?;
+        writer.write_kern(&state)?;
+        let description = Description {
+            guest: name.to_owned(),
+            engine: EngineKind::Kvm,
+            engine_version: engine_version(&open_kvm()?),
+            memory: from.memory.clone(),
+            vcpus: from.vcpus,
+            devices: from.devices.clone(),
+            disks: Vec::new(),
+            working_set: from.working_set.clone(),
+        };
+        let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
+        // The bundle is whole: from here on it is the guest, and the process is not.
+        conversation.commit()?;
+        Ok(manifest)
+    }
+
+    fn usage(&self, process: Process) -> Result<Usage, Error> {
+        usage::read(process).map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
+            _ => Error::Io {
+                action: "read the guest's memory usage",
+                source,
+            },
+        })
+    }
+
+    fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {
+        record::read(run_dir, id).map(|reason| reason.to_string())
+    }
+
+    fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
+        record::forget(run_dir, id).map_err(|source| Error::Io {
+            action: "remove the guest's files",
+            source,
+        })
+    }
+}
+
+fn open_kvm() -> Result<kvm_ioctls::Kvm, Error> {
+    kvm_ioctls::Kvm::new().map_err(|e| Error::Unavailable {
+        engine: "KVM",
+        reason: format!("cannot open /dev/kvm: {e}"),
+    })
+}
+
+fn engine_version(kvm: &kvm_ioctls::Kvm) -> String {
+    let kernel = nix::sys::utsname::uname().map_or_else(
+        |_| "unknown".to_owned(),
+        |u| u.release().to_string_lossy().into_owned(),
+    );
+    format!(
+        "brood {}, KVM API {}, Linux {kernel}",
+        env!("CARGO_PKG_VERSION"),
+        kvm.get_api_version()
+    )
+}
+
+/// Says why a checkpoint is not for this engine.
+fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
+    let manifest = checkpoint.manifest();
+    let memory = &manifest.memory;
+    let reason = if manifest.engine != EngineKind::Kvm {
+        "it was made by bhyve, and only bhyve can restore it".to_owned()
+    } else if manifest.vcpus != 1 {
+        format!(
+            "it has {} virtual CPUs; this engine restores guests with one",
+            manifest.vcpus
+        )
+    } else if memory.segments.len() != 1
+        || memory.segments[0].guest_address != 0
+        || memory.size > *demo::layout::MEMORY.end()
+        || memory.size < *demo::layout::MEMORY.start()
+    {
+        format!(
+            "its memory ({}) is not one segment from address 0, of 4 MiB to 3 GiB",
+            memory.size
+        )
+    } else if manifest.devices.iter().any(|d| d.model != "brood-channel") {
+        "it has devices that this engine does not have".to_owned()
+    } else if manifest.parent.is_some() {
+        "it is a delta".to_owned()
+    } else if manifest.working_set.is_empty() {
+        "its working set is empty: the guest could not execute its first instruction".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::Checkpoint {
+        checkpoint: checkpoint.path().to_string(),
+        reason,
+    })
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Gone => Self::Gone,
+            CallError::Timeout(limit) => Self::Timeout(limit),
+            CallError::Busy => Self::Busy,
+            CallError::Died(reason) => Self::Died(reason),
+            CallError::Failed(reason) => Self::Refused(reason),
+            CallError::Io(source) => Self::Io {
+                action: "talk to the guest",
+                source,
+            },
+        }
+    }
+}
+
+/// The demo guest did not come up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    #[error("cannot map the guest's memory: {0}")]
+    Map(io::Error),
+    #[error("{0}")]
+    Kvm(String),
+    #[error("the guest died while booting: {0}")]
+    Died(ExitReason),
+    #[error("the guest came up but did not answer its first request rightly")]
+    NoAnswer,
+}
+
+impl From<KvmError> for BootError {
+    fn from(error: KvmError) -> Self {
+        Self::Kvm(error.to_string())
+    }
+}

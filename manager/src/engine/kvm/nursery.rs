@@ -1,0 +1,314 @@
+//! The nursery: a single-threaded process that guests are forked from.
+//!
+//! Forking is the cheapest way to a new guest process: everything that is the same for all clones
+//! (`/dev/kvm` open, the checkpoint open, its state parsed, the plan of restoring it made) is done
+//! once, here, and inherited. A process with threads cannot be forked soundly, and the manager has
+//! threads; so the nursery is a process of its own, of the same binary.
+//!
+//! It outlives the command that started it, as the parent of its guests: it waits for them, and
+//! leaves a record of how each ended. Guests outlive the nursery too, should it be killed; only
+//! that record is lost then. It ends when the manager has hung up and its last guest is gone.
+
+use std::{
+    fs::File,
+    io::{self, IoSliceMut, Read, Seek},
+    os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    process::exit,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use kvm_ioctls::Kvm;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, ppoll},
+    sys::{
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, send},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork, setsid},
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{
+    clone::{self, EXIT_CHECKPOINT_CUT},
+    machine::{ExitReason, Machine},
+    ram::Ram,
+    record,
+    slots::Region,
+    vcpu::{RestorePlan, VcpuState},
+    wire::{
+        Order, REPORT_FAILED, REPORT_READY, Report, Start, Text, receive_message, send_message,
+    },
+};
+use crate::{checkpoint::FileStamp, engine::GuestId, units::PAGE_SIZE};
+
+/// The descriptor on which a nursery finds the socket to its manager.
+pub(super) const SOCKET: RawFd = 3;
+
+/// What every guest inherits.
+#[derive(Debug)]
+pub(super) struct Nursery {
+    pub(super) kvm: Kvm,
+    pub(super) ckp: File,
+    pub(super) start: Start,
+    pub(super) plan: RestorePlan,
+    pub(super) regions: Vec<Region>,
+    /// Held by everything that may still be restoring.
+    pub(super) session_lock: Option<OwnedFd>,
+    pub(super) pid: Pid,
+}
+
+/// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
+pub fn main() -> ! {
+    // Whatever the command's caller had open (a pipe that it waits on, a lock) is not for guests,
+    // which live on after the command.
+    // SAFETY: nothing in this process has opened a descriptor above the socket yet.
+    unsafe { libc::close_range(SOCKET.unsigned_abs() + 1, libc::c_uint::MAX, 0) };
+    // A guest must not die of what is typed at the terminal that it was restored from.
+    let _ = setsid();
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+        handle(signal, SigHandler::SigIgn);
+    }
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGCHLD);
+    let _ = blocked.thread_block();
+    handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
+    let nursery = match Nursery::receive() {
+        Ok(nursery) => nursery,
+        Err(reason) => {
+            report(REPORT_FAILED, &reason);
+            exit(1);
+        }
+    };
+    report(REPORT_READY, "");
+    nursery.run()
+}
+
+impl Nursery {
+    fn receive() -> Result<Self, String> {
+        let [start, kern, ckp, run_dir, session_lock] =
+            descriptors().map_err(|e| format!("cannot receive its descriptors: {e}"))?;
+        nix::unistd::fchdir(&run_dir).map_err(|e| format!("cannot enter the run folder: {e}"))?;
+        let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
+            .map_err(|e| format!("cannot read its orders: {e}"))?;
+        let kern = contents(kern).map_err(|e| e.to_string())?;
+        let state =
+            VcpuState::from_bytes(&kern).map_err(|e| format!("cannot use the .ckp.kern: {e}"))?;
+        let ckp = File::from(ckp);
+        let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
+        let regions: Vec<_> = start
+            .working_set
+            .iter()
+            .map(|r| Region {
+                start: r.first * PAGE_SIZE,
+                end: (r.first + r.count) * PAGE_SIZE,
+            })
+            .collect();
+        // One machine is made and thrown away: what it has in common with the checkpoint need not
+        // be restored, and what KVM refuses is found before any guest is forked.
+        let ram = Ram::private(&ckp, start.memory)
+            .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+        let machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
+        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(|e| e.to_string())?;
+        drop(machine);
+        if FileStamp::of(&ckp).ok() != Some(start.stamp) {
+            return Err("the checkpoint was changed since it was verified".to_owned());
+        }
+        let pid = Pid::this();
+        Ok(Self {
+            kvm,
+            ckp,
+            start,
+            plan,
+            regions,
+            session_lock: Some(session_lock),
+            pid,
+        })
+    }
+
+    fn run(mut self) -> ! {
+        let mut children = Children::default();
+        let mut order = Order::new_zeroed();
+        let mut socket = Some(SOCKET);
+        while socket.is_some() || !children.is_empty() {
+            // SIGCHLD comes in here and nowhere else, so none is missed.
+            wait_for(socket);
+            // Looking for ended children costs time for each that lives: only when one has ended.
+            if CHILD_ENDED.swap(false, Ordering::Relaxed) {
+                children.reap(socket);
+            }
+            if socket.is_none() {
+                continue;
+            }
+            match receive_message(SOCKET, &mut order, MsgFlags::MSG_DONTWAIT) {
+                Ok(true) => self.fork(&order, &mut children),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(false) | Err(_) => {
+                    // The manager has hung up. Guests that are still being restored hold the lock
+                    // and the socket on.
+                    socket = None;
+                    self.session_lock = None;
+                    // SAFETY: the descriptor is this process's and nothing uses it from here on.
+                    drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
+                }
+            }
+        }
+        exit(0)
+    }
+
+    fn fork(&mut self, order: &Order, children: &mut Children) {
+        // SAFETY: this process has one thread, so the child finds no lock held and may do anything.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => clone::run(self, order),
+            Ok(ForkResult::Parent { child }) => children.add(child, order),
+            Err(e) => {
+                let text = match e {
+                    Errno::EAGAIN => {
+                        "cannot fork: out of pids (kernel.pid_max, pids cgroup or RLIMIT_NPROC)"
+                            .to_owned()
+                    }
+                    e => format!("cannot fork: {e}"),
+                };
+                let failed = failure(order.seq, &text);
+                let _ = send_message(SOCKET, &failed);
+            }
+        }
+    }
+}
+
+/// The guests that this nursery is the parent of.
+#[derive(Default)]
+struct Children(Vec<Child>);
+
+#[derive(Clone, Copy)]
+struct Child {
+    pid: Pid,
+    id: GuestId,
+    seq: u64,
+}
+
+impl Children {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, pid: Pid, order: &Order) {
+        self.0.push(Child {
+            pid,
+            id: GuestId(order.id),
+            seq: order.seq,
+        });
+    }
+
+    /// Waits for those that have ended, records how, and tells the manager, if it still listens:
+    /// one that never answered fails its order.
+    fn reap(&mut self, socket: Option<RawFd>) {
+        loop {
+            let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, EXIT_CHECKPOINT_CUT)) => {
+                    let detail = "its file was cut short".to_owned();
+                    (pid, ExitReason::CheckpointChanged { detail })
+                }
+                Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited { code }),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (
+                    pid,
+                    ExitReason::Killed {
+                        signal: signal as i32,
+                    },
+                ),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            if let Some(at) = self.0.iter().position(|child| child.pid == pid) {
+                let child = self.0.swap_remove(at);
+                record::ended(&child.id, &reason);
+                if let Some(socket) = socket {
+                    let report = failure(child.seq, &reason.to_string());
+                    // A manager that waits for nothing does not read: never wait for it.
+                    let _ = send(
+                        socket,
+                        report.as_bytes(),
+                        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Set by SIGCHLD. A signal handler can reach nothing but a static.
+static CHILD_ENDED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn child_ended(_: libc::c_int) {
+    CHILD_ENDED.store(true, Ordering::Relaxed);
+}
+
+/// Waits for an order or for a child's end.
+fn wait_for(socket: Option<RawFd>) {
+    // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
+    let socket = socket.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    let mut fds: Vec<_> = socket
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
+    let _ = ppoll(&mut fds, None, Some(SigSet::empty()));
+}
+
+pub(super) fn handle(signal: Signal, handler: SigHandler) {
+    // No SA_RESTART: a blocking call must notice.
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handlers used here do nothing that is not async-signal-safe.
+    let _ = unsafe { sigaction(signal, &action) };
+}
+
+fn report(kind: u32, text: &str) {
+    let report = Report {
+        kind,
+        ..failure(0, text)
+    };
+    let _ = send_message(SOCKET, &report);
+}
+
+/// The report that the order `seq` failed.
+pub(super) fn failure(seq: u64, text: &str) -> Report {
+    Report {
+        seq,
+        kind: REPORT_FAILED,
+        text: Text::from(text),
+        ..Report::new_zeroed()
+    }
+}
+
+fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut file = File::from(file);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn descriptors() -> io::Result<[OwnedFd; 5]> {
+    let mut byte = [0_u8; 1];
+    let mut space = nix::cmsg_space!([RawFd; 5]);
+    let mut data = [IoSliceMut::new(&mut byte)];
+    let message: RecvMsg<()> = recvmsg(
+        SOCKET,
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            // SAFETY: the kernel has just made these descriptors for this process alone.
+            let fds: Vec<_> = fds
+                .into_iter()
+                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+                .collect();
+            return fds
+                .try_into()
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+}

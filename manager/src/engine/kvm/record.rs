@@ -1,0 +1,53 @@
+//! How a guest ended: a small file beside its control socket, `ID.exit`.
+//!
+//! The guest's own process writes it when the guest dies; its nursery writes it when the process
+//! itself was killed. A guest that is being destroyed has lost its socket first, and gets none.
+
+use std::{fs, io, path::Path};
+
+use super::machine::ExitReason;
+use crate::engine::GuestId;
+
+/// Name of a guest's control socket in the run folder.
+pub(super) fn socket_name(id: &GuestId) -> String {
+    format!("{id}.sock")
+}
+
+fn record_name(id: &GuestId) -> String {
+    format!("{id}.exit")
+}
+
+/// Records, in the current folder, how a guest ended, unless that is known already.
+pub(super) fn ended(id: &GuestId, reason: &ExitReason) {
+    let name = record_name(id);
+    if !Path::new(&socket_name(id)).exists() || Path::new(&name).exists() {
+        return;
+    }
+    let unfinished = format!("{name}.new");
+    let text = serde_json::to_vec(reason).expect("a reason is plain data");
+    // The disk may be full: then the guest's end goes without a reason.
+    if fs::write(&unfinished, text).is_ok() {
+        let _ = fs::rename(&unfinished, &name);
+    }
+}
+
+/// Reads what was recorded of a guest in `run_dir`.
+pub(super) fn read(run_dir: &Path, id: &GuestId) -> Option<ExitReason> {
+    let text = fs::read(run_dir.join(record_name(id))).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Removes everything that a guest has in `run_dir`.
+pub(super) fn forget(run_dir: &Path, id: &GuestId) -> io::Result<()> {
+    for name in [
+        socket_name(id),
+        record_name(id),
+        format!("{}.new", record_name(id)),
+    ] {
+        match fs::remove_file(run_dir.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The manager's side of a nursery.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, Write},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        socket::{
+            AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+        },
+        stat::Mode,
+    },
+};
+use zerocopy::FromZeros;
+
+use super::{
+    nursery,
+    wire::{
+        Order as WireOrder, REPORT_READY, REPORT_RESTORED, Report, Start, receive_message,
+        send_message,
+    },
+};
+use crate::{
+    checkpoint::Checkpoint,
+    engine::{Error, Order, Outcome, Process, Restored},
+};
+
+/// The hidden command by which the binary becomes a nursery.
+pub const NURSERY_COMMAND: &str = "nursery";
+/// How long a nursery may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A nursery at work.
+#[derive(Debug)]
+pub(super) struct Session {
+    socket: OwnedFd,
+    // Not waited for: it goes on as its guests' parent, and is reaped when this process ends.
+    nursery: Child,
+    next: u64,
+}
+
+impl Session {
+    /// Starts a nursery for `checkpoint` and waits until it is ready.
+    pub(super) fn start(
+        binary: &Path,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+        park_after: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let io = |action| {
+            move |source: nix::Error| Error::Io {
+                action,
+                source: source.into(),
+            }
+        };
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(io("make a socket pair"))?;
+        let nursery = spawn(binary, &theirs)
+            .map_err(|e| Error::Nursery(format!("{}: {e}", binary.display())))?;
+        drop(theirs);
+
+        let manifest = checkpoint.manifest();
+        let start = Start {
+            memory: manifest.memory.size,
+            working_set: manifest.working_set.clone(),
+            stamp: checkpoint.stamp(),
+            sha256: manifest.files.ckp.sha256.clone(),
+            park_after,
+        };
+        let start = serde_json::to_vec(&start).expect("the orders are plain data");
+        let start = memory_file(&start)?;
+        let kern = memory_file(checkpoint.kern())?;
+        let run_dir = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(io("open the run folder"))?;
+        let fds = [
+            start.as_raw_fd(),
+            kern.as_raw_fd(),
+            checkpoint.memory_file().as_raw_fd(),
+            run_dir.as_raw_fd(),
+            lock.as_raw_fd(),
+        ];
+        sendmsg::<()>(
+            ours.as_raw_fd(),
+            &[IoSlice::new(&[0])],
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .map_err(io("send the nursery its descriptors"))?;
+
+        let session = Self {
+            socket: ours,
+            nursery,
+            next: 0,
+        };
+        match session.receive(PATIENCE)? {
+            Some(report) if report.kind == REPORT_READY => Ok(session),
+            Some(report) => Err(Error::Checkpoint {
+                checkpoint: checkpoint.path().to_string(),
+                reason: String::from(&report.text),
+            }),
+            None => Err(Error::Nursery(format!(
+                "it was not ready within {} s",
+                PATIENCE.as_secs()
+            ))),
+        }
+    }
+
+    fn receive(&self, timeout: Duration) -> Result<Option<Report>, Error> {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+        ) {
+            Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
+            Ok(_) => {}
+            Err(e) => {
+                return Err(Error::Io {
+                    action: "wait for the nursery",
+                    source: e.into(),
+                });
+            }
+        }
+        let mut report = Report::new_zeroed();
+        match receive_message(self.socket.as_raw_fd(), &mut report, MsgFlags::empty()) {
+            Ok(true) => Ok(Some(report)),
+            Ok(false) => Err(self.broken()),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Err(self.broken()),
+            Err(source) => Err(Error::Io {
+                action: "hear from the nursery",
+                source,
+            }),
+        }
+    }
+
+    fn broken(&self) -> Error {
+        Error::Nursery(format!("process {} ended unasked", self.nursery.id()))
+    }
+}
+
+impl crate::engine::Session for Session {
+    fn start(&mut self, order: &Order) -> Result<(), Error> {
+        let identity = (&order.identity).into();
+        let wire = WireOrder {
+            seq: self.next,
+            id: order.id.0,
+            identity,
+        };
+        send_message(self.socket.as_raw_fd(), &wire).map_err(|source| match source.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.broken(),
+            _ => Error::Io {
+                action: "order a guest from the nursery",
+                source,
+            },
+        })?;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
+        let Some(report) = self.receive(timeout)? else {
+            return Ok(None);
+        };
+        let result = match report.kind {
+            REPORT_RESTORED => Process::with_pid(report.pid)
+                .map(|process| Restored {
+                    process,
+                    nonce: report.nonce,
+                    counter: report.counter,
+                })
+                .ok_or_else(|| "it answered and was gone at once".to_owned()),
+            _ => Err(String::from(&report.text)),
+        };
+        Ok(Some(Outcome {
+            order: report.seq,
+            result,
+        }))
+    }
+
+    fn abort(&mut self) {
+        let _ = self.nursery.kill();
+        let _ = self.nursery.wait();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Reaps a nursery that has ended already; one that goes on is left to do so.
+        let _ = self.nursery.try_wait();
+    }
+}
+
+fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
+    let socket = socket.as_raw_fd();
+    let mut command = Command::new(binary);
+    command
+        .arg(NURSERY_COMMAND)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let place = move || -> io::Result<()> {
+        if socket == nursery::SOCKET {
+            // SAFETY: the descriptor is open: the parent holds it until the child has started.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        } else {
+            // SAFETY: dup2 touches no memory. The child has nothing else at this number yet that
+            // it will need: all it inherits is close-on-exec.
+            if unsafe { libc::dup2(socket, nursery::SOCKET as RawFd) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, dup2).
+    unsafe { command.pre_exec(place) };
+    command.spawn()
+}
+
+fn memory_file(bytes: &[u8]) -> Result<File, Error> {
+    let io = |source| Error::Io {
+        action: "make a memory file",
+        source,
+    };
+    let mut file =
+        File::from(memfd_create(c"brood-start", MFdFlags::MFD_CLOEXEC).map_err(|e| io(e.into()))?);
+    file.write_all(bytes).map_err(io)?;
+    Ok(file)
+}

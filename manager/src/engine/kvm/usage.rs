@@ -1,0 +1,78 @@
+//! What a guest costs, read from its process in /proc.
+
+use std::{fs, io};
+
+use crate::{
+    engine::{Process, Usage},
+    units::Bytes,
+};
+
+/// Reads /proc/PID/smaps. The mapping of the checkpoint is the guest's memory; everything else is
+/// its process's.
+pub(super) fn read(process: Process) -> io::Result<Usage> {
+    let text = fs::read_to_string(format!("/proc/{}/smaps", process.pid))?;
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid))?;
+    let mut usage = sum(&text);
+    usage.page_tables = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmPTE:"))
+        .map_or(Bytes(0), kib);
+    Ok(usage)
+}
+
+fn sum(smaps: &str) -> Usage {
+    let mut usage = Usage::default();
+    let mut guest_memory = false;
+    for line in smaps.lines() {
+        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+        match key {
+            "Anonymous:" if guest_memory => usage.private = usage.private + kib(value),
+            // Pages that are still shared with the nursery and its other children are not dirty
+            // for this one alone.
+            "Private_Dirty:" if !guest_memory => usage.process = usage.process + kib(value),
+            "Rss:" if guest_memory => usage.shared = usage.shared + kib(value),
+            key if key.ends_with(':') => {}
+            // A mapping begins: "START-END PERMISSIONS OFFSET DEVICE INODE PATH".
+            _ => {
+                let path = value.splitn(5, ' ').nth(4).unwrap_or("").trim_start();
+                guest_memory = path.trim_end_matches(" (deleted)").ends_with(".ckp");
+            }
+        }
+    }
+    usage.shared = usage.shared.saturating_sub(usage.private);
+    usage
+}
+
+fn kib(text: &str) -> Bytes {
+    let number = text.trim().trim_end_matches("kB").trim();
+    Bytes::kib(number.parse().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_memory_and_process_are_told_apart() {
+        let smaps = "\
+00400000-00600000 r-xp 00000000 fe:00 12 /usr/bin/brood
+Rss:                 400 kB
+Private_Dirty:         8 kB
+Anonymous:            68 kB
+7f0000000000-7f0010000000 rw-p 00000000 fe:00 99                         /srv/a b/demo.ckp (deleted)
+Size:             262144 kB
+Rss:                  96 kB
+Private_Dirty:         8 kB
+Anonymous:            12 kB
+VmFlags: rd wr mr mw me nr sd
+7ffc0000-7ffd0000 rw-p 00000000 00:00 0                          [stack]
+Rss:                  20 kB
+Private_Dirty:        20 kB
+Anonymous:            20 kB
+";
+        let usage = sum(smaps);
+        assert_eq!(usage.private, Bytes::kib(12));
+        assert_eq!(usage.shared, Bytes::kib(84));
+        assert_eq!(usage.process, Bytes::kib(28));
+    }
+}

@@ -1,0 +1,145 @@
+//! Messages between manager, nursery and guests: plain structures over SOCK_SEQPACKET sockets, so
+//! that a guest process needs no allocation to read or write one.
+
+use std::{io, os::fd::RawFd, time::Duration};
+
+use nix::sys::socket::{MsgFlags, recv, send};
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::demo::{Answer, IdentityBlock, Request};
+use crate::checkpoint::{FileStamp, manifest::PageRange};
+use crate::units::Bytes;
+
+/// What a nursery is told once, as JSON in a memory file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Start {
+    pub(super) memory: Bytes,
+    pub(super) working_set: Vec<PageRange>,
+    pub(super) stamp: FileStamp,
+    pub(super) sha256: String,
+    /// An idle guest gives its virtual machine back after this time; never, when there is none.
+    pub(super) park_after: Option<Duration>,
+}
+
+/// "Restore one guest", manager to nursery.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Order {
+    pub(super) seq: u64,
+    pub(super) id: [u8; 8],
+    pub(super) identity: IdentityBlock,
+}
+
+/// The nursery is ready for orders, or will never be.
+pub(super) const REPORT_READY: u32 = 1;
+/// A guest has answered its first request.
+pub(super) const REPORT_RESTORED: u32 = 2;
+/// A guest could not be restored, or the nursery could not start.
+pub(super) const REPORT_FAILED: u32 = 3;
+
+/// What became of an order, guest process or nursery to manager.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Report {
+    pub(super) seq: u64,
+    pub(super) kind: u32,
+    pub(super) pid: i32,
+    pub(super) nonce: u64,
+    pub(super) counter: u64,
+    pub(super) text: Text,
+}
+
+/// A short text for a person, NUL-padded.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Text(pub(super) [u8; 248]);
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        let mut bytes = [0; 248];
+        let length = text.floor_char_boundary(text.len().min(bytes.len()));
+        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        Self(bytes)
+    }
+}
+
+impl From<&Text> for String {
+    fn from(text: &Text) -> Self {
+        Self::from_utf8_lossy(&text.0)
+            .trim_end_matches('\0')
+            .to_owned()
+    }
+}
+
+/// Put a request to the guest.
+pub(super) const CALL_ASK: u64 = 1;
+/// Write the guest's memory to the descriptor that comes along and send its vCPU's state.
+pub(super) const CALL_SUSPEND: u64 = 2;
+/// The suspended guest's bundle is sealed: end.
+pub(super) const CALL_COMMIT: u64 = 3;
+
+/// A call to a guest process, over its control socket.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Call {
+    pub(super) kind: u64,
+    pub(super) request: Request,
+}
+
+/// The call was carried out.
+pub(super) const REPLY_DONE: u64 = 0;
+/// The guest is busy with an earlier request.
+pub(super) const REPLY_BUSY: u64 = 1;
+/// The call failed; the guest goes on. The text says why.
+pub(super) const REPLY_FAILED: u64 = 2;
+/// The guest has died of it. The text says why.
+pub(super) const REPLY_DEAD: u64 = 3;
+
+/// A guest process's reply.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Reply {
+    pub(super) kind: u64,
+    pub(super) answer: Answer,
+    pub(super) text: Text,
+}
+
+impl Reply {
+    pub(super) fn new(kind: u64, text: &str) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+            ..Self::new_zeroed()
+        }
+    }
+}
+
+/// Sends one message whole.
+pub(super) fn send_message<T: IntoBytes + Immutable>(socket: RawFd, message: &T) -> io::Result<()> {
+    loop {
+        match send(socket, message.as_bytes(), MsgFlags::MSG_NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Receives one message into `message`; `false` at the end of the conversation or when what came
+/// is not such a message.
+pub(super) fn receive_message<T: FromBytes + IntoBytes>(
+    socket: RawFd,
+    message: &mut T,
+    flags: MsgFlags,
+) -> io::Result<bool> {
+    let bytes = message.as_mut_bytes();
+    loop {
+        match recv(socket, bytes, flags) {
+            Ok(length) => return Ok(length == size_of::<T>()),
+            // A socket with a time limit is interrupted also by a stop and a continuation.
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

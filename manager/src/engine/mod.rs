@@ -1,0 +1,315 @@
+//! Engines: what runs guests. Nothing above this module knows which one does.
+//!
+//! An engine works inside a *run folder* that it is given. What it keeps there (control sockets,
+//! records of how guests ended) belongs to it alone.
+
+#[cfg(target_os = "linux")]
+pub mod kvm;
+pub(crate) mod process;
+
+use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use process::{Process, ProcessState};
+
+use crate::{
+    checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
+    units::Bytes,
+};
+
+/// Identity of a guest for as long as it is known: random, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GuestId(pub [u8; 8]);
+
+impl GuestId {
+    /// A new random id.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn random() -> io::Result<Self> {
+        Ok(Self(random()?))
+    }
+}
+
+impl fmt::Display for GuestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for GuestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GuestId({self})")
+    }
+}
+
+impl FromStr for GuestId {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(|n| Self(n.to_be_bytes()))
+    }
+}
+
+/// `N` bytes of the system's randomness.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// What makes one clone this clone; laid down before its first instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Name, as `brood list` shows it.
+    pub name: String,
+    /// New for every restore, as a VM generation id is.
+    pub generation: [u8; 16],
+    /// What a guest with a network card would use as its MAC address.
+    pub mac: [u8; 6],
+    /// What a guest would derive its host name and machine id from.
+    pub seed: [u8; 8],
+    /// Fresh entropy for the guest's generator.
+    pub entropy: [u8; 32],
+}
+
+impl Identity {
+    /// A fresh identity for a guest of this name.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn fresh(name: &str) -> io::Result<Self> {
+        let [b0, rest @ ..]: [u8; 6] = random()?;
+        // Locally administered, unicast.
+        let mac = [
+            (b0 & 0xfc) | 0x02,
+            rest[0],
+            rest[1],
+            rest[2],
+            rest[3],
+            rest[4],
+        ];
+        Ok(Self {
+            name: name.to_owned(),
+            generation: random()?,
+            mac,
+            seed: random()?,
+            entropy: random()?,
+        })
+    }
+}
+
+/// Why an engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This machine cannot run the engine.
+    #[error("cannot use {engine}: {reason}")]
+    Unavailable {
+        /// Engine's name.
+        engine: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+    /// The checkpoint is not for this engine, or cannot be used by it.
+    #[error("cannot restore from {checkpoint}: {reason}")]
+    Checkpoint {
+        /// The bundle.
+        checkpoint: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The bundle itself.
+    #[error(transparent)]
+    Bundle(#[from] crate::checkpoint::Error),
+    /// A guest did not come up.
+    #[error("cannot make the guest ready: {0}")]
+    Boot(String),
+    /// The process that guests are forked from.
+    #[error("cannot start the nursery: {0}")]
+    Nursery(String),
+    /// A guest's process is gone.
+    #[error("the guest's process is gone")]
+    Gone,
+    /// A guest did not answer in time.
+    #[error("the guest did not answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+    /// A guest is busy with an earlier request.
+    #[error("the guest is busy with an earlier request")]
+    Busy,
+    /// A guest died of what it was asked.
+    #[error("the guest died: {0}")]
+    Died(String),
+    /// A guest cannot do what it was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The system.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unavailable { .. } => {
+                "`brood doctor` says what this machine lacks and how to change it"
+            }
+            Self::Bundle(e) => return e.hint(),
+            Self::Gone | Self::Died(_) => {
+                "`brood show GUEST` says how it ended; `brood destroy GUEST` forgets it"
+            }
+            Self::Timeout(_) => {
+                "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout"
+            }
+            Self::Busy => "try again when it is done, or destroy it",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// One guest to restore.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The guest's id.
+    pub id: GuestId,
+    /// Its identity.
+    pub identity: Identity,
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Place of the order among those given to [`Session::start`], from 0.
+    pub order: u64,
+    /// The guest, or why there is none.
+    pub result: Result<Restored, String>,
+}
+
+/// A guest that was restored and has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Its process.
+    pub process: Process,
+    /// The nonce it holds in memory since it was booted.
+    pub nonce: u64,
+    /// Requests it has answered since then.
+    pub counter: u64,
+}
+
+/// A run of restores from one checkpoint.
+pub trait Session: fmt::Debug {
+    /// Gives out an order. Its outcome comes from [`Self::wait`], in any order.
+    ///
+    /// # Errors
+    /// When the engine takes no more orders.
+    fn start(&mut self, order: &Order) -> Result<(), Error>;
+
+    /// Waits for the next outcome; `None` when none comes within `timeout`.
+    ///
+    /// # Errors
+    /// When the engine broke down: orders without an outcome have failed, and left nothing behind.
+    /// An outcome may be told twice (a guest that was restored ends later): the first counts.
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error>;
+
+    /// Ends the session with whatever it is still restoring. Guests that have answered live on.
+    fn abort(&mut self);
+}
+
+/// How much memory a guest costs, as far as it can be told from its process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Guest memory that this guest has written and has to itself.
+    pub private: Bytes,
+    /// Guest memory that it has touched and shares with the checkpoint.
+    pub shared: Bytes,
+    /// Memory of its process that is not guest memory.
+    pub process: Bytes,
+    /// Page tables of its process.
+    pub page_tables: Bytes,
+}
+
+/// A guest's answer, for people and for programs.
+pub trait Answer: fmt::Display + fmt::Debug {
+    /// The answer as JSON.
+    fn to_json(&self) -> serde_json::Value;
+}
+
+/// What runs guests.
+pub trait Engine: fmt::Debug {
+    /// Makes a checkpoint by booting the demo guest and suspending it.
+    ///
+    /// # Errors
+    /// When the machine cannot run it, or the bundle cannot be written.
+    fn make_demo_checkpoint(
+        &self,
+        path: &BundlePath,
+        memory: Bytes,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error>;
+
+    /// Starts restoring from a checkpoint. `lock` is held by all that may still be restoring.
+    /// Guests that are idle for `park_after` give their virtual machine back until they are asked
+    /// again; never, when there is none.
+    ///
+    /// # Errors
+    /// When the engine or the checkpoint cannot be used.
+    fn session(
+        &self,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+        park_after: Option<Duration>,
+    ) -> Result<Box<dyn Session>, Error>;
+
+    /// The process of a guest whose restore was cut off before it was recorded; `None` when there
+    /// is no such guest.
+    fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process>;
+
+    /// Puts a request in words to a running guest.
+    ///
+    /// # Errors
+    /// When the words make no request, or no answer comes.
+    fn ask(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error>;
+
+    /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written or the guest not be stopped.
+    fn suspend(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        name: &str,
+        from: &Manifest,
+        path: &BundlePath,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error>;
+
+    /// Memory of a guest.
+    ///
+    /// # Errors
+    /// When its process cannot be looked at.
+    fn usage(&self, process: Process) -> Result<Usage, Error>;
+
+    /// How a guest ended, in words, when that was recorded.
+    fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String>;
+
+    /// Makes a guest unreachable, so that nothing records its end. Comes before its process is killed.
+    ///
+    /// # Errors
+    /// When the run folder cannot be written.
+    fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error>;
+}

@@ -1,0 +1,112 @@
+//! Ending guests for good, a few or thousands.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{Error, Guest, GuestState, Guests};
+use crate::engine::{self, GuestId, process};
+
+/// Guests whose descriptors are held at once: far fewer than the lowest usual limit.
+const BATCH: usize = 128;
+/// How long a killed process may take to go. Under load thousands are waiting for the processor.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a restore by another command is waited for.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What was destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destroyed {
+    /// Names, in the order given.
+    pub names: Vec<String>,
+}
+
+impl Guests<'_> {
+    /// Destroys these guests: their processes are gone when this returns, and nothing of them is
+    /// left in the state folder. Guests that another command is still restoring are waited for.
+    ///
+    /// # Errors
+    /// When a guest cannot be killed, or a restore by another command does not end.
+    pub fn destroy(&mut self, guests: &[Guest]) -> Result<Destroyed, Error> {
+        let (coming, there): (Vec<_>, Vec<_>) = guests
+            .iter()
+            .cloned()
+            .partition(|g| g.state == GuestState::Restoring);
+        self.destroy_settled(&there)?;
+        let arrived = self.wait_for(coming)?;
+        self.destroy_settled(&arrived)?;
+        Ok(Destroyed {
+            names: guests.iter().map(|g| g.row.name.clone()).collect(),
+        })
+    }
+
+    fn wait_for(&mut self, mut coming: Vec<Guest>) -> Result<Vec<Guest>, Error> {
+        let begin = Instant::now();
+        let mut arrived = Vec::new();
+        while !coming.is_empty() {
+            if begin.elapsed() > RESTORE_PATIENCE {
+                return Err(Error::BeingRestored {
+                    guests: coming.len(),
+                });
+            }
+            thread::sleep(Duration::from_millis(20));
+            let mut rows = Vec::new();
+            for guest in &coming {
+                rows.extend(self.state.guest(&guest.row.id.to_string())?);
+            }
+            let settled;
+            (coming, settled) = self
+                .reconcile(rows)?
+                .into_iter()
+                .partition(|guest: &Guest| guest.state == GuestState::Restoring);
+            arrived.extend(settled);
+        }
+        Ok(arrived)
+    }
+
+    fn destroy_settled(&mut self, guests: &[Guest]) -> Result<(), Error> {
+        let run_dir = self.state.run_dir();
+        for batch in guests.chunks(BATCH) {
+            let mut ending = Vec::with_capacity(batch.len());
+            for guest in batch {
+                let name = &guest.row.name;
+                // First unreachable, so that its end is not recorded as a crash; then dead.
+                self.engine.forget(&run_dir, &guest.row.id)?;
+                let Some(pidfd) = guest
+                    .process()
+                    .map(|p| p.open())
+                    .transpose()
+                    .map_err(|e| io(name, e))?
+                    .flatten()
+                else {
+                    continue;
+                };
+                process::send(&pidfd, Signal::SIGKILL).map_err(|e| io(name, e))?;
+                ending.push((name, pidfd));
+            }
+            for (name, pidfd) in ending {
+                if !process::wait_for_end(&pidfd, PATIENCE).map_err(|e| io(name, e))? {
+                    let source = engine::Error::Timeout(PATIENCE);
+                    return Err(Error::engine("see the end of", name, source));
+                }
+            }
+            let ids: Vec<GuestId> = batch.iter().map(|g| g.row.id).collect();
+            self.state.remove_guests(&ids)?;
+        }
+        Ok(())
+    }
+}
+
+fn io(name: &str, source: std::io::Error) -> Error {
+    Error::engine(
+        "destroy",
+        name,
+        engine::Error::Io {
+            action: "kill its process",
+            source,
+        },
+    )
+}

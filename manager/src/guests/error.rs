@@ -1,0 +1,92 @@
+//! Why something could not be done with a guest.
+
+use super::GuestState;
+use crate::{checkpoint, engine, state};
+
+/// Why something could not be done with a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing is known by this name.
+    #[error("there is no guest {0:?}")]
+    NoSuchGuest(String),
+    /// The guest is stopped.
+    #[error("guest {0} is paused")]
+    Paused(String),
+    /// The guest does not live.
+    #[error("guest {guest} is {}{}", .state.name(), .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    NotAlive {
+        /// Its name.
+        guest: String,
+        /// What it is instead.
+        state: GuestState,
+        /// How it ended.
+        reason: Option<String>,
+    },
+    /// Another command is still restoring guests.
+    #[error("{guests} guests are still being restored by another command")]
+    BeingRestored {
+        /// How many.
+        guests: usize,
+    },
+    /// The bundle that a guest came from has another content now.
+    #[error(
+        "cannot suspend guest {guest}: {checkpoint} is not the checkpoint that it was restored from any more"
+    )]
+    OtherCheckpoint {
+        /// The guest.
+        guest: String,
+        /// The bundle.
+        checkpoint: String,
+    },
+    /// The engine could not.
+    #[error("cannot {action} guest {guest}: {source}")]
+    Engine {
+        /// What was tried.
+        action: &'static str,
+        /// On which guest.
+        guest: String,
+        /// Why it failed.
+        source: engine::Error,
+    },
+    /// The engine, with no guest in particular.
+    #[error(transparent)]
+    Files(#[from] engine::Error),
+    /// A bundle.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The record.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+impl Error {
+    pub(super) fn engine(action: &'static str, guest: &str, source: engine::Error) -> Self {
+        Self::Engine {
+            action,
+            guest: guest.to_owned(),
+            source,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSuchGuest(_) => Some("`brood list` shows all guests".to_owned()),
+            Self::Paused(name) => Some(format!("resume it first: brood resume {name}")),
+            Self::NotAlive {
+                guest,
+                state: GuestState::Dead,
+                ..
+            } => Some(format!("`brood destroy {guest}` forgets it")),
+            Self::NotAlive { .. } => Some("wait until its restore is done".to_owned()),
+            Self::BeingRestored { .. } => {
+                Some("end that command first (Ctrl-C), then try again".to_owned())
+            }
+            Self::OtherCheckpoint { .. } => Some("put the bundle back where it was".to_owned()),
+            Self::Engine { source, .. } | Self::Files(source) => source.hint(),
+            Self::Checkpoint(e) => e.hint(),
+            Self::State(e) => e.hint(),
+        }
+    }
+}

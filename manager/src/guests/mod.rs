@@ -1,0 +1,319 @@
+//! The guests of a state folder, as they are recorded and as they run.
+//!
+//! What is recorded is what was intended; what runs is what counts. Every command that looks at
+//! guests first brings the record in line with the processes, so that a manager killed at any
+//! moment leaves nothing that the next command does not see.
+
+mod destroy;
+mod error;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde::Serialize;
+
+pub use destroy::Destroyed;
+pub use error::Error;
+
+use crate::{
+    checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
+    engine::{Answer, Engine, GuestId, Process, ProcessState, Usage},
+    state::{GuestRow, RowState, State},
+};
+
+/// What a guest is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestState {
+    /// Another command is restoring it.
+    Restoring,
+    /// It runs, or waits for a request.
+    Running,
+    /// It is stopped, and holds its memory.
+    Paused,
+    /// It ended by itself or was killed.
+    Dead,
+}
+
+impl GuestState {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restoring => "restoring",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// A guest.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// What is recorded of it.
+    pub row: GuestRow,
+    /// What it is doing.
+    pub state: GuestState,
+}
+
+impl Guest {
+    /// Its process, when it has one.
+    #[must_use]
+    pub fn process(&self) -> Option<Process> {
+        match self.state {
+            GuestState::Running | GuestState::Paused => self.row.process,
+            GuestState::Restoring | GuestState::Dead => None,
+        }
+    }
+}
+
+/// The guests of a state folder and the engine that runs them.
+#[derive(Debug)]
+pub struct Guests<'a> {
+    /// The record.
+    pub state: &'a mut State,
+    /// What runs them.
+    pub engine: &'a dyn Engine,
+}
+
+impl Guests<'_> {
+    /// All guests, the record brought in line with what runs.
+    ///
+    /// # Errors
+    /// When the state cannot be read or written.
+    pub fn list(&mut self) -> Result<Vec<Guest>, Error> {
+        let rows = self.state.guests()?;
+        self.reconcile(rows)
+    }
+
+    /// The guest of this name or id.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchGuest`], or when the state cannot be read or written.
+    pub fn find(&mut self, name: &str) -> Result<Guest, Error> {
+        let row = self.state.guest(name)?;
+        let found = self.reconcile(row.into_iter().collect())?;
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::NoSuchGuest(name.to_owned()))
+    }
+
+    fn reconcile(&mut self, rows: Vec<GuestRow>) -> Result<Vec<Guest>, Error> {
+        let run_dir = self.state.run_dir();
+        let (mut guests, mut running, mut dead, mut gone) = (
+            Vec::with_capacity(rows.len()),
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+        );
+        for mut row in rows {
+            let mut process = row.process;
+            if row.state == RowState::Restoring {
+                if self.state.may_come(&row) {
+                    guests.push(Guest {
+                        row,
+                        state: GuestState::Restoring,
+                    });
+                    continue;
+                }
+                // Its restore was cut off. Either it is there, or it never will be.
+                process = self.engine.find(&run_dir, &row.id);
+                let ended = self.engine.ended(&run_dir, &row.id);
+                match (process, ended) {
+                    (Some(found), _) => {
+                        running.push((row.id, found));
+                        row.process = process;
+                    }
+                    (None, Some(_)) => {}
+                    (None, None) => {
+                        gone.push(row.id);
+                        continue;
+                    }
+                }
+            }
+            let state = match (row.state, process) {
+                (RowState::Dead, _) => GuestState::Dead,
+                (_, Some(process)) if self.state.of_this_boot(&row) => match process.state() {
+                    ProcessState::Running => GuestState::Running,
+                    ProcessState::Stopped => GuestState::Paused,
+                    ProcessState::Gone => GuestState::Dead,
+                },
+                _ => GuestState::Dead,
+            };
+            if state == GuestState::Dead && row.state != RowState::Dead {
+                let reason = if self.state.of_this_boot(&row) {
+                    self.engine.ended(&run_dir, &row.id).unwrap_or_else(|| {
+                        "its process is gone; nothing was left to see why".to_owned()
+                    })
+                } else {
+                    "the host was rebooted".to_owned()
+                };
+                dead.push((row.id, reason.clone()));
+                row.reason = Some(reason);
+            }
+            guests.push(Guest { row, state });
+        }
+        self.state.record_running(&running)?;
+        self.state.record_dead(&dead)?;
+        for id in &gone {
+            self.engine.forget(&run_dir, id)?;
+        }
+        self.state.remove_guests(&gone)?;
+        Ok(guests)
+    }
+
+    /// Puts a request in words to a running guest.
+    ///
+    /// # Errors
+    /// When there is no such guest, it does not run, or it does not answer.
+    pub fn ask(
+        &mut self,
+        name: &str,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error> {
+        let guest = self.find(name)?;
+        running(&guest)?;
+        self.ask_id(&guest.row.id, &guest.row.name, words, timeout)
+    }
+
+    fn ask_id(
+        &self,
+        id: &GuestId,
+        name: &str,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error> {
+        self.engine
+            .ask(&self.state.run_dir(), id, words, timeout)
+            .map_err(|source| Error::engine("ask", name, source))
+    }
+
+    /// Stops a guest. It keeps its memory and uses no processor time.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    pub fn pause(&mut self, guest: &Guest) -> Result<(), Error> {
+        let process = alive(guest)?;
+        if guest.state == GuestState::Paused {
+            return Ok(());
+        }
+        self.signal(guest, process, Signal::SIGSTOP)?;
+        // The signal is on its way; the guest is paused when it has arrived.
+        let begin = Instant::now();
+        while process.state() == ProcessState::Running && begin.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    /// Lets a stopped guest run on; returns how long it took from the signal to its answer.
+    ///
+    /// # Errors
+    /// When it cannot be continued, or does not answer within `timeout`.
+    pub fn resume(&mut self, guest: &Guest, timeout: Duration) -> Result<Duration, Error> {
+        let process = alive(guest)?;
+        let ping = ["ping".to_owned()];
+        let begin = Instant::now();
+        self.signal(guest, process, Signal::SIGCONT)?;
+        self.ask_id(&guest.row.id, &guest.row.name, &ping, timeout)?;
+        Ok(begin.elapsed())
+    }
+
+    fn signal(&self, guest: &Guest, process: Process, signal: Signal) -> Result<(), Error> {
+        match process.signal(signal) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::engine(
+                "signal",
+                &guest.row.name,
+                crate::engine::Error::Gone,
+            )),
+            Err(source) => {
+                let source = crate::engine::Error::Io {
+                    action: "signal its process",
+                    source,
+                };
+                Err(Error::engine("signal", &guest.row.name, source))
+            }
+        }
+    }
+
+    /// Suspends a guest into a new bundle and ends it. When anything fails the guest goes on; one
+    /// that was paused is paused again.
+    ///
+    /// # Errors
+    /// When the guest does not live, its checkpoint cannot be read, or the bundle not be written.
+    pub fn suspend(
+        &mut self,
+        guest: &Guest,
+        path: &BundlePath,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let process = alive(guest)?;
+        let name = &guest.row.name;
+        let from: BundlePath = guest.row.checkpoint.parse()?;
+        let from = Checkpoint::open(&from)?;
+        if from.manifest().files.ckp.sha256 != guest.row.sha256 {
+            return Err(Error::OtherCheckpoint {
+                guest: name.clone(),
+                checkpoint: guest.row.checkpoint.clone(),
+            });
+        }
+        self.signal(guest, process, Signal::SIGCONT)?;
+        let run_dir = self.state.run_dir();
+        let result = self
+            .engine
+            .suspend(
+                &run_dir,
+                &guest.row.id,
+                name,
+                from.manifest(),
+                path,
+                progress,
+            )
+            .map_err(|source| Error::engine("suspend", name, source));
+        match result {
+            Ok(manifest) => {
+                self.destroy(std::slice::from_ref(guest))?;
+                Ok(manifest)
+            }
+            Err(e) => {
+                if guest.state == GuestState::Paused {
+                    let _ = process.signal(Signal::SIGSTOP);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Memory of a guest that lives.
+    ///
+    /// # Errors
+    /// When it does not, or its process cannot be looked at.
+    pub fn usage(&self, guest: &Guest) -> Result<Usage, Error> {
+        let process = alive(guest)?;
+        self.engine
+            .usage(process)
+            .map_err(|source| Error::engine("measure", &guest.row.name, source))
+    }
+}
+
+fn alive(guest: &Guest) -> Result<Process, Error> {
+    guest.process().ok_or_else(|| Error::NotAlive {
+        guest: guest.row.name.clone(),
+        state: guest.state,
+        reason: guest.row.reason.clone(),
+    })
+}
+
+fn running(guest: &Guest) -> Result<Process, Error> {
+    match guest.state {
+        GuestState::Paused => Err(Error::Paused(guest.row.name.clone())),
+        _ => alive(guest),
+    }
+}

@@ -1,0 +1,84 @@
+//! A folder's filesystem: what it is, how much room it has, whether it can be written.
+
+use std::path::{Path, PathBuf};
+
+use nix::{
+    sys::statvfs::statvfs,
+    unistd::{AccessFlags, access},
+};
+use serde::Serialize;
+
+use super::proc::Mount;
+use crate::units::Bytes;
+
+/// The filesystem behind a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Folder {
+    /// The folder that was asked about.
+    pub path: PathBuf,
+    /// Whether it exists; if not, the rest is about its nearest ancestor that does.
+    pub exists: bool,
+    /// Filesystem type as mountinfo names it, such as `ext4`, `nfs4` or `fuse.sshfs`.
+    pub filesystem: String,
+    /// Mount options, such as `ro`, `noatime`.
+    pub options: Vec<String>,
+    /// Room for an unprivileged user.
+    pub free: Bytes,
+    /// Whether this process may make files there.
+    pub writable: bool,
+}
+
+impl Folder {
+    /// Whether the filesystem is reached over a network or through a user process, so that a page
+    /// fault of a guest waits for another machine or another process.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        let remote = [
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "9p",
+            "ceph",
+            "afs",
+            "glusterfs",
+            "virtiofs",
+        ];
+        remote.contains(&self.filesystem.as_str()) || self.filesystem.starts_with("fuse")
+    }
+
+    /// Whether files there lie in memory and are gone after a restart.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        ["tmpfs", "ramfs"].contains(&self.filesystem.as_str())
+    }
+
+    /// Reads the facts. A folder that does not exist yet is judged by its nearest ancestor.
+    pub(crate) fn read(path: &Path, mounts: &[Mount]) -> Self {
+        let wanted = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let there = wanted
+            .ancestors()
+            .find(|folder| folder.is_dir())
+            .unwrap_or(Path::new("/"));
+        // Mount points are given without symbolic links.
+        let real = there.canonicalize().unwrap_or_else(|_| there.to_owned());
+        // Of several mounts at one point the last hides the others.
+        let mount = mounts
+            .iter()
+            .filter(|mount| real.starts_with(&mount.point))
+            .max_by_key(|mount| mount.point.components().count());
+        let free = statvfs(&real).map_or(0, |fs| {
+            u128::from(fs.blocks_available()) * u128::from(fs.fragment_size())
+        });
+        Self {
+            path: wanted.clone(),
+            exists: there == wanted,
+            filesystem: mount.map_or("unknown", |mount| &mount.kind).to_owned(),
+            options: mount
+                .map(|mount| mount.options.split(',').map(str::to_owned).collect())
+                .unwrap_or_default(),
+            free: Bytes(u64::try_from(free).unwrap_or(u64::MAX)),
+            writable: access(&real, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What this machine can hold: facts read once and passed down as values.
+//!
+//! [`facts::HostFacts::read`] is the only place that looks at the machine. Everything else here
+//! takes `&HostFacts`, so that a test makes a host up.
+
+pub mod cgroup;
+pub mod doctor;
+pub mod doctor_text;
+#[cfg(test)]
+pub(crate) mod examples;
+pub mod facts;
+pub mod folder;
+pub mod kvm;
+pub mod plan;
+pub mod plan_text;
+pub mod proc;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! The plan as people read it.
+
+use std::fmt::Write;
+
+use super::plan::{Case, Plan};
+
+/// Renders the plan as an aligned table with a line on what the figures stand on.
+#[must_use]
+pub fn render(plan: &Plan) -> String {
+    let cases = [
+        ("best", "no guest writes more than it must", &plan.best),
+        ("expected", "guests at work", &plan.expected),
+        ("worst", "every page of every guest is private", &plan.worst),
+        (
+            "unshared",
+            "without brood: all memory for each",
+            &plan.unshared,
+        ),
+    ];
+    let mut text = format!(
+        "Guests of {} that fit in {} of host memory\n\n",
+        plan.memory_size, plan.host_memory
+    );
+    let _ = writeln!(
+        text,
+        "{:9} {:>8}  {:>10}  {:>12}  {:36}  bound by",
+        "", "guests", "each", "guest memory", "when"
+    );
+    for (name, when, case) in cases {
+        let _ = writeln!(
+            text,
+            "{name:9} {:>8}  {:>10}  {:>12}  {when:36}  {}",
+            case.guests,
+            case.per_guest,
+            case.guest_memory,
+            bound(case),
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nA guest's overhead is {}, and its private memory {} at first and {} at work ({}).",
+        plan.cost.overhead,
+        plan.cost.pristine_private,
+        plan.cost.expected_private,
+        plan.cost.source,
+    );
+    text
+}
+
+/// The limit, and how many guests memory would hold if another limit binds.
+fn bound(case: &Case) -> String {
+    if case.guests_by_memory > case.guests {
+        format!("{} (memory holds {})", case.binds, case.guests_by_memory)
+    } else {
+        case.binds.clone()
+    }
+}

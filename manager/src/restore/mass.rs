@@ -1,0 +1,500 @@
+//! Mass restore: many guests from one checkpoint, a few at a time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::admission::{self, Demand, Verdict, admit};
+use crate::{
+    checkpoint::{self, Checkpoint, FileStamp, Progress},
+    engine::{self, Engine, GuestId, Identity, Order, Outcome, Process, Session},
+    guests::{self, Guest, GuestState, Guests},
+    host::facts::HostFacts,
+    state::{self, GuestRow, NewGuest, RowState, SessionLock, State, new_names},
+    units::Bytes,
+};
+
+/// How often the process that guests are forked from is replaced when it was killed.
+const NURSERIES: u32 = 5;
+/// A restore of which nothing is heard for so long has failed.
+const STALL: Duration = Duration::from_secs(60);
+/// How often a waiting restore looks whether it was cancelled.
+const GLANCE: Duration = Duration::from_millis(100);
+/// Guests recorded in one transaction.
+const BATCH: usize = 128;
+/// A memory file changed more recently than this is digested again next time: a later change
+/// within the same tick of the file's clock would not show.
+const FRESH: i128 = 2_000_000_000;
+
+/// What to restore.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How many guests.
+    pub guests: usize,
+    /// How many at once, at most.
+    pub concurrency: usize,
+    /// Names are `PREFIX-1`, `PREFIX-2`, ...: the lowest that are free.
+    pub prefix: String,
+    /// Private memory that the operator allows each guest to come to hold.
+    pub allowance: Bytes,
+    /// Kernel and process memory of one guest.
+    pub overhead: Bytes,
+    /// Go ahead when what is allowed does not fit in memory.
+    pub overcommit: bool,
+    /// Guests that are idle for so long give their virtual machine back until they are asked.
+    pub park_after: Option<Duration>,
+}
+
+/// What happens on the way.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The checkpoint's memory is being checked.
+    Verifying(Progress),
+    /// Admitted; memory is overcommitted when there is a risk to tell.
+    Admitted {
+        /// What the restore was held against.
+        verdict: &'a Verdict,
+    },
+    /// A guest has answered.
+    Restored(&'a RestoredGuest),
+    /// A guest was not restored.
+    Failed(&'a Failure),
+    /// The nursery was killed; a new one goes on.
+    NurseryReplaced,
+}
+
+/// A guest that was restored and has answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestoredGuest {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: GuestId,
+    /// Process.
+    pub process: Process,
+    /// From the order to the guest's own answer.
+    pub latency: Duration,
+    /// Nonce from its memory.
+    pub nonce: u64,
+    /// Requests answered since it was booted.
+    pub counter: u64,
+}
+
+/// A guest that was not restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The name it would have had.
+    pub name: String,
+    /// Why.
+    pub error: String,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Report {
+    /// Guests asked for.
+    pub asked: usize,
+    /// Guests that answered, in the order in which they did.
+    pub guests: Vec<RestoredGuest>,
+    /// Guests that failed.
+    pub failures: Vec<Failure>,
+    /// Guests that were not begun because the restore was cancelled.
+    pub not_begun: usize,
+    /// From the admission to the last answer.
+    pub wall: Duration,
+}
+
+/// Why nothing was restored at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not fit.
+    #[error(transparent)]
+    Admission(#[from] admission::Error),
+    /// The checkpoint is not what it should be.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The engine cannot begin.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The record.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// Guests.
+    #[error(transparent)]
+    Guests(#[from] guests::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            // Its message says what to change.
+            Self::Admission(_) => Some(
+                "--overcommit goes ahead where it is memory that guests may never use".to_owned(),
+            ),
+            Self::Checkpoint(e) => e.hint(),
+            Self::Engine(e) => e.hint(),
+            Self::State(e) => e.hint(),
+            Self::Guests(e) => e.hint(),
+        }
+    }
+}
+
+/// Makes sure that the memory file of `checkpoint` is what was sealed. A file whose digest was
+/// computed before, and that was not changed since, is not read again.
+///
+/// # Errors
+/// When it is not, or cannot be read.
+pub fn verify(
+    state: &State,
+    checkpoint: &Checkpoint,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), Error> {
+    let stamp = checkpoint.stamp();
+    let sealed = &checkpoint.manifest().files.ckp.sha256;
+    if state.verified_digest(&stamp)?.as_ref() == Some(sealed) {
+        return Ok(());
+    }
+    checkpoint.verify_memory(progress)?;
+    if !is_fresh(&stamp) {
+        state.note_verified(&stamp, sealed)?;
+    }
+    Ok(())
+}
+
+fn is_fresh(stamp: &FileStamp) -> bool {
+    Timestamp::now().as_nanosecond() - stamp.ctime_ns.max(stamp.mtime_ns) < FRESH
+}
+
+/// Restores guests. Those that fail do not hold up the others; setting `cancelled` stops new ones
+/// from being begun, and waits for those under way.
+///
+/// # Errors
+/// When nothing could be restored at all; then nothing is left behind.
+pub fn restore(
+    state: &mut State,
+    engine: &dyn Engine,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    cancelled: &AtomicBool,
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Report, Error> {
+    // Guests that others recorded and that are gone must not count against this restore.
+    let live = Guests { state, engine }.list()?;
+    let begin = Instant::now();
+    let lock = state.begin_session()?;
+    let orders = reserve(
+        state, engine, facts, checkpoint, request, &lock, &live, observe,
+    )?;
+    let session = match engine.session(
+        checkpoint,
+        &state.run_dir(),
+        lock.file(),
+        request.park_after,
+    ) {
+        Ok(session) => session,
+        Err(e) => {
+            let ids: Vec<_> = orders.iter().map(|order| order.id).collect();
+            state.remove_guests(&ids)?;
+            return Err(e.into());
+        }
+    };
+    let mut run = Run {
+        state,
+        engine,
+        checkpoint,
+        lock: &lock,
+        park_after: request.park_after,
+        session,
+        nurseries: 1,
+        queue: orders.into(),
+        given_out: HashMap::new(),
+        next: 0,
+        unrecorded: Vec::new(),
+        report: Report {
+            asked: request.guests,
+            guests: Vec::new(),
+            failures: Vec::new(),
+            not_begun: 0,
+            wall: Duration::ZERO,
+        },
+    };
+    let result = run.all(request.concurrency.max(1), cancelled, observe);
+    run.finish(begin, result)
+}
+
+/// Admits the request and records its guests, as one step: two restores at once cannot both be
+/// given the same memory.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one restore, used here once"
+)]
+fn reserve(
+    state: &mut State,
+    engine: &dyn Engine,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    lock: &SessionLock,
+    live: &[Guest],
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Vec<Order>, Error> {
+    let bundle = checkpoint.path().absolute()?.to_string();
+    let manifest = checkpoint.manifest();
+    let created_at = Timestamp::now().to_string();
+    let used: HashMap<GuestId, Bytes> = live
+        .iter()
+        .filter_map(|guest| Some((guest.row.id, engine.usage(guest.process()?).ok()?.private)))
+        .collect();
+    let dead: Vec<GuestId> = live
+        .iter()
+        .filter(|g| g.state == GuestState::Dead)
+        .map(|g| g.row.id)
+        .collect();
+    state.reserve(|rows, add| {
+        let mut demand = Demand {
+            guests: request.guests as u64,
+            overhead: request.overhead,
+            allowance: request.allowance,
+            memory_size: manifest.memory.size,
+            outstanding: Bytes(0),
+            outstanding_pids: 0,
+        };
+        for row in rows.iter().filter(|row| !dead.contains(&row.id)) {
+            promised(
+                &mut demand,
+                row,
+                used.get(&row.id).copied(),
+                facts.kvm.pids_per_guest(),
+            );
+        }
+        let verdict = admit(facts, &demand);
+        verdict.check(request.overcommit)?;
+        observe(&Event::Admitted { verdict: &verdict });
+
+        let names = new_names(rows, &request.prefix, request.guests)?;
+        let mut orders = Vec::with_capacity(names.len());
+        for name in names {
+            let randomness = |source| engine::Error::Io {
+                action: "make an identity",
+                source,
+            };
+            let order = Order {
+                id: GuestId::random().map_err(randomness)?,
+                identity: Identity::fresh(&name).map_err(randomness)?,
+            };
+            add(&NewGuest {
+                order: &order,
+                checkpoint: &bundle,
+                sha256: &manifest.files.ckp.sha256,
+                memory: manifest.memory.size,
+                allowance: request.allowance,
+                session: lock.name(),
+                created_at: &created_at,
+            })?;
+            orders.push(order);
+        }
+        Ok(orders)
+    })
+}
+
+/// Adds what an earlier guest was promised and has not used yet.
+fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, pids_per_guest: u64) {
+    let allowance = row.allowance.min(row.memory);
+    let outstanding = match (row.state, used) {
+        (RowState::Dead, _) => Bytes(0),
+        (_, Some(used)) => allowance.saturating_sub(used),
+        (_, None) => {
+            demand.outstanding_pids += pids_per_guest;
+            allowance + demand.overhead
+        }
+    };
+    demand.outstanding = demand.outstanding + outstanding;
+}
+
+/// A restore under way.
+struct Run<'a> {
+    state: &'a mut State,
+    engine: &'a dyn Engine,
+    checkpoint: &'a Checkpoint,
+    lock: &'a SessionLock,
+    park_after: Option<Duration>,
+    session: Box<dyn Session>,
+    nurseries: u32,
+    queue: VecDeque<Order>,
+    /// Orders without an outcome, by their place in the session.
+    given_out: HashMap<u64, (Order, Instant)>,
+    next: u64,
+    unrecorded: Vec<(GuestId, Process)>,
+    report: Report,
+}
+
+impl Run<'_> {
+    fn all(
+        &mut self,
+        concurrency: usize,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
+        let mut heard = Instant::now();
+        loop {
+            let stop = cancelled.load(Ordering::Relaxed);
+            while !stop && self.given_out.len() < concurrency {
+                let Some(order) = self.queue.pop_front() else {
+                    break;
+                };
+                let now = Instant::now();
+                let started = self.session.start(&order);
+                self.given_out.insert(self.next, (order, now));
+                self.next += 1;
+                if started.is_err() {
+                    self.replace_nursery(observe)?;
+                }
+            }
+            if self.given_out.is_empty() {
+                return Ok(());
+            }
+            match self.session.wait(GLANCE) {
+                Ok(Some(outcome)) => {
+                    heard = Instant::now();
+                    self.settle(outcome, observe)?;
+                }
+                Ok(None) if heard.elapsed() > STALL => {
+                    self.session.abort();
+                    self.fail_given_out("it did not answer in time", observe);
+                    self.replace_nursery(observe)?;
+                    heard = Instant::now();
+                }
+                Ok(None) => {}
+                Err(_) => self.replace_nursery(observe)?,
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        outcome: Outcome,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
+        // What is not waited for is a guest that was restored and has ended since.
+        let Some((order, begin)) = self.given_out.remove(&outcome.order) else {
+            return Ok(());
+        };
+        let name = order.identity.name;
+        match outcome.result {
+            Ok(restored) => {
+                let guest = RestoredGuest {
+                    name,
+                    id: order.id,
+                    process: restored.process,
+                    latency: begin.elapsed(),
+                    nonce: restored.nonce,
+                    counter: restored.counter,
+                };
+                observe(&Event::Restored(&guest));
+                self.unrecorded.push((guest.id, guest.process));
+                self.report.guests.push(guest);
+                if self.unrecorded.len() >= BATCH {
+                    self.record()?;
+                }
+            }
+            Err(error) => self.fail(order.id, name, error, observe),
+        }
+        Ok(())
+    }
+
+    fn fail(
+        &mut self,
+        id: GuestId,
+        name: String,
+        error: String,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) {
+        let failure = Failure { name, error };
+        observe(&Event::Failed(&failure));
+        let _ = self.engine.forget(&self.state.run_dir(), &id);
+        let _ = self.state.remove_guests(&[id]);
+        self.report.failures.push(failure);
+    }
+
+    fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
+        for (_, (order, _)) in std::mem::take(&mut self.given_out) {
+            self.fail(order.id, order.identity.name, why.to_owned(), observe);
+        }
+    }
+
+    fn record(&mut self) -> Result<(), Error> {
+        self.state
+            .record_running(&std::mem::take(&mut self.unrecorded))?;
+        Ok(())
+    }
+
+    /// The nursery is gone, and with it every guest that had not answered. Their orders are given
+    /// to a new one, unless nurseries keep dying.
+    fn replace_nursery(&mut self, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
+        // Answers that came before the end are still to be had.
+        while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
+            self.settle(outcome, observe)?;
+        }
+        self.session.abort();
+        if self.nurseries >= NURSERIES {
+            self.fail_given_out("the nursery was killed again and again", observe);
+            while let Some(order) = self.queue.pop_front() {
+                self.fail(
+                    order.id,
+                    order.identity.name,
+                    "the nursery was killed again and again".to_owned(),
+                    observe,
+                );
+            }
+            return Ok(());
+        }
+        let run_dir = self.state.run_dir();
+        let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
+        again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+        for (_, (order, _)) in again {
+            // A control socket that the dead guest had made would be in the new one's way.
+            self.engine.forget(&run_dir, &order.id)?;
+            self.queue.push_front(order);
+        }
+        self.session =
+            self.engine
+                .session(self.checkpoint, &run_dir, self.lock.file(), self.park_after)?;
+        self.nurseries += 1;
+        self.next = 0;
+        observe(&Event::NurseryReplaced);
+        Ok(())
+    }
+
+    fn finish(mut self, begin: Instant, result: Result<(), Error>) -> Result<Report, Error> {
+        self.record()?;
+        // What was not begun was never there.
+        let rest: Vec<_> = self
+            .queue
+            .iter()
+            .chain(self.given_out.values().map(|(o, _)| o))
+            .map(|o| o.id)
+            .collect();
+        self.state.remove_guests(&rest)?;
+        self.report.not_begun = rest.len();
+        self.report.wall = begin.elapsed();
+        match result {
+            Err(e) if self.report.guests.is_empty() => Err(e),
+            Err(e) => {
+                let error = e.to_string();
+                self.report.failures.push(Failure {
+                    name: "the rest".to_owned(),
+                    error,
+                });
+                Ok(self.report)
+            }
+            Ok(()) => Ok(self.report),
+        }
+    }
+}

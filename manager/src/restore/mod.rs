@@ -1,0 +1,4 @@
+//! Mass restore: from one checkpoint to many running guests.
+
+pub mod admission;
+pub mod mass;

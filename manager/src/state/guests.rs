@@ -1,0 +1,376 @@
+//! The guests that are recorded.
+
+use std::collections::HashSet;
+
+use rusqlite::{OptionalExtension, Row, TransactionBehavior, params, types::Type};
+use serde::Serialize;
+
+use super::{Error, State};
+use crate::{
+    engine::{GuestId, Order, Process},
+    units::Bytes,
+};
+
+/// How far a guest has come, as recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowState {
+    /// Ordered; it has not been seen to answer.
+    Restoring,
+    /// It has answered; its process is known.
+    Running,
+    /// It ended by itself, or was killed, and was not destroyed.
+    Dead,
+}
+
+impl RowState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Restoring => "restoring",
+            Self::Running => "running",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// One recorded guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestRow {
+    /// Its id.
+    pub id: GuestId,
+    /// Its name.
+    pub name: String,
+    /// Bundle that it was restored from, `DIR/NAME`.
+    pub checkpoint: String,
+    /// Digest of that bundle's memory.
+    pub sha256: String,
+    /// Its memory.
+    pub memory: Bytes,
+    /// Private memory that it was promised.
+    pub allowance: Bytes,
+    /// Its generation id, in hexadecimal.
+    pub generation: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Lock of the restore that it belongs to.
+    pub session: String,
+    /// When it was ordered, RFC 3339.
+    pub created_at: String,
+    /// How far it has come.
+    pub state: RowState,
+    /// Its process, when it has answered.
+    pub process: Option<Process>,
+    /// How it ended, when it did.
+    pub reason: Option<String>,
+    boot: String,
+}
+
+/// A guest to record before it is restored.
+#[derive(Clone, Debug)]
+pub struct NewGuest<'a> {
+    /// Its order.
+    pub order: &'a Order,
+    /// Bundle, `DIR/NAME`.
+    pub checkpoint: &'a str,
+    /// Digest of its memory.
+    pub sha256: &'a str,
+    /// Memory of the guest.
+    pub memory: Bytes,
+    /// Private memory that it is promised.
+    pub allowance: Bytes,
+    /// Lock of the restore.
+    pub session: &'a str,
+    /// Now, RFC 3339.
+    pub created_at: &'a str,
+}
+
+const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
+                       created_at, state, pid, start_time, reason, boot";
+
+impl State {
+    /// All recorded guests, by name (numbers in names in their order).
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn guests(&self) -> Result<Vec<GuestRow>, Error> {
+        let read = || {
+            let mut statement = self
+                .database
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM guest"))?;
+            let rows = statement.query_map([], from_row)?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        let mut rows = read().map_err(|e| self.database_error(e))?;
+        rows.sort_by_cached_key(|row| natural(&row.name));
+        Ok(rows)
+    }
+
+    /// The guest of this name or id.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn guest(&self, name: &str) -> Result<Option<GuestRow>, Error> {
+        self.database
+            .query_row(
+                &format!("SELECT {COLUMNS} FROM guest WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC LIMIT 1"),
+                [name],
+                from_row,
+            )
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// Runs `decide` on all recorded guests and records those it orders, as one step: no other
+    /// command can record a guest in between.
+    ///
+    /// # Errors
+    /// What `decide` says, or when the database cannot be written.
+    pub fn reserve<T, E: From<Error>>(
+        &mut self,
+        decide: impl FnOnce(
+            &[GuestRow],
+            &mut dyn FnMut(&NewGuest<'_>) -> Result<(), Error>,
+        ) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let path = self.path();
+        let failed = |source| Error::Database {
+            path: path.clone(),
+            source,
+        };
+        let boot = self.boot_id.clone();
+        let transaction = self
+            .database
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        let rows: Vec<GuestRow> = {
+            let mut statement = transaction
+                .prepare(&format!("SELECT {COLUMNS} FROM guest"))
+                .map_err(failed)?;
+            let rows = statement.query_map([], from_row).map_err(failed)?;
+            rows.collect::<Result<_, _>>().map_err(failed)?
+        };
+        let value = {
+            let mut insert = transaction
+                .prepare(
+                    "INSERT INTO guest (id, name, checkpoint, sha256, memory, allowance, generation, \
+                     mac, session, boot, created_at, state) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring')",
+                )
+                .map_err(failed)?;
+            let mut add = |new: &NewGuest<'_>| {
+                let identity = &new.order.identity;
+                insert
+                    .execute(params![
+                        new.order.id.to_string(),
+                        identity.name,
+                        new.checkpoint,
+                        new.sha256,
+                        signed(new.memory.0),
+                        signed(new.allowance.0),
+                        hex(&identity.generation, ""),
+                        hex(&identity.mac, ":"),
+                        new.session,
+                        boot,
+                        new.created_at
+                    ])
+                    .map(|_| ())
+                    .map_err(failed)
+            };
+            decide(&rows, &mut add)?
+        };
+        transaction.commit().map_err(failed)?;
+        Ok(value)
+    }
+
+    /// Records that these guests have answered.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
+        self.update_each(
+            "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3 WHERE id = ?1",
+            guests
+                .iter()
+                .map(|(id, process)| (id.to_string(), process.pid, signed(process.start_time))),
+        )
+    }
+
+    /// Records how guests ended.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn record_dead(&mut self, guests: &[(GuestId, String)]) -> Result<(), Error> {
+        self.update_each(
+            "UPDATE guest SET state = 'dead', reason = ?2 WHERE id = ?1",
+            guests
+                .iter()
+                .map(|(id, reason)| (id.to_string(), reason.clone())),
+        )
+    }
+
+    /// Removes guests from the record.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn remove_guests(&mut self, guests: &[GuestId]) -> Result<(), Error> {
+        self.update_each(
+            "DELETE FROM guest WHERE id = ?1",
+            guests.iter().map(|id| (id.to_string(),)),
+        )
+    }
+
+    fn update_each<P: rusqlite::Params>(
+        &mut self,
+        statement: &str,
+        each: impl ExactSizeIterator<Item = P>,
+    ) -> Result<(), Error> {
+        if each.len() == 0 {
+            return Ok(());
+        }
+        let update = || {
+            let transaction = self
+                .database
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            {
+                let mut prepared = transaction.prepare_cached(statement)?;
+                for parameters in each {
+                    prepared.execute(parameters)?;
+                }
+            }
+            transaction.commit()
+        };
+        let result = update();
+        result.map_err(|e| self.database_error(e))
+    }
+
+    /// Whether a recorded guest may still come to life: its restore goes on.
+    #[must_use]
+    pub fn may_come(&self, row: &GuestRow) -> bool {
+        self.of_this_boot(row) && self.session_lives(&row.session)
+    }
+
+    /// Whether the host has not been booted since the guest was restored.
+    #[must_use]
+    pub fn of_this_boot(&self, row: &GuestRow) -> bool {
+        row.boot == self.boot_id
+    }
+}
+
+/// Names of new guests: `PREFIX-N`, with the lowest numbers that are free.
+///
+/// # Errors
+/// [`Error::Name`] when the prefix makes names that a guest cannot have.
+pub fn new_names(existing: &[GuestRow], prefix: &str, count: usize) -> Result<Vec<String>, Error> {
+    let taken: HashSet<&str> = existing.iter().map(|row| row.name.as_str()).collect();
+    let names: Vec<String> = (1_u64..)
+        .map(|n| format!("{prefix}-{n}"))
+        .filter(|name| !taken.contains(name.as_str()))
+        .take(count)
+        .collect();
+    let refuse = |reason| {
+        Err(Error::Name {
+            name: prefix.to_owned(),
+            reason,
+        })
+    };
+    if prefix.is_empty() || prefix.starts_with('-') {
+        return refuse("it must begin with a letter or digit");
+    }
+    if !prefix
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    {
+        return refuse("it may have letters, digits, '-', '_' and '.' only");
+    }
+    if names.last().is_some_and(|name| name.len() > 32) {
+        return refuse("with its number it is longer than 32 bytes");
+    }
+    Ok(names)
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
+    let bytes = |i| {
+        row.get::<_, i64>(i)
+            .map(|n| Bytes(u64::try_from(n).unwrap_or(0)))
+    };
+    let bad = |i, what: &str| rusqlite::Error::FromSqlConversionFailure(i, Type::Text, what.into());
+    let state = match row.get_ref(10)?.as_str()? {
+        "restoring" => RowState::Restoring,
+        "running" => RowState::Running,
+        "dead" => RowState::Dead,
+        _ => return Err(bad(10, "not a guest's state")),
+    };
+    debug_assert!(row.get_ref(10)?.as_str()? == state.name());
+    let process = match (
+        row.get::<_, Option<i32>>(11)?,
+        row.get::<_, Option<i64>>(12)?,
+    ) {
+        (Some(pid), Some(start)) => Some(Process {
+            pid,
+            start_time: u64::try_from(start).unwrap_or(0),
+        }),
+        _ => None,
+    };
+    Ok(GuestRow {
+        id: row
+            .get_ref(0)?
+            .as_str()?
+            .parse()
+            .map_err(|_| bad(0, "not a guest's id"))?,
+        name: row.get(1)?,
+        checkpoint: row.get(2)?,
+        sha256: row.get(3)?,
+        memory: bytes(4)?,
+        allowance: bytes(5)?,
+        generation: row.get(6)?,
+        mac: row.get(7)?,
+        session: row.get(8)?,
+        created_at: row.get(9)?,
+        state,
+        process,
+        reason: row.get(13)?,
+        boot: row.get(14)?,
+    })
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn hex(bytes: &[u8], separator: &str) -> String {
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(separator)
+}
+
+/// Sorts `g-2` before `g-10`.
+fn natural(name: &str) -> (String, u64, String) {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    (
+        stem.to_owned(),
+        name[stem.len()..].parse().unwrap_or(u64::MAX),
+        name.to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_lowest_free_ones() {
+        assert_eq!(new_names(&[], "g", 3).unwrap(), ["g-1", "g-2", "g-3"]);
+        for bad in ["", "-x", "a b", "a/b", "ä", &"x".repeat(31)] {
+            assert!(new_names(&[], bad, 1).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_sort_by_their_numbers() {
+        let mut names = ["g-10", "g-9", "a", "g-1"];
+        names.sort_by_key(|n| natural(n));
+        assert_eq!(names, ["a", "g-1", "g-9", "g-10"]);
+    }
+}

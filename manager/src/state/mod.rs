@@ -1,0 +1,176 @@
+//! What must survive a crash: one folder with a SQLite database, and a run folder for what lives
+//! only as long as guests do.
+//!
+//! ```text
+//! STATE/brood.sqlite      guests, verified checkpoints, measurements
+//! STATE/run/ID.sock       a guest's control socket    (the engine's)
+//! STATE/run/ID.exit       how a guest ended           (the engine's)
+//! STATE/run/ID.lock       held while a restore runs
+//! ```
+
+mod guests;
+mod measured;
+mod schema;
+mod session;
+mod verified;
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+
+pub use guests::{GuestRow, NewGuest, RowState, new_names};
+pub use measured::Measured;
+pub use session::SessionLock;
+
+/// Environment variable that names the state folder.
+pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
+/// How long a command waits for another one's transaction.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The database.
+    #[error("cannot use the state in {}: {source}", .path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The database was written by a newer brood.
+    #[error("the state in {} has version {found}; this brood knows versions up to {known}", .path.display())]
+    TooNew {
+        /// The database file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest that is known.
+        known: i64,
+    },
+    /// No folder was named and none can be guessed.
+    #[error("no state folder: neither {STATE_DIR_VARIABLE} nor HOME is set")]
+    Nowhere,
+    /// A name that a guest cannot have.
+    #[error("{name:?} cannot be a guest's name: {reason}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { .. } | Self::Nowhere => Some(format!(
+                "name a folder you may write: {STATE_DIR_VARIABLE}=DIR"
+            )),
+            Self::Database { path, .. } => Some(format!(
+                "if the file is damaged, move it away ({}): guests that run can then still be ended with `brood destroy --all`",
+                path.display()
+            )),
+            Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
+            Self::Name { .. } => None,
+        }
+    }
+}
+
+/// The state folder, open.
+#[derive(Debug)]
+pub struct State {
+    dir: PathBuf,
+    database: Connection,
+    boot_id: String,
+}
+
+impl State {
+    /// The folder that is used when none is named: `BROOD_STATE_DIR`, else `/var/db/brood` for
+    /// root, else the XDG state folder.
+    ///
+    /// # Errors
+    /// [`Error::Nowhere`].
+    pub fn default_dir() -> Result<PathBuf, Error> {
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        if let Some(dir) = set(STATE_DIR_VARIABLE) {
+            return std::path::absolute(&dir).map_err(|source| Error::Io {
+                action: "find",
+                path: dir,
+                source,
+            });
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/db/brood"));
+        }
+        set("XDG_STATE_HOME")
+            .filter(|dir| dir.is_absolute())
+            .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+            .map(|dir| dir.join("brood"))
+            .ok_or(Error::Nowhere)
+    }
+
+    /// Opens the state in `dir`, making it when it is not there. Only its owner may enter it.
+    ///
+    /// # Errors
+    /// When it cannot be made, read or understood.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let run = dir.join("run");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&run)
+            .map_err(|source| Error::Io {
+                action: "make the folder",
+                path: run.clone(),
+                source,
+            })?;
+        let path = dir.join("brood.sqlite");
+        let database = schema::open(&path, PATIENCE)?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Ok(Self {
+            dir: dir.to_owned(),
+            database,
+            boot_id: boot_id.trim().to_owned(),
+        })
+    }
+
+    /// The folder of sockets, records and locks.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join("brood.sqlite")
+    }
+
+    fn database_error(&self, source: rusqlite::Error) -> Error {
+        Error::Database {
+            path: self.path(),
+            source,
+        }
+    }
+}

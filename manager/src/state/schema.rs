@@ -1,0 +1,86 @@
+//! The database's tables and their versions.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::Error;
+
+/// Statements that lead from each version to the next.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE guest (
+        id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
+        name        TEXT NOT NULL UNIQUE,
+        checkpoint  TEXT NOT NULL,               -- absolute DIR/NAME of the bundle
+        sha256      TEXT NOT NULL,               -- of its memory file
+        memory      INTEGER NOT NULL,            -- bytes
+        allowance   INTEGER NOT NULL,            -- bytes of private memory promised
+        generation  TEXT NOT NULL,
+        mac         TEXT NOT NULL,
+        session     TEXT NOT NULL,               -- name of the restore's lock
+        boot        TEXT NOT NULL,               -- the host's boot that it runs in
+        created_at  TEXT NOT NULL,
+        state       TEXT NOT NULL,               -- restoring, running, dead
+        pid         INTEGER,
+        start_time  INTEGER,
+        reason      TEXT                         -- how it ended
+    ) STRICT;
+    CREATE INDEX guest_of_sha256 ON guest (sha256);
+    CREATE TABLE verified (                      -- memory files whose digest was computed
+        device INTEGER, inode INTEGER, size INTEGER, mtime_ns TEXT, ctime_ns TEXT,
+        sha256 TEXT NOT NULL,
+        PRIMARY KEY (device, inode, size, mtime_ns, ctime_ns)
+    ) STRICT;
+    CREATE TABLE measured (                      -- what guests cost, by checkpoint
+        sha256           TEXT PRIMARY KEY,
+        guests           INTEGER NOT NULL,
+        overhead         INTEGER NOT NULL,       -- bytes a guest
+        pristine_private INTEGER NOT NULL,
+        expected_private INTEGER NOT NULL,
+        at               TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// Opens the database and brings it to the newest version.
+pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error> {
+    let failed = |source| Error::Database {
+        path: path.to_owned(),
+        source,
+    };
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let mut database = Connection::open(path).map_err(failed)?;
+    database.busy_timeout(patience).map_err(failed)?;
+    let version =
+        |c: &Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    let found = version(&database).map_err(failed)?;
+    if found > known {
+        return Err(Error::TooNew {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    if found < known {
+        // What is recorded speaks of processes: none of them survives what a lost page of the
+        // journal would take (a host crash), so NORMAL loses nothing that matters.
+        database
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(failed)?;
+        let transaction = database
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        // Another command may have been first.
+        let found = usize::try_from(version(&transaction).map_err(failed)?).unwrap_or(0);
+        for migration in MIGRATIONS.iter().skip(found) {
+            transaction.execute_batch(migration).map_err(failed)?;
+        }
+        transaction
+            .pragma_update(None, "user_version", known)
+            .map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+    }
+    database
+        .pragma_update(None, "synchronous", "NORMAL")
+        .map_err(failed)?;
+    Ok(database)
+}

@@ -1,0 +1,91 @@
+//! The lock that says that a restore is still going on.
+//!
+//! It is held by the manager, by its nursery and by each guest that is not ready yet, through one
+//! open file: a lock of flock(2) lasts until the last of them has let go or died. So a later
+//! command knows whether a guest recorded as "restoring" may still come to life.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Error, State};
+use crate::engine::random;
+
+/// The lock of one restore, held.
+#[derive(Debug)]
+pub struct SessionLock {
+    name: String,
+    path: PathBuf,
+    // Dropping the file, not unlocking it: others may hold on.
+    file: File,
+}
+
+impl SessionLock {
+    /// Its name in the run folder.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The open file, to hand on to others who restore.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for SessionLock {
+    fn drop(&mut self) {
+        // The name goes with the manager: by then every guest of the session is recorded.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl State {
+    /// Takes a new lock.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn begin_session(&self) -> Result<SessionLock, Error> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io {
+                action: "make the lock",
+                path,
+                source,
+            }
+        };
+        let run = self.run_dir();
+        let name = format!(
+            "{:016x}.lock",
+            u64::from_ne_bytes(random().map_err(io(&run))?)
+        );
+        let path = run.join(&name);
+        let file = File::create_new(&path).map_err(io(&path))?;
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, e)| io(&path)(e.into()))?;
+        // A duplicate shares the lock; Flock itself would unlock it for all when dropped.
+        let file = held.try_clone().map_err(io(&path))?;
+        std::mem::forget(held);
+        Ok(SessionLock { name, path, file })
+    }
+
+    /// Whether somebody still restores under this lock.
+    pub(super) fn session_lives(&self, name: &str) -> bool {
+        let path = self.run_dir().join(name);
+        let Ok(file) = File::open(&path) else {
+            return false;
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_) => {
+                let _ = fs::remove_file(&path);
+                false
+            }
+            Err((_, e)) => io::Error::from(e).kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+}

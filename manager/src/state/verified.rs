@@ -1,0 +1,57 @@
+//! Memory files whose digest was computed once: the same file, unchanged, is not read again.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Error, State};
+use crate::checkpoint::FileStamp;
+
+impl State {
+    /// The digest of the file that had this stamp, if it was computed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn verified_digest(&self, stamp: &FileStamp) -> Result<Option<String>, Error> {
+        self.database
+            .query_row(
+                "SELECT sha256 FROM verified WHERE device = ?1 AND inode = ?2 AND size = ?3
+                 AND mtime_ns = ?4 AND ctime_ns = ?5",
+                key(stamp),
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// Notes the digest of the file that has this stamp, in place of what was known of it before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn note_verified(&self, stamp: &FileStamp, sha256: &str) -> Result<(), Error> {
+        let (device, inode, size, mtime, ctime) = key(stamp);
+        self.database
+            .execute(
+                "DELETE FROM verified WHERE device = ?1 AND inode = ?2",
+                params![device, inode],
+            )
+            .and_then(|_| {
+                self.database.execute(
+                    "INSERT INTO verified VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    params![device, inode, size, mtime, ctime, sha256],
+                )
+            })
+            .map(|_| ())
+            .map_err(|e| self.database_error(e))
+    }
+}
+
+/// SQLite's integers are signed and have 64 bits; the bits are what counts here.
+fn key(stamp: &FileStamp) -> (i64, i64, i64, String, String) {
+    let bits = u64::cast_signed;
+    (
+        bits(stamp.device),
+        bits(stamp.inode),
+        bits(stamp.size),
+        stamp.mtime_ns.to_string(),
+        stamp.ctime_ns.to_string(),
+    )
+}

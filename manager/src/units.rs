@@ -1,0 +1,160 @@
+//! Amounts of memory as their own type, so that bytes, MiB and pages are never mixed up.
+
+use std::{fmt, num::ParseIntError, ops, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Size of a guest page and of a host page on every platform brood runs on, in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// An amount of memory or storage in bytes. Serialized as a plain number of bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// `n` KiB.
+    #[must_use]
+    pub const fn kib(n: u64) -> Self {
+        Self(n << 10)
+    }
+
+    /// `n` MiB.
+    #[must_use]
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+
+    /// `n` GiB.
+    #[must_use]
+    pub const fn gib(n: u64) -> Self {
+        Self(n << 30)
+    }
+
+    /// The amount in MiB, for reports.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a report shows three digits")]
+    pub fn as_mib(self) -> f64 {
+        self.0 as f64 / f64::from(1 << 20)
+    }
+
+    /// Whole pages that hold this amount.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        self.0.div_ceil(PAGE_SIZE)
+    }
+
+    /// `self - other`, or zero.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// `self * n`, or the largest amount.
+    #[must_use]
+    pub const fn saturating_mul(self, n: u64) -> Self {
+        Self(self.0.saturating_mul(n))
+    }
+}
+
+impl ops::Add for Bytes {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl std::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        amounts.fold(Self(0), ops::Add::add)
+    }
+}
+
+impl fmt::Display for Bytes {
+    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [
+            (1_u64 << 40, "TiB"),
+            (1 << 30, "GiB"),
+            (1 << 20, "MiB"),
+            (1 << 10, "KiB"),
+        ];
+        let text = match units.into_iter().find(|(size, _)| self.0 >= *size) {
+            Some((size, unit)) if self.0.is_multiple_of(size) => {
+                format!("{} {unit}", self.0 / size)
+            }
+            Some((size, unit)) => format!("{:.1} {unit}", self.0 as f64 / size as f64),
+            None => format!("{} B", self.0),
+        };
+        f.pad(&text)
+    }
+}
+
+/// A text that is not an amount of memory.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParseBytesError {
+    /// No number where one belongs.
+    #[error(
+        "{text:?} is not a size: write a whole number with an optional unit, such as 256M, 4G or 65536"
+    )]
+    Number {
+        /// What was given.
+        text: String,
+        /// Why it is no number.
+        source: ParseIntError,
+    },
+    /// More than 2^64 bytes.
+    #[error("{0:?} is more than brood can count")]
+    TooLarge(String),
+}
+
+impl FromStr for Bytes {
+    type Err = ParseBytesError;
+
+    /// Reads `65536`, `64K`, `256M`, `256MiB`, `24G`, `2T`; units are powers of 1024.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lower = text.trim().to_ascii_lowercase();
+        let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match lower[number.len()..].trim() {
+            "" | "b" => Some(0),
+            "k" | "kb" | "kib" => Some(10),
+            "m" | "mb" | "mib" => Some(20),
+            "g" | "gb" | "gib" => Some(30),
+            "t" | "tb" | "tib" => Some(40),
+            _ => None,
+        };
+        // An unknown unit is reported as the number parser reports the whole text.
+        let digits = if shift.is_some() { number.trim() } else { text };
+        let n: u64 = digits.parse().map_err(|source| ParseBytesError::Number {
+            text: text.to_owned(),
+            source,
+        })?;
+        n.checked_mul(1 << shift.unwrap_or(0))
+            .map(Self)
+            .ok_or_else(|| ParseBytesError::TooLarge(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_and_shown() {
+        for (text, bytes, shown) in [
+            ("65536", 65536, "64 KiB"),
+            ("256M", 256 << 20, "256 MiB"),
+            ("24GiB", 24 << 30, "24 GiB"),
+            ("1536k", 1536 << 10, "1.5 MiB"),
+            ("12", 12, "12 B"),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+            assert_eq!(Bytes(bytes).to_string(), shown);
+        }
+        for bad in ["", "M", "-1", "1.5G", "12X", "1e3", "99999999999T"] {
+            assert!(bad.parse::<Bytes>().is_err(), "{bad:?}");
+        }
+    }
+}

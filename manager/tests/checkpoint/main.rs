@@ -1,0 +1,8 @@
+//! Checkpoint bundles as the rest of brood and the user see them.
+
+mod damage;
+mod files;
+mod meta;
+mod round_trip;
+mod sample;
+mod writers;

@@ -1,0 +1,29 @@
+//! Where the `brood` binary under test is.
+
+use std::{env, path::PathBuf};
+
+/// The binary under test: `BROOD_BINARY`, else the one in the folder that this test was built into
+/// (for the test `target/PROFILE/deps/TEST` that is `target/PROFILE/brood`).
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn brood() -> PathBuf {
+    if let Some(path) = env::var_os("BROOD_BINARY") {
+        return path.into();
+    }
+    let test = env::current_exe().expect("a test knows where it is");
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|dir| dir.join("brood"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "there is no brood near {}: build it first with `cargo build -p brood`, for the same \
+             profile and target folder",
+            test.display()
+        )
+    })
+}

@@ -1,0 +1,314 @@
+//! A test's own place: state folder, checkpoints, and nothing left of it at the end.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Proc, Ran, Running, brood, processes_in, signal, without_kvm};
+
+/// How long processes of destroyed guests and their nursery may take to be gone.
+const GONE: Duration = Duration::from_secs(20);
+
+/// A state folder and a folder of checkpoints for one test. When it is dropped all guests are
+/// destroyed, and nothing may be left: no process, no file in the run folder. After a panic it
+/// only cleans up.
+#[derive(Debug)]
+pub struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    /// A home for the running test; `None` where it must be skipped for want of KVM.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made.
+    #[must_use]
+    pub fn with_kvm() -> Option<Self> {
+        (!without_kvm()).then(Self::bare)
+    }
+
+    /// A home for a test that runs no guest.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made.
+    #[must_use]
+    pub fn bare() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("brood-")
+            .tempdir()
+            .expect("a temporary folder");
+        fs::create_dir(dir.path().join("ckp")).expect("a folder in it");
+        Self { dir }
+    }
+
+    /// The state folder.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The run folder.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.state().join("run")
+    }
+
+    /// The folder of checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.dir.path().join("ckp")
+    }
+
+    /// The folder that holds all of it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A `brood` command that works in this home.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(brood());
+        command
+            .args(args)
+            .env("BROOD_STATE_DIR", self.state())
+            .env_remove("NO_COLOR")
+            .current_dir(self.dir.path());
+        command
+    }
+
+    /// Starts `brood` with these arguments.
+    #[must_use]
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(self.command(args))
+    }
+
+    /// Runs `brood` with these arguments to its end.
+    #[must_use]
+    pub fn brood(&self, args: &[&str]) -> Ran {
+        self.start(args).wait()
+    }
+
+    /// Runs `brood` with these arguments and `--json`, which must succeed; returns what it printed.
+    #[track_caller]
+    #[must_use]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let with_json: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+        self.brood(&with_json).ok().json()
+    }
+
+    /// Makes a checkpoint of the demo guest.
+    #[track_caller]
+    #[must_use]
+    pub fn demo(&self, name: &str, memory: &str) -> Demo {
+        let demo = self.named(name);
+        let _ = self
+            .brood(&["checkpoint", "demo", &demo.path, "--memory", memory])
+            .ok();
+        demo
+    }
+
+    /// The checkpoint of this name, whether it is there or not.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Demo {
+        let dir = self.checkpoints();
+        let path = dir.join(name).to_str().expect("plain letters").to_owned();
+        Demo { path }
+    }
+
+    /// Restores guests, which must all succeed; returns the report.
+    #[track_caller]
+    pub fn restore(&self, from: &Demo, guests: usize, prefix: &str) -> Value {
+        let count = guests.to_string();
+        let report = self.json(&[
+            "restore", &from.path, "--guests", &count, "--prefix", prefix,
+        ]);
+        assert_eq!(report["restored"], guests, "{report}");
+        report
+    }
+
+    /// Asks a guest, which must answer.
+    #[track_caller]
+    #[must_use]
+    pub fn ask(&self, guest: &str, request: &str) -> Value {
+        self.brood(&["ask", "--json", guest, request]).ok().json()
+    }
+
+    /// All guests that `brood list` shows.
+    #[track_caller]
+    #[must_use]
+    pub fn list(&self) -> Vec<Value> {
+        match self.json(&["list"]) {
+            Value::Array(guests) => guests,
+            other => panic!("not a list: {other}"),
+        }
+    }
+
+    /// Names of the guests that are listed in this state.
+    #[track_caller]
+    #[must_use]
+    pub fn names(&self, state: &str) -> Vec<String> {
+        let guests = self.list();
+        let of_state = guests.iter().filter(|guest| guest["state"] == state);
+        of_state
+            .map(|guest| text(&guest["name"]).to_owned())
+            .collect()
+    }
+
+    /// Process id of a guest that lives.
+    #[track_caller]
+    #[must_use]
+    pub fn pid(&self, guest: &str) -> i32 {
+        let shown = self.json(&["show", guest]);
+        let pid = shown["pid"].as_i64().expect("it has a process");
+        pid.try_into().expect("process ids are small")
+    }
+
+    /// Processes of this home's guests.
+    #[must_use]
+    pub fn guests(&self) -> Vec<Proc> {
+        let mut guests = processes_in(&self.state());
+        guests.retain(|process| !process.is_nursery());
+        guests
+    }
+
+    /// This home's nurseries.
+    #[must_use]
+    pub fn nurseries(&self) -> Vec<Proc> {
+        let mut nurseries = processes_in(&self.state());
+        nurseries.retain(Proc::is_nursery);
+        nurseries
+    }
+
+    /// Makes sure that what is listed and what runs become the same, soon, and that every guest
+    /// that is listed as running answers. Returns the names of those.
+    ///
+    /// # Panics
+    /// When they do not.
+    #[track_caller]
+    pub fn converges(&self) -> Vec<String> {
+        let begin = Instant::now();
+        let running = loop {
+            let listed = self.list();
+            let strays = self.strays(&listed);
+            if strays.is_empty() && listed.iter().all(|guest| guest["state"] != "restoring") {
+                break listed;
+            }
+            assert!(
+                begin.elapsed() < GONE,
+                "does not converge: listed {listed:?}; not listed, but running: {strays:?}"
+            );
+            thread::sleep(Duration::from_millis(5));
+        };
+        let running: Vec<String> = running
+            .iter()
+            .filter(|guest| guest["state"] == "running")
+            .map(|guest| text(&guest["name"]).to_owned())
+            .collect();
+        for name in &running {
+            let _ = self.ask(name, "ping");
+        }
+        running
+    }
+
+    /// Guests that run and are not among those listed.
+    fn strays(&self, listed: &[Value]) -> Vec<Proc> {
+        let known: Vec<i64> = listed.iter().filter_map(|g| g["pid"].as_i64()).collect();
+        let mut strays = self.guests();
+        strays.retain(|process| !known.contains(&i64::from(process.pid)));
+        strays
+    }
+
+    /// Destroys all guests and makes sure that nothing is left of them.
+    ///
+    /// # Panics
+    /// When something is.
+    #[track_caller]
+    pub fn destroy_all(&self) {
+        let _ = self.brood(&["destroy", "--all"]).ok();
+        let begin = Instant::now();
+        loop {
+            let processes = processes_in(&self.state());
+            let files = files_in(&self.run_dir());
+            if processes.is_empty() && files.is_empty() {
+                break;
+            }
+            assert!(
+                begin.elapsed() < GONE,
+                "left after destroy --all: {processes:?} {files:?}"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(
+            self.list().is_empty(),
+            "guests are listed after destroy --all"
+        );
+    }
+
+    fn clean_up(&self) {
+        let _ = self.command(&["destroy", "--all"]).output();
+        let begin = Instant::now();
+        loop {
+            let left = processes_in(&self.state());
+            if left.is_empty() || begin.elapsed() > GONE {
+                break;
+            }
+            for process in left {
+                signal(process.pid, Signal::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.clean_up();
+        } else if self.state().exists() {
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.destroy_all();
+            }));
+            if let Err(panic) = checked {
+                self.clean_up();
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+/// Names of the files in a folder; none when it is missing.
+fn files_in(dir: &Path) -> Vec<String> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+/// A checkpoint in a test's home.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    /// DIR/NAME.
+    pub path: String,
+}
+
+impl Demo {
+    /// Its memory file.
+    #[must_use]
+    pub fn ckp(&self) -> PathBuf {
+        format!("{}.ckp", self.path).into()
+    }
+}

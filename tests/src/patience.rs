@@ -1,0 +1,28 @@
+//! Waiting for something to become so, instead of sleeping and hoping.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything in a test may take before the test fails. A loaded machine is slow, not wrong.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until `look` finds something.
+///
+/// # Panics
+/// When it finds nothing within [`PATIENCE`]; `what` says what was waited for.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "waited {} s for {what}",
+            PATIENCE.as_secs()
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,82 @@
+//! The processes of a state folder, found without brood's own help: nurseries and guests work in
+//! its run folder.
+
+use std::{fs, path::Path};
+
+use nix::{sys::signal::Signal, unistd::Pid};
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proc {
+    /// Its id.
+    pub pid: i32,
+    /// Its parent's id.
+    pub parent: i32,
+    /// Its session, which is the process id of the process that began it.
+    pub session: i32,
+    /// State letter, as proc_pid_stat(5) has it.
+    pub state: char,
+    /// Its command line, words parted by blanks.
+    pub command: String,
+}
+
+impl Proc {
+    fn read(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some(Self {
+            pid,
+            parent,
+            session,
+            state,
+            command: String::from_utf8_lossy(&command)
+                .replace('\0', " ")
+                .trim()
+                .to_owned(),
+        })
+    }
+
+    /// Whether it is a nursery and not a guest: nurseries begin a session, and guests stay in it.
+    #[must_use]
+    pub fn is_nursery(&self) -> bool {
+        self.pid == self.session
+    }
+
+    /// Whether it is stopped.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.state == 'T'
+    }
+}
+
+fn all() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc")
+        .expect("/proc is there")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Processes that work in the run folder of `state`: its guests and nurseries. Zombies are none.
+#[must_use]
+pub fn processes_in(state: &Path) -> Vec<Proc> {
+    let run = state.join("run");
+    all()
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == run))
+        .filter_map(Proc::read)
+        .filter(|proc| proc.state != 'Z')
+        .collect()
+}
+
+/// Sends a signal; a process that is gone already is no error.
+///
+/// # Panics
+/// When it may not be sent.
+pub fn signal(pid: i32, signal: Signal) {
+    match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+        Err(e) => panic!("cannot send {signal} to {pid}: {e}"),
+    }
+}
