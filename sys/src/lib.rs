@@ -4,6 +4,8 @@
 //! the manager and the kernel side must agree on; the ioctl table and the safe wrappers are not
 //! part of it yet.
 
+pub mod vnode_abi;
+
 /// Control device through which virtual machines are created and destroyed (vmm(4)).
 pub const VMM_CTL_PATH: &str = "/dev/vmmctl";
 
@@ -12,9 +14,9 @@ pub const VMM_DEVICE_DIR: &str = "/dev/vmm";
 
 /// Longest virtual machine name, in bytes, without the terminating NUL.
 ///
-/// FreeBSD limits the device name to `SPECNAMELEN` (255, `sys/param.h`) less the `vmm/` prefix
-/// (`VM_MAX_NAMELEN`, `machine/vmm.h`).
-pub const VM_MAX_NAME: usize = 255 - "vmm/".len();
+/// `VM_MAX_NAMELEN` of `machine/vmm.h`: the device name limit `SPECNAMELEN` (255, `sys/param.h`)
+/// less `VM_MAX_PREFIXLEN` (10), `VM_MAX_SUFFIXLEN` (15) and the separator before the suffix.
+pub const VM_MAX_NAME: usize = 255 - 10 - 15 - 1;
 
 /// Path of the character device of the virtual machine `name`, or `None` when `name` cannot be a
 /// virtual machine's name: empty, too long, or with a `/` or NUL in it.

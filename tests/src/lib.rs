@@ -18,6 +18,7 @@ mod procs;
 mod ran;
 mod random;
 mod skip;
+pub mod vnode_model;
 
 pub use binary::brood;
 pub use crowd::{Crowd, crowd};
