@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
-    output::{cancellation, engine, facts, guests_bar, json, line, state},
+    output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
     restore::{ALLOWANCE, cores, cost, verify},
 };
 use crate::{
@@ -43,6 +43,8 @@ pub(super) struct Density {
     /// Go ahead when the worst case does not fit in memory
     #[arg(long)]
     overcommit: bool,
+    #[command(flatten)]
+    park: Park,
     /// Write a report there: index.html, density.json, density.svg
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
@@ -75,6 +77,7 @@ impl Density {
                 allowance: allowance.max(written + Bytes::mib(1)),
                 overhead: cost(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
+                park_after: self.park.after.0,
             };
             let step = run::step(
                 &mut state,

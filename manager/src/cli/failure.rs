@@ -21,7 +21,7 @@ pub(crate) const REFUSED: u8 = 4;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 impl Failure {
-    pub(crate) fn new(message: impl ToString, hint: Option<String>) -> Self {
+    pub(crate) fn new(message: &dyn std::fmt::Display, hint: Option<String>) -> Self {
         Self {
             message: message.to_string(),
             hint,

@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -118,6 +119,30 @@ pub(crate) fn facts(checkpoint: Option<PathBuf>) -> Result<HostFacts, Failure> {
         state,
         checkpoint,
     })?)
+}
+
+/// When idle guests give their virtual machine back.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Park {
+    /// Let guests that are idle for so long give their virtual machine back to the host, until
+    /// they are asked again (seconds, or "never"). A parked guest costs the host a fifth of the
+    /// memory, and its next answer takes about as long as a restore
+    #[arg(long = "park-after", value_name = "SECONDS", default_value = "never", value_parser = park_after)]
+    pub(crate) after: ParkAfter,
+}
+
+/// The value of `--park-after`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ParkAfter(pub(crate) Option<Duration>);
+
+fn park_after(text: &str) -> Result<ParkAfter, String> {
+    if text == "never" {
+        return Ok(ParkAfter(None));
+    }
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=1e6).contains(&s) => Ok(ParkAfter(Some(Duration::from_secs_f64(s)))),
+        _ => Err("write a number of seconds, or never".to_owned()),
+    }
 }
 
 /// A flag that Ctrl-C and SIGTERM set. A second one ends the command at once.

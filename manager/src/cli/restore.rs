@@ -8,7 +8,9 @@ use serde_json::json;
 use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
-    output::{advance, bytes_bar, cancellation, engine, facts, guests_bar, json, line, state},
+    output::{
+        Park, advance, bytes_bar, cancellation, engine, facts, guests_bar, json, line, state,
+    },
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
@@ -55,6 +57,8 @@ pub(super) struct Restore {
     /// Go ahead when that worst case does not fit in memory, and say what it risks
     #[arg(long)]
     overcommit: bool,
+    #[command(flatten)]
+    park: Park,
     /// If any guest fails, destroy those that this command restored
     #[arg(long)]
     all_or_nothing: bool,
@@ -84,6 +88,7 @@ impl Restore {
             allowance: self.private_limit,
             overhead: cost(&state, &checkpoint)?.overhead,
             overcommit: self.overcommit,
+            park_after: self.park.after.0,
         };
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");

@@ -36,6 +36,11 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// Fewer guests than this cost too little to be told from the host's noise.
 const ENOUGH_TO_MEASURE: usize = 50;
 
+/// What a guest can cost in kernel and process memory: a measurement outside says that something
+/// else on the host moved meanwhile.
+const LEAST_OVERHEAD: Bytes = Bytes::kib(256);
+const MOST_OVERHEAD: Bytes = Bytes::mib(4);
+
 /// One step to measure.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -51,6 +56,8 @@ pub struct Run {
     pub overhead: Bytes,
     /// Go ahead when that does not fit.
     pub overcommit: bool,
+    /// When idle guests give their virtual machine back.
+    pub park_after: Option<Duration>,
 }
 
 /// What happens on the way.
@@ -120,6 +127,7 @@ pub fn step(
         allowance: run.allowance,
         overhead: run.overhead,
         overcommit: run.overcommit,
+        park_after: run.park_after,
     };
     let report = mass::restore(
         state,
@@ -169,7 +177,7 @@ pub fn step(
         measured.usage.private,
         measured.usage.process,
     );
-    if own.len() >= ENOUGH_TO_MEASURE {
+    if own.len() >= ENOUGH_TO_MEASURE && run.park_after.is_none() {
         note(
             guests.state,
             checkpoint,
@@ -228,6 +236,8 @@ fn measure(
         }
     }
     observe(Event::Phase("settling"));
+    // Guests that are to be parked are not at rest before.
+    thread::sleep(run.park_after.unwrap_or_default());
     let after = settle(root)?;
     observe(Event::Phase("measuring"));
     let usage = own
@@ -270,7 +280,9 @@ fn note(
     let pristine = private.saturating_sub(Bytes(run.dirty_pages * PAGE_SIZE));
     let measured = Measured {
         guests,
-        overhead: all.saturating_sub(private).max(Bytes::kib(64)),
+        overhead: all
+            .saturating_sub(private)
+            .clamp(LEAST_OVERHEAD, MOST_OVERHEAD),
         pristine_private: pristine,
         expected_private: private,
         at: Timestamp::now().to_string(),

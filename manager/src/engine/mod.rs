@@ -255,6 +255,8 @@ pub trait Engine: fmt::Debug {
     ) -> Result<Manifest, Error>;
 
     /// Starts restoring from a checkpoint. `lock` is held by all that may still be restoring.
+    /// Guests that are idle for `park_after` give their virtual machine back until they are asked
+    /// again; never, when there is none.
     ///
     /// # Errors
     /// When the engine or the checkpoint cannot be used.
@@ -263,6 +265,7 @@ pub trait Engine: fmt::Debug {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
+        park_after: Option<Duration>,
     ) -> Result<Box<dyn Session>, Error>;
 
     /// The process of a guest whose restore was cut off before it was recorded; `None` when there

@@ -26,7 +26,7 @@ impl Default for CostModel {
     fn default() -> Self {
         Self {
             overhead: Bytes::kib(768),
-            pristine_private: Bytes::kib(256),
+            pristine_private: Bytes::kib(16),
             expected_private: Bytes::mib(4),
             source: "built-in".to_owned(),
         }

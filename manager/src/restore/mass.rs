@@ -45,6 +45,8 @@ pub struct Request {
     pub overhead: Bytes,
     /// Go ahead when what is allowed does not fit in memory.
     pub overcommit: bool,
+    /// Guests that are idle for so long give their virtual machine back until they are asked.
+    pub park_after: Option<Duration>,
 }
 
 /// What happens on the way.
@@ -190,7 +192,12 @@ pub fn restore(
     let orders = reserve(
         state, engine, facts, checkpoint, request, &lock, &live, observe,
     )?;
-    let session = match engine.session(checkpoint, &state.run_dir(), lock.file()) {
+    let session = match engine.session(
+        checkpoint,
+        &state.run_dir(),
+        lock.file(),
+        request.park_after,
+    ) {
         Ok(session) => session,
         Err(e) => {
             let ids: Vec<_> = orders.iter().map(|order| order.id).collect();
@@ -203,6 +210,7 @@ pub fn restore(
         engine,
         checkpoint,
         lock: &lock,
+        park_after: request.park_after,
         session,
         nurseries: 1,
         queue: orders.into(),
@@ -316,6 +324,7 @@ struct Run<'a> {
     engine: &'a dyn Engine,
     checkpoint: &'a Checkpoint,
     lock: &'a SessionLock,
+    park_after: Option<Duration>,
     session: Box<dyn Session>,
     nurseries: u32,
     queue: VecDeque<Order>,
@@ -454,9 +463,9 @@ impl Run<'_> {
             self.engine.forget(&run_dir, &order.id)?;
             self.queue.push_front(order);
         }
-        self.session = self
-            .engine
-            .session(self.checkpoint, &run_dir, self.lock.file())?;
+        self.session =
+            self.engine
+                .session(self.checkpoint, &run_dir, self.lock.file(), self.park_after)?;
         self.nurseries += 1;
         self.next = 0;
         observe(&Event::NurseryReplaced);

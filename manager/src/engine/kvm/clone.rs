@@ -2,15 +2,17 @@
 
 use std::{
     fs::File,
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     process::exit,
     ptr,
     sync::atomic::{AtomicPtr, Ordering},
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{SigHandler, Signal},
         socket::{
@@ -26,7 +28,7 @@ use zerocopy::FromZeros;
 use super::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
     dump,
-    machine::{ExitReason, Machine, Stop},
+    machine::{ExitReason, Machine, Parked, Stop},
     nursery::{Nursery, SOCKET, failure, handle},
     ram::Ram,
     record,
@@ -74,26 +76,32 @@ pub(super) fn run(nursery: &mut Nursery, order: &Order) -> ! {
 struct Guest<'a> {
     nursery: &'a Nursery,
     id: GuestId,
-    machine: Machine,
+    body: Body,
     control: OwnedFd,
     seq: u64,
     /// The checkpoint's stamp when its content was last known to be right.
     stamp: FileStamp,
 }
 
+/// What there is of the guest beside its state in the nursery's plan.
+enum Body {
+    /// It has a virtual machine.
+    Awake(Machine),
+    /// It has been idle, and gave its virtual machine back.
+    Parked(Box<Parked>),
+    /// On the way from one to the other.
+    Between,
+}
+
 fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report), String> {
     let ram = Ram::private(&nursery.ckp, nursery.start.memory)
         .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
-    let mut machine =
-        Machine::new(&nursery.kvm, ram, &nursery.regions).map_err(|e| e.to_string())?;
-    nursery
-        .plan
-        .apply(&mut machine.vcpu)
+    let (kvm, plan) = (&nursery.kvm, &nursery.plan);
+    let mut machine = Machine::new(kvm, ram, &nursery.regions).map_err(|(_, e)| e.to_string())?;
+    plan.apply(&mut machine.vcpu, &plan.registers())
         .map_err(|e| e.to_string())?;
-    let clock = Clock::now(nursery.state.tsc_khz);
+    let clock = Clock::now(plan.state().tsc_khz);
     lay_down_identity(&machine.ram, &order.identity, clock);
-
-    KICK.store(machine.immediate_exit(), Ordering::Relaxed);
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
 
@@ -102,13 +110,15 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
     let mut guest = Guest {
         nursery,
         id,
-        machine,
+        body: Body::awake(machine),
         control,
         seq: 0,
         stamp: nursery.start.stamp,
     };
-    if nursery.state.busy {
-        guest.to_doorbell().map_err(|reason| reason.to_string())?;
+    if plan.state().busy {
+        guest
+            .run_to_doorbell()
+            .map_err(|reason| reason.to_string())?;
     }
     let reply = guest.ask(&Request::new(layout::OP_PING, &[]));
     if reply.kind != REPLY_DONE {
@@ -126,28 +136,43 @@ fn restore<'a>(nursery: &'a Nursery, order: &Order) -> Result<(Guest<'a>, Report
     Ok((guest, report))
 }
 
+impl Body {
+    fn awake(mut machine: Machine) -> Self {
+        KICK.store(machine.immediate_exit(), Ordering::Relaxed);
+        Self::Awake(machine)
+    }
+}
+
 impl Guest<'_> {
     /// Answers calls until the guest dies or is committed to a checkpoint. The process dies with
     /// the guest.
     fn serve(mut self) -> ! {
+        let mut idle_limit = self.nursery.start.park_after;
         loop {
-            if let Some(client) = self.accept(false) {
-                self.converse(&client);
+            if self.client_within(idle_limit) {
+                if let Some(client) = self.accept() {
+                    self.converse(&client);
+                }
+                idle_limit = self.nursery.start.park_after;
+            } else {
+                self.park();
+                idle_limit = None;
             }
         }
     }
 
-    /// The next client; `None` when there is none now.
-    fn accept(&self, only_if_there: bool) -> Option<OwnedFd> {
-        if only_if_there {
-            let mut fds = [nix::poll::PollFd::new(
-                self.control.as_fd(),
-                nix::poll::PollFlags::POLLIN,
-            )];
-            if nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO) != Ok(1) {
-                return None;
-            }
-        }
+    /// Whether a client is there, or comes within `limit`.
+    fn client_within(&self, limit: Option<Duration>) -> bool {
+        let limit = limit.map_or(PollTimeout::NONE, |limit| {
+            PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        // A signal that ends the wait is for a vCPU that does not run: then there is none.
+        poll(&mut fds, limit) != Ok(0)
+    }
+
+    /// The next client; none when there is none, or it has gone again.
+    fn accept(&self) -> Option<OwnedFd> {
         let fd = accept4(self.control.as_raw_fd(), SockFlag::SOCK_CLOEXEC).ok()?;
         // SAFETY: the descriptor is new and nobody else's.
         let client = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -155,6 +180,41 @@ impl Guest<'_> {
         let _ = setsockopt(&client, sockopt::ReceiveTimeout, &patience);
         let _ = setsockopt(&client, sockopt::SendTimeout, &patience);
         Some(client)
+    }
+
+    /// Gives the virtual machine back, if all of its state can be kept without it.
+    fn park(&mut self) {
+        let Body::Awake(machine) = mem::replace(&mut self.body, Body::Between) else {
+            return;
+        };
+        // From here on a signal has no vCPU to stop.
+        KICK.store(ptr::null_mut(), Ordering::Relaxed);
+        self.body = match machine.park(&self.nursery.plan) {
+            Ok(parked) => Body::Parked(Box::new(parked)),
+            Err(machine) => Body::awake(machine),
+        };
+    }
+
+    /// The guest's virtual machine, made again if it was given back.
+    fn machine(&mut self) -> Result<&mut Machine, String> {
+        if matches!(self.body, Body::Parked(_))
+            && let Body::Parked(parked) = mem::replace(&mut self.body, Body::Between)
+        {
+            let Nursery {
+                kvm, regions, plan, ..
+            } = self.nursery;
+            self.body = match parked.unpark(kvm, regions, plan) {
+                Ok(machine) => Body::awake(machine),
+                Err((parked, e)) => {
+                    self.body = Body::Parked(Box::new(parked));
+                    return Err(e.to_string());
+                }
+            };
+        }
+        match &mut self.body {
+            Body::Awake(machine) => Ok(machine),
+            Body::Parked(_) | Body::Between => Err("the guest has no virtual machine".to_owned()),
+        }
     }
 
     /// One call and its reply.
@@ -176,14 +236,23 @@ impl Guest<'_> {
     /// Has the guest answer one request.
     fn ask(&mut self, request: &Request) -> Reply {
         self.seq += 1;
-        let put = put_request(&self.machine.ram, self.seq, request);
-        let outcome = self.to_doorbell();
+        let seq = self.seq;
+        let put = match self.machine() {
+            Ok(machine) => put_request(&machine.ram, seq, request),
+            // The guest is as it was; memory or pids may come back.
+            Err(e) => return Reply::new(REPLY_FAILED, &e),
+        };
+        let outcome = self.run_to_doorbell();
         // What the guest has read may come from a file that is no longer what was sealed.
         if let Err(reason) = outcome.and_then(|()| self.check_checkpoint()) {
             return self.died(&reason);
         }
-        match take_response(&self.machine.ram) {
-            Some(answer) if put && answer.seq == self.seq => Reply {
+        match self
+            .machine()
+            .ok()
+            .and_then(|machine| take_response(&machine.ram))
+        {
+            Some(answer) if put && answer.seq == seq => Reply {
                 answer,
                 ..Reply::new(REPLY_DONE, "")
             },
@@ -201,14 +270,18 @@ impl Guest<'_> {
 
     /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, whoever
     /// sent it is heard.
-    fn to_doorbell(&mut self) -> Result<(), ExitReason> {
+    fn run_to_doorbell(&mut self) -> Result<(), ExitReason> {
         loop {
-            match self.machine.run() {
+            let machine = self
+                .machine()
+                .map_err(|detail| ExitReason::InternalError { detail })?;
+            match machine.run() {
                 Stop::Doorbell => return Ok(()),
                 Stop::Dead(reason) => return Err(reason),
                 Stop::Interrupted => {
-                    self.machine.vcpu.set_kvm_immediate_exit(0);
-                    while let Some(client) = self.accept(true) {
+                    machine.vcpu.set_kvm_immediate_exit(0);
+                    while self.client_within(Some(Duration::ZERO)) {
+                        let Some(client) = self.accept() else { break };
                         self.converse_while_busy(&client);
                     }
                 }
@@ -231,20 +304,19 @@ impl Guest<'_> {
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
     /// guest goes on as if nothing had happened.
     fn suspend(&mut self, client: &OwnedFd, memory: &File, busy: bool) -> Reply {
-        let state = self
-            .machine
-            .finish_exit()
-            .and_then(|()| VcpuState::capture(&self.nursery.kvm, &self.machine.vcpu, busy));
-        let state = match state {
-            Ok(state) => state.to_bytes(),
-            Err(e) => return Reply::new(REPLY_FAILED, &e.to_string()),
+        let nursery = self.nursery;
+        let written = self.machine().and_then(|machine| {
+            machine.finish_exit().map_err(|e| e.to_string())?;
+            let state =
+                VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;
+            dump::write_memory(&nursery.ckp, &machine.ram, memory)
+                .map_err(|e| format!("cannot write the guest's memory: {e}"))?;
+            Ok(state.to_bytes())
+        });
+        let state = match written {
+            Ok(state) => state,
+            Err(e) => return Reply::new(REPLY_FAILED, &e),
         };
-        if let Err(e) = dump::write_memory(&self.nursery.ckp, &self.machine.ram, memory) {
-            return Reply::new(
-                REPLY_FAILED,
-                &format!("cannot write the guest's memory: {e}"),
-            );
-        }
         if let Err(reason) = self.check_checkpoint() {
             let reply = self.died(&reason);
             let _ = send_message(client.as_raw_fd(), &reply);
@@ -315,7 +387,7 @@ fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {
     let control = socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         None,
     )?;
     bind(

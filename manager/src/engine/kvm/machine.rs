@@ -10,6 +10,7 @@ use super::{
     demo::layout,
     ram::Ram,
     slots::{Region, Slots},
+    vcpu::{Registers, RestorePlan},
 };
 
 /// What KVM refused, and its answer.
@@ -129,6 +130,39 @@ impl fmt::Display for ExitReason {
     }
 }
 
+/// A guest at rest: its memory and registers, with no virtual machine around them.
+#[derive(Debug)]
+pub(super) struct Parked {
+    registers: Registers,
+    ram: Ram,
+}
+
+impl Parked {
+    /// Makes the virtual machine again. Until that has worked nothing is lost.
+    pub(super) fn unpark(
+        self,
+        kvm: &Kvm,
+        regions: &[Region],
+        plan: &RestorePlan,
+    ) -> Result<Machine, (Self, KvmError)> {
+        let Self { registers, ram } = self;
+        let mut machine = match Machine::new(kvm, ram, regions) {
+            Ok(machine) => machine,
+            Err((ram, e)) => return Err((Self { registers, ram }, e)),
+        };
+        match plan.apply(&mut machine.vcpu, &registers) {
+            Ok(()) => Ok(machine),
+            Err(e) => Err((
+                Self {
+                    registers,
+                    ram: machine.ram,
+                },
+                e,
+            )),
+        }
+    }
+}
+
 /// A virtual machine with one vCPU.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -141,19 +175,49 @@ pub(super) struct Machine {
 
 impl Machine {
     /// A machine in reset state over `ram`, with slots for `regions`.
-    pub(super) fn new(kvm: &Kvm, ram: Ram, regions: &[Region]) -> Result<Self, KvmError> {
-        let vm = kvm.create_vm().map_err(at("create a VM"))?;
-        let mut slots = Slots::new(ram.size());
-        for region in regions {
-            add_slot(&vm, &ram, &mut slots, *region)?;
+    /// When that fails, the memory is handed back.
+    pub(super) fn new(kvm: &Kvm, ram: Ram, regions: &[Region]) -> Result<Self, (Ram, KvmError)> {
+        let make = || {
+            let vm = kvm.create_vm().map_err(at("create a VM"))?;
+            let mut slots = Slots::new(ram.size());
+            for region in regions {
+                add_slot(&vm, &ram, &mut slots, *region)?;
+            }
+            let vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
+            Ok((vcpu, vm, slots))
+        };
+        match make() {
+            Ok((vcpu, vm, slots)) => Ok(Self {
+                vcpu,
+                vm,
+                slots,
+                ram,
+            }),
+            Err(e) => Err((ram, e)),
         }
-        let vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
-        Ok(Self {
-            vcpu,
-            vm,
-            slots,
-            ram,
-        })
+    }
+
+    /// Gives the virtual machine back to the kernel and keeps only what it takes to make it again:
+    /// the guest's memory and its registers. The rest of the vCPU's state is what `plan` sets;
+    /// where the guest has changed it, the machine is kept.
+    pub(super) fn park(mut self, plan: &RestorePlan) -> Result<Parked, Self> {
+        match self
+            .finish_exit()
+            .and_then(|()| plan.registers_beyond(&self.vcpu))
+        {
+            Ok(Some(registers)) => {
+                let Self {
+                    vcpu,
+                    vm,
+                    slots: _,
+                    ram,
+                } = self;
+                drop(vcpu);
+                drop(vm);
+                Ok(Parked { registers, ram })
+            }
+            Ok(None) | Err(_) => Err(self),
+        }
     }
 
     /// Runs the guest until it rings the doorbell, is interrupted or cannot go on. Memory that has

@@ -127,6 +127,7 @@ impl Engine for Kvm {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
+        park_after: Option<Duration>,
     ) -> Result<Box<dyn Session>, Error> {
         suits(checkpoint)?;
         open_kvm()?;
@@ -135,6 +136,7 @@ impl Engine for Kvm {
             checkpoint,
             run_dir,
             lock,
+            park_after,
         )?))
     }
 

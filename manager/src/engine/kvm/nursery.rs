@@ -52,7 +52,6 @@ pub(super) struct Nursery {
     pub(super) kvm: Kvm,
     pub(super) ckp: File,
     pub(super) start: Start,
-    pub(super) state: VcpuState,
     pub(super) plan: RestorePlan,
     pub(super) regions: Vec<Region>,
     /// Held by everything that may still be restoring.
@@ -62,6 +61,10 @@ pub(super) struct Nursery {
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
 pub fn main() -> ! {
+    // Whatever the command's caller had open (a pipe that it waits on, a lock) is not for guests,
+    // which live on after the command.
+    // SAFETY: nothing in this process has opened a descriptor above the socket yet.
+    unsafe { libc::close_range(SOCKET.unsigned_abs() + 1, libc::c_uint::MAX, 0) };
     // A guest must not die of what is typed at the terminal that it was restored from.
     let _ = setsid();
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
@@ -104,12 +107,11 @@ impl Nursery {
             .collect();
         // One machine is made and thrown away: what it has in common with the checkpoint need not
         // be restored, and what KVM refuses is found before any guest is forked.
-        let plan = Ram::private(&ckp, start.memory)
-            .map_err(|e| format!("cannot map the checkpoint: {e}"))
-            .and_then(|ram| Machine::new(&kvm, ram, &regions).map_err(|e| e.to_string()))
-            .and_then(|machine| {
-                RestorePlan::new(&kvm, &state, &machine.vcpu).map_err(|e| e.to_string())
-            })?;
+        let ram = Ram::private(&ckp, start.memory)
+            .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+        let machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
+        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(|e| e.to_string())?;
+        drop(machine);
         if FileStamp::of(&ckp).ok() != Some(start.stamp) {
             return Err("the checkpoint was changed since it was verified".to_owned());
         }
@@ -118,7 +120,6 @@ impl Nursery {
             kvm,
             ckp,
             start,
-            state,
             plan,
             regions,
             session_lock: Some(session_lock),

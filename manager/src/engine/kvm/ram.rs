@@ -68,7 +68,7 @@ impl Ram {
         unsafe {
             self.start
                 .add(offset)
-                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
         };
         true
     }
@@ -82,7 +82,7 @@ impl Ram {
         unsafe {
             self.start
                 .add(offset)
-                .copy_to_nonoverlapping(NonNull::from(&mut *bytes).cast(), bytes.len())
+                .copy_to_nonoverlapping(NonNull::from(&mut *bytes).cast(), bytes.len());
         };
         true
     }

@@ -58,6 +58,7 @@ impl Session {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
+        park_after: Option<Duration>,
     ) -> Result<Self, Error> {
         let io = |action| {
             move |source: nix::Error| Error::Io {
@@ -82,6 +83,7 @@ impl Session {
             working_set: manifest.working_set.clone(),
             stamp: checkpoint.stamp(),
             sha256: manifest.files.ckp.sha256.clone(),
+            park_after,
         };
         let start = serde_json::to_vec(&start).expect("the orders are plain data");
         let start = memory_file(&start)?;

@@ -26,10 +26,10 @@ fn sum(smaps: &str) -> Usage {
     for line in smaps.lines() {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         match key {
-            // A page of the process's own that was made by writing, also when it is shared with
-            // the nursery's other children still.
             "Anonymous:" if guest_memory => usage.private = usage.private + kib(value),
-            "Anonymous:" => usage.process = usage.process + kib(value),
+            // Pages that are still shared with the nursery and its other children are not dirty
+            // for this one alone.
+            "Private_Dirty:" if !guest_memory => usage.process = usage.process + kib(value),
             "Rss:" if guest_memory => usage.shared = usage.shared + kib(value),
             key if key.ends_with(':') => {}
             // A mapping begins: "START-END PERMISSIONS OFFSET DEVICE INODE PATH".
@@ -57,7 +57,8 @@ mod tests {
         let smaps = "\
 00400000-00600000 r-xp 00000000 fe:00 12 /usr/bin/brood
 Rss:                 400 kB
-Anonymous:             8 kB
+Private_Dirty:         8 kB
+Anonymous:            68 kB
 7f0000000000-7f0010000000 rw-p 00000000 fe:00 99                         /srv/a b/demo.ckp (deleted)
 Size:             262144 kB
 Rss:                  96 kB
@@ -66,6 +67,7 @@ Anonymous:            12 kB
 VmFlags: rd wr mr mw me nr sd
 7ffc0000-7ffd0000 rw-p 00000000 00:00 0                          [stack]
 Rss:                  20 kB
+Private_Dirty:        20 kB
 Anonymous:            20 kB
 ";
         let usage = sum(smaps);

@@ -132,6 +132,17 @@ impl VcpuState {
     }
 }
 
+/// What a guest changes whenever it runs: its registers and its time stamp counter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Registers {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    tsc: u64,
+    /// The host's own counter when the guest's stood at `tsc`; none when the guest's is to go on
+    /// from there, as after a checkpoint.
+    host_tsc: Option<u64>,
+}
+
 /// The calls that turn a fresh vCPU into the captured one.
 ///
 /// Most of a tiny guest's state is what a fresh vCPU has anyway. What differs is found once, on a
@@ -141,18 +152,19 @@ pub(super) struct RestorePlan {
     cpuid: Option<CpuId>,
     tsc_khz: Option<u32>,
     xcrs: Option<kvm_xcrs>,
-    xsave: Option<Box<kvm_xsave>>,
-    msrs: Option<Msrs>,
+    /// Whether the XSAVE area differs from a fresh one.
+    xsave: bool,
+    msrs: Msrs,
     events: Option<kvm_vcpu_events>,
     debug_regs: Option<kvm_debugregs>,
     mp_state: Option<kvm_mp_state>,
-    sregs: kvm_sregs,
-    regs: kvm_regs,
+    /// The whole state that it leads to.
+    state: VcpuState,
 }
 
 impl RestorePlan {
     /// Compares `state` with `fresh`, a vCPU that has never run. Sets the CPUID table of `fresh`.
-    pub(super) fn new(kvm: &Kvm, state: &VcpuState, fresh: &VcpuFd) -> Result<Self, KvmError> {
+    pub(super) fn new(kvm: &Kvm, state: VcpuState, fresh: &VcpuFd) -> Result<Self, KvmError> {
         let cpuid = (!state.cpuid.is_empty())
             .then(|| CpuId::from_entries(&state.cpuid).expect("the table's length was checked"));
         if let Some(cpuid) = &cpuid {
@@ -162,7 +174,7 @@ impl RestorePlan {
         let msrs: Vec<_> = state
             .msrs
             .iter()
-            .filter(|msr| msr.index == IA32_TSC || !blank.msrs.contains(msr))
+            .filter(|msr| msr.index != IA32_TSC && !blank.msrs.contains(msr))
             .map(|msr| kvm_msr_entry {
                 index: msr.index,
                 data: msr.value,
@@ -173,23 +185,80 @@ impl RestorePlan {
             cpuid,
             tsc_khz: (state.tsc_khz != blank.tsc_khz).then_some(state.tsc_khz),
             xcrs: (state.xcrs != blank.xcrs).then_some(state.xcrs),
-            xsave: (state.xsave.region != blank.xsave.region).then(|| {
-                Box::new(kvm_xsave {
-                    region: state.xsave.region,
-                    ..Default::default()
-                })
-            }),
-            msrs: Some(Msrs::from_entries(&msrs).expect("the list's length was checked")),
+            xsave: state.xsave.region != blank.xsave.region,
+            msrs: Msrs::from_entries(&msrs).expect("the list's length was checked"),
             events: (state.events != blank.events).then_some(state.events),
             debug_regs: (state.debug_regs != blank.debug_regs).then_some(state.debug_regs),
             mp_state: (state.mp_state != blank.mp_state).then_some(state.mp_state),
-            sregs: state.sregs,
-            regs: state.regs,
+            state,
         })
     }
 
-    /// Carries the plan out on a fresh vCPU.
-    pub(super) fn apply(&self, vcpu: &mut VcpuFd) -> Result<(), KvmError> {
+    /// The state that the plan leads to.
+    pub(super) fn state(&self) -> &VcpuState {
+        &self.state
+    }
+
+    /// The registers that the checkpoint was taken with.
+    pub(super) fn registers(&self) -> Registers {
+        let VcpuState { regs, sregs, .. } = self.state;
+        let tsc = self.state.msrs.iter().find(|msr| msr.index == IA32_TSC);
+        Registers {
+            regs,
+            sregs,
+            tsc: tsc.map_or(0, |msr| msr.value),
+            host_tsc: None,
+        }
+    }
+
+    /// The registers of a vCPU that ran on from this plan, if they are all in which it differs
+    /// from the plan; none if the guest has changed anything else.
+    pub(super) fn registers_beyond(&self, vcpu: &VcpuFd) -> Result<Option<Registers>, KvmError> {
+        if self.tsc_khz.is_some() {
+            return Ok(None);
+        }
+        let entry = |msr: &Msr| kvm_msr_entry {
+            index: msr.index,
+            ..Default::default()
+        };
+        let entries: Vec<_> = self.state.msrs.iter().map(entry).collect();
+        let mut msrs = Msrs::from_entries(&entries).expect("the list's length was checked");
+        let read = vcpu.get_msrs(&mut msrs).map_err(at("read the MSRs"))?;
+        let host_tsc = host_tsc();
+        let tsc = msrs
+            .as_slice()
+            .iter()
+            .find(|msr| msr.index == IA32_TSC)
+            .map_or(0, |msr| msr.data);
+        let same_msr =
+            |(is, was): (&kvm_msr_entry, &Msr)| is.index == IA32_TSC || is.data == was.value;
+        let same = read == entries.len()
+            && msrs.as_slice().iter().zip(&self.state.msrs).all(same_msr)
+            && vcpu.get_xsave().map_err(at("read the XSAVE area"))?.region
+                == self.state.xsave.region
+            && vcpu.get_xcrs().map_err(at("read the XCRs"))? == self.state.xcrs
+            && vcpu
+                .get_debug_regs()
+                .map_err(at("read the debug registers"))?
+                == self.state.debug_regs
+            && vcpu
+                .get_vcpu_events()
+                .map_err(at("read the pending events"))?
+                == self.state.events
+            && vcpu.get_mp_state().map_err(at("read the MP state"))? == self.state.mp_state;
+        if !same {
+            return Ok(None);
+        }
+        Ok(Some(Registers {
+            regs: vcpu.get_regs().map_err(at("read the registers"))?,
+            sregs: vcpu.get_sregs().map_err(at("read the system registers"))?,
+            tsc,
+            host_tsc: Some(host_tsc),
+        }))
+    }
+
+    /// Carries the plan out on a fresh vCPU, with these registers.
+    pub(super) fn apply(&self, vcpu: &mut VcpuFd, registers: &Registers) -> Result<(), KvmError> {
         if let Some(cpuid) = &self.cpuid {
             vcpu.set_cpuid2(cpuid).map_err(at("set the CPUID table"))?;
         }
@@ -199,19 +268,23 @@ impl RestorePlan {
         if let Some(xcrs) = &self.xcrs {
             vcpu.set_xcrs(xcrs).map_err(at("set the XCRs"))?;
         }
-        if let Some(xsave) = &self.xsave {
+        if self.xsave {
             // SAFETY: no dynamic feature was enabled for this process (arch_prctl), so KVM reads
             // no more than the 4,096 bytes that `kvm_xsave` has.
-            unsafe { vcpu.set_xsave(xsave) }.map_err(at("set the XSAVE area"))?;
+            unsafe { vcpu.set_xsave(&self.state.xsave) }.map_err(at("set the XSAVE area"))?;
         }
-        if let Some(msrs) = &self.msrs {
-            let set = vcpu.set_msrs(msrs).map_err(at("set the MSRs"))?;
-            if set != msrs.as_slice().len() {
-                return Err(at("set every MSR")(std::io::Error::from(
-                    std::io::ErrorKind::InvalidData,
-                )));
-            }
-        }
+        set_msrs(vcpu, &self.msrs)?;
+        // While the guest had no vCPU, its counter went on all the same. Counters of unequal rates
+        // are never compared: such a guest is not parked.
+        let passed = registers
+            .host_tsc
+            .map_or(0, |then| host_tsc().wrapping_sub(then));
+        let tsc = kvm_msr_entry {
+            index: IA32_TSC,
+            data: registers.tsc.wrapping_add(passed),
+            ..Default::default()
+        };
+        set_msrs(vcpu, &Msrs::from_entries(&[tsc]).expect("one entry fits"))?;
         if let Some(events) = &self.events {
             vcpu.set_vcpu_events(events)
                 .map_err(at("set the pending events"))?;
@@ -226,10 +299,26 @@ impl RestorePlan {
         }
         // Registers travel in the run page with the first KVM_RUN: no call of their own.
         let sync = vcpu.sync_regs_mut();
-        sync.regs = self.regs;
-        sync.sregs = self.sregs;
+        sync.regs = registers.regs;
+        sync.sregs = registers.sregs;
         vcpu.set_sync_dirty_reg(SyncReg::Register);
         vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
         Ok(())
     }
+}
+
+fn set_msrs(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), KvmError> {
+    let count = msrs.as_slice().len();
+    if count > 0 && vcpu.set_msrs(msrs).map_err(at("set the MSRs"))? != count {
+        return Err(at("set every MSR")(std::io::Error::from(
+            std::io::ErrorKind::InvalidData,
+        )));
+    }
+    Ok(())
+}
+
+/// The host's own time stamp counter.
+fn host_tsc() -> u64 {
+    // SAFETY: RDTSC only reads the counter, and every x86-64 processor has it.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }

@@ -1,7 +1,7 @@
 //! Messages between manager, nursery and guests: plain structures over SOCK_SEQPACKET sockets, so
 //! that a guest process needs no allocation to read or write one.
 
-use std::{io, os::fd::RawFd};
+use std::{io, os::fd::RawFd, time::Duration};
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ pub(super) struct Start {
     pub(super) working_set: Vec<PageRange>,
     pub(super) stamp: FileStamp,
     pub(super) sha256: String,
+    /// An idle guest gives its virtual machine back after this time; never, when there is none.
+    pub(super) park_after: Option<Duration>,
 }
 
 /// "Restore one guest", manager to nursery.

@@ -53,7 +53,8 @@ pub(in crate::engine::kvm) fn boot(
             start: 0,
             end: l::USER,
         }],
-    )?;
+    )
+    .map_err(|(_, e)| e)?;
     let mut rom_slot = kvm_userspace_memory_region {
         slot: ROM_SLOT,
         flags: 0,

@@ -1,0 +1,73 @@
+//! Why a benchmark has no result.
+
+use std::{io, path::PathBuf};
+
+use brood::host::proc;
+
+/// Why a benchmark has no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Something of the operating system failed.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A command ended with an error.
+    #[error("{command}: {status}\n{stderr}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        stderr: String,
+    },
+    /// A command's answer is not what it should be.
+    #[error("{command} printed what cannot be read: {source}")]
+    Answer {
+        /// The command line.
+        command: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A command did less than it was asked for, and did not say so by its exit code.
+    #[error("{command} did {done} of {asked}")]
+    Short {
+        /// What was run.
+        command: &'static str,
+        /// How much it did.
+        done: u64,
+        /// How much it was asked for.
+        asked: u64,
+    },
+    /// The host could not be read.
+    #[error(transparent)]
+    Host(#[from] proc::Error),
+    /// Guests are left that could not be destroyed.
+    #[error(
+        "{guests} guests are still there; the state folder is kept: BROOD_STATE_DIR={} brood destroy --all",
+        state.display()
+    )]
+    LeftBehind {
+        /// How many.
+        guests: usize,
+        /// Where they are known.
+        state: PathBuf,
+    },
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// For `map_err`: an I/O error with what was tried.
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action: action.into(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Measures brood against the floor: the least that the same host can do, without a manager.
+//!
+//! Both are measured in one run, in turns (A B, B A, A B), for several rounds. What is compared is
+//! the ratio within a round, shown with its spread over the rounds: a busy host shows as a wide
+//! spread, not as a better or worse brood. A goal that is missed is reported and never fails the
+//! command; it fails only when something broke.
+
+mod brood;
+mod cgroup;
+mod command;
+mod contest;
+mod error;
+mod floor;
+mod goal;
+mod measure;
+mod settle;
+mod spread;
+mod table;
+mod workplace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+
+use self::{command::Interrupt, error::Error, table::Table, workplace::Workplace};
+
+/// Measures brood against the floor, the least that this host can do.
+///
+/// Prints a table: what was measured, its goal, and by how much that was missed. Exits with 0
+/// whether goals were reached or not, with 1 if something broke, with 130 after Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "tools/bench", max_term_width = 100)]
+struct Options {
+    /// What to measure [default: latency wall density resume]
+    #[arg(value_name = "MEASUREMENT")]
+    measurements: Vec<Measurement>,
+    /// Rounds; each measures brood and the floor once (ten-thousand has one round)
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Guests in place of each measurement's own number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    guests: Option<u32>,
+    /// Restores at once, except for latency [default: one for each core]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=256))]
+    concurrency: Option<u32>,
+    /// Memory of one guest
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    memory: String,
+    /// Folder for the checkpoint, the floor's memory file and brood's state
+    #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print the table in Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// The brood binary
+    #[arg(long, value_name = "FILE", overrides_with = "brood")]
+    brood: PathBuf,
+    /// The floor binary
+    #[arg(long, value_name = "FILE", overrides_with = "floor")]
+    floor: PathBuf,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measurement {
+    /// 200 guests restored one at a time: the median time to the guest's answer
+    Latency,
+    /// 1,000 guests: time until the last has answered
+    Wall,
+    /// 1,000 guests: host memory for each
+    Density,
+    /// Paused guests resumed, one at a time: from the signal to the guest's answer
+    Resume,
+    /// 10,000 guests at once: host memory, and whether the host can still fork
+    TenThousand,
+}
+
+impl Measurement {
+    const DEFAULT: [Self; 4] = [Self::Latency, Self::Wall, Self::Density, Self::Resume];
+
+    fn run(self, workplace: &Workplace) -> Result<Vec<goal::Row>, Error> {
+        match self {
+            Self::Latency => measure::latency(workplace),
+            Self::Wall => measure::wall(workplace),
+            Self::Density => measure::density(workplace),
+            Self::Resume => measure::resume(workplace),
+            Self::TenThousand => measure::ten_thousand(workplace),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(table) => {
+            print(&options, &table);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::from(if matches!(error, Error::Interrupted) {
+                130
+            } else {
+                1
+            })
+        }
+    }
+}
+
+fn print(options: &Options, table: &Table) {
+    if options.json {
+        println!("{}", table.json());
+    } else if options.markdown {
+        print!("{}", table.markdown());
+    } else {
+        print!("{}", table.text());
+    }
+}
+
+fn run(options: &Options) -> Result<Table, Error> {
+    let interrupt = Interrupt::catch()?;
+    let mut workplace = Workplace::prepare(options, interrupt)?;
+    let measured = measure_all(options, &workplace);
+    // Also after an error: no guest outlives this process.
+    let cleaned = workplace.clean();
+    let table = measured?;
+    cleaned?;
+    Ok(table)
+}
+
+fn measure_all(options: &Options, workplace: &Workplace) -> Result<Table, Error> {
+    let mut table = Table::new(workplace.machine()?, workplace.rounds);
+    let asked = &options.measurements;
+    let measurements = if asked.is_empty() {
+        &Measurement::DEFAULT[..]
+    } else {
+        asked
+    };
+    for measurement in measurements {
+        table.rows.extend(measurement.run(workplace)?);
+    }
+    Ok(table)
+}
