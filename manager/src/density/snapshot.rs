@@ -106,8 +106,14 @@ impl MemorySnapshot {
 /// of them within a minute or so: without them, a measurement taken meanwhile is wrong by as much.
 /// Each core has its list in each zone, as `count:`, in pages.
 fn waiting(zoneinfo: &str) -> Bytes {
-    let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
-    Bytes(PAGE_SIZE).saturating_mul(counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum())
+    let counts = zoneinfo
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("count:"));
+    Bytes(PAGE_SIZE).saturating_mul(
+        counts
+            .filter_map(|count| count.trim().parse::<u64>().ok())
+            .sum(),
+    )
 }
 
 #[cfg(test)]
