@@ -13,13 +13,7 @@ fn a_write_is_seen_by_its_clone_alone() {
     home.restore(&demo, 20, "c");
     // The first address that may be written, the middle of a page, both sides of where a memory
     // slot may begin, and the last word.
-    let addresses = [
-        USER,
-        HEAP + 0x808,
-        0x1f_fff8,
-        0x20_0000,
-        words.size() - 8,
-    ];
+    let addresses = [USER, HEAP + 0x808, 0x1f_fff8, 0x20_0000, words.size() - 8];
     for (n, address) in (1_u64..=20).flat_map(|n| addresses.map(|a| (n, a))) {
         let poke = format!("poke {address} {}", n * address);
         let _ = home.ask(&format!("c-{n}"), &poke);
