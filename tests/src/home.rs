@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Proc, Ran, Running, Words, brood, processes_in, signal, text, whole, without_kvm};
+use crate::{
+    Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole, without_kvm,
+};
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
 const GONE: Duration = Duration::from_secs(20);
@@ -231,10 +233,21 @@ impl Home {
             .filter(|guest| guest["state"] == "running")
             .map(|guest| text(&guest["name"]).to_owned())
             .collect();
-        for name in &running {
-            let _ = self.ask(name, "ping");
+        let mut there = Vec::new();
+        for name in running {
+            // One that was killed just now may be listed until it is quite dead.
+            let answers = until(
+                &format!("{name} to answer or not to be listed"),
+                || match self.brood(&["ask", &name, "ping"]).code() {
+                    Some(0) => Some(true),
+                    _ => (!self.names("running").contains(&name)).then_some(false),
+                },
+            );
+            if answers {
+                there.push(name);
+            }
         }
-        running
+        there
     }
 
     /// Guests that run and are not among those listed.
