@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Proc, Ran, Running, brood, processes_in, signal, without_kvm};
+use crate::{
+    Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole, without_kvm,
+};
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
 const GONE: Duration = Duration::from_secs(20);
@@ -172,6 +174,24 @@ impl Home {
         pid.try_into().expect("process ids are small")
     }
 
+    /// Bytes of guest memory that a guest has to itself, and bytes that it shares.
+    #[track_caller]
+    #[must_use]
+    pub fn private_and_shared(&self, guest: &str) -> (u64, u64) {
+        let shown = self.json(&["show", guest]);
+        (
+            whole(&shown["private_bytes"]),
+            whole(&shown["shared_bytes"]),
+        )
+    }
+
+    /// The word at an address of a guest's memory.
+    #[track_caller]
+    #[must_use]
+    pub fn peek(&self, guest: &str, address: u64) -> u64 {
+        whole(&self.ask(guest, &format!("peek {address}"))["value"])
+    }
+
     /// Processes of this home's guests.
     #[must_use]
     pub fn guests(&self) -> Vec<Proc> {
@@ -213,10 +233,21 @@ impl Home {
             .filter(|guest| guest["state"] == "running")
             .map(|guest| text(&guest["name"]).to_owned())
             .collect();
-        for name in &running {
-            let _ = self.ask(name, "ping");
+        let mut there = Vec::new();
+        for name in running {
+            // One that was killed just now may be listed until it is quite dead.
+            let answers = until(
+                &format!("{name} to answer or not to be listed"),
+                || match self.brood(&["ask", &name, "ping"]).code() {
+                    Some(0) => Some(true),
+                    _ => (!self.names("running").contains(&name)).then_some(false),
+                },
+            );
+            if answers {
+                there.push(name);
+            }
         }
-        running
+        there
     }
 
     /// Guests that run and are not among those listed.
@@ -294,10 +325,6 @@ fn files_in(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().expect("a text")
-}
-
 /// A checkpoint in a test's home.
 #[derive(Clone, Debug)]
 pub struct Demo {
@@ -309,6 +336,18 @@ impl Demo {
     /// Its memory file.
     #[must_use]
     pub fn ckp(&self) -> PathBuf {
-        format!("{}.ckp", self.path).into()
+        self.file("ckp")
+    }
+
+    /// One of its files: `ckp`, `ckp.kern`, `ckp.meta` or `ckp.brood`.
+    #[must_use]
+    pub fn file(&self, suffix: &str) -> PathBuf {
+        format!("{}.{suffix}", self.path).into()
+    }
+
+    /// The content of its memory file.
+    #[must_use]
+    pub fn words(&self) -> Words {
+        Words::open(&self.ckp())
     }
 }

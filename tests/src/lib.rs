@@ -12,6 +12,7 @@
 mod binary;
 mod crowd;
 mod home;
+mod json;
 mod memory;
 mod patience;
 mod procs;
@@ -23,7 +24,8 @@ pub mod vnode_model;
 pub use binary::brood;
 pub use crowd::{Crowd, crowd};
 pub use home::{Demo, Home};
-pub use memory::{DATA_PAGE, GUEST_PAGES, HEAP, USER, Words, sha256};
+pub use json::{array, keys, text, whole};
+pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until};
 pub use procs::{Proc, processes_in, signal};
 pub use ran::{Ran, Running};

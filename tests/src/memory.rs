@@ -4,14 +4,10 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use sha2::{Digest, Sha256};
 
-/// Pages below the first address that a request may write: the guest's own.
-pub const GUEST_PAGES: u64 = 16;
 /// First address that `poke` may write.
 pub const USER: u64 = 0x1_0000;
 /// First address that `dirty` writes.
 pub const HEAP: u64 = 0x10_0000;
-/// Where the guest keeps its own state.
-pub const DATA_PAGE: u64 = 0x8000;
 
 /// The memory file of a checkpoint, open.
 #[derive(Debug)]

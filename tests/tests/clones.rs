@@ -2,14 +2,10 @@
 
 use std::{collections::HashSet, time::SystemTime};
 
-use brood_tests::{Home, crowd, until};
+use brood_tests::{Home, array, crowd, until};
 use serde_json::Value;
 
 const CLONES: usize = 200;
-
-fn text(value: &Value) -> String {
-    value.as_str().expect("a text").to_owned()
-}
 
 fn now() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -21,6 +17,10 @@ fn ask_all(home: &Home, prefix: &str, count: usize, request: &str) -> Vec<Value>
     (1..=count)
         .map(|n| home.ask(&format!("{prefix}-{n}"), request))
         .collect()
+}
+
+fn text(value: &Value) -> String {
+    brood_tests::text(value).to_owned()
 }
 
 fn assert_distinct(what: &str, values: impl IntoIterator<Item = String>) {
@@ -39,7 +39,7 @@ fn two_hundred_clones_remember_one_boot_and_differ_in_all_else() {
 
     // A restore, not a boot: one nonce, and the counter goes on from the checkpoint's one request.
     let nonce = text(&report["guests"][0]["nonce"]);
-    for guest in report["guests"].as_array().unwrap() {
+    for guest in array(&report["guests"]) {
         assert_eq!(
             (&guest["nonce"], &guest["counter"]),
             (&nonce.clone().into(), &2.into()),
@@ -73,14 +73,12 @@ fn two_hundred_clones_remember_one_boot_and_differ_in_all_else() {
     }
 
     // Every single number, over all guests and two requests of each.
-    let numbers = |answers: Vec<Value>| -> Vec<String> {
-        let words = answers
-            .iter()
-            .flat_map(|a| a["random"].as_array().unwrap().clone());
-        words.map(|word| text(&word)).collect()
+    let numbers = |answers: &[Value]| -> Vec<String> {
+        let words = answers.iter().flat_map(|a| array(&a["random"]));
+        words.map(text).collect()
     };
-    let mut random = numbers(ask_all(&home, "c", CLONES, "random 8"));
-    random.extend(numbers(ask_all(&home, "c", CLONES, "random 4")));
+    let mut random = numbers(&ask_all(&home, "c", CLONES, "random 8"));
+    random.extend(numbers(&ask_all(&home, "c", CLONES, "random 4")));
     assert_eq!(random.len(), CLONES * 12);
     assert_distinct("random", random);
 }
@@ -142,7 +140,7 @@ fn clones_of_a_suspended_clone_differ_from_it_and_from_each_other() {
     for what in ["generation", "mac", "seed", "name"] {
         assert_distinct(what, identities.iter().map(|i| text(&i[what])));
     }
-    let words = random.iter().flat_map(|r| r["random"].as_array().unwrap());
+    let words = random.iter().flat_map(|r| array(&r["random"]));
     assert_distinct("random", words.map(text));
 }
 

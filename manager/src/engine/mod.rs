@@ -307,7 +307,8 @@ pub trait Engine: fmt::Debug {
     /// How a guest ended, in words, when that was recorded.
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String>;
 
-    /// Makes a guest unreachable, so that nothing records its end. Comes before its process is killed.
+    /// Removes what a guest has in the run folder. Comes after the end of its process, and also
+    /// keeps that end from being recorded any more.
     ///
     /// # Errors
     /// When the run folder cannot be written.

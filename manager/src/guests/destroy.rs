@@ -73,8 +73,6 @@ impl Guests<'_> {
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 let name = &guest.row.name;
-                // First unreachable, so that its end is not recorded as a crash; then dead.
-                self.engine.forget(&run_dir, &guest.row.id)?;
                 let Some(pidfd) = guest
                     .process()
                     .map(|p| p.open())
@@ -92,6 +90,10 @@ impl Guests<'_> {
                     let source = engine::Error::Timeout(PATIENCE);
                     return Err(Error::engine("see the end of", name, source));
                 }
+            }
+            // Only now: a guest that runs can be reached, also when this command is killed here.
+            for guest in batch {
+                self.engine.forget(&run_dir, &guest.row.id)?;
             }
             let ids: Vec<GuestId> = batch.iter().map(|g| g.row.id).collect();
             self.state.remove_guests(&ids)?;

@@ -24,6 +24,11 @@ use crate::{
     state::{GuestRow, RowState, State},
 };
 
+/// The reason of an end that nobody saw, or not yet.
+const UNEXPLAINED: &str = "its process is gone; nothing was left to see why";
+/// How long the reason of a guest's end is waited for.
+const REASON_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What a guest is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -145,16 +150,21 @@ impl Guests<'_> {
                 },
                 _ => GuestState::Dead,
             };
-            if state == GuestState::Dead && row.state != RowState::Dead {
+            // Whoever sees the end of a process writes the reason a moment after it is gone.
+            let unexplained =
+                row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
+            if state == GuestState::Dead && unexplained {
                 let reason = if self.state.of_this_boot(&row) {
-                    self.engine.ended(&run_dir, &row.id).unwrap_or_else(|| {
-                        "its process is gone; nothing was left to see why".to_owned()
-                    })
+                    self.engine
+                        .ended(&run_dir, &row.id)
+                        .unwrap_or_else(|| UNEXPLAINED.to_owned())
                 } else {
                     "the host was rebooted".to_owned()
                 };
-                dead.push((row.id, reason.clone()));
-                row.reason = Some(reason);
+                if row.reason.as_ref() != Some(&reason) {
+                    dead.push((row.id, reason.clone()));
+                    row.reason = Some(reason);
+                }
             }
             guests.push(Guest { row, state });
         }
@@ -179,7 +189,33 @@ impl Guests<'_> {
     ) -> Result<Box<dyn Answer>, Error> {
         let guest = self.find(name)?;
         running(&guest)?;
-        self.ask_id(&guest.row.id, &guest.row.name, words, timeout)
+        match self.ask_id(&guest.row.id, &guest.row.name, words, timeout) {
+            Err(Error::Engine {
+                source: crate::engine::Error::Gone,
+                ..
+            }) => Err(self.why_gone(&guest)),
+            answered => answered,
+        }
+    }
+
+    /// Why a guest that was there is not any more. The reason may come a moment after its end.
+    fn why_gone(&mut self, guest: &Guest) -> Error {
+        let name = &guest.row.name;
+        let begin = Instant::now();
+        loop {
+            let Ok(now) = self.find(&guest.row.id.to_string()) else {
+                return Error::engine("ask", name, crate::engine::Error::Gone);
+            };
+            let known = now.row.reason.as_deref().is_some_and(|r| r != UNEXPLAINED);
+            let late = begin.elapsed() > REASON_PATIENCE;
+            if now.state == GuestState::Dead && (known || late) {
+                return alive(&now).expect_err("a dead guest does not live");
+            }
+            if late {
+                return Error::engine("ask", name, crate::engine::Error::Gone);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn ask_id(

@@ -224,7 +224,7 @@ impl Machine {
     /// no slot yet gets one when the guest touches it.
     pub(super) fn run(&mut self) -> Stop {
         loop {
-            let (address, write) = match self.vcpu.run() {
+            let (address, inside) = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(layout::DOORBELL, _)) => return Stop::Doorbell,
                 Ok(VcpuExit::MmioWrite(address, data)) => {
                     // The access that found no slot is done here; later ones go straight.
@@ -261,9 +261,13 @@ impl Machine {
                 Err(e) if e.errno() == libc::EINTR => return Stop::Interrupted,
                 Err(e) => return Stop::Dead(ExitReason::RunFailed { errno: e.errno() }),
             };
-            let region = self.slots.missing(address);
-            let (true, Some(region)) = (write, region) else {
+            if !inside {
                 return Stop::Dead(ExitReason::BadAddress { address });
+            }
+            // An access across two pages leaves KVM once for each, and the slot that the first one
+            // was given may hold the second.
+            let Some(region) = self.slots.missing(address) else {
+                continue;
             };
             if let Err(e) = add_slot(&self.vm, &self.ram, &mut self.slots, region) {
                 return Stop::Dead(ExitReason::InternalError {

@@ -1,7 +1,7 @@
 //! How a guest ended: a small file beside its control socket, `ID.exit`.
 //!
 //! The guest's own process writes it when the guest dies; its nursery writes it when the process
-//! itself was killed. A guest that is being destroyed has lost its socket first, and gets none.
+//! itself was killed. A guest that was destroyed has lost its socket, and keeps none.
 
 use std::{fs, io, path::Path};
 
@@ -28,6 +28,12 @@ pub(super) fn ended(id: &GuestId, reason: &ExitReason) {
     // The disk may be full: then the guest's end goes without a reason.
     if fs::write(&unfinished, text).is_ok() {
         let _ = fs::rename(&unfinished, &name);
+    }
+    // Whoever destroys the guest removes its socket first and this record after it; what was
+    // written in between would stay.
+    if !Path::new(&socket_name(id)).exists() {
+        let _ = fs::remove_file(&name);
+        let _ = fs::remove_file(&unfinished);
     }
 }
 

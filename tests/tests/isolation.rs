@@ -1,0 +1,143 @@
+//! Clones share a checkpoint's memory and never each other's.
+
+use brood_tests::{HEAP, Home, USER, array, crowd, sha256, signal, text, whole};
+use nix::sys::signal::Signal;
+
+const PAGE: u64 = 4096;
+
+#[test]
+fn a_write_is_seen_by_its_clone_alone() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "8M");
+    let words = demo.words();
+    home.restore(&demo, 20, "c");
+    // The first address that may be written, the middle of a page, both sides of where a memory
+    // slot may begin, and the last word.
+    let addresses = [USER, HEAP + 0x808, 0x1f_fff8, 0x20_0000, words.size() - 8];
+    for (n, address) in (1_u64..=20).flat_map(|n| addresses.map(|a| (n, a))) {
+        let poke = format!("poke {address} {}", n * address);
+        let _ = home.ask(&format!("c-{n}"), &poke);
+    }
+    for (n, address) in (1_u64..=20).flat_map(|n| addresses.map(|a| (n, a))) {
+        assert_eq!(
+            home.peek(&format!("c-{n}"), address),
+            n * address,
+            "c-{n} at {address:#x}"
+        );
+    }
+    for address in addresses {
+        assert_eq!(demo.words().at(address), words.at(address));
+        assert_ne!(
+            demo.words().at(address),
+            address,
+            "the file was written at {address:#x}"
+        );
+    }
+    // Words beside those that were written, and a clone that comes later, show the file.
+    home.restore(&demo, 1, "late");
+    for address in addresses {
+        assert_eq!(home.peek("late-1", address), words.at(address));
+        assert_eq!(home.peek("c-7", address - 16), words.at(address - 16));
+    }
+}
+
+#[test]
+fn every_clone_sums_the_whole_of_memory_as_the_file_has_it() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "16M");
+    let words = demo.words();
+    home.restore(&demo, 5, "c");
+    // Strides that land on other words of each page.
+    for stride in [4096, 4104, 20_488] {
+        let length = words.size() - USER;
+        let expected = words.sum(USER, length, stride);
+        for n in 1..=5 {
+            let sum = home.ask(&format!("c-{n}"), &format!("sum {USER} {length} {stride}"));
+            assert_eq!(sum["sum"], expected, "c-{n}, every {stride} bytes");
+        }
+    }
+    // Each word of a part.
+    let expected = words.sum(HEAP, 0x2_0000, 8);
+    assert_eq!(
+        home.ask("c-1", &format!("sum {HEAP} 128K"))["sum"],
+        expected
+    );
+    // After one clone's write its sum differs, and no other's does.
+    let _ = home.ask("c-3", &format!("poke {} 1", HEAP + 8));
+    for n in 1..=5 {
+        let sum = home.ask(&format!("c-{n}"), &format!("sum {HEAP} 128K"));
+        assert_eq!(text(&sum["sum"]) == expected, n != 3, "c-{n}");
+    }
+}
+
+#[test]
+fn the_file_is_the_same_after_two_hundred_clones_ran_and_wrote_and_died() {
+    let Some(home) = Home::with_kvm() else { return };
+    let _turn = crowd();
+    let demo = home.demo("demo", "8M");
+    let before = sha256(&demo.ckp());
+    let report = home.restore(&demo, 200, "c");
+    for (n, guest) in (1_u64..).zip(array(&report["guests"])) {
+        let name = text(&guest["name"]);
+        let _ = home.ask(name, &format!("dirty {}", n % 40));
+        let _ = home.ask(name, &format!("poke {} {n}", USER + n * 8));
+        match n % 5 {
+            0 => {
+                let pid = whole(&guest["pid"]);
+                signal(pid.try_into().unwrap(), Signal::SIGKILL);
+            }
+            1 => drop(home.brood(&["ask", name, "crash"]).exits(1)),
+            2 => drop(home.brood(&["destroy", name]).ok()),
+            _ => {}
+        }
+    }
+    let running = home.converges();
+    assert_eq!(running.len(), 80);
+    assert_eq!(sha256(&demo.ckp()), before, "while guests live");
+    home.destroy_all();
+    assert_eq!(sha256(&demo.ckp()), before, "after they died");
+    let _ = home.brood(&["checkpoint", "verify", &demo.path]).ok();
+    // And what comes of it is right still.
+    home.restore(&demo, 1, "last");
+    let length = demo.words().size() - USER;
+    let sum = home.ask("last-1", &format!("sum {USER} {length} 4096"));
+    assert_eq!(sum["sum"], demo.words().sum(USER, length, 4096));
+}
+
+#[test]
+fn private_memory_is_what_was_written_and_no_more() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "16M");
+    home.restore(&demo, 3, "c");
+    let (pristine, _) = home.private_and_shared("c-1");
+    assert!(
+        pristine <= 4 * PAGE,
+        "a pristine clone has {pristine} bytes to itself"
+    );
+    let mut written = 0;
+    for pages in [1, 63, 500] {
+        let _ = home.ask("c-1", &format!("dirty {pages}"));
+        written += pages;
+        let (private, _) = home.private_and_shared("c-1");
+        let grown = (private - pristine) / PAGE;
+        assert!(
+            grown.abs_diff(written) <= 4,
+            "{written} pages were written and {grown} became private"
+        );
+    }
+    // Reading makes nothing private, and shows in what is shared.
+    let (private, shared) = home.private_and_shared("c-2");
+    let _ = home.ask("c-2", "sum 8M 8M 4096");
+    let (private_after, shared_after) = home.private_and_shared("c-2");
+    assert!(
+        private_after <= private + 2 * PAGE,
+        "{private} became {private_after}"
+    );
+    assert!(
+        shared_after >= shared + (8 << 20) - 16 * PAGE,
+        "{shared} became {shared_after}"
+    );
+    // What one wrote costs the others nothing.
+    let (others, _) = home.private_and_shared("c-3");
+    assert!(others <= 4 * PAGE, "{others}");
+}

@@ -1,0 +1,382 @@
+//! Anything may be killed at any moment: the next command finds out what is left.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use brood_tests::{Demo, Home, PATIENCE, Random, Running, array, signal, until, whole};
+use nix::sys::signal::Signal;
+
+const GUESTS: usize = 100;
+
+fn scene() -> Option<(Home, Demo)> {
+    let home = Home::with_kvm()?;
+    let demo = home.demo("demo", "4M");
+    Some((home, demo))
+}
+
+fn restoring(home: &Home, demo: &Demo, prefix: &str) -> Running {
+    let count = GUESTS.to_string();
+    home.start(&[
+        "restore", &demo.path, "-n", &count, "--prefix", prefix, "--json",
+    ])
+}
+
+/// Waits until `some` guests exist, or the restore is done already.
+fn until_some(home: &Home, restoring: &mut Running, some: u64) {
+    until("some guests to exist", || {
+        (home.guests().len() as u64 >= some || restoring.ended()).then_some(())
+    });
+}
+
+/// Lets a random moment pass: where in its work the restore is then is the point of it.
+fn random_moment(random: &mut Random, most: Duration) {
+    let micros = u64::try_from(most.as_micros()).unwrap();
+    thread::sleep(Duration::from_micros(random.below(micros)));
+}
+
+#[test]
+fn the_manager_is_killed_while_it_restores_a_crowd() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for round in 0..16 {
+        let mut manager = restoring(&home, &demo, "k");
+        if round % 2 == 0 {
+            random_moment(&mut random, Duration::from_millis(40));
+        } else {
+            until_some(&home, &mut manager, random.below(GUESTS as u64));
+        }
+        manager.signal(Signal::SIGKILL);
+        let _ = manager.wait();
+        let standing = home.converges();
+        assert!(standing.len() <= GUESTS);
+        assert!(home.names("dead").is_empty(), "{:?}", home.list());
+        // What stands stays, and a new restore goes beside it.
+        home.restore(&demo, 2, "k");
+        assert_eq!(home.converges().len(), standing.len() + 2);
+        home.destroy_all();
+    }
+}
+
+#[test]
+fn the_nursery_is_killed_while_it_restores_a_crowd() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for round in 0..10 {
+        let mut manager = restoring(&home, &demo, "k");
+        for _ in 0..=round % 3 {
+            until_some(&home, &mut manager, random.below(GUESTS as u64));
+            for nursery in home.nurseries() {
+                signal(nursery.pid, Signal::SIGKILL);
+            }
+        }
+        let ran = manager.wait();
+        // Killed before it was ready, it fails the restore with nothing done; later it is replaced.
+        let restored = match ran.code() {
+            Some(0) => {
+                assert_eq!(ran.json()["restored"], GUESTS);
+                GUESTS
+            }
+            Some(1) => {
+                assert!(ran.stderr.contains("nursery"), "{ran:?}");
+                0
+            }
+            Some(3) => usize::try_from(whole(&ran.json()["restored"])).unwrap(),
+            _ => panic!("{ran:?}"),
+        };
+        assert_eq!(home.converges().len(), restored, "{ran:?}");
+        home.destroy_all();
+    }
+}
+
+#[test]
+fn the_nursery_is_killed_again_and_again() {
+    let Some((home, demo)) = scene() else { return };
+    let mut manager = restoring(&home, &demo, "k");
+    let begin = Instant::now();
+    let mut killed = 0;
+    while !manager.ended() && begin.elapsed() < PATIENCE {
+        for nursery in home.nurseries() {
+            signal(nursery.pid, Signal::SIGKILL);
+            killed += 1;
+        }
+    }
+    let ran = manager.wait();
+    assert!(killed > 0 && ran.code().is_some(), "{ran:?}");
+    assert!([0, 1, 3].contains(&ran.code().unwrap()), "{ran:?}");
+    if let (Some(3), report) = (ran.code(), ran.stdout.as_str()) {
+        let report: serde_json::Value = serde_json::from_str(report).unwrap();
+        let errors = array(&report["errors"]).iter();
+        let failed = errors.filter(|e| e["name"] != "the rest").count() as u64;
+        let counted = whole(&report["restored"]) + failed + whole(&report["not_begun"]);
+        assert_eq!(counted, GUESTS as u64, "each is accounted for: {report}");
+        assert_eq!(home.converges().len(), array(&report["guests"]).len());
+    }
+    home.converges();
+}
+
+#[test]
+fn guests_outlive_their_nursery_and_only_the_reason_of_their_end_is_lost() {
+    let Some((home, demo)) = scene() else { return };
+    home.restore(&demo, 4, "k");
+    for nursery in home.nurseries() {
+        signal(nursery.pid, Signal::SIGKILL);
+    }
+    until("the nursery to be gone", || {
+        home.nurseries().is_empty().then_some(())
+    });
+    assert_eq!(home.converges().len(), 4);
+    signal(home.pid("k-2"), Signal::SIGKILL);
+    until("its end", || (home.names("dead") == ["k-2"]).then_some(()));
+    let _ = home
+        .brood(&["ask", "k-3", "crash"])
+        .exits(1)
+        .says(&["triple fault"]);
+    assert_eq!(home.converges(), ["k-1", "k-4"]);
+    let warm = home.named("warm");
+    let _ = home.brood(&["suspend", "k-1", &warm.path]).ok();
+    home.restore(&warm, 2, "warm");
+    assert_eq!(home.converges(), ["k-4", "warm-1", "warm-2"]);
+}
+
+#[test]
+fn single_guests_are_killed_while_their_siblings_are_restored() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for _ in 0..6 {
+        let mut manager = restoring(&home, &demo, "k");
+        let mut killed = 0;
+        for _ in 0..5 {
+            let some = 1 + random.below(GUESTS as u64 - 5);
+            until_some(&home, &mut manager, some);
+            let guests = home.guests();
+            if guests.is_empty() {
+                continue;
+            }
+            let guest = random.choose(&guests);
+            signal(guest.pid, Signal::SIGKILL);
+            killed += 1;
+        }
+        let ran = manager.wait();
+        assert!([Some(0), Some(3)].contains(&ran.code()), "{ran:?}");
+        let report = ran.json();
+        let failed = array(&report["errors"]).len();
+        for error in array(&report["errors"]) {
+            assert!(
+                brood_tests::text(&error["error"]).contains("SIGKILL"),
+                "{error}"
+            );
+        }
+        // A guest that was killed before it answered is a failure; after, it is dead.
+        let running = home.converges();
+        let dead = home.names("dead");
+        assert!(
+            failed + dead.len() <= killed,
+            "{failed} failed, {dead:?} are dead of {killed}"
+        );
+        assert_eq!(running.len() + dead.len() + failed, GUESTS);
+        home.destroy_all();
+    }
+}
+
+#[test]
+fn everything_is_killed_at_once() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for _ in 0..8 {
+        let mut manager = restoring(&home, &demo, "k");
+        until_some(&home, &mut manager, random.below(GUESTS as u64));
+        manager.signal(Signal::SIGKILL);
+        let mut everybody = home.nurseries();
+        everybody.extend(home.guests());
+        for process in everybody {
+            signal(process.pid, Signal::SIGKILL);
+        }
+        let _ = manager.wait();
+        home.converges();
+        home.destroy_all();
+    }
+}
+
+#[test]
+fn destroying_is_killed_and_done_again() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for _ in 0..8 {
+        home.restore(&demo, 40, "k");
+        let destroying = home.start(&["destroy", "--all"]);
+        random_moment(&mut random, Duration::from_millis(25));
+        destroying.signal(Signal::SIGKILL);
+        let _ = destroying.wait();
+        home.converges();
+        home.destroy_all();
+    }
+}
+
+#[test]
+fn suspending_is_killed_and_the_guest_is_there_once() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for round in 0..16 {
+        home.restore(&demo, 1, "k");
+        let _ = home.ask("k-1", &format!("poke 0x200000 {round}"));
+        let to = home.named(&format!("to{round}"));
+        let suspending = home.start(&["suspend", "k-1", &to.path]);
+        random_moment(&mut random, Duration::from_millis(30));
+        suspending.signal(Signal::SIGKILL);
+        let _ = suspending.wait();
+        // Either it goes on here, or its checkpoint is whole.
+        let alive = home.converges() == ["k-1"];
+        let whole = home.brood(&["checkpoint", "verify", &to.path]).code() == Some(0);
+        assert!(alive || whole, "the guest was lost");
+        if alive {
+            assert_eq!(home.peek("k-1", 0x20_0000), round);
+        }
+        if whole {
+            home.restore(&to, 1, "again");
+            assert_eq!(home.peek("again-1", 0x20_0000), round);
+        } else {
+            // What was left half-made is in nobody's way.
+            let _ = home.brood(&["suspend", "k-1", &to.path]).ok();
+        }
+        home.destroy_all();
+    }
+}
+
+#[test]
+fn an_interrupt_stops_cleanly_and_says_what_stands() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    let mut in_the_middle = 0;
+    for round in 0..8 {
+        let mut manager = restoring(&home, &demo, "k");
+        until_some(&home, &mut manager, 1 + random.below(GUESTS as u64 / 2));
+        manager.signal(if round % 2 == 0 {
+            Signal::SIGINT
+        } else {
+            Signal::SIGTERM
+        });
+        let ran = manager.wait();
+        let report = ran.json();
+        let restored = whole(&report["restored"]);
+        let not_begun = whole(&report["not_begun"]);
+        assert_eq!(restored + not_begun, GUESTS as u64, "{ran:?}");
+        if not_begun > 0 {
+            assert_eq!(
+                (ran.code(), &report["interrupted"]),
+                (Some(130), &true.into())
+            );
+            in_the_middle += 1;
+        }
+        assert!(home.list().iter().all(|guest| guest["state"] == "running"));
+        assert_eq!(home.converges().len() as u64, restored);
+        home.destroy_all();
+    }
+    assert!(
+        in_the_middle > 0,
+        "no restore was interrupted in the middle"
+    );
+}
+
+#[test]
+fn an_interrupt_with_all_or_nothing_leaves_nothing() {
+    let Some((home, demo)) = scene() else { return };
+    let count = GUESTS.to_string();
+    let mut manager = home.start(&[
+        "restore",
+        &demo.path,
+        "-n",
+        &count,
+        "--all-or-nothing",
+        "--json",
+    ]);
+    until_some(&home, &mut manager, 10);
+    manager.signal(Signal::SIGINT);
+    let ran = manager.wait();
+    if ran.code() == Some(130) {
+        assert_eq!(ran.json()["rolled_back"], true);
+        assert!(home.list().is_empty());
+        assert!(home.guests().is_empty());
+    }
+}
+
+#[test]
+fn a_stopped_nursery_goes_on_where_it_was() {
+    let Some((home, demo)) = scene() else { return };
+    let mut manager = restoring(&home, &demo, "k");
+    until_some(&home, &mut manager, 10);
+    let nurseries = home.nurseries();
+    for nursery in &nurseries {
+        signal(nursery.pid, Signal::SIGSTOP);
+    }
+    until("it to stop", || {
+        home.nurseries()
+            .iter()
+            .all(brood_tests::Proc::stopped)
+            .then_some(())
+    });
+    // Guests that stand answer all the while, and other commands do not wait for it.
+    assert!(!manager.ended());
+    let running = until("some to be recorded or not", || Some(home.names("running")));
+    for guest in running {
+        let _ = home.ask(&guest, "ping");
+    }
+    for nursery in &nurseries {
+        signal(nursery.pid, Signal::SIGCONT);
+    }
+    let ran = manager.wait().ok();
+    assert_eq!(ran.json()["restored"], GUESTS);
+    assert_eq!(home.converges().len(), GUESTS);
+}
+
+#[test]
+fn a_second_interrupt_does_not_wait_for_a_stopped_nursery() {
+    let Some((home, demo)) = scene() else { return };
+    let mut manager = restoring(&home, &demo, "k");
+    until_some(&home, &mut manager, 10);
+    let nurseries = home.nurseries();
+    for nursery in &nurseries {
+        signal(nursery.pid, Signal::SIGSTOP);
+    }
+    manager.signal(Signal::SIGINT);
+    let begin = Instant::now();
+    until("the command to give up", || {
+        manager.signal(Signal::SIGINT);
+        manager.ended().then_some(())
+    });
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let ran = manager.wait();
+    assert_eq!(ran.code(), Some(130), "{ran:?}");
+    for nursery in &nurseries {
+        signal(nursery.pid, Signal::SIGCONT);
+    }
+    home.converges();
+}
+
+#[test]
+fn two_restores_at_once_give_out_each_name_once() {
+    let Some((home, demo)) = scene() else { return };
+    let both = [restoring(&home, &demo, "k"), restoring(&home, &demo, "k")];
+    for restore in both {
+        let ran = restore.wait().ok();
+        assert_eq!(ran.json()["restored"], GUESTS);
+    }
+    let running = home.converges();
+    assert_eq!(running.len(), 2 * GUESTS);
+    assert_eq!(running.last().unwrap(), &format!("k-{}", 2 * GUESTS));
+}
+
+#[test]
+fn destroy_all_takes_what_another_command_is_restoring() {
+    let Some((home, demo)) = scene() else { return };
+    let mut random = Random::seeded();
+    for _ in 0..3 {
+        let mut manager = restoring(&home, &demo, "k");
+        until_some(&home, &mut manager, 1 + random.below(60));
+        let _ = home.brood(&["destroy", "--all"]).ok();
+        let ran = manager.wait();
+        assert!([Some(0), Some(3)].contains(&ran.code()), "{ran:?}");
+        assert_eq!(home.converges().len(), 0);
+    }
+}
