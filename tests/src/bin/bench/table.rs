@@ -111,7 +111,7 @@ fn cells(row: &Row) -> [String; 6] {
 }
 
 fn shown_goal(goal: Goal, row: &Row) -> String {
-    let limit = number(goal.limit());
+    let limit = goal.limit();
     match goal {
         Goal::RatioAtMost(_) => format!("≤ {limit} × floor"),
         Goal::AtMost(_) => with_unit(&format!("≤ {limit}"), row.unit),
