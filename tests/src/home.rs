@@ -154,6 +154,28 @@ impl Home {
         }
     }
 
+    /// Puts a long request to a guest; returns when it is in the middle of it, with the command that
+    /// waits for the answer.
+    ///
+    /// # Panics
+    /// When the guest does not begin.
+    #[track_caller]
+    #[must_use]
+    pub fn busy(&self, guest: &str, iterations: u64) -> Running {
+        let pid = self.pid(guest);
+        let ticks = || {
+            let mut guests = self.guests().into_iter();
+            guests.find(|guest| guest.pid == pid).map_or(0, |g| g.ticks)
+        };
+        let before = ticks();
+        let request = format!("spin {iterations}");
+        let asking = self.start(&["ask", "--timeout", "100", guest, &request]);
+        until("the guest to be busy", || {
+            (ticks() >= before + 3).then_some(())
+        });
+        asking
+    }
+
     /// Names of the guests that are listed in this state.
     #[track_caller]
     #[must_use]
@@ -192,7 +214,8 @@ impl Home {
         whole(&self.ask(guest, &format!("peek {address}"))["value"])
     }
 
-    /// Processes of this home's guests.
+    /// Processes of this home's guests, those too that are being restored or are there to become
+    /// one.
     #[must_use]
     pub fn guests(&self) -> Vec<Proc> {
         let mut guests = processes_in(&self.state());

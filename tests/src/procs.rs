@@ -14,6 +14,8 @@ pub struct Proc {
     pub parent: i32,
     /// Its session, which is the process id of the process that began it.
     pub session: i32,
+    /// Processor time that it has used, in clock ticks.
+    pub ticks: u64,
     /// State letter, as proc_pid_stat(5) has it.
     pub state: char,
     /// Its command line, words parted by blanks.
@@ -27,11 +29,15 @@ impl Proc {
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
+        // Fields 14 and 15, user and system time.
+        let user: u64 = fields.nth(7)?.parse().ok()?;
+        let system: u64 = fields.next()?.parse().ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         Some(Self {
             pid,
             parent,
             session,
+            ticks: user + system,
             state,
             command: String::from_utf8_lossy(&command)
                 .replace('\0', " ")

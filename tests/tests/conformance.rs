@@ -9,7 +9,7 @@ use std::{
 
 use brood::{
     checkpoint::{BundlePath, Checkpoint},
-    engine::{Engine, GuestId, Identity, Order, Process, ProcessState, Restored, kvm::Kvm},
+    engine::{Engine, GuestId, Identity, Order, Process, ProcessState, kvm::Kvm},
     units::Bytes,
 };
 use brood_tests::{Home, until};
@@ -20,6 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The engines that this machine can run.
 fn engines() -> Vec<Box<dyn Engine>> {
     vec![Box::new(Kvm::with_binary(brood_tests::brood()))]
+}
+
+/// A guest that was restored.
+#[derive(Clone, Copy, Debug)]
+struct Restored {
+    process: Process,
+    nonce: u64,
+    counter: u64,
 }
 
 /// One engine at work on a checkpoint of its own. The home looks after what is left.
@@ -66,6 +74,11 @@ impl<'a> Bench<'a> {
             if let Some(outcome) = session.wait(Duration::from_millis(100)).unwrap() {
                 let place = usize::try_from(outcome.order).unwrap();
                 let guest = outcome.result.unwrap();
+                let guest = Restored {
+                    process: Process::with_pid(guest.pid).unwrap(),
+                    nonce: guest.nonce,
+                    counter: guest.counter,
+                };
                 assert!(restored[place].replace(guest).is_none(), "told twice");
             }
         }

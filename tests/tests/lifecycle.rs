@@ -175,17 +175,6 @@ fn a_suspended_guest_goes_on_in_its_clones() {
     }
 }
 
-/// A guest that is in the middle of a long request, and the command that waits for it.
-fn busy(home: &Home, guest: &str, iterations: u64) -> brood_tests::Running {
-    let request = format!("spin {iterations}");
-    let asking = home.start(&["ask", "--timeout", "100", guest, &request]);
-    until("the guest to be busy", || {
-        let asked = home.brood(&["ask", "--timeout", "0.2", guest, "ping"]);
-        (asked.code() != Some(0)).then_some(())
-    });
-    asking
-}
-
 #[test]
 fn a_busy_guest_is_suspended_in_the_middle_and_goes_on_in_its_clones() {
     let Some(home) = Home::with_kvm() else { return };
@@ -193,7 +182,7 @@ fn a_busy_guest_is_suspended_in_the_middle_and_goes_on_in_its_clones() {
     home.restore(&demo, 1, "g");
     let _ = home.ask("g-1", "poke 0x200000 77");
     let counter = whole(&home.ask("g-1", "ping")["counter"]);
-    let asking = busy(&home, "g-1", 400_000);
+    let asking = home.busy("g-1", 600_000);
     let warm = home.named("warm");
     let _ = home.brood(&["suspend", "g-1", &warm.path]).ok();
     // Who asked it learns that there will be no answer from this guest.

@@ -1,0 +1,379 @@
+//! The command line as a person and as a script sees it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use brood_tests::{Home, array, keys, signal, until};
+use insta::{assert_snapshot, with_settings};
+use nix::sys::signal::Signal;
+
+/// Takes out of a text what is new each time: folders, digests, ids, times, sizes of processes.
+fn steady(home: &Home, text: &str) -> String {
+    text.replace(home.path().to_str().unwrap(), "HOME")
+}
+
+macro_rules! shows {
+    ($home:expr, $text:expr) => {
+        with_settings!({
+            omit_expression => true,
+            filters => vec![
+                (r"\b[0-9a-f]{64}\b", "SHA256"),
+                (r"sha256 [0-9a-f]{16}", "sha256 DIGEST"),
+                (r"\b[0-9a-f]{32}\b", "GENERATION"),
+                (r"([0-9a-f]{2}:){5}[0-9a-f]{2}", "MAC"),
+                (r"\b[0-9a-f]{16}\b", "ID"),
+                (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME"),
+                (r"brood \d+\.\d+\.\d+, KVM API \d+, Linux \S+", "ENGINE"),
+                (r"(\.ckp\.(kern|meta) +)[0-9.]+ \S+", "${1}SIZE"),
+                (r"\(triple fault\) at 0x[0-9a-f]+", "(triple fault) at ADDRESS"),
+                (r"(pid +)\d+", "${1}PID"),
+                (r"(running|paused)( +)\d+", "${1}${2}PID"),
+                (r"(process +).*", "${1}SIZE and SIZE of page tables"),
+                (r"(shared +)[0-9.]+ \S+", "${1}SIZE"),
+                (r"(private +)[0-9.]+ \S+", "${1}SIZE"),
+                (r"in [0-9.]+ s \(\d+ a second\)", "in TIME (RATE)"),
+                (r"(p50|p90|p99|max) [0-9.]+ ms", "$1 TIME"),
+                (r"[0-9.]+ [MGT]iB(  freed| freed)", "SIZE$1"),
+            ],
+        }, { assert_snapshot!(steady($home, &$text)) })
+    };
+}
+
+#[test]
+fn help_says_what_each_command_does() {
+    let home = Home::bare();
+    let commands = [
+        "",
+        "checkpoint",
+        "checkpoint demo",
+        "checkpoint inspect",
+        "checkpoint verify",
+        "checkpoint list",
+        "checkpoint remove",
+        "restore",
+        "list",
+        "show",
+        "ask",
+        "pause",
+        "resume",
+        "destroy",
+        "suspend",
+        "density",
+        "plan",
+        "doctor",
+    ];
+    let mut all = String::new();
+    for command in commands {
+        let mut words: Vec<&str> = command.split_whitespace().collect();
+        words.push("--help");
+        let ran = home.brood(&words).ok();
+        all += &format!("$ brood {}\n{}\n", words.join(" "), ran.stdout);
+    }
+    shows!(&home, all);
+    for command in ["restore", "ask", "suspend", "density", "plan"] {
+        let help = home.brood(&[command, "--help"]).stdout;
+        assert!(help.contains("Example"), "{command} has no example");
+    }
+    assert!(!home.state().exists(), "help made a state folder");
+}
+
+#[test]
+fn a_day_with_guests_reads_well() {
+    let Some(home) = Home::with_kvm() else { return };
+    let mut day = String::new();
+    let mut say = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ran = home.brood(&words);
+        day += &format!("$ brood {line}\n{}{}", ran.stdout, ran.stderr);
+        if ran.code() != Some(0) {
+            day += &format!("exit code {}\n", ran.code().unwrap());
+        }
+        day += "\n";
+    };
+    say("list");
+    say("checkpoint demo ckp/demo --memory 4M");
+    say("checkpoint demo ckp/demo --memory 4M");
+    say("checkpoint list ckp");
+    say("checkpoint inspect ckp/demo");
+    say("checkpoint verify ckp/demo");
+    say("restore ckp/demo --guests 2");
+    say("restore ckp/demo -n 1 --prefix web --paused");
+    say("list");
+    say("show demo-1");
+    say("ask demo-1 ping hello");
+    say("ask demo-1 identity");
+    say("ask demo-1 poke 0x200000 255");
+    say("ask demo-1 peek 0x200000");
+    say("ask demo-1 dirty 3");
+    say("ask web-1 ping");
+    say("pause demo-2");
+    say("resume demo-2 web-1");
+    say("ask demo-2 crash");
+    say("list");
+    say("show demo-2");
+    say("checkpoint remove ckp/demo");
+    say("suspend demo-1 ckp/warm");
+    say("destroy --all");
+    say("checkpoint remove ckp/demo");
+    say("checkpoint list ckp");
+    shows!(&home, day);
+}
+
+#[test]
+fn mistakes_are_told_with_a_way_out() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 1, "g");
+    let mut told = String::new();
+    let mut wrong = |code: i32, line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ran = home.brood(&words).exits(code);
+        assert_eq!(ran.stdout, "", "an error is no output");
+        told += &format!("$ brood {line}\n{}exit code {code}\n\n", ran.stderr);
+    };
+    wrong(1, "show nobody");
+    wrong(1, "ask nobody ping");
+    wrong(1, "ask g-1 fly");
+    wrong(1, "ask g-1 peek");
+    wrong(1, "ask g-1 peek x");
+    wrong(1, "ask g-1 peek 1G");
+    wrong(1, "ask g-1 poke 0 1");
+    wrong(1, "ask g-1 random 33");
+    wrong(1, "restore ckp/none --guests 1");
+    wrong(1, "restore none/none --guests 1");
+    wrong(1, "restore ckp/demo --guests 1 --prefix a/b");
+    wrong(1, "checkpoint inspect ckp/none");
+    wrong(1, "checkpoint remove ckp/none");
+    wrong(1, "checkpoint demo ckp/small --memory 1M");
+    wrong(1, "suspend g-1 ckp/demo");
+    wrong(2, "restore ckp/demo --guests 0");
+    wrong(2, "restore ckp/demo --guests -1");
+    wrong(2, "restore ckp/demo");
+    wrong(2, "restore ckp/demo --guests many");
+    wrong(2, "destroy");
+    wrong(2, "fly");
+    shows!(&home, told);
+}
+
+#[test]
+fn json_has_the_keys_that_scripts_rely_on() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let report = home.restore(&demo, 2, "g");
+    assert_eq!(
+        keys(&report),
+        [
+            "asked",
+            "checkpoint",
+            "errors",
+            "failed",
+            "guests",
+            "interrupted",
+            "not_begun",
+            "paused",
+            "restore_ms",
+            "restored",
+            "rolled_back",
+            "wall_s"
+        ]
+    );
+    assert_eq!(
+        keys(&report["guests"][0]),
+        ["counter", "id", "name", "nonce", "pid", "restore_ms"]
+    );
+    assert_eq!(keys(&report["restore_ms"]), ["max", "p50", "p90", "p99"]);
+    let listed = [
+        "checkpoint",
+        "checkpoint_sha256",
+        "created_at",
+        "engine",
+        "generation",
+        "id",
+        "mac",
+        "memory_mib",
+        "name",
+        "pid",
+        "reason",
+        "state",
+    ];
+    assert_eq!(keys(&home.list()[0]), listed);
+    let shown = home.json(&["show", "g-1"]);
+    let measured = [
+        "page_table_bytes",
+        "private_bytes",
+        "process_bytes",
+        "shared_bytes",
+    ];
+    assert!(
+        listed
+            .iter()
+            .chain(&measured)
+            .all(|key| keys(&shown).contains(key)),
+        "{shown}"
+    );
+    for (request, own) in [
+        ("ping", vec!["text"]),
+        ("sum", vec!["sum"]),
+        ("dirty 1", vec!["address", "pages"]),
+        ("peek 0", vec!["value"]),
+        ("poke 65536 1", vec![]),
+        ("identity", vec!["generation", "mac", "name", "seed"]),
+        ("random", vec!["random"]),
+        ("time", vec!["time", "unix_seconds", "uptime_seconds"]),
+        ("spin 10", vec![]),
+    ] {
+        let mut expected = [own, vec!["counter", "nonce"]].concat();
+        expected.sort_unstable();
+        assert_eq!(keys(&home.ask("g-1", request)), expected, "{request}");
+    }
+    // After the request, as people write it, as well.
+    let _ = home.brood(&["ask", "g-1", "ping", "--json"]).ok().json();
+    for (command, past) in [
+        ("pause", "paused"),
+        ("resume", "resumed"),
+        ("destroy", "destroyed"),
+    ] {
+        let done = home.json(&[command, "g-1"]);
+        let mut expected = ["errors", "guests", past];
+        expected.sort_unstable();
+        assert_eq!(keys(&done), expected);
+        assert_eq!(done[past], 1);
+        assert_eq!(done["guests"][0]["name"], "g-1");
+    }
+    let to = home.named("to");
+    assert_eq!(
+        keys(&home.json(&["suspend", "g-2", &to.path])),
+        ["checkpoint", "guest", "sha256"]
+    );
+    assert_eq!(
+        keys(&home.json(&["checkpoint", "verify", &to.path])),
+        ["checkpoint", "sha256", "whole"]
+    );
+    let inspected = home.json(&["checkpoint", "inspect", &to.path]);
+    for key in [
+        "checkpoint",
+        "created_at",
+        "engine",
+        "files",
+        "guest",
+        "memory",
+        "memory_mib",
+        "vcpus",
+        "version",
+    ] {
+        assert!(keys(&inspected).contains(&key), "{key}: {inspected}");
+    }
+    let bundles = home.json(&["checkpoint", "list", home.checkpoints().to_str().unwrap()]);
+    for bundle in array(&bundles) {
+        assert_eq!(
+            keys(bundle),
+            [
+                "created_at",
+                "engine",
+                "memory",
+                "name",
+                "sha256",
+                "size",
+                "state"
+            ]
+        );
+    }
+    let doctor = home.brood(&["doctor", "--json"]).json();
+    assert_eq!(keys(&doctor), ["checks", "facts", "guests", "ok"]);
+    let _ = keys(&home.json(&["plan", &to.path, "--host-memory", "24G"]));
+}
+
+#[test]
+fn some_done_and_some_not_has_an_exit_code_of_its_own() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 3, "g");
+    signal(home.pid("g-2"), Signal::SIGKILL);
+    until("its end", || (home.names("dead").len() == 1).then_some(()));
+    let ran = home
+        .brood(&["pause", "g-1", "g-2", "g-3", "--json"])
+        .exits(3);
+    assert_eq!(
+        (&ran.json()["paused"], &ran.json()["errors"][0]["name"]),
+        (&2.into(), &"g-2".into())
+    );
+    let _ = home.brood(&["pause", "g-2"]).exits(1);
+    let _ = home
+        .brood(&["resume", "g-1", "nobody"])
+        .exits(1)
+        .says(&["nobody"]);
+    assert_eq!(
+        home.names("paused"),
+        ["g-1", "g-3"],
+        "a name that is wrong is found before anything is done"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 60, "a-rather-long-prefix");
+    for args in [
+        &["list"][..],
+        &["list", "--json"],
+        &["ask", "a-rather-long-prefix-1", "ping"],
+        &["restore", "--help"],
+    ] {
+        let mut child = home
+            .command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        if args.len() == 1 {
+            let mut first = String::new();
+            reader.read_line(&mut first).unwrap();
+            assert!(first.starts_with("NAME"), "{first}");
+        }
+        drop(reader);
+        let ran = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+        assert!(
+            ran.status.code().is_some() || args.contains(&"--help"),
+            "{args:?}: {:?}",
+            ran.status
+        );
+    }
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_used_is_named() {
+    let home = Home::bare();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = home.command(&["list"]);
+    command.env("BROOD_STATE_DIR", file.join("state"));
+    let _ = brood_tests::Running::start(command)
+        .wait()
+        .exits(1)
+        .says(&["file/state", "BROOD_STATE_DIR"]);
+    // A relative folder is one below the current folder, and long paths are no obstacle.
+    let long = "a-folder-with-a-long-name/".repeat(8);
+    let mut command = home.command(&["list"]);
+    command.env("BROOD_STATE_DIR", &long);
+    let _ = brood_tests::Running::start(command).wait().ok();
+    assert!(home.path().join(&long).join("brood.sqlite").exists());
+    // One that holds something else in the database's place.
+    std::fs::create_dir_all(home.path().join("odd")).unwrap();
+    std::fs::write(
+        home.path().join("odd/brood.sqlite"),
+        "not a database, and long enough to tell",
+    )
+    .unwrap();
+    let mut command = home.command(&["list"]);
+    command.env("BROOD_STATE_DIR", "odd");
+    let _ = brood_tests::Running::start(command)
+        .wait()
+        .exits(1)
+        .says(&["brood.sqlite", "hint"]);
+}
