@@ -85,7 +85,7 @@ fn a_guest_killed_in_the_middle_of_its_restore_fails_alone() {
     let demo = home.demo("demo", "4M");
     home.restore(&demo, 1, "busy");
     // A guest that was suspended in the middle of a long request finishes it before it is restored.
-    let asking = home.start(&["ask", "--timeout", "100", "busy-1", "spin", "600000"]);
+    let asking = home.start(&["ask", "--timeout", "100", "busy-1", "spin", "3000000"]);
     until("it to be busy", || {
         let asked = home.brood(&["ask", "--timeout", "0.2", "busy-1", "ping"]);
         (asked.code() != Some(0)).then_some(())
@@ -96,8 +96,15 @@ fn a_guest_killed_in_the_middle_of_its_restore_fails_alone() {
     let restoring = home.start(&[
         "restore", &slow.path, "-n", "6", "-c", "6", "--prefix", "f", "--json",
     ]);
+    // Processes that are held ready have no guest's name yet.
+    let is_guest = |pid: i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.starts_with("f-")
+    };
     let guests = until("all to be under way", || {
-        Some(home.guests()).filter(|guests| guests.len() == 6)
+        let mut guests = home.guests();
+        guests.retain(|guest| is_guest(guest.pid));
+        Some(guests).filter(|guests| guests.len() == 6)
     });
     signal(guests[2].pid, Signal::SIGKILL);
     let ran = restoring.wait().exits(3);

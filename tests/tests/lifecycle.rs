@@ -193,7 +193,7 @@ fn a_busy_guest_is_suspended_in_the_middle_and_goes_on_in_its_clones() {
     home.restore(&demo, 1, "g");
     let _ = home.ask("g-1", "poke 0x200000 77");
     let counter = whole(&home.ask("g-1", "ping")["counter"]);
-    let asking = busy(&home, "g-1", 400_000);
+    let asking = busy(&home, "g-1", 3_000_000);
     let warm = home.named("warm");
     let _ = home.brood(&["suspend", "g-1", &warm.path]).ok();
     // Who asked it learns that there will be no answer from this guest.
