@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -118,7 +118,7 @@ pub fn step(
     observe(Event::Phase("digesting"));
     let sha256_before = digest(checkpoint)?;
     observe(Event::Phase("settling"));
-    let before = settle(&root)?;
+    let before = settle(&root, cancelled)?;
     observe(Event::Phase("restoring"));
     let request = Request {
         guests: run.guests,
@@ -150,7 +150,7 @@ pub fn step(
         .into_iter()
         .filter(|g| ids.contains(&g.row.id))
         .collect();
-    let measured = measure(&mut guests, &own, &root, run, observe);
+    let measured = measure(&mut guests, &own, &root, run, cancelled, observe);
     observe(Event::Phase("destroying"));
     guests.destroy(&own)?;
     let measured = measured?;
@@ -219,6 +219,7 @@ fn measure(
     own: &[Guest],
     root: &ProcRoot,
     run: &Run,
+    cancelled: &AtomicBool,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Measurement, Error> {
     let run_dir = guests.state.run_dir();
@@ -238,7 +239,7 @@ fn measure(
     observe(Event::Phase("settling"));
     // Guests that are to be parked are not at rest before.
     thread::sleep(run.park_after.unwrap_or_default());
-    let after = settle(root)?;
+    let after = settle(root, cancelled)?;
     observe(Event::Phase("measuring"));
     let usage = own
         .iter()
@@ -303,8 +304,8 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
     sha256_file(&file, &|_| {}).map_err(read)
 }
 
-/// Waits until the host's memory is stable, or will not become so.
-fn settle(root: &ProcRoot) -> Result<MemorySnapshot, Error> {
+/// Waits until the host's memory is stable, or will not become so, or nobody wants to know any more.
+fn settle(root: &ProcRoot, cancelled: &AtomicBool) -> Result<MemorySnapshot, Error> {
     let begin = Instant::now();
     let mut samples: Vec<Sample> = Vec::new();
     loop {
@@ -313,7 +314,8 @@ fn settle(root: &ProcRoot) -> Result<MemorySnapshot, Error> {
             at: begin.elapsed(),
             available: snapshot.available,
         });
-        if settled(&samples) || begin.elapsed() > SETTLE_PATIENCE {
+        let late = begin.elapsed() > SETTLE_PATIENCE;
+        if settled(&samples) || late || cancelled.load(Ordering::Relaxed) {
             return Ok(snapshot);
         }
         thread::sleep(SAMPLE_EVERY);

@@ -134,9 +134,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             // Its message says what to change.
-            Self::Admission(_) => Some(
-                "--overcommit goes ahead where it is memory that guests may never use".to_owned(),
-            ),
+            Self::Admission(admission::Error::DoesNotFit { limit, .. }) => {
+                limit.overcommittable.then(|| {
+                    "--overcommit goes ahead: it is memory that guests may never use".to_owned()
+                })
+            }
             Self::Checkpoint(e) => e.hint(),
             Self::Engine(e) => e.hint(),
             Self::State(e) => e.hint(),

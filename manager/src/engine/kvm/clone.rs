@@ -220,6 +220,10 @@ impl Guest<'_> {
 
     /// Gives the virtual machine back, if all of its state can be kept without it.
     fn park(&mut self) {
+        // A client that came and asked nothing leaves a parked guest parked.
+        if !matches!(self.body, Body::Awake(_)) {
+            return;
+        }
         let Body::Awake(machine) = mem::replace(&mut self.body, Body::Between) else {
             return;
         };

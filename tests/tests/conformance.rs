@@ -1,0 +1,273 @@
+//! What every engine must do, checked on each engine that this machine can run.
+//!
+//! Nothing here knows which engine it is: only `&dyn Engine`.
+
+use std::{
+    fs::{self, File},
+    time::{Duration, Instant},
+};
+
+use brood::{
+    checkpoint::{BundlePath, Checkpoint},
+    engine::{Engine, GuestId, Identity, Order, Process, ProcessState, Restored, kvm::Kvm},
+    units::Bytes,
+};
+use brood_tests::{Home, until};
+use nix::sys::signal::Signal;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The engines that this machine can run.
+fn engines() -> Vec<Box<dyn Engine>> {
+    vec![Box::new(Kvm::with_binary(brood_tests::brood()))]
+}
+
+/// One engine at work on a checkpoint of its own. The home looks after what is left.
+struct Bench<'a> {
+    engine: &'a dyn Engine,
+    home: &'a Home,
+    path: BundlePath,
+    lock: File,
+}
+
+impl<'a> Bench<'a> {
+    fn new(engine: &'a dyn Engine, home: &'a Home, number: usize) -> Self {
+        fs::create_dir_all(home.run_dir()).unwrap();
+        let path: BundlePath = home.named(&format!("engine{number}")).path.parse().unwrap();
+        let manifest = engine
+            .make_demo_checkpoint(&path, Bytes::mib(4), &|_| {})
+            .unwrap();
+        assert_eq!(manifest.memory.size, Bytes::mib(4));
+        let lock = File::create(home.path().join("lock")).unwrap();
+        Self {
+            engine,
+            home,
+            path,
+            lock,
+        }
+    }
+
+    fn restore(&self, from: &BundlePath, names: &[&str]) -> Vec<(GuestId, Restored)> {
+        let checkpoint = Checkpoint::open(from).unwrap();
+        let mut session = self
+            .engine
+            .session(&checkpoint, &self.home.run_dir(), &self.lock, None)
+            .unwrap();
+        let mut ids = Vec::new();
+        for name in names {
+            let (id, identity) = (GuestId::random().unwrap(), Identity::fresh(name).unwrap());
+            ids.push(id);
+            session.start(&Order { id, identity }).unwrap();
+        }
+        let mut restored: Vec<Option<Restored>> = vec![None; names.len()];
+        let begin = Instant::now();
+        while restored.iter().any(Option::is_none) {
+            assert!(begin.elapsed() < PATIENCE, "{restored:?}");
+            if let Some(outcome) = session.wait(Duration::from_millis(100)).unwrap() {
+                let place = usize::try_from(outcome.order).unwrap();
+                let guest = outcome.result.unwrap();
+                assert!(restored[place].replace(guest).is_none(), "told twice");
+            }
+        }
+        ids.into_iter()
+            .zip(restored.into_iter().flatten())
+            .collect()
+    }
+
+    fn ask(&self, id: &GuestId, words: &str) -> Result<serde_json::Value, brood::engine::Error> {
+        let words = [words.to_owned()];
+        let answer = self
+            .engine
+            .ask(&self.home.run_dir(), id, &words, PATIENCE)?;
+        assert!(!answer.to_string().is_empty());
+        Ok(answer.to_json())
+    }
+
+    fn end(&self, id: &GuestId, process: Process) {
+        self.engine.forget(&self.home.run_dir(), id).unwrap();
+        assert!(process.signal(Signal::SIGKILL).unwrap());
+        gone(process);
+        self.engine.forget(&self.home.run_dir(), id).unwrap();
+    }
+}
+
+fn gone(process: Process) {
+    until("the process to be gone", || {
+        (process.state() == ProcessState::Gone).then_some(())
+    });
+    assert!(
+        !process.signal(Signal::SIGTERM).unwrap(),
+        "a process that is gone was signalled"
+    );
+}
+
+/// Carries a check out on every engine.
+fn on_every_engine(check: impl Fn(&Bench<'_>)) {
+    let Some(home) = Home::with_kvm() else { return };
+    for (number, engine) in engines().iter().enumerate() {
+        check(&Bench::new(&**engine, &home, number));
+    }
+}
+
+#[test]
+fn guests_are_restored_and_answer() {
+    on_every_engine(|bench| {
+        let guests = bench.restore(&bench.path, &["a", "b", "c"]);
+        for ((id, restored), name) in guests.iter().zip(["a", "b", "c"]) {
+            assert_eq!(restored.nonce, guests[0].1.nonce);
+            assert_eq!(bench.ask(id, "identity").unwrap()["name"], name);
+            let ping = bench.ask(id, "ping x").unwrap();
+            assert_eq!(ping["counter"], restored.counter + 2);
+            assert_eq!(
+                bench.engine.find(&bench.home.run_dir(), id),
+                Some(restored.process)
+            );
+            assert_eq!(bench.engine.ended(&bench.home.run_dir(), id), None);
+        }
+        assert!(bench.ask(&guests[0].0, "nonsense").is_err());
+        for (id, restored) in guests {
+            bench.end(&id, restored.process);
+            assert!(bench.ask(&id, "ping").is_err());
+            assert_eq!(bench.engine.find(&bench.home.run_dir(), &id), None);
+        }
+    });
+}
+
+#[test]
+fn a_guest_is_stopped_and_continued_by_signals() {
+    on_every_engine(|bench| {
+        let (id, Restored { process, .. }) = bench.restore(&bench.path, &["a"])[0];
+        assert_eq!(process.state(), ProcessState::Running);
+        assert!(process.signal(Signal::SIGSTOP).unwrap());
+        until("it to stop", || {
+            (process.state() == ProcessState::Stopped).then_some(())
+        });
+        let words = ["ping".to_owned()];
+        let short = Duration::from_millis(100);
+        let asked = bench.engine.ask(&bench.home.run_dir(), &id, &words, short);
+        assert!(
+            matches!(asked, Err(brood::engine::Error::Timeout(_))),
+            "{asked:?}"
+        );
+        assert!(process.signal(Signal::SIGCONT).unwrap());
+        bench.ask(&id, "ping").unwrap();
+        bench.end(&id, process);
+    });
+}
+
+#[test]
+fn memory_is_counted() {
+    on_every_engine(|bench| {
+        let (id, Restored { process, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let before = bench.engine.usage(process).unwrap();
+        assert!(
+            before.shared.0 > 0 && before.process.0 > 0 && before.page_tables.0 > 0,
+            "{before:?}"
+        );
+        bench.ask(&id, "dirty 200").unwrap();
+        let after = bench.engine.usage(process).unwrap();
+        let grown = (after.private.0 - before.private.0) / 4096;
+        assert!((196..=204).contains(&grown), "{grown}");
+        bench.end(&id, process);
+        assert!(matches!(
+            bench.engine.usage(process),
+            Err(brood::engine::Error::Gone)
+        ));
+    });
+}
+
+#[test]
+fn a_guest_is_suspended_and_restored_again() {
+    on_every_engine(|bench| {
+        let (id, Restored { process, nonce, .. }) = bench.restore(&bench.path, &["a"])[0];
+        bench.ask(&id, "poke 0x200000 99").unwrap();
+        let from = Checkpoint::open(&bench.path).unwrap();
+        let run_dir = bench.home.run_dir();
+        // Onto itself it cannot be suspended, and goes on.
+        let onto_itself =
+            bench
+                .engine
+                .suspend(&run_dir, &id, "a", from.manifest(), &bench.path, &|_| {});
+        assert!(onto_itself.is_err());
+        bench.ask(&id, "ping").unwrap();
+        let to: BundlePath = bench.home.named("to").path.parse().unwrap();
+        let manifest = bench
+            .engine
+            .suspend(&run_dir, &id, "a", from.manifest(), &to, &|_| {})
+            .unwrap();
+        assert_eq!(manifest.guest, "a");
+        gone(process);
+        bench.engine.forget(&run_dir, &id).unwrap();
+        let (id, again) = bench.restore(&to, &["b"])[0];
+        assert_eq!(again.nonce, nonce);
+        assert_eq!(bench.ask(&id, "peek 0x200000").unwrap()["value"], 99);
+        bench.end(&id, again.process);
+    });
+}
+
+#[test]
+fn the_end_of_a_guest_is_recorded_until_it_is_forgotten() {
+    on_every_engine(|bench| {
+        let run_dir = bench.home.run_dir();
+        let guests = bench.restore(&bench.path, &["crashes", "killed", "destroyed"]);
+        let (crashes, killed, destroyed) = (guests[0], guests[1], guests[2]);
+        let died = bench.ask(&crashes.0, "crash");
+        assert!(
+            matches!(died, Err(brood::engine::Error::Died(_))),
+            "{died:?}"
+        );
+        killed.1.process.signal(Signal::SIGKILL).unwrap();
+        for (id, restored) in [crashes, killed] {
+            gone(restored.process);
+            let reason = until("the reason", || bench.engine.ended(&run_dir, &id));
+            assert!(!reason.is_empty());
+            bench.engine.forget(&run_dir, &id).unwrap();
+            assert_eq!(bench.engine.ended(&run_dir, &id), None);
+        }
+        bench.end(&destroyed.0, destroyed.1.process);
+        assert_eq!(bench.engine.ended(&run_dir, &destroyed.0), None);
+        until("the nursery to end", || {
+            bench.home.nurseries().is_empty().then_some(())
+        });
+        assert_eq!(run_dir.read_dir().unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn an_aborted_session_leaves_only_guests_that_have_answered() {
+    on_every_engine(|bench| {
+        let checkpoint = Checkpoint::open(&bench.path).unwrap();
+        let run_dir = bench.home.run_dir();
+        let mut session = bench
+            .engine
+            .session(&checkpoint, &run_dir, &bench.lock, None)
+            .unwrap();
+        let mut ids = Vec::new();
+        for n in 0..10 {
+            let identity = Identity::fresh(&format!("a-{n}")).unwrap();
+            let id = GuestId::random().unwrap();
+            session.start(&Order { id, identity }).unwrap();
+            ids.push(id);
+        }
+        let first = until("the first answer", || {
+            session.wait(Duration::from_millis(100)).unwrap()
+        });
+        assert!(first.result.is_ok(), "{first:?}");
+        session.abort();
+        drop(session);
+        until("what was under way to end", || {
+            let found = ids
+                .iter()
+                .filter(|id| bench.engine.find(&run_dir, id).is_some());
+            (found.count() == bench.home.guests().len()).then_some(())
+        });
+        for id in ids {
+            if let Some(process) = bench.engine.find(&run_dir, &id) {
+                bench.ask(&id, "ping").unwrap();
+                bench.end(&id, process);
+            }
+            bench.engine.forget(&run_dir, &id).unwrap();
+        }
+        assert!(bench.home.guests().is_empty());
+    });
+}

@@ -1,0 +1,155 @@
+//! Guests that gave their virtual machine back while they were idle: nobody who asks them can tell,
+//! except by a clock.
+
+use std::fs::{self, File};
+
+use brood_tests::{Demo, Home, array, sha256, text, until, whole};
+
+/// Guests that park as soon as they are idle.
+fn restore(home: &Home, from: &Demo, guests: usize, prefix: &str) {
+    let count = guests.to_string();
+    let args = [
+        "restore",
+        &from.path,
+        "-n",
+        &count,
+        "--prefix",
+        prefix,
+        "--park-after",
+        "0",
+    ];
+    assert_eq!(home.json(&args)["restored"], guests);
+}
+
+/// Whether a guest's process has no virtual machine.
+fn parked(pid: i32) -> bool {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
+    let mut links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    !links.any(|link| link.to_string_lossy().contains("kvm-v"))
+}
+
+#[track_caller]
+fn until_parked(home: &Home, guest: &str) {
+    let pid = home.pid(guest);
+    until("the guest to park", || parked(pid).then_some(()));
+}
+
+#[test]
+fn a_parked_guest_is_the_guest_that_it_was() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "8M");
+    let words = demo.words();
+    restore(&home, &demo, 2, "p");
+    let nonce = home.ask("p-1", "ping")["nonce"].clone();
+    let identity = home.ask("p-1", "identity");
+    let mut counter = whole(&identity["counter"]);
+    let (mut uptime, mut random) = (0.0, Vec::new());
+    for round in 1..=10_u64 {
+        until_parked(&home, "p-1");
+        let ping = home.ask("p-1", "ping");
+        counter += 1;
+        assert_eq!(
+            (&ping["nonce"], whole(&ping["counter"])),
+            (&nonce, counter),
+            "round {round}"
+        );
+        until_parked(&home, "p-1");
+        let again = home.ask("p-1", "identity");
+        for what in ["name", "generation", "mac", "seed"] {
+            assert_eq!(again[what], identity[what]);
+        }
+        // Written in one life, read in the next; also where a memory slot was made on demand.
+        let address = 0x20_0000 + round * 0x8_0000;
+        let _ = home.ask("p-1", &format!("poke {address} {round}"));
+        until_parked(&home, "p-1");
+        assert_eq!(home.peek("p-1", address), round);
+        assert_eq!(home.peek("p-1", address + 8), words.at(address + 8));
+        until_parked(&home, "p-1");
+        random.extend(array(&home.ask("p-1", "random 4")["random"]).to_vec());
+        until_parked(&home, "p-1");
+        let time = home.ask("p-1", "time");
+        let up = time["uptime_seconds"].as_f64().unwrap();
+        assert!(up >= uptime, "uptime went from {uptime} to {up}");
+        uptime = up;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let off = (time["unix_seconds"].as_f64().unwrap() - now.as_secs_f64()).abs();
+        assert!(off < 1.0, "{off} s off");
+        counter += 6;
+    }
+    random.sort_by_key(ToString::to_string);
+    random.dedup();
+    assert_eq!(random.len(), 40, "a generator went back");
+    let sum = home.ask("p-2", "sum 0x10000 0x7f0000 4104");
+    assert_eq!(sum["sum"], words.sum(0x1_0000, 0x7f_0000, 4104));
+}
+
+#[test]
+fn a_parked_guest_is_paused_resumed_and_suspended_like_any() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let digest = sha256(&demo.ckp());
+    restore(&home, &demo, 3, "p");
+    let _ = home.ask("p-1", "poke 0x200000 5");
+    until_parked(&home, "p-1");
+    let _ = home.brood(&["pause", "p-1"]).ok();
+    let _ = home
+        .brood(&["ask", "p-1", "ping"])
+        .exits(1)
+        .says(&["is paused"]);
+    let _ = home.brood(&["resume", "p-1"]).ok();
+    until_parked(&home, "p-1");
+    let to = home.named("to");
+    let counter = whole(&home.ask("p-1", "ping")["counter"]);
+    until_parked(&home, "p-1");
+    let _ = home.brood(&["suspend", "p-1", &to.path]).ok();
+    let report = home.restore(&to, 2, "q");
+    assert_eq!(report["guests"][0]["counter"], counter + 1);
+    assert_eq!(home.peek("q-2", 0x20_0000), 5);
+    // A suspend that fails leaves it as it was.
+    until_parked(&home, "p-2");
+    let _ = home
+        .brood(&["suspend", "p-2", &to.path])
+        .exits(1)
+        .says(&["exists"]);
+    let _ = home.ask("p-2", "ping");
+    until_parked(&home, "p-3");
+    let _ = home
+        .brood(&["ask", "p-3", "crash"])
+        .exits(1)
+        .says(&["triple fault"]);
+    assert_eq!(home.converges(), ["p-2", "q-1", "q-2"]);
+    assert_eq!(sha256(&demo.ckp()), digest);
+}
+
+#[test]
+fn a_parked_guest_does_not_wake_on_a_changed_checkpoint() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    restore(&home, &demo, 2, "p");
+    until_parked(&home, "p-1");
+    File::options()
+        .write(true)
+        .open(demo.ckp())
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    for guest in ["p-1", "p-2"] {
+        let _ = home
+            .brood(&["ask", guest, "peek 0x200000"])
+            .exits(1)
+            .says(&["checkpoint was changed"]);
+        assert!(text(&home.json(&["show", guest])["reason"]).contains("checkpoint was changed"));
+    }
+}
+
+#[test]
+fn guests_park_only_when_they_were_told_to() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 1, "awake");
+    restore(&home, &demo, 1, "parks");
+    until_parked(&home, "parks-1");
+    assert!(!parked(home.pid("awake-1")));
+}
