@@ -47,7 +47,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn restore(&self, from: &BundlePath, names: &[&str]) -> Vec<(GuestId, Restored)> {
+    fn restore(&self, from: &BundlePath, names: &[&str]) -> Vec<(GuestId, Alive)> {
         let checkpoint = Checkpoint::open(from).unwrap();
         let mut session = self
             .engine
@@ -59,13 +59,23 @@ impl<'a> Bench<'a> {
             ids.push(id);
             session.start(&Order { id, identity }).unwrap();
         }
-        let mut restored: Vec<Option<Restored>> = vec![None; names.len()];
+        let mut restored: Vec<Option<Alive>> = vec![None; names.len()];
         let begin = Instant::now();
         while restored.iter().any(Option::is_none) {
             assert!(begin.elapsed() < PATIENCE, "{restored:?}");
             if let Some(outcome) = session.wait(Duration::from_millis(100)).unwrap() {
                 let place = usize::try_from(outcome.order).unwrap();
-                let guest = outcome.result.unwrap();
+                let Restored {
+                    pid,
+                    nonce,
+                    counter,
+                } = outcome.result.unwrap();
+                let process = Process::with_pid(pid).unwrap();
+                let guest = Alive {
+                    process,
+                    nonce,
+                    counter,
+                };
                 assert!(restored[place].replace(guest).is_none(), "told twice");
             }
         }
@@ -99,6 +109,14 @@ fn gone(process: Process) {
         !process.signal(Signal::SIGTERM).unwrap(),
         "a process that is gone was signalled"
     );
+}
+
+/// A guest that was restored.
+#[derive(Clone, Copy, Debug)]
+struct Alive {
+    process: Process,
+    nonce: u64,
+    counter: u64,
 }
 
 /// Carries a check out on every engine.
@@ -136,7 +154,7 @@ fn guests_are_restored_and_answer() {
 #[test]
 fn a_guest_is_stopped_and_continued_by_signals() {
     on_every_engine(|bench| {
-        let (id, Restored { process, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let (id, Alive { process, .. }) = bench.restore(&bench.path, &["a"])[0];
         assert_eq!(process.state(), ProcessState::Running);
         assert!(process.signal(Signal::SIGSTOP).unwrap());
         until("it to stop", || {
@@ -158,7 +176,7 @@ fn a_guest_is_stopped_and_continued_by_signals() {
 #[test]
 fn memory_is_counted() {
     on_every_engine(|bench| {
-        let (id, Restored { process, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let (id, Alive { process, .. }) = bench.restore(&bench.path, &["a"])[0];
         let before = bench.engine.usage(process).unwrap();
         assert!(
             before.shared.0 > 0 && before.process.0 > 0 && before.page_tables.0 > 0,
@@ -179,7 +197,7 @@ fn memory_is_counted() {
 #[test]
 fn a_guest_is_suspended_and_restored_again() {
     on_every_engine(|bench| {
-        let (id, Restored { process, nonce, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let (id, Alive { process, nonce, .. }) = bench.restore(&bench.path, &["a"])[0];
         bench.ask(&id, "poke 0x200000 99").unwrap();
         let from = Checkpoint::open(&bench.path).unwrap();
         let run_dir = bench.home.run_dir();

@@ -146,7 +146,10 @@ pub(crate) fn ten_thousand(workplace: &Workplace) -> Result<Vec<Row>, Error> {
     let brood = &workplace.brood;
     let before = settle(&brood.interrupt)?;
     // Two pids for each guest, and some for brood itself; a tenth of the host's memory stays.
-    let group = Group::make(2 * u64::from(guests) * 11 / 10 + 256, before.available.0 / 10 * 9);
+    let group = Group::make(
+        2 * u64::from(guests) * 11 / 10 + 256,
+        before.available.0 / 10 * 9,
+    );
     let limits = if group.limits.is_empty() {
         "none".to_owned()
     } else {
