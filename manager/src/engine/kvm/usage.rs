@@ -11,6 +11,10 @@ use crate::{
 /// its process's.
 pub(super) fn read(process: Process) -> io::Result<Usage> {
     let text = fs::read_to_string(format!("/proc/{}/smaps", process.pid))?;
+    if text.is_empty() {
+        // A process that has ended and was not waited for yet has no memory to tell of.
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
     let status = fs::read_to_string(format!("/proc/{}/status", process.pid))?;
     let mut usage = sum(&text);
     usage.page_tables = status
