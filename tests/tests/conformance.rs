@@ -9,7 +9,7 @@ use std::{
 
 use brood::{
     checkpoint::{BundlePath, Checkpoint},
-    engine::{Engine, GuestId, Identity, Order, Process, ProcessState, kvm::Kvm},
+    engine::{Engine, GuestId, Identity, Order, Process, ProcessState, Restored, kvm::Kvm},
     units::Bytes,
 };
 use brood_tests::{Home, until};
@@ -20,14 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The engines that this machine can run.
 fn engines() -> Vec<Box<dyn Engine>> {
     vec![Box::new(Kvm::with_binary(brood_tests::brood()))]
-}
-
-/// A guest that was restored.
-#[derive(Clone, Copy, Debug)]
-struct Restored {
-    process: Process,
-    nonce: u64,
-    counter: u64,
 }
 
 /// One engine at work on a checkpoint of its own. The home looks after what is left.
@@ -55,7 +47,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn restore(&self, from: &BundlePath, names: &[&str]) -> Vec<(GuestId, Restored)> {
+    fn restore(&self, from: &BundlePath, names: &[&str]) -> Vec<(GuestId, Alive)> {
         let checkpoint = Checkpoint::open(from).unwrap();
         let mut session = self
             .engine
@@ -67,17 +59,22 @@ impl<'a> Bench<'a> {
             ids.push(id);
             session.start(&Order { id, identity }).unwrap();
         }
-        let mut restored: Vec<Option<Restored>> = vec![None; names.len()];
+        let mut restored: Vec<Option<Alive>> = vec![None; names.len()];
         let begin = Instant::now();
         while restored.iter().any(Option::is_none) {
             assert!(begin.elapsed() < PATIENCE, "{restored:?}");
             if let Some(outcome) = session.wait(Duration::from_millis(100)).unwrap() {
                 let place = usize::try_from(outcome.order).unwrap();
-                let guest = outcome.result.unwrap();
-                let guest = Restored {
-                    process: Process::with_pid(guest.pid).unwrap(),
-                    nonce: guest.nonce,
-                    counter: guest.counter,
+                let Restored {
+                    pid,
+                    nonce,
+                    counter,
+                } = outcome.result.unwrap();
+                let process = Process::with_pid(pid).unwrap();
+                let guest = Alive {
+                    process,
+                    nonce,
+                    counter,
                 };
                 assert!(restored[place].replace(guest).is_none(), "told twice");
             }
@@ -112,6 +109,14 @@ fn gone(process: Process) {
         !process.signal(Signal::SIGTERM).unwrap(),
         "a process that is gone was signalled"
     );
+}
+
+/// A guest that was restored.
+#[derive(Clone, Copy, Debug)]
+struct Alive {
+    process: Process,
+    nonce: u64,
+    counter: u64,
 }
 
 /// Carries a check out on every engine.
@@ -149,7 +154,7 @@ fn guests_are_restored_and_answer() {
 #[test]
 fn a_guest_is_stopped_and_continued_by_signals() {
     on_every_engine(|bench| {
-        let (id, Restored { process, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let (id, Alive { process, .. }) = bench.restore(&bench.path, &["a"])[0];
         assert_eq!(process.state(), ProcessState::Running);
         assert!(process.signal(Signal::SIGSTOP).unwrap());
         until("it to stop", || {
@@ -171,7 +176,7 @@ fn a_guest_is_stopped_and_continued_by_signals() {
 #[test]
 fn memory_is_counted() {
     on_every_engine(|bench| {
-        let (id, Restored { process, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let (id, Alive { process, .. }) = bench.restore(&bench.path, &["a"])[0];
         let before = bench.engine.usage(process).unwrap();
         assert!(
             before.shared.0 > 0 && before.process.0 > 0 && before.page_tables.0 > 0,
@@ -192,7 +197,7 @@ fn memory_is_counted() {
 #[test]
 fn a_guest_is_suspended_and_restored_again() {
     on_every_engine(|bench| {
-        let (id, Restored { process, nonce, .. }) = bench.restore(&bench.path, &["a"])[0];
+        let (id, Alive { process, nonce, .. }) = bench.restore(&bench.path, &["a"])[0];
         bench.ask(&id, "poke 0x200000 99").unwrap();
         let from = Checkpoint::open(&bench.path).unwrap();
         let run_dir = bench.home.run_dir();

@@ -103,7 +103,7 @@ fn each_step_is_one_object_with_all_figures_and_they_add_up() {
 
     let page = fs::read_to_string(report.join("index.html")).unwrap();
     assert!(
-        page.contains("<svg") && page.contains("vmm-vnode"),
+        page.contains("<svg") && page.contains("9,117"),
         "no curve against the reference"
     );
     assert!(

@@ -1,7 +1,10 @@
 //! The density curve: host memory against guests, both logarithmic, because guests go from eight to
 //! ten thousand and the three lines lie orders of magnitude apart.
 
-use plotters::prelude::*;
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
 
 use super::{
     DrawError,
@@ -90,12 +93,15 @@ fn draw_on(
             .iter()
             .map(|point| Circle::new(*point, 5, BROOD.filled())),
     )?;
-    // Each measured point says its amount, below the line, where no other line can be.
-    let label = ("sans-serif", 15).into_font().color(&INK);
-    let label = label.pos(plotters::style::text_anchor::Pos::new(
-        plotters::style::text_anchor::HPos::Center,
-        plotters::style::text_anchor::VPos::Top,
-    ));
+    // Each point says its amount, where no line can be: above the reference, below brood.
+    let label = |position| {
+        let label = ("sans-serif", 15).into_font().color(&INK);
+        label.pos(Pos::new(HPos::Center, position))
+    };
+    let (above, label) = (label(VPos::Bottom), label(VPos::Top));
+    chart.draw_series(reference.map(|point| {
+        EmptyElement::at(point) + Text::new(measured(point.1), (0, -8), above.clone())
+    }))?;
     chart.draw_series(steps.iter().zip(&curve).map(|(step, point)| {
         EmptyElement::at(*point) + Text::new(measured(step.host_delta_mib), (0, 9), label.clone())
     }))?;

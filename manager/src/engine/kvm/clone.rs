@@ -1,6 +1,7 @@
 //! A guest's process, from the fork to its end.
 
 use std::{
+    ffi::CStr,
     fs::File,
     io, mem,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -135,6 +136,8 @@ fn restore<'a>(
     machine: Machine,
     order: &Order,
 ) -> Result<(Guest<'a>, Report), String> {
+    // So that a guest can be told from another, and from a spare, in a list of processes.
+    let _ = CStr::from_bytes_until_nul(order.identity.name()).map(nix::sys::prctl::set_name);
     let plan = &nursery.plan;
     let clock = Clock::now(plan.state().tsc_khz);
     lay_down_identity(&machine.ram, &order.identity, clock);

@@ -79,7 +79,7 @@ impl Table {
         } = &self.machine;
         let gib = memory_mib / 1024.0;
         format!(
-            "Medians of {} rounds, with the least and the most. Linux {kernel}, {kvm}, {cores} cores of {cpu}, \
+            "Medians of {} rounds (ten-thousand: one), with the least and the most. Linux {kernel}, {kvm}, {cores} cores of {cpu}, \
              {gib:.0} GiB; by `tools/bench`.\n",
             self.rounds
         )
@@ -208,7 +208,7 @@ measured     goal            brood             floor             ratio          
 restore p50  ≤ 1.25 × floor  1.50 ms (1–2)     1 ms (full slot)  1.50 × (1–2)  missed by 0.250 × (20 %)\n\
 resume p50   < 1 ms          0.250 ms                                          reached\n\
 \n\
-Medians of 3 rounds, with the least and the most. Linux 6.18.1, kvm_intel, API 12, 2 cores of A Processor, \
+Medians of 3 rounds (ten-thousand: one), with the least and the most. Linux 6.18.1, kvm_intel, API 12, 2 cores of A Processor, \
 24 GiB; by `tools/bench`.\n";
         let squeezed = |text: &str| {
             let lines = text

@@ -118,6 +118,13 @@ const _: () = assert!(l::ID_SEED - l::ID_GENERATION == std::mem::offset_of!(Iden
 const _: () =
     assert!(l::ID_ENTROPY - l::ID_GENERATION == std::mem::offset_of!(IdentityBlock, entropy));
 
+impl IdentityBlock {
+    /// The name, NUL-padded.
+    pub(in crate::engine::kvm) fn name(&self) -> &[u8] {
+        &self.name
+    }
+}
+
 impl From<&Identity> for IdentityBlock {
     fn from(identity: &Identity) -> Self {
         let Identity {
