@@ -380,3 +380,28 @@ fn destroy_all_takes_what_another_command_is_restoring() {
         assert_eq!(home.converges().len(), 0);
     }
 }
+
+#[test]
+fn guests_whose_record_was_lost_are_found_and_can_be_ended() {
+    let Some((home, demo)) = scene() else { return };
+    home.restore(&demo, 3, "g");
+    let _ = home.brood(&["pause", "g-2"]).ok();
+    for name in ["brood.sqlite", "brood.sqlite-wal", "brood.sqlite-shm"] {
+        let _ = std::fs::remove_file(home.state().join(name));
+    }
+    assert_eq!(home.names("running"), ["g-1", "g-3"]);
+    assert_eq!(home.names("paused"), ["g-2"]);
+    let found = home.list();
+    assert!(
+        found.iter().all(|guest| guest["checkpoint"] == *demo.path),
+        "{found:?}"
+    );
+    let _ = home.ask("g-3", "ping");
+    // Suspending needs the checkpoint, which was found again.
+    let _ = home
+        .brood(&["suspend", "g-2", &home.named("warm").path])
+        .ok();
+    let _ = home.brood(&["destroy", "--all"]).ok();
+    assert!(home.guests().is_empty());
+    assert!(home.list().is_empty());
+}

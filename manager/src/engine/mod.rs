@@ -235,6 +235,17 @@ pub struct Usage {
     pub page_tables: Bytes,
 }
 
+/// What a guest's process tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Name of its process: the guest's name, or its beginning.
+    pub name: String,
+    /// The bundle that it has mapped, `DIR/NAME`.
+    pub checkpoint: String,
+    /// Its memory.
+    pub memory: Bytes,
+}
+
 /// A guest's answer, for people and for programs.
 pub trait Answer: fmt::Display + fmt::Debug {
     /// The answer as JSON.
@@ -271,6 +282,12 @@ pub trait Engine: fmt::Debug {
     /// The process of a guest whose restore was cut off before it was recorded; `None` when there
     /// is no such guest.
     fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process>;
+
+    /// Guests that have something in the run folder, whether or not they are recorded anywhere.
+    fn seen(&self, run_dir: &Path) -> Vec<GuestId>;
+
+    /// What can be told of a guest that is recorded nowhere, from its process.
+    fn describe(&self, process: Process) -> Option<Described>;
 
     /// Puts a request in words to a running guest.
     ///

@@ -8,6 +8,7 @@ mod destroy;
 mod error;
 
 use std::{
+    collections::HashSet,
     thread,
     time::{Duration, Instant},
 };
@@ -91,8 +92,32 @@ impl Guests<'_> {
     /// # Errors
     /// When the state cannot be read or written.
     pub fn list(&mut self) -> Result<Vec<Guest>, Error> {
+        self.adopt_unrecorded()?;
         let rows = self.state.guests()?;
         self.reconcile(rows)
+    }
+
+    /// Records guests that live and are not recorded: the database was lost under them.
+    fn adopt_unrecorded(&mut self) -> Result<(), Error> {
+        let run_dir = self.state.run_dir();
+        let recorded: HashSet<GuestId> = self.state.guests()?.iter().map(|row| row.id).collect();
+        let seen = self.engine.seen(&run_dir);
+        for id in seen.into_iter().filter(|id| !recorded.contains(id)) {
+            let Some(process) = self.engine.find(&run_dir, &id) else {
+                continue;
+            };
+            let Some(described) = self.engine.describe(process) else {
+                continue;
+            };
+            // Without the bundle it can be asked and ended, but not suspended.
+            let bundle = described
+                .checkpoint
+                .parse()
+                .and_then(|path| Checkpoint::open(&path));
+            let sha256 = bundle.map_or(String::new(), |b| b.manifest().files.ckp.sha256.clone());
+            self.state.adopt(id, process, &described, &sha256)?;
+        }
+        Ok(())
     }
 
     /// The guest of this name or id.
@@ -100,7 +125,11 @@ impl Guests<'_> {
     /// # Errors
     /// [`Error::NoSuchGuest`], or when the state cannot be read or written.
     pub fn find(&mut self, name: &str) -> Result<Guest, Error> {
-        let row = self.state.guest(name)?;
+        let mut row = self.state.guest(name)?;
+        if row.is_none() {
+            self.adopt_unrecorded()?;
+            row = self.state.guest(name)?;
+        }
         let found = self.reconcile(row.into_iter().collect())?;
         found
             .into_iter()

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Error, State};
 use crate::{
-    engine::{GuestId, Order, Process},
+    engine::{Described, GuestId, Order, Process},
     units::Bytes,
 };
 
@@ -180,6 +180,49 @@ impl State {
         };
         transaction.commit().map_err(failed)?;
         Ok(value)
+    }
+
+    /// Records a guest that lives and is not recorded, as after the database was lost. It gets its
+    /// id as its name when its own is taken or unusable.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn adopt(
+        &mut self,
+        id: GuestId,
+        process: Process,
+        described: &Described,
+        sha256: &str,
+    ) -> Result<(), Error> {
+        let now = jiff::Timestamp::now().to_string();
+        let insert = |name: &str| {
+            self.database.execute(
+                "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, allowance, \
+                 generation, mac, session, boot, created_at, state, pid, start_time) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9)",
+                params![
+                    id.to_string(),
+                    name,
+                    described.checkpoint,
+                    sha256,
+                    signed(described.memory.0),
+                    self.boot_id,
+                    now,
+                    process.pid,
+                    signed(process.start_time)
+                ],
+            )
+        };
+        // Nothing inserted: the name is taken, or somebody has recorded the guest meanwhile, and
+        // then the second try changes nothing either.
+        let inserted = insert(&described.name).and_then(|n| {
+            if n == 0 {
+                insert(&id.to_string())
+            } else {
+                Ok(n)
+            }
+        });
+        inserted.map(|_| ()).map_err(|e| self.database_error(e))
     }
 
     /// Records that these guests have answered.

@@ -37,7 +37,7 @@ pub use control::CallError;
 pub use machine::ExitReason;
 pub use session::NURSERY_COMMAND;
 
-use super::{Answer, Engine, Error, GuestId, Identity, Process, Session, Usage};
+use super::{Answer, Described, Engine, Error, GuestId, Identity, Process, Session, Usage};
 use crate::{
     checkpoint::{
         BundlePath, Checkpoint, Description, Progress, Writer,
@@ -143,6 +143,14 @@ impl Engine for Kvm {
     fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process> {
         let conversation = Conversation::open(run_dir, id, Duration::from_secs(1)).ok()?;
         Process::with_pid(conversation.pid().ok()?)
+    }
+
+    fn seen(&self, run_dir: &Path) -> Vec<GuestId> {
+        record::sockets(run_dir)
+    }
+
+    fn describe(&self, process: Process) -> Option<Described> {
+        usage::describe(process)
     }
 
     fn ask(

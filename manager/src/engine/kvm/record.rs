@@ -13,6 +13,21 @@ pub(super) fn socket_name(id: &GuestId) -> String {
     format!("{id}.sock")
 }
 
+/// Guests that have a control socket in `run_dir`.
+pub(super) fn sockets(run_dir: &Path) -> Vec<GuestId> {
+    let names = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".sock")?
+                .parse()
+                .ok()
+        })
+        .collect()
+}
+
 fn record_name(id: &GuestId) -> String {
     format!("{id}.exit")
 }

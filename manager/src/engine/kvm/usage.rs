@@ -3,7 +3,7 @@
 use std::{fs, io};
 
 use crate::{
-    engine::{Process, Usage},
+    engine::{Described, Process, Usage},
     units::Bytes,
 };
 
@@ -22,6 +22,29 @@ pub(super) fn read(process: Process) -> io::Result<Usage> {
         .find_map(|line| line.strip_prefix("VmPTE:"))
         .map_or(Bytes(0), kib);
     Ok(usage)
+}
+
+/// What a guest's process tells of it: its name, and the checkpoint that it has mapped.
+pub(super) fn describe(process: Process) -> Option<Described> {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).ok()?;
+    let name = fs::read_to_string(format!("/proc/{}/comm", process.pid)).ok()?;
+    let (checkpoint, memory) = maps.lines().find_map(mapped_checkpoint)?;
+    let name = name.trim_end().to_owned();
+    Some(Described {
+        name,
+        checkpoint,
+        memory,
+    })
+}
+
+/// The bundle's path and the mapping's size, from a line of /proc/PID/maps that maps one.
+fn mapped_checkpoint(line: &str) -> Option<(String, Bytes)> {
+    let (range, rest) = line.split_once(' ')?;
+    let path = &rest[rest.find('/')?..];
+    let bundle = path.trim_end_matches(" (deleted)").strip_suffix(".ckp")?;
+    let (start, end) = range.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    Some((bundle.to_owned(), Bytes(address(end)? - address(start)?)))
 }
 
 fn sum(smaps: &str) -> Usage {
@@ -55,6 +78,18 @@ fn kib(text: &str) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapped_checkpoint_is_found() {
+        let line =
+            "7f0000000000-7f0010000000 rw-p 00000000 fe:00 99     /srv/a b/demo.ckp (deleted)";
+        let found = mapped_checkpoint(line);
+        assert_eq!(found, Some(("/srv/a b/demo".to_owned(), Bytes::mib(256))));
+        assert_eq!(
+            mapped_checkpoint("7f00-7f01 r-xp 0 fe:00 9 /usr/bin/brood"),
+            None
+        );
+    }
 
     #[test]
     fn guest_memory_and_process_are_told_apart() {
