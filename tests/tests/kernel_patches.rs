@@ -2,7 +2,7 @@
 //! were there when the files were read. Only their hashes are kept here.
 
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,19 @@ struct Line {
     patch: String,
     file: String,
     hunk: usize,
+    /// Its number in the old file, as the hunk's header has it.
+    number: usize,
     text: String,
+}
+
+/// A hunk of a file that FreeBSD has.
+#[derive(Debug)]
+struct Hunk {
+    patch: String,
+    file: String,
+    hunk: usize,
+    old: (usize, usize),
+    new: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -20,8 +32,8 @@ struct Row {
     patch: String,
     file: String,
     hunk: usize,
-    /// Place in the file as it was read, where that is known.
-    offset: Option<usize>,
+    /// The line's number in the file as it was read.
+    line: usize,
     sha256: String,
 }
 
@@ -52,27 +64,59 @@ fn series(release: &Path) -> Vec<String> {
         .collect()
 }
 
-fn old_lines(release: &Path, patch: &str) -> Vec<Line> {
+/// `-12,3` or `+12,3` in a hunk's header: first line, number of lines.
+fn range(text: &str, sign: char) -> (usize, usize) {
+    let text = text.strip_prefix(sign).expect("a range");
+    let (start, count) = text.split_once(',').unwrap_or((text, "1"));
+    (start.parse().expect("start"), count.parse().expect("count"))
+}
+
+fn read_patch(release: &Path, patch: &str) -> (Vec<Hunk>, Vec<Line>) {
     let text = read(&release.join(patch));
-    let (mut lines, mut file, mut hunk) = (Vec::new(), None, 0);
+    let (mut hunks, mut lines, mut file) = (Vec::new(), Vec::new(), None::<String>);
+    let (mut hunk, mut number) = (0, 0);
     for l in text.lines() {
         if let Some(name) = l.strip_prefix("--- ") {
             file = name.strip_prefix("a/").map(str::to_owned);
             hunk = 0;
-        } else if l.starts_with("@@ ") {
+            continue;
+        }
+        let Some(file) = &file else { continue };
+        if let Some(ranges) = l.strip_prefix("@@ ") {
+            let mut ranges = ranges.split(' ');
+            let old = range(ranges.next().expect("old range"), '-');
+            let new = range(ranges.next().expect("new range"), '+');
             hunk += 1;
-        } else if let (Some(file), true, Some(text)) = (&file, hunk > 0, l.strip_prefix([' ', '-']))
-        {
-            let (patch, file) = (patch.to_owned(), file.clone());
-            lines.push(Line {
-                patch,
-                file,
+            number = old.0;
+            hunks.push(Hunk {
+                patch: patch.to_owned(),
+                file: file.clone(),
                 hunk,
+                old,
+                new,
+            });
+        } else if let (true, Some(text)) = (hunk > 0, l.strip_prefix([' ', '-'])) {
+            lines.push(Line {
+                patch: patch.to_owned(),
+                file: file.clone(),
+                hunk,
+                number,
                 text: text.to_owned(),
             });
+            number += 1;
         }
     }
-    lines
+    (hunks, lines)
+}
+
+fn read_series(release: &Path) -> (Vec<Hunk>, Vec<Line>) {
+    let (mut hunks, mut lines) = (Vec::new(), Vec::new());
+    for patch in series(release) {
+        let (h, l) = read_patch(release, &patch);
+        hunks.extend(h);
+        lines.extend(l);
+    }
+    (hunks, lines)
 }
 
 fn table(release: &Path) -> Vec<Row> {
@@ -81,14 +125,14 @@ fn table(release: &Path) -> Vec<Row> {
         .filter(|l| !l.starts_with('#'))
         .map(|l| {
             let f: Vec<&str> = l.split(' ').collect();
-            let [patch, file, hunk, offset, sha256] = f[..] else {
+            let [patch, file, hunk, line, sha256] = f[..] else {
                 panic!("row {l:?}")
             };
             Row {
                 patch: patch.to_owned(),
                 file: file.to_owned(),
                 hunk: hunk.parse().expect("hunk"),
-                offset: (offset != "-").then(|| offset.parse().expect("offset")),
+                line: line.parse().expect("line"),
                 sha256: sha256.to_owned(),
             }
         })
@@ -107,10 +151,7 @@ fn sha256(text: &str) -> String {
 #[test]
 fn hunks_rest_on_the_lines_that_were_read() {
     for release in releases() {
-        let lines: Vec<Line> = series(&release)
-            .iter()
-            .flat_map(|p| old_lines(&release, p))
-            .collect();
+        let (_, lines) = read_series(&release);
         let rows = table(&release);
         assert!(!lines.is_empty(), "{}: no hunks", release.display());
         assert_eq!(
@@ -131,39 +172,65 @@ fn hunks_rest_on_the_lines_that_were_read() {
     }
 }
 
-/// Lines of one hunk follow each other, and hunks of one file do not overlap.
+/// No two hunks rest on one line of a file, and the lines of one hunk follow each other.
 #[test]
-fn places_in_the_table_agree_with_the_lines() {
+fn lines_of_a_hunk_follow_each_other() {
     for release in releases() {
-        let lines: Vec<Line> = series(&release)
-            .iter()
-            .flat_map(|p| old_lines(&release, p))
-            .collect();
-        let mut taken: BTreeMap<(String, usize), usize> = BTreeMap::new();
-        let mut previous: Option<(&Line, usize)> = None;
-        let mut placed = 0;
-        for (line, row) in lines.iter().zip(&table(&release)) {
-            let Some(offset) = row.offset else {
-                previous = None;
-                continue;
-            };
-            placed += 1;
-            if let Some((before, at)) = previous
-                && (&before.patch, &before.file, before.hunk)
-                    == (&line.patch, &line.file, line.hunk)
+        let mut taken = BTreeSet::new();
+        let mut previous: Option<Row> = None;
+        for row in table(&release) {
+            assert!(row.line > 0, "{row:?}");
+            assert!(taken.insert((row.file.clone(), row.line)), "{row:?}");
+            if let Some(before) = &previous
+                && (&before.patch, &before.file, before.hunk) == (&row.patch, &row.file, row.hunk)
             {
-                assert_eq!(at + before.text.len() + 1, offset, "{line:?}");
+                assert_eq!(before.line + 1, row.line, "{row:?}");
             }
-            let end = offset + line.text.len() + 1;
-            let other = taken.insert((line.file.clone(), offset), end);
-            assert_eq!(other, None, "two hunks rest on one line: {line:?}");
-            previous = Some((line, offset));
+            previous = Some(row);
         }
-        assert!(placed * 2 > lines.len(), "most places are known");
-        let mut last: BTreeMap<&str, usize> = BTreeMap::new();
-        for ((file, start), end) in &taken {
-            let before = last.insert(file, *end).unwrap_or(0);
-            assert!(before <= *start, "{file}: lines overlap at {start}");
+    }
+}
+
+/// The headers give the lines' numbers in the file as it was read, moved by what the series has
+/// added above them by then, so that the series applies to such a file without an offset.
+#[test]
+fn headers_have_the_numbers_of_the_table() {
+    for release in releases() {
+        let (hunks, lines) = read_series(&release);
+        let rows = table(&release);
+        assert_eq!(lines.len(), rows.len());
+        // Per file: where hunks were in the pristine file, and by how much they moved the rest.
+        let mut moves: BTreeMap<&str, Vec<(String, usize, isize)>> = BTreeMap::new();
+        for hunk in &hunks {
+            let of_hunk = |patch: &str, file: &str, number: usize| {
+                (patch, file, number) == (&hunk.patch, &hunk.file, hunk.hunk)
+            };
+            let first = rows
+                .iter()
+                .find(|r| of_hunk(&r.patch, &r.file, r.hunk))
+                .unwrap_or_else(|| panic!("not in the table: {hunk:?}"))
+                .line;
+            let known = moves.entry(&hunk.file).or_default();
+            let moved = |same_patch: bool| -> isize {
+                known
+                    .iter()
+                    .filter(|(patch, line, _)| {
+                        *line < first && (*patch == hunk.patch) == same_patch
+                    })
+                    .map(|(_, _, by)| by)
+                    .sum()
+            };
+            let old = first.checked_add_signed(moved(false)).expect("old line");
+            let new = old.checked_add_signed(moved(true)).expect("new line");
+            assert_eq!((hunk.old.0, hunk.new.0), (old, new), "{hunk:?}");
+            let mut numbers = lines
+                .iter()
+                .filter(|l| of_hunk(&l.patch, &l.file, l.hunk))
+                .map(|l| l.number);
+            assert_eq!(numbers.next(), Some(old), "{hunk:?}");
+            assert_eq!(numbers.count() + 1, hunk.old.1, "{hunk:?}");
+            let by = hunk.new.1.checked_signed_diff(hunk.old.1).expect("sizes");
+            known.push((hunk.patch.clone(), first, by));
         }
     }
 }
