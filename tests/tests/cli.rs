@@ -36,6 +36,8 @@ macro_rules! shows {
                 (r"in [0-9.]+ s \(\d+ a second\)", "in TIME (RATE)"),
                 (r"(p50|p90|p99|max) [0-9.]+ ms", "$1 TIME"),
                 (r"[0-9.]+ [MGT]iB(  freed| freed)", "SIZE$1"),
+                // Columns are as wide as process ids are.
+                (" {2,}", "  "),
             ],
         }, { assert_snapshot!(steady($home, &$text)) })
     };

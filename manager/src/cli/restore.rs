@@ -196,7 +196,12 @@ impl Restore {
                 report.not_begun
             ));
         } else if restored > 0 {
-            let first = &report.guests[0].name;
+            let first = report
+                .guests
+                .iter()
+                .map(|g| &g.name)
+                .min()
+                .expect("some were restored");
             line(format_args!(
                 "next: brood list, brood ask {first} ping, brood destroy --all"
             ));

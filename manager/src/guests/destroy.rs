@@ -38,6 +38,7 @@ impl Guests<'_> {
         self.destroy_settled(&there)?;
         let arrived = self.wait_for(coming)?;
         self.destroy_settled(&arrived)?;
+        self.state.sweep_sessions();
         Ok(Destroyed {
             names: guests.iter().map(|g| g.row.name.clone()).collect(),
         })

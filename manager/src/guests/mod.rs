@@ -94,7 +94,9 @@ impl Guests<'_> {
     pub fn list(&mut self) -> Result<Vec<Guest>, Error> {
         self.adopt_unrecorded()?;
         let rows = self.state.guests()?;
-        self.reconcile(rows)
+        let guests = self.reconcile(rows)?;
+        self.state.sweep_sessions();
+        Ok(guests)
     }
 
     /// Records guests that live and are not recorded: the database was lost under them.

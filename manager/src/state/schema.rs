@@ -1,8 +1,12 @@
 //! The database's tables and their versions.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::Error;
 
@@ -63,9 +67,7 @@ pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error>
     if found < known {
         // What is recorded speaks of processes: none of them survives what a lost page of the
         // journal would take (a host crash), so NORMAL loses nothing that matters.
-        database
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(failed)?;
+        to_write_ahead_log(&database, patience).map_err(failed)?;
         let transaction = database
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
@@ -83,4 +85,21 @@ pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error>
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;
     Ok(database)
+}
+
+/// Switches the journal. SQLite does not wait for others who do the same at the same moment, as
+/// the first two commands on a new folder may.
+fn to_write_ahead_log(database: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match database.pragma_update(None, "journal_mode", "WAL") {
+            Err(e)
+                if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begin.elapsed() < patience =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }

@@ -65,13 +65,30 @@ impl State {
             u64::from_ne_bytes(random().map_err(io(&run))?)
         );
         let path = run.join(&name);
-        let file = File::create_new(&path).map_err(io(&path))?;
+        // It has its name only once it is held: a lock that nobody holds is swept away.
+        let unnamed = run.join(format!("{name}.new"));
+        let file = File::create_new(&unnamed).map_err(io(&unnamed))?;
         let held = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, e)| io(&path)(e.into()))?;
         // A duplicate shares the lock; Flock itself would unlock it for all when dropped.
         let file = held.try_clone().map_err(io(&path))?;
         std::mem::forget(held);
+        fs::rename(&unnamed, &path).map_err(io(&path))?;
         Ok(SessionLock { name, path, file })
+    }
+
+    /// Removes locks whose holders are gone.
+    pub fn sweep_sessions(&self) {
+        let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
+        for entry in entries {
+            if let Some(name) = entry
+                .file_name()
+                .to_str()
+                .filter(|name| name.ends_with(".lock"))
+            {
+                self.session_lives(name);
+            }
+        }
     }
 
     /// Whether somebody still restores under this lock.
