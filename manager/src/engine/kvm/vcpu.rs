@@ -234,8 +234,10 @@ impl RestorePlan {
             |(is, was): (&kvm_msr_entry, &Msr)| is.index == IA32_TSC || is.data == was.value;
         let same = read == entries.len()
             && msrs.as_slice().iter().zip(&self.state.msrs).all(same_msr)
-            && vcpu.get_xsave().map_err(at("read the XSAVE area"))?.region
-                == self.state.xsave.region
+            && same_extended(
+                &vcpu.get_xsave().map_err(at("read the XSAVE area"))?,
+                &self.state.xsave,
+            )
             && vcpu.get_xcrs().map_err(at("read the XCRs"))? == self.state.xcrs
             && vcpu
                 .get_debug_regs()
@@ -315,6 +317,18 @@ fn set_msrs(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), KvmError> {
         )));
     }
     Ok(())
+}
+
+/// Whether two XSAVE areas hold the same state. Their headers need not say the same: whether a part
+/// in its initial state is marked as in use is the host processor's choice each time (Intel SDM
+/// volume 1, 13.6), and KVM writes the initial values out either way.
+fn same_extended(one: &kvm_xsave, other: &kvm_xsave) -> bool {
+    /// The 64-bit XSTATE_BV, in 32-bit words.
+    const IN_USE: std::ops::Range<usize> = 512 / 4..512 / 4 + 2;
+    let words = one.region.iter().zip(&other.region).enumerate();
+    words
+        .filter(|(at, _)| !IN_USE.contains(at))
+        .all(|(_, (is, was))| is == was)
 }
 
 /// The host's own time stamp counter.
