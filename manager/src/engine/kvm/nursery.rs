@@ -145,11 +145,10 @@ impl Nursery {
             }
             // SIGCHLD comes in here and nowhere else, so none is missed.
             let hung_up = wait(open.then_some(SOCKET), &taken);
-            // What a child has taken is known before its end is seen.
             children.note_taken(&taken);
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
-                children.reap(open.then_some(SOCKET));
+                children.reap(open.then_some(SOCKET), &taken);
             }
             if children.stillborn > MOST_STILLBORN {
                 exit(1);
@@ -245,7 +244,7 @@ impl Children {
 
     /// Waits for those that have ended, records how, and tells the manager, if it still listens:
     /// one that never answered fails its order.
-    fn reap(&mut self, socket: Option<RawFd>) {
+    fn reap(&mut self, socket: Option<RawFd>, taken: &OwnedFd) {
         loop {
             let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, EXIT_CHECKPOINT_CUT)) => {
@@ -262,6 +261,8 @@ impl Children {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
+            // Now that it has ended, whatever it has taken can be read.
+            self.note_taken(taken);
             let Some(at) = self.all.iter().position(|child| child.pid == pid) else {
                 continue;
             };
