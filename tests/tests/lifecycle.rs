@@ -24,7 +24,7 @@ fn guests_are_paused_resumed_and_destroyed_by_name_by_id_and_all_together() {
     until("all guests' processes to be stopped", || {
         home.guests()
             .iter()
-            .all(|process| process.stopped())
+            .all(brood_tests::Proc::stopped)
             .then_some(())
     });
     let resumed = home.json(&["resume", "--all"]);
