@@ -2,6 +2,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::File,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -194,12 +196,16 @@ pub fn restore(
     let orders = reserve(
         state, engine, facts, checkpoint, request, &lock, &live, observe,
     )?;
-    let session = match engine.session(
+    let mut nurseries = 0;
+    let begun = begin_session(
+        engine,
         checkpoint,
         &state.run_dir(),
         lock.file(),
         request.park_after,
-    ) {
+        &mut nurseries,
+    );
+    let session = match begun {
         Ok(session) => session,
         Err(e) => {
             let ids: Vec<_> = orders.iter().map(|order| order.id).collect();
@@ -214,7 +220,7 @@ pub fn restore(
         lock: &lock,
         park_after: request.park_after,
         session,
-        nurseries: 1,
+        nurseries,
         queue: orders.into(),
         given_out: HashMap::new(),
         next: 0,
@@ -229,6 +235,25 @@ pub fn restore(
     };
     let result = run.all(request.concurrency.max(1), cancelled, observe);
     run.finish(begin, result)
+}
+
+/// Begins a session of the engine. A nursery that was killed before it was ready is replaced, as
+/// one that is killed later; `nurseries` counts them.
+fn begin_session(
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+    run_dir: &Path,
+    lock: &File,
+    park_after: Option<Duration>,
+    nurseries: &mut u32,
+) -> Result<Box<dyn Session>, engine::Error> {
+    loop {
+        *nurseries += 1;
+        match engine.session(checkpoint, run_dir, lock, park_after) {
+            Err(engine::Error::Nursery(_)) if *nurseries < NURSERIES => {}
+            result => return result,
+        }
+    }
 }
 
 /// Admits the request and records its guests, as one step: two restores at once cannot both be
@@ -483,10 +508,14 @@ impl Run<'_> {
             self.engine.forget(&run_dir, &order.id)?;
             self.queue.push_front(order);
         }
-        self.session =
-            self.engine
-                .session(self.checkpoint, &run_dir, self.lock.file(), self.park_after)?;
-        self.nurseries += 1;
+        self.session = begin_session(
+            self.engine,
+            self.checkpoint,
+            &run_dir,
+            self.lock.file(),
+            self.park_after,
+            &mut self.nurseries,
+        )?;
         self.next = 0;
         observe(&Event::NurseryReplaced);
         Ok(())

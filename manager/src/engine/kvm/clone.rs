@@ -28,6 +28,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
+    desk::Desk,
     dump,
     machine::{ExitReason, Machine, Parked, Stop},
     nursery::{Nursery, SOCKET, failure, handle},
@@ -36,7 +37,7 @@ use super::{
     vcpu::VcpuState,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, Order, REPLY_BUSY, REPLY_DEAD, REPLY_DONE,
-        REPLY_FAILED, REPORT_RESTORED, Reply, Report, Taken, receive_message, send_message,
+        REPLY_FAILED, REPORT_RESTORED, Reply, Report, Taken, send_message,
     },
 };
 use crate::{
@@ -51,7 +52,7 @@ const CLIENT_PATIENCE_MS: i64 = 2000;
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd) -> ! {
+pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd, desk: &Desk, place: usize) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != nursery.pid {
@@ -59,7 +60,7 @@ pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd) -> ! {
     }
     let session_lock = nursery.session_lock.take();
     let machine = prepare(nursery);
-    let order = take_order(take);
+    let order = take_order(take, desk, place);
     match machine.and_then(|machine| restore(nursery, machine, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);
@@ -90,15 +91,10 @@ fn prepare(nursery: &Nursery) -> Result<Machine, String> {
 }
 
 /// Waits for an order and tells the nursery. The process ends when there is none to come.
-fn take_order(take: &OwnedFd) -> Order {
-    let mut order = Order::new_zeroed();
-    loop {
-        match receive_message(SOCKET, &mut order, MsgFlags::empty()) {
-            Ok(true) => break,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Ok(false) | Err(_) => exit(0),
-        }
-    }
+fn take_order(take: &OwnedFd, desk: &Desk, place: usize) -> Order {
+    let Some(order) = desk.receive(place, SOCKET) else {
+        exit(0)
+    };
     let pid = Pid::this().as_raw();
     let taken = Taken {
         seq: order.seq,

@@ -10,6 +10,7 @@
 mod clone;
 mod control;
 pub mod demo;
+mod desk;
 mod dump;
 mod machine;
 pub mod nursery;

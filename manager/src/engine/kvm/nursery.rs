@@ -37,6 +37,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
     clone::{self, EXIT_CHECKPOINT_CUT},
+    desk::Desk,
     machine::{ExitReason, Machine},
     ram::Ram,
     record,
@@ -134,8 +135,10 @@ impl Nursery {
     }
 
     fn run(mut self) -> ! {
-        let mut children = Children::default();
         let Ok((taken, take)) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
+            exit(1)
+        };
+        let Ok(mut children) = Children::new(self.start.spares) else {
             exit(1)
         };
         let mut open = true;
@@ -167,14 +170,14 @@ impl Nursery {
 
     /// Forks until there are enough spares.
     fn breed(&mut self, children: &mut Children, take: &OwnedFd) {
-        while children.spares < self.start.spares {
+        while let Some(place) = children.free.last().copied() {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.
             match unsafe { fork() } {
-                Ok(ForkResult::Child) => clone::run(self, take),
+                Ok(ForkResult::Child) => clone::run(self, take, &children.desk, place),
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
-                Err(_) if children.spares > 0 => return,
+                Err(_) if children.free.len() < self.start.spares => return,
                 Err(e) => {
                     let text = match e {
                         Errno::EAGAIN => {
@@ -202,11 +205,12 @@ impl Nursery {
 const MOST_STILLBORN: u32 = 16;
 
 /// The processes that this nursery is the parent of.
-#[derive(Default)]
 struct Children {
     all: Vec<Child>,
-    /// How many have no order yet.
-    spares: usize,
+    /// Where spares receive their orders.
+    desk: Desk,
+    /// Its places that no spare has.
+    free: Vec<usize>,
     /// How many spares in a row have died as such.
     stillborn: u32,
 }
@@ -214,18 +218,42 @@ struct Children {
 #[derive(Clone, Copy)]
 struct Child {
     pid: Pid,
+    is: Is,
+}
+
+#[derive(Clone, Copy)]
+enum Is {
+    /// It has this place at the desk, and no order that is known of.
+    Spare(usize),
     /// The guest that it has become, and the order by which it did.
-    guest: Option<(GuestId, u64)>,
+    Guest(GuestId, u64),
 }
 
 impl Children {
+    fn new(spares: usize) -> io::Result<Self> {
+        Ok(Self {
+            all: Vec::new(),
+            desk: Desk::new(spares)?,
+            free: (0..spares).collect(),
+            stillborn: 0,
+        })
+    }
+
     fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     fn add(&mut self, pid: Pid) {
-        self.all.push(Child { pid, guest: None });
-        self.spares += 1;
+        if let Some(place) = self.free.pop() {
+            let is = Is::Spare(place);
+            self.all.push(Child { pid, is });
+        }
+    }
+
+    /// What lay at a place; the next spare has it.
+    fn clear(&mut self, place: usize) -> Option<Order> {
+        self.free.push(place);
+        self.desk.take(place)
     }
 
     /// Reads which spares have taken orders.
@@ -234,9 +262,11 @@ impl Children {
         while read(taken, message.as_mut_bytes()) == Ok(size_of::<Taken>()) {
             let pid = Pid::from_raw(message.pid);
             // It is among the last that were forked.
-            if let Some(child) = self.all.iter_mut().rev().find(|child| child.pid == pid) {
-                child.guest = Some((GuestId(message.id), message.seq));
-                self.spares -= 1;
+            if let Some(child) = self.all.iter_mut().rev().find(|child| child.pid == pid)
+                && let Is::Spare(place) = child.is
+            {
+                child.is = Is::Guest(GuestId(message.id), message.seq);
+                self.clear(place);
                 self.stillborn = 0;
             }
         }
@@ -266,10 +296,16 @@ impl Children {
             let Some(at) = self.all.iter().position(|child| child.pid == pid) else {
                 continue;
             };
-            let Some((id, seq)) = self.all.swap_remove(at).guest else {
-                self.spares -= 1;
-                self.stillborn += 1;
-                continue;
+            let (id, seq) = match self.all.swap_remove(at).is {
+                Is::Guest(id, seq) => (id, seq),
+                // It may have ended with an order that it could not tell of any more.
+                Is::Spare(place) => match self.clear(place) {
+                    Some(order) => (GuestId(order.id), order.seq),
+                    None => {
+                        self.stillborn += 1;
+                        continue;
+                    }
+                },
             };
             record::ended(&id, &reason);
             if let Some(socket) = socket {

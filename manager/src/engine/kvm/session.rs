@@ -107,7 +107,7 @@ impl Session {
             MsgFlags::MSG_NOSIGNAL,
             None,
         )
-        .map_err(io("send the nursery its descriptors"))?;
+        .map_err(|e| Error::Nursery(format!("cannot send it its descriptors: {e}")))?;
 
         let session = Self {
             socket: ours,

@@ -1,0 +1,114 @@
+//! Where spares receive their orders: memory that they share with the nursery.
+//!
+//! A spare may be killed right after it received an order, before it could say so. The kernel has
+//! written the order here by then, so the nursery, which waits for its ended children, still finds
+//! whose order it was.
+
+use std::{io, num::NonZeroUsize, os::fd::RawFd, ptr::NonNull, slice};
+
+use nix::sys::{
+    mman::{MapFlags, ProtFlags, mmap_anonymous},
+    socket::MsgFlags,
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::wire::{Order, receive_message};
+
+/// Places for one order each, shared by a process and those that it forks from then on. Lives as
+/// long as the process.
+#[derive(Debug)]
+pub(super) struct Desk {
+    start: NonNull<Order>,
+    places: usize,
+}
+
+impl Desk {
+    /// A desk with so many empty places.
+    pub(super) fn new(places: usize) -> io::Result<Self> {
+        let length = NonZeroUsize::new(places * size_of::<Order>())
+            .ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe { mmap_anonymous(None, length, protection, flags) }?;
+        Ok(Self {
+            start: start.cast(),
+            places,
+        })
+    }
+
+    /// Receives an order from `socket` at `place`, which must be this process's alone until it has
+    /// told the nursery; `None` at the end of the conversation.
+    pub(super) fn receive(&self, place: usize, socket: RawFd) -> Option<Order> {
+        // SAFETY: nobody else uses the place now: the nursery looks at it only when this process
+        // has ended or has told what it took.
+        let order = unsafe { &mut self.place(place)[0] };
+        // Touched first: a process that is being killed may not fault pages in any more.
+        order.zero();
+        match receive_message(socket, order, MsgFlags::empty()) {
+            Ok(true) => Some(*order),
+            Ok(false) | Err(_) => None,
+        }
+    }
+
+    /// What lies at `place`, whose user has ended or has told what it took. The place is empty
+    /// from then on.
+    pub(super) fn take(&self, place: usize) -> Option<Order> {
+        // SAFETY: as the caller warrants, nobody else uses the place now.
+        let order = unsafe { &mut self.place(place)[0] };
+        let taken = *order;
+        order.zero();
+        taken
+            .as_bytes()
+            .iter()
+            .any(|byte| *byte != 0)
+            .then_some(taken)
+    }
+
+    /// # Safety
+    /// No other process may use the place as long as the reference lives, nor may this one by
+    /// another reference.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the memory is the kernel's to share out"
+    )]
+    unsafe fn place(&self, place: usize) -> &mut [Order] {
+        assert!(place < self.places);
+        // SAFETY: inside the mapping, which is aligned to a page, is never unmapped, and in which
+        // any bytes make an order.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr().add(place), 1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::{super::wire::send_message, *};
+
+    #[test]
+    fn what_was_received_stays_until_it_is_taken() {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::empty(),
+        )
+        .unwrap();
+        let desk = Desk::new(3).unwrap();
+        let order = Order {
+            seq: 0,
+            id: [7; 8],
+            ..Order::new_zeroed()
+        };
+        send_message(ours.as_raw_fd(), &order).unwrap();
+        assert_eq!(desk.receive(2, theirs.as_raw_fd()).unwrap().id, [7; 8]);
+        assert_eq!(desk.take(2).unwrap().id, [7; 8]);
+        assert!(desk.take(2).is_none());
+        assert!(desk.take(0).is_none());
+        drop(ours);
+        assert!(desk.receive(1, theirs.as_raw_fd()).is_none());
+    }
+}
