@@ -89,6 +89,7 @@ impl Restore {
             overhead: cost(&state, &checkpoint)?.overhead,
             overcommit: self.overcommit,
             park_after: self.park.after.0,
+            membership: None,
         };
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");

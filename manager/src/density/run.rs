@@ -128,6 +128,7 @@ pub fn step(
         overhead: run.overhead,
         overcommit: run.overcommit,
         park_after: run.park_after,
+        membership: None,
     };
     let report = mass::restore(
         state,

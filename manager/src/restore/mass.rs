@@ -16,7 +16,7 @@ use crate::{
     engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
     guests::{self, Guest, GuestState, Guests},
     host::facts::HostFacts,
-    state::{self, GuestRow, NewGuest, RowState, SessionLock, State, new_names},
+    state::{self, GuestRow, Membership, NewGuest, RowState, SessionLock, State, new_names},
     units::Bytes,
 };
 
@@ -49,6 +49,8 @@ pub struct Request {
     pub overcommit: bool,
     /// Guests that are idle for so long give their virtual machine back until they are asked.
     pub park_after: Option<Duration>,
+    /// The pool that the guests belong to, if they do.
+    pub membership: Option<Membership>,
 }
 
 /// What happens on the way.
@@ -324,6 +326,7 @@ fn reserve(
                 allowance: request.allowance,
                 session: lock.name(),
                 created_at: &created_at,
+                membership: request.membership.as_ref(),
             })?;
             orders.push(order);
         }

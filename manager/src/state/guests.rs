@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension, Row, TransactionBehavior, params, types::Type};
 use serde::Serialize;
 
-use super::{Error, State};
+use super::{Error, Membership, State};
 use crate::{
     engine::{Described, GuestId, Order, Process},
     units::Bytes,
@@ -82,6 +82,8 @@ pub struct NewGuest<'a> {
     pub session: &'a str,
     /// Now, RFC 3339.
     pub created_at: &'a str,
+    /// The pool that it belongs to, if it does.
+    pub membership: Option<&'a Membership>,
 }
 
 const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
@@ -157,6 +159,9 @@ impl State {
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring')",
                 )
                 .map_err(failed)?;
+            let mut join = transaction
+                .prepare("INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5)")
+                .map_err(failed)?;
             let mut add = |new: &NewGuest<'_>| {
                 let identity = &new.order.identity;
                 insert
@@ -173,8 +178,19 @@ impl State {
                         boot,
                         new.created_at
                     ])
-                    .map(|_| ())
-                    .map_err(failed)
+                    .map_err(failed)?;
+                if let Some(membership) = new.membership {
+                    let claim = membership.claim.as_ref();
+                    join.execute(params![
+                        new.order.id.to_string(),
+                        membership.pool,
+                        membership.first_state(),
+                        claim.map(|lease| &lease.token),
+                        claim.map(super::Lease::expires)
+                    ])
+                    .map_err(failed)?;
+                }
+                Ok(())
             };
             decide(&rows, &mut add)?
         };
@@ -262,7 +278,7 @@ impl State {
         )
     }
 
-    fn update_each<P: rusqlite::Params>(
+    pub(super) fn update_each<P: rusqlite::Params>(
         &mut self,
         statement: &str,
         each: impl ExactSizeIterator<Item = P>,

@@ -2,7 +2,8 @@
 //! only as long as guests do.
 //!
 //! ```text
-//! STATE/brood.sqlite      guests, verified checkpoints, measurements
+//! STATE/brood.sqlite      guests, pools, verified checkpoints, measurements
+//! STATE/pools.lock        held while a pool is brought to what it should be
 //! STATE/run/ID.sock       a guest's control socket    (the engine's)
 //! STATE/run/ID.exit       how a guest ended           (the engine's)
 //! STATE/run/ID.lock       held while a restore runs
@@ -10,6 +11,7 @@
 
 mod guests;
 mod measured;
+mod pools;
 mod schema;
 mod session;
 mod verified;
@@ -26,6 +28,7 @@ use rusqlite::Connection;
 
 pub use guests::{GuestRow, NewGuest, RowState, new_names};
 pub use measured::Measured;
+pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
 pub use session::SessionLock;
 
 /// Environment variable that names the state folder.
@@ -161,6 +164,12 @@ impl State {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn path(&self) -> PathBuf {

@@ -11,7 +11,8 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use super::Error;
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
         name        TEXT NOT NULL UNIQUE,
@@ -43,7 +44,31 @@ const MIGRATIONS: [&str; 1] = ["
         expected_private INTEGER NOT NULL,
         at               TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE pool (
+        name        TEXT PRIMARY KEY,
+        checkpoint  TEXT NOT NULL,               -- absolute DIR/NAME of the bundle
+        sha256      TEXT NOT NULL,               -- of its memory file
+        hot         INTEGER NOT NULL,            -- how many hot entries it should have
+        lease_s     INTEGER NOT NULL,            -- how long a claim lasts
+        allowance   INTEGER NOT NULL,            -- bytes of private memory for each guest
+        created_at  TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE entry (                         -- guests that belong to a pool
+        guest       TEXT PRIMARY KEY,
+        pool        TEXT NOT NULL,
+        state       TEXT NOT NULL,               -- filling, hot, claimed, releasing
+        token       TEXT UNIQUE,                 -- the claimer's
+        expires     INTEGER                      -- of the claim, milliseconds since boot
+    ) STRICT;
+    CREATE INDEX entry_of_pool ON entry (pool, state);
+    CREATE TRIGGER entry_goes_with_its_guest AFTER DELETE ON guest
+    BEGIN
+        DELETE FROM entry WHERE guest = OLD.id;
+    END;
+",
+];
 
 /// Opens the database and brings it to the newest version.
 pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error> {

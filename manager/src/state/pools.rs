@@ -1,0 +1,379 @@
+//! Pools and their entries, as they are recorded.
+//!
+//! An entry is a guest that belongs to a pool; it goes from the record with its guest. Each
+//! transition is one statement that names the state which it leads from, so that of any number of
+//! commands that want the same entry one gets it.
+//!
+//! Guests end with the host's boot, and so do their entries; leases are counted on the clock that
+//! begins with it. So a transition that a power cut takes away was about nothing that is left.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use rusqlite::{OptionalExtension, Row, params, types::Type};
+use serde::Serialize;
+
+use super::{Error, State};
+use crate::{engine::GuestId, units::Bytes};
+
+/// A pool, as its owner wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolRow {
+    /// Its name, which is also the prefix of its guests' names.
+    pub name: String,
+    /// Bundle that its guests are restored from, `DIR/NAME`.
+    pub checkpoint: String,
+    /// Digest of that bundle's memory.
+    pub sha256: String,
+    /// How many hot entries it should have.
+    pub hot: u64,
+    /// How long a claim lasts when it is not renewed, in seconds.
+    pub lease_s: u64,
+    /// Private memory that each of its guests is allowed, in bytes.
+    pub allowance: Bytes,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+}
+
+/// How far an entry has come, as recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryState {
+    /// Its guest is being restored; it is nobody's yet.
+    Filling,
+    /// Its guest is stopped, and has done nothing but answer its first request.
+    Hot,
+    /// Somebody has it.
+    Claimed,
+    /// Its guest is to be destroyed.
+    Releasing,
+}
+
+/// An entry of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Its guest.
+    pub guest: GuestId,
+    /// Name of its guest.
+    pub name: String,
+    /// How far it has come.
+    pub state: EntryState,
+    /// What is left of its lease, when it is claimed.
+    pub lease: Option<Duration>,
+}
+
+/// Makes a guest an entry of a pool from the moment it is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The pool.
+    pub pool: String,
+    /// Whose it is from the beginning, if it is somebody's.
+    pub claim: Option<Lease>,
+}
+
+/// A claim to an entry, for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What the claimer shows to renew or release it.
+    pub token: String,
+    /// How long it lasts from now.
+    pub lasts: Duration,
+}
+
+impl State {
+    /// Records a new pool; `false` when there is one of this name.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
+        let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        self.changed(
+            "INSERT OR IGNORE INTO pool VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                pool.name,
+                pool.checkpoint,
+                pool.sha256,
+                signed(pool.hot),
+                signed(pool.lease_s),
+                signed(pool.allowance.0),
+                pool.created_at
+            ],
+        )
+    }
+
+    /// Sets how many hot entries a pool should have; `false` when there is no such pool.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_pool_hot(&self, name: &str, hot: u64) -> Result<bool, Error> {
+        let hot = i64::try_from(hot).unwrap_or(i64::MAX);
+        self.changed(
+            "UPDATE pool SET hot = ?2 WHERE name = ?1",
+            params![name, hot],
+        )
+    }
+
+    /// All pools, by name.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn pools(&self) -> Result<Vec<PoolRow>, Error> {
+        let read = || {
+            let mut statement = self
+                .database
+                .prepare_cached("SELECT * FROM pool ORDER BY name")?;
+            let rows = statement.query_map([], pool_from_row)?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| self.database_error(e))
+    }
+
+    /// The pool of this name.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn pool(&self, name: &str) -> Result<Option<PoolRow>, Error> {
+        self.database
+            .query_row("SELECT * FROM pool WHERE name = ?1", [name], pool_from_row)
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// Removes a pool that has no entries; `false` when it has, or is not there.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn remove_pool(&self, name: &str) -> Result<bool, Error> {
+        self.changed(
+            "DELETE FROM pool WHERE name = ?1
+             AND NOT EXISTS (SELECT 1 FROM entry WHERE pool = ?1)",
+            [name],
+        )
+    }
+
+    /// The entries of a pool, the oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn entries(&self, pool: &str) -> Result<Vec<EntryRow>, Error> {
+        let now = since_boot();
+        let read = || {
+            let mut statement = self.database.prepare_cached(
+                "SELECT guest, name, entry.state, expires FROM entry JOIN guest ON id = guest
+                 WHERE pool = ?1 ORDER BY entry.rowid",
+            )?;
+            let rows = statement.query_map([pool], |row| {
+                let expires = row.get::<_, Option<i64>>(3)?;
+                Ok(EntryRow {
+                    guest: guest_id(row, 0)?,
+                    name: row.get(1)?,
+                    state: entry_state(row, 2)?,
+                    lease: expires.map(|at| milliseconds(at.saturating_sub(now))),
+                })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| self.database_error(e))
+    }
+
+    /// How far this guest's entry has come; `None` when it is in no pool.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn entry_state(&self, guest: &GuestId) -> Result<Option<EntryState>, Error> {
+        self.database
+            .query_row(
+                "SELECT state FROM entry WHERE guest = ?1",
+                [guest.to_string()],
+                |row| entry_state(row, 0),
+            )
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// Filling → hot.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn mark_hot(&mut self, guests: &[GuestId]) -> Result<(), Error> {
+        self.update_each(
+            "UPDATE entry SET state = 'hot' WHERE guest = ?1 AND state = 'filling'",
+            guests.iter().map(|id| (id.to_string(),)),
+        )
+    }
+
+    /// Hot → claimed: the oldest hot entry of a pool is the claimer's; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn claim_hot(&self, pool: &str, lease: &Lease) -> Result<Option<GuestId>, Error> {
+        self.one_guest(
+            "UPDATE entry SET state = 'claimed', token = ?2, expires = ?3 WHERE guest =
+             (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' ORDER BY rowid LIMIT 1)
+             RETURNING guest",
+            params![pool, lease.token, lease.expires()],
+        )
+    }
+
+    /// Claimed → releasing, by whoever has the token.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn release_claim(&self, token: &str) -> Result<Option<GuestId>, Error> {
+        self.one_guest(
+            "UPDATE entry SET state = 'releasing' WHERE token = ?1 AND state = 'claimed'
+             RETURNING guest",
+            [token],
+        )
+    }
+
+    /// Claimed → releasing, when its lease is over; says whether it was.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn expire_claim(&self, guest: &GuestId) -> Result<bool, Error> {
+        self.changed(
+            "UPDATE entry SET state = 'releasing'
+             WHERE guest = ?1 AND state = 'claimed' AND expires <= ?2",
+            params![guest.to_string(), since_boot()],
+        )
+    }
+
+    /// From `state` → releasing; says whether it was in that state.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn give_up(&self, guest: &GuestId, state: EntryState) -> Result<bool, Error> {
+        self.changed(
+            "UPDATE entry SET state = 'releasing' WHERE guest = ?1 AND state = ?2",
+            [&guest.to_string(), state.name()],
+        )
+    }
+
+    /// Hot → releasing, of the oldest hot entry of a pool; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn evict_hot(&self, pool: &str) -> Result<Option<GuestId>, Error> {
+        self.one_guest(
+            "UPDATE entry SET state = 'releasing' WHERE guest =
+             (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' ORDER BY rowid LIMIT 1)
+             RETURNING guest",
+            [pool],
+        )
+    }
+
+    /// Lets a lease last so long from now; `false` when it is over or nobody's.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn renew_claim(&self, lease: &Lease) -> Result<bool, Error> {
+        self.changed(
+            "UPDATE entry SET expires = ?2
+             WHERE token = ?1 AND state = 'claimed' AND expires > ?3",
+            params![lease.token, lease.expires(), since_boot()],
+        )
+    }
+
+    fn changed(&self, statement: &str, with: impl rusqlite::Params) -> Result<bool, Error> {
+        self.database
+            .prepare_cached(statement)
+            .and_then(|mut prepared| prepared.execute(with))
+            .map(|rows| rows > 0)
+            .map_err(|e| self.database_error(e))
+    }
+
+    fn one_guest(
+        &self,
+        statement: &str,
+        with: impl rusqlite::Params,
+    ) -> Result<Option<GuestId>, Error> {
+        self.database
+            .prepare_cached(statement)
+            .and_then(|mut prepared| {
+                let mut rows = prepared.query(with)?;
+                let found = rows.next()?.map(|row| guest_id(row, 0)).transpose()?;
+                // Run to its end: only then the change is committed.
+                while rows.next()?.is_some() {}
+                Ok(found)
+            })
+            .map_err(|e| self.database_error(e))
+    }
+}
+
+impl EntryState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Filling => "filling",
+            Self::Hot => "hot",
+            Self::Claimed => "claimed",
+            Self::Releasing => "releasing",
+        }
+    }
+}
+
+impl Lease {
+    /// When it ends, in milliseconds since the host booted.
+    pub(super) fn expires(&self) -> i64 {
+        since_boot().saturating_add(i64::try_from(self.lasts.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+impl Membership {
+    /// The state in which such an entry begins.
+    pub(super) fn first_state(&self) -> &'static str {
+        let state = if self.claim.is_some() {
+            EntryState::Claimed
+        } else {
+            EntryState::Filling
+        };
+        state.name()
+    }
+}
+
+/// Milliseconds since the host booted, sleep included: nobody can set that clock.
+fn since_boot() -> i64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the kernel has this clock");
+    Duration::from(now)
+        .as_millis()
+        .try_into()
+        .expect("hosts run for less than 292 million years")
+}
+
+fn milliseconds(n: i64) -> Duration {
+    Duration::from_millis(u64::try_from(n).unwrap_or(0))
+}
+
+fn bad(column: usize, what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, what.into())
+}
+
+fn guest_id(row: &Row<'_>, column: usize) -> rusqlite::Result<GuestId> {
+    let text = row.get_ref(column)?.as_str()?;
+    text.parse().map_err(|_| bad(column, "not a guest's id"))
+}
+
+fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
+    use EntryState::{Claimed, Filling, Hot, Releasing};
+    let text = row.get_ref(column)?.as_str()?;
+    [Filling, Hot, Claimed, Releasing]
+        .into_iter()
+        .find(|state| state.name() == text)
+        .ok_or_else(|| bad(column, "not an entry's state"))
+}
+
+fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
+    let unsigned = |column| {
+        row.get::<_, i64>(column)
+            .map(|n| u64::try_from(n).unwrap_or(0))
+    };
+    Ok(PoolRow {
+        name: row.get(0)?,
+        checkpoint: row.get(1)?,
+        sha256: row.get(2)?,
+        hot: unsigned(3)?,
+        lease_s: unsigned(4)?,
+        allowance: Bytes(unsigned(5)?),
+        created_at: row.get(6)?,
+    })
+}
