@@ -17,6 +17,7 @@ pub mod density;
 pub mod engine;
 pub mod guests;
 pub mod host;
+pub mod pool;
 pub mod restore;
 pub mod state;
 pub mod units;

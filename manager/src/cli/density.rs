@@ -8,7 +8,7 @@ use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
-    restore::{ALLOWANCE, cores, cost, verify},
+    restore::{ALLOWANCE, cores, verify},
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
@@ -17,6 +17,7 @@ use crate::{
         run::{self, Event, Run},
         step::Step,
     },
+    restore::cost,
     units::Bytes,
 };
 
@@ -75,7 +76,7 @@ impl Density {
                     .map_or(cores(facts.cpu.cores), |k| k as usize),
                 dirty_pages: self.dirty_pages,
                 allowance: allowance.max(written + Bytes::mib(1)),
-                overhead: cost(&state, &checkpoint)?.overhead,
+                overhead: cost::measured(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
                 park_after: self.park.after.0,
             };

@@ -1,6 +1,6 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use crate::{checkpoint, density, engine, guests, host, restore, state};
+use crate::{checkpoint, density, engine, guests, host, pool, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]
@@ -81,6 +81,19 @@ impl From<restore::mass::Error> for Failure {
         Self {
             code,
             ..Self::new(&error, error.hint())
+        }
+    }
+}
+
+impl From<pool::Error> for Failure {
+    fn from(error: pool::Error) -> Self {
+        match error {
+            pool::Error::Restore(e) => e.into(),
+            error if error.may_pass() => Self {
+                code: REFUSED,
+                ..Self::new(&error, error.hint())
+            },
+            error => Self::new(&error, error.hint()),
         }
     }
 }

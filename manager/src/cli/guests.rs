@@ -189,7 +189,7 @@ fn after_ask() -> String {
     )
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(s) if s > 0.0 && s <= 1e6 => Ok(s),
         _ => Err("write a number of seconds above 0".to_owned()),

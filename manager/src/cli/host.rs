@@ -8,7 +8,6 @@ use serde_json::json;
 use super::{
     Failure,
     output::{color, engine, facts, json, line, state},
-    restore::live_cost,
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
@@ -18,6 +17,7 @@ use crate::{
         plan::plan,
         plan_text,
     },
+    restore::cost,
     units::Bytes,
 };
 
@@ -74,7 +74,7 @@ impl Plan {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
         let (mut state, engine) = (state()?, engine()?);
-        let cost = live_cost(&mut state, &engine, &checkpoint)?;
+        let cost = cost::live(&mut state, &engine, &checkpoint)?;
         let plan = plan(
             &facts,
             self.host_memory,

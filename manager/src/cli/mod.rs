@@ -6,6 +6,7 @@ mod failure;
 mod guests;
 mod host;
 mod output;
+mod pool;
 mod restore;
 
 use std::{io::IsTerminal, process::ExitCode};
@@ -60,6 +61,9 @@ enum Command {
     Destroy(guests::Destroy),
     /// Suspend a guest into a new checkpoint, and end it
     Suspend(guests::Suspend),
+    /// Keep pools of guests that wait to be claimed
+    #[command(subcommand)]
+    Pool(pool::Command),
     /// Measure host memory and latency for growing numbers of guests
     Density(density::Density),
 }
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Resume(command) => command.run(),
         Command::Destroy(command) => command.run(),
         Command::Suspend(command) => command.run(),
+        Command::Pool(command) => command.run(),
         Command::Density(command) => command.run(),
     };
     match result {

@@ -19,6 +19,7 @@ use crate::{
     checkpoint::Progress,
     engine::{self, kvm::Kvm},
     host::{
+        self,
         facts::{HostFacts, Paths},
         proc::ProcRoot,
     },
@@ -113,12 +114,19 @@ pub(crate) fn engine() -> Result<Kvm, Failure> {
 
 /// Facts of this host.
 pub(crate) fn facts(checkpoint: Option<PathBuf>) -> Result<HostFacts, Failure> {
-    let state = State::default_dir()?;
-    Ok(HostFacts::read(&Paths {
+    Ok(facts_beside(State::default_dir()?, checkpoint)?)
+}
+
+/// Facts of this host, beside the state in a folder.
+pub(crate) fn facts_beside(
+    state: PathBuf,
+    checkpoint: Option<PathBuf>,
+) -> Result<HostFacts, host::proc::Error> {
+    HostFacts::read(&Paths {
         root: ProcRoot::default(),
         state,
         checkpoint,
-    })?)
+    })
 }
 
 /// When idle guests give their virtual machine back.

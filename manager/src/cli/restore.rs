@@ -15,11 +15,12 @@ use super::{
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
     density::percentiles::Percentiles,
-    engine::Engine,
     guests::{Guest, Guests},
-    host::plan::CostModel,
-    restore::mass::{self, Event, Report, Request},
-    state::{Measured, State},
+    restore::{
+        cost,
+        mass::{self, Event, Report, Request},
+    },
+    state::State,
     units::Bytes,
 };
 
@@ -86,7 +87,7 @@ impl Restore {
                 .map_or(cores(facts.cpu.cores), |k| k as usize),
             prefix,
             allowance: self.private_limit,
-            overhead: cost(&state, &checkpoint)?.overhead,
+            overhead: cost::measured(&state, &checkpoint)?.overhead,
             overcommit: self.overcommit,
             park_after: self.park.after.0,
             membership: None,
@@ -242,50 +243,4 @@ pub(super) fn verify(state: &State, checkpoint: &Checkpoint, quiet: bool) -> Res
     mass::verify(state, checkpoint, &|p| advance(&bar, p))?;
     bar.finish_and_clear();
     Ok(())
-}
-
-/// What a guest of this checkpoint costs, as far as it was measured.
-pub(super) fn cost(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, Failure> {
-    let measured = state.measured(&checkpoint.manifest().files.ckp.sha256)?;
-    Ok(
-        measured.map_or_else(CostModel::default, |m: Measured| CostModel {
-            source: format!("density run of {} guests, {}", m.guests, m.at),
-            overhead: m.overhead,
-            pristine_private: m.pristine_private,
-            expected_private: m.expected_private,
-        }),
-    )
-}
-
-/// The same, from guests of this checkpoint that live now, when there are any.
-pub(super) fn live_cost(
-    state: &mut State,
-    engine: &dyn Engine,
-    checkpoint: &Checkpoint,
-) -> Result<CostModel, Failure> {
-    let model = cost(state, checkpoint)?;
-    let sha256 = &checkpoint.manifest().files.ckp.sha256;
-    let mut guests = Guests { state, engine };
-    let live: Vec<Guest> = guests
-        .list()?
-        .into_iter()
-        .filter(|g| g.process().is_some() && g.row.sha256 == *sha256)
-        .collect();
-    let private: Vec<Bytes> = live
-        .iter()
-        .filter_map(|g| Some(guests.usage(g).ok()?.private))
-        .collect();
-    if private.is_empty() {
-        return Ok(model);
-    }
-    let count = private.len() as u64;
-    let total: Bytes = private.into_iter().sum();
-    Ok(CostModel {
-        expected_private: Bytes(total.0 / count),
-        source: format!(
-            "private memory of {count} live guests; overhead: {}",
-            model.source
-        ),
-        ..model
-    })
 }

@@ -12,6 +12,14 @@ pub enum Error {
     /// The guest is stopped.
     #[error("guest {0} is paused")]
     Paused(String),
+    /// The guest waits in a pool for whoever claims it.
+    #[error("cannot {action} guest {guest}: it waits in a pool to be claimed")]
+    OfAPool {
+        /// What was tried.
+        action: &'static str,
+        /// The guest.
+        guest: String,
+    },
     /// The guest does not live.
     #[error("guest {guest} is {}{}", .state.name(), .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
     NotAlive {
@@ -74,6 +82,7 @@ impl Error {
         match self {
             Self::NoSuchGuest(_) => Some("`brood list` shows all guests".to_owned()),
             Self::Paused(name) => Some(format!("resume it first: brood resume {name}")),
+            Self::OfAPool { .. } => Some("claim one: brood pool claim POOL".to_owned()),
             Self::NotAlive {
                 guest,
                 state: GuestState::Dead,

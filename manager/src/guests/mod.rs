@@ -22,13 +22,16 @@ pub use error::Error;
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
     engine::{Answer, Engine, GuestId, Process, ProcessState, Usage},
-    state::{GuestRow, RowState, State},
+    state::{EntryState, GuestRow, RowState, State},
 };
 
 /// The reason of an end that nobody saw, or not yet.
 const UNEXPLAINED: &str = "its process is gone; nothing was left to see why";
 /// How long the reason of a guest's end is waited for.
 const REASON_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a guest may take to be stopped.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a guest is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -271,12 +274,47 @@ impl Guests<'_> {
             return Ok(());
         }
         self.signal(guest, process, Signal::SIGSTOP)?;
-        // The signal is on its way; the guest is paused when it has arrived.
-        let begin = Instant::now();
-        while process.state() == ProcessState::Running && begin.elapsed() < Duration::from_secs(5) {
-            thread::sleep(Duration::from_micros(200));
-        }
+        stopped(process);
         Ok(())
+    }
+
+    /// Stops many guests; returns those that are stopped. Those that died meanwhile are left out.
+    ///
+    /// # Errors
+    /// When one cannot be stopped.
+    pub fn pause_all(&mut self, guests: &[Guest]) -> Result<Vec<GuestId>, Error> {
+        let mut stopping = Vec::with_capacity(guests.len());
+        for guest in guests {
+            let Some(process) = guest.process() else {
+                continue;
+            };
+            match self.signal(guest, process, Signal::SIGSTOP) {
+                Ok(()) => stopping.push((guest.row.id, process)),
+                Err(Error::Engine {
+                    source: crate::engine::Error::Gone,
+                    ..
+                }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        stopping.retain(|(_, process)| stopped(*process));
+        Ok(stopping.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Lets a stopped guest of a pool run on for its claimer, until it has answered. This is the
+    /// short way: only this guest's record is looked at.
+    ///
+    /// # Errors
+    /// When it is gone, or does not answer within `timeout`.
+    pub fn wake(&mut self, id: &GuestId, timeout: Duration) -> Result<(GuestRow, Process), Error> {
+        let gone = || Error::NoSuchGuest(id.to_string());
+        let row = self.state.guest(&id.to_string())?.ok_or_else(gone)?;
+        let state = GuestState::Paused;
+        let guest = Guest { row, state };
+        let process = alive(&guest)?;
+        self.signal(&guest, process, Signal::SIGCONT)?;
+        self.ask_id(id, &guest.row.name, &["ping".to_owned()], timeout)?;
+        Ok((guest.row, process))
     }
 
     /// Lets a stopped guest run on; returns how long it took from the signal to its answer.
@@ -285,6 +323,7 @@ impl Guests<'_> {
     /// When it cannot be continued, or does not answer within `timeout`.
     pub fn resume(&mut self, guest: &Guest, timeout: Duration) -> Result<Duration, Error> {
         let process = alive(guest)?;
+        self.free(guest, "resume")?;
         let ping = ["ping".to_owned()];
         let begin = Instant::now();
         self.signal(guest, process, Signal::SIGCONT)?;
@@ -322,6 +361,7 @@ impl Guests<'_> {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         let process = alive(guest)?;
+        self.free(guest, "suspend")?;
         let name = &guest.row.name;
         let from: BundlePath = guest.row.checkpoint.parse()?;
         let from = Checkpoint::open(&from)?;
@@ -358,6 +398,17 @@ impl Guests<'_> {
         }
     }
 
+    /// Makes sure that a guest is not an entry of a pool that nobody has claimed.
+    fn free(&self, guest: &Guest, action: &'static str) -> Result<(), Error> {
+        match self.state.entry_state(&guest.row.id)? {
+            None | Some(EntryState::Claimed) => Ok(()),
+            Some(_) => Err(Error::OfAPool {
+                action,
+                guest: guest.row.name.clone(),
+            }),
+        }
+    }
+
     /// Memory of a guest that lives.
     ///
     /// # Errors
@@ -368,6 +419,15 @@ impl Guests<'_> {
             .usage(process)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
+}
+
+/// Waits until SIGSTOP, which is on its way, has arrived.
+fn stopped(process: Process) -> bool {
+    let begin = Instant::now();
+    while process.state() == ProcessState::Running && begin.elapsed() < STOP_PATIENCE {
+        thread::sleep(Duration::from_micros(200));
+    }
+    process.state() == ProcessState::Stopped
 }
 
 fn alive(guest: &Guest) -> Result<Process, Error> {

@@ -1,4 +1,5 @@
 //! Mass restore: from one checkpoint to many running guests.
 
 pub mod admission;
+pub mod cost;
 pub mod mass;

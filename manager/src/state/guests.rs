@@ -160,7 +160,11 @@ impl State {
                 )
                 .map_err(failed)?;
             let mut join = transaction
-                .prepare("INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5)")
+                .prepare(
+                    "INSERT INTO entry SELECT ?1, name, ?3, ?4, ?5 FROM pool WHERE name = ?2
+                     AND (most IS NULL
+                          OR most > (SELECT count(*) FROM entry WHERE pool = ?2))",
+                )
                 .map_err(failed)?;
             let mut add = |new: &NewGuest<'_>| {
                 let identity = &new.order.identity;
@@ -181,14 +185,18 @@ impl State {
                     .map_err(failed)?;
                 if let Some(membership) = new.membership {
                     let claim = membership.claim.as_ref();
-                    join.execute(params![
-                        new.order.id.to_string(),
-                        membership.pool,
-                        membership.first_state(),
-                        claim.map(|lease| &lease.token),
-                        claim.map(super::Lease::expires)
-                    ])
-                    .map_err(failed)?;
+                    let joined = join
+                        .execute(params![
+                            new.order.id.to_string(),
+                            membership.pool,
+                            membership.first_state(),
+                            claim.map(|lease| &lease.token),
+                            claim.map(super::Lease::expires)
+                        ])
+                        .map_err(failed)?;
+                    if joined == 0 {
+                        return Err(Error::PoolFull(membership.pool.clone()));
+                    }
                 }
                 Ok(())
             };

@@ -21,20 +21,17 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use rusqlite::Connection;
 
 pub use guests::{GuestRow, NewGuest, RowState, new_names};
 pub use measured::Measured;
-pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
+pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};
 pub use session::SessionLock;
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
-/// How long a command waits for another one's transaction.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +67,9 @@ pub enum Error {
     /// No folder was named and none can be guessed.
     #[error("no state folder: neither {STATE_DIR_VARIABLE} nor HOME is set")]
     Nowhere,
+    /// A pool has as many entries as it may have, or is not there any more.
+    #[error("pool {0} takes no more entries")]
+    PoolFull(String),
     /// A name that a guest cannot have.
     #[error("{name:?} cannot be a guest's name: {reason}")]
     Name {
@@ -93,6 +93,9 @@ impl Error {
                 path.display()
             )),
             Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
+            Self::PoolFull(pool) => Some(format!(
+                "wait until one is released (--wait), or allow more: brood pool set {pool} --max N"
+            )),
             Self::Name { .. } => None,
         }
     }
@@ -151,7 +154,7 @@ impl State {
                 source,
             })?;
         let path = dir.join("brood.sqlite");
-        let database = schema::open(&path, PATIENCE)?;
+        let database = schema::open(&path)?;
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
             dir: dir.to_owned(),

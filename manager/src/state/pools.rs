@@ -27,12 +27,25 @@ pub struct PoolRow {
     pub sha256: String,
     /// How many hot entries it should have.
     pub hot: u64,
+    /// How many entries of any kind it may have.
+    pub most: Option<u64>,
     /// How long a claim lasts when it is not renewed, in seconds.
     pub lease_s: u64,
     /// Private memory that each of its guests is allowed, in bytes.
     pub allowance: Bytes,
     /// When it was made, RFC 3339.
     pub created_at: String,
+}
+
+/// What to change of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolChange {
+    /// How many hot entries it should have.
+    pub hot: Option<u64>,
+    /// How many entries of any kind it may have.
+    pub most: Option<u64>,
+    /// How long a claim lasts, in seconds.
+    pub lease_s: Option<u64>,
 }
 
 /// How far an entry has come, as recorded.
@@ -88,12 +101,13 @@ impl State {
     pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
         let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
         self.changed(
-            "INSERT OR IGNORE INTO pool VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR IGNORE INTO pool VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 pool.name,
                 pool.checkpoint,
                 pool.sha256,
                 signed(pool.hot),
+                pool.most.map(signed),
                 signed(pool.lease_s),
                 signed(pool.allowance.0),
                 pool.created_at
@@ -101,15 +115,23 @@ impl State {
         )
     }
 
-    /// Sets how many hot entries a pool should have; `false` when there is no such pool.
+    /// Changes what a pool should be, as far as something is given; `false` when there is no such
+    /// pool.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn set_pool_hot(&self, name: &str, hot: u64) -> Result<bool, Error> {
-        let hot = i64::try_from(hot).unwrap_or(i64::MAX);
+    pub fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
+        let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
         self.changed(
-            "UPDATE pool SET hot = ?2 WHERE name = ?1",
-            params![name, hot],
+            "UPDATE pool SET hot = coalesce(?2, hot), most = coalesce(?3, most),
+                             lease_s = coalesce(?4, lease_s)
+             WHERE name = ?1",
+            params![
+                name,
+                change.hot.map(signed),
+                change.most.map(signed),
+                change.lease_s.map(signed)
+            ],
         )
     }
 
@@ -215,27 +237,29 @@ impl State {
         )
     }
 
-    /// Claimed → releasing, by whoever has the token.
+    /// Claimed → releasing, by whoever has the token; said again, it is the same.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub fn release_claim(&self, token: &str) -> Result<Option<GuestId>, Error> {
         self.one_guest(
-            "UPDATE entry SET state = 'releasing' WHERE token = ?1 AND state = 'claimed'
+            "UPDATE entry SET state = 'releasing' WHERE token = ?1 AND state IN ('claimed', 'releasing')
              RETURNING guest",
             [token],
         )
     }
 
-    /// Claimed → releasing, when its lease is over; says whether it was.
+    /// Claimed → releasing, of one entry of a pool whose lease is over; `None` when there is none.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn expire_claim(&self, guest: &GuestId) -> Result<bool, Error> {
-        self.changed(
-            "UPDATE entry SET state = 'releasing'
-             WHERE guest = ?1 AND state = 'claimed' AND expires <= ?2",
-            params![guest.to_string(), since_boot()],
+    pub fn expire_claim(&self, pool: &str) -> Result<Option<GuestId>, Error> {
+        self.one_guest(
+            "UPDATE entry SET state = 'releasing' WHERE guest =
+             (SELECT guest FROM entry WHERE pool = ?1 AND state = 'claimed' AND expires <= ?2
+              LIMIT 1)
+             RETURNING guest",
+            params![pool, since_boot()],
         )
     }
 
@@ -302,7 +326,9 @@ impl State {
 }
 
 impl EntryState {
-    fn name(self) -> &'static str {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Filling => "filling",
             Self::Hot => "hot",
@@ -372,8 +398,11 @@ fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
         checkpoint: row.get(1)?,
         sha256: row.get(2)?,
         hot: unsigned(3)?,
-        lease_s: unsigned(4)?,
-        allowance: Bytes(unsigned(5)?),
-        created_at: row.get(6)?,
+        most: row
+            .get::<_, Option<i64>>(4)?
+            .map(|n| u64::try_from(n).unwrap_or(0)),
+        lease_s: unsigned(5)?,
+        allowance: Bytes(unsigned(6)?),
+        created_at: row.get(7)?,
     })
 }

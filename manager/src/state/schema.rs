@@ -51,6 +51,7 @@ const MIGRATIONS: [&str; 2] = [
         checkpoint  TEXT NOT NULL,               -- absolute DIR/NAME of the bundle
         sha256      TEXT NOT NULL,               -- of its memory file
         hot         INTEGER NOT NULL,            -- how many hot entries it should have
+        most        INTEGER,                     -- entries of any kind; NULL: no limit
         lease_s     INTEGER NOT NULL,            -- how long a claim lasts
         allowance   INTEGER NOT NULL,            -- bytes of private memory for each guest
         created_at  TEXT NOT NULL
@@ -70,15 +71,21 @@ const MIGRATIONS: [&str; 2] = [
 ",
 ];
 
+/// How long a command waits for another one's transaction.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it tries: a transaction takes tens of microseconds, and SQLite's own handler is soon
+/// down to ten tries a second.
+const TRY_AGAIN: Duration = Duration::from_micros(250);
+
 /// Opens the database and brings it to the newest version.
-pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error> {
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let failed = |source| Error::Database {
         path: path.to_owned(),
         source,
     };
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut database = Connection::open(path).map_err(failed)?;
-    database.busy_timeout(patience).map_err(failed)?;
+    database.busy_handler(Some(wait_for_lock)).map_err(failed)?;
     let version =
         |c: &Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
     let found = version(&database).map_err(failed)?;
@@ -92,7 +99,7 @@ pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error>
     if found < known {
         // What is recorded speaks of processes: none of them survives what a lost page of the
         // journal would take (a host crash), so NORMAL loses nothing that matters.
-        to_write_ahead_log(&database, patience).map_err(failed)?;
+        to_write_ahead_log(&database).map_err(failed)?;
         let transaction = database
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
@@ -112,15 +119,21 @@ pub(super) fn open(path: &Path, patience: Duration) -> Result<Connection, Error>
     Ok(database)
 }
 
+/// SQLite calls this when another connection holds the lock, with how often it did so before.
+fn wait_for_lock(tries: i32) -> bool {
+    thread::sleep(TRY_AGAIN);
+    TRY_AGAIN * u32::try_from(tries).unwrap_or(0) < PATIENCE
+}
+
 /// Switches the journal. SQLite does not wait for others who do the same at the same moment, as
 /// the first two commands on a new folder may.
-fn to_write_ahead_log(database: &Connection, patience: Duration) -> rusqlite::Result<()> {
+fn to_write_ahead_log(database: &Connection) -> rusqlite::Result<()> {
     let begin = Instant::now();
     loop {
         match database.pragma_update(None, "journal_mode", "WAL") {
             Err(e)
                 if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && begin.elapsed() < patience =>
+                    && begin.elapsed() < PATIENCE =>
             {
                 thread::sleep(Duration::from_millis(5));
             }

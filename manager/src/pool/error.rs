@@ -1,0 +1,133 @@
+//! Why something could not be done with a pool.
+
+use std::{io, path::PathBuf};
+
+use crate::{checkpoint, engine, guests, host, restore::mass, state};
+
+/// Why something could not be done with a pool.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing is known by this name.
+    #[error("there is no pool {0:?}")]
+    NoSuchPool(String),
+    /// The name is taken.
+    #[error("there is a pool {0:?} already")]
+    Exists(String),
+    /// Nobody holds this claim.
+    #[error(
+        "there is no claim with this token: it was released, its lease was over, or its guest was destroyed"
+    )]
+    NoSuchClaim,
+    /// Entries of the pool are somebody's.
+    #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
+    InUse {
+        /// The pool.
+        pool: String,
+        /// How many.
+        claimed: u64,
+    },
+    /// The bundle has another content now.
+    #[error("{checkpoint} is not the checkpoint that pool {pool} was made from any more")]
+    OtherCheckpoint {
+        /// The pool.
+        pool: String,
+        /// The bundle.
+        checkpoint: String,
+    },
+    /// Guests of the pool do not wake up.
+    #[error(
+        "cannot claim from pool {pool}: {tries} of its guests did not wake up, the last one: {last}"
+    )]
+    Broken {
+        /// The pool.
+        pool: String,
+        /// How many.
+        tries: u32,
+        /// What the last one's error was.
+        last: String,
+    },
+    /// A guest was not restored.
+    #[error("cannot restore a guest for pool {pool}: {error}")]
+    NotRestored {
+        /// The pool.
+        pool: String,
+        /// Why.
+        error: String,
+    },
+    /// The lock of all pools.
+    #[error("cannot lock {}: {source}", .path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// There is no randomness for a token.
+    #[error("cannot make a token: {0}")]
+    Randomness(io::Error),
+    /// A restore.
+    #[error(transparent)]
+    Restore(#[from] mass::Error),
+    /// A bundle.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// Guests.
+    #[error(transparent)]
+    Guests(#[from] guests::Error),
+    /// The host's facts.
+    #[error(transparent)]
+    Host(#[from] host::proc::Error),
+    /// The record.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSuchPool(_) => {
+                Some("`brood pool list` shows all pools; `brood pool create` makes one".to_owned())
+            }
+            Self::Exists(pool) => Some(format!(
+                "change it with `brood pool set {pool}`, or remove it first: brood pool remove {pool}"
+            )),
+            Self::NoSuchClaim => Some("claim another guest: brood pool claim POOL".to_owned()),
+            Self::InUse { .. } => {
+                Some("wait until they are released, or end them too: --force".to_owned())
+            }
+            Self::OtherCheckpoint { pool, .. } => Some(format!(
+                "put the bundle back where it was, or make the pool anew: brood pool remove {pool}"
+            )),
+            Self::Broken { .. } => Some(
+                "the host may be overloaded: allow more time with --timeout, or see `brood doctor`"
+                    .to_owned(),
+            ),
+            Self::NotRestored { .. } | Self::Randomness(_) => None,
+            Self::Lock { .. } => Some("it must be a file that you may write".to_owned()),
+            Self::Restore(e) => e.hint(),
+            Self::Checkpoint(e) => e.hint(),
+            Self::Guests(e) => e.hint(),
+            Self::Host(e) => Some(e.hint().to_owned()),
+            Self::State(e) => e.hint(),
+        }
+    }
+
+    /// Whether waiting may help: there is no room for one more guest, and others may make some.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let full = |e: &state::Error| matches!(e, state::Error::PoolFull(_));
+        match self {
+            Self::Restore(mass::Error::Admission(_)) => true,
+            Self::Restore(mass::Error::State(e)) | Self::State(e) => full(e),
+            _ => false,
+        }
+    }
+}
+
+impl From<engine::Error> for Error {
+    fn from(error: engine::Error) -> Self {
+        Self::Guests(error.into())
+    }
+}

@@ -1,0 +1,273 @@
+//! Pools of guests that wait to be claimed.
+//!
+//! The checkpoint on disk is a pool's cold tier: any number of entries can be restored from it.
+//! Its hot tier are guests that were restored, have answered, and were stopped (SIGSTOP): to be
+//! claimed, one has to be continued only. An entry goes one way:
+//!
+//! ```text
+//! filling ──▶ hot ──▶ claimed ──▶ releasing ──▶ gone
+//!    └─────────┴──────────────────────▲
+//! ```
+//!
+//! It is restored anew each time, so nobody finds what somebody else has left in its memory. An
+//! entry that was never claimed holds nothing that the checkpoint does not, so to evict it is to
+//! drop it.
+//!
+//! Each step is recorded before it is taken, by a statement that only one of many can be first
+//! with, and each can be taken twice. So what a manager leaves that was killed between two of them
+//! is brought on by whoever comes next: [`Pools::settle`] is the recovery, and the way things go
+//! every day.
+
+mod claim;
+mod error;
+mod settle;
+
+use std::{path::Path, time::Duration};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+pub use claim::{Claimed, Tier, Wanted};
+pub use error::Error;
+pub use settle::{Filled, Settled};
+
+use crate::{
+    checkpoint::{BundlePath, Checkpoint, Progress},
+    engine::{Engine, GuestId},
+    guests::{Guest, Guests},
+    host::{self, facts::HostFacts},
+    restore::mass,
+    state::{EntryState, PoolChange, PoolRow, State, new_names},
+    units::Bytes,
+};
+
+/// A pool to make.
+#[derive(Clone, Debug)]
+pub struct NewPool {
+    /// Its name, which is also the prefix of its guests' names.
+    pub name: String,
+    /// What its guests are restored from.
+    pub checkpoint: BundlePath,
+    /// How many hot entries it should have.
+    pub hot: u64,
+    /// How many entries of any kind it may have.
+    pub most: Option<u64>,
+    /// How long a claim lasts when it is not renewed.
+    pub lease: Duration,
+    /// Private memory that each of its guests is allowed.
+    pub allowance: Bytes,
+}
+
+/// How many of a pool's entries are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Being restored.
+    pub filling: u64,
+    /// To be had.
+    pub hot: u64,
+    /// Somebody's.
+    pub claimed: u64,
+    /// Being destroyed.
+    pub releasing: u64,
+}
+
+impl Counts {
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.filling + self.hot + self.claimed + self.releasing
+    }
+}
+
+/// A pool and what there is of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pool {
+    /// What it should be.
+    #[serde(flatten)]
+    pub row: PoolRow,
+    /// What it is.
+    pub entries: Counts,
+}
+
+/// Reads the host's facts, as far as they matter to guests of a checkpoint in this folder.
+pub type ReadFacts<'a> = &'a dyn Fn(&Path) -> Result<HostFacts, host::proc::Error>;
+
+/// The pools of a state folder, and what is needed to keep them.
+#[expect(missing_debug_implementations, reason = "holds a function")]
+pub struct Pools<'a> {
+    /// The record.
+    pub state: &'a mut State,
+    /// What runs guests.
+    pub engine: &'a dyn Engine,
+    /// What the host can hold.
+    pub facts: ReadFacts<'a>,
+}
+
+impl Pools<'_> {
+    /// Makes a pool, which has no entries yet.
+    ///
+    /// # Errors
+    /// When there is one of this name, or its checkpoint is not good.
+    pub fn create(
+        &mut self,
+        new: &NewPool,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Pool, Error> {
+        // The name that its first guest would have.
+        new_names(&[], &new.name, 1)?;
+        let checkpoint = Checkpoint::open(&new.checkpoint)?;
+        mass::verify(self.state, &checkpoint, progress)?;
+        let row = PoolRow {
+            name: new.name.clone(),
+            checkpoint: checkpoint.path().absolute()?.to_string(),
+            sha256: checkpoint.manifest().files.ckp.sha256.clone(),
+            hot: new.hot,
+            most: new.most,
+            lease_s: new.lease.as_secs(),
+            allowance: new.allowance,
+            created_at: Timestamp::now().to_string(),
+        };
+        if !self.state.add_pool(&row)? {
+            return Err(Error::Exists(row.name));
+        }
+        Ok(Pool {
+            row,
+            entries: Counts::default(),
+        })
+    }
+
+    /// Changes what a pool should be. Its entries follow when it is settled and filled.
+    ///
+    /// # Errors
+    /// When there is no such pool.
+    pub fn change(&mut self, name: &str, change: &PoolChange) -> Result<Pool, Error> {
+        self.state.change_pool(name, change)?;
+        self.show(name)
+    }
+
+    /// All pools, by name.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn list(&self) -> Result<Vec<Pool>, Error> {
+        let rows = self.state.pools()?;
+        rows.into_iter().map(|row| self.counted(row)).collect()
+    }
+
+    /// The pool of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPool`], or when the state cannot be read.
+    pub fn show(&self, name: &str) -> Result<Pool, Error> {
+        self.counted(self.row(name)?)
+    }
+
+    fn counted(&self, row: PoolRow) -> Result<Pool, Error> {
+        let mut entries = Counts::default();
+        for entry in self.state.entries(&row.name)? {
+            *match entry.state {
+                EntryState::Filling => &mut entries.filling,
+                EntryState::Hot => &mut entries.hot,
+                EntryState::Claimed => &mut entries.claimed,
+                EntryState::Releasing => &mut entries.releasing,
+            } += 1;
+        }
+        Ok(Pool { row, entries })
+    }
+
+    /// Drops up to `entries` hot entries of a pool; returns how many.
+    ///
+    /// # Errors
+    /// When there is no such pool, or a guest cannot be ended.
+    pub fn evict(&mut self, name: &str, entries: u64) -> Result<u64, Error> {
+        self.row(name)?;
+        let mut doomed = Vec::new();
+        while (doomed.len() as u64) < entries {
+            let Some(guest) = self.state.evict_hot(name)? else {
+                break;
+            };
+            doomed.push(guest);
+        }
+        self.destroy(&doomed)?;
+        Ok(doomed.len() as u64)
+    }
+
+    /// Removes a pool and its entries; those that are claimed only when `force` is set.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], when there is no such pool, or a guest cannot be ended.
+    pub fn remove(&mut self, name: &str, force: bool) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let claimed = self.show(name)?.entries.claimed;
+        if claimed > 0 && !force {
+            return Err(Error::InUse {
+                pool: name.to_owned(),
+                claimed,
+            });
+        }
+        // From now on it takes no more entries.
+        let none = PoolChange {
+            hot: Some(0),
+            most: Some(0),
+            lease_s: None,
+        };
+        self.state.change_pool(name, &none)?;
+        let mut doomed = Vec::new();
+        for entry in self.state.entries(name)? {
+            if entry.state != EntryState::Claimed || force {
+                self.state.give_up(&entry.guest, entry.state)?;
+                doomed.push(entry.guest);
+            }
+        }
+        self.destroy(&doomed)?;
+        if self.state.remove_pool(name)? {
+            return Ok(());
+        }
+        Err(Error::InUse {
+            pool: name.to_owned(),
+            claimed: self.show(name)?.entries.claimed,
+        })
+    }
+
+    fn row(&self, name: &str) -> Result<PoolRow, Error> {
+        let row = self.state.pool(name)?;
+        row.ok_or_else(|| Error::NoSuchPool(name.to_owned()))
+    }
+
+    fn guests(&mut self) -> Guests<'_> {
+        Guests {
+            state: self.state,
+            engine: self.engine,
+        }
+    }
+
+    /// Ends guests whose entries are recorded as to be released.
+    fn destroy(&mut self, ids: &[GuestId]) -> Result<(), Error> {
+        let mut guests = self.guests();
+        let mut found: Vec<Guest> = Vec::with_capacity(ids.len());
+        for id in ids {
+            match guests.find(&id.to_string()) {
+                Ok(guest) => found.push(guest),
+                // Somebody else was faster.
+                Err(crate::guests::Error::NoSuchGuest(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        guests.destroy(&found)?;
+        Ok(())
+    }
+
+    /// The pool's checkpoint, which must be what it was when the pool was made.
+    fn checkpoint(&self, pool: &PoolRow) -> Result<Checkpoint, Error> {
+        let path: BundlePath = pool.checkpoint.parse()?;
+        let checkpoint = Checkpoint::open(&path)?;
+        if checkpoint.manifest().files.ckp.sha256 != pool.sha256 {
+            return Err(Error::OtherCheckpoint {
+                pool: pool.name.clone(),
+                checkpoint: pool.checkpoint.clone(),
+            });
+        }
+        mass::verify(self.state, &checkpoint, &|_| {})?;
+        Ok(checkpoint)
+    }
+}

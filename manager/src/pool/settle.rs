@@ -1,0 +1,225 @@
+//! Bringing a pool to what it should be: first what is there is put in order, then what is missing
+//! is restored. One does that at a time.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+
+use super::{Error, Pools};
+use crate::{
+    engine::GuestId,
+    guests::{Guest, GuestState},
+    restore::{
+        cost,
+        mass::{self, Event, Failure, Request},
+    },
+    state::{EntryState, Membership},
+};
+
+/// Guests restored in one go, after the first few: entries can be claimed when their go is done.
+const GO: usize = 128;
+
+/// What was put in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Settled {
+    /// Guests of a fill that was cut off, and are hot now.
+    pub saved: u64,
+    /// Entries whose guest was ended: released or expired, dead, or not pristine any more.
+    pub destroyed: u64,
+    /// Hot entries that were one too many.
+    pub evicted: u64,
+}
+
+/// What came of filling a pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filled {
+    /// Entries that are new.
+    pub restored: u64,
+    /// Guests that were not restored.
+    pub failures: Vec<Failure>,
+    /// Entries that are still missing: it was interrupted, or the pool or the host takes no more.
+    pub missing: u64,
+    /// Why there was no room for those.
+    pub no_room: Option<String>,
+    /// From the beginning to the last new entry.
+    pub wall: Duration,
+}
+
+impl Pools<'_> {
+    /// Waits until nobody else settles or fills pools.
+    pub(super) fn lock(&self) -> Result<Flock<File>, Error> {
+        let path = self.state.dir().join("pools.lock");
+        let failed = |source| Error::Lock {
+            path: path.clone(),
+            source,
+        };
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
+    }
+
+    /// Puts the entries of a pool in order.
+    ///
+    /// # Errors
+    /// When there is no such pool, or a guest cannot be stopped or ended.
+    pub fn settle(&mut self, name: &str) -> Result<Settled, Error> {
+        let _lock = self.lock()?;
+        self.settle_locked(name)
+    }
+
+    fn settle_locked(&mut self, name: &str) -> Result<Settled, Error> {
+        let pool = self.row(name)?;
+        // First what runs, then what is recorded: an entry that was claimed in between is seen as
+        // claimed. The other way around it would be hot, and run.
+        let guests: HashMap<GuestId, Guest> = self
+            .guests()
+            .list()?
+            .into_iter()
+            .map(|guest| (guest.row.id, guest))
+            .collect();
+        let (mut saved, mut doomed, mut hot) = (Vec::new(), Vec::new(), 0);
+        for entry in self.state.entries(name)? {
+            let Some(guest) = guests.get(&entry.guest) else {
+                continue;
+            };
+            let this_boot = self.state.of_this_boot(&guest.row);
+            match (entry.state, guest.state) {
+                // Another command is at it, and has a lock of its own.
+                (_, GuestState::Restoring) => {}
+                (EntryState::Releasing, _) => doomed.push(entry.guest),
+                (EntryState::Filling, GuestState::Running | GuestState::Paused) => {
+                    saved.push(guest.clone());
+                }
+                (EntryState::Hot, GuestState::Paused) => hot += 1,
+                // It died, or somebody let it run: it is not what the checkpoint is any more.
+                (EntryState::Filling | EntryState::Hot, _) => {
+                    if self.state.give_up(&entry.guest, entry.state)? {
+                        doomed.push(entry.guest);
+                    }
+                }
+                // Its claimer is told how it ended, until the lease is over or the host rebooted.
+                (EntryState::Claimed, GuestState::Dead) if !this_boot => {
+                    if self.state.give_up(&entry.guest, entry.state)? {
+                        doomed.push(entry.guest);
+                    }
+                }
+                (EntryState::Claimed, _) => {}
+            }
+        }
+        while let Some(guest) = self.state.expire_claim(name)? {
+            doomed.push(guest);
+        }
+        let destroyed = doomed.len() as u64;
+        let saved_count = self.heat(&saved)?;
+        let surplus = (hot + saved_count).saturating_sub(pool.hot);
+        let mut evicted = 0;
+        while evicted < surplus {
+            let Some(guest) = self.state.evict_hot(name)? else {
+                break;
+            };
+            doomed.push(guest);
+            evicted += 1;
+        }
+        self.destroy(&doomed)?;
+        Ok(Settled {
+            saved: saved_count,
+            destroyed,
+            evicted,
+        })
+    }
+
+    /// Settles a pool and restores what it lacks. Entries can be claimed as they come; setting
+    /// `cancelled` ends it early.
+    ///
+    /// # Errors
+    /// When there is no such pool, its checkpoint is not good, or nothing could be restored.
+    pub fn fill(
+        &mut self,
+        name: &str,
+        concurrency: usize,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(Settled, Filled), Error> {
+        let _lock = self.lock()?;
+        let begin = Instant::now();
+        let settled = self.settle_locked(name)?;
+        let mut filled = Filled::default();
+        let mut go = concurrency.max(1);
+        loop {
+            let pool = self.show(name)?;
+            let there = pool.entries.hot + pool.entries.filling;
+            filled.missing = pool.row.hot.saturating_sub(there);
+            let room = pool
+                .row
+                .most
+                .map_or(u64::MAX, |most| most.saturating_sub(pool.entries.all()));
+            if filled.missing > 0 && room == 0 {
+                filled.no_room = Some(format!("the pool has {} entries", pool.entries.all()));
+            }
+            let now = usize::try_from(filled.missing.min(room))
+                .unwrap_or(usize::MAX)
+                .min(go);
+            let give_up = !filled.failures.is_empty() || cancelled.load(Ordering::Relaxed);
+            if now == 0 || give_up {
+                return Ok((settled, filled));
+            }
+            let checkpoint = self.checkpoint(&pool.row)?;
+            let request = Request {
+                guests: now,
+                concurrency,
+                prefix: pool.row.name.clone(),
+                allowance: pool.row.allowance,
+                overhead: cost::measured(self.state, &checkpoint)?.overhead,
+                overcommit: false,
+                park_after: None,
+                membership: Some(Membership {
+                    pool: pool.row.name.clone(),
+                    claim: None,
+                }),
+            };
+            let facts = (self.facts)(checkpoint.path().dir())?;
+            let restored = mass::restore(
+                self.state,
+                self.engine,
+                &facts,
+                &checkpoint,
+                &request,
+                cancelled,
+                observe,
+            );
+            let report = match restored {
+                // What came before stands.
+                Err(mass::Error::Admission(e)) if filled.restored > 0 => {
+                    filled.no_room = Some(e.to_string());
+                    return Ok((settled, filled));
+                }
+                other => other?,
+            };
+            let mut new = Vec::with_capacity(report.guests.len());
+            for guest in &report.guests {
+                new.push(self.guests().find(&guest.id.to_string())?);
+            }
+            filled.restored += self.heat(&new)?;
+            filled.failures.extend(report.failures);
+            filled.wall = begin.elapsed();
+            go = GO;
+        }
+    }
+
+    /// Stops guests that were restored for a pool, and offers them. Returns how many there are.
+    fn heat(&mut self, guests: &[Guest]) -> Result<u64, Error> {
+        // One that died meanwhile is found by whoever settles the pool next.
+        let hot = self.guests().pause_all(guests)?;
+        self.state.mark_hot(&hot)?;
+        Ok(hot.len() as u64)
+    }
+}

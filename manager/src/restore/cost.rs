@@ -1,0 +1,63 @@
+//! What a guest of a checkpoint costs the host, as far as it was measured.
+
+use crate::{
+    checkpoint::Checkpoint,
+    engine::Engine,
+    guests::{self, Guest, Guests},
+    host::plan::CostModel,
+    state::{self, Measured, State},
+    units::Bytes,
+};
+
+/// What the last density run of this checkpoint found; what guests cost in general, when there was
+/// none.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn measured(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, state::Error> {
+    let measured = state.measured(&checkpoint.manifest().files.ckp.sha256)?;
+    Ok(
+        measured.map_or_else(CostModel::default, |m: Measured| CostModel {
+            source: format!("density run of {} guests, {}", m.guests, m.at),
+            overhead: m.overhead,
+            pristine_private: m.pristine_private,
+            expected_private: m.expected_private,
+        }),
+    )
+}
+
+/// The same, from guests of this checkpoint that live now, when there are any.
+///
+/// # Errors
+/// When the state cannot be read or written.
+pub fn live(
+    state: &mut State,
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+) -> Result<CostModel, guests::Error> {
+    let model = measured(state, checkpoint)?;
+    let sha256 = &checkpoint.manifest().files.ckp.sha256;
+    let mut guests = Guests { state, engine };
+    let live: Vec<Guest> = guests
+        .list()?
+        .into_iter()
+        .filter(|g| g.process().is_some() && g.row.sha256 == *sha256)
+        .collect();
+    let private: Vec<Bytes> = live
+        .iter()
+        .filter_map(|g| Some(guests.usage(g).ok()?.private))
+        .collect();
+    if private.is_empty() {
+        return Ok(model);
+    }
+    let count = private.len() as u64;
+    let total: Bytes = private.into_iter().sum();
+    Ok(CostModel {
+        expected_private: Bytes(total.0 / count),
+        source: format!(
+            "private memory of {count} live guests; overhead: {}",
+            model.source
+        ),
+        ..model
+    })
+}
