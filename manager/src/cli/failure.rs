@@ -73,7 +73,11 @@ impl From<density::report::Error> for Failure {
 
 impl From<restore::mass::Error> for Failure {
     fn from(error: restore::mass::Error) -> Self {
-        let code = if matches!(error, restore::mass::Error::Admission(_)) {
+        let code = if matches!(
+            error,
+            restore::mass::Error::Admission(_)
+                | restore::mass::Error::State(state::Error::PoolFull(_))
+        ) {
             REFUSED
         } else {
             1
@@ -89,10 +93,6 @@ impl From<pool::Error> for Failure {
     fn from(error: pool::Error) -> Self {
         match error {
             pool::Error::Restore(e) => e.into(),
-            error if error.may_pass() => Self {
-                code: REFUSED,
-                ..Self::new(&error, error.hint())
-            },
             error => Self::new(&error, error.hint()),
         }
     }

@@ -117,12 +117,12 @@ impl Error {
     /// Whether waiting may help: there is no room for one more guest, and others may make some.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        let full = |e: &state::Error| matches!(e, state::Error::PoolFull(_));
-        match self {
-            Self::Restore(mass::Error::Admission(_)) => true,
-            Self::Restore(mass::Error::State(e)) | Self::State(e) => full(e),
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Restore(
+                mass::Error::Admission(_) | mass::Error::State(state::Error::PoolFull(_))
+            )
+        )
     }
 }
 

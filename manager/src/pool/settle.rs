@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fs::File,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,11 +20,15 @@ use crate::{
         cost,
         mass::{self, Event, Failure, Request},
     },
-    state::{EntryState, Membership},
+    state::{EntryRow, EntryState, Membership},
 };
 
 /// Guests restored in one go, after the first few: entries can be claimed when their go is done.
 const GO: usize = 128;
+
+/// How long a restore whose manager is gone is waited for, and how often it is looked at.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// What was put in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -78,22 +83,15 @@ impl Pools<'_> {
 
     fn settle_locked(&mut self, name: &str) -> Result<Settled, Error> {
         let pool = self.row(name)?;
-        // First what runs, then what is recorded: an entry that was claimed in between is seen as
-        // claimed. The other way around it would be hot, and run.
-        let guests: HashMap<GuestId, Guest> = self
-            .guests()
-            .list()?
-            .into_iter()
-            .map(|guest| (guest.row.id, guest))
-            .collect();
+        let (guests, entries) = self.when_restores_are_over(name)?;
         let (mut saved, mut doomed, mut hot) = (Vec::new(), Vec::new(), 0);
-        for entry in self.state.entries(name)? {
+        for entry in entries {
             let Some(guest) = guests.get(&entry.guest) else {
                 continue;
             };
             let this_boot = self.state.of_this_boot(&guest.row);
             match (entry.state, guest.state) {
-                // Another command is at it, and has a lock of its own.
+                // A claim that had to restore a guest is at it.
                 (_, GuestState::Restoring) => {}
                 (EntryState::Releasing, _) => doomed.push(entry.guest),
                 (EntryState::Filling, GuestState::Running | GuestState::Paused) => {
@@ -135,6 +133,35 @@ impl Pools<'_> {
             destroyed,
             evicted,
         })
+    }
+
+    /// The guests and the entries of a pool. Whoever is still restoring for an earlier fill, whose
+    /// manager is gone, is waited for: it ends by itself.
+    fn when_restores_are_over(
+        &mut self,
+        name: &str,
+    ) -> Result<(HashMap<GuestId, Guest>, Vec<EntryRow>), Error> {
+        let begin = Instant::now();
+        loop {
+            // First what runs, then what is recorded: an entry that was claimed in between is seen
+            // as claimed. The other way around it would be hot, and run.
+            let guests: HashMap<GuestId, Guest> = self
+                .guests()
+                .list()?
+                .into_iter()
+                .map(|guest| (guest.row.id, guest))
+                .collect();
+            let entries = self.state.entries(name)?;
+            let still_restored = |entry: &EntryRow| {
+                let guest = guests.get(&entry.guest);
+                entry.state == EntryState::Filling
+                    && guest.is_some_and(|guest| guest.state == GuestState::Restoring)
+            };
+            if begin.elapsed() > RESTORE_PATIENCE || !entries.iter().any(still_restored) {
+                return Ok((guests, entries));
+            }
+            thread::sleep(GLANCE);
+        }
     }
 
     /// Settles a pool and restores what it lacks. Entries can be claimed as they come; setting

@@ -1,0 +1,479 @@
+//! Pools: a guest is handed out once, pristine and awake, whoever is killed meanwhile.
+
+use std::{collections::HashSet, fs, time::Duration};
+
+use brood_tests::{
+    Demo, Home, Ran, Random, Running, array, keys, processes_in, signal, text, until, whole,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const MEMORY: &str = "4M";
+
+/// A home with a pool `p` of so many hot guests.
+fn pool(hot: u64, more: &[&str]) -> Option<(Home, Demo)> {
+    let home = Home::with_kvm()?;
+    let demo = home.demo("demo", MEMORY);
+    let hot = hot.to_string();
+    let mut args = vec!["pool", "create", "p", &demo.path, "--hot", &hot];
+    args.extend(more);
+    let _ = home.brood(&args).ok();
+    Some((home, demo))
+}
+
+fn claim(home: &Home) -> Value {
+    home.json(&["pool", "claim", "p"])
+}
+
+fn show(home: &Home) -> Value {
+    home.json(&["pool", "show", "p"])
+}
+
+/// Fills the pool, which must then have all its hot guests, each stopped; returns the report.
+#[track_caller]
+fn fill(home: &Home) -> Value {
+    let report = home.json(&["pool", "fill", "p"]);
+    let shown = show(home);
+    assert_eq!(shown["entries"]["hot"], shown["hot"], "{shown}");
+    assert_eq!(shown["entries"]["filling"], 0, "{shown}");
+    assert_eq!(shown["entries"]["releasing"], 0, "{shown}");
+    let paused = home.names("paused");
+    for guest in array(&shown["hot_guests"]) {
+        assert!(
+            paused.contains(&text(guest).to_owned()),
+            "{guest} is not stopped"
+        );
+    }
+    report
+}
+
+fn release(home: &Home, claimed: &Value) {
+    let _ = home
+        .brood(&["pool", "release", text(&claimed["token"])])
+        .ok();
+}
+
+#[test]
+fn a_pool_is_filled_claimed_from_released_and_removed() {
+    let Some((home, demo)) = pool(3, &["--lease", "60"]) else {
+        return;
+    };
+    assert_eq!(home.names("paused"), ["p-1", "p-2", "p-3"]);
+    let first = claim(&home);
+    assert_eq!(
+        keys(&first),
+        ["claim_ms", "guest", "id", "lease_s", "pid", "tier", "token"]
+    );
+    assert_eq!(
+        (&first["guest"], &first["tier"]),
+        (&"p-1".into(), &"hot".into())
+    );
+    assert_eq!(first["lease_s"], 60);
+    // It has answered one request more than a guest that was just restored: its claimer's.
+    home.restore(&demo, 1, "q");
+    let counter = |guest| whole(&home.ask(guest, "ping")["counter"]);
+    assert_eq!(counter("p-1"), counter("q-1") + 1);
+    let _ = home.brood(&["destroy", "q-1"]).ok();
+
+    let shown = show(&home);
+    assert_eq!(shown["entries"]["hot"], 2);
+    assert_eq!(shown["claims"][0]["guest"], "p-1");
+    assert!(whole(&shown["claims"][0]["lease_left_s"]) <= 60);
+    assert!(
+        !shown.to_string().contains(text(&first["token"])),
+        "a token is shown"
+    );
+    let _ = home
+        .brood(&["pool", "remove", "p"])
+        .exits(1)
+        .says(&["1 of its entries", "--force"]);
+
+    let report = fill(&home);
+    assert_eq!(
+        (&report["restored"], &report["missing"]),
+        (&1.into(), &0.into())
+    );
+    release(&home, &first);
+    assert!(home.names("running").is_empty(), "a released guest is gone");
+    let _ = home
+        .brood(&["pool", "release", text(&first["token"])])
+        .exits(1)
+        .says(&["no claim with this token"]);
+    let _ = home
+        .brood(&["pool", "renew", text(&first["token"]), "--lease", "5"])
+        .exits(1);
+
+    let _ = home
+        .brood(&["pool", "create", "p", &demo.path, "--hot", "1"])
+        .exits(1)
+        .says(&["already"]);
+    let _ = home
+        .brood(&["pool", "claim", "q"])
+        .exits(1)
+        .says(&["no pool"]);
+    assert_eq!(home.json(&["pool", "list"])[0]["name"], "p");
+    let _ = home.brood(&["pool", "remove", "p"]).ok();
+    assert!(home.list().is_empty() && array(&home.json(&["pool", "list"])).is_empty());
+}
+
+#[test]
+fn a_hundred_claimers_at_once_get_a_guest_each() {
+    const CLAIMERS: usize = 100;
+    const HOT: usize = 70;
+    let Some((home, _)) = pool(HOT as u64, &[]) else {
+        return;
+    };
+    let claimers: Vec<Running> = (0..CLAIMERS)
+        .map(|_| home.start(&["pool", "claim", "p", "--json"]))
+        .collect();
+    let claims: Vec<Value> = claimers.into_iter().map(|c| c.wait().ok().json()).collect();
+    let distinct = |key: &str| {
+        claims
+            .iter()
+            .map(|c| text(&c[key]))
+            .collect::<HashSet<_>>()
+            .len()
+    };
+    assert_eq!((distinct("guest"), distinct("token")), (CLAIMERS, CLAIMERS));
+    let hot = claims.iter().filter(|c| c["tier"] == "hot").count();
+    assert_eq!(
+        hot, HOT,
+        "each hot guest is handed out before one is restored"
+    );
+    assert_eq!(
+        home.converges().len(),
+        CLAIMERS,
+        "each guest that was claimed answers"
+    );
+
+    let tokens: Vec<&str> = claims.iter().map(|c| text(&c["token"])).collect();
+    let mut args = vec!["pool", "release"];
+    args.extend(&tokens);
+    let _ = home.brood(&args).ok();
+    assert!(home.list().is_empty() && home.guests().is_empty());
+}
+
+#[test]
+fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given() {
+    const HOT: u64 = 6;
+    let Some((home, _)) = pool(HOT, &["--lease", "3600"]) else {
+        return;
+    };
+    let mut random = Random::seeded();
+    for _ in 0..24 {
+        let before = whole(&show(&home)["entries"]["hot"]);
+        let mut claimer = home.start(&["pool", "claim", "p", "--json"]);
+        std::thread::sleep(Duration::from_micros(random.below(12_000)));
+        let done = claimer.ended();
+        claimer.signal(Signal::SIGKILL);
+        let ran = claimer.wait();
+        let shown = show(&home);
+        let after = whole(&shown["entries"]["hot"]);
+        assert!(
+            before - after <= 1,
+            "{before} were hot, {after} are: {shown}"
+        );
+        if done && ran.code() == Some(0) {
+            let claimed = ran.json();
+            assert!(
+                array(&shown["claims"])
+                    .iter()
+                    .any(|c| c["guest"] == claimed["guest"]),
+                "what was told is recorded: {claimed} {shown}"
+            );
+        }
+        fill(&home);
+    }
+    // What nobody was told of ends with its lease. None is over yet, so all of them are there.
+    let claims = whole(&show(&home)["entries"]["claimed"]);
+    assert_eq!(home.list().len() as u64, claims + HOT);
+}
+
+#[test]
+fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next() {
+    const HOT: u64 = 60;
+    let Some((home, demo)) = pool(0, &[]) else {
+        return;
+    };
+    let _ = demo;
+    let mut random = Random::seeded();
+    let mut saved = 0;
+    for round in 0..10 {
+        let hot = HOT.to_string();
+        let mut filling = home.start(&["pool", "set", "p", "--hot", &hot]);
+        let some = random.below(HOT);
+        if round > 0 {
+            until("some guests to exist", || {
+                (home.guests().len() as u64 >= some || filling.ended()).then_some(())
+            });
+        }
+        filling.signal(Signal::SIGKILL);
+        let _ = filling.wait();
+        // It may not have got so far as to say how many there should be.
+        let _ = home.brood(&["pool", "set", "p", "--hot", &hot]).ok();
+        let report = fill(&home);
+        saved += whole(&report["settled"]["saved"]);
+        assert_eq!(home.list().len() as u64, HOT);
+        until("nothing else to run", || {
+            (home.guests().len() as u64 == HOT).then_some(())
+        });
+        assert!(home.names("running").is_empty());
+        let _ = home.brood(&["pool", "set", "p", "--hot", "0"]).ok();
+        assert!(home.list().is_empty(), "a smaller pool evicts");
+    }
+    println!("{saved} guests of cut-off fills were kept");
+}
+
+#[test]
+fn a_releaser_killed_at_any_moment_has_released_or_not() {
+    let Some((home, _)) = pool(2, &["--lease", "3600"]) else {
+        return;
+    };
+    let mut random = Random::seeded();
+    for _ in 0..16 {
+        let claimed = claim(&home);
+        let token = text(&claimed["token"]);
+        let releaser = home.start(&["pool", "release", token]);
+        std::thread::sleep(Duration::from_micros(random.below(8_000)));
+        releaser.signal(Signal::SIGKILL);
+        let _ = releaser.wait();
+        let state = show(&home)["entries"].clone();
+        if state["claimed"] == 1 {
+            assert!(
+                home.names("running")
+                    .contains(&text(&claimed["guest"]).to_owned())
+            );
+            release(&home, &claimed);
+        }
+        fill(&home);
+        assert_eq!(home.list().len(), 2, "{:?}", home.list());
+    }
+}
+
+#[test]
+fn nobody_finds_what_another_has_left() {
+    const WHERE: u64 = 0x30_0000;
+    let Some((home, demo)) = pool(2, &[]) else {
+        return;
+    };
+    let pristine = demo.words().at(WHERE);
+    let mut generations = HashSet::new();
+    for round in 0..6 {
+        let claimed = claim(&home);
+        let guest = text(&claimed["guest"]);
+        assert_eq!(home.peek(guest, WHERE), pristine, "round {round}");
+        assert!(
+            generations.insert(text(&home.ask(guest, "identity")["generation"]).to_owned()),
+            "an identity came back"
+        );
+        let _ = home.ask(guest, &format!("poke {WHERE} {}", 0x5ec2_e7 + round));
+        release(&home, &claimed);
+        if round % 2 == 0 {
+            fill(&home);
+        }
+    }
+}
+
+#[test]
+fn the_clock_of_a_claimed_guest_is_right() {
+    let Some((home, _)) = pool(1, &[]) else {
+        return;
+    };
+    let waited = std::time::Instant::now();
+    until("the guest to have been stopped for a while", || {
+        (waited.elapsed() > Duration::from_millis(1500)).then_some(())
+    });
+    let claimed = claim(&home);
+    let now = || {
+        std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap()
+            .as_secs_f64()
+    };
+    let before = now();
+    let told = home.ask(text(&claimed["guest"]), "time")["unix_seconds"]
+        .as_f64()
+        .unwrap();
+    let after = now();
+    assert!(
+        before - 0.5 < told && told < after + 0.5,
+        "{before} {told} {after}"
+    );
+}
+
+#[test]
+fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped() {
+    let Some((home, _)) = pool(4, &[]) else {
+        return;
+    };
+    signal(home.pid("p-1"), Signal::SIGKILL);
+    // Whether or not its end was seen, the next one is handed out.
+    let claimed = claim(&home);
+    assert_eq!(
+        (&claimed["guest"], &claimed["tier"]),
+        (&"p-2".into(), &"hot".into())
+    );
+
+    for refused in ["resume", "suspend"] {
+        let mut args = vec![refused, "p-3"];
+        let target = home.named("x").path;
+        if refused == "suspend" {
+            args.push(&target);
+        }
+        let _ = home.brood(&args).exits(1).says(&["waits in a pool"]);
+    }
+    let was = home.pid("p-3");
+    signal(was, Signal::SIGCONT);
+    until("it to run", || {
+        home.names("running")
+            .contains(&"p-3".to_owned())
+            .then_some(())
+    });
+    let report = fill(&home);
+    assert!(whole(&report["settled"]["destroyed"]) >= 1, "{report}");
+    let pids: Vec<i32> = home.guests().iter().map(|g| g.pid).collect();
+    assert!(
+        !pids.contains(&was),
+        "it is not what the checkpoint is any more"
+    );
+}
+
+#[test]
+fn a_claim_ends_with_its_lease_unless_it_is_renewed() {
+    let Some((home, _)) = pool(2, &["--lease", "1"]) else {
+        return;
+    };
+    let (short, long) = (claim(&home), claim(&home));
+    let _ = home
+        .brood(&["pool", "renew", text(&long["token"]), "--lease", "1000"])
+        .ok();
+    until("the short lease to be over", || {
+        let _ = home.brood(&["pool", "fill", "p"]).ok();
+        (show(&home)["entries"]["claimed"] == 1).then_some(())
+    });
+    let shown = show(&home);
+    assert_eq!(shown["claims"][0]["guest"], long["guest"]);
+    assert!(whole(&shown["claims"][0]["lease_left_s"]) > 900);
+    let running = home.names("running");
+    assert_eq!(running, [text(&long["guest"])], "the other's guest is gone");
+    for verb in [
+        &["pool", "release"][..],
+        &["pool", "renew", "--lease", "9"][..],
+    ] {
+        let mut args = verb.to_vec();
+        args.push(text(&short["token"]));
+        let _ = home
+            .brood(&args)
+            .exits(1)
+            .says(&["no claim with this token"]);
+    }
+}
+
+#[test]
+fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait() {
+    let Some((home, _)) = pool(2, &["--max", "3"]) else {
+        return;
+    };
+    let claims: Vec<Value> = (0..3).map(|_| claim(&home)).collect();
+    let tiers: Vec<&str> = claims.iter().map(|c| text(&c["tier"])).collect();
+    assert_eq!(tiers, ["hot", "hot", "cold"]);
+    let _ = home
+        .brood(&["pool", "claim", "p"])
+        .exits(4)
+        .says(&["takes no more entries", "--wait"]);
+    let full = home.brood(&["pool", "fill", "p", "--json"]).exits(1).json();
+    assert_eq!(
+        (&full["restored"], &full["missing"]),
+        (&0.into(), &2.into())
+    );
+    assert!(text(&full["no_room"]).contains("3 entries"), "{full}");
+
+    let waiting = home.start(&["pool", "claim", "p", "--wait", "60", "--json"]);
+    release(&home, &claims[1]);
+    let got = waiting.wait().ok().json();
+    assert_eq!(
+        got["guest"], claims[1]["guest"],
+        "the name that is free again"
+    );
+    assert_ne!(got["token"], claims[1]["token"]);
+    assert_eq!(show(&home)["entries"]["claimed"], 3);
+}
+
+#[test]
+fn after_a_reboot_a_pool_is_rebuilt_and_its_claims_are_over() {
+    const HOT: u64 = 8;
+    let Some((home, _)) = pool(HOT, &["--lease", "36000"]) else {
+        return;
+    };
+    let claimed = claim(&home);
+    // A claimer was killed between its claim and the answer, a fill in the middle, and so on: all
+    // of it goes with the host.
+    for process in processes_in(&home.state()) {
+        signal(process.pid, Signal::SIGKILL);
+    }
+    until("all processes to be gone", || {
+        processes_in(&home.state()).is_empty().then_some(())
+    });
+    fs::remove_dir_all(home.run_dir()).unwrap();
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    let changed = database
+        .execute("UPDATE guest SET boot = 'an earlier one'", [])
+        .unwrap();
+    assert_eq!(changed as u64, HOT);
+    drop(database);
+
+    let _ = home.brood(&["pool", "release", "0000"]).exits(1);
+    let report: Value = home.json(&["pool", "fill", "--all"]);
+    assert_eq!(report["restored"], HOT);
+    assert_eq!(report["settled"]["destroyed"], HOT);
+    assert_eq!(report["entries"]["claimed"], 0);
+    fill(&home);
+    let _ = home
+        .brood(&["pool", "release", text(&claimed["token"])])
+        .exits(1);
+    assert_eq!(claim(&home)["tier"], "hot");
+}
+
+#[test]
+fn a_pool_keeps_to_its_checkpoint() {
+    let Some((home, demo)) = pool(1, &[]) else {
+        return;
+    };
+    let other = home.demo("other", "8M");
+    for part in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
+        fs::rename(other.file(part), demo.file(part)).unwrap();
+    }
+    // What is hot is still the old one; nothing is mixed into it.
+    assert_eq!(claim(&home)["tier"], "hot");
+    for verb in ["claim", "fill"] {
+        let ran: Ran = home.brood(&["pool", verb, "p"]);
+        assert_eq!(ran.code(), Some(1), "{ran:?}");
+    }
+}
+
+#[test]
+fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest() {
+    let Some((home, _)) = pool(5, &[]) else {
+        return;
+    };
+    assert_eq!(
+        home.json(&["pool", "evict", "p", "--entries", "2"])["evicted"],
+        2
+    );
+    assert_eq!(home.names("paused"), ["p-3", "p-4", "p-5"]);
+    assert_eq!(
+        home.json(&["pool", "evict", "p", "--entries", "9"])["evicted"],
+        3
+    );
+    fill(&home);
+    let _ = claim(&home);
+    home.destroy_all();
+    assert_eq!(
+        show(&home)["entries"],
+        serde_json::json!({ "filling": 0, "hot": 0, "claimed": 0, "releasing": 0 })
+    );
+    fill(&home);
+    let _ = claim(&home);
+    let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
+    assert!(home.list().is_empty());
+}
