@@ -266,7 +266,7 @@ fn nobody_finds_what_another_has_left() {
             generations.insert(text(&home.ask(guest, "identity")["generation"]).to_owned()),
             "an identity came back"
         );
-        let _ = home.ask(guest, &format!("poke {WHERE} {}", 0x5ec2_e7 + round));
+        let _ = home.ask(guest, &format!("poke {WHERE} {}", 9_000_001 + round));
         release(&home, &claimed);
         if round % 2 == 0 {
             fill(&home);

@@ -46,6 +46,20 @@ pub(crate) enum Error {
     /// The host could not be read.
     #[error(transparent)]
     Host(#[from] proc::Error),
+    /// A pool could not do what it was to do.
+    #[error(transparent)]
+    Pool(#[from] brood::pool::Error),
+    /// The state cannot be read.
+    #[error(transparent)]
+    State(#[from] brood::state::Error),
+    /// Something is left of what was released.
+    #[error("claims and releases leave something: before {before}, after {after}")]
+    Leak {
+        /// What was held at first.
+        before: String,
+        /// What is held now.
+        after: String,
+    },
     /// Guests are left that could not be destroyed.
     #[error(
         "{guests} guests are still there; the state folder is kept: BROOD_STATE_DIR={} brood destroy --all",

@@ -74,6 +74,8 @@ impl fmt::Display for Measurement {
             Self::Wall => "wall",
             Self::Density => "density",
             Self::Resume => "resume",
+            Self::Pool => "pool",
+            Self::PoolCycles => "pool-cycles",
             Self::TenThousand => "ten-thousand",
         })
     }

@@ -13,6 +13,7 @@ mod error;
 mod floor;
 mod goal;
 mod measure;
+mod pool;
 mod settle;
 mod spread;
 mod table;
@@ -31,7 +32,7 @@ use self::{command::Interrupt, error::Error, table::Table, workplace::Workplace}
 #[derive(Debug, Parser)]
 #[command(name = "tools/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure [default: latency wall density resume]
+    /// What to measure [default: latency wall density resume pool]
     #[arg(value_name = "MEASUREMENT")]
     measurements: Vec<Measurement>,
     /// Rounds; each measures brood and the floor once (ten-thousand has one round)
@@ -74,12 +75,22 @@ enum Measurement {
     Density,
     /// Paused guests resumed, one at a time: from the signal to the guest's answer
     Resume,
+    /// Claims from a pool, hot and cold, and rebuilds of pools
+    Pool,
+    /// 10,000 claims and releases, after which nothing may be left
+    PoolCycles,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
 }
 
 impl Measurement {
-    const DEFAULT: [Self; 4] = [Self::Latency, Self::Wall, Self::Density, Self::Resume];
+    const DEFAULT: [Self; 5] = [
+        Self::Latency,
+        Self::Wall,
+        Self::Density,
+        Self::Resume,
+        Self::Pool,
+    ];
 
     fn run(self, workplace: &Workplace) -> Result<Vec<goal::Row>, Error> {
         match self {
@@ -87,6 +98,8 @@ impl Measurement {
             Self::Wall => measure::wall(workplace),
             Self::Density => measure::density(workplace),
             Self::Resume => measure::resume(workplace),
+            Self::Pool => pool::pool(workplace),
+            Self::PoolCycles => pool::cycles(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
         }
     }
