@@ -62,6 +62,17 @@ fn help_says_what_each_command_does() {
         "resume",
         "destroy",
         "suspend",
+        "pool",
+        "pool create",
+        "pool set",
+        "pool list",
+        "pool show",
+        "pool fill",
+        "pool claim",
+        "pool renew",
+        "pool release",
+        "pool evict",
+        "pool remove",
         "density",
         "plan",
         "doctor",
@@ -74,8 +85,20 @@ fn help_says_what_each_command_does() {
         all += &format!("$ brood {}\n{}\n", words.join(" "), ran.stdout);
     }
     shows!(&home, all);
-    for command in ["restore", "ask", "suspend", "density", "plan"] {
-        let help = home.brood(&[command, "--help"]).stdout;
+    let with_examples = [
+        "restore",
+        "ask",
+        "suspend",
+        "density",
+        "plan",
+        "pool create",
+        "pool fill",
+        "pool claim",
+    ];
+    for command in with_examples {
+        let mut words: Vec<&str> = command.split_whitespace().collect();
+        words.push("--help");
+        let help = home.brood(&words).stdout;
         assert!(help.contains("Example"), "{command} has no example");
     }
     assert!(!home.state().exists(), "help made a state folder");
