@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint::BundlePath,
     pool::{NewPool, Pool, Pools, Wanted},
-    restore::mass::Event,
+    restore::{Slots, mass::Event},
     state::{EntryState, PoolChange},
     units::Bytes,
 };
@@ -77,6 +77,7 @@ fn with_pools<T>(run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>) -> Resu
         state: &mut state,
         engine: &engine,
         facts: &|folder| facts_beside(dir.clone(), Some(folder.to_owned())),
+        standing: &mut Slots::default(),
     })
 }
 

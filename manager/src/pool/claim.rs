@@ -170,7 +170,8 @@ impl Pools<'_> {
                 claim: Some(lease.clone()),
             }),
         };
-        let report = mass::restore(
+        let report = mass::restore_by(
+            self.standing.named(&pool.name),
             self.state,
             self.engine,
             &facts,

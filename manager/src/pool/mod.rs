@@ -36,7 +36,7 @@ use crate::{
     engine::{Engine, GuestId},
     guests::{Guest, Guests},
     host::{self, facts::HostFacts},
-    restore::mass,
+    restore::{Slots, mass},
     state::{EntryState, PoolChange, PoolRow, State, new_names},
     units::Bytes,
 };
@@ -101,6 +101,8 @@ pub struct Pools<'a> {
     pub engine: &'a dyn Engine,
     /// What the host can hold.
     pub facts: ReadFacts<'a>,
+    /// Nurseries of pools, warm. Whoever claims once has none; whoever lives long keeps them.
+    pub standing: &'a mut Slots,
 }
 
 impl Pools<'_> {
@@ -220,6 +222,7 @@ impl Pools<'_> {
             }
         }
         self.destroy(&doomed)?;
+        self.standing.end(name);
         if self.state.remove_pool(name)? {
             return Ok(());
         }

@@ -214,7 +214,8 @@ impl Pools<'_> {
                 }),
             };
             let facts = (self.facts)(checkpoint.path().dir())?;
-            let restored = mass::restore(
+            let restored = mass::restore_by(
+                self.standing.named(name),
                 self.state,
                 self.engine,
                 &facts,

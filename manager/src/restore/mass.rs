@@ -10,7 +10,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::admission::{self, Demand, Verdict, admit};
+use super::{
+    Slot,
+    admission::{self, Demand, Verdict, admit},
+    standing::Standing,
+};
 use crate::{
     checkpoint::{self, Checkpoint, FileStamp, Progress},
     engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
@@ -191,24 +195,78 @@ pub fn restore(
     cancelled: &AtomicBool,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Report, Error> {
+    let slot = &mut Slot::default();
+    restore_by(
+        slot, state, engine, facts, checkpoint, request, cancelled, observe,
+    )
+}
+
+/// The same, by the session that stands in `slot` if it fits, which is kept there for the next one.
+///
+/// # Errors
+/// As [`restore`].
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a restore needs, and the session that it can have"
+)]
+pub fn restore_by(
+    slot: &mut Slot,
+    state: &mut State,
+    engine: &dyn Engine,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    cancelled: &AtomicBool,
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Report, Error> {
     // Guests that others recorded and that are gone must not count against this restore.
     let live = Guests { state, engine }.list()?;
     let begin = Instant::now();
-    let lock = state.begin_session()?;
-    let orders = reserve(
+    let stood = slot.take(checkpoint, request.park_after);
+    let (lock, mut stood) = match stood {
+        Some(Standing {
+            lock,
+            session,
+            next,
+            ..
+        }) => (lock, Some((session, next))),
+        None => (state.begin_session()?, None),
+    };
+    let reserved = reserve(
         state, engine, facts, checkpoint, request, &lock, &live, observe,
-    )?;
-    let mut nurseries = 0;
-    let begun = begin_session(
-        engine,
-        checkpoint,
-        &state.run_dir(),
-        lock.file(),
-        request.park_after,
-        &mut nurseries,
     );
-    let session = match begun {
-        Ok(session) => session,
+    let orders = match (reserved, stood) {
+        (Ok(orders), kept) => {
+            stood = kept;
+            orders
+        }
+        (Err(e), Some((session, next))) => {
+            slot.put(Standing {
+                session,
+                next,
+                lock,
+                stamp: checkpoint.stamp(),
+                park_after: request.park_after,
+            });
+            return Err(e);
+        }
+        (Err(e), None) => return Err(e),
+    };
+    let mut nurseries = 0;
+    let begun = match stood {
+        Some(stood) => Ok(stood),
+        None => begin_session(
+            engine,
+            checkpoint,
+            &state.run_dir(),
+            lock.file(),
+            request.park_after,
+            &mut nurseries,
+        )
+        .map(|session| (session, 0)),
+    };
+    let (session, next) = match begun {
+        Ok(begun) => begun,
         Err(e) => {
             let ids: Vec<_> = orders.iter().map(|order| order.id).collect();
             state.remove_guests(&ids)?;
@@ -219,13 +277,13 @@ pub fn restore(
         state,
         engine,
         checkpoint,
-        lock: &lock,
+        lock,
         park_after: request.park_after,
         session,
         nurseries,
         queue: orders.into(),
         given_out: HashMap::new(),
-        next: 0,
+        next,
         unrecorded: Vec::new(),
         report: Report {
             asked: request.guests,
@@ -236,7 +294,7 @@ pub fn restore(
         },
     };
     let result = run.all(request.concurrency.max(1), cancelled, observe);
-    run.finish(begin, result)
+    run.finish(begin, result, slot)
 }
 
 /// Begins a session of the engine. A nursery that was killed before it was ready is replaced, as
@@ -353,7 +411,7 @@ struct Run<'a> {
     state: &'a mut State,
     engine: &'a dyn Engine,
     checkpoint: &'a Checkpoint,
-    lock: &'a SessionLock,
+    lock: SessionLock,
     park_after: Option<Duration>,
     session: Box<dyn Session>,
     nurseries: u32,
@@ -524,7 +582,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn finish(mut self, begin: Instant, result: Result<(), Error>) -> Result<Report, Error> {
+    fn finish(
+        mut self,
+        begin: Instant,
+        result: Result<(), Error>,
+        slot: &mut Slot,
+    ) -> Result<Report, Error> {
         self.record()?;
         // What was not begun was never there.
         let rest: Vec<_> = self
@@ -536,6 +599,15 @@ impl Run<'_> {
         self.state.remove_guests(&rest)?;
         self.report.not_begun = rest.len();
         self.report.wall = begin.elapsed();
+        if result.is_ok() && self.report.failures.is_empty() && self.given_out.is_empty() {
+            slot.put(Standing {
+                session: self.session,
+                next: self.next,
+                lock: self.lock,
+                stamp: self.checkpoint.stamp(),
+                park_after: self.park_after,
+            });
+        }
         match result {
             Err(e) if self.report.guests.is_empty() => Err(e),
             Err(e) => {

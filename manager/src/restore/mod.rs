@@ -3,3 +3,6 @@
 pub mod admission;
 pub mod cost;
 pub mod mass;
+mod standing;
+
+pub use standing::{Slot, Slots};

@@ -19,6 +19,7 @@ use brood::{
         proc::ProcRoot,
     },
     pool::{self, NewPool, Pools, Tier, Wanted},
+    restore::Slots,
     state::State,
     units::Bytes,
 };
@@ -52,6 +53,7 @@ const WANTED: Wanted = Wanted {
 struct Manager {
     state: State,
     engine: Kvm,
+    standing: Slots,
 }
 
 impl Manager {
@@ -59,6 +61,7 @@ impl Manager {
         Ok(Self {
             state: State::open(&workplace.brood.state)?,
             engine: Kvm::with_binary(workplace.brood.binary.clone()),
+            standing: Slots::default(),
         })
     }
 
@@ -78,6 +81,7 @@ impl Manager {
             state: &mut self.state,
             engine: &self.engine,
             facts: &facts,
+            standing: &mut self.standing,
         };
         Ok(work(&mut pools)?)
     }
