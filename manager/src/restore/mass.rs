@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint, FileStamp, Progress},
     engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
-    guests::{self, Guest, GuestState, Guests},
+    guests::{self, GuestState, Guests},
     host::facts::HostFacts,
     state::{self, GuestRow, Membership, NewGuest, RowState, SessionLock, State, new_names},
     units::Bytes,
@@ -219,8 +219,6 @@ pub fn restore_by(
     cancelled: &AtomicBool,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Report, Error> {
-    // Guests that others recorded and that are gone must not count against this restore.
-    let live = Guests { state, engine }.list()?;
     let begin = Instant::now();
     let stood = slot.take(checkpoint, request.park_after);
     let (lock, mut stood) = match stood {
@@ -232,9 +230,7 @@ pub fn restore_by(
         }) => (lock, Some((session, next))),
         None => (state.begin_session()?, None),
     };
-    let reserved = reserve(
-        state, engine, facts, checkpoint, request, &lock, &live, observe,
-    );
+    let reserved = reserve(state, engine, facts, checkpoint, request, &lock, observe);
     let orders = match (reserved, stood) {
         (Ok(orders), kept) => {
             stood = kept;
@@ -316,12 +312,11 @@ fn begin_session(
     }
 }
 
-/// Admits the request and records its guests, as one step: two restores at once cannot both be
-/// given the same memory.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of one restore, used here once"
-)]
+/// Admits the request and records its guests.
+///
+/// To look at every guest that lives takes time for each. So first they are all taken to live and
+/// to have used nothing of what they were promised; only if there is no room then, or if the guests
+/// of a restore that was cut off are still recorded, they are looked at.
 fn reserve(
     state: &mut State,
     engine: &dyn Engine,
@@ -329,21 +324,87 @@ fn reserve(
     checkpoint: &Checkpoint,
     request: &Request,
     lock: &SessionLock,
-    live: &[Guest],
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Vec<Order>, Error> {
+    // Their names are free again when they are found not to be there.
+    if state
+        .guests()?
+        .iter()
+        .any(|row| row.state == RowState::Restoring)
+    {
+        Guests { state, engine }.list()?;
+    }
+    let mut reserve = |state: &mut State, known: Known<'_>| {
+        reserve_if(state, known, facts, checkpoint, request, lock, observe)
+    };
+    match reserve(state, Known::Nothing) {
+        Err(Error::Admission(_)) => {
+            let live = Guests { state, engine }.list()?;
+            let used = live
+                .iter()
+                .filter_map(|guest| {
+                    Some((guest.row.id, engine.usage(guest.process()?).ok()?.private))
+                })
+                .collect();
+            let dead: Vec<GuestId> = live
+                .iter()
+                .filter(|g| g.state == GuestState::Dead)
+                .map(|g| g.row.id)
+                .collect();
+            reserve(
+                state,
+                Known::Now {
+                    used: &used,
+                    dead: &dead,
+                },
+            )
+        }
+        reserved => reserved,
+    }
+}
+
+/// What is known of the guests that are recorded.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    /// What is recorded.
+    Nothing,
+    /// What was just seen.
+    Now {
+        /// Private memory of those that live.
+        used: &'a HashMap<GuestId, Bytes>,
+        /// Those that are recorded and live no more.
+        dead: &'a [GuestId],
+    },
+}
+
+impl Known<'_> {
+    /// Private memory of a guest that lives; `None` when it is not there yet.
+    fn used(&self, row: &GuestRow) -> Option<Bytes> {
+        match self {
+            Self::Nothing => (row.state == RowState::Running).then_some(Bytes(0)),
+            Self::Now { used, .. } => used.get(&row.id).copied(),
+        }
+    }
+
+    fn is_dead(&self, row: &GuestRow) -> bool {
+        matches!(self, Self::Now { dead, .. } if dead.contains(&row.id))
+    }
+}
+
+/// Admits the request and records its guests, as one step: two restores at once cannot both be
+/// given the same memory.
+fn reserve_if(
+    state: &mut State,
+    known: Known<'_>,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    lock: &SessionLock,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Vec<Order>, Error> {
     let bundle = checkpoint.path().absolute()?.to_string();
     let manifest = checkpoint.manifest();
     let created_at = Timestamp::now().to_string();
-    let used: HashMap<GuestId, Bytes> = live
-        .iter()
-        .filter_map(|guest| Some((guest.row.id, engine.usage(guest.process()?).ok()?.private)))
-        .collect();
-    let dead: Vec<GuestId> = live
-        .iter()
-        .filter(|g| g.state == GuestState::Dead)
-        .map(|g| g.row.id)
-        .collect();
     state.reserve(|rows, add| {
         let mut demand = Demand {
             guests: request.guests as u64,
@@ -353,16 +414,13 @@ fn reserve(
             outstanding: Bytes(0),
             outstanding_pids: 0,
         };
-        for row in rows.iter().filter(|row| !dead.contains(&row.id)) {
-            promised(
-                &mut demand,
-                row,
-                used.get(&row.id).copied(),
-                facts.kvm.pids_per_guest(),
-            );
+        for row in rows.iter().filter(|row| !known.is_dead(row)) {
+            let used = known.used(row);
+            promised(&mut demand, row, used, facts.kvm.pids_per_guest());
         }
         let verdict = admit(facts, &demand);
-        verdict.check(request.overcommit)?;
+        let looked = matches!(known, Known::Now { .. });
+        verdict.check(request.overcommit && looked)?;
         observe(&Event::Admitted { verdict: &verdict });
 
         let names = new_names(rows, &request.prefix, request.guests)?;
