@@ -3,7 +3,7 @@
 //! Each module is one idea, and data moves one way through them:
 //!
 //! ```text
-//! cli ──▶ restore ──▶ engine ──▶ guest process
+//! cli ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
 //!            │           │
 //!            ├─▶ checkpoint (what to restore from)
 //!            ├─▶ state      (what must survive a crash: SQLite)

@@ -477,3 +477,105 @@ fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest() {
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
     assert!(home.list().is_empty());
 }
+
+/// What a claimer was told and has not given back.
+struct Told {
+    guest: String,
+    token: String,
+}
+
+#[test]
+fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
+    const HOT: u64 = 8;
+    const ROUNDS: u32 = 40;
+    let Some((home, _)) = pool(HOT, &["--lease", "36000"]) else {
+        return;
+    };
+    let mut random = Random::seeded();
+    let mut told: Vec<Told> = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut claimers = Vec::new();
+        let mut others = Vec::new();
+        let mut giving_back = Vec::new();
+        for _ in 0..4 {
+            match random.below(10) {
+                0..5 => claimers.push(home.start(&["pool", "claim", "p", "--json"])),
+                5..7 if !told.is_empty() => {
+                    let at = usize::try_from(random.below(told.len() as u64)).unwrap();
+                    let gone = told.swap_remove(at);
+                    giving_back.push(home.start(&["pool", "release", &gone.token]));
+                }
+                7 => others.push(home.start(&["pool", "evict", "p", "--entries", "2"])),
+                _ => others.push(home.start(&["pool", "fill", "p"])),
+            }
+        }
+        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        for command in claimers.iter().chain(&others).chain(&giving_back) {
+            if random.below(3) == 0 {
+                command.signal(Signal::SIGKILL);
+            }
+        }
+        // A guest that nobody has may die too, and a nursery.
+        let hot: Vec<Value> = array(&show(&home)["hot_guests"]).to_vec();
+        if random.below(2) == 0 && !hot.is_empty() {
+            let guest = text(random.choose(&hot)).to_owned();
+            let shown = home.brood(&["show", &guest, "--json"]);
+            if let (Some(0), Some(pid)) = (shown.code(), shown.json()["pid"].as_i64()) {
+                let claimed = array(&show(&home)["claims"])
+                    .iter()
+                    .any(|c| c["guest"] == *guest);
+                if !claimed {
+                    signal(pid.try_into().unwrap(), Signal::SIGKILL);
+                }
+            }
+        }
+        if random.below(4) == 0 {
+            for nursery in home.nurseries() {
+                signal(nursery.pid, Signal::SIGKILL);
+            }
+        }
+        for claimer in claimers {
+            let ran = claimer.wait();
+            if ran.code() == Some(0) {
+                let claimed = ran.json();
+                told.push(Told {
+                    guest: text(&claimed["guest"]).to_owned(),
+                    token: text(&claimed["token"]).to_owned(),
+                });
+            }
+        }
+        for command in others.into_iter().chain(giving_back) {
+            let _ = command.wait();
+        }
+        let distinct: HashSet<&str> = told.iter().map(|t| t.guest.as_str()).collect();
+        assert_eq!(distinct.len(), told.len(), "a guest is two claimers'");
+    }
+
+    fill(&home);
+    let shown = show(&home);
+    let recorded: Vec<&str> = array(&shown["claims"])
+        .iter()
+        .map(|c| text(&c["guest"]))
+        .collect();
+    for claim in &told {
+        // A guest may have been killed between being chosen and being claimed.
+        if home.names("dead").contains(&claim.guest) {
+            continue;
+        }
+        assert!(
+            recorded.contains(&claim.guest.as_str()),
+            "{} was lost: {shown}",
+            claim.guest
+        );
+        let _ = home.ask(&claim.guest, "ping");
+    }
+    // Everything that runs is an entry.
+    until("nothing but entries to run", || {
+        (home.guests().len() + home.names("dead").len()
+            == recorded.len() + usize::try_from(HOT).unwrap())
+        .then_some(())
+    });
+    for claim in &told {
+        let _ = home.brood(&["pool", "release", &claim.token]).ok();
+    }
+}

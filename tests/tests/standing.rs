@@ -1,0 +1,129 @@
+//! A manager that lives long keeps a pool's nursery warm, and does without when it is killed.
+
+use std::{path::Path, time::Duration};
+
+use brood::{
+    engine::kvm::Kvm,
+    host::{
+        facts::{HostFacts, Paths},
+        proc::ProcRoot,
+    },
+    pool::{Claimed, NewPool, Pools, Tier, Wanted},
+    restore::Slots,
+    state::State,
+    units::Bytes,
+};
+use brood_tests::{Home, brood, signal, until};
+use nix::sys::signal::Signal;
+
+struct Manager {
+    state: State,
+    engine: Kvm,
+    standing: Slots,
+}
+
+impl Manager {
+    fn of(home: &Home) -> Self {
+        Self {
+            state: State::open(&home.state()).unwrap(),
+            engine: Kvm::with_binary(brood()),
+            standing: Slots::default(),
+        }
+    }
+
+    fn pools<T>(&mut self, work: impl FnOnce(&mut Pools<'_>) -> T) -> T {
+        let state = self.state.dir().to_owned();
+        let facts = |folder: &Path| {
+            HostFacts::read(&Paths {
+                root: ProcRoot::default(),
+                state: state.clone(),
+                checkpoint: Some(folder.to_owned()),
+            })
+        };
+        work(&mut Pools {
+            state: &mut self.state,
+            engine: &self.engine,
+            facts: &facts,
+            standing: &mut self.standing,
+        })
+    }
+
+    fn claim(&mut self) -> Claimed {
+        let wanted = Wanted {
+            lease: None,
+            timeout: Duration::from_secs(30),
+            wait: Duration::ZERO,
+        };
+        let claimed = self.pools(|pools| pools.claim("p", &wanted)).unwrap();
+        assert_eq!(claimed.tier, Tier::Cold, "the pool has no hot entries");
+        claimed
+    }
+}
+
+#[test]
+fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let mut manager = Manager::of(&home);
+    let new = NewPool {
+        name: "p".to_owned(),
+        checkpoint: demo.path.parse().unwrap(),
+        hot: 0,
+        most: None,
+        lease: Duration::from_secs(600),
+        allowance: Bytes(1 << 20),
+    };
+    manager.pools(|pools| pools.create(&new, &|_| {})).unwrap();
+    let nursery = |home: &Home| {
+        let nurseries = home.nurseries();
+        assert_eq!(nurseries.len(), 1, "{nurseries:?}");
+        nurseries[0].pid
+    };
+
+    let first = manager.claim();
+    let warm = nursery(&home);
+    let second = manager.claim();
+    assert_eq!(nursery(&home), warm, "the second claim began another one");
+    // Its end is told to the nursery, and the next claim must not take that for its own.
+    signal(first.process.pid, Signal::SIGKILL);
+    until("the guest to be dead", || {
+        home.names("dead").contains(&first.guest).then_some(())
+    });
+    let third = manager.claim();
+    assert_ne!(third.id, second.id);
+
+    signal(warm, Signal::SIGKILL);
+    until("the nursery to be gone", || {
+        home.nurseries().is_empty().then_some(())
+    });
+    let fourth = manager.claim();
+    assert_ne!(nursery(&home), warm);
+    for claimed in [&second, &third, &fourth] {
+        let _ = home.ask(&claimed.guest, "ping");
+    }
+
+    // Whoever restores the checkpoint as it is now has to be asked again.
+    let other = home.demo("other", "8M");
+    for part in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
+        std::fs::rename(other.file(part), demo.file(part)).unwrap();
+    }
+    let wanted = Wanted {
+        lease: None,
+        timeout: Duration::from_secs(30),
+        wait: Duration::ZERO,
+    };
+    let refused = manager
+        .pools(|pools| pools.claim("p", &wanted))
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("is not the checkpoint"),
+        "{refused}"
+    );
+
+    for claimed in [second, third, fourth] {
+        manager
+            .pools(|pools| pools.release(&claimed.token))
+            .unwrap();
+    }
+    manager.pools(|pools| pools.remove("p", true)).unwrap();
+}
