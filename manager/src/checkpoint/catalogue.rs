@@ -83,6 +83,21 @@ pub fn deltas_of(path: &BundlePath) -> Result<Vec<String>, Error> {
     Ok(deltas)
 }
 
+/// Refuses to have a bundle removed that deltas in its folder need.
+///
+/// # Errors
+/// [`Error::Needed`] with their names; [`Error::Io`] when the folder cannot be read.
+pub fn spare_parent(path: &BundlePath) -> Result<(), Error> {
+    let deltas = deltas_of(path)?;
+    if deltas.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Needed {
+        bundle: path.clone(),
+        deltas,
+    })
+}
+
 /// Every bundle of which something lies in a folder, sorted by name.
 fn bundles(dir: &Path) -> Result<BTreeSet<BundlePath>, Error> {
     let read = |cause| Error::io("list", dir, cause);

@@ -163,7 +163,9 @@ pub enum Error {
         cause: Box<Error>,
     },
     /// Another checkpoint lies where the parent of a delta was.
-    #[error("checkpoint {bundle} is a delta of what {parent} was: its memory had SHA-256 {expected} and has {found}")]
+    #[error(
+        "checkpoint {bundle} is a delta of what {parent} was: its memory had SHA-256 {expected} and has {found}"
+    )]
     OtherParent {
         /// The delta.
         bundle: BundlePath,
@@ -175,7 +177,10 @@ pub enum Error {
         found: String,
     },
     /// More deltas over each other than are followed.
-    #[error("checkpoint {bundle} cannot be a delta of {parent}: at most {} deltas may lie over a full checkpoint", super::open::DELTAS_MAX)]
+    #[error(
+        "checkpoint {bundle} cannot be a delta of {parent}: at most {} deltas may lie over a full checkpoint",
+        super::open::DELTAS_MAX
+    )]
     TooDeep {
         /// The delta that is one too many, or that has too many over it.
         bundle: BundlePath,

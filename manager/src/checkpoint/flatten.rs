@@ -1,8 +1,13 @@
 //! Joining a delta and its parents to one full bundle.
 
 use super::{
-    copy::copy_range, error::Error, hash::Progress, manifest::Manifest, open::Checkpoint,
-    path::BundlePath, writer::{Description, Writer},
+    copy::copy_range,
+    error::Error,
+    hash::Progress,
+    manifest::Manifest,
+    open::Checkpoint,
+    path::BundlePath,
+    writer::{Description, Writer},
 };
 use crate::units::PAGE_SIZE;
 

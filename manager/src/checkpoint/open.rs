@@ -128,7 +128,9 @@ impl Checkpoint {
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
         let layers = self.layers();
-        let deltas = layers.iter().filter_map(|layer| layer.manifest.parent.as_ref());
+        let deltas = layers
+            .iter()
+            .filter_map(|layer| layer.manifest.parent.as_ref());
         compose(deltas.map(|parent| &parent.pages))
     }
 
@@ -150,6 +152,12 @@ impl Checkpoint {
         self.stamp
     }
 
+    /// Identities of the memory files of [`Self::layers`] when they were opened.
+    #[must_use]
+    pub fn stamps(&self) -> Vec<FileStamp> {
+        self.layers().iter().map(|layer| layer.stamp).collect()
+    }
+
     /// Hashes the memory, with that of all parents, through the very descriptors that will be
     /// mapped. Seconds per GiB: about 0.5.
     ///
@@ -158,7 +166,10 @@ impl Checkpoint {
     /// when its content is not what was sealed, [`Error::Io`] when it cannot be read.
     pub fn verify_memory(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), Error> {
         let layers = self.layers();
-        let total = layers.iter().map(|layer| layer.manifest.files.ckp.size).sum();
+        let total = layers
+            .iter()
+            .map(|layer| layer.manifest.files.ckp.size)
+            .sum();
         let tally = Tally::new(total, progress);
         layers.iter().try_for_each(|layer| layer.verify_own(&tally))
     }
@@ -186,7 +197,9 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Changed`] when one is not.
     pub fn unchanged(&self) -> Result<(), Error> {
-        self.layers().iter().try_for_each(|layer| layer.unchanged_own())
+        self.layers()
+            .iter()
+            .try_for_each(|layer| layer.unchanged_own())
     }
 
     fn unchanged_own(&self) -> Result<(), Error> {
@@ -248,9 +261,8 @@ fn open_parent(
 
 /// Where the parent of the delta `bundle` lies.
 pub(super) fn parent_path(bundle: &BundlePath, parent: &Parent) -> Result<BundlePath, Error> {
-    BundlePath::new(&bundle.dir().join(&parent.path)).map_err(|error| {
-        Error::field_of(&bundle.manifest(), "parent.path", &error.to_string())
-    })
+    BundlePath::new(&bundle.dir().join(&parent.path))
+        .map_err(|error| Error::field_of(&bundle.manifest(), "parent.path", &error.to_string()))
 }
 
 fn open_part(folder: &Folder, path: &BundlePath, part: Part) -> Result<File, Error> {

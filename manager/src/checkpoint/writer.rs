@@ -103,13 +103,32 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Starts a delta that will have at most `pages` pages of its own. Its memory file is empty:
-    /// the pages go there one after the other, and [`Self::set_parent`] says which they are.
+    /// Starts a delta of `parent` that will have at most `pages` pages of its own. Its memory file
+    /// is empty: the pages go there one after the other, and [`Self::set_pages`] says which they
+    /// are.
     ///
     /// # Errors
-    /// As of [`Self::create`].
-    pub fn create_delta(path: &BundlePath, pages: u64) -> Result<Self, Error> {
-        Self::begin(path, Bytes(PAGE_SIZE).saturating_mul(pages))
+    /// As of [`Self::create`]; [`Error::TooDeep`] when `parent` is a delta over as many others as
+    /// there may be.
+    pub fn create_delta(path: &BundlePath, parent: &Checkpoint, pages: u64) -> Result<Self, Error> {
+        if parent.layers().len() > DELTAS_MAX {
+            return Err(Error::TooDeep {
+                bundle: path.clone(),
+                parent: parent.path().clone(),
+            });
+        }
+        let mut writer = Self::begin(path, Bytes(PAGE_SIZE).saturating_mul(pages))?;
+        let (place, own) = (parent.path().absolute()?, path.absolute()?);
+        writer.parent = Some(Parent {
+            path: if place.dir() == own.dir() {
+                place.name().to_owned()
+            } else {
+                place.to_string()
+            },
+            sha256: parent.manifest().memory_sha256(),
+            pages: PageList::default(),
+        });
+        Ok(writer)
     }
 
     fn check_memory(path: &BundlePath, memory_size: Bytes) -> Result<(), Error> {
@@ -157,30 +176,11 @@ impl Writer {
         &self.memory
     }
 
-    /// Makes the bundle a delta of `parent`, whose pages the memory file now holds.
-    ///
-    /// # Errors
-    /// [`Error::TooDeep`] when `parent` has as many deltas below it as there may be,
-    /// [`Error::Io`] when its folder cannot be found.
-    pub fn set_parent(&mut self, parent: &Checkpoint, pages: PageList) -> Result<(), Error> {
-        if parent.layers().len() > DELTAS_MAX {
-            return Err(Error::TooDeep {
-                bundle: self.path.clone(),
-                parent: parent.path().clone(),
-            });
+    /// Says which pages a delta's memory file now holds.
+    pub fn set_pages(&mut self, pages: PageList) {
+        if let Some(parent) = &mut self.parent {
+            parent.pages = pages;
         }
-        let (place, own) = (parent.path().absolute()?, self.path.absolute()?);
-        let path = if place.dir() == own.dir() {
-            place.name().to_owned()
-        } else {
-            place.to_string()
-        };
-        self.parent = Some(Parent {
-            path,
-            sha256: parent.manifest().memory_sha256(),
-            pages,
-        });
-        Ok(())
     }
 
     /// Sets the CPU and device state. A second call replaces the first one's.
