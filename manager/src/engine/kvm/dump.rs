@@ -1,6 +1,9 @@
 //! Writes a guest's memory to a file: whole, or only the pages that it has and its checkpoint has
 //! not.
 
+#[cfg(test)]
+mod tests;
+
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::{layers::Layers, ram::Ram};
