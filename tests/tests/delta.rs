@@ -70,11 +70,12 @@ fn a_delta_has_the_pages_that_were_written_and_shares_the_rest() {
     // Written, and what it was before: not worth a page.
     let same = words.at(0xd0_0000);
     let _ = home.ask("a-1", &format!("poke 0xd00000 {same}"));
-    let ping = home.ask("a-1", "ping");
     let private = home.private_and_shared("a-1").0 / PAGE;
     assert!(private >= 602, "{private}");
     let dirtied = home.peek("a-1", HEAP + 599 * PAGE);
     assert_ne!(dirtied, words.at(HEAP + 599 * PAGE));
+
+    let ping = home.ask("a-1", "ping");
 
     let delta = home.named("delta");
     let suspended = suspend(&home, "a-1", &delta);
@@ -186,7 +187,7 @@ fn parked_paused_and_busy_guests_become_deltas_too() {
         is.then_some(())
     });
     let _ = home.brood(&["pause", "p-2"]).ok();
-    let asking = home.busy("p-3", 3_000_000);
+    let asking = home.busy("p-3", 1_000_000);
     for guest in ["p-1", "p-2", "p-3"] {
         let to = home.named(&format!("of-{guest}"));
         let pages = whole(&suspend(&home, guest, &to)["pages"]);
@@ -392,7 +393,7 @@ fn a_delta_without_its_parent_is_refused_by_name() {
 
 #[test]
 fn a_parent_that_changes_under_guests_of_a_delta_is_noticed() {
-    for which in ["demo", "delta"] {
+    for (which, page) in [("demo", 0x20_0000), ("delta", 0x3000)] {
         let Some(home) = Home::with_kvm() else { return };
         let demo = home.demo("demo", "4M");
         home.restore(&demo, 1, "a");
@@ -405,7 +406,7 @@ fn a_parent_that_changes_under_guests_of_a_delta_is_noticed() {
             .write(true)
             .open(home.named(which).ckp())
             .unwrap();
-        changed.write_all_at(&[1; 8], 0x3000).unwrap();
+        changed.write_all_at(&[1; 8], page).unwrap();
         for guest in ["b-1", "b-2"] {
             let _ = home
                 .brood(&["ask", guest, "peek 0x100000"])
