@@ -1,11 +1,16 @@
 //! What can be measured. Each takes its guests down before it returns.
 
 use std::{
+    io,
     process::Command,
     time::{Duration, Instant},
 };
 
-use brood::density::percentiles::Percentiles;
+use brood::{
+    density::percentiles::Percentiles,
+    units::{Bytes, PAGE_SIZE},
+};
+use brood_tests::HEAP;
 
 use super::{
     Measurement,
@@ -145,15 +150,19 @@ pub(crate) fn resume(workplace: &Workplace) -> Result<Vec<Row>, Error> {
 /// A guest that has written 1,000 pages, evenly spread over its memory: the bytes of its delta for
 /// each byte that it had to itself, and the median time to restore guests from it, beside that of
 /// their full checkpoint.
-#[expect(clippy::cast_precision_loss, reason = "a ratio shown with three digits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a ratio shown with three digits"
+)]
 pub(crate) fn delta(workplace: &Workplace) -> Result<Vec<Row>, Error> {
     let (brood, guests) = (&workplace.brood, workplace.guests.unwrap_or(SAMPLES));
-    let memory: Bytes = workplace
-        .floor
-        .memory
+    let memory = &workplace.floor.memory;
+    let memory: Bytes = memory
         .parse()
-        .map_err(|e: ParseBytesError| Error::Memory(e.to_string()))?;
-    let stride = memory.0.saturating_sub(HEAP) / SCATTERED / PAGE_SIZE * PAGE_SIZE;
+        .map_err(io::Error::other)
+        .map_err(Error::io(format!("read the memory size {memory}")))?;
+    let pages = memory.0.saturating_sub(HEAP) / PAGE_SIZE;
+    let stride = (pages / SCATTERED).max(1) * PAGE_SIZE;
     let (mut ratio, mut p50, mut full) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..workplace.rounds {
         let restored = brood.restore(1, 1, None)?;
