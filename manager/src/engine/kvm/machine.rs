@@ -234,11 +234,13 @@ impl Machine {
                 Ok(VcpuExit::MmioWrite(address, data)) => {
                     // The access that found no slot is done here; later ones go straight.
                     let region = missing(&self.slots, &mut self.ram, address);
-                    (address, region, self.ram.write(address, data))
+                    let inside = region.is_ok() && self.ram.write(address, data);
+                    (address, region, inside)
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     let region = missing(&self.slots, &mut self.ram, address);
-                    (address, region, self.ram.read(address, data))
+                    let inside = region.is_ok() && self.ram.read(address, data);
+                    (address, region, inside)
                 }
                 Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => {
                     return Stop::Dead(ExitReason::BadPort { port });
@@ -266,15 +268,14 @@ impl Machine {
                 Err(e) if e.errno() == libc::EINTR => return Stop::Interrupted,
                 Err(e) => return Stop::Dead(ExitReason::RunFailed { errno: e.errno() }),
             };
-            if !inside {
-                return Stop::Dead(ExitReason::BadAddress { address });
-            }
-            // An access across two pages leaves KVM once for each, and the slot that the first one
-            // was given may hold the second.
-            let added = region.and_then(|region| match region {
-                Some(region) => add_slot(&self.vm, &self.ram, &mut self.slots, region),
-                None => Ok(()),
-            });
+            let added = match region {
+                Ok(_) if !inside => return Stop::Dead(ExitReason::BadAddress { address }),
+                Ok(Some(region)) => add_slot(&self.vm, &self.ram, &mut self.slots, region),
+                // An access across two pages leaves KVM once for each, and the slot that the first
+                // one was given may hold the second.
+                Ok(None) => Ok(()),
+                Err(e) => Err(e),
+            };
             if let Err(e) = added {
                 return Stop::Dead(ExitReason::InternalError {
                     detail: e.to_string(),

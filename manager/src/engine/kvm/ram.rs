@@ -59,32 +59,32 @@ impl Ram {
 
     /// Lays the deltas' pages over a region, where that was not done before. Comes before anything
     /// in the region is used.
+    ///
+    /// An extent that reaches out of the region is laid down whole: none of its pages can have been
+    /// used yet, or it would be in place.
     pub(super) fn place(&mut self, region: Region) -> io::Result<()> {
-        let Some(deltas) = &mut self.deltas else {
+        let Some(mut deltas) = self.deltas.take() else {
             return Ok(());
         };
-        let layers = Arc::clone(&deltas.layers);
-        let (first, end) = (region.start / PAGE_SIZE, region.end.div_ceil(PAGE_SIZE));
-        let to_place: Vec<usize> = layers
-            .extents_in(first, end)
-            .filter(|n| !deltas.placed[*n])
-            .collect();
-        for n in to_place {
-            self.place_extent(&layers, n)?;
-        }
-        Ok(())
+        let placed = self.place_in(&mut deltas, region);
+        self.deltas = Some(deltas);
+        placed
     }
 
-    fn place_extent(&mut self, layers: &Layers, n: usize) -> io::Result<()> {
-        let extent = &layers.extents()[n];
-        let map = self.deltas.as_ref().is_some_and(|d| d.mapped < MAPPED_MAX);
-        if map {
-            self.map_extent(layers, extent)?;
-        } else {
-            self.copy_extent(layers, extent)?;
-        }
-        if let Some(deltas) = &mut self.deltas {
-            deltas.mapped += usize::from(map);
+    fn place_in(&self, deltas: &mut Deltas, region: Region) -> io::Result<()> {
+        let layers = &deltas.layers;
+        let (first, end) = (region.start / PAGE_SIZE, region.end.div_ceil(PAGE_SIZE));
+        for n in layers.extents_in(first, end) {
+            if deltas.placed[n] {
+                continue;
+            }
+            let extent = &layers.extents()[n];
+            if deltas.mapped < MAPPED_MAX {
+                self.map_extent(layers, extent)?;
+                deltas.mapped += 1;
+            } else {
+                self.copy_extent(layers, extent)?;
+            }
             deltas.placed[n] = true;
         }
         Ok(())
