@@ -299,6 +299,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
                 "engine",
                 "memory",
                 "name",
+                "parent",
                 "sha256",
                 "size",
                 "state"

@@ -217,7 +217,6 @@ impl List {
                         value["engine"] = json!(m.engine);
                         value["created_at"] = m.created_at.as_str().into();
                         value["sha256"] = m.memory_sha256().into();
-                        value["ckp_size"] = json!(m.files.ckp.size);
                         value["parent"] = json!(m.parent.as_ref().map(|parent| &parent.path));
                     }
                     if let Some(error) = error {
