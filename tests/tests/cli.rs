@@ -270,7 +270,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
     let to = home.named("to");
     assert_eq!(
         keys(&home.json(&["suspend", "g-2", &to.path])),
-        ["checkpoint", "guest", "sha256"]
+        ["checkpoint", "guest", "pages", "parent", "sha256", "size"]
     );
     assert_eq!(
         keys(&home.json(&["checkpoint", "verify", &to.path])),
@@ -299,6 +299,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
                 "engine",
                 "memory",
                 "name",
+                "parent",
                 "sha256",
                 "size",
                 "state"

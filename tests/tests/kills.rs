@@ -225,7 +225,10 @@ fn suspending_is_killed_and_the_guest_is_there_once() {
         home.restore(&demo, 1, "k");
         let _ = home.ask("k-1", &format!("poke 0x200000 {round}"));
         let to = home.named(&format!("to{round}"));
-        let suspending = home.start(&["suspend", "k-1", &to.path]);
+        // In full and to a delta in turns.
+        let mut suspend = vec!["suspend", "k-1", &to.path];
+        suspend.extend((round % 2 == 1).then_some("--delta"));
+        let suspending = home.start(&suspend);
         random_moment(&mut random, Duration::from_millis(30));
         suspending.signal(Signal::SIGKILL);
         let _ = suspending.wait();
@@ -241,7 +244,7 @@ fn suspending_is_killed_and_the_guest_is_there_once() {
             assert_eq!(home.peek("again-1", 0x20_0000), round);
         } else {
             // What was left half-made is in nobody's way.
-            let _ = home.brood(&["suspend", "k-1", &to.path]).ok();
+            let _ = home.brood(&suspend).ok();
         }
         home.destroy_all();
     }

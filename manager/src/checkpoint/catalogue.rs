@@ -6,8 +6,9 @@ use super::{
     error::Error,
     folder::Folder,
     manifest::Manifest,
-    open::Checkpoint,
+    open::{Checkpoint, parent_path, parse_manifest, read_whole},
     path::{BundlePath, Part},
+    validate::MANIFEST_MAX,
     writer::Lock,
 };
 use crate::units::Bytes;
@@ -40,14 +41,7 @@ pub enum State {
 /// [`Error::Io`] when the folder cannot be read.
 pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
     let read = |cause| Error::io("list", dir, cause);
-    let mut paths = BTreeSet::new();
-    for entry in dir.read_dir().map_err(read)? {
-        let name = entry.map_err(read)?.file_name();
-        paths.extend(
-            name.to_str()
-                .and_then(|name| BundlePath::of_entry(dir, name)),
-        );
-    }
+    let paths = bundles(dir)?;
     let folder = Folder::open(dir).map_err(read)?;
     let mut listed = Vec::with_capacity(paths.len());
     for path in paths {
@@ -63,6 +57,59 @@ pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
         listed.push(Listed { path, size, state });
     }
     Ok(listed)
+}
+
+/// Names of the deltas in a bundle's folder whose parent it is. What cannot be read is none.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be read.
+pub fn deltas_of(path: &BundlePath) -> Result<Vec<String>, Error> {
+    let own = path.absolute()?;
+    let folder =
+        Folder::open(own.dir()).map_err(|cause| Error::io("open the folder", own.dir(), cause))?;
+    let mut deltas = Vec::new();
+    for bundle in bundles(own.dir())? {
+        let Ok(Some(file)) = folder.open_file(&bundle.file_name(Part::Manifest)) else {
+            continue;
+        };
+        let manifest = read_whole(&file, &bundle.manifest(), MANIFEST_MAX)
+            .and_then(|text| parse_manifest(&bundle.manifest(), &text));
+        let parent = manifest.ok().and_then(|manifest| manifest.parent);
+        let parent = parent.and_then(|parent| parent_path(&bundle, &parent).ok()?.absolute().ok());
+        if parent.as_ref() == Some(&own) {
+            deltas.push(bundle.name().to_owned());
+        }
+    }
+    Ok(deltas)
+}
+
+/// Refuses to have a bundle removed that deltas in its folder need.
+///
+/// # Errors
+/// [`Error::Needed`] with their names; [`Error::Io`] when the folder cannot be read.
+pub fn spare_parent(path: &BundlePath) -> Result<(), Error> {
+    let deltas = deltas_of(path)?;
+    if deltas.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Needed {
+        bundle: path.clone(),
+        deltas,
+    })
+}
+
+/// Every bundle of which something lies in a folder, sorted by name.
+fn bundles(dir: &Path) -> Result<BTreeSet<BundlePath>, Error> {
+    let read = |cause| Error::io("list", dir, cause);
+    let mut paths = BTreeSet::new();
+    for entry in dir.read_dir().map_err(read)? {
+        let name = entry.map_err(read)?.file_name();
+        paths.extend(
+            name.to_str()
+                .and_then(|name| BundlePath::of_entry(dir, name)),
+        );
+    }
+    Ok(paths)
 }
 
 /// Removes a bundle, whole or not, and says how many bytes its files had (holes not counted).

@@ -152,6 +152,55 @@ pub enum Error {
         /// Which file.
         file: PathBuf,
     },
+    /// A parent of a delta cannot be used.
+    #[error("checkpoint {bundle} is a delta of {parent}, which cannot be used: {cause}")]
+    Parent {
+        /// The delta.
+        bundle: BundlePath,
+        /// Its parent.
+        parent: BundlePath,
+        /// What is wrong with the parent.
+        cause: Box<Error>,
+    },
+    /// Another checkpoint lies where the parent of a delta was.
+    #[error(
+        "checkpoint {bundle} is a delta of what {parent} was: its memory had SHA-256 {expected} and has {found}"
+    )]
+    OtherParent {
+        /// The delta.
+        bundle: BundlePath,
+        /// Where its parent should lie.
+        parent: BundlePath,
+        /// `memory_sha256` of the parent by the delta's manifest.
+        expected: String,
+        /// That of what lies there.
+        found: String,
+    },
+    /// More deltas over each other than are followed.
+    #[error(
+        "checkpoint {bundle} cannot be a delta of {parent}: at most {} deltas may lie over a full checkpoint",
+        super::open::DELTAS_MAX
+    )]
+    TooDeep {
+        /// The delta that is one too many, or that has too many over it.
+        bundle: BundlePath,
+        /// Its parent.
+        parent: BundlePath,
+    },
+    /// A full checkpoint was to be joined with parents that it does not have.
+    #[error("checkpoint {bundle} is a full one: there is nothing to flatten")]
+    NotADelta {
+        /// Which bundle.
+        bundle: BundlePath,
+    },
+    /// Deltas still need the bundle.
+    #[error("cannot remove checkpoint {bundle}: it is the parent of {}", deltas.join(", "))]
+    Needed {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// Names of the deltas.
+        deltas: Vec<String>,
+    },
     /// Guests still share the bundle's memory.
     #[error("cannot remove checkpoint {bundle}: {} use it: {}", count(users), users.join(", "))]
     InUse {
@@ -205,7 +254,12 @@ impl Error {
             | Self::Size { file, .. }
             | Self::Digest { file, .. }
             | Self::Changed { file } => file,
-            Self::InUse { bundle, .. } => bundle.dir(),
+            Self::Parent { cause, .. } => cause.file(),
+            Self::OtherParent { parent, .. } => parent.dir(),
+            Self::TooDeep { bundle, .. }
+            | Self::NotADelta { bundle }
+            | Self::Needed { bundle, .. }
+            | Self::InUse { bundle, .. } => bundle.dir(),
         }
     }
 
@@ -272,6 +326,14 @@ impl Error {
                 "find who writes to it (fuser -v {}), then verify it again",
                 file.display()
             ),
+            Self::Parent { parent, .. } | Self::OtherParent { parent, .. } => format!(
+                "a delta is nothing without its parents: bring {parent} back as it was"
+            ),
+            Self::TooDeep { parent, .. } => format!(
+                "suspend in full (without --delta), or join the chain: brood checkpoint flatten {parent} DIR/NEW"
+            ),
+            Self::NotADelta { .. } => "restore from it as it is".to_owned(),
+            Self::Needed { .. } => "join each of them to a full checkpoint first (brood checkpoint flatten DELTA DIR/NEW), or remove it with --force and lose them".to_owned(),
             Self::InUse { .. } => "destroy these guests first: brood destroy GUEST...".to_owned(),
         })
     }

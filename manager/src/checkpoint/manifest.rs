@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{hash, pages::PageList};
 use crate::units::Bytes;
 
 /// Value of [`Manifest::format`] in every manifest.
@@ -19,7 +20,8 @@ pub enum EngineKind {
     Bhyve,
 }
 
-/// A contiguous part of guest-physical memory and where it lies in the `.ckp` file.
+/// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
+/// file, or what a delta and its parents compose to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
@@ -27,7 +29,7 @@ pub struct Segment {
     pub guest_address: u64,
     /// Length. Whole pages, never zero.
     pub size: Bytes,
-    /// Where it starts in the `.ckp` file, in bytes. Page-aligned.
+    /// Where it starts in the image, in bytes. Page-aligned.
     pub file_offset: u64,
 }
 
@@ -35,9 +37,9 @@ pub struct Segment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// Sum of all segments; the `.ckp` file's size.
+    /// Sum of all segments; the image's size.
     pub size: Bytes,
-    /// Segments in ascending guest-physical order, not overlapping, in the guest or in the file.
+    /// Segments in ascending guest-physical order, not overlapping, in the guest or in the image.
     pub segments: Vec<Segment>,
 }
 
@@ -75,7 +77,7 @@ pub struct FileSeal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
-    /// `X.ckp`: raw guest memory.
+    /// `X.ckp`: raw guest memory; in a delta, its pages alone, one after the other.
     pub ckp: FileSeal,
     /// `X.ckp.kern`: CPU and device state, in the engine's own format.
     pub kern: FileSeal,
@@ -83,15 +85,21 @@ pub struct Files {
     pub meta: FileSeal,
 }
 
-/// What the delta that this bundle holds is relative to. Not written by this version.
+/// What the delta that this bundle holds is relative to, and which pages it has of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
-    /// SHA-256 of the parent's `.ckp`.
+    /// The parent bundle: its name when it lies in the delta's folder, so that a folder can be
+    /// moved as a whole; otherwise its absolute path, DIR/NAME.
+    pub path: String,
+    /// The parent's [`Manifest::memory_sha256`].
     pub sha256: String,
+    /// Pages of the image that the delta's `.ckp` holds, in this order. All others are the
+    /// parent's.
+    pub pages: PageList,
 }
 
-/// A pages range of the checkpoint, `[first, first + count)` in pages of the `.ckp` file.
+/// A pages range of the checkpoint, `[first, first + count)` in pages of the memory image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PageRange {
@@ -127,9 +135,25 @@ pub struct Manifest {
     pub disks: Vec<DiskSnapshot>,
     /// Pages that the guest needs at once when it is restored (code, page tables, its own data).
     pub working_set: Vec<PageRange>,
-    /// Set only in a delta. Always written, `null` when there is none.
+    /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when there is none.
     #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<Parent>,
     /// Sizes and digests of the three files.
     pub files: Files,
+}
+
+impl Manifest {
+    /// What tells this memory from any other: of a full checkpoint the SHA-256 of its `.ckp`; of a
+    /// delta a SHA-256 over the same of its parent, its list of pages and the SHA-256 of its
+    /// `.ckp`, so that it stands for the whole chain.
+    #[must_use]
+    pub fn memory_sha256(&self) -> String {
+        let own = &self.files.ckp.sha256;
+        match &self.parent {
+            None => own.clone(),
+            Some(parent) => {
+                hash::sha256(format!("{} {} {own}", parent.sha256, parent.pages).as_bytes())
+            }
+        }
+    }
 }

@@ -6,26 +6,38 @@
 //! bundle is opened once ([`Checkpoint`]); everything afterwards uses the descriptors of that
 //! opening, so what was checked is what is mapped.
 //!
+//! A *delta* is a bundle whose `.ckp` holds only the pages that differ from its parent's, another
+//! bundle. Opening it opens its parents; what it and they compose to is the guest's memory.
+//!
 //! Digests find damage and mix-ups. They do not prove who made a bundle: whoever can replace all
 //! four files can make a consistent set.
 
 mod catalogue;
+mod compose;
+mod copy;
 mod error;
+mod flatten;
 mod folder;
 mod hash;
 mod json;
 pub mod manifest;
 pub mod meta;
 mod open;
+mod pages;
 mod path;
 mod stamp;
 mod validate;
 mod writer;
 
-pub use catalogue::{Listed, State, list, remove};
+pub use catalogue::{Listed, State, deltas_of, list, remove, spare_parent};
+pub use compose::Extent;
+#[cfg(target_os = "linux")]
+pub(crate) use copy::copy_range;
 pub use error::Error;
+pub use flatten::flatten;
 pub use hash::{Progress, sha256_file};
-pub use open::Checkpoint;
+pub use open::{Checkpoint, DELTAS_MAX};
+pub use pages::{Malformed, PageList};
 pub use path::BundlePath;
 pub use stamp::FileStamp;
 pub use validate::{

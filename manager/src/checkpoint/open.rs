@@ -6,11 +6,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    compose::{Extent, compose},
     error::{Error, printable},
     folder::Folder,
-    hash::{self, Progress},
+    hash::{self, Progress, Tally},
     json,
-    manifest::{EngineKind, FORMAT, FileSeal, Manifest, VERSION},
+    manifest::{EngineKind, FORMAT, FileSeal, Manifest, Parent, VERSION},
     meta::{self, Meta},
     path::{BundlePath, Part},
     stamp::FileStamp,
@@ -28,16 +29,28 @@ pub struct Checkpoint {
     memory: File,
     kern: Vec<u8>,
     stamp: FileStamp,
+    /// What a delta is relative to.
+    parent: Option<Box<Checkpoint>>,
 }
+
+/// Most deltas over a full checkpoint.
+pub const DELTAS_MAX: usize = 8;
 
 impl Checkpoint {
     /// Opens the four files, checks the manifest, all sizes, the content of `.kern` and `.meta`,
-    /// and that they agree. The memory is not read: see [`Self::verify_memory`].
+    /// and that they agree; of a delta, its parents likewise. The memory is not read: see
+    /// [`Self::verify_memory`].
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Incomplete`] when files are missing; for anything that is
-    /// not as it was sealed, the variant that names the file and the field.
+    /// not as it was sealed, the variant that names the file and the field. What is wrong with a
+    /// parent is an [`Error::Parent`], and [`Error::OtherParent`] when another lies in its place.
     pub fn open(path: &BundlePath) -> Result<Self, Error> {
+        Self::open_over(path, 0)
+    }
+
+    /// Opens a bundle that has `deltas` deltas over it.
+    fn open_over(path: &BundlePath, deltas: usize) -> Result<Self, Error> {
         let folder = Folder::open(path.dir()).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => Error::NotFound {
                 bundle: path.clone(),
@@ -62,6 +75,10 @@ impl Checkpoint {
         let meta_text = read_sealed(path, Part::Meta, &meta_file, &files.meta, META_MAX)?;
         let meta = Meta::parse(&path.meta(), &meta_text, files.kern.size)?;
         agree(path, &manifest, &meta)?;
+        let parent = match &manifest.parent {
+            Some(parent) => Some(Box::new(open_parent(path, &manifest, parent, deltas)?)),
+            None => None,
+        };
         Ok(Self {
             path: path.clone(),
             manifest,
@@ -69,6 +86,7 @@ impl Checkpoint {
             memory,
             kern,
             stamp,
+            parent,
         })
     }
 
@@ -90,7 +108,33 @@ impl Checkpoint {
         &self.meta
     }
 
-    /// Raw guest memory, opened for reading only.
+    /// What a delta is relative to.
+    #[must_use]
+    pub fn parent(&self) -> Option<&Self> {
+        self.parent.as_deref()
+    }
+
+    /// The bundles whose memory files make up this one's memory: the full checkpoint, then each
+    /// delta over it, this one last.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&Self> {
+        let mut layers: Vec<_> =
+            std::iter::successors(Some(self), |checkpoint| checkpoint.parent()).collect();
+        layers.reverse();
+        layers
+    }
+
+    /// Where the pages lie that are not the full checkpoint's, by place in [`Self::layers`].
+    #[must_use]
+    pub fn extents(&self) -> Vec<Extent> {
+        let layers = self.layers();
+        let deltas = layers
+            .iter()
+            .filter_map(|layer| layer.manifest.parent.as_ref());
+        compose(deltas.map(|parent| &parent.pages))
+    }
+
+    /// This bundle's memory file, opened for reading only: raw guest memory, or a delta's pages.
     #[must_use]
     pub fn memory_file(&self) -> &File {
         &self.memory
@@ -108,26 +152,57 @@ impl Checkpoint {
         self.stamp
     }
 
-    /// Hashes the memory through the very descriptor that will be mapped. Seconds per GiB:
-    /// about 0.5.
+    /// Identities of the memory files of [`Self::layers`] when they were opened.
+    #[must_use]
+    pub fn stamps(&self) -> Vec<FileStamp> {
+        self.layers().iter().map(|layer| layer.stamp).collect()
+    }
+
+    /// Hashes the memory, with that of all parents, through the very descriptors that will be
+    /// mapped. Seconds per GiB: about 0.5.
     ///
     /// # Errors
-    /// [`Error::Changed`] when the file is not what it was when it was opened, [`Error::Digest`]
+    /// [`Error::Changed`] when a file is not what it was when it was opened, [`Error::Digest`]
     /// when its content is not what was sealed, [`Error::Io`] when it cannot be read.
     pub fn verify_memory(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), Error> {
+        let layers = self.layers();
+        let total = layers
+            .iter()
+            .map(|layer| layer.manifest.files.ckp.size)
+            .sum();
+        let tally = Tally::new(total, progress);
+        layers.iter().try_for_each(|layer| layer.verify_own(&tally))
+    }
+
+    /// The same of this bundle's own memory file alone.
+    ///
+    /// # Errors
+    /// As of [`Self::verify_memory`].
+    pub fn verify_layer(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), Error> {
+        self.verify_own(&Tally::new(self.manifest.files.ckp.size, progress))
+    }
+
+    fn verify_own(&self, tally: &Tally<'_>) -> Result<(), Error> {
         let file = self.path.ckp();
-        self.unchanged()?;
-        let actual = hash::sha256_file(&self.memory, progress)
+        self.unchanged_own()?;
+        let actual = hash::sha256_tallied(&self.memory, tally)
             .map_err(|cause| Error::io("read", &file, cause))?;
-        self.unchanged()?;
+        self.unchanged_own()?;
         check_digest(&self.path, Part::Ckp, &self.manifest.files.ckp, actual)
     }
 
-    /// Checks that the memory file is what it was when it was opened, by its stamp.
+    /// Checks that the memory file and those of all parents are what they were when they were
+    /// opened, by their stamps.
     ///
     /// # Errors
-    /// [`Error::Changed`] when it is not.
+    /// [`Error::Changed`] when one is not.
     pub fn unchanged(&self) -> Result<(), Error> {
+        self.layers()
+            .iter()
+            .try_for_each(|layer| layer.unchanged_own())
+    }
+
+    fn unchanged_own(&self) -> Result<(), Error> {
         let file = self.path.ckp();
         let now =
             FileStamp::of(&self.memory).map_err(|cause| Error::io("examine", &file, cause))?;
@@ -137,6 +212,57 @@ impl Checkpoint {
             Err(Error::Changed { file })
         }
     }
+}
+
+/// Opens the parent of a delta that has `deltas` deltas over it, and makes sure that it is the one
+/// that the delta was made of.
+fn open_parent(
+    bundle: &BundlePath,
+    manifest: &Manifest,
+    parent: &Parent,
+    deltas: usize,
+) -> Result<Checkpoint, Error> {
+    let path = parent_path(bundle, parent)?;
+    if deltas >= DELTAS_MAX {
+        return Err(Error::TooDeep {
+            bundle: bundle.clone(),
+            parent: path,
+        });
+    }
+    let opened = match Checkpoint::open_over(&path, deltas + 1) {
+        Ok(opened) => opened,
+        // Which of the parents it is says the innermost.
+        Err(error @ (Error::Parent { .. } | Error::OtherParent { .. } | Error::TooDeep { .. })) => {
+            return Err(error);
+        }
+        Err(cause) => {
+            return Err(Error::Parent {
+                bundle: bundle.clone(),
+                parent: path,
+                cause: Box::new(cause),
+            });
+        }
+    };
+    let found = opened.manifest.memory_sha256();
+    if found != parent.sha256 {
+        return Err(Error::OtherParent {
+            bundle: bundle.clone(),
+            parent: path,
+            expected: parent.sha256.clone(),
+            found,
+        });
+    }
+    if opened.manifest.memory != manifest.memory {
+        let reason = format!("is not that of its parent {path}");
+        return Err(Error::field_of(&bundle.manifest(), "memory", &reason));
+    }
+    Ok(opened)
+}
+
+/// Where the parent of the delta `bundle` lies.
+pub(super) fn parent_path(bundle: &BundlePath, parent: &Parent) -> Result<BundlePath, Error> {
+    BundlePath::new(&bundle.dir().join(&parent.path))
+        .map_err(|error| Error::field_of(&bundle.manifest(), "parent.path", &error.to_string()))
 }
 
 fn open_part(folder: &Folder, path: &BundlePath, part: Part) -> Result<File, Error> {

@@ -3,11 +3,12 @@
 
 use std::{collections::HashSet, fmt};
 
-use super::manifest::{FORMAT, FileSeal, Manifest, Memory, PageRange, VERSION};
+use super::manifest::{FORMAT, FileSeal, Manifest, Memory, PageRange, Parent, VERSION};
 use crate::units::{Bytes, PAGE_SIZE};
 
-/// Longest manifest that is read.
-pub const MANIFEST_MAX: Bytes = Bytes::mib(1);
+/// Longest manifest that is read. It holds the list of pages of a 3 GiB guest that has written
+/// every other page.
+pub const MANIFEST_MAX: Bytes = Bytes::mib(4);
 /// Longest `.ckp`.
 pub const MEMORY_MAX: Bytes = Bytes::gib(4096);
 /// Longest `.ckp.kern`.
@@ -25,6 +26,8 @@ const NAME_MAX: usize = 128;
 const TEXT_MAX: usize = 256;
 /// Most memory segments, devices or disks.
 const LIST_MAX: usize = 1024;
+/// Longest path of a parent, in bytes: PATH_MAX of Linux.
+const PATH_MAX: usize = 4096;
 
 /// A field that holds what it must not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,18 +70,34 @@ impl Manifest {
         }
         self.validate_devices()?;
         working_set(&self.working_set, self.memory.size)?;
-        if self.parent.is_some() {
-            let reason = "this is a delta of another checkpoint, which this brood cannot restore";
-            return Err(invalid("parent", reason));
+        // A delta may have no page of its own; everything else has something in it.
+        let least = u64::from(self.parent.is_none());
+        seal("files.ckp", &self.files.ckp, least, MEMORY_MAX)?;
+        seal("files.kern", &self.files.kern, 1, KERN_MAX)?;
+        seal("files.meta", &self.files.meta, 1, META_MAX)?;
+        if let Some(parent) = &self.parent {
+            return self.validate_delta(parent);
         }
-        seal("files.ckp", &self.files.ckp, MEMORY_MAX)?;
-        seal("files.kern", &self.files.kern, KERN_MAX)?;
-        seal("files.meta", &self.files.meta, META_MAX)?;
         if self.files.ckp.size != self.memory.size {
             let reason = format!(
                 "is {}, but memory.size is {}",
                 self.files.ckp.size.0, self.memory.size.0
             );
+            return Err(invalid("files.ckp.size", reason));
+        }
+        Ok(())
+    }
+
+    fn validate_delta(&self, parent: &Parent) -> Verdict {
+        text("parent.path", &parent.path, PATH_MAX)?;
+        sha256("parent.sha256", &parent.sha256)?;
+        if parent.pages.end() > self.memory.size.pages() {
+            let reason = "reaches past the end of the memory";
+            return Err(invalid("parent.pages", reason));
+        }
+        let (size, pages) = (self.files.ckp.size.0, parent.pages.count());
+        if size != pages * PAGE_SIZE {
+            let reason = format!("is {size}, but parent.pages has {pages} pages");
             return Err(invalid("files.ckp.size", reason));
         }
         Ok(())
@@ -192,15 +211,18 @@ fn working_set(ranges: &[PageRange], memory: Bytes) -> Verdict {
     Ok(())
 }
 
-fn seal(field: &str, seal: &FileSeal, cap: Bytes) -> Verdict {
-    if seal.size.0 == 0 || seal.size > cap {
-        let reason = format!("must be above 0 and at most {}, is {}", cap.0, seal.size.0);
+fn seal(field: &str, seal: &FileSeal, least: u64, cap: Bytes) -> Verdict {
+    if seal.size.0 < least || seal.size > cap {
+        let reason = format!("must be from {least} to {}, is {}", cap.0, seal.size.0);
         return Err(invalid(format_args!("{field}.size"), reason));
     }
+    sha256(format_args!("{field}.sha256"), &seal.sha256)
+}
+
+fn sha256(field: impl fmt::Display, digest: &str) -> Verdict {
     let digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
-    if seal.sha256.len() != 64 || !seal.sha256.bytes().all(digit) {
-        let reason = "must be 64 lower-case hexadecimal digits";
-        return Err(invalid(format_args!("{field}.sha256"), reason));
+    if digest.len() != 64 || !digest.bytes().all(digit) {
+        return Err(invalid(field, "must be 64 lower-case hexadecimal digits"));
     }
     Ok(())
 }

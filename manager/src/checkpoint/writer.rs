@@ -26,9 +26,11 @@ use super::{
     hash::{Progress, Tally, sha256, sha256_tallied},
     manifest::{
         Device, DiskSnapshot, EngineKind, FORMAT, FileSeal, Files, Manifest, Memory, PageRange,
-        VERSION,
+        Parent, VERSION,
     },
     meta::Meta,
+    open::{Checkpoint, DELTAS_MAX},
+    pages::PageList,
     path::{BundlePath, Part},
     stamp::FileStamp,
     validate::{KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX},
@@ -75,6 +77,8 @@ pub struct Writer {
     memory: File,
     kern: File,
     kern_size: Bytes,
+    /// What a delta is relative to.
+    parent: Option<Parent>,
     /// Final names given so far.
     named: Vec<Part>,
     #[cfg(test)]
@@ -90,6 +94,44 @@ impl Writer {
     /// writes it, [`Error::NoSpace`] when the file system could not hold it with every page
     /// written, [`Error::Field`] for a `memory_size` that no guest can have.
     pub fn create(path: &BundlePath, memory_size: Bytes) -> Result<Self, Error> {
+        Self::check_memory(path, memory_size)?;
+        let writer = Self::begin(path, memory_size)?;
+        writer
+            .memory
+            .set_len(memory_size.0)
+            .map_err(|cause| Error::io("extend", &path.ckp(), cause))?;
+        Ok(writer)
+    }
+
+    /// Starts a delta of `parent` that will have at most `pages` pages of its own. Its memory file
+    /// is empty: the pages go there one after the other, and [`Self::set_pages`] says which they
+    /// are.
+    ///
+    /// # Errors
+    /// As of [`Self::create`]; [`Error::TooDeep`] when `parent` is a delta over as many others as
+    /// there may be.
+    pub fn create_delta(path: &BundlePath, parent: &Checkpoint, pages: u64) -> Result<Self, Error> {
+        if parent.layers().len() > DELTAS_MAX {
+            return Err(Error::TooDeep {
+                bundle: path.clone(),
+                parent: parent.path().clone(),
+            });
+        }
+        let mut writer = Self::begin(path, Bytes(PAGE_SIZE).saturating_mul(pages))?;
+        let (place, own) = (parent.path().absolute()?, path.absolute()?);
+        writer.parent = Some(Parent {
+            path: if place.dir() == own.dir() {
+                place.name().to_owned()
+            } else {
+                place.to_string()
+            },
+            sha256: parent.manifest().memory_sha256(),
+            pages: PageList::default(),
+        });
+        Ok(writer)
+    }
+
+    fn check_memory(path: &BundlePath, memory_size: Bytes) -> Result<(), Error> {
         if memory_size.0 == 0
             || memory_size > MEMORY_MAX
             || !memory_size.0.is_multiple_of(PAGE_SIZE)
@@ -99,7 +141,11 @@ impl Writer {
             );
             return Err(Error::field_of(&path.ckp(), "memory.size", &reason));
         }
-        let folder = place::open_or_create(path, memory_size)?;
+        Ok(())
+    }
+
+    fn begin(path: &BundlePath, needed: Bytes) -> Result<Self, Error> {
+        let folder = place::open_or_create(path, needed)?;
         let lock = Lock::acquire(path, folder)?;
         for part in Part::ALL {
             if lock.folder().holds(&path.file_name(part))? {
@@ -109,28 +155,32 @@ impl Writer {
                 });
             }
         }
-        place::check_space(path, lock.folder(), memory_size)?;
-        let memory = place::create_temporary(path, lock.folder(), Part::Ckp)?;
-        memory
-            .set_len(memory_size.0)
-            .map_err(|cause| Error::io("extend", &path.ckp(), cause))?;
+        place::check_space(path, lock.folder(), needed)?;
         Ok(Self {
             path: path.clone(),
-            memory,
+            memory: place::create_temporary(path, lock.folder(), Part::Ckp)?,
             kern: place::create_temporary(path, lock.folder(), Part::Kern)?,
             lock,
             kern_size: Bytes(0),
+            parent: None,
             named: Vec::new(),
             #[cfg(test)]
             crash_at: None,
         })
     }
 
-    /// The memory file, open for reading and writing and as long as the guest's memory. What is
-    /// never written reads as zeros and takes no space.
+    /// The memory file, open for reading and writing and as long as the guest's memory, or empty
+    /// in a delta. What is never written reads as zeros and takes no space.
     #[must_use]
     pub fn memory(&self) -> &File {
         &self.memory
+    }
+
+    /// Says which pages a delta's memory file now holds.
+    pub fn set_pages(&mut self, pages: PageList) {
+        if let Some(parent) = &mut self.parent {
+            parent.pages = pages;
+        }
     }
 
     /// Sets the CPU and device state. A second call replaces the first one's.
@@ -214,7 +264,7 @@ impl Writer {
             devices: d.devices,
             disks: d.disks,
             working_set: d.working_set,
-            parent: None,
+            parent: self.parent.clone(),
             files: Files {
                 ckp: unknown(Bytes(stamp.size)),
                 kern: unknown(self.kern_size),

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, State as BundleState, manifest::Manifest},
     engine::Engine,
-    guests::{GuestState, Guests},
+    guests::Guests,
     units::Bytes,
 };
 
@@ -26,6 +26,8 @@ pub(super) enum Command {
     Verify(Verify),
     /// List the checkpoints in a folder
     List(List),
+    /// Join a delta and its parents to one full checkpoint
+    Flatten(Flatten),
     /// Remove a checkpoint that no guest uses
     Remove(Remove),
 }
@@ -37,6 +39,7 @@ impl Command {
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
+            Self::Flatten(command) => command.run(),
             Self::Remove(command) => command.run(),
         }
     }
@@ -90,7 +93,11 @@ impl Inspect {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let m = checkpoint.manifest();
         if self.json {
-            json(&described(&self.checkpoint, m));
+            let mut value = described(&self.checkpoint, m);
+            value["parents"] = std::iter::successors(checkpoint.parent(), |parent| parent.parent())
+                .map(|parent| parent.path().to_string())
+                .collect();
+            json(&value);
             return Ok(ExitCode::SUCCESS);
         }
         let devices: Vec<_> = m
@@ -99,7 +106,7 @@ impl Inspect {
             .map(|d| format!("{} ({})", d.name, d.model))
             .collect();
         let pages: u64 = m.working_set.iter().map(|r| r.count).sum();
-        for (key, value) in [
+        let mut lines = vec![
             ("checkpoint", self.checkpoint.to_string()),
             ("guest", m.guest.clone()),
             ("made", m.created_at.clone()),
@@ -120,7 +127,17 @@ impl Inspect {
                 ".ckp.meta",
                 format!("{}  sha256 {}", m.files.meta.size, m.files.meta.sha256),
             ),
-        ] {
+        ];
+        if let Some(delta) = &m.parent {
+            let text = format!("{} pages of its own", delta.pages.count());
+            lines.push(("delta", text));
+        }
+        let parents = std::iter::successors(checkpoint.parent(), |parent| parent.parent());
+        for parent in parents {
+            let size = parent.manifest().files.ckp.size;
+            lines.push(("parent", format!("{} ({size})", parent.path())));
+        }
+        for (key, value) in lines {
             line(format_args!("{key:<12} {value}"));
         }
         Ok(ExitCode::SUCCESS)
@@ -131,6 +148,7 @@ fn described(path: &BundlePath, manifest: &Manifest) -> serde_json::Value {
     let mut value = json!(manifest);
     value["checkpoint"] = path.to_string().into();
     value["memory_mib"] = manifest.memory.size.as_mib().into();
+    value["memory_sha256"] = manifest.memory_sha256().into();
     value
 }
 
@@ -150,7 +168,7 @@ impl Verify {
         bar.set_message("verifying");
         checkpoint.verify_memory(&|p| advance(&bar, p))?;
         bar.finish_and_clear();
-        let sha256 = &checkpoint.manifest().files.ckp.sha256;
+        let sha256 = &checkpoint.manifest().memory_sha256();
         if self.json {
             json(
                 &json!({ "checkpoint": self.checkpoint.to_string(), "whole": true, "sha256": sha256 }),
@@ -198,7 +216,8 @@ impl List {
                         value["memory"] = m.memory.size.0.into();
                         value["engine"] = json!(m.engine);
                         value["created_at"] = m.created_at.as_str().into();
-                        value["sha256"] = m.files.ckp.sha256.as_str().into();
+                        value["sha256"] = m.memory_sha256().into();
+                        value["parent"] = json!(m.parent.as_ref().map(|parent| &parent.path));
                     }
                     if let Some(error) = error {
                         value["error"] = error.into();
@@ -211,17 +230,61 @@ impl List {
         }
         let rows: Vec<_> = seen
             .map(|(b, state, error)| {
-                let (memory, made) = match &b.state {
-                    BundleState::Whole(m) => (m.memory.size.to_string(), m.created_at.clone()),
-                    _ => (String::new(), error.unwrap_or_default()),
-                };
-                vec![b.path.name().to_owned(), state.to_owned(), memory, made]
+                let name = b.path.name().to_owned();
+                let mut row = vec![name, state.to_owned(), b.size.to_string()];
+                match &b.state {
+                    BundleState::Whole(m) => {
+                        let parent = m.parent.as_ref().map(|parent| parent.path.clone());
+                        row.push(m.memory.size.to_string());
+                        row.push(parent.unwrap_or_else(|| "-".to_owned()));
+                        row.push(m.created_at.clone());
+                    }
+                    _ => row.extend([String::new(), String::new(), error.unwrap_or_default()]),
+                }
+                row
             })
             .collect();
         if rows.is_empty() {
             line(format_args!("no checkpoints in {}", self.dir.display()));
         } else {
-            table(&["NAME", "STATE", "MEMORY", "MADE"], &rows);
+            table(
+                &["NAME", "STATE", "SIZE", "MEMORY", "PARENT", "MADE"],
+                &rows,
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: brood checkpoint flatten /var/tmp/ckp/warm /var/tmp/ckp/full")]
+pub(super) struct Flatten {
+    /// DIR/NAME of the delta
+    checkpoint: BundlePath,
+    /// DIR/NAME of the new checkpoint
+    new: BundlePath,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Flatten {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let bar = bytes_bar(self.json);
+        bar.set_message("flattening");
+        let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| advance(&bar, p))?;
+        bar.finish_and_clear();
+        if self.json {
+            json(&described(&self.new, &manifest));
+        } else {
+            line(format_args!(
+                "{}: {} of memory, joined from {} checkpoints (sha256 {})",
+                self.new,
+                manifest.memory.size,
+                checkpoint.layers().len(),
+                &manifest.files.ckp.sha256[..16]
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -231,6 +294,9 @@ impl List {
 pub(super) struct Remove {
     /// DIR/NAME of the checkpoint
     checkpoint: BundlePath,
+    /// Remove it even when deltas in its folder need it: they are lost
+    #[arg(long)]
+    force: bool,
 }
 
 impl Remove {
@@ -238,18 +304,16 @@ impl Remove {
         let path = self
             .checkpoint
             .absolute()
-            .unwrap_or_else(|_| self.checkpoint.clone())
-            .to_string();
+            .unwrap_or_else(|_| self.checkpoint.clone());
         let (mut state, engine) = (state()?, engine()?);
-        let users: Vec<String> = Guests {
+        let users = Guests {
             state: &mut state,
             engine: &engine,
         }
-        .list()?
-        .into_iter()
-        .filter(|g| g.row.checkpoint == path && g.state != GuestState::Dead)
-        .map(|g| g.row.name)
-        .collect();
+        .users_of(&path)?;
+        if !self.force {
+            checkpoint::spare_parent(&path)?;
+        }
         let freed = checkpoint::remove(&self.checkpoint, &users)?;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));
         Ok(ExitCode::SUCCESS)

@@ -384,12 +384,18 @@ impl Destroy {
 
 /// Suspends a guest into a new checkpoint and ends it; when anything fails, the guest goes on
 #[derive(Debug, Args)]
-#[command(after_help = "Example: brood suspend demo-1 /var/tmp/ckp/warm")]
+#[command(
+    after_help = "Examples:\n  brood suspend demo-1 /var/tmp/ckp/warm\n  brood suspend demo-1 /var/tmp/ckp/warm --delta"
+)]
 pub(super) struct Suspend {
     /// Name or id
     guest: String,
     /// DIR/NAME of the new checkpoint
     checkpoint: BundlePath,
+    /// Write only the pages that the guest has to itself. The new checkpoint is worth nothing
+    /// without the one that the guest was restored from
+    #[arg(long)]
+    delta: bool,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -405,17 +411,28 @@ impl Suspend {
         let guest = guests.find(&self.guest)?;
         let bar = bytes_bar(self.json);
         bar.set_message("sealing");
-        let manifest = guests.suspend(&guest, &self.checkpoint, &|p| advance(&bar, p))?;
-        bar.finish_and_clear();
-        let sha256 = &manifest.files.ckp.sha256;
-        if self.json {
-            json(
-                &json!({ "guest": guest.row.name, "checkpoint": self.checkpoint.to_string(), "sha256": sha256 }),
-            );
+        let progress = |p| advance(&bar, p);
+        let manifest = if self.delta {
+            guests.suspend_delta(&guest, &self.checkpoint, &progress)?
         } else {
+            guests.suspend(&guest, &self.checkpoint, &progress)?
+        };
+        bar.finish_and_clear();
+        let (guest, sha256) = (&guest.row.name, manifest.memory_sha256());
+        let size = manifest.files.ckp.size;
+        let parent = manifest.parent.as_ref();
+        if self.json {
+            json(&json!({
+                "guest": guest, "checkpoint": self.checkpoint.to_string(), "sha256": sha256,
+                "size": size, "parent": parent.map(|parent| &parent.path),
+                "pages": parent.map(|parent| parent.pages.count()),
+            }));
+        } else {
+            let what = parent.map_or(String::new(), |parent| {
+                format!("{} pages over {}; ", parent.pages.count(), parent.path)
+            });
             line(format_args!(
-                "{} is suspended in {} (sha256 {})",
-                guest.row.name,
+                "{guest} is suspended in {} ({what}sha256 {})",
                 self.checkpoint,
                 &sha256[..16]
             ));

@@ -270,7 +270,7 @@ fn note(
     per_guest_mib: f64,
     private: Bytes,
 ) -> Result<(), Error> {
-    let sha256 = &checkpoint.manifest().files.ckp.sha256;
+    let sha256 = &checkpoint.manifest().memory_sha256();
     let private = Bytes(private.0 / guests);
     #[expect(
         clippy::cast_possible_truncation,

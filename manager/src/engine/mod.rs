@@ -315,6 +315,25 @@ pub trait Engine: fmt::Debug {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error>;
 
+    /// Suspends a guest into a delta of `from`, the checkpoint that it was restored from; the guest
+    /// ends. When anything fails, it goes on.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written or the guest not be stopped, or the engine has no deltas.
+    fn suspend_delta(
+        &self,
+        _run_dir: &Path,
+        _id: &GuestId,
+        _name: &str,
+        _from: &Checkpoint,
+        _path: &BundlePath,
+        _progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        Err(Error::Refused(
+            "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
+        ))
+    }
+
     /// Memory of a guest.
     ///
     /// # Errors

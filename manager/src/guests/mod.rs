@@ -8,7 +8,8 @@ mod destroy;
 mod error;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ pub use error::Error;
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
-    engine::{Answer, Engine, GuestId, Process, ProcessState, Usage},
+    engine::{self, Answer, Engine, GuestId, Process, ProcessState, Usage},
     state::{EntryState, GuestRow, RowState, State},
 };
 
@@ -102,6 +103,23 @@ impl Guests<'_> {
         Ok(guests)
     }
 
+    /// Names of the guests that share the memory of a bundle: those restored from it, and from
+    /// deltas of it.
+    ///
+    /// # Errors
+    /// When the state cannot be read or written.
+    pub fn users_of(&mut self, bundle: &BundlePath) -> Result<Vec<String>, Error> {
+        let mut known = BTreeMap::new();
+        let mut users = self.list()?;
+        users.retain(|guest| {
+            guest.state != GuestState::Dead
+                && *known
+                    .entry(guest.row.checkpoint.clone())
+                    .or_insert_with(|| shares(&guest.row.checkpoint, bundle))
+        });
+        Ok(users.into_iter().map(|guest| guest.row.name).collect())
+    }
+
     /// Records guests that live and are not recorded: the database was lost under them.
     fn adopt_unrecorded(&mut self) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
@@ -119,7 +137,7 @@ impl Guests<'_> {
                 .checkpoint
                 .parse()
                 .and_then(|path| Checkpoint::open(&path));
-            let sha256 = bundle.map_or(String::new(), |b| b.manifest().files.ckp.sha256.clone());
+            let sha256 = bundle.map_or(String::new(), |b| b.manifest().memory_sha256());
             self.state.adopt(id, process, &described, &sha256)?;
         }
         Ok(())
@@ -360,29 +378,47 @@ impl Guests<'_> {
         path: &BundlePath,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
+        self.suspend_by(guest, |engine, run_dir, from| {
+            let (id, name) = (&guest.row.id, &guest.row.name);
+            engine.suspend(run_dir, id, name, from.manifest(), path, progress)
+        })
+    }
+
+    /// The same into a delta of the guest's checkpoint, which has only the pages that the guest has
+    /// to itself.
+    ///
+    /// # Errors
+    /// As of [`Self::suspend`], or when the engine has no deltas.
+    pub fn suspend_delta(
+        &mut self,
+        guest: &Guest,
+        path: &BundlePath,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        self.suspend_by(guest, |engine, run_dir, from| {
+            let (id, name) = (&guest.row.id, &guest.row.name);
+            engine.suspend_delta(run_dir, id, name, from, path, progress)
+        })
+    }
+
+    fn suspend_by(
+        &mut self,
+        guest: &Guest,
+        suspend: impl FnOnce(&dyn Engine, &Path, &Checkpoint) -> Result<Manifest, engine::Error>,
+    ) -> Result<Manifest, Error> {
         let process = alive(guest)?;
         self.free(guest, "suspend")?;
         let name = &guest.row.name;
         let from: BundlePath = guest.row.checkpoint.parse()?;
         let from = Checkpoint::open(&from)?;
-        if from.manifest().files.ckp.sha256 != guest.row.sha256 {
+        if from.manifest().memory_sha256() != guest.row.sha256 {
             return Err(Error::OtherCheckpoint {
                 guest: name.clone(),
                 checkpoint: guest.row.checkpoint.clone(),
             });
         }
         self.signal(guest, process, Signal::SIGCONT)?;
-        let run_dir = self.state.run_dir();
-        let result = self
-            .engine
-            .suspend(
-                &run_dir,
-                &guest.row.id,
-                name,
-                from.manifest(),
-                path,
-                progress,
-            )
+        let result = suspend(self.engine, &self.state.run_dir(), &from)
             .map_err(|source| Error::engine("suspend", name, source));
         match result {
             Ok(manifest) => {
@@ -428,6 +464,18 @@ fn stopped(process: Process) -> bool {
         thread::sleep(Duration::from_micros(200));
     }
     process.state() == ProcessState::Stopped
+}
+
+/// Whether the checkpoint at `path` is `bundle` or, as far as it can be read, a delta over it.
+fn shares(path: &str, bundle: &BundlePath) -> bool {
+    let Ok(path) = path.parse::<BundlePath>() else {
+        return false;
+    };
+    let same =
+        |path: &BundlePath| path == bundle || path.absolute().is_ok_and(|path| path == *bundle);
+    same(&path)
+        || Checkpoint::open(&path)
+            .is_ok_and(|opened| opened.layers().iter().any(|layer| same(layer.path())))
 }
 
 fn alive(guest: &Guest) -> Result<Process, Error> {

@@ -122,7 +122,7 @@ impl Pools<'_> {
         let row = PoolRow {
             name: new.name.clone(),
             checkpoint: checkpoint.path().absolute()?.to_string(),
-            sha256: checkpoint.manifest().files.ckp.sha256.clone(),
+            sha256: checkpoint.manifest().memory_sha256(),
             hot: new.hot,
             most: new.most,
             lease_s: new.lease.as_secs(),
@@ -264,7 +264,7 @@ impl Pools<'_> {
     fn checkpoint(&self, pool: &PoolRow) -> Result<Checkpoint, Error> {
         let path: BundlePath = pool.checkpoint.parse()?;
         let checkpoint = Checkpoint::open(&path)?;
-        if checkpoint.manifest().files.ckp.sha256 != pool.sha256 {
+        if checkpoint.manifest().memory_sha256() != pool.sha256 {
             return Err(Error::OtherCheckpoint {
                 pool: pool.name.clone(),
                 checkpoint: pool.checkpoint.clone(),

@@ -15,7 +15,7 @@ use crate::{
 /// # Errors
 /// When the state cannot be read.
 pub fn measured(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, state::Error> {
-    let measured = state.measured(&checkpoint.manifest().files.ckp.sha256)?;
+    let measured = state.measured(&checkpoint.manifest().memory_sha256())?;
     Ok(
         measured.map_or_else(CostModel::default, |m: Measured| CostModel {
             source: format!("density run of {} guests, {}", m.guests, m.at),
@@ -36,12 +36,12 @@ pub fn live(
     checkpoint: &Checkpoint,
 ) -> Result<CostModel, guests::Error> {
     let model = measured(state, checkpoint)?;
-    let sha256 = &checkpoint.manifest().files.ckp.sha256;
+    let sha256 = checkpoint.manifest().memory_sha256();
     let mut guests = Guests { state, engine };
     let live: Vec<Guest> = guests
         .list()?
         .into_iter()
-        .filter(|g| g.process().is_some() && g.row.sha256 == *sha256)
+        .filter(|g| g.process().is_some() && g.row.sha256 == sha256)
         .collect();
     let private: Vec<Bytes> = live
         .iter()

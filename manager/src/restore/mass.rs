@@ -155,7 +155,8 @@ impl Error {
     }
 }
 
-/// Makes sure that the memory file of `checkpoint` is what was sealed. A file whose digest was
+/// Makes sure that the memory file of `checkpoint`, and those of its parents when it is a delta,
+/// are what was sealed. A file whose digest was
 /// computed before, and that was not changed since, is not read again.
 ///
 /// # Errors
@@ -165,14 +166,16 @@ pub fn verify(
     checkpoint: &Checkpoint,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), Error> {
-    let stamp = checkpoint.stamp();
-    let sealed = &checkpoint.manifest().files.ckp.sha256;
-    if state.verified_digest(&stamp)?.as_ref() == Some(sealed) {
-        return Ok(());
-    }
-    checkpoint.verify_memory(progress)?;
-    if !is_fresh(&stamp) {
-        state.note_verified(&stamp, sealed)?;
+    for layer in checkpoint.layers() {
+        let stamp = layer.stamp();
+        let sealed = &layer.manifest().files.ckp.sha256;
+        if state.verified_digest(&stamp)?.as_ref() == Some(sealed) {
+            continue;
+        }
+        layer.verify_layer(progress)?;
+        if !is_fresh(&stamp) {
+            state.note_verified(&stamp, sealed)?;
+        }
     }
     Ok(())
 }
@@ -241,7 +244,7 @@ pub fn restore_by(
                 session,
                 next,
                 lock,
-                stamp: checkpoint.stamp(),
+                stamps: checkpoint.stamps(),
                 park_after: request.park_after,
             });
             return Err(e);
@@ -404,6 +407,7 @@ fn reserve_if(
 ) -> Result<Vec<Order>, Error> {
     let bundle = checkpoint.path().absolute()?.to_string();
     let manifest = checkpoint.manifest();
+    let sha256 = manifest.memory_sha256();
     let created_at = Timestamp::now().to_string();
     state.reserve(|rows, add| {
         let mut demand = Demand {
@@ -437,7 +441,7 @@ fn reserve_if(
             add(&NewGuest {
                 order: &order,
                 checkpoint: &bundle,
-                sha256: &manifest.files.ckp.sha256,
+                sha256: &sha256,
                 memory: manifest.memory.size,
                 allowance: request.allowance,
                 session: lock.name(),
@@ -662,7 +666,7 @@ impl Run<'_> {
                 session: self.session,
                 next: self.next,
                 lock: self.lock,
-                stamp: self.checkpoint.stamp(),
+                stamps: self.checkpoint.stamps(),
                 park_after: self.park_after,
             });
         }

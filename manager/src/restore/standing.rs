@@ -17,14 +17,14 @@ pub(super) struct Standing {
     /// How many orders it was given.
     pub(super) next: u64,
     pub(super) lock: SessionLock,
-    /// What it restores: the file as it was when its content was known to be right.
-    pub(super) stamp: FileStamp,
+    /// What it restores: the files as they were when their content was known to be right.
+    pub(super) stamps: Vec<FileStamp>,
     pub(super) park_after: Option<Duration>,
 }
 
 impl Standing {
     fn fits(&self, checkpoint: &Checkpoint, park_after: Option<Duration>) -> bool {
-        self.stamp == checkpoint.stamp() && self.park_after == park_after
+        self.stamps == checkpoint.stamps() && self.park_after == park_after
     }
 }
 

@@ -107,10 +107,10 @@ fn shorter_and_longer_files_are_refused() {
 fn a_huge_manifest_is_not_read() {
     let sample = Sample::new();
     let mut text = fs::read(sample.path.manifest()).unwrap();
-    text.resize((1 << 20) + 1, b' ');
+    text.resize((4 << 20) + 1, b' ');
     replace(&sample.path.manifest(), &text);
     assert!(matches!(
-        sample.refusal("1 MiB of spaces"),
+        sample.refusal("4 MiB of spaces"),
         Error::TooLarge { .. }
     ));
     let file = OpenOptions::new()

@@ -1,6 +1,7 @@
 //! Checkpoint bundles as the rest of brood and the user see them.
 
 mod damage;
+mod delta;
 mod files;
 mod meta;
 mod round_trip;

@@ -48,6 +48,20 @@ fn write(path: &BundlePath, content: &[u8], crash_at: Option<Step>) -> Result<Ma
     writer.seal(description(), jiff::Timestamp::UNIX_EPOCH, &|_| ())
 }
 
+/// Writes a delta of `parent` with one page of its own.
+fn write_delta(
+    path: &BundlePath,
+    parent: &BundlePath,
+    crash_at: Option<Step>,
+) -> Result<Manifest, Error> {
+    let mut writer = Writer::create_delta(path, &Checkpoint::open(parent)?, 1)?;
+    writer.memory().write_all_at(&[7; 4096], 0).unwrap();
+    writer.set_pages("9".parse().unwrap());
+    writer.write_kern(b"delta").unwrap();
+    writer.crash_at = crash_at;
+    writer.seal(description(), jiff::Timestamp::UNIX_EPOCH, &|_| ())
+}
+
 fn entries(dir: &TempDir) -> usize {
     dir.path().read_dir().unwrap().count()
 }
@@ -92,6 +106,26 @@ fn a_crash_at_any_step_leaves_a_whole_bundle_or_none() {
             }
         }
         assert_eq!(entries(&dir), 4, "{step:?}: temporary files are left");
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_a_whole_delta_or_none() {
+    for step in STEPS {
+        let dir = TempDir::new().unwrap();
+        let [parent, path] =
+            ["web", "delta"].map(|name| BundlePath::new(&dir.path().join(name)).unwrap());
+        write(&parent, b"full", None).unwrap();
+        write_delta(&path, &parent, Some(step)).unwrap_err();
+        let whole = matches!(step, Step::Named(Part::Manifest) | Step::Sealed);
+        assert_eq!(Checkpoint::open(&path).is_ok(), whole, "{step:?}");
+        let again = write_delta(&path, &parent, None);
+        assert_eq!(again.is_err(), whole, "{step:?}: {again:?}");
+        let delta = Checkpoint::open(&path).unwrap();
+        delta.verify_memory(&|_| ()).unwrap();
+        assert_eq!(delta.kern(), b"delta");
+        assert_eq!(delta.layers()[0].path(), &parent);
+        assert_eq!(entries(&dir), 8, "{step:?}: temporary files are left");
     }
 }
 

@@ -4,7 +4,10 @@ use std::{
     ffi::CStr,
     fs::File,
     io, mem,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::FileExt,
+    },
     process::exit,
     ptr,
     sync::atomic::{AtomicPtr, Ordering},
@@ -30,20 +33,18 @@ use super::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
     desk::Desk,
     dump,
+    layers::Layers,
     machine::{ExitReason, Machine, Parked, Stop},
     nursery::{Nursery, SOCKET, failure, handle},
     ram::Ram,
     record,
     vcpu::VcpuState,
     wire::{
-        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, Order, REPLY_BUSY, REPLY_DEAD, REPLY_DONE,
-        REPLY_FAILED, REPORT_RESTORED, Reply, Report, Taken, send_message,
+        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order, REPLY_BUSY,
+        REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Taken, send_message,
     },
 };
-use crate::{
-    checkpoint::{FileStamp, sha256_file},
-    engine::GuestId,
-};
+use crate::{checkpoint::FileStamp, engine::GuestId};
 
 /// Exit code of a guest process that found its checkpoint file cut short under its memory.
 pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;
@@ -81,8 +82,8 @@ pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd, desk: &Desk, place: usi
 fn prepare(nursery: &Nursery) -> Result<Machine, String> {
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
-    let ram = Ram::private(&nursery.ckp, nursery.start.memory)
-        .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+    let ram =
+        Ram::private(&nursery.layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
     let (kvm, plan) = (&nursery.kvm, &nursery.plan);
     let mut machine = Machine::new(kvm, ram, &nursery.regions).map_err(|(_, e)| e.to_string())?;
     plan.apply(&mut machine.vcpu, &plan.registers())
@@ -113,8 +114,8 @@ struct Guest<'a> {
     body: Body,
     control: OwnedFd,
     seq: u64,
-    /// The checkpoint's stamp when its content was last known to be right.
-    stamp: FileStamp,
+    /// The stamps of the checkpoint's files when their content was last known to be right.
+    stamps: Vec<FileStamp>,
 }
 
 /// What there is of the guest beside its state in the nursery's plan.
@@ -145,7 +146,7 @@ fn restore<'a>(
         body: Body::awake(machine),
         control,
         seq: 0,
-        stamp: nursery.start.stamp,
+        stamps: nursery.layers.stamps(),
     };
     if plan.state().busy {
         guest
@@ -179,13 +180,13 @@ impl Guest<'_> {
     /// Answers calls until the guest dies or is committed to a checkpoint. The process dies with
     /// the guest.
     fn serve(mut self) -> ! {
-        let mut idle_limit = self.nursery.start.park_after;
+        let mut idle_limit = self.nursery.park_after;
         loop {
             if self.client_within(idle_limit) {
                 if let Some(client) = self.accept() {
                     self.converse(&client);
                 }
-                idle_limit = self.nursery.start.park_after;
+                idle_limit = self.nursery.park_after;
             } else {
                 self.park();
                 idle_limit = None;
@@ -255,13 +256,13 @@ impl Guest<'_> {
 
     /// One call and its reply.
     fn converse(&mut self, client: &OwnedFd) {
-        let Some((call, memory)) = receive_call(client.as_raw_fd()) else {
+        let Some((call, files)) = receive_call(client.as_raw_fd()) else {
             return;
         };
-        let reply = match (call.kind, memory) {
-            (CALL_ASK, _) => self.ask(&call.request),
-            (CALL_SUSPEND, Some(memory)) => self.suspend(client, &memory, false),
-            _ => Reply::new(REPLY_FAILED, "the guest does not know this call"),
+        let reply = match Destination::of(&call, files) {
+            Some(to) => self.suspend(client, &to, false),
+            None if call.kind == CALL_ASK => self.ask(&call.request),
+            None => Reply::new(REPLY_FAILED, "the guest does not know this call"),
         };
         let _ = send_message(client.as_raw_fd(), &reply);
         if reply.kind == REPLY_DEAD {
@@ -327,25 +328,25 @@ impl Guest<'_> {
 
     /// A call that comes while the guest is in the middle of a request.
     fn converse_while_busy(&mut self, client: &OwnedFd) {
-        let Some((call, memory)) = receive_call(client.as_raw_fd()) else {
+        let Some((call, files)) = receive_call(client.as_raw_fd()) else {
             return;
         };
-        let reply = match (call.kind, memory) {
-            (CALL_SUSPEND, Some(memory)) => self.suspend(client, &memory, true),
-            _ => Reply::new(REPLY_BUSY, "the guest is busy with an earlier request"),
+        let reply = match Destination::of(&call, files) {
+            Some(to) => self.suspend(client, &to, true),
+            None => Reply::new(REPLY_BUSY, "the guest is busy with an earlier request"),
         };
         let _ = send_message(client.as_raw_fd(), &reply);
     }
 
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
     /// guest goes on as if nothing had happened.
-    fn suspend(&mut self, client: &OwnedFd, memory: &File, busy: bool) -> Reply {
+    fn suspend(&mut self, client: &OwnedFd, to: &Destination, busy: bool) -> Reply {
         let nursery = self.nursery;
         let written = self.machine().and_then(|machine| {
             machine.finish_exit().map_err(|e| e.to_string())?;
             let state =
                 VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;
-            dump::write_memory(&nursery.ckp, &machine.ram, memory)
+            to.write(&nursery.layers, &machine.ram)
                 .map_err(|e| format!("cannot write the guest's memory: {e}"))?;
             Ok(state.to_bytes())
         });
@@ -378,45 +379,49 @@ impl Guest<'_> {
     }
 
     /// Makes sure that the memory which the guest shares is still what was sealed.
-    ///
-    /// A change to the file's content changes its size or times. Its attributes (mode, name,
-    /// links) change one of the times as well; then the content itself is looked at, once.
     fn check_checkpoint(&mut self) -> Result<(), ExitReason> {
-        let now = match FileStamp::of(&self.nursery.ckp) {
-            Ok(now) if now == self.stamp => return Ok(()),
-            Ok(now) => now,
-            Err(e) => {
-                return Err(ExitReason::CheckpointChanged {
-                    detail: e.to_string(),
-                });
-            }
-        };
-        let detail = if now.size != self.stamp.size {
-            format!(
-                "its file had {} bytes and has {}",
-                self.stamp.size, now.size
-            )
-        } else if now.mtime_ns != self.stamp.mtime_ns {
-            "its file was written to".to_owned()
-        } else {
-            match sha256_file(&self.nursery.ckp, &|_| {}) {
-                Ok(sha256) if sha256 == self.nursery.start.sha256 => {
-                    self.stamp = now;
-                    return Ok(());
-                }
-                Ok(_) => "its content is not what was sealed".to_owned(),
-                Err(e) => e.to_string(),
-            }
-        };
-        Err(ExitReason::CheckpointChanged { detail })
+        self.nursery
+            .layers
+            .check(&mut self.stamps)
+            .map_err(|detail| ExitReason::CheckpointChanged { detail })
     }
 }
 
-/// Receives a call and the descriptor that came along, if any.
-fn receive_call(client: RawFd) -> Option<(Call, Option<File>)> {
+/// Where a guest is to be written.
+enum Destination {
+    /// All of its memory to this file.
+    Full(File),
+    /// The pages that its checkpoint does not have to one file, and a list of them to another.
+    Delta { memory: File, pages: File },
+}
+
+impl Destination {
+    /// What a call to suspend asks for; none, when it is not one.
+    fn of(call: &Call, files: Vec<File>) -> Option<Self> {
+        let mut files = files.into_iter();
+        match (call.kind, files.next(), files.next()) {
+            (CALL_SUSPEND, Some(memory), None) => Some(Self::Full(memory)),
+            (CALL_SUSPEND_DELTA, Some(memory), Some(pages)) => Some(Self::Delta { memory, pages }),
+            _ => None,
+        }
+    }
+
+    fn write(&self, layers: &Layers, ram: &Ram) -> io::Result<()> {
+        match self {
+            Self::Full(memory) => dump::write_memory(layers, ram, memory),
+            Self::Delta { memory, pages } => {
+                let list = dump::write_delta(layers, ram, memory)?;
+                pages.write_all_at(list.to_string().as_bytes(), 0)
+            }
+        }
+    }
+}
+
+/// Receives a call and the descriptors that came along.
+fn receive_call(client: RawFd) -> Option<(Call, Vec<File>)> {
     let mut call = Call::new_zeroed();
-    let memory = super::control::receive_with_file(client, &mut call).ok()?;
-    Some((call, memory))
+    let files = super::control::receive_with_files(client, &mut call).ok()?;
+    Some((call, files))
 }
 
 fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut, Read, Seek},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
     time::Duration,
@@ -11,6 +11,7 @@ use std::{
 use nix::{
     fcntl::{OFlag, open},
     sys::{
+        memfd::{MFdFlags, memfd_create},
         socket::{
             AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
             UnixAddr, connect, getsockopt, recv, recvmsg, sendmsg, setsockopt, socket, sockopt,
@@ -25,11 +26,11 @@ use super::{
     demo::{Answer, Request},
     record,
     wire::{
-        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, Call, REPLY_BUSY, REPLY_DEAD, REPLY_DONE, Reply,
-        receive_message, send_message,
+        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY, REPLY_DEAD,
+        REPLY_DONE, Reply, receive_message, send_message,
     },
 };
-use crate::engine::GuestId;
+use crate::{checkpoint::PageList, engine::GuestId};
 
 /// Most bytes of vCPU state that a guest may send.
 const STATE_MAX: usize = 128 << 10;
@@ -115,11 +116,30 @@ impl Conversation {
     /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
     /// waits for [`Self::commit`]; hanging up lets it go on.
     pub(super) fn suspend(&self, memory: &File) -> Result<Vec<u8>, CallError> {
+        self.suspend_to(CALL_SUSPEND, &[memory])
+    }
+
+    /// Has the guest write the pages that its checkpoint does not have to `memory`; returns the
+    /// state of its vCPU and the list of the pages. Otherwise as [`Self::suspend`].
+    pub(super) fn suspend_delta(&self, memory: &File) -> Result<(Vec<u8>, PageList), CallError> {
+        let pages = memfd_create(c"brood-pages", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?;
+        let mut pages = File::from(pages);
+        let state = self.suspend_to(CALL_SUSPEND_DELTA, &[memory, &pages])?;
+        let mut list = String::new();
+        pages.rewind()?;
+        pages.read_to_string(&mut list)?;
+        let list = list
+            .parse()
+            .map_err(|e| CallError::Failed(format!("the guest sent a list of pages that {e}")))?;
+        Ok((state, list))
+    }
+
+    fn suspend_to(&self, kind: u64, files: &[&File]) -> Result<Vec<u8>, CallError> {
         let call = Call {
-            kind: CALL_SUSPEND,
+            kind,
             ..Call::new_zeroed()
         };
-        send_with_file(self.socket.as_raw_fd(), &call, memory)?;
+        send_with_files(self.socket.as_raw_fd(), &call, files)?;
         if let Ok(pid) = self.pid() {
             // A guest in the middle of a request hears nobody until its vCPU is stopped.
             let _ = nix::sys::signal::kill(
@@ -172,25 +192,25 @@ impl Conversation {
     }
 }
 
-/// Sends a message with one descriptor.
-fn send_with_file<T: IntoBytes + Immutable>(
+/// Sends a message with descriptors.
+fn send_with_files<T: IntoBytes + Immutable>(
     socket: RawFd,
     message: &T,
-    file: &File,
+    files: &[&File],
 ) -> io::Result<()> {
-    let fds = [file.as_raw_fd()];
+    let fds: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
     let control = [ControlMessage::ScmRights(&fds)];
     let data = [IoSlice::new(message.as_bytes())];
     sendmsg::<()>(socket, &data, &control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
 }
 
-/// Receives a whole message and the descriptor that came with it, if any.
-pub(super) fn receive_with_file<T: FromBytes + IntoBytes>(
+/// Receives a whole message and the descriptors that came with it, two at most.
+pub(super) fn receive_with_files<T: FromBytes + IntoBytes>(
     socket: RawFd,
     message: &mut T,
-) -> io::Result<Option<File>> {
-    let mut space = nix::cmsg_space!(RawFd);
+) -> io::Result<Vec<File>> {
+    let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut data = [IoSliceMut::new(message.as_mut_bytes())];
     let received = loop {
         // A guest is kicked by a signal when it is to be suspended, and that may come at any time
@@ -206,17 +226,17 @@ pub(super) fn receive_with_file<T: FromBytes + IntoBytes>(
         }
     };
     let length = received.bytes;
-    let mut file = None;
+    let mut files = Vec::new();
     for control in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             for fd in fds {
                 // SAFETY: the kernel has just made this descriptor for this process alone.
-                file = Some(unsafe { File::from_raw_fd(fd) });
+                files.push(unsafe { File::from_raw_fd(fd) });
             }
         }
     }
     if length == size_of::<T>() {
-        Ok(file)
+        Ok(files)
     } else {
         Err(io::ErrorKind::UnexpectedEof.into())
     }

@@ -1,11 +1,13 @@
-//! Writes a guest's memory to a file: the checkpoint it came from, with the pages it has written.
+//! Writes a guest's memory to a file: whole, or only the pages that it has and its checkpoint has
+//! not.
+
+#[cfg(test)]
+mod tests;
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use nix::fcntl::copy_file_range;
-
-use super::ram::Ram;
-use crate::units::PAGE_SIZE;
+use super::{layers::Layers, ram::Ram};
+use crate::{checkpoint::PageList, units::PAGE_SIZE};
 
 /// Bit of a pagemap entry: the page is in memory.
 const PRESENT: u64 = 1 << 63;
@@ -15,77 +17,91 @@ const SWAPPED: u64 = 1 << 62;
 const OF_FILE: u64 = 1 << 61;
 /// Pages looked at in one go.
 const BATCH: usize = 4096;
+/// Bytes written in one go.
+const CHUNK: usize = 256 << 10;
 
-/// Writes all of `ram`, a private mapping of `checkpoint`, to `to`, which has its size already.
+/// Writes all of `ram`, a private mapping of `layers`, to `to`, which has its size already.
 ///
 /// Pages that the guest never wrote are copied file to file, which costs nothing on filesystems
 /// that share extents.
-pub(super) fn write_memory(checkpoint: &File, ram: &Ram, to: &File) -> io::Result<()> {
-    copy(checkpoint, to, ram.size())?;
+pub(super) fn write_memory(layers: &Layers, ram: &Ram, to: &File) -> io::Result<()> {
+    layers.copy_to(to)?;
+    let mut page = vec![0_u8; PAGE_SIZE as usize];
+    each_private_page(ram, |number| {
+        ram.read(number * PAGE_SIZE, &mut page);
+        to.write_all_at(&page, number * PAGE_SIZE)
+    })
+}
+
+/// Writes the pages of `ram` that differ from `layers` to `to`, which is empty, one after the
+/// other, and says which they are.
+///
+/// A page that was written and is what it was before is left to the checkpoint. One that is all
+/// zeros becomes a hole.
+pub(super) fn write_delta(layers: &Layers, ram: &Ram, to: &File) -> io::Result<PageList> {
+    let mut page = vec![0_u8; PAGE_SIZE as usize];
+    let mut before = page.clone();
+    let mut pages = PageList::default();
+    let mut packed = Packed {
+        to,
+        start: 0,
+        chunk: Vec::with_capacity(CHUNK),
+    };
+    each_private_page(ram, |number| {
+        ram.read(number * PAGE_SIZE, &mut page);
+        layers.read_page(number, &mut before)?;
+        if page == before {
+            return Ok(());
+        }
+        if page.iter().any(|byte| *byte != 0) {
+            packed.add(pages.count() * PAGE_SIZE, &page)?;
+        }
+        pages.push(number).map_err(io::Error::other)
+    })?;
+    packed.write()?;
+    to.set_len(pages.count() * PAGE_SIZE)?;
+    Ok(pages)
+}
+
+/// Pages on their way to a file: those that lie together are written together.
+struct Packed<'a> {
+    to: &'a File,
+    start: u64,
+    chunk: Vec<u8>,
+}
+
+impl Packed<'_> {
+    fn add(&mut self, offset: u64, page: &[u8]) -> io::Result<()> {
+        if offset != self.start + self.chunk.len() as u64 || self.chunk.len() >= CHUNK {
+            self.write()?;
+            self.start = offset;
+        }
+        self.chunk.extend_from_slice(page);
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.to.write_all_at(&self.chunk, self.start)?;
+        self.chunk.clear();
+        Ok(())
+    }
+}
+
+/// Calls `each` with the number of every page that the guest has to itself, ascending.
+fn each_private_page(ram: &Ram, mut each: impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let first = ram.host_address() / PAGE_SIZE;
     let pages = ram.size() / PAGE_SIZE;
     let mut entries = vec![0_u8; BATCH * 8];
-    let mut page = vec![0_u8; PAGE_SIZE as usize];
     for start in (0..pages).step_by(BATCH) {
         let count = usize::try_from(pages - start).map_or(BATCH, |left| left.min(BATCH));
         pagemap.read_exact_at(&mut entries[..count * 8], (first + start) * 8)?;
         for (entry, number) in entries[..count * 8].chunks_exact(8).zip(start..) {
             let entry = u64::from_le_bytes(entry.try_into().expect("chunks of eight"));
             if entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0 {
-                ram.read(number * PAGE_SIZE, &mut page);
-                to.write_all_at(&page, number * PAGE_SIZE)?;
+                each(number)?;
             }
         }
-    }
-    Ok(())
-}
-
-fn copy(from: &File, to: &File, size: u64) -> io::Result<()> {
-    let (mut from_offset, mut to_offset) = (0, 0);
-    loop {
-        let left = size.saturating_sub(u64::try_from(from_offset).unwrap_or(size));
-        if left == 0 {
-            return Ok(());
-        }
-        let length = usize::try_from(left).unwrap_or(usize::MAX);
-        match copy_file_range(
-            from,
-            Some(&mut from_offset),
-            to,
-            Some(&mut to_offset),
-            length,
-        ) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            // Not on this filesystem, or not across the two: through memory then.
-            Err(
-                nix::Error::EXDEV
-                | nix::Error::EINVAL
-                | nix::Error::ENOSYS
-                | nix::Error::EOPNOTSUPP,
-            ) => {
-                return copy_through_memory(
-                    from,
-                    to,
-                    u64::try_from(from_offset).unwrap_or(0),
-                    size,
-                );
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-fn copy_through_memory(from: &File, to: &File, start: u64, size: u64) -> io::Result<()> {
-    let mut chunk = vec![0_u8; 1 << 20];
-    let mut offset = start;
-    while offset < size {
-        let length =
-            usize::try_from(size - offset).map_or(chunk.len(), |left| left.min(chunk.len()));
-        from.read_exact_at(&mut chunk[..length], offset)?;
-        to.write_all_at(&chunk[..length], offset)?;
-        offset += length as u64;
     }
     Ok(())
 }

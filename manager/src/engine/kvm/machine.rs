@@ -176,11 +176,16 @@ pub(super) struct Machine {
 impl Machine {
     /// A machine in reset state over `ram`, with slots for `regions`.
     /// When that fails, the memory is handed back.
-    pub(super) fn new(kvm: &Kvm, ram: Ram, regions: &[Region]) -> Result<Self, (Ram, KvmError)> {
-        let make = || {
+    pub(super) fn new(
+        kvm: &Kvm,
+        mut ram: Ram,
+        regions: &[Region],
+    ) -> Result<Self, (Ram, KvmError)> {
+        let mut make = || {
             let vm = kvm.create_vm().map_err(at("create a VM"))?;
             let mut slots = Slots::new(ram.size());
             for region in regions {
+                ram.place(*region).map_err(at("map a delta's pages"))?;
                 add_slot(&vm, &ram, &mut slots, *region)?;
             }
             let vcpu = vm.create_vcpu(0).map_err(at("create a vCPU"))?;
@@ -224,16 +229,18 @@ impl Machine {
     /// no slot yet gets one when the guest touches it.
     pub(super) fn run(&mut self) -> Stop {
         loop {
-            let (address, inside) = match self.vcpu.run() {
+            let (address, region, inside) = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(layout::DOORBELL, _)) => return Stop::Doorbell,
                 Ok(VcpuExit::MmioWrite(address, data)) => {
                     // The access that found no slot is done here; later ones go straight.
-                    let inside = self.ram.write(address, data);
-                    (address, inside)
+                    let region = missing(&self.slots, &mut self.ram, address);
+                    let inside = region.is_ok() && self.ram.write(address, data);
+                    (address, region, inside)
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {
-                    let inside = self.ram.read(address, data);
-                    (address, inside)
+                    let region = missing(&self.slots, &mut self.ram, address);
+                    let inside = region.is_ok() && self.ram.read(address, data);
+                    (address, region, inside)
                 }
                 Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => {
                     return Stop::Dead(ExitReason::BadPort { port });
@@ -261,15 +268,15 @@ impl Machine {
                 Err(e) if e.errno() == libc::EINTR => return Stop::Interrupted,
                 Err(e) => return Stop::Dead(ExitReason::RunFailed { errno: e.errno() }),
             };
-            if !inside {
-                return Stop::Dead(ExitReason::BadAddress { address });
-            }
-            // An access across two pages leaves KVM once for each, and the slot that the first one
-            // was given may hold the second.
-            let Some(region) = self.slots.missing(address) else {
-                continue;
+            let added = match region {
+                Ok(_) if !inside => return Stop::Dead(ExitReason::BadAddress { address }),
+                Ok(Some(region)) => add_slot(&self.vm, &self.ram, &mut self.slots, region),
+                // An access across two pages leaves KVM once for each, and the slot that the first
+                // one was given may hold the second.
+                Ok(None) => Ok(()),
+                Err(e) => Err(e),
             };
-            if let Err(e) = add_slot(&self.vm, &self.ram, &mut self.slots, region) {
+            if let Err(e) = added {
                 return Stop::Dead(ExitReason::InternalError {
                     detail: e.to_string(),
                 });
@@ -294,6 +301,15 @@ impl Machine {
             Err(e) => Err(at("finish the last exit")(e)),
         }
     }
+}
+
+/// The region to add so that `address` has a slot, if it has none, ready to be used.
+fn missing(slots: &Slots, ram: &mut Ram, address: u64) -> Result<Option<Region>, KvmError> {
+    let region = slots.missing(address);
+    if let Some(region) = region {
+        ram.place(region).map_err(at("map a delta's pages"))?;
+    }
+    Ok(region)
 }
 
 fn add_slot(vm: &VmFd, ram: &Ram, slots: &mut Slots, region: Region) -> Result<(), KvmError> {

@@ -1,5 +1,5 @@
 //! The Linux engine: KVM, embedded. A process per guest, its memory a private mapping of the
-//! checkpoint.
+//! checkpoint and of the deltas over it.
 //!
 //! ```text
 //! manager ── orders ──▶ nursery ── fork ──▶ guest process (VM, vCPU, private mapping of the .ckp)
@@ -12,6 +12,7 @@ mod control;
 pub mod demo;
 mod desk;
 mod dump;
+mod layers;
 mod machine;
 pub mod nursery;
 mod ram;
@@ -180,22 +181,39 @@ impl Engine for Kvm {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
         let mut writer = Writer::create(path, from.memory.size)?;
         let state = conversation.suspend(writer.memory())?;
-        VcpuState::from_bytes(&state).map_err(|e| {
-            Error::Refused(format!("the guest sent a state that cannot be read: {e}"))
-        })?;
+        readable(&state)?;
         writer.write_kern(&state)?;
-        let description = Description {
-            guest: name.to_owned(),
-            engine: EngineKind::Kvm,
-            engine_version: engine_version(&open_kvm()?),
-            memory: from.memory.clone(),
-            vcpus: from.vcpus,
-            devices: from.devices.clone(),
-            disks: Vec::new(),
-            working_set: from.working_set.clone(),
-        };
+        let description = suspended(name, from)?;
         let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
         // The bundle is whole: from here on it is the guest, and the process is not.
+        conversation.commit()?;
+        Ok(manifest)
+    }
+
+    fn suspend_delta(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        name: &str,
+        from: &Checkpoint,
+        path: &BundlePath,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
+        let process = conversation.pid().map_err(CallError::from)?;
+        let process = Process::with_pid(process).ok_or(Error::Gone)?;
+        let mut writer = Writer::create_delta(path, from, self.usage(process)?.private.pages())?;
+        let (state, pages) = conversation.suspend_delta(writer.memory())?;
+        readable(&state)?;
+        writer.set_pages(pages);
+        writer.write_kern(&state)?;
+        let description = suspended(name, from.manifest())?;
+        let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
+        // Its parents may have gone meanwhile: the guest ends only for what can be restored.
+        if let Err(e) = Checkpoint::open(path) {
+            crate::checkpoint::remove(path, &[])?;
+            return Err(e.into());
+        }
         conversation.commit()?;
         Ok(manifest)
     }
@@ -220,6 +238,27 @@ impl Engine for Kvm {
             source,
         })
     }
+}
+
+/// Makes sure that a guest's state can be restored.
+fn readable(state: &[u8]) -> Result<(), Error> {
+    VcpuState::from_bytes(state)
+        .map(|_| ())
+        .map_err(|e| Error::Refused(format!("the guest sent a state that cannot be read: {e}")))
+}
+
+/// What the bundle of a guest that is suspended now says of it.
+fn suspended(name: &str, from: &Manifest) -> Result<Description, Error> {
+    Ok(Description {
+        guest: name.to_owned(),
+        engine: EngineKind::Kvm,
+        engine_version: engine_version(&open_kvm()?),
+        memory: from.memory.clone(),
+        vcpus: from.vcpus,
+        devices: from.devices.clone(),
+        disks: Vec::new(),
+        working_set: from.working_set.clone(),
+    })
 }
 
 fn open_kvm() -> Result<kvm_ioctls::Kvm, Error> {
@@ -263,8 +302,6 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
         )
     } else if manifest.devices.iter().any(|d| d.model != "brood-channel") {
         "it has devices that this engine does not have".to_owned()
-    } else if manifest.parent.is_some() {
-        "it is a delta".to_owned()
     } else if manifest.working_set.is_empty() {
         "its working set is empty: the guest could not execute its first instruction".to_owned()
     } else {

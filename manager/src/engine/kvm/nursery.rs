@@ -18,7 +18,11 @@ use std::{
     io::{self, IoSliceMut, Read, Seek},
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     process::exit,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use kvm_ioctls::Kvm;
@@ -38,6 +42,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{
     clone::{self, EXIT_CHECKPOINT_CUT},
     desk::Desk,
+    layers::Layers,
     machine::{ExitReason, Machine},
     ram::Ram,
     record,
@@ -48,7 +53,7 @@ use super::{
         send_message,
     },
 };
-use crate::{checkpoint::FileStamp, engine::GuestId, units::PAGE_SIZE};
+use crate::{checkpoint::DELTAS_MAX, engine::GuestId, units::PAGE_SIZE};
 
 /// The descriptor on which a nursery finds the socket to its manager.
 pub(super) const SOCKET: RawFd = 3;
@@ -57,8 +62,11 @@ pub(super) const SOCKET: RawFd = 3;
 #[derive(Debug)]
 pub(super) struct Nursery {
     pub(super) kvm: Kvm,
-    pub(super) ckp: File,
-    pub(super) start: Start,
+    pub(super) layers: Arc<Layers>,
+    /// An idle guest gives its virtual machine back after this time; never, when there is none.
+    pub(super) park_after: Option<Duration>,
+    /// Processes to hold ready for orders to come.
+    spares: usize,
     pub(super) plan: RestorePlan,
     pub(super) regions: Vec<Region>,
     /// Held by everything that may still be restoring.
@@ -74,7 +82,13 @@ pub fn main() -> ! {
     unsafe { libc::close_range(SOCKET.unsigned_abs() + 1, libc::c_uint::MAX, 0) };
     // A guest must not die of what is typed at the terminal that it was restored from.
     let _ = setsid();
-    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+    // Nor of a limit on the size of files (RLIMIT_FSIZE): a suspend fails then.
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGPIPE,
+        Signal::SIGXFSZ,
+    ] {
         handle(signal, SigHandler::SigIgn);
     }
     let mut blocked = SigSet::empty();
@@ -94,15 +108,21 @@ pub fn main() -> ! {
 
 impl Nursery {
     fn receive() -> Result<Self, String> {
-        let [start, kern, ckp, run_dir, session_lock] =
-            descriptors().map_err(|e| format!("cannot receive its descriptors: {e}"))?;
+        let mut fds = descriptors()
+            .map_err(|e| format!("cannot receive its descriptors: {e}"))?
+            .into_iter();
+        let (Some(start), Some(kern), Some(run_dir), Some(session_lock)) =
+            (fds.next(), fds.next(), fds.next(), fds.next())
+        else {
+            return Err("it was sent too few descriptors".to_owned());
+        };
         nix::unistd::fchdir(&run_dir).map_err(|e| format!("cannot enter the run folder: {e}"))?;
         let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
             .map_err(|e| format!("cannot read its orders: {e}"))?;
         let kern = contents(kern).map_err(|e| e.to_string())?;
         let state =
             VcpuState::from_bytes(&kern).map_err(|e| format!("cannot use the .ckp.kern: {e}"))?;
-        let ckp = File::from(ckp);
+        let layers = Arc::new(Layers::new(fds.map(File::from).collect(), start.layers)?);
         let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
         let regions: Vec<_> = start
             .working_set
@@ -114,19 +134,19 @@ impl Nursery {
             .collect();
         // One machine is made and thrown away: what it has in common with the checkpoint need not
         // be restored, and what KVM refuses is found before any guest is forked.
-        let ram = Ram::private(&ckp, start.memory)
-            .map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+        let ram = Ram::private(&layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
         let machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
         let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(|e| e.to_string())?;
         drop(machine);
-        if FileStamp::of(&ckp).ok() != Some(start.stamp) {
+        if !layers.unchanged() {
             return Err("the checkpoint was changed since it was verified".to_owned());
         }
         let pid = Pid::this();
         Ok(Self {
             kvm,
-            ckp,
-            start,
+            layers,
+            park_after: start.park_after,
+            spares: start.spares,
             plan,
             regions,
             session_lock: Some(session_lock),
@@ -138,7 +158,7 @@ impl Nursery {
         let Ok((taken, take)) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
             exit(1)
         };
-        let Ok(mut children) = Children::new(self.start.spares) else {
+        let Ok(mut children) = Children::new(self.spares) else {
             exit(1)
         };
         let mut open = true;
@@ -177,7 +197,7 @@ impl Nursery {
                 Ok(ForkResult::Child) => clone::run(self, take, &children.desk, place),
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
-                Err(_) if children.free.len() < self.start.spares => return,
+                Err(_) if children.free.len() < self.spares => return,
                 Err(e) => {
                     let text = match e {
                         Errno::EAGAIN => {
@@ -375,9 +395,11 @@ fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn descriptors() -> io::Result<[OwnedFd; 5]> {
+/// The descriptors that the manager sends: orders, `.kern`, run folder, session lock, and the
+/// memory files, the full checkpoint's first. They are numbered in this order.
+fn descriptors() -> io::Result<Vec<OwnedFd>> {
     let mut byte = [0_u8; 1];
-    let mut space = nix::cmsg_space!([RawFd; 5]);
+    let mut space = nix::cmsg_space!([RawFd; 5 + DELTAS_MAX]);
     let mut data = [IoSliceMut::new(&mut byte)];
     let message: RecvMsg<()> = recvmsg(
         SOCKET,
@@ -388,13 +410,8 @@ fn descriptors() -> io::Result<[OwnedFd; 5]> {
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             // SAFETY: the kernel has just made these descriptors for this process alone.
-            let fds: Vec<_> = fds
-                .into_iter()
-                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-                .collect();
-            return fds
-                .try_into()
-                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+            let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+            return Ok(fds.into_iter().map(owned).collect());
         }
     }
     Err(io::Error::from(io::ErrorKind::UnexpectedEof))

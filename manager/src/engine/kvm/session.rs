@@ -26,6 +26,7 @@ use nix::{
 use zerocopy::FromZeros;
 
 use super::{
+    layers::Plan,
     nursery,
     wire::{
         Order as WireOrder, REPORT_READY, REPORT_RESTORED, Report, Start, receive_message,
@@ -81,10 +82,8 @@ impl Session {
 
         let manifest = checkpoint.manifest();
         let start = Start {
-            memory: manifest.memory.size,
+            layers: Plan::of(checkpoint),
             working_set: manifest.working_set.clone(),
-            stamp: checkpoint.stamp(),
-            sha256: manifest.files.ckp.sha256.clone(),
             park_after,
             spares: SPARES,
         };
@@ -93,13 +92,14 @@ impl Session {
         let kern = memory_file(checkpoint.kern())?;
         let run_dir = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(io("open the run folder"))?;
-        let fds = [
+        let mut fds = vec![
             start.as_raw_fd(),
             kern.as_raw_fd(),
-            checkpoint.memory_file().as_raw_fd(),
             run_dir.as_raw_fd(),
             lock.as_raw_fd(),
         ];
+        let layers = checkpoint.layers();
+        fds.extend(layers.iter().map(|layer| layer.memory_file().as_raw_fd()));
         sendmsg::<()>(
             ours.as_raw_fd(),
             &[IoSlice::new(&[0])],

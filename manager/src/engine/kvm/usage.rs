@@ -7,7 +7,7 @@ use crate::{
     units::Bytes,
 };
 
-/// Reads /proc/PID/smaps. The mapping of the checkpoint is the guest's memory; everything else is
+/// Reads /proc/PID/smaps. What is mapped of checkpoints is the guest's memory; everything else is
 /// its process's.
 pub(super) fn read(process: Process) -> io::Result<Usage> {
     let text = fs::read_to_string(format!("/proc/{}/smaps", process.pid))?;
@@ -24,27 +24,41 @@ pub(super) fn read(process: Process) -> io::Result<Usage> {
     Ok(usage)
 }
 
-/// What a guest's process tells of it: its name, and the checkpoint that it has mapped.
+/// What a guest's process tells of it: its name, its memory, and the checkpoint that it is of.
+///
+/// All of its memory is mapped from memory files of checkpoints. It has them open in the order in
+/// which they lie over each other: the last one is the checkpoint's own.
 pub(super) fn describe(process: Process) -> Option<Described> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).ok()?;
     let name = fs::read_to_string(format!("/proc/{}/comm", process.pid)).ok()?;
-    let (checkpoint, memory) = maps.lines().find_map(mapped_checkpoint)?;
-    let name = name.trim_end().to_owned();
+    let open = fs::read_dir(format!("/proc/{}/fd", process.pid)).ok()?;
+    let (_, checkpoint) = open
+        .filter_map(|file| {
+            let file = file.ok()?;
+            let number: u32 = file.file_name().to_str()?.parse().ok()?;
+            let link = fs::read_link(file.path()).ok()?;
+            Some((number, bundle(link.to_str()?)?.to_owned()))
+        })
+        .max()?;
     Some(Described {
-        name,
+        name: name.trim_end().to_owned(),
         checkpoint,
-        memory,
+        memory: maps.lines().filter_map(mapped).sum(),
     })
 }
 
-/// The bundle's path and the mapping's size, from a line of /proc/PID/maps that maps one.
-fn mapped_checkpoint(line: &str) -> Option<(String, Bytes)> {
+/// The bundle of a memory file, from what a link or a mapping in /proc calls it.
+fn bundle(path: &str) -> Option<&str> {
+    path.trim_end_matches(" (deleted)").strip_suffix(".ckp")
+}
+
+/// The mapping's size, from a line of /proc/PID/maps that maps a memory file.
+fn mapped(line: &str) -> Option<Bytes> {
     let (range, rest) = line.split_once(' ')?;
-    let path = &rest[rest.find('/')?..];
-    let bundle = path.trim_end_matches(" (deleted)").strip_suffix(".ckp")?;
+    bundle(&rest[rest.find('/')?..])?;
     let (start, end) = range.split_once('-')?;
     let address = |text| u64::from_str_radix(text, 16).ok();
-    Some((bundle.to_owned(), Bytes(address(end)? - address(start)?)))
+    Some(Bytes(address(end)? - address(start)?))
 }
 
 fn sum(smaps: &str) -> Usage {
@@ -80,15 +94,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapped_checkpoint_is_found() {
+    fn mapped_memory_files_are_found() {
         let line =
             "7f0000000000-7f0010000000 rw-p 00000000 fe:00 99     /srv/a b/demo.ckp (deleted)";
-        let found = mapped_checkpoint(line);
-        assert_eq!(found, Some(("/srv/a b/demo".to_owned(), Bytes::mib(256))));
-        assert_eq!(
-            mapped_checkpoint("7f00-7f01 r-xp 0 fe:00 9 /usr/bin/brood"),
-            None
-        );
+        assert_eq!(mapped(line), Some(Bytes::mib(256)));
+        assert_eq!(bundle("/srv/a b/demo.ckp (deleted)"), Some("/srv/a b/demo"));
+        assert_eq!(mapped("7f00-7f01 r-xp 0 fe:00 9 /usr/bin/brood"), None);
     }
 
     #[test]

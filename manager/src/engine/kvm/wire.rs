@@ -7,17 +7,17 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::demo::{Answer, IdentityBlock, Request};
-use crate::checkpoint::{FileStamp, manifest::PageRange};
-use crate::units::Bytes;
+use super::{
+    demo::{Answer, IdentityBlock, Request},
+    layers::Plan,
+};
+use crate::checkpoint::manifest::PageRange;
 
 /// What a nursery is told once, as JSON in a memory file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
-    pub(super) memory: Bytes,
+    pub(super) layers: Plan,
     pub(super) working_set: Vec<PageRange>,
-    pub(super) stamp: FileStamp,
-    pub(super) sha256: String,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
     pub(super) park_after: Option<Duration>,
     /// Processes to hold ready for orders to come.
@@ -88,6 +88,9 @@ impl From<&Text> for String {
 pub(super) const CALL_ASK: u64 = 1;
 /// Write the guest's memory to the descriptor that comes along and send its vCPU's state.
 pub(super) const CALL_SUSPEND: u64 = 2;
+/// Write the pages that the guest's checkpoint does not have to the first descriptor that comes
+/// along, a list of them to the second, and send its vCPU's state.
+pub(super) const CALL_SUSPEND_DELTA: u64 = 4;
 /// The suspended guest's bundle is sealed: end.
 pub(super) const CALL_COMMIT: u64 = 3;
 

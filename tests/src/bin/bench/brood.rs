@@ -52,6 +52,11 @@ struct ResumedGuest {
     resume_ms: f64,
 }
 
+#[derive(Deserialize)]
+struct Shown {
+    private_bytes: u64,
+}
+
 /// Where brood is and what it works on.
 #[derive(Clone, Debug)]
 pub(crate) struct Brood {
@@ -165,6 +170,47 @@ impl Brood {
             done: 0,
             asked: 1,
         })
+    }
+
+    /// Has one guest write a word.
+    pub(crate) fn poke(&self, guest: &str, address: u64) -> Result<(), Error> {
+        let address = address.to_string();
+        self.run(&["ask", guest, "poke", &address, "1"]).map(drop)
+    }
+
+    /// Bytes of memory that one guest has to itself.
+    pub(crate) fn private(&self, guest: &str) -> Result<u64, Error> {
+        let shown: Shown = self.ask(self.command(&["show", guest]))?;
+        Ok(shown.private_bytes)
+    }
+
+    /// Suspends one guest to a delta of its checkpoint, `name` beside it; returns it to restore
+    /// from.
+    pub(crate) fn suspend_delta(&self, guest: &str, name: &str) -> Result<Self, Error> {
+        let checkpoint = self.checkpoint.with_file_name(name);
+        self.run(&["suspend", guest, &path(&checkpoint), "--delta"])?;
+        Ok(Self {
+            checkpoint,
+            ..self.clone()
+        })
+    }
+
+    /// Length of all files of the checkpoint.
+    pub(crate) fn checkpoint_size(&self) -> Result<u64, Error> {
+        let files = ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"];
+        let mut size = 0;
+        for suffix in files {
+            let file = format!("{}.{suffix}", path(&self.checkpoint));
+            let facts = std::fs::metadata(&file).map_err(Error::io(format!("examine {file}")))?;
+            size += facts.len();
+        }
+        Ok(size)
+    }
+
+    /// Removes the checkpoint.
+    pub(crate) fn remove_checkpoint(&self) -> Result<(), Error> {
+        self.run(&["checkpoint", "remove", &path(&self.checkpoint)])
+            .map(drop)
     }
 
     /// Asks one guest whether it is there.

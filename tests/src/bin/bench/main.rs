@@ -79,6 +79,8 @@ enum Measurement {
     Pool,
     /// 10,000 claims and releases, after which nothing may be left
     PoolCycles,
+    /// A guest with 1,000 pages of its own, far apart: what it takes as a delta, and to restore
+    Delta,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
 }
@@ -100,6 +102,7 @@ impl Measurement {
             Self::Resume => measure::resume(workplace),
             Self::Pool => pool::pool(workplace),
             Self::PoolCycles => pool::cycles(workplace),
+            Self::Delta => measure::delta(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
         }
     }

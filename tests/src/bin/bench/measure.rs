@@ -1,11 +1,16 @@
 //! What can be measured. Each takes its guests down before it returns.
 
 use std::{
+    io,
     process::Command,
     time::{Duration, Instant},
 };
 
-use brood::density::percentiles::Percentiles;
+use brood::{
+    density::percentiles::Percentiles,
+    units::{Bytes, PAGE_SIZE},
+};
+use brood_tests::HEAP;
 
 use super::{
     Measurement,
@@ -22,6 +27,8 @@ use super::{
 const SAMPLES: u32 = 200;
 /// Guests that are paused and resumed in turn.
 const RESUMED_GUESTS: u32 = 50;
+/// Pages that a guest has written before it is suspended to a delta.
+const SCATTERED: u64 = 1000;
 const THOUSAND: u32 = 1000;
 const TEN_THOUSAND: u32 = 10_000;
 /// Guests of the ten thousand that are asked once more.
@@ -137,6 +144,66 @@ pub(crate) fn resume(workplace: &Workplace) -> Result<Vec<Row>, Error> {
         row("p50", &p50, Some(Goal::LessThan(1.0))),
         row("p90", &p90, None),
         row("p99", &p99, None),
+    ])
+}
+
+/// A guest that has written 1,000 pages, evenly spread over its memory: the bytes of its delta for
+/// each byte that it had to itself, and the median time to restore guests from it, beside that of
+/// their full checkpoint.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a ratio shown with three digits"
+)]
+pub(crate) fn delta(workplace: &Workplace) -> Result<Vec<Row>, Error> {
+    let (brood, guests) = (&workplace.brood, workplace.guests.unwrap_or(SAMPLES));
+    let memory = &workplace.floor.memory;
+    let memory: Bytes = memory
+        .parse()
+        .map_err(io::Error::other)
+        .map_err(Error::io(format!("read the memory size {memory}")))?;
+    let pages = memory.0.saturating_sub(HEAP) / PAGE_SIZE;
+    let stride = (pages / SCATTERED).max(1) * PAGE_SIZE;
+    let (mut ratio, mut p50, mut full) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..workplace.rounds {
+        let restored = brood.restore(1, 1, None)?;
+        let guest = &restored.guests[0].name;
+        for n in 0..SCATTERED {
+            brood.poke(guest, HEAP + n * stride)?;
+        }
+        let private = brood.private(guest)?;
+        let delta = brood.suspend_delta(guest, "delta")?;
+        ratio.push(delta.checkpoint_size()? as f64 / private as f64);
+        for (subject, took) in [(&delta, &mut p50), (brood, &mut full)] {
+            settle(&brood.interrupt)?;
+            took.push(subject.restore(guests, 1, None)?.restore_ms.p50);
+            brood.destroy_all()?;
+        }
+        eprintln!(
+            "delta: round {} of {}: p50 {:.3} ms, of its parent {:.3} ms",
+            round + 1,
+            workplace.rounds,
+            p50[p50.len() - 1],
+            full[full.len() - 1]
+        );
+        delta.remove_checkpoint()?;
+    }
+    let row = |figure: String, unit, values: &[f64], goal| {
+        Row::alone(Measurement::Delta, figure, unit, values, goal)
+    };
+    Ok(vec![
+        row(
+            format!("delta of {SCATTERED} pages far apart: written by private bytes"),
+            "",
+            &ratio,
+            Some(Goal::AtMost(1.1)),
+        ),
+        row(
+            format!("restore p50 from it, {guests} guests one at a time"),
+            "ms",
+            &p50,
+            Some(Goal::AtMost(10.0)),
+        ),
+        row("restore p50 from its parent".to_owned(), "ms", &full, None),
     ])
 }
 

@@ -1,0 +1,67 @@
+//! Copying from file to file, without passing through memory where the file system can do that.
+
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+use nix::fcntl::copy_file_range;
+
+/// Copies `size` bytes from one file's offset to another's. On file systems that share extents
+/// this costs nothing.
+///
+/// # Errors
+/// What reading or writing answers; an unexpected end when `from` ends before.
+pub(crate) fn copy_range(
+    from: &File,
+    from_start: u64,
+    to: &File,
+    to_start: u64,
+    size: u64,
+) -> io::Result<()> {
+    let offset = |start: u64| i64::try_from(start).map_err(io::Error::other);
+    let (mut from_offset, mut to_offset) = (offset(from_start)?, offset(to_start)?);
+    loop {
+        let done = u64::try_from(from_offset).map_or(size, |now| now - from_start);
+        let left = size.saturating_sub(done);
+        if left == 0 {
+            return Ok(());
+        }
+        let length = usize::try_from(left).unwrap_or(usize::MAX);
+        match copy_file_range(
+            from,
+            Some(&mut from_offset),
+            to,
+            Some(&mut to_offset),
+            length,
+        ) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            // Not on this filesystem, or not across the two: through memory then.
+            Err(
+                nix::Error::EXDEV
+                | nix::Error::EINVAL
+                | nix::Error::ENOSYS
+                | nix::Error::EOPNOTSUPP,
+            ) => {
+                return through_memory(from, from_start + done, to, to_start + done, left);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn through_memory(
+    from: &File,
+    from_start: u64,
+    to: &File,
+    to_start: u64,
+    size: u64,
+) -> io::Result<()> {
+    let mut chunk = vec![0_u8; 1 << 20];
+    let mut done = 0;
+    while done < size {
+        let length = usize::try_from(size - done).map_or(chunk.len(), |left| left.min(chunk.len()));
+        from.read_exact_at(&mut chunk[..length], from_start + done)?;
+        to.write_all_at(&chunk[..length], to_start + done)?;
+        done += length as u64;
+    }
+    Ok(())
+}
