@@ -1,41 +1,36 @@
-//! FreeBSD's vmm(4), as far as brood speaks of it on every platform.
+//! FreeBSD's vmm(4), and brood's vmm_vnode(4), in three layers:
 //!
-//! The crate builds everywhere and opens devices only on FreeBSD. It holds the names that both
-//! the manager and the kernel side must agree on; the ioctl table and the safe wrappers are not
-//! part of it yet.
+//! 1. [`abi`]: structures and constants as C has them, generated from FreeBSD's headers;
+//! 2. [`request`]: the table of all requests, each number asserted against the C compiler's;
+//! 3. safe types, one per descriptor: [`VmmCtl`] is `/dev/vmmctl`, [`Vm`] is `/dev/vmm/NAME`,
+//!    [`VnodeProvider`] is what vmm_vnode(4) adds to it; [`sysctl`] reads the variables beside
+//!    them.
+//!
+//! The crate builds everywhere, so that what depends on it can be written and tested anywhere; it
+//! opens devices on FreeBSD/amd64 only. Elsewhere opening fails with [`Error::NotFreeBsd`].
 
-pub mod vnode_abi;
+pub mod abi;
+mod control;
+mod descriptor;
+mod error;
+#[cfg(test)]
+mod made_up;
+mod name;
+pub mod request;
+pub mod sysctl;
+mod vm;
+mod vnode;
+
+pub use control::{Lifetime, VmmCtl};
+pub use error::{Error, Feature};
+pub use name::VmName;
+pub use vm::{
+    GuestMapping, KernelState, Mapping, Protection, Segment, SegmentId, SuspendReason, Topology, Vm,
+};
+pub use vnode::{Books, Capabilities, VnodeProvider};
 
 /// Control device through which virtual machines are created and destroyed (vmm(4)).
 pub const VMM_CTL_PATH: &str = "/dev/vmmctl";
 
 /// Folder that holds one character device per virtual machine (vmm(4)).
 pub const VMM_DEVICE_DIR: &str = "/dev/vmm";
-
-/// Longest virtual machine name, in bytes, without the terminating NUL.
-///
-/// `VM_MAX_NAMELEN` of `machine/vmm.h`: the device name limit `SPECNAMELEN` (255, `sys/param.h`)
-/// less `VM_MAX_PREFIXLEN` (10), `VM_MAX_SUFFIXLEN` (15) and the separator before the suffix.
-pub const VM_MAX_NAME: usize = 255 - 10 - 15 - 1;
-
-/// Path of the character device of the virtual machine `name`, or `None` when `name` cannot be a
-/// virtual machine's name: empty, too long, or with a `/` or NUL in it.
-#[must_use]
-pub fn device_path(name: &str) -> Option<String> {
-    let bad = name.is_empty() || name.len() > VM_MAX_NAME || name.contains(['/', '\0']);
-    (!bad).then(|| format!("{VMM_DEVICE_DIR}/{name}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_path_refuses_what_the_kernel_would() {
-        assert_eq!(device_path("g1").as_deref(), Some("/dev/vmm/g1"));
-        assert!(device_path(&"n".repeat(VM_MAX_NAME)).is_some());
-        for bad in ["", "a/b", "a\0b", &"n".repeat(VM_MAX_NAME + 1)] {
-            assert_eq!(device_path(bad), None, "{bad:?}");
-        }
-    }
-}

@@ -1,0 +1,178 @@
+//! Turns FreeBSD's headers of vmm(4) and vmm_vnode(4) into the Rust that `vmm-sys` is built on.
+//!
+//! Two callers: `tools/bindings`, which keeps the committed `sys/src/generated`, and the build
+//! script of `vmm-sys` with its feature `host-headers`. Both get the same items, so only what the
+//! headers say can differ.
+//!
+//! Besides the types and the constants, each request (`_IO`, `_IOR`, `_IOW`, `_IOWR`) becomes a
+//! constant `REQUEST_*` whose value is the C compiler's: `vmm-sys` holds its own table against it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The release that the committed bindings are of.
+pub const RELEASE: &str = "freebsd_15_0";
+
+/// Where the headers are.
+#[derive(Debug)]
+pub struct Headers {
+    /// The compiler's search path: `/usr/include` on FreeBSD.
+    pub system: Vec<PathBuf>,
+    /// Root of brood's sources, for `kmod/vmm_vnode.h` and `sys/bindgen/*.h`.
+    pub brood: PathBuf,
+}
+
+/// Why there are no bindings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A header is in none of the folders that were named.
+    #[error("no {header} in {}", folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NoHeader {
+        /// Path of the header below a folder.
+        header: &'static str,
+        /// Folders that were searched.
+        folders: Vec<PathBuf>,
+    },
+    /// A header cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The header.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The headers do not compile, or there is no libclang.
+    #[error("bindgen: {0}")]
+    Bindgen(#[from] bindgen::BindgenError),
+}
+
+/// The bindings, as the text of a Rust module.
+///
+/// # Errors
+/// If a header is missing or does not compile. bindgen itself panics if there is no libclang.
+pub fn generate(headers: &Headers) -> Result<String, Error> {
+    let ours = headers.brood.join("sys/bindgen");
+    let kmod = headers.brood.join("kmod");
+    let sources = [
+        headers.find("machine/vmm_dev.h")?,
+        ours.join("vmmctl.h"),
+        kmod.join("vmm_vnode.h"),
+    ];
+    let mut header = "#include \"vmm.h\"\n".to_owned();
+    for source in &sources {
+        header += &request_constants(&read(source)?);
+    }
+
+    let mut builder = bindgen::Builder::default()
+        .header_contents("requests.h", &header)
+        .clang_args([
+            "-target",
+            "x86_64-unknown-freebsd15.0",
+            "-std=gnu17",
+            "-nostdinc",
+        ])
+        .clang_args([
+            format!("-I{}", ours.display()),
+            format!("-I{}", kmod.display()),
+        ]);
+    for folder in &headers.system {
+        builder = builder.clang_args(["-isystem".to_owned(), folder.display().to_string()]);
+    }
+    let bindings = builder
+        .allowlist_file(".*(vmm_dev|vmm_snapshot|vmmctl|vmm_vnode)\\.h")
+        .allowlist_var("REQUEST_.*|VM_MAX_.*|VM_REG_.*|VM_SUSPEND_.*")
+        .allowlist_type("vm_reg_name|vm_suspend_how|seg_desc")
+        .blocklist_function(".*")
+        // Reached by a pointer only.
+        .blocklist_type(
+            "vm_exit|vm_exit__.*|vie|vie_op|vm_inout.*|vm_task_switch|task_switch_reason",
+        )
+        .raw_line("#[repr(C)]\npub struct vm_exit {\n    _opaque: [u8; 0],\n}\n")
+        // Bit fields that nothing here reads: the size is enough.
+        .opaque_type("vm_readwrite_kernemu_device")
+        .blocklist_var("_.*|IOCPARM_.*|IOC_.*")
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .derive_default(true)
+        .generate_comments(false)
+        .use_core()
+        .layout_tests(true)
+        .merge_extern_blocks(true)
+        .disable_header_comment()
+        .generate()?;
+    Ok(format!(
+        "// Written by tools/bindings. Do not edit.\n\n{bindings}"
+    ))
+}
+
+impl Headers {
+    fn find(&self, header: &'static str) -> Result<PathBuf, Error> {
+        let mut paths = self.system.iter().map(|folder| folder.join(header));
+        paths
+            .find(|path| path.is_file())
+            .ok_or_else(|| Error::NoHeader {
+                header,
+                folders: self.system.clone(),
+            })
+    }
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A C constant for each macro of `header` that is a request number.
+fn request_constants(header: &str) -> String {
+    let joined = header.replace("\\\r\n", " ").replace("\\\n", " ");
+    let mut constants = String::new();
+    for line in joined.lines() {
+        let mut words = line.trim_start().trim_start_matches('#').split_whitespace();
+        let (Some("define"), Some(name), Some(value)) = (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        if ["_IO(", "_IOR(", "_IOW(", "_IOWR("]
+            .iter()
+            .any(|call| value.starts_with(call))
+        {
+            constants += &format!("static const unsigned long REQUEST_{name} = {name};\n");
+        }
+    }
+    constants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_becomes_a_constant_and_nothing_else_does() {
+        let header = "#define\tVM_RUN\t\t\\\n\t_IOW('v', IOCNUM_RUN, struct vm_run)\n\
+             # define VM_REINIT _IO('v', 5)\n#define MAX 64\n#define VM_MEMSEG_NAME(m) (m)\n\
+             /* _IOR('v', 1, int) */\n#define GUARD\n";
+        assert_eq!(
+            request_constants(header),
+            "static const unsigned long REQUEST_VM_RUN = VM_RUN;\n\
+             static const unsigned long REQUEST_VM_REINIT = VM_REINIT;\n"
+        );
+    }
+
+    #[test]
+    fn a_missing_header_is_named_with_the_folders_that_were_searched() {
+        let nowhere = tempfile::tempdir().unwrap();
+        let headers = Headers {
+            system: vec![nowhere.path().to_owned()],
+            brood: Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."),
+        };
+        let error = generate(&headers).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("no machine/vmm_dev.h in {}", nowhere.path().display())
+        );
+    }
+}

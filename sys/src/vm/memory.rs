@@ -1,0 +1,422 @@
+//! Memory of a virtual machine: segments, and where they are in guest-physical memory.
+//!
+//! A segment is memory that belongs to the machine; a mapping makes a part of it appear at a
+//! guest-physical address. System memory is what the guest has as RAM and what a process can map,
+//! read and write through the machine's device; the other segments hold what devices show.
+
+use std::{fmt, os::unix::fs::FileExt};
+
+use nix::errno::Errno;
+
+use super::Vm;
+use crate::{Error, abi, name, request};
+
+/// Number of a memory segment (`dev/vmm/vmm_mem.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId(i32);
+
+#[allow(clippy::cast_possible_wrap, reason = "the numbers are small")]
+impl SegmentId {
+    /// System memory of a guest without NUMA domains.
+    pub const SYSTEM: Self = Self(abi::VM_SYSMEM as i32);
+    /// The boot ROM.
+    pub const BOOT_ROM: Self = Self(abi::VM_BOOTROM as i32);
+    /// The frame buffer.
+    pub const FRAME_BUFFER: Self = Self(abi::VM_FRAMEBUFFER as i32);
+    /// The option ROM of a passed-through device.
+    pub const PCI_ROM: Self = Self(abi::VM_PCIROM as i32);
+
+    /// System memory of a NUMA domain of the guest, 0 to 7.
+    ///
+    /// ```
+    /// use vmm_sys::SegmentId;
+    ///
+    /// assert_eq!(SegmentId::system(0), Some(SegmentId::SYSTEM));
+    /// assert_eq!(SegmentId::system(8), None);
+    /// ```
+    #[must_use]
+    pub const fn system(domain: u8) -> Option<Self> {
+        if (domain as u32) < abi::VM_MAXSYSMEM {
+            Some(Self(domain as i32))
+        } else {
+            None
+        }
+    }
+
+    pub(crate) const fn number(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A memory segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Bytes.
+    pub length: usize,
+    /// Name of the device memory; `None` for system memory.
+    pub name: Option<String>,
+}
+
+/// What a guest may do with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// Read it.
+    pub read: bool,
+    /// Write it.
+    pub write: bool,
+    /// Run code in it.
+    pub execute: bool,
+}
+
+impl Protection {
+    /// As system memory has it.
+    pub const ALL: Self = Self {
+        read: true,
+        write: true,
+        execute: true,
+    };
+
+    fn bits(self) -> i32 {
+        let bit = |set, bit| if set { bit } else { 0 };
+        bit(self.read, libc::PROT_READ)
+            | bit(self.write, libc::PROT_WRITE)
+            | bit(self.execute, libc::PROT_EXEC)
+    }
+
+    fn from_bits(bits: i32) -> Self {
+        Self {
+            read: bits & libc::PROT_READ != 0,
+            write: bits & libc::PROT_WRITE != 0,
+            execute: bits & libc::PROT_EXEC != 0,
+        }
+    }
+}
+
+/// Where a part of a segment is in guest-physical memory (`struct vm_memmap` of
+/// `machine/vmm_dev.h`). All numbers are in bytes and multiples of the page size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Guest-physical address.
+    pub address: u64,
+    /// The segment.
+    pub segment: SegmentId,
+    /// Where the part starts in the segment.
+    pub offset: u64,
+    /// Its length.
+    pub length: usize,
+    /// What the guest may do with it.
+    pub protection: Protection,
+    /// Whether all of it is held in memory, as passed-through devices need it. Segments of
+    /// vmm_vnode(4) cannot be wired: `EOPNOTSUPP`.
+    pub wired: bool,
+}
+
+impl Vm {
+    /// A segment, or `None` if the machine has none of that number (`VM_GET_MEMSEG`).
+    ///
+    /// # Errors
+    /// [`Error::Request`]: `ENXIO` if the machine is destroyed.
+    pub fn segment(&self, segment: SegmentId) -> Result<Option<Segment>, Error> {
+        let mut memseg = abi::vm_memseg {
+            segid: segment.number(),
+            ..Default::default()
+        };
+        let action = "look at a memory segment";
+        // SAFETY: the kernel does not use the one pointer, to a set of domains, when it reports.
+        unsafe {
+            self.device
+                .request(action, request::VM_GET_MEMSEG, &mut memseg)?;
+        };
+        let name = name::text(&memseg.name);
+        let name = (!name.is_empty()).then_some(name);
+        Ok((memseg.len != 0).then_some(Segment {
+            length: memseg.len,
+            name,
+        }))
+    }
+
+    /// Creates a system memory segment of `length` bytes that reads as zero
+    /// (`VM_ALLOC_MEMSEG`). For one that reads as a checkpoint see
+    /// [`VnodeProvider::attach`](crate::VnodeProvider::attach).
+    ///
+    /// # Errors
+    /// [`Error::Request`]: `EEXIST` if there is one of that number and length, `EINVAL` if there
+    /// is one of another length, or if the length is not a multiple of the page size, or zero.
+    pub fn allocate_segment(&self, segment: SegmentId, length: usize) -> Result<(), Error> {
+        let mut memseg = abi::vm_memseg {
+            segid: segment.number(),
+            len: length,
+            ..Default::default()
+        };
+        let action = "create a memory segment";
+        // SAFETY: the one pointer, to a set of domains, is null, which is none.
+        unsafe {
+            self.device
+                .request(action, request::VM_ALLOC_MEMSEG, &mut memseg)
+        }
+    }
+
+    /// Makes a part of a segment appear in guest-physical memory (`VM_MMAP_MEMSEG`). All virtual
+    /// CPUs must have exited, or not have run yet.
+    ///
+    /// # Errors
+    /// [`Error::Request`]: `EINVAL` if the part is not in the segment, or a number is not a
+    /// multiple of the page size; `EFAULT` if something is mapped there; `ENOSPC` if the machine
+    /// has as many mappings as it can have.
+    pub fn map_segment(&self, mapping: &Mapping) -> Result<(), Error> {
+        #[allow(clippy::cast_possible_wrap, reason = "it is one bit")]
+        let flags = if mapping.wired {
+            abi::VM_MEMMAP_F_WIRED as i32
+        } else {
+            0
+        };
+        let mut memmap = abi::vm_memmap {
+            gpa: mapping.address,
+            segid: mapping.segment.number(),
+            segoff: mapping.offset,
+            len: mapping.length,
+            prot: mapping.protection.bits(),
+            flags,
+        };
+        let action = "map a memory segment";
+        // SAFETY: the argument holds no pointers.
+        unsafe {
+            self.device
+                .request(action, request::VM_MMAP_MEMSEG, &mut memmap)
+        }
+    }
+
+    /// Removes a mapping of just this address and length (`VM_MUNMAP_MEMSEG`).
+    ///
+    /// # Errors
+    /// [`Error::Request`]: `EINVAL` if there is none.
+    pub fn unmap_segment(&self, address: u64, length: usize) -> Result<(), Error> {
+        let mut munmap = abi::vm_munmap {
+            gpa: address,
+            len: length,
+        };
+        let action = "unmap a memory segment";
+        // SAFETY: the argument holds no pointers.
+        unsafe {
+            self.device
+                .request(action, request::VM_MUNMAP_MEMSEG, &mut munmap)
+        }
+    }
+
+    /// All mappings, by ascending address (`VM_MMAP_GETNEXT`).
+    ///
+    /// # Errors
+    /// [`Error::Request`]: `ENXIO` if the machine is destroyed.
+    pub fn mappings(&self) -> Result<Vec<Mapping>, Error> {
+        let mut mappings = Vec::new();
+        let mut next = Some(0);
+        while let Some(address) = next {
+            let mut memmap = abi::vm_memmap {
+                gpa: address,
+                ..Default::default()
+            };
+            let action = "list the memory mappings";
+            // SAFETY: the argument holds no pointers.
+            let result = unsafe {
+                self.device
+                    .request(action, request::VM_MMAP_GETNEXT, &mut memmap)
+            };
+            match result {
+                Err(Error::Request {
+                    errno: Errno::ENOENT,
+                    ..
+                }) => break,
+                result => result?,
+            }
+            #[allow(clippy::cast_sign_loss, reason = "a set of bits")]
+            let flags = memmap.flags as u32;
+            mappings.push(Mapping {
+                address: memmap.gpa,
+                segment: SegmentId(memmap.segid),
+                offset: memmap.segoff,
+                length: memmap.len,
+                protection: Protection::from_bits(memmap.prot),
+                wired: flags & abi::VM_MEMMAP_F_WIRED != 0,
+            });
+            // Past the end of the address space nothing is left to ask for.
+            next = memmap
+                .gpa
+                .checked_add(memmap.len as u64)
+                .filter(|end| *end > address);
+        }
+        Ok(mappings)
+    }
+
+    /// Reads guest-physical memory into `buffer` by read(2), page by page; a hole below the end
+    /// of system memory reads as zero (`vmmdev_rw` of FreeBSD's `sys/dev/vmm/vmm_dev.c`).
+    ///
+    /// # Errors
+    /// [`Error::Memory`]: `EFAULT` if the range goes past the guest's memory.
+    pub fn read_memory(&self, address: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let length = buffer.len();
+        self.device
+            .file()
+            .read_exact_at(buffer, address)
+            .map_err(|source| self.device.memory_error("read", address, length, source))
+    }
+
+    /// Writes `bytes` to guest-physical memory by write(2). Pages of a checkpoint that are
+    /// written become the guest's own.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]: `EFAULT` if the guest has no writable memory there.
+    pub fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.device
+            .file()
+            .write_all_at(bytes, address)
+            .map_err(|source| {
+                self.device
+                    .memory_error("write", address, bytes.len(), source)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up::Kernel;
+
+    const MIB: usize = 1 << 20;
+
+    fn vm(kernel: Kernel) -> Vm {
+        Vm::made_up(kernel, tempfile::tempfile().unwrap())
+    }
+
+    #[test]
+    fn a_segment_of_length_zero_is_none() {
+        let kernel = Kernel::new().on(request::VM_GET_MEMSEG, |memseg| {
+            (memseg.len, memseg.name) = match memseg.segid {
+                0 => (256 * MIB, name::c_string("")),
+                8 => (16 * MIB, name::c_string("bootrom")),
+                _ => (0, name::c_string("")),
+            };
+            Ok(())
+        });
+        let vm = vm(kernel);
+        let system = vm.segment(SegmentId::SYSTEM).unwrap().unwrap();
+        assert_eq!(
+            system,
+            Segment {
+                length: 256 * MIB,
+                name: None
+            }
+        );
+        let rom = vm.segment(SegmentId::BOOT_ROM).unwrap().unwrap();
+        assert_eq!(
+            rom,
+            Segment {
+                length: 16 * MIB,
+                name: Some("bootrom".into())
+            }
+        );
+        assert_eq!(vm.segment(SegmentId::system(7).unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_new_segment_is_nameless_system_memory_of_any_domain() {
+        let kernel = Kernel::new().on(request::VM_ALLOC_MEMSEG, |memseg| {
+            assert_eq!((memseg.segid, memseg.len), (3, MIB));
+            assert_eq!(memseg.name, [0; 16]);
+            assert!(memseg.ds_mask.is_null());
+            assert_eq!((memseg.ds_mask_size, memseg.ds_policy), (0, 0));
+            Ok(())
+        });
+        vm(kernel)
+            .allocate_segment(SegmentId::system(3).unwrap(), MIB)
+            .unwrap();
+    }
+
+    /// Memory above 4 GiB lies at another offset in its segment than its address.
+    const MAPPINGS: [Mapping; 2] = [
+        Mapping {
+            address: 0,
+            segment: SegmentId::SYSTEM,
+            offset: 0,
+            length: 3 << 30,
+            protection: Protection::ALL,
+            wired: false,
+        },
+        Mapping {
+            address: 4 << 30,
+            segment: SegmentId::BOOT_ROM,
+            offset: 3 << 30,
+            length: MIB,
+            protection: Protection {
+                read: true,
+                write: false,
+                execute: true,
+            },
+            wired: true,
+        },
+    ];
+
+    #[test]
+    fn what_was_mapped_is_listed() {
+        let maps = std::rc::Rc::new(std::cell::RefCell::new(Vec::<abi::vm_memmap>::new()));
+        let (mapped, unmapped) = (maps.clone(), maps.clone());
+        let kernel = Kernel::new()
+            .on(request::VM_MMAP_MEMSEG, move |memmap| {
+                mapped.borrow_mut().push(*memmap);
+                Ok(())
+            })
+            .on(request::VM_MUNMAP_MEMSEG, move |munmap| {
+                unmapped
+                    .borrow_mut()
+                    .retain(|m| (m.gpa, m.len) != (munmap.gpa, munmap.len));
+                Ok(())
+            })
+            .on(request::VM_MMAP_GETNEXT, move |memmap| {
+                let maps = maps.borrow();
+                let next = maps
+                    .iter()
+                    .filter(|m| m.gpa >= memmap.gpa)
+                    .min_by_key(|m| m.gpa);
+                *memmap = *next.ok_or(Errno::ENOENT)?;
+                Ok(())
+            });
+        let vm = vm(kernel);
+        assert_eq!(vm.mappings().unwrap(), []);
+        for mapping in MAPPINGS.iter().rev() {
+            vm.map_segment(mapping).unwrap();
+        }
+        assert_eq!(vm.mappings().unwrap(), MAPPINGS);
+        vm.unmap_segment(0, 3 << 30).unwrap();
+        assert_eq!(vm.mappings().unwrap(), MAPPINGS[1..]);
+    }
+
+    /// A kernel that never says that there are no more must not be asked for ever.
+    #[test]
+    fn a_list_that_does_not_advance_ends() {
+        let kernel = Kernel::new().on(request::VM_MMAP_GETNEXT, |memmap| {
+            memmap.gpa = 0;
+            memmap.len = 4096;
+            Ok(())
+        });
+        assert_eq!(vm(kernel).mappings().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn memory_is_read_and_written_at_its_address() {
+        let memory = tempfile::tempfile().unwrap();
+        memory.set_len(8192).unwrap();
+        let vm = Vm::made_up(Kernel::new(), memory);
+        vm.write_memory(4094, b"brood").unwrap();
+        let mut read = [0xff; 7];
+        vm.read_memory(4093, &mut read).unwrap();
+        assert_eq!(&read, b"\0brood\0");
+        let error = vm.read_memory(8190, &mut read).unwrap_err().to_string();
+        let start = "cannot read 7 bytes of guest memory at 0x1ffe on /dev/vmm/g1: ";
+        assert!(error.starts_with(start), "{error}");
+    }
+}
