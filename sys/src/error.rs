@@ -176,7 +176,6 @@ impl Error {
                 errno,
                 ..
             } => return attach_hint(*errno),
-            Self::Sysctl { .. } => "kldload vmm; for hw.vmm.vnode, also kldload vmm_vnode",
             _ => return None,
         };
         Some(hint)

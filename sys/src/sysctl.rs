@@ -40,7 +40,7 @@ impl Limits {
     /// Reads the limits of this host.
     ///
     /// # Errors
-    /// [`Error::NotFreeBsd`] elsewhere; [`Error::Sysctl`] if the vmm(4) module is not loaded.
+    /// As [`number`].
     pub fn read() -> Result<Self, Error> {
         Self::read_by(number)
     }
@@ -59,8 +59,7 @@ impl VnodeTotals {
     /// Reads the sums. This walks the pages of all segments.
     ///
     /// # Errors
-    /// [`Error::NotFreeBsd`] elsewhere; [`Error::Sysctl`] if the vmm_vnode(4) module is not
-    /// loaded.
+    /// As [`number`].
     pub fn read() -> Result<Self, Error> {
         Self::read_by(number)
     }
@@ -82,8 +81,9 @@ impl VnodeTotals {
 /// A variable that is a number, of whatever C type.
 ///
 /// # Errors
-/// [`Error::NotFreeBsd`] elsewhere; [`Error::Sysctl`] if there is no such variable, or if it is
-/// not a number, or a negative one.
+/// [`Error::NotFreeBsd`] elsewhere; [`Error::Unsupported`] if it is one of vmm(4) or vmm_vnode(4)
+/// and the module is not loaded; [`Error::Sysctl`] if there is no such variable, if it may not be
+/// read, or if it is not a number, or a negative one.
 pub fn number(name: &'static str) -> Result<u64, Error> {
     #[cfg(not(target_os = "freebsd"))]
     {
@@ -93,14 +93,46 @@ pub fn number(name: &'static str) -> Result<u64, Error> {
     }
     #[cfg(target_os = "freebsd")]
     {
-        use sysctl::{Ctl, Sysctl};
+        use sysctl::{Ctl, Sysctl, SysctlError};
 
-        let error = |reason: String| Error::Sysctl { name, reason };
-        let value = Ctl::new(name).and_then(|ctl| ctl.value_string());
-        let value = value.map_err(|source| error(source.to_string()))?;
-        value
-            .parse()
-            .map_err(|_| error(format!("`{value}` is not a number")))
+        match Ctl::new(name).and_then(|ctl| ctl.value_string()) {
+            Ok(value) => parse(name, &value),
+            Err(SysctlError::NotFound(_)) => Err(missing(name)),
+            Err(error) => Err(Error::Sysctl {
+                name,
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(any(target_os = "freebsd", test))]
+fn parse(name: &'static str, value: &str) -> Result<u64, Error> {
+    let reason = || format!("`{value}` is not a count");
+    value.parse().map_err(|_| Error::Sysctl {
+        name,
+        reason: reason(),
+    })
+}
+
+/// The error of a variable that does not exist: those of a module come with it.
+#[cfg(any(target_os = "freebsd", test))]
+fn missing(name: &'static str) -> Error {
+    use crate::Feature;
+
+    let what = if name.starts_with("hw.vmm.vnode.") {
+        Feature::VnodeProvider
+    } else if name.starts_with("hw.vmm.") {
+        Feature::Vmm
+    } else {
+        return Error::Sysctl {
+            name,
+            reason: "there is no such variable".to_owned(),
+        };
+    };
+    Error::Unsupported {
+        action: "read the sysctl variables of vmm",
+        what,
     }
 }
 
@@ -109,6 +141,7 @@ mod tests {
     use std::{cell::RefCell, collections::BTreeSet};
 
     use super::*;
+    use crate::Feature;
 
     /// Gives each variable another value, so that a mix-up shows.
     fn host() -> (
@@ -167,19 +200,31 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_variable_names_the_module() {
-        let missing = |name| {
-            Err(Error::Sysctl {
-                name,
-                reason: "unknown oid".into(),
-            })
-        };
-        let error = VnodeTotals::read_by(missing).unwrap_err();
+    fn a_missing_variable_is_a_missing_module() {
+        for (name, module) in [
+            ("hw.vmm.vnode.abi", Some(Feature::VnodeProvider)),
+            ("hw.vmm.maxvmms", Some(Feature::Vmm)),
+            ("kern.nonsense", None),
+        ] {
+            match (missing(name), module) {
+                (Error::Unsupported { what, .. }, Some(module)) => assert_eq!(what, module),
+                (Error::Sysctl { name: told, .. }, None) => assert_eq!(told, name),
+                (error, _) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_counts_are_counts() {
         assert_eq!(
-            error.to_string(),
-            "cannot read sysctl hw.vmm.vnode.abi: unknown oid"
+            parse("kern.maxproc", "18446744073709551615").unwrap(),
+            u64::MAX
         );
-        assert!(error.hint().unwrap().contains("kldload vmm_vnode"));
+        for bad in ["", "-1", "12 ", "[Node]", "0x10", "1.5"] {
+            let error = parse("kern.maxproc", bad).unwrap_err().to_string();
+            let expected = format!("cannot read sysctl kern.maxproc: `{bad}` is not a count");
+            assert_eq!(error, expected);
+        }
     }
 
     #[cfg(not(target_os = "freebsd"))]

@@ -2,13 +2,15 @@
 
 mod mapping;
 mod memory;
+mod segment;
 mod snapshot;
 mod statistics;
 
 use nix::errno::Errno;
 
 pub use mapping::GuestMapping;
-pub use memory::{Mapping, Protection, Segment, SegmentId};
+pub use memory::{Mapping, Protection};
+pub use segment::{Segment, SegmentId};
 pub use snapshot::KernelState;
 
 use crate::{Error, VmName, VnodeProvider, abi, descriptor::Descriptor, request};
@@ -102,11 +104,10 @@ impl Vm {
     }
 
     /// Puts the machine back to its state after creation; its system memory and what is in it
-    /// stay (`VM_REINIT`). All virtual CPUs must have exited.
+    /// stay (`VM_REINIT`). All virtual CPUs must have exited after a [`Vm::suspend`].
     ///
     /// # Errors
-    /// [`Error::Request`]: `EBUSY` if the machine was not suspended before, or if a virtual CPU
-    /// runs.
+    /// [`Error::Request`]: `EBUSY` if one has not.
     pub fn reinitialize(&self) -> Result<(), Error> {
         // SAFETY: there is no argument.
         unsafe {

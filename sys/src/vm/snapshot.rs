@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use super::{Vm, unknown};
 use crate::{Error, abi, error::Feature, request};
 
-/// First try and largest size of a piece, in bytes.
-const BUFFER: usize = 64 << 10;
+/// First try and largest size of a piece, in bytes. The kernel logs a try that was too small.
+const BUFFER: usize = 1 << 20;
 const MOST: usize = 64 << 20;
 
 /// A kind of state that the kernel keeps (`enum snapshot_req` of `machine/vmm_snapshot.h`).
@@ -37,15 +37,15 @@ pub enum KernelState {
 }
 
 impl KernelState {
-    /// All kinds, in the order in which bhyve(8) saves them.
+    /// All kinds, in the order in which bhyve(8) saves and restores them.
     pub const ALL: [Self; 9] = [
-        Self::IoApic,
-        Self::Machine,
-        Self::LocalApic,
         Self::Hpet,
+        Self::Machine,
+        Self::IoApic,
+        Self::LocalApic,
         Self::Vcpus,
-        Self::Pic,
         Self::Pit,
+        Self::Pic,
         Self::PmTimer,
         Self::Rtc,
     ];
@@ -257,7 +257,7 @@ mod tests {
             ),
             "{error}"
         );
-        assert_eq!(kernel.answered().len(), 11, "64 KiB to 64 MiB, doubling");
+        assert_eq!(kernel.answered().len(), 7, "1 MiB to 64 MiB, doubling");
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
             .into_iter()
             .map(KernelState::request)
             .collect();
-        assert_eq!(kinds, [1, 2, 3, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(kinds, [5, 2, 1, 3, 6, 8, 7, 9, 10]);
     }
 
     #[test]
