@@ -217,7 +217,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .starts_with("cannot open /dev/vmmctl: vmm(4) is FreeBSD's")
+                .starts_with("cannot open /dev/vmmctl: it is FreeBSD/amd64's")
         );
         assert!(error.hint().unwrap().contains("KVM"));
         assert!(matches!(

@@ -1,6 +1,6 @@
 //! An open device and the one place where requests are issued.
 //!
-//! A device is opened on FreeBSD only; elsewhere opening is a typed error. Tests put a made-up
+//! A device is opened on FreeBSD/amd64 only; elsewhere opening is a typed error. Tests put a made-up
 //! kernel in the place of the device, so that what the safe types ask of the kernel, and what
 //! they make of its answers, is tested on any platform.
 
@@ -24,9 +24,9 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Opens `path`, as a file of this kind can be on FreeBSD only.
+    /// Opens `path`, on the one platform whose requests are known.
     pub(crate) fn open(path: &str) -> Result<Self, Error> {
-        if !cfg!(target_os = "freebsd") {
+        if !cfg!(all(target_os = "freebsd", target_arch = "x86_64")) {
             return Err(Error::NotFreeBsd {
                 device: path.to_owned(),
             });

@@ -7,10 +7,11 @@ use nix::errno::Errno;
 /// Why a device of vmm(4) could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This is not FreeBSD: there are no such devices.
+    /// This is not FreeBSD/amd64: there is no such device, or its requests are others.
     #[error(
-        "cannot open {device}: vmm(4) is FreeBSD's, and this is {}",
-        std::env::consts::OS
+        "cannot open {device}: it is FreeBSD/amd64's, and this is {}/{}",
+        std::env::consts::OS,
+        std::env::consts::ARCH
     )]
     NotFreeBsd {
         /// Path of the device, or name of the sysctl variable.

@@ -12,9 +12,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The release that the committed bindings are of.
-pub const RELEASE: &str = "freebsd_15_0";
-
 /// Where the headers are.
 #[derive(Debug)]
 pub struct Headers {
