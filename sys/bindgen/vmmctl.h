@@ -18,8 +18,9 @@
 #define	VMMCTL_CREATE_DESTROY_ON_CLOSE	0x1
 
 /*
- * Kernels without the flag have it as the first of 16 reserved members, which
- * must be zero: there it is EINVAL.  The size, so the request, is the same.
+ * "flags" came with FreeBSD's commit bd16bac27e7e.  Kernels without it have 16
+ * reserved members, which must be zero: there a flag is EINVAL.  The size, so
+ * the request, is the same.
  */
 struct vmmctl_vm_create {
 	char		name[VM_MAX_NAMELEN + 1];

@@ -12,7 +12,8 @@ pub enum Lifetime {
     /// Until it is destroyed, whatever becomes of the process that created it.
     UntilDestroyed,
     /// Until the [`VmmCtl`] that created it is dropped, at the latest when the process ends: a
-    /// killed process leaves no virtual machine behind (`VMMCTL_CREATE_DESTROY_ON_CLOSE`).
+    /// killed process leaves no virtual machine behind (`VMMCTL_CREATE_DESTROY_ON_CLOSE`). Came
+    /// with FreeBSD's commit bd16bac27e7e; a kernel without it gives [`Error::Unsupported`].
     UntilClosed,
 }
 
@@ -57,7 +58,7 @@ impl VmmCtl {
     ///
     /// # Errors
     /// [`Error::Request`]: `ENOMEM` if the user has `hw.vmm.maxvmms` machines, `EEXIST` if the
-    /// name is taken. [`Error::Unsupported`] if the kernel is too old for
+    /// name is taken. [`Error::Unsupported`] if the kernel does not know
     /// [`Lifetime::UntilClosed`]. Errors of [`Vm::open`]; the machine is destroyed again then.
     pub fn create(&self, name: &VmName, lifetime: Lifetime) -> Result<Vm, Error> {
         self.create_only(name, lifetime)?;

@@ -24,33 +24,45 @@ const MAPPING: Mapping = Mapping {
     wired: false,
 };
 
-/// A machine of this process's own, or `None` if the test is skipped, which is said then.
-fn machine(test: &str) -> Option<(VmmCtl, VmName, Vm)> {
-    let control = match VmmCtl::open() {
-        Err(
-            error @ Error::Unsupported {
-                what: Feature::Vmm, ..
-            },
-        ) => return skip(test, &error),
-        Err(Error::Open { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
-            return skip(test, &"not root");
-        }
-        result => result.unwrap(),
-    };
-    let name: VmName = format!("brood-{test}-{}", std::process::id())
-        .parse()
-        .unwrap();
-    match control.create(&name, Lifetime::UntilClosed) {
-        Err(
-            error @ Error::Unsupported {
+/// A machine of this process's own, which is gone when it is dropped.
+struct Machine {
+    control: VmmCtl,
+    name: VmName,
+    vm: Vm,
+}
+
+impl Machine {
+    /// `None` if the test is skipped, which is said then.
+    fn new(test: &str) -> Option<Self> {
+        let control = match VmmCtl::open() {
+            Err(
+                error @ Error::Unsupported {
+                    what: Feature::Vmm, ..
+                },
+            ) => return skip(test, &error),
+            Err(Error::Open { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                return skip(test, &"not root");
+            }
+            result => result.unwrap(),
+        };
+        let name: VmName = format!("brood-{test}-{}", std::process::id())
+            .parse()
+            .unwrap();
+        let vm = match control.create(&name, Lifetime::UntilClosed) {
+            Err(Error::Unsupported {
                 what: Feature::DestroyOnClose,
                 ..
-            },
-        ) => skip(test, &error),
-        result => {
-            let vm = result.unwrap();
-            Some((control, name, vm))
-        }
+            }) => control.create(&name, Lifetime::UntilDestroyed).unwrap(),
+            result => result.unwrap(),
+        };
+        Some(Self { control, name, vm })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It is gone already where a test destroyed it.
+        let _ = self.control.destroy(&self.name);
     }
 }
 
@@ -70,10 +82,11 @@ fn errno(error: &Error) -> Option<Errno> {
 
 #[test]
 #[cfg_attr(not(target_os = "freebsd"), ignore = "needs FreeBSD's vmm(4)")]
-fn a_machine_has_memory_while_its_control_device_is_open() {
-    let Some((control, name, vm)) = machine("memory") else {
+fn a_machine_has_memory_until_it_is_destroyed() {
+    let Some(machine) = Machine::new("memory") else {
         return;
     };
+    let vm = &machine.vm;
     let limits = sysctl::Limits::read().unwrap();
     assert!(limits.max_vms > 0 && limits.max_vcpus > 0 && limits.max_processes > 0);
 
@@ -107,9 +120,9 @@ fn a_machine_has_memory_while_its_control_device_is_open() {
     let again = vm.suspend(SuspendReason::PowerOff).unwrap_err();
     assert_eq!(errno(&again), Some(Errno::EALREADY));
 
-    drop(control);
+    machine.control.destroy(&machine.name).unwrap();
     assert!(vm.topology().is_err(), "the machine is gone");
-    let gone = Vm::open(&name).unwrap_err();
+    let gone = Vm::open(&machine.name).unwrap_err();
     assert!(matches!(gone, Error::Open { source, .. } if source.kind() == ErrorKind::NotFound));
 }
 
@@ -119,9 +132,10 @@ fn a_machine_has_memory_while_its_control_device_is_open() {
     ignore = "needs FreeBSD's vmm(4) with vmm_vnode(4)"
 )]
 fn what_a_machine_writes_to_a_checkpoint_is_its_own() {
-    let Some((_control, _, vm)) = machine("vnode") else {
+    let Some(machine) = Machine::new("vnode") else {
         return;
     };
+    let vm = &machine.vm;
     let provider = match vm.vnode_provider() {
         Err(
             error @ Error::Unsupported {
@@ -160,4 +174,31 @@ fn what_a_machine_writes_to_a_checkpoint_is_its_own() {
     let write = File::options().write(true).open(&path).unwrap_err();
     assert_eq!(write.kind(), ErrorKind::ExecutableFileBusy);
     assert!(sysctl::VnodeTotals::read().unwrap().segments >= 1);
+}
+
+#[test]
+#[cfg_attr(not(target_os = "freebsd"), ignore = "needs FreeBSD's vmm(4)")]
+fn a_machine_can_go_with_its_control_device() {
+    // One machine shows that this test can run, another one is of a second control device.
+    let Some(machine) = Machine::new("close") else {
+        return;
+    };
+    let control = VmmCtl::open().unwrap();
+    let name: VmName = format!("{}-2", machine.name).parse().unwrap();
+    match control.create(&name, Lifetime::UntilClosed) {
+        Err(
+            error @ Error::Unsupported {
+                what: Feature::DestroyOnClose,
+                ..
+            },
+        ) => {
+            skip::<()>("close", &error);
+        }
+        result => {
+            let vm = result.unwrap();
+            drop(control);
+            assert!(vm.topology().is_err(), "the machine is gone");
+            assert!(Vm::open(&name).is_err());
+        }
+    }
 }
