@@ -10,6 +10,7 @@
 #![allow(
     missing_docs,
     non_camel_case_types,
+    non_snake_case,
     clippy::undocumented_unsafe_blocks,
     reason = "generated: the names and the comments are those of the headers"
 )]

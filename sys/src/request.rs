@@ -2,7 +2,8 @@
 //!
 //! A request's number holds its direction, group, number and the size of its argument (`_IOC` in
 //! FreeBSD's `sys/ioccom.h`). It is computed here, on any platform, and each is asserted to be
-//! what the C compiler made of the macro of the same name in FreeBSD's headers.
+//! what the C compiler made of the macro of the same name in FreeBSD's headers; its argument is
+//! asserted to have the type that the macro has.
 
 use core::{ffi::c_int, marker::PhantomData, mem::size_of};
 
@@ -55,12 +56,18 @@ impl<T> Request<T> {
 }
 
 macro_rules! requests {
-    ($(#[doc = $doc:literal] $name:ident = ($direction:expr, $group:expr, $number:expr, $type:ty), $header:expr;)*) => {
+    (@type) => { () };
+    (@type $type:ty) => { $type };
+    ($(
+        #[doc = $doc:literal]
+        $name:ident = ($direction:expr, $group:expr, $number:expr $(, $type:ty)?), $header:expr;
+    )*) => {
         $(
             #[doc = $doc]
-            pub const $name: Request<$type> =
+            pub const $name: Request<requests!(@type $($type)?)> =
                 Request::new(stringify!($name), $direction, $group, $number);
             const _: () = assert!($name.number as u64 == $header);
+            $(const _: fn(&abi::request_arguments) -> &$type = |headers| &headers.$name;)?
         )*
 
         /// Name and number of each request of the table, in its order.
@@ -78,7 +85,7 @@ requests! {
     /// Makes all virtual CPUs exit, for the reason given.
     VM_SUSPEND = (IN, b'v', abi::IOCNUM_SUSPEND, abi::vm_suspend), abi::REQUEST_VM_SUSPEND;
     /// Puts the machine back to its state after creation; its system memory stays.
-    VM_REINIT = (VOID, b'v', abi::IOCNUM_REINIT, ()), abi::REQUEST_VM_REINIT;
+    VM_REINIT = (VOID, b'v', abi::IOCNUM_REINIT), abi::REQUEST_VM_REINIT;
     /// Creates a memory segment.
     VM_ALLOC_MEMSEG = (IN, b'v', abi::IOCNUM_ALLOC_MEMSEG, abi::vm_memseg), abi::REQUEST_VM_ALLOC_MEMSEG;
     /// Length and name of a memory segment; its length is 0 if there is none.

@@ -5,7 +5,8 @@
 //! headers say can differ.
 //!
 //! Besides the types and the constants, each request (`_IO`, `_IOR`, `_IOW`, `_IOWR`) becomes a
-//! constant `REQUEST_*` whose value is the C compiler's: `vmm-sys` holds its own table against it.
+//! constant `REQUEST_*` whose value is the C compiler's, and its argument a member of the structure
+//! `request_arguments`: `vmm-sys` holds its own table against both.
 
 use std::{
     fs, io,
@@ -57,13 +58,13 @@ pub fn generate(headers: &Headers) -> Result<String, Error> {
         ours.join("vmmctl.h"),
         kmod.join("vmm_vnode.h"),
     ];
-    let mut header = "#include \"vmm.h\"\n".to_owned();
+    let mut requests = Vec::new();
     for source in &sources {
-        header += &request_constants(&read(source)?);
+        requests.extend(find_requests(&read(source)?));
     }
 
     let mut builder = bindgen::Builder::default()
-        .header_contents("requests.h", &header)
+        .header_contents("requests.h", &header(&requests))
         .clang_args([
             "-target",
             "x86_64-unknown-freebsd15.0",
@@ -80,7 +81,7 @@ pub fn generate(headers: &Headers) -> Result<String, Error> {
     let bindings = builder
         .allowlist_file(".*(vmm_dev|vmm_snapshot|vmmctl|vmm_vnode)\\.h")
         .allowlist_var("REQUEST_.*|VM_MAX_.*|VM_REG_.*|VM_SUSPEND_.*")
-        .allowlist_type("vm_reg_name|vm_suspend_how|seg_desc")
+        .allowlist_type("vm_reg_name|vm_suspend_how|seg_desc|request_arguments")
         .blocklist_function(".*")
         // Reached by a pointer only.
         .blocklist_type(
@@ -123,24 +124,52 @@ fn read(path: &Path) -> Result<String, Error> {
     })
 }
 
-/// A C constant for each macro of `header` that is a request number.
-fn request_constants(header: &str) -> String {
+/// A macro that is a request number.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    name: String,
+    /// C type of its argument, if it has one.
+    argument: Option<String>,
+}
+
+/// The macros of `header` that are request numbers.
+fn find_requests(header: &str) -> Vec<Request> {
     let joined = header.replace("\\\r\n", " ").replace("\\\n", " ");
+    joined.lines().filter_map(request).collect()
+}
+
+fn request(line: &str) -> Option<Request> {
+    let definition = line
+        .trim()
+        .strip_prefix('#')?
+        .trim()
+        .strip_prefix("define")?;
+    let (name, value) = definition.trim().split_once(char::is_whitespace)?;
+    let (call, arguments) = value.trim().strip_suffix(')')?.split_once('(')?;
+    let argument = match call {
+        "_IO" => None,
+        "_IOR" | "_IOW" | "_IOWR" => Some(arguments.rsplit_once(',')?.1.trim().to_owned()),
+        _ => return None,
+    };
+    Some(Request {
+        name: name.to_owned(),
+        argument,
+    })
+}
+
+/// What the C compiler is to look at.
+fn header(requests: &[Request]) -> String {
     let mut constants = String::new();
-    for line in joined.lines() {
-        let mut words = line.trim_start().trim_start_matches('#').split_whitespace();
-        let (Some("define"), Some(name), Some(value)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        if ["_IO(", "_IOR(", "_IOW(", "_IOWR("]
-            .iter()
-            .any(|call| value.starts_with(call))
-        {
-            constants += &format!("static const unsigned long REQUEST_{name} = {name};\n");
+    let mut members = String::new();
+    for Request { name, argument } in requests {
+        // Without the #undef the member's name would be expanded.
+        constants +=
+            &format!("static const unsigned long REQUEST_{name} = {name};\n#undef {name}\n");
+        if let Some(argument) = argument {
+            members += &format!("\t{argument} {name};\n");
         }
     }
-    constants
+    format!("#include \"vmm.h\"\n{constants}struct request_arguments {{\n{members}}};\n")
 }
 
 #[cfg(test)]
@@ -148,14 +177,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_request_becomes_a_constant_and_nothing_else_does() {
+    fn requests_are_found_with_their_arguments_and_nothing_else_is() {
         let header = "#define\tVM_RUN\t\t\\\n\t_IOW('v', IOCNUM_RUN, struct vm_run)\n\
              # define VM_REINIT _IO('v', 5)\n#define MAX 64\n#define VM_MEMSEG_NAME(m) (m)\n\
-             /* _IOR('v', 1, int) */\n#define GUARD\n";
+             #define PINS _IOR('v', \\\r\n 1, int)\n/* _IOR('v', 1, int) */\n#define GUARD\n";
+        let request = |name: &str, argument: Option<&str>| Request {
+            name: name.to_owned(),
+            argument: argument.map(str::to_owned),
+        };
         assert_eq!(
-            request_constants(header),
-            "static const unsigned long REQUEST_VM_RUN = VM_RUN;\n\
-             static const unsigned long REQUEST_VM_REINIT = VM_REINIT;\n"
+            find_requests(header),
+            [
+                request("VM_RUN", Some("struct vm_run")),
+                request("VM_REINIT", None),
+                request("PINS", Some("int")),
+            ]
         );
     }
 

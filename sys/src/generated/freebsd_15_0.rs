@@ -1242,3 +1242,216 @@ pub const REQUEST_VMMCTL_VM_DESTROY: ::core::ffi::c_ulong = 3240646145;
 pub const REQUEST_VM_VNODE_ATTACH: ::core::ffi::c_ulong = 2151708280;
 pub const REQUEST_VM_VNODE_CAPS: ::core::ffi::c_ulong = 1077966460;
 pub const REQUEST_VM_VNODE_STATS: ::core::ffi::c_ulong = 3227022973;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct request_arguments {
+    pub VM_RUN: vm_run,
+    pub VM_SUSPEND: vm_suspend,
+    pub VM_ALLOC_MEMSEG: vm_memseg,
+    pub VM_GET_MEMSEG: vm_memseg,
+    pub VM_MMAP_MEMSEG: vm_memmap,
+    pub VM_MMAP_GETNEXT: vm_memmap,
+    pub VM_MUNMAP_MEMSEG: vm_munmap,
+    pub VM_SET_REGISTER: vm_register,
+    pub VM_GET_REGISTER: vm_register,
+    pub VM_SET_SEGMENT_DESCRIPTOR: vm_seg_desc,
+    pub VM_GET_SEGMENT_DESCRIPTOR: vm_seg_desc,
+    pub VM_SET_REGISTER_SET: vm_register_set,
+    pub VM_GET_REGISTER_SET: vm_register_set,
+    pub VM_SET_KERNEMU_DEV: vm_readwrite_kernemu_device,
+    pub VM_GET_KERNEMU_DEV: vm_readwrite_kernemu_device,
+    pub VM_INJECT_EXCEPTION: vm_exception,
+    pub VM_LAPIC_IRQ: vm_lapic_irq,
+    pub VM_LAPIC_LOCAL_IRQ: vm_lapic_irq,
+    pub VM_LAPIC_MSI: vm_lapic_msi,
+    pub VM_IOAPIC_ASSERT_IRQ: vm_ioapic_irq,
+    pub VM_IOAPIC_DEASSERT_IRQ: vm_ioapic_irq,
+    pub VM_IOAPIC_PULSE_IRQ: vm_ioapic_irq,
+    pub VM_IOAPIC_PINCOUNT: ::core::ffi::c_int,
+    pub VM_ISA_ASSERT_IRQ: vm_isa_irq,
+    pub VM_ISA_DEASSERT_IRQ: vm_isa_irq,
+    pub VM_ISA_PULSE_IRQ: vm_isa_irq,
+    pub VM_ISA_SET_IRQ_TRIGGER: vm_isa_irq_trigger,
+    pub VM_SET_CAPABILITY: vm_capability,
+    pub VM_GET_CAPABILITY: vm_capability,
+    pub VM_BIND_PPTDEV: vm_pptdev,
+    pub VM_UNBIND_PPTDEV: vm_pptdev,
+    pub VM_MAP_PPTDEV_MMIO: vm_pptdev_mmio,
+    pub VM_PPTDEV_MSI: vm_pptdev_msi,
+    pub VM_PPTDEV_MSIX: vm_pptdev_msix,
+    pub VM_PPTDEV_DISABLE_MSIX: vm_pptdev,
+    pub VM_UNMAP_PPTDEV_MMIO: vm_pptdev_mmio,
+    pub VM_INJECT_NMI: vm_nmi,
+    pub VM_STATS: vm_stats,
+    pub VM_STAT_DESC: vm_stat_desc,
+    pub VM_SET_X2APIC_STATE: vm_x2apic,
+    pub VM_GET_X2APIC_STATE: vm_x2apic,
+    pub VM_GET_HPET_CAPABILITIES: vm_hpet_cap,
+    pub VM_SET_TOPOLOGY: vm_cpu_topology,
+    pub VM_GET_TOPOLOGY: vm_cpu_topology,
+    pub VM_GET_GPA_PMAP: vm_gpa_pte,
+    pub VM_GLA2GPA: vm_gla2gpa,
+    pub VM_GLA2GPA_NOFAULT: vm_gla2gpa,
+    pub VM_ACTIVATE_CPU: vm_activate_cpu,
+    pub VM_GET_CPUS: vm_cpuset,
+    pub VM_SUSPEND_CPU: vm_activate_cpu,
+    pub VM_RESUME_CPU: vm_activate_cpu,
+    pub VM_SET_INTINFO: vm_intinfo,
+    pub VM_GET_INTINFO: vm_intinfo,
+    pub VM_RTC_WRITE: vm_rtc_data,
+    pub VM_RTC_READ: vm_rtc_data,
+    pub VM_RTC_SETTIME: vm_rtc_time,
+    pub VM_RTC_GETTIME: vm_rtc_time,
+    pub VM_RESTART_INSTRUCTION: ::core::ffi::c_int,
+    pub VM_SNAPSHOT_REQ: vm_snapshot_meta,
+    pub VM_RESTORE_TIME: ::core::ffi::c_int,
+    pub VMMCTL_VM_CREATE: vmmctl_vm_create,
+    pub VMMCTL_VM_DESTROY: vmmctl_vm_destroy,
+    pub VM_VNODE_ATTACH: vm_vnode_attach,
+    pub VM_VNODE_CAPS: vm_vnode_caps,
+    pub VM_VNODE_STATS: vm_vnode_stats,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of request_arguments"][::core::mem::size_of::<request_arguments>() - 2648usize];
+    ["Alignment of request_arguments"][::core::mem::align_of::<request_arguments>() - 8usize];
+    ["Offset of field: request_arguments::VM_RUN"]
+        [::core::mem::offset_of!(request_arguments, VM_RUN) - 0usize];
+    ["Offset of field: request_arguments::VM_SUSPEND"]
+        [::core::mem::offset_of!(request_arguments, VM_SUSPEND) - 32usize];
+    ["Offset of field: request_arguments::VM_ALLOC_MEMSEG"]
+        [::core::mem::offset_of!(request_arguments, VM_ALLOC_MEMSEG) - 40usize];
+    ["Offset of field: request_arguments::VM_GET_MEMSEG"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_MEMSEG) - 96usize];
+    ["Offset of field: request_arguments::VM_MMAP_MEMSEG"]
+        [::core::mem::offset_of!(request_arguments, VM_MMAP_MEMSEG) - 152usize];
+    ["Offset of field: request_arguments::VM_MMAP_GETNEXT"]
+        [::core::mem::offset_of!(request_arguments, VM_MMAP_GETNEXT) - 192usize];
+    ["Offset of field: request_arguments::VM_MUNMAP_MEMSEG"]
+        [::core::mem::offset_of!(request_arguments, VM_MUNMAP_MEMSEG) - 232usize];
+    ["Offset of field: request_arguments::VM_SET_REGISTER"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_REGISTER) - 248usize];
+    ["Offset of field: request_arguments::VM_GET_REGISTER"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_REGISTER) - 264usize];
+    ["Offset of field: request_arguments::VM_SET_SEGMENT_DESCRIPTOR"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_SEGMENT_DESCRIPTOR) - 280usize];
+    ["Offset of field: request_arguments::VM_GET_SEGMENT_DESCRIPTOR"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_SEGMENT_DESCRIPTOR) - 304usize];
+    ["Offset of field: request_arguments::VM_SET_REGISTER_SET"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_REGISTER_SET) - 328usize];
+    ["Offset of field: request_arguments::VM_GET_REGISTER_SET"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_REGISTER_SET) - 352usize];
+    ["Offset of field: request_arguments::VM_SET_KERNEMU_DEV"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_KERNEMU_DEV) - 376usize];
+    ["Offset of field: request_arguments::VM_GET_KERNEMU_DEV"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_KERNEMU_DEV) - 400usize];
+    ["Offset of field: request_arguments::VM_INJECT_EXCEPTION"]
+        [::core::mem::offset_of!(request_arguments, VM_INJECT_EXCEPTION) - 424usize];
+    ["Offset of field: request_arguments::VM_LAPIC_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_LAPIC_IRQ) - 444usize];
+    ["Offset of field: request_arguments::VM_LAPIC_LOCAL_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_LAPIC_LOCAL_IRQ) - 452usize];
+    ["Offset of field: request_arguments::VM_LAPIC_MSI"]
+        [::core::mem::offset_of!(request_arguments, VM_LAPIC_MSI) - 464usize];
+    ["Offset of field: request_arguments::VM_IOAPIC_ASSERT_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_IOAPIC_ASSERT_IRQ) - 480usize];
+    ["Offset of field: request_arguments::VM_IOAPIC_DEASSERT_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_IOAPIC_DEASSERT_IRQ) - 484usize];
+    ["Offset of field: request_arguments::VM_IOAPIC_PULSE_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_IOAPIC_PULSE_IRQ) - 488usize];
+    ["Offset of field: request_arguments::VM_IOAPIC_PINCOUNT"]
+        [::core::mem::offset_of!(request_arguments, VM_IOAPIC_PINCOUNT) - 492usize];
+    ["Offset of field: request_arguments::VM_ISA_ASSERT_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_ISA_ASSERT_IRQ) - 496usize];
+    ["Offset of field: request_arguments::VM_ISA_DEASSERT_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_ISA_DEASSERT_IRQ) - 504usize];
+    ["Offset of field: request_arguments::VM_ISA_PULSE_IRQ"]
+        [::core::mem::offset_of!(request_arguments, VM_ISA_PULSE_IRQ) - 512usize];
+    ["Offset of field: request_arguments::VM_ISA_SET_IRQ_TRIGGER"]
+        [::core::mem::offset_of!(request_arguments, VM_ISA_SET_IRQ_TRIGGER) - 520usize];
+    ["Offset of field: request_arguments::VM_SET_CAPABILITY"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_CAPABILITY) - 528usize];
+    ["Offset of field: request_arguments::VM_GET_CAPABILITY"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_CAPABILITY) - 544usize];
+    ["Offset of field: request_arguments::VM_BIND_PPTDEV"]
+        [::core::mem::offset_of!(request_arguments, VM_BIND_PPTDEV) - 560usize];
+    ["Offset of field: request_arguments::VM_UNBIND_PPTDEV"]
+        [::core::mem::offset_of!(request_arguments, VM_UNBIND_PPTDEV) - 572usize];
+    ["Offset of field: request_arguments::VM_MAP_PPTDEV_MMIO"]
+        [::core::mem::offset_of!(request_arguments, VM_MAP_PPTDEV_MMIO) - 584usize];
+    ["Offset of field: request_arguments::VM_PPTDEV_MSI"]
+        [::core::mem::offset_of!(request_arguments, VM_PPTDEV_MSI) - 624usize];
+    ["Offset of field: request_arguments::VM_PPTDEV_MSIX"]
+        [::core::mem::offset_of!(request_arguments, VM_PPTDEV_MSIX) - 664usize];
+    ["Offset of field: request_arguments::VM_PPTDEV_DISABLE_MSIX"]
+        [::core::mem::offset_of!(request_arguments, VM_PPTDEV_DISABLE_MSIX) - 712usize];
+    ["Offset of field: request_arguments::VM_UNMAP_PPTDEV_MMIO"]
+        [::core::mem::offset_of!(request_arguments, VM_UNMAP_PPTDEV_MMIO) - 728usize];
+    ["Offset of field: request_arguments::VM_INJECT_NMI"]
+        [::core::mem::offset_of!(request_arguments, VM_INJECT_NMI) - 768usize];
+    ["Offset of field: request_arguments::VM_STATS"]
+        [::core::mem::offset_of!(request_arguments, VM_STATS) - 776usize];
+    ["Offset of field: request_arguments::VM_STAT_DESC"]
+        [::core::mem::offset_of!(request_arguments, VM_STAT_DESC) - 1320usize];
+    ["Offset of field: request_arguments::VM_SET_X2APIC_STATE"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_X2APIC_STATE) - 1452usize];
+    ["Offset of field: request_arguments::VM_GET_X2APIC_STATE"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_X2APIC_STATE) - 1460usize];
+    ["Offset of field: request_arguments::VM_GET_HPET_CAPABILITIES"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_HPET_CAPABILITIES) - 1468usize];
+    ["Offset of field: request_arguments::VM_SET_TOPOLOGY"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_TOPOLOGY) - 1472usize];
+    ["Offset of field: request_arguments::VM_GET_TOPOLOGY"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_TOPOLOGY) - 1480usize];
+    ["Offset of field: request_arguments::VM_GET_GPA_PMAP"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_GPA_PMAP) - 1488usize];
+    ["Offset of field: request_arguments::VM_GLA2GPA"]
+        [::core::mem::offset_of!(request_arguments, VM_GLA2GPA) - 1536usize];
+    ["Offset of field: request_arguments::VM_GLA2GPA_NOFAULT"]
+        [::core::mem::offset_of!(request_arguments, VM_GLA2GPA_NOFAULT) - 1592usize];
+    ["Offset of field: request_arguments::VM_ACTIVATE_CPU"]
+        [::core::mem::offset_of!(request_arguments, VM_ACTIVATE_CPU) - 1648usize];
+    ["Offset of field: request_arguments::VM_GET_CPUS"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_CPUS) - 1656usize];
+    ["Offset of field: request_arguments::VM_SUSPEND_CPU"]
+        [::core::mem::offset_of!(request_arguments, VM_SUSPEND_CPU) - 1672usize];
+    ["Offset of field: request_arguments::VM_RESUME_CPU"]
+        [::core::mem::offset_of!(request_arguments, VM_RESUME_CPU) - 1676usize];
+    ["Offset of field: request_arguments::VM_SET_INTINFO"]
+        [::core::mem::offset_of!(request_arguments, VM_SET_INTINFO) - 1680usize];
+    ["Offset of field: request_arguments::VM_GET_INTINFO"]
+        [::core::mem::offset_of!(request_arguments, VM_GET_INTINFO) - 1704usize];
+    ["Offset of field: request_arguments::VM_RTC_WRITE"]
+        [::core::mem::offset_of!(request_arguments, VM_RTC_WRITE) - 1728usize];
+    ["Offset of field: request_arguments::VM_RTC_READ"]
+        [::core::mem::offset_of!(request_arguments, VM_RTC_READ) - 1736usize];
+    ["Offset of field: request_arguments::VM_RTC_SETTIME"]
+        [::core::mem::offset_of!(request_arguments, VM_RTC_SETTIME) - 1744usize];
+    ["Offset of field: request_arguments::VM_RTC_GETTIME"]
+        [::core::mem::offset_of!(request_arguments, VM_RTC_GETTIME) - 1752usize];
+    ["Offset of field: request_arguments::VM_RESTART_INSTRUCTION"]
+        [::core::mem::offset_of!(request_arguments, VM_RESTART_INSTRUCTION) - 1760usize];
+    ["Offset of field: request_arguments::VM_SNAPSHOT_REQ"]
+        [::core::mem::offset_of!(request_arguments, VM_SNAPSHOT_REQ) - 1768usize];
+    ["Offset of field: request_arguments::VM_RESTORE_TIME"]
+        [::core::mem::offset_of!(request_arguments, VM_RESTORE_TIME) - 1832usize];
+    ["Offset of field: request_arguments::VMMCTL_VM_CREATE"]
+        [::core::mem::offset_of!(request_arguments, VMMCTL_VM_CREATE) - 1836usize];
+    ["Offset of field: request_arguments::VMMCTL_VM_DESTROY"]
+        [::core::mem::offset_of!(request_arguments, VMMCTL_VM_DESTROY) - 2132usize];
+    ["Offset of field: request_arguments::VM_VNODE_ATTACH"]
+        [::core::mem::offset_of!(request_arguments, VM_VNODE_ATTACH) - 2432usize];
+    ["Offset of field: request_arguments::VM_VNODE_CAPS"]
+        [::core::mem::offset_of!(request_arguments, VM_VNODE_CAPS) - 2496usize];
+    ["Offset of field: request_arguments::VM_VNODE_STATS"]
+        [::core::mem::offset_of!(request_arguments, VM_VNODE_STATS) - 2560usize];
+};
+impl Default for request_arguments {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
