@@ -3,8 +3,8 @@
 //! 1. [`abi`]: structures and constants as C has them, generated from FreeBSD's headers;
 //! 2. [`request`]: the table of all requests, each number asserted against the C compiler's;
 //! 3. safe types, one per descriptor: [`VmmCtl`] is `/dev/vmmctl`, [`Vm`] is `/dev/vmm/NAME`,
-//!    [`VnodeProvider`] is what vmm_vnode(4) adds to it; [`sysctl`] reads the variables beside
-//!    them.
+//!    [`VnodeProvider`] is what vmm_vnode(4) adds to it; [`Limits`] and [`VnodeTotals`] are the
+//!    sysctl variables beside them.
 //!
 //! The crate builds everywhere, so that what depends on it can be written and tested anywhere; it
 //! opens devices on FreeBSD/amd64 only. Elsewhere opening fails with [`Error::NotFreeBsd`].
@@ -13,6 +13,7 @@ pub mod abi;
 mod control;
 mod descriptor;
 mod error;
+mod limits;
 #[cfg(test)]
 mod made_up;
 mod name;
@@ -23,6 +24,7 @@ mod vnode;
 
 pub use control::{Lifetime, VmmCtl};
 pub use error::{Error, Feature};
+pub use limits::{Limits, VnodeTotals};
 pub use name::VmName;
 pub use vm::{
     GuestMapping, KernelState, Mapping, Protection, Segment, SegmentId, SuspendReason, Topology, Vm,

@@ -9,8 +9,8 @@ use std::{
 
 use nix::errno::Errno;
 use vmm_sys::{
-    Error, Feature, Lifetime, Mapping, Protection, Segment, SegmentId, SuspendReason, Vm, VmName,
-    VmmCtl, sysctl,
+    Error, Feature, Lifetime, Limits, Mapping, Protection, Segment, SegmentId, SuspendReason, Vm,
+    VmName, VmmCtl, VnodeTotals,
 };
 
 const MEMORY: usize = 4 << 20;
@@ -87,7 +87,7 @@ fn a_machine_has_memory_until_it_is_destroyed() {
         return;
     };
     let vm = &machine.vm;
-    let limits = sysctl::Limits::read().unwrap();
+    let limits = Limits::read().unwrap();
     assert!(limits.max_vms > 0 && limits.max_vcpus > 0 && limits.max_processes > 0);
 
     assert_eq!(vm.segment(SegmentId::SYSTEM).unwrap(), None);
@@ -173,7 +173,7 @@ fn what_a_machine_writes_to_a_checkpoint_is_its_own() {
 
     let write = File::options().write(true).open(&path).unwrap_err();
     assert_eq!(write.kind(), ErrorKind::ExecutableFileBusy);
-    assert!(sysctl::VnodeTotals::read().unwrap().segments >= 1);
+    assert!(VnodeTotals::read().unwrap().segments >= 1);
 }
 
 #[test]
