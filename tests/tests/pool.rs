@@ -470,7 +470,7 @@ fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest() {
     home.destroy_all();
     assert_eq!(
         show(&home)["entries"],
-        serde_json::json!({ "filling": 0, "hot": 0, "claimed": 0, "releasing": 0 })
+        serde_json::json!({ "filling": 0, "hot": 0, "claimed": 0, "releasing": 0, "cold": 0 })
     );
     fill(&home);
     let _ = claim(&home);
@@ -578,4 +578,145 @@ fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
     for claim in &told {
         let _ = home.brood(&["pool", "release", &claim.token]).ok();
     }
+}
+
+/// Writes that a claimer would not want to lose.
+const MINE: [(u64, u64); 2] = [(0x20_0000, 7_000_001), (0x3f_f000, 7_000_002)];
+
+fn write_mine(home: &Home, guest: &str, plus: u64) {
+    for (address, value) in MINE {
+        let _ = home.ask(guest, &format!("poke {address} {}", value + plus));
+    }
+}
+
+#[track_caller]
+fn finds_mine(home: &Home, guest: &str, plus: u64) {
+    for (address, value) in MINE {
+        assert_eq!(
+            home.peek(guest, address),
+            value + plus,
+            "{guest} at {address:#x}"
+        );
+    }
+}
+
+/// Bundles of claims that rest.
+fn bundles(home: &Home) -> Vec<String> {
+    let entries = fs::read_dir(home.state().join("cold"))
+        .into_iter()
+        .flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| Some(name.strip_suffix(".ckp.brood")?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
+    let Some((home, _)) = pool(1, &["--lease", "600"]) else {
+        return;
+    };
+    let mut claimed = claim(&home);
+    let token = text(&claimed["token"]).to_owned();
+    // More often than deltas may be chained.
+    for round in 0..11 {
+        write_mine(&home, text(&claimed["guest"]), round);
+        let rested = home.json(&["pool", "suspend", &token]);
+        if round == 0 {
+            // Its memory is 4 MiB, of which it has written a few pages.
+            assert!(whole(&rested["written_bytes"]) < 1 << 18, "{rested}");
+        }
+        let entries = show(&home)["entries"].clone();
+        assert_eq!(
+            (&entries["claimed"], &entries["cold"]),
+            (&0.into(), &1.into())
+        );
+        assert_eq!(
+            home.guests().len(),
+            1,
+            "the pool's hot one is all that runs"
+        );
+        let _ = home
+            .brood(&["pool", "suspend", &token])
+            .exits(1)
+            .says(&["no claim"]);
+        claimed = home.json(&["pool", "resume", &token]);
+        assert_eq!(
+            (&claimed["token"], &claimed["tier"]),
+            (&token.as_str().into(), &"cold".into())
+        );
+        finds_mine(&home, text(&claimed["guest"]), round);
+        let again = home.json(&["pool", "resume", &token]);
+        assert_eq!(again["guest"], claimed["guest"], "it is there already");
+    }
+    let _ = home.json(&["pool", "suspend", &token]);
+    let _ = home
+        .brood(&["pool", "remove", "p"])
+        .exits(1)
+        .says(&["1 of its entries"]);
+
+    // The host's end takes guests, not what rests.
+    for process in processes_in(&home.state()) {
+        signal(process.pid, Signal::SIGKILL);
+    }
+    until("all processes to be gone", || {
+        processes_in(&home.state()).is_empty().then_some(())
+    });
+    fs::remove_dir_all(home.run_dir()).unwrap();
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    database
+        .execute("UPDATE guest SET boot = 'an earlier one'", [])
+        .unwrap();
+    drop(database);
+    fill(&home);
+    let back = home.json(&["pool", "resume", &token]);
+    finds_mine(&home, text(&back["guest"]), 10);
+    let _ = home.json(&["pool", "suspend", &token]);
+    release(&home, &back);
+    assert_eq!(
+        bundles(&home),
+        Vec::<String>::new(),
+        "a released claim leaves nothing"
+    );
+    let _ = home
+        .brood(&["pool", "resume", &token])
+        .exits(1)
+        .says(&["no claim"]);
+}
+
+#[test]
+fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
+    let Some((home, _)) = pool(0, &["--lease", "36000"]) else {
+        return;
+    };
+    let mut random = Random::seeded();
+    let claimed = claim(&home);
+    let token = text(&claimed["token"]).to_owned();
+    let mut guest = text(&claimed["guest"]).to_owned();
+    for round in 0..24 {
+        write_mine(&home, &guest, round);
+        let verb = ["suspend", "resume"];
+        for verb in verb {
+            let command = home.start(&["pool", verb, &token]);
+            std::thread::sleep(Duration::from_micros(random.below(25_000)));
+            command.signal(Signal::SIGKILL);
+            let _ = command.wait();
+            if random.below(2) == 0 {
+                fill(&home);
+            }
+        }
+        // Wherever it is now, it comes back as it was.
+        fill(&home);
+        let back = home.json(&["pool", "resume", &token]);
+        guest = text(&back["guest"]).to_owned();
+        finds_mine(&home, &guest, round);
+        until("one guest to run", || {
+            (home.guests().len() == 1).then_some(())
+        });
+    }
+    let _ = home.brood(&["pool", "release", &token]).ok();
+    fill(&home);
+    assert_eq!(bundles(&home), Vec::<String>::new());
 }

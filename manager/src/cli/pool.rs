@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     checkpoint::BundlePath,
-    pool::{NewPool, Pool, Pools, Wanted},
+    pool::{Claimed, NewPool, Pool, Pools, Wanted},
     restore::{Slots, mass::Event},
     state::{EntryState, PoolChange},
     units::Bytes,
@@ -44,6 +44,10 @@ pub(super) enum Command {
     Claim(Claim),
     /// Let a claim last longer
     Renew(Renew),
+    /// Let a claim rest: its guest is suspended to disk, and takes no memory
+    Suspend(Suspend),
+    /// Restore the guest of a claim that rests
+    Resume(Resume),
     /// Give a guest back; it is destroyed
     Release(Release),
     /// Drop hot entries
@@ -62,6 +66,8 @@ impl Command {
             Self::Fill(command) => command.run(),
             Self::Claim(command) => command.run(),
             Self::Renew(command) => command.run(),
+            Self::Suspend(command) => command.run(),
+            Self::Resume(command) => command.run(),
             Self::Release(command) => command.run(),
             Self::Evict(command) => command.run(),
             Self::Remove(command) => command.run(),
@@ -192,10 +198,11 @@ impl List {
     }
 }
 
-const HEADER: [&str; 7] = [
+const HEADER: [&str; 8] = [
     "NAME",
     "HOT",
     "CLAIMED",
+    "COLD",
     "FILLING",
     "RELEASING",
     "MAX",
@@ -208,6 +215,7 @@ fn row(pool: &Pool) -> Vec<String> {
         row.name.clone(),
         format!("{}/{}", entries.hot, row.hot),
         entries.claimed.to_string(),
+        entries.cold.to_string(),
         entries.filling.to_string(),
         entries.releasing.to_string(),
         row.most.map_or_else(|| "-".to_owned(), |n| n.to_string()),
@@ -421,28 +429,32 @@ impl Claim {
             wait: Duration::from_secs(self.wait.into()),
         };
         let claimed = with_pools(|pools| Ok(pools.claim(&self.pool, &wanted)?))?;
-        let ms = claimed.latency.as_secs_f64() * 1e3;
-        if self.json {
-            json(&json!({
-                "guest": claimed.guest, "id": claimed.id.to_string(), "pid": claimed.process.pid,
-                "token": claimed.token, "lease_s": claimed.lease.as_secs(), "tier": claimed.tier,
-                "claim_ms": ms,
-            }));
-            return Ok(ExitCode::SUCCESS);
-        }
-        line(format_args!(
-            "{} is yours for {} s ({}; it answered after {ms:.2} ms)",
-            claimed.guest,
-            claimed.lease.as_secs(),
-            claimed.tier.name()
-        ));
-        line(format_args!("token: {}", claimed.token));
-        line(format_args!(
-            "next: brood ask {} ping, brood pool release {}",
-            claimed.guest, claimed.token
-        ));
+        print_claim(&claimed, self.json);
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn print_claim(claimed: &Claimed, as_json: bool) {
+    let ms = claimed.latency.as_secs_f64() * 1e3;
+    if as_json {
+        json(&json!({
+            "guest": claimed.guest, "id": claimed.id.to_string(), "pid": claimed.process.pid,
+            "token": claimed.token, "lease_s": claimed.lease.as_secs(), "tier": claimed.tier,
+            "claim_ms": ms,
+        }));
+        return;
+    }
+    line(format_args!(
+        "{} is yours for {} s ({}; it answered after {ms:.2} ms)",
+        claimed.guest,
+        claimed.lease.as_secs(),
+        claimed.tier.name()
+    ));
+    line(format_args!("token: {}", claimed.token));
+    line(format_args!(
+        "next: brood ask {} ping, brood pool release {}",
+        claimed.guest, claimed.token
+    ));
 }
 
 /// Lets a claim last so long from now
@@ -467,6 +479,62 @@ impl Renew {
         } else {
             line(format_args!("it is yours for {} s from now", self.lease));
         }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Lets a claim rest: only the pages that its guest has to itself are written to disk, and the guest
+/// ends. The claim lasts until it is released, through a reboot too
+#[derive(Debug, Args)]
+pub(super) struct Suspend {
+    /// What `brood pool claim` printed
+    token: String,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Suspend {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let bar = bytes_bar(self.json);
+        bar.set_message("sealing");
+        let manifest = with_pools(|pools| Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?))?;
+        bar.finish_and_clear();
+        let written = manifest.files.ckp.size;
+        if self.json {
+            json(&json!({ "guest": manifest.guest, "written_bytes": written.0 }));
+        } else {
+            line(format_args!(
+                "{} rests: {written} of memory written; next: brood pool resume {}",
+                manifest.guest, self.token
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Restores the guest of a claim that rests; it has answered when this returns
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// What `brood pool claim` printed
+    token: String,
+    /// How long the claim lasts when it is not renewed, in seconds [default: the pool's]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    lease: Option<u32>,
+    /// How long the guest may take to answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    timeout: f64,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Resume {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let lease = self.lease.map(|s| Duration::from_secs(s.into()));
+        let timeout = Duration::from_secs_f64(self.timeout);
+        let claimed = with_pools(|pools| Ok(pools.resume(&self.token, lease, timeout)?))?;
+        print_claim(&claimed, self.json);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     engine::{GuestId, Process, random},
     restore::{
         cost,
-        mass::{self, Request},
+        mass::{self, Report, Request},
     },
     state::{EntryState, Lease, Membership, PoolRow},
 };
@@ -180,6 +180,17 @@ impl Pools<'_> {
             &AtomicBool::new(false),
             &mut |_| {},
         )?;
+        Self::only(pool, report, lease.token, lasts, begin)
+    }
+
+    /// The one guest of a restore, as a claim.
+    pub(super) fn only(
+        pool: &PoolRow,
+        report: Report,
+        token: String,
+        lease: Duration,
+        begin: Instant,
+    ) -> Result<Claimed, Error> {
         let Some(guest) = report.guests.into_iter().next() else {
             let failure = report.failures.into_iter().next();
             return Err(Error::NotRestored {
@@ -191,8 +202,8 @@ impl Pools<'_> {
             guest: guest.name,
             id: guest.id,
             process: guest.process,
-            token: lease.token,
-            lease: lasts,
+            token,
+            lease,
             tier: Tier::Cold,
             latency: begin.elapsed(),
         })
@@ -214,13 +225,21 @@ impl Pools<'_> {
         }
     }
 
-    /// Gives an entry back: its guest is gone when this returns.
+    /// Gives an entry back: its guest is gone when this returns, or its bundle when it rested.
     ///
     /// # Errors
     /// [`Error::NoSuchClaim`] when it is over, or when the guest cannot be ended.
     pub fn release(&mut self, token: &str) -> Result<(), Error> {
-        let guest = self.state.release_claim(token)?.ok_or(Error::NoSuchClaim)?;
-        self.destroy(&[guest])
+        let rested = self.state.forget_cold(token, true)?;
+        match self.state.release_claim(token)? {
+            Some(guest) => self.destroy(&[guest])?,
+            None if rested => {}
+            None => return Err(Error::NoSuchClaim),
+        }
+        if rested {
+            self.settle_cold()?;
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@
 //! every day.
 
 mod claim;
+mod cold;
 mod error;
 mod settle;
 
@@ -69,10 +70,12 @@ pub struct Counts {
     pub claimed: u64,
     /// Being destroyed.
     pub releasing: u64,
+    /// Somebody's, and suspended to disk. They are no entries, and take no memory.
+    pub cold: u64,
 }
 
 impl Counts {
-    /// All of them.
+    /// All entries: what may have a guest.
     #[must_use]
     pub fn all(&self) -> u64 {
         self.filling + self.hot + self.claimed + self.releasing
@@ -174,6 +177,8 @@ impl Pools<'_> {
                 EntryState::Releasing => &mut entries.releasing,
             } += 1;
         }
+        let cold = self.state.all_cold()?;
+        entries.cold = cold.iter().filter(|c| c.pool == row.name).count() as u64;
         Ok(Pool { row, entries })
     }
 
@@ -200,7 +205,8 @@ impl Pools<'_> {
     /// [`Error::InUse`], when there is no such pool, or a guest cannot be ended.
     pub fn remove(&mut self, name: &str, force: bool) -> Result<(), Error> {
         let _lock = self.lock()?;
-        let claimed = self.show(name)?.entries.claimed;
+        let entries = self.show(name)?.entries;
+        let claimed = entries.claimed + entries.cold;
         if claimed > 0 && !force {
             return Err(Error::InUse {
                 pool: name.to_owned(),
@@ -222,6 +228,12 @@ impl Pools<'_> {
             }
         }
         self.destroy(&doomed)?;
+        for cold in self.state.all_cold()? {
+            if cold.pool == name && force {
+                self.state.forget_cold(&cold.token, false)?;
+            }
+        }
+        self.settle_cold()?;
         self.standing.end(name);
         if self.state.remove_pool(name)? {
             return Ok(());

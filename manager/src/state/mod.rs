@@ -4,11 +4,14 @@
 //! ```text
 //! STATE/brood.sqlite      guests, pools, verified checkpoints, measurements
 //! STATE/pools.lock        held while a pool is brought to what it should be
+//! STATE/cold/             bundles of claims whose guests are suspended
+//! STATE/cold.lock         held, shared, while one is suspended or resumed
 //! STATE/run/ID.sock       a guest's control socket    (the engine's)
 //! STATE/run/ID.exit       how a guest ended           (the engine's)
 //! STATE/run/ID.lock       held while a restore runs
 //! ```
 
+mod cold;
 mod guests;
 mod measured;
 mod pools;
@@ -25,6 +28,7 @@ use std::{
 
 use rusqlite::Connection;
 
+pub use cold::{ColdRow, ColdState};
 pub use guests::{GuestRow, NewGuest, RowState, new_names};
 pub use measured::Measured;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};

@@ -168,7 +168,8 @@ impl State {
     pub fn remove_pool(&self, name: &str) -> Result<bool, Error> {
         self.changed(
             "DELETE FROM pool WHERE name = ?1
-             AND NOT EXISTS (SELECT 1 FROM entry WHERE pool = ?1)",
+             AND NOT EXISTS (SELECT 1 FROM entry WHERE pool = ?1)
+             AND NOT EXISTS (SELECT 1 FROM cold WHERE pool = ?1)",
             [name],
         )
     }
@@ -208,6 +209,21 @@ impl State {
                 "SELECT state FROM entry WHERE guest = ?1",
                 [guest.to_string()],
                 |row| entry_state(row, 0),
+            )
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// The pool that this guest is an entry of.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn entry_pool(&self, guest: &GuestId) -> Result<Option<String>, Error> {
+        self.database
+            .query_row(
+                "SELECT pool FROM entry WHERE guest = ?1",
+                [guest.to_string()],
+                |row| row.get(0),
             )
             .optional()
             .map_err(|e| self.database_error(e))
@@ -287,6 +303,17 @@ impl State {
         )
     }
 
+    /// The guest of a claim that is not over.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn claimed_by(&self, token: &str) -> Result<Option<GuestId>, Error> {
+        self.one_guest(
+            "SELECT guest FROM entry WHERE token = ?1 AND state = 'claimed' AND expires > ?2",
+            params![token, since_boot()],
+        )
+    }
+
     /// Lets a lease last so long from now; `false` when it is over or nobody's.
     ///
     /// # Errors
@@ -299,7 +326,11 @@ impl State {
         )
     }
 
-    fn changed(&self, statement: &str, with: impl rusqlite::Params) -> Result<bool, Error> {
+    pub(super) fn changed(
+        &self,
+        statement: &str,
+        with: impl rusqlite::Params,
+    ) -> Result<bool, Error> {
         self.database
             .prepare_cached(statement)
             .and_then(|mut prepared| prepared.execute(with))
@@ -307,7 +338,7 @@ impl State {
             .map_err(|e| self.database_error(e))
     }
 
-    fn one_guest(
+    pub(super) fn one_guest(
         &self,
         statement: &str,
         with: impl rusqlite::Params,
@@ -370,11 +401,11 @@ fn milliseconds(n: i64) -> Duration {
     Duration::from_millis(u64::try_from(n).unwrap_or(0))
 }
 
-fn bad(column: usize, what: &str) -> rusqlite::Error {
+pub(super) fn bad(column: usize, what: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, what.into())
 }
 
-fn guest_id(row: &Row<'_>, column: usize) -> rusqlite::Result<GuestId> {
+pub(super) fn guest_id(row: &Row<'_>, column: usize) -> rusqlite::Result<GuestId> {
     let text = row.get_ref(column)?.as_str()?;
     text.parse().map_err(|_| bad(column, "not a guest's id"))
 }

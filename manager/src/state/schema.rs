@@ -64,6 +64,14 @@ const MIGRATIONS: [&str; 2] = [
         expires     INTEGER                      -- of the claim, milliseconds since boot
     ) STRICT;
     CREATE INDEX entry_of_pool ON entry (pool, state);
+    CREATE TABLE cold (                          -- claims whose guest is suspended
+        token       TEXT PRIMARY KEY,
+        pool        TEXT NOT NULL,
+        guest       TEXT NOT NULL,               -- the guest that was suspended
+        bundle      TEXT NOT NULL,               -- absolute DIR/NAME of its delta
+        state       TEXT NOT NULL,               -- suspending, cold, resuming
+        created_at  TEXT NOT NULL
+    ) STRICT;
     CREATE TRIGGER entry_goes_with_its_guest AFTER DELETE ON guest
     BEGIN
         DELETE FROM entry WHERE guest = OLD.id;

@@ -1,0 +1,160 @@
+//! Claims whose guest is suspended: what it was lies in a bundle, and only the record says whose it
+//! is. So unlike all else that is recorded it must survive the host's end: each step here is on the
+//! disk before it is taken (`synchronous=FULL`).
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, Row, params};
+use serde::Serialize;
+
+use super::{
+    Error, State,
+    pools::{bad, guest_id},
+};
+use crate::engine::GuestId;
+
+/// How far a claim's guest is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColdState {
+    /// Its bundle is being written; until that is sealed the guest is what counts.
+    Suspending,
+    /// Its bundle is what counts.
+    Cold,
+    /// It is being restored; until it has answered the bundle is what counts.
+    Resuming,
+}
+
+/// A claim whose guest is suspended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColdRow {
+    /// What the claimer shows.
+    pub token: String,
+    /// The pool.
+    pub pool: String,
+    /// The guest that was suspended.
+    pub guest: GuestId,
+    /// The bundle, `DIR/NAME`.
+    pub bundle: String,
+    /// How far it is.
+    pub state: ColdState,
+    /// When it was suspended, RFC 3339.
+    pub created_at: String,
+}
+
+const COLUMNS: &str = "token, pool, guest, bundle, state, created_at";
+
+impl State {
+    /// Records that the guest of a claim is about to be suspended into a bundle. Its lease does not
+    /// end any more. `false` when there is no such claim.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn begin_cold(&mut self, token: &str, bundle: &str) -> Result<bool, Error> {
+        self.durably(|state| {
+            state.changed(
+                "INSERT OR REPLACE INTO cold
+                 SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
+                 WHERE token = ?1 AND state = 'claimed'",
+                params![token, bundle, Timestamp::now().to_string()],
+            )
+        })
+    }
+
+    /// Suspending → cold, or resuming → cold.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn mark_cold(&mut self, token: &str) -> Result<bool, Error> {
+        self.durably(|state| {
+            state.changed("UPDATE cold SET state = 'cold' WHERE token = ?1", [token])
+        })
+    }
+
+    /// Cold → resuming, by one of any number who want it; `None` when it is not cold.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn begin_resume(&mut self, token: &str) -> Result<Option<ColdRow>, Error> {
+        let taken = self.durably(|state| {
+            state.changed(
+                "UPDATE cold SET state = 'resuming' WHERE token = ?1 AND state = 'cold'",
+                [token],
+            )
+        })?;
+        if taken { self.cold(token) } else { Ok(None) }
+    }
+
+    /// Removes a claim from those that are suspended; `false` when it is none of them, or is just
+    /// being suspended or resumed and `only_cold` is set.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn forget_cold(&mut self, token: &str, only_cold: bool) -> Result<bool, Error> {
+        self.durably(|state| {
+            state.changed(
+                "DELETE FROM cold WHERE token = ?1 AND (state = 'cold' OR NOT ?2)",
+                params![token, only_cold],
+            )
+        })
+    }
+
+    /// The suspended claim with this token.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn cold(&self, token: &str) -> Result<Option<ColdRow>, Error> {
+        self.database
+            .query_row(
+                &format!("SELECT {COLUMNS} FROM cold WHERE token = ?1"),
+                [token],
+                from_row,
+            )
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// All suspended claims, the oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn all_cold(&self) -> Result<Vec<ColdRow>, Error> {
+        let read = || {
+            let mut statement = self
+                .database
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM cold ORDER BY rowid"))?;
+            let rows = statement.query_map([], from_row)?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| self.database_error(e))
+    }
+
+    /// Makes a change that is on the disk when this returns.
+    fn durably<T>(&mut self, change: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
+        let set = |state: &Self, mode| {
+            state
+                .database
+                .pragma_update(None, "synchronous", mode)
+                .map_err(|e| state.database_error(e))
+        };
+        set(self, "FULL")?;
+        let changed = change(self);
+        set(self, "NORMAL")?;
+        changed
+    }
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<ColdRow> {
+    Ok(ColdRow {
+        token: row.get(0)?,
+        pool: row.get(1)?,
+        guest: guest_id(row, 2)?,
+        bundle: row.get(3)?,
+        state: match row.get_ref(4)?.as_str()? {
+            "suspending" => ColdState::Suspending,
+            "cold" => ColdState::Cold,
+            "resuming" => ColdState::Resuming,
+            _ => return Err(bad(4, "not a suspended claim's state")),
+        },
+        created_at: row.get(5)?,
+    })
+}
