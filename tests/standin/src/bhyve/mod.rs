@@ -78,11 +78,13 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
         return Err(Exit::saying(4, text));
     }
     let ncpus = u32::try_from(ncpus).unwrap_or(u32::MAX);
+    let wired = config.bool_or("memory.wired", false)?;
+    config.bool_or("memory.guest_in_core", false)?;
 
     fault::pass(world, fault::RESTORE_MEMORY)?;
     let mut output = Output::default();
     let shared = match &checkpoint {
-        Some(checkpoint) => attach(world, &config, &vm, checkpoint, memsize, output)?,
+        Some(checkpoint) => attach(world, &config, &vm, checkpoint, (memsize, wired), output)?,
         None => None,
     };
     vm.change(|record| {
@@ -184,7 +186,7 @@ fn attach(
     config: &Config,
     vm: &Vm,
     checkpoint: &Checkpoint,
-    memsize: u64,
+    (memsize, wired): (u64, bool),
     output: Output,
 ) -> Result<Option<File>, Exit> {
     if !config.bool_or("snapshot.vnode_restore", false)? {
@@ -196,7 +198,7 @@ fn attach(
         ));
         Ok(None)
     };
-    if config.bool_or("memory.wired", false)? {
+    if wired {
         return fall_back("guest memory is wired (-S, memory.wired)");
     }
     if memsize != checkpoint.length {

@@ -69,8 +69,9 @@ impl Ran {
 
     /// It failed with this code, and these words are somewhere in what it said.
     pub(crate) fn refused_with(&self, code: i32, words: &str) {
+        let err = self.err.replace("\r\n", "\n");
         assert!(
-            self.code == code && self.err.contains(words),
+            self.code == code && err.contains(words),
             "not {code}, {words:?}: {self:?}"
         );
     }
@@ -256,6 +257,12 @@ impl Guest {
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.tell(line);
         self.line()
+    }
+
+    /// Whether its process has ended.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it has not been waited for");
+        child.try_wait().expect("its state").is_some()
     }
 
     /// Waits for its end.
