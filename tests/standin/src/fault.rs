@@ -105,6 +105,15 @@ points! {
         "vm_run error -1, errno 6\n";
     CTL_OPENED = "bhyvectl.opened", "the VM was opened and nothing done yet", 1, "errno = 5\n";
     CTL_DESTROYED = "bhyvectl.destroyed", "the VM was destroyed", 1, "errno = 5\n";
+    ZFS_SNAPSHOT = "zfs.snapshot", "before a snapshot is made", 1,
+        "cannot create snapshots : out of space\n";
+    ZFS_SNAPSHOTTED = "zfs.snapshotted", "a snapshot was made", 1,
+        "internal error: Input/output error\n";
+    ZFS_CLONE = "zfs.clone", "before a clone is made", 1, "cannot create: out of space\n";
+    ZFS_CLONED = "zfs.cloned", "a clone was made and is not mounted yet", 1,
+        "filesystem successfully created, but not mounted\n";
+    ZFS_DESTROY = "zfs.destroy", "before anything is destroyed", 1,
+        "cannot destroy: pool I/O is currently suspended\n";
     IFCONFIG_CREATE = "ifconfig.create", "before an interface is created", 1,
         "ifconfig: SIOCIFCREATE2: Cannot allocate memory\n";
     IFCONFIG_CREATED = "ifconfig.created", "an interface was created, its name not told yet", 1,

@@ -19,6 +19,7 @@ mod socket;
 mod sysctl;
 mod vm;
 mod world;
+mod zfs;
 
 use std::{
     io::{self, Write},
@@ -43,6 +44,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
                 "bhyve" => bhyve::main(&world, rest),
                 "bhyvectl" => bhyvectl::main(&world, rest),
                 "ifconfig" => ifconfig::main(&world, rest),
+                "zfs" => zfs::main(&world, rest),
                 "sysctl" => sysctl::main(&world, rest),
                 _ => kldstat::main(&world, rest),
             }

@@ -9,7 +9,7 @@
 //! | `dev/nmdmNA`, `dev/nmdmNB` | a null-modem pair; B is a link to a pseudo-terminal |
 //! | `var/run/bhyve/NAME` | a checkpoint socket |
 //! | `net/NAME` | a network interface |
-//! | `pool/` | datasets, see `zfs/` |
+//! | `pool/`, `dev/zvol/`, `zfs` | contents and names of datasets, see `zfs/` |
 //! | `sysctl`, `modules` | values that were set, modules that are loaded |
 //! | `commands` | a line for each command that was started |
 //! | `faults/` | how often each fault point was passed |
@@ -26,10 +26,13 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::exit::{EX_SOFTWARE, Exit};
+use crate::{
+    exit::{EX_SOFTWARE, Exit},
+    zfs,
+};
 
 /// Names under which the binary acts.
-pub const COMMANDS: [&str; 5] = ["bhyve", "bhyvectl", "ifconfig", "sysctl", "kldstat"];
+pub const COMMANDS: [&str; 6] = ["bhyve", "bhyvectl", "zfs", "ifconfig", "sysctl", "kldstat"];
 
 /// Names the folder in the environment of every command.
 pub const ROOT: &str = "BROOD_STANDIN_ROOT";
@@ -63,6 +66,14 @@ impl World {
         world.set_loaded(&["kernel", "vmm", "nmdm"])?;
         world.set_loadable(&["vmm_vnode"])?;
         Ok(world)
+    }
+
+    /// Adds a pool of datasets, which is a file system.
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn add_pool(&self, name: &str) -> io::Result<()> {
+        zfs::add_pool(self, name)
     }
 
     /// The world that the environment names.

@@ -71,7 +71,7 @@ pub(crate) struct Devices {
     /// The serial ports that have a back end.
     pub(crate) consoles: Vec<Console>,
     taps: Vec<Flock<File>>,
-    disks: Vec<File>,
+    disks: Vec<Flock<File>>,
 }
 
 fn find(name: &str) -> Option<&'static Model> {
@@ -263,6 +263,9 @@ impl Devices {
             )
         })?;
         fault::pass(world, fault::RESTORE_DISK)?;
+        // So that a file system with it is busy; others may open it all the same.
+        let file =
+            Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|_| refuse("", EBUSY))?;
         self.disks.push(file);
         Ok(())
     }

@@ -11,3 +11,4 @@ mod many;
 mod network;
 mod restores;
 mod suspends;
+mod zfs;
