@@ -6,11 +6,15 @@
 //! | line | answer |
 //! |---|---|
 //! | `ping` | `pong` and its identity: name, nonce, counter (one higher each time), generation |
+//! | `identity [KEY=VALUE ...]` | its identity, counted as an answer; `name=` gives it a new name |
+//! | `peek A`, `poke A N` | the 64-bit word at an address, read or written |
 //! | `dirty N` | writes to N pages after the first |
 //! | `private` | how many pages of its memory are its own |
 //! | `poweroff`, `reboot`, `halt` | it ends that way |
-//! | `fault` | a triple fault |
-//! | `hang` | it answers nothing any more, and no power button either |
+//! | `fault`, `crash` | a triple fault |
+//! | `hang` | `hang`; then it answers nothing any more, and no power button either |
+//!
+//! A line `@TAG WORDS` is answered with `!TAG ANSWER`: the agent's protocol of docs/bhyve.md.
 
 use std::io;
 
@@ -110,13 +114,65 @@ impl Guest {
         if self.hung {
             return Ok(Does::Nothing);
         }
+        let Some((tag, words)) = line.strip_prefix('@').and_then(|l| l.split_once(' ')) else {
+            return self.words(line);
+        };
+        Ok(match self.words(words)? {
+            Does::Says(text) => Does::Says(format!("!{tag} {text}")),
+            other => other,
+        })
+    }
+
+    /// Page, and offset in it, of the word at an address.
+    fn address(&self, text: &str) -> Option<(u64, usize)> {
+        let address = match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+            None => text.parse().ok()?,
+        };
+        let (page, offset) = (address / super::memory::PAGE, address % super::memory::PAGE);
+        let inside = address % 8 == 0 && address < self.memory.length();
+        inside.then_some((page, usize::try_from(offset).ok()?))
+    }
+
+    fn count(&mut self) -> io::Result<()> {
+        let counter = self.word(COUNTER)? + 1;
+        self.memory.write(0, COUNTER, &counter.to_le_bytes())
+    }
+
+    fn words(&mut self, line: &str) -> io::Result<Does> {
         let mut words = line.split_whitespace();
         Ok(match (words.next(), words.next()) {
             (None, _) => Does::Nothing,
             (Some("ping"), _) => {
-                let counter = self.word(COUNTER)? + 1;
-                self.memory.write(0, COUNTER, &counter.to_le_bytes())?;
+                self.count()?;
                 Does::Says(format!("pong {}\n", self.identity()?))
+            }
+            (Some("identity"), first) => {
+                for word in first.into_iter().chain(words) {
+                    if let Some(name) = word.strip_prefix("name=") {
+                        name.clone_into(&mut self.name);
+                    }
+                }
+                self.count()?;
+                Does::Says(format!("identity {}\n", self.identity()?))
+            }
+            (Some("peek"), Some(address)) => match self.address(address) {
+                Some((page, offset)) => {
+                    let mut word = [0; 8];
+                    word.copy_from_slice(&self.memory.page(page)?[offset..offset + 8]);
+                    Does::Says(format!("peek value={}\n", u64::from_le_bytes(word)))
+                }
+                None => Does::Says("error: there is no word at that address\n".to_owned()),
+            },
+            (Some("poke"), Some(address)) => {
+                let value = words.next().and_then(|text| text.parse::<u64>().ok());
+                match (self.address(address), value) {
+                    (Some((page, offset)), Some(value)) => {
+                        self.memory.write(page, offset, &value.to_le_bytes())?;
+                        Does::Says("poke\n".to_owned())
+                    }
+                    _ => Does::Says("error: there is no word at that address\n".to_owned()),
+                }
             }
             (Some("dirty"), Some(count)) => {
                 let pages = self.memory.length() / super::memory::PAGE;
@@ -135,10 +191,10 @@ impl Guest {
             (Some("poweroff"), _) => Does::Ends(Suspend::Poweroff),
             (Some("reboot"), _) => Does::Ends(Suspend::Reset),
             (Some("halt"), _) => Does::Ends(Suspend::Halt),
-            (Some("fault"), _) => Does::Ends(Suspend::TripleFault),
+            (Some("fault" | "crash"), _) => Does::Ends(Suspend::TripleFault),
             (Some("hang"), _) => {
                 self.hung = true;
-                Does::Nothing
+                Does::Says("hang\n".to_owned())
             }
             (Some(word), _) => Does::Says(format!("error: {word} is not a word of this guest\n")),
         })

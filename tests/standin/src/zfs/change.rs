@@ -10,7 +10,7 @@ use super::{
     datasets::{self, Datasets, Kind},
     failed, has, list, missing, only, options, properties, usage,
 };
-use crate::{exit::Exit, fault, world::World};
+use crate::{exit::Exit, world::World};
 
 /// Longest name of a dataset (`ZFS_MAX_DATASET_NAME_LEN`, less the zero).
 const NAME_MAX: usize = 255;
@@ -145,7 +145,6 @@ impl Pool<'_> {
             )));
         }
         let properties = properties(&flags)?;
-        fault::pass(self.world, fault::ZFS_SNAPSHOT)?;
         for (name, volsize) in &wanted {
             let from = self
                 .datasets
@@ -158,8 +157,7 @@ impl Pool<'_> {
             snapshot.volsize = *volsize;
             snapshot.properties.extend(properties.iter().cloned());
         }
-        self.store()?;
-        fault::pass(self.world, fault::ZFS_SNAPSHOTTED)
+        self.store()
     }
 
     /// zfs_do_clone().
@@ -189,7 +187,6 @@ impl Pool<'_> {
         }
         self.new_name(name, parents)?;
         let properties = properties(&flags)?;
-        fault::pass(self.world, fault::ZFS_CLONE)?;
         let from = self.datasets.contents(self.world, origin);
         let kind = if snapshot.volsize.is_some() {
             Kind::Volume
@@ -204,8 +201,7 @@ impl Pool<'_> {
         self.datasets
             .copy(self.world, &from, &to)
             .map_err(|e| broken(&e))?;
-        self.store()?;
-        fault::pass(self.world, fault::ZFS_CLONED)
+        self.store()
     }
 
     /// zfs_do_rollback().

@@ -10,6 +10,7 @@ use std::{fs, io};
 
 use crate::{
     exit::{EX_SOFTWARE, Exit},
+    fault,
     world::World,
 };
 
@@ -104,21 +105,16 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
             }
         }
         "create" | "snapshot" | "snap" | "clone" | "destroy" | "rollback" | "set" | "inherit" => {
-            let _guard = world.lock().map_err(|e| broken(&e))?;
-            let mut datasets = Datasets::load(world).map_err(|e| broken(&e))?;
-            let pool = Pool {
-                world,
-                datasets: &mut datasets,
+            // Outside of the lock: a command that hangs keeps no other one from going on.
+            let (before, after) = match command.as_str() {
+                "snapshot" | "snap" => (Some(fault::ZFS_SNAPSHOT), Some(fault::ZFS_SNAPSHOTTED)),
+                "clone" => (Some(fault::ZFS_CLONE), Some(fault::ZFS_CLONED)),
+                "destroy" => (Some(fault::ZFS_DESTROY), None),
+                _ => (None, None),
             };
-            match command.as_str() {
-                "create" => pool.create(rest),
-                "snapshot" | "snap" => pool.snapshot(rest),
-                "clone" => pool.clone_snapshot(rest),
-                "destroy" => pool.destroy(rest),
-                "rollback" => pool.rollback(rest),
-                "set" => pool.set(rest),
-                _ => pool.inherit(rest),
-            }
+            before.map_or(Ok(()), |point| fault::pass(world, point))?;
+            change(world, command, rest)?;
+            after.map_or(Ok(()), |point| fault::pass(world, point))
         }
         "promote" | "rename" | "send" | "receive" | "recv" | "hold" | "release" | "mount"
         | "unmount" | "bookmark" | "holds" | "diff" => {
@@ -129,6 +125,25 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
             let text = format!("unrecognized command '{command}'\n");
             Err(Exit::saying(2, text + &usage().message))
         }
+    }
+}
+
+/// Runs a subcommand that changes datasets, alone in the world.
+fn change(world: &World, command: &str, arguments: &[String]) -> Result<(), Exit> {
+    let _guard = world.lock().map_err(|e| broken(&e))?;
+    let mut datasets = Datasets::load(world).map_err(|e| broken(&e))?;
+    let pool = Pool {
+        world,
+        datasets: &mut datasets,
+    };
+    match command {
+        "create" => pool.create(arguments),
+        "snapshot" | "snap" => pool.snapshot(arguments),
+        "clone" => pool.clone_snapshot(arguments),
+        "destroy" => pool.destroy(arguments),
+        "rollback" => pool.rollback(arguments),
+        "set" => pool.set(arguments),
+        _ => pool.inherit(arguments),
     }
 }
 

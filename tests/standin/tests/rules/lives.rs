@@ -99,7 +99,7 @@ fn sigterm_is_the_power_button_of_a_booted_guest_only() {
 fn a_hung_guest_does_not_hear_the_power_button() {
     let lab = Lab::new();
     let mut guest = lab.boot("vm");
-    guest.tell("hang");
+    assert_eq!(guest.ask("hang"), "hang");
     guest.tell("ping");
     guest.signal(Signal::SIGTERM);
     lab.run("bhyvectl", &["--vm=vm", "--force-poweroff"]).good();
@@ -194,6 +194,34 @@ fn a_guest_is_told_to_end_once() {
     assert_eq!((second.code, second.out.as_str()), (255, "errno = 37\n"));
     guest.signal(Signal::SIGCONT);
     assert_eq!(guest.end().code, 0);
+}
+
+#[test]
+fn the_guests_words() {
+    let lab = Lab::new();
+    let mut guest = lab.boot("vm");
+    let answer = guest.ask("@7 identity name=other seed=1");
+    assert!(answer.starts_with("!7 identity "), "{answer}");
+    assert_eq!(
+        (field(&answer, "name"), field(&answer, "counter")),
+        ("other", "1")
+    );
+    assert_eq!(guest.ask("poke 0x2008 77"), "poke");
+    assert_eq!(guest.ask("@8 peek 8200"), "!8 peek value=77");
+    assert_eq!(guest.ask("private"), "private 2");
+    for outside in ["peek 8201", "peek 1048576", "poke 0x2008", "poke here 1"] {
+        assert_eq!(
+            guest.ask(outside),
+            "error: there is no word at that address"
+        );
+    }
+    assert_eq!(guest.ask("dirty 256"), "error: 255 pages at most");
+    assert_eq!(
+        guest.ask("@9 sing"),
+        "!9 error: sing is not a word of this guest"
+    );
+    guest.tell("@10 crash");
+    assert_eq!(guest.end().code, 3);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf, thread};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, until};
 
 const USAGE: &str = "usage: zfs command args ...; see zfs(8)\n";
 
@@ -287,4 +287,26 @@ fn each_step_can_fail_or_be_killed() {
         .refused(-9, "");
     assert!(exists("tank/vm"));
     lab.run("zfs", &["destroy", "tank/vm"]).good();
+
+    let clone = |name: &str| {
+        lab.run_failing("zfs.clone:2", "zfs", &["clone", "tank/base@a", name])
+            .code
+    };
+    assert_eq!(["tank/1", "tank/2", "tank/3"].map(clone), [0, 1, 0]);
+}
+
+#[test]
+fn one_that_hangs_keeps_no_other_from_going_on() {
+    let lab = lab();
+    lab.run("zfs", &["create", "tank/base"]).good();
+    let mut hanging = lab.command("zfs", &["snapshot", "tank/base@a"]);
+    hanging.env("BROOD_STANDIN_FAIL", "zfs.snapshotted:hang");
+    let mut hanging = hanging.spawn().expect("zfs");
+    until("the snapshot", || {
+        (lab.run("zfs", &["list", "tank/base@a"]).code == 0).then_some(())
+    });
+    lab.run("zfs", &["clone", "tank/base@a", "tank/vm"]).good();
+    assert!(hanging.try_wait().expect("its state").is_none());
+    hanging.kill().expect("its end");
+    hanging.wait().expect("its end");
 }
