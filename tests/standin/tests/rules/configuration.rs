@@ -126,6 +126,25 @@ fn a_vm_needs_a_boot_rom_or_somebody_who_created_it() {
             "Error opening bootrom \"/no/rom\": No such file or directory\n",
         );
     assert!(lab.vm_exists("other"), "it had been created by then");
+    for length in [0, 100, 16 * 1024 * 1024 + 4096] {
+        std::fs::write(lab.path("rom"), vec![0; length]).expect("a boot ROM");
+        let config = lab.config("third", &[]);
+        lab.run("bhyve", &["-k", &config, "third"])
+            .refused_with(4, &format!("Invalid bootrom size {length}\n"));
+    }
+}
+
+#[test]
+fn without_a_folder_for_sockets() {
+    let lab = Lab::new();
+    std::fs::remove_dir(lab.world.path("var/run/bhyve")).expect("a folder");
+    let config = lab.config("vm", &[]);
+    lab.run("bhyve", &["-k", &config, "vm"]).refused(
+        71,
+        "Failed to bind socket \"/var/run/bhyve/vm\": No such file or directory\n\n\
+         bhyve: Failed to start checkpoint thread\n",
+    );
+    assert!(lab.vm_exists("vm"));
 }
 
 #[test]
@@ -227,6 +246,8 @@ fn what_bhyvectl_refuses() {
     lab.run("bhyvectl", &["--create", "--vm=vm"]).good();
     lab.run("bhyvectl", &["--vm=vm", "--suspend=/a", "--checkpoint=/b"])
         .refused_with(1, "Usage: bhyvectl");
+    lab.run("bhyvectl", &["--vm=vm", "--suspend=/proc/version/file"])
+        .refused(20, "");
     lab.run("bhyvectl", &["--vm=vm", "--suspend=/no/such/file"])
         .refused(2, "");
     lab.run(

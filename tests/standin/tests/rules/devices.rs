@@ -93,6 +93,20 @@ fn backends_and_addresses_that_are_none() {
             "Invalid argument",
         ),
     );
+    refused("f", &["pci.1.0.0.device=lpc"]).refused_with(4, "Only one LPC bridge is allowed.");
+    lab.run(
+        "bhyve",
+        &[
+            "-m",
+            "1M",
+            "-l",
+            &format!("bootrom,{}", lab.text("rom")),
+            "-s",
+            "1:0:0,lpc",
+            "g",
+        ],
+    )
+    .refused_with(4, "LPC bridge can be present only on bus 0.");
     refused("e", &["pci.0.30.0.device=lpc"]).refused_with(4, "Only one LPC bridge is allowed.");
 }
 

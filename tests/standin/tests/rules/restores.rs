@@ -145,6 +145,28 @@ fn devices_that_the_checkpoint_has_not() {
 }
 
 #[test]
+fn devices_that_cannot_be_restored() {
+    let lab = Lab::new();
+    let file = lab.checkpoint();
+    let meta = format!("{file}.meta");
+    edit(&meta, |v| {
+        let entry = json!({ "device": "virtio-console@pci.0.6.0", "size": 8, "file_offset": 0 });
+        v["devices"].as_array_mut().expect("a list").push(entry);
+        v["devices"][0]["size"] = json!(0);
+    });
+    lab.restore_refused("vm", &file, &[]).refused(
+        1,
+        "Restore device size is 0: hostbridge@pci.0.0.0\nFailed to restore PCI device state.\n",
+    );
+    edit(&meta, |v| v["devices"][0]["size"] = json!(310));
+    lab.run("bhyvectl", &["--vm=vm", "--destroy"]).good();
+    lab.restore_refused("vm", &file, &["pci.0.6.0.device=virtio-console"]).refused(
+        1,
+        "Failed to restore dev: virtio-console@pci.0.6.0 45\nFailed to restore PCI device state.\n",
+    );
+}
+
+#[test]
 fn devices_that_only_the_checkpoint_has_are_passed_over() {
     let lab = Lab::new();
     let config = lab.config("base", &["pci.0.5.0.device=virtio-rnd"]);
