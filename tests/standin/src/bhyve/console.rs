@@ -6,17 +6,18 @@ use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::symlink,
     },
     path::PathBuf,
+    process,
 };
 
 use nix::{
     fcntl::{FcntlArg, Flock, OFlag, fcntl},
     pty::openpty,
     sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
-    unistd::{self, ttyname},
+    unistd,
 };
 
 use super::devices::exclusive;
@@ -156,7 +157,10 @@ impl Console {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
-        symlink(ttyname(&pair.slave).map_err(|_| ENOTTY)?, &link)?;
+        // By way of this process: the link leads nowhere once it has ended. The terminal's own name
+        // would be another one's before long.
+        let slave = pair.slave.as_raw_fd();
+        symlink(format!("/proc/{}/fd/{slave}", process::id()), &link)?;
         Ok(Self::Nmdm(Nmdm {
             master: pair.master.into(),
             _slave: pair.slave,
