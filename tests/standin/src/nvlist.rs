@@ -209,3 +209,73 @@ fn receive_fds(socket: &UnixStream) -> io::Result<Vec<Option<OwnedFd>>> {
     }
     Ok(fds)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request() -> Nvlist {
+        let mut list = Nvlist::default();
+        list.add("cmd", Value::String("checkpoint".to_owned()));
+        list.add("suspend", Value::Bool(true));
+        let folder = File::open("/").expect("a folder");
+        list.add("fddir", Value::Descriptor(folder.into()));
+        list
+    }
+
+    /// The bytes as the structures of libnv lay them out, put down by hand.
+    #[test]
+    fn the_bytes_are_those_of_libnv() {
+        let expected = [
+            // Magic, version, flags; one descriptor; 95 bytes of pairs.
+            &b"l\0\0"[..],
+            b"\x01\0\0\0\0\0\0\0",
+            b"\x5f\0\0\0\0\0\0\0",
+            // Type, length of the name, length of the value, number of items; name; value.
+            b"\x04\x04\0\x0b\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"cmd\0checkpoint\0",
+            b"\x02\x08\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"suspend\0\x01",
+            b"\x06\x06\0\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"fddir\0\0\0\0\0\0\0\0\0",
+        ]
+        .concat();
+        let (bytes, fds) = request().pack();
+        assert_eq!(bytes, expected);
+        assert_eq!(fds.len(), 1);
+    }
+
+    #[test]
+    fn what_is_sent_is_received() {
+        let (here, there) = UnixStream::pair().expect("sockets");
+        request().send(&here).expect("sent");
+        let list = Nvlist::receive(&there).expect("received");
+        assert_eq!(list.string("cmd"), Some("checkpoint"));
+        assert_eq!((list.bool("suspend"), list.bool("cmd")), (Some(true), None));
+        let folder = list.descriptor("fddir").expect("a descriptor").as_fd();
+        let stat = nix::sys::stat::fstat(folder).expect("a file");
+        let root = nix::sys::stat::stat("/").expect("a folder");
+        assert_eq!((stat.st_dev, stat.st_ino), (root.st_dev, root.st_ino));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_list_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(list) = Nvlist::unpack(&bytes, &mut []) {
+                prop_assert!(list.pack().0.len() - HEADER <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn a_list_that_is_cut_off_is_an_error(length in 0_usize..95) {
+            let (bytes, _) = request().pack();
+            let list = Nvlist::unpack(&bytes[HEADER..HEADER + length], &mut []);
+            // Between two pairs it ends well, with fewer of them.
+            prop_assert!(list.is_err() || [0, 34, 62].contains(&length), "{length}: {list:?}");
+        }
+    }
+}

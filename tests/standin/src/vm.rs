@@ -107,21 +107,22 @@ fn path(world: &World, name: &str) -> PathBuf {
     world.path("dev/vmm").join(name)
 }
 
+/// Reads a record without the world's lock: a bhyve that is stopped while it looks at its VM must
+/// not keep everybody else from theirs.
 fn read(path: &Path) -> Result<Record, Errno> {
-    let text = fs::read(path)?;
-    serde_json::from_slice(&text).map_err(|_| ENXIO)
+    loop {
+        let text = fs::read(path)?;
+        // Twice the same is not in the middle of a change.
+        if fs::read(path)? == text {
+            return serde_json::from_slice(&text).map_err(|_| ENXIO);
+        }
+    }
 }
 
-fn write(path: &Path, record: &Record) -> Result<(), Errno> {
+fn text(record: &Record) -> Result<Vec<u8>, Errno> {
     let mut text = serde_json::to_vec(record).map_err(|_| EINVAL)?;
     text.resize(RECORD, b' ');
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path);
-    file.and_then(|file| file.write_all_at(&text, 0))
-        .map_err(Errno::from)
+    Ok(text)
 }
 
 /// Names of all VMs.
@@ -205,7 +206,9 @@ impl Vm {
             resident: 0,
             segment: None,
         };
-        write(&path(world, name), &record)?;
+        let new = world.path("new");
+        fs::write(&new, text(&record)?)?;
+        fs::rename(new, path(world, name))?;
         Ok(Self {
             world: world.clone(),
             name: name.to_owned(),
@@ -252,7 +255,9 @@ impl Vm {
         let _guard = self.world.lock()?;
         let mut record = self.record()?;
         let result = change(&mut record)?;
-        write(&self.path(), &record)?;
+        // In place: a bhyve watches this file.
+        let file = OpenOptions::new().write(true).open(self.path())?;
+        file.write_all_at(&text(&record)?, 0)?;
         Ok(result)
     }
 
