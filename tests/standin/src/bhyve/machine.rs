@@ -74,7 +74,7 @@ fn serve(
                 }
                 let _ = dealt_with.recv();
             }
-            Err(e) => eprintln!("nvlist_recv() failed: {e}"),
+            Err(e) => Output::default().eprint(&format!("nvlist_recv() failed: {e}")),
         }
     }
 }
@@ -267,7 +267,7 @@ impl Machine {
             Ok(()) => Ok(()),
             // The guest goes on; only standard error tells.
             Err(exit) => {
-                eprint!("{}", exit.message);
+                let _ = io::stderr().write_all(exit.message.as_bytes());
                 Ok(())
             }
         }

@@ -11,7 +11,10 @@ mod memory;
 mod options;
 mod suspend;
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io::{self, Write},
+};
 
 use crate::{
     errno::{EACCES, EEXIST, EINVAL, ENODEV, ENOENT, Errno},
@@ -272,7 +275,7 @@ fn restore(
                 )));
             }
             let memory = Memory::copy(&checkpoint.memory, memsize);
-            print!("\r\n");
+            let _ = io::stdout().write_all(b"\r\n");
             memory.map_err(|e| {
                 // bhyve has one message for reading and writing.
                 failed(format!(

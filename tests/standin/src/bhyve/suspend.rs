@@ -99,7 +99,7 @@ impl Saved<'_> {
             pass(point)?;
         }
         // vm_snapshot_mem() ends its progress bar, shown or not.
-        print!("\r\n");
+        let _ = std::io::stdout().write_all(b"\r\n");
 
         let mut offset = 0;
         let mut part = |name: &str, length: u64| {
