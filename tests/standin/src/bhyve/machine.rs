@@ -1,0 +1,291 @@
+//! A running VM: it waits for its consoles, its checkpoint socket, signals, and for what happens to
+//! it in the kernel.
+
+use std::{
+    io::{self, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    process,
+    sync::mpsc::{Receiver, SyncSender, channel, sync_channel},
+    thread,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
+
+use super::{
+    config::Config,
+    console::Output,
+    devices::Devices,
+    guest::{Does, Guest},
+    suspend::Saved,
+};
+use crate::{
+    errno::ENXIO,
+    exit::{EX_OSERR, Exit},
+    fault,
+    nvlist::Nvlist,
+    vm::{Suspend, Vm},
+    world::World,
+};
+
+/// A VM with its process.
+pub(crate) struct Machine {
+    pub(crate) world: World,
+    pub(crate) vm: Vm,
+    pub(crate) config: Config,
+    pub(crate) output: Output,
+    pub(crate) devices: Devices,
+    pub(crate) guest: Guest,
+    pub(crate) ncpus: u32,
+    /// Whether SIGTERM presses the power button. That begins when the guest turns ACPI on
+    /// (amd64/pm.c, smi_cmd_handler()), which a restored guest did in another process: there,
+    /// SIGTERM does what it does to any process.
+    pub(crate) power_button: bool,
+}
+
+/// A request from the checkpoint socket, and where to say that it was dealt with.
+struct Request {
+    list: Nvlist,
+    done: SyncSender<()>,
+}
+
+/// checkpoint_thread(): one request after another, none is answered.
+fn serve(
+    listener: &UnixListener,
+    requests: &std::sync::mpsc::Sender<Request>,
+    mut wake: &UnixStream,
+) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { return };
+        match Nvlist::receive(&stream) {
+            Ok(list) => {
+                let (done, dealt_with) = sync_channel(1);
+                if requests.send(Request { list, done }).is_err() || wake.write_all(b".").is_err() {
+                    return;
+                }
+                let _ = dealt_with.recv();
+            }
+            Err(e) => Output::default().eprint(&format!("nvlist_recv() failed: {e}")),
+        }
+    }
+}
+
+impl Machine {
+    /// Runs the guest until it ends. Returns only to fail.
+    ///
+    /// # Errors
+    /// Ends bhyve; the VM stays.
+    pub(crate) fn run(mut self, listener: UnixListener) -> Result<(), Exit> {
+        let system = |e: io::Error| Exit::err("bhyve", EX_OSERR, "standin", (&e).into());
+        let signals = if self.power_button {
+            let mut set = SigSet::empty();
+            set.add(Signal::SIGTERM);
+            set.thread_block().map_err(|e| system(e.into()))?;
+            let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+            Some(SignalFd::with_flags(&set, flags).map_err(|e| system(e.into()))?)
+        } else {
+            None
+        };
+        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+        let kernel = Inotify::init(flags).map_err(|e| system(e.into()))?;
+        let watched =
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_DELETE_SELF;
+        if kernel.add_watch(&self.vm.path(), watched).is_err() {
+            return Err(self.gone());
+        }
+        let (wake, awake) = UnixStream::pair().map_err(system)?;
+        let (requests, asked) = channel();
+        thread::spawn(move || serve(&listener, &requests, &wake));
+
+        fault::pass(&self.world, fault::GUEST_READY)?;
+        let first = self.guest.run();
+        self.act(first)?;
+        let mut line = Vec::new();
+        let mut open = vec![true; self.devices.consoles.len()];
+        loop {
+            self.look()?;
+            let ready = {
+                let mut descriptors: Vec<BorrowedFd<'_>> = vec![kernel.as_fd(), awake.as_fd()];
+                descriptors.extend(signals.as_ref().map(AsFd::as_fd));
+                for (console, open) in self.devices.consoles.iter().zip(&open) {
+                    if *open {
+                        descriptors.extend(console.descriptors());
+                    }
+                }
+                wait(&descriptors).map_err(system)?
+            };
+            if ready[0] {
+                let _ = kernel.read_events();
+            }
+            if ready[1] {
+                let mut byte = [0];
+                let _ = io::Read::read(&mut &awake, &mut byte);
+                self.asked(&asked)?;
+            }
+            if let Some(signals) = &signals
+                && let Ok(Some(_)) = signals.read_signal()
+            {
+                let does = self.guest.power_button();
+                self.act(Ok(does))?;
+            }
+            for (n, open) in open.iter_mut().enumerate() {
+                match self.devices.consoles[n].read() {
+                    // Only the first port leads to the guest's console.
+                    Some(bytes) if n == 0 => self.typed(&mut line, &bytes)?,
+                    Some(_) => {}
+                    None => *open = false,
+                }
+            }
+        }
+    }
+
+    fn typed(&mut self, line: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Exit> {
+        for byte in bytes {
+            if !matches!(byte, b'\n' | b'\r') {
+                line.push(*byte);
+                continue;
+            }
+            let text = String::from_utf8_lossy(line).into_owned();
+            line.clear();
+            if text.trim().is_empty() {
+                continue;
+            }
+            fault::pass(&self.world, fault::GUEST_ANSWER)?;
+            let does = self.guest.line(&text);
+            self.books();
+            self.act(does)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, does: io::Result<Does>) -> Result<(), Exit> {
+        match does {
+            Ok(Does::Says(text)) => {
+                if let Some(console) = self.devices.consoles.first_mut() {
+                    console.write(&text);
+                }
+                Ok(())
+            }
+            Ok(Does::Ends(how)) => {
+                let _ = self.vm.suspend(how);
+                self.look()
+            }
+            Ok(Does::Nothing) => Ok(()),
+            // The file went away under the guest: its next fault cannot be resolved.
+            Err(_) => Err(Exit::saying(
+                4,
+                self.output.line("vm_run error -1, errno 14"),
+            )),
+        }
+    }
+
+    /// Tells the kernel's books what the guest has to itself.
+    pub(crate) fn books(&self) {
+        let private = self.guest.memory.private();
+        let _ = self.vm.change(|record| {
+            record.resident = private * super::memory::PAGE;
+            if let Some(segment) = &mut record.segment {
+                segment.private = private;
+            }
+            Ok(())
+        });
+    }
+
+    /// What vm_run() would return now: nothing, or the end.
+    fn look(&mut self) -> Result<(), Exit> {
+        match self.vm.record() {
+            Err(_) => Err(self.gone()),
+            Ok(record) => match record.suspend {
+                None => Ok(()),
+                Some(how) => self.end(how),
+            },
+        }
+    }
+
+    /// The VM was destroyed: vm_run() fails, vm_loop() returns, and bhyve exits with 4.
+    fn gone(&self) -> Exit {
+        let text = format!("vm_run error -1, errno {}", ENXIO.number);
+        Exit::saying(4, self.output.line(&text))
+    }
+
+    /// vmexit_suspend() of amd64/vmexit.c.
+    fn end(&mut self, how: Suspend) -> Result<(), Exit> {
+        let stopped = self.vm.change(|record| {
+            record.running = false;
+            Ok(())
+        });
+        if stopped.is_err() {
+            return Err(self.gone());
+        }
+        if how == Suspend::Poweroff && self.config.bool_or("destroy_on_poweroff", false)? {
+            let _ = self.vm.destroy();
+        }
+        Err(Exit::silent(how.exit_code()))
+    }
+
+    /// handle_message() and vm_do_checkpoint().
+    fn asked(&mut self, requests: &Receiver<Request>) -> Result<(), Exit> {
+        while let Ok(Request { list, done }) = requests.try_recv() {
+            let filename = list.string("filename");
+            let suspend = list.bool("suspend");
+            let folder = list.descriptor("fddir");
+            if let (Some("checkpoint"), Some(filename), Some(suspend), Some(folder)) =
+                (list.string("cmd"), filename, suspend, folder)
+            {
+                self.checkpoint(folder.as_fd(), filename, suspend)?;
+            }
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, folder: BorrowedFd<'_>, name: &str, suspend: bool) -> Result<(), Exit> {
+        let saved = Saved {
+            world: &self.world,
+            name: self.vm.name(),
+            ncpus: self.ncpus,
+            devices: &self.devices.list,
+            guest: &self.guest,
+            output: self.output,
+        };
+        match saved.write(folder, name) {
+            Ok(()) if suspend => {
+                let _ = self.vm.destroy();
+                fault::pass(&self.world, fault::SUSPEND_DESTROYED)?;
+                let _ = io::stdout().flush();
+                process::exit(0)
+            }
+            Ok(()) => Ok(()),
+            // The guest goes on; only standard error tells.
+            Err(exit) => {
+                let _ = io::stderr().write_all(exit.message.as_bytes());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Waits until something can be read, and says from which.
+fn wait(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd<'_>> = descriptors
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
+    match poll(&mut polled, PollTimeout::NONE) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    Ok(polled
+        .iter()
+        .map(|fd| fd.any().unwrap_or_default())
+        .collect())
+}

@@ -1,0 +1,214 @@
+//! sysctl(8): the values that bear on VMs and taps, and those of vmm_vnode(4).
+
+use std::{collections::BTreeMap, fmt::Write, io};
+
+use crate::{
+    errno::{EINVAL, Errno},
+    exit::Exit,
+    vm::{self, Vm},
+    world::World,
+};
+
+/// How a value may be changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    /// Read-only, but a tunable of loader.conf(5).
+    Tunable,
+    Write,
+}
+
+/// Name, value in a new world, and how it may be changed. Names and defaults: sys/dev/vmm/vmm_dev.c
+/// (`hw.vmm.maxvmms`, 4 for each CPU; `hw.vmm.maxcpu`), sys/net/if_tuntap.c (`net.link.tap`),
+/// kmod/vmm_vnode.c (`hw.vmm.vnode`).
+const NUMBERS: [(&str, u64, Access); 10] = [
+    ("hw.ncpu", 2, Access::Read),
+    ("hw.pagesize", 4096, Access::Read),
+    ("hw.physmem", 34_359_738_368, Access::Read),
+    ("hw.vmm.maxcpu", 2, Access::Tunable),
+    ("hw.vmm.maxvmms", 8, Access::Write),
+    ("kern.osreldate", 1_500_068, Access::Read),
+    ("net.link.bridge.pfil_member", 1, Access::Write),
+    ("net.link.tap.devfs_cloning", 1, Access::Write),
+    ("net.link.tap.up_on_open", 0, Access::Write),
+    ("net.link.tap.user_open", 0, Access::Write),
+];
+
+/// Those that vmm_vnode(4) has while it is loaded.
+const VNODE: [&str; 8] = [
+    "hw.vmm.vnode.abi",
+    "hw.vmm.vnode.attached",
+    "hw.vmm.vnode.file_resident",
+    "hw.vmm.vnode.list",
+    "hw.vmm.vnode.pages",
+    "hw.vmm.vnode.private_resident",
+    "hw.vmm.vnode.private_swapped",
+    "hw.vmm.vnode.segments",
+];
+
+/// The legacy interface of vmm(4): writing a name creates or destroys a VM.
+const CREATE: &str = "hw.vmm.create";
+const DESTROY: &str = "hw.vmm.destroy";
+
+/// A number of [`NUMBERS`], or how many VMs were attached.
+///
+/// # Errors
+/// When the world cannot be read.
+pub(crate) fn number(world: &World, name: &str) -> io::Result<u64> {
+    let set: BTreeMap<String, u64> = world.load("sysctl")?.unwrap_or_default();
+    let default = NUMBERS.iter().find(|(other, ..)| *other == name);
+    Ok(set
+        .get(name)
+        .copied()
+        .or(default.map(|(_, value, _)| *value))
+        .unwrap_or_default())
+}
+
+/// Sets a number. The world is locked.
+pub(crate) fn set_number(world: &World, name: &str, value: u64) -> io::Result<()> {
+    let mut set: BTreeMap<String, u64> = world.load("sysctl")?.unwrap_or_default();
+    set.insert(name.to_owned(), value);
+    world.store("sysctl", &set)
+}
+
+fn value(world: &World, name: &str) -> io::Result<Option<String>> {
+    if NUMBERS.iter().any(|(other, ..)| *other == name) {
+        return number(world, name).map(|n| Some(n.to_string()));
+    }
+    if name == CREATE || name == DESTROY {
+        return Ok(Some(String::new()));
+    }
+    if !VNODE.contains(&name) || !world.loaded()?.iter().any(|module| module == "vmm_vnode") {
+        return Ok(None);
+    }
+    let all = vm::all(world)?;
+    let segments = || {
+        all.iter()
+            .filter_map(|(name, vm)| Some((name, vm.segment.as_ref()?)))
+    };
+    Ok(Some(match name {
+        "hw.vmm.vnode.abi" => "1".to_owned(),
+        "hw.vmm.vnode.segments" => segments().count().to_string(),
+        "hw.vmm.vnode.attached" => number(world, name)?.to_string(),
+        "hw.vmm.vnode.pages" => segments().map(|(_, s)| s.pages).sum::<u64>().to_string(),
+        "hw.vmm.vnode.private_resident" => {
+            segments().map(|(_, s)| s.private).sum::<u64>().to_string()
+        }
+        "hw.vmm.vnode.list" => segments().fold(String::new(), |mut text, (name, segment)| {
+            let _ = writeln!(
+                text,
+                "{name} segid=0 offset=0 pages={} private_resident={} private_swapped=0 \
+                 file_resident=0",
+                segment.pages, segment.private
+            );
+            text
+        }),
+        _ => "0".to_owned(),
+    }))
+}
+
+/// Runs the command.
+pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
+    let wrong = |text: &str| Exit::saying(1, format!("sysctl: {text}\n"));
+    let usage = || Exit::saying(1, "usage: sysctl [-aeinNq] name[=value] ...\n");
+    let (mut bare, mut quiet, mut ignore, mut names_only, mut equals, mut every) =
+        (false, false, false, false, false, false);
+    let mut rest = arguments.iter().peekable();
+    while let Some(flags) = rest.next_if(|a| a.len() > 1 && a.starts_with('-')) {
+        for flag in flags[1..].chars() {
+            match flag {
+                'n' => bare = true,
+                'q' => quiet = true,
+                'i' => ignore = true,
+                'N' => names_only = true,
+                'e' => equals = true,
+                'a' => every = true,
+                _ => return Err(usage()),
+            }
+        }
+    }
+    let mut wanted: Vec<String> = rest.cloned().collect();
+    if every {
+        wanted = NUMBERS
+            .iter()
+            .map(|(name, ..)| (*name).to_owned())
+            .collect();
+    } else if wanted.is_empty() {
+        return Err(usage());
+    }
+    let broken = |e: io::Error| Exit::broken("read the sysctl values", &e);
+    let mut failed = false;
+    for argument in wanted {
+        let (name, new) = match argument.split_once('=') {
+            Some((name, new)) => (name.to_owned(), Some(new.to_owned())),
+            None => (argument, None),
+        };
+        let Some(old) = value(world, &name).map_err(broken)? else {
+            if ignore {
+                continue;
+            }
+            if !quiet {
+                eprintln!("sysctl: unknown oid '{name}'");
+            }
+            failed = true;
+            continue;
+        };
+        let separator = if equals { "=" } else { ": " };
+        let label = if bare {
+            String::new()
+        } else {
+            format!("{name}{separator}")
+        };
+        let Some(new) = new else {
+            println!(
+                "{}",
+                if names_only {
+                    name
+                } else {
+                    format!("{label}{old}")
+                }
+            );
+            continue;
+        };
+        match set(world, &name, &new) {
+            Ok(()) if quiet => {}
+            Ok(()) => println!("{label}{old} -> {new}"),
+            Err(text) => {
+                eprintln!("{}", wrong(&text).message.trim_end());
+                failed = true;
+            }
+        }
+    }
+    if failed { Err(Exit::silent(1)) } else { Ok(()) }
+}
+
+fn set(world: &World, name: &str, new: &str) -> Result<(), String> {
+    let refused = |errno: Errno| format!("{name}={new}: {}", errno.text);
+    if name == CREATE {
+        return Vm::create(world, new).map(drop).map_err(refused);
+    }
+    if name == DESTROY {
+        // vmmdev_lookup_and_destroy(): EINVAL without such a VM.
+        let vm = Vm::open(world, new).map_err(|_| refused(EINVAL))?;
+        return vm.destroy().map_err(refused);
+    }
+    let access = NUMBERS
+        .iter()
+        .find(|(other, ..)| *other == name)
+        .map(|(.., access)| *access);
+    match access {
+        Some(Access::Write) => {}
+        Some(Access::Tunable) => {
+            return Err(format!("oid '{name}' is a read only tunable"));
+        }
+        Some(Access::Read) | None => return Err(format!("oid '{name}' is read only")),
+    }
+    let number = new
+        .parse()
+        .map_err(|_| format!("invalid integer '{new}'"))?;
+    let store = || {
+        let _guard = world.lock()?;
+        set_number(world, name, number)
+    };
+    store().map_err(|e| refused((&e).into()))
+}

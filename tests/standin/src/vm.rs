@@ -1,0 +1,291 @@
+//! vmm(4) as far as processes notice it: which VMs exist, who may use them, and what survives the
+//! process that ran one.
+//!
+//! A VM is a file `dev/vmm/NAME`. It is there from creation until somebody destroys it, whether or
+//! not a process runs it; only `bhyvectl --destroy`, a suspend and `destroy_on_poweroff` do that.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    errno::{EALREADY, EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENXIO, Errno},
+    sysctl,
+    world::World,
+};
+
+/// `VM_MAX_NAMELEN` of sys/dev/vmm/vmm_dev.h: `SPECNAMELEN` less the longest prefix and suffix.
+pub(crate) const NAME_MAX: usize = 229;
+
+/// Every record is this long, so that one write replaces it whole.
+const RECORD: usize = 2048;
+
+/// How a VM ends: `enum vm_suspend_how` of sys/amd64/include/vmm.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Suspend {
+    Reset,
+    Poweroff,
+    Halt,
+    TripleFault,
+}
+
+impl Suspend {
+    /// bhyve's exit code for it (usr.sbin/bhyve/amd64/vmexit.c, vmexit_suspend; bhyve(8)).
+    pub(crate) fn exit_code(self) -> i32 {
+        match self {
+            Self::Reset => 0,
+            Self::Poweroff => 1,
+            Self::Halt => 2,
+            Self::TripleFault => 3,
+        }
+    }
+}
+
+/// A checkpoint file that is a VM's memory, by vmm_vnode(4).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Segment {
+    device: u64,
+    inode: u64,
+    /// Pages of the segment.
+    pub(crate) pages: u64,
+    /// Pages that the guest wrote.
+    pub(crate) private: u64,
+}
+
+impl Segment {
+    pub(crate) fn of(file: &File, pages: u64) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            pages,
+            private: 0,
+        })
+    }
+
+    /// Whether the file is this segment's.
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+    }
+}
+
+/// What the kernel knows of a VM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Tells a VM from a later one of its name.
+    pub(crate) id: u64,
+    /// Virtual CPUs were activated and have not all stopped since (`active_cpus` and
+    /// `suspended_cpus` differ).
+    pub(crate) running: bool,
+    /// How it was told to end.
+    pub(crate) suspend: Option<Suspend>,
+    /// Virtual CPUs.
+    pub(crate) ncpus: u32,
+    /// Length of its memory in bytes, once it was set up.
+    pub(crate) memory: Option<u64>,
+    /// Bytes of its memory that are in host memory.
+    pub(crate) resident: u64,
+    /// The checkpoint file that its memory is.
+    pub(crate) segment: Option<Segment>,
+}
+
+/// An open VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    world: World,
+    name: String,
+    id: u64,
+}
+
+fn path(world: &World, name: &str) -> PathBuf {
+    world.path("dev/vmm").join(name)
+}
+
+/// Reads a record without the world's lock: a bhyve that is stopped while it looks at its VM must
+/// not keep everybody else from theirs.
+fn read(path: &Path) -> Result<Record, Errno> {
+    loop {
+        let text = fs::read(path)?;
+        // Twice the same is not in the middle of a change.
+        if fs::read(path)? == text {
+            return serde_json::from_slice(&text).map_err(|_| ENXIO);
+        }
+    }
+}
+
+fn text(record: &Record) -> Result<Vec<u8>, Errno> {
+    let mut text = serde_json::to_vec(record).map_err(|_| EINVAL)?;
+    text.resize(RECORD, b' ');
+    Ok(text)
+}
+
+/// Names of all VMs.
+pub(crate) fn names(world: &World) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(world.path("dev/vmm"))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Every VM's name and record.
+pub(crate) fn all(world: &World) -> io::Result<Vec<(String, Record)>> {
+    let known = |name: String| {
+        let record = read(&path(world, &name)).ok()?;
+        Some((name, record))
+    };
+    Ok(names(world)?.into_iter().filter_map(known).collect())
+}
+
+/// Whether the file is some VM's memory; then nobody may open it for writing (vmm_vnode(4)).
+pub(crate) fn text_busy(world: &World, path: &Path) -> io::Result<bool> {
+    let is = |(_, record): &(String, Record)| record.segment.as_ref().is_some_and(|s| s.is(path));
+    Ok(all(world)?.iter().any(is))
+}
+
+impl Vm {
+    /// vm_openf() without a flag (lib/libvmmapi/vmmapi.c).
+    ///
+    /// # Errors
+    /// `ENOENT` without such a VM.
+    pub(crate) fn open(world: &World, name: &str) -> Result<Self, Errno> {
+        if !world.path("dev/vmmctl").exists() || name.is_empty() || name.contains('/') {
+            return Err(ENOENT);
+        }
+        if name.len() > NAME_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        let record = read(&path(world, name))?;
+        Ok(Self {
+            world: world.clone(),
+            name: name.to_owned(),
+            id: record.id,
+        })
+    }
+
+    /// Creates a VM, by the rules of vmmdev_create() (sys/dev/vmm/vmm_dev.c).
+    ///
+    /// # Errors
+    /// `ENOMEM` when the user has `hw.vmm.maxvmms` VMs, `ENAMETOOLONG`, `EEXIST`, `EINVAL`.
+    pub(crate) fn create(world: &World, name: &str) -> Result<Self, Errno> {
+        if !world.path("dev/vmmctl").exists() {
+            return Err(ENOENT);
+        }
+        // vm_ctl_create() of libvmmapi, before the request.
+        if name.len() > NAME_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        // make_dev_s() with MAKEDEV_CHECKNAME.
+        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            return Err(EINVAL);
+        }
+        let _guard = world.lock()?;
+        let there = names(world)?;
+        if there.iter().any(|other| other == name) {
+            return Err(EEXIST);
+        }
+        let most = sysctl::number(world, "hw.vmm.maxvmms")?;
+        if there.len() as u64 >= most {
+            return Err(ENOMEM);
+        }
+        let mut id = [0; 8];
+        getrandom::fill(&mut id).map_err(|_| ENXIO)?;
+        let record = Record {
+            id: u64::from_ne_bytes(id),
+            running: false,
+            suspend: None,
+            ncpus: 1,
+            memory: None,
+            resident: 0,
+            segment: None,
+        };
+        let new = world.path("new");
+        fs::write(&new, text(&record)?)?;
+        fs::rename(new, path(world, name))?;
+        Ok(Self {
+            world: world.clone(),
+            name: name.to_owned(),
+            id: record.id,
+        })
+    }
+
+    /// vm_reinit() (sys/amd64/vmm/vmm.c): back to the state after creation, memory kept.
+    ///
+    /// # Errors
+    /// `EBUSY` unless all its virtual CPUs have stopped. Those of a killed bhyve have not.
+    pub(crate) fn reinit(&self) -> Result<(), Errno> {
+        self.change(|record| {
+            if record.running {
+                return Err(EBUSY);
+            }
+            record.suspend = None;
+            Ok(())
+        })
+    }
+
+    /// vm_suspend() (sys/dev/vmm/vmm_vm.c): tells the VM how to end.
+    ///
+    /// # Errors
+    /// `EALREADY` when it was told before.
+    pub(crate) fn suspend(&self, how: Suspend) -> Result<(), Errno> {
+        self.change(|record| {
+            if record.suspend.is_some() {
+                return Err(EALREADY);
+            }
+            record.suspend = Some(how);
+            Ok(())
+        })
+    }
+
+    /// Changes the record under the world's lock.
+    ///
+    /// # Errors
+    /// `ENXIO` when the VM was destroyed; else what `change` refuses.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Record) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let _guard = self.world.lock()?;
+        let mut record = self.record()?;
+        let result = change(&mut record)?;
+        // In place: a bhyve watches this file.
+        let file = OpenOptions::new().write(true).open(self.path())?;
+        file.write_all_at(&text(&record)?, 0)?;
+        Ok(result)
+    }
+
+    /// What the kernel knows of it.
+    ///
+    /// # Errors
+    /// `ENXIO` when it was destroyed, even if there is another one of its name now.
+    pub(crate) fn record(&self) -> Result<Record, Errno> {
+        match read(&self.path()) {
+            Ok(record) if record.id == self.id => Ok(record),
+            _ => Err(ENXIO),
+        }
+    }
+
+    /// Destroys it; its process notices (vmmdev_lookup_and_destroy() of vmm_dev.c).
+    pub(crate) fn destroy(&self) -> Result<(), Errno> {
+        let _guard = self.world.lock()?;
+        self.record().map_err(|_| EINVAL)?;
+        fs::remove_file(self.path()).map_err(Errno::from)
+    }
+
+    /// The device.
+    pub(crate) fn path(&self) -> PathBuf {
+        path(&self.world, &self.name)
+    }
+
+    /// The name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}

@@ -1,0 +1,205 @@
+//! The world that the stand-ins share: a folder that stands for a FreeBSD machine's `/dev`,
+//! `/var/run/bhyve` and the state of its kernel, and a lock on it.
+//!
+//! | in the folder | what it is |
+//! |---|---|
+//! | `bin/` | the commands, links to one binary |
+//! | `dev/vmmctl`, `dev/vmm/NAME` | vmm(4); the VM as the kernel knows it, see `vm.rs` |
+//! | `dev/tapN` | a tap; open while a lock is held on it |
+//! | `dev/nmdmNA`, `dev/nmdmNB` | a null-modem pair; B is a link to a pseudo-terminal |
+//! | `var/run/bhyve/NAME` | a checkpoint socket |
+//! | `net/NAME` | a network interface |
+//! | `pool/`, `dev/zvol/`, `zfs` | contents and names of datasets, see `zfs/` |
+//! | `sysctl`, `modules` | values that were set, modules that are loaded |
+//! | `commands` | a line for each command that was started |
+//! | `faults/` | how often each fault point was passed |
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    exit::{EX_SOFTWARE, Exit},
+    zfs,
+};
+
+/// Names under which the binary acts.
+pub const COMMANDS: [&str; 6] = ["bhyve", "bhyvectl", "zfs", "ifconfig", "sysctl", "kldstat"];
+
+/// Names the folder in the environment of every command.
+pub const ROOT: &str = "BROOD_STANDIN_ROOT";
+
+/// A folder that stands for a machine.
+#[derive(Clone, Debug)]
+pub struct World {
+    root: PathBuf,
+}
+
+impl World {
+    /// Makes a world in a folder: `vmm` and `nmdm` are loaded, `vmm_vnode` can be, `hw.ncpu` is 2.
+    /// The commands in [`Self::bin`] are links to `binary`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written, or is a world already.
+    pub fn create(root: &Path, binary: &Path) -> io::Result<Self> {
+        for folder in ["bin", "dev/vmm", "var/run/bhyve", "net", "pool", "faults"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        let world = Self {
+            root: root.canonicalize()?,
+        };
+        File::create_new(world.path("lock"))?;
+        let binary = binary.canonicalize()?;
+        for name in COMMANDS {
+            symlink(&binary, world.bin().join(name))?;
+        }
+        symlink(&binary, world.bin().join("standin"))?;
+        fs::write(world.path("dev/vmmctl"), "")?;
+        world.set_loaded(&["kernel", "vmm", "nmdm"])?;
+        world.set_loadable(&["vmm_vnode"])?;
+        Ok(world)
+    }
+
+    /// Adds a pool of datasets, which is a file system.
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn add_pool(&self, name: &str) -> io::Result<()> {
+        zfs::add_pool(self, name)
+    }
+
+    /// The world that the environment names.
+    ///
+    /// # Errors
+    /// Ends the command when there is none.
+    pub(crate) fn of_environment() -> Result<Self, Exit> {
+        let missing = |text: String| Exit::saying(EX_SOFTWARE, text);
+        let root = env::var_os(ROOT)
+            .map(PathBuf::from)
+            .ok_or_else(|| missing(format!("standin: {ROOT} is not set; name a world\n")))?;
+        if !root.join("lock").is_file() {
+            let text = format!(
+                "standin: {ROOT}={} is not a world; make one with `standin init DIR`\n",
+                root.display()
+            );
+            return Err(missing(text));
+        }
+        Ok(Self { root })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the commands are.
+    #[must_use]
+    pub fn bin(&self) -> PathBuf {
+        self.root.join("bin")
+    }
+
+    /// A path below the folder, given without a leading slash.
+    #[must_use]
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// One of the commands, with the environment that it needs.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.bin().join(name));
+        command.env(ROOT, &self.root);
+        command
+    }
+
+    /// Names of the modules that are loaded from now on.
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn set_loaded(&self, modules: &[&str]) -> io::Result<()> {
+        let _guard = self.lock()?;
+        self.store("modules", &modules)
+    }
+
+    /// Names of the modules that are installed, so that they can be loaded.
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn set_loadable(&self, modules: &[&str]) -> io::Result<()> {
+        let _guard = self.lock()?;
+        self.store("installed", &modules)
+    }
+
+    /// Modules that are loaded, in order.
+    pub(crate) fn loaded(&self) -> io::Result<Vec<String>> {
+        self.load("modules").map(Option::unwrap_or_default)
+    }
+
+    /// kldload(2): false when there is no such module.
+    pub(crate) fn load_module(&self, name: &str) -> io::Result<bool> {
+        let _guard = self.lock()?;
+        let mut loaded = self.loaded()?;
+        if loaded.iter().any(|module| module == name) {
+            return Ok(true);
+        }
+        let installed: Vec<String> = self.load("installed")?.unwrap_or_default();
+        if !installed.iter().any(|module| module == name) {
+            return Ok(false);
+        }
+        loaded.push(name.to_owned());
+        self.store("modules", &loaded)?;
+        Ok(true)
+    }
+
+    /// Where a path of the real machine lies here: `/dev` and `/var/run/bhyve` are the world's, all
+    /// others are this machine's own.
+    pub(crate) fn host(&self, path: &str) -> PathBuf {
+        if path.starts_with("/dev/") || path.starts_with("/var/run/bhyve/") {
+            self.root.join(&path[1..])
+        } else {
+            path.into()
+        }
+    }
+
+    /// Locks the state of the world until the guard is dropped. Short: nothing waits inside.
+    pub(crate) fn lock(&self) -> io::Result<Flock<File>> {
+        let file = File::open(self.path("lock"))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+    }
+
+    /// Reads a piece of state; `None` when it was never written.
+    pub(crate) fn load<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match fs::read(self.path(name)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes a piece of state, whole or not at all. The world is locked.
+    pub(crate) fn store<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> io::Result<()> {
+        let new = self.path("new");
+        fs::write(&new, serde_json::to_vec(value)?)?;
+        fs::rename(new, self.path(name))
+    }
+
+    /// Notes that a command was started.
+    pub(crate) fn note(&self, arguments: &[String]) {
+        let line = format!("{} {}\n", std::process::id(), arguments.join(" "));
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("commands"));
+        // One write of one line: lines of several processes do not mix.
+        let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
+    }
+}

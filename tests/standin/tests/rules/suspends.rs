@@ -1,0 +1,101 @@
+//! What a suspend writes, and when it cannot.
+
+use std::{fs, io::Write, os::unix::net::UnixStream};
+
+use brood::{checkpoint::meta::Meta, units::Bytes};
+
+use crate::lab::{Lab, until};
+
+#[test]
+fn brood_reads_the_description() {
+    let lab = Lab::new();
+    let file = lab.checkpoint();
+    let path = lab.path("base.ckp.meta");
+    let kern = fs::metadata(format!("{file}.kern")).expect("state").len();
+    let meta = Meta::parse(&path, &fs::read(&path).expect("a description"), Bytes(kern));
+    let meta = meta.expect("a description that brood reads");
+    assert_eq!((meta.ncpus, meta.vmname.as_str()), (1, "base"));
+    assert_eq!(
+        meta.memsize,
+        Bytes(fs::metadata(&file).expect("memory").len())
+    );
+    let names = |parts: &[brood::checkpoint::meta::Part]| {
+        parts
+            .iter()
+            .map(|part| part.name.clone())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(
+        names(&meta.structs),
+        "vhpet vm vioapic vlapic vmcx vatpit vatpic vpmtmr vrtc"
+    );
+    assert_eq!(
+        names(&meta.devices),
+        "hostbridge@pci.0.0.0 lpc@pci.0.31.0 atkbdc"
+    );
+    let end = meta
+        .devices
+        .last()
+        .map(|part| part.file_offset + part.size.0);
+    assert_eq!(end, Some(kern), "the parts fill the file");
+}
+
+#[test]
+fn a_device_that_cannot_be_saved_keeps_the_guest_from_being_suspended() {
+    let lab = Lab::new();
+    let config = lab.config("vm", &["pci.0.6.0.device=virtio-console"]);
+    let mut guest = lab.start("vm", &["-k", &config]);
+    guest.ready();
+    lab.run("bhyvectl", &["--vm=vm", "--suspend", &lab.text("x.ckp")])
+        .good();
+    until("its attempt", || fs::metadata(lab.path("x.ckp.meta")).ok());
+    guest.ask("ping");
+    guest.tell("poweroff");
+    let ended = guest.end();
+    assert_eq!(ended.code, 1);
+    let words = "Failed to snapshot virtio-console@pci.0.6.0; ret=45\r\n\
+                 Failed to snapshot device state.\n";
+    assert_eq!(ended.err, words);
+}
+
+#[test]
+fn what_is_not_a_request_is_passed_over() {
+    let lab = Lab::new();
+    let mut guest = lab.boot("vm");
+    let mut socket = UnixStream::connect(lab.world.path("var/run/bhyve/vm")).expect("its socket");
+    socket
+        .write_all(b"not an nvlist, but long enough for a header")
+        .expect("words");
+    drop(socket);
+    guest.ask("ping");
+    lab.run("bhyvectl", &["--vm=vm", "--suspend", &lab.text("x.ckp")])
+        .good();
+    let ended = guest.end();
+    assert_eq!(ended.code, 0);
+    assert!(ended.err.contains("nvlist_recv() failed: "), "{ended:?}");
+}
+
+#[test]
+fn requests_wait_for_one_another() {
+    let lab = Lab::new();
+    let mut guest = lab.boot("vm");
+    guest.ask("ping");
+    for n in 0..4 {
+        lab.run(
+            "bhyvectl",
+            &["--vm=vm", "--checkpoint", &lab.text(&format!("{n}.ckp"))],
+        )
+        .good();
+    }
+    lab.run("bhyvectl", &["--vm=vm", "--suspend", &lab.text("last.ckp")])
+        .good();
+    assert_eq!(guest.end().code, 0);
+    for n in ["0", "1", "2", "3", "last"] {
+        let mut clone = lab.restore("clone", &lab.text(&format!("{n}.ckp")), &[]);
+        clone.ready();
+        clone.tell("poweroff");
+        clone.end();
+        lab.run("bhyvectl", &["--vm=clone", "--destroy"]).good();
+    }
+}
