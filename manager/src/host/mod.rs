@@ -3,6 +3,7 @@
 //! [`facts::HostFacts::read`] is the only place that looks at the machine. Everything else here
 //! takes `&HostFacts`, so that a test makes a host up.
 
+pub mod boot;
 pub mod cgroup;
 pub mod doctor;
 pub mod doctor_text;
