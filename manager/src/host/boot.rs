@@ -31,6 +31,9 @@ mod tests {
     fn it_is_the_same_each_time() {
         let id = super::id().unwrap();
         assert_eq!(super::id().unwrap(), id);
-        assert!(id.bytes().filter(u8::is_ascii_hexdigit).count() == 32, "{id}");
+        assert!(
+            id.bytes().filter(u8::is_ascii_hexdigit).count() == 32,
+            "{id}"
+        );
     }
 }

@@ -92,10 +92,6 @@ mod tests {
         other_layout[0] ^= 1;
         assert_eq!(Kinfo::parse(&other_layout), None);
         assert_eq!(microseconds(&[0; 15]), None);
-        assert_eq!(
-            Kinfo::parse(&record(3, i64::MAX, 0)),
-            None,
-            "no overflow"
-        );
+        assert_eq!(Kinfo::parse(&record(3, i64::MAX, 0)), None, "no overflow");
     }
 }
