@@ -107,7 +107,7 @@ pub(crate) fn freebsd() -> HostFacts {
             },
         }),
         state_folder: Folder {
-            options: vec!["soft-updates".into(), "local".into()],
+            options: vec!["noatime".into(), "soft-updates".into()],
             ..folder("/var/db/brood", "ufs")
         },
         checkpoint_folder: None,

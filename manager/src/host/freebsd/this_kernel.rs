@@ -39,7 +39,6 @@ impl Kernel for ThisKernel {
             (MntFlags::MNT_SYNCHRONOUS, "sync"),
             (MntFlags::MNT_ASYNC, "async"),
             (MntFlags::MNT_SOFTDEP, "soft-updates"),
-            (MntFlags::MNT_LOCAL, "local"),
         ];
         let options = words
             .into_iter()
