@@ -192,7 +192,11 @@ fn vmm(kernel: &dyn Kernel, root: &ProcRoot) -> Vmm {
 
 /// Soft and hard value of a resource limit; none is unlimited.
 fn rlimit(resource: Resource) -> (Option<u64>, Option<u64>) {
-    let value = |limit| (limit != RLIM_INFINITY).then(|| u64::try_from(limit).unwrap_or(0));
+    // Signed on FreeBSD, unsigned on Linux.
+    let value = |limit| {
+        let number = u64::try_from(i128::from(limit)).unwrap_or(0);
+        (limit != RLIM_INFINITY).then_some(number)
+    };
     getrlimit(resource).map_or((None, None), |(soft, hard)| (value(soft), value(hard)))
 }
 
