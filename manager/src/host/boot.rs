@@ -1,6 +1,26 @@
-//! Which boot of the host this is: what was true before a reboot is not true after it.
+//! Which boot of the host this is, and how long ago it was: what was true before a reboot is not
+//! true after it.
 
-use std::io;
+use std::{io, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// The clock that counts from the boot, sleep included.
+#[cfg(target_os = "linux")]
+const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
+/// The clock that counts from the boot, sleep included. FreeBSD 15's own `CLOCK_BOOTTIME` is
+/// another name for it (`sys/_clock_id.h`); in older versions, and in the libc crate, that name
+/// stands for `CLOCK_UPTIME`, which sleeps with the host.
+#[cfg(target_os = "freebsd")]
+const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
+
+/// Time since the host booted, sleep included: nobody can set that clock.
+#[must_use]
+pub fn elapsed() -> Duration {
+    clock_gettime(CLOCK)
+        .expect("the kernel has this clock")
+        .into()
+}
 
 /// An id of the running boot: random, so that setting the clock does not change it.
 ///
@@ -35,5 +55,11 @@ mod tests {
             id.bytes().filter(u8::is_ascii_hexdigit).count() == 32,
             "{id}"
         );
+    }
+
+    #[test]
+    fn the_clock_goes_on() {
+        let before = super::elapsed();
+        assert!(!before.is_zero() && super::elapsed() >= before);
     }
 }
