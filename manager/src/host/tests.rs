@@ -341,6 +341,8 @@ fn doctor_tells_apart_what_is_wrong_with_vmm() {
     };
     let denied = text(|vmm| vmm.control_errno = Some(13));
     assert!(denied.contains("EACCES") && denied.contains("run brood as root"));
+    let hidden = text(|vmm| vmm.control_errno = Some(2));
+    assert!(hidden.contains("ENOENT") && hidden.contains("allow.vmm"));
     let without = text(|vmm| vmm.vnode_abi = None);
     assert!(without.contains("kldload vmm_vnode"), "{without}");
     let other = text(|vmm| vmm.vnode_abi = Some(2));

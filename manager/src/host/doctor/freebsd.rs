@@ -18,10 +18,14 @@ pub(super) fn vmm(vmm: &Vmm) -> [Check; 2] {
         (Some(_), Some(errno)) => format!("loaded; {}: {errno}", vmm_sys::VMM_CTL_PATH),
         (Some(_), None) => format!("loaded, {} machines", vmm.machines),
     };
-    let denied = matches!(errno, Some(Errno::EACCES | Errno::EPERM));
-    let hint = match vmm.max_machines {
-        Some(_) if denied => "run brood as root: only root may make virtual machines",
-        _ => {
+    let hint = match (vmm.max_machines, errno) {
+        (Some(_), Some(Errno::EACCES | Errno::EPERM)) => {
+            "run brood as root, or as a user who may open it"
+        }
+        (Some(_), _) => {
+            "a jail needs allow.vmm in jail.conf(5), and a devfs(8) rule that shows vmm's devices"
+        }
+        (None, _) => {
             "load it: kldload vmm, and for each boot vmm_load=\"YES\" in /boot/loader.conf; if \
              that fails, enable virtualization (VT-x with EPT, or AMD-V) in the firmware"
         }
@@ -45,7 +49,7 @@ fn vnode(vmm: &Vmm) -> Check {
     };
     let hint = match vmm.vnode_abi {
         None => {
-            "without it each guest has a copy of all its memory: tools/freebsd/kernel build install, \
+            "without it each guest has a copy of all its memory: tools/freebsd/kernel build, then install; \
              then kldload vmm_vnode, and for each boot vmm_vnode_load=\"YES\" in /boot/loader.conf"
         }
         Some(_) => "build the module and brood from the same release",
