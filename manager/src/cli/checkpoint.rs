@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, State as BundleState, manifest::Manifest},
-    engine::Engine,
     guests::Guests,
     units::Bytes,
 };
@@ -308,7 +307,7 @@ impl Remove {
         let (mut state, engine) = (state()?, engine()?);
         let users = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .users_of(&path)?;
         if !self.force {

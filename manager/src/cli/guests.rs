@@ -56,7 +56,7 @@ impl List {
         let (mut state, engine) = (state()?, engine()?);
         let guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .list()?;
         if self.json {
@@ -112,7 +112,7 @@ impl Show {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
@@ -183,10 +183,22 @@ pub(super) struct Ask {
 }
 
 fn after_ask() -> String {
+    let demo = demo_requests();
     format!(
-        "Options stand before the guest's name.\n\nThe demo guest knows:\n{}\n\nExamples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8",
-        crate::engine::kvm::demo::words::REQUESTS
+        "Options stand before the guest's name.\n\n{demo}Examples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8"
     )
+}
+
+#[cfg(target_os = "linux")]
+fn demo_requests() -> String {
+    let requests = crate::engine::kvm::demo::words::REQUESTS;
+    format!("The demo guest knows:\n{requests}\n\n")
+}
+
+/// Only the KVM engine has a demo guest.
+#[cfg(not(target_os = "linux"))]
+fn demo_requests() -> String {
+    String::new()
 }
 
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
@@ -207,7 +219,7 @@ impl Ask {
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .ask(&self.guest, &self.request, timeout)?;
         if self.json {
@@ -237,7 +249,7 @@ impl Done {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let found = which.find(&mut guests)?;
         let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
@@ -361,7 +373,7 @@ impl Destroy {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let found = self.which.find(&mut guests)?;
         let destroyed = guests.destroy(&found)?.names;
@@ -406,7 +418,7 @@ impl Suspend {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
         let bar = bytes_bar(self.json);

@@ -17,7 +17,7 @@ use signal_hook::{
 use super::Failure;
 use crate::{
     checkpoint::Progress,
-    engine::{self, kvm::Kvm},
+    engine::{self, Engine},
     host::{
         self,
         facts::{HostFacts, Paths},
@@ -102,14 +102,23 @@ pub(crate) fn state() -> Result<State, Failure> {
 }
 
 /// The engine of this host.
-pub(crate) fn engine() -> Result<Kvm, Failure> {
-    Kvm::new().map_err(|source| {
-        engine::Error::Io {
-            action: "find the brood binary",
-            source,
-        }
-        .into()
-    })
+#[cfg(target_os = "linux")]
+pub(crate) fn engine() -> Result<Box<dyn Engine>, Failure> {
+    let kvm = engine::kvm::Kvm::new().map_err(|source| engine::Error::Io {
+        action: "find the brood binary",
+        source,
+    })?;
+    Ok(Box::new(kvm))
+}
+
+/// The engine of this host.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn engine() -> Result<Box<dyn Engine>, Failure> {
+    Err(engine::Error::Unavailable {
+        engine: "bhyve",
+        reason: "this brood was built without it".to_owned(),
+    }
+    .into())
 }
 
 /// Facts of this host.

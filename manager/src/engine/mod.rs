@@ -11,7 +11,7 @@ use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use process::{Process, ProcessState};
+pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},

@@ -74,7 +74,7 @@ impl Guests<'_> {
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 let name = &guest.row.name;
-                let Some(pidfd) = guest
+                let Some(handle) = guest
                     .process()
                     .map(|p| p.open())
                     .transpose()
@@ -83,11 +83,11 @@ impl Guests<'_> {
                 else {
                     continue;
                 };
-                process::send(&pidfd, Signal::SIGKILL).map_err(|e| io(name, e))?;
-                ending.push((name, pidfd));
+                process::send(&handle, Signal::SIGKILL).map_err(|e| io(name, e))?;
+                ending.push((name, handle));
             }
-            for (name, pidfd) in ending {
-                if !process::wait_for_end(&pidfd, PATIENCE).map_err(|e| io(name, e))? {
+            for (name, handle) in ending {
+                if !process::wait_for_end(&handle, PATIENCE).map_err(|e| io(name, e))? {
                     let source = engine::Error::Timeout(PATIENCE);
                     return Err(Error::engine("see the end of", name, source));
                 }

@@ -420,7 +420,7 @@ fn reserve_if(
         };
         for row in rows.iter().filter(|row| !known.is_dead(row)) {
             let used = known.used(row);
-            promised(&mut demand, row, used, facts.kvm.pids_per_guest());
+            promised(&mut demand, row, used, facts.pids_per_guest());
         }
         let verdict = admit(facts, &demand);
         let looked = matches!(known, Known::Now { .. });

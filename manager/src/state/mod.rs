@@ -20,7 +20,7 @@ mod session;
 mod verified;
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -33,6 +33,8 @@ pub use guests::{GuestRow, NewGuest, RowState, new_names};
 pub use measured::Measured;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};
 pub use session::SessionLock;
+
+use crate::host::boot;
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
@@ -159,11 +161,10 @@ impl State {
             })?;
         let path = dir.join("brood.sqlite");
         let database = schema::open(&path)?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
             dir: dir.to_owned(),
             database,
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: boot::id().unwrap_or_default(),
         })
     }
 
