@@ -3,6 +3,7 @@
 //! An engine works inside a *run folder* that it is given. What it keeps there (control sockets,
 //! records of how guests ended) belongs to it alone.
 
+pub mod bhyve;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub(crate) mod process;

@@ -1,0 +1,3 @@
+//! The production engine: FreeBSD's bhyve.
+
+pub mod config;
