@@ -82,7 +82,7 @@ impl Density {
             };
             let step = run::step(
                 &mut state,
-                &engine,
+                &*engine,
                 &checkpoint,
                 &run,
                 &cancelled,

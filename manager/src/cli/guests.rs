@@ -11,7 +11,7 @@ use super::{
     output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
 };
 use crate::{
-    checkpoint::BundlePath,
+    checkpoint::{BundlePath, manifest::EngineKind},
     guests::{self, Guest, GuestState, Guests},
 };
 
@@ -56,11 +56,16 @@ impl List {
         let (mut state, engine) = (state()?, engine()?);
         let guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .list()?;
         if self.json {
-            json(&guests.iter().map(described).collect::<Vec<_>>());
+            json(
+                &guests
+                    .iter()
+                    .map(|guest| described(guest, engine.kind()))
+                    .collect::<Vec<_>>(),
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if guests.is_empty() {
@@ -86,11 +91,11 @@ impl List {
     }
 }
 
-fn described(guest: &Guest) -> Value {
+fn described(guest: &Guest, kind: EngineKind) -> Value {
     let row = &guest.row;
     json!({
         "name": row.name, "id": row.id.to_string(), "state": guest.state,
-        "pid": guest.process().map(|p| p.pid), "engine": "kvm",
+        "pid": guest.process().map(|p| p.pid), "engine": kind,
         "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
         "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
         "reason": row.reason,
@@ -112,12 +117,12 @@ impl Show {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         if self.json {
-            let mut value = described(&guest);
+            let mut value = described(&guest, engine.kind());
             if let Some(u) = usage {
                 value["private_bytes"] = u.private.0.into();
                 value["shared_bytes"] = u.shared.0.into();
@@ -207,7 +212,7 @@ impl Ask {
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .ask(&self.guest, &self.request, timeout)?;
         if self.json {
@@ -237,7 +242,7 @@ impl Done {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let found = which.find(&mut guests)?;
         let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
@@ -361,7 +366,7 @@ impl Destroy {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let found = self.which.find(&mut guests)?;
         let destroyed = guests.destroy(&found)?.names;
@@ -406,7 +411,7 @@ impl Suspend {
         let (mut state, engine) = (state()?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
         let bar = bytes_bar(self.json);

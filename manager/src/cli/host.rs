@@ -74,7 +74,7 @@ impl Plan {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
         let (mut state, engine) = (state()?, engine()?);
-        let cost = cost::live(&mut state, &engine, &checkpoint)?;
+        let cost = cost::live(&mut state, &*engine, &checkpoint)?;
         let plan = plan(
             &facts,
             self.host_memory,

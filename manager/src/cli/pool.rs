@@ -81,7 +81,7 @@ fn with_pools<T>(run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>) -> Resu
     let dir = state.dir().to_owned();
     run(&mut Pools {
         state: &mut state,
-        engine: &engine,
+        engine: &*engine,
         facts: &|folder| facts_beside(dir.clone(), Some(folder.to_owned())),
         standing: &mut Slots::default(),
     })

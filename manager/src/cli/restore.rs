@@ -96,7 +96,7 @@ impl Restore {
         bar.set_message("restoring");
         let report = mass::restore(
             &mut state,
-            &engine,
+            &*engine,
             &facts,
             &checkpoint,
             &request,
@@ -121,7 +121,7 @@ impl Restore {
 
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let mine = |guests: &mut Guests<'_>| -> Result<Vec<Guest>, Failure> {
             let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();

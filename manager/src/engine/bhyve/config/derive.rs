@@ -25,8 +25,9 @@ pub enum DeriveError {
         /// The disk.
         path: String,
     },
-    /// All clones would listen at one address.
-    #[error("{key}: each clone would listen at {address:?}")]
+    /// All clones would listen at one address: bhyve has a VNC server for each frame buffer, at
+    /// 127.0.0.1:5900 unless told otherwise.
+    #[error("{key}: each clone's frame buffer would listen at {address:?}")]
     SharedAddress {
         /// Key of the address.
         key: String,
@@ -49,7 +50,9 @@ impl DeriveError {
             Self::SharedDisk { .. } => {
                 "have it read-only (ro=true), or name a disk for each clone with %(name) in its path"
             }
-            Self::SharedAddress { .. } => "leave it out, so that nothing listens there",
+            Self::SharedAddress { .. } => {
+                "suspend a guest without a frame buffer; it costs each clone 32 MiB besides"
+            }
             Self::NoBackEnd { .. } => "give it one",
         }
     }
@@ -103,12 +106,10 @@ impl Config {
                     });
                 }
             }
-            if let Device::Fbuf { rfb, .. } = device
-                && let Some(address_of) = rfb
-            {
+            if let Device::Fbuf { rfb, .. } = device {
                 return Err(DeriveError::SharedAddress {
                     key: format!("{address}.rfb"),
-                    address: address_of.clone(),
+                    address: rfb.clone().unwrap_or_else(|| "127.0.0.1:5900".to_owned()),
                 });
             }
             if let Some(nic) = device.nic_mut() {

@@ -31,7 +31,7 @@ pub enum Device {
     Ahci(Vec<Port>),
     /// `e1000`.
     E1000(Nic),
-    /// `fbuf`: a frame buffer of 16 MiB and a VNC server.
+    /// `fbuf`: a frame buffer of 32 MiB, all of it written at the start, and a VNC server.
     Fbuf {
         /// `rfb`: where the VNC server listens.
         rfb: Option<String>,

@@ -14,6 +14,7 @@ mod text;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub(super) use derive::mac;
 pub use derive::{BackEnds, DeriveError};
 pub use device::{Device, Disk, Nic, Port, PortKind};
 pub use model::Difference;
@@ -70,9 +71,7 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Line { .. } => "see bhyve_config(5): no spaces around the equals sign",
-            Self::Unknown { .. } => {
-                "leave it out; docs/bhyve.md lists the settings that are known"
-            }
+            Self::Unknown { .. } => "leave it out; docs/bhyve.md lists the settings that are known",
             Self::Missing { .. } => "add it, as the guest that was suspended had it",
             Self::Value { .. } => "see bhyve_config(5) for what it may be",
             Self::NotSaved { .. } => {
