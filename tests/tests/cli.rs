@@ -50,6 +50,7 @@ fn help_says_what_each_command_does() {
         "",
         "checkpoint",
         "checkpoint demo",
+        "checkpoint import",
         "checkpoint inspect",
         "checkpoint verify",
         "checkpoint list",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{hash, pages::PageList};
+use super::{BhyveGuest, hash, pages::PageList};
 use crate::units::Bytes;
 
 /// Value of [`Manifest::format`] in every manifest.
@@ -18,6 +18,17 @@ pub enum EngineKind {
     Kvm,
     /// FreeBSD bhyve.
     Bhyve,
+}
+
+impl EngineKind {
+    /// Its name, as a manifest has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Bhyve => "bhyve",
+        }
+    }
 }
 
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
@@ -135,6 +146,9 @@ pub struct Manifest {
     pub disks: Vec<DiskSnapshot>,
     /// Pages that the guest needs at once when it is restored (code, page tables, its own data).
     pub working_set: Vec<PageRange>,
+    /// The guest's configuration, when bhyve ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bhyve: Option<BhyveGuest>,
     /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when there is none.
     #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<Parent>,

@@ -12,6 +12,7 @@
 //! Digests find damage and mix-ups. They do not prove who made a bundle: whoever can replace all
 //! four files can make a consistent set.
 
+mod bhyve_guest;
 mod catalogue;
 mod compose;
 mod copy;
@@ -29,6 +30,7 @@ mod stamp;
 mod validate;
 mod writer;
 
+pub use bhyve_guest::{BhyveGuest, Readiness};
 pub use catalogue::{Listed, State, deltas_of, list, remove, spare_parent};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]

@@ -10,7 +10,14 @@ use super::{
     output::{advance, bytes_bar, engine, json, line, state, table},
 };
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint, State as BundleState, manifest::Manifest},
+    checkpoint::{
+        self, BhyveGuest, BundlePath, Checkpoint, Readiness, State as BundleState,
+        manifest::Manifest,
+    },
+    engine::bhyve::{
+        Bhyve,
+        config::{self, Config, Variables},
+    },
     guests::Guests,
     units::Bytes,
 };
@@ -19,6 +26,8 @@ use crate::{
 pub(super) enum Command {
     /// Make a checkpoint by booting the demo guest and suspending it
     Demo(Demo),
+    /// Seal a checkpoint that `bhyvectl --suspend` wrote
+    Import(Import),
     /// Show what is in a checkpoint
     Inspect(Inspect),
     /// Read a checkpoint whole and compare it with its digests
@@ -35,6 +44,7 @@ impl Command {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Demo(command) => command.run(),
+            Self::Import(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
@@ -69,6 +79,88 @@ impl Demo {
         } else {
             line(format_args!(
                 "{}: {} of memory, booted, answering, sealed (sha256 {})",
+                self.checkpoint,
+                manifest.memory.size,
+                &manifest.files.ckp.sha256[..16]
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Example: bhyvectl --suspend=/ckp/web.raw --vm=web && brood checkpoint import /ckp/web.raw
+/// /ckp/web --config /vm/web.conf --agent 2
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file that was named to bhyvectl; FILE.kern and FILE.meta lie beside it
+    raw: PathBuf,
+    /// DIR/NAME of the checkpoint, in the same file system
+    checkpoint: BundlePath,
+    /// The guest's configuration, as bhyve -k reads it
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Serial port (1 to 4) at which the guest's agent listens
+    #[arg(long, value_name = "COM", value_parser = clap::value_parser!(u8).range(1..=4))]
+    agent: Option<u8>,
+    /// What a clone is waited for: agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS
+    #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = readiness)]
+    ready: Readiness,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn readiness(text: &str) -> Result<Readiness, String> {
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    match (kind, rest) {
+        ("agent", "") => Ok(Readiness::Agent),
+        ("console", rest) => {
+            let found = rest
+                .split_once(':')
+                .and_then(|(com, words)| Some((com.parse().ok()?, words)));
+            let (com, words) = found.ok_or("write console:COM:WORDS")?;
+            Ok(Readiness::Console {
+                com,
+                words: words.to_owned(),
+            })
+        }
+        ("tcp", address) if address.contains(':') => Ok(Readiness::Tcp {
+            address: address.to_owned(),
+        }),
+        ("command", words) if !words.trim().is_empty() => Ok(Readiness::Command {
+            argv: words.split_whitespace().map(str::to_owned).collect(),
+        }),
+        _ => Err("write agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS".to_owned()),
+    }
+}
+
+impl Import {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let text = std::fs::read_to_string(&self.config).map_err(|e| {
+            let message = format!("cannot read {}: {e}", self.config.display());
+            Failure::new(&message, None)
+        })?;
+        let of_file = |e: config::Error| {
+            let message = format!("{}: {e}", self.config.display());
+            Failure::new(&message, Some(e.hint().to_owned()))
+        };
+        let variables: Variables = text.parse().map_err(of_file)?;
+        Config::try_from(variables.clone()).map_err(of_file)?;
+        let guest = BhyveGuest {
+            config: variables.0,
+            agent: self.agent,
+            readiness: self.ready,
+        };
+        let bar = bytes_bar(self.json);
+        bar.set_message("sealing");
+        let manifest =
+            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| advance(&bar, p))?;
+        bar.finish_and_clear();
+        if self.json {
+            json(&described(&self.checkpoint, &manifest));
+        } else {
+            line(format_args!(
+                "{}: {} of memory, sealed (sha256 {})",
                 self.checkpoint,
                 manifest.memory.size,
                 &manifest.files.ckp.sha256[..16]

@@ -11,7 +11,7 @@ use super::{
     output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
 };
 use crate::{
-    checkpoint::BundlePath,
+    checkpoint::{BundlePath, manifest::EngineKind},
     guests::{self, Guest, GuestState, Guests},
 };
 
@@ -60,7 +60,12 @@ impl List {
         }
         .list()?;
         if self.json {
-            json(&guests.iter().map(described).collect::<Vec<_>>());
+            json(
+                &guests
+                    .iter()
+                    .map(|guest| described(guest, engine.kind()))
+                    .collect::<Vec<_>>(),
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if guests.is_empty() {
@@ -86,11 +91,11 @@ impl List {
     }
 }
 
-fn described(guest: &Guest) -> Value {
+fn described(guest: &Guest, kind: EngineKind) -> Value {
     let row = &guest.row;
     json!({
         "name": row.name, "id": row.id.to_string(), "state": guest.state,
-        "pid": guest.process().map(|p| p.pid), "engine": "kvm",
+        "pid": guest.process().map(|p| p.pid), "engine": kind,
         "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
         "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
         "reason": row.reason,
@@ -117,7 +122,7 @@ impl Show {
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         if self.json {
-            let mut value = described(&guest);
+            let mut value = described(&guest, engine.kind());
             if let Some(u) = usage {
                 value["private_bytes"] = u.private.0.into();
                 value["shared_bytes"] = u.shared.0.into();

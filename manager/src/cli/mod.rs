@@ -25,6 +25,7 @@ Exit codes:
   130  interrupted with Ctrl-C; what was done until then stands, and is listed
 
 Environment:
+  BROOD_ENGINE     kvm or bhyve (default: kvm on Linux, else bhyve); one for each state folder
   BROOD_STATE_DIR  folder of the state (default: /var/db/brood for root, else the XDG state folder)";
 
 /// Restores hundreds to thousands of microVMs from one memory checkpoint, sharing every page that

@@ -3,6 +3,7 @@
 //! An engine works inside a *run folder* that it is given. What it keeps there (control sockets,
 //! records of how guests ended) belongs to it alone.
 
+pub mod bhyve;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub(crate) mod process;
@@ -14,7 +15,10 @@ use serde::{Deserialize, Serialize};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
+    checkpoint::{
+        BundlePath, Checkpoint, Progress,
+        manifest::{EngineKind, Manifest},
+    },
     units::Bytes,
 };
 
@@ -254,6 +258,9 @@ pub trait Answer: fmt::Display + fmt::Debug {
 
 /// What runs guests.
 pub trait Engine: fmt::Debug {
+    /// Which one it is.
+    fn kind(&self) -> EngineKind;
+
     /// Makes a checkpoint by booting the demo guest and suspending it.
     ///
     /// # Errors
@@ -286,8 +293,8 @@ pub trait Engine: fmt::Debug {
     /// Guests that have something in the run folder, whether or not they are recorded anywhere.
     fn seen(&self, run_dir: &Path) -> Vec<GuestId>;
 
-    /// What can be told of a guest that is recorded nowhere, from its process.
-    fn describe(&self, process: Process) -> Option<Described>;
+    /// What can be told of a guest that is recorded nowhere, from its process or the run folder.
+    fn describe(&self, run_dir: &Path, id: &GuestId, process: Process) -> Option<Described>;
 
     /// Puts a request in words to a running guest.
     ///
@@ -338,7 +345,7 @@ pub trait Engine: fmt::Debug {
     ///
     /// # Errors
     /// When its process cannot be looked at.
-    fn usage(&self, process: Process) -> Result<Usage, Error>;
+    fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error>;
 
     /// How a guest ended, in words, when that was recorded.
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String>;

@@ -129,7 +129,7 @@ impl Guests<'_> {
             let Some(process) = self.engine.find(&run_dir, &id) else {
                 continue;
             };
-            let Some(described) = self.engine.describe(process) else {
+            let Some(described) = self.engine.describe(&run_dir, &id, process) else {
                 continue;
             };
             // Without the bundle it can be asked and ended, but not suspended.
@@ -452,7 +452,7 @@ impl Guests<'_> {
     pub fn usage(&self, guest: &Guest) -> Result<Usage, Error> {
         let process = alive(guest)?;
         self.engine
-            .usage(process)
+            .usage(&self.state.run_dir(), &guest.row.id, process)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
 }

@@ -343,10 +343,12 @@ fn reserve(
     match reserve(state, Known::Nothing) {
         Err(Error::Admission(_)) => {
             let live = Guests { state, engine }.list()?;
+            let run_dir = state.run_dir();
             let used = live
                 .iter()
                 .filter_map(|guest| {
-                    Some((guest.row.id, engine.usage(guest.process()?).ok()?.private))
+                    let (id, process) = (guest.row.id, guest.process()?);
+                    Some((id, engine.usage(&run_dir, &id, process).ok()?.private))
                 })
                 .collect();
             let dead: Vec<GuestId> = live

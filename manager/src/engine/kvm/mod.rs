@@ -76,6 +76,10 @@ impl Kvm {
 }
 
 impl Engine for Kvm {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Kvm
+    }
+
     fn make_demo_checkpoint(
         &self,
         path: &BundlePath,
@@ -151,7 +155,7 @@ impl Engine for Kvm {
         record::sockets(run_dir)
     }
 
-    fn describe(&self, process: Process) -> Option<Described> {
+    fn describe(&self, _: &Path, _: &GuestId, process: Process) -> Option<Described> {
         usage::describe(process)
     }
 
@@ -202,7 +206,11 @@ impl Engine for Kvm {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
         let process = conversation.pid().map_err(CallError::from)?;
         let process = Process::with_pid(process).ok_or(Error::Gone)?;
-        let mut writer = Writer::create_delta(path, from, self.usage(process)?.private.pages())?;
+        let mut writer = Writer::create_delta(
+            path,
+            from,
+            self.usage(run_dir, id, process)?.private.pages(),
+        )?;
         let (state, pages) = conversation.suspend_delta(writer.memory())?;
         readable(&state)?;
         writer.set_pages(pages);
@@ -218,7 +226,7 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
-    fn usage(&self, process: Process) -> Result<Usage, Error> {
+    fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
         usage::read(process).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
             _ => Error::Io {
