@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::BundlePath,
-    guests::{self, Guest, GuestState, Guests},
+    guests::{self, Guest, GuestState, Guests, View},
 };
 
 /// Guests named on the command line, or all.
@@ -60,7 +60,12 @@ impl List {
         }
         .list()?;
         if self.json {
-            json(&guests.iter().map(described).collect::<Vec<_>>());
+            json(
+                &guests
+                    .iter()
+                    .map(|g| View::new(g, None))
+                    .collect::<Vec<_>>(),
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if guests.is_empty() {
@@ -86,17 +91,6 @@ impl List {
     }
 }
 
-fn described(guest: &Guest) -> Value {
-    let row = &guest.row;
-    json!({
-        "name": row.name, "id": row.id.to_string(), "state": guest.state,
-        "pid": guest.process().map(|p| p.pid), "engine": "kvm",
-        "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
-        "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
-        "reason": row.reason,
-    })
-}
-
 /// Shows one guest with the memory it has to itself and shares
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -117,14 +111,7 @@ impl Show {
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         if self.json {
-            let mut value = described(&guest);
-            if let Some(u) = usage {
-                value["private_bytes"] = u.private.0.into();
-                value["shared_bytes"] = u.shared.0.into();
-                value["process_bytes"] = u.process.0.into();
-                value["page_table_bytes"] = u.page_tables.0.into();
-            }
-            json(&value);
+            json(&View::new(&guest, usage));
             return Ok(ExitCode::SUCCESS);
         }
         let row = &guest.row;

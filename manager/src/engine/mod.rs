@@ -204,7 +204,7 @@ pub struct Restored {
 }
 
 /// A run of restores from one checkpoint.
-pub trait Session: fmt::Debug {
+pub trait Session: fmt::Debug + Send {
     /// Gives out an order. Its outcome comes from [`Self::wait`], in any order.
     ///
     /// # Errors

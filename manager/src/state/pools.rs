@@ -12,12 +12,14 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Error, State};
 use crate::{engine::GuestId, units::Bytes};
 
 /// A pool, as its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PoolSettings)]
 pub struct PoolRow {
     /// Its name, which is also the prefix of its guests' names.
     pub name: String,
