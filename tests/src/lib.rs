@@ -11,6 +11,7 @@
 
 mod binary;
 mod crowd;
+mod daemon;
 mod home;
 mod json;
 mod memory;
@@ -23,6 +24,7 @@ pub mod vnode_model;
 
 pub use binary::brood;
 pub use crowd::{Crowd, crowd};
+pub use daemon::{Daemon, Events, content_type};
 pub use home::{Demo, Home};
 pub use json::{array, keys, text, whole};
 pub use memory::{HEAP, USER, Words, sha256};

@@ -282,6 +282,7 @@ fn gauges(sample: &Sample) -> Registry {
             ("filling", pool.entries.filling),
             ("hot", pool.entries.hot),
             ("claimed", pool.entries.claimed),
+            ("cold", pool.entries.cold),
             ("releasing", pool.entries.releasing),
         ] {
             set(&entries, &[name, ("state", state)], count);
