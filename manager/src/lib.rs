@@ -3,14 +3,15 @@
 //! Each module is one idea, and data moves one way through them:
 //!
 //! ```text
-//! cli ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
-//!            │           │
-//!            ├─▶ checkpoint (what to restore from)
-//!            ├─▶ state      (what must survive a crash: SQLite)
-//!            └─▶ host       (what this machine can hold: facts, limits, admission)
+//! cli, api ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
+//!                 │           │
+//!                 ├─▶ checkpoint (what to restore from)
+//!                 ├─▶ state      (what must survive a crash: SQLite)
+//!                 └─▶ host       (what this machine can hold: facts, limits, admission)
 //! density ◀── reads engine usage and host facts; writes reports
 //! ```
 
+pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod density;

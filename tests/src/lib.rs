@@ -11,6 +11,7 @@
 
 mod binary;
 mod crowd;
+mod daemon;
 mod home;
 mod json;
 mod machine;
@@ -24,6 +25,7 @@ pub mod vnode_model;
 
 pub use binary::{brood, standin};
 pub use crowd::{Crowd, crowd};
+pub use daemon::{Daemon, Events, content_type};
 pub use home::{Demo, Home};
 pub use json::{array, keys, text, whole};
 pub use machine::Machine;

@@ -77,6 +77,7 @@ fn help_says_what_each_command_does() {
         "density",
         "plan",
         "doctor",
+        "serve",
     ];
     let mut all = String::new();
     for command in commands {

@@ -28,6 +28,7 @@ mod pages;
 mod path;
 mod stamp;
 mod validate;
+mod view;
 mod writer;
 
 pub use bhyve_guest::{BhyveGuest, Readiness};
@@ -45,4 +46,5 @@ pub use stamp::FileStamp;
 pub use validate::{
     Invalid, KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX, VCPUS_MAX, WORKING_SET_MAX,
 };
+pub use view::{ListedState, ListedView, View};
 pub use writer::{Description, Writer};

@@ -10,10 +10,7 @@ use super::{
     output::{advance, bytes_bar, engine, json, line, state, table},
 };
 use crate::{
-    checkpoint::{
-        self, BhyveGuest, BundlePath, Checkpoint, Readiness, State as BundleState,
-        manifest::Manifest,
-    },
+    checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
     engine::bhyve::{
         Bhyve,
         config::{self, Config, Variables},
@@ -75,7 +72,7 @@ impl Demo {
             engine()?.make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
-            json(&described(&self.checkpoint, &manifest));
+            json(&View::new(&self.checkpoint, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, booted, answering, sealed (sha256 {})",
@@ -157,7 +154,7 @@ impl Import {
             Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
-            json(&described(&self.checkpoint, &manifest));
+            json(&View::new(&self.checkpoint, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, sealed (sha256 {})",
@@ -184,11 +181,7 @@ impl Inspect {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let m = checkpoint.manifest();
         if self.json {
-            let mut value = described(&self.checkpoint, m);
-            value["parents"] = std::iter::successors(checkpoint.parent(), |parent| parent.parent())
-                .map(|parent| parent.path().to_string())
-                .collect();
-            json(&value);
+            json(&View::of(&checkpoint));
             return Ok(ExitCode::SUCCESS);
         }
         let devices: Vec<_> = m
@@ -235,14 +228,6 @@ impl Inspect {
     }
 }
 
-fn described(path: &BundlePath, manifest: &Manifest) -> serde_json::Value {
-    let mut value = json!(manifest);
-    value["checkpoint"] = path.to_string().into();
-    value["memory_mib"] = manifest.memory.size.as_mib().into();
-    value["memory_sha256"] = manifest.memory_sha256().into();
-    value
-}
-
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     /// DIR/NAME of the checkpoint
@@ -287,52 +272,25 @@ pub(super) struct List {
 impl List {
     fn run(self) -> Result<ExitCode, Failure> {
         let bundles = checkpoint::list(&self.dir)?;
-        let seen = bundles.iter().map(|b| {
-            let (state, error) = match &b.state {
-                BundleState::Whole(_) => ("whole", None),
-                BundleState::Broken(e) => ("broken", Some(e.to_string())),
-                BundleState::Incomplete => (
-                    "incomplete",
-                    Some("no manifest: not sealed yet, or never will be".to_owned()),
-                ),
-            };
-            (b, state, error)
-        });
+        let views: Vec<ListedView> = bundles.iter().map(Into::into).collect();
         if self.json {
-            let values: Vec<_> = seen
-                .map(|(b, state, error)| {
-                    let mut value =
-                        json!({ "name": b.path.name(), "state": state, "size": b.size });
-                    if let BundleState::Whole(m) = &b.state {
-                        value["memory"] = m.memory.size.0.into();
-                        value["engine"] = json!(m.engine);
-                        value["created_at"] = m.created_at.as_str().into();
-                        value["sha256"] = m.memory_sha256().into();
-                        value["parent"] = json!(m.parent.as_ref().map(|parent| &parent.path));
-                    }
-                    if let Some(error) = error {
-                        value["error"] = error.into();
-                    }
-                    value
-                })
-                .collect();
-            json(&values);
+            json(&views);
             return Ok(ExitCode::SUCCESS);
         }
-        let rows: Vec<_> = seen
-            .map(|(b, state, error)| {
-                let name = b.path.name().to_owned();
-                let mut row = vec![name, state.to_owned(), b.size.to_string()];
-                match &b.state {
-                    BundleState::Whole(m) => {
-                        let parent = m.parent.as_ref().map(|parent| parent.path.clone());
-                        row.push(m.memory.size.to_string());
-                        row.push(parent.unwrap_or_else(|| "-".to_owned()));
-                        row.push(m.created_at.clone());
-                    }
-                    _ => row.extend([String::new(), String::new(), error.unwrap_or_default()]),
-                }
-                row
+        let rows: Vec<_> = views
+            .into_iter()
+            .map(|view| {
+                let parent = view
+                    .parent
+                    .map(|parent| parent.unwrap_or_else(|| "-".to_owned()));
+                vec![
+                    view.name,
+                    view.state.name().to_owned(),
+                    view.size.to_string(),
+                    view.memory.map(|m| m.to_string()).unwrap_or_default(),
+                    parent.unwrap_or_default(),
+                    view.created_at.or(view.error).unwrap_or_default(),
+                ]
             })
             .collect();
         if rows.is_empty() {
@@ -367,7 +325,7 @@ impl Flatten {
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
-            json(&described(&self.new, &manifest));
+            json(&View::new(&self.new, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, joined from {} checkpoints (sha256 {})",

@@ -8,7 +8,7 @@ use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
-    restore::{ALLOWANCE, cores, verify},
+    restore::verify,
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
@@ -17,7 +17,10 @@ use crate::{
         run::{self, Event, Run},
         step::Step,
     },
-    restore::cost,
+    restore::{
+        cost,
+        job::{ALLOWANCE, cores},
+    },
     units::Bytes,
 };
 
@@ -62,7 +65,6 @@ impl Density {
         verify(&state, &checkpoint, self.json)?;
         let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
         let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
-        let allowance: Bytes = ALLOWANCE.parse().expect("a constant");
         let mut steps: Vec<Step> = Vec::new();
         if !self.json {
             line(HEADER);
@@ -75,7 +77,7 @@ impl Density {
                     .concurrency
                     .map_or(cores(facts.cpu.cores), |k| k as usize),
                 dirty_pages: self.dirty_pages,
-                allowance: allowance.max(written + Bytes::mib(1)),
+                allowance: ALLOWANCE.max(written + Bytes::mib(1)),
                 overhead: cost::measured(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
                 park_after: self.park.after.0,

@@ -11,8 +11,8 @@ use super::{
     output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
 };
 use crate::{
-    checkpoint::{BundlePath, manifest::EngineKind},
-    guests::{self, Guest, GuestState, Guests},
+    checkpoint::BundlePath,
+    guests::{self, Guest, GuestState, Guests, View},
 };
 
 /// Guests named on the command line, or all.
@@ -63,7 +63,7 @@ impl List {
             json(
                 &guests
                     .iter()
-                    .map(|guest| described(guest, engine.kind()))
+                    .map(|g| View::new(g, engine.kind(), None))
                     .collect::<Vec<_>>(),
             );
             return Ok(ExitCode::SUCCESS);
@@ -91,17 +91,6 @@ impl List {
     }
 }
 
-fn described(guest: &Guest, kind: EngineKind) -> Value {
-    let row = &guest.row;
-    json!({
-        "name": row.name, "id": row.id.to_string(), "state": guest.state,
-        "pid": guest.process().map(|p| p.pid), "engine": kind,
-        "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
-        "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
-        "reason": row.reason,
-    })
-}
-
 /// Shows one guest with the memory it has to itself and shares
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -122,14 +111,7 @@ impl Show {
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         if self.json {
-            let mut value = described(&guest, engine.kind());
-            if let Some(u) = usage {
-                value["private_bytes"] = u.private.0.into();
-                value["shared_bytes"] = u.shared.0.into();
-                value["process_bytes"] = u.process.0.into();
-                value["page_table_bytes"] = u.page_tables.0.into();
-            }
-            json(&value);
+            json(&View::new(&guest, engine.kind(), usage));
             return Ok(ExitCode::SUCCESS);
         }
         let row = &guest.row;

@@ -8,6 +8,7 @@ mod host;
 mod output;
 mod pool;
 mod restore;
+mod serve;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -67,6 +68,8 @@ enum Command {
     Pool(pool::Command),
     /// Measure host memory and latency for growing numbers of guests
     Density(density::Density),
+    /// Serve the API over HTTP
+    Serve(serve::Serve),
 }
 
 /// Runs the command line of this process.
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Suspend(command) => command.run(),
         Command::Pool(command) => command.run(),
         Command::Density(command) => command.run(),
+        Command::Serve(command) => command.run(),
     };
     match result {
         Ok(code) => code,

@@ -17,7 +17,7 @@ use signal_hook::{
 use super::Failure;
 use crate::{
     checkpoint::Progress,
-    engine::{self, Engine, bhyve::Bhyve},
+    engine::{self, Engine},
     host::{
         self,
         facts::{HostFacts, Paths},
@@ -101,43 +101,13 @@ pub(crate) fn state() -> Result<State, Failure> {
     Ok(State::open(&State::default_dir()?)?)
 }
 
-/// Environment variable that names the engine.
-const ENGINE_VARIABLE: &str = "BROOD_ENGINE";
-
-/// The engine of this host: KVM on Linux, bhyve elsewhere, unless the environment names one.
+/// The engine of this host.
 pub(crate) fn engine() -> Result<Box<dyn Engine>, Failure> {
-    match std::env::var(ENGINE_VARIABLE).as_deref() {
-        Ok("bhyve") => Ok(Box::new(Bhyve::new())),
-        Ok("kvm") => kvm(),
-        Ok("") | Err(std::env::VarError::NotPresent) if cfg!(target_os = "linux") => kvm(),
-        Ok("") | Err(std::env::VarError::NotPresent) => Ok(Box::new(Bhyve::new())),
-        other => {
-            let message = format!(
-                "{ENGINE_VARIABLE}={:?}: there is no such engine",
-                other.ok()
-            );
-            let hint = "name kvm or bhyve, or leave it to the platform".to_owned();
-            Err(Failure::new(&message, Some(hint)))
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn kvm() -> Result<Box<dyn Engine>, Failure> {
-    let kvm = engine::kvm::Kvm::new().map_err(|source| engine::Error::Io {
+    let program = std::env::current_exe().map_err(|source| engine::Error::Io {
         action: "find the brood binary",
         source,
     })?;
-    Ok(Box::new(kvm))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn kvm() -> Result<Box<dyn Engine>, Failure> {
-    Err(engine::Error::Unavailable {
-        engine: "KVM",
-        reason: "it is part of Linux".to_owned(),
-    }
-    .into())
+    Ok(engine::choose(&program)?)
 }
 
 /// Facts of this host.

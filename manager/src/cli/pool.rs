@@ -13,12 +13,12 @@ use super::{
         advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
         table,
     },
-    restore::{ALLOWANCE, cores},
+    restore::ALLOWANCE,
 };
 use crate::{
     checkpoint::BundlePath,
     pool::{Claimed, NewPool, Pool, Pools, Wanted},
-    restore::{Slots, mass::Event},
+    restore::{Slots, job::cores, mass::Event},
     state::{EntryState, PoolChange},
     units::Bytes,
 };

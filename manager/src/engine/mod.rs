@@ -4,6 +4,7 @@
 //! records of how guests ended) belongs to it alone.
 
 pub mod bhyve;
+mod choose;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub(crate) mod process;
@@ -12,6 +13,7 @@ use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use choose::{ENGINE_VARIABLE, choose};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
@@ -114,6 +116,9 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// There is no engine of this name.
+    #[error("{ENGINE_VARIABLE}={0}: there is no such engine")]
+    NoSuchEngine(String),
     /// The checkpoint is not for this engine, or cannot be used by it.
     #[error("cannot restore from {checkpoint}: {reason}")]
     Checkpoint {
@@ -164,6 +169,7 @@ impl Error {
             Self::Unavailable { .. } => {
                 "`brood doctor` says what this machine lacks and how to change it"
             }
+            Self::NoSuchEngine(_) => "name kvm or bhyve, or leave it to the platform",
             Self::Bundle(e) => return e.hint(),
             Self::Gone | Self::Died(_) => {
                 "`brood show GUEST` says how it ended; `brood destroy GUEST` forgets it"
@@ -208,7 +214,7 @@ pub struct Restored {
 }
 
 /// A run of restores from one checkpoint.
-pub trait Session: fmt::Debug {
+pub trait Session: fmt::Debug + Send {
     /// Gives out an order. Its outcome comes from [`Self::wait`], in any order.
     ///
     /// # Errors
@@ -257,7 +263,7 @@ pub trait Answer: fmt::Display + fmt::Debug {
 }
 
 /// What runs guests.
-pub trait Engine: fmt::Debug {
+pub trait Engine: fmt::Debug + Send + Sync {
     /// Which one it is.
     fn kind(&self) -> EngineKind;
 

@@ -6,6 +6,7 @@
 
 mod destroy;
 mod error;
+mod view;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,9 +17,11 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use destroy::Destroyed;
 pub use error::Error;
+pub use view::{UsageView, View};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
@@ -35,7 +38,7 @@ const REASON_PATIENCE: Duration = Duration::from_millis(500);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a guest is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestState {
     /// Another command is restoring it.

@@ -127,6 +127,15 @@ impl HostFacts {
         }
     }
 
+    /// Tasks that there are, and how many there may be (FreeBSD: processes).
+    #[must_use]
+    pub fn tasks(&self) -> (u64, u64) {
+        match &self.system {
+            System::Linux(linux) => (linux.pids.tasks, linux.pids.pid_max),
+            System::Freebsd(freebsd) => (freebsd.processes.existing, freebsd.processes.max),
+        }
+    }
+
     /// Whether the kernel counts each guest with all its memory and refuses what does not fit
     /// under [`Memory::commit_limit`].
     #[must_use]

@@ -130,7 +130,7 @@ impl Pools<'_> {
         let request = Request {
             guests: 1,
             concurrency: 1,
-            prefix: pool.name.clone(),
+            names: mass::Names::Numbered(pool.name.clone()),
             allowance: pool.allowance,
             overhead: cost::measured(self.state, &checkpoint)?.overhead,
             overcommit: false,

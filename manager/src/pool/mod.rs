@@ -27,6 +27,7 @@ use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use claim::{Claimed, Tier, Wanted};
 pub use error::Error;
@@ -60,7 +61,8 @@ pub struct NewPool {
 }
 
 /// How many of a pool's entries are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PoolEntries)]
 pub struct Counts {
     /// Being restored.
     pub filling: u64,
@@ -83,7 +85,7 @@ impl Counts {
 }
 
 /// A pool and what there is of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Pool {
     /// What it should be.
     #[serde(flatten)]

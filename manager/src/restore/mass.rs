@@ -20,7 +20,9 @@ use crate::{
     engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
     guests::{self, GuestState, Guests},
     host::facts::HostFacts,
-    state::{self, GuestRow, Membership, NewGuest, RowState, SessionLock, State, new_names},
+    state::{
+        self, GuestRow, Membership, NewGuest, RowState, SessionLock, State, new_name, new_names,
+    },
     units::Bytes,
 };
 
@@ -36,6 +38,15 @@ const BATCH: usize = 128;
 /// within the same tick of the file's clock would not show.
 const FRESH: i128 = 2_000_000_000;
 
+/// How guests are named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// `PREFIX-1`, `PREFIX-2`, ...: the lowest that are free.
+    Numbered(String),
+    /// This very name, for a single guest.
+    Only(String),
+}
+
 /// What to restore.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -43,8 +54,8 @@ pub struct Request {
     pub guests: usize,
     /// How many at once, at most.
     pub concurrency: usize,
-    /// Names are `PREFIX-1`, `PREFIX-2`, ...: the lowest that are free.
-    pub prefix: String,
+    /// How they are named.
+    pub names: Names,
     /// Private memory that the operator allows each guest to come to hold.
     pub allowance: Bytes,
     /// Kernel and process memory of one guest.
@@ -429,7 +440,10 @@ fn reserve_if(
         verdict.check(request.overcommit && looked)?;
         observe(&Event::Admitted { verdict: &verdict });
 
-        let names = new_names(rows, &request.prefix, request.guests)?;
+        let names = match &request.names {
+            Names::Numbered(prefix) => new_names(rows, prefix, request.guests)?,
+            Names::Only(name) => vec![new_name(rows, name)?],
+        };
         let mut orders = Vec::with_capacity(names.len());
         for name in names {
             let randomness = |source| engine::Error::Io {

@@ -334,25 +334,46 @@ pub fn new_names(existing: &[GuestRow], prefix: &str, count: usize) -> Result<Ve
         .filter(|name| !taken.contains(name.as_str()))
         .take(count)
         .collect();
+    check(prefix, names.last().map_or(prefix, String::as_str))?;
+    Ok(names)
+}
+
+/// This very name for a new guest.
+///
+/// # Errors
+/// [`Error::Name`] when a guest cannot have it, or another has it.
+pub fn new_name(existing: &[GuestRow], name: &str) -> Result<String, Error> {
+    check(name, name)?;
+    if existing.iter().any(|row| row.name == name) {
+        return Err(Error::Name {
+            name: name.to_owned(),
+            reason: "another guest has it",
+        });
+    }
+    Ok(name.to_owned())
+}
+
+/// Whether a guest may be named `whole`, which is `stem`, with or without a number.
+fn check(stem: &str, whole: &str) -> Result<(), Error> {
     let refuse = |reason| {
         Err(Error::Name {
-            name: prefix.to_owned(),
+            name: stem.to_owned(),
             reason,
         })
     };
-    if prefix.is_empty() || prefix.starts_with('-') {
+    if stem.is_empty() || stem.starts_with('-') {
         return refuse("it must begin with a letter or digit");
     }
-    if !prefix
+    if !stem
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     {
         return refuse("it may have letters, digits, '-', '_' and '.' only");
     }
-    if names.last().is_some_and(|name| name.len() > 32) {
-        return refuse("with its number it is longer than 32 bytes");
+    if whole.len() > 32 {
+        return refuse("it is longer than 32 bytes, its number counted");
     }
-    Ok(names)
+    Ok(())
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {

@@ -29,7 +29,7 @@ use std::{
 use rusqlite::Connection;
 
 pub use cold::{ColdRow, ColdState};
-pub use guests::{GuestRow, NewGuest, RowState, new_names};
+pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
 pub use measured::Measured;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};
 pub use session::SessionLock;
