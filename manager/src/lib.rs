@@ -14,6 +14,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod density;
+pub mod disk;
 pub mod engine;
 pub mod guests;
 pub mod host;

@@ -11,6 +11,7 @@
 
 mod binary;
 mod crowd;
+mod filesystem;
 mod home;
 mod json;
 mod memory;
@@ -20,9 +21,11 @@ mod ran;
 mod random;
 mod skip;
 pub mod vnode_model;
+mod zpool;
 
 pub use binary::brood;
 pub use crowd::{Crowd, crowd};
+pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
 pub use json::{array, keys, text, whole};
 pub use memory::{HEAP, USER, Words, sha256};
@@ -31,3 +34,4 @@ pub use procs::{Proc, processes_in, signal};
 pub use ran::{Ran, Running};
 pub use random::Random;
 pub use skip::{skip, without_kvm};
+pub use zpool::ZfsPool;
