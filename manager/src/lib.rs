@@ -6,6 +6,7 @@
 //! cli ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
 //!            │           │
 //!            ├─▶ checkpoint (what to restore from)
+//!            ├─▶ disk       (what each guest has its root on: clones, snapshots)
 //!            ├─▶ state      (what must survive a crash: SQLite)
 //!            └─▶ host       (what this machine can hold: facts, limits, admission)
 //! density ◀── reads engine usage and host facts; writes reports

@@ -20,6 +20,7 @@ mod procs;
 mod ran;
 mod random;
 mod skip;
+mod storage;
 pub mod vnode_model;
 mod zpool;
 
@@ -34,4 +35,5 @@ pub use procs::{Proc, processes_in, signal};
 pub use ran::{Ran, Running};
 pub use random::Random;
 pub use skip::{skip, without_kvm};
+pub use storage::{IMAGE, Storage, image};
 pub use zpool::ZfsPool;

@@ -12,7 +12,9 @@ use std::{
 
 use brood::{
     checkpoint::{BundlePath, manifest::DiskSnapshot},
-    disk::{self, Answer, Command, Error, Found, Owner, Place, Provider, Runner, Token, Zfs},
+    disk::{
+        self, Answer, Command, Error, Found, Owner, Place, Provider, Runner, Sealed, Token, Zfs,
+    },
     engine::GuestId,
 };
 use brood_tests::ZfsPool;
@@ -64,6 +66,7 @@ impl Runner for Mortal {
 struct Scene {
     pool: ZfsPool,
     owner: Owner,
+    bundle: BundlePath,
 }
 
 const SIZE: u64 = 16 << 20;
@@ -79,7 +82,12 @@ impl Scene {
         fs::write(pool.path().join("data/disk"), bytes).unwrap();
         pool.zfs(&["snapshot", &format!("{data}@base")]).unwrap();
         let owner = Owner::of(&pool.path());
-        Some(Self { pool, owner })
+        let bundle = BundlePath::new(&pool.path().join("warm")).unwrap();
+        Some(Self {
+            pool,
+            owner,
+            bundle,
+        })
     }
 
     fn disks(&self, zfs: Mortal) -> Zfs {
@@ -97,8 +105,9 @@ impl Scene {
         at.expect("it has a disk").join("disk")
     }
 
-    fn bundle(&self) -> BundlePath {
-        BundlePath::new(&self.pool.path().join("warm")).unwrap()
+    fn sealed<'a>(&'a self, disk: &'a DiskSnapshot) -> Option<Sealed<'a>> {
+        let bundle = &self.bundle;
+        Some(Sealed { bundle, disk })
     }
 
     fn found(&self) -> Vec<Found> {
@@ -216,7 +225,7 @@ fn a_snapshot_in_use_cannot_go() {
     let (disks, guest, token) = (scene.good(), guest(), Token::random().unwrap());
     disks.clone_for(&guest).unwrap();
     let base = format!("{}/data@base", scene.pool.name());
-    let sealed = disks.snapshot(&guest, &scene.bundle(), &token).unwrap();
+    let sealed = disks.snapshot(&guest, &scene.bundle, &token).unwrap();
     for snapshot in [&base, &sealed.snapshot] {
         for how in ["-r", "-R", "-f", "-d"] {
             // zfs-fuse has no -f for snapshots; a deferred one is only marked.
@@ -231,16 +240,16 @@ fn a_snapshot_in_use_cannot_go() {
     let warm = |zfs| Zfs::new(scene.owner, sealed.snapshot.parse().unwrap(), zfs);
     disks.release(&guest).unwrap();
     let second = warm(Box::new(Command::holding(None)));
-    second.open(Some(&sealed), &no_digest).unwrap();
+    second.open(scene.sealed(&sealed), &no_digest).unwrap();
     let heir = self::guest();
     second.clone_for(&heir).unwrap();
-    let error = disks.discard(&scene.bundle(), &sealed).unwrap_err();
+    let error = disks.discard(&scene.bundle, &sealed).unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     assert!(error.hint().is_some());
     let (_, name) = sealed.snapshot.split_once('/').unwrap();
     scene.holds(name, 2, "the bundle's and the guest's");
     second.release(&heir).unwrap();
-    disks.discard(&scene.bundle(), &sealed).unwrap();
+    disks.discard(&scene.bundle, &sealed).unwrap();
     // Marked by -d above, and gone with the last that used it.
     let names = scene.pool.names();
     assert!(
@@ -254,7 +263,7 @@ fn what_is_not_the_sealed_snapshot_is_refused() {
     let Some(scene) = Scene::new() else { return };
     let (disks, guest, token) = (scene.good(), guest(), Token::random().unwrap());
     disks.clone_for(&guest).unwrap();
-    let sealed = disks.snapshot(&guest, &scene.bundle(), &token).unwrap();
+    let sealed = disks.snapshot(&guest, &scene.bundle, &token).unwrap();
     let from = || {
         Zfs::new(
             scene.owner,
@@ -262,18 +271,28 @@ fn what_is_not_the_sealed_snapshot_is_refused() {
             Box::new(Mortal::immortal()),
         )
     };
-    from().open(Some(&sealed), &no_digest).unwrap();
+    from().open(scene.sealed(&sealed), &no_digest).unwrap();
+    // A bundle that was copied does not share it: it would go with the first of the two.
+    let (bundle, disk) = (
+        BundlePath::new(&scene.pool.path().join("copy")).unwrap(),
+        &sealed,
+    );
+    let bundle = &bundle;
+    let error = from()
+        .open(Some(Sealed { bundle, disk }), &no_digest)
+        .unwrap_err();
+    assert!(error.to_string().contains("brood:bundle"), "{error}");
     let tag = sealed.snapshot.split_once('@').unwrap().1;
     scene.pool.zfs(&["release", tag, &sealed.snapshot]).unwrap();
     scene.pool.zfs(&["destroy", &sealed.snapshot]).unwrap();
-    let error = from().open(Some(&sealed), &no_digest).unwrap_err();
+    let error = from().open(scene.sealed(&sealed), &no_digest).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }), "{error}");
     assert!(error.to_string().contains(&sealed.snapshot), "{error}");
     let error = from().clone_for(&self::guest()).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }), "{error}");
     // Another one of the same name.
     scene.pool.zfs(&["snapshot", &sealed.snapshot]).unwrap();
-    let error = from().open(Some(&sealed), &no_digest).unwrap_err();
+    let error = from().open(scene.sealed(&sealed), &no_digest).unwrap_err();
     assert!(
         matches!(error, Error::Other { what: "guid", .. }),
         "{error}"
@@ -293,37 +312,22 @@ fn what_is_not_the_sealed_snapshot_is_refused() {
 #[test]
 fn making_a_disk_can_be_repeated_or_undone_after_a_crash_at_any_call() {
     let Some(scene) = Scene::new() else { return };
-    let calls = at_every_death(
-        &scene,
-        guest,
-        |disks, guest| disks.clone_for(guest),
-        |guest, what| {
-            scene.good().clone_for(guest).unwrap();
-            scene.is_whole(guest, what);
-            scene.good().release(guest).unwrap();
-            scene.is_pristine(what);
-        },
-    );
+    let calls = at_every_death(&scene, guest, Provider::clone_for, |guest, what| {
+        scene.good().clone_for(guest).unwrap();
+        scene.is_whole(guest, what);
+        scene.good().release(guest).unwrap();
+        scene.is_pristine(what);
+    });
     assert!(calls >= 2, "clone and hold: {calls}");
-    at_every_death(
-        &scene,
-        guest,
-        |disks, guest| disks.clone_for(guest),
-        |guest, what| {
-            scene.good().release(guest).unwrap();
-            scene.is_pristine(what);
-        },
-    );
+    at_every_death(&scene, guest, Provider::clone_for, |guest, what| {
+        scene.good().release(guest).unwrap();
+        scene.is_pristine(what);
+    });
     // And when nothing is known of the guest any more.
-    at_every_death(
-        &scene,
-        guest,
-        |disks, guest| disks.clone_for(guest),
-        |_, what| {
-            scene.sweep();
-            scene.is_pristine(what);
-        },
-    );
+    at_every_death(&scene, guest, Provider::clone_for, |_, what| {
+        scene.sweep();
+        scene.is_pristine(what);
+    });
 }
 
 #[test]
@@ -334,25 +338,15 @@ fn releasing_a_disk_can_be_repeated_after_a_crash_at_any_call() {
         scene.good().clone_for(&guest).unwrap();
         guest
     };
-    let calls = at_every_death(
-        &scene,
-        with_disk,
-        |disks, guest| disks.release(guest),
-        |guest, what| {
-            scene.good().release(guest).unwrap();
-            scene.is_pristine(what);
-        },
-    );
+    let calls = at_every_death(&scene, with_disk, Provider::release, |guest, what| {
+        scene.good().release(guest).unwrap();
+        scene.is_pristine(what);
+    });
     assert!(calls >= 2, "release and destroy: {calls}");
-    at_every_death(
-        &scene,
-        with_disk,
-        |disks, guest| disks.release(guest),
-        |_, what| {
-            scene.sweep();
-            scene.is_pristine(what);
-        },
-    );
+    at_every_death(&scene, with_disk, Provider::release, |_, what| {
+        scene.sweep();
+        scene.is_pristine(what);
+    });
 }
 
 /// A guest with a disk, and the snapshot of a bundle that was taken of it.
@@ -361,7 +355,7 @@ fn suspended(scene: &Scene) -> (GuestId, DiskSnapshot) {
     scene.good().clone_for(&guest).unwrap();
     let sealed = scene
         .good()
-        .snapshot(&guest, &scene.bundle(), &token)
+        .snapshot(&guest, &scene.bundle, &token)
         .unwrap();
     (guest, sealed)
 }
@@ -376,7 +370,7 @@ fn a_snapshot_can_be_taken_again_or_swept_after_a_crash_at_any_call() {
     };
     let take = |disks: &Zfs, guest: &GuestId| {
         let token = Token::random().unwrap();
-        disks.snapshot(guest, &scene.bundle(), &token).map(drop)
+        disks.snapshot(guest, &scene.bundle, &token).map(drop)
     };
     let calls = at_every_death(&scene, with_disk, take, |guest, what| {
         // What is left of the first try is told from the second.
@@ -386,7 +380,7 @@ fn a_snapshot_can_be_taken_again_or_swept_after_a_crash_at_any_call() {
         let bundles: Vec<_> = snapshots.map(|(bundle, _)| bundle.clone()).collect();
         assert!((1..=2).contains(&bundles.len()), "{what}: {bundles:?}");
         assert!(
-            bundles.iter().all(|b| *b == scene.bundle()),
+            bundles.iter().all(|b| *b == scene.bundle),
             "{what}: {bundles:?}"
         );
         assert!(
@@ -414,7 +408,7 @@ fn a_disk_with_a_snapshot_outlives_its_guest_and_goes_with_the_bundle() {
         || suspended(&scene),
         |disks, (guest, sealed)| {
             disks.release(guest)?;
-            disks.discard(&scene.bundle(), sealed)
+            disks.discard(&scene.bundle, sealed)
         },
         |(guest, sealed), what| {
             let gone = !scene
@@ -429,10 +423,10 @@ fn a_disk_with_a_snapshot_outlives_its_guest_and_goes_with_the_bundle() {
                     sealed.snapshot.parse().unwrap(),
                     Box::new(Mortal::immortal()),
                 );
-                from.open(Some(sealed), &no_digest)
+                from.open(scene.sealed(sealed), &no_digest)
                     .unwrap_or_else(|e| panic!("{what}: {e}"));
             }
-            scene.good().discard(&scene.bundle(), sealed).unwrap();
+            scene.good().discard(&scene.bundle, sealed).unwrap();
             scene.is_pristine(what);
         },
     );
@@ -440,9 +434,9 @@ fn a_disk_with_a_snapshot_outlives_its_guest_and_goes_with_the_bundle() {
     at_every_death(
         &scene,
         || suspended(&scene),
-        |disks, (_, sealed)| disks.discard(&scene.bundle(), sealed),
+        |disks, (_, sealed)| disks.discard(&scene.bundle, sealed),
         |(guest, sealed), what| {
-            scene.good().discard(&scene.bundle(), sealed).unwrap();
+            scene.good().discard(&scene.bundle, sealed).unwrap();
             scene.is_whole(guest, what);
             scene.good().release(guest).unwrap();
             scene.is_pristine(what);

@@ -29,7 +29,7 @@ mod stamp;
 mod validate;
 mod writer;
 
-pub use catalogue::{Listed, State, deltas_of, list, remove, spare_parent};
+pub use catalogue::{Listed, State, deltas_of, is_being_written, list, remove, spare_parent};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;

@@ -93,7 +93,7 @@ fn described(guest: &Guest) -> Value {
         "pid": guest.process().map(|p| p.pid), "engine": "kvm",
         "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
         "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
-        "reason": row.reason,
+        "reason": row.reason, "disk": row.disk,
     })
 }
 
@@ -116,8 +116,11 @@ impl Show {
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
+        // What cannot be asked for must not keep the rest from being shown.
+        let disk = guests.disk_location(&guest.row).ok().flatten();
         if self.json {
             let mut value = described(&guest);
+            value["disk_path"] = json!(disk);
             if let Some(u) = usage {
                 value["private_bytes"] = u.private.0.into();
                 value["shared_bytes"] = u.shared.0.into();
@@ -140,6 +143,9 @@ impl Show {
         ];
         if let Some(process) = guest.process() {
             lines.push(("pid", process.pid.to_string()));
+        }
+        if let Some(disk) = disk {
+            lines.push(("disk", disk.display().to_string()));
         }
         if let Some(u) = usage {
             lines.push((

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
     density::percentiles::Percentiles,
+    disk::Choice,
     guests::{Guest, Guests},
     restore::{
         cost,
@@ -49,6 +50,11 @@ pub(super) struct Restore {
     /// Names of the guests are PREFIX-1, PREFIX-2, ... [default: the checkpoint's name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
+    /// Disk that each guest gets a clone of: zfs:POOL/DATASET@SNAPSHOT, reflink:FILE,
+    /// reflink-or-copy:FILE (copied where blocks cannot be shared) or none [default: the one that
+    /// was sealed with the checkpoint]
+    #[arg(long, value_name = "DISK")]
+    disk: Option<Choice>,
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
@@ -91,6 +97,7 @@ impl Restore {
             overcommit: self.overcommit,
             park_after: self.park.after.0,
             membership: None,
+            disk: self.disk.clone().unwrap_or_default(),
         };
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");

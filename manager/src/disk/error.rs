@@ -38,25 +38,16 @@ pub enum Error {
         sealed: String,
     },
     /// A checkpoint that has a disk of its own is to be restored with another one.
-    #[error(
-        "cannot restore {checkpoint} with the disk {given}: its memory belongs to the disk that was sealed with it, {sealed}"
-    )]
+    #[error("its memory belongs to the disk that was sealed with it, {sealed}, and not to {given}")]
     Mismatch {
-        /// The bundle.
-        checkpoint: String,
         /// The disk that was asked for.
         given: String,
         /// The disk that was sealed.
         sealed: String,
     },
     /// A checkpoint with more disks than a guest can have here.
-    #[error("cannot restore {checkpoint}: it has {disks} disks, and guests have one here")]
-    Many {
-        /// The bundle.
-        checkpoint: String,
-        /// How many.
-        disks: usize,
-    },
+    #[error("it has {0} disks, and guests have one here")]
+    Many(usize),
     /// The name of a guest's disk is taken by something else.
     #[error("cannot make the disk {disk}: it exists, and is not a clone of {origin}")]
     Taken {
@@ -87,11 +78,11 @@ pub enum Error {
     #[error("cannot run zfs: {0}")]
     NoZfs(io::Error),
     /// The file system does not let two files share blocks.
-    #[error("cannot make {} share the blocks of {}: {cause}", to.display(), from.display())]
+    #[error("cannot share the blocks of {} with {}: {cause}", from.display(), to.display())]
     CannotShare {
         /// The file that exists.
         from: PathBuf,
-        /// The file to make.
+        /// The file to make, or its folder.
         to: PathBuf,
         /// What the system answered.
         cause: io::Error,
@@ -158,7 +149,7 @@ impl Error {
                 io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
                 _ => return None,
             },
-            Self::Many { .. } | Self::NotRegular { .. } => return None,
+            Self::Many(_) | Self::NotRegular { .. } => return None,
         })
     }
 }

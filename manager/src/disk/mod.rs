@@ -36,12 +36,25 @@ pub use reflink::Reflink;
 pub use zfs::{Answer, Command, Runner, Zfs};
 
 use crate::{
-    checkpoint::{BundlePath, manifest::DiskSnapshot},
+    checkpoint::{
+        BundlePath,
+        manifest::{DiskProvider, DiskSnapshot},
+        sha256_file,
+    },
     engine::GuestId,
 };
 
 /// Computes the SHA-256 of an open file, or remembers it.
 pub type Digest<'a> = &'a dyn Fn(&File) -> io::Result<String>;
+
+/// A disk that was sealed with a bundle.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed<'a> {
+    /// The bundle, with an absolute path.
+    pub bundle: &'a BundlePath,
+    /// What its manifest says of the disk.
+    pub disk: &'a DiskSnapshot,
+}
 
 /// Makes, keeps and removes the disks that come from one source.
 pub trait Provider: fmt::Debug + Send + Sync {
@@ -50,7 +63,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Missing`] when it is not there, [`Error::Other`] when it is another one.
-    fn open(&self, sealed: Option<&DiskSnapshot>, digest: Digest<'_>) -> Result<(), Error>;
+    fn open(&self, sealed: Option<Sealed<'_>>, digest: Digest<'_>) -> Result<(), Error>;
 
     /// Makes the guest's disk. One that is there already is left as it is.
     ///
@@ -90,6 +103,71 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::InUse`] while a guest's disk is a clone of it.
     fn discard(&self, bundle: &BundlePath, snapshot: &DiskSnapshot) -> Result<(), Error>;
+}
+
+/// What guests restored from a bundle get as their disk, and whether it was sealed with it.
+///
+/// # Errors
+/// [`Error::Mismatch`] when another disk is chosen than the one that was sealed, [`Error::Many`]
+/// when more than one was, [`Error::Missing`] when the chosen file does not exist.
+pub fn choose<'a>(
+    bundle: &BundlePath,
+    sealed: &'a [DiskSnapshot],
+    choice: &Choice,
+) -> Result<Option<(Source, Option<&'a DiskSnapshot>)>, Error> {
+    let its_own = match sealed {
+        _ if *choice == Choice::None => return Ok(None),
+        [] => None,
+        [one] => Some((sealed_source(bundle, one)?, one)),
+        many => {
+            return Err(Error::Many(many.len()));
+        }
+    };
+    match (choice, its_own) {
+        (Choice::Source(source), None) => Ok(Some((source.clone().absolute()?, None))),
+        (Choice::Source(given), Some((source, disk))) => {
+            // The same one may be named to have it copied.
+            let given = given.clone().absolute()?;
+            if !given.is_same_as(&source) {
+                return Err(Error::Mismatch {
+                    given: given.to_string(),
+                    sealed: source.to_string(),
+                });
+            }
+            Ok(Some((given, Some(disk))))
+        }
+        (_, its_own) => Ok(its_own.map(|(source, disk)| (source, Some(disk)))),
+    }
+}
+
+/// What clones of a sealed disk are made of.
+pub(crate) fn sealed_source(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<Source, Error> {
+    Ok(match disk.provider {
+        DiskProvider::Zfs => Source::Zfs(disk.snapshot.parse()?),
+        DiskProvider::Reflink => Source::Reflink {
+            file: reflink::snapshot_file(bundle, disk)?,
+            copy: false,
+        },
+    })
+}
+
+/// Makes sure that the disks that were sealed with a bundle are there, and are those.
+///
+/// # Errors
+/// [`Error::Missing`] or [`Error::Other`] for the first that is not.
+pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> {
+    // Whose clones they would be does not matter to who makes none.
+    let owner = Owner::of(bundle.dir());
+    disks.iter().try_for_each(|disk| {
+        // Nor does whether they could share its blocks.
+        let source = match sealed_source(bundle, disk)? {
+            Source::Reflink { file, .. } => Source::Reflink { file, copy: true },
+            other => other,
+        };
+        let provider = provider(&source, owner, None);
+        let sealed = Sealed { bundle, disk };
+        provider.open(Some(sealed), &|file| sha256_file(file, &|_| ()))
+    })
 }
 
 /// The provider of a source. Commands that it starts hold on to `lock`, so that it lasts as long

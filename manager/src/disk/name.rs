@@ -188,6 +188,14 @@ impl Source {
         }
     }
 
+    /// Whether both name the same snapshot or file.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reflink { file: a, .. }, Self::Reflink { file: b, .. }) => a == b,
+            (a, b) => a == b,
+        }
+    }
+
     /// The same source with the path of a file made absolute and free of symlinks.
     ///
     /// # Errors

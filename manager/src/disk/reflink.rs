@@ -15,10 +15,10 @@ use std::{
     sync::OnceLock,
 };
 
-use blocks::{copy, share_blocks};
+use blocks::{can_share, copy, share_blocks};
 use nix::fcntl::OFlag;
 
-use super::{Digest, Error, Owner, Provider, Token};
+use super::{Digest, Error, Owner, Provider, Sealed, Token};
 use crate::{
     checkpoint::{
         BundlePath, FileStamp,
@@ -121,20 +121,31 @@ impl Reflink {
 }
 
 impl Provider for Reflink {
-    fn open(&self, sealed: Option<&DiskSnapshot>, digest: Digest<'_>) -> Result<(), Error> {
+    fn open(&self, sealed: Option<Sealed<'_>>, digest: Digest<'_>) -> Result<(), Error> {
         let (file, _) = self.source()?;
+        if !self.copy {
+            // Told once, and not for each guest.
+            let folder = self.folder();
+            can_share(file, folder.parent().unwrap_or(Path::new("/"))).map_err(|cause| {
+                Error::CannotShare {
+                    from: self.source.clone(),
+                    to: folder,
+                    cause,
+                }
+            })?;
+        }
         let Some(sealed) = sealed else {
             return Ok(());
         };
         let found = digest(file).map_err(|e| Error::io("read", &self.source, e))?;
-        if found == sealed.identity {
+        if found == sealed.disk.identity {
             return Ok(());
         }
         Err(Error::Other {
             disk: self.source.display().to_string(),
             what: "SHA-256",
             found,
-            sealed: sealed.identity.clone(),
+            sealed: sealed.disk.identity.clone(),
         })
     }
 

@@ -14,7 +14,7 @@ use std::{path::PathBuf, thread, time::Duration};
 
 pub use command::{Answer, Command, Runner};
 
-use super::{Dataset, Digest, Error, Owner, Provider, SnapshotName, Token};
+use super::{Dataset, Digest, Error, Owner, Provider, Sealed, SnapshotName, Token};
 use crate::{
     checkpoint::{
         BundlePath,
@@ -200,18 +200,27 @@ impl Zfs {
 }
 
 impl Provider for Zfs {
-    fn open(&self, sealed: Option<&DiskSnapshot>, _digest: Digest<'_>) -> Result<(), Error> {
+    fn open(&self, sealed: Option<Sealed<'_>>, _digest: Digest<'_>) -> Result<(), Error> {
         let name = self.source.to_string();
-        let found = self.guid(&name)?;
-        match sealed {
-            Some(sealed) if sealed.identity != found => Err(Error::Other {
-                disk: name,
-                what: "guid",
-                found,
-                sealed: sealed.identity.clone(),
-            }),
-            _ => Ok(()),
+        let missing = || Error::Missing { disk: name.clone() };
+        let properties = format!("guid,{BUNDLE}");
+        let values = self.get(&name, &properties)?.ok_or_else(missing)?;
+        let Some(sealed) = sealed else {
+            return Ok(());
+        };
+        // A snapshot belongs to one bundle, and goes when that one does.
+        let expected = [sealed.disk.identity.clone(), sealed.bundle.to_string()];
+        for ((what, found), sealed) in ["guid", BUNDLE].into_iter().zip(values).zip(expected) {
+            if found != sealed {
+                return Err(Error::Other {
+                    disk: name,
+                    what,
+                    found,
+                    sealed,
+                });
+            }
         }
+        Ok(())
     }
 
     fn clone_for(&self, guest: &GuestId) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Error, Pools};
 use crate::{
+    disk::Choice,
     engine::{GuestId, Process, random},
     restore::{
         cost,
@@ -169,6 +170,7 @@ impl Pools<'_> {
                 pool: pool.name.clone(),
                 claim: Some(lease.clone()),
             }),
+            disk: Choice::Sealed,
         };
         let report = mass::restore_by(
             self.standing.named(&pool.name),

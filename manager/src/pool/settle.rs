@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{Error, Pools};
 use crate::{
+    disk::Choice,
     engine::GuestId,
     guests::{Guest, GuestState},
     restore::{
@@ -212,6 +213,7 @@ impl Pools<'_> {
                     pool: pool.row.name.clone(),
                     claim: None,
                 }),
+                disk: Choice::Sealed,
             };
             let facts = (self.facts)(checkpoint.path().dir())?;
             let restored = mass::restore_by(

@@ -9,6 +9,7 @@
 //! STATE/run/ID.lock       held while a restore runs
 //! ```
 
+mod disks;
 mod guests;
 mod measured;
 mod pools;

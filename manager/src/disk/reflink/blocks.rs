@@ -1,7 +1,11 @@
 //! The blocks of one file for another: shared, or copied.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+#[cfg(target_os = "linux")]
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
 
+#[cfg(target_os = "linux")]
+use nix::fcntl::OFlag;
 use nix::{
     errno::Errno,
     fcntl::copy_file_range,
@@ -15,6 +19,27 @@ const CHUNK: usize = 1 << 20;
 #[cfg(target_os = "linux")]
 pub(super) fn share_blocks(from: &File, to: &File) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(to, from)?)
+}
+
+/// Tries whether a file in a folder can share the blocks of another, with one that has no name.
+#[cfg(target_os = "linux")]
+pub(super) fn can_share(from: &File, dir: &Path) -> io::Result<()> {
+    let nameless = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(dir);
+    match nameless {
+        Ok(to) => share_blocks(from, &to),
+        // It has no such files, and will tell with the first clone.
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Elsewhere nothing promises to share.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn can_share(_from: &File, _dir: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Elsewhere nothing promises to share: copy_file_range(2) does where it can, and does not say so.
