@@ -6,6 +6,7 @@
 //! cli, api ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
 //!                 │           │
 //!                 ├─▶ checkpoint (what to restore from)
+//!                 ├─▶ disk       (what each guest has its root on: clones, snapshots)
 //!                 ├─▶ state      (what must survive a crash: SQLite)
 //!                 └─▶ host       (what this machine can hold: facts, limits, admission)
 //! density ◀── reads engine usage and host facts; writes reports
@@ -15,6 +16,7 @@ pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod density;
+pub mod disk;
 pub mod engine;
 pub mod guests;
 pub mod host;

@@ -12,6 +12,7 @@
 mod binary;
 mod crowd;
 mod daemon;
+mod filesystem;
 mod home;
 mod json;
 mod machine;
@@ -21,11 +22,14 @@ mod procs;
 mod ran;
 mod random;
 mod skip;
+mod storage;
 pub mod vnode_model;
+mod zpool;
 
 pub use binary::{brood, standin};
 pub use crowd::{Crowd, crowd};
 pub use daemon::{Daemon, Events, content_type};
+pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
 pub use json::{array, keys, text, whole};
 pub use machine::Machine;
@@ -35,3 +39,5 @@ pub use procs::{Proc, processes_in, signal};
 pub use ran::{Ran, Running};
 pub use random::Random;
 pub use skip::{skip, without_kvm};
+pub use storage::{IMAGE, Storage, image};
+pub use zpool::ZfsPool;

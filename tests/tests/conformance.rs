@@ -211,17 +211,42 @@ fn a_guest_is_suspended_and_restored_again() {
         let from = Checkpoint::open(&bench.path).unwrap();
         let run_dir = bench.home.run_dir();
         // Onto itself it cannot be suspended, and goes on.
-        let onto_itself =
-            bench
-                .engine
-                .suspend(&run_dir, &id, "a", from.manifest(), &bench.path, &|_| {});
+        let mut taken = 0;
+        let onto_itself = bench.engine.suspend(
+            &run_dir,
+            &id,
+            "a",
+            from.manifest(),
+            &bench.path,
+            &mut || {
+                taken += 1;
+                Ok(Vec::new())
+            },
+            &|_| {},
+        );
         assert!(onto_itself.is_err());
+        assert_eq!(
+            taken, 0,
+            "no snapshot is taken for a bundle that cannot be written"
+        );
         bench.ask(&id, "ping").unwrap();
         let to: BundlePath = bench.home.named("to").path.parse().unwrap();
         let manifest = bench
             .engine
-            .suspend(&run_dir, &id, "a", from.manifest(), &to, &|_| {})
+            .suspend(
+                &run_dir,
+                &id,
+                "a",
+                from.manifest(),
+                &to,
+                &mut || {
+                    taken += 1;
+                    Ok(Vec::new())
+                },
+                &|_| {},
+            )
             .unwrap();
+        assert_eq!(taken, 1);
         assert_eq!(manifest.guest, "a");
         gone(process);
         bench.engine.forget(&run_dir, &id).unwrap();

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     checkpoint::BundlePath,
+    disk::Choice,
     guests::{Guest, GuestState},
     restore::{
         job::{ALLOWANCE, Ending, Job},
@@ -318,6 +319,7 @@ pub(super) async fn restore(
         overcommit: false,
         park_after: None,
         all_or_nothing: false,
+        disk: Choice::Sealed,
     };
     let (ending, view) = app.restore(job, id).await?;
     match ending {

@@ -214,6 +214,7 @@ fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
         E::BeingRestored { .. } => (StatusCode::CONFLICT, "guest-being-restored"),
         E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
         E::Engine { source, .. } | E::Files(source) => of_engine(source),
+        E::Disk(_) | E::Release { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
         E::Checkpoint(e) => of_checkpoint(e),
         E::State(e) => of_state(e),
     }
@@ -232,6 +233,7 @@ fn of_restore(error: &restore::mass::Error) -> (StatusCode, &'static str) {
         E::Admission(_) => (StatusCode::INSUFFICIENT_STORAGE, "does-not-fit"),
         E::Checkpoint(e) => of_checkpoint(e),
         E::Engine(e) => of_engine(e),
+        E::Disk { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
         E::State(e) => of_state(e),
         E::Guests(e) => of_guests(e),
     }

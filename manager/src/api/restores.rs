@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
+    disk::Choice,
     restore::{
         job::{ALLOWANCE, Ending, Job, View},
         mass::{self, Event},
@@ -91,6 +92,7 @@ impl Restoring {
             overcommit: self.overcommit,
             park_after,
             all_or_nothing: self.all_or_nothing,
+            disk: Choice::Sealed,
         })
     }
 }

@@ -65,14 +65,33 @@ pub struct Device {
     pub model: String,
 }
 
-/// A disk snapshot taken at the same moment as the memory.
+/// What keeps a disk snapshot, and so what makes clones of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskProvider {
+    /// A snapshot of a ZFS dataset.
+    Zfs,
+    /// A file beside the bundle that shares blocks with others.
+    Reflink,
+}
+
+/// A disk snapshot taken while the guest was stopped at the moment of the memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSnapshot {
-    /// Device that the disk belongs to.
-    pub device: String,
-    /// Provider-specific snapshot name, such as `pool/guest@moment`.
+    /// Device that the disk belongs to; `null` for one that goes with the guest though no device
+    /// of it reads it. Always written.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub device: Option<String>,
+    /// What keeps it.
+    pub provider: DiskProvider,
+    /// What it is a snapshot of: a dataset, or the path of a file.
+    pub source: String,
+    /// The snapshot: `pool/guest@moment`, or the name of a file in the bundle's folder.
     pub snapshot: String,
+    /// What tells it from any other of that name: the snapshot's guid in decimal digits, or the
+    /// SHA-256 of the file.
+    pub identity: String,
 }
 
 /// Size and digest of one file of the bundle.

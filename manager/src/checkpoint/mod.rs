@@ -32,7 +32,7 @@ mod view;
 mod writer;
 
 pub use bhyve_guest::{BhyveGuest, Readiness};
-pub use catalogue::{Listed, State, deltas_of, list, remove, spare_parent};
+pub use catalogue::{Listed, State, deltas_of, is_being_written, list, remove, spare_parent};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;

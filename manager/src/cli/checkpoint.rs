@@ -11,11 +11,12 @@ use super::{
 };
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
+    disk,
     engine::bhyve::{
         Bhyve,
         config::{self, Config, Variables},
     },
-    guests::Guests,
+    guests::{self, Guests},
     units::Bytes,
 };
 
@@ -224,6 +225,12 @@ impl Inspect {
         for (key, value) in lines {
             line(format_args!("{key:<12} {value}"));
         }
+        for disk in &m.disks {
+            line(format_args!(
+                "{:<12} {}  {}",
+                "disk", disk.snapshot, disk.identity
+            ));
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -243,6 +250,10 @@ impl Verify {
         let bar = bytes_bar(self.json);
         bar.set_message("verifying");
         checkpoint.verify_memory(&|p| advance(&bar, p))?;
+        let disks = &checkpoint.manifest().disks;
+        if !disks.is_empty() {
+            disk::verify(&self.checkpoint.absolute()?, disks).map_err(guests::Error::from)?;
+        }
         bar.finish_and_clear();
         let sha256 = &checkpoint.manifest().memory_sha256();
         if self.json {
@@ -320,6 +331,14 @@ pub(super) struct Flatten {
 impl Flatten {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        if !checkpoint.manifest().disks.is_empty() {
+            let refused = format!(
+                "cannot flatten {}: its disk's snapshot is its own, and goes with it",
+                self.checkpoint
+            );
+            let hint = "restore a guest from it, and suspend that one in full: brood suspend";
+            return Err(Failure::new(&refused, Some(hint.to_owned())));
+        }
         let bar = bytes_bar(self.json);
         bar.set_message("flattening");
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| advance(&bar, p))?;
@@ -355,15 +374,15 @@ impl Remove {
             .absolute()
             .unwrap_or_else(|_| self.checkpoint.clone());
         let (mut state, engine) = (state()?, engine()?);
-        let users = Guests {
+        let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
-        }
-        .users_of(&path)?;
+        };
+        let users = guests.users_of(&path)?;
         if !self.force {
             checkpoint::spare_parent(&path)?;
         }
-        let freed = checkpoint::remove(&self.checkpoint, &users)?;
+        let freed = guests.remove_checkpoint(&self.checkpoint, &users)?;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));
         Ok(ExitCode::SUCCESS)
     }

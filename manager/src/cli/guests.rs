@@ -110,8 +110,13 @@ impl Show {
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
+        // What cannot be asked for must not keep the rest from being shown.
+        let disk = guests.disk_location(&guest.row).ok().flatten();
         if self.json {
-            json(&View::new(&guest, engine.kind(), usage));
+            json(&View {
+                disk_path: disk.as_ref().map(|path| path.display().to_string()),
+                ..View::new(&guest, engine.kind(), usage)
+            });
             return Ok(ExitCode::SUCCESS);
         }
         let row = &guest.row;
@@ -127,6 +132,9 @@ impl Show {
         ];
         if let Some(process) = guest.process() {
             lines.push(("pid", process.pid.to_string()));
+        }
+        if let Some(disk) = disk {
+            lines.push(("disk", disk.display().to_string()));
         }
         if let Some(u) = usage {
             lines.push((

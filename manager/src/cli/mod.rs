@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod density;
+mod disk;
 mod failure;
 mod guests;
 mod host;
@@ -66,6 +67,9 @@ enum Command {
     /// Keep pools of guests that wait to be claimed
     #[command(subcommand)]
     Pool(pool::Command),
+    /// Find and remove disks that belong to no guest and no checkpoint
+    #[command(subcommand)]
+    Disk(disk::Command),
     /// Measure host memory and latency for growing numbers of guests
     Density(density::Density),
     /// Serve the API over HTTP
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Destroy(command) => command.run(),
         Command::Suspend(command) => command.run(),
         Command::Pool(command) => command.run(),
+        Command::Disk(command) => command.run(),
         Command::Density(command) => command.run(),
         Command::Serve(command) => command.run(),
     };

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
     density::percentiles::Percentiles,
+    disk::Choice,
     restore::{
         job::{Done, Ending, Job, View},
         mass::{self, Event},
@@ -47,6 +48,11 @@ pub(super) struct Restore {
     /// Names of the guests are PREFIX-1, PREFIX-2, ... [default: the checkpoint's name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
+    /// Disk that each guest gets a clone of: zfs:POOL/DATASET@SNAPSHOT, reflink:FILE,
+    /// reflink-or-copy:FILE (copied where blocks cannot be shared) or none [default: the one that
+    /// was sealed with the checkpoint]
+    #[arg(long, value_name = "DISK")]
+    disk: Option<Choice>,
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
@@ -84,6 +90,7 @@ impl Restore {
             overcommit: self.overcommit,
             park_after: self.park.after.0,
             all_or_nothing: self.all_or_nothing,
+            disk: self.disk.unwrap_or_default(),
         };
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");

@@ -129,6 +129,7 @@ pub fn step(
         overcommit: run.overcommit,
         park_after: run.park_after,
         membership: None,
+        disk: crate::disk::Choice::Sealed,
     };
     let report = mass::restore(
         state,

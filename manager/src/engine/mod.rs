@@ -19,8 +19,9 @@ pub use process::{Handle as ProcessHandle, Process, ProcessState};
 use crate::{
     checkpoint::{
         BundlePath, Checkpoint, Progress,
-        manifest::{EngineKind, Manifest},
+        manifest::{DiskSnapshot, EngineKind, Manifest},
     },
+    disk,
     units::Bytes,
 };
 
@@ -130,6 +131,9 @@ pub enum Error {
     /// The bundle itself.
     #[error(transparent)]
     Bundle(#[from] crate::checkpoint::Error),
+    /// A disk of the guest.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
     /// A guest did not come up.
     #[error("cannot make the guest ready: {0}")]
     Boot(String),
@@ -171,6 +175,7 @@ impl Error {
             }
             Self::NoSuchEngine(_) => "name kvm or bhyve, or leave it to the platform",
             Self::Bundle(e) => return e.hint(),
+            Self::Disk(e) => return e.hint(),
             Self::Gone | Self::Died(_) => {
                 "`brood show GUEST` says how it ended; `brood destroy GUEST` forgets it"
             }
@@ -256,6 +261,9 @@ pub struct Described {
     pub memory: Bytes,
 }
 
+/// Takes the snapshots of a stopped guest's disks for the bundle that is being written.
+pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
+
 /// A guest's answer, for people and for programs.
 pub trait Answer: fmt::Display + fmt::Debug {
     /// The answer as JSON.
@@ -315,9 +323,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ) -> Result<Box<dyn Answer>, Error>;
 
     /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
+    /// `disks` takes the snapshots of its disks: it is called once, when the guest is stopped and
+    /// the bundle is locked, and what it returns is sealed.
     ///
     /// # Errors
-    /// When the bundle cannot be written or the guest not be stopped.
+    /// When the bundle cannot be written, the guest not be stopped, or `disks` fails.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the guest, its bundles, and two callbacks"
+    )]
     fn suspend(
         &self,
         run_dir: &Path,
@@ -325,6 +339,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         name: &str,
         from: &Manifest,
         path: &BundlePath,
+        disks: TakeDisks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error>;
 
@@ -332,7 +347,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// ends. When anything fails, it goes on.
     ///
     /// # Errors
-    /// When the bundle cannot be written or the guest not be stopped, or the engine has no deltas.
+    /// When the bundle cannot be written, the guest not be stopped, `disks` fails, or the engine has
+    /// no deltas.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the guest, its bundles, and two callbacks"
+    )]
     fn suspend_delta(
         &self,
         _run_dir: &Path,
@@ -340,6 +360,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         _name: &str,
         _from: &Checkpoint,
         _path: &BundlePath,
+        _disks: TakeDisks<'_>,
         _progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         Err(Error::Refused(

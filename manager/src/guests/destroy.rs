@@ -96,8 +96,19 @@ impl Guests<'_> {
             for guest in batch {
                 self.engine.forget(&run_dir, &guest.row.id)?;
             }
-            let ids: Vec<GuestId> = batch.iter().map(|g| g.row.id).collect();
+            // One whose disk cannot be removed stays recorded, and does not hold up the others.
+            let mut failed = None;
+            let mut ids: Vec<GuestId> = Vec::with_capacity(batch.len());
+            for guest in batch {
+                match self.release_disk(&guest.row) {
+                    Ok(()) => ids.push(guest.row.id),
+                    Err(source) => failed = Some((guest.row.name.clone(), source)),
+                }
+            }
             self.state.remove_guests(&ids)?;
+            if let Some((guest, source)) = failed {
+                return Err(Error::Release { guest, source });
+            }
         }
         Ok(())
     }

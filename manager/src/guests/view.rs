@@ -36,6 +36,11 @@ pub struct View {
     pub created_at: String,
     /// How it ended, when it did.
     pub reason: Option<String>,
+    /// What its disk was cloned from, when it has one: `PROVIDER:SOURCE`.
+    pub disk: Option<String>,
+    /// Where its disk is, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_path: Option<String>,
     /// What it costs, where that was asked for and it has a process.
     #[serde(flatten)]
     pub usage: Option<UsageView>,
@@ -84,6 +89,8 @@ impl View {
             mac: row.mac.clone(),
             created_at: row.created_at.clone(),
             reason: row.reason.clone(),
+            disk: row.disk.clone(),
+            disk_path: None,
             usage: usage.map(Into::into),
         }
     }

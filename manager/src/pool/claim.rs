@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
+    disk::Choice,
     engine::{GuestId, Process, random},
     restore::{
         cost,
@@ -170,6 +171,7 @@ impl Pools<'_> {
                 pool: pool.name.clone(),
                 claim: Some(lease.clone()),
             }),
+            disk: Choice::Sealed,
         };
         let report = mass::restore_by(
             self.standing.named(&pool.name),

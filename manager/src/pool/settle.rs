@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
+    disk::Choice,
     engine::GuestId,
     guests::{Guest, GuestState},
     restore::{
@@ -214,6 +215,7 @@ impl Pools<'_> {
                     pool: pool.row.name.clone(),
                     claim: None,
                 }),
+                disk: Choice::Sealed,
             };
             let facts = (self.facts)(checkpoint.path().dir())?;
             let restored = mass::restore_by(

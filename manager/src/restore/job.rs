@@ -17,6 +17,7 @@ use super::{
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
     density::percentiles::Percentiles,
+    disk::Choice,
     engine::Engine,
     guests::{Guest, Guests},
     host::facts::HostFacts,
@@ -48,6 +49,8 @@ pub struct Job {
     pub park_after: Option<Duration>,
     /// Destroy those that were restored if any fails or is not begun.
     pub all_or_nothing: bool,
+    /// The disk that each guest gets a clone of.
+    pub disk: Choice,
 }
 
 impl Job {
@@ -82,6 +85,7 @@ impl Job {
             overcommit: self.overcommit,
             park_after: self.park_after,
             membership: None,
+            disk: self.disk.clone(),
         };
         let report = mass::restore(
             state, engine, facts, checkpoint, &request, cancelled, observe,

@@ -13,10 +13,12 @@ use jiff::Timestamp;
 use super::{
     Slot,
     admission::{self, Demand, Verdict, admit},
+    disks,
     standing::Standing,
 };
 use crate::{
     checkpoint::{self, Checkpoint, FileStamp, Progress},
+    disk::{self, Choice, Provider},
     engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
     guests::{self, GuestState, Guests},
     host::facts::HostFacts,
@@ -66,6 +68,8 @@ pub struct Request {
     pub park_after: Option<Duration>,
     /// The pool that the guests belong to, if they do.
     pub membership: Option<Membership>,
+    /// The disk that each guest gets a clone of.
+    pub disk: Choice,
 }
 
 /// What happens on the way.
@@ -139,6 +143,14 @@ pub enum Error {
     /// The engine cannot begin.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The disk.
+    #[error("cannot restore {checkpoint}: {source}")]
+    Disk {
+        /// The bundle.
+        checkpoint: String,
+        /// What is wrong with its disk.
+        source: disk::Error,
+    },
     /// The record.
     #[error(transparent)]
     State(#[from] state::Error),
@@ -160,6 +172,7 @@ impl Error {
             }
             Self::Checkpoint(e) => e.hint(),
             Self::Engine(e) => e.hint(),
+            Self::Disk { source, .. } => source.hint(),
             Self::State(e) => e.hint(),
             Self::Guests(e) => e.hint(),
         }
@@ -191,7 +204,7 @@ pub fn verify(
     Ok(())
 }
 
-fn is_fresh(stamp: &FileStamp) -> bool {
+pub(super) fn is_fresh(stamp: &FileStamp) -> bool {
     Timestamp::now().as_nanosecond() - stamp.ctime_ns.max(stamp.mtime_ns) < FRESH
 }
 
@@ -244,11 +257,21 @@ pub fn restore_by(
         }) => (lock, Some((session, next))),
         None => (state.begin_session()?, None),
     };
-    let reserved = reserve(state, engine, facts, checkpoint, request, &lock, observe);
-    let orders = match (reserved, stood) {
-        (Ok(orders), kept) => {
+    let disk = disks::open(state, checkpoint, &request.disk, &lock);
+    let reserved = disk.and_then(|disk| {
+        // What was opened is what is recorded.
+        let source = disk.as_ref().map(|disk| disk.source.clone());
+        let request = Request {
+            disk: source.map_or(Choice::None, Choice::Source),
+            ..request.clone()
+        };
+        let orders = reserve(state, engine, facts, checkpoint, &request, &lock, observe)?;
+        Ok((orders, disk))
+    });
+    let (orders, disk) = match (reserved, stood) {
+        (Ok(reserved), kept) => {
             stood = kept;
-            orders
+            reserved
         }
         (Err(e), Some((session, next))) => {
             slot.put(Standing {
@@ -289,6 +312,7 @@ pub fn restore_by(
         checkpoint,
         lock,
         park_after: request.park_after,
+        disk: disk.map(|disk| disk.provider),
         session,
         nurseries,
         queue: orders.into(),
@@ -422,6 +446,10 @@ fn reserve_if(
     let manifest = checkpoint.manifest();
     let sha256 = manifest.memory_sha256();
     let created_at = Timestamp::now().to_string();
+    let disk = match &request.disk {
+        Choice::Source(source) => Some(source.to_string()),
+        Choice::Sealed | Choice::None => None,
+    };
     state.reserve(|rows, add| {
         let mut demand = Demand {
             guests: request.guests as u64,
@@ -463,6 +491,7 @@ fn reserve_if(
                 session: lock.name(),
                 created_at: &created_at,
                 membership: request.membership.as_ref(),
+                disk: disk.as_deref(),
             })?;
             orders.push(order);
         }
@@ -491,6 +520,7 @@ struct Run<'a> {
     checkpoint: &'a Checkpoint,
     lock: SessionLock,
     park_after: Option<Duration>,
+    disk: Option<Box<dyn Provider>>,
     session: Box<dyn Session>,
     nurseries: u32,
     queue: VecDeque<Order>,
@@ -547,6 +577,12 @@ impl Run<'_> {
                 break;
             };
             let now = Instant::now();
+            // The guest's disk is there before the guest is.
+            let made = self.disk.as_ref().map(|disk| disk.clone_for(&order.id));
+            if let Some(Err(e)) = made {
+                self.fail(order.id, order.identity.name, e.to_string(), observe);
+                continue;
+            }
             let started = self.session.start(&order);
             self.given_out.insert(self.next, (order, now));
             self.next += 1;
@@ -601,8 +637,15 @@ impl Run<'_> {
         let failure = Failure { name, error };
         observe(&Event::Failed(&failure));
         let _ = self.engine.forget(&self.state.run_dir(), &id);
-        let _ = self.state.remove_guests(&[id]);
+        // One whose disk is left stays recorded: the next command that looks tries again.
+        if self.release(&id).is_ok() {
+            let _ = self.state.remove_guests(&[id]);
+        }
         self.report.failures.push(failure);
+    }
+
+    fn release(&self, id: &GuestId) -> Result<(), disk::Error> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.release(id))
     }
 
     fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
@@ -643,8 +686,10 @@ impl Run<'_> {
         let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
         again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
         for (_, (order, _)) in again {
-            // A control socket that the dead guest had made would be in the new one's way.
+            // A control socket that the dead guest had made would be in the new one's way, and
+            // what it had written on its disk.
             self.engine.forget(&run_dir, &order.id)?;
+            self.release(&order.id).map_err(guests::Error::from)?;
             self.queue.push_front(order);
         }
         self.session = begin_session(
@@ -668,13 +713,13 @@ impl Run<'_> {
     ) -> Result<Report, Error> {
         self.record()?;
         // What was not begun was never there.
-        let rest: Vec<_> = self
-            .queue
-            .iter()
-            .chain(self.given_out.values().map(|(o, _)| o))
-            .map(|o| o.id)
+        let rest = self.queue.iter().map(|order| order.id);
+        let rest: Vec<_> = rest
+            .chain(self.given_out.values().map(|(order, _)| order.id))
             .collect();
-        self.state.remove_guests(&rest)?;
+        let released = |id: &&GuestId| self.release(id).is_ok();
+        let gone: Vec<_> = rest.iter().filter(released).copied().collect();
+        self.state.remove_guests(&gone)?;
         self.report.not_begun = rest.len();
         self.report.wall = begin.elapsed();
         if result.is_ok() && self.report.failures.is_empty() && self.given_out.is_empty() {

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod cost;
+mod disks;
 pub mod job;
 pub mod mass;
 mod standing;

@@ -62,6 +62,8 @@ pub struct GuestRow {
     pub process: Option<Process>,
     /// How it ended, when it did.
     pub reason: Option<String>,
+    /// What its disk is a clone of ([`crate::disk::Source`]), when it has one.
+    pub disk: Option<String>,
     boot: String,
 }
 
@@ -84,10 +86,12 @@ pub struct NewGuest<'a> {
     pub created_at: &'a str,
     /// The pool that it belongs to, if it does.
     pub membership: Option<&'a Membership>,
+    /// What its disk will be a clone of, if it gets one.
+    pub disk: Option<&'a str>,
 }
 
 const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
-                       created_at, state, pid, start_time, reason, boot";
+                       created_at, state, pid, start_time, reason, boot, disk";
 
 impl State {
     /// All recorded guests, by name (numbers in names in their order).
@@ -155,8 +159,8 @@ impl State {
             let mut insert = transaction
                 .prepare(
                     "INSERT INTO guest (id, name, checkpoint, sha256, memory, allowance, generation, \
-                     mac, session, boot, created_at, state) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring')",
+                     mac, session, boot, created_at, state, disk) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12)",
                 )
                 .map_err(failed)?;
             let mut join = transaction
@@ -180,7 +184,8 @@ impl State {
                         hex(&identity.mac, ":"),
                         new.session,
                         boot,
-                        new.created_at
+                        new.created_at,
+                        new.disk
                     ])
                     .map_err(failed)?;
                 if let Some(membership) = new.membership {
@@ -217,13 +222,14 @@ impl State {
         process: Process,
         described: &Described,
         sha256: &str,
+        disk: Option<&str>,
     ) -> Result<(), Error> {
         let now = jiff::Timestamp::now().to_string();
         let insert = |name: &str| {
             self.database.execute(
                 "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, allowance, \
-                 generation, mac, session, boot, created_at, state, pid, start_time) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9)",
+                 generation, mac, session, boot, created_at, state, pid, start_time, disk) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9, ?10)",
                 params![
                     id.to_string(),
                     name,
@@ -233,7 +239,8 @@ impl State {
                     self.boot_id,
                     now,
                     process.pid,
-                    signed(process.start_time)
+                    signed(process.start_time),
+                    disk
                 ],
             )
         };
@@ -418,6 +425,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         process,
         reason: row.get(13)?,
         boot: row.get(14)?,
+        disk: row.get(15)?,
     })
 }
 

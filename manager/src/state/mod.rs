@@ -12,6 +12,7 @@
 //! ```
 
 mod cold;
+mod disks;
 mod guests;
 mod measured;
 mod pools;

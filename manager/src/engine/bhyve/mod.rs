@@ -38,6 +38,7 @@ use crate::{
         BhyveGuest, BundlePath, Checkpoint, Progress, Readiness,
         manifest::{EngineKind, Manifest},
     },
+    engine::TakeDisks,
     units::Bytes,
 };
 use config::{Com, Config, Variables};
@@ -79,7 +80,16 @@ impl Bhyve {
         guest: BhyveGuest,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
-        suspend::seal(raw, path, path.name(), guest, self.version(), progress)
+        let version = self.version();
+        suspend::seal(
+            raw,
+            path,
+            path.name(),
+            guest,
+            version,
+            &mut || Ok(Vec::new()),
+            progress,
+        )
     }
 
     fn version(&self) -> String {
@@ -288,6 +298,7 @@ impl Engine for Bhyve {
         name: &str,
         _: &Manifest,
         path: &BundlePath,
+        disks: TakeDisks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         let (folder, process) = self.alive(run_dir, id)?;
@@ -296,7 +307,15 @@ impl Engine for Bhyve {
         drop(crate::checkpoint::Writer::create(path, record.memory)?);
         let raw = suspend::raw(&path.absolute()?);
         suspend::write(&self.host, &folder, &record.vm, process, &raw)?;
-        suspend::seal(&raw, path, name, record.guest, self.version(), progress)
+        suspend::seal(
+            &raw,
+            path,
+            name,
+            record.guest,
+            self.version(),
+            disks,
+            progress,
+        )
     }
 
     fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {

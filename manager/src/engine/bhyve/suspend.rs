@@ -19,6 +19,7 @@ use crate::{
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
     },
+    engine::TakeDisks,
     engine::{Error, Process, ProcessState},
     units::Bytes,
 };
@@ -223,6 +224,7 @@ pub(super) fn seal(
     name: &str,
     guest: BhyveGuest,
     engine_version: String,
+    disks: TakeDisks<'_>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Manifest, Error> {
     let refuse = |reason: String| Error::Checkpoint {
@@ -252,7 +254,8 @@ pub(super) fn seal(
                 model: part.name.split('@').next().unwrap_or_default().to_owned(),
             })
             .collect(),
-        disks: Vec::new(),
+        // The guest has ended: its disks are as it left them.
+        disks: disks()?,
         working_set: Vec::new(),
     };
     let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
