@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, State as BundleState, manifest::Manifest},
+    config::Config,
     engine::Engine,
     guests::Guests,
     units::Bytes,
@@ -33,14 +34,14 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
             Self::Demo(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Flatten(command) => command.run(),
-            Self::Remove(command) => command.run(),
+            Self::Remove(command) => command.run(config),
         }
     }
 }
@@ -300,12 +301,12 @@ pub(super) struct Remove {
 }
 
 impl Remove {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let path = self
             .checkpoint
             .absolute()
             .unwrap_or_else(|_| self.checkpoint.clone());
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         let users = Guests {
             state: &mut state,
             engine: &engine,

@@ -8,10 +8,11 @@ use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
-    restore::{ALLOWANCE, cores, verify},
+    restore::{cores, verify},
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    config::{self, Config},
     density::{
         report::write_report,
         run::{self, Event, Run},
@@ -25,6 +26,7 @@ use crate::{
 ///
 /// For each step: the host settles, guests are restored and answer, write --dirty-pages pages each,
 /// the host settles again, memory is measured, all guests are asked once more, and destroyed.
+/// Nothing but its flags says how: what is set for restores in the configuration is not used here.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -55,14 +57,13 @@ pub(super) struct Density {
 }
 
 impl Density {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         verify(&state, &checkpoint, self.json)?;
-        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
+        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
         let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
-        let allowance: Bytes = ALLOWANCE.parse().expect("a constant");
         let mut steps: Vec<Step> = Vec::new();
         if !self.json {
             line(HEADER);
@@ -75,10 +76,10 @@ impl Density {
                     .concurrency
                     .map_or(cores(facts.cpu.cores), |k| k as usize),
                 dirty_pages: self.dirty_pages,
-                allowance: allowance.max(written + Bytes::mib(1)),
+                allowance: config::PRIVATE_LIMIT.max(written + Bytes::mib(1)),
                 overhead: cost::measured(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
-                park_after: self.park.after.0,
+                park_after: self.park.after.unwrap_or_default().0,
             };
             let step = run::step(
                 &mut state,

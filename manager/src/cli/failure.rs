@@ -1,6 +1,6 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use crate::{checkpoint, density, engine, guests, host, pool, restore, state};
+use crate::{checkpoint, config, density, engine, guests, host, pool, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ macro_rules! failure_from {
 
 failure_from!(
     checkpoint::Error,
+    config::Error,
     engine::Error,
     guests::Error,
     state::Error

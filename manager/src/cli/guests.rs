@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::BundlePath,
+    config::Config,
     guests::{self, Guest, GuestState, Guests},
 };
 
@@ -52,8 +53,8 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let guests = Guests {
             state: &mut state,
             engine: &engine,
@@ -108,8 +109,8 @@ pub(super) struct Show {
 }
 
 impl Show {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &engine,
@@ -197,13 +198,13 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Ask {
-    pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(mut self, config: &Config) -> Result<ExitCode, Failure> {
         // Options are also understood after the request, as people write them.
         if self.request.last().is_some_and(|word| word == "--json") {
             self.request.pop();
             self.json = true;
         }
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
@@ -228,13 +229,14 @@ struct Done {
 impl Done {
     /// Carries `each` out on every guest; one that fails does not hold up the others.
     fn on(
+        config: &Config,
         which: &Which,
         quiet: bool,
         verb: &'static str,
         mut each: impl FnMut(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
     ) -> Result<Self, Failure> {
         let cancelled = cancellation();
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &engine,
@@ -314,10 +316,14 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let done = Done::on(&self.which, self.json, "pausing", |guests, guest| {
-            guests.pause(guest).map(|()| json!({}))
-        })?;
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let done = Done::on(
+            config,
+            &self.which,
+            self.json,
+            "pausing",
+            |guests, guest| guests.pause(guest).map(|()| json!({})),
+        )?;
         Ok(done.finish(self.json, "paused"))
     }
 }
@@ -336,12 +342,18 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let timeout = Duration::from_secs_f64(self.timeout);
-        let done = Done::on(&self.which, self.json, "resuming", |guests, guest| {
-            let took = guests.resume(guest, timeout)?;
-            Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
-        })?;
+        let done = Done::on(
+            config,
+            &self.which,
+            self.json,
+            "resuming",
+            |guests, guest| {
+                let took = guests.resume(guest, timeout)?;
+                Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
+            },
+        )?;
         Ok(done.finish(self.json, "resumed"))
     }
 }
@@ -357,8 +369,8 @@ pub(super) struct Destroy {
 }
 
 impl Destroy {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &engine,
@@ -402,8 +414,8 @@ pub(super) struct Suspend {
 }
 
 impl Suspend {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &engine,

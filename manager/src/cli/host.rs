@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    config::Config,
     host::{
         doctor::{can_mass_restore, doctor},
         doctor_text,
@@ -37,8 +38,8 @@ pub(super) struct Doctor {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let facts = facts(self.checkpoint_dir)?;
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let facts = facts(config, self.checkpoint_dir)?;
         let checks = doctor(&facts, self.guests);
         let able = can_mass_restore(&checks);
         if self.json {
@@ -70,10 +71,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
-        let (mut state, engine) = (state()?, engine()?);
+        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
+        let (mut state, engine) = (state(config)?, engine()?);
         let cost = cost::live(&mut state, &engine, &checkpoint)?;
         let plan = plan(
             &facts,

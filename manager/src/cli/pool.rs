@@ -13,11 +13,12 @@ use super::{
         advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
         table,
     },
-    restore::{ALLOWANCE, cores},
+    restore::{concurrency, cores},
 };
 use crate::{
     checkpoint::BundlePath,
-    pool::{Claimed, NewPool, Pool, Pools, Wanted},
+    config::Config,
+    pool::{self, Claimed, NewPool, Pool, Pools, Wanted},
     restore::{Slots, mass::Event},
     state::{EntryState, PoolChange},
     units::Bytes,
@@ -57,27 +58,30 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
-            Self::Create(command) => command.run(),
-            Self::Set(command) => command.run(),
-            Self::List(command) => command.run(),
-            Self::Show(command) => command.run(),
-            Self::Fill(command) => command.run(),
-            Self::Claim(command) => command.run(),
-            Self::Renew(command) => command.run(),
-            Self::Suspend(command) => command.run(),
-            Self::Resume(command) => command.run(),
-            Self::Release(command) => command.run(),
-            Self::Evict(command) => command.run(),
-            Self::Remove(command) => command.run(),
+            Self::Create(command) => command.run(config),
+            Self::Set(command) => command.run(config),
+            Self::List(command) => command.run(config),
+            Self::Show(command) => command.run(config),
+            Self::Fill(command) => command.run(config),
+            Self::Claim(command) => command.run(config),
+            Self::Renew(command) => command.run(config),
+            Self::Suspend(command) => command.run(config),
+            Self::Resume(command) => command.run(config),
+            Self::Release(command) => command.run(config),
+            Self::Evict(command) => command.run(config),
+            Self::Remove(command) => command.run(config),
         }
     }
 }
 
 /// Runs something on the pools of the state folder.
-fn with_pools<T>(run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-    let (mut state, engine) = (state()?, engine()?);
+fn with_pools<T>(
+    config: &Config,
+    run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (mut state, engine) = (state(config)?, engine()?);
     let dir = state.dir().to_owned();
     run(&mut Pools {
         state: &mut state,
@@ -105,11 +109,12 @@ pub(super) struct Create {
     #[arg(long, value_name = "N")]
     max: Option<u32>,
     /// How long a claim lasts when it is not renewed, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
-    lease: u32,
-    /// Worst case to allow for: private memory that each guest may come to hold
-    #[arg(long, value_name = "SIZE", default_value = ALLOWANCE)]
-    private_limit: Bytes,
+    #[arg(long, value_name = "SECONDS", default_value_t = pool::LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    lease: u64,
+    /// Worst case to allow for: private memory that each guest may come to hold [default: as
+    /// configured for restores, 1M]
+    #[arg(long, value_name = "SIZE")]
+    private_limit: Option<Bytes>,
     /// Leave it empty: `brood pool fill` comes later
     #[arg(long)]
     empty: bool,
@@ -119,16 +124,18 @@ pub(super) struct Create {
 }
 
 impl Create {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let new = NewPool {
             name: self.name.clone(),
             checkpoint: self.checkpoint,
             hot: self.hot.into(),
             most: self.max.map(Into::into),
-            lease: Duration::from_secs(self.lease.into()),
-            allowance: self.private_limit,
+            lease: Duration::from_secs(self.lease),
+            allowance: self
+                .private_limit
+                .unwrap_or(config.restore.private_limit.value),
         };
-        with_pools(|pools| {
+        with_pools(config, |pools| {
             let bar = bytes_bar(self.json);
             bar.set_message("verifying");
             let pool = pools.create(&new, &|p| advance(&bar, p))?;
@@ -136,7 +143,7 @@ impl Create {
             if self.empty {
                 return Ok(print_pool(&pool, self.json));
             }
-            fill(pools, &self.name, None, self.json)
+            fill(config, pools, &self.name, None, self.json)
         })
     }
 }
@@ -162,15 +169,15 @@ pub(super) struct Set {
 }
 
 impl Set {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let change = PoolChange {
             hot: self.hot.map(Into::into),
             most: self.max.map(Into::into),
             lease_s: self.lease.map(Into::into),
         };
-        with_pools(|pools| {
+        with_pools(config, |pools| {
             pools.change(&self.pool, &change)?;
-            fill(pools, &self.pool, None, self.json)
+            fill(config, pools, &self.pool, None, self.json)
         })
     }
 }
@@ -184,8 +191,8 @@ pub(super) struct List {
 }
 
 impl List {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let pools = with_pools(|pools| Ok(pools.list()?))?;
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let pools = with_pools(config, |pools| Ok(pools.list()?))?;
         if self.json {
             json(&pools);
         } else if pools.is_empty() {
@@ -243,8 +250,8 @@ pub(super) struct Show {
 }
 
 impl Show {
-    fn run(self) -> Result<ExitCode, Failure> {
-        with_pools(|pools| {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        with_pools(config, |pools| {
             let pool = pools.show(&self.pool)?;
             let entries = pools.state.entries(&self.pool)?;
             let left = |lease: Option<Duration>| lease.map(|l| l.as_secs());
@@ -301,15 +308,15 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    fn run(self) -> Result<ExitCode, Failure> {
-        with_pools(|pools| {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        with_pools(config, |pools| {
             let names = match self.pool {
                 Some(name) => vec![name],
                 None => pools.list()?.into_iter().map(|p| p.row.name).collect(),
             };
             let mut worst = ExitCode::SUCCESS;
             for name in &names {
-                let code = fill(pools, name, self.concurrency, self.json)?;
+                let code = fill(config, pools, name, self.concurrency, self.json)?;
                 if code != ExitCode::SUCCESS {
                     worst = code;
                 }
@@ -320,9 +327,10 @@ impl Fill {
 }
 
 fn fill(
+    config: &Config,
     pools: &mut Pools<'_>,
     name: &str,
-    concurrency: Option<u32>,
+    at_once: Option<u32>,
     quiet: bool,
 ) -> Result<ExitCode, Failure> {
     let cancelled = cancellation();
@@ -330,11 +338,10 @@ fn fill(
     let missing = pool.row.hot.saturating_sub(pool.entries.hot);
     let bar = guests_bar(missing, quiet);
     bar.set_message("restoring");
-    let concurrency = match concurrency {
-        Some(k) => k as usize,
-        None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
-    };
-    let result = pools.fill(name, concurrency, &cancelled, &mut |event| match event {
+    let at_once = concurrency(config, at_once).unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64))
+    });
+    let result = pools.fill(name, at_once, &cancelled, &mut |event| match event {
         Event::Restored(_) => bar.inc(1),
         Event::Failed(failure) => {
             bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
@@ -422,13 +429,13 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let wanted = Wanted {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
             timeout: Duration::from_secs_f64(self.timeout),
             wait: Duration::from_secs(self.wait.into()),
         };
-        let claimed = with_pools(|pools| Ok(pools.claim(&self.pool, &wanted)?))?;
+        let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
         print_claim(&claimed, self.json);
         Ok(ExitCode::SUCCESS)
     }
@@ -471,9 +478,9 @@ pub(super) struct Renew {
 }
 
 impl Renew {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let lasts = Duration::from_secs(self.lease.into());
-        with_pools(|pools| Ok(pools.renew(&self.token, lasts)?))?;
+        with_pools(config, |pools| Ok(pools.renew(&self.token, lasts)?))?;
         if self.json {
             json(&json!({ "lease_s": self.lease }));
         } else {
@@ -495,10 +502,12 @@ pub(super) struct Suspend {
 }
 
 impl Suspend {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bar = bytes_bar(self.json);
         bar.set_message("sealing");
-        let manifest = with_pools(|pools| Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?))?;
+        let manifest = with_pools(config, |pools| {
+            Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
+        })?;
         bar.finish_and_clear();
         let written = manifest.files.ckp.size;
         if self.json {
@@ -530,10 +539,12 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let lease = self.lease.map(|s| Duration::from_secs(s.into()));
         let timeout = Duration::from_secs_f64(self.timeout);
-        let claimed = with_pools(|pools| Ok(pools.resume(&self.token, lease, timeout)?))?;
+        let claimed = with_pools(config, |pools| {
+            Ok(pools.resume(&self.token, lease, timeout)?)
+        })?;
         print_claim(&claimed, self.json);
         Ok(ExitCode::SUCCESS)
     }
@@ -551,9 +562,9 @@ pub(super) struct Release {
 }
 
 impl Release {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let mut failures = Vec::new();
-        with_pools(|pools| {
+        with_pools(config, |pools| {
             for token in &self.token {
                 if let Err(e) = pools.release(token) {
                     failures.push(Failure::from(e));
@@ -597,8 +608,10 @@ pub(super) struct Evict {
 }
 
 impl Evict {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let evicted = with_pools(|pools| Ok(pools.evict(&self.pool, self.entries.into())?))?;
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let evicted = with_pools(config, |pools| {
+            Ok(pools.evict(&self.pool, self.entries.into())?)
+        })?;
         if self.json {
             json(&json!({ "evicted": evicted }));
         } else {
@@ -622,8 +635,8 @@ pub(super) struct Remove {
 }
 
 impl Remove {
-    fn run(self) -> Result<ExitCode, Failure> {
-        with_pools(|pools| Ok(pools.remove(&self.pool, self.force)?))?;
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        with_pools(config, |pools| Ok(pools.remove(&self.pool, self.force)?))?;
         if self.json {
             json(&json!({ "removed": self.pool }));
         } else {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    config::Config,
     density::percentiles::Percentiles,
     guests::{Guest, Guests},
     restore::{
@@ -24,14 +25,12 @@ use crate::{
     units::Bytes,
 };
 
-/// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
-pub(super) const ALLOWANCE: &str = "1M";
-
 /// Restores guests from one checkpoint. Each is a clone with its own identity and entropy; all
 /// share every page that they do not write. They outlive this command.
 ///
 /// Before anything is started, the restore is held against this host's limits: pids, open files,
-/// and memory for the worst case that --private-limit allows.
+/// and memory for the worst case that --private-limit allows. The defaults of --concurrency,
+/// --private-limit and --park-after can be set in the configuration (`brood config example`).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -52,9 +51,9 @@ pub(super) struct Restore {
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
-    /// Worst case to allow for: private memory that each guest may come to hold
-    #[arg(long, value_name = "SIZE", default_value = ALLOWANCE)]
-    private_limit: Bytes,
+    /// Worst case to allow for: private memory that each guest may come to hold [default: 1M]
+    #[arg(long, value_name = "SIZE")]
+    private_limit: Option<Bytes>,
     /// Go ahead when that worst case does not fit in memory, and say what it risks
     #[arg(long)]
     overcommit: bool,
@@ -69,27 +68,27 @@ pub(super) struct Restore {
 }
 
 impl Restore {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state()?, engine()?);
-        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
+        let (mut state, engine) = (state(config)?, engine()?);
+        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
         verify(&state, &checkpoint, self.json)?;
 
+        let defaults = &config.restore;
         let prefix = self
             .prefix
             .clone()
             .unwrap_or_else(|| self.checkpoint.name().to_owned());
         let request = Request {
             guests: self.guests as usize,
-            concurrency: self
-                .concurrency
-                .map_or(cores(facts.cpu.cores), |k| k as usize),
+            concurrency: concurrency(config, self.concurrency)
+                .unwrap_or_else(|| cores(facts.cpu.cores)),
             prefix,
-            allowance: self.private_limit,
+            allowance: self.private_limit.unwrap_or(defaults.private_limit.value),
             overhead: cost::measured(&state, &checkpoint)?.overhead,
             overcommit: self.overcommit,
-            park_after: self.park.after.0,
+            park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
             membership: None,
         };
         let bar = guests_bar(self.guests.into(), self.json);
@@ -229,6 +228,13 @@ fn latencies_ms(report: &Report) -> Vec<f64> {
         .iter()
         .map(|g| g.latency.as_secs_f64() * 1e3)
         .collect()
+}
+
+/// How many restores at once: as the flag says, else as is configured.
+pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<usize> {
+    let configured = config.restore.concurrency.as_ref();
+    flag.or(configured.map(|k| k.value.get()))
+        .map(|k| k as usize)
 }
 
 /// As many restores at once as there are cores.

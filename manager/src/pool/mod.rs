@@ -42,8 +42,11 @@ use crate::{
     units::Bytes,
 };
 
+/// How long a claim lasts when nobody says otherwise.
+pub const LEASE: Duration = Duration::from_secs(300);
+
 /// A pool to make.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPool {
     /// Its name, which is also the prefix of its guests' names.
     pub name: String,

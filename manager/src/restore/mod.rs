@@ -3,6 +3,8 @@
 pub mod admission;
 pub mod cost;
 pub mod mass;
+mod park;
 mod standing;
 
+pub use park::{ParkAfter, ParseParkAfterError};
 pub use standing::{Slot, Slots};
