@@ -76,6 +76,10 @@ fn help_says_what_each_command_does() {
         "density",
         "plan",
         "doctor",
+        "config",
+        "config example",
+        "config check",
+        "completions",
     ];
     let mut all = String::new();
     for command in commands {

@@ -18,6 +18,11 @@ use crate::{
 };
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint demo /var/tmp/ckp/demo --memory 256M
+  brood checkpoint list /var/tmp/ckp
+  brood checkpoint verify /var/tmp/ckp/demo")]
 pub(super) enum Command {
     /// Make a checkpoint by booting the demo guest and suspending it
     Demo(Demo),

@@ -16,10 +16,14 @@ use crate::{
 
 /// What is set once: the state folder, what restores do, the daemon, pools
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood config example > /etc/brood/brood.toml
+  brood config check")]
 pub(super) enum Command {
     /// Print a configuration file that explains every setting
     Example,
-    /// Check the configuration, and say what is used and where it comes from
+    #[command(about = "Check the configuration, and say what is used and where it comes from")]
     Check(Check),
 }
 
@@ -35,8 +39,10 @@ impl Command {
     }
 }
 
-/// Checks the configuration, and says what is used and where it comes from: the command line, the
-/// environment, a line of the file, or the default. Nothing is changed.
+/// Checks the configuration, and says what is used and where it comes from.
+///
+/// That is the command line, the environment, a line of the file, or the default, in this order.
+/// Nothing is changed. Exits with 1 when something makes no sense.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -46,6 +46,10 @@ impl Which {
 
 /// Lists all guests, those too that other commands restored or that died
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood list
+  brood list --json | jq -r .[].name")]
 pub(super) struct List {
     /// Print a JSON array
     #[arg(long)]
@@ -100,6 +104,7 @@ fn described(guest: &Guest) -> Value {
 
 /// Shows one guest with the memory it has to itself and shares
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood show demo-1")]
 pub(super) struct Show {
     /// Name or id
     guest: String,
@@ -307,6 +312,10 @@ impl Done {
 
 /// Stops guests (SIGSTOP). They keep their memory and use no processor time
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pause demo-1 demo-2
+  brood pause --all")]
 pub(super) struct Pause {
     #[command(flatten)]
     which: Which,
@@ -330,6 +339,10 @@ impl Pause {
 
 /// Lets stopped guests run on (SIGCONT), and waits until each has answered
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood resume demo-1 demo-2
+  brood resume --all --timeout 30")]
 pub(super) struct Resume {
     #[command(flatten)]
     which: Which,
@@ -360,6 +373,10 @@ impl Resume {
 
 /// Ends guests for good: their processes are gone when this returns
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood destroy demo-1 demo-2
+  brood destroy --all")]
 pub(super) struct Destroy {
     #[command(flatten)]
     which: Which,

@@ -25,6 +25,10 @@ use crate::{
 /// Checks each fact that decides whether and how much this host can do: KVM, limits, memory, disk.
 /// Exits with 0 when mass restore can work here, else with 1.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood doctor
+  brood doctor --guests 5000 --checkpoint-dir /var/tmp/ckp")]
 pub(super) struct Doctor {
     /// How many guests are wanted
     #[arg(long, value_name = "N", default_value_t = 1000)]

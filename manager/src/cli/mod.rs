@@ -1,11 +1,13 @@
 //! The command line: what can be asked for, and how it ends.
 
 mod checkpoint;
+mod completions;
 mod config;
 mod density;
 mod failure;
 mod guests;
 mod host;
+mod manual;
 mod output;
 mod pool;
 mod restore;
@@ -67,7 +69,7 @@ enum Command {
     /// Make, look at, check, list and remove checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
-    /// Restore guests from a checkpoint
+    #[command(about = "Restore guests from a checkpoint")]
     Restore(restore::Restore),
     /// List all guests
     List(guests::List),
@@ -83,14 +85,18 @@ enum Command {
     Destroy(guests::Destroy),
     /// Suspend a guest into a new checkpoint, and end it
     Suspend(guests::Suspend),
-    /// Keep pools of guests that wait to be claimed
-    #[command(subcommand)]
+    #[command(subcommand, about = "Keep pools of guests that wait to be claimed")]
     Pool(pool::Command),
-    /// Measure host memory and latency for growing numbers of guests
+    #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Print a shell's completion script
+    Completions(completions::Completions),
+    /// Write the manual pages
+    #[command(name = "man", hide = true)]
+    Manual(manual::Manual),
 }
 
 impl Cli {
@@ -116,6 +122,8 @@ impl Cli {
             Command::Pool(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
             Command::Config(command) => command.run(&sources),
+            Command::Completions(command) => command.run(),
+            Command::Manual(command) => command.run(),
         }
     }
 }

@@ -30,6 +30,12 @@ use crate::{
 /// takes about a millisecond. When none is hot, a claim restores one. Nobody gets a guest that
 /// somebody else had: released guests are destroyed, and new ones restored from the checkpoint.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood pool create web /var/tmp/ckp/demo --hot 50
+  brood pool claim web
+  brood pool release TOKEN
+  brood pool fill --all")]
 pub(super) enum Command {
     /// Make a pool and fill it
     Create(Create),
@@ -39,9 +45,9 @@ pub(super) enum Command {
     List(List),
     /// Show a pool and its entries
     Show(Show),
-    /// Put a pool in order and restore what it lacks: after a reboot, too
+    #[command(about = "Put a pool in order and restore what it lacks: after a reboot, too")]
     Fill(Fill),
-    /// Take a guest: prints its name, and a token to release it with
+    #[command(about = "Take a guest: prints its name, and a token to release it with")]
     Claim(Claim),
     /// Let a claim last longer
     Renew(Renew),

@@ -63,6 +63,8 @@ pub(super) struct Serve {
     pub(super) listen: Option<At<SocketAddr>>,
     /// The file with the token that clients over TCP must show.
     pub(super) token_file: Option<At<AbsolutePath>>,
+    /// The folder of the checkpoints that requests name without one.
+    pub(super) checkpoints: Option<At<AbsolutePath>>,
     /// How it writes its log.
     pub(super) log_format: Option<At<LogFormat>>,
     /// How much it writes to its log.

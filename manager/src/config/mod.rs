@@ -167,6 +167,8 @@ pub struct Serve {
     pub listen: Option<Setting<SocketAddr>>,
     /// The file with the token that clients over TCP must show.
     pub token_file: Option<Setting<AbsolutePath>>,
+    /// The folder of the checkpoints that requests name without one; see [`Config::checkpoints`].
+    pub checkpoints: Option<Setting<AbsolutePath>>,
     /// How it writes its log.
     pub log_format: Setting<LogFormat>,
     /// How much it writes to its log.
@@ -234,6 +236,17 @@ impl Config {
         match &self.serve.socket {
             Some(socket) => Ok(socket.value.to_path_buf()),
             None => Ok(self.state_dir()?.join("api.sock")),
+        }
+    }
+
+    /// The daemon's folder of checkpoints: in the state folder, when nobody says otherwise.
+    ///
+    /// # Errors
+    /// [`state::Error::Nowhere`].
+    pub fn checkpoints(&self) -> Result<PathBuf, state::Error> {
+        match &self.serve.checkpoints {
+            Some(dir) => Ok(dir.value.to_path_buf()),
+            None => Ok(self.state_dir()?.join("checkpoints")),
         }
     }
 }
@@ -310,6 +323,7 @@ impl Look<'_> {
             socket_mode: self.find_or("serve.socket_mode", file.socket_mode, SocketMode(0o600))?,
             listen: self.find("serve.listen", file.listen)?,
             token_file: self.find("serve.token_file", file.token_file)?,
+            checkpoints: self.find("serve.checkpoints", file.checkpoints)?,
             log_format: self.find_or("serve.log_format", file.log_format, LogFormat::Text)?,
             log_level: self.find_or("serve.log_level", file.log_level, LogLevel::Info)?,
         };

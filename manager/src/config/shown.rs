@@ -1,6 +1,6 @@
 //! A configuration as people and programs read it: each setting with where it comes from.
 
-use std::fmt::Display;
+use std::{fmt::Display, path::PathBuf};
 
 use serde::Serialize;
 
@@ -47,17 +47,23 @@ impl Config {
     #[must_use]
     pub fn shown(&self) -> Vec<Shown> {
         let Self { restore, serve, .. } = self;
-        let socket = self.socket().ok().map(|path| path.display().to_string());
+        let path = |path: PathBuf| path.display().to_string();
+        let (socket, checkpoints) = (self.socket().ok(), self.checkpoints().ok());
         let cores = Some("one for each core".to_owned());
         vec![
             Shown::or("state.dir", self.state_dir.as_ref(), None),
             Shown::or("restore.concurrency", restore.concurrency.as_ref(), cores),
             Shown::of("restore.private_limit", &restore.private_limit),
             Shown::of("restore.park_after", &restore.park_after),
-            Shown::or("serve.socket", serve.socket.as_ref(), socket),
+            Shown::or("serve.socket", serve.socket.as_ref(), socket.map(path)),
             Shown::of("serve.socket_mode", &serve.socket_mode),
             Shown::or("serve.listen", serve.listen.as_ref(), None),
             Shown::or("serve.token_file", serve.token_file.as_ref(), None),
+            Shown::or(
+                "serve.checkpoints",
+                serve.checkpoints.as_ref(),
+                checkpoints.map(path),
+            ),
             Shown::of("serve.log_format", &serve.log_format),
             Shown::of("serve.log_level", &serve.log_level),
         ]

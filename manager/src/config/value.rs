@@ -174,7 +174,7 @@ impl Value for SocketAddr {
     fn read(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| {
             format!(
-                "{text:?} is no address: write an IP address and a port, such as \"127.0.0.1:7420\""
+                "{text:?} is no address: write an IP address and a port, such as \"127.0.0.1:7300\""
             )
         })
     }
