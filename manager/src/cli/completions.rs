@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::{Shell, generate};
 
 use super::{Cli, Failure, output::line};
@@ -23,8 +23,18 @@ pub(super) struct Completions {
 impl Completions {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let mut script = Vec::new();
-        generate(self.shell, &mut Cli::command(), "brood", &mut script);
+        generate(self.shell, &mut visible(), "brood", &mut script);
         line(String::from_utf8_lossy(&script).trim_end());
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The command line without what is hidden, which scripts would offer all the same.
+fn visible() -> Command {
+    let whole = Cli::command();
+    let commands = whole.get_subcommands().filter(|sub| !sub.is_hide_set());
+    Command::new("brood")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(whole.get_arguments())
+        .subcommands(commands)
 }
