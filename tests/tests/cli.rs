@@ -65,6 +65,7 @@ fn help_says_what_each_command_does() {
         "pool",
         "pool create",
         "pool set",
+        "pool apply",
         "pool list",
         "pool show",
         "pool fill",

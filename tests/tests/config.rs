@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use brood_tests::{Home, Running, array, keys, text, until};
+use brood_tests::{Demo, Home, Running, array, keys, text, until, whole};
 
 /// Writes a configuration file; returns its path.
 fn file(home: &Home, content: &str) -> String {
@@ -141,4 +141,51 @@ fn restores_and_pools_do_as_is_configured() {
         .ok();
     let pool = home.json(&["pool", "show", "web"]);
     assert_eq!(pool["allowance"], 900_u64 << 40);
+}
+
+#[test]
+fn pools_become_what_the_configuration_has() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let other = home.demo("other", "4M");
+    let pool = |name: &str, from: &Demo, hot: u32| {
+        format!(
+            "[[pool]]\nname = '{name}'\ncheckpoint = '{}'\nhot = {hot}\n",
+            from.path
+        )
+    };
+    let apply = |pools: &[String], code: i32| {
+        let file = file(&home, &pools.concat());
+        home.brood(&["pool", "apply", "--config", &file])
+            .exits(code)
+    };
+    let hot = |name: &str| {
+        let shown = home.json(&["pool", "show", name]);
+        assert_eq!(shown["hot"], array(&shown["hot_guests"]).len());
+        whole(&shown["hot"])
+    };
+    assert_eq!(apply(&[], 0).stdout, "no pools in the configuration\n");
+    let _ = apply(&[pool("a", &demo, 2), pool("b", &other, 1)], 0);
+    assert_eq!((hot("a"), hot("b")), (2, 1));
+    let ids = |name: &str| home.json(&["pool", "show", name])["hot_guests"].clone();
+    let before = ids("b");
+
+    // One that changed is changed, one that did not keeps its guests, and one that went stays.
+    let _ = apply(&[pool("a", &demo, 1), pool("b", &other, 1)], 0);
+    assert_eq!((hot("a"), hot("b"), ids("b")), (1, 1, before.clone()));
+    let lease = format!("{}lease = 7\nmax = 9\n", pool("a", &demo, 1));
+    let _ = apply(&[lease], 0);
+    let shown = home.json(&["pool", "show", "a"]);
+    assert_eq!((whole(&shown["lease_s"]), whole(&shown["most"])), (7, 9));
+    assert_eq!(ids("b"), before);
+
+    // What cannot be changed is told, and holds nothing else up.
+    let mixed = [pool("b", &demo, 5), pool("c", &demo, 1)];
+    let _ = apply(&mixed, 3).says(&["checkpoint", "pool b", "hint"]);
+    assert_eq!((ids("b"), hot("c")), (before, 1));
+    let _ = apply(&mixed[..1], 1);
+    let _ = apply(&[pool("a", &demo, 1)], 1).says(&["most entries"]);
+    for name in ["a", "b", "c"] {
+        let _ = home.brood(&["pool", "remove", name]).ok();
+    }
 }

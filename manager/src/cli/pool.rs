@@ -41,6 +41,8 @@ pub(super) enum Command {
     Create(Create),
     /// Change what a pool should be, and bring it there
     Set(Set),
+    #[command(about = "Make and change pools as the configuration has them, and fill them")]
+    Apply(Apply),
     /// List pools
     List(List),
     /// Show a pool and its entries
@@ -68,6 +70,7 @@ impl Command {
         match self {
             Self::Create(command) => command.run(config),
             Self::Set(command) => command.run(config),
+            Self::Apply(command) => command.run(config),
             Self::List(command) => command.run(config),
             Self::Show(command) => command.run(config),
             Self::Fill(command) => command.run(config),
@@ -186,6 +189,64 @@ impl Set {
             fill(config, pools, &self.pool, None, self.json)
         })
     }
+}
+
+/// Makes and changes pools as the configuration has them, and fills them.
+///
+/// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint and its
+/// private limit: one that should have another is not touched, and told of. Exits with 3 when some
+/// pools are as they should be, and others not.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pool apply
+  brood pool apply --config ./brood.toml --json")]
+pub(super) struct Apply {
+    /// Print one JSON object for each pool
+    #[arg(long)]
+    json: bool,
+}
+
+impl Apply {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if config.pools.is_empty() && !self.json {
+            line("no pools in the configuration");
+        }
+        let (mut good, mut interrupted) = (0, false);
+        with_pools(config, |pools| {
+            for wanted in &config.pools {
+                match apply(config, pools, wanted, self.json) {
+                    Ok(ExitCode::SUCCESS) => good += 1,
+                    Ok(code) if code == ExitCode::from(INTERRUPTED) => {
+                        interrupted = true;
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(failure) => failure.print(false),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(match good {
+            _ if interrupted => ExitCode::from(INTERRUPTED),
+            all if all == config.pools.len() => ExitCode::SUCCESS,
+            0 => ExitCode::FAILURE,
+            _ => ExitCode::from(SOME),
+        })
+    }
+}
+
+fn apply(
+    config: &Config,
+    pools: &mut Pools<'_>,
+    wanted: &NewPool,
+    quiet: bool,
+) -> Result<ExitCode, Failure> {
+    let bar = bytes_bar(quiet);
+    bar.set_message("verifying");
+    pools.apply(wanted, &|p| advance(&bar, p))?;
+    bar.finish_and_clear();
+    fill(config, pools, &wanted.name, None, quiet)
 }
 
 /// Lists pools

@@ -18,6 +18,7 @@
 //! is brought on by whoever comes next: [`Pools::settle`] is the recovery, and the way things go
 //! every day.
 
+mod apply;
 mod claim;
 mod cold;
 mod error;
@@ -28,6 +29,7 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use apply::Applied;
 pub use claim::{Claimed, Tier, Wanted};
 pub use error::Error;
 pub use settle::{Filled, Settled};
