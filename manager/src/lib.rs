@@ -3,19 +3,21 @@
 //! Each module is one idea, and data moves one way through them:
 //!
 //! ```text
-//! cli ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
-//!            │           │
-//!            ├─▶ checkpoint (what to restore from)
-//!            ├─▶ state      (what must survive a crash: SQLite)
-//!            └─▶ host       (what this machine can hold: facts, limits, admission)
-//! config ──▶ cli: what is used where the command line says nothing
+//! cli, api ──▶ pool ──▶ restore ──▶ engine ──▶ guest process
+//!                 │           │
+//!                 ├─▶ checkpoint (what to restore from)
+//!                 ├─▶ disk       (what each guest has its root on: clones, snapshots)
+//!                 ├─▶ state      (what must survive a crash: SQLite)
+//!                 └─▶ host       (what this machine can hold: facts, limits, admission)
 //! density ◀── reads engine usage and host facts; writes reports
 //! ```
 
+pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod density;
+pub mod disk;
 pub mod engine;
 pub mod guests;
 pub mod host;

@@ -1,11 +1,12 @@
 //! The `brood` command.
 
-use std::{env, process::ExitCode};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // The nursery is this program too. It must stay as small as it can, so nothing else is done
     // before it begins.
-    if env::args_os()
+    #[cfg(target_os = "linux")]
+    if std::env::args_os()
         .nth(1)
         .is_some_and(|word| word == brood::engine::kvm::NURSERY_COMMAND)
     {

@@ -3,13 +3,25 @@
 use std::{fmt, num::ParseIntError, ops, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Size of a guest page and of a host page on every platform brood runs on, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
 /// An amount of memory or storage in bytes. Serialized as a plain number of bytes.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(transparent)]
 pub struct Bytes(pub u64);

@@ -12,17 +12,30 @@ pub fn brood() -> PathBuf {
     if let Some(path) = env::var_os("BROOD_BINARY") {
         return path.into();
     }
+    nearby("brood", "brood")
+}
+
+/// The stand-in of FreeBSD's commands, from the folder that this test was built into.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn standin() -> PathBuf {
+    nearby("standin", "brood-standin")
+}
+
+fn nearby(name: &str, package: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows where it is");
     let found = test
         .ancestors()
         .skip(1)
         .take(3)
-        .map(|dir| dir.join("brood"))
+        .map(|dir| dir.join(name))
         .find(|path| path.is_file());
     found.unwrap_or_else(|| {
         panic!(
-            "there is no brood near {}: build it first with `cargo build -p brood`, for the same \
-             profile and target folder",
+            "there is no {name} near {}: build it first with `cargo build -p {package}`, for the \
+             same profile and target folder",
             test.display()
         )
     })

@@ -11,23 +11,33 @@
 
 mod binary;
 mod crowd;
+mod daemon;
+mod filesystem;
 mod home;
 mod json;
+mod machine;
 mod memory;
 mod patience;
 mod procs;
 mod ran;
 mod random;
 mod skip;
+mod storage;
 pub mod vnode_model;
+mod zpool;
 
-pub use binary::brood;
+pub use binary::{brood, standin};
 pub use crowd::{Crowd, crowd};
+pub use daemon::{Daemon, Events, content_type};
+pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
 pub use json::{array, keys, text, whole};
+pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until};
 pub use procs::{Proc, processes_in, signal};
 pub use ran::{Ran, Running};
 pub use random::Random;
 pub use skip::{skip, without_kvm};
+pub use storage::{IMAGE, Storage, image};
+pub use zpool::ZfsPool;

@@ -50,6 +50,7 @@ fn help_says_what_each_command_does() {
         "",
         "checkpoint",
         "checkpoint demo",
+        "checkpoint import",
         "checkpoint inspect",
         "checkpoint verify",
         "checkpoint list",
@@ -81,6 +82,7 @@ fn help_says_what_each_command_does() {
         "config example",
         "config check",
         "completions",
+        "serve",
     ];
     let mut all = String::new();
     for command in commands {
@@ -218,6 +220,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
         "checkpoint",
         "checkpoint_sha256",
         "created_at",
+        "disk",
         "engine",
         "generation",
         "id",
@@ -231,6 +234,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
     assert_eq!(keys(&home.list()[0]), listed);
     let shown = home.json(&["show", "g-1"]);
     let measured = [
+        "disk_path",
         "page_table_bytes",
         "private_bytes",
         "process_bytes",

@@ -96,6 +96,7 @@ impl Scene {
                 session: "none",
                 created_at: "now",
                 membership: Some(&membership),
+                disk: None,
             })?;
             Ok(order.id)
         })

@@ -112,6 +112,16 @@ fn bundles(dir: &Path) -> Result<BTreeSet<BundlePath>, Error> {
     Ok(paths)
 }
 
+/// Whether a process is writing or removing a bundle now.
+///
+/// # Errors
+/// [`Error::Io`] when its folder cannot be looked at.
+pub fn is_being_written(path: &BundlePath) -> Result<bool, Error> {
+    let folder = Folder::open(path.dir())
+        .map_err(|cause| Error::io("open the folder", path.dir(), cause))?;
+    Lock::is_held(path, &folder)
+}
+
 /// Removes a bundle, whole or not, and says how many bytes its files had (holes not counted).
 /// `users` are the guests that share its memory: none may be left.
 ///

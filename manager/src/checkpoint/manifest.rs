@@ -1,8 +1,9 @@
 //! The manifest (`X.ckp.brood`): what is in a bundle, written last, so that a bundle that has one is whole.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{hash, pages::PageList};
+use super::{BhyveGuest, hash, pages::PageList};
 use crate::units::Bytes;
 
 /// Value of [`Manifest::format`] in every manifest.
@@ -11,7 +12,7 @@ pub const FORMAT: &str = "brood-checkpoint";
 pub const VERSION: u32 = 1;
 
 /// Which engine made a checkpoint, and so which can restore it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// Linux KVM, embedded in brood.
@@ -20,9 +21,20 @@ pub enum EngineKind {
     Bhyve,
 }
 
+impl EngineKind {
+    /// Its name, as a manifest has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Bhyve => "bhyve",
+        }
+    }
+}
+
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
 /// file, or what a delta and its parents compose to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
     /// First guest-physical address. Page-aligned.
@@ -34,7 +46,7 @@ pub struct Segment {
 }
 
 /// The guest's memory as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Sum of all segments; the image's size.
@@ -44,7 +56,7 @@ pub struct Memory {
 }
 
 /// A device the guest had, by model. Its back end belongs to each guest, not to the checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     /// Name, unique in the checkpoint.
@@ -53,18 +65,37 @@ pub struct Device {
     pub model: String,
 }
 
-/// A disk snapshot taken at the same moment as the memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What keeps a disk snapshot, and so what makes clones of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskProvider {
+    /// A snapshot of a ZFS dataset.
+    Zfs,
+    /// A file beside the bundle that shares blocks with others.
+    Reflink,
+}
+
+/// A disk snapshot taken while the guest was stopped at the moment of the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSnapshot {
-    /// Device that the disk belongs to.
-    pub device: String,
-    /// Provider-specific snapshot name, such as `pool/guest@moment`.
+    /// Device that the disk belongs to; `null` for one that goes with the guest though no device
+    /// of it reads it. Always written.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub device: Option<String>,
+    /// What keeps it.
+    pub provider: DiskProvider,
+    /// What it is a snapshot of: a dataset, or the path of a file.
+    pub source: String,
+    /// The snapshot: `pool/guest@moment`, or the name of a file in the bundle's folder.
     pub snapshot: String,
+    /// What tells it from any other of that name: the snapshot's guid in decimal digits, or the
+    /// SHA-256 of the file.
+    pub identity: String,
 }
 
 /// Size and digest of one file of the bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSeal {
     /// Length of the file.
@@ -74,7 +105,7 @@ pub struct FileSeal {
 }
 
 /// The three sealed files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// `X.ckp`: raw guest memory; in a delta, its pages alone, one after the other.
@@ -86,7 +117,7 @@ pub struct Files {
 }
 
 /// What the delta that this bundle holds is relative to, and which pages it has of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     /// The parent bundle: its name when it lies in the delta's folder, so that a folder can be
@@ -96,11 +127,12 @@ pub struct Parent {
     pub sha256: String,
     /// Pages of the image that the delta's `.ckp` holds, in this order. All others are the
     /// parent's.
+    #[schema(value_type = String, example = "8,256-511,600")]
     pub pages: PageList,
 }
 
 /// A pages range of the checkpoint, `[first, first + count)` in pages of the memory image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageRange {
     /// First page.
@@ -110,7 +142,7 @@ pub struct PageRange {
 }
 
 /// The manifest as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Always [`FORMAT`].
@@ -135,6 +167,9 @@ pub struct Manifest {
     pub disks: Vec<DiskSnapshot>,
     /// Pages that the guest needs at once when it is restored (code, page tables, its own data).
     pub working_set: Vec<PageRange>,
+    /// The guest's configuration, when bhyve ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bhyve: Option<BhyveGuest>,
     /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when there is none.
     #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<Parent>,

@@ -67,6 +67,22 @@ impl Meta {
         }
     }
 
+    /// The text of a `.meta` that bhyve wrote, with a manifest's digests and guest's name (bhyve is
+    /// given each clone's own). Everything else stays as it is, for bhyve to read.
+    pub(super) fn vouching(
+        bhyves: &[u8],
+        manifest: &Manifest,
+    ) -> Result<Vec<u8>, serde_json::Error> {
+        let mut document: serde_json::Value = serde_json::from_slice(bhyves)?;
+        document["basic metadata"]["vmname"] = manifest.guest.as_str().into();
+        document["brood"] = serde_json::to_value(Brood {
+            manifest_fields: field_digests(manifest),
+        })?;
+        let mut text = serde_json::to_vec_pretty(&document)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
     /// Reads a `.meta` of either layout.
     ///
     /// # Errors
@@ -243,9 +259,12 @@ pub(super) fn field_digests(manifest: &Manifest) -> BTreeMap<String, String> {
         devices,
         disks,
         working_set,
+        bhyve,
         parent,
         files: _,
     } = manifest;
+    // A manifest of another engine has no such field, and none had it before there was bhyve.
+    let bhyve = bhyve.as_ref().map(|guest| ("bhyve", digest(guest)));
     [
         ("format", digest(format)),
         ("version", digest(version)),
@@ -261,6 +280,7 @@ pub(super) fn field_digests(manifest: &Manifest) -> BTreeMap<String, String> {
         ("parent", digest(parent)),
     ]
     .into_iter()
+    .chain(bhyve)
     .map(|(field, digest)| (field.to_owned(), digest))
     .collect()
 }

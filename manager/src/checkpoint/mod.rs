@@ -12,6 +12,7 @@
 //! Digests find damage and mix-ups. They do not prove who made a bundle: whoever can replace all
 //! four files can make a consistent set.
 
+mod bhyve_guest;
 mod catalogue;
 mod compose;
 mod copy;
@@ -27,9 +28,11 @@ mod pages;
 mod path;
 mod stamp;
 mod validate;
+mod view;
 mod writer;
 
-pub use catalogue::{Listed, State, deltas_of, list, remove, spare_parent};
+pub use bhyve_guest::{BhyveGuest, Readiness};
+pub use catalogue::{Listed, State, deltas_of, is_being_written, list, remove, spare_parent};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;
@@ -43,4 +46,5 @@ pub use stamp::FileStamp;
 pub use validate::{
     Invalid, KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX, VCPUS_MAX, WORKING_SET_MAX,
 };
+pub use view::{ListedState, ListedView, View};
 pub use writer::{Description, Writer};

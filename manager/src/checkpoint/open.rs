@@ -415,7 +415,11 @@ fn agree(path: &BundlePath, manifest: &Manifest, meta: &Meta) -> Result<(), Erro
     }
     match &meta.manifest_fields {
         Some(sealed) => {
-            for (field, digest) in meta::field_digests(manifest) {
+            let fields = meta::field_digests(manifest);
+            if let Some(field) = sealed.keys().find(|field| !fields.contains_key(*field)) {
+                return differ(field, "was there when it was sealed, by its SHA-256");
+            }
+            for (field, digest) in fields {
                 if sealed.get(&field) != Some(&digest) {
                     return differ(
                         &field,

@@ -3,7 +3,9 @@
 
 use std::{collections::HashSet, fmt};
 
-use super::manifest::{FORMAT, FileSeal, Manifest, Memory, PageRange, Parent, VERSION};
+use super::manifest::{
+    DiskProvider, DiskSnapshot, FORMAT, FileSeal, Manifest, Memory, PageRange, Parent, VERSION,
+};
 use crate::units::{Bytes, PAGE_SIZE};
 
 /// Longest manifest that is read. It holds the list of pages of a 3 GiB guest that has written
@@ -26,7 +28,7 @@ const NAME_MAX: usize = 128;
 const TEXT_MAX: usize = 256;
 /// Most memory segments, devices or disks.
 const LIST_MAX: usize = 1024;
-/// Longest path of a parent, in bytes: PATH_MAX of Linux.
+/// Longest path of a parent or of a disk's source, in bytes: PATH_MAX of Linux.
 const PATH_MAX: usize = 4096;
 
 /// A field that holds what it must not.
@@ -117,18 +119,37 @@ impl Manifest {
         at_most("disks", self.disks.len(), LIST_MAX)?;
         let mut with_disk = HashSet::new();
         for (n, disk) in self.disks.iter().enumerate() {
+            disk.validate(n)?;
             let field = format!("disks[{n}].device");
-            text(
-                format_args!("disks[{n}].snapshot"),
-                &disk.snapshot,
-                TEXT_MAX,
-            )?;
-            if !names.contains(disk.device.as_str()) {
+            let device = disk.device.as_deref();
+            if device.is_some_and(|device| !names.contains(device)) {
                 return Err(invalid(field, "no device has this name"));
             }
-            if !with_disk.insert(disk.device.as_str()) {
+            if !with_disk.insert(device) {
                 return Err(invalid(field, "this device has another snapshot already"));
             }
+        }
+        Ok(())
+    }
+}
+
+impl DiskSnapshot {
+    /// Checks the `n`th disk by itself.
+    fn validate(&self, n: usize) -> Verdict {
+        let field = |name: &str| format!("disks[{n}].{name}");
+        text(field("source"), &self.source, PATH_MAX)?;
+        text(field("snapshot"), &self.snapshot, TEXT_MAX)?;
+        match self.provider {
+            DiskProvider::Zfs => {
+                let guid = self.identity.parse::<u64>().ok();
+                if guid.is_none_or(|guid| guid.to_string() != self.identity) {
+                    return Err(invalid(
+                        field("identity"),
+                        "must be a guid in decimal digits",
+                    ));
+                }
+            }
+            DiskProvider::Reflink => sha256(field("identity"), &self.identity)?,
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use std::{
 pub(super) use lock::Lock;
 
 use super::{
+    BhyveGuest,
     error::Error,
     hash::{Progress, Tally, sha256, sha256_tallied},
     manifest::{
@@ -79,6 +80,8 @@ pub struct Writer {
     kern_size: Bytes,
     /// What a delta is relative to.
     parent: Option<Parent>,
+    /// What bhyve wrote of the guest, when it was bhyve.
+    bhyve: Option<(BhyveGuest, Vec<u8>)>,
     /// Final names given so far.
     named: Vec<Part>,
     #[cfg(test)]
@@ -163,10 +166,44 @@ impl Writer {
             lock,
             kern_size: Bytes(0),
             parent: None,
+            bhyve: None,
             named: Vec::new(),
             #[cfg(test)]
             crash_at: None,
         })
+    }
+
+    /// Starts a bundle around a memory file that is there, of the same file system, and that
+    /// nobody writes to any more. It gets a second name, and loses its first only when somebody
+    /// removes that: until the bundle is sealed, nothing is lost.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and [`Error::Io`] when the file cannot be given another name.
+    pub fn around(path: &BundlePath, memory: &Path) -> Result<Self, Error> {
+        let size = std::fs::metadata(memory)
+            .map_err(|cause| Error::io("examine", memory, cause))?
+            .len();
+        Self::check_memory(path, Bytes(size))?;
+        // It is there already: no more room is needed for it.
+        let mut writer = Self::begin(path, Bytes(0))?;
+        let name = writer.temporary(Part::Ckp);
+        writer
+            .lock
+            .folder()
+            .remove(&path.temporary_name(Part::Ckp))?;
+        std::fs::hard_link(memory, &name)
+            .map_err(|cause| Error::io("give another name to", memory, cause))?;
+        writer.memory = File::options()
+            .read(true)
+            .write(true)
+            .open(&name)
+            .map_err(|cause| Error::io("open", &name, cause))?;
+        Ok(writer)
+    }
+
+    /// Sets what bhyve wrote: the guest's configuration, and the `.meta` to keep.
+    pub fn set_bhyve(&mut self, guest: BhyveGuest, meta: Vec<u8>) {
+        self.bhyve = Some((guest, meta));
     }
 
     /// The memory file, open for reading and writing and as long as the guest's memory, or empty
@@ -264,6 +301,7 @@ impl Writer {
             devices: d.devices,
             disks: d.disks,
             working_set: d.working_set,
+            bhyve: self.bhyve.as_ref().map(|(guest, _)| guest.clone()),
             parent: self.parent.clone(),
             files: Files {
                 ckp: unknown(Bytes(stamp.size)),
@@ -278,9 +316,11 @@ impl Writer {
     }
 
     fn write_meta(&self, manifest: &mut Manifest) -> Result<File, Error> {
-        let text = Meta::of(manifest)
-            .to_json()
-            .map_err(|cause| Error::io("write", &self.temporary(Part::Meta), cause))?;
+        let text = match &self.bhyve {
+            Some((_, meta)) => Meta::vouching(meta, manifest),
+            None => Meta::of(manifest).to_json(),
+        };
+        let text = text.map_err(|cause| Error::io("write", &self.temporary(Part::Meta), cause))?;
         let size = Bytes(text.len() as u64);
         if size > META_MAX {
             return Err(Error::TooLarge {

@@ -10,10 +10,14 @@ use super::{
     output::{advance, bytes_bar, engine, json, line, state, table},
 };
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint, State as BundleState, manifest::Manifest},
+    checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
     config::Config,
-    engine::Engine,
-    guests::Guests,
+    disk,
+    engine::bhyve::{
+        Bhyve,
+        config::{self, Config as GuestConfig, Variables},
+    },
+    guests::{self, Guests},
     units::Bytes,
 };
 
@@ -26,6 +30,8 @@ Examples:
 pub(super) enum Command {
     /// Make a checkpoint by booting the demo guest and suspending it
     Demo(Demo),
+    /// Seal a checkpoint that `bhyvectl --suspend` wrote
+    Import(Import),
     /// Show what is in a checkpoint
     Inspect(Inspect),
     /// Read a checkpoint whole and compare it with its digests
@@ -42,6 +48,7 @@ impl Command {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
             Self::Demo(command) => command.run(),
+            Self::Import(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
@@ -72,10 +79,92 @@ impl Demo {
             engine()?.make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
-            json(&described(&self.checkpoint, &manifest));
+            json(&View::new(&self.checkpoint, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, booted, answering, sealed (sha256 {})",
+                self.checkpoint,
+                manifest.memory.size,
+                &manifest.files.ckp.sha256[..16]
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Example: bhyvectl --suspend=/ckp/web.raw --vm=web && brood checkpoint import /ckp/web.raw
+/// /ckp/web --config /vm/web.conf --agent 2
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file that was named to bhyvectl; FILE.kern and FILE.meta lie beside it
+    raw: PathBuf,
+    /// DIR/NAME of the checkpoint, in the same file system
+    checkpoint: BundlePath,
+    /// The guest's configuration, as bhyve -k reads it
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Serial port (1 to 4) at which the guest's agent listens
+    #[arg(long, value_name = "COM", value_parser = clap::value_parser!(u8).range(1..=4))]
+    agent: Option<u8>,
+    /// What a clone is waited for: agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS
+    #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = readiness)]
+    ready: Readiness,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn readiness(text: &str) -> Result<Readiness, String> {
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    match (kind, rest) {
+        ("agent", "") => Ok(Readiness::Agent),
+        ("console", rest) => {
+            let found = rest
+                .split_once(':')
+                .and_then(|(com, words)| Some((com.parse().ok()?, words)));
+            let (com, words) = found.ok_or("write console:COM:WORDS")?;
+            Ok(Readiness::Console {
+                com,
+                words: words.to_owned(),
+            })
+        }
+        ("tcp", address) if address.contains(':') => Ok(Readiness::Tcp {
+            address: address.to_owned(),
+        }),
+        ("command", words) if !words.trim().is_empty() => Ok(Readiness::Command {
+            argv: words.split_whitespace().map(str::to_owned).collect(),
+        }),
+        _ => Err("write agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS".to_owned()),
+    }
+}
+
+impl Import {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let text = std::fs::read_to_string(&self.config).map_err(|e| {
+            let message = format!("cannot read {}: {e}", self.config.display());
+            Failure::new(&message, None)
+        })?;
+        let of_file = |e: config::Error| {
+            let message = format!("{}: {e}", self.config.display());
+            Failure::new(&message, Some(e.hint().to_owned()))
+        };
+        let variables: Variables = text.parse().map_err(of_file)?;
+        GuestConfig::try_from(variables.clone()).map_err(of_file)?;
+        let guest = BhyveGuest {
+            config: variables.0,
+            agent: self.agent,
+            readiness: self.ready,
+        };
+        let bar = bytes_bar(self.json);
+        bar.set_message("sealing");
+        let manifest =
+            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| advance(&bar, p))?;
+        bar.finish_and_clear();
+        if self.json {
+            json(&View::new(&self.checkpoint, &manifest));
+        } else {
+            line(format_args!(
+                "{}: {} of memory, sealed (sha256 {})",
                 self.checkpoint,
                 manifest.memory.size,
                 &manifest.files.ckp.sha256[..16]
@@ -99,11 +188,7 @@ impl Inspect {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let m = checkpoint.manifest();
         if self.json {
-            let mut value = described(&self.checkpoint, m);
-            value["parents"] = std::iter::successors(checkpoint.parent(), |parent| parent.parent())
-                .map(|parent| parent.path().to_string())
-                .collect();
-            json(&value);
+            json(&View::of(&checkpoint));
             return Ok(ExitCode::SUCCESS);
         }
         let devices: Vec<_> = m
@@ -146,16 +231,14 @@ impl Inspect {
         for (key, value) in lines {
             line(format_args!("{key:<12} {value}"));
         }
+        for disk in &m.disks {
+            line(format_args!(
+                "{:<12} {}  {}",
+                "disk", disk.snapshot, disk.identity
+            ));
+        }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn described(path: &BundlePath, manifest: &Manifest) -> serde_json::Value {
-    let mut value = json!(manifest);
-    value["checkpoint"] = path.to_string().into();
-    value["memory_mib"] = manifest.memory.size.as_mib().into();
-    value["memory_sha256"] = manifest.memory_sha256().into();
-    value
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +256,10 @@ impl Verify {
         let bar = bytes_bar(self.json);
         bar.set_message("verifying");
         checkpoint.verify_memory(&|p| advance(&bar, p))?;
+        let disks = &checkpoint.manifest().disks;
+        if !disks.is_empty() {
+            disk::verify(&self.checkpoint.absolute()?, disks).map_err(guests::Error::from)?;
+        }
         bar.finish_and_clear();
         let sha256 = &checkpoint.manifest().memory_sha256();
         if self.json {
@@ -202,52 +289,25 @@ pub(super) struct List {
 impl List {
     fn run(self) -> Result<ExitCode, Failure> {
         let bundles = checkpoint::list(&self.dir)?;
-        let seen = bundles.iter().map(|b| {
-            let (state, error) = match &b.state {
-                BundleState::Whole(_) => ("whole", None),
-                BundleState::Broken(e) => ("broken", Some(e.to_string())),
-                BundleState::Incomplete => (
-                    "incomplete",
-                    Some("no manifest: not sealed yet, or never will be".to_owned()),
-                ),
-            };
-            (b, state, error)
-        });
+        let views: Vec<ListedView> = bundles.iter().map(Into::into).collect();
         if self.json {
-            let values: Vec<_> = seen
-                .map(|(b, state, error)| {
-                    let mut value =
-                        json!({ "name": b.path.name(), "state": state, "size": b.size });
-                    if let BundleState::Whole(m) = &b.state {
-                        value["memory"] = m.memory.size.0.into();
-                        value["engine"] = json!(m.engine);
-                        value["created_at"] = m.created_at.as_str().into();
-                        value["sha256"] = m.memory_sha256().into();
-                        value["parent"] = json!(m.parent.as_ref().map(|parent| &parent.path));
-                    }
-                    if let Some(error) = error {
-                        value["error"] = error.into();
-                    }
-                    value
-                })
-                .collect();
-            json(&values);
+            json(&views);
             return Ok(ExitCode::SUCCESS);
         }
-        let rows: Vec<_> = seen
-            .map(|(b, state, error)| {
-                let name = b.path.name().to_owned();
-                let mut row = vec![name, state.to_owned(), b.size.to_string()];
-                match &b.state {
-                    BundleState::Whole(m) => {
-                        let parent = m.parent.as_ref().map(|parent| parent.path.clone());
-                        row.push(m.memory.size.to_string());
-                        row.push(parent.unwrap_or_else(|| "-".to_owned()));
-                        row.push(m.created_at.clone());
-                    }
-                    _ => row.extend([String::new(), String::new(), error.unwrap_or_default()]),
-                }
-                row
+        let rows: Vec<_> = views
+            .into_iter()
+            .map(|view| {
+                let parent = view
+                    .parent
+                    .map(|parent| parent.unwrap_or_else(|| "-".to_owned()));
+                vec![
+                    view.name,
+                    view.state.name().to_owned(),
+                    view.size.to_string(),
+                    view.memory.map(|m| m.to_string()).unwrap_or_default(),
+                    parent.unwrap_or_default(),
+                    view.created_at.or(view.error).unwrap_or_default(),
+                ]
             })
             .collect();
         if rows.is_empty() {
@@ -277,12 +337,20 @@ pub(super) struct Flatten {
 impl Flatten {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        if !checkpoint.manifest().disks.is_empty() {
+            let refused = format!(
+                "cannot flatten {}: its disk's snapshot is its own, and goes with it",
+                self.checkpoint
+            );
+            let hint = "restore a guest from it, and suspend that one in full: brood suspend";
+            return Err(Failure::new(&refused, Some(hint.to_owned())));
+        }
         let bar = bytes_bar(self.json);
         bar.set_message("flattening");
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
-            json(&described(&self.new, &manifest));
+            json(&View::new(&self.new, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, joined from {} checkpoints (sha256 {})",
@@ -312,15 +380,15 @@ impl Remove {
             .absolute()
             .unwrap_or_else(|_| self.checkpoint.clone());
         let (mut state, engine) = (state(config)?, engine()?);
-        let users = Guests {
+        let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
-        }
-        .users_of(&path)?;
+            engine: &*engine,
+        };
+        let users = guests.users_of(&path)?;
         if !self.force {
             checkpoint::spare_parent(&path)?;
         }
-        let freed = checkpoint::remove(&self.checkpoint, &users)?;
+        let freed = guests.remove_checkpoint(&self.checkpoint, &users)?;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));
         Ok(ExitCode::SUCCESS)
     }

@@ -8,17 +8,20 @@ use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
-    restore::{cores, verify},
+    restore::verify,
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
-    config::{self, Config},
+    config::Config,
     density::{
         report::write_report,
         run::{self, Event, Run},
         step::Step,
     },
-    restore::cost,
+    restore::{
+        cost,
+        job::{ALLOWANCE, cores},
+    },
     units::Bytes,
 };
 
@@ -76,14 +79,14 @@ impl Density {
                     .concurrency
                     .map_or(cores(facts.cpu.cores), |k| k as usize),
                 dirty_pages: self.dirty_pages,
-                allowance: config::PRIVATE_LIMIT.max(written + Bytes::mib(1)),
+                allowance: ALLOWANCE.max(written + Bytes::mib(1)),
                 overhead: cost::measured(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
                 park_after: self.park.after.unwrap_or_default().0,
             };
             let step = run::step(
                 &mut state,
-                &engine,
+                &*engine,
                 &checkpoint,
                 &run,
                 &cancelled,

@@ -1,14 +1,14 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use crate::{checkpoint, config, density, engine, guests, host, pool, restore, state};
+use crate::{api, checkpoint, config, density, engine, guests, host, pool, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// What was tried, on what, and why it failed.
-    message: String,
+    pub(crate) message: String,
     /// What to do next.
-    hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Exit code of the command.
     pub(crate) code: u8,
 }
@@ -53,6 +53,7 @@ macro_rules! failure_from {
 }
 
 failure_from!(
+    api::Error,
     checkpoint::Error,
     config::Error,
     engine::Error,

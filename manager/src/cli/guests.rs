@@ -13,7 +13,7 @@ use super::{
 use crate::{
     checkpoint::BundlePath,
     config::Config,
-    guests::{self, Guest, GuestState, Guests},
+    guests::{self, Guest, GuestState, Guests, View},
 };
 
 /// Guests named on the command line, or all.
@@ -61,11 +61,16 @@ impl List {
         let (mut state, engine) = (state(config)?, engine()?);
         let guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .list()?;
         if self.json {
-            json(&guests.iter().map(described).collect::<Vec<_>>());
+            json(
+                &guests
+                    .iter()
+                    .map(|g| View::new(g, engine.kind(), None))
+                    .collect::<Vec<_>>(),
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if guests.is_empty() {
@@ -91,17 +96,6 @@ impl List {
     }
 }
 
-fn described(guest: &Guest) -> Value {
-    let row = &guest.row;
-    json!({
-        "name": row.name, "id": row.id.to_string(), "state": guest.state,
-        "pid": guest.process().map(|p| p.pid), "engine": "kvm",
-        "memory_mib": row.memory.as_mib(), "checkpoint": row.checkpoint, "checkpoint_sha256": row.sha256,
-        "generation": row.generation, "mac": row.mac, "created_at": row.created_at,
-        "reason": row.reason,
-    })
-}
-
 /// Shows one guest with the memory it has to itself and shares
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood show demo-1")]
@@ -118,19 +112,17 @@ impl Show {
         let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
+        // What cannot be asked for must not keep the rest from being shown.
+        let disk = guests.disk_location(&guest.row).ok().flatten();
         if self.json {
-            let mut value = described(&guest);
-            if let Some(u) = usage {
-                value["private_bytes"] = u.private.0.into();
-                value["shared_bytes"] = u.shared.0.into();
-                value["process_bytes"] = u.process.0.into();
-                value["page_table_bytes"] = u.page_tables.0.into();
-            }
-            json(&value);
+            json(&View {
+                disk_path: disk.as_ref().map(|path| path.display().to_string()),
+                ..View::new(&guest, engine.kind(), usage)
+            });
             return Ok(ExitCode::SUCCESS);
         }
         let row = &guest.row;
@@ -146,6 +138,9 @@ impl Show {
         ];
         if let Some(process) = guest.process() {
             lines.push(("pid", process.pid.to_string()));
+        }
+        if let Some(disk) = disk {
+            lines.push(("disk", disk.display().to_string()));
         }
         if let Some(u) = usage {
             lines.push((
@@ -189,10 +184,22 @@ pub(super) struct Ask {
 }
 
 fn after_ask() -> String {
+    let demo = demo_requests();
     format!(
-        "Options stand before the guest's name.\n\nThe demo guest knows:\n{}\n\nExamples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8",
-        crate::engine::kvm::demo::words::REQUESTS
+        "Options stand before the guest's name.\n\n{demo}Examples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8"
     )
+}
+
+#[cfg(target_os = "linux")]
+fn demo_requests() -> String {
+    let requests = crate::engine::kvm::demo::words::REQUESTS;
+    format!("The demo guest knows:\n{requests}\n\n")
+}
+
+/// Only the KVM engine has a demo guest.
+#[cfg(not(target_os = "linux"))]
+fn demo_requests() -> String {
+    String::new()
 }
 
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
@@ -213,7 +220,7 @@ impl Ask {
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         }
         .ask(&self.guest, &self.request, timeout)?;
         if self.json {
@@ -244,7 +251,7 @@ impl Done {
         let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let found = which.find(&mut guests)?;
         let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
@@ -390,7 +397,7 @@ impl Destroy {
         let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let found = self.which.find(&mut guests)?;
         let destroyed = guests.destroy(&found)?.names;
@@ -435,7 +442,7 @@ impl Suspend {
         let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
-            engine: &engine,
+            engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
         let bar = bytes_bar(self.json);

@@ -79,7 +79,7 @@ impl Plan {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
         let (mut state, engine) = (state(config)?, engine()?);
-        let cost = cost::live(&mut state, &engine, &checkpoint)?;
+        let cost = cost::live(&mut state, &*engine, &checkpoint)?;
         let plan = plan(
             &facts,
             self.host_memory,

@@ -4,6 +4,7 @@ mod checkpoint;
 mod completions;
 mod config;
 mod density;
+mod disk;
 mod failure;
 mod guests;
 mod host;
@@ -11,6 +12,7 @@ mod manual;
 mod output;
 mod pool;
 mod restore;
+mod serve;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -32,6 +34,7 @@ Exit codes:
 Environment:
   BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml when it is there;
                    on FreeBSD /usr/local/etc/brood.toml)
+  BROOD_ENGINE     kvm or bhyve (default: kvm on Linux, else bhyve); one for each state folder
   BROOD_STATE_DIR  folder of the state (default: /var/db/brood for root, else the XDG state folder)
   BROOD_...        every other setting of the configuration: see `brood config example`";
 
@@ -87,8 +90,15 @@ enum Command {
     Suspend(guests::Suspend),
     #[command(subcommand, about = "Keep pools of guests that wait to be claimed")]
     Pool(pool::Command),
+    #[command(
+        subcommand,
+        about = "Find and remove disks that belong to no guest and no checkpoint"
+    )]
+    Disk(disk::Command),
     #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
+    #[command(about = "Serve the API over HTTP")]
+    Serve(serve::Serve),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -120,7 +130,9 @@ impl Cli {
             Command::Destroy(command) => command.run(&config()?),
             Command::Suspend(command) => command.run(&config()?),
             Command::Pool(command) => command.run(&config()?),
+            Command::Disk(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
+            Command::Serve(command) => command.run(sources),
             Command::Config(command) => command.run(&sources),
             Command::Completions(command) => command.run(),
             Command::Manual(command) => command.run(),

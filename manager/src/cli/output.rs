@@ -17,7 +17,7 @@ use super::Failure;
 use crate::{
     checkpoint::Progress,
     config::Config,
-    engine::{self, kvm::Kvm},
+    engine::{self, Engine},
     host::{
         self,
         facts::{HostFacts, Paths},
@@ -103,14 +103,12 @@ pub(crate) fn state(config: &Config) -> Result<State, Failure> {
 }
 
 /// The engine of this host.
-pub(crate) fn engine() -> Result<Kvm, Failure> {
-    Kvm::new().map_err(|source| {
-        engine::Error::Io {
-            action: "find the brood binary",
-            source,
-        }
-        .into()
-    })
+pub(crate) fn engine() -> Result<Box<dyn Engine>, Failure> {
+    let program = std::env::current_exe().map_err(|source| engine::Error::Io {
+        action: "find the brood binary",
+        source,
+    })?;
+    Ok(engine::choose(&program)?)
 }
 
 /// Facts of this host.

@@ -13,13 +13,13 @@ use super::{
         advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
         table,
     },
-    restore::{concurrency, cores},
+    restore::concurrency,
 };
 use crate::{
     checkpoint::BundlePath,
     config::Config,
     pool::{self, Claimed, NewPool, Pool, Pools, Wanted},
-    restore::{Slots, mass::Event},
+    restore::{Slots, job::cores, mass::Event},
     state::{EntryState, PoolChange},
     units::Bytes,
 };
@@ -94,7 +94,7 @@ fn with_pools<T>(
     let dir = state.dir().to_owned();
     run(&mut Pools {
         state: &mut state,
-        engine: &engine,
+        engine: &*engine,
         facts: &|folder| facts_beside(dir.clone(), Some(folder.to_owned())),
         standing: &mut Slots::default(),
     })
@@ -405,9 +405,10 @@ fn fill(
     let missing = pool.row.hot.saturating_sub(pool.entries.hot);
     let bar = guests_bar(missing, quiet);
     bar.set_message("restoring");
-    let at_once = concurrency(config, at_once).unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64))
-    });
+    let at_once = match concurrency(config, at_once) {
+        Some(k) => k as usize,
+        None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
+    };
     let result = pools.fill(name, at_once, &cancelled, &mut |event| match event {
         Event::Restored(_) => bar.inc(1),
         Event::Failed(failure) => {

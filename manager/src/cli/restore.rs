@@ -1,9 +1,8 @@
 //! `brood restore`
 
-use std::{process::ExitCode, sync::atomic::Ordering};
+use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
 
 use super::{
     Failure,
@@ -16,10 +15,10 @@ use crate::{
     checkpoint::{BundlePath, Checkpoint},
     config::Config,
     density::percentiles::Percentiles,
-    guests::{Guest, Guests},
+    disk::Choice,
     restore::{
-        cost,
-        mass::{self, Event, Report, Request},
+        job::{Done, Ending, Job, View},
+        mass::{self, Event},
     },
     state::State,
     units::Bytes,
@@ -48,6 +47,11 @@ pub(super) struct Restore {
     /// Names of the guests are PREFIX-1, PREFIX-2, ... [default: the checkpoint's name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
+    /// Disk that each guest gets a clone of: zfs:POOL/DATASET@SNAPSHOT, reflink:FILE,
+    /// reflink-or-copy:FILE (copied where blocks cannot be shared) or none [default: the one that
+    /// was sealed with the checkpoint]
+    #[arg(long, value_name = "DISK")]
+    disk: Option<Choice>,
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
@@ -76,29 +80,25 @@ impl Restore {
         verify(&state, &checkpoint, self.json)?;
 
         let defaults = &config.restore;
-        let prefix = self
-            .prefix
-            .clone()
-            .unwrap_or_else(|| self.checkpoint.name().to_owned());
-        let request = Request {
-            guests: self.guests as usize,
-            concurrency: concurrency(config, self.concurrency)
-                .unwrap_or_else(|| cores(facts.cpu.cores)),
-            prefix,
+        let job = Job {
+            names: Job::numbered(self.prefix, &self.checkpoint),
+            checkpoint: self.checkpoint,
+            guests: self.guests,
+            concurrency: concurrency(config, self.concurrency),
+            paused: self.paused,
             allowance: self.private_limit.unwrap_or(defaults.private_limit.value),
-            overhead: cost::measured(&state, &checkpoint)?.overhead,
             overcommit: self.overcommit,
             park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
-            membership: None,
+            all_or_nothing: self.all_or_nothing,
+            disk: self.disk.unwrap_or_default(),
         };
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");
-        let report = mass::restore(
+        let done = job.run(
             &mut state,
-            &engine,
+            &*engine,
             &facts,
             &checkpoint,
-            &request,
             &cancelled,
             &mut |event| match event {
                 Event::Admitted { verdict } => {
@@ -117,129 +117,58 @@ impl Restore {
             },
         )?;
         bar.finish_and_clear();
-
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &engine,
-        };
-        let mine = |guests: &mut Guests<'_>| -> Result<Vec<Guest>, Failure> {
-            let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
-            Ok(guests
-                .list()?
-                .into_iter()
-                .filter(|g| ids.contains(&g.row.id))
-                .collect())
-        };
-        let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
-        let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());
-        if rolled_back {
-            let mine = mine(&mut guests)?;
-            guests.destroy(&mine)?;
-        } else if self.paused {
-            for guest in mine(&mut guests)? {
-                guests.pause(&guest)?;
-            }
-        }
-        self.print(&report, interrupted, rolled_back);
-        Ok(exit_code(&report, interrupted, rolled_back))
-    }
-
-    fn print(&self, report: &Report, interrupted: bool, rolled_back: bool) {
-        let latencies = latencies_ms(report);
-        let percentiles = Percentiles::of(&latencies);
-        let restored = if rolled_back { 0 } else { report.guests.len() };
         if self.json {
-            let guests: Vec<_> = report
-                .guests
-                .iter()
-                .take(restored)
-                .map(|g| {
-                    json!({
-                        "name": g.name, "id": g.id.to_string(), "pid": g.process.pid,
-                        "restore_ms": g.latency.as_secs_f64() * 1e3,
-                        "nonce": format!("{:016x}", g.nonce), "counter": g.counter,
-                    })
-                })
-                .collect();
-            let errors: Vec<_> = report
-                .failures
-                .iter()
-                .map(|f| json!({ "name": f.name, "error": f.error }))
-                .collect();
-            json(&json!({
-                "checkpoint": self.checkpoint.to_string(),
-                "asked": report.asked, "restored": restored, "failed": report.failures.len(),
-                "not_begun": report.not_begun, "interrupted": interrupted, "rolled_back": rolled_back,
-                "paused": self.paused, "wall_s": report.wall.as_secs_f64(), "restore_ms": percentiles,
-                "guests": guests, "errors": errors,
-            }));
-            return;
+            json(&View::new(&job, &done));
+        } else {
+            print(&done);
         }
-        let wall = report.wall.as_secs_f64();
+        Ok(exit_code(done.ending()))
+    }
+}
+
+fn print(done: &Done) {
+    let (report, restored) = (&done.report, done.guests().len());
+    let wall = report.wall.as_secs_f64();
+    line(format_args!(
+        "{restored} of {} guests restored{} in {wall:.2} s ({:.0} a second); each has answered",
+        report.asked,
+        if done.paused { " and paused" } else { "" },
+        report.guests.len() as f64 / wall.max(1e-9),
+    ));
+    if !report.guests.is_empty() {
+        let Percentiles { p50, p90, p99, max } = done.latency();
         line(format_args!(
-            "{restored} of {} guests restored{} in {wall:.2} s ({:.0} a second); each has answered",
-            report.asked,
-            if self.paused { " and paused" } else { "" },
-            report.guests.len() as f64 / wall.max(1e-9),
+            "latency to the guest's answer: p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"
         ));
-        if !latencies.is_empty() {
-            let Percentiles { p50, p90, p99, max } = percentiles;
-            line(format_args!(
-                "latency to the guest's answer: p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"
-            ));
-        }
-        if rolled_back {
-            line("some failed, and --all-or-nothing was asked for: the others were destroyed");
-        }
-        if interrupted {
-            line(format_args!(
-                "interrupted: {} guests were not begun; those restored stand",
-                report.not_begun
-            ));
-        } else if restored > 0 {
-            let first = report
-                .guests
-                .iter()
-                .map(|g| &g.name)
-                .min()
-                .expect("some were restored");
-            line(format_args!(
-                "next: brood list, brood ask {first} ping, brood destroy --all"
-            ));
-        }
+    }
+    if done.rolled_back {
+        line("some failed, and --all-or-nothing was asked for: the others were destroyed");
+    }
+    if done.interrupted {
+        line(format_args!(
+            "interrupted: {} guests were not begun; those restored stand",
+            report.not_begun
+        ));
+    } else if let Some(first) = done.guests().iter().map(|g| &g.name).min() {
+        line(format_args!(
+            "next: brood list, brood ask {first} ping, brood destroy --all"
+        ));
     }
 }
 
-fn exit_code(report: &Report, interrupted: bool, rolled_back: bool) -> ExitCode {
-    if interrupted {
-        ExitCode::from(INTERRUPTED)
-    } else if report.failures.is_empty() && report.not_begun == 0 {
-        ExitCode::SUCCESS
-    } else if report.guests.is_empty() || rolled_back {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::from(SOME)
+fn exit_code(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Whole => ExitCode::SUCCESS,
+        Ending::Some => ExitCode::from(SOME),
+        Ending::Nothing => ExitCode::FAILURE,
+        Ending::Interrupted => ExitCode::from(INTERRUPTED),
     }
-}
-
-fn latencies_ms(report: &Report) -> Vec<f64> {
-    report
-        .guests
-        .iter()
-        .map(|g| g.latency.as_secs_f64() * 1e3)
-        .collect()
 }
 
 /// How many restores at once: as the flag says, else as is configured.
-pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<usize> {
+pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
     let configured = config.restore.concurrency.as_ref();
     flag.or(configured.map(|k| k.value.get()))
-        .map(|k| k as usize)
-}
-
-/// As many restores at once as there are cores.
-pub(super) fn cores(cores: u64) -> usize {
-    usize::try_from(cores).unwrap_or(1).max(1)
 }
 
 /// Checks the checkpoint's memory, with a progress bar, unless that was done before.

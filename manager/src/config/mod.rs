@@ -58,7 +58,7 @@ pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
-pub const PRIVATE_LIMIT: Bytes = Bytes::mib(1);
+pub const PRIVATE_LIMIT: Bytes = crate::restore::job::ALLOWANCE;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

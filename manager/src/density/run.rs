@@ -23,7 +23,7 @@ use crate::{
         facts::{HostFacts, Paths},
         proc::{self, ProcRoot},
     },
-    restore::mass::{self, Failure, Request},
+    restore::mass::{self, Failure, Names, Request},
     state::{Measured, State},
     units::{Bytes, PAGE_SIZE},
 };
@@ -123,12 +123,13 @@ pub fn step(
     let request = Request {
         guests: run.guests,
         concurrency: run.concurrency,
-        prefix: format!("density{}", std::process::id()),
+        names: Names::Numbered(format!("density{}", std::process::id())),
         allowance: run.allowance,
         overhead: run.overhead,
         overcommit: run.overcommit,
         park_after: run.park_after,
         membership: None,
+        disk: crate::disk::Choice::Sealed,
     };
     let report = mass::restore(
         state,

@@ -4,7 +4,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{percentiles::Percentiles, snapshot::MemoryDelta};
-use crate::{checkpoint::manifest::EngineKind, host::facts::HostFacts, units::Bytes};
+use crate::{
+    checkpoint::manifest::EngineKind,
+    host::{
+        facts::{HostFacts, System},
+        kvm::KvmFacts,
+    },
+    units::Bytes,
+};
 
 /// What one step asked for and measured. Its JSON keys are fixed: scripts read them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,14 +74,9 @@ impl Machine {
     /// The facts that a reader of a measurement needs.
     #[must_use]
     pub fn of(facts: &HostFacts) -> Self {
-        let version = facts
-            .kvm
-            .capabilities
-            .map(|capabilities| capabilities.api_version);
-        let kvm = match (version, facts.kvm.modules.first()) {
-            (None, _) => "none".to_owned(),
-            (Some(version), None) => format!("kvm, API {version}"),
-            (Some(version), Some(module)) => format!("{module}, API {version}"),
+        let kvm = match &facts.system {
+            System::Linux(linux) => backend(&linux.kvm),
+            System::Freebsd(_) => "none".to_owned(),
         };
         Self {
             kernel: facts.kernel.clone(),
@@ -83,6 +85,17 @@ impl Machine {
             memory_mib: facts.memory.total.as_mib().round(),
             kvm,
         }
+    }
+}
+
+fn backend(kvm: &KvmFacts) -> String {
+    let version = kvm
+        .capabilities
+        .map(|capabilities| capabilities.api_version);
+    match (version, kvm.modules.first()) {
+        (None, _) => "none".to_owned(),
+        (Some(version), None) => format!("kvm, API {version}"),
+        (Some(version), Some(module)) => format!("{module}, API {version}"),
     }
 }
 

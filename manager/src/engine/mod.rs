@@ -3,6 +3,8 @@
 //! An engine works inside a *run folder* that it is given. What it keeps there (control sockets,
 //! records of how guests ended) belongs to it alone.
 
+pub mod bhyve;
+mod choose;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub(crate) mod process;
@@ -11,10 +13,15 @@ use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use process::{Process, ProcessState};
+pub use choose::{ENGINE_VARIABLE, choose};
+pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
+    checkpoint::{
+        BundlePath, Checkpoint, Progress,
+        manifest::{DiskSnapshot, EngineKind, Manifest},
+    },
+    disk,
     units::Bytes,
 };
 
@@ -110,6 +117,9 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// There is no engine of this name.
+    #[error("{ENGINE_VARIABLE}={0}: there is no such engine")]
+    NoSuchEngine(String),
     /// The checkpoint is not for this engine, or cannot be used by it.
     #[error("cannot restore from {checkpoint}: {reason}")]
     Checkpoint {
@@ -121,6 +131,9 @@ pub enum Error {
     /// The bundle itself.
     #[error(transparent)]
     Bundle(#[from] crate::checkpoint::Error),
+    /// A disk of the guest.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
     /// A guest did not come up.
     #[error("cannot make the guest ready: {0}")]
     Boot(String),
@@ -160,7 +173,9 @@ impl Error {
             Self::Unavailable { .. } => {
                 "`brood doctor` says what this machine lacks and how to change it"
             }
+            Self::NoSuchEngine(_) => "name kvm or bhyve, or leave it to the platform",
             Self::Bundle(e) => return e.hint(),
+            Self::Disk(e) => return e.hint(),
             Self::Gone | Self::Died(_) => {
                 "`brood show GUEST` says how it ended; `brood destroy GUEST` forgets it"
             }
@@ -204,7 +219,7 @@ pub struct Restored {
 }
 
 /// A run of restores from one checkpoint.
-pub trait Session: fmt::Debug {
+pub trait Session: fmt::Debug + Send {
     /// Gives out an order. Its outcome comes from [`Self::wait`], in any order.
     ///
     /// # Errors
@@ -246,6 +261,9 @@ pub struct Described {
     pub memory: Bytes,
 }
 
+/// Takes the snapshots of a stopped guest's disks for the bundle that is being written.
+pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
+
 /// A guest's answer, for people and for programs.
 pub trait Answer: fmt::Display + fmt::Debug {
     /// The answer as JSON.
@@ -253,7 +271,10 @@ pub trait Answer: fmt::Display + fmt::Debug {
 }
 
 /// What runs guests.
-pub trait Engine: fmt::Debug {
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> EngineKind;
+
     /// Makes a checkpoint by booting the demo guest and suspending it.
     ///
     /// # Errors
@@ -286,8 +307,8 @@ pub trait Engine: fmt::Debug {
     /// Guests that have something in the run folder, whether or not they are recorded anywhere.
     fn seen(&self, run_dir: &Path) -> Vec<GuestId>;
 
-    /// What can be told of a guest that is recorded nowhere, from its process.
-    fn describe(&self, process: Process) -> Option<Described>;
+    /// What can be told of a guest that is recorded nowhere, from its process or the run folder.
+    fn describe(&self, run_dir: &Path, id: &GuestId, process: Process) -> Option<Described>;
 
     /// Puts a request in words to a running guest.
     ///
@@ -302,9 +323,15 @@ pub trait Engine: fmt::Debug {
     ) -> Result<Box<dyn Answer>, Error>;
 
     /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
+    /// `disks` takes the snapshots of its disks: it is called once, when the guest is stopped and
+    /// the bundle is locked, and what it returns is sealed.
     ///
     /// # Errors
-    /// When the bundle cannot be written or the guest not be stopped.
+    /// When the bundle cannot be written, the guest not be stopped, or `disks` fails.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the guest, its bundles, and two callbacks"
+    )]
     fn suspend(
         &self,
         run_dir: &Path,
@@ -312,6 +339,7 @@ pub trait Engine: fmt::Debug {
         name: &str,
         from: &Manifest,
         path: &BundlePath,
+        disks: TakeDisks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error>;
 
@@ -319,7 +347,12 @@ pub trait Engine: fmt::Debug {
     /// ends. When anything fails, it goes on.
     ///
     /// # Errors
-    /// When the bundle cannot be written or the guest not be stopped, or the engine has no deltas.
+    /// When the bundle cannot be written, the guest not be stopped, `disks` fails, or the engine has
+    /// no deltas.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the guest, its bundles, and two callbacks"
+    )]
     fn suspend_delta(
         &self,
         _run_dir: &Path,
@@ -327,6 +360,7 @@ pub trait Engine: fmt::Debug {
         _name: &str,
         _from: &Checkpoint,
         _path: &BundlePath,
+        _disks: TakeDisks<'_>,
         _progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         Err(Error::Refused(
@@ -338,7 +372,7 @@ pub trait Engine: fmt::Debug {
     ///
     /// # Errors
     /// When its process cannot be looked at.
-    fn usage(&self, process: Process) -> Result<Usage, Error>;
+    fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error>;
 
     /// How a guest ended, in words, when that was recorded.
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String>;

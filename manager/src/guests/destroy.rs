@@ -74,7 +74,7 @@ impl Guests<'_> {
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 let name = &guest.row.name;
-                let Some(pidfd) = guest
+                let Some(handle) = guest
                     .process()
                     .map(|p| p.open())
                     .transpose()
@@ -83,11 +83,11 @@ impl Guests<'_> {
                 else {
                     continue;
                 };
-                process::send(&pidfd, Signal::SIGKILL).map_err(|e| io(name, e))?;
-                ending.push((name, pidfd));
+                process::send(&handle, Signal::SIGKILL).map_err(|e| io(name, e))?;
+                ending.push((name, handle));
             }
-            for (name, pidfd) in ending {
-                if !process::wait_for_end(&pidfd, PATIENCE).map_err(|e| io(name, e))? {
+            for (name, handle) in ending {
+                if !process::wait_for_end(&handle, PATIENCE).map_err(|e| io(name, e))? {
                     let source = engine::Error::Timeout(PATIENCE);
                     return Err(Error::engine("see the end of", name, source));
                 }
@@ -96,8 +96,19 @@ impl Guests<'_> {
             for guest in batch {
                 self.engine.forget(&run_dir, &guest.row.id)?;
             }
-            let ids: Vec<GuestId> = batch.iter().map(|g| g.row.id).collect();
+            // One whose disk cannot be removed stays recorded, and does not hold up the others.
+            let mut failed = None;
+            let mut ids: Vec<GuestId> = Vec::with_capacity(batch.len());
+            for guest in batch {
+                match self.release_disk(&guest.row) {
+                    Ok(()) => ids.push(guest.row.id),
+                    Err(source) => failed = Some((guest.row.name.clone(), source)),
+                }
+            }
             self.state.remove_guests(&ids)?;
+            if let Some((guest, source)) = failed {
+                return Err(Error::Release { guest, source });
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Why something could not be done with a guest.
 
 use super::GuestState;
-use crate::{checkpoint, engine, state};
+use crate::{checkpoint, disk, engine, state};
 
 /// Why something could not be done with a guest.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,17 @@ pub enum Error {
     /// The engine, with no guest in particular.
     #[error(transparent)]
     Files(#[from] engine::Error),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// The disk of a guest that is gone.
+    #[error("cannot remove the disk of guest {guest}: {source}")]
+    Release {
+        /// The guest.
+        guest: String,
+        /// Why it failed.
+        source: disk::Error,
+    },
     /// A bundle.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
@@ -94,6 +105,7 @@ impl Error {
             }
             Self::OtherCheckpoint { .. } => Some("put the bundle back where it was".to_owned()),
             Self::Engine { source, .. } | Self::Files(source) => source.hint(),
+            Self::Disk(e) | Self::Release { source: e, .. } => e.hint(),
             Self::Checkpoint(e) => e.hint(),
             Self::State(e) => e.hint(),
         }

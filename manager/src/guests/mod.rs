@@ -5,7 +5,9 @@
 //! moment leaves nothing that the next command does not see.
 
 mod destroy;
+mod disks;
 mod error;
+mod view;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,13 +18,16 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use destroy::Destroyed;
+pub use disks::Leftover;
 pub use error::Error;
+pub use view::{UsageView, View};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
-    engine::{self, Answer, Engine, GuestId, Process, ProcessState, Usage},
+    engine::{self, Answer, Engine, GuestId, Process, ProcessState, TakeDisks, Usage},
     state::{EntryState, GuestRow, RowState, State},
 };
 
@@ -35,7 +40,7 @@ const REASON_PATIENCE: Duration = Duration::from_millis(500);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a guest is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestState {
     /// Another command is restoring it.
@@ -112,7 +117,8 @@ impl Guests<'_> {
         let mut known = BTreeMap::new();
         let mut users = self.list()?;
         users.retain(|guest| {
-            guest.state != GuestState::Dead
+            // A dead guest's disk may still be a clone of the checkpoint's.
+            (guest.state != GuestState::Dead || guest.row.disk.is_some())
                 && *known
                     .entry(guest.row.checkpoint.clone())
                     .or_insert_with(|| shares(&guest.row.checkpoint, bundle))
@@ -129,7 +135,7 @@ impl Guests<'_> {
             let Some(process) = self.engine.find(&run_dir, &id) else {
                 continue;
             };
-            let Some(described) = self.engine.describe(process) else {
+            let Some(described) = self.engine.describe(&run_dir, &id, process) else {
                 continue;
             };
             // Without the bundle it can be asked and ended, but not suspended.
@@ -137,8 +143,10 @@ impl Guests<'_> {
                 .checkpoint
                 .parse()
                 .and_then(|path| Checkpoint::open(&path));
+            let disk = bundle.as_ref().ok().and_then(disks::sealed_disk);
             let sha256 = bundle.map_or(String::new(), |b| b.manifest().memory_sha256());
-            self.state.adopt(id, process, &described, &sha256)?;
+            self.state
+                .adopt(id, process, &described, &sha256, disk.as_deref())?;
         }
         Ok(())
     }
@@ -187,10 +195,18 @@ impl Guests<'_> {
                         row.process = process;
                     }
                     (None, Some(_)) => {}
-                    (None, None) => {
-                        gone.push(row.id);
-                        continue;
-                    }
+                    (None, None) => match self.release_disk(&row) {
+                        Ok(()) => {
+                            gone.push(row.id);
+                            continue;
+                        }
+                        // It stays in sight until that can be done.
+                        Err(e) => {
+                            dead.push((row.id, format!("its disk is left: {e}")));
+                            row.reason = dead.last().map(|(_, reason)| reason.clone());
+                            row.state = RowState::Dead;
+                        }
+                    },
                 }
             }
             let state = match (row.state, process) {
@@ -378,9 +394,9 @@ impl Guests<'_> {
         path: &BundlePath,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
-        self.suspend_by(guest, |engine, run_dir, from| {
+        self.suspend_by(guest, path, |engine, run_dir, from, disks| {
             let (id, name) = (&guest.row.id, &guest.row.name);
-            engine.suspend(run_dir, id, name, from.manifest(), path, progress)
+            engine.suspend(run_dir, id, name, from.manifest(), path, disks, progress)
         })
     }
 
@@ -395,16 +411,22 @@ impl Guests<'_> {
         path: &BundlePath,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
-        self.suspend_by(guest, |engine, run_dir, from| {
+        self.suspend_by(guest, path, |engine, run_dir, from, disks| {
             let (id, name) = (&guest.row.id, &guest.row.name);
-            engine.suspend_delta(run_dir, id, name, from, path, progress)
+            engine.suspend_delta(run_dir, id, name, from, path, disks, progress)
         })
     }
 
     fn suspend_by(
         &mut self,
         guest: &Guest,
-        suspend: impl FnOnce(&dyn Engine, &Path, &Checkpoint) -> Result<Manifest, engine::Error>,
+        path: &BundlePath,
+        suspend: impl FnOnce(
+            &dyn Engine,
+            &Path,
+            &Checkpoint,
+            TakeDisks<'_>,
+        ) -> Result<Manifest, engine::Error>,
     ) -> Result<Manifest, Error> {
         let process = alive(guest)?;
         self.free(guest, "suspend")?;
@@ -418,7 +440,19 @@ impl Guests<'_> {
             });
         }
         self.signal(guest, process, Signal::SIGCONT)?;
-        let result = suspend(self.engine, &self.state.run_dir(), &from)
+        let disk = self.disk(&guest.row)?;
+        if disk.is_some() {
+            self.note_bundle_place(path)?;
+        }
+        let mut taken = None;
+        let mut take = || match &disk {
+            Some(disk) => {
+                let snapshot = disks::take(&**disk, &guest.row.id, path)?;
+                Ok(vec![taken.insert(snapshot).1.clone()])
+            }
+            None => Ok(Vec::new()),
+        };
+        let result = suspend(self.engine, &self.state.run_dir(), &from, &mut take)
             .map_err(|source| Error::engine("suspend", name, source));
         match result {
             Ok(manifest) => {
@@ -426,6 +460,13 @@ impl Guests<'_> {
                 Ok(manifest)
             }
             Err(e) => {
+                if let (Some(disk), Some((bundle, snapshot))) = (disk, taken) {
+                    // The guest may have gone when its bundle was sealed already. What cannot be
+                    // removed now is found again: it is in no bundle.
+                    if let Ok(false) = disks::may_have(&bundle, &snapshot.snapshot) {
+                        let _ = disk.discard(&bundle, &snapshot);
+                    }
+                }
                 if guest.state == GuestState::Paused {
                     let _ = process.signal(Signal::SIGSTOP);
                 }
@@ -452,7 +493,7 @@ impl Guests<'_> {
     pub fn usage(&self, guest: &Guest) -> Result<Usage, Error> {
         let process = alive(guest)?;
         self.engine
-            .usage(process)
+            .usage(&self.state.run_dir(), &guest.row.id, process)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
 }

@@ -2,9 +2,11 @@
 
 use super::{
     cgroup::Groups,
-    facts::{Cpu, Files, HostFacts, Memory, Pids},
+    facts::{Cpu, Files, HostFacts, Memory, System},
     folder::Folder,
+    freebsd::{Freebsd, Processes, Vmm},
     kvm::{Capabilities, KvmFacts},
+    linux::{Linux, Pids},
 };
 use crate::units::Bytes;
 
@@ -21,31 +23,10 @@ pub(crate) fn healthy() -> HostFacts {
             total: Bytes::gib(24),
             available: Bytes::gib(20),
             swap_total: Bytes(0),
-            swap_free: Bytes(0),
+            swap_free: Some(Bytes(0)),
             overcommit_mode: 0,
             commit_limit: Bytes::gib(12),
             committed: Bytes::gib(1),
-        },
-        kvm: KvmFacts {
-            present: true,
-            open_errno: None,
-            capabilities: Some(Capabilities {
-                api_version: 12,
-                memory_slots: 32764,
-                immediate_exit: true,
-                sync_regs: true,
-                readonly_mem: true,
-            }),
-            modules: vec!["kvm_amd".into()],
-            nx_huge_pages: Some("N".into()),
-        },
-        pids: Pids {
-            pid_max: 32768,
-            threads_max: 192_729,
-            tasks: 500,
-            nproc_limit: Some(96_364),
-            nproc_binds: false,
-            user_tasks: 0,
         },
         files: Files {
             soft: Some(1024),
@@ -53,10 +34,101 @@ pub(crate) fn healthy() -> HostFacts {
             open: 2000,
             max: 2_466_165,
         },
-        max_map_count: 65530,
-        groups: Groups::default(),
+        system: System::Linux(Linux {
+            kvm: KvmFacts {
+                present: true,
+                open_errno: None,
+                capabilities: Some(Capabilities {
+                    api_version: 12,
+                    memory_slots: 32764,
+                    immediate_exit: true,
+                    sync_regs: true,
+                    readonly_mem: true,
+                }),
+                modules: vec!["kvm_amd".into()],
+                nx_huge_pages: Some("N".into()),
+            },
+            pids: Pids {
+                pid_max: 32768,
+                threads_max: 192_729,
+                tasks: 500,
+                nproc_limit: Some(96_364),
+                nproc_binds: false,
+                user_tasks: 0,
+            },
+            max_map_count: 65530,
+            groups: Groups::default(),
+        }),
         state_folder: folder("/var/db/brood", "ext4"),
         checkpoint_folder: None,
+    }
+}
+
+/// A FreeBSD host with 32 GiB, 24 of them free, the vmm-vnode kernel, and limits raised for a
+/// thousand guests.
+pub(crate) fn freebsd() -> HostFacts {
+    HostFacts {
+        kernel: "15.0-RELEASE".into(),
+        cpu: Cpu {
+            model: "Made-up Processor 9000".into(),
+            vendor: "AuthenticAMD".into(),
+            cores: 16,
+        },
+        memory: Memory {
+            total: Bytes::gib(32),
+            available: Bytes::gib(24),
+            swap_total: Bytes::gib(4),
+            swap_free: None,
+            overcommit_mode: 0,
+            commit_limit: Bytes::gib(4),
+            committed: Bytes::gib(1),
+        },
+        files: Files {
+            soft: Some(942_192),
+            hard: Some(942_192),
+            open: 400,
+            max: 1_046_880,
+        },
+        system: System::Freebsd(Freebsd {
+            vmm: Vmm {
+                control_errno: None,
+                max_machines: Some(2000),
+                machines: 3,
+                vnode_abi: Some(1),
+                vnode_segments: Some(3),
+            },
+            processes: Processes {
+                max: 34_232,
+                existing: 80,
+                user_limit: Some(30_808),
+                user_limit_binds: false,
+                max_per_user: 30_808,
+                of_user: 0,
+            },
+        }),
+        state_folder: Folder {
+            options: vec!["noatime".into(), "soft-updates".into()],
+            ..folder("/var/db/brood", "ufs")
+        },
+        checkpoint_folder: None,
+    }
+}
+
+impl HostFacts {
+    /// What only Linux hosts have, of one.
+    pub(crate) fn linux(&mut self) -> &mut Linux {
+        match &mut self.system {
+            System::Linux(linux) => linux,
+            System::Freebsd(_) => panic!("this host runs FreeBSD"),
+        }
+    }
+
+    /// What only FreeBSD hosts have, of one.
+    pub(crate) fn freebsd(&mut self) -> &mut Freebsd {
+        match &mut self.system {
+            System::Freebsd(freebsd) => freebsd,
+            System::Linux(_) => panic!("this host runs Linux"),
+        }
     }
 }
 

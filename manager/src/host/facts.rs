@@ -1,19 +1,14 @@
 //! What decides whether and how much this host can do, read once.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 pub use super::proc::Error;
-use super::{
-    cgroup::Groups,
-    folder::Folder,
-    kvm::KvmFacts,
-    proc::{self, ProcRoot},
-};
+use super::{folder::Folder, freebsd::Freebsd, linux::Linux, proc::ProcRoot};
 use crate::units::Bytes;
 
-/// What to read: where `/proc` and `/sys` are, and the folders that matter.
+/// What to read: where `/proc`, `/sys` and `/dev` are, and the folders that matter.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// Root of `/proc`, `/sys` and `/dev`.
@@ -27,26 +22,31 @@ pub struct Paths {
 /// Facts about this host at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostFacts {
-    /// Kernel release, such as `6.18.1`.
+    /// Kernel release, such as `6.18.1` or `15.0-RELEASE`.
     pub kernel: String,
     /// The processor.
     pub cpu: Cpu,
     /// Memory of the host.
     pub memory: Memory,
-    /// The Linux engine's device.
-    pub kvm: KvmFacts,
-    /// Tasks.
-    pub pids: Pids,
     /// Open files.
     pub files: Files,
-    /// `vm.max_map_count`: mappings per process.
-    pub max_map_count: u64,
-    /// Limits of this process's control group and its ancestors.
-    pub groups: Groups,
+    /// What only hosts of this system have.
+    #[serde(flatten)]
+    pub system: System,
     /// The folder that holds brood's state.
     pub state_folder: Folder,
     /// The folder of the checkpoint, if one was asked about.
     pub checkpoint_folder: Option<Folder>,
+}
+
+/// The host's system, with the facts that only such hosts have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum System {
+    /// Linux: guests run on KVM.
+    Linux(Linux),
+    /// FreeBSD: guests run on bhyve.
+    Freebsd(Freebsd),
 }
 
 /// The processor.
@@ -63,37 +63,23 @@ pub struct Cpu {
 /// Memory of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// `MemTotal`.
+    /// Linux: `MemTotal`. FreeBSD: `hw.physmem`.
     pub total: Bytes,
-    /// `MemAvailable`: what can be taken without swapping.
+    /// What can be taken without swapping. Linux: `MemAvailable`. FreeBSD: pages that are free,
+    /// inactive or in the laundry (`vm.stats.vm`).
     pub available: Bytes,
-    /// `SwapTotal`.
+    /// Linux: `SwapTotal`. FreeBSD: `vm.swap_total`.
     pub swap_total: Bytes,
-    /// `SwapFree`.
-    pub swap_free: Bytes,
-    /// `vm.overcommit_memory`: 0 heuristic, 1 always, 2 never past [`Self::commit_limit`].
+    /// Linux: `SwapFree`. FreeBSD tells it for each device only, so there is none.
+    pub swap_free: Option<Bytes>,
+    /// Linux, `vm.overcommit_memory`: 0 heuristic, 1 always, 2 never past [`Self::commit_limit`].
+    /// FreeBSD, the bits of `vm.overcommit`; see tuning(7).
     pub overcommit_mode: u64,
-    /// `CommitLimit`.
+    /// Linux: `CommitLimit`. FreeBSD: swap, and with bit 2 of `vm.overcommit` also memory that is
+    /// neither wired nor kept back.
     pub commit_limit: Bytes,
-    /// `Committed_AS`.
+    /// Linux: `Committed_AS`. FreeBSD: `vm.swap_reserved`.
     pub committed: Bytes,
-}
-
-/// Tasks: how many there are and may be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Pids {
-    /// `kernel.pid_max`.
-    pub pid_max: u64,
-    /// `kernel.threads-max`.
-    pub threads_max: u64,
-    /// Tasks of the whole host now.
-    pub tasks: u64,
-    /// `RLIMIT_NPROC`, soft; none if unlimited.
-    pub nproc_limit: Option<u64>,
-    /// Whether `RLIMIT_NPROC` binds: not for root, `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN`.
-    pub nproc_binds: bool,
-    /// Tasks of this user now, counted only where the limit binds.
-    pub user_tasks: u64,
 }
 
 /// Open files.
@@ -103,162 +89,61 @@ pub struct Files {
     pub soft: Option<u64>,
     /// `RLIMIT_NOFILE`, hard; none if unlimited.
     pub hard: Option<u64>,
-    /// Open files of the whole host, from `fs.file-nr`.
+    /// Open files of the whole host. Linux: from `fs.file-nr`. FreeBSD: `kern.openfiles`.
     pub open: u64,
-    /// `fs.file-max`.
+    /// Linux: `fs.file-max`. FreeBSD: `kern.maxfiles`.
     pub max: u64,
 }
 
 impl HostFacts {
-    /// Reads every fact.
+    /// Reads every fact of this host.
     ///
     /// # Errors
     ///
-    /// If a file of `/proc` that every Linux host has cannot be read or understood. What may
-    /// rightly be absent (KVM, control groups, folders) is a fact instead.
+    /// If something that every host of this system tells cannot be read or understood. What may
+    /// rightly be absent (KVM, vmm, control groups, folders) is a fact instead.
+    #[cfg(not(target_os = "freebsd"))]
     pub fn read(paths: &Paths) -> Result<Self, Error> {
-        let root = &paths.root;
-        let mounts = proc::mounts(&root.text("/proc/self/mountinfo")?);
-        Ok(Self {
-            kernel: root.text("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            cpu: cpu(root)?,
-            memory: memory(root)?,
-            kvm: KvmFacts::read(root),
-            pids: pids(root)?,
-            files: files(root)?,
-            max_map_count: root.number("/proc/sys/vm/max_map_count")?,
-            groups: Groups::read(root, &mounts),
-            state_folder: Folder::read(&paths.state, &mounts),
-            checkpoint_folder: paths
-                .checkpoint
-                .as_deref()
-                .map(|path| Folder::read(path, &mounts)),
-        })
+        super::linux::read(paths)
     }
-}
 
-fn cpu(root: &ProcRoot) -> Result<Cpu, Error> {
-    let text = root.text("/proc/cpuinfo")?;
-    let named = |key| proc::field(&text, key).unwrap_or_default().to_owned();
-    let cores = text
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count() as u64;
-    Ok(Cpu {
-        model: named("model name"),
-        vendor: named("vendor_id"),
-        cores: cores.max(1),
-    })
-}
-
-fn memory(root: &ProcRoot) -> Result<Memory, Error> {
-    const FILE: &str = "/proc/meminfo";
-    let text = root.text(FILE)?;
-    let amount = |key| proc::kib_field(&text, key).ok_or_else(|| root.missing(FILE, key));
-    Ok(Memory {
-        total: amount("MemTotal")?,
-        available: amount("MemAvailable")?,
-        swap_total: amount("SwapTotal")?,
-        swap_free: amount("SwapFree")?,
-        overcommit_mode: root.number("/proc/sys/vm/overcommit_memory")?,
-        commit_limit: amount("CommitLimit")?,
-        committed: amount("Committed_AS")?,
-    })
-}
-
-fn pids(root: &ProcRoot) -> Result<Pids, Error> {
-    const LOAD: &str = "/proc/loadavg";
-    const STATUS: &str = "/proc/self/status";
-    // The fourth field is "runnable/existing".
-    let load = root.text(LOAD)?;
-    let tasks = load
-        .split_ascii_whitespace()
-        .nth(3)
-        .and_then(|field| field.split_once('/')?.1.parse().ok())
-        .ok_or_else(|| root.missing(LOAD, "how many tasks exist"))?;
-    let status = root.text(STATUS)?;
-    let user = real_user(&status).ok_or_else(|| root.missing(STATUS, "the user (Uid)"))?;
-    let (limit, _) = rlimit(root, "Max processes")?;
-    let nproc_binds = limit.is_some() && user != 0 && !privileged(&status);
-    Ok(Pids {
-        pid_max: root.number("/proc/sys/kernel/pid_max")?,
-        threads_max: root.number("/proc/sys/kernel/threads-max")?,
-        tasks,
-        nproc_limit: limit,
-        nproc_binds,
-        user_tasks: if nproc_binds {
-            user_tasks(root, user)
-        } else {
-            0
-        },
-    })
-}
-
-fn files(root: &ProcRoot) -> Result<Files, Error> {
-    const FILE: &str = "/proc/sys/fs/file-nr";
-    let (soft, hard) = rlimit(root, "Max open files")?;
-    let text = root.text(FILE)?;
-    let mut numbers = text.split_ascii_whitespace().map(str::parse);
-    // Allocated, unused (always 0), most.
-    match (numbers.next(), numbers.nth(1)) {
-        (Some(Ok(open)), Some(Ok(max))) => Ok(Files {
-            soft,
-            hard,
-            open,
-            max,
-        }),
-        _ => Err(root.missing(FILE, "open files and their limit")),
+    /// Reads every fact of this host.
+    ///
+    /// # Errors
+    ///
+    /// If something that every host of this system tells cannot be read or understood. What may
+    /// rightly be absent (vmm and its modules, folders) is a fact instead.
+    #[cfg(target_os = "freebsd")]
+    pub fn read(paths: &Paths) -> Result<Self, Error> {
+        super::freebsd::read(paths, &super::freebsd::ThisKernel)
     }
-}
 
-/// Soft and hard value of a line of `/proc/self/limits`; none is unlimited.
-fn rlimit(root: &ProcRoot, name: &'static str) -> Result<(Option<u64>, Option<u64>), Error> {
-    const FILE: &str = "/proc/self/limits";
-    let text = root.text(FILE)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let mut values = line.unwrap_or_default().split_ascii_whitespace();
-    let mut value = || match values.next()? {
-        "unlimited" => Some(None),
-        number => number.parse().ok().map(Some),
-    };
-    match (value(), value()) {
-        (Some(soft), Some(hard)) => Ok((soft, hard)),
-        _ => Err(root.missing(FILE, name)),
+    /// Tasks that one guest takes.
+    #[must_use]
+    pub fn pids_per_guest(&self) -> u64 {
+        match &self.system {
+            System::Linux(linux) => linux.kvm.pids_per_guest(),
+            System::Freebsd(_) => 1,
+        }
     }
-}
 
-fn real_user(status: &str) -> Option<u64> {
-    proc::field(status, "Uid")?
-        .split_ascii_whitespace()
-        .next()?
-        .parse()
-        .ok()
-}
+    /// Tasks that there are, and how many there may be (FreeBSD: processes).
+    #[must_use]
+    pub fn tasks(&self) -> (u64, u64) {
+        match &self.system {
+            System::Linux(linux) => (linux.pids.tasks, linux.pids.pid_max),
+            System::Freebsd(freebsd) => (freebsd.processes.existing, freebsd.processes.max),
+        }
+    }
 
-/// Whether fork(2) skips RLIMIT_NPROC: see setrlimit(2).
-fn privileged(status: &str) -> bool {
-    const SYS_ADMIN: u64 = 1 << 21;
-    const SYS_RESOURCE: u64 = 1 << 24;
-    let set = proc::field(status, "CapEff").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    set.is_some_and(|set| set & (SYS_ADMIN | SYS_RESOURCE) != 0)
-}
-
-/// Threads of all processes whose real user is `user`; processes that end meanwhile are skipped.
-fn user_tasks(root: &ProcRoot, user: u64) -> u64 {
-    let Ok(entries) = fs::read_dir(root.path("/proc")) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .filter(|entry| {
-            entry
-                .file_name()
-                .as_encoded_bytes()
-                .iter()
-                .all(u8::is_ascii_digit)
-        })
-        .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok())
-        .filter(|status| real_user(status) == Some(user))
-        .filter_map(|status| proc::field(&status, "Threads")?.parse::<u64>().ok())
-        .sum()
+    /// Whether the kernel counts each guest with all its memory and refuses what does not fit
+    /// under [`Memory::commit_limit`].
+    #[must_use]
+    pub fn never_overcommits(&self) -> bool {
+        let mode = self.memory.overcommit_mode;
+        match &self.system {
+            System::Linux(_) => mode == 2,
+            System::Freebsd(_) => mode & super::freebsd::OVERCOMMIT_NEVER != 0,
+        }
+    }
 }

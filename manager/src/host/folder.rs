@@ -18,7 +18,8 @@ pub struct Folder {
     pub path: PathBuf,
     /// Whether it exists; if not, the rest is about its nearest ancestor that does.
     pub exists: bool,
-    /// Filesystem type as mountinfo names it, such as `ext4`, `nfs4` or `fuse.sshfs`.
+    /// Filesystem type as mountinfo or statfs(2) names it, such as `ext4`, `nfs4`, `fuse.sshfs`,
+    /// `ufs` or `zfs`.
     pub filesystem: String,
     /// Mount options, such as `ro`, `noatime`.
     pub options: Vec<String>,
@@ -43,6 +44,8 @@ impl Folder {
             "afs",
             "glusterfs",
             "virtiofs",
+            "smbfs",
+            "p9fs",
         ];
         remote.contains(&self.filesystem.as_str()) || self.filesystem.starts_with("fuse")
     }
@@ -54,7 +57,11 @@ impl Folder {
     }
 
     /// Reads the facts. A folder that does not exist yet is judged by its nearest ancestor.
-    pub(crate) fn read(path: &Path, mounts: &[Mount]) -> Self {
+    /// `mounted` tells the filesystem's type and mount options of a folder that exists.
+    pub(crate) fn read(
+        path: &Path,
+        mounted: impl Fn(&Path) -> Option<(String, Vec<String>)>,
+    ) -> Self {
         let wanted = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let there = wanted
             .ancestors()
@@ -62,23 +69,29 @@ impl Folder {
             .unwrap_or(Path::new("/"));
         // Mount points are given without symbolic links.
         let real = there.canonicalize().unwrap_or_else(|_| there.to_owned());
-        // Of several mounts at one point the last hides the others.
-        let mount = mounts
-            .iter()
-            .filter(|mount| real.starts_with(&mount.point))
-            .max_by_key(|mount| mount.point.components().count());
+        let (filesystem, options) =
+            mounted(&real).unwrap_or_else(|| ("unknown".to_owned(), Vec::new()));
         let free = statvfs(&real).map_or(0, |fs| {
             u128::from(fs.blocks_available()) * u128::from(fs.fragment_size())
         });
         Self {
             path: wanted.clone(),
             exists: there == wanted,
-            filesystem: mount.map_or("unknown", |mount| &mount.kind).to_owned(),
-            options: mount
-                .map(|mount| mount.options.split(',').map(str::to_owned).collect())
-                .unwrap_or_default(),
+            filesystem,
+            options,
             free: Bytes(u64::try_from(free).unwrap_or(u64::MAX)),
             writable: access(&real, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
         }
+    }
+
+    /// Type and options of the mount that a folder without symbolic links is on.
+    pub(crate) fn mounted(real: &Path, mounts: &[Mount]) -> Option<(String, Vec<String>)> {
+        // Of several mounts at one point the last hides the others.
+        let mount = mounts
+            .iter()
+            .filter(|mount| real.starts_with(&mount.point))
+            .max_by_key(|mount| mount.point.components().count())?;
+        let options = mount.options.split(',').map(str::to_owned).collect();
+        Some((mount.kind.clone(), options))
     }
 }

@@ -3,6 +3,7 @@
 //! [`facts::HostFacts::read`] is the only place that looks at the machine. Everything else here
 //! takes `&HostFacts`, so that a test makes a host up.
 
+pub mod boot;
 pub mod cgroup;
 pub mod doctor;
 pub mod doctor_text;
@@ -10,7 +11,9 @@ pub mod doctor_text;
 pub(crate) mod examples;
 pub mod facts;
 pub mod folder;
+pub mod freebsd;
 pub mod kvm;
+pub mod linux;
 pub mod plan;
 pub mod plan_text;
 pub mod proc;

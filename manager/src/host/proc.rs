@@ -26,6 +26,14 @@ pub enum Error {
         /// The value that is not there.
         what: &'static str,
     },
+    /// A sysctl(3) variable that every FreeBSD host has is not readable.
+    #[error("cannot read the sysctl {name}: {source}")]
+    Sysctl {
+        /// The variable.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl Error {
@@ -38,6 +46,9 @@ impl Error {
             }
             Self::Missing { .. } => {
                 "this kernel reports in a layout that brood does not know; please report the file's content"
+            }
+            Self::Sysctl { .. } => {
+                "brood reads what the host can hold from the kernel; in a jail some of it is hidden"
             }
         }
     }

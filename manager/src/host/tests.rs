@@ -1,4 +1,4 @@
-//! Facts from made-up `/proc` and `/sys` trees; doctor and plan on made-up hosts.
+//! Linux's facts from made-up `/proc` and `/sys` trees; doctor and plan on made-up hosts.
 
 use std::{fs, path::PathBuf};
 
@@ -6,13 +6,15 @@ use super::{
     cgroup::GroupLimit,
     doctor::{Check, DEFAULT_GUESTS, Status, can_mass_restore, doctor},
     doctor_text,
-    examples::{folder, healthy},
-    facts::{HostFacts, Paths},
+    examples::{folder, freebsd, healthy},
+    facts::{HostFacts, Paths, System},
+    freebsd::Vmm,
+    linux,
     plan::{CostModel, plan},
     plan_text,
     proc::ProcRoot,
 };
-use crate::units::Bytes;
+use crate::{checkpoint::manifest::EngineKind, units::Bytes};
 
 /// A tree below a temporary folder, with an ordinary host's files to start from.
 struct Tree(tempfile::TempDir);
@@ -75,21 +77,28 @@ impl Tree {
     }
 
     fn facts(&self) -> HostFacts {
-        HostFacts::read(&self.paths()).unwrap()
+        linux::read(&self.paths()).unwrap()
     }
 }
 
 #[test]
 fn an_ordinary_tree_is_read() {
-    let facts = Tree::ordinary().facts();
+    let mut facts = Tree::ordinary().facts();
     assert_eq!((facts.kernel.as_str(), facts.cpu.cores), ("6.12.9", 2));
     assert_eq!(facts.memory.available, Bytes::gib(4));
-    assert_eq!((facts.pids.tasks, facts.pids.nproc_limit), (123, Some(500)));
-    assert!(facts.pids.nproc_binds);
-    assert_eq!(facts.pids.user_tasks, 7, "root's tasks do not count");
+    assert_eq!(
+        (facts.linux().pids.tasks, facts.linux().pids.nproc_limit),
+        (123, Some(500))
+    );
+    assert!(facts.linux().pids.nproc_binds);
+    assert_eq!(
+        facts.linux().pids.user_tasks,
+        7,
+        "root's tasks do not count"
+    );
     assert_eq!((facts.files.open, facts.files.hard), (414, Some(524_288)));
-    assert!(!facts.kvm.present && facts.kvm.open_errno.is_some());
-    assert_eq!(facts.kvm.pids_per_guest(), 2);
+    assert!(!facts.linux().kvm.present && facts.linux().kvm.open_errno.is_some());
+    assert_eq!(facts.linux().kvm.pids_per_guest(), 2);
     assert!(facts.state_folder.writable && !facts.state_folder.exists);
     assert_eq!(facts.state_folder.filesystem, "ext4");
     assert!(serde_json::to_value(&facts).unwrap()["pids"]["pid_max"] == 32768);
@@ -103,7 +112,7 @@ fn a_privileged_user_is_exempt_from_nproc() {
     ] {
         let tree = Tree::ordinary();
         tree.write("proc/self/status", status);
-        assert!(!tree.facts().pids.nproc_binds, "{status}");
+        assert!(!tree.facts().linux().pids.nproc_binds, "{status}");
     }
 }
 
@@ -111,14 +120,14 @@ fn a_privileged_user_is_exempt_from_nproc() {
 fn a_missing_or_odd_file_is_named() {
     let tree = Tree::ordinary();
     tree.write("proc/loadavg", "odd");
-    let error = HostFacts::read(&tree.paths()).unwrap_err();
+    let error = linux::read(&tree.paths()).unwrap_err();
     assert!(
         error
             .to_string()
             .ends_with("/proc/loadavg does not say how many tasks exist")
     );
     fs::remove_file(tree.0.path().join("proc/meminfo")).unwrap();
-    let error = HostFacts::read(&tree.paths()).unwrap_err();
+    let error = linux::read(&tree.paths()).unwrap_err();
     assert!(
         error.to_string().contains("/proc/meminfo: No such file"),
         "{error}"
@@ -142,7 +151,7 @@ fn the_tightest_group_binds_in_version_2() {
         "sys/fs/cgroup/outer/inner/memory.stat",
         "anon 1\ninactive_file 500000\n",
     );
-    let groups = tree.facts().groups;
+    let groups = tree.facts().linux().groups.clone();
     let pids = groups.pids.unwrap();
     assert_eq!(
         (pids.file, pids.limit, pids.used),
@@ -179,7 +188,7 @@ fn version_1_controllers_have_their_own_mounts() {
         "9223372036854771712\n",
     );
     tree.write("sys/fs/cgroup/memory/me/memory.usage_in_bytes", "1\n");
-    let groups = tree.facts().groups;
+    let groups = tree.facts().linux().groups.clone();
     assert_eq!(groups.pids, None, "the root has no limit");
     let file = PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes");
     assert_eq!(
@@ -202,12 +211,19 @@ fn this_host_is_read() {
     };
     let facts = HostFacts::read(&paths).unwrap();
     assert!(facts.memory.total >= facts.memory.available && facts.memory.available.0 > 0);
-    assert!(facts.pids.tasks > 0 && facts.pids.pid_max > facts.pids.tasks);
     assert!(facts.state_folder.exists && facts.checkpoint_folder.is_some());
-    assert_eq!(
-        facts.kvm.open_errno.is_none(),
-        facts.kvm.capabilities.is_some()
-    );
+    assert_ne!(facts.state_folder.filesystem, "unknown");
+    match facts.system {
+        System::Linux(linux) => {
+            assert!(linux.pids.tasks > 0 && linux.pids.pid_max > linux.pids.tasks);
+            let kvm = linux.kvm;
+            assert_eq!(kvm.open_errno.is_none(), kvm.capabilities.is_some());
+        }
+        System::Freebsd(freebsd) => {
+            let processes = freebsd.processes;
+            assert!(processes.existing > 0 && processes.max > processes.existing);
+        }
+    }
 }
 
 fn status(checks: &[Check], name: &str) -> Status {
@@ -235,16 +251,16 @@ fn doctor_on_a_healthy_host() {
 #[test]
 fn doctor_without_kvm() {
     let mut host = healthy();
-    host.kvm.present = false;
-    host.kvm.open_errno = Some(2);
-    host.kvm.capabilities = None;
-    host.kvm.modules.clear();
+    host.linux().kvm.present = false;
+    host.linux().kvm.open_errno = Some(2);
+    host.linux().kvm.capabilities = None;
+    host.linux().kvm.modules.clear();
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(!can_mass_restore(&checks));
     insta::assert_snapshot!(doctor_text::render(&checks, false));
 
-    host.kvm.present = true;
-    host.kvm.open_errno = Some(13);
+    host.linux().kvm.present = true;
+    host.linux().kvm.open_errno = Some(13);
     let text = doctor_text::render(&doctor(&host, DEFAULT_GUESTS), true);
     assert!(text.contains("usermod -aG kvm \"$USER\""), "{text}");
     assert!(text.contains("\u{1b}[31m✗\u{1b}[0m"), "marks are coloured");
@@ -255,18 +271,18 @@ fn doctor_on_a_host_with_tiny_limits() {
     let mut host = healthy();
     host.memory.available = Bytes::mib(600);
     host.memory.overcommit_mode = 2;
-    host.pids.pid_max = 2048;
-    host.pids.nproc_limit = Some(100);
-    host.pids.nproc_binds = true;
-    host.groups.pids = Some(GroupLimit {
+    host.linux().pids.pid_max = 2048;
+    host.linux().pids.nproc_limit = Some(100);
+    host.linux().pids.nproc_binds = true;
+    host.linux().groups.pids = Some(GroupLimit {
         file: "/sys/fs/cgroup/box/pids.max".into(),
         limit: 64,
         used: 9,
     });
     host.files.soft = Some(20);
     host.files.max = 4096;
-    host.max_map_count = 100;
-    host.kvm.capabilities.as_mut().unwrap().memory_slots = 32;
+    host.linux().max_map_count = 100;
+    host.linux().kvm.capabilities.as_mut().unwrap().memory_slots = 32;
     host.state_folder = folder("/run/brood", "tmpfs");
     host.state_folder.writable = false;
     host.checkpoint_folder = Some(folder("/mnt/share", "nfs4"));
@@ -278,6 +294,62 @@ fn doctor_on_a_host_with_tiny_limits() {
         Status::Ok,
         "fewer guests need less"
     );
+}
+
+#[test]
+fn doctor_on_a_freebsd_host() {
+    let mut host = freebsd();
+    host.checkpoint_folder = Some(folder("/srv/checkpoints", "ufs"));
+    let checks = doctor(&host, DEFAULT_GUESTS);
+    assert!(can_mass_restore(&checks));
+    insta::assert_snapshot!(doctor_text::render(&checks, false));
+}
+
+#[test]
+fn doctor_on_a_freebsd_host_as_it_was_installed() {
+    let mut host = freebsd();
+    host.memory.available = Bytes::gib(2);
+    host.memory.overcommit_mode = 1;
+    host.files.soft = Some(32);
+    host.files.max = 12_328;
+    let vmm = &mut host.freebsd().vmm;
+    vmm.control_errno = Some(2);
+    vmm.max_machines = None;
+    vmm.machines = 0;
+    vmm.vnode_abi = None;
+    vmm.vnode_segments = None;
+    let processes = &mut host.freebsd().processes;
+    processes.max = 1500;
+    processes.user_limit = Some(1000);
+    processes.user_limit_binds = true;
+    processes.max_per_user = 1000;
+    processes.of_user = 20;
+    host.checkpoint_folder = Some(folder("/zroot/checkpoints", "zfs"));
+    let checks = doctor(&host, DEFAULT_GUESTS);
+    assert!(!can_mass_restore(&checks));
+    insta::assert_snapshot!(doctor_text::render(&checks, false));
+}
+
+#[test]
+fn doctor_tells_apart_what_is_wrong_with_vmm() {
+    let text = |change: fn(&mut Vmm)| {
+        let mut host = freebsd();
+        change(&mut host.freebsd().vmm);
+        let checks = doctor(&host, DEFAULT_GUESTS);
+        assert!(!can_mass_restore(&checks));
+        doctor_text::render(&checks, false)
+    };
+    let denied = text(|vmm| vmm.control_errno = Some(13));
+    assert!(denied.contains("EACCES") && denied.contains("run brood as root"));
+    let hidden = text(|vmm| vmm.control_errno = Some(2));
+    assert!(hidden.contains("ENOENT") && hidden.contains("allow.vmm"));
+    let without = text(|vmm| vmm.vnode_abi = None);
+    assert!(without.contains("kldload vmm_vnode"), "{without}");
+    let other = text(|vmm| vmm.vnode_abi = Some(2));
+    assert!(other.contains("ABI 2") && other.contains("the same release"));
+    let few = text(|vmm| vmm.max_machines = Some(64));
+    assert!(few.contains("sysctl hw.vmm.maxvmms=1003"), "{few}");
+    assert!(few.contains("as it is, 61 guests fit"), "{few}");
 }
 
 #[test]
@@ -294,7 +366,7 @@ fn plans_say_how_many_fit_and_what_binds() {
         &healthy(),
         Some(Bytes::gib(512)),
         Bytes::mib(256),
-        &CostModel::default(),
+        &CostModel::built_in(EngineKind::Kvm),
     );
     insta::assert_snapshot!("plan_large", plan_text::render(&large));
     for plan in [now, large] {

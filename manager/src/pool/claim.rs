@@ -7,13 +7,15 @@ use std::{
 };
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
+    disk::Choice,
     engine::{GuestId, Process, random},
     restore::{
         cost,
-        mass::{self, Report, Request},
+        mass::{self, Names, Report, Request},
     },
     state::{EntryState, Lease, Membership, PoolRow},
 };
@@ -36,7 +38,7 @@ pub struct Wanted {
 }
 
 /// Which tier an entry came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// It was there, and was continued.
@@ -160,7 +162,7 @@ impl Pools<'_> {
         let request = Request {
             guests: 1,
             concurrency: 1,
-            prefix: pool.name.clone(),
+            names: Names::Numbered(pool.name.clone()),
             allowance: pool.allowance,
             overhead: cost::measured(self.state, &checkpoint)?.overhead,
             overcommit: false,
@@ -169,6 +171,7 @@ impl Pools<'_> {
                 pool: pool.name.clone(),
                 claim: Some(lease.clone()),
             }),
+            disk: Choice::Sealed,
         };
         let report = mass::restore_by(
             self.standing.named(&pool.name),

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
+    disk::Choice,
     guests::{self, GuestState},
     restore::{
         cost,
@@ -130,7 +131,7 @@ impl Pools<'_> {
         let request = Request {
             guests: 1,
             concurrency: 1,
-            prefix: pool.name.clone(),
+            names: mass::Names::Numbered(pool.name.clone()),
             allowance: pool.allowance,
             overhead: cost::measured(self.state, &checkpoint)?.overhead,
             overcommit: false,
@@ -142,6 +143,7 @@ impl Pools<'_> {
                     lasts,
                 }),
             }),
+            disk: Choice::Sealed,
         };
         let report = mass::restore(
             self.state,
@@ -238,7 +240,7 @@ impl Pools<'_> {
         let dir = BundlePath::new(&dir.join("any"))?.absolute()?;
         for listed in checkpoint::list(dir.dir())? {
             if !needed.contains(&listed.path.absolute()?.to_string()) {
-                checkpoint::remove(&listed.path, &[])?;
+                self.guests().remove_checkpoint(&listed.path, &[])?;
             }
         }
         Ok(())

@@ -28,6 +28,7 @@ use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use apply::Applied;
 pub use claim::{Claimed, Tier, Wanted};
@@ -65,7 +66,8 @@ pub struct NewPool {
 }
 
 /// How many of a pool's entries are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PoolEntries)]
 pub struct Counts {
     /// Being restored.
     pub filling: u64,
@@ -88,7 +90,7 @@ impl Counts {
 }
 
 /// A pool and what there is of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Pool {
     /// What it should be.
     #[serde(flatten)]

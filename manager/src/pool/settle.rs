@@ -11,14 +11,16 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
+    disk::Choice,
     engine::GuestId,
     guests::{Guest, GuestState},
     restore::{
         cost,
-        mass::{self, Event, Failure, Request},
+        mass::{self, Event, Failure, Names, Request},
     },
     state::{EntryRow, EntryState, Membership},
 };
@@ -31,7 +33,7 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// What was put in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Settled {
     /// Guests of a fill that was cut off, and are hot now.
     pub saved: u64,
@@ -204,7 +206,7 @@ impl Pools<'_> {
             let request = Request {
                 guests: now,
                 concurrency,
-                prefix: pool.row.name.clone(),
+                names: Names::Numbered(pool.row.name.clone()),
                 allowance: pool.row.allowance,
                 overhead: cost::measured(self.state, &checkpoint)?.overhead,
                 overcommit: false,
@@ -213,6 +215,7 @@ impl Pools<'_> {
                     pool: pool.row.name.clone(),
                     claim: None,
                 }),
+                disk: Choice::Sealed,
             };
             let facts = (self.facts)(checkpoint.path().dir())?;
             let restored = mass::restore_by(

@@ -9,6 +9,7 @@
 //! Running out of pids is worse than running out of memory: then nobody can fork on the whole
 //! host, not even a shell to clean up. So those limits keep a reserve and are never overcommitted.
 
+mod freebsd;
 mod remedy;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,13 @@ mod verdict;
 
 pub use verdict::{Error, Limit, Unit, Verdict};
 
-use crate::{host::facts::HostFacts, units::Bytes};
+use crate::{
+    host::{
+        facts::{HostFacts, System},
+        linux::Linux,
+    },
+    units::Bytes,
+};
 
 /// Tasks that brood itself needs beside its guests: manager, nursery and their threads.
 pub const OWN_PIDS: u64 = 8;
@@ -54,9 +61,18 @@ impl Demand {
 /// Holds a demand against every limit of the host.
 #[must_use]
 pub fn admit(facts: &HostFacts, demand: &Demand) -> Verdict {
-    let mut limits = pid_limits(facts, demand);
-    limits.extend(file_limits(facts, demand));
-    limits.extend(memory_limits(facts, demand));
+    let mut limits = match &facts.system {
+        System::Linux(linux) => {
+            let mut limits = pid_limits(linux, demand);
+            limits.extend(file_limits(facts, demand));
+            limits.extend(memory_limits(facts, linux, demand));
+            limits
+        }
+        System::Freebsd(freebsd) => freebsd::limits(facts, freebsd, demand),
+    };
+    if facts.never_overcommits() {
+        limits.push(commit_limit(facts, demand));
+    }
     Verdict::new(demand.guests, limits)
 }
 
@@ -75,14 +91,14 @@ fn memory_reserve(whole: u64) -> u64 {
     (whole / 50).clamp(Bytes::mib(128).0, Bytes::gib(1).0)
 }
 
-fn pid_limits(facts: &HostFacts, demand: &Demand) -> Vec<Limit> {
-    let pids = &facts.pids;
+fn pid_limits(linux: &Linux, demand: &Demand) -> Vec<Limit> {
+    let pids = &linux.pids;
     let limit = |name: &str, limit: u64, used: u64, reserve: fn(u64) -> u64| {
         Limit::new(name, Unit::Pids)
             .room(limit.saturating_sub(used), reserve(limit))
             .needs(
                 demand.guests,
-                facts.kvm.pids_per_guest(),
+                linux.kvm.pids_per_guest(),
                 OWN_PIDS.saturating_add(demand.outstanding_pids),
             )
             .remedy(|needed| remedy::pids(name, needed, used, reserve))
@@ -96,7 +112,7 @@ fn pid_limits(facts: &HostFacts, demand: &Demand) -> Vec<Limit> {
             host_pid_reserve,
         ),
     ];
-    if let Some(group) = &facts.groups.pids {
+    if let Some(group) = &linux.groups.pids {
         let name = group.file.display().to_string();
         limits.push(limit(&name, group.limit, group.used, own_pid_reserve));
     }
@@ -130,7 +146,7 @@ fn file_limits(facts: &HostFacts, demand: &Demand) -> [Limit; 2] {
     ]
 }
 
-fn memory_limits(facts: &HostFacts, demand: &Demand) -> Vec<Limit> {
+fn memory_limits(facts: &HostFacts, linux: &Linux, demand: &Demand) -> Vec<Limit> {
     let memory = &facts.memory;
     let limit = |name: &str, available: u64, whole: u64| {
         Limit::new(name, Unit::Bytes)
@@ -145,32 +161,36 @@ fn memory_limits(facts: &HostFacts, demand: &Demand) -> Vec<Limit> {
     let mut limits = vec![
         limit("MemAvailable", memory.available.0, memory.total.0).remedy(|_| remedy::memory()),
     ];
-    if let Some(group) = &facts.groups.memory {
+    if let Some(group) = &linux.groups.memory {
         let name = group.file.display().to_string();
         limits.push(
             limit(&name, group.room(), group.limit)
                 .remedy(|needed| remedy::group_memory(group, needed, memory_reserve)),
         );
     }
-    if memory.overcommit_mode == 2 {
-        // Then the kernel counts every private mapping in full and refuses the one that does not
-        // fit, whatever its guest would write: no promise about use helps, so it is never skipped.
-        let per_guest = (demand.overhead + demand.memory_size).0;
-        let fixed = unborn_guests(facts, demand).saturating_mul(per_guest);
-        limits.push(
-            Limit::new("CommitLimit", Unit::Bytes)
-                .room(
-                    memory.commit_limit.saturating_sub(memory.committed).0,
-                    memory_reserve(memory.commit_limit.0),
-                )
-                .needs(demand.guests, per_guest, fixed)
-                .remedy(|_| remedy::commit()),
-        );
-    }
     limits
+}
+
+/// Where the kernel counts every private mapping in full and refuses the one that does not fit,
+/// whatever its guest would write: no promise about use helps, so it is never skipped.
+fn commit_limit(facts: &HostFacts, demand: &Demand) -> Limit {
+    let memory = &facts.memory;
+    let per_guest = (demand.overhead + demand.memory_size).0;
+    let fixed = unborn_guests(facts, demand).saturating_mul(per_guest);
+    let (name, remedy): (_, fn(u64) -> String) = match &facts.system {
+        System::Linux(_) => ("CommitLimit", |_| remedy::commit()),
+        System::Freebsd(_) => ("vm.swap_total", |_| freebsd::commit_remedy()),
+    };
+    Limit::new(name, Unit::Bytes)
+        .room(
+            memory.commit_limit.saturating_sub(memory.committed).0,
+            memory_reserve(memory.commit_limit.0),
+        )
+        .needs(demand.guests, per_guest, fixed)
+        .remedy(remedy)
 }
 
 /// Guests that were admitted and do not exist yet, from the tasks they will take.
 fn unborn_guests(facts: &HostFacts, demand: &Demand) -> u64 {
-    demand.outstanding_pids.div_ceil(facts.kvm.pids_per_guest())
+    demand.outstanding_pids.div_ceil(facts.pids_per_guest())
 }

@@ -16,14 +16,15 @@ use crate::{
 /// When the state cannot be read.
 pub fn measured(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, state::Error> {
     let measured = state.measured(&checkpoint.manifest().memory_sha256())?;
-    Ok(
-        measured.map_or_else(CostModel::default, |m: Measured| CostModel {
+    Ok(measured.map_or_else(
+        || CostModel::built_in(checkpoint.manifest().engine),
+        |m: Measured| CostModel {
             source: format!("density run of {} guests, {}", m.guests, m.at),
             overhead: m.overhead,
             pristine_private: m.pristine_private,
             expected_private: m.expected_private,
-        }),
-    )
+        },
+    ))
 }
 
 /// The same, from guests of this checkpoint that live now, when there are any.

@@ -13,14 +13,18 @@ use jiff::Timestamp;
 use super::{
     Slot,
     admission::{self, Demand, Verdict, admit},
+    disks,
     standing::Standing,
 };
 use crate::{
     checkpoint::{self, Checkpoint, FileStamp, Progress},
+    disk::{self, Choice, Provider},
     engine::{self, Engine, GuestId, Identity, Order, Process, Restored, Session},
     guests::{self, GuestState, Guests},
     host::facts::HostFacts,
-    state::{self, GuestRow, Membership, NewGuest, RowState, SessionLock, State, new_names},
+    state::{
+        self, GuestRow, Membership, NewGuest, RowState, SessionLock, State, new_name, new_names,
+    },
     units::Bytes,
 };
 
@@ -36,6 +40,15 @@ const BATCH: usize = 128;
 /// within the same tick of the file's clock would not show.
 const FRESH: i128 = 2_000_000_000;
 
+/// How guests are named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// `PREFIX-1`, `PREFIX-2`, ...: the lowest that are free.
+    Numbered(String),
+    /// This very name, for a single guest.
+    Only(String),
+}
+
 /// What to restore.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -43,8 +56,8 @@ pub struct Request {
     pub guests: usize,
     /// How many at once, at most.
     pub concurrency: usize,
-    /// Names are `PREFIX-1`, `PREFIX-2`, ...: the lowest that are free.
-    pub prefix: String,
+    /// How they are named.
+    pub names: Names,
     /// Private memory that the operator allows each guest to come to hold.
     pub allowance: Bytes,
     /// Kernel and process memory of one guest.
@@ -55,6 +68,8 @@ pub struct Request {
     pub park_after: Option<Duration>,
     /// The pool that the guests belong to, if they do.
     pub membership: Option<Membership>,
+    /// The disk that each guest gets a clone of.
+    pub disk: Choice,
 }
 
 /// What happens on the way.
@@ -128,6 +143,14 @@ pub enum Error {
     /// The engine cannot begin.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The disk.
+    #[error("cannot restore {checkpoint}: {source}")]
+    Disk {
+        /// The bundle.
+        checkpoint: String,
+        /// What is wrong with its disk.
+        source: disk::Error,
+    },
     /// The record.
     #[error(transparent)]
     State(#[from] state::Error),
@@ -149,6 +172,7 @@ impl Error {
             }
             Self::Checkpoint(e) => e.hint(),
             Self::Engine(e) => e.hint(),
+            Self::Disk { source, .. } => source.hint(),
             Self::State(e) => e.hint(),
             Self::Guests(e) => e.hint(),
         }
@@ -180,7 +204,7 @@ pub fn verify(
     Ok(())
 }
 
-fn is_fresh(stamp: &FileStamp) -> bool {
+pub(super) fn is_fresh(stamp: &FileStamp) -> bool {
     Timestamp::now().as_nanosecond() - stamp.ctime_ns.max(stamp.mtime_ns) < FRESH
 }
 
@@ -233,11 +257,21 @@ pub fn restore_by(
         }) => (lock, Some((session, next))),
         None => (state.begin_session()?, None),
     };
-    let reserved = reserve(state, engine, facts, checkpoint, request, &lock, observe);
-    let orders = match (reserved, stood) {
-        (Ok(orders), kept) => {
+    let disk = disks::open(state, checkpoint, &request.disk, &lock);
+    let reserved = disk.and_then(|disk| {
+        // What was opened is what is recorded.
+        let source = disk.as_ref().map(|disk| disk.source.clone());
+        let request = Request {
+            disk: source.map_or(Choice::None, Choice::Source),
+            ..request.clone()
+        };
+        let orders = reserve(state, engine, facts, checkpoint, &request, &lock, observe)?;
+        Ok((orders, disk))
+    });
+    let (orders, disk) = match (reserved, stood) {
+        (Ok(reserved), kept) => {
             stood = kept;
-            orders
+            reserved
         }
         (Err(e), Some((session, next))) => {
             slot.put(Standing {
@@ -278,6 +312,7 @@ pub fn restore_by(
         checkpoint,
         lock,
         park_after: request.park_after,
+        disk: disk.map(|disk| disk.provider),
         session,
         nurseries,
         queue: orders.into(),
@@ -343,10 +378,12 @@ fn reserve(
     match reserve(state, Known::Nothing) {
         Err(Error::Admission(_)) => {
             let live = Guests { state, engine }.list()?;
+            let run_dir = state.run_dir();
             let used = live
                 .iter()
                 .filter_map(|guest| {
-                    Some((guest.row.id, engine.usage(guest.process()?).ok()?.private))
+                    let (id, process) = (guest.row.id, guest.process()?);
+                    Some((id, engine.usage(&run_dir, &id, process).ok()?.private))
                 })
                 .collect();
             let dead: Vec<GuestId> = live
@@ -409,6 +446,10 @@ fn reserve_if(
     let manifest = checkpoint.manifest();
     let sha256 = manifest.memory_sha256();
     let created_at = Timestamp::now().to_string();
+    let disk = match &request.disk {
+        Choice::Source(source) => Some(source.to_string()),
+        Choice::Sealed | Choice::None => None,
+    };
     state.reserve(|rows, add| {
         let mut demand = Demand {
             guests: request.guests as u64,
@@ -420,14 +461,17 @@ fn reserve_if(
         };
         for row in rows.iter().filter(|row| !known.is_dead(row)) {
             let used = known.used(row);
-            promised(&mut demand, row, used, facts.kvm.pids_per_guest());
+            promised(&mut demand, row, used, facts.pids_per_guest());
         }
         let verdict = admit(facts, &demand);
         let looked = matches!(known, Known::Now { .. });
         verdict.check(request.overcommit && looked)?;
         observe(&Event::Admitted { verdict: &verdict });
 
-        let names = new_names(rows, &request.prefix, request.guests)?;
+        let names = match &request.names {
+            Names::Numbered(prefix) => new_names(rows, prefix, request.guests)?,
+            Names::Only(name) => vec![new_name(rows, name)?],
+        };
         let mut orders = Vec::with_capacity(names.len());
         for name in names {
             let randomness = |source| engine::Error::Io {
@@ -447,6 +491,7 @@ fn reserve_if(
                 session: lock.name(),
                 created_at: &created_at,
                 membership: request.membership.as_ref(),
+                disk: disk.as_deref(),
             })?;
             orders.push(order);
         }
@@ -475,6 +520,7 @@ struct Run<'a> {
     checkpoint: &'a Checkpoint,
     lock: SessionLock,
     park_after: Option<Duration>,
+    disk: Option<Box<dyn Provider>>,
     session: Box<dyn Session>,
     nurseries: u32,
     queue: VecDeque<Order>,
@@ -531,6 +577,12 @@ impl Run<'_> {
                 break;
             };
             let now = Instant::now();
+            // The guest's disk is there before the guest is.
+            let made = self.disk.as_ref().map(|disk| disk.clone_for(&order.id));
+            if let Some(Err(e)) = made {
+                self.fail(order.id, order.identity.name, e.to_string(), observe);
+                continue;
+            }
             let started = self.session.start(&order);
             self.given_out.insert(self.next, (order, now));
             self.next += 1;
@@ -585,8 +637,15 @@ impl Run<'_> {
         let failure = Failure { name, error };
         observe(&Event::Failed(&failure));
         let _ = self.engine.forget(&self.state.run_dir(), &id);
-        let _ = self.state.remove_guests(&[id]);
+        // One whose disk is left stays recorded: the next command that looks tries again.
+        if self.release(&id).is_ok() {
+            let _ = self.state.remove_guests(&[id]);
+        }
         self.report.failures.push(failure);
+    }
+
+    fn release(&self, id: &GuestId) -> Result<(), disk::Error> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.release(id))
     }
 
     fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
@@ -627,8 +686,10 @@ impl Run<'_> {
         let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
         again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
         for (_, (order, _)) in again {
-            // A control socket that the dead guest had made would be in the new one's way.
+            // A control socket that the dead guest had made would be in the new one's way, and
+            // what it had written on its disk.
             self.engine.forget(&run_dir, &order.id)?;
+            self.release(&order.id).map_err(guests::Error::from)?;
             self.queue.push_front(order);
         }
         self.session = begin_session(
@@ -652,13 +713,13 @@ impl Run<'_> {
     ) -> Result<Report, Error> {
         self.record()?;
         // What was not begun was never there.
-        let rest: Vec<_> = self
-            .queue
-            .iter()
-            .chain(self.given_out.values().map(|(o, _)| o))
-            .map(|o| o.id)
+        let rest = self.queue.iter().map(|order| order.id);
+        let rest: Vec<_> = rest
+            .chain(self.given_out.values().map(|(order, _)| order.id))
             .collect();
-        self.state.remove_guests(&rest)?;
+        let released = |id: &&GuestId| self.release(id).is_ok();
+        let gone: Vec<_> = rest.iter().filter(released).copied().collect();
+        self.state.remove_guests(&gone)?;
         self.report.not_begun = rest.len();
         self.report.wall = begin.elapsed();
         if result.is_ok() && self.report.failures.is_empty() && self.given_out.is_empty() {

@@ -2,6 +2,8 @@
 
 pub mod admission;
 pub mod cost;
+mod disks;
+pub mod job;
 pub mod mass;
 mod park;
 mod standing;

@@ -62,6 +62,8 @@ pub struct GuestRow {
     pub process: Option<Process>,
     /// How it ended, when it did.
     pub reason: Option<String>,
+    /// What its disk is a clone of ([`crate::disk::Source`]), when it has one.
+    pub disk: Option<String>,
     boot: String,
 }
 
@@ -84,10 +86,12 @@ pub struct NewGuest<'a> {
     pub created_at: &'a str,
     /// The pool that it belongs to, if it does.
     pub membership: Option<&'a Membership>,
+    /// What its disk will be a clone of, if it gets one.
+    pub disk: Option<&'a str>,
 }
 
 const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
-                       created_at, state, pid, start_time, reason, boot";
+                       created_at, state, pid, start_time, reason, boot, disk";
 
 impl State {
     /// All recorded guests, by name (numbers in names in their order).
@@ -155,8 +159,8 @@ impl State {
             let mut insert = transaction
                 .prepare(
                     "INSERT INTO guest (id, name, checkpoint, sha256, memory, allowance, generation, \
-                     mac, session, boot, created_at, state) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring')",
+                     mac, session, boot, created_at, state, disk) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12)",
                 )
                 .map_err(failed)?;
             let mut join = transaction
@@ -180,7 +184,8 @@ impl State {
                         hex(&identity.mac, ":"),
                         new.session,
                         boot,
-                        new.created_at
+                        new.created_at,
+                        new.disk
                     ])
                     .map_err(failed)?;
                 if let Some(membership) = new.membership {
@@ -217,13 +222,14 @@ impl State {
         process: Process,
         described: &Described,
         sha256: &str,
+        disk: Option<&str>,
     ) -> Result<(), Error> {
         let now = jiff::Timestamp::now().to_string();
         let insert = |name: &str| {
             self.database.execute(
                 "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, allowance, \
-                 generation, mac, session, boot, created_at, state, pid, start_time) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9)",
+                 generation, mac, session, boot, created_at, state, pid, start_time, disk) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9, ?10)",
                 params![
                     id.to_string(),
                     name,
@@ -233,7 +239,8 @@ impl State {
                     self.boot_id,
                     now,
                     process.pid,
-                    signed(process.start_time)
+                    signed(process.start_time),
+                    disk
                 ],
             )
         };
@@ -334,25 +341,46 @@ pub fn new_names(existing: &[GuestRow], prefix: &str, count: usize) -> Result<Ve
         .filter(|name| !taken.contains(name.as_str()))
         .take(count)
         .collect();
+    check(prefix, names.last().map_or(prefix, String::as_str))?;
+    Ok(names)
+}
+
+/// This very name for a new guest.
+///
+/// # Errors
+/// [`Error::Name`] when a guest cannot have it, or another has it.
+pub fn new_name(existing: &[GuestRow], name: &str) -> Result<String, Error> {
+    check(name, name)?;
+    if existing.iter().any(|row| row.name == name) {
+        return Err(Error::Name {
+            name: name.to_owned(),
+            reason: "another guest has it",
+        });
+    }
+    Ok(name.to_owned())
+}
+
+/// Whether a guest may be named `whole`, which is `stem`, with or without a number.
+fn check(stem: &str, whole: &str) -> Result<(), Error> {
     let refuse = |reason| {
         Err(Error::Name {
-            name: prefix.to_owned(),
+            name: stem.to_owned(),
             reason,
         })
     };
-    if prefix.is_empty() || prefix.starts_with('-') {
+    if stem.is_empty() || stem.starts_with('-') {
         return refuse("it must begin with a letter or digit");
     }
-    if !prefix
+    if !stem
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     {
         return refuse("it may have letters, digits, '-', '_' and '.' only");
     }
-    if names.last().is_some_and(|name| name.len() > 32) {
-        return refuse("with its number it is longer than 32 bytes");
+    if whole.len() > 32 {
+        return refuse("it is longer than 32 bytes, its number counted");
     }
-    Ok(names)
+    Ok(())
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
@@ -397,6 +425,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         process,
         reason: row.get(13)?,
         boot: row.get(14)?,
+        disk: row.get(15)?,
     })
 }
 

@@ -12,6 +12,7 @@
 //! ```
 
 mod cold;
+mod disks;
 mod guests;
 mod measured;
 mod pools;
@@ -20,7 +21,7 @@ mod session;
 mod verified;
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -29,10 +30,12 @@ use std::{
 use rusqlite::Connection;
 
 pub use cold::{ColdRow, ColdState};
-pub use guests::{GuestRow, NewGuest, RowState, new_names};
+pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
 pub use measured::Measured;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};
 pub use session::SessionLock;
+
+use crate::host::boot;
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
@@ -152,11 +155,10 @@ impl State {
             })?;
         let path = dir.join("brood.sqlite");
         let database = schema::open(&path)?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
             dir: dir.to_owned(),
             database,
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: boot::id().unwrap_or_default(),
         })
     }
 

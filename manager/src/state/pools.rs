@@ -9,15 +9,16 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Error, State};
-use crate::{engine::GuestId, units::Bytes};
+use crate::{engine::GuestId, host::boot, units::Bytes};
 
 /// A pool, as its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PoolSettings)]
 pub struct PoolRow {
     /// Its name, which is also the prefix of its guests' names.
     pub name: String,
@@ -390,8 +391,7 @@ impl Membership {
 
 /// Milliseconds since the host booted, sleep included: nobody can set that clock.
 fn since_boot() -> i64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the kernel has this clock");
-    Duration::from(now)
+    boot::elapsed()
         .as_millis()
         .try_into()
         .expect("hosts run for less than 292 million years")

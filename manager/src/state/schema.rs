@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use super::Error;
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -76,6 +76,12 @@ const MIGRATIONS: [&str; 2] = [
     BEGIN
         DELETE FROM entry WHERE guest = OLD.id;
     END;
+",
+    "
+    ALTER TABLE guest ADD COLUMN disk TEXT;      -- what its disk is a clone of
+    CREATE TABLE disk_place (                    -- where guests' disks and their snapshots may lie
+        place       TEXT PRIMARY KEY
+    ) STRICT;
 ",
 ];
 

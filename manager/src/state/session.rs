@@ -51,6 +51,15 @@ impl State {
     /// # Errors
     /// When it cannot be made.
     pub fn begin_session(&self) -> Result<SessionLock, Error> {
+        loop {
+            if let Some(lock) = self.try_session()? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Takes a new lock; `None` when somebody took its file, not locked yet, for a dead one's.
+    fn try_session(&self) -> Result<Option<SessionLock>, Error> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Io {
@@ -73,8 +82,11 @@ impl State {
         // A duplicate shares the lock; Flock itself would unlock it for all when dropped.
         let file = held.try_clone().map_err(io(&path))?;
         std::mem::forget(held);
-        fs::rename(&unnamed, &path).map_err(io(&path))?;
-        Ok(SessionLock { name, path, file })
+        match fs::rename(&unnamed, &path) {
+            Ok(()) => Ok(Some(SessionLock { name, path, file })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io(&path)(e)),
+        }
     }
 
     /// Removes locks whose holders are gone.
@@ -84,7 +96,7 @@ impl State {
             if let Some(name) = entry
                 .file_name()
                 .to_str()
-                .filter(|name| name.ends_with(".lock"))
+                .filter(|name| name.ends_with(".lock") || name.ends_with(".lock.new"))
             {
                 self.session_lives(name);
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use brood::{
     checkpoint::{
         BundlePath, Checkpoint, Description, Writer,
-        manifest::{Device, DiskSnapshot, EngineKind, Memory, PageRange, Segment},
+        manifest::{Device, DiskProvider, DiskSnapshot, EngineKind, Memory, PageRange, Segment},
     },
     units::{Bytes, PAGE_SIZE},
 };
@@ -64,8 +64,11 @@ fn description() -> impl Strategy<Value = Description> {
             let disk = |(name, (_, snapshot)): (&String, &(String, Option<String>))| {
                 let snapshot = snapshot.clone()?;
                 Some(DiskSnapshot {
-                    device: name.clone(),
+                    device: Some(name.clone()),
+                    provider: DiskProvider::Reflink,
+                    source: format!("/{name}"),
                     snapshot,
+                    identity: "0f".repeat(32),
                 })
             };
             Description {

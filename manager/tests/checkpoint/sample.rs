@@ -5,7 +5,9 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 use brood::{
     checkpoint::{
         BundlePath, Checkpoint, Description, Error, Writer,
-        manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
+        manifest::{
+            Device, DiskProvider, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment,
+        },
     },
     units::Bytes,
 };
@@ -45,8 +47,11 @@ pub(crate) fn description() -> Description {
             device("disk", "virtio-blk"),
         ],
         disks: vec![DiskSnapshot {
-            device: "disk".into(),
+            device: Some("disk".into()),
+            provider: DiskProvider::Zfs,
+            source: "pool/web".into(),
             snapshot: "pool/web@now".into(),
+            identity: "4198286400171909149".into(),
         }],
         working_set: vec![
             PageRange { first: 0, count: 3 },

@@ -27,6 +27,24 @@ pub(in crate::checkpoint) struct Lock {
 }
 
 impl Lock {
+    /// Whether somebody holds a bundle's lock. What a dead writer left is not locked.
+    pub(in crate::checkpoint) fn is_held(
+        path: &BundlePath,
+        folder: &Folder,
+    ) -> Result<bool, Error> {
+        let name = path.temporary_name(Part::Manifest);
+        let Some(file) = folder.open_file(&name)? else {
+            return Ok(false);
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(cause)) => {
+                Err(Error::io("look at the lock", &folder.file(&name), cause))
+            }
+        }
+    }
+
     /// Locks a bundle, and first removes what dead writers of it left.
     pub(in crate::checkpoint) fn acquire(path: &BundlePath, folder: Folder) -> Result<Self, Error> {
         let name = path.temporary_name(Part::Manifest);

@@ -39,11 +39,13 @@ pub use control::CallError;
 pub use machine::ExitReason;
 pub use session::NURSERY_COMMAND;
 
-use super::{Answer, Described, Engine, Error, GuestId, Identity, Process, Session, Usage};
+use super::{
+    Answer, Described, Engine, Error, GuestId, Identity, Process, Session, TakeDisks, Usage,
+};
 use crate::{
     checkpoint::{
         BundlePath, Checkpoint, Description, Progress, Writer,
-        manifest::{Device, EngineKind, Manifest, Memory, PageRange, Segment},
+        manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
     },
     units::{Bytes, PAGE_SIZE},
 };
@@ -76,6 +78,10 @@ impl Kvm {
 }
 
 impl Engine for Kvm {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Kvm
+    }
+
     fn make_demo_checkpoint(
         &self,
         path: &BundlePath,
@@ -151,7 +157,7 @@ impl Engine for Kvm {
         record::sockets(run_dir)
     }
 
-    fn describe(&self, process: Process) -> Option<Described> {
+    fn describe(&self, _: &Path, _: &GuestId, process: Process) -> Option<Described> {
         usage::describe(process)
     }
 
@@ -176,6 +182,7 @@ impl Engine for Kvm {
         name: &str,
         from: &Manifest,
         path: &BundlePath,
+        disks: TakeDisks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
@@ -183,7 +190,7 @@ impl Engine for Kvm {
         let state = conversation.suspend(writer.memory())?;
         readable(&state)?;
         writer.write_kern(&state)?;
-        let description = suspended(name, from)?;
+        let description = suspended(name, from, disks()?)?;
         let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
         // The bundle is whole: from here on it is the guest, and the process is not.
         conversation.commit()?;
@@ -197,17 +204,22 @@ impl Engine for Kvm {
         name: &str,
         from: &Checkpoint,
         path: &BundlePath,
+        disks: TakeDisks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
         let process = conversation.pid().map_err(CallError::from)?;
         let process = Process::with_pid(process).ok_or(Error::Gone)?;
-        let mut writer = Writer::create_delta(path, from, self.usage(process)?.private.pages())?;
+        let mut writer = Writer::create_delta(
+            path,
+            from,
+            self.usage(run_dir, id, process)?.private.pages(),
+        )?;
         let (state, pages) = conversation.suspend_delta(writer.memory())?;
         readable(&state)?;
         writer.set_pages(pages);
         writer.write_kern(&state)?;
-        let description = suspended(name, from.manifest())?;
+        let description = suspended(name, from.manifest(), disks()?)?;
         let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
         // Its parents may have gone meanwhile: the guest ends only for what can be restored.
         if let Err(e) = Checkpoint::open(path) {
@@ -218,7 +230,7 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
-    fn usage(&self, process: Process) -> Result<Usage, Error> {
+    fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
         usage::read(process).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
             _ => Error::Io {
@@ -248,7 +260,7 @@ fn readable(state: &[u8]) -> Result<(), Error> {
 }
 
 /// What the bundle of a guest that is suspended now says of it.
-fn suspended(name: &str, from: &Manifest) -> Result<Description, Error> {
+fn suspended(name: &str, from: &Manifest, disks: Vec<DiskSnapshot>) -> Result<Description, Error> {
     Ok(Description {
         guest: name.to_owned(),
         engine: EngineKind::Kvm,
@@ -256,7 +268,7 @@ fn suspended(name: &str, from: &Manifest) -> Result<Description, Error> {
         memory: from.memory.clone(),
         vcpus: from.vcpus,
         devices: from.devices.clone(),
-        disks: Vec::new(),
+        disks,
         working_set: from.working_set.clone(),
     })
 }

@@ -9,6 +9,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -42,6 +43,8 @@ use crate::{
 pub const NURSERY_COMMAND: &str = "nursery";
 /// Guest processes held ready for orders: enough for the next to be there when one is taken.
 const SPARES: usize = 3;
+/// Stack of a thread that does nothing but wait, in bytes.
+const WAITER_STACK: usize = 64 << 10;
 /// How long a nursery may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,8 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Session {
     socket: OwnedFd,
-    // Not waited for: it goes on as its guests' parent, and is reaped when this process ends.
-    nursery: Child,
+    // It goes on as its guests' parent. There until this is dropped.
+    nursery: Option<Child>,
     next: u64,
 }
 
@@ -111,7 +114,7 @@ impl Session {
 
         let session = Self {
             socket: ours,
-            nursery,
+            nursery: Some(nursery),
             next: 0,
         };
         match session.receive(PATIENCE)? {
@@ -155,7 +158,8 @@ impl Session {
     }
 
     fn broken(&self) -> Error {
-        Error::Nursery(format!("process {} ended unasked", self.nursery.id()))
+        let pid = self.nursery.as_ref().map_or(0, Child::id);
+        Error::Nursery(format!("process {pid} ended unasked"))
     }
 }
 
@@ -197,15 +201,27 @@ impl crate::engine::Session for Session {
     }
 
     fn abort(&mut self) {
-        let _ = self.nursery.kill();
-        let _ = self.nursery.wait();
+        if let Some(nursery) = &mut self.nursery {
+            let _ = nursery.kill();
+            let _ = nursery.wait();
+        }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Reaps a nursery that has ended already; one that goes on is left to do so.
-        let _ = self.nursery.try_wait();
+        let Some(mut nursery) = self.nursery.take() else {
+            return;
+        };
+        // A nursery that goes on is waited for on the side: it outlives this session, and a
+        // process that lives long must not collect the ended ones. A thread that cannot be
+        // started costs no more than that.
+        if let Ok(None) = nursery.try_wait() {
+            let _ = thread::Builder::new()
+                .name("nursery's end".to_owned())
+                .stack_size(WAITER_STACK)
+                .spawn(move || nursery.wait());
+        }
     }
 }
 

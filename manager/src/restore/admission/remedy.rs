@@ -5,9 +5,14 @@ use crate::{host::cgroup::GroupLimit, units::Bytes};
 /// The kernel's own upper bound of `kernel.pid_max` on 64-bit hosts (`PID_MAX_LIMIT`).
 const PID_MAX_LIMIT: u64 = 4 << 20;
 
+/// Limits to choose from: powers of two from 1,024.
+pub(super) fn powers_of_two() -> impl Iterator<Item = u64> {
+    (10..63).map(|shift| 1_u64 << shift)
+}
+
 /// The smallest power of two that holds `needed` above `used` and its own reserve.
 fn enough(needed: u64, used: u64, reserve: fn(u64) -> u64) -> Option<u64> {
-    (10..63).map(|shift| 1_u64 << shift).find(|limit| {
+    powers_of_two().find(|limit| {
         u128::from(*limit) >= u128::from(needed) + u128::from(used) + u128::from(reserve(*limit))
     })
 }

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::host::{cgroup::GroupLimit, examples::healthy};
+use crate::host::{
+    cgroup::GroupLimit,
+    examples::{freebsd, healthy},
+};
 
 /// Guests of 256 MiB that may write 1 MiB each and cost half a MiB beside.
 fn demand(guests: u64) -> Demand {
@@ -50,13 +53,13 @@ fn too_many_guests_are_refused_by_the_limit_that_binds_first() {
     assert_eq!(verdict.max_guests(), 14_492);
     assert!(verdict.check(true).is_err(), "pids are never overcommitted");
 
-    host.kvm.nx_huge_pages = Some("never".into());
+    host.linux().kvm.nx_huge_pages = Some("never".into());
     assert!(
         admit(&host, &demand(15_000)).fits(),
         "then one pid per guest is enough"
     );
-    host.pids.pid_max = 1 << 22;
-    host.kvm.nx_huge_pages = None;
+    host.linux().pids.pid_max = 1 << 22;
+    host.linux().kvm.nx_huge_pages = None;
     assert!(admit(&host, &demand(15_000)).fits());
 }
 
@@ -65,20 +68,20 @@ fn each_limit_is_named_with_what_raises_it() {
     type Change = fn(&mut crate::host::facts::HostFacts);
     let cases: [(Change, &str); 8] = [
         (
-            |host| host.pids.threads_max = 2000,
+            |host| host.linux().pids.threads_max = 2000,
             "kernel.threads-max leaves 500 pids for guests (2 each) and 2008 pids are needed; \
              raise it: sysctl -w kernel.threads-max=4096, or restore at most 246 guests",
         ),
         (
-            |host| host.groups.pids = group("/sys/fs/cgroup/a/pids.max", 500, 100),
+            |host| host.linux().groups.pids = group("/sys/fs/cgroup/a/pids.max", 500, 100),
             "/sys/fs/cgroup/a/pids.max leaves 375 pids for guests (2 each) and 2008 pids are needed; \
              raise it: echo 4096 > /sys/fs/cgroup/a/pids.max, or restore at most 183 guests",
         ),
         (
             |host| {
-                host.pids.nproc_limit = Some(1000);
-                host.pids.nproc_binds = true;
-                host.pids.user_tasks = 990;
+                host.linux().pids.nproc_limit = Some(1000);
+                host.linux().pids.nproc_binds = true;
+                host.linux().pids.user_tasks = 990;
             },
             "RLIMIT_NPROC leaves 0 pids for guests (2 each) and 2008 pids are needed; \
              raise it: ulimit -u 4096; as it is, no guest fits",
@@ -99,7 +102,7 @@ fn each_limit_is_named_with_what_raises_it() {
              free memory, or allow each guest less private memory, or restore at most 354 guests",
         ),
         (
-            |host| host.groups.memory = group("/cg/memory.max", Bytes::gib(1).0, 0),
+            |host| host.linux().groups.memory = group("/cg/memory.max", Bytes::gib(1).0, 0),
             "/cg/memory.max leaves 896 MiB for guests (1.5 MiB each) and 1.5 GiB are needed; \
              raise it: echo 1628M > /cg/memory.max, or allow each guest less private memory, \
              or restore at most 597 guests",
@@ -123,6 +126,90 @@ fn each_limit_is_named_with_what_raises_it() {
 }
 
 #[test]
+fn each_limit_of_freebsd_is_named_with_what_raises_it() {
+    type Change = fn(&mut crate::host::facts::HostFacts);
+    let cases: [(Change, &str); 7] = [
+        (
+            |host| host.freebsd().vmm.max_machines = Some(64),
+            "hw.vmm.maxvmms leaves 61 virtual machines for guests (1 each) and 1000 virtual machines \
+             are needed; raise it: sysctl hw.vmm.maxvmms=1003, and for each boot \
+             hw.vmm.maxvmms=\"1003\" in /boot/loader.conf, or restore at most 61 guests",
+        ),
+        (
+            |host| host.freebsd().processes.max = 1500,
+            "kern.maxproc leaves 420 processes for guests (1 each) and 1008 processes are needed; \
+             raise it: kern.maxproc=\"4096\" in /boot/loader.conf, then reboot; the kernel allows \
+             one process for each 12 pages of memory, or restore at most 412 guests",
+        ),
+        (
+            |host| {
+                host.freebsd().processes.user_limit_binds = true;
+                host.freebsd().processes.max_per_user = 500;
+            },
+            "kern.maxprocperuid leaves 475 processes for guests (1 each) and 1008 processes are \
+             needed; raise it: sysctl kern.maxprocperuid=2048, and the same in /etc/sysctl.conf, \
+             or restore at most 467 guests",
+        ),
+        (
+            |host| host.files.soft = Some(32),
+            "RLIMIT_NOFILE leaves 32 open files for brood and 64 open files are needed; \
+             raise it: ulimit -n 1024, as root if the hard limit is lower; as it is, no guest fits",
+        ),
+        (
+            |host| host.files.max = 10_400,
+            "kern.maxfiles leaves 10000 open files for guests (32 each) and 32064 open files are \
+             needed; raise it: sysctl kern.maxfiles=32464, and the same in /etc/sysctl.conf, or \
+             restore at most 310 guests",
+        ),
+        (
+            |host| host.memory.available = Bytes::gib(1),
+            "available memory leaves 368.6 MiB for guests (1.5 MiB each) and 1.5 GiB are needed; \
+             free memory, or allow each guest less private memory, or restore at most 245 guests",
+        ),
+        (
+            |host| host.memory.overcommit_mode = 1,
+            "vm.swap_total leaves 2.9 GiB for guests (256.5 MiB each) and 250.5 GiB are needed; \
+             with bit 0 of vm.overcommit each guest counts in full: sysctl vm.overcommit=0, or add \
+             swap, or restore at most 11 guests",
+        ),
+    ];
+    assert!(admit(&freebsd(), &demand(1000)).fits());
+    for (change, expected) in cases {
+        let mut host = freebsd();
+        change(&mut host);
+        let error = admit(&host, &demand(1000))
+            .check(false)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, format!("cannot restore 1000 guests: {expected}"));
+    }
+    let error = admit(&freebsd(), &demand(200_000))
+        .check(false)
+        .unwrap_err();
+    assert!(error.hint().is_some());
+    let verdict = admit(&freebsd(), &demand(200_000));
+    assert_eq!(
+        limit(&verdict, "kern.maxproc").hint.as_deref(),
+        Some("no setting is large enough: FreeBSD has at most 99999 processes")
+    );
+}
+
+/// Guests that were promised a place and do not exist yet take machines, processes and files.
+#[test]
+fn promised_guests_count_on_freebsd() {
+    let mut host = freebsd();
+    host.freebsd().vmm.max_machines = Some(103);
+    let of = |outstanding_pids| Demand {
+        outstanding_pids,
+        ..demand(60)
+    };
+    assert!(admit(&host, &of(40)).fits());
+    let verdict = admit(&host, &of(41));
+    assert_eq!(limit(&verdict, "hw.vmm.maxvmms").max_guests(), 59);
+    assert!(!verdict.fits());
+}
+
+#[test]
 fn following_the_hint_is_enough() {
     let last_number = |hint: &str| -> u64 {
         let number = hint
@@ -133,10 +220,11 @@ fn following_the_hint_is_enough() {
     for guests in [1, 700, 14_493, 100_000, 900_000] {
         let mut host = healthy();
         host.memory.available = Bytes::gib(4096);
-        host.pids.pid_max = 1024;
+        host.linux().pids.pid_max = 1024;
         let wanted = demand(guests);
         let verdict = admit(&host, &wanted);
-        host.pids.pid_max = last_number(limit(&verdict, "kernel.pid_max").hint.as_ref().unwrap());
+        host.linux().pids.pid_max =
+            last_number(limit(&verdict, "kernel.pid_max").hint.as_ref().unwrap());
         assert!(
             limit(&admit(&host, &wanted), "kernel.pid_max").fits,
             "{guests}"
@@ -218,10 +306,10 @@ proptest! {
         memory_mib in 200..16_000_u64,
         pid_max in 1200..6000_u64,
     ) {
-        let idle = {
+        let mut idle = {
             let mut host = healthy();
             host.memory.available = Bytes::mib(memory_mib);
-            host.pids.pid_max = pid_max;
+            host.linux().pids.pid_max = pid_max;
             host
         };
         let mut guests: Vec<Played> = Vec::new();
@@ -234,7 +322,7 @@ proptest! {
                     // What the host shows, and what the books say was promised.
                     let mut now = idle.clone();
                     now.memory.available = now.memory.available.saturating_sub(Bytes(used));
-                    now.pids.tasks += 2 * alive;
+                    now.linux().pids.tasks += 2 * alive;
                     now.files.open += FILES_PER_GUEST * alive;
                     let worst: u64 = guests.iter().map(|guest| guest.worst).sum();
                     let wanted = Demand {
@@ -275,7 +363,7 @@ proptest! {
                 let worst: u64 = guests.iter().map(|guest| guest.worst).sum();
                 let reserve = memory_reserve(idle.memory.total.0);
                 prop_assert!(worst + reserve <= idle.memory.available.0);
-                let tasks = idle.pids.tasks + 2 * guests.len() as u64 + OWN_PIDS;
+                let tasks = idle.linux().pids.tasks + 2 * guests.len() as u64 + OWN_PIDS;
                 prop_assert!(tasks + host_pid_reserve(pid_max) <= pid_max);
             }
         }
@@ -299,11 +387,11 @@ proptest! {
         let mut host = healthy();
         host.memory.available = Bytes(available);
         host.memory.overcommit_mode = mode;
-        host.pids.pid_max = pid_max;
-        host.pids.tasks = tasks;
+        host.linux().pids.pid_max = pid_max;
+        host.linux().pids.tasks = tasks;
         host.files.max = files;
-        host.groups.pids = group_pids.and_then(|(limit, used)| group("/p", limit, used));
-        host.groups.memory = group_memory.and_then(|(limit, used)| group("/m", limit, used));
+        host.linux().groups.pids = group_pids.and_then(|(limit, used)| group("/p", limit, used));
+        host.linux().groups.memory = group_memory.and_then(|(limit, used)| group("/m", limit, used));
         let of = |guests| Demand {
             overhead: Bytes(overhead),
             allowance: Bytes(allowance),

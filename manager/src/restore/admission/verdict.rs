@@ -14,6 +14,10 @@ pub enum Unit {
     Bytes,
     /// Open files.
     Files,
+    /// Processes.
+    Processes,
+    /// Virtual machines.
+    Machines,
 }
 
 impl Unit {
@@ -26,6 +30,10 @@ impl Unit {
             Self::Bytes => Bytes(amount).to_string(),
             Self::Files if amount == 1 => "1 open file".to_owned(),
             Self::Files => format!("{amount} open files"),
+            Self::Processes if amount == 1 => "1 process".to_owned(),
+            Self::Processes => format!("{amount} processes"),
+            Self::Machines if amount == 1 => "1 virtual machine".to_owned(),
+            Self::Machines => format!("{amount} virtual machines"),
         }
     }
 }
@@ -33,7 +41,7 @@ impl Unit {
 /// One limit of the host, held against a demand. Amounts are in [`Self::unit`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limit {
-    /// The sysctl, resource limit, `/proc/meminfo` line or control group file.
+    /// The sysctl, resource limit, `/proc/meminfo` line, control group file or kind of memory.
     pub name: String,
     /// What is counted.
     pub unit: Unit,
@@ -116,7 +124,7 @@ impl Limit {
 pub struct Verdict {
     /// Guests that were asked for.
     pub guests: u64,
-    /// Every limit that was looked at: pids first, then files, then memory.
+    /// Every limit that was looked at: machines and pids first, then files, then memory.
     pub limits: Vec<Limit>,
 }
 

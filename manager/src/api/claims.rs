@@ -1,0 +1,252 @@
+//! Claims to entries of pools: made, renewed, released.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::oneshot, time::sleep};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    extract::{Json, Path},
+    guests::timeout,
+    pools::lease,
+    problem::Problem,
+};
+use crate::pool::{Claimed, Tier, Wanted};
+
+/// How often a claim that waits for room looks again. It does so at once when a claim is released.
+const GLANCE: Duration = Duration::from_millis(100);
+/// The longest that a claim may wait for room, in seconds.
+const WAIT_MAX_S: f64 = 3600.0;
+
+/// What a claimer wants.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Claiming {
+    /// How long the claim lasts when it is not renewed, in seconds; the pool's lease, when it is
+    /// not said.
+    #[schema(minimum = 1)]
+    lease_s: Option<u32>,
+    /// How long to wait for room when there is none, in seconds.
+    #[serde(default)]
+    #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
+    wait_s: f64,
+    /// How long the guest may take to answer, in seconds.
+    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    timeout_s: Option<f64>,
+}
+
+/// An entry that is the claimer's. Its guest has answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Claim {
+    /// Name of the guest.
+    guest: String,
+    /// Its id.
+    id: String,
+    /// Its process.
+    pid: i32,
+    /// What to show to renew or release the claim.
+    token: String,
+    /// How long it lasts from now when it is not renewed, in seconds.
+    lease_s: u64,
+    /// Where it came from: it was there (hot), or was restored for this claim (cold).
+    tier: Tier,
+    /// From the claim to the guest's answer, in milliseconds.
+    claim_ms: f64,
+}
+
+/// A claim was made. The token is the claimer's alone.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ClaimEvent {
+    /// The pool.
+    pool: String,
+    /// Name of the guest.
+    guest: String,
+    /// Where it came from.
+    tier: Tier,
+    /// From the claim to the guest's answer, in milliseconds.
+    claim_ms: f64,
+}
+
+/// Takes a guest of a pool; answers when the guest has answered
+///
+/// It is the oldest hot one, or one that is restored now. When the client hangs up before it is
+/// answered, the guest is given back.
+#[utoipa::path(
+    post, path = "/pools/{pool}/claims", tag = "pools", operation_id = "claim",
+    params(("pool" = String, Path, description = "Name of the pool")),
+    request_body = Claiming,
+    responses(
+        (status = 201, body = Claim),
+        (status = 503, description = "The pool has as many entries as it may have", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 507, description = "One more guest does not fit on this host", body = Problem,
+         content_type = "application/problem+json"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn claim(
+    State(app): State<App>,
+    Path(pool): Path<String>,
+    Json(claiming): Json<Claiming>,
+) -> Result<Response, Problem> {
+    if !(0.0..=WAIT_MAX_S).contains(&claiming.wait_s) {
+        let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
+        return Err(Problem::bad_request(detail));
+    }
+    let wanted = Wanted {
+        lease: lease(claiming.lease_s)?,
+        timeout: timeout(claiming.timeout_s)?,
+        // Waiting is done here, where it holds no thread.
+        wait: Duration::ZERO,
+    };
+    let wait = Duration::from_secs_f64(claiming.wait_s);
+    let begin = Instant::now();
+    let mut draining = app.draining.subscribe();
+    let claimed = loop {
+        // A daemon that is to end does not keep those waiting who wait for room.
+        let may_wait = begin.elapsed() < wait && !*draining.borrow();
+        match app.claim(&pool, wanted).await {
+            Ok(claimed) => break claimed,
+            Err(refused) if refused.may_pass && may_wait => {
+                // The keeper ends claims whose lease is over.
+                app.pools_changed.notify_one();
+                tokio::select! {
+                    () = app.room.notified() => {}
+                    () = sleep(GLANCE) => {}
+                    _ = draining.wait_for(|draining| *draining) => {}
+                }
+            }
+            Err(refused) => {
+                app.metrics.claim_failed(refused.may_pass);
+                return Err(refused.problem);
+            }
+        }
+    };
+    let took = begin.elapsed();
+    app.metrics.claimed(&pool, claimed.tier, took);
+    app.pools_changed.notify_one();
+    app.events.poke();
+    let claim_ms = took.as_secs_f64() * 1e3;
+    app.events.send(
+        "claim",
+        &ClaimEvent {
+            pool,
+            guest: claimed.guest.clone(),
+            tier: claimed.tier,
+            claim_ms,
+        },
+    );
+    let claim = Claim {
+        guest: claimed.guest,
+        id: claimed.id.to_string(),
+        pid: claimed.process.pid,
+        token: claimed.token,
+        lease_s: claimed.lease.as_secs(),
+        tier: claimed.tier,
+        claim_ms,
+    };
+    Ok((StatusCode::CREATED, Answer(claim)).into_response())
+}
+
+/// Why there is no claim.
+struct Refused {
+    problem: Problem,
+    /// Whether waiting may help.
+    may_pass: bool,
+}
+
+impl App {
+    /// Claims once. What was claimed for a client that has hung up meanwhile is released again.
+    async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
+        let (sender, receiver) = oneshot::channel();
+        let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let claimed = workers.pools(|pools| pools.claim(&pool, &wanted));
+            if let Err(Ok(unwanted)) = sender.send(claimed)
+                && let Err(e) = workers.pools(|pools| pools.release(&unwanted.token))
+            {
+                tracing::warn!(guest = unwanted.guest, "cannot give it back: {e}");
+            }
+        });
+        match receiver.await {
+            Ok(Ok(claimed)) => Ok(claimed),
+            Ok(Err(error)) => Err(Refused {
+                may_pass: error.may_pass(),
+                problem: error.into(),
+            }),
+            Err(_) => Err(Refused {
+                may_pass: false,
+                problem: Problem::internal(),
+            }),
+        }
+    }
+}
+
+/// How long a claim is to last.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Renewing {
+    /// From now, in seconds.
+    #[schema(minimum = 1)]
+    lease_s: u32,
+}
+
+/// A claim was renewed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Renewed {
+    /// How long it lasts from now, in seconds.
+    lease_s: u32,
+}
+
+/// Lets a claim last so long from now
+#[utoipa::path(
+    put, path = "/claims/{token}", tag = "pools", operation_id = "renewClaim",
+    params(("token" = String, Path, description = "What the claim was answered with")),
+    request_body = Renewing,
+    responses(
+        (status = 200, body = Renewed),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn renew(
+    State(app): State<App>,
+    Path(token): Path<String>,
+    Json(renewing): Json<Renewing>,
+) -> Result<Answer<Renewed>, Problem> {
+    let lease_s = renewing.lease_s;
+    let lasts = lease(Some(lease_s))?.unwrap_or_default();
+    app.on_pools(move |pools| {
+        pools.renew(&token, lasts)?;
+        Ok(Answer(Renewed { lease_s }))
+    })
+    .await
+}
+
+/// Gives a guest back; it is gone when this answers
+#[utoipa::path(
+    delete, path = "/claims/{token}", tag = "pools", operation_id = "releaseClaim",
+    params(("token" = String, Path, description = "What the claim was answered with")),
+    responses(
+        (status = 204, description = "The guest is gone"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn release(
+    State(app): State<App>,
+    Path(token): Path<String>,
+) -> Result<StatusCode, Problem> {
+    app.change_pools(move |pools| pools.release(&token)).await?;
+    app.room.notify_one();
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,356 @@
+//! Guests that exist: list, show, ask, pause, resume, suspend, destroy.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    App,
+    extract::{Json, Path, Query},
+    problem::Problem,
+    workers::{self, blocking},
+};
+use crate::{
+    checkpoint::{BundlePath, View as CheckpointView},
+    guests::{Guests, View},
+};
+
+/// How long an answer is waited for when nobody says otherwise.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that anybody may want to wait, in seconds.
+const TIMEOUT_MAX_S: f64 = 1e6;
+
+impl App {
+    /// Makes a library call on guests, on a thread for that.
+    pub(super) async fn on_guests<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let workers = Arc::clone(&self.workers);
+        blocking(move || workers.call(|state, engine| work(&mut workers::guests(state, engine))))
+            .await
+    }
+
+    /// The same, for something that is done to them.
+    pub(super) async fn change_guests<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let result = self.on_guests(work).await;
+        self.events.poke();
+        result
+    }
+}
+
+/// What to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Listing {
+    /// Also what each guest costs, which takes longer.
+    #[serde(default)]
+    usage: bool,
+}
+
+/// All guests, as `brood list`
+#[utoipa::path(
+    get, path = "/guests", tag = "guests", operation_id = "listGuests",
+    params(Listing),
+    responses(
+        (status = 200, body = [View]),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(listing): Query<Listing>,
+) -> Result<Answer<Vec<View>>, Problem> {
+    app.on_guests(move |guests| {
+        let all = guests.list()?;
+        let views = all.iter().map(|guest| {
+            // One that ended since it was listed costs nothing any more.
+            let usage = listing.usage.then(|| guests.usage(guest).ok()).flatten();
+            View::new(guest, guests.engine.kind(), usage)
+        });
+        Ok(Answer(views.collect()))
+    })
+    .await
+}
+
+/// One guest and what it costs, as `brood show`
+#[utoipa::path(
+    get, path = "/guests/{guest}", tag = "guests", operation_id = "showGuest",
+    params(("guest" = String, Path, description = "Name or id")),
+    responses(
+        (status = 200, body = View),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Answer<View>, Problem> {
+    app.on_guests(move |guests| {
+        let guest = guests.find(&name)?;
+        let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
+        Ok(Answer(match usage {
+            Ok(usage) => View::new(&guest, guests.engine.kind(), usage),
+            // It may have ended since it was found.
+            Err(_) => View::new(&guests.find(&name)?, guests.engine.kind(), None),
+        }))
+    })
+    .await
+}
+
+/// A request to a guest.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    /// The request, word by word.
+    #[schema(example = json!(["ping", "hello"]), min_items = 1)]
+    request: Vec<String>,
+    /// How long to wait for the answer, in seconds.
+    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    timeout_s: Option<f64>,
+}
+
+/// Puts a request to a guest; answers with its answer
+#[utoipa::path(
+    post, path = "/guests/{guest}/ask", tag = "guests", operation_id = "askGuest",
+    params(("guest" = String, Path, description = "Name or id")),
+    request_body = Asked,
+    responses(
+        (status = 200, description = "What the guest answered: it depends on the request", body = Object),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn ask(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(asked): Json<Asked>,
+) -> Result<Answer<serde_json::Value>, Problem> {
+    let timeout = timeout(asked.timeout_s)?;
+    if asked.request.is_empty() {
+        return Err(Problem::bad_request("the request has no words"));
+    }
+    app.on_guests(move |guests| {
+        let answer = guests.ask(&name, &asked.request, timeout)?;
+        Ok(Answer(answer.to_json()))
+    })
+    .await
+}
+
+pub(super) fn timeout(seconds: Option<f64>) -> Result<Duration, Problem> {
+    let Some(seconds) = seconds else {
+        return Ok(TIMEOUT);
+    };
+    if seconds > 0.0 && seconds <= TIMEOUT_MAX_S {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        let detail = format!("timeout_s must be above 0 and at most {TIMEOUT_MAX_S}");
+        Err(Problem::bad_request(detail))
+    }
+}
+
+/// Stops a guest (SIGSTOP); it keeps its memory. One that is paused stays so
+#[utoipa::path(
+    post, path = "/guests/{guest}/pause", tag = "guests", operation_id = "pauseGuest",
+    params(("guest" = String, Path, description = "Name or id")),
+    responses(
+        (status = 200, body = View),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn pause(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Answer<View>, Problem> {
+    app.change_guests(move |guests| {
+        let guest = guests.find(&name)?;
+        guests.pause(&guest)?;
+        Ok(Answer(View::new(
+            &guests.find(&name)?,
+            guests.engine.kind(),
+            None,
+        )))
+    })
+    .await
+}
+
+/// How a guest is to be resumed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Resuming {
+    /// How long it may take to answer, in seconds.
+    #[param(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    timeout_s: Option<f64>,
+}
+
+/// A guest was resumed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Resumed {
+    /// Its name.
+    name: String,
+    /// From SIGCONT to its answer, in milliseconds.
+    resume_ms: f64,
+}
+
+/// Lets a stopped guest run on (SIGCONT); answers when the guest has answered
+#[utoipa::path(
+    post, path = "/guests/{guest}/resume", tag = "guests", operation_id = "resumeGuest",
+    params(("guest" = String, Path, description = "Name or id"), Resuming),
+    responses(
+        (status = 200, body = Resumed),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn resume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(resuming): Query<Resuming>,
+) -> Result<Answer<Resumed>, Problem> {
+    let timeout = timeout(resuming.timeout_s)?;
+    let (name, took) = app
+        .change_guests(move |guests| {
+            let guest = guests.find(&name)?;
+            let took = guests.resume(&guest, timeout)?;
+            Ok((guest.row.name, took))
+        })
+        .await?;
+    app.metrics.resumed(took);
+    Ok(Answer(Resumed {
+        name,
+        resume_ms: took.as_secs_f64() * 1e3,
+    }))
+}
+
+/// Where a guest is to be suspended to.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Suspending {
+    /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
+    #[schema(example = "/var/tmp/ckp/warm")]
+    checkpoint: String,
+    /// Write only the pages that the guest has to itself: a delta of its checkpoint.
+    #[serde(default)]
+    delta: bool,
+}
+
+/// Suspends a guest into a new checkpoint and ends it; when anything fails, the guest goes on
+#[utoipa::path(
+    post, path = "/guests/{guest}/suspend", tag = "guests", operation_id = "suspendGuest",
+    params(("guest" = String, Path, description = "Name or id")),
+    request_body = Suspending,
+    responses(
+        (status = 201, description = "The new checkpoint", body = CheckpointView),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn suspend(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(suspending): Json<Suspending>,
+) -> Result<Response, Problem> {
+    let path = app.bundle(&suspending.checkpoint)?;
+    let view = app.suspend(name, path, suspending.delta).await?;
+    Ok((StatusCode::CREATED, Answer(view)).into_response())
+}
+
+impl App {
+    pub(super) async fn suspend(
+        &self,
+        name: String,
+        path: BundlePath,
+        delta: bool,
+    ) -> Result<CheckpointView, Problem> {
+        self.change_guests(move |guests| {
+            let guest = guests.find(&name)?;
+            let manifest = if delta {
+                guests.suspend_delta(&guest, &path, &|_| {})?
+            } else {
+                guests.suspend(&guest, &path, &|_| {})?
+            };
+            Ok(CheckpointView::new(&path, &manifest))
+        })
+        .await
+    }
+}
+
+/// Guests were destroyed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Destroyed {
+    /// How many.
+    destroyed: usize,
+    /// Their names.
+    guests: Vec<String>,
+}
+
+impl From<crate::guests::Destroyed> for Destroyed {
+    fn from(destroyed: crate::guests::Destroyed) -> Self {
+        Self {
+            destroyed: destroyed.names.len(),
+            guests: destroyed.names,
+        }
+    }
+}
+
+/// Ends a guest for good: its process is gone when this answers
+#[utoipa::path(
+    delete, path = "/guests/{guest}", tag = "guests", operation_id = "destroyGuest",
+    params(("guest" = String, Path, description = "Name or id")),
+    responses(
+        (status = 200, body = Destroyed),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn destroy(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Answer<Destroyed>, Problem> {
+    app.change_guests(move |guests| {
+        let guest = guests.find(&name)?;
+        Ok(Answer(guests.destroy(&[guest])?.into()))
+    })
+    .await
+}
+
+/// Which guests.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Which {
+    /// Must be true: all guests.
+    all: bool,
+}
+
+/// Ends all guests for good
+#[utoipa::path(
+    delete, path = "/guests", tag = "guests", operation_id = "destroyAllGuests",
+    params(Which),
+    responses(
+        (status = 200, body = Destroyed),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn destroy_all(
+    State(app): State<App>,
+    Query(which): Query<Which>,
+) -> Result<Answer<Destroyed>, Problem> {
+    if !which.all {
+        let problem = Problem::bad_request("no guests are named");
+        return Err(problem.with_hint("?all=true destroys all; DELETE .../guests/NAME one"));
+    }
+    app.change_guests(|guests| {
+        let all = guests.list()?;
+        Ok(Answer(guests.destroy(&all)?.into()))
+    })
+    .await
+}

@@ -1,0 +1,103 @@
+//! What this host is and can do.
+
+use std::{path::PathBuf, sync::Arc};
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{App, extract::Query, problem::Problem, workers::blocking};
+use crate::host::doctor::{Check, DEFAULT_GUESTS, can_mass_restore, doctor};
+
+/// Most guests that a host is examined for: more than any has process ids for.
+const GUESTS_MAX: u64 = 1_000_000_000;
+
+/// Whether the daemon answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// The brood that answers.
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+    /// Its process id.
+    pid: u32,
+}
+
+/// Whether the daemon answers, and can read its state
+#[utoipa::path(
+    get, path = "/health", tag = "host", operation_id = "health",
+    responses(
+        (status = 200, body = Health),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Problem> {
+    let workers = Arc::clone(&app.workers);
+    blocking(move || workers.call(|state, _| Ok::<_, Problem>(state.guests()?))).await?;
+    Ok(Json(Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+    }))
+}
+
+/// What is meant to be done on this host.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Meant {
+    /// How many guests are wanted.
+    #[param(default = 1000, maximum = 1_000_000_000)]
+    guests: Option<u64>,
+    /// Folder of the checkpoint that is meant, to look at its filesystem too.
+    #[param(value_type = Option<String>)]
+    checkpoint_dir: Option<PathBuf>,
+}
+
+/// What this host can do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Host {
+    /// Whether mass restore can work here.
+    ok: bool,
+    /// For how many guests it was checked.
+    guests: u64,
+    /// Each fact, what it ought to be, and how to make it so.
+    checks: Vec<Check>,
+    /// The facts that the checks were made of.
+    #[schema(value_type = Object)]
+    facts: serde_json::Value,
+}
+
+/// Facts of this host and whether mass restore can work on it, as `brood doctor`
+#[utoipa::path(
+    get, path = "/host", tag = "host", operation_id = "host",
+    params(Meant),
+    responses(
+        (status = 200, body = Host),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn host(
+    State(app): State<App>,
+    Query(meant): Query<Meant>,
+) -> Result<Json<Host>, Problem> {
+    let guests = meant.guests.unwrap_or(DEFAULT_GUESTS);
+    if guests > GUESTS_MAX {
+        let detail = format!("guests must be at most {GUESTS_MAX}");
+        return Err(Problem::bad_request(detail));
+    }
+    let workers = Arc::clone(&app.workers);
+    blocking(move || {
+        let facts = workers.facts(meant.checkpoint_dir)?;
+        let checks = doctor(&facts, guests);
+        Ok(Json(Host {
+            ok: can_mass_restore(&checks),
+            guests,
+            checks,
+            facts: serde_json::to_value(facts).expect("facts are plain data"),
+        }))
+    })
+    .await
+}

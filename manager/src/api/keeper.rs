@@ -1,0 +1,110 @@
+//! Keeps every pool as it should be: entries whose lease is over or that died are ended, and what is
+//! missing is restored. Looks once a second, and at once when a pool was changed or claimed from.
+//!
+//! More than one keeper does no harm, as while one daemon takes over from another: pools are settled
+//! and filled under a lock.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{App, pools::at_once, problem::Problem, workers::blocking};
+
+/// How often pools are looked at when nothing is known to have happened.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long a pool that could not be filled is only settled.
+const REST: Duration = Duration::from_secs(5);
+
+/// Keeps pools until the daemon drains.
+pub(super) async fn keep(app: App) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut draining = app.draining.subscribe();
+    let mut kept = Kept::default();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = app.pools_changed.notified() => {}
+            _ = draining.wait_for(|draining| *draining) => return,
+        }
+        let (keeper, mut now) = (app.clone(), std::mem::take(&mut kept));
+        let keeping = blocking(move || {
+            keeper.keep_all(&mut now)?;
+            Ok(now)
+        });
+        match keeping.await {
+            Ok(now) => kept = now,
+            Err(problem) => tracing::warn!(?problem, "cannot look at the pools"),
+        }
+    }
+}
+
+/// What the keeper knows of pools.
+#[derive(Debug, Default)]
+struct Kept {
+    /// All that were there when it last looked.
+    names: BTreeSet<String>,
+    /// Those that could not be filled, and when.
+    resting: HashMap<String, Instant>,
+}
+
+impl App {
+    /// Brings each pool to what it should be, as far as that can be.
+    fn keep_all(&self, kept: &mut Kept) -> Result<(), Problem> {
+        let pools = self.workers.call(|state, _| state.pools())?;
+        let names: BTreeSet<String> = pools.into_iter().map(|pool| pool.name).collect();
+        for gone in kept.names.difference(&names) {
+            self.workers.end_standing(gone);
+        }
+        kept.resting.retain(|_, since| since.elapsed() < REST);
+        for name in &names {
+            // One that cannot be kept does not hold up the others.
+            let why_not = match self.keep_one(name, kept.resting.contains_key(name)) {
+                Ok(why_not) => why_not,
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(why_not) = why_not {
+                tracing::warn!(pool = name, "not filled: {why_not}");
+                kept.resting.insert(name.clone(), Instant::now());
+            }
+        }
+        kept.names = names;
+        Ok(())
+    }
+
+    /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
+    fn keep_one(&self, name: &str, rests: bool) -> Result<Option<String>, crate::pool::Error> {
+        let (settled, filled) = self.workers.pools(|pools| {
+            if rests {
+                return Ok((pools.settle(name)?, None));
+            }
+            let stop = Arc::clone(&self.stop);
+            let (settled, filled) =
+                pools.fill(name, at_once(), &stop, &mut |event| self.count(event))?;
+            Ok((settled, Some(filled)))
+        })?;
+        let restored = filled.as_ref().map_or(0, |filled| filled.restored);
+        if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
+            tracing::info!(
+                pool = name,
+                restored,
+                saved = settled.saved,
+                destroyed = settled.destroyed,
+                evicted = settled.evicted,
+                "kept"
+            );
+            self.events.poke();
+        }
+        if settled.destroyed + settled.evicted > 0 {
+            self.room.notify_one();
+        }
+        Ok(filled.and_then(|filled| {
+            let failed = filled.failures.into_iter().next();
+            filled.no_room.or(failed.map(|failure| failure.error))
+        }))
+    }
+}

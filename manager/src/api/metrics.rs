@@ -1,0 +1,329 @@
+//! Metrics in the text form of OpenMetrics, which Prometheus reads.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::{
+        EncodeLabelSet, EncodeLabelValue,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+use super::{App, problem::Problem, sample::Sample};
+use crate::pool::Tier;
+
+/// Media type of the answer.
+const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Gauges = Family<Vec<(&'static str, String)>, Gauge<u64, AtomicU64>>;
+
+/// What is counted from the daemon's start on.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    restores: Family<Restores, Counter>,
+    restore_seconds: Histogram,
+    resume_seconds: Histogram,
+    ended: Counter,
+    claim_seconds: Family<Claims, Histogram>,
+    claims_failed: Family<FailedClaims, Counter>,
+    requests: Family<Requests, Counter>,
+    request_seconds: Histogram,
+    in_flight: Gauge,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Restores {
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "these are values of the label")]
+enum Outcome {
+    restored,
+    failed,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Claims {
+    pool: String,
+    tier: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FailedClaims {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Requests {
+    method: String,
+    route: String,
+    status: u16,
+}
+
+/// From a quarter of a millisecond to 8 seconds.
+fn latencies() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("brood"),
+            restores: Family::default(),
+            restore_seconds: latencies(),
+            resume_seconds: latencies(),
+            ended: Counter::default(),
+            claim_seconds: Family::new_with_constructor(latencies),
+            claims_failed: Family::default(),
+            requests: Family::default(),
+            request_seconds: latencies(),
+            in_flight: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register(
+            "build",
+            "The brood that runs",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "restores",
+            "Guests that the API restored, or failed to",
+            metrics.restores.clone(),
+        );
+        registry.register_with_unit(
+            "restore_latency",
+            "From the order to the guest's own answer",
+            Unit::Seconds,
+            metrics.restore_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "resume_latency",
+            "From SIGCONT to the guest's own answer",
+            Unit::Seconds,
+            metrics.resume_seconds.clone(),
+        );
+        registry.register(
+            "guests_ended",
+            "Guests that ended without having been asked to, as far as they were seen to",
+            metrics.ended.clone(),
+        );
+        registry.register_with_unit(
+            "claim_latency",
+            "From a claim to the guest's own answer, time that it waited for room included",
+            Unit::Seconds,
+            metrics.claim_seconds.clone(),
+        );
+        registry.register(
+            "claims_failed",
+            "Claims that got no guest: for want of room, or else",
+            metrics.claims_failed.clone(),
+        );
+        registry.register(
+            "http_requests",
+            "Requests answered",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "http_request_duration",
+            "From a request to the head of its answer",
+            Unit::Seconds,
+            metrics.request_seconds.clone(),
+        );
+        registry.register(
+            "http_requests_in_flight",
+            "Requests being answered",
+            metrics.in_flight.clone(),
+        );
+        for outcome in [Outcome::restored, Outcome::failed] {
+            // A count that nothing was added to yet is 0, not unknown.
+            drop(metrics.restores.get_or_create(&Restores { outcome }));
+        }
+        metrics
+    }
+
+    /// A guest was restored, and answered after `latency`.
+    pub(super) fn restored(&self, latency: Duration) {
+        let outcome = Outcome::restored;
+        self.restores.get_or_create(&Restores { outcome }).inc();
+        self.restore_seconds.observe(latency.as_secs_f64());
+    }
+
+    /// A guest was not restored.
+    pub(super) fn failed(&self) {
+        let outcome = Outcome::failed;
+        self.restores.get_or_create(&Restores { outcome }).inc();
+    }
+
+    /// A guest was resumed, and answered after `latency`.
+    pub(super) fn resumed(&self, latency: Duration) {
+        self.resume_seconds.observe(latency.as_secs_f64());
+    }
+
+    /// A guest ended unasked.
+    pub(super) fn ended(&self) {
+        self.ended.inc();
+    }
+
+    /// A guest of a pool was claimed.
+    pub(super) fn claimed(&self, pool: &str, tier: Tier, took: Duration) {
+        let labels = Claims {
+            pool: pool.to_owned(),
+            tier: tier.name(),
+        };
+        let seconds = self.claim_seconds.get_or_create(&labels);
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// A claim got no guest.
+    pub(super) fn claim_failed(&self, no_room: bool) {
+        let reason = if no_room { "no_room" } else { "other" };
+        self.claims_failed
+            .get_or_create(&FailedClaims { reason })
+            .inc();
+    }
+
+    /// A request came. It is under way until what this returns is dropped.
+    pub(super) fn begin_request(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// A request was answered.
+    pub(super) fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let labels = Requests {
+            method: method.to_owned(),
+            route: route.to_owned(),
+            status,
+        };
+        self.requests.get_or_create(&labels).inc();
+        self.request_seconds.observe(took.as_secs_f64());
+    }
+
+    fn render(&self, sample: &Sample) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &gauges(sample))?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// A request that is being answered.
+pub(super) struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What is not counted but looked at.
+fn gauges(sample: &Sample) -> Registry {
+    let mut registry = Registry::with_prefix("brood");
+    let set = |family: &Gauges, labels: &[(&'static str, &str)], value: u64| {
+        let labels = labels.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+        family.get_or_create(&labels).set(value);
+    };
+    let guests = Gauges::default();
+    for (state, count) in &sample.guests {
+        set(&guests, &[("state", state)], *count);
+    }
+    registry.register("guests", "Guests by state", guests);
+
+    let living = Gauges::default();
+    let memory = Gauges::default();
+    for checkpoint in &sample.checkpoints {
+        let name = ("checkpoint", checkpoint.checkpoint.as_str());
+        set(&living, &[name], checkpoint.guests);
+        for (kind, bytes) in [
+            ("private", checkpoint.private_bytes),
+            ("shared", checkpoint.shared_bytes),
+            ("process", checkpoint.process_bytes),
+            ("page_tables", checkpoint.page_table_bytes),
+            ("unshared", checkpoint.memory_bytes),
+        ] {
+            set(&memory, &[name, ("kind", kind)], bytes);
+        }
+    }
+    registry.register(
+        "checkpoint_guests",
+        "Guests of a checkpoint that live",
+        living,
+    );
+    registry.register_with_unit(
+        "checkpoint_memory",
+        "Memory of a checkpoint's living guests together: private to each, shared with the \
+         checkpoint, of their processes and page tables, and what they would take unshared",
+        Unit::Bytes,
+        memory,
+    );
+
+    let entries = Gauges::default();
+    let wanted = Gauges::default();
+    for pool in &sample.pools {
+        let name = ("pool", pool.row.name.as_str());
+        set(&wanted, &[name], pool.row.hot);
+        for (state, count) in [
+            ("filling", pool.entries.filling),
+            ("hot", pool.entries.hot),
+            ("claimed", pool.entries.claimed),
+            ("cold", pool.entries.cold),
+            ("releasing", pool.entries.releasing),
+        ] {
+            set(&entries, &[name, ("state", state)], count);
+        }
+    }
+    registry.register("pool_entries", "Entries of a pool by state", entries);
+    registry.register(
+        "pool_hot_wanted",
+        "Hot entries that a pool should have",
+        wanted,
+    );
+
+    let host = Gauges::default();
+    set(&host, &[("kind", "total")], sample.host.memory_total_bytes);
+    set(
+        &host,
+        &[("kind", "available")],
+        sample.host.memory_available_bytes,
+    );
+    registry.register_with_unit("host_memory", "Memory of the host", Unit::Bytes, host);
+    let tasks = Gauges::default();
+    set(&tasks, &[("kind", "running")], sample.host.tasks);
+    set(&tasks, &[("kind", "max")], sample.host.pid_max);
+    registry.register("host_tasks", "Tasks of the host, and their limit", tasks);
+    registry
+}
+
+/// Metrics for Prometheus
+#[utoipa::path(
+    get, path = "/metrics", tag = "host", operation_id = "metrics",
+    responses(
+        (status = 200, description = "OpenMetrics text", body = String,
+         content_type = "application/openmetrics-text"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    let sample = app.sampler.sample(&app.workers).await?;
+    let text = app
+        .metrics
+        .render(&sample)
+        .expect("writing to a string cannot fail");
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
+}

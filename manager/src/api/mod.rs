@@ -1,0 +1,119 @@
+//! `brood serve`: the API over HTTP, on a socket in the state folder and, when asked, on a port of
+//! this machine.
+//!
+//! The daemon keeps nothing of its own. What it does it does as the command line does it, on the
+//! same state folder; both can be used at once. It can be killed and replaced at any time: guests
+//! are not its own, and it learns of all of them from the state.
+
+mod checkpoints;
+mod claims;
+mod cloud_hypervisor;
+mod error;
+mod events;
+mod extract;
+mod guests;
+mod host;
+mod keeper;
+mod metrics;
+mod openapi;
+mod page;
+mod pools;
+mod problem;
+mod request;
+mod restores;
+mod sample;
+mod serve;
+mod socket;
+mod watch;
+mod workers;
+
+use std::{
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use axum::{
+    Router,
+    http::{Method, StatusCode, Uri},
+    middleware,
+};
+use tokio::sync::{Notify, watch as channel};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use error::Error;
+pub use openapi::document;
+pub use serve::{Config, Listen, serve};
+
+use events::Events;
+use metrics::Metrics;
+use problem::Problem;
+use request::Token;
+use sample::Sampler;
+use workers::Workers;
+
+/// What every request is answered with.
+#[derive(Clone, Debug)]
+struct App(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    workers: Arc<Workers>,
+    events: Events,
+    metrics: Metrics,
+    sampler: Sampler,
+    /// Told when pools were changed or claimed from: the keeper looks at them.
+    pools_changed: Notify,
+    /// Told when there may be room for a claim that waits.
+    room: Notify,
+    /// Becomes true when the keeper is to stop what it is at.
+    stop: Arc<AtomicBool>,
+    /// The folder of checkpoints that are named without one.
+    checkpoints: PathBuf,
+    /// Becomes true when the daemon is to end.
+    draining: channel::Sender<bool>,
+}
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// All routes; with a token, for those who bear it.
+fn router(app: App, token: Option<Token>) -> Router {
+    let routes = openapi::routes()
+        .0
+        .merge(page::routes())
+        .fallback(async |uri: Uri| {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "no-such-path",
+                format!("there is nothing at {}", uri.path()),
+            )
+            .with_hint("GET /openapi.json tells all that there is")
+        })
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                format!("{} cannot be used with {method}", uri.path()),
+            )
+            .with_hint("GET /openapi.json tells with what it can be")
+        })
+        .layer(CatchPanicLayer::custom(|_| {
+            use axum::response::IntoResponse;
+            Problem::internal().into_response()
+        }));
+    let routes = match token {
+        Some(token) => routes.layer(middleware::from_fn_with_state(token, request::require)),
+        None => routes,
+    };
+    routes
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            request::observe,
+        ))
+        .with_state(app)
+}

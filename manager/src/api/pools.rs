@@ -1,0 +1,344 @@
+//! Pools: guests that wait, stopped, to be claimed.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    App,
+    extract::{Json, Path, Query},
+    problem::Problem,
+    workers::blocking,
+};
+use crate::{
+    pool::{self, NewPool, Pool, Pools, Settled},
+    restore::job::{ALLOWANCE, FailureView, cores},
+    state::{EntryState, PoolChange},
+    units::Bytes,
+};
+
+/// How long a claim lasts when neither it nor its pool says otherwise.
+const LEASE: Duration = Duration::from_secs(300);
+
+impl App {
+    /// Makes a library call on pools, on a thread for that.
+    pub(super) async fn on_pools<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let workers = Arc::clone(&self.workers);
+        blocking(move || Ok(workers.pools(work)?)).await
+    }
+
+    /// The same, for something that is done to them: the keeper looks at them afterwards.
+    pub(super) async fn change_pools<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let result = self.on_pools(work).await;
+        self.pools_changed.notify_one();
+        self.events.poke();
+        result
+    }
+}
+
+/// All pools, as `brood pool list`
+#[utoipa::path(
+    get, path = "/pools", tag = "pools", operation_id = "listPools",
+    responses(
+        (status = 200, body = [Pool]),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Problem> {
+    app.on_pools(|pools| Ok(Answer(pools.list()?))).await
+}
+
+/// A pool to make.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewPool)]
+pub(super) struct Making {
+    /// Its name; its guests are `NAME-1`, `NAME-2`, ...
+    #[schema(example = "web")]
+    name: String,
+    /// What its guests are restored from: `DIR/NAME`, or a name in the daemon's folder.
+    #[schema(example = "/var/tmp/ckp/demo")]
+    checkpoint: String,
+    /// How many guests wait to be claimed.
+    hot: u32,
+    /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
+    /// said.
+    most: Option<u32>,
+    /// How long a claim lasts when it is not renewed, in seconds.
+    #[schema(default = 300, minimum = 1)]
+    lease_s: Option<u32>,
+    /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
+    #[schema(default = 1_048_576)]
+    private_limit_bytes: Option<u64>,
+}
+
+/// Makes a pool; the daemon fills it from then on
+#[utoipa::path(
+    post, path = "/pools", tag = "pools", operation_id = "createPool",
+    request_body = Making,
+    responses(
+        (status = 201, description = "It is there, with no entries yet", body = Pool),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn create(
+    State(app): State<App>,
+    Json(making): Json<Making>,
+) -> Result<Response, Problem> {
+    let new = NewPool {
+        name: making.name,
+        checkpoint: app.bundle(&making.checkpoint)?,
+        hot: making.hot.into(),
+        most: making.most.map(Into::into),
+        lease: lease(making.lease_s)?.unwrap_or(LEASE),
+        allowance: making.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+    };
+    let pool = app
+        .change_pools(move |pools| pools.create(&new, &|_| {}))
+        .await?;
+    Ok((StatusCode::CREATED, Answer(pool)).into_response())
+}
+
+pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
+    if seconds == Some(0) {
+        return Err(Problem::bad_request("lease_s must be at least 1"));
+    }
+    Ok(seconds.map(|s| Duration::from_secs(s.into())))
+}
+
+/// A pool and its entries.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PoolDetails {
+    /// The pool.
+    #[serde(flatten)]
+    pool: Pool,
+    /// Entries that are claimed.
+    claims: Vec<Held>,
+    /// Names of the guests that wait, the oldest first.
+    hot_guests: Vec<String>,
+}
+
+/// An entry that is claimed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Held {
+    /// Name of its guest.
+    guest: String,
+    /// What is left of its lease, in seconds.
+    lease_left_s: Option<u64>,
+}
+
+/// A pool and its entries, as `brood pool show`
+#[utoipa::path(
+    get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
+    params(("pool" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, body = PoolDetails),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Answer<PoolDetails>, Problem> {
+    app.on_pools(move |pools| {
+        let pool = pools.show(&name)?;
+        let (mut claims, mut hot_guests) = (Vec::new(), Vec::new());
+        for entry in pools.state.entries(&name)? {
+            match entry.state {
+                EntryState::Claimed => claims.push(Held {
+                    guest: entry.name,
+                    lease_left_s: entry.lease.map(|lease| lease.as_secs()),
+                }),
+                EntryState::Hot => hot_guests.push(entry.name),
+                EntryState::Filling | EntryState::Releasing => {}
+            }
+        }
+        Ok(Answer(PoolDetails {
+            pool,
+            claims,
+            hot_guests,
+        }))
+    })
+    .await
+}
+
+/// What to change of a pool.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PoolChange)]
+pub(super) struct Changing {
+    /// How many guests wait to be claimed.
+    hot: Option<u32>,
+    /// How many guests it may have.
+    most: Option<u32>,
+    /// How long a claim lasts when it is not renewed, in seconds.
+    #[schema(minimum = 1)]
+    lease_s: Option<u32>,
+}
+
+/// Changes what a pool should be; the daemon brings it there
+#[utoipa::path(
+    patch, path = "/pools/{pool}", tag = "pools", operation_id = "changePool",
+    params(("pool" = String, Path, description = "Its name")),
+    request_body = Changing,
+    responses(
+        (status = 200, body = Pool),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn change(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(changing): Json<Changing>,
+) -> Result<Answer<Pool>, Problem> {
+    let change = PoolChange {
+        hot: changing.hot.map(Into::into),
+        most: changing.most.map(Into::into),
+        lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
+    };
+    app.change_pools(move |pools| Ok(Answer(pools.change(&name, &change)?)))
+        .await
+}
+
+/// How to remove.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Removing {
+    /// End claimed guests too.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Removes a pool and its entries
+#[utoipa::path(
+    delete, path = "/pools/{pool}", tag = "pools", operation_id = "removePool",
+    params(("pool" = String, Path, description = "Its name"), Removing),
+    responses(
+        (status = 204, description = "It is gone, and its guests"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn remove(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(removing): Query<Removing>,
+) -> Result<StatusCode, Problem> {
+    app.change_pools(move |pools| pools.remove(&name, removing.force))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What came of filling a pool.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FilledPool {
+    /// The pool, as it is now.
+    #[serde(flatten)]
+    pool: Pool,
+    /// What was put in order first.
+    settled: Settled,
+    /// Entries that are new.
+    restored: u64,
+    /// Entries that are still missing.
+    missing: u64,
+    /// Why there was no room for those.
+    no_room: Option<String>,
+    /// From the beginning to the last new entry, in seconds.
+    wall_s: f64,
+    /// Guests that were not restored.
+    errors: Vec<FailureView>,
+}
+
+/// Puts a pool in order and restores what it lacks; answers when that is done
+///
+/// The daemon does so by itself, too: this is for those who want to wait for it.
+#[utoipa::path(
+    post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
+    params(("pool" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, body = FilledPool),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn fill(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Answer<FilledPool>, Problem> {
+    let notes = app.clone();
+    app.change_pools(move |pools| {
+        let go_on = AtomicBool::new(false);
+        let (settled, filled) =
+            pools.fill(&name, at_once(), &go_on, &mut |event| notes.count(event))?;
+        Ok(Answer(FilledPool {
+            pool: pools.show(&name)?,
+            settled,
+            restored: filled.restored,
+            missing: filled.missing,
+            no_room: filled.no_room,
+            wall_s: filled.wall.as_secs_f64(),
+            errors: filled.failures.iter().map(Into::into).collect(),
+        }))
+    })
+    .await
+}
+
+/// How many guests are restored for pools at once.
+pub(super) fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64))
+}
+
+/// What to drop.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Evicting {
+    /// How many, at most.
+    entries: u32,
+}
+
+/// Hot entries were dropped.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Evicted {
+    /// How many.
+    evicted: u64,
+}
+
+/// Drops hot entries
+///
+/// They hold nothing that the checkpoint does not. The daemon restores as many again: to have fewer
+/// for good, change the pool.
+#[utoipa::path(
+    post, path = "/pools/{pool}/evict", tag = "pools", operation_id = "evictFromPool",
+    params(("pool" = String, Path, description = "Its name")),
+    request_body = Evicting,
+    responses(
+        (status = 200, body = Evicted),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn evict(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(evicting): Json<Evicting>,
+) -> Result<Answer<Evicted>, Problem> {
+    app.change_pools(move |pools| {
+        let evicted = pools.evict(&name, evicting.entries.into())?;
+        Ok(Answer(Evicted { evicted }))
+    })
+    .await
+}

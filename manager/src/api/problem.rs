@@ -1,0 +1,269 @@
+//! Errors as the API tells them: problem details (RFC 9457), with what to do next, and with the
+//! exit code that the command line would end with.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{checkpoint, cli::Failure, engine, guests, host, pool, restore, state};
+
+/// Media type of an error.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+/// What every kind of error begins with.
+const KINDS: &str = "urn:brood:error:";
+
+/// An error, as of RFC 9457.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// Its kind, a name that does not change: `urn:brood:error:KIND`.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:brood:error:no-such-guest")]
+    kind: String,
+    /// The HTTP status in words.
+    #[schema(example = "Not Found")]
+    title: String,
+    /// The HTTP status.
+    #[schema(example = 404)]
+    status: u16,
+    /// What was tried, on what, and why it failed.
+    #[schema(example = "there is no guest \"web-1\"")]
+    detail: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    /// The exit code of the command line for this kind of error: 1 nothing was done, 2 the request
+    /// makes no sense, 4 refused because it does not fit on this host.
+    exit_code: u8,
+    /// What became of it so far, where there is something to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    report: Option<serde_json::Value>,
+}
+
+impl Problem {
+    /// An error of this status and kind.
+    pub(super) fn new(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        // Past the request's own faults, it is what the command line calls "nothing was done".
+        let exit_code = if status == StatusCode::BAD_REQUEST {
+            2
+        } else {
+            1
+        };
+        Self {
+            kind: format!("{KINDS}{kind}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            hint: None,
+            exit_code,
+            report: None,
+        }
+    }
+
+    fn of(status: StatusCode, kind: &str, failure: Failure) -> Self {
+        Self {
+            hint: failure.hint,
+            exit_code: failure.code,
+            ..Self::new(status, kind, failure.message)
+        }
+    }
+
+    /// A request that makes no sense.
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", detail)
+    }
+
+    /// A mistake of brood's own.
+    pub(super) fn internal() -> Self {
+        let detail = "brood failed over its own mistake; its log has more";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// The same, with what to do next.
+    #[must_use]
+    pub(super) fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
+    /// The same, with what became of it so far.
+    #[must_use]
+    pub(super) fn with_report(self, report: serde_json::Value) -> Self {
+        Self {
+            report: Some(report),
+            ..self
+        }
+    }
+
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::error!(status = self.status, kind = self.kind, "{}", self.detail);
+        } else {
+            tracing::info!(status = self.status, kind = self.kind, "{}", self.detail);
+        }
+        let mut response = (status, Json(self)).into_response();
+        let media_type = HeaderValue::from_static(MEDIA_TYPE);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+}
+
+impl From<checkpoint::Error> for Problem {
+    fn from(error: checkpoint::Error) -> Self {
+        let (status, kind) = of_checkpoint(&error);
+        Self::of(status, kind, error.into())
+    }
+}
+
+fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
+    use checkpoint::Error as E;
+    use std::io::ErrorKind;
+    match error {
+        E::Name { .. } => (StatusCode::BAD_REQUEST, "bad-checkpoint-name"),
+        E::NotFound { .. } => (StatusCode::NOT_FOUND, "no-such-checkpoint"),
+        E::Io { cause, .. } => match cause.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                (StatusCode::NOT_FOUND, "no-such-folder")
+            }
+            ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "not-permitted"),
+            ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+            ErrorKind::InvalidFilename | ErrorKind::InvalidInput => {
+                (StatusCode::BAD_REQUEST, "bad-checkpoint-name")
+            }
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
+        },
+        E::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+        E::Incomplete { .. } => (StatusCode::CONFLICT, "checkpoint-incomplete"),
+        E::Exists { .. } => (StatusCode::CONFLICT, "checkpoint-exists"),
+        E::Busy { .. } => (StatusCode::CONFLICT, "checkpoint-busy"),
+        E::InUse { .. } => (StatusCode::CONFLICT, "checkpoint-in-use"),
+        E::Needed { .. } => (StatusCode::CONFLICT, "checkpoint-needed"),
+        // What is left is about the content of a bundle.
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-broken"),
+    }
+}
+
+impl From<engine::Error> for Problem {
+    fn from(error: engine::Error) -> Self {
+        let (status, kind) = of_engine(&error);
+        Self::of(status, kind, error.into())
+    }
+}
+
+fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
+    use engine::Error as E;
+    match error {
+        E::Bundle(e) => of_checkpoint(e),
+        E::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "engine-unavailable"),
+        E::Checkpoint { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-unsuitable"),
+        E::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
+        E::Gone => (StatusCode::CONFLICT, "guest-not-alive"),
+        E::Busy => (StatusCode::CONFLICT, "guest-busy"),
+        E::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
+        E::Died(_) => (StatusCode::BAD_GATEWAY, "guest-died"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "engine"),
+    }
+}
+
+impl From<state::Error> for Problem {
+    fn from(error: state::Error) -> Self {
+        let (status, kind) = of_state(&error);
+        Self::of(status, kind, error.into())
+    }
+}
+
+fn of_state(error: &state::Error) -> (StatusCode, &'static str) {
+    match error {
+        state::Error::Name { .. } => (StatusCode::BAD_REQUEST, "bad-guest-name"),
+        state::Error::PoolFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "pool-full"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "state"),
+    }
+}
+
+impl From<guests::Error> for Problem {
+    fn from(error: guests::Error) -> Self {
+        let (status, kind) = of_guests(&error);
+        Self::of(status, kind, error.into())
+    }
+}
+
+fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
+    use guests::Error as E;
+    match error {
+        E::NoSuchGuest(_) => (StatusCode::NOT_FOUND, "no-such-guest"),
+        E::OfAPool { .. } => (StatusCode::CONFLICT, "guest-of-a-pool"),
+        E::Paused(_) => (StatusCode::CONFLICT, "guest-paused"),
+        E::NotAlive { .. } => (StatusCode::CONFLICT, "guest-not-alive"),
+        E::BeingRestored { .. } => (StatusCode::CONFLICT, "guest-being-restored"),
+        E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
+        E::Engine { source, .. } | E::Files(source) => of_engine(source),
+        E::Disk(_) | E::Release { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        E::Checkpoint(e) => of_checkpoint(e),
+        E::State(e) => of_state(e),
+    }
+}
+
+impl From<restore::mass::Error> for Problem {
+    fn from(error: restore::mass::Error) -> Self {
+        let (status, kind) = of_restore(&error);
+        Self::of(status, kind, error.into())
+    }
+}
+
+fn of_restore(error: &restore::mass::Error) -> (StatusCode, &'static str) {
+    use restore::mass::Error as E;
+    match error {
+        E::Admission(_) => (StatusCode::INSUFFICIENT_STORAGE, "does-not-fit"),
+        E::Checkpoint(e) => of_checkpoint(e),
+        E::Engine(e) => of_engine(e),
+        E::Disk { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        E::State(e) => of_state(e),
+        E::Guests(e) => of_guests(e),
+    }
+}
+
+impl From<pool::Error> for Problem {
+    fn from(error: pool::Error) -> Self {
+        use pool::Error as E;
+        let (status, kind) = match &error {
+            E::NoSuchPool(_) => (StatusCode::NOT_FOUND, "no-such-pool"),
+            E::NoSuchClaim => (StatusCode::NOT_FOUND, "no-such-claim"),
+            E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
+            E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
+            E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),
+            E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
+            E::Broken { .. } => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
+            E::Restore(e) => of_restore(e),
+            E::Checkpoint(e) => of_checkpoint(e),
+            E::Guests(e) => of_guests(e),
+            E::State(e) => of_state(e),
+            E::NotRestored { .. } | E::Lock { .. } | E::Randomness(_) | E::Host(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "pool")
+            }
+        };
+        Self::of(status, kind, error.into())
+    }
+}
+
+impl From<host::proc::Error> for Problem {
+    fn from(error: host::proc::Error) -> Self {
+        Self::of(StatusCode::INTERNAL_SERVER_ERROR, "host", error.into())
+    }
+}

@@ -1,0 +1,131 @@
+//! What is done with every request: it gets an id, which is in each line of the log that it causes
+//! and in its answer; it is counted; and where it came over TCP, it must bear the token.
+
+use std::{fmt, time::Instant};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+use tracing::Instrument;
+
+use super::{App, page, problem::Problem};
+
+/// The header with a request's id, in the request and in its answer.
+const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id that is taken over from a client.
+const LONGEST: usize = 64;
+
+/// Id of a request.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The client's own id, when it is a plain word; else a new one.
+    fn of(request: &Request) -> Self {
+        let given = request.headers().get(&HEADER).filter(|value| {
+            let bytes = value.as_bytes();
+            let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:".contains(b);
+            !bytes.is_empty() && bytes.len() <= LONGEST && bytes.iter().all(plain)
+        });
+        if let Some(given) = given {
+            return Self(given.clone());
+        }
+        // Without randomness requests cannot be told apart, but they can be served.
+        let random: [u8; 8] = crate::engine::random().unwrap_or_default();
+        let text = format!("{:016x}", u64::from_be_bytes(random));
+        Self(HeaderValue::try_from(text).expect("hexadecimal digits"))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_str().unwrap_or_default())
+    }
+}
+
+/// Goes around every request.
+pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let begin = Instant::now();
+    let under_way = app.metrics.begin_request();
+    let id = RequestId::of(&request);
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
+    // The token of a claim is its claimer's alone: it is not for the log.
+    let path = if route.contains("{token}") {
+        route.clone()
+    } else {
+        request.uri().path().to_owned()
+    };
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", request_id = %id, %method, path);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    drop(under_way);
+    let (took, status) = (begin.elapsed(), response.status());
+    // A client may make methods up; there is one count for all of those.
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+    ];
+    let counted = if known.contains(&method) {
+        method.as_str()
+    } else {
+        "other"
+    };
+    app.metrics.answered(counted, &route, status.as_u16(), took);
+    let ms = took.as_secs_f64() * 1e3;
+    span.in_scope(|| tracing::info!(status = status.as_u16(), ms, "answered"));
+    response.headers_mut().insert(HEADER, id.0);
+    response
+}
+
+/// The bearer token that requests over TCP must show, as its digest: digests are compared in a time
+/// that says nothing of the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Token([u8; 32]);
+
+impl Token {
+    pub(super) fn new(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+}
+
+/// Lets only requests through that bear the token; the page and `/health` tell nothing that is
+/// secret.
+pub(super) async fn require(State(token): State<Token>, request: Request, next: Next) -> Response {
+    let bearer = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| Token::new(token.trim()));
+    let path = request.uri().path();
+    let open = path == "/health" || page::PATHS.contains(&path);
+    if open || bearer == Some(token) {
+        return next.run(request).await;
+    }
+    let problem = Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "the request does not bear this daemon's token",
+    )
+    .with_hint(
+        "send the header Authorization: Bearer TOKEN; TOKEN is in the daemon's --token-file",
+    );
+    let mut response = problem.into_response();
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}

@@ -1,0 +1,232 @@
+//! Restoring guests: one request restores any number, and answers when each has answered.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Extension, Json as Answer,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    events::RestoreEvent,
+    extract::Json,
+    problem::Problem,
+    request::RequestId,
+    workers::{Workers, blocking},
+};
+use crate::{
+    checkpoint::Checkpoint,
+    disk::Choice,
+    restore::{
+        job::{ALLOWANCE, Ending, Job, View},
+        mass::{self, Event},
+    },
+    units::Bytes,
+};
+
+/// What to restore.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Restoring {
+    /// From where: `DIR/NAME`, or a name in the daemon's folder.
+    #[schema(example = "/var/tmp/ckp/demo")]
+    checkpoint: String,
+    /// How many guests.
+    #[schema(minimum = 1)]
+    guests: u32,
+    /// How many at once; as many as the host has cores, when it is not said.
+    #[schema(minimum = 1)]
+    concurrency: Option<u32>,
+    /// Names of the guests are `PREFIX-1`, `PREFIX-2`, ...; the checkpoint's name, when it is not
+    /// said.
+    prefix: Option<String>,
+    /// Pause the guests as soon as all have answered.
+    #[serde(default)]
+    paused: bool,
+    /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
+    #[schema(default = 1_048_576)]
+    private_limit_bytes: Option<u64>,
+    /// Go ahead when that worst case does not fit in memory.
+    #[serde(default)]
+    overcommit: bool,
+    /// Guests that are idle for so many seconds give their virtual machine back to the host until
+    /// they are asked again; never, when it is not said.
+    #[schema(minimum = 0, maximum = 1e6)]
+    park_after_s: Option<f64>,
+    /// If any guest fails, destroy those that were restored.
+    #[serde(default)]
+    all_or_nothing: bool,
+}
+
+impl Restoring {
+    fn job(self, app: &App) -> Result<Job, Problem> {
+        if self.guests == 0 || self.concurrency == Some(0) {
+            let detail = "guests and concurrency must be at least 1";
+            return Err(Problem::bad_request(detail));
+        }
+        let park_after = match self.park_after_s {
+            Some(s) if !(0.0..=1e6).contains(&s) => {
+                return Err(Problem::bad_request("park_after_s must be 0 to 1000000"));
+            }
+            s => s.map(Duration::from_secs_f64),
+        };
+        let checkpoint = app.bundle(&self.checkpoint)?;
+        Ok(Job {
+            guests: self.guests,
+            concurrency: self.concurrency,
+            names: Job::numbered(self.prefix, &checkpoint),
+            checkpoint,
+            paused: self.paused,
+            allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+            overcommit: self.overcommit,
+            park_after,
+            all_or_nothing: self.all_or_nothing,
+            disk: Choice::Sealed,
+        })
+    }
+}
+
+/// Restores guests from a checkpoint, as `brood restore`; answers when each has answered
+///
+/// How it comes along is told in the event stream, under the request's id (x-request-id). When the
+/// client hangs up, no further guests are begun; those that were restored stand, unless all or
+/// nothing was asked for.
+#[utoipa::path(
+    post, path = "/guests", tag = "guests", operation_id = "restoreGuests",
+    request_body = Restoring,
+    responses(
+        (status = 201, description = "All guests were restored and have answered", body = View),
+        (status = 207, description = "Some were; the others are among the errors", body = View),
+        (status = 507, description = "Refused before anything was started: it does not fit on this \
+            host", body = Problem, content_type = "application/problem+json"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn restore(
+    State(app): State<App>,
+    Extension(id): Extension<RequestId>,
+    Json(restoring): Json<Restoring>,
+) -> Result<Response, Problem> {
+    let job = restoring.job(&app)?;
+    let (ending, view) = app.restore(job, id).await?;
+    match ending {
+        Ending::Whole => Ok((StatusCode::CREATED, Answer(view)).into_response()),
+        Ending::Some | Ending::Interrupted => {
+            Ok((StatusCode::MULTI_STATUS, Answer(view)).into_response())
+        }
+        Ending::Nothing => Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "nothing-restored",
+            if view.rolled_back {
+                "some guests failed, and all or nothing was asked for".to_owned()
+            } else {
+                format!("all {} guests failed", view.asked)
+            },
+        )
+        .with_report(serde_json::to_value(view).expect("a report is plain data"))),
+    }
+}
+
+/// Sets the flag when the request that it belongs to is dropped: its client has hung up.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl App {
+    /// Carries out a job for the request of this id.
+    pub(super) async fn restore(&self, job: Job, id: RequestId) -> Result<(Ending, View), Problem> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        let app = self.clone();
+        let result = blocking(move || {
+            let result = app.carry_out(&app.workers, &job, &id, &cancelled);
+            // Also when the client is not there any more to be answered.
+            app.events.poke();
+            result
+        });
+        result.await
+    }
+
+    fn carry_out(
+        &self,
+        workers: &Workers,
+        job: &Job,
+        id: &RequestId,
+        cancelled: &AtomicBool,
+    ) -> Result<(Ending, View), Problem> {
+        let checkpoint = Checkpoint::open(&job.checkpoint)?;
+        let facts = workers.facts(Some(job.checkpoint.dir().to_owned()))?;
+        let mut progress = RestoreEvent {
+            request_id: id.to_string(),
+            checkpoint: job.checkpoint.to_string(),
+            asked: job.guests,
+            restored: 0,
+            failed: 0,
+        };
+        let done = workers.call(|state, engine| {
+            mass::verify(state, &checkpoint, &|_| {})?;
+            job.run(
+                state,
+                engine,
+                &facts,
+                &checkpoint,
+                cancelled,
+                &mut |event| self.note(event, &mut progress),
+            )
+        })?;
+        let view = View::new(job, &done);
+        tracing::info!(
+            checkpoint = view.checkpoint,
+            asked = view.asked,
+            restored = view.restored,
+            failed = view.failed,
+            wall_s = view.wall_s,
+            "restored"
+        );
+        Ok((done.ending(), view))
+    }
+
+    fn note(&self, event: &Event<'_>, progress: &mut RestoreEvent) {
+        self.count(event);
+        match event {
+            Event::Restored(_) => progress.restored += 1,
+            Event::Failed(_) => progress.failed += 1,
+            Event::Admitted { .. } => {}
+            Event::NurseryReplaced | Event::Verifying(_) => return,
+        }
+        self.events.send("restore", progress);
+    }
+
+    /// Counts and logs what happens in a restore, be it for a request or for a pool.
+    pub(super) fn count(&self, event: &Event<'_>) {
+        match event {
+            Event::Admitted { verdict } => {
+                if let Some(risk) = verdict.memory_risk() {
+                    tracing::warn!("overcommitted: {risk}");
+                }
+            }
+            Event::Restored(guest) => self.metrics.restored(guest.latency),
+            Event::Failed(failure) => {
+                self.metrics.failed();
+                tracing::warn!(guest = failure.name, "not restored: {}", failure.error);
+            }
+            Event::NurseryReplaced => tracing::warn!("the nursery was killed; a new one goes on"),
+            Event::Verifying(_) => {}
+        }
+    }
+}

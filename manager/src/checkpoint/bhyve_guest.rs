@@ -1,0 +1,44 @@
+//! What a checkpoint says of a bhyve guest beside its memory: its configuration, and how it is
+//! told that it is a new clone and tells that it is ready.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A bhyve guest. The engine checks what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BhyveGuest {
+    /// Its configuration when it was suspended, as `bhyve_config(5)` has it.
+    pub config: BTreeMap<String, String>,
+    /// Number of the serial port at which the guest's agent listens; `null` when it has none.
+    pub agent: Option<u8>,
+    /// What a clone is waited for.
+    pub readiness: Readiness,
+}
+
+/// What the guest itself must do to be counted as restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Readiness {
+    /// Its agent takes the identity and answers.
+    Agent,
+    /// It writes these words on a serial port.
+    Console {
+        /// Number of the port.
+        com: u8,
+        /// The words.
+        words: String,
+    },
+    /// It accepts a connection.
+    Tcp {
+        /// `HOST:PORT`; `%(name)` stands for the guest's name.
+        address: String,
+    },
+    /// A command on the host says so by its exit code, 0. It is run again until it does.
+    Command {
+        /// The program and its arguments; `%(name)` stands for the guest's name.
+        argv: Vec<String>,
+    },
+}

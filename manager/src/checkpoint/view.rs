@@ -1,0 +1,143 @@
+//! Bundles as programs see them: one form for the command line's JSON and for the API.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    catalogue::{Listed, State},
+    manifest::{EngineKind, Manifest},
+    open::Checkpoint,
+    path::BundlePath,
+};
+use crate::units::Bytes;
+
+/// A bundle in a folder.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = ListedCheckpoint)]
+pub struct ListedView {
+    /// Its name in the folder.
+    pub name: String,
+    /// Whether it can be restored from.
+    pub state: ListedState,
+    /// Length of all its files in bytes, holes counted.
+    pub size: Bytes,
+    /// Memory of its guests in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// What made it, and can restore it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
+    /// When it was sealed, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// SHA-256 of its memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The bundle that it is a delta of; null when it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<Option<String>>,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Whether a bundle can be restored from, as far as can be told without reading its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListedState {
+    /// It can.
+    Whole,
+    /// Something is wrong with it.
+    Broken,
+    /// It has no manifest.
+    Incomplete,
+}
+
+impl ListedState {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Broken => "broken",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl From<&Listed> for ListedView {
+    fn from(listed: &Listed) -> Self {
+        let mut view = Self {
+            name: listed.path.name().to_owned(),
+            state: ListedState::Whole,
+            size: listed.size,
+            memory: None,
+            engine: None,
+            created_at: None,
+            sha256: None,
+            parent: None,
+            error: None,
+        };
+        match &listed.state {
+            State::Whole(manifest) => {
+                view.memory = Some(manifest.memory.size);
+                view.engine = Some(manifest.engine);
+                view.created_at = Some(manifest.created_at.clone());
+                view.sha256 = Some(manifest.memory_sha256());
+                view.parent = Some(manifest.parent.as_ref().map(|parent| parent.path.clone()));
+            }
+            State::Broken(error) => {
+                view.state = ListedState::Broken;
+                view.error = Some(error.to_string());
+            }
+            State::Incomplete => {
+                view.state = ListedState::Incomplete;
+                view.error = Some("no manifest: not sealed yet, or never will be".to_owned());
+            }
+        }
+        view
+    }
+}
+
+/// What is in a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Checkpoint)]
+pub struct View {
+    /// Where it lies, `DIR/NAME`.
+    pub checkpoint: String,
+    /// Memory of its guests in MiB.
+    pub memory_mib: f64,
+    /// SHA-256 of its memory.
+    pub memory_sha256: String,
+    /// The bundles that it is a delta of, the nearest first; empty when it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parents: Option<Vec<String>>,
+    /// Its manifest.
+    #[serde(flatten)]
+    pub manifest: Manifest,
+}
+
+impl View {
+    /// What is to be told of the bundle at `path` with this manifest.
+    #[must_use]
+    pub fn new(path: &BundlePath, manifest: &Manifest) -> Self {
+        Self {
+            checkpoint: path.to_string(),
+            memory_mib: manifest.memory.size.as_mib(),
+            memory_sha256: manifest.memory_sha256(),
+            parents: None,
+            manifest: manifest.clone(),
+        }
+    }
+
+    /// What is to be told of a bundle that was opened, its parents too.
+    #[must_use]
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        let parents = std::iter::successors(checkpoint.parent(), |parent| parent.parent());
+        Self {
+            parents: Some(parents.map(|parent| parent.path().to_string()).collect()),
+            ..Self::new(checkpoint.path(), checkpoint.manifest())
+        }
+    }
+}

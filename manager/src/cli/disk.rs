@@ -1,0 +1,129 @@
+//! `brood disk`: what is left of disks whose guest or checkpoint is gone.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Failure,
+    failure::SOME,
+    output::{engine, json, line, state, table},
+};
+use crate::{
+    config::Config,
+    disk::Place,
+    guests::{Guests, Leftover},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List disks without a guest and snapshots without a checkpoint
+    Leftovers(Leftovers),
+    /// Remove them
+    Sweep(Sweep),
+}
+
+impl Command {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Leftovers(command) => command.run(config),
+            Self::Sweep(command) => command.run(config),
+        }
+    }
+}
+
+/// Where to look.
+#[derive(Debug, Args)]
+struct Places {
+    /// Where to look: zfs:DATASET (right below it) or reflink:FOLDER [default: wherever guests of
+    /// this state folder had disks]
+    places: Vec<Place>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists disks whose guest is not known here, and snapshots of checkpoints that are not there. Disks
+/// of other state folders are left alone; snapshots belong to checkpoints, whoever made them
+#[derive(Debug, Args)]
+#[command(after_help = "Example: brood disk leftovers zfs:tank/vm")]
+pub(super) struct Leftovers {
+    #[command(flatten)]
+    places: Places,
+}
+
+impl Leftovers {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &*engine,
+        };
+        let left = guests.leftovers(&self.places.places)?;
+        if self.places.json {
+            let left: Vec<_> = left.iter().map(described).collect();
+            json(&json!({ "leftovers": left }));
+        } else if left.is_empty() {
+            line("nothing is left over");
+        } else {
+            let row = |left: &Leftover| vec![left.found.name(), left.of.clone()];
+            table(&["DISK", "OF"], &left.iter().map(row).collect::<Vec<_>>());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Removes what `brood disk leftovers` lists
+#[derive(Debug, Args)]
+pub(super) struct Sweep {
+    #[command(flatten)]
+    places: Places,
+}
+
+impl Sweep {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &*engine,
+        };
+        let left = guests.leftovers(&self.places.places)?;
+        let failed = guests.sweep(&left);
+        let removed: Vec<&Leftover> = left
+            .iter()
+            .filter(|left| !failed.iter().any(|(other, _)| other == *left))
+            .collect();
+        if self.places.json {
+            let removed: Vec<_> = removed.iter().map(|left| described(left)).collect();
+            let errors: Vec<_> = failed
+                .iter()
+                .map(|(left, e)| json!({ "disk": left.found.name(), "error": e.to_string() }))
+                .collect();
+            json(&json!({ "removed": removed, "errors": errors }));
+        } else {
+            for left in &removed {
+                line(format_args!(
+                    "removed {}, of {}",
+                    left.found.name(),
+                    left.of
+                ));
+            }
+            if left.is_empty() {
+                line("nothing is left over");
+            }
+        }
+        for (_, error) in &failed {
+            Failure::new(error, error.hint()).print(false);
+        }
+        Ok(match (removed.is_empty(), failed.is_empty()) {
+            (_, true) => ExitCode::SUCCESS,
+            (true, false) => ExitCode::FAILURE,
+            (false, false) => ExitCode::from(SOME),
+        })
+    }
+}
+
+fn described(left: &Leftover) -> serde_json::Value {
+    json!({ "disk": left.found.name(), "of": left.of })
+}

@@ -1,0 +1,185 @@
+//! Root disks of guests: where they come from, and what keeps them one unit with their memory.
+//!
+//! A guest's disk is a clone of a snapshot that costs no space until the guest writes. A
+//! [`Provider`] makes it before the guest starts, takes a snapshot of it while the guest is
+//! suspended, and removes it when the guest is gone. There are two: [`Zfs`] (datasets) and
+//! [`Reflink`] (files that share blocks).
+//!
+//! Every action can be repeated: after a crash between any two of its steps, doing it again ends
+//! in the same state. What a clone or snapshot belongs to is in its name, so that one that belongs
+//! to nothing any more is found again ([`find`]):
+//!
+//! ```text
+//! zfs      PARENT/brood-OWNER-GUEST                  a guest's disk, beside the dataset it came from
+//!          DATASET@brood-TOKEN                       a bundle's snapshot; property brood:bundle names it
+//! reflink  DIR/brood-disks/OWNER-GUEST.disk          a guest's disk, beside the file it came from
+//!          DIR/NAME.ckp.disk-TOKEN                   a bundle's snapshot, beside the bundle
+//! ```
+//!
+//! The demo guest of the KVM engine has no block device. Its disk goes with it as a companion:
+//! made, snapshot and removed at the same moments, but not read by the guest.
+
+mod error;
+mod found;
+mod name;
+mod owner;
+mod reflink;
+mod zfs;
+
+use std::{fmt, fs::File, io, path::PathBuf};
+
+pub use error::Error;
+pub use found::{Found, find};
+pub use name::{Choice, Dataset, Place, SnapshotName, Source};
+pub use owner::{Owner, Token};
+pub use reflink::Reflink;
+pub use zfs::{Answer, Command, Runner, Zfs};
+
+use crate::{
+    checkpoint::{
+        BundlePath,
+        manifest::{DiskProvider, DiskSnapshot},
+        sha256_file,
+    },
+    engine::GuestId,
+};
+
+/// Computes the SHA-256 of an open file, or remembers it.
+pub type Digest<'a> = &'a dyn Fn(&File) -> io::Result<String>;
+
+/// A disk that was sealed with a bundle.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed<'a> {
+    /// The bundle, with an absolute path.
+    pub bundle: &'a BundlePath,
+    /// What its manifest says of the disk.
+    pub disk: &'a DiskSnapshot,
+}
+
+/// Makes, keeps and removes the disks that come from one source.
+pub trait Provider: fmt::Debug + Send + Sync {
+    /// Makes sure that the source is there and, when a bundle recorded it, that it is the very one
+    /// that was sealed.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when it is not there, [`Error::Other`] when it is another one.
+    fn open(&self, sealed: Option<Sealed<'_>>, digest: Digest<'_>) -> Result<(), Error>;
+
+    /// Makes the guest's disk. One that is there already is left as it is.
+    ///
+    /// # Errors
+    /// When the source is gone or changed, or the file system or pool refuses.
+    fn clone_for(&self, guest: &GuestId) -> Result<(), Error>;
+
+    /// The path that a guest's device would have as its back end; `None` when there is no such
+    /// disk.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    fn location(&self, guest: &GuestId) -> Result<Option<PathBuf>, Error>;
+
+    /// Removes the guest's disk. One that is gone already is no error. A dataset that holds a
+    /// bundle's snapshot stays until that bundle is removed.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    fn release(&self, guest: &GuestId) -> Result<(), Error>;
+
+    /// Takes a snapshot of the guest's disk for `bundle`, which the caller is writing. The guest
+    /// must not run. On an error nothing is left, as far as that can be had.
+    ///
+    /// # Errors
+    /// When the disk is not there, or the file system or pool refuses.
+    fn snapshot(
+        &self,
+        guest: &GuestId,
+        bundle: &BundlePath,
+        token: &Token,
+    ) -> Result<DiskSnapshot, Error>;
+
+    /// Removes a snapshot of a bundle that is gone or never was sealed. One that is gone already
+    /// is no error.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while a guest's disk is a clone of it.
+    fn discard(&self, bundle: &BundlePath, snapshot: &DiskSnapshot) -> Result<(), Error>;
+}
+
+/// What guests restored from a bundle get as their disk, and whether it was sealed with it.
+///
+/// # Errors
+/// [`Error::Mismatch`] when another disk is chosen than the one that was sealed, [`Error::Many`]
+/// when more than one was, [`Error::Missing`] when the chosen file does not exist.
+pub fn choose<'a>(
+    bundle: &BundlePath,
+    sealed: &'a [DiskSnapshot],
+    choice: &Choice,
+) -> Result<Option<(Source, Option<&'a DiskSnapshot>)>, Error> {
+    let its_own = match sealed {
+        _ if *choice == Choice::None => return Ok(None),
+        [] => None,
+        [one] => Some((sealed_source(bundle, one)?, one)),
+        many => {
+            return Err(Error::Many(many.len()));
+        }
+    };
+    match (choice, its_own) {
+        (Choice::Source(source), None) => Ok(Some((source.clone().absolute()?, None))),
+        (Choice::Source(given), Some((source, disk))) => {
+            // The same one may be named to have it copied.
+            let given = given.clone().absolute()?;
+            if !given.is_same_as(&source) {
+                return Err(Error::Mismatch {
+                    given: given.to_string(),
+                    sealed: source.to_string(),
+                });
+            }
+            Ok(Some((given, Some(disk))))
+        }
+        (_, its_own) => Ok(its_own.map(|(source, disk)| (source, Some(disk)))),
+    }
+}
+
+/// What clones of a sealed disk are made of.
+pub(crate) fn sealed_source(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<Source, Error> {
+    Ok(match disk.provider {
+        DiskProvider::Zfs => Source::Zfs(disk.snapshot.parse()?),
+        DiskProvider::Reflink => Source::Reflink {
+            file: reflink::snapshot_file(bundle, disk)?,
+            copy: false,
+        },
+    })
+}
+
+/// Makes sure that the disks that were sealed with a bundle are there, and are those.
+///
+/// # Errors
+/// [`Error::Missing`] or [`Error::Other`] for the first that is not.
+pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> {
+    // Whose clones they would be does not matter to who makes none.
+    let owner = Owner::of(bundle.dir());
+    disks.iter().try_for_each(|disk| {
+        // Nor does whether they could share its blocks.
+        let source = match sealed_source(bundle, disk)? {
+            Source::Reflink { file, .. } => Source::Reflink { file, copy: true },
+            other => other,
+        };
+        let provider = provider(&source, owner, None);
+        let sealed = Sealed { bundle, disk };
+        provider.open(Some(sealed), &|file| sha256_file(file, &|_| ()))
+    })
+}
+
+/// The provider of a source. Commands that it starts hold on to `lock`, so that it lasts as long
+/// as they do.
+#[must_use]
+pub fn provider(source: &Source, owner: Owner, lock: Option<&File>) -> Box<dyn Provider> {
+    match source {
+        Source::Zfs(snapshot) => Box::new(Zfs::new(
+            owner,
+            snapshot.clone(),
+            Box::new(Command::holding(lock)),
+        )),
+        Source::Reflink { file, copy } => Box::new(Reflink::new(owner, file.clone(), *copy)),
+    }
+}

@@ -1,0 +1,380 @@
+//! Names of disks as people write them (`zfs:pool/data@now`, `reflink:/images/web.img`), checked in
+//! full before anything is done with them: what passes cannot be taken for an option of `zfs`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use super::Error;
+
+/// Longest name of a dataset or snapshot in bytes (ZFS_MAX_DATASET_NAME_LEN, which counts the NUL).
+const ZFS_NAME_MAX: usize = 255;
+/// What a dataset's own name must leave room for: `@brood-` and a token, or a guest's disk beside it.
+const ZFS_ROOM: usize = 48;
+
+fn refuse<T>(given: &str, reason: &'static str) -> Result<T, Error> {
+    Err(Error::Name {
+        given: given.to_owned(),
+        reason,
+    })
+}
+
+/// Checks one component of a dataset's name, or a snapshot's own name (zfs_namecheck.c, without
+/// blanks, which `zfs` allows and scripts trip over).
+fn check_component(given: &str, component: &str) -> Result<(), Error> {
+    if component.is_empty() {
+        return refuse(given, "a part of it is empty");
+    }
+    if component == "." || component == ".." {
+        return refuse(given, "a part of it is '.' or '..'");
+    }
+    if !component
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    {
+        return refuse(
+            given,
+            "it may have letters, digits, '-', '_', '.', ':' and '/' only",
+        );
+    }
+    Ok(())
+}
+
+/// Name of a ZFS filesystem or volume, such as `pool/data`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dataset(String);
+
+impl Dataset {
+    /// The dataset that holds this one; a pool holds itself.
+    #[must_use]
+    pub fn parent(&self) -> Self {
+        let parent = self.0.rsplit_once('/').map_or(&*self.0, |(dir, _)| dir);
+        Self(parent.to_owned())
+    }
+
+    /// The last component.
+    #[must_use]
+    pub fn last(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// A dataset in this one.
+    pub(super) fn child(&self, name: &str) -> Self {
+        Self(format!("{}/{name}", self.0))
+    }
+
+    /// A snapshot of this one.
+    pub(super) fn at(&self, name: &str) -> SnapshotName {
+        SnapshotName {
+            dataset: self.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The name as `zfs` takes it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Dataset {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        text.split('/')
+            .try_for_each(|component| check_component(text, component))?;
+        if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return refuse(text, "a pool's name begins with a letter");
+        }
+        if text.len() + ZFS_ROOM > ZFS_NAME_MAX {
+            return refuse(
+                text,
+                "it is too long: a guest's disk and snapshot need 48 bytes more",
+            );
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Name of a ZFS snapshot, such as `pool/data@now`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotName {
+    dataset: Dataset,
+    name: String,
+}
+
+impl SnapshotName {
+    /// The dataset that it is a snapshot of.
+    #[must_use]
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// What follows the `@`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl FromStr for SnapshotName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let Some((dataset, name)) = text.split_once('@') else {
+            return refuse(text, "it names no snapshot (POOL/DATASET@SNAPSHOT)");
+        };
+        check_component(text, name)?;
+        if text.len() > ZFS_NAME_MAX {
+            return refuse(text, "it is longer than 255 bytes");
+        }
+        Ok(Self {
+            dataset: dataset.parse()?,
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.dataset, self.name)
+    }
+}
+
+/// Checks the path of a file or folder: absolute, and text that can be printed and recorded.
+fn check_path(text: &str) -> Result<PathBuf, Error> {
+    let path = Path::new(text);
+    if !path.is_absolute() {
+        return refuse(text, "its path does not begin with '/'");
+    }
+    if text.chars().any(char::is_control) {
+        return refuse(text, "its path has control characters");
+    }
+    Ok(path.to_owned())
+}
+
+/// What the disks of guests are clones of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A ZFS snapshot.
+    Zfs(SnapshotName),
+    /// A file whose blocks its clones share.
+    Reflink {
+        /// Absolute path.
+        file: PathBuf,
+        /// Copy it where the file system cannot share blocks.
+        copy: bool,
+    },
+}
+
+impl Source {
+    /// Where its clones lie.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Zfs(snapshot) => Place::Zfs(snapshot.dataset.parent()),
+            Self::Reflink { file, .. } => {
+                Place::Folder(file.parent().unwrap_or(Path::new("/")).to_owned())
+            }
+        }
+    }
+
+    /// Whether both name the same snapshot or file.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reflink { file: a, .. }, Self::Reflink { file: b, .. }) => a == b,
+            (a, b) => a == b,
+        }
+    }
+
+    /// The same source with the path of a file made absolute and free of symlinks.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when the file does not exist, [`Error::Name`] when its path cannot be
+    /// recorded.
+    pub fn absolute(self) -> Result<Self, Error> {
+        match self {
+            Self::Zfs(_) => Ok(self),
+            Self::Reflink { file, copy } => {
+                let absolute = file.canonicalize().map_err(|cause| match cause.kind() {
+                    std::io::ErrorKind::NotFound => Error::Missing {
+                        disk: file.display().to_string(),
+                    },
+                    _ => Error::io("find", &file, cause),
+                })?;
+                let Some(text) = absolute.to_str() else {
+                    return refuse(&absolute.to_string_lossy(), "its path is not UTF-8");
+                };
+                let file = check_path(text)?;
+                Ok(Self::Reflink { file, copy })
+            }
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    /// `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE` or `reflink-or-copy:FILE`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let file = |file: &str, copy| match file {
+            "" => refuse(text, "it names no file"),
+            file => Ok(Self::Reflink {
+                file: file.into(),
+                copy,
+            }),
+        };
+        match text.split_once(':') {
+            Some(("zfs", name)) => Ok(Self::Zfs(name.parse()?)),
+            Some(("reflink", path)) => file(path, false),
+            Some(("reflink-or-copy", path)) => file(path, true),
+            _ => refuse(
+                text,
+                "write zfs:POOL/DATASET@SNAPSHOT, reflink:FILE or reflink-or-copy:FILE",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zfs(snapshot) => write!(f, "zfs:{snapshot}"),
+            Self::Reflink { file, copy: false } => write!(f, "reflink:{}", file.display()),
+            Self::Reflink { file, copy: true } => write!(f, "reflink-or-copy:{}", file.display()),
+        }
+    }
+}
+
+/// Which disk the guests of a restore get.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The one that was sealed with the checkpoint; none when there is none.
+    #[default]
+    Sealed,
+    /// None, even when one was sealed with the checkpoint.
+    None,
+    /// This one. The checkpoint must have none of its own.
+    Source(Source),
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    /// `none`, or a [`Source`].
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "none" => Ok(Self::None),
+            _ => Ok(Self::Source(text.parse()?)),
+        }
+    }
+}
+
+/// Where disks and snapshots of brood lie.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Right below this dataset.
+    Zfs(Dataset),
+    /// In this folder, guests' disks in its folder `brood-disks`.
+    Folder(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    /// `zfs:DATASET` or `reflink:FOLDER`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.split_once(':') {
+            Some(("zfs", name)) => Ok(Self::Zfs(name.parse()?)),
+            Some(("reflink", path)) => Ok(Self::Folder(check_path(path)?)),
+            _ => refuse(text, "write zfs:DATASET or reflink:FOLDER"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zfs(dataset) => write!(f, "zfs:{dataset}"),
+            Self::Folder(folder) => write!(f, "reflink:{}", folder.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_that_zfs_or_a_shell_would_take_for_something_else_are_refused() {
+        for bad in [
+            "",
+            "/",
+            "pool/",
+            "/pool",
+            "pool//a",
+            "-r",
+            "1pool",
+            "pool/../a",
+            "pool/a b",
+            "pool/a@b",
+            "pool/a#b",
+            "pool/a%b",
+            "pool/$(x)",
+            "pool/a\nb",
+            "pööl",
+            &format!("p/{}", "x".repeat(206)),
+        ] {
+            assert!(bad.parse::<Dataset>().is_err(), "{bad:?}");
+        }
+        for bad in [
+            "pool",
+            "pool@",
+            "@now",
+            "pool@a@b",
+            "pool@a/b",
+            "pool@-r x",
+            "-r@x",
+            "pool@..",
+        ] {
+            assert!(bad.parse::<SnapshotName>().is_err(), "{bad:?}");
+        }
+        for bad in ["zfs:", "zfs:pool", "reflink:", "copy:/a", "/a", "zfs:-f@x"] {
+            assert!(bad.parse::<Choice>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn clones_lie_beside_what_they_are_clones_of() {
+        let place = |source: &str| source.parse::<Source>().unwrap().place().to_string();
+        assert_eq!(place("zfs:pool/data@now"), "zfs:pool");
+        assert_eq!(place("zfs:pool@now"), "zfs:pool");
+        assert_eq!(place("zfs:pool/a/b@now"), "zfs:pool/a");
+        assert_eq!(place("reflink:/images/web.img"), "reflink:/images");
+        assert_eq!(place("reflink-or-copy:/web.img"), "reflink:/");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_is_written_back_and_is_no_option(text in "(zfs:|reflink:|reflink-or-copy:)?[-a-zA-Z0-9_.:@/ #]{0,24}") {
+            if let Ok(source) = text.parse::<Source>() {
+                prop_assert_eq!(source.to_string(), text);
+                if let Source::Zfs(snapshot) = source {
+                    prop_assert!(snapshot.to_string().starts_with(|c: char| c.is_ascii_alphabetic()));
+                    prop_assert_eq!(snapshot.to_string().matches('@').count(), 1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The blocks of one file for another: shared, or copied.
+
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+#[cfg(target_os = "linux")]
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
+
+#[cfg(target_os = "linux")]
+use nix::fcntl::OFlag;
+use nix::{
+    errno::Errno,
+    fcntl::copy_file_range,
+    unistd::{Whence, lseek},
+};
+
+/// Copied at a time where the kernel does not copy by itself.
+const CHUNK: usize = 1 << 20;
+
+/// Makes one file hold the blocks of another (ioctl_ficlone(2)).
+#[cfg(target_os = "linux")]
+pub(super) fn share_blocks(from: &File, to: &File) -> io::Result<()> {
+    Ok(rustix::fs::ioctl_ficlone(to, from)?)
+}
+
+/// Tries whether a file in a folder can share the blocks of another, with one that has no name.
+#[cfg(target_os = "linux")]
+pub(super) fn can_share(from: &File, dir: &Path) -> io::Result<()> {
+    let nameless = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(dir);
+    match nameless {
+        Ok(to) => share_blocks(from, &to),
+        // It has no such files, and will tell with the first clone.
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Elsewhere nothing promises to share.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn can_share(_from: &File, _dir: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Elsewhere nothing promises to share: copy_file_range(2) does where it can, and does not say so.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn share_blocks(_from: &File, _to: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Copies a file, its holes left out, into an empty one.
+pub(super) fn copy(from: &File, to: &File) -> io::Result<()> {
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let length = i64::try_from(length).map_err(io::Error::other)?;
+    let mut at = 0;
+    while at < length {
+        // The next run of data, lseek(2).
+        at = match lseek(from, at, Whence::SeekData) {
+            Ok(data) => data,
+            // Only a hole is left.
+            Err(Errno::ENXIO) => break,
+            // A file system that does not know its holes.
+            Err(Errno::EINVAL) => at,
+            Err(e) => return Err(e.into()),
+        };
+        let end = lseek(from, at, Whence::SeekHole).unwrap_or(length);
+        copy_run(from, to, at, end)?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// Copies `[at, end)`, inside the kernel where it can (copy_file_range(2)).
+fn copy_run(from: &File, to: &File, at: i64, end: i64) -> io::Result<()> {
+    let (mut read, mut written) = (at, at);
+    while read < end {
+        let length = usize::try_from(end - read).map_err(io::Error::other)?;
+        match copy_file_range(from, Some(&mut read), to, Some(&mut written), length) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EXDEV | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL) => {
+                return copy_by_hand(from, to, read, end);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(from: &File, to: &File, at: i64, end: i64) -> io::Result<()> {
+    let offset = |n: i64| u64::try_from(n).map_err(io::Error::other);
+    let (mut at, end) = (offset(at)?, offset(end)?);
+    let mut buffer = vec![0; CHUNK];
+    while at < end {
+        let most = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
+        let read = match from.read_at(&mut buffer[..most], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        to.write_all_at(&buffer[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_holes() {
+        let (from, by_kernel) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all_at(b"begin", 3).unwrap();
+        from.write_all_at(&[7; 100_000], 8 << 20).unwrap();
+        from.set_len(20 << 20).unwrap();
+        copy(&from, &by_kernel).unwrap();
+        let by_hand = tempfile::tempfile().unwrap();
+        by_hand.set_len(20 << 20).unwrap();
+        copy_by_hand(&from, &by_hand, 0, 20 << 20).unwrap();
+        let bytes = |file: &File| {
+            let mut bytes = vec![0; 20 << 20];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        assert!(bytes(&from) == bytes(&by_kernel));
+        assert!(bytes(&from) == bytes(&by_hand));
+        let blocks = |file: &File| file.metadata().unwrap().blocks();
+        assert!(
+            blocks(&by_kernel) <= blocks(&from) + 16,
+            "{} blocks",
+            blocks(&by_kernel)
+        );
+        assert_eq!(by_kernel.metadata().unwrap().len(), 20 << 20);
+    }
+}

@@ -1,0 +1,175 @@
+//! A guest's folder in the run folder, `ID.bhyve`: all that is known of a guest outside its
+//! process, so that whoever comes later can find it, ask it, and remove what is left of it.
+//!
+//! ```text
+//! guest.json   what the guest has on this host; written before anything of it is made
+//! conf         its configuration, for bhyve -k
+//! pid          id of its process, written by that process before it becomes bhyve
+//! log          what bhyve said
+//! ready        its process, written when it has answered and is connected
+//! suspending   where it is being suspended to
+//! ```
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    checkpoint::BhyveGuest,
+    engine::{GuestId, Process, ProcessState},
+    units::Bytes,
+};
+
+const SUFFIX: &str = ".bhyve";
+
+/// What a guest has on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Its name.
+    pub(super) name: String,
+    /// Its virtual machine's name.
+    pub(super) vm: String,
+    /// The bundle that it was restored from, `DIR/NAME`.
+    pub(super) checkpoint: String,
+    /// Its memory.
+    pub(super) memory: Bytes,
+    /// What the checkpoint says of it.
+    pub(super) guest: BhyveGuest,
+    /// Numbers of its taps, in the order of its network cards.
+    pub(super) taps: Vec<u16>,
+    /// Host's end of the null modem to its agent.
+    pub(super) agent: Option<String>,
+}
+
+/// A guest's folder.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder of a guest, whether it is there or not.
+    pub(super) fn of(run_dir: &Path, id: &GuestId) -> Self {
+        Self {
+            path: run_dir.join(format!("{id}{SUFFIX}")),
+        }
+    }
+
+    /// Guests that have a folder.
+    pub(super) fn all(run_dir: &Path) -> Vec<GuestId> {
+        let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                name.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
+            })
+            .collect()
+    }
+
+    /// A file in it.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes the folder.
+    pub(super) fn create(&self) -> io::Result<()> {
+        fs::create_dir(&self.path)
+    }
+
+    /// Whether it is there.
+    pub(super) fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    /// Removes it with all that is in it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes a file, whole or not at all.
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let new = self.file(&format!("{name}.new"));
+        fs::write(&new, content)?;
+        fs::rename(new, self.file(name))
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.file(name)).ok()?).ok()
+    }
+
+    /// Writes what the guest has.
+    pub(super) fn set_record(&self, record: &Record) -> io::Result<()> {
+        self.write("guest.json", &serde_json::to_vec(record)?)
+    }
+
+    /// What the guest has; `None` when it has nothing yet.
+    pub(super) fn record(&self) -> Option<Record> {
+        self.json("guest.json")
+    }
+
+    /// Notes that the guest has answered and is connected.
+    pub(super) fn set_ready(&self, process: Process) -> io::Result<()> {
+        self.write("ready", &serde_json::to_vec(&process)?)
+    }
+
+    /// The process of a guest that has answered.
+    pub(super) fn ready(&self) -> Option<Process> {
+        self.json("ready")
+    }
+
+    /// The process that was started for the guest, if it still is there: one whose command line
+    /// names the guest's virtual machine or folder.
+    pub(super) fn started(&self) -> Option<Process> {
+        if let Some(ready) = self.ready() {
+            return (ready.state() != ProcessState::Gone).then_some(ready);
+        }
+        let text = fs::read_to_string(self.file("pid")).ok()?;
+        let process = Process::with_pid(text.trim().parse().ok()?)?;
+        // Both the folder's and the virtual machine's name have the id in them.
+        let id = self.path.file_stem()?.to_str()?.to_owned();
+        let command = command_line(process.pid)?;
+        (command.contains(&id) && process.state() != ProcessState::Gone).then_some(process)
+    }
+
+    /// The last line that bhyve said.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let log = fs::read(self.file("log")).ok()?;
+        let text = String::from_utf8_lossy(&log);
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        Some(last.chars().take(300).collect())
+    }
+
+    /// Where the guest is being suspended to.
+    pub(super) fn suspending(&self) -> Option<PathBuf> {
+        fs::read_to_string(self.file("suspending"))
+            .ok()
+            .map(PathBuf::from)
+    }
+
+    /// Waits for the guest's serial line to be free; it is this caller's until the lock is dropped.
+    pub(super) fn lock(&self) -> io::Result<Option<Flock<File>>> {
+        let file = File::open(self.file("guest.json"))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e.into()),
+        }
+    }
+}
+
+/// The command line of a process, as ps(1) of any Unix shows it.
+fn command_line(pid: i32) -> Option<String> {
+    let output = std::process::Command::new("ps")
+        .args(["-ww", "-o", "args=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}

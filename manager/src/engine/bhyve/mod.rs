@@ -1,0 +1,396 @@
+//! The production engine: FreeBSD's bhyve, a process per guest, run through the commands of the
+//! base system.
+//!
+//! ```text
+//! manager ── bhyve -k CONF -r CKP ──▶ guest process ── null modem ──▶ agent in the guest
+//!    │                                     ▲
+//!    └── ifconfig (taps), bhyvectl (create, suspend, destroy), sysctl (memory)
+//! ```
+//!
+//! With the kernel patch and `vmm_vnode.ko` guest memory is the checkpoint file; without them bhyve
+//! says so and reads it. All of this is processes, files and terminals, so it builds on any Unix.
+
+mod agent;
+pub mod config;
+mod folder;
+mod host;
+mod network;
+mod probe;
+mod restore;
+mod serial;
+mod session;
+mod suspend;
+mod usage;
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+pub use host::Host;
+pub use probe::{BhyveFacts, probe};
+
+use super::{Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Usage};
+use crate::{
+    checkpoint::{
+        BhyveGuest, BundlePath, Checkpoint, Progress, Readiness,
+        manifest::{EngineKind, Manifest},
+    },
+    engine::TakeDisks,
+    units::Bytes,
+};
+use config::{Com, Config, Variables};
+use folder::Folder;
+use serial::{Line, Wait};
+
+/// Longest name of a checkpoint's memory file, with its folders: bhyve makes another of it, in
+/// `NAME_MAX` bytes (`strcat_extension()` of snapshot.c).
+const PATH_MAX: usize = 255 - ".kern".len();
+
+/// The engine.
+#[derive(Clone, Debug, Default)]
+pub struct Bhyve {
+    host: Host,
+}
+
+impl Bhyve {
+    /// The engine of this host.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The engine of a host.
+    #[must_use]
+    pub fn on(host: Host) -> Self {
+        Self { host }
+    }
+
+    /// Seals a checkpoint that `bhyvectl --suspend=RAW` wrote. Its three files, `RAW`, `RAW.kern`
+    /// and `RAW.meta`, become the bundle's: they must be in the same file system.
+    ///
+    /// # Errors
+    /// When they are not of a guest with this configuration, or cannot be sealed; then they stay.
+    pub fn import(
+        &self,
+        raw: &Path,
+        path: &BundlePath,
+        guest: BhyveGuest,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let version = self.version();
+        suspend::seal(
+            raw,
+            path,
+            path.name(),
+            guest,
+            version,
+            &mut || Ok(Vec::new()),
+            progress,
+        )
+    }
+
+    fn version(&self) -> String {
+        let release = self.host.run("sysctl", &["-n", "kern.osreldate"]);
+        format!(
+            "brood {}, bhyve of FreeBSD {}",
+            env!("CARGO_PKG_VERSION"),
+            release.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+        )
+    }
+
+    /// A guest that has answered: its folder and process.
+    fn alive(&self, run_dir: &Path, id: &GuestId) -> Result<(Folder, Process), Error> {
+        let folder = Folder::of(run_dir, id);
+        match folder.ready() {
+            Some(process) if process.state() != ProcessState::Gone => Ok((folder, process)),
+            _ => Err(Error::Gone),
+        }
+    }
+}
+
+/// The configuration of a checkpoint's guest, with all that restores rely on checked.
+fn checked(guest: &BhyveGuest) -> Result<Config, String> {
+    let config = Config::try_from(Variables(guest.config.clone())).map_err(|e| e.to_string())?;
+    let connected = |number: u8, what: &str| {
+        let com = Com::new(number).filter(|com| config.com.contains_key(com));
+        com.map(|_| ())
+            .ok_or_else(|| format!("{what} is at com{number}, which is not connected"))
+    };
+    if let Some(com) = guest.agent {
+        connected(com, "its agent")?;
+    }
+    match &guest.readiness {
+        Readiness::Agent if guest.agent.is_none() => {
+            return Err("its agent is to be waited for, and it has none".to_owned());
+        }
+        Readiness::Console { com, .. } if guest.agent == Some(*com) => {
+            return Err(format!("com{com} cannot be its agent's and its console"));
+        }
+        Readiness::Console { com, words } if words.is_empty() => {
+            return Err(format!("no words are to be waited for on com{com}"));
+        }
+        Readiness::Console { com, .. } => connected(*com, "its console")?,
+        Readiness::Command { argv } if argv.is_empty() => {
+            return Err("the command that is to be waited for is empty".to_owned());
+        }
+        _ => {}
+    }
+    if guest.agent.is_none() && config.bridges().iter().any(Option::is_some) {
+        return Err(
+            "it has a network card on a bridge and no agent to take a new address: two clones \
+             would have the same"
+                .to_owned(),
+        );
+    }
+    Ok(config)
+}
+
+impl Engine for Bhyve {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Bhyve
+    }
+
+    fn make_demo_checkpoint(
+        &self,
+        _: &BundlePath,
+        _: Bytes,
+        _: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        Err(Error::Refused(
+            "bhyve has no demo guest: suspend one of yours with `bhyvectl --suspend`, and seal it \
+             with `brood checkpoint import`"
+                .to_owned(),
+        ))
+    }
+
+    fn session(
+        &self,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+        _: Option<Duration>,
+    ) -> Result<Box<dyn Session>, Error> {
+        let refuse = |reason: String| Error::Checkpoint {
+            checkpoint: checkpoint.path().to_string(),
+            reason,
+        };
+        let manifest = checkpoint.manifest();
+        let guest = match (&manifest.engine, &manifest.bhyve) {
+            (EngineKind::Bhyve, Some(guest)) => guest.clone(),
+            (EngineKind::Bhyve, None) => {
+                return Err(refuse("it has no guest's configuration".to_owned()));
+            }
+            _ => return Err(refuse("it was not made by bhyve".to_owned())),
+        };
+        let config = checked(&guest).map_err(refuse)?;
+        let bundle = checkpoint.path().absolute()?;
+        let ckp = bundle.ckp();
+        if ckp.as_os_str().len() > PATH_MAX {
+            return Err(refuse(format!(
+                "bhyve cannot open files with more than {PATH_MAX} bytes in their names"
+            )));
+        }
+        // bhyve opens the files by their names: they must be those that were checked.
+        checkpoint.unchanged()?;
+        if let Some(reason) = probe(&self.host).missing() {
+            return Err(Error::Unavailable {
+                engine: "bhyve",
+                reason,
+            });
+        }
+        let lock = lock.try_clone().map_err(|source| Error::Io {
+            action: "hand on the lock",
+            source,
+        })?;
+        Ok(Box::new(session::Session::new(restore::Source {
+            host: self.host.clone(),
+            run_dir: run_dir.to_owned(),
+            ckp,
+            bundle: bundle.to_string(),
+            memory: manifest.memory.size,
+            guest,
+            config,
+            lock,
+            called_off: AtomicBool::new(false),
+        })))
+    }
+
+    fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process> {
+        self.alive(run_dir, id).ok().map(|(_, process)| process)
+    }
+
+    fn seen(&self, run_dir: &Path) -> Vec<GuestId> {
+        Folder::all(run_dir)
+    }
+
+    fn describe(&self, run_dir: &Path, id: &GuestId, _: Process) -> Option<Described> {
+        let record = Folder::of(run_dir, id).record()?;
+        Some(Described {
+            name: record.name,
+            checkpoint: record.checkpoint,
+            memory: record.memory,
+        })
+    }
+
+    fn ask(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        words: &[String],
+        timeout: Duration,
+    ) -> Result<Box<dyn Answer>, Error> {
+        let begin = Instant::now();
+        let (folder, process) = self.alive(run_dir, id)?;
+        let record = folder.record().ok_or(Error::Gone)?;
+        let agent = record
+            .agent
+            .ok_or_else(|| Error::Refused("this guest has no agent to ask".to_owned()))?;
+        let request = words.join(" ");
+        let plain = !request.trim().is_empty() && !request.chars().any(char::is_control);
+        if !plain || request.len() > agent::REQUEST_MAX {
+            return Err(Error::Refused(format!(
+                "a request is one line of at most {} bytes",
+                agent::REQUEST_MAX
+            )));
+        }
+        let io = |source| Error::Io {
+            action: "talk to the guest",
+            source,
+        };
+        let _mine = loop {
+            if let Some(lock) = folder.lock().map_err(io)? {
+                break lock;
+            }
+            if begin.elapsed() >= timeout {
+                return Err(Error::Busy);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let wait = Wait {
+            until: begin + timeout,
+            still: &|| process.state() != ProcessState::Gone,
+        };
+        let mut line = Line::open(&self.host.path(&agent)).map_err(io)?;
+        match line.ask(&request, wait) {
+            Ok(answer) => Ok(Box::new(agent::Words(answer))),
+            Err(serial::Error::Refused(why)) => Err(Error::Refused(why)),
+            Err(serial::Error::Timeout) => Err(Error::Timeout(timeout)),
+            Err(serial::Error::GivenUp) => {
+                Err(Error::Died(self.ended(run_dir, id).unwrap_or_default()))
+            }
+            Err(serial::Error::Io(source)) if process.state() == ProcessState::Gone => {
+                Err(Error::Died(
+                    self.ended(run_dir, id)
+                        .unwrap_or_else(|| source.to_string()),
+                ))
+            }
+            Err(serial::Error::Io(source)) => Err(io(source)),
+        }
+    }
+
+    fn suspend(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        name: &str,
+        _: &Manifest,
+        path: &BundlePath,
+        disks: TakeDisks<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let (folder, process) = self.alive(run_dir, id)?;
+        let record = folder.record().ok_or(Error::Gone)?;
+        // What could keep the bundle from being sealed is looked for while the guest still runs.
+        drop(crate::checkpoint::Writer::create(path, record.memory)?);
+        let raw = suspend::raw(&path.absolute()?);
+        suspend::write(&self.host, &folder, &record.vm, process, &raw)?;
+        suspend::seal(
+            &raw,
+            path,
+            name,
+            record.guest,
+            self.version(),
+            disks,
+            progress,
+        )
+    }
+
+    fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {
+        let record = Folder::of(run_dir, id).record();
+        match record {
+            Some(record) if process.state() != ProcessState::Gone => {
+                Ok(usage::read(&self.host, &record.vm, record.memory, process))
+            }
+            _ => Err(Error::Gone),
+        }
+    }
+
+    fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {
+        let folder = Folder::of(run_dir, id);
+        let ready = folder.ready()?;
+        if ready.state() != ProcessState::Gone {
+            return None;
+        }
+        if let Some(raw) = folder.suspending().filter(|raw| raw.exists()) {
+            return Some(format!(
+                "it was suspended to {}, which was not sealed: `brood checkpoint import` does",
+                raw.display()
+            ));
+        }
+        Some(match folder.last_words() {
+            Some(words) => format!("bhyve ended; the last it said: {words}"),
+            None => "bhyve ended and said nothing".to_owned(),
+        })
+    }
+
+    fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
+        restore::remove(&self.host, run_dir, id).map_err(|e| Error::Refused(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_restore_relies_on_is_checked() {
+        let guest = |config: &str, agent, readiness| BhyveGuest {
+            config: config.parse::<Variables>().unwrap().0,
+            agent,
+            readiness,
+        };
+        let lpc = "pci.0.31.0.device=lpc\nlpc.com1.path=/dev/nmdm0A\n";
+        let nic = "pci.0.3.0.device=virtio-net\npci.0.3.0.bridge=bridge0\n";
+        let console = |com, words: &str| Readiness::Console {
+            com,
+            words: words.to_owned(),
+        };
+        assert!(checked(&guest(lpc, Some(1), Readiness::Agent)).is_ok());
+        assert!(checked(&guest(lpc, None, console(1, "login:"))).is_ok());
+        assert!(checked(&guest(&(lpc.to_owned() + nic), Some(1), Readiness::Agent)).is_ok());
+        for (config, agent, readiness, why) in [
+            (lpc, None, Readiness::Agent, "it has none"),
+            (lpc, Some(2), Readiness::Agent, "com2"),
+            (lpc, Some(9), Readiness::Agent, "com9"),
+            (lpc, Some(1), console(1, "login:"), "cannot be its agent's"),
+            (lpc, None, console(1, ""), "no words"),
+            (lpc, None, console(3, "login:"), "com3"),
+            (lpc, None, Readiness::Command { argv: Vec::new() }, "empty"),
+            (
+                nic,
+                None,
+                Readiness::Tcp {
+                    address: "%(name):22".to_owned(),
+                },
+                "same",
+            ),
+            ("pci.0.9.0.device=nvme\n", None, Readiness::Agent, "nvme"),
+        ] {
+            let refusal = checked(&guest(config, agent, readiness)).unwrap_err();
+            assert!(refusal.contains(why), "{refusal}");
+        }
+    }
+}

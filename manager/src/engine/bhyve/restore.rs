@@ -1,0 +1,399 @@
+//! One guest brought up from a checkpoint, step by step. Each step is known from the guest's
+//! folder before it is taken, so that [`remove`] finds what a crash left after any of them.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    net::{TcpStream, ToSocketAddrs},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    agent,
+    config::{BackEnds, Config, DeriveError},
+    folder::{Folder, Record},
+    host::{self, Host},
+    network,
+    serial::{self, Line, Wait},
+};
+use crate::{
+    checkpoint::{BhyveGuest, Readiness},
+    engine::{GuestId, Order, Process, ProcessState, Restored, process},
+    units::Bytes,
+};
+
+/// How long a guest may take from its process's start to its answer.
+const PATIENCE: Duration = Duration::from_secs(50);
+/// How long a killed bhyve may take to go.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a guest that is waited for is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+/// Has bhyve's allocator keep little for itself (jemalloc(3)): docs/freebsd-footprint.md.
+const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
+
+/// Notes its own process id, then becomes bhyve. Its standard input is the lock of the restore,
+/// which so is held until the process id can be found.
+const BECOME: &str = r#"echo $$ >"$1.new" && mv "$1.new" "$1" && shift && exec "$@" </dev/null"#;
+
+/// Why a guest was not restored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot {action}: {source}")]
+    Io {
+        action: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    #[error(transparent)]
+    Derive(#[from] DeriveError),
+    #[error("bhyve ended ({status}){}", .said.as_ref().map(|s| format!(": {s}")).unwrap_or_default())]
+    Ended {
+        status: ExitStatus,
+        said: Option<String>,
+    },
+    #[error("it was not ready within {} s: {waited_for}", PATIENCE.as_secs())]
+    NotReady { waited_for: String },
+    #[error("its agent did not take its identity: {0}")]
+    Agent(String),
+    #[error("the restore was called off")]
+    CalledOff,
+}
+
+fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Io { action, source }
+}
+
+/// What all guests of a session have in common.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) host: Host,
+    pub(super) run_dir: PathBuf,
+    /// The memory file, absolute.
+    pub(super) ckp: PathBuf,
+    /// The bundle, `DIR/NAME`.
+    pub(super) bundle: String,
+    pub(super) memory: Bytes,
+    pub(super) guest: BhyveGuest,
+    pub(super) config: Config,
+    /// Held by all that may still be restoring.
+    pub(super) lock: File,
+    pub(super) called_off: AtomicBool,
+}
+
+/// Restores a guest. When that fails, nothing of it is left.
+pub(super) fn restore(source: &Source, order: &Order) -> Result<(Restored, Child), Error> {
+    let folder = Folder::of(&source.run_dir, &order.id);
+    let started = prepare(source, order, &folder)
+        .and_then(|record| Ok((start(source, &folder, &record)?, record)));
+    let result = started.and_then(|(mut child, record)| {
+        match bring_up(source, order, &folder, &record, &mut child) {
+            Ok(restored) => Ok((restored, child)),
+            Err(e) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(e)
+            }
+        }
+    });
+    if result.is_err() {
+        // The error is told; what cannot be removed now is found later by its folder.
+        let _ = remove(&source.host, &source.run_dir, &order.id);
+    }
+    result
+}
+
+/// Everything from the start of bhyve to the guest's readiness.
+fn bring_up(
+    source: &Source,
+    order: &Order,
+    folder: &Folder,
+    record: &Record,
+    child: &mut Child,
+) -> Result<Restored, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut guest = Watched {
+        source,
+        id: &order.id,
+        folder,
+        child,
+        deadline,
+    };
+    let (nonce, counter) = match &record.agent {
+        Some(agent) => guest.introduce(agent, order)?,
+        None => (0, 0),
+    };
+    for (number, bridge) in record.taps.iter().zip(source.config.bridges()) {
+        network::connect(&source.host, *number, bridge.as_deref())?;
+    }
+    guest.await_ready(&order.identity.name)?;
+    let process = Process::with_pid(guest.child.id().cast_signed());
+    let process = process.filter(|p| p.state() != ProcessState::Gone);
+    let process = process.ok_or_else(|| guest.ended())?;
+    folder.set_ready(process).map_err(io("record the guest"))?;
+    Ok(Restored {
+        pid: process.pid,
+        nonce,
+        counter,
+    })
+}
+
+/// Everything that must be there before bhyve is.
+fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Error> {
+    let Source { host, guest, .. } = source;
+    folder.create().map_err(io("make the guest's folder"))?;
+    let end = |com: u8, side: char| null_modem(&order.id, com, side);
+    let mut record = Record {
+        name: order.identity.name.clone(),
+        vm: vm_name(&order.id),
+        checkpoint: source.bundle.clone(),
+        memory: source.memory,
+        guest: guest.clone(),
+        taps: Vec::new(),
+        agent: guest.agent.map(|com| end(com, 'B')),
+    };
+    let note = |record: &Record| folder.set_record(record).map_err(io("record the guest"));
+    note(&record)?;
+    let (cards, _) = source.config.needs();
+    let mut number = network::first_number(&order.id);
+    for _ in 0..cards {
+        record.taps.push(number);
+        note(&record)?;
+        while !network::create(host, number, &order.id)? {
+            number = network::next_number(number);
+            record.taps.pop();
+            record.taps.push(number);
+            note(&record)?;
+        }
+        number = network::next_number(number);
+    }
+    let back_ends = BackEnds {
+        vm: record.vm.clone(),
+        taps: record.taps.iter().copied().map(network::tap_name).collect(),
+        consoles: source
+            .config
+            .com
+            .keys()
+            .map(|com| end(com.number(), 'A'))
+            .collect(),
+    };
+    let config = source.config.derive(&order.identity, &back_ends)?;
+    folder
+        .write("conf", config.render().as_bytes())
+        .map_err(io("write the guest's configuration"))?;
+    if config.bootrom.is_none() {
+        // bhyve makes a virtual machine only for a boot ROM (do_open() of bhyverun.c).
+        host.run("bhyvectl", &["--create", &format!("--vm={}", record.vm)])?;
+    }
+    Ok(record)
+}
+
+/// One side of the null modem between a guest's serial port, at `A`, and the host, at `B`.
+fn null_modem(id: &GuestId, com: u8, side: char) -> String {
+    format!("/dev/nmdm{id}c{com}{side}")
+}
+
+/// Name of a guest's virtual machine, which no other state folder on this host uses.
+pub(super) fn vm_name(id: &GuestId) -> String {
+    format!("brood-{id}")
+}
+
+fn start(source: &Source, folder: &Folder, record: &Record) -> Result<Child, Error> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.file("log"))
+        .map_err(io("make the guest's log"))?;
+    let both = log.try_clone().map_err(io("make the guest's log"))?;
+    let lock = source.lock.try_clone().map_err(io("hand on the lock"))?;
+    source
+        .host
+        .command("/bin/sh")
+        .args(["-c", BECOME, "sh"])
+        .arg(folder.file("pid"))
+        .args(["bhyve", "-k"])
+        .arg(folder.file("conf"))
+        .arg("-r")
+        .arg(&source.ckp)
+        .args(["-o", "snapshot.vnode_restore=true", "-H", "-A", "-P"])
+        .arg(&record.vm)
+        .env("MALLOC_CONF", MALLOC)
+        .current_dir(&source.run_dir)
+        .process_group(0)
+        .stdin(Stdio::from(lock))
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::from(both))
+        .spawn()
+        .map_err(io("start bhyve"))
+}
+
+/// A guest on its way.
+struct Watched<'a> {
+    source: &'a Source,
+    id: &'a GuestId,
+    folder: &'a Folder,
+    child: &'a mut Child,
+    deadline: Instant,
+}
+
+impl Watched<'_> {
+    /// How its process ended, as an error.
+    fn ended(&mut self) -> Error {
+        match self.child.wait() {
+            Ok(status) => Error::Ended {
+                status,
+                said: self.folder.last_words(),
+            },
+            Err(source) => Error::Io {
+                action: "see how bhyve ended",
+                source,
+            },
+        }
+    }
+
+    /// Why a wait was given up.
+    fn why(&mut self, what: &str) -> Error {
+        if self.source.called_off.load(Ordering::Relaxed) {
+            Error::CalledOff
+        } else if self.child.try_wait().ok().flatten().is_some() {
+            self.ended()
+        } else {
+            Error::NotReady {
+                waited_for: what.to_owned(),
+            }
+        }
+    }
+
+    /// Waits on a serial line, as long as the guest may still answer.
+    fn on_line<T>(
+        &mut self,
+        what: &str,
+        act: impl FnOnce(Wait<'_>) -> Result<T, serial::Error>,
+    ) -> Result<T, Error> {
+        let process = Process::with_pid(self.child.id().cast_signed());
+        let called_off = &self.source.called_off;
+        let still = || {
+            !called_off.load(Ordering::Relaxed)
+                && process.is_some_and(|p| p.state() != ProcessState::Gone)
+        };
+        let wait = Wait {
+            until: self.deadline,
+            still: &still,
+        };
+        match act(wait) {
+            Ok(value) => Ok(value),
+            Err(serial::Error::Timeout | serial::Error::GivenUp) => Err(self.why(what)),
+            Err(serial::Error::Refused(why)) => Err(Error::Agent(why)),
+            Err(serial::Error::Io(source)) => Err(Error::Io {
+                action: "talk to the guest",
+                source,
+            }),
+        }
+    }
+
+    /// Tells the guest who it is now; returns its nonce and counter.
+    fn introduce(&mut self, agent: &str, order: &Order) -> Result<(u64, u64), Error> {
+        let path = self.source.host.path(agent);
+        let request = agent::identity(&order.identity);
+        let answer = self.on_line("its agent's answer", |wait| {
+            Line::open_when_there(&path, wait)?.insist(&request, wait)
+        })?;
+        Ok(agent::counters(&answer))
+    }
+
+    /// Waits for what the checkpoint says a guest does when it is ready.
+    fn await_ready(&mut self, name: &str) -> Result<(), Error> {
+        match &self.source.guest.readiness {
+            Readiness::Agent => Ok(()),
+            Readiness::Console { com, words } => {
+                let path = self.source.host.path(&null_modem(self.id, *com, 'B'));
+                self.on_line(&format!("{words:?} on com{com}"), |wait| {
+                    Line::open_when_there(&path, wait)?.expect(words, wait)
+                })
+            }
+            Readiness::Tcp { address } => {
+                let address = address.replace("%(name)", name);
+                self.again_and_again(&format!("a connection to {address}"), || {
+                    let mut found = address.to_socket_addrs().into_iter().flatten();
+                    found.any(|at| TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok())
+                })
+            }
+            Readiness::Command { argv } => {
+                let argv: Vec<String> = argv.iter().map(|a| a.replace("%(name)", name)).collect();
+                let what = argv.join(" ");
+                let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+                self.again_and_again(&what, || match words.split_first() {
+                    Some((program, rest)) => self.source.host.run(program, rest).is_ok(),
+                    None => false,
+                })
+            }
+        }
+    }
+
+    fn again_and_again(
+        &mut self,
+        what: &str,
+        mut ready: impl FnMut() -> bool,
+    ) -> Result<(), Error> {
+        loop {
+            if ready() {
+                return Ok(());
+            }
+            let ended = self.child.try_wait().ok().flatten().is_some();
+            let called_off = self.source.called_off.load(Ordering::Relaxed);
+            if ended || called_off || Instant::now() >= self.deadline {
+                return Err(self.why(what));
+            }
+            thread::sleep(RETRY);
+        }
+    }
+}
+
+/// Removes everything that a guest has on this host: its process, virtual machine, socket, taps
+/// and folder. Repeating it is no error, and neither is a guest that there is nothing of.
+pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
+    let folder = Folder::of(run_dir, id);
+    if !folder.exists() {
+        return Ok(());
+    }
+    if let Some(process) = folder.started() {
+        end(process).map_err(io("kill bhyve"))?;
+    }
+    let vm = vm_name(id);
+    match host.run("bhyvectl", &["--destroy", &format!("--vm={vm}")]) {
+        // There is no such virtual machine: it was never made, or has gone with its guest.
+        Err(host::Error::Failed { said, .. }) if said.contains("could not be opened") => {}
+        other => drop(other?),
+    }
+    // bhyve never removes it (init_checkpoint_thread() of snapshot.c).
+    match std::fs::remove_file(host.path(&format!("/var/run/bhyve/{vm}"))) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(io("remove the checkpoint socket")(source));
+        }
+        _ => {}
+    }
+    for number in folder.record().map(|r| r.taps).unwrap_or_default() {
+        network::destroy(host, number, id)?;
+    }
+    folder.remove().map_err(io("remove the guest's folder"))
+}
+
+/// Kills a process and waits until it is gone.
+fn end(process: Process) -> io::Result<()> {
+    let Some(handle) = process.open()? else {
+        return Ok(());
+    };
+    process::send(&handle, Signal::SIGKILL)?;
+    if process::wait_for_end(&handle, KILL_PATIENCE)? {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    }
+}

@@ -1,0 +1,104 @@
+//! A run of restores: a thread for each guest that is on its way.
+
+use std::{
+    process::Child,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::restore::{self, Source};
+use crate::engine::{Error, Order, Outcome, Restored};
+
+/// What a thread has to tell of its guest.
+type Told = (u64, Result<(Restored, Child), String>);
+
+/// Restores under way.
+#[derive(Debug)]
+pub(super) struct Session {
+    source: Arc<Source>,
+    next: u64,
+    sender: Sender<Told>,
+    told: Receiver<Told>,
+    threads: Vec<JoinHandle<()>>,
+    /// Guests that live; waited for when they end, while this session lasts.
+    children: Vec<Child>,
+}
+
+impl Session {
+    pub(super) fn new(source: Source) -> Self {
+        let (sender, told) = channel();
+        Self {
+            source: Arc::new(source),
+            next: 0,
+            sender,
+            told,
+            threads: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
+    /// Takes note of guests and threads that have ended.
+    fn reap(&mut self) {
+        self.threads.retain(|thread| !thread.is_finished());
+        self.children
+            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+impl crate::engine::Session for Session {
+    fn start(&mut self, order: &Order) -> Result<(), Error> {
+        let (source, sender, order) =
+            (Arc::clone(&self.source), self.sender.clone(), order.clone());
+        let number = self.next;
+        let thread = thread::Builder::new()
+            .name("restore".to_owned())
+            .spawn(move || {
+                let result = restore::restore(&source, &order).map_err(|e| e.to_string());
+                // Nobody listens to a session that was dropped.
+                let _ = sender.send((number, result));
+            })
+            .map_err(|source| Error::Io {
+                action: "start a thread",
+                source,
+            })?;
+        self.threads.push(thread);
+        self.next += 1;
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
+        let (order, result) = match self.told.recv_timeout(timeout) {
+            Ok(told) => told,
+            Err(RecvTimeoutError::Timeout) => {
+                self.reap();
+                return Ok(None);
+            }
+            Err(RecvTimeoutError::Disconnected) => unreachable!("this session has a sender"),
+        };
+        let result = result.map(|(restored, child)| {
+            self.children.push(child);
+            restored
+        });
+        Ok(Some(Outcome { order, result }))
+    }
+
+    fn abort(&mut self) {
+        self.source.called_off.store(true, Ordering::Relaxed);
+        for thread in std::mem::take(&mut self.threads) {
+            let _ = thread.join();
+        }
+        self.reap();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Nobody is left to hear of guests that are still on their way.
+        crate::engine::Session::abort(self);
+    }
+}

@@ -1,0 +1,264 @@
+//! From a running guest to a sealed bundle, in two steps.
+//!
+//! `bhyvectl --suspend` has bhyve write three files and end the guest; then the files are sealed.
+//! bhyve answers nothing: that its process has ended is the sign that the files are whole, and
+//! while it goes on, only its log says that it could not. Once the guest has ended, its files are
+//! all that there is of it, so they lose their own names (`DIR/NAME.raw`, `.raw.kern`,
+//! `.raw.meta`) only when the bundle is sealed. What a crash left of them can be sealed later.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::{config::Config, folder::Folder, host::Host};
+use crate::{
+    checkpoint::{
+        BhyveGuest, BundlePath, Description, Progress, Writer,
+        manifest::{Device, EngineKind, Manifest, Memory, Segment},
+        meta::Meta,
+    },
+    engine::TakeDisks,
+    engine::{Error, Process, ProcessState},
+    units::Bytes,
+};
+
+/// A suspend during which nothing is written for so long has failed.
+const STALL: Duration = Duration::from_secs(20);
+/// A request of which nothing is seen for so long was not heard.
+const UNHEARD: Duration = Duration::from_secs(3);
+/// How often the files are looked at.
+const GLANCE: Duration = Duration::from_millis(5);
+/// Low memory ends here in the guest; what is more begins at 4 GiB (`VM_LOWMEM_LIMIT` and
+/// `VM_HIGHMEM_BASE` of libvmmapi).
+const LOW_MEMORY: Bytes = Bytes::gib(3);
+/// Where high memory begins.
+const HIGH_MEMORY: u64 = 4 << 30;
+
+fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Io { action, source }
+}
+
+/// The memory file that a guest is suspended to before it is sealed as `path`.
+pub(super) fn raw(path: &BundlePath) -> PathBuf {
+    path.dir().join(format!("{}.raw", path.name()))
+}
+
+fn beside(raw: &Path, extension: &str) -> PathBuf {
+    let mut name = raw.as_os_str().to_owned();
+    name.push(extension);
+    name.into()
+}
+
+/// The three files of a checkpoint as bhyve writes them: memory, state, description.
+fn files(raw: &Path) -> [PathBuf; 3] {
+    [raw.to_owned(), beside(raw, ".kern"), beside(raw, ".meta")]
+}
+
+fn remove_files(raw: &Path) -> io::Result<()> {
+    for file in files(raw) {
+        match fs::remove_file(file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Has bhyve write the guest to files and end it. When that fails the guest goes on, and no file
+/// is left.
+pub(super) fn write(
+    host: &Host,
+    folder: &Folder,
+    vm: &str,
+    process: Process,
+    raw: &Path,
+) -> Result<(), Error> {
+    if files(raw).iter().any(|file| file.exists()) {
+        return Err(Error::Refused(format!(
+            "{} is there: an earlier suspend was not sealed; seal it with `brood checkpoint \
+             import`, or remove it",
+            raw.display()
+        )));
+    }
+    let raw_text = raw.to_string_lossy();
+    folder
+        .write("suspending", raw_text.as_bytes())
+        .map_err(io("note the suspend"))?;
+    let said = fs::metadata(folder.file("log")).map_or(0, |log| log.len());
+    let sent = host.run(
+        "bhyvectl",
+        &[&format!("--suspend={raw_text}"), &format!("--vm={vm}")],
+    );
+    // One that failed may have sent its request all the same.
+    let unsent = |e: super::host::Error| match until_ended(folder, process, raw, said) {
+        Err(End::GaveUp(_)) => Err(End::GaveUp(Error::Refused(e.to_string()))),
+        other => other,
+    };
+    let result = match sent {
+        Ok(_) => until_ended(folder, process, raw, said),
+        Err(e) => unsent(e),
+    };
+    match result {
+        Ok(()) => Ok(()),
+        Err(End::GaveUp(e)) => {
+            let _ = remove_files(raw);
+            let _ = fs::remove_file(folder.file("suspending"));
+            Err(e)
+        }
+        // It may still come to its end, and then the files are all that is left of it.
+        Err(End::Unknown(e)) => Err(e),
+    }
+}
+
+/// How a suspend failed.
+enum End {
+    /// The guest goes on or has died: what was written is of no use.
+    GaveUp(Error),
+    /// It cannot be told.
+    Unknown(Error),
+}
+
+/// Waits for the guest's end after it was told to suspend.
+fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Result<(), End> {
+    let written = || -> u64 {
+        let sizes = files(raw).map(|file| fs::metadata(file).map_or(0, |facts| facts.len()));
+        sizes.iter().sum()
+    };
+    let (mut last, mut moved) = (written(), Instant::now());
+    loop {
+        if process.state() == ProcessState::Gone {
+            return if is_whole(raw) {
+                Ok(())
+            } else {
+                let said = folder.last_words().unwrap_or_default();
+                let died = Error::Died(format!("while it was suspended: {said}"));
+                Err(End::GaveUp(died))
+            };
+        }
+        // bhyve prints nothing when all goes well, and goes on after it has said what went wrong.
+        if let Some(complaint) = complaint(folder, said) {
+            let refused = Error::Refused(format!("bhyve could not suspend it: {complaint}"));
+            return Err(End::GaveUp(refused));
+        }
+        let now = written();
+        if now != last {
+            (last, moved) = (now, Instant::now());
+        }
+        let unheard = !files(raw).iter().any(|file| file.exists());
+        if unheard && moved.elapsed() > UNHEARD {
+            return Err(End::GaveUp(Error::Timeout(UNHEARD)));
+        }
+        if moved.elapsed() > STALL {
+            return Err(End::Unknown(Error::Timeout(STALL)));
+        }
+        std::thread::sleep(GLANCE);
+    }
+}
+
+/// What bhyve has said since its log was so long.
+fn complaint(folder: &Folder, since: u64) -> Option<String> {
+    let log = fs::read(folder.file("log")).ok()?;
+    let new = log.get(usize::try_from(since).ok()?..)?;
+    let text = String::from_utf8_lossy(new);
+    let bad = ["ailed", "ould not", "nable to", "rror"];
+    text.lines()
+        .map(str::trim)
+        .find(|line| bad.iter().any(|word| line.contains(word)))
+        .map(str::to_owned)
+}
+
+/// Whether the files are those of a whole checkpoint: the description is written last, and says
+/// how long the memory is.
+fn is_whole(raw: &Path) -> bool {
+    let [memory, kern, meta] = files(raw);
+    let size = |file: &Path| fs::metadata(file).map(|facts| Bytes(facts.len())).ok();
+    let whole = || {
+        let described = Meta::parse(&meta, &fs::read(&meta).ok()?, size(&kern)?).ok()?;
+        (Some(described.memsize) == size(&memory)).then_some(())
+    };
+    whole().is_some()
+}
+
+/// Says why a description is not of a guest with this configuration.
+fn agree(config: &Config, described: &Meta) -> Result<(), String> {
+    if config.cpus.cpus() != described.ncpus {
+        let (ours, theirs) = (config.cpus.cpus(), described.ncpus);
+        return Err(format!(
+            "cpus is {ours} in the configuration, and in the checkpoint {theirs}"
+        ));
+    }
+    if config.memory != described.memsize {
+        let (ours, theirs) = (config.memory.0, described.memsize.0);
+        return Err(format!(
+            "memory.size is {ours} in the configuration, and in the checkpoint {theirs}"
+        ));
+    }
+    let saved = described.devices.iter().map(|part| part.name.as_str());
+    config.matches_saved(saved).map_err(|e| e.to_string())
+}
+
+/// Guest memory as it lies in the file: low memory first, then high memory, without the hole.
+fn layout(size: Bytes) -> Memory {
+    let low = size.min(LOW_MEMORY);
+    let mut segments = vec![Segment {
+        guest_address: 0,
+        size: low,
+        file_offset: 0,
+    }];
+    if size > low {
+        segments.push(Segment {
+            guest_address: HIGH_MEMORY,
+            size: size.saturating_sub(low),
+            file_offset: low.0,
+        });
+    }
+    Memory { size, segments }
+}
+
+/// Seals the three files that bhyve wrote as the bundle `path`, and removes their own names.
+pub(super) fn seal(
+    raw: &Path,
+    path: &BundlePath,
+    name: &str,
+    guest: BhyveGuest,
+    engine_version: String,
+    disks: TakeDisks<'_>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Manifest, Error> {
+    let refuse = |reason: String| Error::Checkpoint {
+        checkpoint: raw.display().to_string(),
+        reason,
+    };
+    let config = super::checked(&guest).map_err(refuse)?;
+    let [memory, kern, meta] = files(raw);
+    let kern = fs::read(&kern).map_err(io("read the guest's state"))?;
+    let meta_text = fs::read(&meta).map_err(io("read the checkpoint's description"))?;
+    let described = Meta::parse(&meta, &meta_text, Bytes(kern.len() as u64))?;
+    agree(&config, &described).map_err(refuse)?;
+    let mut writer = Writer::around(path, &memory)?;
+    writer.write_kern(&kern)?;
+    writer.set_bhyve(guest, meta_text);
+    let description = Description {
+        guest: name.to_owned(),
+        engine: EngineKind::Bhyve,
+        engine_version,
+        memory: layout(described.memsize),
+        vcpus: described.ncpus,
+        devices: described
+            .devices
+            .iter()
+            .map(|part| Device {
+                name: part.name.clone(),
+                model: part.name.split('@').next().unwrap_or_default().to_owned(),
+            })
+            .collect(),
+        // The guest has ended: its disks are as it left them.
+        disks: disks()?,
+        working_set: Vec::new(),
+    };
+    let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
+    remove_files(raw).map_err(io("remove what bhyve wrote"))?;
+    Ok(manifest)
+}

@@ -1,0 +1,102 @@
+//! Processes on FreeBSD: sysctl(3) of `kern.proc.pid`, and kqueue(2) for their end.
+//!
+//! Process descriptors (pdfork(2)) are for children only, and guests outlive whoever started them.
+//! So a process is known by its id and its start, which is looked at before each signal.
+
+use std::{io, time::Duration};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+use vmm_sys::sysctl;
+
+use super::{
+    Process, ProcessState,
+    kinfo::{Kinfo, microseconds},
+};
+
+/// A kernel queue that tells of the end of one process (kqueue(2), `EVFILT_PROC`).
+#[derive(Debug)]
+pub struct Handle {
+    process: Process,
+    queue: Kqueue,
+}
+
+/// What a process is doing, and its start time.
+pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+    // The kernel tells the start by the wall clock: the time from boot to start, which it keeps,
+    // and the boot time, which moves when somebody sets the clock.
+    loop {
+        let booted = boot_time()?;
+        let kinfo = Kinfo::parse(&sysctl::read_at(&place).ok()?)?;
+        if boot_time()? == booted {
+            let start_time = u64::try_from(kinfo.start.checked_sub(booted)?).ok()?;
+            return Some((kinfo.state, start_time));
+        }
+    }
+}
+
+/// `kern.boottime` in microseconds.
+fn boot_time() -> Option<i64> {
+    microseconds(&sysctl::read("kern.boottime").ok()?)
+}
+
+pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {
+    let queue = Kqueue::new()?;
+    let ident = usize::try_from(process.pid).map_err(io::Error::other)?;
+    let end = KEvent::new(
+        ident,
+        EventFilter::EVFILT_PROC,
+        EvFlags::EV_ADD,
+        FilterFlag::NOTE_EXIT,
+        0,
+        0,
+    );
+    match queue.kevent(&[end], &mut [], None) {
+        Ok(_) => {}
+        Err(Errno::ESRCH) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    }
+    // The queue tells of whatever has the id; was it ours?
+    Ok((process.state() != ProcessState::Gone).then_some(Handle {
+        process: *process,
+        queue,
+    }))
+}
+
+pub(super) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
+    if handle.process.state() == ProcessState::Gone {
+        return Ok(false);
+    }
+    match kill(Pid::from_raw(handle.process.pid), signal) {
+        Ok(()) => Ok(true),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+pub(super) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<bool> {
+    // The event is told once only, so an end that was told already is looked for first.
+    if handle.process.state() == ProcessState::Gone {
+        return Ok(true);
+    }
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    let nothing = KEvent::new(
+        0,
+        EventFilter::EVFILT_PROC,
+        EvFlags::empty(),
+        FilterFlag::empty(),
+        0,
+        0,
+    );
+    Ok(handle.queue.kevent(&[], &mut [nothing], Some(timeout))? > 0)
+}

@@ -1,0 +1,80 @@
+//! Processes on Linux: pidfd_open(2) and proc_pid_stat(5).
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+};
+
+use super::{Process, ProcessState};
+
+/// A descriptor of a process (pidfd_open(2)).
+#[derive(Debug)]
+pub struct Handle(OwnedFd);
+
+/// What a process is doing, and its start time.
+pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, parentheses too.
+    let rest = text.get(text.iter().rposition(|b| *b == b')')? + 2..)?;
+    let mut fields = std::str::from_utf8(rest).ok()?.split(' ');
+    let state = match fields.next()?.chars().next()? {
+        'Z' | 'X' => ProcessState::Gone,
+        'T' | 't' => ProcessState::Stopped,
+        _ => ProcessState::Running,
+    };
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {
+    // SAFETY: pidfd_open touches no memory of this process.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.pid, 0) };
+    if fd < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ESRCH) {
+            Ok(None)
+        } else {
+            Err(error)
+        };
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // The descriptor holds on to whatever has the id; was it ours?
+    Ok((process.state() != ProcessState::Gone).then_some(Handle(pidfd)))
+}
+
+pub(super) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
+    let (fd, signal) = (handle.0.as_raw_fd(), signal as libc::c_int);
+    // SAFETY: no signal information is passed, so no memory is touched.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd,
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if sent == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) {
+        Ok(false)
+    } else {
+        Err(error)
+    }
+}
+
+pub(super) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<bool> {
+    let mut fds = [PollFd::new(handle.0.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    Ok(poll(&mut fds, timeout)? > 0)
+}

@@ -1,0 +1,146 @@
+//! A guest's process, told apart from a later one with the same number by when it started.
+
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(any(target_os = "freebsd", test))]
+mod kinfo;
+#[cfg(target_os = "linux")]
+mod linux;
+
+use std::{io, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "freebsd")]
+use freebsd as system;
+#[cfg(target_os = "linux")]
+use linux as system;
+pub use system::Handle;
+
+/// A process id and the moment it was given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// The process id.
+    pub pid: i32,
+    /// When it started, counted from when the host booted: in clock ticks on Linux
+    /// (proc_pid_stat(5), field 22), in microseconds on FreeBSD (`ki_start` less `kern.boottime`).
+    pub start_time: u64,
+}
+
+/// What a process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessState {
+    /// It runs, or waits for something.
+    Running,
+    /// It was stopped by SIGSTOP.
+    Stopped,
+    /// It is gone.
+    Gone,
+}
+
+impl Process {
+    /// The process that has this id now.
+    #[must_use]
+    pub fn with_pid(pid: i32) -> Option<Self> {
+        let (_, start_time) = system::look(pid)?;
+        Some(Self { pid, start_time })
+    }
+
+    /// What the process is doing.
+    #[must_use]
+    pub fn state(&self) -> ProcessState {
+        match system::look(self.pid) {
+            Some((state, start_time)) if start_time == self.start_time => state,
+            _ => ProcessState::Gone,
+        }
+    }
+
+    /// Sends a signal to this very process; `false` when it is gone.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        let Some(handle) = self.open()? else {
+            return Ok(false);
+        };
+        send(&handle, signal)
+    }
+
+    /// Takes hold of this very process; `None` when it is gone. Takes one descriptor.
+    ///
+    /// # Errors
+    /// When out of descriptors.
+    pub fn open(&self) -> io::Result<Option<Handle>> {
+        system::open(self)
+    }
+}
+
+/// Sends a signal to a process that is held; `false` when it is gone.
+pub(crate) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
+    system::send(handle, signal)
+}
+
+/// Waits for the end of a process that is held; `false` when it goes on past `timeout`.
+pub(crate) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<bool> {
+    system::wait_for_end(handle, timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use nix::{
+        sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+        unistd::Pid,
+    };
+
+    use super::*;
+
+    /// A process that waits until its standard input is closed.
+    fn waiting() -> (Child, Process) {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::with_pid(child.id().cast_signed()).unwrap();
+        (child, process)
+    }
+
+    #[test]
+    fn a_process_is_stopped_continued_and_ended() {
+        let (mut child, process) = waiting();
+        assert_eq!(process.state(), ProcessState::Running);
+        assert_eq!(Process::with_pid(process.pid), Some(process));
+        assert!(process.signal(Signal::SIGSTOP).unwrap());
+        let pid = Pid::from_raw(process.pid);
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+        assert_eq!(process.state(), ProcessState::Stopped);
+        assert!(process.signal(Signal::SIGCONT).unwrap());
+        assert_ne!(process.state(), ProcessState::Gone);
+
+        let handle = process.open().unwrap().unwrap();
+        assert!(!wait_for_end(&handle, Duration::ZERO).unwrap());
+        assert!(send(&handle, Signal::SIGKILL).unwrap());
+        assert!(wait_for_end(&handle, Duration::from_secs(60)).unwrap());
+        // Nobody has waited for it yet.
+        assert_eq!(process.state(), ProcessState::Gone);
+        child.wait().unwrap();
+        assert!(wait_for_end(&handle, Duration::ZERO).unwrap());
+        assert!(!send(&handle, Signal::SIGKILL).unwrap());
+        assert!(process.open().unwrap().is_none());
+        assert_eq!(Process::with_pid(process.pid), None);
+    }
+
+    #[test]
+    fn a_later_process_with_the_same_id_is_left_alone() {
+        let (mut child, process) = waiting();
+        let earlier = Process {
+            start_time: process.start_time - 1,
+            ..process
+        };
+        assert_eq!(earlier.state(), ProcessState::Gone);
+        assert!(!earlier.signal(Signal::SIGKILL).unwrap());
+        assert!(earlier.open().unwrap().is_none());
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success(), "it was not killed");
+    }
+}

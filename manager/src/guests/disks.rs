@@ -1,0 +1,191 @@
+//! Disks of guests, and what is left of those whose guest or bundle is gone.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use super::{Error, Guests};
+use crate::{
+    checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
+    disk::{self, Choice, Command, Found, Place, Provider, Source, Token},
+    engine::GuestId,
+    state::GuestRow,
+    units::Bytes,
+};
+
+/// A disk or snapshot that belongs to no guest and no bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// What it is.
+    pub found: Found,
+    /// What it belonged to.
+    pub of: String,
+}
+
+impl Guests<'_> {
+    /// What made a guest's disk; `None` when it has none.
+    pub(super) fn disk(&self, row: &GuestRow) -> Result<Option<Box<dyn Provider>>, disk::Error> {
+        let source: Option<Source> = row.disk.as_ref().map(|disk| disk.parse()).transpose()?;
+        let owner = self.state.owner();
+        Ok(source.map(|source| disk::provider(&source, owner, None)))
+    }
+
+    /// Path of a guest's disk; `None` when it has none.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    pub fn disk_location(&self, row: &GuestRow) -> Result<Option<PathBuf>, Error> {
+        match self.disk(row)? {
+            Some(disk) => Ok(disk.location(&row.id)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Records that a snapshot may come to lie beside a bundle.
+    pub(super) fn note_bundle_place(&self, bundle: &BundlePath) -> Result<(), Error> {
+        // It may have no folder yet.
+        let dir = std::path::absolute(bundle.dir()).unwrap_or_else(|_| bundle.dir().to_owned());
+        let dir = dir.canonicalize().unwrap_or(dir);
+        Ok(self.state.note_disk_place(&Place::Folder(dir))?)
+    }
+
+    /// Removes the disk of a guest that is gone, if it has one.
+    pub(super) fn release_disk(&self, row: &GuestRow) -> Result<(), disk::Error> {
+        match self.disk(row)? {
+            Some(disk) => disk.release(&row.id),
+            None => Ok(()),
+        }
+    }
+
+    /// Disks whose guest is not known here, and snapshots whose bundle is not there, in these
+    /// places; in all that were ever used, when none is named.
+    ///
+    /// # Errors
+    /// When a place cannot be looked at.
+    pub fn leftovers(&mut self, places: &[Place]) -> Result<Vec<Leftover>, Error> {
+        let recorded = self.state.disk_places()?;
+        let places = if places.is_empty() { &recorded } else { places };
+        let (owner, zfs) = (self.state.owner(), Command::holding(None));
+        let mut all = Vec::new();
+        for place in places {
+            all.extend(disk::find(place, owner, &zfs)?);
+        }
+        // Only now: what was there when it was found and is not known now belongs to nothing.
+        let known: HashSet<GuestId> = self.list()?.iter().map(|guest| guest.row.id).collect();
+        let mut left = Vec::new();
+        for found in all {
+            let of = match (found.guest(), found.bundle()) {
+                (Some(guest), _) if known.contains(&guest) => continue,
+                (Some(guest), _) => format!("guest {guest}"),
+                (_, Some((bundle, name))) if may_have(bundle, &name)? => continue,
+                (_, Some((bundle, _))) => format!("checkpoint {bundle}"),
+                (None, None) => "snapshots that are gone".to_owned(),
+            };
+            left.push(Leftover { found, of });
+        }
+        Ok(left)
+    }
+
+    /// Removes leftovers, those of a bundle first: what they were taken of may go with them.
+    /// Returns those that could not be removed, and why.
+    pub fn sweep(&self, leftovers: &[Leftover]) -> Vec<(Leftover, disk::Error)> {
+        let (snapshots, others): (Vec<_>, Vec<_>) = leftovers
+            .iter()
+            .partition(|left| left.found.bundle().is_some());
+        // Some may be in use by others that are removed later: those are tried again.
+        let mut todo: Vec<&Leftover> = [snapshots, others].concat();
+        loop {
+            let before = todo.len();
+            let mut failed = Vec::new();
+            for left in todo {
+                let zfs = Box::new(Command::holding(None));
+                if let Err(e) = left.found.remove(self.state.owner(), zfs) {
+                    failed.push((left, e));
+                }
+            }
+            if failed.is_empty() || failed.len() == before {
+                let failed = failed.into_iter();
+                return failed.map(|(left, e)| (left.clone(), e)).collect();
+            }
+            todo = failed.into_iter().map(|(left, _)| left).collect();
+        }
+    }
+
+    /// Removes a bundle with the snapshots of its disks. `users` are the guests that share its
+    /// memory: none may be left. Returns the bytes that its own files had.
+    ///
+    /// # Errors
+    /// When the bundle is in use or cannot be removed, or a snapshot cannot.
+    pub fn remove_checkpoint(
+        &mut self,
+        path: &BundlePath,
+        users: &[String],
+    ) -> Result<Bytes, Error> {
+        // Without its manifest, what it had is found only by whoever looks for leftovers.
+        let disks = Checkpoint::open(path).map_or_else(
+            |_| Vec::new(),
+            |checkpoint| checkpoint.manifest().disks.clone(),
+        );
+        let bundle = path.absolute().unwrap_or_else(|_| path.clone());
+        let freed = checkpoint::remove(path, users)?;
+        for disk in &disks {
+            let place = disk::sealed_source(&bundle, disk)?.place();
+            for left in self.leftovers(&[place])? {
+                let same = |(_, name): (&BundlePath, String)| name == disk.snapshot;
+                if left.found.bundle().is_some_and(same) {
+                    let zfs = Box::new(Command::holding(None));
+                    left.found.remove(self.state.owner(), zfs)?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// Takes the snapshot of a guest's disk for a bundle that is being written. Returns it with the
+/// bundle's absolute path.
+pub(super) fn take(
+    disk: &dyn Provider,
+    guest: &GuestId,
+    bundle: &BundlePath,
+) -> Result<(BundlePath, DiskSnapshot), disk::Error> {
+    let bundle = bundle.absolute().map_err(|e| disk::Error::Io {
+        action: "find the folder",
+        file: bundle.dir().to_owned(),
+        cause: std::io::Error::other(e.to_string()),
+    })?;
+    let token = Token::random().map_err(|cause| disk::Error::Io {
+        action: "name the snapshot of",
+        file: bundle.ckp(),
+        cause,
+    })?;
+    let snapshot = disk.snapshot(guest, &bundle, &token)?;
+    Ok((bundle, snapshot))
+}
+
+/// What guests get as their disk that are restored from a bundle, when nobody chose another.
+pub(super) fn sealed_disk(checkpoint: &Checkpoint) -> Option<String> {
+    let (bundle, disks) = (checkpoint.path(), &checkpoint.manifest().disks);
+    let (source, _) = disk::choose(bundle, disks, &Choice::Sealed).ok()??;
+    Some(source.to_string())
+}
+
+/// Whether a bundle has the snapshot of this name, or may come to have it. When that cannot be
+/// told for sure, it may.
+pub(super) fn may_have(bundle: &BundlePath, snapshot: &str) -> Result<bool, checkpoint::Error> {
+    // Its folder may only not be mounted now.
+    if !bundle.dir().is_dir() {
+        return Ok(true);
+    }
+    // First whether it is being written: a writer that has ended has sealed it, or never will.
+    if checkpoint::is_being_written(bundle)? {
+        return Ok(true);
+    }
+    // A bundle can be renamed with all of its files.
+    let bundles = checkpoint::list(bundle.dir())?;
+    Ok(bundles.iter().any(|listed| match &listed.state {
+        checkpoint::State::Whole(manifest) => {
+            manifest.disks.iter().any(|disk| disk.snapshot == snapshot)
+        }
+        checkpoint::State::Broken(_) => true,
+        checkpoint::State::Incomplete => false,
+    }))
+}

@@ -1,0 +1,97 @@
+//! A guest as programs see it: one form for the command line's JSON and for the API.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Guest, GuestState};
+use crate::{checkpoint::manifest::EngineKind, engine::Usage};
+
+/// A guest.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Guest)]
+pub struct View {
+    /// Name.
+    #[schema(example = "demo-1")]
+    pub name: String,
+    /// Id: 16 hexadecimal digits, never used twice.
+    #[schema(example = "16f31da1b4e7e9c0")]
+    pub id: String,
+    /// What it is doing.
+    pub state: GuestState,
+    /// Id of its process; none when it has no process.
+    pub pid: Option<i32>,
+    /// What runs it.
+    pub engine: EngineKind,
+    /// Its memory, in MiB.
+    pub memory_mib: f64,
+    /// Bundle that it was restored from, `DIR/NAME`.
+    pub checkpoint: String,
+    /// SHA-256 of that bundle's memory.
+    pub checkpoint_sha256: String,
+    /// Its generation id, new for each restore.
+    pub generation: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// When it was restored, RFC 3339.
+    pub created_at: String,
+    /// How it ended, when it did.
+    pub reason: Option<String>,
+    /// What its disk was cloned from, when it has one: `PROVIDER:SOURCE`.
+    pub disk: Option<String>,
+    /// Where its disk is, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_path: Option<String>,
+    /// What it costs, where that was asked for and it has a process.
+    #[serde(flatten)]
+    pub usage: Option<UsageView>,
+}
+
+/// What a guest costs, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Usage)]
+pub struct UsageView {
+    /// Guest memory that it has written and has to itself.
+    pub private_bytes: u64,
+    /// Guest memory that it has touched and shares with the checkpoint.
+    pub shared_bytes: u64,
+    /// Memory of its process that is not guest memory.
+    pub process_bytes: u64,
+    /// Page tables of its process.
+    pub page_table_bytes: u64,
+}
+
+impl From<Usage> for UsageView {
+    fn from(usage: Usage) -> Self {
+        Self {
+            private_bytes: usage.private.0,
+            shared_bytes: usage.shared.0,
+            process_bytes: usage.process.0,
+            page_table_bytes: usage.page_tables.0,
+        }
+    }
+}
+
+impl View {
+    /// What is to be told of a guest.
+    #[must_use]
+    pub fn new(guest: &Guest, engine: EngineKind, usage: Option<Usage>) -> Self {
+        let row = &guest.row;
+        Self {
+            name: row.name.clone(),
+            id: row.id.to_string(),
+            state: guest.state,
+            pid: guest.process().map(|p| p.pid),
+            engine,
+            memory_mib: row.memory.as_mib(),
+            checkpoint: row.checkpoint.clone(),
+            checkpoint_sha256: row.sha256.clone(),
+            generation: row.generation.clone(),
+            mac: row.mac.clone(),
+            created_at: row.created_at.clone(),
+            reason: row.reason.clone(),
+            disk: row.disk.clone(),
+            disk_path: None,
+            usage: usage.map(Into::into),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What `doctor` looks at on Linux only: KVM, mappings, overcommit.
+
+use super::{Check, Status};
+use crate::{
+    host::{
+        facts::Memory,
+        kvm::{API_VERSION, KvmFacts},
+    },
+    restore::admission::Unit,
+};
+
+/// Memory slots with which a guest's slots can be added on demand in useful sizes.
+const GOOD_SLOTS: u64 = 509;
+/// Mappings that a process needs however guests are made; the kernel's default is 65,530.
+const LEAST_MAPPINGS: u64 = 4096;
+
+/// The engine's device and what it can do.
+pub(super) fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
+    let found = match (kvm.present, kvm.open_errno) {
+        (false, _) => "absent".to_owned(),
+        (true, None) if kvm.modules.is_empty() => "opened".to_owned(),
+        (true, None) => format!("opened ({})", kvm.modules.join(", ")),
+        (true, Some(errno)) => nix::errno::Errno::from_raw(errno).to_string(),
+    };
+    let device = Check::new("/dev/kvm", found, "readable and writable").unless(
+        kvm.present && kvm.open_errno.is_none(),
+        Status::Fail,
+        open_hint(kvm, vendor),
+    );
+    let nx_huge_pages = Check::new(
+        "kvm.nx_huge_pages",
+        format!(
+            "{} ({} per guest)",
+            kvm.nx_huge_pages.as_deref().unwrap_or("no such parameter"),
+            Unit::Pids.show(kvm.pids_per_guest()),
+        ),
+        "",
+    );
+    let Some(offered) = kvm.capabilities else {
+        return vec![device];
+    };
+    let yes_no = |yes| if yes { "yes" } else { "no" };
+    let newer = "use a newer kernel";
+    vec![
+        device,
+        Check::new("KVM API version", offered.api_version, API_VERSION).unless(
+            offered.api_version == API_VERSION,
+            Status::Fail,
+            "use a kernel from 2.6.22 or later with KVM built in",
+        ),
+        Check::new(
+            "KVM memory slots",
+            offered.memory_slots,
+            format!("{GOOD_SLOTS} or more"),
+        )
+        .unless(
+            offered.memory_slots >= GOOD_SLOTS,
+            Status::Warn,
+            "with few slots each guest takes more kernel memory; use a newer kernel",
+        ),
+        Check::new("KVM immediate exit", yes_no(offered.immediate_exit), "yes").unless(
+            offered.immediate_exit,
+            Status::Warn,
+            newer,
+        ),
+        Check::new("KVM sync regs", yes_no(offered.sync_regs), "yes").unless(
+            offered.sync_regs,
+            Status::Warn,
+            newer,
+        ),
+        Check::new("KVM read-only memory", yes_no(offered.readonly_mem), "yes").unless(
+            offered.readonly_mem,
+            Status::Warn,
+            newer,
+        ),
+        nx_huge_pages,
+    ]
+}
+
+fn open_hint(kvm: &KvmFacts, vendor: &str) -> String {
+    use nix::errno::Errno;
+    let module = match vendor {
+        "AuthenticAMD" | "HygonGenuine" => "kvm_amd",
+        _ => "kvm_intel",
+    };
+    match kvm.open_errno.map(Errno::from_raw) {
+        Some(Errno::EACCES | Errno::EPERM) => {
+            "join the group that may use it, then log in again: usermod -aG kvm \"$USER\""
+                .to_owned()
+        }
+        _ if kvm.present && !kvm.modules.is_empty() => {
+            "another hypervisor may hold the processor's virtualization; stop it".to_owned()
+        }
+        _ => format!(
+            "load it: modprobe {module}; if that fails, enable virtualization in the firmware, \
+             or nested virtualization if this is a virtual machine"
+        ),
+    }
+}
+
+pub(super) fn mappings(max_map_count: u64) -> Check {
+    Check::new(
+        "vm.max_map_count",
+        max_map_count,
+        format!("{LEAST_MAPPINGS} or more"),
+    )
+    .unless(
+        max_map_count >= LEAST_MAPPINGS,
+        Status::Warn,
+        "raise it: sysctl -w vm.max_map_count=65530",
+    )
+}
+
+pub(super) fn overcommit(memory: &Memory) -> Check {
+    let found = match memory.overcommit_mode {
+        0 => "0 (heuristic)".to_owned(),
+        1 => "1 (always)".to_owned(),
+        2 => "2 (never)".to_owned(),
+        other => other.to_string(),
+    };
+    Check::new("vm.overcommit_memory", found, "0 or 1").unless(
+        memory.overcommit_mode != 2,
+        Status::Warn,
+        "each guest counts with all its memory, shared or not: sysctl -w vm.overcommit_memory=0",
+    )
+}

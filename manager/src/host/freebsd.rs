@@ -1,0 +1,238 @@
+//! Facts of a FreeBSD host, from sysctl(3).
+//!
+//! What the kernel is asked goes through [`Kernel`], so that a test on any system makes one up.
+
+#[cfg(target_os = "freebsd")]
+mod this_kernel;
+
+use std::{fs, io, path::Path};
+
+use nix::{
+    errno::Errno,
+    sys::resource::{RLIM_INFINITY, Resource, getrlimit},
+    unistd::{AccessFlags, access, getuid},
+};
+use serde::Serialize;
+
+#[cfg(target_os = "freebsd")]
+pub use this_kernel::ThisKernel;
+
+use super::{
+    facts::{Cpu, Files, HostFacts, Memory, Paths, System},
+    folder::Folder,
+    proc::{Error, ProcRoot},
+};
+use crate::units::Bytes;
+
+/// Bit of `vm.overcommit`: memory that swap could not hold is refused (`SWAP_RESERVE_FORCE_ON` of
+/// `vm/swap_pager.c`).
+pub const OVERCOMMIT_NEVER: u64 = 1;
+/// Bit of `vm.overcommit`: memory that is not wired counts beside swap
+/// (`SWAP_RESERVE_ALLOW_NONWIRED` of `vm/swap_pager.c`).
+const OVERCOMMIT_NONWIRED: u64 = 4;
+
+/// What only FreeBSD hosts have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Freebsd {
+    /// The hypervisor.
+    pub vmm: Vmm,
+    /// Processes.
+    pub processes: Processes,
+}
+
+/// vmm(4) and vmm_vnode(4), as this process sees them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Vmm {
+    /// Why `/dev/vmmctl` cannot be opened for reading and writing, as an errno; none if it can.
+    pub control_errno: Option<i32>,
+    /// `hw.vmm.maxvmms`: virtual machines that one user may have; none if vmm is not loaded.
+    pub max_machines: Option<u64>,
+    /// Virtual machines that exist: entries of `/dev/vmm`.
+    pub machines: u64,
+    /// `hw.vmm.vnode.abi`: what vmm_vnode speaks; none if it is not loaded.
+    pub vnode_abi: Option<u64>,
+    /// `hw.vmm.vnode.segments`: guests' memories that it backs now.
+    pub vnode_segments: Option<u64>,
+}
+
+/// Processes: how many there are and may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Processes {
+    /// `kern.maxproc`.
+    pub max: u64,
+    /// Processes of the whole host now.
+    pub existing: u64,
+    /// `RLIMIT_NPROC`, soft; none if unlimited. `kern.maxprocperuid` caps it when it is set.
+    pub user_limit: Option<u64>,
+    /// Whether `RLIMIT_NPROC` binds: not for root.
+    pub user_limit_binds: bool,
+    /// `kern.maxprocperuid`.
+    pub max_per_user: u64,
+    /// Processes of this user now, counted only where the limit binds.
+    pub of_user: u64,
+}
+
+/// What a FreeBSD kernel tells.
+pub trait Kernel {
+    /// The value of a sysctl(3) variable, as the kernel has it in memory.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such variable.
+    fn sysctl(&self, name: &str) -> io::Result<Vec<u8>>;
+
+    /// How many processes there are: all, or those whose real user is this one.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn processes(&self, user: Option<u32>) -> io::Result<u64>;
+
+    /// Type and options of the filesystem of a folder (statfs(2)).
+    fn mounted(&self, folder: &Path) -> Option<(String, Vec<String>)>;
+}
+
+/// Reads every fact.
+///
+/// # Errors
+/// If a variable that every FreeBSD host has cannot be read.
+pub fn read(paths: &Paths, kernel: &dyn Kernel) -> Result<HostFacts, Error> {
+    let folder = |path: &Path| Folder::read(path, |real| kernel.mounted(real));
+    Ok(HostFacts {
+        kernel: text(kernel, "kern.osrelease")?,
+        cpu: Cpu {
+            model: text(kernel, "hw.model")?,
+            vendor: text(kernel, "hw.cpu_vendor").unwrap_or_default(),
+            cores: number(kernel, "hw.ncpu")?.max(1),
+        },
+        memory: memory(kernel)?,
+        files: files(kernel)?,
+        system: System::Freebsd(Freebsd {
+            vmm: vmm(kernel, &paths.root),
+            processes: processes(kernel)?,
+        }),
+        state_folder: folder(&paths.state),
+        checkpoint_folder: paths.checkpoint.as_deref().map(folder),
+    })
+}
+
+fn memory(kernel: &dyn Kernel) -> Result<Memory, Error> {
+    let page = number(kernel, "vm.stats.vm.v_page_size")?;
+    let pages = |name| Ok(Bytes(page).saturating_mul(number(kernel, name)?));
+    let available = pages("vm.stats.vm.v_free_count")?
+        + pages("vm.stats.vm.v_inactive_count")?
+        + pages("vm.stats.vm.v_laundry_count")?;
+    let swap_total = Bytes(number(kernel, "vm.swap_total")?);
+    let overcommit_mode = number(kernel, "vm.overcommit")?;
+    let mut commit_limit = swap_total;
+    if overcommit_mode & OVERCOMMIT_NONWIRED != 0 {
+        let kept = pages("vm.stats.vm.v_free_reserved")? + pages("vm.stats.vm.v_wire_count")?;
+        let all = pages("vm.stats.vm.v_page_count")?;
+        commit_limit = commit_limit + all.saturating_sub(kept);
+    }
+    Ok(Memory {
+        total: Bytes(number(kernel, "hw.physmem")?),
+        available,
+        swap_total,
+        swap_free: None,
+        overcommit_mode,
+        commit_limit,
+        committed: Bytes(number(kernel, "vm.swap_reserved")?),
+    })
+}
+
+fn files(kernel: &dyn Kernel) -> Result<Files, Error> {
+    let (soft, hard) = rlimit(Resource::RLIMIT_NOFILE);
+    Ok(Files {
+        soft,
+        hard,
+        open: number(kernel, "kern.openfiles")?,
+        max: number(kernel, "kern.maxfiles")?,
+    })
+}
+
+fn processes(kernel: &dyn Kernel) -> Result<Processes, Error> {
+    let count = |user| {
+        let count = kernel.processes(user);
+        count.map_err(|source| Error::Sysctl {
+            name: "kern.proc",
+            source,
+        })
+    };
+    let user = getuid();
+    let (user_limit, _) = rlimit(Resource::RLIMIT_NPROC);
+    let user_limit_binds = !user.is_root();
+    Ok(Processes {
+        max: number(kernel, "kern.maxproc")?,
+        existing: count(None)?,
+        user_limit,
+        user_limit_binds,
+        max_per_user: number(kernel, "kern.maxprocperuid")?,
+        of_user: if user_limit_binds {
+            count(Some(user.as_raw()))?
+        } else {
+            0
+        },
+    })
+}
+
+fn vmm(kernel: &dyn Kernel, root: &ProcRoot) -> Vmm {
+    let optional = |name| number(kernel, name).ok();
+    let control = access(
+        &root.path(vmm_sys::VMM_CTL_PATH),
+        AccessFlags::R_OK | AccessFlags::W_OK,
+    );
+    let machines = fs::read_dir(root.path(vmm_sys::VMM_DEVICE_DIR));
+    Vmm {
+        control_errno: control.err().map(|errno: Errno| errno as i32),
+        max_machines: optional("hw.vmm.maxvmms"),
+        machines: machines.map_or(0, |entries| entries.count() as u64),
+        vnode_abi: optional("hw.vmm.vnode.abi"),
+        vnode_segments: optional("hw.vmm.vnode.segments"),
+    }
+}
+
+/// Soft and hard value of a resource limit; none is unlimited.
+fn rlimit(resource: Resource) -> (Option<u64>, Option<u64>) {
+    // Signed on FreeBSD, unsigned on Linux.
+    let value = |limit| {
+        let number = u64::try_from(i128::from(limit)).unwrap_or(0);
+        (limit != RLIM_INFINITY).then_some(number)
+    };
+    getrlimit(resource).map_or((None, None), |(soft, hard)| (value(soft), value(hard)))
+}
+
+/// A variable that is a whole number of 4 or 8 bytes.
+fn number(kernel: &dyn Kernel, name: &'static str) -> Result<u64, Error> {
+    let value = bytes(kernel, name)?;
+    let number = match value.as_slice() {
+        &[a, b, c, d] => u32::from_ne_bytes([a, b, c, d]).into(),
+        other => match other.try_into() {
+            Ok(eight) => u64::from_ne_bytes(eight),
+            Err(_) => return Err(odd(name, "no number of 4 or 8 bytes")),
+        },
+    };
+    Ok(number)
+}
+
+/// A variable that is text.
+fn text(kernel: &dyn Kernel, name: &'static str) -> Result<String, Error> {
+    let value = bytes(kernel, name)?;
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    match std::str::from_utf8(text) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(_) => Err(odd(name, "no text")),
+    }
+}
+
+fn bytes(kernel: &dyn Kernel, name: &'static str) -> Result<Vec<u8>, Error> {
+    kernel
+        .sysctl(name)
+        .map_err(|source| Error::Sysctl { name, source })
+}
+
+fn odd(name: &'static str, what: &'static str) -> Error {
+    let source = io::Error::new(io::ErrorKind::InvalidData, what);
+    Error::Sysctl { name, source }
+}
+
+#[cfg(test)]
+mod tests;

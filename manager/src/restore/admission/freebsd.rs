@@ -1,0 +1,143 @@
+//! The limits of a FreeBSD host, and what raises them.
+
+use super::{
+    Demand, Limit, OWN_FILES, OWN_PIDS, Unit, host_pid_reserve, memory_reserve, own_pid_reserve,
+    remedy, unborn_guests,
+};
+use crate::host::{facts::HostFacts, freebsd::Freebsd};
+
+/// Open files that a guest's bhyve takes: machine, console, disk, network, sockets, queues. More
+/// than a small configuration has; not measured.
+const FILES_PER_GUEST: u64 = 32;
+/// `PID_MAX` of `sys/proc.h`; the kernel lowers `kern.maxproc` to it.
+const MOST_PROCESSES: u64 = 99_999;
+
+pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> Vec<Limit> {
+    // Where vmm is not loaded there is no such limit to see.
+    let machines = freebsd.vmm.max_machines.map(|max| {
+        let room = max.saturating_sub(freebsd.vmm.machines);
+        machines(facts, room, freebsd.vmm.machines, demand)
+    });
+    let mut limits = Vec::from_iter(machines);
+    limits.extend(processes(freebsd, demand));
+    limits.extend(files(facts, demand));
+    limits.push(memory(facts, demand));
+    limits
+}
+
+/// Each user may have so many virtual machines. Those of other users are counted as well, since
+/// the kernel tells only how many there are.
+fn machines(facts: &HostFacts, room: u64, existing: u64, demand: &Demand) -> Limit {
+    Limit::new("hw.vmm.maxvmms", Unit::Machines)
+        .room(room, 0)
+        .needs(demand.guests, 1, unborn_guests(facts, demand))
+        .remedy(|needed| {
+            let limit = needed.saturating_add(existing);
+            format!(
+                "raise it: sysctl hw.vmm.maxvmms={limit}, and for each boot \
+                 hw.vmm.maxvmms=\"{limit}\" in /boot/loader.conf"
+            )
+        })
+}
+
+fn processes(freebsd: &Freebsd, demand: &Demand) -> Vec<Limit> {
+    let processes = &freebsd.processes;
+    let limit = |name: &'static str, limit: u64, used: u64, reserve: fn(u64) -> u64| {
+        Limit::new(name, Unit::Processes)
+            .room(limit.saturating_sub(used), reserve(limit))
+            .needs(
+                demand.guests,
+                1,
+                OWN_PIDS.saturating_add(demand.outstanding_pids),
+            )
+            .remedy(|needed| process_remedy(name, needed, used, reserve))
+    };
+    let mut limits = vec![limit(
+        "kern.maxproc",
+        processes.max,
+        processes.existing,
+        host_pid_reserve,
+    )];
+    if processes.user_limit_binds {
+        limits.push(limit(
+            "kern.maxprocperuid",
+            processes.max_per_user,
+            processes.of_user,
+            own_pid_reserve,
+        ));
+        limits.extend(
+            processes
+                .user_limit
+                .map(|most| limit("RLIMIT_NPROC", most, processes.of_user, own_pid_reserve)),
+        );
+    }
+    limits
+}
+
+fn process_remedy(name: &str, needed: u64, used: u64, reserve: fn(u64) -> u64) -> String {
+    // The reserve grows with the limit, by a tenth of it at most.
+    let enough = |limit: u64| {
+        u128::from(limit) >= u128::from(needed) + u128::from(used) + u128::from(reserve(limit))
+    };
+    let limit = remedy::powers_of_two()
+        .chain([MOST_PROCESSES])
+        .find(|limit| *limit <= MOST_PROCESSES && enough(*limit));
+    match (name, limit) {
+        (_, None) => {
+            format!("no setting is large enough: FreeBSD has at most {MOST_PROCESSES} processes")
+        }
+        ("kern.maxproc", Some(limit)) => format!(
+            "raise it: {name}=\"{limit}\" in /boot/loader.conf, then reboot; the kernel allows \
+             one process for each 12 pages of memory"
+        ),
+        ("RLIMIT_NPROC", Some(limit)) => format!("raise it: ulimit -u {limit}"),
+        (_, Some(limit)) => {
+            format!("raise it: sysctl {name}={limit}, and the same in /etc/sysctl.conf")
+        }
+    }
+}
+
+fn files(facts: &HostFacts, demand: &Demand) -> [Limit; 2] {
+    let files = &facts.files;
+    let unborn = unborn_guests(facts, demand);
+    [
+        Limit::new("RLIMIT_NOFILE", Unit::Files)
+            .room(files.soft.unwrap_or(u64::MAX), 0)
+            .needs(demand.guests, 0, OWN_FILES)
+            .remedy(own_files_remedy),
+        Limit::new("kern.maxfiles", Unit::Files)
+            .room(files.max.saturating_sub(files.open), 0)
+            .needs(
+                demand.guests,
+                FILES_PER_GUEST,
+                OWN_FILES.saturating_add(unborn.saturating_mul(FILES_PER_GUEST)),
+            )
+            .remedy(|needed| {
+                let limit = needed.saturating_add(files.open);
+                format!("raise it: sysctl kern.maxfiles={limit}, and the same in /etc/sysctl.conf")
+            }),
+    ]
+}
+
+fn own_files_remedy(needed: u64) -> String {
+    let limit = needed.next_power_of_two().max(1024);
+    format!("raise it: ulimit -n {limit}, as root if the hard limit is lower")
+}
+
+fn memory(facts: &HostFacts, demand: &Demand) -> Limit {
+    let memory = &facts.memory;
+    Limit::new("available memory", Unit::Bytes)
+        .room(memory.available.0, memory_reserve(memory.total.0))
+        .needs(
+            demand.guests,
+            demand.worst_per_guest().0,
+            demand.outstanding.0,
+        )
+        .promise()
+        .remedy(|_| remedy::memory())
+}
+
+pub(super) fn commit_remedy() -> String {
+    "with bit 0 of vm.overcommit each guest counts in full: sysctl vm.overcommit=0, or add swap"
+        .to_owned()
+}

@@ -1,0 +1,69 @@
+//! The disk that the guests of a restore get clones of, opened and checked before the first one.
+
+use std::{fs::File, io};
+
+use super::mass::{self, is_fresh};
+use crate::{
+    checkpoint::{Checkpoint, FileStamp, sha256_file},
+    disk::{self, Choice, Provider, Sealed, Source},
+    state::{SessionLock, State},
+};
+
+/// What the guests of a restore get clones of.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// Its name.
+    pub(super) source: Source,
+    /// What makes the clones.
+    pub(super) provider: Box<dyn Provider>,
+}
+
+/// Opens what is to be cloned, and makes sure that it is what was sealed. `None` when the guests
+/// get no disk.
+pub(super) fn open(
+    state: &State,
+    checkpoint: &Checkpoint,
+    choice: &Choice,
+    lock: &SessionLock,
+) -> Result<Option<Opened>, mass::Error> {
+    let bundle = checkpoint.path().absolute()?;
+    let failed = |source| mass::Error::Disk {
+        checkpoint: bundle.to_string(),
+        source,
+    };
+    let disks = &checkpoint.manifest().disks;
+    let chosen = disk::choose(&bundle, disks, choice).map_err(failed)?;
+    let Some((source, sealed)) = chosen else {
+        return Ok(None);
+    };
+    let provider = disk::provider(&source, state.owner(), Some(lock.file()));
+    let sealed = sealed.map(|disk| Sealed {
+        bundle: &bundle,
+        disk,
+    });
+    provider
+        .open(sealed, &|file| digest(state, file))
+        .map_err(failed)?;
+    // Before the first clone: what a crash leaves is looked for there.
+    state.note_disk_place(&source.place())?;
+    Ok(Some(Opened { source, provider }))
+}
+
+/// SHA-256 of a disk's file. One that was computed before, of a file that was not changed since, is
+/// not computed again.
+fn digest(state: &State, file: &File) -> io::Result<String> {
+    let stamp = FileStamp::of(file)?;
+    if let Some(known) = state.verified_digest(&stamp).map_err(io::Error::other)? {
+        return Ok(known);
+    }
+    let sha256 = sha256_file(file, &|_| ())?;
+    if FileStamp::of(file)? != stamp {
+        return Err(io::Error::other("it changed while it was read"));
+    }
+    if !is_fresh(&stamp) {
+        state
+            .note_verified(&stamp, &sha256)
+            .map_err(io::Error::other)?;
+    }
+    Ok(sha256)
+}

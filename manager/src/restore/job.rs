@@ -1,0 +1,291 @@
+//! A restore from its admission to its end: guests are restored, and then paused, or rolled
+//! back, as was asked. The command line and the API both restore so.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    cost,
+    mass::{self, Error, Event, Failure, Names, Report, Request, RestoredGuest},
+};
+use crate::{
+    checkpoint::{BundlePath, Checkpoint},
+    density::percentiles::Percentiles,
+    disk::Choice,
+    engine::Engine,
+    guests::{Guest, Guests},
+    host::facts::HostFacts,
+    state::State,
+    units::Bytes,
+};
+
+/// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
+pub const ALLOWANCE: Bytes = Bytes::mib(1);
+
+/// What to restore, and what then.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// From where.
+    pub checkpoint: BundlePath,
+    /// How many guests.
+    pub guests: u32,
+    /// How many at once; as many as the host has cores, when it is not said.
+    pub concurrency: Option<u32>,
+    /// How they are named.
+    pub names: Names,
+    /// Pause each guest when all have answered.
+    pub paused: bool,
+    /// Private memory that each guest may come to hold.
+    pub allowance: Bytes,
+    /// Go ahead when that does not fit in memory.
+    pub overcommit: bool,
+    /// Guests that are idle for so long give their virtual machine back until they are asked.
+    pub park_after: Option<Duration>,
+    /// Destroy those that were restored if any fails or is not begun.
+    pub all_or_nothing: bool,
+    /// The disk that each guest gets a clone of.
+    pub disk: Choice,
+}
+
+impl Job {
+    /// Names from `prefix`, or from the checkpoint's name when there is none.
+    #[must_use]
+    pub fn numbered(prefix: Option<String>, checkpoint: &BundlePath) -> Names {
+        Names::Numbered(prefix.unwrap_or_else(|| checkpoint.name().to_owned()))
+    }
+
+    /// Does it. `cancelled` is as for [`mass::restore`]. The checkpoint must have been
+    /// checked before ([`mass::verify`]).
+    ///
+    /// # Errors
+    /// When nothing could be restored at all.
+    pub fn run(
+        &self,
+        state: &mut State,
+        engine: &dyn Engine,
+        facts: &HostFacts,
+        checkpoint: &Checkpoint,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<Done, Error> {
+        let request = Request {
+            guests: self.guests as usize,
+            concurrency: self
+                .concurrency
+                .map_or(cores(facts.cpu.cores), |k| k as usize),
+            names: self.names.clone(),
+            allowance: self.allowance,
+            overhead: cost::measured(state, checkpoint)?.overhead,
+            overcommit: self.overcommit,
+            park_after: self.park_after,
+            membership: None,
+            disk: self.disk.clone(),
+        };
+        let report = mass::restore(
+            state, engine, facts, checkpoint, &request, cancelled, observe,
+        )?;
+        let mut guests = Guests { state, engine };
+        let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
+        let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());
+        if rolled_back {
+            let mine = restored(&mut guests, &report)?;
+            guests.destroy(&mine)?;
+        } else if self.paused {
+            for guest in restored(&mut guests, &report)? {
+                guests.pause(&guest)?;
+            }
+        }
+        Ok(Done {
+            report,
+            paused: self.paused,
+            interrupted,
+            rolled_back,
+        })
+    }
+}
+
+fn restored(guests: &mut Guests<'_>, report: &Report) -> Result<Vec<Guest>, Error> {
+    let ids: HashSet<_> = report.guests.iter().map(|g| g.id).collect();
+    let mut all = guests.list()?;
+    all.retain(|guest| ids.contains(&guest.row.id));
+    Ok(all)
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct Done {
+    /// Of the restore.
+    pub report: Report,
+    /// Whether guests were paused.
+    pub paused: bool,
+    /// Whether it was cancelled before all guests were begun.
+    pub interrupted: bool,
+    /// Whether the guests that were restored were destroyed again.
+    pub rolled_back: bool,
+}
+
+/// How a job ended, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All guests were restored.
+    Whole,
+    /// Some were, some failed.
+    Some,
+    /// None is left.
+    Nothing,
+    /// It was cancelled before all were begun.
+    Interrupted,
+}
+
+impl Done {
+    /// How it ended.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        let report = &self.report;
+        if self.interrupted {
+            Ending::Interrupted
+        } else if report.failures.is_empty() && report.not_begun == 0 {
+            Ending::Whole
+        } else if report.guests.is_empty() || self.rolled_back {
+            Ending::Nothing
+        } else {
+            Ending::Some
+        }
+    }
+
+    /// Guests that stand.
+    #[must_use]
+    pub fn guests(&self) -> &[RestoredGuest] {
+        if self.rolled_back {
+            &[]
+        } else {
+            &self.report.guests
+        }
+    }
+
+    /// Latencies of all guests that were restored, also if they were destroyed again.
+    #[must_use]
+    pub fn latency(&self) -> Percentiles {
+        let latencies: Vec<f64> = self
+            .report
+            .guests
+            .iter()
+            .map(|g| g.latency.as_secs_f64() * 1e3)
+            .collect();
+        Percentiles::of(&latencies)
+    }
+}
+
+/// What became of a restore.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Restored)]
+pub struct View {
+    /// Bundle, as it was named.
+    pub checkpoint: String,
+    /// Guests asked for.
+    pub asked: usize,
+    /// Guests that stand.
+    pub restored: usize,
+    /// Guests that failed.
+    pub failed: usize,
+    /// Guests that were not begun because the restore was cancelled.
+    pub not_begun: usize,
+    /// Whether it was cancelled before all guests were begun.
+    pub interrupted: bool,
+    /// Whether the guests that were restored were destroyed again.
+    pub rolled_back: bool,
+    /// Whether guests were paused.
+    pub paused: bool,
+    /// From the admission to the last answer, in seconds.
+    pub wall_s: f64,
+    /// From the order to the guest's own answer, in milliseconds.
+    pub restore_ms: Percentiles,
+    /// The guests, in the order in which they answered.
+    pub guests: Vec<GuestView>,
+    /// Those that failed.
+    pub errors: Vec<FailureView>,
+}
+
+/// A guest that was restored and has answered.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = RestoredGuest)]
+pub struct GuestView {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// Id of its process.
+    pub pid: i32,
+    /// From the order to its own answer, in milliseconds.
+    pub restore_ms: f64,
+    /// Nonce from its memory, 16 hexadecimal digits.
+    pub nonce: String,
+    /// Requests answered since it was booted.
+    pub counter: u64,
+}
+
+/// A guest that was not restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RestoreFailure)]
+pub struct FailureView {
+    /// The name it would have had.
+    pub name: String,
+    /// Why.
+    pub error: String,
+}
+
+impl View {
+    /// What is to be told of a job.
+    #[must_use]
+    pub fn new(job: &Job, done: &Done) -> Self {
+        let report = &done.report;
+        Self {
+            checkpoint: job.checkpoint.to_string(),
+            asked: report.asked,
+            restored: done.guests().len(),
+            failed: report.failures.len(),
+            not_begun: report.not_begun,
+            interrupted: done.interrupted,
+            rolled_back: done.rolled_back,
+            paused: done.paused,
+            wall_s: report.wall.as_secs_f64(),
+            restore_ms: done.latency(),
+            guests: done.guests().iter().map(GuestView::from).collect(),
+            errors: report.failures.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&RestoredGuest> for GuestView {
+    fn from(guest: &RestoredGuest) -> Self {
+        Self {
+            name: guest.name.clone(),
+            id: guest.id.to_string(),
+            pid: guest.process.pid,
+            restore_ms: guest.latency.as_secs_f64() * 1e3,
+            nonce: format!("{:016x}", guest.nonce),
+            counter: guest.counter,
+        }
+    }
+}
+
+impl From<&Failure> for FailureView {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            name: failure.name.clone(),
+            error: failure.error.clone(),
+        }
+    }
+}
+
+/// As many restores at once as there are cores.
+#[must_use]
+pub fn cores(cores: u64) -> usize {
+    usize::try_from(cores).unwrap_or(1).max(1)
+}

@@ -1,0 +1,46 @@
+//! Where disks lie, so that those without a guest or a bundle are found again.
+
+use super::{Error, State};
+use crate::disk::{Owner, Place};
+
+impl State {
+    /// Whose disks are those of this state folder's guests.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.dir)
+    }
+
+    /// Records that disks or snapshots may come to lie in a place.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn note_disk_place(&self, place: &Place) -> Result<(), Error> {
+        self.database
+            .execute(
+                "INSERT OR IGNORE INTO disk_place VALUES (?1)",
+                [place.to_string()],
+            )
+            .map(|_| ())
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// Places in which disks or snapshots may lie.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn disk_places(&self) -> Result<Vec<Place>, Error> {
+        let read = || {
+            let mut statement = self
+                .database
+                .prepare("SELECT place FROM disk_place ORDER BY place")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        let places = read().map_err(|e| self.database_error(e))?;
+        // What was written was a place.
+        Ok(places
+            .iter()
+            .filter_map(|place| place.parse().ok())
+            .collect())
+    }
+}

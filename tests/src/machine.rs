@@ -1,0 +1,263 @@
+//! A made-up FreeBSD machine, of stand-ins of its commands: what brood does with processes, files
+//! and terminals is real, bhyve and its guest are not.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use brood::{
+    checkpoint::{BhyveGuest, BundlePath, Readiness, manifest::Manifest},
+    engine::bhyve::{
+        Bhyve, Host,
+        config::{Config, Variables},
+    },
+};
+use brood_standin::World;
+
+use crate::{Running, standin, until};
+
+/// A machine in a folder.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    world: World,
+    dir: PathBuf,
+}
+
+/// What the machine's guests are made of. The agent is at the first serial port.
+const CONFIG: &str = "\
+cpus=1
+memory.size=4M
+pci.0.0.0.device=hostbridge
+pci.0.2.0.device=virtio-blk
+pci.0.2.0.ro=true
+pci.0.3.0.device=virtio-net
+pci.0.3.0.backend=tap0
+pci.0.3.0.bridge=bridge0
+pci.0.4.0.device=virtio-rnd
+pci.0.31.0.device=lpc
+lpc.com1.path=/dev/nmdm0A
+";
+
+impl Machine {
+    /// A machine in a new folder below `dir`, with a bridge, and room for many guests.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        let dir = dir.join("machine");
+        fs::create_dir(&dir).expect("a new folder");
+        let world = World::create(&dir.join("world"), &standin()).expect("a world");
+        let machine = Self { world, dir };
+        for file in ["rom", "disk"] {
+            fs::write(machine.dir.join(file), [0; 4096]).expect("a file");
+        }
+        machine.run("sysctl", &["hw.vmm.maxvmms=2000"]);
+        machine.run("ifconfig", &["bridge0", "create"]);
+        machine.run("ifconfig", &["tap0", "create"]);
+        machine
+    }
+
+    /// Configuration of its guests, as a person would have written it.
+    #[must_use]
+    pub fn config(&self) -> String {
+        let path = |file: &str| self.dir.join(file).display().to_string();
+        format!(
+            "{CONFIG}pci.0.2.0.path={}\nlpc.bootrom={}\n",
+            path("disk"),
+            path("rom")
+        )
+    }
+
+    /// What a checkpoint says of such a guest.
+    ///
+    /// # Panics
+    /// Never: the configuration is right.
+    #[must_use]
+    pub fn guest(&self) -> BhyveGuest {
+        let variables: Variables = self.config().parse().expect("a configuration");
+        Config::try_from(variables.clone()).expect("a guest's configuration");
+        BhyveGuest {
+            config: variables.0,
+            agent: Some(1),
+            readiness: Readiness::Agent,
+        }
+    }
+
+    /// Environment in which commands, and brood, find the machine.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let text = |path: &Path| path.to_str().expect("plain letters").to_owned();
+        let path = env::var("PATH").unwrap_or_default();
+        vec![
+            (
+                "PATH".to_owned(),
+                format!("{}:{path}", text(&self.world.bin())),
+            ),
+            (brood_standin::ROOT.to_owned(), text(self.world.root())),
+            ("BROOD_BHYVE_ROOT".to_owned(), text(self.world.root())),
+            ("BROOD_ENGINE".to_owned(), "bhyve".to_owned()),
+        ]
+    }
+
+    /// The engine of the machine, with more in its environment.
+    #[must_use]
+    pub fn engine(&self, more: &[(&str, &str)]) -> Bhyve {
+        Bhyve::on(self.host(more))
+    }
+
+    /// The machine as the engine sees it, with more in its environment.
+    #[must_use]
+    pub fn host(&self, more: &[(&str, &str)]) -> Host {
+        let more = more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let environment = self.environment().into_iter().chain(more).collect();
+        Host::at(self.world.root(), environment)
+    }
+
+    /// Takes a module out of its kernel.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn unload(&self, module: &str) {
+        let left: Vec<&str> = ["kernel", "vmm", "nmdm"]
+            .into_iter()
+            .filter(|name| *name != module)
+            .collect();
+        self.world.set_loaded(&left).expect("a machine");
+    }
+
+    /// Commands of the machine, other than bhyve, that run.
+    #[must_use]
+    pub fn held_up(&self) -> Vec<i32> {
+        let bin = self.world.bin();
+        self.own(|command| {
+            let name = command.split(|b| *b == 0).next().unwrap_or_default();
+            let name = String::from_utf8_lossy(name);
+            ["bhyvectl", "ifconfig", "sysctl", "kldstat"]
+                .iter()
+                .any(|other| name == *other || bin.join(other).to_str() == Some(&name))
+        })
+    }
+
+    /// Runs a command of the machine, which must succeed; returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.world.command(program).args(arguments).output();
+        let output = output.expect("a command of the machine");
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {output:?}"
+        );
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs a guest from its boot, and suspends it to the files `raw`, `raw.kern` and `raw.meta`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn suspend_to(&self, raw: &Path) {
+        let config = self.dir.join("conf");
+        fs::write(&config, self.config()).expect("a file");
+        let mut bhyve: Command = self.world.command("bhyve");
+        bhyve
+            .arg("-k")
+            .arg(&config)
+            .args(["-H", "-A", "-P", "first"]);
+        let mut running = Running::start(bhyve);
+        let socket = self.world.path("var/run/bhyve/first");
+        let raw = raw.to_str().expect("plain letters");
+        until("bhyve to listen", || {
+            let mut suspend = self.world.command("bhyvectl");
+            suspend.args([&format!("--suspend={raw}"), "--vm=first"]);
+            let output = suspend.output().expect("a command of the machine");
+            output.status.success().then_some(())
+        });
+        until("bhyve to end", || running.ended().then_some(()));
+        fs::remove_file(&socket).expect("bhyve leaves it");
+    }
+
+    /// Makes a checkpoint of a guest of the machine.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn checkpoint(&self, path: &BundlePath) -> Manifest {
+        let raw = path.dir().join(format!("{}.first", path.name()));
+        self.suspend_to(&raw);
+        self.engine(&[])
+            .import(&raw, path, self.guest(), &|_| {})
+            .expect("a checkpoint")
+    }
+
+    /// What guests have on the machine: virtual machines, taps but the first, sockets, null
+    /// modems, members of the bridge, and bhyve processes. Empty when nothing was left.
+    ///
+    /// # Panics
+    /// When the machine cannot be looked at.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for folder in ["dev/vmm", "var/run/bhyve"] {
+            let entries = fs::read_dir(self.world.path(folder)).expect("a folder of the machine");
+            left.extend(entries.map(|entry| {
+                let name = entry.expect("an entry").file_name();
+                format!("{folder}/{}", name.to_string_lossy())
+            }));
+        }
+        let taps = self.run("ifconfig", &["-g", "tap"]);
+        left.extend(taps.lines().filter(|tap| *tap != "tap0").map(str::to_owned));
+        left.extend(
+            self.run("ifconfig", &["bridge0"])
+                .lines()
+                .filter(|line| line.trim().starts_with("member:"))
+                .map(str::to_owned),
+        );
+        left.extend(self.processes().iter().map(|pid| format!("process {pid}")));
+        left
+    }
+
+    /// Processes that run as this machine's bhyve.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        self.own(|command| command.starts_with(b"bhyve\0"))
+    }
+
+    /// Processes of this machine with such a command line.
+    fn own(&self, is_one: impl Fn(&[u8]) -> bool) -> Vec<i32> {
+        let mark = format!("{}={}", brood_standin::ROOT, self.world.root().display());
+        let all = fs::read_dir("/proc").expect("/proc is there");
+        let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &i32| {
+            let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let environment = file("environ");
+            let named = environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes());
+            named && is_one(&file("cmdline"))
+        })
+        .collect()
+    }
+
+    /// Points at which its commands can be made to fail, by the step that they are part of.
+    #[must_use]
+    pub fn points(&self) -> Vec<String> {
+        let mut command = self.world.command("standin");
+        let output = command.arg("points").stdin(Stdio::null()).output();
+        let output = output.expect("the stand-in runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The folder that stands for the machine.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.world.root()
+    }
+}
