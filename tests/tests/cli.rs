@@ -221,6 +221,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
         "checkpoint_sha256",
         "created_at",
         "disk",
+        "disk_path",
         "engine",
         "generation",
         "id",
@@ -234,7 +235,6 @@ fn json_has_the_keys_that_scripts_rely_on() {
     assert_eq!(keys(&home.list()[0]), listed);
     let shown = home.json(&["show", "g-1"]);
     let measured = [
-        "disk_path",
         "page_table_bytes",
         "private_bytes",
         "process_bytes",

@@ -520,7 +520,8 @@ fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
         if random.below(2) == 0 && !hot.is_empty() {
             let guest = text(random.choose(&hot)).to_owned();
             let shown = home.brood(&["show", &guest, "--json"]);
-            if let (Some(0), Some(pid)) = (shown.code(), shown.json()["pid"].as_i64()) {
+            let there = shown.code() == Some(0);
+            if let Some(pid) = there.then(|| shown.json()["pid"].as_i64()).flatten() {
                 let claimed = array(&show(&home)["claims"])
                     .iter()
                     .any(|c| c["guest"] == *guest);

@@ -38,8 +38,7 @@ pub struct View {
     pub reason: Option<String>,
     /// What its disk was cloned from, when it has one: `PROVIDER:SOURCE`.
     pub disk: Option<String>,
-    /// Where its disk is, where that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Where its disk is, where that was asked for and it has one.
     pub disk_path: Option<String>,
     /// What it costs, where that was asked for and it has a process.
     #[serde(flatten)]

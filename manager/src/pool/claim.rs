@@ -233,6 +233,7 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::NoSuchClaim`] when it is over, or when the guest cannot be ended.
     pub fn release(&mut self, token: &str) -> Result<(), Error> {
+        self.settle_claim(token)?;
         let rested = self.state.forget_cold(token, true)?;
         match self.state.release_claim(token)? {
             Some(guest) => self.destroy(&[guest])?,

@@ -6,6 +6,7 @@ use std::{
     collections::HashSet,
     fs::File,
     sync::atomic::AtomicBool,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,8 @@ use crate::{
 
 /// How long a guest whose suspension was cut off may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a restore whose manager is gone is looked at.
+const GLANCE: Duration = Duration::from_millis(5);
 
 impl Pools<'_> {
     /// Suspends the guest of a claim. When this returns the guest is gone, and what it was is on
@@ -37,6 +40,7 @@ impl Pools<'_> {
         token: &str,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
+        self.settle_claim(token)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
         let id = self.state.claimed_by(token)?.ok_or(Error::NoSuchClaim)?;
         let guest = self.guests().find(&id.to_string())?;
@@ -88,6 +92,7 @@ impl Pools<'_> {
         timeout: Duration,
     ) -> Result<Claimed, Error> {
         let begin = Instant::now();
+        self.settle_claim(token)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
         if let Some(id) = self.state.claimed_by(token)? {
             // It is there already: whoever wanted this before was cut off before being told.
@@ -157,12 +162,32 @@ impl Pools<'_> {
         Self::only(&pool, report, cold.token.clone(), lasts, begin)
     }
 
+    /// Brings a claim whose suspension or restore was cut off to where that leads; one that
+    /// somebody is at is waited for.
+    pub(super) fn settle_claim(&mut self, token: &str) -> Result<(), Error> {
+        match self.state.cold(token)? {
+            None
+            | Some(ColdRow {
+                state: ColdState::Cold,
+                ..
+            }) => Ok(()),
+            Some(_) => {
+                let _lock = self.cold_lock(FlockArg::LockExclusive)?;
+                self.settle_cold_locked()
+            }
+        }
+    }
+
     /// Brings suspensions and restores that were cut off to their end, and removes bundles that
     /// nobody needs. Does nothing while somebody is at one.
     pub(super) fn settle_cold(&mut self) -> Result<(), Error> {
         let Ok(_lock) = self.cold_lock(FlockArg::LockExclusiveNonblock) else {
             return Ok(());
         };
+        self.settle_cold_locked()
+    }
+
+    fn settle_cold_locked(&mut self) -> Result<(), Error> {
         for cold in self.state.all_cold()? {
             match cold.state {
                 ColdState::Cold => {}
@@ -193,25 +218,37 @@ impl Pools<'_> {
     }
 
     fn settle_resume(&mut self, cold: &ColdRow) -> Result<(), Error> {
-        let restored = match self.state.claimed_by(&cold.token)? {
-            Some(id) => Some(self.guests().find(&id.to_string())?),
-            None => None,
-        };
-        match restored.map(|guest| (guest.state, guest)) {
-            // Its claimer was not told; the claim is good all the same.
-            Some((GuestState::Running | GuestState::Paused, _)) => {
-                self.state.forget_cold(&cold.token, false)?;
+        let begin = Instant::now();
+        loop {
+            let guest = match self.state.claimed_by(&cold.token)? {
+                Some(id) => match self.guests().find(&id.to_string()) {
+                    Ok(guest) => Some(guest),
+                    Err(guests::Error::NoSuchGuest(_)) => None,
+                    Err(e) => return Err(e.into()),
+                },
+                None => None,
+            };
+            match guest.map(|guest| (guest.state, guest)) {
+                // Its claimer was not told; the claim is good all the same.
+                Some((GuestState::Running | GuestState::Paused, _)) => {
+                    self.state.forget_cold(&cold.token, false)?;
+                }
+                // Its manager is gone, and so it ends soon, or is there.
+                Some((GuestState::Restoring, _)) if begin.elapsed() < ANSWER_PATIENCE => {
+                    thread::sleep(GLANCE);
+                    continue;
+                }
+                Some((GuestState::Restoring, _)) => {}
+                Some((GuestState::Dead, guest)) => {
+                    self.guests().destroy(&[guest])?;
+                    self.state.mark_cold(&cold.token)?;
+                }
+                None => {
+                    self.state.mark_cold(&cold.token)?;
+                }
             }
-            Some((GuestState::Restoring, _)) => {}
-            Some((GuestState::Dead, guest)) => {
-                self.guests().destroy(&[guest])?;
-                self.state.mark_cold(&cold.token)?;
-            }
-            None => {
-                self.state.mark_cold(&cold.token)?;
-            }
+            return Ok(());
         }
-        Ok(())
     }
 
     /// Removes bundles of claims that neither rest nor were restored from them.

@@ -77,8 +77,12 @@ impl State {
         // It has its name only once it is held: a lock that nobody holds is swept away.
         let unnamed = run.join(format!("{name}.new"));
         let file = File::create_new(&unnamed).map_err(io(&unnamed))?;
-        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, e)| io(&path)(e.into()))?;
+        let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => held,
+            // Somebody just looks whether it is a dead one's, and will remove it.
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, e)) => return Err(io(&path)(e.into())),
+        };
         // A duplicate shares the lock; Flock itself would unlock it for all when dropped.
         let file = held.try_clone().map_err(io(&path))?;
         std::mem::forget(held);
