@@ -93,7 +93,7 @@ impl Demo {
 }
 
 /// Example: bhyvectl --suspend=/ckp/web.raw --vm=web && brood checkpoint import /ckp/web.raw
-/// /ckp/web --config /vm/web.conf --agent 2
+/// /ckp/web --bhyve-config /vm/web.conf --agent 2
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file that was named to bhyvectl; FILE.kern and FILE.meta lie beside it
@@ -102,7 +102,7 @@ pub(super) struct Import {
     checkpoint: BundlePath,
     /// The guest's configuration, as bhyve -k reads it
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    bhyve_config: PathBuf,
     /// Serial port (1 to 4) at which the guest's agent listens
     #[arg(long, value_name = "COM", value_parser = clap::value_parser!(u8).range(1..=4))]
     agent: Option<u8>,
@@ -140,12 +140,12 @@ fn readiness(text: &str) -> Result<Readiness, String> {
 
 impl Import {
     fn run(self) -> Result<ExitCode, Failure> {
-        let text = std::fs::read_to_string(&self.config).map_err(|e| {
-            let message = format!("cannot read {}: {e}", self.config.display());
+        let text = std::fs::read_to_string(&self.bhyve_config).map_err(|e| {
+            let message = format!("cannot read {}: {e}", self.bhyve_config.display());
             Failure::new(&message, None)
         })?;
         let of_file = |e: config::Error| {
-            let message = format!("{}: {e}", self.config.display());
+            let message = format!("{}: {e}", self.bhyve_config.display());
             Failure::new(&message, Some(e.hint().to_owned()))
         };
         let variables: Variables = text.parse().map_err(of_file)?;

@@ -17,6 +17,10 @@ use crate::{
 };
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood disk leftovers
+  brood disk sweep zfs:tank/vm")]
 pub(super) enum Command {
     /// List disks without a guest and snapshots without a checkpoint
     Leftovers(Leftovers),
