@@ -15,6 +15,7 @@
 pub mod api;
 pub mod checkpoint;
 pub mod cli;
+pub mod config;
 pub mod density;
 pub mod disk;
 pub mod engine;

@@ -82,6 +82,7 @@ impl Home {
         command
             .args(args)
             .env("BROOD_STATE_DIR", self.state())
+            .env("BROOD_CONFIG", "/dev/null")
             .env_remove("NO_COLOR")
             .current_dir(self.dir.path());
         command

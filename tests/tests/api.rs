@@ -613,7 +613,9 @@ fn a_port_is_not_opened_without_a_good_token_or_for_others() {
     let file = token.to_str().unwrap();
     let serve =
         |listen: &str, more: &[&str]| home.brood(&[&["serve", "--listen", listen], more].concat());
-    let _ = serve("127.0.0.1:0", &[]).exits(2).says(&["--token-file"]);
+    let _ = serve("127.0.0.1:0", &[])
+        .exits(1)
+        .says(&["serve.token_file"]);
     let with = ["--token-file", file];
     let _ = serve("127.0.0.1:0", &with).exits(1).says(&["chmod 600"]);
     fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();

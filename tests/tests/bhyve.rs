@@ -122,7 +122,7 @@ fn a_day_with_guests() {
         "import",
         raw,
         &web.to_string(),
-        "--config",
+        "--bhyve-config",
         conf,
         "--agent",
         "1",
@@ -502,7 +502,14 @@ fn a_guest_without_an_agent_is_ready_when_it_says_so_otherwise() {
             // Never ready: the wait is ended by the guest's end.
             let mut restore =
                 Running::start(lab.command(&["restore", &path.to_string(), "-n", "1"]));
-            let pid = until("bhyve", || lab.machine.processes().first().copied());
+            // Not one that only told what this bhyve can do.
+            let restores = |pid: &i32| {
+                let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&command).contains("vnode_restore")
+            };
+            let pid = until("bhyve", || {
+                lab.machine.processes().into_iter().find(restores)
+            });
             signal(pid, Signal::SIGKILL);
             until("the restore's end", || restore.ended().then_some(()));
             let _ = restore.wait().exits(1).says(&["bhyve ended"]);

@@ -66,6 +66,7 @@ fn help_says_what_each_command_does() {
         "pool",
         "pool create",
         "pool set",
+        "pool apply",
         "pool list",
         "pool show",
         "pool fill",
@@ -77,6 +78,10 @@ fn help_says_what_each_command_does() {
         "density",
         "plan",
         "doctor",
+        "config",
+        "config example",
+        "config check",
+        "completions",
         "serve",
     ];
     let mut all = String::new();

@@ -247,6 +247,7 @@ impl From<pool::Error> for Problem {
             E::NoSuchClaim => (StatusCode::NOT_FOUND, "no-such-claim"),
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
             E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
+            E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),
             E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
             E::Broken { .. } => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
             E::Restore(e) => of_restore(e),

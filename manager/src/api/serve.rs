@@ -45,9 +45,12 @@ const INTERRUPTED: i32 = 130;
 pub struct Config {
     /// The state folder.
     pub state: PathBuf,
-    /// The folder of checkpoints that are named without one; `STATE/checkpoints`, when it is not
-    /// said.
-    pub checkpoints: Option<PathBuf>,
+    /// The socket to listen on.
+    pub socket: PathBuf,
+    /// Its permissions.
+    pub socket_mode: u32,
+    /// The folder of checkpoints that are named without one.
+    pub checkpoints: PathBuf,
     /// A port to listen on, too.
     pub listen: Option<Listen>,
 }
@@ -92,9 +95,6 @@ async fn run(config: Config, token: Option<Token>) -> Result<(), Error> {
         signals(SignalKind::terminate())?,
         signals(SignalKind::interrupt())?,
     );
-    let checkpoints = config
-        .checkpoints
-        .unwrap_or_else(|| config.state.join("checkpoints"));
     let app = App(Arc::new(Parts {
         workers: Arc::new(Workers::new(&config.state)?),
         events: Events::new(),
@@ -103,10 +103,10 @@ async fn run(config: Config, token: Option<Token>) -> Result<(), Error> {
         pools_changed: Notify::new(),
         room: Notify::new(),
         stop: Arc::default(),
-        checkpoints,
+        checkpoints: config.checkpoints,
         draining: watch::Sender::new(false),
     }));
-    let (listener, place) = Place::take(&config.state)?;
+    let (listener, place) = Place::take(&config.state, &config.socket, config.socket_mode)?;
     let listener = UnixListener::from_std(listener).map_err(|source| Error::Listen {
         on: place.path().display().to_string(),
         source,

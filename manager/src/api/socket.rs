@@ -1,4 +1,5 @@
-//! The daemon's socket in the state folder, `STATE/api.sock`, for its owner alone.
+//! The daemon's socket: `STATE/api.sock`, for its owner alone, unless the configuration says
+//! otherwise.
 //!
 //! A daemon that starts makes its socket under a name of its own and renames it onto that name: from
 //! then on clients reach the new daemon, without a moment in which they reach none. The daemon that
@@ -19,8 +20,6 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::Error;
 
-/// The socket's name in the state folder.
-const NAME: &str = "api.sock";
 /// Held while the name is taken or given back.
 const LOCK: &str = "api.lock";
 
@@ -34,18 +33,20 @@ pub(super) struct Place {
 
 impl Place {
     /// Listens, and takes the name.
-    pub(super) fn take(dir: &Path) -> Result<(UnixListener, Self), Error> {
-        let path = dir.join(NAME);
+    pub(super) fn take(dir: &Path, path: &Path, mode: u32) -> Result<(UnixListener, Self), Error> {
+        let path = path.to_owned();
         let _lock = lock(dir)?;
-        sweep(dir);
-        let unnamed = dir.join(format!("{NAME}.{}", std::process::id()));
+        sweep(&path);
+        let mut unnamed = path.clone().into_os_string();
+        unnamed.push(format!(".{}", std::process::id()));
+        let unnamed = PathBuf::from(unnamed);
         let failed = |source| Error::Listen {
             on: path.display().to_string(),
             source,
         };
         let listener = UnixListener::bind(&unnamed).map_err(failed)?;
         let take = || {
-            fs::set_permissions(&unnamed, Permissions::from_mode(0o600))?;
+            fs::set_permissions(&unnamed, Permissions::from_mode(mode))?;
             listener.set_nonblocking(true)?;
             let inode = inode(&unnamed)?;
             fs::rename(&unnamed, &path)?;
@@ -99,12 +100,16 @@ fn lock(dir: &Path) -> Result<Flock<File>, Error> {
 }
 
 /// Removes sockets that were never given their name: their daemon was killed. The lock is held.
-fn sweep(dir: &Path) {
+fn sweep(path: &Path) {
+    let (Some(dir), Some(socket)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+    else {
+        return;
+    };
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let unnamed = name
             .to_str()
-            .and_then(|name| name.strip_prefix(NAME)?.strip_prefix('.'));
+            .and_then(|name| name.strip_prefix(socket)?.strip_prefix('.'));
         if unnamed.is_some_and(|pid| pid.bytes().all(|b| b.is_ascii_digit())) {
             let _ = fs::remove_file(entry.path());
         }
@@ -119,11 +124,13 @@ mod tests {
     fn the_newest_daemon_has_the_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("api.sock.4194305"), "").unwrap();
-        let (_first_listener, first) = Place::take(dir.path()).unwrap();
+        let (_first_listener, first) =
+            Place::take(dir.path(), &dir.path().join("api.sock"), 0o600).unwrap();
         assert!(first.is_ours());
         let mode = fs::metadata(first.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let (_second_listener, second) = Place::take(dir.path()).unwrap();
+        let (_second_listener, second) =
+            Place::take(dir.path(), &dir.path().join("api.sock"), 0o600).unwrap();
         assert!(!first.is_ours() && second.is_ours());
         // The first has nothing left to give back.
         first.give_back();

@@ -11,16 +11,22 @@ use super::{
 };
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
+    config::Config,
     disk,
     engine::bhyve::{
         Bhyve,
-        config::{self, Config, Variables},
+        config::{self, Config as GuestConfig, Variables},
     },
     guests::{self, Guests},
     units::Bytes,
 };
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint demo /var/tmp/ckp/demo --memory 256M
+  brood checkpoint list /var/tmp/ckp
+  brood checkpoint verify /var/tmp/ckp/demo")]
 pub(super) enum Command {
     /// Make a checkpoint by booting the demo guest and suspending it
     Demo(Demo),
@@ -39,7 +45,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
             Self::Demo(command) => command.run(),
             Self::Import(command) => command.run(),
@@ -47,7 +53,7 @@ impl Command {
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Flatten(command) => command.run(),
-            Self::Remove(command) => command.run(),
+            Self::Remove(command) => command.run(config),
         }
     }
 }
@@ -87,7 +93,7 @@ impl Demo {
 }
 
 /// Example: bhyvectl --suspend=/ckp/web.raw --vm=web && brood checkpoint import /ckp/web.raw
-/// /ckp/web --config /vm/web.conf --agent 2
+/// /ckp/web --bhyve-config /vm/web.conf --agent 2
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file that was named to bhyvectl; FILE.kern and FILE.meta lie beside it
@@ -96,7 +102,7 @@ pub(super) struct Import {
     checkpoint: BundlePath,
     /// The guest's configuration, as bhyve -k reads it
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    bhyve_config: PathBuf,
     /// Serial port (1 to 4) at which the guest's agent listens
     #[arg(long, value_name = "COM", value_parser = clap::value_parser!(u8).range(1..=4))]
     agent: Option<u8>,
@@ -134,16 +140,16 @@ fn readiness(text: &str) -> Result<Readiness, String> {
 
 impl Import {
     fn run(self) -> Result<ExitCode, Failure> {
-        let text = std::fs::read_to_string(&self.config).map_err(|e| {
-            let message = format!("cannot read {}: {e}", self.config.display());
+        let text = std::fs::read_to_string(&self.bhyve_config).map_err(|e| {
+            let message = format!("cannot read {}: {e}", self.bhyve_config.display());
             Failure::new(&message, None)
         })?;
         let of_file = |e: config::Error| {
-            let message = format!("{}: {e}", self.config.display());
+            let message = format!("{}: {e}", self.bhyve_config.display());
             Failure::new(&message, Some(e.hint().to_owned()))
         };
         let variables: Variables = text.parse().map_err(of_file)?;
-        Config::try_from(variables.clone()).map_err(of_file)?;
+        GuestConfig::try_from(variables.clone()).map_err(of_file)?;
         let guest = BhyveGuest {
             config: variables.0,
             agent: self.agent,
@@ -368,12 +374,12 @@ pub(super) struct Remove {
 }
 
 impl Remove {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let path = self
             .checkpoint
             .absolute()
             .unwrap_or_else(|_| self.checkpoint.clone());
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

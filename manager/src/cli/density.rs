@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    config::Config,
     density::{
         report::write_report,
         run::{self, Event, Run},
@@ -28,6 +29,7 @@ use crate::{
 ///
 /// For each step: the host settles, guests are restored and answer, write --dirty-pages pages each,
 /// the host settles again, memory is measured, all guests are asked once more, and destroyed.
+/// Nothing but its flags says how: what is set for restores in the configuration is not used here.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -58,12 +60,12 @@ pub(super) struct Density {
 }
 
 impl Density {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         verify(&state, &checkpoint, self.json)?;
-        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
+        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
         let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
         let mut steps: Vec<Step> = Vec::new();
         if !self.json {
@@ -80,7 +82,7 @@ impl Density {
                 allowance: ALLOWANCE.max(written + Bytes::mib(1)),
                 overhead: cost::measured(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
-                park_after: self.park.after.0,
+                park_after: self.park.after.unwrap_or_default().0,
             };
             let step = run::step(
                 &mut state,

@@ -11,11 +11,16 @@ use super::{
     output::{engine, json, line, state, table},
 };
 use crate::{
+    config::Config,
     disk::Place,
     guests::{Guests, Leftover},
 };
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood disk leftovers
+  brood disk sweep zfs:tank/vm")]
 pub(super) enum Command {
     /// List disks without a guest and snapshots without a checkpoint
     Leftovers(Leftovers),
@@ -24,10 +29,10 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
-            Self::Leftovers(command) => command.run(),
-            Self::Sweep(command) => command.run(),
+            Self::Leftovers(command) => command.run(config),
+            Self::Sweep(command) => command.run(config),
         }
     }
 }
@@ -53,8 +58,8 @@ pub(super) struct Leftovers {
 }
 
 impl Leftovers {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -81,8 +86,8 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

@@ -1,6 +1,6 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use crate::{api, checkpoint, density, engine, guests, host, pool, restore, state};
+use crate::{api, checkpoint, config, density, engine, guests, host, pool, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ macro_rules! failure_from {
 failure_from!(
     api::Error,
     checkpoint::Error,
+    config::Error,
     engine::Error,
     guests::Error,
     state::Error

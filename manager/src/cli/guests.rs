@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::BundlePath,
+    config::Config,
     guests::{self, Guest, GuestState, Guests, View},
 };
 
@@ -45,6 +46,10 @@ impl Which {
 
 /// Lists all guests, those too that other commands restored or that died
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood list
+  brood list --json | jq -r .[].name")]
 pub(super) struct List {
     /// Print a JSON array
     #[arg(long)]
@@ -52,8 +57,8 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -93,6 +98,7 @@ impl List {
 
 /// Shows one guest with the memory it has to itself and shares
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood show demo-1")]
 pub(super) struct Show {
     /// Name or id
     guest: String,
@@ -102,8 +108,8 @@ pub(super) struct Show {
 }
 
 impl Show {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -204,13 +210,13 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Ask {
-    pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(mut self, config: &Config) -> Result<ExitCode, Failure> {
         // Options are also understood after the request, as people write them.
         if self.request.last().is_some_and(|word| word == "--json") {
             self.request.pop();
             self.json = true;
         }
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
@@ -235,13 +241,14 @@ struct Done {
 impl Done {
     /// Carries `each` out on every guest; one that fails does not hold up the others.
     fn on(
+        config: &Config,
         which: &Which,
         quiet: bool,
         verb: &'static str,
         mut each: impl FnMut(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
     ) -> Result<Self, Failure> {
         let cancelled = cancellation();
-        let (mut state, engine) = (state()?, engine()?);
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -312,6 +319,10 @@ impl Done {
 
 /// Stops guests (SIGSTOP). They keep their memory and use no processor time
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pause demo-1 demo-2
+  brood pause --all")]
 pub(super) struct Pause {
     #[command(flatten)]
     which: Which,
@@ -321,16 +332,24 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let done = Done::on(&self.which, self.json, "pausing", |guests, guest| {
-            guests.pause(guest).map(|()| json!({}))
-        })?;
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let done = Done::on(
+            config,
+            &self.which,
+            self.json,
+            "pausing",
+            |guests, guest| guests.pause(guest).map(|()| json!({})),
+        )?;
         Ok(done.finish(self.json, "paused"))
     }
 }
 
 /// Lets stopped guests run on (SIGCONT), and waits until each has answered
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood resume demo-1 demo-2
+  brood resume --all --timeout 30")]
 pub(super) struct Resume {
     #[command(flatten)]
     which: Which,
@@ -343,18 +362,28 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let timeout = Duration::from_secs_f64(self.timeout);
-        let done = Done::on(&self.which, self.json, "resuming", |guests, guest| {
-            let took = guests.resume(guest, timeout)?;
-            Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
-        })?;
+        let done = Done::on(
+            config,
+            &self.which,
+            self.json,
+            "resuming",
+            |guests, guest| {
+                let took = guests.resume(guest, timeout)?;
+                Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
+            },
+        )?;
         Ok(done.finish(self.json, "resumed"))
     }
 }
 
 /// Ends guests for good: their processes are gone when this returns
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood destroy demo-1 demo-2
+  brood destroy --all")]
 pub(super) struct Destroy {
     #[command(flatten)]
     which: Which,
@@ -364,8 +393,8 @@ pub(super) struct Destroy {
 }
 
 impl Destroy {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -409,8 +438,8 @@ pub(super) struct Suspend {
 }
 
 impl Suspend {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state()?, engine()?);
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine()?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    config::Config,
     host::{
         doctor::{can_mass_restore, doctor},
         doctor_text,
@@ -24,6 +25,10 @@ use crate::{
 /// Checks each fact that decides whether and how much this host can do: KVM, limits, memory, disk.
 /// Exits with 0 when mass restore can work here, else with 1.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood doctor
+  brood doctor --guests 5000 --checkpoint-dir /var/tmp/ckp")]
 pub(super) struct Doctor {
     /// How many guests are wanted
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -37,8 +42,8 @@ pub(super) struct Doctor {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let facts = facts(self.checkpoint_dir)?;
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let facts = facts(config, self.checkpoint_dir)?;
         let checks = doctor(&facts, self.guests);
         let able = can_mass_restore(&checks);
         if self.json {
@@ -70,10 +75,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
-        let (mut state, engine) = (state()?, engine()?);
+        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
+        let (mut state, engine) = (state(config)?, engine()?);
         let cost = cost::live(&mut state, &*engine, &checkpoint)?;
         let plan = plan(
             &facts,

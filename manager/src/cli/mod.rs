@@ -1,21 +1,26 @@
 //! The command line: what can be asked for, and how it ends.
 
 mod checkpoint;
+mod completions;
+mod config;
 mod density;
 mod disk;
 mod failure;
 mod guests;
 mod host;
+mod manual;
 mod output;
 mod pool;
 mod restore;
 mod serve;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use failure::Failure;
+
+use crate::config::{Config, Sources};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -27,14 +32,33 @@ Exit codes:
   130  interrupted with Ctrl-C; what was done until then stands, and is listed
 
 Environment:
+  BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml when it is there;
+                   on FreeBSD /usr/local/etc/brood.toml)
   BROOD_ENGINE     kvm or bhyve (default: kvm on Linux, else bhyve); one for each state folder
-  BROOD_STATE_DIR  folder of the state (default: /var/db/brood for root, else the XDG state folder)";
+  BROOD_STATE_DIR  folder of the state (default: /var/db/brood for root, else the XDG state folder)
+  BROOD_...        every other setting of the configuration: see `brood config example`";
 
 /// Restores hundreds to thousands of microVMs from one memory checkpoint, sharing every page that
 /// no guest has written.
 #[derive(Debug, Parser)]
 #[command(name = "brood", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
+    /// Configuration file [default: BROOD_CONFIG, else the system's]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Options of all commands"
+    )]
+    config: Option<PathBuf>,
+    /// Folder of the state [default: BROOD_STATE_DIR, else as configured]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help_heading = "Options of all commands"
+    )]
+    state_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,7 +72,7 @@ enum Command {
     /// Make, look at, check, list and remove checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
-    /// Restore guests from a checkpoint
+    #[command(about = "Restore guests from a checkpoint")]
     Restore(restore::Restore),
     /// List all guests
     List(guests::List),
@@ -64,40 +88,62 @@ enum Command {
     Destroy(guests::Destroy),
     /// Suspend a guest into a new checkpoint, and end it
     Suspend(guests::Suspend),
-    /// Keep pools of guests that wait to be claimed
-    #[command(subcommand)]
+    #[command(subcommand, about = "Keep pools of guests that wait to be claimed")]
     Pool(pool::Command),
-    /// Find and remove disks that belong to no guest and no checkpoint
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        about = "Find and remove disks that belong to no guest and no checkpoint"
+    )]
     Disk(disk::Command),
-    /// Measure host memory and latency for growing numbers of guests
+    #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
-    /// Serve the API over HTTP
+    #[command(about = "Serve the API over HTTP")]
     Serve(serve::Serve),
+    /// Show and check the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Print a shell's completion script
+    Completions(completions::Completions),
+    /// Write the manual pages
+    #[command(name = "man", hide = true)]
+    Manual(manual::Manual),
+}
+
+impl Cli {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let mut sources = Sources::of_process();
+        sources.file = self.config;
+        if let Some(dir) = self.state_dir {
+            sources.flags.insert("state.dir", dir.into_os_string());
+        }
+        let config = || Config::load(&sources);
+        match self.command {
+            Command::Doctor(command) => command.run(&config()?),
+            Command::Plan(command) => command.run(&config()?),
+            Command::Checkpoint(command) => command.run(&config()?),
+            Command::Restore(command) => command.run(&config()?),
+            Command::List(command) => command.run(&config()?),
+            Command::Show(command) => command.run(&config()?),
+            Command::Ask(command) => command.run(&config()?),
+            Command::Pause(command) => command.run(&config()?),
+            Command::Resume(command) => command.run(&config()?),
+            Command::Destroy(command) => command.run(&config()?),
+            Command::Suspend(command) => command.run(&config()?),
+            Command::Pool(command) => command.run(&config()?),
+            Command::Disk(command) => command.run(&config()?),
+            Command::Density(command) => command.run(&config()?),
+            Command::Serve(command) => command.run(sources),
+            Command::Config(command) => command.run(&sources),
+            Command::Completions(command) => command.run(),
+            Command::Manual(command) => command.run(),
+        }
+    }
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // A reader that went away (`brood list | head`) ends the output, not with a panic.
-    let cli = Cli::parse();
-    let result = match cli.command {
-        Command::Doctor(command) => command.run(),
-        Command::Plan(command) => command.run(),
-        Command::Checkpoint(command) => command.run(),
-        Command::Restore(command) => command.run(),
-        Command::List(command) => command.run(),
-        Command::Show(command) => command.run(),
-        Command::Ask(command) => command.run(),
-        Command::Pause(command) => command.run(),
-        Command::Resume(command) => command.run(),
-        Command::Destroy(command) => command.run(),
-        Command::Suspend(command) => command.run(),
-        Command::Pool(command) => command.run(),
-        Command::Disk(command) => command.run(),
-        Command::Density(command) => command.run(),
-        Command::Serve(command) => command.run(),
-    };
-    match result {
+    match Cli::parse().run() {
         Ok(code) => code,
         Err(failure) => {
             failure.print(std::io::stderr().is_terminal());

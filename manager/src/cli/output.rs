@@ -4,7 +4,6 @@ use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -17,12 +16,14 @@ use signal_hook::{
 use super::Failure;
 use crate::{
     checkpoint::Progress,
+    config::Config,
     engine::{self, Engine},
     host::{
         self,
         facts::{HostFacts, Paths},
         proc::ProcRoot,
     },
+    restore::ParkAfter,
     state::State,
 };
 
@@ -97,8 +98,8 @@ pub(crate) fn advance(bar: &ProgressBar, progress: Progress) {
 }
 
 /// The state folder, opened.
-pub(crate) fn state() -> Result<State, Failure> {
-    Ok(State::open(&State::default_dir()?)?)
+pub(crate) fn state(config: &Config) -> Result<State, Failure> {
+    Ok(State::open(config.state_dir()?)?)
 }
 
 /// The engine of this host.
@@ -111,8 +112,8 @@ pub(crate) fn engine() -> Result<Box<dyn Engine>, Failure> {
 }
 
 /// Facts of this host.
-pub(crate) fn facts(checkpoint: Option<PathBuf>) -> Result<HostFacts, Failure> {
-    Ok(facts_beside(State::default_dir()?, checkpoint)?)
+pub(crate) fn facts(config: &Config, checkpoint: Option<PathBuf>) -> Result<HostFacts, Failure> {
+    Ok(facts_beside(config.state_dir()?.to_owned(), checkpoint)?)
 }
 
 /// Facts of this host, beside the state in a folder.
@@ -132,23 +133,9 @@ pub(crate) fn facts_beside(
 pub(crate) struct Park {
     /// Let guests that are idle for so long give their virtual machine back to the host, until
     /// they are asked again (seconds, or "never"). A parked guest costs the host a fifth of the
-    /// memory, and its next answer takes about as long as a restore
-    #[arg(long = "park-after", value_name = "SECONDS", default_value = "never", value_parser = park_after)]
-    pub(crate) after: ParkAfter,
-}
-
-/// The value of `--park-after`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ParkAfter(pub(crate) Option<Duration>);
-
-fn park_after(text: &str) -> Result<ParkAfter, String> {
-    if text == "never" {
-        return Ok(ParkAfter(None));
-    }
-    match text.parse::<f64>() {
-        Ok(s) if (0.0..=1e6).contains(&s) => Ok(ParkAfter(Some(Duration::from_secs_f64(s)))),
-        _ => Err("write a number of seconds, or never".to_owned()),
-    }
+    /// memory, and its next answer takes about as long as a restore [default: never]
+    #[arg(long = "park-after", value_name = "SECONDS")]
+    pub(crate) after: Option<ParkAfter>,
 }
 
 /// A flag that Ctrl-C and SIGTERM set. A second one ends the command at once.

@@ -13,11 +13,12 @@ use super::{
         advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
         table,
     },
-    restore::ALLOWANCE,
+    restore::concurrency,
 };
 use crate::{
     checkpoint::BundlePath,
-    pool::{Claimed, NewPool, Pool, Pools, Wanted},
+    config::Config,
+    pool::{self, Claimed, NewPool, Pool, Pools, Wanted},
     restore::{Slots, job::cores, mass::Event},
     state::{EntryState, PoolChange},
     units::Bytes,
@@ -29,18 +30,26 @@ use crate::{
 /// takes about a millisecond. When none is hot, a claim restores one. Nobody gets a guest that
 /// somebody else had: released guests are destroyed, and new ones restored from the checkpoint.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood pool create web /var/tmp/ckp/demo --hot 50
+  brood pool claim web
+  brood pool release TOKEN
+  brood pool fill --all")]
 pub(super) enum Command {
     /// Make a pool and fill it
     Create(Create),
     /// Change what a pool should be, and bring it there
     Set(Set),
+    #[command(about = "Make and change pools as the configuration has them, and fill them")]
+    Apply(Apply),
     /// List pools
     List(List),
     /// Show a pool and its entries
     Show(Show),
-    /// Put a pool in order and restore what it lacks: after a reboot, too
+    #[command(about = "Put a pool in order and restore what it lacks: after a reboot, too")]
     Fill(Fill),
-    /// Take a guest: prints its name, and a token to release it with
+    #[command(about = "Take a guest: prints its name, and a token to release it with")]
     Claim(Claim),
     /// Let a claim last longer
     Renew(Renew),
@@ -57,27 +66,31 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
-            Self::Create(command) => command.run(),
-            Self::Set(command) => command.run(),
-            Self::List(command) => command.run(),
-            Self::Show(command) => command.run(),
-            Self::Fill(command) => command.run(),
-            Self::Claim(command) => command.run(),
-            Self::Renew(command) => command.run(),
-            Self::Suspend(command) => command.run(),
-            Self::Resume(command) => command.run(),
-            Self::Release(command) => command.run(),
-            Self::Evict(command) => command.run(),
-            Self::Remove(command) => command.run(),
+            Self::Create(command) => command.run(config),
+            Self::Set(command) => command.run(config),
+            Self::Apply(command) => command.run(config),
+            Self::List(command) => command.run(config),
+            Self::Show(command) => command.run(config),
+            Self::Fill(command) => command.run(config),
+            Self::Claim(command) => command.run(config),
+            Self::Renew(command) => command.run(config),
+            Self::Suspend(command) => command.run(config),
+            Self::Resume(command) => command.run(config),
+            Self::Release(command) => command.run(config),
+            Self::Evict(command) => command.run(config),
+            Self::Remove(command) => command.run(config),
         }
     }
 }
 
 /// Runs something on the pools of the state folder.
-fn with_pools<T>(run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-    let (mut state, engine) = (state()?, engine()?);
+fn with_pools<T>(
+    config: &Config,
+    run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (mut state, engine) = (state(config)?, engine()?);
     let dir = state.dir().to_owned();
     run(&mut Pools {
         state: &mut state,
@@ -105,11 +118,12 @@ pub(super) struct Create {
     #[arg(long, value_name = "N")]
     max: Option<u32>,
     /// How long a claim lasts when it is not renewed, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
-    lease: u32,
-    /// Worst case to allow for: private memory that each guest may come to hold
-    #[arg(long, value_name = "SIZE", default_value = ALLOWANCE)]
-    private_limit: Bytes,
+    #[arg(long, value_name = "SECONDS", default_value_t = pool::LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    lease: u64,
+    /// Worst case to allow for: private memory that each guest may come to hold [default: as
+    /// configured for restores, 1M]
+    #[arg(long, value_name = "SIZE")]
+    private_limit: Option<Bytes>,
     /// Leave it empty: `brood pool fill` comes later
     #[arg(long)]
     empty: bool,
@@ -119,16 +133,18 @@ pub(super) struct Create {
 }
 
 impl Create {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let new = NewPool {
             name: self.name.clone(),
             checkpoint: self.checkpoint,
             hot: self.hot.into(),
             most: self.max.map(Into::into),
-            lease: Duration::from_secs(self.lease.into()),
-            allowance: self.private_limit,
+            lease: Duration::from_secs(self.lease),
+            allowance: self
+                .private_limit
+                .unwrap_or(config.restore.private_limit.value),
         };
-        with_pools(|pools| {
+        with_pools(config, |pools| {
             let bar = bytes_bar(self.json);
             bar.set_message("verifying");
             let pool = pools.create(&new, &|p| advance(&bar, p))?;
@@ -136,7 +152,7 @@ impl Create {
             if self.empty {
                 return Ok(print_pool(&pool, self.json));
             }
-            fill(pools, &self.name, None, self.json)
+            fill(config, pools, &self.name, None, self.json)
         })
     }
 }
@@ -162,17 +178,75 @@ pub(super) struct Set {
 }
 
 impl Set {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let change = PoolChange {
             hot: self.hot.map(Into::into),
             most: self.max.map(Into::into),
             lease_s: self.lease.map(Into::into),
         };
-        with_pools(|pools| {
+        with_pools(config, |pools| {
             pools.change(&self.pool, &change)?;
-            fill(pools, &self.pool, None, self.json)
+            fill(config, pools, &self.pool, None, self.json)
         })
     }
+}
+
+/// Makes and changes pools as the configuration has them, and fills them.
+///
+/// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint and its
+/// private limit: one that should have another is not touched, and told of. Exits with 3 when some
+/// pools are as they should be, and others not.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pool apply
+  brood pool apply --config ./brood.toml --json")]
+pub(super) struct Apply {
+    /// Print one JSON object for each pool
+    #[arg(long)]
+    json: bool,
+}
+
+impl Apply {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if config.pools.is_empty() && !self.json {
+            line("no pools in the configuration");
+        }
+        let (mut good, mut interrupted) = (0, false);
+        with_pools(config, |pools| {
+            for wanted in &config.pools {
+                match apply(config, pools, wanted, self.json) {
+                    Ok(ExitCode::SUCCESS) => good += 1,
+                    Ok(code) if code == ExitCode::from(INTERRUPTED) => {
+                        interrupted = true;
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(failure) => failure.print(false),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(match good {
+            _ if interrupted => ExitCode::from(INTERRUPTED),
+            all if all == config.pools.len() => ExitCode::SUCCESS,
+            0 => ExitCode::FAILURE,
+            _ => ExitCode::from(SOME),
+        })
+    }
+}
+
+fn apply(
+    config: &Config,
+    pools: &mut Pools<'_>,
+    wanted: &NewPool,
+    quiet: bool,
+) -> Result<ExitCode, Failure> {
+    let bar = bytes_bar(quiet);
+    bar.set_message("verifying");
+    pools.apply(wanted, &|p| advance(&bar, p))?;
+    bar.finish_and_clear();
+    fill(config, pools, &wanted.name, None, quiet)
 }
 
 /// Lists pools
@@ -184,8 +258,8 @@ pub(super) struct List {
 }
 
 impl List {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let pools = with_pools(|pools| Ok(pools.list()?))?;
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let pools = with_pools(config, |pools| Ok(pools.list()?))?;
         if self.json {
             json(&pools);
         } else if pools.is_empty() {
@@ -243,8 +317,8 @@ pub(super) struct Show {
 }
 
 impl Show {
-    fn run(self) -> Result<ExitCode, Failure> {
-        with_pools(|pools| {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        with_pools(config, |pools| {
             let pool = pools.show(&self.pool)?;
             let entries = pools.state.entries(&self.pool)?;
             let left = |lease: Option<Duration>| lease.map(|l| l.as_secs());
@@ -301,15 +375,15 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    fn run(self) -> Result<ExitCode, Failure> {
-        with_pools(|pools| {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        with_pools(config, |pools| {
             let names = match self.pool {
                 Some(name) => vec![name],
                 None => pools.list()?.into_iter().map(|p| p.row.name).collect(),
             };
             let mut worst = ExitCode::SUCCESS;
             for name in &names {
-                let code = fill(pools, name, self.concurrency, self.json)?;
+                let code = fill(config, pools, name, self.concurrency, self.json)?;
                 if code != ExitCode::SUCCESS {
                     worst = code;
                 }
@@ -320,9 +394,10 @@ impl Fill {
 }
 
 fn fill(
+    config: &Config,
     pools: &mut Pools<'_>,
     name: &str,
-    concurrency: Option<u32>,
+    at_once: Option<u32>,
     quiet: bool,
 ) -> Result<ExitCode, Failure> {
     let cancelled = cancellation();
@@ -330,11 +405,11 @@ fn fill(
     let missing = pool.row.hot.saturating_sub(pool.entries.hot);
     let bar = guests_bar(missing, quiet);
     bar.set_message("restoring");
-    let concurrency = match concurrency {
+    let at_once = match concurrency(config, at_once) {
         Some(k) => k as usize,
         None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
     };
-    let result = pools.fill(name, concurrency, &cancelled, &mut |event| match event {
+    let result = pools.fill(name, at_once, &cancelled, &mut |event| match event {
         Event::Restored(_) => bar.inc(1),
         Event::Failed(failure) => {
             bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
@@ -422,13 +497,13 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let wanted = Wanted {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
             timeout: Duration::from_secs_f64(self.timeout),
             wait: Duration::from_secs(self.wait.into()),
         };
-        let claimed = with_pools(|pools| Ok(pools.claim(&self.pool, &wanted)?))?;
+        let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
         print_claim(&claimed, self.json);
         Ok(ExitCode::SUCCESS)
     }
@@ -471,9 +546,9 @@ pub(super) struct Renew {
 }
 
 impl Renew {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let lasts = Duration::from_secs(self.lease.into());
-        with_pools(|pools| Ok(pools.renew(&self.token, lasts)?))?;
+        with_pools(config, |pools| Ok(pools.renew(&self.token, lasts)?))?;
         if self.json {
             json(&json!({ "lease_s": self.lease }));
         } else {
@@ -495,10 +570,12 @@ pub(super) struct Suspend {
 }
 
 impl Suspend {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bar = bytes_bar(self.json);
         bar.set_message("sealing");
-        let manifest = with_pools(|pools| Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?))?;
+        let manifest = with_pools(config, |pools| {
+            Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
+        })?;
         bar.finish_and_clear();
         let written = manifest.files.ckp.size;
         if self.json {
@@ -530,10 +607,12 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let lease = self.lease.map(|s| Duration::from_secs(s.into()));
         let timeout = Duration::from_secs_f64(self.timeout);
-        let claimed = with_pools(|pools| Ok(pools.resume(&self.token, lease, timeout)?))?;
+        let claimed = with_pools(config, |pools| {
+            Ok(pools.resume(&self.token, lease, timeout)?)
+        })?;
         print_claim(&claimed, self.json);
         Ok(ExitCode::SUCCESS)
     }
@@ -551,9 +630,9 @@ pub(super) struct Release {
 }
 
 impl Release {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let mut failures = Vec::new();
-        with_pools(|pools| {
+        with_pools(config, |pools| {
             for token in &self.token {
                 if let Err(e) = pools.release(token) {
                     failures.push(Failure::from(e));
@@ -597,8 +676,10 @@ pub(super) struct Evict {
 }
 
 impl Evict {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let evicted = with_pools(|pools| Ok(pools.evict(&self.pool, self.entries.into())?))?;
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let evicted = with_pools(config, |pools| {
+            Ok(pools.evict(&self.pool, self.entries.into())?)
+        })?;
         if self.json {
             json(&json!({ "evicted": evicted }));
         } else {
@@ -622,8 +703,8 @@ pub(super) struct Remove {
 }
 
 impl Remove {
-    fn run(self) -> Result<ExitCode, Failure> {
-        with_pools(|pools| Ok(pools.remove(&self.pool, self.force)?))?;
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        with_pools(config, |pools| Ok(pools.remove(&self.pool, self.force)?))?;
         if self.json {
             json(&json!({ "removed": self.pool }));
         } else {

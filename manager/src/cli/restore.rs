@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    config::Config,
     density::percentiles::Percentiles,
     disk::Choice,
     restore::{
@@ -23,14 +24,12 @@ use crate::{
     units::Bytes,
 };
 
-/// [`crate::restore::job::ALLOWANCE`], as a person writes it.
-pub(super) const ALLOWANCE: &str = "1M";
-
 /// Restores guests from one checkpoint. Each is a clone with its own identity and entropy; all
 /// share every page that they do not write. They outlive this command.
 ///
 /// Before anything is started, the restore is held against this host's limits: pids, open files,
-/// and memory for the worst case that --private-limit allows.
+/// and memory for the worst case that --private-limit allows. The defaults of --concurrency,
+/// --private-limit and --park-after can be set in the configuration (`brood config example`).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -56,9 +55,9 @@ pub(super) struct Restore {
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
-    /// Worst case to allow for: private memory that each guest may come to hold
-    #[arg(long, value_name = "SIZE", default_value = ALLOWANCE)]
-    private_limit: Bytes,
+    /// Worst case to allow for: private memory that each guest may come to hold [default: 1M]
+    #[arg(long, value_name = "SIZE")]
+    private_limit: Option<Bytes>,
     /// Go ahead when that worst case does not fit in memory, and say what it risks
     #[arg(long)]
     overcommit: bool,
@@ -73,22 +72,23 @@ pub(super) struct Restore {
 }
 
 impl Restore {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state()?, engine()?);
-        let facts = facts(Some(self.checkpoint.dir().to_owned()))?;
+        let (mut state, engine) = (state(config)?, engine()?);
+        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
         verify(&state, &checkpoint, self.json)?;
 
+        let defaults = &config.restore;
         let job = Job {
             names: Job::numbered(self.prefix, &self.checkpoint),
             checkpoint: self.checkpoint,
             guests: self.guests,
-            concurrency: self.concurrency,
+            concurrency: concurrency(config, self.concurrency),
             paused: self.paused,
-            allowance: self.private_limit,
+            allowance: self.private_limit.unwrap_or(defaults.private_limit.value),
             overcommit: self.overcommit,
-            park_after: self.park.after.0,
+            park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
             all_or_nothing: self.all_or_nothing,
             disk: self.disk.unwrap_or_default(),
         };
@@ -165,6 +165,12 @@ fn exit_code(ending: Ending) -> ExitCode {
     }
 }
 
+/// How many restores at once: as the flag says, else as is configured.
+pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
+    let configured = config.restore.concurrency.as_ref();
+    flag.or(configured.map(|k| k.value.get()))
+}
+
 /// Checks the checkpoint's memory, with a progress bar, unless that was done before.
 pub(super) fn verify(state: &State, checkpoint: &Checkpoint, quiet: bool) -> Result<(), Failure> {
     let bar = bytes_bar(quiet);
@@ -172,12 +178,4 @@ pub(super) fn verify(state: &State, checkpoint: &Checkpoint, quiet: bool) -> Res
     mass::verify(state, checkpoint, &|p| advance(&bar, p))?;
     bar.finish_and_clear();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_allowance_is_that_of_every_restore() {
-        assert_eq!(super::ALLOWANCE.parse(), Ok(crate::restore::job::ALLOWANCE));
-    }
 }

@@ -1,14 +1,14 @@
 //! `brood serve`
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::{
-    api::{self, Config, Listen},
-    state::State,
+    api::{self, Listen},
+    config::{Config, LogFormat, LogLevel, Sources},
 };
 
 /// Serves the API over HTTP on a socket in the state folder, STATE/api.sock, for its owner alone.
@@ -25,56 +25,72 @@ Examples:
 pub(super) struct Serve {
     /// Listen on this port, too; requests must bear the token. Only an address that this machine
     /// alone can reach is taken
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "token_file")]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     /// File with the token that requests over the port must bear; only its owner may read it
-    #[arg(long, value_name = "FILE", requires = "listen")]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Folder of the checkpoints that requests name without one [default: STATE/checkpoints]
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// How to write the log, on standard error. RUST_LOG chooses what is in it
-    #[arg(long, value_name = "FORM", env = "BROOD_LOG", default_value = "text")]
-    log: LogForm,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogForm {
-    /// For people
-    Text,
-    /// For programs: one JSON object a line
-    Json,
+    /// How to write the log, on standard error: text, or json [default: text]
+    #[arg(long, value_name = "FORM")]
+    log: Option<String>,
 }
 
 impl Serve {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        start_log(self.log);
-        api::serve(Config {
-            state: State::default_dir()?,
-            checkpoints: self
-                .checkpoints
-                .map(|dir| std::path::absolute(&dir).unwrap_or(dir)),
-            listen: self
-                .listen
-                .zip(self.token_file)
-                .map(|(address, token_file)| Listen {
-                    address,
-                    token_file,
-                }),
+    pub(super) fn run(self, mut sources: Sources) -> Result<ExitCode, Failure> {
+        let flags = [
+            ("serve.listen", self.listen.map(|a| a.to_string().into())),
+            (
+                "serve.token_file",
+                self.token_file.map(PathBuf::into_os_string),
+            ),
+            (
+                "serve.checkpoints",
+                self.checkpoints.map(PathBuf::into_os_string),
+            ),
+            ("serve.log_format", self.log.map(OsString::from)),
+        ];
+        for (key, value) in flags {
+            if let Some(value) = value {
+                sources.flags.insert(key, value);
+            }
+        }
+        let config = Config::load(&sources)?;
+        let serve = &config.serve;
+        start_log(serve.log_format.value, serve.log_level.value);
+        let listen = serve.listen.as_ref().zip(serve.token_file.as_ref());
+        api::serve(api::Config {
+            state: config.state_dir()?.to_owned(),
+            socket: config.socket()?,
+            socket_mode: serve.socket_mode.value.0,
+            checkpoints: config.checkpoints()?,
+            listen: listen.map(|(address, token_file)| Listen {
+                address: address.value,
+                token_file: token_file.value.to_path_buf(),
+            }),
         })?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn start_log(form: LogForm) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts the log. `RUST_LOG` says more exactly than the configuration what is in it.
+fn start_log(format: LogFormat, level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false);
-    match form {
-        LogForm::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogForm::Json => log.json().flatten_event(true).init(),
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }

@@ -13,6 +13,14 @@ pub enum Error {
     /// The name is taken.
     #[error("there is a pool {0:?} already")]
     Exists(String),
+    /// Something was asked for that a pool keeps for good.
+    #[error("cannot change the {what} of pool {pool}, which is kept as long as the pool is")]
+    Fixed {
+        /// The pool.
+        pool: String,
+        /// What.
+        what: &'static str,
+    },
     /// Nobody holds this claim.
     #[error(
         "there is no claim with this token: it was released, its lease was over, or its guest was destroyed"
@@ -92,6 +100,9 @@ impl Error {
             }
             Self::Exists(pool) => Some(format!(
                 "change it with `brood pool set {pool}`, or remove it first: brood pool remove {pool}"
+            )),
+            Self::Fixed { pool, .. } => Some(format!(
+                "make the pool anew (brood pool remove {pool}), or take another name"
             )),
             Self::NoSuchClaim => Some("claim another guest: brood pool claim POOL".to_owned()),
             Self::InUse { .. } => {

@@ -18,6 +18,7 @@
 //! is brought on by whoever comes next: [`Pools::settle`] is the recovery, and the way things go
 //! every day.
 
+mod apply;
 mod claim;
 mod cold;
 mod error;
@@ -29,6 +30,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub use apply::Applied;
 pub use claim::{Claimed, Tier, Wanted};
 pub use error::Error;
 pub use settle::{Filled, Settled};
@@ -43,8 +45,11 @@ use crate::{
     units::Bytes,
 };
 
+/// How long a claim lasts when nobody says otherwise.
+pub const LEASE: Duration = Duration::from_secs(300);
+
 /// A pool to make.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPool {
     /// Its name, which is also the prefix of its guests' names.
     pub name: String,

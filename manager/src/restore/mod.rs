@@ -5,6 +5,8 @@ pub mod cost;
 mod disks;
 pub mod job;
 pub mod mass;
+mod park;
 mod standing;
 
+pub use park::{ParkAfter, ParseParkAfterError};
 pub use standing::{Slot, Slots};

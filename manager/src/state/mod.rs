@@ -117,24 +117,17 @@ pub struct State {
 }
 
 impl State {
-    /// The folder that is used when none is named: `BROOD_STATE_DIR`, else `/var/db/brood` for
-    /// root, else the XDG state folder.
+    /// The folder that is used when the configuration names none: `/var/db/brood` for root, else
+    /// the XDG state folder.
     ///
     /// # Errors
     /// [`Error::Nowhere`].
-    pub fn default_dir() -> Result<PathBuf, Error> {
+    pub fn usual_dir() -> Result<PathBuf, Error> {
         let set = |name: &str| {
             std::env::var_os(name)
                 .filter(|v| !v.is_empty())
                 .map(PathBuf::from)
         };
-        if let Some(dir) = set(STATE_DIR_VARIABLE) {
-            return std::path::absolute(&dir).map_err(|source| Error::Io {
-                action: "find",
-                path: dir,
-                source,
-            });
-        }
         if nix::unistd::geteuid().is_root() {
             return Ok(PathBuf::from("/var/db/brood"));
         }

@@ -81,7 +81,10 @@ impl Brood {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.env("BROOD_STATE_DIR", &self.state).args(words);
+        command
+            .env("BROOD_STATE_DIR", &self.state)
+            .env("BROOD_CONFIG", "/dev/null")
+            .args(words);
         command
     }
 

@@ -1,0 +1,112 @@
+//! `brood config ...`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Failure,
+    output::{json, line, table},
+};
+use crate::{
+    config::{Config, EXAMPLE, Sources},
+    pool::NewPool,
+};
+
+/// What is set once: the state folder, what restores do, the daemon, pools
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood config example > /etc/brood/brood.toml
+  brood config check")]
+pub(super) enum Command {
+    /// Print a configuration file that explains every setting
+    Example,
+    #[command(about = "Check the configuration, and say what is used and where it comes from")]
+    Check(Check),
+}
+
+impl Command {
+    pub(super) fn run(self, sources: &Sources) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Example => {
+                line(EXAMPLE.trim_end());
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Check(command) => command.run(sources),
+        }
+    }
+}
+
+/// Checks the configuration, and says what is used and where it comes from.
+///
+/// That is the command line, the environment, a line of the file, or the default, in this order.
+/// Nothing is changed. Exits with 1 when something makes no sense.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood config check
+  brood config check ./brood.toml
+  BROOD_RESTORE_PRIVATE_LIMIT=64M brood config check --json")]
+pub(super) struct Check {
+    /// The file [default: the one that is used]
+    file: Option<PathBuf>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    fn run(self, sources: &Sources) -> Result<ExitCode, Failure> {
+        let mut sources = sources.clone();
+        sources.file = self.file.or(sources.file);
+        let config = Config::load(&sources)?;
+        let settings = config.shown();
+        if self.json {
+            let pools: Vec<_> = config.pools.iter().map(described).collect();
+            json(&json!({ "file": config.file, "settings": settings, "pools": pools }));
+            return Ok(ExitCode::SUCCESS);
+        }
+        match &config.file {
+            Some(file) => line(format_args!("file: {}", file.display())),
+            None => line("file: none"),
+        }
+        let rows: Vec<_> = settings
+            .into_iter()
+            .map(|setting| {
+                vec![
+                    setting.key.to_owned(),
+                    setting.value.unwrap_or_else(|| "-".to_owned()),
+                    setting.source.to_string(),
+                ]
+            })
+            .collect();
+        table(&["SETTING", "VALUE", "FROM"], &rows);
+        if !config.pools.is_empty() {
+            let header = ["POOL", "HOT", "MAX", "LEASE", "PRIVATE LIMIT", "CHECKPOINT"];
+            let rows: Vec<_> = config.pools.iter().map(row).collect();
+            line("");
+            table(&header, &rows);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(pool: &NewPool) -> Vec<String> {
+    vec![
+        pool.name.clone(),
+        pool.hot.to_string(),
+        pool.most.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        format!("{} s", pool.lease.as_secs()),
+        pool.allowance.to_string(),
+        pool.checkpoint.to_string(),
+    ]
+}
+
+fn described(pool: &NewPool) -> serde_json::Value {
+    json!({
+        "name": pool.name, "checkpoint": pool.checkpoint.to_string(), "hot": pool.hot,
+        "most": pool.most, "lease_s": pool.lease.as_secs(), "allowance": pool.allowance,
+    })
+}

@@ -1,0 +1,137 @@
+//! The form of the configuration file: TOML, every key optional, no key unknown.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    num::NonZeroU32,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Error,
+    value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode},
+};
+use crate::{checkpoint::BundlePath, restore::ParkAfter, units::Bytes};
+
+/// A value, and where in the file it stands.
+pub(super) type At<T> = Spanned<InFile<T>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Contents {
+    pub(super) state: State,
+    pub(super) restore: Restore,
+    pub(super) serve: Serve,
+    /// `[[pool]]`
+    pub(super) pool: Vec<Pool>,
+}
+
+/// `[state]`: what must survive a crash.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct State {
+    /// The state folder.
+    pub(super) dir: Option<At<AbsolutePath>>,
+}
+
+/// `[restore]`: what `brood restore` does when its flags say nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Restore {
+    /// How many restores at once.
+    pub(super) concurrency: Option<At<NonZeroU32>>,
+    /// Private memory that each guest may come to hold, in bytes or as `"1M"`.
+    pub(super) private_limit: Option<At<Bytes>>,
+    /// After how many idle seconds a guest is parked, or `"never"`.
+    pub(super) park_after: Option<At<ParkAfter>>,
+}
+
+/// `[serve]`: the daemon.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Serve {
+    /// The socket that it listens on.
+    pub(super) socket: Option<At<AbsolutePath>>,
+    /// Permissions of the socket.
+    pub(super) socket_mode: Option<At<SocketMode>>,
+    /// A TCP address that it listens on too.
+    pub(super) listen: Option<At<SocketAddr>>,
+    /// The file with the token that clients over TCP must show.
+    pub(super) token_file: Option<At<AbsolutePath>>,
+    /// The folder of the checkpoints that requests name without one.
+    pub(super) checkpoints: Option<At<AbsolutePath>>,
+    /// How it writes its log.
+    pub(super) log_format: Option<At<LogFormat>>,
+    /// How much it writes to its log.
+    pub(super) log_level: Option<At<LogLevel>>,
+}
+
+/// One `[[pool]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    /// Its name, which is also the prefix of its guests' names.
+    pub(super) name: At<PoolName>,
+    /// `DIR/NAME` of the checkpoint that its guests are restored from.
+    pub(super) checkpoint: At<BundlePath>,
+    /// How many hot entries it should have.
+    pub(super) hot: At<u32>,
+    /// How many entries of any kind it may have.
+    pub(super) max: Option<At<u32>>,
+    /// How long a claim lasts when it is not renewed, in seconds.
+    pub(super) lease: Option<At<NonZeroU32>>,
+    /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.
+    pub(super) private_limit: Option<At<Bytes>>,
+}
+
+/// A configuration file that was read.
+#[derive(Debug, Default)]
+pub(super) struct ConfigFile {
+    pub(super) path: PathBuf,
+    text: String,
+}
+
+impl ConfigFile {
+    /// Reads a file; `None` when there is none of this name.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
+        match fs::read_to_string(path) {
+            Ok(text) => Ok(Some(Self {
+                path: path.to_owned(),
+                text,
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// What is in it.
+    pub(super) fn contents(&self) -> Result<Contents, Error> {
+        toml::from_str(&self.text).map_err(|e| self.error(&e.span().unwrap_or(0..0), e.message()))
+    }
+
+    /// An error in this file.
+    pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>) -> Error {
+        let before = self.text.get(..span.start).unwrap_or_default();
+        let column = before.rsplit('\n').next().unwrap_or_default();
+        Error::File {
+            path: self.path.clone(),
+            line: self.line(span),
+            column: column.chars().count() + 1,
+            message: message.into(),
+        }
+    }
+
+    /// The line that something stands on, from 1.
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.get(..span.start).unwrap_or_default();
+        before.matches('\n').count() + 1
+    }
+}

@@ -1,0 +1,372 @@
+//! What operators set once: the state folder, what restores do, the daemon, pools.
+//!
+//! A setting has a key, such as `restore.private_limit`, and is looked for in this order:
+//!
+//! 1. a flag of the command line,
+//! 2. the environment: `BROOD_RESTORE_PRIVATE_LIMIT`,
+//! 3. the configuration file, in TOML: `private_limit` under `[restore]`,
+//! 4. its default.
+//!
+//! The file is the one that `--config` names, else `BROOD_CONFIG`, else [`SYSTEM_FILE`] when there
+//! is one. All of it is a value: [`Config::load`] can be called again at any time, and returns
+//! what is to be used from then on, or what is wrong with it.
+
+mod error;
+mod file;
+mod shown;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fmt,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+pub use error::Error;
+pub use shown::Shown;
+pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode};
+
+use crate::{
+    pool::{self, NewPool},
+    restore::ParkAfter,
+    state::{self, State},
+    units::Bytes,
+};
+use file::{At, ConfigFile};
+use value::Value;
+
+/// The file that is used when none is named and this one is there.
+pub const SYSTEM_FILE: &str = if cfg!(target_os = "freebsd") {
+    "/usr/local/etc/brood.toml"
+} else {
+    "/etc/brood/brood.toml"
+};
+
+/// Environment variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
+
+/// A configuration file that says all there is to say, and changes nothing.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+/// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
+pub const PRIVATE_LIMIT: Bytes = crate::restore::job::ALLOWANCE;
+
+/// Where a setting comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// The configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// The environment.
+    Environment {
+        /// The variable.
+        variable: String,
+    },
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment { variable } => write!(f, "{variable} in the environment"),
+            Self::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+/// A value, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// What is used.
+    pub value: T,
+    /// Who said so.
+    pub source: Source,
+}
+
+/// What a configuration is made of, besides defaults and the system's file.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file that the command line names.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// What flags set, by the key of the setting.
+    pub flags: BTreeMap<&'static str, OsString>,
+}
+
+impl Sources {
+    /// The environment of this process, and no flags.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self {
+            environment: env::vars_os().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// A variable of the environment. One that is empty is one that is not set.
+    fn variable(&self, name: &str) -> Option<&OsString> {
+        let value = self.environment.get(std::ffi::OsStr::new(name));
+        value.filter(|value| !value.is_empty())
+    }
+}
+
+/// What is to be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// `state.dir`: the state folder, if there is one to be had.
+    state_dir: Option<Setting<AbsolutePath>>,
+    /// `[restore]`.
+    pub restore: Restore,
+    /// `[serve]`.
+    pub serve: Serve,
+    /// `[[pool]]`: the pools that there should be.
+    pub pools: Vec<NewPool>,
+}
+
+/// What `brood restore` does when its flags say nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// How many restores at once; one for each core when nobody says.
+    pub concurrency: Option<Setting<NonZeroU32>>,
+    /// Private memory that each guest may come to hold, in the worst case that is allowed for.
+    pub private_limit: Setting<Bytes>,
+    /// When idle guests are parked.
+    pub park_after: Setting<ParkAfter>,
+}
+
+/// What the daemon does when its flags say nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serve {
+    /// The unix socket that it listens on; see [`Config::socket`].
+    pub socket: Option<Setting<AbsolutePath>>,
+    /// Permissions of that socket.
+    pub socket_mode: Setting<SocketMode>,
+    /// A TCP address that it listens on too. There is a token file when there is one.
+    pub listen: Option<Setting<SocketAddr>>,
+    /// The file with the token that clients over TCP must show.
+    pub token_file: Option<Setting<AbsolutePath>>,
+    /// The folder of the checkpoints that requests name without one; see [`Config::checkpoints`].
+    pub checkpoints: Option<Setting<AbsolutePath>>,
+    /// How it writes its log.
+    pub log_format: Setting<LogFormat>,
+    /// How much it writes to its log.
+    pub log_level: Setting<LogLevel>,
+}
+
+impl Config {
+    /// Reads the configuration, and says what is wrong with it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or when it, the environment or a flag make no sense.
+    pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let file = find_file(sources)?;
+        let contents = match &file {
+            Some(file) => file.contents()?,
+            None => file::Contents::default(),
+        };
+        let look = Look {
+            file: file.as_ref(),
+            sources,
+        };
+        let state_dir = look.find("state.dir", contents.state.dir)?.or_else(|| {
+            let value = AbsolutePath::new(&State::usual_dir().ok()?).ok()?;
+            let source = Source::Default;
+            Some(Setting { value, source })
+        });
+        let restore = Restore {
+            concurrency: look.find("restore.concurrency", contents.restore.concurrency)?,
+            private_limit: look.find_or(
+                "restore.private_limit",
+                contents.restore.private_limit,
+                PRIVATE_LIMIT,
+            )?,
+            park_after: look.find_or(
+                "restore.park_after",
+                contents.restore.park_after,
+                ParkAfter(None),
+            )?,
+        };
+        let serve = look.serve(contents.serve)?;
+        let pools = look.pools(contents.pool, restore.private_limit.value)?;
+        Ok(Self {
+            file: file.map(|file| file.path),
+            state_dir,
+            restore,
+            serve,
+            pools,
+        })
+    }
+
+    /// The state folder.
+    ///
+    /// # Errors
+    /// [`state::Error::Nowhere`].
+    pub fn state_dir(&self) -> Result<&Path, state::Error> {
+        let dir = self.state_dir.as_ref().ok_or(state::Error::Nowhere)?;
+        Ok(&dir.value)
+    }
+
+    /// The unix socket of the daemon: in the state folder, when nobody says otherwise.
+    ///
+    /// # Errors
+    /// [`state::Error::Nowhere`].
+    pub fn socket(&self) -> Result<PathBuf, state::Error> {
+        match &self.serve.socket {
+            Some(socket) => Ok(socket.value.to_path_buf()),
+            None => Ok(self.state_dir()?.join("api.sock")),
+        }
+    }
+
+    /// The daemon's folder of checkpoints: in the state folder, when nobody says otherwise.
+    ///
+    /// # Errors
+    /// [`state::Error::Nowhere`].
+    pub fn checkpoints(&self) -> Result<PathBuf, state::Error> {
+        match &self.serve.checkpoints {
+            Some(dir) => Ok(dir.value.to_path_buf()),
+            None => Ok(self.state_dir()?.join("checkpoints")),
+        }
+    }
+}
+
+fn find_file(sources: &Sources) -> Result<Option<ConfigFile>, Error> {
+    let named = sources.file.as_deref();
+    let named = named.or_else(|| sources.variable(CONFIG_VARIABLE).map(Path::new));
+    let Some(path) = named else {
+        return ConfigFile::read(Path::new(SYSTEM_FILE));
+    };
+    let found = ConfigFile::read(path)?;
+    found.map(Some).ok_or_else(|| Error::Read {
+        path: path.to_owned(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })
+}
+
+/// Looks for settings where they may be.
+struct Look<'a> {
+    file: Option<&'a ConfigFile>,
+    sources: &'a Sources,
+}
+
+impl Look<'_> {
+    /// The value of a setting, if anybody set it.
+    fn find<T: Value>(
+        &self,
+        key: &'static str,
+        in_file: Option<At<T>>,
+    ) -> Result<Option<Setting<T>>, Error> {
+        if let Some(text) = self.sources.flags.get(key) {
+            let value = T::typed(text).map_err(|message| Error::Flag {
+                setting: key,
+                message,
+            })?;
+            let source = Source::Flag;
+            return Ok(Some(Setting { value, source }));
+        }
+        let variable = variable(key);
+        if let Some(text) = self.sources.variable(&variable) {
+            return match T::typed(text) {
+                Ok(value) => {
+                    let source = Source::Environment { variable };
+                    Ok(Some(Setting { value, source }))
+                }
+                Err(message) => Err(Error::Environment { variable, message }),
+            };
+        }
+        Ok(self.file.zip(in_file).map(|(file, value)| Setting {
+            source: Source::File {
+                path: file.path.clone(),
+                line: file.line(&value.span()),
+            },
+            value: value.into_inner().0,
+        }))
+    }
+
+    /// The value of a setting, or its default.
+    fn find_or<T: Value>(
+        &self,
+        key: &'static str,
+        in_file: Option<At<T>>,
+        default: T,
+    ) -> Result<Setting<T>, Error> {
+        Ok(self.find(key, in_file)?.unwrap_or(Setting {
+            value: default,
+            source: Source::Default,
+        }))
+    }
+
+    fn serve(&self, file: file::Serve) -> Result<Serve, Error> {
+        let serve = Serve {
+            socket: self.find("serve.socket", file.socket)?,
+            socket_mode: self.find_or("serve.socket_mode", file.socket_mode, SocketMode(0o600))?,
+            listen: self.find("serve.listen", file.listen)?,
+            token_file: self.find("serve.token_file", file.token_file)?,
+            checkpoints: self.find("serve.checkpoints", file.checkpoints)?,
+            log_format: self.find_or("serve.log_format", file.log_format, LogFormat::Text)?,
+            log_level: self.find_or("serve.log_level", file.log_level, LogLevel::Info)?,
+        };
+        match &serve.listen {
+            Some(listen) if serve.token_file.is_none() => Err(Error::NoToken {
+                listen: listen.value,
+            }),
+            _ => Ok(serve),
+        }
+    }
+
+    fn pools(&self, rows: Vec<file::Pool>, limit: Bytes) -> Result<Vec<NewPool>, Error> {
+        let Some(file) = self.file else {
+            return Ok(Vec::new());
+        };
+        let mut pools: Vec<NewPool> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let name = &row.name.get_ref().0.0;
+            if pools.iter().any(|pool| pool.name == *name) {
+                let message = format!("there is another pool {name:?} above");
+                return Err(file.error(&row.name.span(), message));
+            }
+            let hot = row.hot.get_ref().0;
+            if let Some(max) = row.max.as_ref().filter(|max| max.get_ref().0 < hot) {
+                let message = format!("pool {name:?} may not have its {hot} hot entries");
+                return Err(file.error(&max.span(), message));
+            }
+            pools.push(NewPool {
+                name: row.name.into_inner().0.0,
+                checkpoint: row.checkpoint.into_inner().0,
+                hot: hot.into(),
+                most: row.max.map(|max| max.into_inner().0.into()),
+                lease: row.lease.map_or(pool::LEASE, |lease| {
+                    Duration::from_secs(lease.into_inner().0.get().into())
+                }),
+                allowance: row.private_limit.map_or(limit, |size| size.into_inner().0),
+            });
+        }
+        Ok(pools)
+    }
+}
+
+/// The environment variable of a setting.
+fn variable(key: &str) -> String {
+    format!("BROOD_{}", key.replace('.', "_").to_uppercase())
+}

@@ -1,0 +1,267 @@
+//! What single settings hold. A value is read by the same words wherever it stands: in the file, in
+//! the environment or on the command line.
+
+use std::{
+    ffi::OsStr,
+    fmt, io,
+    marker::PhantomData,
+    net::SocketAddr,
+    num::NonZeroU32,
+    ops::Deref,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{checkpoint::BundlePath, restore::ParkAfter, state::new_names, units::Bytes};
+
+/// A value that is written as text, and perhaps as a number.
+pub(super) trait Value: Sized {
+    /// Whether TOML's numbers are understood too, as if they stood in quotes.
+    const NUMBERS: bool = false;
+
+    /// Reads it; the error says what to write.
+    fn read(text: &str) -> Result<Self, String>;
+
+    /// Reads it from the environment or the command line.
+    fn typed(text: &OsStr) -> Result<Self, String> {
+        Self::read(text.to_str().ok_or("it is not UTF-8")?)
+    }
+}
+
+/// A path that does not depend on the current folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbsolutePath(PathBuf);
+
+impl AbsolutePath {
+    /// The path, below the current folder when it is relative.
+    ///
+    /// # Errors
+    /// When it is empty, or the current folder is unknown.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        std::path::absolute(path).map(Self)
+    }
+}
+
+impl Deref for AbsolutePath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for AbsolutePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl Value for AbsolutePath {
+    /// A file is read from any folder, so a path in it must not depend on one.
+    fn read(text: &str) -> Result<Self, String> {
+        if Path::new(text).is_absolute() {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!("{text:?} is no absolute path: begin with a slash"))
+        }
+    }
+
+    fn typed(text: &OsStr) -> Result<Self, String> {
+        Self::new(Path::new(text)).map_err(|e| e.to_string())
+    }
+}
+
+/// Permissions of the daemon's socket. Whoever may write to it commands all guests, so others than
+/// the owner and the group never may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl Value for SocketMode {
+    fn read(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode & 0o600 == 0o600 && mode & !0o660 == 0 => Ok(Self(mode)),
+            _ => Err(format!(
+                "{text:?} is no mode for the socket: write \"0600\" (owner), or \"0660\" (group too)"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+/// How the daemon writes its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much the daemon writes to its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what is odd.
+    Warn,
+    /// And what was done.
+    Info,
+    /// And how.
+    Debug,
+    /// All there is.
+    Trace,
+}
+
+/// One of a few words.
+fn one_of<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let words: Vec<String> = T::value_variants().iter().map(word).collect();
+        format!("{text:?} is none of: {}", words.join(", "))
+    })
+}
+
+fn word<T: ValueEnum>(value: &T) -> String {
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |v| v.get_name().to_owned())
+}
+
+macro_rules! words {
+    ($($type:ty),*) => {
+        $(impl Value for $type {
+            fn read(text: &str) -> Result<Self, String> {
+                one_of(text)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&word(self))
+            }
+        })*
+    };
+}
+
+words!(LogFormat, LogLevel);
+
+/// The name of a pool, which begins the names of its guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PoolName(pub(super) String);
+
+impl Value for PoolName {
+    fn read(text: &str) -> Result<Self, String> {
+        new_names(&[], text, 1).map_err(|e| e.to_string())?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Value for BundlePath {
+    fn read(text: &str) -> Result<Self, String> {
+        AbsolutePath::read(text)?;
+        text.parse()
+            .map_err(|e: crate::checkpoint::Error| e.to_string())
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| {
+            format!(
+                "{text:?} is no address: write an IP address and a port, such as \"127.0.0.1:7300\""
+            )
+        })
+    }
+}
+
+impl Value for NonZeroU32 {
+    const NUMBERS: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{text:?} is no whole number above 0"))
+    }
+}
+
+impl Value for u32 {
+    const NUMBERS: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{text:?} is no whole number from 0 on"))
+    }
+}
+
+impl Value for Bytes {
+    const NUMBERS: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|e: crate::units::ParseBytesError| e.to_string())
+    }
+}
+
+impl Value for ParkAfter {
+    const NUMBERS: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|e: crate::restore::ParseParkAfterError| e.to_string())
+    }
+}
+
+/// A value as it stands in a TOML file.
+#[derive(Clone, Debug)]
+pub(super) struct InFile<T>(pub(super) T);
+
+impl<'de, T: Value> Deserialize<'de> for InFile<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor(PhantomData))
+    }
+}
+
+struct ValueVisitor<T>(PhantomData<T>);
+
+impl<T: Value> ValueVisitor<T> {
+    fn number<E: de::Error>(number: &impl ToString) -> Result<InFile<T>, E> {
+        if T::NUMBERS {
+            T::read(&number.to_string()).map(InFile).map_err(E::custom)
+        } else {
+            Err(E::custom("this is text: write it in quotes"))
+        }
+    }
+}
+
+impl<T: Value> de::Visitor<'_> for ValueVisitor<T> {
+    type Value = InFile<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if T::NUMBERS {
+            "a number, or text in quotes"
+        } else {
+            "text in quotes"
+        })
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        T::read(text).map(InFile).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+        Self::number(&number)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+        Self::number(&number)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
+        Self::number(&number)
+    }
+}

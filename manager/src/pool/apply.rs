@@ -1,0 +1,60 @@
+//! Pools as somebody wants them to be who does not know what there is: made, changed, or left.
+
+use serde::Serialize;
+
+use super::{Error, NewPool, Pools};
+use crate::{checkpoint::Progress, state::PoolChange};
+
+/// What had to be done to a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Applied {
+    /// There was none.
+    Made,
+    /// It was otherwise.
+    Changed,
+    /// Nothing.
+    Same,
+}
+
+impl Pools<'_> {
+    /// Makes a pool that is not there, and changes one that is otherwise. Its entries follow when it
+    /// is settled and filled. Can be repeated; pools that nobody names stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Fixed`] when it would have to be another pool; when the pool's checkpoint is not
+    /// good.
+    pub fn apply(
+        &mut self,
+        wanted: &NewPool,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Applied, Error> {
+        let Some(row) = self.state.pool(&wanted.name)? else {
+            self.create(wanted, progress)?;
+            return Ok(Applied::Made);
+        };
+        let checkpoint = wanted.checkpoint.absolute()?.to_string();
+        let fixed = [
+            ("checkpoint", row.checkpoint != checkpoint),
+            ("private limit", row.allowance != wanted.allowance),
+            ("most entries", row.most.is_some() && wanted.most.is_none()),
+        ];
+        if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
+            return Err(Error::Fixed {
+                pool: row.name,
+                what,
+            });
+        }
+        let lease_s = wanted.lease.as_secs();
+        if (row.hot, row.most, row.lease_s) == (wanted.hot, wanted.most, lease_s) {
+            return Ok(Applied::Same);
+        }
+        let change = PoolChange {
+            hot: Some(wanted.hot),
+            most: wanted.most,
+            lease_s: Some(lease_s),
+        };
+        self.change(&row.name, &change)?;
+        Ok(Applied::Changed)
+    }
+}
