@@ -182,7 +182,13 @@ impl Machine {
         regions: &[Region],
     ) -> Result<Self, (Ram, KvmError)> {
         let mut make = || {
-            let vm = kvm.create_vm().map_err(at("create a VM"))?;
+            // A signal that comes meanwhile interrupts it.
+            let vm = loop {
+                match kvm.create_vm() {
+                    Err(e) if e.errno() == libc::EINTR => {}
+                    result => break result.map_err(at("create a VM"))?,
+                }
+            };
             let mut slots = Slots::new(ram.size());
             for region in regions {
                 ram.place(*region).map_err(at("map a delta's pages"))?;
