@@ -6,6 +6,8 @@ mod disks;
 pub mod job;
 pub mod mass;
 mod park;
+mod reserve;
+mod run;
 mod standing;
 
 pub use park::{ParkAfter, ParseParkAfterError};

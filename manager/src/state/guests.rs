@@ -111,6 +111,17 @@ impl State {
         Ok(rows)
     }
 
+    /// Whether any guest is recorded as ordered and not seen to answer.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn has_restoring(&self) -> Result<bool, Error> {
+        self.database
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM guest WHERE state = 'restoring')")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(|e| self.database_error(e))
+    }
+
     /// The guest of this name or id.
     ///
     /// # Errors

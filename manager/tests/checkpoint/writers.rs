@@ -136,7 +136,7 @@ fn of_many_writers_one_wins() {
 
 /// Not a test by itself: the writer that [`a_killed_writer_is_told_from_a_living_one`] kills.
 #[test]
-#[ignore = "run by another test"]
+#[ignore = "run by a_killed_writer_is_told_from_a_living_one, in a process of its own"]
 fn write_until_killed() {
     let Some(dir) = std::env::var_os("BROOD_TEST_DIR") else {
         return;

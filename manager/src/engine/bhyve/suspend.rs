@@ -19,8 +19,7 @@ use crate::{
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
     },
-    engine::TakeDisks,
-    engine::{Error, Process, ProcessState},
+    engine::{Error, Process, ProcessState, TakeDisks},
     units::Bytes,
 };
 

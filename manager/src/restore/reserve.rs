@@ -1,0 +1,178 @@
+//! Admission of a restore and the record of its guests, as one step.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::{
+    admission::{Demand, admit},
+    mass::{Error, Event, Names, Request},
+};
+use crate::{
+    checkpoint::Checkpoint,
+    disk::Choice,
+    engine::{self, Engine, GuestId, Identity, Order},
+    guests::{GuestState, Guests},
+    host::facts::HostFacts,
+    state::{GuestRow, NewGuest, RowState, SessionLock, State, new_name, new_names},
+    units::Bytes,
+};
+
+/// Admits the request and records its guests.
+///
+/// To look at every guest that lives takes time for each. So first they are all taken to live and
+/// to have used nothing of what they were promised; only if there is no room then, or if the guests
+/// of a restore that was cut off are still recorded, they are looked at.
+pub(super) fn reserve(
+    state: &mut State,
+    engine: &dyn Engine,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    lock: &SessionLock,
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Vec<Order>, Error> {
+    // Their names are free again when they are found not to be there.
+    if state.has_restoring()? {
+        Guests { state, engine }.list()?;
+    }
+    let mut reserve = |state: &mut State, known: Known<'_>| {
+        reserve_if(state, known, facts, checkpoint, request, lock, observe)
+    };
+    match reserve(state, Known::Nothing) {
+        Err(Error::Admission(_)) => {
+            let live = Guests { state, engine }.list()?;
+            let run_dir = state.run_dir();
+            let used = live
+                .iter()
+                .filter_map(|guest| {
+                    let (id, process) = (guest.row.id, guest.process()?);
+                    Some((id, engine.usage(&run_dir, &id, process).ok()?.private))
+                })
+                .collect();
+            let dead: Vec<GuestId> = live
+                .iter()
+                .filter(|g| g.state == GuestState::Dead)
+                .map(|g| g.row.id)
+                .collect();
+            reserve(
+                state,
+                Known::Now {
+                    used: &used,
+                    dead: &dead,
+                },
+            )
+        }
+        reserved => reserved,
+    }
+}
+
+/// What is known of the guests that are recorded.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    /// What is recorded.
+    Nothing,
+    /// What was just seen.
+    Now {
+        /// Private memory of those that live.
+        used: &'a HashMap<GuestId, Bytes>,
+        /// Those that are recorded and live no more.
+        dead: &'a [GuestId],
+    },
+}
+
+impl Known<'_> {
+    /// Private memory of a guest that lives; `None` when it is not there yet.
+    fn used(&self, row: &GuestRow) -> Option<Bytes> {
+        match self {
+            Self::Nothing => (row.state == RowState::Running).then_some(Bytes(0)),
+            Self::Now { used, .. } => used.get(&row.id).copied(),
+        }
+    }
+
+    fn is_dead(&self, row: &GuestRow) -> bool {
+        matches!(self, Self::Now { dead, .. } if dead.contains(&row.id))
+    }
+}
+
+/// Admits the request and records its guests, as one step: two restores at once cannot both be
+/// given the same memory.
+fn reserve_if(
+    state: &mut State,
+    known: Known<'_>,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    lock: &SessionLock,
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Vec<Order>, Error> {
+    let bundle = checkpoint.path().absolute()?.to_string();
+    let manifest = checkpoint.manifest();
+    let sha256 = manifest.memory_sha256();
+    let created_at = Timestamp::now().to_string();
+    let disk = match &request.disk {
+        Choice::Source(source) => Some(source.to_string()),
+        Choice::Sealed | Choice::None => None,
+    };
+    state.reserve(|rows, add| {
+        let mut demand = Demand {
+            guests: request.guests as u64,
+            overhead: request.overhead,
+            allowance: request.allowance,
+            memory_size: manifest.memory.size,
+            outstanding: Bytes(0),
+            outstanding_pids: 0,
+        };
+        for row in rows.iter().filter(|row| !known.is_dead(row)) {
+            let used = known.used(row);
+            promised(&mut demand, row, used, facts.pids_per_guest());
+        }
+        let verdict = admit(facts, &demand);
+        let looked = matches!(known, Known::Now { .. });
+        verdict.check(request.overcommit && looked)?;
+        observe(&Event::Admitted { verdict: &verdict });
+
+        let names = match &request.names {
+            Names::Numbered(prefix) => new_names(rows, prefix, request.guests)?,
+            Names::Only(name) => vec![new_name(rows, name)?],
+        };
+        let mut orders = Vec::with_capacity(names.len());
+        for name in names {
+            let randomness = |source| engine::Error::Io {
+                action: "make an identity",
+                source,
+            };
+            let order = Order {
+                id: GuestId::random().map_err(randomness)?,
+                identity: Identity::fresh(&name).map_err(randomness)?,
+            };
+            add(&NewGuest {
+                order: &order,
+                checkpoint: &bundle,
+                sha256: &sha256,
+                memory: manifest.memory.size,
+                allowance: request.allowance,
+                session: lock.name(),
+                created_at: &created_at,
+                membership: request.membership.as_ref(),
+                disk: disk.as_deref(),
+            })?;
+            orders.push(order);
+        }
+        Ok(orders)
+    })
+}
+
+/// Adds what an earlier guest was promised and has not used yet.
+fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, pids_per_guest: u64) {
+    let allowance = row.allowance.min(row.memory);
+    let outstanding = match (row.state, used) {
+        (RowState::Dead, _) => Bytes(0),
+        (_, Some(used)) => allowance.saturating_sub(used),
+        (_, None) => {
+            demand.outstanding_pids += pids_per_guest;
+            allowance + demand.overhead
+        }
+    };
+    demand.outstanding = demand.outstanding + outstanding;
+}

@@ -1,0 +1,284 @@
+//! A mass restore under way: orders are given out a few at a time, their outcomes written down, and
+//! a nursery that is killed is replaced.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Slot,
+    mass::{Error, Event, Failure, Report, RestoredGuest},
+    standing::Standing,
+};
+use crate::{
+    checkpoint::Checkpoint,
+    disk::{self, Provider},
+    engine::{self, Engine, GuestId, Order, Process, Restored, Session},
+    guests,
+    state::{SessionLock, State},
+};
+
+/// How often the process that guests are forked from is replaced when it was killed.
+const NURSERIES: u32 = 5;
+/// A restore of which nothing is heard for so long has failed.
+const STALL: Duration = Duration::from_secs(60);
+/// How often a waiting restore looks whether it was cancelled.
+const GLANCE: Duration = Duration::from_millis(100);
+/// Guests recorded in one transaction.
+const BATCH: usize = 128;
+
+/// Begins a session of the engine. A nursery that was killed before it was ready is replaced, as
+/// one that is killed later; `nurseries` counts them.
+pub(super) fn begin_session(
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+    run_dir: &Path,
+    lock: &File,
+    park_after: Option<Duration>,
+    nurseries: &mut u32,
+) -> Result<Box<dyn Session>, engine::Error> {
+    loop {
+        *nurseries += 1;
+        match engine.session(checkpoint, run_dir, lock, park_after) {
+            Err(engine::Error::Nursery(_)) if *nurseries < NURSERIES => {}
+            result => return result,
+        }
+    }
+}
+
+/// A restore under way.
+pub(super) struct Run<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) engine: &'a dyn Engine,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) lock: SessionLock,
+    pub(super) park_after: Option<Duration>,
+    pub(super) disk: Option<Box<dyn Provider>>,
+    pub(super) session: Box<dyn Session>,
+    pub(super) nurseries: u32,
+    pub(super) queue: VecDeque<Order>,
+    /// Orders without an outcome, by their place in the session.
+    pub(super) given_out: HashMap<u64, (Order, Instant)>,
+    pub(super) next: u64,
+    pub(super) unrecorded: Vec<(GuestId, Process)>,
+    pub(super) report: Report,
+}
+
+impl Run<'_> {
+    pub(super) fn all(
+        &mut self,
+        concurrency: usize,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
+        let mut heard = Instant::now();
+        loop {
+            self.give_out(concurrency, cancelled, observe)?;
+            if self.given_out.is_empty() {
+                return Ok(());
+            }
+            match self.session.wait(GLANCE) {
+                Ok(Some(outcome)) => {
+                    heard = Instant::now();
+                    // What is not waited for is a guest that was restored and has ended since.
+                    if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
+                        // The next guest is under way while this one is written down.
+                        self.give_out(concurrency, cancelled, observe)?;
+                        self.settle(order, heard - begin, outcome.result, observe)?;
+                    }
+                }
+                Ok(None) if heard.elapsed() > STALL => {
+                    self.session.abort();
+                    self.fail_given_out("it did not answer in time", observe);
+                    self.replace_nursery(observe)?;
+                    heard = Instant::now();
+                }
+                Ok(None) => {}
+                Err(_) => self.replace_nursery(observe)?,
+            }
+        }
+    }
+
+    fn give_out(
+        &mut self,
+        concurrency: usize,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
+        while self.given_out.len() < concurrency && !cancelled.load(Ordering::Relaxed) {
+            let Some(order) = self.queue.pop_front() else {
+                break;
+            };
+            let now = Instant::now();
+            // The guest's disk is there before the guest is.
+            let made = self.disk.as_ref().map(|disk| disk.clone_for(&order.id));
+            if let Some(Err(e)) = made {
+                self.fail(order.id, order.identity.name, e.to_string(), observe);
+                continue;
+            }
+            let started = self.session.start(&order);
+            self.given_out.insert(self.next, (order, now));
+            self.next += 1;
+            if started.is_err() {
+                self.replace_nursery(observe)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        order: Order,
+        latency: Duration,
+        result: Result<Restored, String>,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), Error> {
+        let name = order.identity.name;
+        let found = result.and_then(|restored| match Process::with_pid(restored.pid) {
+            Some(process) => Ok((restored, process)),
+            None => Err("it answered and was gone at once".to_owned()),
+        });
+        match found {
+            Ok((Restored { nonce, counter, .. }, process)) => {
+                let guest = RestoredGuest {
+                    name,
+                    id: order.id,
+                    process,
+                    latency,
+                    nonce,
+                    counter,
+                };
+                observe(&Event::Restored(&guest));
+                self.unrecorded.push((guest.id, guest.process));
+                self.report.guests.push(guest);
+                if self.unrecorded.len() >= BATCH {
+                    self.record()?;
+                }
+            }
+            Err(error) => self.fail(order.id, name, error, observe),
+        }
+        Ok(())
+    }
+
+    fn fail(
+        &mut self,
+        id: GuestId,
+        name: String,
+        error: String,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) {
+        let failure = Failure { name, error };
+        observe(&Event::Failed(&failure));
+        let _ = self.engine.forget(&self.state.run_dir(), &id);
+        // One whose disk is left stays recorded: the next command that looks tries again.
+        if self.release(&id).is_ok() {
+            let _ = self.state.remove_guests(&[id]);
+        }
+        self.report.failures.push(failure);
+    }
+
+    fn release(&self, id: &GuestId) -> Result<(), disk::Error> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.release(id))
+    }
+
+    fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
+        for (_, (order, _)) in std::mem::take(&mut self.given_out) {
+            self.fail(order.id, order.identity.name, why.to_owned(), observe);
+        }
+    }
+
+    fn record(&mut self) -> Result<(), Error> {
+        self.state
+            .record_running(&std::mem::take(&mut self.unrecorded))?;
+        Ok(())
+    }
+
+    /// The nursery is gone, and with it every guest that had not answered. Their orders are given
+    /// to a new one, unless nurseries keep dying.
+    fn replace_nursery(&mut self, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
+        // Answers that came before the end are still to be had.
+        while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
+            if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
+                self.settle(order, begin.elapsed(), outcome.result, observe)?;
+            }
+        }
+        self.session.abort();
+        if self.nurseries >= NURSERIES {
+            self.fail_given_out("the nursery was killed again and again", observe);
+            while let Some(order) = self.queue.pop_front() {
+                self.fail(
+                    order.id,
+                    order.identity.name,
+                    "the nursery was killed again and again".to_owned(),
+                    observe,
+                );
+            }
+            return Ok(());
+        }
+        let run_dir = self.state.run_dir();
+        let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
+        again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+        for (_, (order, _)) in again {
+            // A control socket that the dead guest had made would be in the new one's way, and
+            // what it had written on its disk.
+            self.engine.forget(&run_dir, &order.id)?;
+            self.release(&order.id).map_err(guests::Error::from)?;
+            self.queue.push_front(order);
+        }
+        self.session = begin_session(
+            self.engine,
+            self.checkpoint,
+            &run_dir,
+            self.lock.file(),
+            self.park_after,
+            &mut self.nurseries,
+        )?;
+        self.next = 0;
+        observe(&Event::NurseryReplaced);
+        Ok(())
+    }
+
+    pub(super) fn finish(
+        mut self,
+        begin: Instant,
+        result: Result<(), Error>,
+        slot: &mut Slot,
+    ) -> Result<Report, Error> {
+        self.record()?;
+        // What was not begun was never there.
+        let rest = self.queue.iter().map(|order| order.id);
+        let rest: Vec<_> = rest
+            .chain(self.given_out.values().map(|(order, _)| order.id))
+            .collect();
+        let released = |id: &&GuestId| self.release(id).is_ok();
+        let gone: Vec<_> = rest.iter().filter(released).copied().collect();
+        self.state.remove_guests(&gone)?;
+        self.report.not_begun = rest.len();
+        self.report.wall = begin.elapsed();
+        if result.is_ok() && self.report.failures.is_empty() && self.given_out.is_empty() {
+            slot.put(Standing {
+                session: self.session,
+                next: self.next,
+                lock: self.lock,
+                stamps: self.checkpoint.stamps(),
+                park_after: self.park_after,
+            });
+        }
+        match result {
+            Err(e) if self.report.guests.is_empty() => Err(e),
+            Err(e) => {
+                let error = e.to_string();
+                self.report.failures.push(Failure {
+                    name: "the rest".to_owned(),
+                    error,
+                });
+                Ok(self.report)
+            }
+            Ok(()) => Ok(self.report),
+        }
+    }
+}
