@@ -93,7 +93,7 @@ impl App {
             }
             let stop = Arc::clone(&self.stop);
             let (settled, filled) = pools.fill(name, at_once(), &stop, &mut |event| {
-                self.count(event, &origin)
+                self.count(event, &origin);
             })?;
             Ok((settled, Some(filled)))
         })?;
