@@ -861,6 +861,7 @@ fn the_dashboard_asks_for_what_there_is() {
         let apart = apart.iter().any(|apart| name.starts_with(apart));
         assert!(shown || apart, "no panel shows {name}");
     }
+    let _ = daemon.send(Method::DELETE, "/api/v1/pools/web?force=true", 204);
 }
 
 /// The metrics that a query asks for, each with the labels that it chooses or sums by.
