@@ -750,6 +750,10 @@ fn what_the_command_line_can_do_the_api_can() {
     let swept = daemon.post("/api/v1/disks/sweep", &json!({}), 200);
     assert_eq!(swept, home.json(&["disk", "sweep"]));
     let _ = daemon.send(Method::GET, "/api/v1/disks/leftovers?place=tape:1", 400);
+    let missing = "reflink:/missing/file";
+    let body = json!({ "checkpoint": "full", "guests": 1, "disk": missing });
+    let problem = daemon.post(GUESTS, &body, 404);
+    assert_eq!(problem["type"], "urn:brood:error:no-such-disk");
 
     let pool = "/api/v1/pools/web";
     let wanted = |hot: u32| json!({ "name": "web", "checkpoint": "demo", "hot": hot });
