@@ -22,10 +22,15 @@ use super::{
     pools::lease,
     problem::Problem,
 };
-use crate::pool::{Claimed, Tier, Wanted};
+use crate::{
+    pool::{self, Claimed, Tier, Wanted},
+    state::Place,
+};
 
 /// How often a claim that waits for room looks again. It does so at once when a claim is released.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How many glances apart those look, at most, who have others before them.
+const FAR: u32 = 20;
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
 
@@ -104,15 +109,17 @@ pub(super) async fn claim(
         let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
         return Err(Problem::bad_request(detail));
     }
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         lease: lease(claiming.lease_s)?,
         timeout: timeout(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
         wait: Duration::ZERO,
+        place: None,
     };
     let wait = Duration::from_secs_f64(claiming.wait_s);
     let begin = Instant::now();
     let mut draining = app.draining.subscribe();
+    let mut in_line = InLine::new(&app);
     let claimed = loop {
         // A daemon that is to end does not keep those waiting who wait for room.
         let may_wait = begin.elapsed() < wait && !*draining.borrow();
@@ -121,9 +128,13 @@ pub(super) async fn claim(
             Err(refused) if refused.may_pass && may_wait => {
                 // The keeper ends claims whose lease is over.
                 app.pools_changed.notify_one();
+                if wanted.place.is_none() {
+                    wanted.place = Some(in_line.wait(&pool, wait).await?);
+                    continue;
+                }
                 tokio::select! {
                     () = app.room.notified() => {}
-                    () = sleep(GLANCE) => {}
+                    () = sleep(GLANCE * refused.waiters.clamp(1, FAR)) => {}
                     _ = draining.wait_for(|draining| *draining) => {}
                 }
             }
@@ -164,6 +175,48 @@ struct Refused {
     problem: Problem,
     /// Whether waiting may help.
     may_pass: bool,
+    /// How many others wait who came first.
+    waiters: u32,
+}
+
+/// A place in the line before a pool, which is given up when this is dropped.
+struct InLine {
+    app: App,
+    place: Option<Place>,
+}
+
+impl InLine {
+    fn new(app: &App) -> Self {
+        Self {
+            app: app.clone(),
+            place: None,
+        }
+    }
+
+    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<Place, Problem> {
+        let pool = pool.to_owned();
+        let place = self
+            .app
+            .on_pools(move |pools| pools.wait_in_line(&pool, wait))
+            .await?;
+        self.place = Some(place);
+        Ok(place)
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        let Some(place) = self.place else {
+            return;
+        };
+        let app = self.app.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = app.workers.call(|state, _| state.leave_line(place)) {
+                tracing::warn!("cannot leave the line: {e}");
+            }
+            app.room.notify_waiters();
+        });
+    }
 }
 
 impl App {
@@ -183,10 +236,15 @@ impl App {
             Ok(Ok(claimed)) => Ok(claimed),
             Ok(Err(error)) => Err(Refused {
                 may_pass: error.may_pass(),
+                waiters: match &error {
+                    pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(FAR),
+                    _ => 0,
+                },
                 problem: error.into(),
             }),
             Err(_) => Err(Refused {
                 may_pass: false,
+                waiters: 0,
                 problem: Problem::internal(),
             }),
         }
@@ -247,6 +305,6 @@ pub(super) async fn release(
     Path(token): Path<String>,
 ) -> Result<StatusCode, Problem> {
     app.change_pools(move |pools| pools.release(&token)).await?;
-    app.room.notify_one();
+    app.room.notify_waiters();
     Ok(StatusCode::NO_CONTENT)
 }

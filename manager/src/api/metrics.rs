@@ -277,7 +277,7 @@ fn gauges(sample: &Sample) -> Registry {
     let wanted = Gauges::default();
     for pool in &sample.pools {
         let name = ("pool", pool.row.name.as_str());
-        set(&wanted, &[name], pool.row.hot);
+        set(&wanted, &[name], pool.row.policy.hot);
         for (state, count) in [
             ("filling", pool.entries.filling),
             ("hot", pool.entries.hot),

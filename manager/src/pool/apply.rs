@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Error, NewPool, Pools};
-use crate::{checkpoint::Progress, state::PoolChange};
+use crate::checkpoint::Progress;
 
 /// What had to be done to a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,7 +37,6 @@ impl Pools<'_> {
         let fixed = [
             ("checkpoint", row.checkpoint != checkpoint),
             ("private limit", row.allowance != wanted.allowance),
-            ("most entries", row.most.is_some() && wanted.most.is_none()),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
             return Err(Error::Fixed {
@@ -45,16 +44,10 @@ impl Pools<'_> {
                 what,
             });
         }
-        let lease_s = wanted.lease.as_secs();
-        if (row.hot, row.most, row.lease_s) == (wanted.hot, wanted.most, lease_s) {
+        if row.policy == wanted.policy {
             return Ok(Applied::Same);
         }
-        let change = PoolChange {
-            hot: Some(wanted.hot),
-            most: wanted.most,
-            lease_s: Some(lease_s),
-        };
-        self.change(&row.name, &change)?;
+        self.change(&row.name, &wanted.policy.into())?;
         Ok(Applied::Changed)
     }
 }
