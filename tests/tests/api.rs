@@ -533,7 +533,7 @@ fn pools_are_kept_filled_and_claimed_from() {
     for line in [
         "brood_claims_failed_total{pool=\"web\",reason=\"no_room\"} 1",
         "brood_pool_evictions_total{pool=\"web\",reason=\"asked\"} 1",
-        "brood_pool_evictions_total{pool=\"web\",reason=\"surplus\"}",
+        "brood_pool_evictions_total{pool=\"web\",reason=\"policy\"}",
     ] {
         assert!(metrics.contains(line), "no {line} in\n{metrics}");
     }

@@ -278,6 +278,7 @@ impl From<pool::Error> for Problem {
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
             E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
             E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),
+            E::Line { .. } => (StatusCode::SERVICE_UNAVAILABLE, "others-wait"),
             E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
             E::Broken { .. } => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
             E::Restore(e) => of_restore(e),
