@@ -12,11 +12,14 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{App, pools::at_once, problem::Problem, workers::blocking};
-use crate::{
-    pool::Pace,
-    state::{Policy, PoolRow},
+use super::{
+    App,
+    metrics::{Evicted, Origin},
+    pools::at_once,
+    problem::Problem,
+    workers::blocking,
 };
+use crate::{pool::Pace, state::PoolRow};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -68,10 +71,11 @@ impl App {
             kept.paces.remove(gone);
         }
         kept.resting.retain(|_, since| since.elapsed() < REST);
-        for PoolRow { name, policy, .. } in &pools {
+        for pool in &pools {
+            let name = &pool.name;
             let pace = kept.paces.entry(name.clone()).or_default();
             // One that cannot be kept does not hold up the others.
-            let why_not = match self.keep_one(name, policy, pace, kept.resting.contains_key(name)) {
+            let why_not = match self.keep_one(pool, pace, kept.resting.contains_key(name)) {
                 Ok(why_not) => why_not,
                 Err(error) => Some(error.to_string()),
             };
@@ -87,23 +91,24 @@ impl App {
     /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
     fn keep_one(
         &self,
-        name: &str,
-        policy: &Policy,
+        pool: &PoolRow,
         pace: &mut Pace,
         rests: bool,
     ) -> Result<Option<String>, crate::pool::Error> {
+        let (name, origin) = (pool.name.as_str(), Origin::from(pool));
         let (settled, filled) = self.workers.pools(|pools| {
             if rests {
                 return Ok((pools.settle(name)?, None));
             }
             let stop = Arc::clone(&self.stop);
-            let refill = pace.next(policy, Instant::now());
+            let refill = pace.next(&pool.policy, Instant::now());
             let (settled, filled) = pools.fill(name, refill, at_once(), &stop, &mut |event| {
-                self.count(event);
+                self.count(event, &origin);
             })?;
             pace.done(&filled);
             Ok((settled, Some(filled)))
         })?;
+        self.metrics.evicted(name, Evicted::policy, settled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);
         if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
             tracing::info!(
