@@ -174,8 +174,18 @@ impl Browser {
     /// Clicks what a CSS selector finds, as a person does: it must be in sight, and nothing over it.
     #[track_caller]
     pub fn click(&self, selector: &str) {
-        let path = format!("{}/click", self.element(selector));
-        let _ = self.command(Method::POST, &path, &json!({}));
+        until(&format!("{selector} to be clicked"), || {
+            let path = format!("{}/click", self.element(selector));
+            let answer = self.answer(Method::POST, &path, &json!({}));
+            // What is above it may just have grown, and moved it.
+            let moved = ["element click intercepted", "stale element reference"];
+            let error = answer["error"].as_str();
+            assert!(
+                error.is_none_or(|e| moved.contains(&e)),
+                "{selector}: {answer}"
+            );
+            error.is_none().then_some(())
+        });
     }
 
     /// Types into what a CSS selector finds.
