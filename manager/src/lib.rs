@@ -15,6 +15,7 @@
 pub mod api;
 pub mod checkpoint;
 pub mod cli;
+mod client;
 pub mod config;
 pub mod density;
 pub mod disk;

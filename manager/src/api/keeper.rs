@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{App, pools::at_once, problem::Problem, workers::blocking};
+use super::{App, events::RestoreEvent, pools::at_once, problem::Problem, workers::blocking};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -83,8 +83,23 @@ impl App {
                 return Ok((pools.settle(name)?, None));
             }
             let stop = Arc::clone(&self.stop);
-            let (settled, filled) =
-                pools.fill(name, at_once(), &stop, &mut |event| self.count(event))?;
+            let pool = pools.show(name)?;
+            let missing = pool.row.hot.saturating_sub(pool.entries.hot);
+            let progress = RestoreEvent {
+                pool: Some(name.to_owned()),
+                checkpoint: pool.row.checkpoint,
+                ..RestoreEvent::default()
+            };
+            // What is as it should be is only looked at: that is no restore.
+            let begun = (missing > 0).then(|| self.begin(progress, None));
+            if let Some(begun) = &begun {
+                begun.asks_for(missing);
+            }
+            let (settled, filled) = pools.fill(name, at_once(), &stop, &mut |event| {
+                begun
+                    .as_ref()
+                    .map_or_else(|| self.count(event), |begun| begun.note(event));
+            })?;
             Ok((settled, Some(filled)))
         })?;
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);

@@ -9,7 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, checkpoints, claims, cloud_hypervisor, events, guests, host, metrics, pools, restores,
-    sample, watch,
+    sample, under_way, watch,
 };
 
 #[derive(OpenApi)]
@@ -42,6 +42,7 @@ struct Base;
 pub(super) fn routes() -> (Router<App>, Document) {
     let v1 = OpenApiRouter::new()
         .routes(routes!(host::host))
+        .routes(routes!(host::daemon))
         .routes(routes!(events::events))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::show, checkpoints::remove))
@@ -49,8 +50,10 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(
             guests::list,
             restores::restore,
-            guests::destroy_all
+            guests::destroy_many
         ))
+        .routes(routes!(under_way::list))
+        .routes(routes!(under_way::cancel))
         .routes(routes!(guests::show, guests::destroy))
         .routes(routes!(guests::ask))
         .routes(routes!(guests::pause))

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -16,12 +16,16 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
+    events::RestoreEvent,
     extract::{Json, Path, Query},
     problem::Problem,
+    request::RequestId,
+    restores::CancelOnDrop,
+    under_way::Begun,
     workers::blocking,
 };
 use crate::{
-    pool::{self, NewPool, Pool, Pools, Settled},
+    pool::{self, Filled, NewPool, Pool, Pools, Settled},
     restore::job::{ALLOWANCE, FailureView, cores},
     state::{EntryState, PoolChange},
     units::Bytes,
@@ -65,27 +69,52 @@ pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Pr
 }
 
 /// A pool to make.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewPool)]
-pub(super) struct Making {
+pub(crate) struct Making {
     /// Its name; its guests are `NAME-1`, `NAME-2`, ...
     #[schema(example = "web")]
-    name: String,
+    pub(crate) name: String,
     /// What its guests are restored from: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/demo")]
-    checkpoint: String,
+    pub(crate) checkpoint: String,
     /// How many guests wait to be claimed.
-    hot: u32,
+    pub(crate) hot: u32,
     /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
     /// said.
-    most: Option<u32>,
+    pub(crate) most: Option<u32>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(default = 300, minimum = 1)]
-    lease_s: Option<u32>,
+    pub(crate) lease_s: Option<u32>,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
     #[schema(default = 1_048_576)]
-    private_limit_bytes: Option<u64>,
+    pub(crate) private_limit_bytes: Option<u64>,
+    /// Answer when it is filled, with what came of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fill: Option<Filling>,
+}
+
+/// How a pool is to be filled.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Filling {
+    /// How many restores at once; as many as the host has cores, when it is not said.
+    #[param(minimum = 1)]
+    #[schema(minimum = 1)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) concurrency: Option<u32>,
+}
+
+impl Filling {
+    fn at_once(self) -> Result<usize, Problem> {
+        match self.concurrency {
+            None => Ok(at_once()),
+            Some(0) => Err(Problem::bad_request("concurrency must be at least 1")),
+            Some(k) => Ok(k as usize),
+        }
+    }
 }
 
 /// Makes a pool; the daemon fills it from then on
@@ -93,12 +122,14 @@ pub(super) struct Making {
     post, path = "/pools", tag = "pools", operation_id = "createPool",
     request_body = Making,
     responses(
-        (status = 201, description = "It is there, with no entries yet", body = Pool),
+        (status = 201, description = "It is there, with no entries yet; when it was to be filled, \
+            with what came of that, as for fillPool", body = Pool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Json(making): Json<Making>,
 ) -> Result<Response, Problem> {
     let new = NewPool {
@@ -109,10 +140,20 @@ pub(super) async fn create(
         lease: lease(making.lease_s)?.unwrap_or(LEASE),
         allowance: making.private_limit_bytes.map_or(ALLOWANCE, Bytes),
     };
-    let pool = app
-        .change_pools(move |pools| pools.create(&new, &|_| {}))
+    let Some(filling) = making.fill else {
+        let pool = app
+            .change_pools(move |pools| pools.create(&new, &|_| {}))
+            .await?;
+        return Ok((StatusCode::CREATED, Answer(pool)).into_response());
+    };
+    let (name, checkpoint) = (new.name.clone(), new.checkpoint.to_string());
+    let filled = app
+        .fill(id, name, checkpoint, filling, move |pools, begun| {
+            pools.create(&new, &|progress| begun.verifying(progress))?;
+            Ok(())
+        })
         .await?;
-    Ok((StatusCode::CREATED, Answer(pool)).into_response())
+    Ok((StatusCode::CREATED, Answer(filled)).into_response())
 }
 
 pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
@@ -123,24 +164,24 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
 }
 
 /// A pool and its entries.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PoolDetails {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct PoolDetails {
     /// The pool.
     #[serde(flatten)]
-    pool: Pool,
+    pub(crate) pool: Pool,
     /// Entries that are claimed.
-    claims: Vec<Held>,
+    pub(crate) claims: Vec<Held>,
     /// Names of the guests that wait, the oldest first.
-    hot_guests: Vec<String>,
+    pub(crate) hot_guests: Vec<String>,
 }
 
 /// An entry that is claimed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Held {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Held {
     /// Name of its guest.
-    guest: String,
+    pub(crate) guest: String,
     /// What is left of its lease, in seconds.
-    lease_left_s: Option<u64>,
+    pub(crate) lease_left_s: Option<u64>,
 }
 
 /// A pool and its entries, as `brood pool show`
@@ -179,17 +220,20 @@ pub(super) async fn show(
 }
 
 /// What to change of a pool.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PoolChange)]
-pub(super) struct Changing {
+pub(crate) struct Changing {
     /// How many guests wait to be claimed.
-    hot: Option<u32>,
+    pub(crate) hot: Option<u32>,
     /// How many guests it may have.
-    most: Option<u32>,
+    pub(crate) most: Option<u32>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(minimum = 1)]
-    lease_s: Option<u32>,
+    pub(crate) lease_s: Option<u32>,
+    /// Answer when it is filled, with what came of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fill: Option<Filling>,
 }
 
 /// Changes what a pool should be; the daemon brings it there
@@ -198,22 +242,32 @@ pub(super) struct Changing {
     params(("pool" = String, Path, description = "Its name")),
     request_body = Changing,
     responses(
-        (status = 200, body = Pool),
+        (status = 200, description = "It should be so now; when it was to be filled, with what came \
+            of that, as for fillPool", body = Pool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn change(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
     Json(changing): Json<Changing>,
-) -> Result<Answer<Pool>, Problem> {
+) -> Result<Response, Problem> {
     let change = PoolChange {
         hot: changing.hot.map(Into::into),
         most: changing.most.map(Into::into),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
     };
-    app.change_pools(move |pools| Ok(Answer(pools.change(&name, &change)?)))
-        .await
+    let Some(filling) = changing.fill else {
+        let pool = app.change_pools(move |pools| pools.change(&name, &change));
+        return Ok(Answer(pool.await?).into_response());
+    };
+    let pool = name.clone();
+    let filled = app.fill(id, name, String::new(), filling, move |pools, _| {
+        pools.change(&pool, &change)?;
+        Ok(())
+    });
+    Ok(Answer(filled.await?).into_response())
 }
 
 /// How to remove.
@@ -246,23 +300,23 @@ pub(super) async fn remove(
 }
 
 /// What came of filling a pool.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct FilledPool {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FilledPool {
     /// The pool, as it is now.
     #[serde(flatten)]
-    pool: Pool,
+    pub(crate) pool: Pool,
     /// What was put in order first.
-    settled: Settled,
+    pub(crate) settled: Settled,
     /// Entries that are new.
-    restored: u64,
+    pub(crate) restored: u64,
     /// Entries that are still missing.
-    missing: u64,
+    pub(crate) missing: u64,
     /// Why there was no room for those.
-    no_room: Option<String>,
+    pub(crate) no_room: Option<String>,
     /// From the beginning to the last new entry, in seconds.
-    wall_s: f64,
+    pub(crate) wall_s: f64,
     /// Guests that were not restored.
-    errors: Vec<FailureView>,
+    pub(crate) errors: Vec<FailureView>,
 }
 
 /// Puts a pool in order and restores what it lacks; answers when that is done
@@ -270,7 +324,7 @@ pub(super) struct FilledPool {
 /// The daemon does so by itself, too: this is for those who want to wait for it.
 #[utoipa::path(
     post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
-    params(("pool" = String, Path, description = "Its name")),
+    params(("pool" = String, Path, description = "Its name"), Filling),
     responses(
         (status = 200, body = FilledPool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -278,24 +332,61 @@ pub(super) struct FilledPool {
 )]
 pub(super) async fn fill(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
+    Query(filling): Query<Filling>,
 ) -> Result<Answer<FilledPool>, Problem> {
-    let notes = app.clone();
-    app.change_pools(move |pools| {
-        let go_on = AtomicBool::new(false);
-        let (settled, filled) =
-            pools.fill(&name, at_once(), &go_on, &mut |event| notes.count(event))?;
-        Ok(Answer(FilledPool {
-            pool: pools.show(&name)?,
+    let filled = app.fill(id, name, String::new(), filling, |_, _| Ok(()));
+    Ok(Answer(filled.await?))
+}
+
+impl FilledPool {
+    /// What is to be told of a pool that was filled.
+    pub(crate) fn new(pool: Pool, settled: Settled, filled: Filled) -> Self {
+        Self {
+            pool,
             settled,
             restored: filled.restored,
             missing: filled.missing,
             no_room: filled.no_room,
             wall_s: filled.wall.as_secs_f64(),
             errors: filled.failures.iter().map(Into::into).collect(),
-        }))
-    })
-    .await
+        }
+    }
+}
+
+impl App {
+    /// Fills a pool for the request of this id, after it was made or changed by `first`. No keeper
+    /// is told of it before.
+    async fn fill(
+        &self,
+        id: RequestId,
+        name: String,
+        checkpoint: String,
+        filling: Filling,
+        first: impl FnOnce(&mut Pools<'_>, &Begun) -> Result<(), pool::Error> + Send + 'static,
+    ) -> Result<FilledPool, Problem> {
+        let at_once = filling.at_once()?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        let progress = RestoreEvent {
+            request_id: id.to_string(),
+            pool: Some(name.clone()),
+            checkpoint,
+            ..RestoreEvent::default()
+        };
+        let begun = self.begin(progress, Some(Arc::clone(&cancelled)));
+        self.change_pools(move |pools| {
+            first(pools, &begun)?;
+            let pool = pools.show(&name)?;
+            begun.asks_for(pool.row.hot.saturating_sub(pool.entries.hot));
+            let (settled, filled) = pools.fill(&name, at_once, &cancelled, &mut |event| {
+                begun.note(event);
+            })?;
+            Ok(FilledPool::new(pools.show(&name)?, settled, filled))
+        })
+        .await
+    }
 }
 
 /// How many guests are restored for pools at once.
@@ -304,18 +395,18 @@ pub(super) fn at_once() -> usize {
 }
 
 /// What to drop.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Evicting {
+pub(crate) struct Evicting {
     /// How many, at most.
-    entries: u32,
+    pub(crate) entries: u32,
 }
 
 /// Hot entries were dropped.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Evicted {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Evicted {
     /// How many.
-    evicted: u64,
+    pub(crate) evicted: u64,
 }
 
 /// Drops hot entries

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
@@ -23,50 +23,50 @@ use crate::{guests::GuestState, host::facts::HostFacts, pool::Pool, units::Bytes
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What guests cost at one moment.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Sample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Sample {
     /// When it was taken, RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
     /// Guests by state: restoring, running, paused, dead.
-    pub guests: BTreeMap<&'static str, u64>,
+    pub(crate) guests: BTreeMap<String, u64>,
     /// By checkpoint, those that guests live of.
-    pub checkpoints: Vec<CheckpointSample>,
+    pub(crate) checkpoints: Vec<CheckpointSample>,
     /// The pools.
-    pub pools: Vec<Pool>,
+    pub(crate) pools: Vec<Pool>,
     /// Memory and tasks of the host.
-    pub host: HostSample,
+    pub(crate) host: HostSample,
 }
 
 /// What the living guests of one checkpoint cost together, in bytes.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub(super) struct CheckpointSample {
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct CheckpointSample {
     /// The bundle, `DIR/NAME`.
-    pub checkpoint: String,
+    pub(crate) checkpoint: String,
     /// Guests of it that live.
-    pub guests: u64,
+    pub(crate) guests: u64,
     /// What they would take if nothing were shared.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Guest memory that each has to itself.
-    pub private_bytes: u64,
+    pub(crate) private_bytes: u64,
     /// Guest memory that they have touched and share, counted once for each.
-    pub shared_bytes: u64,
+    pub(crate) shared_bytes: u64,
     /// Memory of their processes that is not guest memory.
-    pub process_bytes: u64,
+    pub(crate) process_bytes: u64,
     /// Their page tables.
-    pub page_table_bytes: u64,
+    pub(crate) page_table_bytes: u64,
 }
 
 /// The host.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct HostSample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HostSample {
     /// `MemTotal`.
-    pub memory_total_bytes: u64,
+    pub(crate) memory_total_bytes: u64,
     /// `MemAvailable`.
-    pub memory_available_bytes: u64,
+    pub(crate) memory_available_bytes: u64,
     /// Tasks of the whole host.
-    pub tasks: u64,
+    pub(crate) tasks: u64,
     /// `kernel.pid_max`.
-    pub pid_max: u64,
+    pub(crate) pid_max: u64,
 }
 
 /// The newest sample.
@@ -102,11 +102,11 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
                 GuestState::Paused,
                 GuestState::Dead,
             ]
-            .map(|state| (state.name(), 0)),
+            .map(|state| (state.name().to_owned(), 0)),
         );
         let mut checkpoints = BTreeMap::<&str, CheckpointSample>::new();
         for guest in &all {
-            *states.entry(guest.state.name()).or_default() += 1;
+            *states.entry(guest.state.name().to_owned()).or_default() += 1;
             // One that ended since it was listed costs nothing any more.
             if let Ok(usage) = guests.usage(guest) {
                 let sum = checkpoints.entry(&guest.row.checkpoint).or_default();
