@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use brood_tests::{Home, array, keys, signal, until};
+use brood_tests::{Daemon, Home, array, keys, signal, text, until};
 use insta::{assert_snapshot, with_settings};
 use nix::sys::signal::Signal;
 
@@ -14,8 +14,18 @@ fn steady(home: &Home, text: &str) -> String {
     text.replace(home.path().to_str().unwrap(), "HOME")
 }
 
+/// Tries something with no daemon, and with one that does what gains by it: it must be the same.
+fn with_a_daemon_and_without(what: impl Fn(&Home)) {
+    let Some(home) = Home::with_kvm() else { return };
+    what(&home);
+    drop(home);
+    let home = Home::bare();
+    let _daemon = Daemon::start(&home);
+    what(&home);
+}
+
 macro_rules! shows {
-    ($home:expr, $text:expr) => {
+    ($home:expr, $name:expr, $text:expr) => {
         with_settings!({
             omit_expression => true,
             filters => vec![
@@ -39,7 +49,7 @@ macro_rules! shows {
                 // Columns are as wide as process ids are.
                 (" {2,}", "  "),
             ],
-        }, { assert_snapshot!(steady($home, &$text)) })
+        }, { assert_snapshot!($name, steady($home, &$text)) })
     };
 }
 
@@ -91,7 +101,7 @@ fn help_says_what_each_command_does() {
         let ran = home.brood(&words).ok();
         all += &format!("$ brood {}\n{}\n", words.join(" "), ran.stdout);
     }
-    shows!(&home, all);
+    shows!(&home, "help_says_what_each_command_does", all);
     let with_examples = [
         "restore",
         "ask",
@@ -113,7 +123,7 @@ fn help_says_what_each_command_does() {
 
 #[test]
 fn a_day_with_guests_reads_well() {
-    let Some(home) = Home::with_kvm() else { return };
+    with_a_daemon_and_without(|home| {
     let mut day = String::new();
     let mut say = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -150,12 +160,13 @@ fn a_day_with_guests_reads_well() {
     say("destroy --all");
     say("checkpoint remove ckp/demo");
     say("checkpoint list ckp");
-    shows!(&home, day);
+    shows!(home, "a_day_with_guests_reads_well", day);
+    });
 }
 
 #[test]
 fn mistakes_are_told_with_a_way_out() {
-    let Some(home) = Home::with_kvm() else { return };
+    with_a_daemon_and_without(|home| {
     let demo = home.demo("demo", "4M");
     home.restore(&demo, 1, "g");
     let mut told = String::new();
@@ -186,12 +197,107 @@ fn mistakes_are_told_with_a_way_out() {
     wrong(2, "restore ckp/demo --guests many");
     wrong(2, "destroy");
     wrong(2, "fly");
-    shows!(&home, told);
+    shows!(home, "mistakes_are_told_with_a_way_out", told);
+    });
+}
+
+#[test]
+fn a_day_with_a_pool_reads_well() {
+    with_a_daemon_and_without(|home| {
+        let _ = home.demo("demo", "4M");
+        let (mut day, mut token) = (String::new(), String::new());
+        let mut say = |line: &str| {
+            let line = line.replace("TOKEN", &token);
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let ran = home.brood(&words);
+            let said = format!("$ brood {line}\n{}{}", ran.stdout, ran.stderr);
+            if words[1] == "claim" && ran.code() == Some(0) {
+                token = match ran.stdout.strip_prefix('{') {
+                    Some(_) => text(&ran.json()["token"]).to_owned(),
+                    None => {
+                        let line = ran.stdout.lines().nth(1).expect("a line with the token");
+                        line.trim_start_matches("token: ").to_owned()
+                    }
+                };
+            }
+            // How long it took is new each time, and a daemon may have filled the pool before.
+            for line in said.lines() {
+                day += match line.split_once("; it answered after ") {
+                    Some((before, _)) => before,
+                    None => match line.split_once(" guests are hot; ") {
+                        Some((before, _)) => before,
+                        None => line,
+                    },
+                };
+                day.push('\n');
+            }
+            if ran.code() != Some(0) {
+                day += &format!("exit code {}\n", ran.code().unwrap());
+            }
+            day.push('\n');
+        };
+        say("pool create p ckp/demo --hot 3 --max 4 --lease 600");
+        say("pool create p ckp/demo --hot 3");
+        say("pool create q ckp/none --hot 3");
+        say("pool create a/b ckp/demo --hot 3");
+        say("pool claim q");
+        say("pool claim p");
+        say("pool fill p");
+        say("pool list");
+        say("pool renew TOKEN --lease 500");
+        say("pool remove p");
+        say("pool release TOKEN");
+        say("pool release TOKEN nonsense");
+        say("pool renew TOKEN --lease 500");
+        say("pool fill --all");
+        say("pool set p --hot 1");
+        say("pool set q --hot 1");
+        say("pool set p --max 1");
+        say("pool claim p");
+        say("pool claim p");
+        say("pool claim p --wait 1");
+        say("pool release TOKEN");
+        say("pool set p --max 5");
+        say("pool evict p --entries 1");
+        say("pool evict q --entries 1");
+        say("pool fill q");
+        say("pool remove q");
+        say("pool remove p --force");
+        say("pool list");
+        say("list");
+        shows!(home, "a_day_with_a_pool_reads_well", day);
+
+        let demo = home.named("demo");
+        let filled = ["pool", "create", "p", &demo.path, "--hot", "2"];
+        let filled = home.json(&filled);
+        let expected = [
+            "allowance", "checkpoint", "created_at", "entries", "errors", "hot", "lease_s",
+            "missing", "most", "name", "no_room", "restored", "settled", "sha256", "wall_s",
+        ];
+        assert_eq!(keys(&filled), expected);
+        assert_eq!((&filled["restored"], &filled["missing"]), (&2.into(), &0.into()));
+        assert_eq!(keys(&home.json(&["pool", "set", "p", "--hot", "1"])), expected);
+        assert_eq!(keys(&home.json(&["pool", "fill", "p"])), expected);
+        let claimed = home.json(&["pool", "claim", "p"]);
+        assert_eq!(
+            keys(&claimed),
+            ["claim_ms", "guest", "id", "lease_s", "pid", "tier", "token"]
+        );
+        let token = text(&claimed["token"]);
+        let renewed = home.json(&["pool", "renew", token, "--lease", "9"]);
+        assert_eq!(renewed, serde_json::json!({ "lease_s": 9 }));
+        let released = home.json(&["pool", "release", token]);
+        assert_eq!(keys(&released), ["errors", "released"]);
+        let evicted = home.json(&["pool", "evict", "p", "--entries", "0"]);
+        assert_eq!(evicted, serde_json::json!({ "evicted": 0 }));
+        let removed = home.json(&["pool", "remove", "p"]);
+        assert_eq!(removed, serde_json::json!({ "removed": "p" }));
+    });
 }
 
 #[test]
 fn json_has_the_keys_that_scripts_rely_on() {
-    let Some(home) = Home::with_kvm() else { return };
+    with_a_daemon_and_without(|home| {
     let demo = home.demo("demo", "4M");
     let report = home.restore(&demo, 2, "g");
     assert_eq!(
@@ -318,11 +424,12 @@ fn json_has_the_keys_that_scripts_rely_on() {
     let doctor = home.brood(&["doctor", "--json"]).json();
     assert_eq!(keys(&doctor), ["checks", "facts", "guests", "ok"]);
     let _ = keys(&home.json(&["plan", &to.path, "--host-memory", "24G"]));
+    });
 }
 
 #[test]
 fn some_done_and_some_not_has_an_exit_code_of_its_own() {
-    let Some(home) = Home::with_kvm() else { return };
+    with_a_daemon_and_without(|home| {
     let demo = home.demo("demo", "4M");
     home.restore(&demo, 3, "g");
     signal(home.pid("g-2"), Signal::SIGKILL);
@@ -344,6 +451,7 @@ fn some_done_and_some_not_has_an_exit_code_of_its_own() {
         ["g-1", "g-3"],
         "a name that is wrong is found before anything is done"
     );
+    });
 }
 
 #[test]
