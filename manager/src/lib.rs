@@ -25,4 +25,5 @@ pub mod host;
 pub mod pool;
 pub mod restore;
 pub mod state;
+mod top;
 pub mod units;

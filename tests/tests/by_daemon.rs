@@ -79,9 +79,7 @@ fn an_interrupted_restore_tells_what_stands() {
     let guests = ASKED.to_string();
     let args = ["restore", &demo.path, "-n", &guests, "-c", "1", "--json"];
     let restoring = home.start(&args);
-    until("some guests", || {
-        (home.guests().len() > 5).then_some(())
-    });
+    until("some guests", || (home.guests().len() > 5).then_some(()));
     restoring.signal(Signal::SIGINT);
     let ran = restoring.wait();
     let report = ran.json();
@@ -90,7 +88,11 @@ fn an_interrupted_restore_tells_what_stands() {
     assert_eq!(ran.code(), Some(if not_begun > 0 { 130 } else { 0 }));
     assert_eq!(report["interrupted"], not_begun > 0);
     assert_eq!(array(&report["guests"]).len() as u64, stand);
-    assert_eq!(home.list().len() as u64, stand, "all that stand are told of");
+    assert_eq!(
+        home.list().len() as u64,
+        stand,
+        "all that stand are told of"
+    );
 }
 
 #[test]
@@ -101,9 +103,7 @@ fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so() {
     };
     let guests = ASKED.to_string();
     let restoring = home.start(&["restore", &demo.path, "-n", &guests, "-c", "1"]);
-    until("some guests", || {
-        (home.guests().len() > 5).then_some(())
-    });
+    until("some guests", || (home.guests().len() > 5).then_some(()));
     daemon.signal(Signal::SIGKILL);
     let _ = daemon.wait();
     let _ = restoring.wait().exits(1).says(&[
@@ -127,7 +127,9 @@ fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill() {
         return;
     };
     let _ = home
-        .brood(&["pool", "create", "p", &demo.path, "--hot", "0", "--max", "1"])
+        .brood(&[
+            "pool", "create", "p", &demo.path, "--hot", "0", "--max", "1",
+        ])
         .ok();
     let claimed = home.json(&["pool", "claim", "p"]);
     let waits = |daemon: &Daemon| {
@@ -268,7 +270,10 @@ fn the_limits_that_doctor_tells_of_are_the_daemons() {
     let by_daemon = facts(&["doctor", "--json"]);
     let told = daemon.get("/api/v1/host");
     assert_eq!(by_daemon["guests"], told["guests"]);
-    assert_eq!(array(&by_daemon["checks"]).len(), array(&told["checks"]).len());
+    assert_eq!(
+        array(&by_daemon["checks"]).len(),
+        array(&told["checks"]).len()
+    );
     let here = facts(&["doctor", "--json", "--no-daemon"]);
     assert_eq!(
         brood_tests::keys(&by_daemon["facts"]),

@@ -137,9 +137,9 @@ pub(super) struct Listening {
 /// Begins with an event `guests`: all guests (an array of Guest), and `pools`: all pools (an array
 /// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
 /// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
-/// along), `claim` (ClaimEvent) and, every two seconds, `counters` (Sample). A client that is too
-/// slow is told everything anew, from `guests` on. Whoever listens for one request is told only how
-/// its restore comes along.
+/// along), `claim` (ClaimEvent), `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or
+/// is back) and, every two seconds, `counters` (Sample). A client that is too slow is told everything
+/// anew, from `guests` on. Whoever listens for one request is told only how its restore comes along.
 #[utoipa::path(
     get, path = "/events", tag = "host", operation_id = "events",
     params(Listening),

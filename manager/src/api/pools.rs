@@ -18,6 +18,7 @@ use super::{
     App,
     events::RestoreEvent,
     extract::{Json, Path, Query},
+    metrics::{self, Origin},
     problem::Problem,
     request::RequestId,
     restores::CancelOnDrop,
@@ -25,9 +26,9 @@ use super::{
     workers::blocking,
 };
 use crate::{
-    pool::{self, Filled, NewPool, Pool, Pools, Settled},
+    pool::{self, Applied, Details, Filled, NewPool, Pool, Pools, Settled},
     restore::job::{ALLOWANCE, FailureView, cores},
-    state::{EntryState, PoolChange},
+    state::PoolChange,
     units::Bytes,
 };
 
@@ -117,6 +118,19 @@ impl Filling {
     }
 }
 
+impl Making {
+    fn new_pool(self, app: &App) -> Result<NewPool, Problem> {
+        Ok(NewPool {
+            name: self.name,
+            checkpoint: app.bundle(&self.checkpoint)?,
+            hot: self.hot.into(),
+            most: self.most.map(Into::into),
+            lease: lease(self.lease_s)?.unwrap_or(LEASE),
+            allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+        })
+    }
+}
+
 /// Makes a pool; the daemon fills it from then on
 #[utoipa::path(
     post, path = "/pools", tag = "pools", operation_id = "createPool",
@@ -132,15 +146,9 @@ pub(super) async fn create(
     Extension(id): Extension<RequestId>,
     Json(making): Json<Making>,
 ) -> Result<Response, Problem> {
-    let new = NewPool {
-        name: making.name,
-        checkpoint: app.bundle(&making.checkpoint)?,
-        hot: making.hot.into(),
-        most: making.most.map(Into::into),
-        lease: lease(making.lease_s)?.unwrap_or(LEASE),
-        allowance: making.private_limit_bytes.map_or(ALLOWANCE, Bytes),
-    };
-    let Some(filling) = making.fill else {
+    let filling = making.fill;
+    let new = making.new_pool(&app)?;
+    let Some(filling) = filling else {
         let pool = app
             .change_pools(move |pools| pools.create(&new, &|_| {}))
             .await?;
@@ -163,60 +171,68 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
     Ok(seconds.map(|s| Duration::from_secs(s.into())))
 }
 
-/// A pool and its entries.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct PoolDetails {
-    /// The pool.
-    #[serde(flatten)]
-    pub(crate) pool: Pool,
-    /// Entries that are claimed.
-    pub(crate) claims: Vec<Held>,
-    /// Names of the guests that wait, the oldest first.
-    pub(crate) hot_guests: Vec<String>,
-}
-
-/// An entry that is claimed.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Held {
-    /// Name of its guest.
-    pub(crate) guest: String,
-    /// What is left of its lease, in seconds.
-    pub(crate) lease_left_s: Option<u64>,
-}
-
 /// A pool and its entries, as `brood pool show`
 #[utoipa::path(
     get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
     params(("pool" = String, Path, description = "Its name")),
     responses(
-        (status = 200, body = PoolDetails),
+        (status = 200, body = Details),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<PoolDetails>, Problem> {
-    app.on_pools(move |pools| {
+) -> Result<Answer<Details>, Problem> {
+    app.on_pools(move |pools| Ok(Answer(pools.details(&name)?)))
+        .await
+}
+
+/// What had to be done for a pool to be as it should.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AppliedPool {
+    /// The pool.
+    #[serde(flatten)]
+    pool: Pool,
+    /// What was done to it.
+    applied: Applied,
+}
+
+/// Makes a pool, or changes one that is otherwise, as `brood pool apply`; the daemon brings it there
+///
+/// The body is that of createPool, and must name the same pool. Its checkpoint and its private limit
+/// stay as long as it is there.
+#[utoipa::path(
+    put, path = "/pools/{pool}", tag = "pools", operation_id = "applyPool",
+    params(("pool" = String, Path, description = "Its name")),
+    request_body = Making,
+    responses(
+        (status = 200, description = "It was there", body = AppliedPool),
+        (status = 201, description = "It was made", body = AppliedPool),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn apply(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(making): Json<Making>,
+) -> Result<Response, Problem> {
+    if making.name != name {
+        let detail = format!("the path names pool {name:?}, the body {:?}", making.name);
+        return Err(Problem::bad_request(detail));
+    }
+    let wanted = making.new_pool(&app)?;
+    let applied = app.change_pools(move |pools| {
+        let applied = pools.apply(&wanted, &|_| {})?;
         let pool = pools.show(&name)?;
-        let (mut claims, mut hot_guests) = (Vec::new(), Vec::new());
-        for entry in pools.state.entries(&name)? {
-            match entry.state {
-                EntryState::Claimed => claims.push(Held {
-                    guest: entry.name,
-                    lease_left_s: entry.lease.map(|lease| lease.as_secs()),
-                }),
-                EntryState::Hot => hot_guests.push(entry.name),
-                EntryState::Filling | EntryState::Releasing => {}
-            }
-        }
-        Ok(Answer(PoolDetails {
-            pool,
-            claims,
-            hot_guests,
-        }))
-    })
-    .await
+        Ok(AppliedPool { pool, applied })
+    });
+    let applied = applied.await?;
+    let status = match applied.applied {
+        Applied::Made => StatusCode::CREATED,
+        Applied::Changed | Applied::Same => StatusCode::OK,
+    };
+    Ok((status, Answer(applied)).into_response())
 }
 
 /// What to change of a pool.
@@ -376,13 +392,17 @@ impl App {
             ..RestoreEvent::default()
         };
         let begun = self.begin(progress, Some(Arc::clone(&cancelled)));
+        let app = self.clone();
         self.change_pools(move |pools| {
             first(pools, &begun)?;
             let pool = pools.show(&name)?;
             begun.asks_for(pool.row.hot.saturating_sub(pool.entries.hot));
+            let origin = Origin::from(&pool.row);
             let (settled, filled) = pools.fill(&name, at_once, &cancelled, &mut |event| {
-                begun.note(event);
+                begun.note(event, &origin);
             })?;
+            let why = metrics::Evicted::surplus;
+            app.metrics.evicted(&name, why, settled.evicted);
             Ok(FilledPool::new(pools.show(&name)?, settled, filled))
         })
         .await
@@ -427,9 +447,9 @@ pub(super) async fn evict(
     Path(name): Path<String>,
     Json(evicting): Json<Evicting>,
 ) -> Result<Answer<Evicted>, Problem> {
-    app.change_pools(move |pools| {
-        let evicted = pools.evict(&name, evicting.entries.into())?;
-        Ok(Answer(Evicted { evicted }))
-    })
-    .await
+    let pool = name.clone();
+    let evicted = app.change_pools(move |pools| pools.evict(&name, evicting.entries.into()));
+    let evicted = evicted.await?;
+    app.metrics.evicted(&pool, metrics::Evicted::asked, evicted);
+    Ok(Answer(Evicted { evicted }))
 }

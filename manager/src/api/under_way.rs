@@ -10,7 +10,7 @@ use std::{
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 
-use super::{App, events::RestoreEvent, extract::Path, problem::Problem};
+use super::{App, events::RestoreEvent, extract::Path, metrics::Origin, problem::Problem};
 use crate::{
     checkpoint::Progress,
     restore::{job, mass::Event},
@@ -84,8 +84,8 @@ impl Begun {
     }
 
     /// Something happened in it.
-    pub(super) fn note(&self, event: &Event<'_>) {
-        self.app.count(event);
+    pub(super) fn note(&self, event: &Event<'_>, origin: &Origin) {
+        self.app.count(event, origin);
         let mut progress = self.work.progress();
         match event {
             Event::Restored(_) => progress.restored += 1,

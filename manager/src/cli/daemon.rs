@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The daemon of the state folder, when one answers and may be used.
-pub(super) fn daemon(config: &Config) -> Option<Client> {
+pub(crate) fn daemon(config: &Config) -> Option<Client> {
     if config.daemon.value == UseDaemon::Off {
         tracing::info!("without a daemon: switched off ({})", config.daemon.source);
         return None;
@@ -41,7 +41,7 @@ pub(super) fn daemon(config: &Config) -> Option<Client> {
 }
 
 /// What the daemon did; none, when it has begun nothing.
-pub(super) fn done<T>(result: Result<T, Error>) -> Result<Option<T>, Failure> {
+pub(crate) fn done<T>(result: Result<T, Error>) -> Result<Option<T>, Failure> {
     match result {
         Ok(done) => Ok(Some(done)),
         Err(Error::NotBegun(why)) => {
@@ -53,7 +53,7 @@ pub(super) fn done<T>(result: Result<T, Error>) -> Result<Option<T>, Failure> {
 }
 
 /// Has the daemon do something; none, when nothing was begun: it is to be done here.
-pub(super) fn by_daemon<T>(
+pub(crate) fn by_daemon<T>(
     config: &Config,
     ask: impl FnOnce(&Client) -> Result<T, Error>,
 ) -> Result<Option<T>, Failure> {
@@ -64,7 +64,7 @@ pub(super) fn by_daemon<T>(
 }
 
 /// Starts the log of a command, on standard error: when it is asked for, or `RUST_LOG` is set.
-pub(super) fn start_log(verbose: bool) {
+pub(crate) fn start_log(verbose: bool) {
     let filter = match EnvFilter::try_from_default_env() {
         Ok(filter) => filter,
         Err(_) if verbose => EnvFilter::new("brood=info"),

@@ -3,18 +3,19 @@
 mod checkpoint;
 mod completions;
 mod config;
-mod daemon;
+pub(crate) mod daemon;
 mod density;
 mod disk;
 mod failure;
 mod guests;
 mod host;
 mod manual;
-mod output;
+pub(crate) mod output;
 mod pool;
 mod progress;
 mod restore;
 mod serve;
+mod top;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -107,6 +108,8 @@ enum Command {
     Disk(disk::Command),
     #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
+    #[command(about = "Show the host, pools and guests, live")]
+    Top(top::Top),
     #[command(about = "Serve the API over HTTP")]
     Serve(serve::Serve),
     /// Show and check the configuration
@@ -148,6 +151,7 @@ impl Cli {
             Command::Pool(command) => command.run(&config()?),
             Command::Disk(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
+            Command::Top(command) => command.run(&config()?),
             Command::Serve(command) => command.run(sources),
             Command::Config(command) => command.run(&sources),
             Command::Completions(command) => command.run(),

@@ -27,13 +27,14 @@ use crate::{
         claims::{Claim as Claimed, Claiming},
         events::RestoreEvent,
         pools::{Changing, FilledPool, Filling, Making},
+        resting::ResumingClaim,
     },
     checkpoint::BundlePath,
     client::{self, Client, Watch},
     config::Config,
     pool::{self, NewPool, Pool, Pools, Wanted},
     restore::{Slots, job::cores, mass::Event},
-    state::{EntryState, PoolChange},
+    state::PoolChange,
     units::Bytes,
 };
 
@@ -379,27 +380,22 @@ pub(super) struct Show {
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         with_pools(config, |pools| {
-            let pool = pools.show(&self.pool)?;
-            let entries = pools.state.entries(&self.pool)?;
-            let left = |lease: Option<Duration>| lease.map(|l| l.as_secs());
+            let details = pools.details(&self.pool)?;
             if self.json {
-                let mut value = serde_json::to_value(&pool).expect("plain data");
-                let of = |state| entries.iter().filter(move |e| e.state == state);
-                value["claims"] = of(EntryState::Claimed)
-                    .map(|e| json!({ "guest": e.name, "lease_left_s": left(e.lease) }))
-                    .collect();
-                value["hot_guests"] = of(EntryState::Hot).map(|e| e.name.clone()).collect();
-                json(&value);
+                json(&details);
                 return Ok(ExitCode::SUCCESS);
             }
-            print_pool(&pool, false);
-            let rows: Vec<_> = entries
-                .iter()
-                .map(|e| {
-                    let lease = left(e.lease).map_or_else(String::new, |s| format!("{s} s left"));
-                    vec![e.name.clone(), e.state.name().to_owned(), lease]
-                })
-                .collect();
+            print_pool(&details.pool, false);
+            let entries = pools.state.entries(&self.pool)?;
+            let entries = entries.into_iter().map(|e| {
+                let left = e.lease.map(|lease| format!("{} s left", lease.as_secs()));
+                vec![e.name, e.state.name().to_owned(), left.unwrap_or_default()]
+            });
+            let resting = details.resting.into_iter().map(|resting| {
+                let since = format!("since {}", resting.since);
+                vec![resting.guest, resting.state.name().to_owned(), since]
+            });
+            let rows: Vec<_> = entries.chain(resting).collect();
             if !rows.is_empty() {
                 line("");
                 table(&["GUEST", "STATE", "LEASE"], &rows);
@@ -688,19 +684,25 @@ pub(super) struct Suspend {
 
 impl Suspend {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let bar = bytes_bar(self.json);
-        bar.set_message("sealing");
-        let manifest = with_pools(config, |pools| {
-            Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
-        })?;
-        bar.finish_and_clear();
-        let written = manifest.files.ckp.size;
+        let rested = by_daemon(config, |daemon| daemon.suspend_claim(&self.token))?;
+        let (guest, written) = match rested {
+            Some(rested) => (rested.guest, rested.written_bytes),
+            None => {
+                let bar = bytes_bar(self.json);
+                bar.set_message("sealing");
+                let manifest = with_pools(config, |pools| {
+                    Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
+                })?;
+                bar.finish_and_clear();
+                (manifest.guest, manifest.files.ckp.size)
+            }
+        };
         if self.json {
-            json(&json!({ "guest": manifest.guest, "written_bytes": written.0 }));
+            json(&json!({ "guest": guest, "written_bytes": written.0 }));
         } else {
             line(format_args!(
-                "{} rests: {written} of memory written; next: brood pool resume {}",
-                manifest.guest, self.token
+                "{guest} rests: {written} of memory written; next: brood pool resume {}",
+                self.token
             ));
         }
         Ok(ExitCode::SUCCESS)
@@ -725,12 +727,23 @@ pub(super) struct Resume {
 
 impl Resume {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let lease = self.lease.map(|s| Duration::from_secs(s.into()));
-        let timeout = Duration::from_secs_f64(self.timeout);
-        let claimed = with_pools(config, |pools| {
-            Ok(pools.resume(&self.token, lease, timeout)?)
-        })?;
-        print_claim(&claimed.into(), self.json);
+        let resuming = ResumingClaim {
+            lease_s: self.lease,
+            wait_s: 0.0,
+            timeout_s: Some(self.timeout),
+        };
+        let claim = match by_daemon(config, |daemon| daemon.resume_claim(&self.token, &resuming))? {
+            Some(claim) => claim,
+            None => {
+                let lease = self.lease.map(|s| Duration::from_secs(s.into()));
+                let timeout = Duration::from_secs_f64(self.timeout);
+                let claimed = with_pools(config, |pools| {
+                    Ok(pools.resume(&self.token, lease, timeout)?)
+                })?;
+                claimed.into()
+            }
+        };
+        print_claim(&claim, self.json);
         Ok(ExitCode::SUCCESS)
     }
 }

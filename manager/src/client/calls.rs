@@ -23,6 +23,7 @@ use crate::{
         guests::{Destroyed, Resumed},
         host::Host,
         pools::{Changing, Evicted, Evicting, FilledPool, Filling, Making},
+        resting::{Rested, ResumingClaim},
         restores::Restoring,
     },
     engine::random,
@@ -56,6 +57,23 @@ impl Client {
             format!("/api/v1/guests?usage={usage}"),
             "list guests",
         ))
+    }
+
+    /// All pools.
+    pub(crate) fn pools(&self) -> Result<Vec<Pool>, Error> {
+        self.call(&Call::get("/api/v1/pools", "list pools"))
+    }
+
+    /// Restores under way.
+    pub(crate) fn restores(&self) -> Result<Vec<RestoreEvent>, Error> {
+        self.call(&Call::get("/api/v1/restores", "list restores"))
+    }
+
+    /// What it has counted, as OpenMetrics text.
+    pub(crate) fn metrics(&self) -> Result<String, Error> {
+        let call = Call::get("/metrics", "tell what it has counted");
+        let mut connection = self.connection.borrow_mut();
+        self.runtime.block_on(connection.text(&call))
     }
 
     /// Stops a guest.
@@ -175,6 +193,23 @@ impl Client {
     pub(crate) fn release(&self, token: &str) -> Result<(), Error> {
         let path = format!("/api/v1/claims/{}", Segment(token));
         self.call(&Call::change(Method::DELETE, path, "release a claim"))
+    }
+
+    /// Lets a claim rest.
+    pub(crate) fn suspend_claim(&self, token: &str) -> Result<Rested, Error> {
+        let path = format!("/api/v1/claims/{}/suspend", Segment(token));
+        self.call(&Call::change(Method::POST, path, "let a claim rest"))
+    }
+
+    /// Restores the guest of a claim that rests.
+    pub(crate) fn resume_claim(
+        &self,
+        token: &str,
+        resuming: &ResumingClaim,
+    ) -> Result<Claim, Error> {
+        let path = format!("/api/v1/claims/{}/resume", Segment(token));
+        let call = Call::change(Method::POST, path, "restore the guest of a claim");
+        self.call(&call.with(resuming))
     }
 
     /// What the daemon, with its limits, can do on this host.

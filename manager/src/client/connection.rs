@@ -257,13 +257,27 @@ impl Connection {
 
     /// Makes a request, and reads the answer.
     pub(super) async fn call<T: DeserializeOwned>(&mut self, call: &Call) -> Result<T, Error> {
+        let (status, body) = self.answer(call).await?;
+        call.read(status, &body)
+    }
+
+    /// The same, where the answer is text.
+    pub(super) async fn text(&mut self, call: &Call) -> Result<String, Error> {
+        let (status, body) = self.answer(call).await?;
+        if status.is_success() {
+            String::from_utf8(body.into()).map_err(|e| call.odd(e))
+        } else {
+            call.read(status, &body)
+        }
+    }
+
+    async fn answer(&mut self, call: &Call) -> Result<(StatusCode, Bytes), Error> {
         let response = self.send(call).await?;
-        let read = whole(response, call).await;
-        if read.is_err() {
+        let answer = whole(response, call).await;
+        if answer.is_err() {
             self.sender = None;
         }
-        let (status, body) = read?;
-        call.read(status, &body)
+        answer
     }
 }
 
