@@ -21,12 +21,19 @@ fn kept() -> Option<(Home, Demo, Daemon)> {
     Some((home, demo, daemon))
 }
 
-/// The value of a metric with these labels; 0 when it is not there yet.
-fn metric(daemon: &Daemon, name: &str) -> f64 {
+/// The values of a metric with these labels, together; 0 when there is none yet.
+fn metric(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
     let text = daemon.request(Method::GET, "/metrics").send().unwrap();
     let text = text.text().unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+    let found = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let rest = series.strip_prefix(name)?;
+        let whole = rest.is_empty() || rest.starts_with('{');
+        (whole && labels.iter().all(|label| rest.contains(label))).then_some(value)
+    });
+    found
+        .map(|value| value.parse::<f64>().expect("a number"))
+        .sum()
 }
 
 /// Runs a command that says how it is done.
@@ -39,17 +46,20 @@ fn a_claim_takes_the_daemons_way() {
     let Some((home, demo, daemon)) = kept() else {
         return;
     };
-    let claims = r#"brood_claim_latency_seconds_count{pool="p",tier="hot"}"#;
-    let restored = r#"brood_restores_total{outcome="restored"}"#;
+    let claims = || {
+        let labels = [r#"pool="p""#, r#"tier="hot""#];
+        metric(&daemon, "brood_claim_latency_seconds_count", &labels)
+    };
     let mut events = daemon.events();
     let _ = said(&home, &["pool", "create", "p", &demo.path, "--hot", "2"])
         .ok()
         .says(&["with the daemon"]);
-    assert!(metric(&daemon, restored) >= 2.0, "the daemon restores");
+    let restored = metric(&daemon, "brood_restores_total", &[r#"outcome="restored""#]);
+    assert!(restored >= 2.0, "the daemon restores");
     let claimed = home.json(&["pool", "claim", "p"]);
     let told = events.find("claim", |claim| claim["guest"] == claimed["guest"]);
     assert_eq!(told["tier"], "hot");
-    assert!((metric(&daemon, claims) - 1.0).abs() < 0.5);
+    assert!((claims() - 1.0).abs() < 0.5);
     let _ = home.json(&["pool", "fill", "p"]);
     // And goes without it when it is told to.
     for (args, env) in [
@@ -60,13 +70,13 @@ fn a_claim_takes_the_daemons_way() {
         command.envs(env);
         let _ = Running::start(command).wait().ok().says(&["switched off"]);
     }
-    assert!((metric(&daemon, claims) - 1.0).abs() < 0.5);
+    assert!((claims() - 1.0).abs() < 0.5);
 
-    let resumes = "brood_resume_latency_seconds_count";
     home.restore(&demo, 1, "g");
     let _ = home.brood(&["pause", "g-1"]).ok();
     let _ = home.brood(&["resume", "g-1"]).ok();
-    assert!((metric(&daemon, resumes) - 1.0).abs() < 0.5);
+    let resumes = metric(&daemon, "brood_resume_latency_seconds_count", &[]);
+    assert!((resumes - 1.0).abs() < 0.5);
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
 }
 
@@ -113,7 +123,7 @@ fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so() {
     ]);
     // Nothing was tried again: there are those that the daemon had begun, and no others come.
     let stand = home.converges().len();
-    assert!((5..ASKED).contains(&stand), "{stand} guests");
+    assert!((1..ASKED).contains(&stand), "{stand} guests");
     // A socket that nobody listens on is no obstacle.
     let _ = said(&home, &["destroy", "--all"])
         .ok()
@@ -134,7 +144,7 @@ fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill() {
     let claimed = home.json(&["pool", "claim", "p"]);
     let waits = |daemon: &Daemon| {
         until("a claim that waits", || {
-            (metric(daemon, "brood_http_requests_in_flight") > 1.5).then_some(())
+            (metric(daemon, "brood_http_requests_in_flight", &[]) > 1.5).then_some(())
         });
     };
     let claiming = home.start(&["pool", "claim", "p", "--wait", "100", "--json"]);

@@ -88,6 +88,7 @@ fn help_says_what_each_command_does() {
         "density",
         "plan",
         "doctor",
+        "top",
         "config",
         "config example",
         "config check",
@@ -211,7 +212,7 @@ fn a_day_with_a_pool_reads_well() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let ran = home.brood(&words);
             let said = format!("$ brood {line}\n{}{}", ran.stdout, ran.stderr);
-            if words[1] == "claim" && ran.code() == Some(0) {
+            if words.get(1) == Some(&"claim") && ran.code() == Some(0) {
                 token = match ran.stdout.strip_prefix('{') {
                     Some(_) => text(&ran.json()["token"]).to_owned(),
                     None => {

@@ -15,13 +15,18 @@ use super::{
     text,
     view::Display,
 };
-use crate::{api::events::RestoreEvent, guests::GuestState};
+use crate::{
+    api::events::RestoreEvent,
+    guests::{GuestState, View as Guest},
+};
 
 /// Rows of pools, and of restores, that are shown at most while guests need the room.
 const POOLS: usize = 6;
 const RESTORES: usize = 3;
 /// Memory that is used from which on it is shown as a warning, in hundredths.
 const FULL: u64 = 90;
+/// Columns from which on there is room for whole paths.
+const ROOMY: u16 = 110;
 /// Widths of a guest's columns but the last, which has the rest.
 const WIDTHS: [u16; 6] = [18, 9, 10, 10, 8, 4];
 
@@ -177,10 +182,7 @@ fn guests(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictur
                     .pid
                     .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
                 picture.age_s(guest).map(age).unwrap_or_default(),
-                guest
-                    .reason
-                    .clone()
-                    .unwrap_or_else(|| guest.checkpoint.clone()),
+                guest.reason.clone().unwrap_or_else(|| from(guest, area)),
             ];
             let style = match guest.state {
                 GuestState::Running => Style::new(),
@@ -198,6 +200,15 @@ fn guests(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictur
         .header(Row::new(text::GUESTS).style(HEAD))
         .column_spacing(1);
     frame.render_widget(table, area);
+}
+
+/// What a guest was restored from; its name alone where there is not much room.
+fn from(guest: &Guest, area: Rect) -> String {
+    let path = &guest.checkpoint;
+    if area.width >= ROOMY {
+        return path.clone();
+    }
+    path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 
 fn foot(frame: &mut Frame<'_>, area: Rect, display: &Display) {
@@ -229,33 +240,27 @@ fn below(area: Rect) -> Rect {
 
 const KEYS: [(&str, &str); 8] = [
     ("q, Ctrl-C", "quit"),
-    (
-        "s",
-        "sort by the next: private, shared, name, state, restored",
-    ),
+    ("s", "sort by the next column"),
     ("r", "sort the other way around"),
-    (
-        "/",
-        "show only guests with a text; Enter ends it, Esc clears it",
-    ),
+    ("/", "show only guests with a text; Esc takes it away"),
     ("p, space", "let the display stand still, or go on"),
     ("up, down", "move through the guests"),
-    ("page up, page down", "ten at a time"),
-    ("home, end", "to the first, to the last"),
+    ("PgUp, PgDn", "move by ten"),
+    ("Home, End", "to the first, to the last"),
 ];
 
 fn help(frame: &mut Frame<'_>, area: Rect) {
     let lines: Vec<Line<'_>> = KEYS
         .iter()
-        .map(|(key, what)| Line::from(vec![format!("{key:<20}").cyan(), (*what).into()]))
+        .map(|(key, what)| Line::from(vec![format!("{key:<12}").cyan(), (*what).into()]))
         .chain([
             Line::from(""),
-            Line::from("MiB each: guest memory that a guest has written, its process and"),
-            Line::from("its page tables. Claims and restores are those of the daemon."),
+            Line::from("MiB each: memory that a guest has written, its process, and its"),
+            Line::from("page tables. Claims and restores are those that the daemon does."),
         ])
         .collect();
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX) + 2;
-    let width = area.width.min(76);
+    let width = area.width.min(72);
     let [_, middle, _] = Layout::vertical([
         Constraint::Fill(1),
         Constraint::Length(height.min(area.height)),
@@ -275,3 +280,6 @@ fn help(frame: &mut Frame<'_>, area: Rect) {
     );
     frame.render_widget(Paragraph::new(lines), middle.inner(Margin::new(2, 1)));
 }
+
+#[cfg(test)]
+mod tests;
