@@ -40,6 +40,7 @@ macro_rules! shows {
                 (r"\(triple fault\) at 0x[0-9a-f]+", "(triple fault) at ADDRESS"),
                 (r"(pid +)\d+", "${1}PID"),
                 (r"(running|paused)( +)\d+", "${1}${2}PID"),
+                (r"rests: [0-9.]+ \S+", "rests: SIZE"),
                 (r"(process +).*", "${1}SIZE and SIZE of page tables"),
                 (r"(shared +)[0-9.]+ \S+", "${1}SIZE"),
                 (r"(private +)[0-9.]+ \S+", "${1}SIZE"),
@@ -246,6 +247,12 @@ fn a_day_with_a_pool_reads_well() {
         say("pool fill p");
         say("pool list");
         say("pool renew TOKEN --lease 500");
+        say("pool suspend TOKEN");
+        say("pool suspend TOKEN");
+        say("pool list");
+        say("pool resume TOKEN");
+        say("pool suspend nonsense");
+        say("pool resume nonsense");
         say("pool remove p");
         say("pool release TOKEN");
         say("pool release TOKEN nonsense");

@@ -221,6 +221,10 @@ pub(super) async fn apply(
         let detail = format!("the path names pool {name:?}, the body {:?}", making.name);
         return Err(Problem::bad_request(detail));
     }
+    if making.fill.is_some() {
+        let problem = Problem::bad_request("a pool that is put is filled by the daemon");
+        return Err(problem.with_hint("POST .../pools/NAME/fill waits for that"));
+    }
     let wanted = making.new_pool(&app)?;
     let applied = app.change_pools(move |pools| {
         let applied = pools.apply(&wanted, &|_| {})?;
