@@ -1,6 +1,7 @@
 //! Pools: guests that wait, stopped, to be claimed.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -26,14 +27,11 @@ use super::{
     workers::blocking,
 };
 use crate::{
-    pool::{self, Applied, Details, Filled, NewPool, Pool, Pools, Settled},
+    pool::{self, Applied, Details, Filled, NewPool, Pool, Pools, Refill, Settled},
     restore::job::{ALLOWANCE, FailureView, cores},
-    state::PoolChange,
+    state::{Policy, PoolChange},
     units::Bytes,
 };
-
-/// How long a claim lasts when neither it nor its pool says otherwise.
-const LEASE: Duration = Duration::from_secs(300);
 
 impl App {
     /// Makes a library call on pools, on a thread for that.
@@ -82,9 +80,22 @@ pub(crate) struct Making {
     pub(crate) checkpoint: String,
     /// How many guests wait to be claimed.
     pub(crate) hot: u32,
+    /// It is filled when fewer than these wait; when one is missing, when it is not said.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) hot_min: Option<NonZeroU32>,
     /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
     /// said.
     pub(crate) most: Option<u32>,
+    /// What its guests may come to hold together, in bytes: each counts with its private limit and
+    /// what it costs besides. As much as the host has, when it is not said.
+    pub(crate) max_memory: Option<u64>,
+    /// After how many seconds a guest that waits is replaced by a new one; never, when it is not
+    /// said.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) max_age_s: Option<NonZeroU32>,
+    /// How many guests are restored for it a second, at most.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) refill_per_s: Option<NonZeroU32>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(default = 300, minimum = 1)]
     pub(crate) lease_s: Option<u32>,
@@ -123,11 +134,71 @@ impl Making {
         Ok(NewPool {
             name: self.name,
             checkpoint: app.bundle(&self.checkpoint)?,
-            hot: self.hot.into(),
-            most: self.most.map(Into::into),
-            lease: lease(self.lease_s)?.unwrap_or(LEASE),
             allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+            policy: Policy {
+                hot: self.hot.into(),
+                hot_min: self.hot_min.map(number),
+                most: self.most.map(Into::into),
+                max_memory: self.max_memory.map(Bytes),
+                max_age_s: self.max_age_s.map(number),
+                refill_per_s: self.refill_per_s.map(number),
+                lease_s: lease(self.lease_s)?.unwrap_or(pool::LEASE).as_secs(),
+            },
         })
+    }
+}
+
+/// A number that was one of 32 bits.
+fn small(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn positive(n: u64) -> NonZeroU32 {
+    NonZeroU32::new(small(n)).unwrap_or(NonZeroU32::MIN)
+}
+
+impl Making {
+    /// Asks for this pool, whose checkpoint the daemon finds by `checkpoint`.
+    pub(crate) fn of(new: &NewPool, checkpoint: String, fill: Option<Filling>) -> Self {
+        let Policy {
+            hot,
+            hot_min,
+            most,
+            max_memory,
+            max_age_s,
+            refill_per_s,
+            lease_s,
+        } = new.policy;
+        Self {
+            name: new.name.clone(),
+            checkpoint,
+            hot: small(hot),
+            hot_min: hot_min.map(positive),
+            most: most.map(small),
+            max_memory: max_memory.map(|bytes| bytes.0),
+            max_age_s: max_age_s.map(positive),
+            refill_per_s: refill_per_s.map(positive),
+            lease_s: Some(small(lease_s)),
+            private_limit_bytes: Some(new.allowance.0),
+            fill,
+        }
+    }
+}
+
+impl Changing {
+    /// Asks for this change.
+    pub(crate) fn of(change: &PoolChange, fill: Option<Filling>) -> Self {
+        let number = |limit: Option<Option<u64>>| limit.map(|limit| limit.map(positive));
+        Self {
+            hot: change.hot.map(small),
+            hot_min: number(change.hot_min),
+            most: change.most.map(|limit| limit.map(small)),
+            max_memory: change.max_memory.map(|limit| limit.map(|bytes| bytes.0)),
+            max_age_s: number(change.max_age_s),
+            refill_per_s: number(change.refill_per_s),
+            lease_s: change.lease_s.map(small),
+            fill,
+        }
     }
 }
 
@@ -162,6 +233,10 @@ pub(super) async fn create(
         })
         .await?;
     Ok((StatusCode::CREATED, Answer(filled)).into_response())
+}
+
+fn number(n: NonZeroU32) -> u64 {
+    n.get().into()
 }
 
 pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
@@ -239,21 +314,70 @@ pub(super) async fn apply(
     Ok((status, Answer(applied)).into_response())
 }
 
-/// What to change of a pool.
+/// What to change of a pool. `null` takes a limit away.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PoolChange)]
 pub(crate) struct Changing {
     /// How many guests wait to be claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hot: Option<u32>,
+    /// It is filled when fewer than these wait.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) hot_min: Option<Option<NonZeroU32>>,
     /// How many guests it may have.
-    pub(crate) most: Option<u32>,
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>)]
+    pub(crate) most: Option<Option<u32>>,
+    /// What its guests may come to hold together, in bytes.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u64>)]
+    pub(crate) max_memory: Option<Option<u64>>,
+    /// After how many seconds a guest that waits is replaced by a new one.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) max_age_s: Option<Option<NonZeroU32>>,
+    /// How many guests are restored for it a second, at most.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) refill_per_s: Option<Option<NonZeroU32>>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(minimum = 1)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease_s: Option<u32>,
     /// Answer when it is filled, with what came of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fill: Option<Filling>,
+}
+
+/// Reads a limit that is given, be it `null`.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// Changes what a pool should be; the daemon brings it there
@@ -275,7 +399,11 @@ pub(super) async fn change(
 ) -> Result<Response, Problem> {
     let change = PoolChange {
         hot: changing.hot.map(Into::into),
-        most: changing.most.map(Into::into),
+        hot_min: changing.hot_min.map(|limit| limit.map(number)),
+        most: changing.most.map(|limit| limit.map(Into::into)),
+        max_memory: changing.max_memory.map(|limit| limit.map(Bytes)),
+        max_age_s: changing.max_age_s.map(|limit| limit.map(number)),
+        refill_per_s: changing.refill_per_s.map(|limit| limit.map(number)),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
     };
     let Some(filling) = changing.fill else {
@@ -400,12 +528,13 @@ impl App {
         self.change_pools(move |pools| {
             first(pools, &begun)?;
             let pool = pools.show(&name)?;
-            begun.asks_for(pool.row.hot.saturating_sub(pool.entries.hot));
+            begun.asks_for(pool.row.policy.hot.saturating_sub(pool.entries.hot));
             let origin = Origin::from(&pool.row);
-            let (settled, filled) = pools.fill(&name, at_once, &cancelled, &mut |event| {
-                begun.note(event, &origin);
-            })?;
-            let why = metrics::Evicted::surplus;
+            let (settled, filled) =
+                pools.fill(&name, Refill::Whole, at_once, &cancelled, &mut |event| {
+                    begun.note(event, &origin);
+                })?;
+            let why = metrics::Evicted::policy;
             app.metrics.evicted(&name, why, settled.evicted);
             Ok(FilledPool::new(pools.show(&name)?, settled, filled))
         })

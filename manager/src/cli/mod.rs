@@ -11,6 +11,7 @@ mod guests;
 mod host;
 mod manual;
 pub(crate) mod output;
+mod policy;
 mod pool;
 mod progress;
 mod restore;

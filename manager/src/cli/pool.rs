@@ -19,6 +19,7 @@ use super::{
         advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
         table,
     },
+    policy::Limits,
     progress::Shown,
     restore::{absolute, concurrency},
 };
@@ -32,9 +33,8 @@ use crate::{
     checkpoint::BundlePath,
     client::{self, Client, Watch},
     config::Config,
-    pool::{self, NewPool, Pool, Pools, Wanted},
+    pool::{self, NewPool, Pool, Pools, Refill, Wanted},
     restore::{Slots, job::cores, mass::Event},
-    state::PoolChange,
     units::Bytes,
 };
 
@@ -131,9 +131,8 @@ pub(super) struct Create {
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
     hot: u32,
-    /// How many guests it may have, claimed ones too [default: as many as the host takes]
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     /// How long a claim lasts when it is not renewed, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = pool::LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     lease: u64,
@@ -151,19 +150,17 @@ pub(super) struct Create {
 
 impl Create {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        if let Some(code) = self.by_daemon(config)? {
-            return Ok(code);
-        }
         let new = NewPool {
             name: self.name.clone(),
-            checkpoint: self.checkpoint,
-            hot: self.hot.into(),
-            most: self.max.map(Into::into),
-            lease: Duration::from_secs(self.lease),
+            checkpoint: self.checkpoint.clone(),
+            policy: self.limits.policy(self.hot, self.lease),
             allowance: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
         };
+        if let Some(code) = self.by_daemon(config, &new)? {
+            return Ok(code);
+        }
         with_pools(config, |pools| {
             let bar = bytes_bar(self.json);
             bar.set_message("verifying");
@@ -177,25 +174,13 @@ impl Create {
     }
 
     /// Has the daemon make it; none, when it has begun nothing.
-    fn by_daemon(&self, config: &Config) -> Result<Option<ExitCode>, Failure> {
-        let (Some(checkpoint), Ok(lease_s)) =
-            (absolute(&self.checkpoint), u32::try_from(self.lease))
+    fn by_daemon(&self, config: &Config, new: &NewPool) -> Result<Option<ExitCode>, Failure> {
+        let (Some(checkpoint), Ok(_)) = (absolute(&new.checkpoint), u32::try_from(self.lease))
         else {
             return Ok(None);
         };
-        let making = Making {
-            name: self.name.clone(),
-            checkpoint,
-            hot: self.hot,
-            most: self.max,
-            lease_s: Some(lease_s),
-            private_limit_bytes: Some(
-                self.private_limit
-                    .unwrap_or(config.restore.private_limit.value)
-                    .0,
-            ),
-            fill: (!self.empty).then(|| filling(config, None)),
-        };
+        let fill = (!self.empty).then(|| filling(config, None));
+        let making = Making::of(new, checkpoint, fill);
         if self.empty {
             let pool = by_daemon(config, |daemon| daemon.create_pool(&making))?;
             return Ok(pool.map(|pool| print_pool(&pool, self.json)));
@@ -206,18 +191,22 @@ impl Create {
     }
 }
 
-/// Changes what a pool should be, and brings it there
+/// Changes what a pool should be, and brings it there.
+///
+/// What no flag names stays as it is.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: brood pool set web --hot 100")]
+#[command(after_help = "\
+Examples:
+  brood pool set web --hot 100
+  brood pool set web --max-memory 8G --max none")]
 pub(super) struct Set {
     /// The pool
     pool: String,
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
     hot: Option<u32>,
-    /// How many guests it may have, claimed ones too
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     /// How long a claim lasts when it is not renewed, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     lease: Option<u32>,
@@ -228,23 +217,14 @@ pub(super) struct Set {
 
 impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let changing = Changing {
-            hot: self.hot,
-            most: self.max,
-            lease_s: self.lease,
-            fill: Some(filling(config, None)),
-        };
+        let change = self.limits.change(self.hot, self.lease.map(Into::into));
+        let changing = Changing::of(&change, Some(filling(config, None)));
         let filled = fill_by_daemon(config, self.json, |daemon, watch| {
             daemon.change_and_fill_pool(&self.pool, &changing, watch)
         })?;
         if let Some(code) = filled {
             return Ok(code);
         }
-        let change = PoolChange {
-            hot: self.hot.map(Into::into),
-            most: self.max.map(Into::into),
-            lease_s: self.lease.map(Into::into),
-        };
         with_pools(config, |pools| {
             pools.change(&self.pool, &change)?;
             fill(config, pools, &self.pool, None, self.json)
@@ -348,12 +328,14 @@ fn row(pool: &Pool) -> Vec<String> {
     let Pool { row, entries } = pool;
     vec![
         row.name.clone(),
-        format!("{}/{}", entries.hot, row.hot),
+        format!("{}/{}", entries.hot, row.policy.hot),
         entries.claimed.to_string(),
         entries.cold.to_string(),
         entries.filling.to_string(),
         entries.releasing.to_string(),
-        row.most.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        row.policy
+            .most
+            .map_or_else(|| "-".to_owned(), |n| n.to_string()),
         row.checkpoint.clone(),
     ]
 }
@@ -497,23 +479,29 @@ fn fill(
 ) -> Result<ExitCode, Failure> {
     let cancelled = cancellation();
     let pool = pools.show(name)?;
-    let missing = pool.row.hot.saturating_sub(pool.entries.hot);
+    let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
     let bar = guests_bar(missing, quiet);
     bar.set_message("restoring");
     let at_once = match concurrency(config, at_once) {
         Some(k) => k as usize,
         None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
     };
-    let result = pools.fill(name, at_once, &cancelled, &mut |event| match event {
-        Event::Restored(_) => bar.inc(1),
-        Event::Failed(failure) => {
-            bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
-        }
-        Event::NurseryReplaced => {
-            bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
-        }
-        Event::Verifying(_) | Event::Admitted { .. } => {}
-    });
+    let result = pools.fill(
+        name,
+        Refill::Whole,
+        at_once,
+        &cancelled,
+        &mut |event| match event {
+            Event::Restored(_) => bar.inc(1),
+            Event::Failed(failure) => {
+                bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+            }
+            Event::NurseryReplaced => {
+                bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
+            }
+            Event::Verifying(_) | Event::Admitted { .. } => {}
+        },
+    );
     bar.finish_and_clear();
     let (settled, filled) = result?;
     let filled = FilledPool::new(pools.show(name)?, settled, filled);
@@ -527,7 +515,7 @@ fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> E
     } else {
         line(format_args!(
             "{}: {} of {} guests are hot; {} restored in {:.2} s",
-            row.name, entries.hot, row.hot, filled.restored, filled.wall_s
+            row.name, entries.hot, row.policy.hot, filled.restored, filled.wall_s
         ));
         let settled = &filled.settled;
         let put_in_order = [
@@ -616,6 +604,7 @@ impl Claim {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
             timeout: Duration::from_secs_f64(self.timeout),
             wait: wait.saturating_sub(begin.elapsed()),
+            place: None,
         };
         let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
         print_claim(&claimed.into(), self.json);

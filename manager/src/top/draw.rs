@@ -133,7 +133,7 @@ fn density(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictu
 fn pools(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     let mut rows: Vec<Row<'_>> = Vec::new();
     for line in picture.pools.iter().take(POOLS) {
-        let short = line.pool.entries.hot < line.pool.row.hot;
+        let short = line.pool.entries.hot < line.pool.row.policy.hot;
         let row = Row::new(text::pool(line));
         rows.push(if short { row.yellow() } else { row });
     }

@@ -72,7 +72,7 @@ pub(super) fn pool(line: &super::picture::PoolLine) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
         row.name.clone(),
-        format!("{}/{}", entries.hot, row.hot),
+        format!("{}/{}", entries.hot, row.policy.hot),
         entries.claimed.to_string(),
         entries.cold.to_string(),
         entries.filling.to_string(),
