@@ -27,14 +27,11 @@ use crate::{
 /// Claims and restores are those that a daemon does (`brood serve`); without one the rest is shown.
 /// A guest's share of memory is what it has to itself: guest memory that it has written, its process
 /// and its page tables.
+///
+/// Keys: q quits, s sorts by the next column and r the other way around, / shows only guests with a
+/// text, p lets the display stand still, ? explains all of them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Keys:
-  q       quit                        /       show only guests with a text
-  s       sort by the next column     p       let the display stand still
-  r       sort the other way around   ?       help
-  up, down, page up, page down, home, end: move through the guests
-
 Examples:
   brood top
   brood top --sort name --filter web
