@@ -10,14 +10,14 @@
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params, types::Type};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Error, Place, Policy, PoolChange, State, waiting::before};
 use crate::{engine::GuestId, host::boot, units::Bytes};
 
 /// A pool, as its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolSettings)]
 pub struct PoolRow {
     /// Its name, which is also the prefix of its guests' names.
