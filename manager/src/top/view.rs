@@ -62,8 +62,8 @@ pub(crate) enum Then {
 pub(crate) struct Display {
     /// The last picture, unless the display stands still.
     pub(crate) picture: Option<Picture>,
-    /// MiB for each guest, the newest last.
-    pub(crate) history: VecDeque<f64>,
+    /// Bytes that each guest has to itself, on average; the newest last.
+    pub(crate) history: VecDeque<u64>,
     /// What guests are sorted by.
     pub(crate) sort: Sort,
     /// The other way around.
@@ -88,9 +88,9 @@ impl Display {
         if self.paused {
             return;
         }
-        if picture.density.guests > 0 {
-            self.history.push_back(picture.density.mib_per_guest);
-        }
+        let density = picture.density;
+        self.history
+            .extend(density.own_bytes.checked_div(density.guests));
         if self.history.len() > HISTORY {
             self.history.pop_front();
         }
