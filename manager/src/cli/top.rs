@@ -41,7 +41,7 @@ pub(super) struct Top {
     /// How often to look, in seconds
     #[arg(long, short = 'i', value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
     interval: f64,
-    /// What to sort guests by
+    /// What to sort guests by: memory comes with the most first, restored with the newest
     #[arg(long, value_name = "COLUMN", default_value = "private")]
     sort: Sort,
     /// Show only guests that have this in their name, state or checkpoint

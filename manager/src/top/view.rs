@@ -13,19 +13,15 @@ const HISTORY: usize = 400;
 /// Guests that a page key moves by.
 const PAGE: usize = 10;
 
-/// What guests are sorted by.
+/// What guests are sorted by: memory that each has to itself, or shares (most first), name, state,
+/// or when it was restored (newest first).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sort {
-    /// Memory that each has to itself, most first.
     #[default]
     Private,
-    /// Memory that each shares, most first.
     Shared,
-    /// Its name.
     Name,
-    /// What it is doing.
     State,
-    /// When it was restored, the newest first.
     Restored,
 }
 
