@@ -110,6 +110,13 @@ impl Browser {
 
     #[track_caller]
     fn command(&self, method: Method, path: &str, body: &Value) -> Value {
+        let value = self.answer(method, path, body);
+        assert!(value["error"].is_null(), "{path}: {value}");
+        value
+    }
+
+    /// What a command is answered with, an error too.
+    fn answer(&self, method: Method, path: &str, body: &Value) -> Value {
         let has_body = method == Method::POST;
         let mut request = self
             .client
@@ -119,9 +126,7 @@ impl Browser {
         }
         let answer = request.send().and_then(Response::json);
         let answer: Value = answer.expect("the driver answers");
-        let value = &answer["value"];
-        assert!(value["error"].is_null(), "{path}: {value}");
-        value.clone()
+        answer["value"].clone()
     }
 
     /// Goes to an address.
@@ -156,11 +161,14 @@ impl Browser {
         });
     }
 
+    /// Waits for what a CSS selector finds.
     #[track_caller]
     fn element(&self, selector: &str) -> String {
         let body = json!({ "using": "css selector", "value": selector });
-        let found = self.command(Method::POST, "/element", &body);
-        format!("/element/{}", text(&found[ELEMENT]))
+        until(&format!("{selector} in the page"), || {
+            let found = self.answer(Method::POST, "/element", &body);
+            Some(format!("/element/{}", found[ELEMENT].as_str()?))
+        })
     }
 
     /// Clicks what a CSS selector finds, as a person does: it must be in sight, and nothing over it.

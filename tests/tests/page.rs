@@ -65,8 +65,8 @@ impl Visit {
     }
 
     /// Makes sure that the page asked nobody but this daemon, and that nothing was said on the
-    /// console but of requests that were answered with one of these.
-    fn was_quiet(&self, but: &[&str]) {
+    /// console but of requests that were answered with one of these. Ends the pool.
+    fn end(self, but: &[&str]) {
         let origin = self.address();
         let requests = self.browser.requests();
         assert!(
@@ -82,6 +82,11 @@ impl Visit {
             let expected = line.contains("/api/v1/events") && line.contains("401")
                 || but.iter().any(|status| line.contains(status));
             assert!(expected, "on the console: {line}");
+        }
+        // Else its nursery may hold on to its lock for a moment when the daemon is gone.
+        for pool in array(&self.daemon.get("/api/v1/pools")) {
+            let path = format!("/api/v1/pools/{}?force=true", text(&pool["name"]));
+            let _ = self.daemon.send(Method::DELETE, &path, 204);
         }
     }
 }
@@ -166,7 +171,7 @@ fn a_guest_is_claimed_rests_comes_back_and_is_released_on_the_page() {
     page.until(&pool_says("2 of 2 hot"));
     let now = visit.daemon.get("/api/v1/pools/web")["hot_guests"].clone();
     assert!(!array(&now).contains(&hot[0]), "{now}");
-    visit.was_quiet(&[]);
+    visit.end(&[]);
 }
 
 #[test]
@@ -213,7 +218,7 @@ fn the_page_tells_what_went_wrong_and_what_to_do() {
         page.text("#problem-detail")
             .contains("no claim with this token")
     );
-    visit.was_quiet(&["401", "503", "404"]);
+    visit.end(&["401", "503", "404"]);
 }
 
 #[test]
@@ -266,7 +271,7 @@ fn the_curve_and_the_strips_show_what_guests_cost() {
     page.click("dialog [value=yes]");
     page.until("!document.querySelector('[data-guest=s1-1]')");
     let _ = visit.daemon.send(Method::GET, "/api/v1/guests/s1-1", 404);
-    visit.was_quiet(&[]);
+    visit.end(&[]);
 }
 
 #[test]
@@ -296,7 +301,7 @@ fn a_hundred_guests_do_not_fill_the_document() {
     page.until("document.querySelectorAll('#rows tr').length === 2");
     page.enter("#search", "nobody");
     page.until("document.getElementById('no-guests').textContent === 'No guest is like that.'");
-    visit.was_quiet(&[]);
+    visit.end(&[]);
 }
 
 /// Finds texts of the page whose contrast with what is behind them is less than 4.5 to 1 (WCAG 2.2,
@@ -374,7 +379,7 @@ fn the_page_is_legible_in_the_dark_and_in_the_light() {
     assert_eq!(look("light")["ground"], dark.as_str());
     choose("auto");
     assert_eq!(look("light")["ground"], light.as_str());
-    visit.was_quiet(&["404"]);
+    visit.end(&["404"]);
 }
 
 #[test]
