@@ -3,6 +3,7 @@
 import { $, count, element, keyed, set, size, text } from "./dom.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [64, 628, 14, 222];
+const STATES = ["running", "paused", "restoring", "dead"];
 const MOST_POINTS = 400;
 const byGuests = new Map(); // number of guests -> newest sample with so many
 
@@ -20,7 +21,7 @@ export function drawSample(sample) {
   const guests = sum(sample, (checkpoint) => checkpoint.guests);
   const [cost, unshared] = [sum(sample, costOf), sum(sample, (checkpoint) => checkpoint.memory_bytes)];
   const { memory_total_bytes: total, memory_available_bytes: available } = sample.host;
-  const states = Object.entries(sample.guests).filter(([, n]) => n > 0);
+  const states = STATES.map((state) => [state, sample.guests[state] ?? 0]).filter(([, n]) => n > 0);
   keyed($("counters"), [
     { name: "Guests", value: count(states.reduce((all, [, n]) => all + n, 0)), more: states.map(([state, n]) => `${count(n)} ${state}`).join(" · ") || "none yet" },
     { name: "Memory they take", value: size(cost), more: guests > 0 ? `${size(cost / guests)} each, all told` : "private memory, processes, page tables" },
