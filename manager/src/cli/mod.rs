@@ -13,6 +13,7 @@ mod output;
 mod pool;
 mod restore;
 mod serve;
+mod state;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -95,6 +96,11 @@ enum Command {
         about = "Find and remove disks that belong to no guest and no checkpoint"
     )]
     Disk(disk::Command),
+    #[command(
+        subcommand,
+        about = "Check the record of what there is, and make it anew when it is damaged"
+    )]
+    State(state::Command),
     #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
     #[command(about = "Serve the API over HTTP")]
@@ -131,6 +137,7 @@ impl Cli {
             Command::Suspend(command) => command.run(&config()?),
             Command::Pool(command) => command.run(&config()?),
             Command::Disk(command) => command.run(&config()?),
+            Command::State(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
             Command::Serve(command) => command.run(sources),
             Command::Config(command) => command.run(&sources),

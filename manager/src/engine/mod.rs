@@ -8,9 +8,11 @@ mod choose;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 pub(crate) mod process;
+pub(crate) mod roll;
 
 use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{ENGINE_VARIABLE, choose};
@@ -366,6 +368,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::Refused(
             "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
         ))
+    }
+
+    /// Begins to stop a guest: from a moment soon on, which its process's state shows, it does
+    /// nothing until SIGCONT comes. `false` when its process is gone.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    fn stop(&self, process: Process) -> io::Result<bool> {
+        process.signal(Signal::SIGSTOP)
     }
 
     /// Memory of a guest.

@@ -188,6 +188,8 @@ impl Pools<'_> {
     }
 
     fn settle_cold_locked(&mut self) -> Result<(), Error> {
+        self.state.sweep_claim_files();
+        self.recall_claims()?;
         for cold in self.state.all_cold()? {
             match cold.state {
                 ColdState::Cold => {}
@@ -196,6 +198,21 @@ impl Pools<'_> {
             }
         }
         self.sweep_bundles()
+    }
+
+    /// Records claims again that are kept beside their bundle and were lost from the record.
+    fn recall_claims(&mut self) -> Result<(), Error> {
+        for kept in self.state.claims_not_recorded()? {
+            let lives = match self.guests().find(&kept.guest) {
+                Ok(guest) => guest.process().is_some(),
+                Err(guests::Error::NoSuchGuest(_)) => false,
+                Err(e) => return Err(e.into()),
+            };
+            if !lives && sealed(&kept.bundle) {
+                self.state.recall_cold(&kept)?;
+            }
+        }
+        Ok(())
     }
 
     /// A suspension that was cut off. A guest that still answers has gone on, and knows more than
@@ -259,6 +276,8 @@ impl Pools<'_> {
         }
         let mut needed = HashSet::new();
         let resting = self.state.all_cold()?.into_iter().map(|cold| cold.bundle);
+        let kept = self.state.claims_not_recorded()?.into_iter();
+        let resting = resting.chain(kept.map(|kept| kept.bundle));
         let living = self.guests().list()?.into_iter().map(|g| g.row.checkpoint);
         for bundle in resting.chain(living) {
             let path: BundlePath = bundle.parse()?;

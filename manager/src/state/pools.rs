@@ -10,14 +10,14 @@
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, params, types::Type};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Error, State};
+use super::{Error, SavedEntry, State};
 use crate::{engine::GuestId, host::boot, units::Bytes};
 
 /// A pool, as its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolSettings)]
 pub struct PoolRow {
     /// Its name, which is also the prefix of its guests' names.
@@ -101,7 +101,7 @@ impl State {
     /// When the database cannot be written.
     pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
         let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
-        self.changed(
+        let added = self.changed(
             "INSERT OR IGNORE INTO pool VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 pool.name,
@@ -113,7 +113,9 @@ impl State {
                 signed(pool.allowance.0),
                 pool.created_at
             ],
-        )
+        )?;
+        self.keep_pool(&pool.name)?;
+        Ok(added)
     }
 
     /// Changes what a pool should be, as far as something is given; `false` when there is no such
@@ -123,7 +125,7 @@ impl State {
     /// When the database cannot be written.
     pub fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
         let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
-        self.changed(
+        let changed = self.changed(
             "UPDATE pool SET hot = coalesce(?2, hot), most = coalesce(?3, most),
                              lease_s = coalesce(?4, lease_s)
              WHERE name = ?1",
@@ -133,7 +135,9 @@ impl State {
                 change.most.map(signed),
                 change.lease_s.map(signed)
             ],
-        )
+        )?;
+        self.keep_pool(name)?;
+        Ok(changed)
     }
 
     /// All pools, by name.
@@ -167,12 +171,16 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn remove_pool(&self, name: &str) -> Result<bool, Error> {
-        self.changed(
+        let removed = self.changed(
             "DELETE FROM pool WHERE name = ?1
              AND NOT EXISTS (SELECT 1 FROM entry WHERE pool = ?1)
              AND NOT EXISTS (SELECT 1 FROM cold WHERE pool = ?1)",
             [name],
-        )
+        )?;
+        if removed {
+            self.unkeep_pool(name)?;
+        }
+        Ok(removed)
     }
 
     /// The entries of a pool, the oldest first.
@@ -327,6 +335,28 @@ impl State {
         )
     }
 
+    /// Records an entry that was found again. Its guest is recorded; a claim lasts so long from now.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) fn recall_entry(
+        &self,
+        entry: &SavedEntry,
+        lasts: Duration,
+    ) -> Result<bool, Error> {
+        let lease = entry.token.clone().map(|token| Lease { token, lasts });
+        self.changed(
+            "INSERT OR IGNORE INTO entry VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                entry.guest.to_string(),
+                entry.pool,
+                entry.state.name(),
+                entry.token,
+                lease.map(|lease| lease.expires())
+            ],
+        )
+    }
+
     pub(super) fn changed(
         &self,
         statement: &str,
@@ -410,7 +440,7 @@ pub(super) fn guest_id(row: &Row<'_>, column: usize) -> rusqlite::Result<GuestId
     text.parse().map_err(|_| bad(column, "not a guest's id"))
 }
 
-fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
+pub(super) fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
     use EntryState::{Claimed, Filling, Hot, Releasing};
     let text = row.get_ref(column)?.as_str()?;
     [Filling, Hot, Claimed, Releasing]
@@ -419,7 +449,7 @@ fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
         .ok_or_else(|| bad(column, "not an entry's state"))
 }
 
-fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
+pub(super) fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
     let unsigned = |column| {
         row.get::<_, i64>(column)
             .map(|n| u64::try_from(n).unwrap_or(0))

@@ -230,6 +230,10 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
+    fn stop(&self, process: Process) -> io::Result<bool> {
+        process.signal(nursery::STOP)
+    }
+
     fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
         usage::read(process).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
