@@ -1,6 +1,7 @@
 //! Claims to entries of pools: made, renewed, released.
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,8 +22,9 @@ use super::{
     guests::timeout,
     pools::lease,
     problem::Problem,
+    workers::blocking,
 };
-use crate::pool::{Claimed, Tier, Wanted};
+use crate::pool::{self, Claimed, Pools, Tier, Wanted};
 
 /// How often a claim that waits for room looks again. It does so at once when a claim is released.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -100,73 +102,125 @@ pub(super) async fn claim(
     Path(pool): Path<String>,
     Json(claiming): Json<Claiming>,
 ) -> Result<Response, Problem> {
-    if !(0.0..=WAIT_MAX_S).contains(&claiming.wait_s) {
-        let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
-        return Err(Problem::bad_request(detail));
-    }
     let wanted = Wanted {
         lease: lease(claiming.lease_s)?,
         timeout: timeout(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
         wait: Duration::ZERO,
     };
-    let wait = Duration::from_secs_f64(claiming.wait_s);
+    let wait = wait(claiming.wait_s)?;
     let begin = Instant::now();
-    let mut draining = app.draining.subscribe();
-    let claimed = loop {
-        // A daemon that is to end does not keep those waiting who wait for room.
-        let may_wait = begin.elapsed() < wait && !*draining.borrow();
-        match app.claim(&pool, wanted).await {
-            Ok(claimed) => break claimed,
-            Err(refused) if refused.may_pass && may_wait => {
-                // The keeper ends claims whose lease is over.
-                app.pools_changed.notify_one();
-                tokio::select! {
-                    () = app.room.notified() => {}
-                    () = sleep(GLANCE) => {}
-                    _ = draining.wait_for(|draining| *draining) => {}
-                }
-            }
-            Err(refused) => {
-                app.metrics.claim_failed(refused.may_pass);
-                return Err(refused.problem);
-            }
-        }
-    };
+    let claimed = app.when_there_is_room(wait, || app.claim(&pool, wanted));
+    let claimed = claimed.await.map_err(|refused| {
+        // Clients may make names of pools up; those are not counted one by one.
+        let known = refused.problem.status() != StatusCode::NOT_FOUND;
+        let pool = if known { pool.as_str() } else { "" };
+        app.metrics.claim_failed(pool, refused.may_pass);
+        refused.problem
+    })?;
     let took = begin.elapsed();
     app.metrics.claimed(&pool, claimed.tier, took);
     app.pools_changed.notify_one();
     app.events.poke();
-    let claim_ms = took.as_secs_f64() * 1e3;
     app.events.send(
         "claim",
         &ClaimEvent {
             pool,
             guest: claimed.guest.clone(),
             tier: claimed.tier,
-            claim_ms,
+            claim_ms: took.as_secs_f64() * 1e3,
         },
     );
-    let claim = Claim {
-        guest: claimed.guest,
-        id: claimed.id.to_string(),
-        pid: claimed.process.pid,
-        token: claimed.token,
-        lease_s: claimed.lease.as_secs(),
-        tier: claimed.tier,
-        claim_ms,
-    };
-    Ok((StatusCode::CREATED, Answer(claim)).into_response())
+    Ok((StatusCode::CREATED, Answer(Claim::new(claimed, took))).into_response())
 }
 
-/// Why there is no claim.
-struct Refused {
-    problem: Problem,
+pub(super) fn wait(seconds: f64) -> Result<Duration, Problem> {
+    if (0.0..=WAIT_MAX_S).contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
+    Err(Problem::bad_request(detail))
+}
+
+impl Claim {
+    pub(super) fn new(claimed: Claimed, took: Duration) -> Self {
+        Self {
+            guest: claimed.guest,
+            id: claimed.id.to_string(),
+            pid: claimed.process.pid,
+            token: claimed.token,
+            lease_s: claimed.lease.as_secs(),
+            tier: claimed.tier,
+            claim_ms: took.as_secs_f64() * 1e3,
+        }
+    }
+}
+
+/// Why there is no guest for a claimer.
+pub(super) struct Refused {
+    pub(super) problem: Problem,
     /// Whether waiting may help.
     may_pass: bool,
 }
 
+impl From<pool::Error> for Refused {
+    fn from(error: pool::Error) -> Self {
+        Self {
+            may_pass: error.may_pass(),
+            problem: error.into(),
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self {
+            may_pass: false,
+            problem,
+        }
+    }
+}
+
 impl App {
+    /// Tries again and again for so long, as long as there is no room for one more guest.
+    pub(super) async fn when_there_is_room<T, F>(
+        &self,
+        wait: Duration,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Refused>
+    where
+        F: Future<Output = Result<T, Refused>>,
+    {
+        let begin = Instant::now();
+        let mut draining = self.draining.subscribe();
+        loop {
+            // A daemon that is to end does not keep those waiting who wait for room.
+            let may_wait = begin.elapsed() < wait && !*draining.borrow();
+            match attempt().await {
+                Err(refused) if refused.may_pass && may_wait => {}
+                result => return result,
+            }
+            // The keeper ends claims whose lease is over.
+            self.pools_changed.notify_one();
+            tokio::select! {
+                () = self.room.notified() => {}
+                () = sleep(GLANCE) => {}
+                _ = draining.wait_for(|draining| *draining) => {}
+            }
+        }
+    }
+
+    /// Makes a library call on pools that may find no room, on a thread for that.
+    pub(super) async fn attempt<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let workers = Arc::clone(&self.workers);
+        blocking(move || Ok(workers.pools(work)))
+            .await?
+            .map_err(Refused::from)
+    }
+
     /// Claims once. What was claimed for a client that has hung up meanwhile is released again.
     async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
         let (sender, receiver) = oneshot::channel();
@@ -179,17 +233,8 @@ impl App {
                 tracing::warn!(guest = unwanted.guest, "cannot give it back: {e}");
             }
         });
-        match receiver.await {
-            Ok(Ok(claimed)) => Ok(claimed),
-            Ok(Err(error)) => Err(Refused {
-                may_pass: error.may_pass(),
-                problem: error.into(),
-            }),
-            Err(_) => Err(Refused {
-                may_pass: false,
-                problem: Problem::internal(),
-            }),
-        }
+        let claimed = receiver.await.map_err(|_| Problem::internal())?;
+        Ok(claimed?)
     }
 }
 

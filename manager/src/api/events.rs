@@ -100,8 +100,9 @@ pub(super) struct RestoreEvent {
 /// Begins with an event `guests`: all guests (an array of Guest), and `pools`: all pools (an array
 /// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
 /// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
-/// along), `claim` (ClaimEvent) and, every two seconds, `counters` (Sample). A client that is too
-/// slow is told everything anew, from `guests` on.
+/// along), `claim` (ClaimEvent), `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or
+/// is back) and, every two seconds, `counters` (Sample). A client that is too slow is told everything
+/// anew, from `guests` on.
 #[utoipa::path(
     get, path = "/events", tag = "host", operation_id = "events",
     responses(

@@ -100,10 +100,16 @@ pub(super) async fn show(
     app.on_guests(move |guests| {
         let guest = guests.find(&name)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
-        Ok(Answer(match usage {
+        // What cannot be asked for must not keep the rest from being shown.
+        let disk = guests.disk_location(&guest.row).ok().flatten();
+        let view = match usage {
             Ok(usage) => View::new(&guest, guests.engine.kind(), usage),
             // It may have ended since it was found.
             Err(_) => View::new(&guests.find(&name)?, guests.engine.kind(), None),
+        };
+        Ok(Answer(View {
+            disk_path: disk.map(|path| path.display().to_string()),
+            ..view
         }))
     })
     .await

@@ -12,7 +12,14 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{App, pools::at_once, problem::Problem, workers::blocking};
+use super::{
+    App,
+    metrics::{Evicted, Origin},
+    pools::at_once,
+    problem::Problem,
+    workers::blocking,
+};
+use crate::state::PoolRow;
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -56,14 +63,15 @@ impl App {
     /// Brings each pool to what it should be, as far as that can be.
     fn keep_all(&self, kept: &mut Kept) -> Result<(), Problem> {
         let pools = self.workers.call(|state, _| state.pools())?;
-        let names: BTreeSet<String> = pools.into_iter().map(|pool| pool.name).collect();
+        let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
         for gone in kept.names.difference(&names) {
             self.workers.end_standing(gone);
         }
         kept.resting.retain(|_, since| since.elapsed() < REST);
-        for name in &names {
+        for pool in &pools {
+            let name = &pool.name;
             // One that cannot be kept does not hold up the others.
-            let why_not = match self.keep_one(name, kept.resting.contains_key(name)) {
+            let why_not = match self.keep_one(pool, kept.resting.contains_key(name)) {
                 Ok(why_not) => why_not,
                 Err(error) => Some(error.to_string()),
             };
@@ -77,16 +85,20 @@ impl App {
     }
 
     /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
-    fn keep_one(&self, name: &str, rests: bool) -> Result<Option<String>, crate::pool::Error> {
+    fn keep_one(&self, pool: &PoolRow, rests: bool) -> Result<Option<String>, crate::pool::Error> {
+        let (name, origin) = (pool.name.as_str(), Origin::from(pool));
         let (settled, filled) = self.workers.pools(|pools| {
             if rests {
                 return Ok((pools.settle(name)?, None));
             }
             let stop = Arc::clone(&self.stop);
-            let (settled, filled) =
-                pools.fill(name, at_once(), &stop, &mut |event| self.count(event))?;
+            let (settled, filled) = pools.fill(name, at_once(), &stop, &mut |event| {
+                self.count(event, &origin)
+            })?;
             Ok((settled, Some(filled)))
         })?;
+        self.metrics
+            .evicted(name, Evicted::surplus, settled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);
         if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
             tracing::info!(

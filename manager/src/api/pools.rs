@@ -17,13 +17,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json, Path, Query},
+    metrics::{self, Origin},
     problem::Problem,
     workers::blocking,
 };
 use crate::{
-    pool::{self, NewPool, Pool, Pools, Settled},
+    pool::{self, Applied, Details, NewPool, Pool, Pools, Settled},
     restore::job::{ALLOWANCE, FailureView, cores},
-    state::{EntryState, PoolChange},
+    state::PoolChange,
     units::Bytes,
 };
 
@@ -88,6 +89,19 @@ pub(super) struct Making {
     private_limit_bytes: Option<u64>,
 }
 
+impl Making {
+    fn new_pool(self, app: &App) -> Result<NewPool, Problem> {
+        Ok(NewPool {
+            name: self.name,
+            checkpoint: app.bundle(&self.checkpoint)?,
+            hot: self.hot.into(),
+            most: self.most.map(Into::into),
+            lease: lease(self.lease_s)?.unwrap_or(LEASE),
+            allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+        })
+    }
+}
+
 /// Makes a pool; the daemon fills it from then on
 #[utoipa::path(
     post, path = "/pools", tag = "pools", operation_id = "createPool",
@@ -101,14 +115,7 @@ pub(super) async fn create(
     State(app): State<App>,
     Json(making): Json<Making>,
 ) -> Result<Response, Problem> {
-    let new = NewPool {
-        name: making.name,
-        checkpoint: app.bundle(&making.checkpoint)?,
-        hot: making.hot.into(),
-        most: making.most.map(Into::into),
-        lease: lease(making.lease_s)?.unwrap_or(LEASE),
-        allowance: making.private_limit_bytes.map_or(ALLOWANCE, Bytes),
-    };
+    let new = making.new_pool(&app)?;
     let pool = app
         .change_pools(move |pools| pools.create(&new, &|_| {}))
         .await?;
@@ -122,60 +129,68 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
     Ok(seconds.map(|s| Duration::from_secs(s.into())))
 }
 
-/// A pool and its entries.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PoolDetails {
-    /// The pool.
-    #[serde(flatten)]
-    pool: Pool,
-    /// Entries that are claimed.
-    claims: Vec<Held>,
-    /// Names of the guests that wait, the oldest first.
-    hot_guests: Vec<String>,
-}
-
-/// An entry that is claimed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Held {
-    /// Name of its guest.
-    guest: String,
-    /// What is left of its lease, in seconds.
-    lease_left_s: Option<u64>,
-}
-
 /// A pool and its entries, as `brood pool show`
 #[utoipa::path(
     get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
     params(("pool" = String, Path, description = "Its name")),
     responses(
-        (status = 200, body = PoolDetails),
+        (status = 200, body = Details),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<PoolDetails>, Problem> {
-    app.on_pools(move |pools| {
+) -> Result<Answer<Details>, Problem> {
+    app.on_pools(move |pools| Ok(Answer(pools.details(&name)?)))
+        .await
+}
+
+/// What had to be done for a pool to be as it should.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AppliedPool {
+    /// The pool.
+    #[serde(flatten)]
+    pool: Pool,
+    /// What was done to it.
+    applied: Applied,
+}
+
+/// Makes a pool, or changes one that is otherwise, as `brood pool apply`; the daemon brings it there
+///
+/// The body is that of createPool, and must name the same pool. Its checkpoint and its private limit
+/// stay as long as it is there.
+#[utoipa::path(
+    put, path = "/pools/{pool}", tag = "pools", operation_id = "applyPool",
+    params(("pool" = String, Path, description = "Its name")),
+    request_body = Making,
+    responses(
+        (status = 200, description = "It was there", body = AppliedPool),
+        (status = 201, description = "It was made", body = AppliedPool),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn apply(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(making): Json<Making>,
+) -> Result<Response, Problem> {
+    if making.name != name {
+        let detail = format!("the path names pool {name:?}, the body {:?}", making.name);
+        return Err(Problem::bad_request(detail));
+    }
+    let wanted = making.new_pool(&app)?;
+    let applied = app.change_pools(move |pools| {
+        let applied = pools.apply(&wanted, &|_| {})?;
         let pool = pools.show(&name)?;
-        let (mut claims, mut hot_guests) = (Vec::new(), Vec::new());
-        for entry in pools.state.entries(&name)? {
-            match entry.state {
-                EntryState::Claimed => claims.push(Held {
-                    guest: entry.name,
-                    lease_left_s: entry.lease.map(|lease| lease.as_secs()),
-                }),
-                EntryState::Hot => hot_guests.push(entry.name),
-                EntryState::Filling | EntryState::Releasing => {}
-            }
-        }
-        Ok(Answer(PoolDetails {
-            pool,
-            claims,
-            hot_guests,
-        }))
-    })
-    .await
+        Ok(AppliedPool { pool, applied })
+    });
+    let applied = applied.await?;
+    let status = match applied.applied {
+        Applied::Made => StatusCode::CREATED,
+        Applied::Changed | Applied::Same => StatusCode::OK,
+    };
+    Ok((status, Answer(applied)).into_response())
 }
 
 /// What to change of a pool.
@@ -265,12 +280,22 @@ pub(super) struct FilledPool {
     errors: Vec<FailureView>,
 }
 
+/// How to fill.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Filling {
+    /// How many restores at once; as many as the host has cores, when it is not said.
+    #[param(minimum = 1)]
+    concurrency: Option<u32>,
+}
+
 /// Puts a pool in order and restores what it lacks; answers when that is done
 ///
 /// The daemon does so by itself, too: this is for those who want to wait for it.
 #[utoipa::path(
     post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
-    params(("pool" = String, Path, description = "Its name")),
+    params(("pool" = String, Path, description = "Its name"), Filling),
     responses(
         (status = 200, body = FilledPool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -279,12 +304,22 @@ pub(super) struct FilledPool {
 pub(super) async fn fill(
     State(app): State<App>,
     Path(name): Path<String>,
+    Query(filling): Query<Filling>,
 ) -> Result<Answer<FilledPool>, Problem> {
+    let at_once = match filling.concurrency {
+        Some(0) => return Err(Problem::bad_request("concurrency must be at least 1")),
+        Some(k) => k as usize,
+        None => at_once(),
+    };
     let notes = app.clone();
     app.change_pools(move |pools| {
         let go_on = AtomicBool::new(false);
-        let (settled, filled) =
-            pools.fill(&name, at_once(), &go_on, &mut |event| notes.count(event))?;
+        let origin = Origin::from(&pools.show(&name)?.row);
+        let (settled, filled) = pools.fill(&name, at_once, &go_on, &mut |event| {
+            notes.count(event, &origin);
+        })?;
+        let metrics = &notes.metrics;
+        metrics.evicted(&name, metrics::Evicted::surplus, settled.evicted);
         Ok(Answer(FilledPool {
             pool: pools.show(&name)?,
             settled,
@@ -336,9 +371,9 @@ pub(super) async fn evict(
     Path(name): Path<String>,
     Json(evicting): Json<Evicting>,
 ) -> Result<Answer<Evicted>, Problem> {
-    app.change_pools(move |pools| {
-        let evicted = pools.evict(&name, evicting.entries.into())?;
-        Ok(Answer(Evicted { evicted }))
-    })
-    .await
+    let pool = name.clone();
+    let evicted = app.change_pools(move |pools| pools.evict(&name, evicting.entries.into()));
+    let evicted = evicted.await?;
+    app.metrics.evicted(&pool, metrics::Evicted::asked, evicted);
+    Ok(Answer(Evicted { evicted }))
 }

@@ -155,6 +155,9 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::Busy { .. } => (StatusCode::CONFLICT, "checkpoint-busy"),
         E::InUse { .. } => (StatusCode::CONFLICT, "checkpoint-in-use"),
         E::Needed { .. } => (StatusCode::CONFLICT, "checkpoint-needed"),
+        E::NotADelta { .. } => (StatusCode::CONFLICT, "checkpoint-not-a-delta"),
+        E::OwnDisk { .. } => (StatusCode::CONFLICT, "checkpoint-has-a-disk"),
+        E::TooDeep { .. } => (StatusCode::CONFLICT, "checkpoint-too-deep"),
         // What is left is about the content of a bundle.
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-broken"),
     }
@@ -245,6 +248,7 @@ impl From<pool::Error> for Problem {
         let (status, kind) = match &error {
             E::NoSuchPool(_) => (StatusCode::NOT_FOUND, "no-such-pool"),
             E::NoSuchClaim => (StatusCode::NOT_FOUND, "no-such-claim"),
+            E::Rests => (StatusCode::CONFLICT, "claim-rests"),
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
             E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
             E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),

@@ -21,13 +21,14 @@ use super::{
     App,
     events::RestoreEvent,
     extract::Json,
+    metrics::Origin,
     problem::Problem,
     request::RequestId,
     workers::{Workers, blocking},
 };
 use crate::{
     checkpoint::Checkpoint,
-    disk::Choice,
+    disk::{Choice, Source},
     restore::{
         job::{ALLOWANCE, Ending, Job, View},
         mass::{self, Event},
@@ -67,6 +68,11 @@ pub(super) struct Restoring {
     /// If any guest fails, destroy those that were restored.
     #[serde(default)]
     all_or_nothing: bool,
+    /// Disk that each guest gets a clone of: `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`,
+    /// `reflink-or-copy:FILE` or `none`; the one that was sealed with the checkpoint, when it is not
+    /// said.
+    #[schema(example = "none")]
+    disk: Option<String>,
 }
 
 impl Restoring {
@@ -92,8 +98,21 @@ impl Restoring {
             overcommit: self.overcommit,
             park_after,
             all_or_nothing: self.all_or_nothing,
-            disk: Choice::Sealed,
+            disk: self.disk.as_deref().map_or(Ok(Choice::Sealed), disk)?,
         })
+    }
+}
+
+/// The disk that a client chose. A relative path would depend on where the daemon was started.
+fn disk(text: &str) -> Result<Choice, Problem> {
+    let choice = text.parse();
+    let choice = choice.map_err(|e: crate::disk::Error| Problem::bad_request(e.to_string()))?;
+    match &choice {
+        Choice::Source(Source::Reflink { file, .. }) if !file.is_absolute() => {
+            let problem = Problem::bad_request(format!("{text:?} has a relative path"));
+            Err(problem.with_hint("give all of the file's path, from /"))
+        }
+        _ => Ok(choice),
     }
 }
 
@@ -178,6 +197,10 @@ impl App {
             restored: 0,
             failed: 0,
         };
+        let origin = Origin {
+            checkpoint: job.checkpoint.absolute()?.to_string(),
+            pool: String::new(),
+        };
         let done = workers.call(|state, engine| {
             mass::verify(state, &checkpoint, &|_| {})?;
             job.run(
@@ -186,7 +209,7 @@ impl App {
                 &facts,
                 &checkpoint,
                 cancelled,
-                &mut |event| self.note(event, &mut progress),
+                &mut |event| self.note(event, &origin, &mut progress),
             )
         })?;
         let view = View::new(job, &done);
@@ -201,8 +224,8 @@ impl App {
         Ok((done.ending(), view))
     }
 
-    fn note(&self, event: &Event<'_>, progress: &mut RestoreEvent) {
-        self.count(event);
+    fn note(&self, event: &Event<'_>, origin: &Origin, progress: &mut RestoreEvent) {
+        self.count(event, origin);
         match event {
             Event::Restored(_) => progress.restored += 1,
             Event::Failed(_) => progress.failed += 1,
@@ -213,16 +236,16 @@ impl App {
     }
 
     /// Counts and logs what happens in a restore, be it for a request or for a pool.
-    pub(super) fn count(&self, event: &Event<'_>) {
+    pub(super) fn count(&self, event: &Event<'_>, origin: &Origin) {
         match event {
             Event::Admitted { verdict } => {
                 if let Some(risk) = verdict.memory_risk() {
                     tracing::warn!("overcommitted: {risk}");
                 }
             }
-            Event::Restored(guest) => self.metrics.restored(guest.latency),
+            Event::Restored(guest) => self.metrics.restored(origin, guest.latency),
             Event::Failed(failure) => {
-                self.metrics.failed();
+                self.metrics.failed(origin);
                 tracing::warn!(guest = failure.name, "not restored: {}", failure.error);
             }
             Event::NurseryReplaced => tracing::warn!("the nursery was killed; a new one goes on"),

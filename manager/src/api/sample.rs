@@ -3,7 +3,7 @@
 //! wants one, at most once a second.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use super::{
     problem::Problem,
     workers::{Workers, blocking, guests},
 };
-use crate::{guests::GuestState, host::facts::HostFacts, pool::Pool, units::Bytes};
+use crate::{engine::Usage, guests::GuestState, host::facts::HostFacts, pool::Pool, units::Bytes};
 
 /// How long a sample is as good as a new one.
 const FRESH: Duration = Duration::from_secs(1);
@@ -32,17 +32,36 @@ pub(super) struct Sample {
     /// By checkpoint, those that guests live of.
     pub checkpoints: Vec<CheckpointSample>,
     /// The pools.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<PoolSample>,
     /// Memory and tasks of the host.
     pub host: HostSample,
 }
 
-/// What the living guests of one checkpoint cost together, in bytes.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+/// A pool, and what its living guests cost together.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct PoolSample {
+    /// The pool.
+    #[serde(flatten)]
+    pub pool: Pool,
+    /// What its guests cost.
+    pub cost: Cost,
+}
+
+/// What the living guests of one checkpoint cost together. Those of a pool count for the pool's
+/// checkpoint, also when they were restored from what a claim had rested in.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct CheckpointSample {
     /// The bundle, `DIR/NAME`.
     pub checkpoint: String,
-    /// Guests of it that live.
+    /// What they cost.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// What guests cost together, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+pub(super) struct Cost {
+    /// How many they are.
     pub guests: u64,
     /// What they would take if nothing were shared.
     pub memory_bytes: u64,
@@ -104,42 +123,60 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
             ]
             .map(|state| (state.name(), 0)),
         );
-        let mut checkpoints = BTreeMap::<&str, CheckpointSample>::new();
+        let mut pool_of = HashMap::new();
+        for (index, pool) in pools.iter().enumerate() {
+            let entries = guests.state.entries(&pool.row.name)?;
+            pool_of.extend(entries.into_iter().map(|entry| (entry.guest, index)));
+        }
+        let mut checkpoints = BTreeMap::<&str, Cost>::new();
+        let mut of_pools = vec![Cost::default(); pools.len()];
         for guest in &all {
             *states.entry(guest.state.name()).or_default() += 1;
             // One that ended since it was listed costs nothing any more.
-            if let Ok(usage) = guests.usage(guest) {
-                let sum = checkpoints.entry(&guest.row.checkpoint).or_default();
-                sum.guests += 1;
-                add(&mut sum.memory_bytes, guest.row.memory);
-                add(&mut sum.private_bytes, usage.private);
-                add(&mut sum.shared_bytes, usage.shared);
-                add(&mut sum.process_bytes, usage.process);
-                add(&mut sum.page_table_bytes, usage.page_tables);
-            }
+            let Ok(usage) = guests.usage(guest) else {
+                continue;
+            };
+            let checkpoint = match pool_of.get(&guest.row.id) {
+                Some(&index) => {
+                    of_pools[index].add(guest.row.memory, usage);
+                    &pools[index].row.checkpoint
+                }
+                None => &guest.row.checkpoint,
+            };
+            let cost = checkpoints.entry(checkpoint).or_default();
+            cost.add(guest.row.memory, usage);
         }
+        let checkpoints = checkpoints.into_iter().map(|(checkpoint, cost)| {
+            let checkpoint = checkpoint.to_owned();
+            CheckpointSample { checkpoint, cost }
+        });
+        let checkpoints = checkpoints.collect();
+        let pools = pools.into_iter().zip(of_pools);
         Ok(Sample {
             at: Timestamp::now().to_string(),
             guests: states,
-            checkpoints: named(checkpoints),
-            pools,
+            checkpoints,
+            pools: pools
+                .map(|(pool, cost)| PoolSample { pool, cost })
+                .collect(),
             host: host(&facts),
         })
     })
 }
 
-fn add(sum: &mut u64, amount: Bytes) {
-    *sum = sum.saturating_add(amount.0);
-}
-
-fn named(checkpoints: BTreeMap<&str, CheckpointSample>) -> Vec<CheckpointSample> {
-    checkpoints
-        .into_iter()
-        .map(|(checkpoint, sample)| CheckpointSample {
-            checkpoint: checkpoint.to_owned(),
-            ..sample
-        })
-        .collect()
+impl Cost {
+    fn add(&mut self, memory: Bytes, usage: Usage) {
+        self.guests += 1;
+        for (sum, amount) in [
+            (&mut self.memory_bytes, memory),
+            (&mut self.private_bytes, usage.private),
+            (&mut self.shared_bytes, usage.shared),
+            (&mut self.process_bytes, usage.process),
+            (&mut self.page_table_bytes, usage.page_tables),
+        ] {
+            *sum = sum.saturating_add(amount.0);
+        }
+    }
 }
 
 fn host(facts: &HostFacts) -> HostSample {

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     pool::{self, Claimed, NewPool, Pool, Pools, Wanted},
     restore::{Slots, job::cores, mass::Event},
-    state::{EntryState, PoolChange},
+    state::PoolChange,
     units::Bytes,
 };
 
@@ -319,27 +319,22 @@ pub(super) struct Show {
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         with_pools(config, |pools| {
-            let pool = pools.show(&self.pool)?;
-            let entries = pools.state.entries(&self.pool)?;
-            let left = |lease: Option<Duration>| lease.map(|l| l.as_secs());
+            let details = pools.details(&self.pool)?;
             if self.json {
-                let mut value = serde_json::to_value(&pool).expect("plain data");
-                let of = |state| entries.iter().filter(move |e| e.state == state);
-                value["claims"] = of(EntryState::Claimed)
-                    .map(|e| json!({ "guest": e.name, "lease_left_s": left(e.lease) }))
-                    .collect();
-                value["hot_guests"] = of(EntryState::Hot).map(|e| e.name.clone()).collect();
-                json(&value);
+                json(&details);
                 return Ok(ExitCode::SUCCESS);
             }
-            print_pool(&pool, false);
-            let rows: Vec<_> = entries
-                .iter()
-                .map(|e| {
-                    let lease = left(e.lease).map_or_else(String::new, |s| format!("{s} s left"));
-                    vec![e.name.clone(), e.state.name().to_owned(), lease]
-                })
-                .collect();
+            print_pool(&details.pool, false);
+            let entries = pools.state.entries(&self.pool)?;
+            let entries = entries.into_iter().map(|e| {
+                let left = e.lease.map(|lease| format!("{} s left", lease.as_secs()));
+                vec![e.name, e.state.name().to_owned(), left.unwrap_or_default()]
+            });
+            let resting = details.resting.into_iter().map(|resting| {
+                let since = format!("since {}", resting.since);
+                vec![resting.guest, resting.state.name().to_owned(), since]
+            });
+            let rows: Vec<_> = entries.chain(resting).collect();
             if !rows.is_empty() {
                 line("");
                 table(&["GUEST", "STATE", "LEASE"], &rows);

@@ -1,12 +1,13 @@
 //! Pools as somebody wants them to be who does not know what there is: made, changed, or left.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Error, NewPool, Pools};
 use crate::{checkpoint::Progress, state::PoolChange};
 
 /// What had to be done to a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Applied {
     /// There was none.

@@ -215,13 +215,15 @@ impl Pools<'_> {
     /// Lets a claim last so long from now.
     ///
     /// # Errors
-    /// [`Error::NoSuchClaim`] when it is over.
+    /// [`Error::NoSuchClaim`] when it is over, [`Error::Rests`] when it has no lease.
     pub fn renew(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
         let lease = Lease {
             token: token.to_owned(),
             lasts,
         };
-        if self.state.renew_claim(&lease)? {
+        if self.state.cold(token)?.is_some() {
+            Err(Error::Rests)
+        } else if self.state.renew_claim(&lease)? {
             Ok(())
         } else {
             Err(Error::NoSuchClaim)

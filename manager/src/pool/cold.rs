@@ -31,7 +31,8 @@ const GLANCE: Duration = Duration::from_millis(5);
 
 impl Pools<'_> {
     /// Suspends the guest of a claim. When this returns the guest is gone, and what it was is on
-    /// the disk. When anything fails, the guest goes on.
+    /// the disk. When anything fails, the guest goes on. Of one that rests already it tells what
+    /// was written.
     ///
     /// # Errors
     /// [`Error::NoSuchClaim`], or when the bundle cannot be written.
@@ -42,6 +43,11 @@ impl Pools<'_> {
     ) -> Result<Manifest, Error> {
         self.settle_claim(token)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
+        if let Some(cold) = self.state.cold(token)? {
+            // Whoever wanted this before was cut off before being told.
+            let path: BundlePath = cold.bundle.parse()?;
+            return Ok(Checkpoint::open(&path)?.manifest().clone());
+        }
         let id = self.state.claimed_by(token)?.ok_or(Error::NoSuchClaim)?;
         let guest = self.guests().find(&id.to_string())?;
         let bundle = self.state.dir().join("cold").join(id.to_string());

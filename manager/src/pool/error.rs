@@ -26,6 +26,9 @@ pub enum Error {
         "there is no claim with this token: it was released, its lease was over, or its guest was destroyed"
     )]
     NoSuchClaim,
+    /// The claim's guest is suspended.
+    #[error("the claim rests: it has no lease, and lasts until it is released")]
+    Rests,
     /// Entries of the pool are somebody's.
     #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
     InUse {
@@ -105,6 +108,7 @@ impl Error {
                 "make the pool anew (brood pool remove {pool}), or take another name"
             )),
             Self::NoSuchClaim => Some("claim another guest: brood pool claim POOL".to_owned()),
+            Self::Rests => Some("restore its guest: brood pool resume TOKEN".to_owned()),
             Self::InUse { .. } => {
                 Some("wait until they are released, or end them too: --force".to_owned())
             }

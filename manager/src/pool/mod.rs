@@ -21,6 +21,7 @@
 mod apply;
 mod claim;
 mod cold;
+mod details;
 mod error;
 mod settle;
 
@@ -32,6 +33,7 @@ use utoipa::ToSchema;
 
 pub use apply::Applied;
 pub use claim::{Claimed, Tier, Wanted};
+pub use details::{ClaimState, ClaimView, Details, Held, Resting};
 pub use error::Error;
 pub use settle::{Filled, Settled};
 
