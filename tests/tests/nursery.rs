@@ -124,7 +124,8 @@ fn a_guest_that_outlives_its_nursery_untold_is_not_there_twice() {
             && call.arguments[..2] == [libc::PR_SET_PDEATHSIG as u64, 0]
             && call.result == Some(0)
     };
-    let tracer = Tracer::attach(&spares(&home), move |call| {
+    let spares = spares(&home);
+    let tracer = Tracer::attach(&spares, move |call| {
         if freed(call) && !stopped {
             stopped = true;
             return Then::Stop;
@@ -133,10 +134,8 @@ fn a_guest_that_outlives_its_nursery_untold_is_not_there_twice() {
     });
     want(&daemon, 2);
     let guest = until("a guest to be stopped", || {
-        home.guests().into_iter().find(|guest| {
-            guest.stopped()
-                && std::fs::read_link(format!("/proc/{}/fd/{SOCKET}", guest.pid)).is_ok()
-        })
+        let mut guests = home.guests().into_iter();
+        guests.find(|guest| guest.stopped() && spares.contains(&guest.pid))
     });
     for nursery in home.nurseries() {
         signal(nursery.pid, Signal::SIGKILL);
@@ -159,10 +158,11 @@ fn left_stopped(whom: fn(&Home) -> Vec<Proc>) -> Option<(Home, Demo)> {
     until("some guests to exist", || {
         (home.guests().len() >= 10).then_some(())
     });
-    for process in whom(&home) {
-        signal(process.pid, Signal::SIGSTOP);
-    }
     until("them to stop", || {
+        // One may have been forked before its nursery was stopped.
+        for process in whom(&home) {
+            signal(process.pid, Signal::SIGSTOP);
+        }
         whom(&home).iter().all(Proc::stopped).then_some(())
     });
     manager.signal(Signal::SIGKILL);
