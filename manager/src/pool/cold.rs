@@ -4,7 +4,8 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
+    fs::{self, File},
+    path::Path,
     sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
-    disk::Choice,
+    disk::{Choice, Place},
     guests::{self, GuestState},
     restore::{
         cost,
@@ -230,6 +231,13 @@ impl Pools<'_> {
             self.state.mark_cold(&cold.token)?;
             return Ok(());
         }
+        // A snapshot of its disk may have been taken for the bundle that never came to be.
+        let has_disk = self.state.guest(&cold.guest.to_string())?.is_none_or(|row| row.disk.is_some());
+        if has_disk {
+            let bundle: BundlePath = cold.bundle.parse()?;
+            let bundle = bundle.absolute()?;
+            self.sweep_disks(&[], |of| *of == bundle)?;
+        }
         self.state.forget_cold(&cold.token, false)?;
         if let Some(pool) = self.state.pool(&cold.pool)? {
             self.state.renew_claim(&Lease {
@@ -305,6 +313,35 @@ impl Pools<'_> {
                 self.guests().remove_checkpoint(&listed.path, &[])?;
             }
         }
+        self.sweep_snapshots(dir.dir())
+    }
+
+    /// Removes snapshots of disks, beside the bundles, whose bundle is not there: whoever took or
+    /// removed them was killed.
+    fn sweep_snapshots(&mut self, dir: &Path) -> Result<(), Error> {
+        let of_bundle = |name: &str| name.split_once(".ckp.disk-").map(|(bundle, _)| bundle.to_owned());
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let strays = entries.any(|entry| {
+            let bundle = of_bundle(&entry.file_name().to_string_lossy());
+            bundle.is_some_and(|bundle| !dir.join(format!("{bundle}.ckp.brood")).exists())
+        });
+        if strays {
+            self.sweep_disks(&[Place::Folder(dir.to_owned())], |_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots in these places, of all that were ever used when none is named, whose
+    /// bundle is one of these and is not there. What cannot be removed is found again.
+    fn sweep_disks(
+        &mut self,
+        places: &[Place],
+        whose: impl Fn(&BundlePath) -> bool,
+    ) -> Result<(), Error> {
+        let mut guests = self.guests();
+        let mut left = guests.leftovers(places)?;
+        left.retain(|left| left.found.bundle().is_some_and(|(bundle, _)| whose(bundle)));
+        guests.sweep(&left);
         Ok(())
     }
 

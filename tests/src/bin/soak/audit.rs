@@ -49,7 +49,7 @@ pub(crate) fn whole(scene: &Scene) {
         let shown = talk.until_told(&Method::GET, &format!("/claims/{token}"), None);
         if held.rests {
             assert!(shown.is_ok(), "{held:?} rests, and is lost: {shown:?}");
-            assert_eq!(shown.body["state"], "resting", "{held:?}");
+            assert_eq!(shown.body["state"], "cold", "{held:?}");
         } else if shown.is_ok() && !scene.was_killed(held.pid) {
             // One that is not there any more was not renewed in time: its client is told.
             let peek = json!({ "request": ["peek", MARK_AT.to_string()] });
@@ -154,8 +154,12 @@ pub(crate) fn end(scene: Scene) {
     let hot: u64 = scene.pools.iter().map(|pool| pool.hot).sum();
     assert_eq!(scene.home.list().len() as u64, hot, "{:?}", scene.home.list());
     at_rest(&scene, || {
-        let cold = files(&scene.home.state().join("cold"));
-        (!cold.is_empty()).then(|| format!("bundles are left: {cold:?}"))
+        let cold = scene.home.state().join("cold");
+        let mut left = files(&cold);
+        // The folder of guests' disks.
+        left.retain(|name| name != "brood-disks");
+        left.extend(files(&cold.join("brood-disks")));
+        (!left.is_empty()).then(|| format!("bundles are left: {left:?}"))
     });
     no_descriptor_leaks(&scene, &talk);
     if let Some(storage) = &scene.storage {

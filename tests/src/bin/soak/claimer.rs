@@ -71,7 +71,6 @@ fn claim(scene: &Scene, talk: &Talk, pool: &Pool, random: &mut Random) -> Option
     let mut claim = Claim {
         token: text(&told["token"]).to_owned(),
         held: Held {
-            pool: pool.name,
             guest,
             id,
             pid,

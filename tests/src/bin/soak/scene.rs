@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use brood_tests::{Daemon, Demo, Home, Kind, Random, Storage};
+use brood_tests::{Daemon, Demo, Home, Kind, Random, Storage, without_kvm};
 use serde_json::json;
 
 use super::talk::Talk;
@@ -30,7 +30,6 @@ pub(crate) struct Pool {
 /// A claim that its client was told of and has not given back.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    pub(crate) pool: &'static str,
     pub(crate) guest: String,
     pub(crate) id: String,
     pub(crate) pid: i32,
@@ -83,9 +82,16 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Scene {
     /// Starts a daemon with its pools; `None` where guests cannot be run, which is said.
     pub(crate) fn new(random: &mut Random) -> Option<Self> {
-        let home = Home::with_kvm()?;
-        let demo = home.demo("demo", "4M");
+        if without_kvm() {
+            return None;
+        }
         let storage = Storage::files(Kind::Xfs);
+        // Bundles of claims that rest share blocks with their guests' disks.
+        let home = match &storage {
+            Some(storage) => Home::inside(&storage.folder()),
+            None => Home::bare(),
+        };
+        let demo = home.demo("demo", "4M");
         let warm = storage.as_ref().map(|storage| with_disk(&home, &demo, storage));
         let daemon = Daemon::start(&home);
         let mut pools = Vec::new();
