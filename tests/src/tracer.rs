@@ -51,7 +51,7 @@ pub struct Call {
 pub enum Then {
     /// It goes on.
     GoOn,
-    /// It is killed: SIGKILL.
+    /// It is killed, SIGKILL, and the others are not traced any more.
     Kill,
     /// It is stopped, SIGSTOP, and not traced any more.
     Stop,
@@ -162,9 +162,9 @@ fn follow(
                 let then = call_of(tid, traced).map(|call| (call, decide(&call)));
                 match then {
                     Some((call, Then::Kill)) => {
-                        fate = fate.or(Some(call));
                         signal(call.pid, Signal::SIGKILL);
-                        Ok(())
+                        // Its end is for its parent to see, which may be in this process.
+                        return Some(call);
                     }
                     Some((call, Then::Stop)) => {
                         fate = fate.or(Some(call));

@@ -187,6 +187,9 @@ impl Error {
                 "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout"
             }
             Self::Busy => "try again when it is done, or destroy it",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "free disk space, then try again; the guest goes on"
+            }
             _ => return None,
         };
         Some(hint.to_owned())

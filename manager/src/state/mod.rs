@@ -129,14 +129,14 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some(no_room(path))
+            }
             Self::Io { .. } | Self::Nowhere => Some(format!(
                 "name a folder you may write: {STATE_DIR_VARIABLE}=DIR"
             )),
             Self::Database { path, source } => match source.sqlite_error_code() {
-                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Some(format!(
-                    "make room on the file system of {}, and try again; guests go on meanwhile",
-                    path.display()
-                )),
+                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Some(no_room(path)),
                 Some(ErrorCode::DatabaseBusy) => {
                     Some("another command holds it for too long: try again".to_owned())
                 }
@@ -158,6 +158,13 @@ impl Error {
             Self::Name { .. } => None,
         }
     }
+}
+
+fn no_room(path: &Path) -> String {
+    format!(
+        "make room on the file system of {}, and try again; guests go on meanwhile",
+        path.display()
+    )
 }
 
 /// The state folder, open.

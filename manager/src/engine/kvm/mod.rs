@@ -338,6 +338,10 @@ impl From<CallError> for Error {
             CallError::Timeout(limit) => Self::Timeout(limit),
             CallError::Busy => Self::Busy,
             CallError::Died(reason) => Self::Died(reason),
+            CallError::NoRoom => Self::Io {
+                action: "write the guest's memory",
+                source: io::ErrorKind::StorageFull.into(),
+            },
             CallError::Failed(reason) => Self::Refused(reason),
             CallError::Io(source) => Self::Io {
                 action: "talk to the guest",
