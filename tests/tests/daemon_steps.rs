@@ -160,7 +160,7 @@ fn steps(random: &mut Random) -> impl Iterator<Item = u64> {
     let (first, stride) = if every {
         (1, 1)
     } else {
-        (1 + random.below(6), 6)
+        (1 + random.below(3), 3)
     };
     (0..).map(move |n| first + n * stride)
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use brood_tests::{Daemon, Demo, FileSystem, Home, Kind, text, until, whole, without_kvm};
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
@@ -142,6 +143,9 @@ fn a_claim_outlives_its_suspension_to_a_full_disk() {
     let back = daemon.post(&resume, &json!({}), 200);
     assert_eq!(home.peek(text(&back["guest"]), MARK_AT), 9);
     daemon.send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
+    daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Rebuild {
         let of = |source| Error::database(&unfinished, source);
         // All of it in one file: its journal would not be found under the new name.
         database
-            .pragma_query_value(None, "wal_checkpoint(TRUNCATE)", |_| Ok(()))
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             .map_err(of)?;
         database.close().map_err(|(_, e)| of(e))?;
         for end in ["wal", "shm"] {
