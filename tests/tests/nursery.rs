@@ -1,6 +1,11 @@
 //! The nursery and its spares, killed or stopped at the moments that matter: nothing waits for what
 //! will never come.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use brood_tests::{
     Call, Daemon, Demo, Home, Proc, Running, Then, Tracer, processes_in, signal, until, whole,
 };
@@ -35,6 +40,40 @@ fn want(daemon: &Daemon, hot: u64) {
     assert_eq!(changed.send().expect("an answer").status(), 200);
 }
 
+/// Orders one guest after the other until it has happened what was waited for; returns how many
+/// there should be. The daemon may start another nursery while the one that stands by is in use.
+fn order_until(daemon: &Daemon, happened: &AtomicBool) -> u64 {
+    let happened = || happened.load(Ordering::Relaxed);
+    for hot in 2.. {
+        want(daemon, hot);
+        until("a guest, or what should happen to it", || {
+            let there = whole(&daemon.get("/api/v1/pools/p")["entries"]["hot"]) == hot;
+            (there || happened()).then_some(())
+        });
+        if happened() {
+            return hot;
+        }
+    }
+    unreachable!("it happens or the test ends")
+}
+
+/// Traces spares; the first that makes such a call is killed or stopped at it, which is noted.
+fn at_first(
+    spares: &[i32],
+    is_it: impl Fn(&Call) -> bool + Send + 'static,
+    then: Then,
+) -> (Tracer, Arc<AtomicBool>) {
+    let happened = Arc::new(AtomicBool::new(false));
+    let happens = Arc::clone(&happened);
+    let tracer = Tracer::attach(spares, move |call| {
+        if is_it(call) && !happens.swap(true, Ordering::Relaxed) {
+            return then;
+        }
+        Then::GoOn
+    });
+    (tracer, happened)
+}
+
 /// Processes that wait for an order: they hold the socket, and are no guests yet.
 fn spares(home: &Home) -> Vec<i32> {
     until("spares", || {
@@ -59,20 +98,14 @@ fn a_spare_killed_with_an_order_in_its_hands_is_missed_at_once() {
     let Some((home, daemon)) = standing_by() else {
         return;
     };
-    let mut killed = false;
-    let tracer = Tracer::attach(&spares(&home), move |call| {
-        let received = call.number == libc::SYS_recvfrom && call.result.is_some_and(|n| n > 0);
-        if received && !killed {
-            killed = true;
-            return Then::Kill;
-        }
-        Then::GoOn
-    });
-    want(&daemon, 2);
-    until_hot(&daemon, 2);
+    let received =
+        |call: &Call| call.number == libc::SYS_recvfrom && call.result.is_some_and(|n| n > 0);
+    let (tracer, killed) = at_first(&spares(&home), received, Then::Kill);
+    let hot = order_until(&daemon, &killed);
+    until_hot(&daemon, hot);
     let at = tracer.end().expect("one was killed");
     assert!(home.guests().iter().all(|guest| guest.pid != at.pid));
-    let _ = daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
+    daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
 }
 
 #[test]
@@ -80,33 +113,23 @@ fn the_end_of_a_nursery_is_noticed_though_a_stopped_guest_holds_its_socket() {
     let Some((home, daemon)) = standing_by() else {
         return;
     };
-    let mut stopped = false;
     let told = |call: &Call| {
         call.number == libc::SYS_sendto
             && call.arguments[0] == SOCKET
             && call.result.is_some_and(|n| n > 0)
     };
-    let tracer = Tracer::attach(&spares(&home), move |call| {
-        if told(call) && !stopped {
-            stopped = true;
-            return Then::Stop;
-        }
-        Then::GoOn
-    });
-    want(&daemon, 2);
-    until_hot(&daemon, 2);
+    let (tracer, stopped) = at_first(&spares(&home), told, Then::Stop);
+    let hot = order_until(&daemon, &stopped);
+    until_hot(&daemon, hot);
     let guest = tracer.end().expect("a guest was stopped").pid;
     for nursery in home.nurseries() {
         signal(nursery.pid, Signal::SIGKILL);
     }
-    until("the nursery to be gone", || {
-        home.nurseries().is_empty().then_some(())
-    });
     let socket = std::fs::read_link(format!("/proc/{guest}/fd/{SOCKET}"));
     assert!(socket.is_ok(), "the guest does not hold the socket");
-    want(&daemon, 3);
-    until_hot(&daemon, 3);
-    let _ = daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
+    want(&daemon, hot + 1);
+    until_hot(&daemon, hot + 1);
+    daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
     until("its guest to be gone", || {
         home.guests().iter().all(|g| g.pid != guest).then_some(())
     });
@@ -118,35 +141,29 @@ fn a_guest_that_outlives_its_nursery_untold_is_not_there_twice() {
         return;
     };
     // It has its control socket and lives on without its nursery, but has not said so.
-    let mut stopped = false;
     let freed = |call: &Call| {
         call.number == libc::SYS_prctl
             && call.arguments[..2] == [libc::PR_SET_PDEATHSIG as u64, 0]
             && call.result == Some(0)
     };
     let spares = spares(&home);
-    let tracer = Tracer::attach(&spares, move |call| {
-        if freed(call) && !stopped {
-            stopped = true;
-            return Then::Stop;
-        }
-        Then::GoOn
-    });
-    want(&daemon, 2);
-    let guest = until("a guest to be stopped", || {
+    let (tracer, stopped) = at_first(&spares, freed, Then::Stop);
+    let hot = order_until(&daemon, &stopped);
+    let guest = until("the guest to be stopped", || {
         let mut guests = home.guests().into_iter();
         guests.find(|guest| guest.stopped() && spares.contains(&guest.pid))
     });
     for nursery in home.nurseries() {
         signal(nursery.pid, Signal::SIGKILL);
     }
-    until_hot(&daemon, 2);
+    until_hot(&daemon, hot);
     let _ = tracer.end();
     until("it to be gone", || {
-        home.guests().iter().all(|g| g.pid != guest.pid).then_some(())
+        let mut guests = home.guests().into_iter();
+        guests.all(|g| g.pid != guest.pid).then_some(())
     });
-    assert_eq!(home.list().len(), 2);
-    let _ = daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
+    assert_eq!(home.list().len() as u64, hot);
+    daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
 }
 
 /// A restore of many guests, whose nursery is stopped and whose manager is killed.
