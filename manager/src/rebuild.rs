@@ -109,8 +109,16 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
         }
     }
     for kept in state.claims_not_recorded()?.iter().chain(&salvage.claims) {
-        let whole = kept.bundle.parse().is_ok_and(|path| Checkpoint::open(&path).is_ok());
-        if whole && !state.guests()?.iter().any(|row| row.id.to_string() == kept.guest) {
+        let whole = kept
+            .bundle
+            .parse()
+            .is_ok_and(|path| Checkpoint::open(&path).is_ok());
+        if whole
+            && !state
+                .guests()?
+                .iter()
+                .any(|row| row.id.to_string() == kept.guest)
+        {
             state.recall_cold(kept)?;
         }
     }
@@ -135,7 +143,11 @@ fn lock(dir: &Path, name: &str) -> Result<Flock<File>, Error> {
         action: format!("lock {}", path.display()),
         source,
     };
-    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
 }
 
@@ -180,7 +192,9 @@ fn entries(
     let there: HashSet<_> = state.guests()?.iter().map(|row| row.id).collect();
     let mut claims = 0;
     for entry in &salvage.entries {
-        let pool = pools.get(&entry.pool).filter(|_| there.contains(&entry.guest));
+        let pool = pools
+            .get(&entry.pool)
+            .filter(|_| there.contains(&entry.guest));
         let Some(pool) = pool else { continue };
         let counts = match entry.state {
             EntryState::Claimed => 1,
@@ -188,7 +202,7 @@ fn entries(
             EntryState::Filling | EntryState::Hot => continue,
         };
         // How long its lease lasted may lie in what could not be read.
-        let lasts = Duration::from_secs(pool.lease_s);
+        let lasts = Duration::from_secs(pool.policy.lease_s);
         if state.recall_entry(entry, lasts)? {
             claims += counts;
         }
@@ -197,10 +211,7 @@ fn entries(
 }
 
 /// Bundles of claims whose token was lost: each gets a new one, that it may be had by.
-fn orphans(
-    state: &mut State,
-    pools: &BTreeMap<String, PoolRow>,
-) -> Result<Vec<Orphan>, Error> {
+fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<Orphan>, Error> {
     let dir = state.dir().join("cold");
     let mut found = Vec::new();
     if !dir.exists() {
@@ -211,7 +222,9 @@ fn orphans(
     let recorded = recorded.chain(state.guests()?.into_iter().map(|row| row.checkpoint));
     let recorded: Vec<String> = recorded.collect();
     let listed = checkpoint::list(&dir)?;
-    let whole = listed.iter().filter_map(|listed| Checkpoint::open(&listed.path).ok());
+    let whole = listed
+        .iter()
+        .filter_map(|listed| Checkpoint::open(&listed.path).ok());
     let whole: Vec<Checkpoint> = whole.collect();
     // What another one is a delta of belongs to that one.
     for bundle in &whole {
@@ -222,7 +235,10 @@ fn orphans(
         }
     }
     for bundle in recorded {
-        if let Ok(opened) = bundle.parse().and_then(|path: BundlePath| Checkpoint::open(&path)) {
+        if let Ok(opened) = bundle
+            .parse()
+            .and_then(|path: BundlePath| Checkpoint::open(&path))
+        {
             for layer in opened.layers() {
                 needed.insert(layer.path().absolute()?.to_string());
             }
@@ -230,9 +246,17 @@ fn orphans(
     }
     for bundle in whole {
         let path = bundle.path().absolute()?.to_string();
-        let base = bundle.layers().first().map(|base| base.manifest().memory_sha256());
-        let pool = pools.values().find(|pool| Some(&pool.sha256) == base.as_ref());
-        let Some(pool) = pool.or(pools.values().next()).filter(|_| !needed.contains(&path)) else {
+        let base = bundle
+            .layers()
+            .first()
+            .map(|base| base.manifest().memory_sha256());
+        let pool = pools
+            .values()
+            .find(|pool| Some(&pool.sha256) == base.as_ref());
+        let Some(pool) = pool
+            .or(pools.values().next())
+            .filter(|_| !needed.contains(&path))
+        else {
             continue;
         };
         let bytes: [u8; 16] = random().map_err(|source| Error::Io {
@@ -247,7 +271,10 @@ fn orphans(
             bundle: path.clone(),
             created_at: bundle.manifest().created_at.clone(),
         })?;
-        found.push(Orphan { bundle: path, token });
+        found.push(Orphan {
+            bundle: path,
+            token,
+        });
     }
     Ok(found)
 }

@@ -71,10 +71,7 @@ impl Tracer {
     /// # Panics
     /// When they cannot be traced.
     #[must_use]
-    pub fn attach(
-        pids: &[i32],
-        mut decide: impl FnMut(&Call) -> Then + Send + 'static,
-    ) -> Self {
+    pub fn attach(pids: &[i32], mut decide: impl FnMut(&Call) -> Then + Send + 'static) -> Self {
         let let_go = Arc::new(AtomicBool::new(false));
         let (pids, leave) = (pids.to_vec(), Arc::clone(&let_go));
         let (attached, ready) = mpsc::channel();

@@ -533,7 +533,7 @@ fn pools_are_kept_filled_and_claimed_from() {
     for line in [
         "brood_claims_failed_total{pool=\"web\",reason=\"no_room\"} 1",
         "brood_pool_evictions_total{pool=\"web\",reason=\"asked\"} 1",
-        "brood_pool_evictions_total{pool=\"web\",reason=\"surplus\"}",
+        "brood_pool_evictions_total{pool=\"web\",reason=\"policy\"}",
     ] {
         assert!(metrics.contains(line), "no {line} in\n{metrics}");
     }
@@ -750,6 +750,10 @@ fn what_the_command_line_can_do_the_api_can() {
     let swept = daemon.post("/api/v1/disks/sweep", &json!({}), 200);
     assert_eq!(swept, home.json(&["disk", "sweep"]));
     let _ = daemon.send(Method::GET, "/api/v1/disks/leftovers?place=tape:1", 400);
+    let missing = "reflink:/missing/file";
+    let body = json!({ "checkpoint": "full", "guests": 1, "disk": missing });
+    let problem = daemon.post(GUESTS, &body, 404);
+    assert_eq!(problem["type"], "urn:brood:error:no-such-disk");
 
     let pool = "/api/v1/pools/web";
     let wanted = |hot: u32| json!({ "name": "web", "checkpoint": "demo", "hot": hot });
@@ -861,6 +865,7 @@ fn the_dashboard_asks_for_what_there_is() {
         let apart = apart.iter().any(|apart| name.starts_with(apart));
         assert!(shown || apart, "no panel shows {name}");
     }
+    let _ = daemon.send(Method::DELETE, "/api/v1/pools/web?force=true", 204);
 }
 
 /// The metrics that a query asks for, each with the labels that it chooses or sums by.

@@ -71,7 +71,11 @@ fn leases_do_not_care_what_the_wall_clock_says() {
     let claim = |lease_s: u64| {
         let body = json!({ "lease_s": lease_s });
         let claim = daemon.post("/api/v1/pools/p/claims", &body, 201);
-        (Instant::now(), text(&claim["token"]).to_owned(), text(&claim["guest"]).to_owned())
+        (
+            Instant::now(),
+            text(&claim["token"]).to_owned(),
+            text(&claim["guest"]).to_owned(),
+        )
     };
     let now = year_of_a_new_pool(&daemon, &demo.path, "now");
     let (_, long, guest) = claim(1000);
@@ -88,13 +92,19 @@ fn leases_do_not_care_what_the_wall_clock_says() {
             Some(whole(&found["lease_left_s"]))
         };
         let of_long = left(&guest).expect("the long lease is not over");
-        assert!((900..=1000).contains(&of_long), "{of_long} s are left of it");
+        assert!(
+            (900..=1000).contains(&of_long),
+            "{of_long} s are left of it"
+        );
         // The short one ends when its time is over, and not before.
         until("the short lease to be over", || match left(&short) {
             Some(_) => None,
             None => Some(()),
         });
-        assert!(begin.elapsed() >= Duration::from_secs(3), "its lease ended early");
+        assert!(
+            begin.elapsed() >= Duration::from_secs(3),
+            "its lease ended early"
+        );
         let renew = json!({ "lease_s": 1000 });
         daemon.put(&format!("/api/v1/claims/{long}"), &renew, 200);
         assert_eq!(daemon.get("/api/v1/pools/p")["hot"], 1);

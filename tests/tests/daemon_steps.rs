@@ -64,7 +64,8 @@ impl Scene {
     }
 
     fn make_pool(&self) {
-        let pool = json!({ "name": "p", "checkpoint": self.demo.path, "hot": HOT, "lease_s": 3600 });
+        let pool =
+            json!({ "name": "p", "checkpoint": self.demo.path, "hot": HOT, "lease_s": 3600 });
         self.daemon().post("/api/v1/pools", &pool, 201);
     }
 
@@ -126,22 +127,33 @@ impl Scene {
     }
 
     fn token(&self) -> (String, String) {
-        let claim = self.daemon().post("/api/v1/pools/p/claims", &json!({}), 201);
-        (text(&claim["token"]).to_owned(), text(&claim["id"]).to_owned())
+        let claim = self
+            .daemon()
+            .post("/api/v1/pools/p/claims", &json!({}), 201);
+        (
+            text(&claim["token"]).to_owned(),
+            text(&claim["id"]).to_owned(),
+        )
     }
 
     fn mark(&self, guest: &str, mark: u64) {
         let request = json!({ "request": ["poke", MARK_AT.to_string(), mark.to_string()] });
-        self.daemon().post(&format!("/api/v1/guests/{guest}/ask"), &request, 200);
+        self.daemon()
+            .post(&format!("/api/v1/guests/{guest}/ask"), &request, 200);
     }
 
     fn marked(&self, guest: &str) -> u64 {
         let request = json!({ "request": ["peek", MARK_AT.to_string()] });
-        whole(&self.daemon().post(&format!("/api/v1/guests/{guest}/ask"), &request, 200)["value"])
+        whole(
+            &self
+                .daemon()
+                .post(&format!("/api/v1/guests/{guest}/ask"), &request, 200)["value"],
+        )
     }
 
     fn end(mut self) {
-        self.daemon().send(Method::DELETE, "/api/v1/pools/p?force=true", 204);
+        self.daemon()
+            .send(Method::DELETE, "/api/v1/pools/p?force=true", 204);
         let cold = self.home.state().join("cold");
         let left = std::fs::read_dir(cold).into_iter().flatten().count();
         assert_eq!(left, 0, "bundles are left");
@@ -167,7 +179,9 @@ fn steps(random: &mut Random) -> impl Iterator<Item = u64> {
 
 #[test]
 fn a_claim_is_killed_at_each_step() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
     let mut random = Random::seeded();
     let claim = Asked::new(Method::POST, "/pools/p/claims", json!({}));
     let mut told = Vec::new();
@@ -177,26 +191,39 @@ fn a_claim_is_killed_at_each_step() {
         let answer = scene.ask_and_kill(&claim, nth);
         if let Some((status, claim)) = &answer {
             assert_eq!(*status, 201, "{claim}");
-            told.push((text(&claim["token"]).to_owned(), text(&claim["id"]).to_owned()));
+            told.push((
+                text(&claim["token"]).to_owned(),
+                text(&claim["id"]).to_owned(),
+            ));
         }
         let after = scene.claims();
-        assert!(after - before <= 1, "{before} and then {after} were claimed");
+        assert!(
+            after - before <= 1,
+            "{before} and then {after} were claimed"
+        );
         if scene.killed.len() == kills {
             break;
         }
         scene.converges(after, 0);
     }
     for (n, (token, guest)) in told.iter().enumerate() {
-        assert!(!told[..n].iter().any(|(_, other)| other == guest), "{guest} is two claimers'");
+        assert!(
+            !told[..n].iter().any(|(_, other)| other == guest),
+            "{guest} is two claimers'"
+        );
         scene.mark(guest, n as u64);
-        scene.daemon().send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
+        scene
+            .daemon()
+            .send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
     }
     scene.end();
 }
 
 #[test]
 fn a_release_is_killed_at_each_step() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
     let mut random = Random::seeded();
     for nth in steps(&mut random) {
         let (token, _) = scene.token();
@@ -216,10 +243,16 @@ fn a_release_is_killed_at_each_step() {
 
 #[test]
 fn a_suspension_is_killed_at_each_step() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
     let mut random = Random::seeded();
     let (token, mut guest) = scene.token();
-    let suspend = Asked::new(Method::POST, &format!("/claims/{token}/suspend"), Value::Null);
+    let suspend = Asked::new(
+        Method::POST,
+        &format!("/claims/{token}/suspend"),
+        Value::Null,
+    );
     let resume = format!("/api/v1/claims/{token}/resume");
     for nth in steps(&mut random) {
         scene.mark(&guest, nth);
@@ -239,13 +272,17 @@ fn a_suspension_is_killed_at_each_step() {
             break;
         }
     }
-    scene.daemon().send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
+    scene
+        .daemon()
+        .send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
     scene.end();
 }
 
 #[test]
 fn a_resumption_is_killed_at_each_step() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
     let mut random = Random::seeded();
     let (token, mut guest) = scene.token();
     let suspend = format!("/api/v1/claims/{token}/suspend");
@@ -264,13 +301,17 @@ fn a_resumption_is_killed_at_each_step() {
             break;
         }
     }
-    scene.daemon().send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
+    scene
+        .daemon()
+        .send(Method::DELETE, &format!("/api/v1/claims/{token}"), 204);
     scene.end();
 }
 
 #[test]
 fn the_making_and_removal_of_a_pool_are_killed_at_each_step() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
     let mut random = Random::seeded();
     let remove = Asked::new(Method::DELETE, "/pools/p", Value::Null);
     let pool = json!({ "name": "p", "checkpoint": scene.demo.path, "hot": HOT, "lease_s": 3600 });
@@ -280,9 +321,15 @@ fn the_making_and_removal_of_a_pool_are_killed_at_each_step() {
         let _ = scene.ask_and_kill(&remove, nth);
         let again = scene.daemon().request(Method::DELETE, &remove.path).send();
         assert!([204, 404].contains(&again.expect("an answer").status().as_u16()));
-        until("its guests to be gone", || scene.home.list().is_empty().then_some(()));
+        until("its guests to be gone", || {
+            scene.home.list().is_empty().then_some(())
+        });
         let _ = scene.ask_and_kill(&make, nth);
-        let again = scene.daemon().request(Method::POST, &make.path).json(&make.body).send();
+        let again = scene
+            .daemon()
+            .request(Method::POST, &make.path)
+            .json(&make.body)
+            .send();
         assert!([201, 409].contains(&again.expect("an answer").status().as_u16()));
         scene.converges(0, 0);
         if scene.killed.len() == kills {

@@ -90,12 +90,13 @@ fn a_guest_outlives_a_suspend_to_a_full_disk() {
         for but in [600, 1 << 11] {
             scene.fill(but);
             let ran = home.brood(&suspend).exits(1);
-            assert!(
-                ran.stderr.contains("hint: free "),
+            assert!(ran.stderr.contains("hint: free "), "{}", ran.stderr);
+            assert_eq!(
+                names(&home.checkpoints()),
+                Vec::<String>::new(),
                 "{}",
                 ran.stderr
             );
-            assert_eq!(names(&home.checkpoints()), Vec::<String>::new(), "{}", ran.stderr);
             assert_eq!(home.peek("g-1", MARK_AT), 5);
             scene.make_room();
         }
@@ -127,7 +128,11 @@ fn a_claim_outlives_its_suspension_to_a_full_disk() {
         let (status, told) = (answer.status().as_u16(), answer.text().unwrap());
         assert!([500, 507].contains(&status), "{but} KiB: {status} {told}");
         assert!(told.contains("\"hint\""), "{but} KiB: {told}");
-        assert_eq!(ask(&["peek", &MARK_AT.to_string()])["value"], 9, "{but} KiB");
+        assert_eq!(
+            ask(&["peek", &MARK_AT.to_string()])["value"],
+            9,
+            "{but} KiB"
+        );
         scene.make_room();
         until("the suspension to be over", || {
             let claim = daemon.request(Method::GET, &format!("/api/v1/claims/{token}"));
@@ -136,7 +141,11 @@ fn a_claim_outlives_its_suspension_to_a_full_disk() {
             daemon.post("/api/v1/pools/p/fill", &json!({}), 200);
             (claim["state"] == "claimed").then_some(())
         });
-        assert_eq!(names(&home.state().join("cold")), Vec::<String>::new(), "{but} KiB");
+        assert_eq!(
+            names(&home.state().join("cold")),
+            Vec::<String>::new(),
+            "{but} KiB"
+        );
     }
     daemon.send(Method::POST, &suspend, 200);
     let resume = format!("/api/v1/claims/{token}/resume");
@@ -157,7 +166,9 @@ fn what_cannot_be_recorded_is_not_done() {
         .ok();
     // So that its journal is not emptied and used again.
     let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
-    database.execute_batch("BEGIN; SELECT count(*) FROM guest;").unwrap();
+    database
+        .execute_batch("BEGIN; SELECT count(*) FROM guest;")
+        .unwrap();
     let claim = home.json(&["pool", "claim", "p"]);
     let guest = text(&claim["guest"]);
     scene.mark(guest, 3);
@@ -177,7 +188,10 @@ fn what_cannot_be_recorded_is_not_done() {
     let second = home.json(&["pool", "claim", "p"]);
     assert_ne!(second["guest"], claim["guest"]);
     assert_eq!(home.peek(guest, MARK_AT), 3);
-    assert_eq!(whole(&home.json(&["pool", "show", "p"])["entries"]["claimed"]), 2);
+    assert_eq!(
+        whole(&home.json(&["pool", "show", "p"])["entries"]["claimed"]),
+        2
+    );
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
     drop(scene.elsewhere);
 }

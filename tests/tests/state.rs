@@ -35,14 +35,18 @@ impl Scene {
         let demo = home.demo("demo", "4M");
         home.restore(&demo, 3, "g");
         let _ = home.brood(&["pause", "g-2"]).ok();
-        let pool = ["pool", "create", "p", &demo.path, "--hot", "2", "--lease", "36000"];
+        let pool = [
+            "pool", "create", "p", &demo.path, "--hot", "2", "--lease", "36000",
+        ];
         let _ = home.brood(&pool).ok();
         let claim = || home.json(&["pool", "claim", "p"]);
         let (held, resting) = (claim(), claim());
         for (claim, mark) in [(&held, 11), (&resting, 22)] {
             let _ = home.ask(text(&claim["guest"]), &format!("poke {MARK_AT} {mark}"));
         }
-        let _ = home.brood(&["pool", "suspend", text(&resting["token"])]).ok();
+        let _ = home
+            .brood(&["pool", "suspend", text(&resting["token"])])
+            .ok();
         let _ = home.brood(&["pool", "fill", "p"]).ok();
         Some(Self {
             home,
@@ -95,7 +99,11 @@ impl Scene {
         assert!([Some(0), Some(3)].contains(&ran.code()), "{ran:?}");
         let rebuilt = ran.json();
         let _ = self.home.brood(&["state", "check"]).ok();
-        let _ = self.home.brood(&["state", "rebuild"]).exits(1).says(&["is whole"]);
+        let _ = self
+            .home
+            .brood(&["state", "rebuild"])
+            .exits(1)
+            .says(&["is whole"]);
         assert!(database(&self.home).exists());
         rebuilt
     }
@@ -117,7 +125,10 @@ impl Scene {
         let _ = home.brood(&["pool", "fill", "p"]).ok();
         let new = home.json(&["pool", "claim", "p"]);
         assert_ne!(new["guest"], self.held["guest"]);
-        assert_eq!(home.peek(text(&new["guest"]), MARK_AT), self.demo.words().at(MARK_AT));
+        assert_eq!(
+            home.peek(text(&new["guest"]), MARK_AT),
+            self.demo.words().at(MARK_AT)
+        );
         for claim in [&back, &new] {
             let _ = home.brood(&["pool", "release", text(&claim["token"])]).ok();
         }
@@ -142,13 +153,19 @@ impl Scene {
 #[test]
 fn a_database_without_its_header_is_made_anew_from_what_runs_and_the_bundles() {
     let Some(scene) = Scene::new() else { return };
-    let file = File::options().write(true).open(database(&scene.home)).unwrap();
+    let file = File::options()
+        .write(true)
+        .open(database(&scene.home))
+        .unwrap();
     file.write_all_at(&[0x5a; 100], 0).unwrap();
     scene.is_refused();
     let rebuilt = scene.rebuild();
     assert_eq!(rebuilt["pools"], serde_json::json!(["p"]));
     assert_eq!(array(&rebuilt["guests"]).len(), 6, "{rebuilt}");
-    assert_eq!((whole(&rebuilt["claims"]), whole(&rebuilt["resting"])), (0, 1));
+    assert_eq!(
+        (whole(&rebuilt["claims"]), whole(&rebuilt["resting"])),
+        (0, 1)
+    );
     assert_eq!(array(&rebuilt["loose"]).len(), 3, "{rebuilt}");
     let aside = fs::read(text(&rebuilt["damaged"])).unwrap();
     assert_eq!(aside[..100], [0x5a; 100]);
@@ -163,14 +180,23 @@ fn a_database_with_a_damaged_page_gives_back_what_is_on_the_others() {
     let root = {
         let opened = rusqlite::Connection::open(database(&scene.home)).unwrap();
         let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'measured'";
-        opened.query_row(root, [], |row| row.get::<_, i64>(0)).unwrap()
+        opened
+            .query_row(root, [], |row| row.get::<_, i64>(0))
+            .unwrap()
     };
-    let file = File::options().write(true).open(database(&scene.home)).unwrap();
+    let file = File::options()
+        .write(true)
+        .open(database(&scene.home))
+        .unwrap();
     let at = (root.cast_unsigned() - 1) * page;
     file.write_all_at(&[0x5a; 4096], at).unwrap();
     scene.is_refused();
     let rebuilt = scene.rebuild();
-    assert_eq!((whole(&rebuilt["claims"]), whole(&rebuilt["resting"])), (1, 1), "{rebuilt}");
+    assert_eq!(
+        (whole(&rebuilt["claims"]), whole(&rebuilt["resting"])),
+        (1, 1),
+        "{rebuilt}"
+    );
     assert_eq!(array(&rebuilt["loose"]).len(), 2, "{rebuilt}");
     scene.is_back();
     scene.holds();
@@ -183,7 +209,10 @@ fn a_database_that_was_cut_short_or_emptied_is_made_anew() {
         let Some(scene) = Scene::new() else { return };
         match keep {
             Some(length) => {
-                let file = File::options().write(true).open(database(&scene.home)).unwrap();
+                let file = File::options()
+                    .write(true)
+                    .open(database(&scene.home))
+                    .unwrap();
                 file.set_len(length).unwrap();
             }
             None => fs::remove_file(database(&scene.home)).unwrap(),
@@ -210,7 +239,11 @@ fn a_database_whose_journal_was_taken_is_made_anew() {
     fs::remove_file(beside(&scene.home, "wal")).unwrap();
     scene.is_refused();
     let rebuilt = scene.rebuild();
-    assert_eq!((whole(&rebuilt["claims"]), whole(&rebuilt["resting"])), (1, 1), "{rebuilt}");
+    assert_eq!(
+        (whole(&rebuilt["claims"]), whole(&rebuilt["resting"])),
+        (1, 1),
+        "{rebuilt}"
+    );
     scene.is_back();
     scene.holds();
     scene.end();
@@ -219,7 +252,10 @@ fn a_database_whose_journal_was_taken_is_made_anew() {
 #[test]
 fn a_rebuild_that_is_killed_is_done_again() {
     let Some(scene) = Scene::new() else { return };
-    let file = File::options().write(true).open(database(&scene.home)).unwrap();
+    let file = File::options()
+        .write(true)
+        .open(database(&scene.home))
+        .unwrap();
     file.write_all_at(&[0x5a; 100], 0).unwrap();
     for _ in 0..5 {
         let rebuilding = scene.home.start(&["state", "rebuild"]);
@@ -245,11 +281,17 @@ fn a_rebuild_that_is_killed_is_done_again() {
 fn a_daemon_goes_on_with_the_new_database() {
     let Some(scene) = Scene::new() else { return };
     let daemon = Daemon::start(&scene.home);
-    let file = File::options().write(true).open(database(&scene.home)).unwrap();
+    let file = File::options()
+        .write(true)
+        .open(database(&scene.home))
+        .unwrap();
     file.write_all_at(&[0x5a; 100], 0).unwrap();
     let _ = scene.rebuild();
     until("the daemon to see the pool's claim that rests", || {
-        let shown = daemon.request(reqwest::Method::GET, "/api/v1/pools/p").send().ok()?;
+        let shown = daemon
+            .request(reqwest::Method::GET, "/api/v1/pools/p")
+            .send()
+            .ok()?;
         let shown: Value = shown.json().ok()?;
         (shown["entries"]["cold"] == 1).then_some(())
     });

@@ -13,7 +13,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
 use utoipa::ToSchema;
 
 use super::{
@@ -24,10 +27,15 @@ use super::{
     problem::Problem,
     workers::blocking,
 };
-use crate::pool::{self, Claimed, Pools, Tier, Wanted};
+use crate::{
+    pool::{self, Claimed, Pools, Tier, Wanted},
+    state::Place,
+};
 
 /// How often a claim that waits for room looks again. It does so at once when a claim is released.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How many glances apart those look, at most, who have others before them.
+const FAR: u32 = 20;
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
 
@@ -102,22 +110,39 @@ pub(super) async fn claim(
     Path(pool): Path<String>,
     Json(claiming): Json<Claiming>,
 ) -> Result<Response, Problem> {
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         lease: lease(claiming.lease_s)?,
         timeout: timeout(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
         wait: Duration::ZERO,
+        place: None,
     };
     let wait = wait(claiming.wait_s)?;
     let begin = Instant::now();
-    let claimed = app.when_there_is_room(wait, || app.claim(&pool, wanted));
-    let claimed = claimed.await.map_err(|refused| {
-        // Clients may make names of pools up; those are not counted one by one.
-        let known = refused.problem.status() != StatusCode::NOT_FOUND;
-        let pool = if known { pool.as_str() } else { "" };
-        app.metrics.claim_failed(pool, refused.may_pass);
-        refused.problem
-    })?;
+    let mut draining = app.draining.subscribe();
+    let mut in_line = InLine::new(&app);
+    let claimed = loop {
+        // A daemon that is to end does not keep those waiting who wait for room.
+        let may_wait = begin.elapsed() < wait && !*draining.borrow();
+        match app.claim(&pool, wanted).await {
+            Ok(claimed) => break claimed,
+            Err(refused) if refused.may_pass && may_wait => {
+                if wanted.place.is_none() {
+                    wanted.place = Some(in_line.wait(&pool, wait).await?);
+                    continue;
+                }
+                let at_most = GLANCE * refused.waiters.clamp(1, FAR);
+                app.until_room(at_most, &mut draining).await;
+            }
+            Err(refused) => {
+                // Clients may make names of pools up; those are not counted one by one.
+                let known = refused.problem.status() != StatusCode::NOT_FOUND;
+                let pool = if known { pool.as_str() } else { "" };
+                app.metrics.claim_failed(pool, refused.may_pass);
+                return Err(refused.problem);
+            }
+        }
+    };
     let took = begin.elapsed();
     app.metrics.claimed(&pool, claimed.tier, took);
     app.pools_changed.notify_one();
@@ -161,12 +186,58 @@ pub(super) struct Refused {
     pub(super) problem: Problem,
     /// Whether waiting may help.
     may_pass: bool,
+    /// How many others wait who came first.
+    waiters: u32,
+}
+
+/// A place in the line before a pool, which is given up when this is dropped.
+struct InLine {
+    app: App,
+    place: Option<Place>,
+}
+
+impl InLine {
+    fn new(app: &App) -> Self {
+        Self {
+            app: app.clone(),
+            place: None,
+        }
+    }
+
+    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<Place, Problem> {
+        let pool = pool.to_owned();
+        let place = self
+            .app
+            .on_pools(move |pools| pools.wait_in_line(&pool, wait))
+            .await?;
+        self.place = Some(place);
+        Ok(place)
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        let Some(place) = self.place else {
+            return;
+        };
+        let app = self.app.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = app.workers.call(|state, _| state.leave_line(place)) {
+                tracing::warn!("cannot leave the line: {e}");
+            }
+            app.room.notify_waiters();
+        });
+    }
 }
 
 impl From<pool::Error> for Refused {
     fn from(error: pool::Error) -> Self {
         Self {
             may_pass: error.may_pass(),
+            waiters: match &error {
+                pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(FAR),
+                _ => 0,
+            },
             problem: error.into(),
         }
     }
@@ -176,6 +247,7 @@ impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
         Self {
             may_pass: false,
+            waiters: 0,
             problem,
         }
     }
@@ -200,13 +272,18 @@ impl App {
                 Err(refused) if refused.may_pass && may_wait => {}
                 result => return result,
             }
-            // The keeper ends claims whose lease is over.
-            self.pools_changed.notify_one();
-            tokio::select! {
-                () = self.room.notified() => {}
-                () = sleep(GLANCE) => {}
-                _ = draining.wait_for(|draining| *draining) => {}
-            }
+            self.until_room(GLANCE, &mut draining).await;
+        }
+    }
+
+    /// Waits until there may be room for one more guest, or so long, or until the daemon drains.
+    async fn until_room(&self, at_most: Duration, draining: &mut watch::Receiver<bool>) {
+        // The keeper ends claims whose lease is over.
+        self.pools_changed.notify_one();
+        tokio::select! {
+            () = self.room.notified() => {}
+            () = sleep(at_most) => {}
+            _ = draining.wait_for(|draining| *draining) => {}
         }
     }
 
@@ -292,6 +369,6 @@ pub(super) async fn release(
     Path(token): Path<String>,
 ) -> Result<StatusCode, Problem> {
     app.change_pools(move |pools| pools.release(&token)).await?;
-    app.room.notify_one();
+    app.room.notify_waiters();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
     workers::blocking,
 };
-use crate::state::PoolRow;
+use crate::{pool::Pace, state::PoolRow};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -57,6 +57,8 @@ struct Kept {
     names: BTreeSet<String>,
     /// Those that could not be filled, and when.
     resting: HashMap<String, Instant>,
+    /// How fast each may be filled.
+    paces: HashMap<String, Pace>,
 }
 
 impl App {
@@ -66,12 +68,14 @@ impl App {
         let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
         for gone in kept.names.difference(&names) {
             self.workers.end_standing(gone);
+            kept.paces.remove(gone);
         }
         kept.resting.retain(|_, since| since.elapsed() < REST);
         for pool in &pools {
             let name = &pool.name;
+            let pace = kept.paces.entry(name.clone()).or_default();
             // One that cannot be kept does not hold up the others.
-            let why_not = match self.keep_one(pool, kept.resting.contains_key(name)) {
+            let why_not = match self.keep_one(pool, pace, kept.resting.contains_key(name)) {
                 Ok(why_not) => why_not,
                 Err(error) => Some(error.to_string()),
             };
@@ -85,20 +89,26 @@ impl App {
     }
 
     /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
-    fn keep_one(&self, pool: &PoolRow, rests: bool) -> Result<Option<String>, crate::pool::Error> {
+    fn keep_one(
+        &self,
+        pool: &PoolRow,
+        pace: &mut Pace,
+        rests: bool,
+    ) -> Result<Option<String>, crate::pool::Error> {
         let (name, origin) = (pool.name.as_str(), Origin::from(pool));
         let (settled, filled) = self.workers.pools(|pools| {
             if rests {
                 return Ok((pools.settle(name)?, None));
             }
             let stop = Arc::clone(&self.stop);
-            let (settled, filled) = pools.fill(name, at_once(), &stop, &mut |event| {
-                self.count(event, &origin)
+            let refill = pace.next(&pool.policy, Instant::now());
+            let (settled, filled) = pools.fill(name, refill, at_once(), &stop, &mut |event| {
+                self.count(event, &origin);
             })?;
+            pace.done(&filled);
             Ok((settled, Some(filled)))
         })?;
-        self.metrics
-            .evicted(name, Evicted::surplus, settled.evicted);
+        self.metrics.evicted(name, Evicted::policy, settled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);
         if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
             tracing::info!(
@@ -111,8 +121,9 @@ impl App {
             );
             self.events.poke();
         }
-        if settled.destroyed + settled.evicted > 0 {
-            self.room.notify_one();
+        // Whoever waits may have a hot one, or room for one.
+        if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
+            self.room.notify_waiters();
         }
         Ok(filled.and_then(|filled| {
             let failed = filled.failures.into_iter().next();

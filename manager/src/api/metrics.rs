@@ -126,8 +126,8 @@ struct Evictions {
 pub(super) enum Evicted {
     /// Somebody asked for it.
     asked,
-    /// The pool has more than it should.
-    surplus,
+    /// The pool's policy had it: there were too many, or it was too old.
+    policy,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -203,7 +203,7 @@ impl Metrics {
         );
         registry.register(
             "pool_evictions",
-            "Hot entries that were dropped: because somebody asked for it, or there were too many",
+            "Hot entries that were dropped: because somebody asked for it, or by the pool's policy",
             metrics.evictions.clone(),
         );
         registry.register_with_unit(
@@ -425,7 +425,7 @@ fn gauges(sample: &Sample) -> Registry {
     for PoolSample { pool, cost } in &sample.pools {
         let name = ("pool", pool.row.name.as_str());
         let checkpoint = ("checkpoint", pool.row.checkpoint.as_str());
-        set(&wanted, &[name, checkpoint], pool.row.hot);
+        set(&wanted, &[name, checkpoint], pool.row.policy.hot);
         for (kind, bytes) in kinds(cost) {
             set(&memory, &[name, checkpoint, ("kind", kind)], bytes);
         }

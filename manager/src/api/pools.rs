@@ -1,6 +1,7 @@
 //! Pools: guests that wait, stopped, to be claimed.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -22,14 +23,11 @@ use super::{
     workers::blocking,
 };
 use crate::{
-    pool::{self, Applied, Details, NewPool, Pool, Pools, Settled},
+    pool::{self, Applied, Details, NewPool, Pool, Pools, Refill, Settled},
     restore::job::{ALLOWANCE, FailureView, cores},
-    state::PoolChange,
+    state::{Policy, PoolChange},
     units::Bytes,
 };
-
-/// How long a claim lasts when neither it nor its pool says otherwise.
-const LEASE: Duration = Duration::from_secs(300);
 
 impl App {
     /// Makes a library call on pools, on a thread for that.
@@ -78,9 +76,22 @@ pub(super) struct Making {
     checkpoint: String,
     /// How many guests wait to be claimed.
     hot: u32,
+    /// It is filled when fewer than these wait; when one is missing, when it is not said.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    hot_min: Option<NonZeroU32>,
     /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
     /// said.
     most: Option<u32>,
+    /// What its guests may come to hold together, in bytes: each counts with its private limit and
+    /// what it costs besides. As much as the host has, when it is not said.
+    max_memory: Option<u64>,
+    /// After how many seconds a guest that waits is replaced by a new one; never, when it is not
+    /// said.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    max_age_s: Option<NonZeroU32>,
+    /// How many guests are restored for it a second, at most.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    refill_per_s: Option<NonZeroU32>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(default = 300, minimum = 1)]
     lease_s: Option<u32>,
@@ -94,10 +105,16 @@ impl Making {
         Ok(NewPool {
             name: self.name,
             checkpoint: app.bundle(&self.checkpoint)?,
-            hot: self.hot.into(),
-            most: self.most.map(Into::into),
-            lease: lease(self.lease_s)?.unwrap_or(LEASE),
             allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+            policy: Policy {
+                hot: self.hot.into(),
+                hot_min: self.hot_min.map(number),
+                most: self.most.map(Into::into),
+                max_memory: self.max_memory.map(Bytes),
+                max_age_s: self.max_age_s.map(number),
+                refill_per_s: self.refill_per_s.map(number),
+                lease_s: lease(self.lease_s)?.unwrap_or(pool::LEASE).as_secs(),
+            },
         })
     }
 }
@@ -120,6 +137,10 @@ pub(super) async fn create(
         .change_pools(move |pools| pools.create(&new, &|_| {}))
         .await?;
     Ok((StatusCode::CREATED, Answer(pool)).into_response())
+}
+
+fn number(n: NonZeroU32) -> u64 {
+    n.get().into()
 }
 
 pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
@@ -193,18 +214,45 @@ pub(super) async fn apply(
     Ok((status, Answer(applied)).into_response())
 }
 
-/// What to change of a pool.
+/// What to change of a pool. `null` takes a limit away.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PoolChange)]
 pub(super) struct Changing {
     /// How many guests wait to be claimed.
     hot: Option<u32>,
+    /// It is filled when fewer than these wait.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    hot_min: Option<Option<NonZeroU32>>,
     /// How many guests it may have.
-    most: Option<u32>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>)]
+    most: Option<Option<u32>>,
+    /// What its guests may come to hold together, in bytes.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    max_memory: Option<Option<u64>>,
+    /// After how many seconds a guest that waits is replaced by a new one.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    max_age_s: Option<Option<NonZeroU32>>,
+    /// How many guests are restored for it a second, at most.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    refill_per_s: Option<Option<NonZeroU32>>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(minimum = 1)]
     lease_s: Option<u32>,
+}
+
+/// Reads a limit that is given, be it `null`.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// Changes what a pool should be; the daemon brings it there
@@ -224,7 +272,11 @@ pub(super) async fn change(
 ) -> Result<Answer<Pool>, Problem> {
     let change = PoolChange {
         hot: changing.hot.map(Into::into),
-        most: changing.most.map(Into::into),
+        hot_min: changing.hot_min.map(|limit| limit.map(number)),
+        most: changing.most.map(|limit| limit.map(Into::into)),
+        max_memory: changing.max_memory.map(|limit| limit.map(Bytes)),
+        max_age_s: changing.max_age_s.map(|limit| limit.map(number)),
+        refill_per_s: changing.refill_per_s.map(|limit| limit.map(number)),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
     };
     app.change_pools(move |pools| Ok(Answer(pools.change(&name, &change)?)))
@@ -315,11 +367,12 @@ pub(super) async fn fill(
     app.change_pools(move |pools| {
         let go_on = AtomicBool::new(false);
         let origin = Origin::from(&pools.show(&name)?.row);
-        let (settled, filled) = pools.fill(&name, at_once, &go_on, &mut |event| {
-            notes.count(event, &origin);
-        })?;
+        let (settled, filled) =
+            pools.fill(&name, Refill::Whole, at_once, &go_on, &mut |event| {
+                notes.count(event, &origin);
+            })?;
         let metrics = &notes.metrics;
-        metrics.evicted(&name, metrics::Evicted::surplus, settled.evicted);
+        metrics.evicted(&name, metrics::Evicted::policy, settled.evicted);
         Ok(Answer(FilledPool {
             pool: pools.show(&name)?,
             settled,

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{checkpoint, cli::Failure, engine, guests, host, pool, restore, state};
+use crate::{checkpoint, cli::Failure, disk, engine, guests, host, pool, restore, state};
 
 /// Media type of an error.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -163,6 +163,31 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
     }
 }
 
+fn of_disk(error: &disk::Error) -> (StatusCode, &'static str) {
+    use disk::Error as E;
+    use std::io::ErrorKind;
+    match error {
+        E::Name { .. } => (StatusCode::BAD_REQUEST, "bad-disk-name"),
+        E::Missing { .. } => (StatusCode::NOT_FOUND, "no-such-disk"),
+        E::Other { .. } | E::Mismatch { .. } | E::Changed { .. } => {
+            (StatusCode::CONFLICT, "other-disk")
+        }
+        E::Taken { .. } => (StatusCode::CONFLICT, "disk-exists"),
+        E::InUse { .. } => (StatusCode::CONFLICT, "disk-in-use"),
+        E::NoZfs(_) => (StatusCode::SERVICE_UNAVAILABLE, "zfs-unavailable"),
+        E::Io { cause, .. } => match cause.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                (StatusCode::NOT_FOUND, "no-such-folder")
+            }
+            ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "not-permitted"),
+            ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        },
+        // What is left is about what was named: it cannot be used as a disk.
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, "disk-unsuitable"),
+    }
+}
+
 impl From<engine::Error> for Problem {
     fn from(error: engine::Error) -> Self {
         let (status, kind) = of_engine(&error);
@@ -174,6 +199,7 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
     use engine::Error as E;
     match error {
         E::Bundle(e) => of_checkpoint(e),
+        E::Disk(e) => of_disk(e),
         E::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "engine-unavailable"),
         E::Checkpoint { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-unsuitable"),
         E::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
@@ -224,7 +250,7 @@ fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
         E::BeingRestored { .. } => (StatusCode::CONFLICT, "guest-being-restored"),
         E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
         E::Engine { source, .. } | E::Files(source) => of_engine(source),
-        E::Disk(_) | E::Release { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        E::Disk(e) | E::Release { source: e, .. } => of_disk(e),
         E::Checkpoint(e) => of_checkpoint(e),
         E::State(e) => of_state(e),
     }
@@ -243,7 +269,7 @@ fn of_restore(error: &restore::mass::Error) -> (StatusCode, &'static str) {
         E::Admission(_) => (StatusCode::INSUFFICIENT_STORAGE, "does-not-fit"),
         E::Checkpoint(e) => of_checkpoint(e),
         E::Engine(e) => of_engine(e),
-        E::Disk { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        E::Disk { source, .. } => of_disk(source),
         E::State(e) => of_state(e),
         E::Guests(e) => of_guests(e),
     }
@@ -259,6 +285,7 @@ impl From<pool::Error> for Problem {
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
             E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
             E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),
+            E::Line { .. } => (StatusCode::SERVICE_UNAVAILABLE, "others-wait"),
             E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
             E::Broken { .. } => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
             E::Restore(e) => of_restore(e),

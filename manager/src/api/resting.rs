@@ -101,7 +101,7 @@ pub(super) async fn suspend(
         app.metrics.claim_suspended(&rested.pool, took, written);
         app.events.send("suspend", &rested);
         // There may be one entry more now.
-        app.room.notify_one();
+        app.room.notify_waiters();
     }
     Ok(Answer(rested))
 }

@@ -10,6 +10,7 @@ mod guests;
 mod host;
 mod manual;
 mod output;
+mod policy;
 mod pool;
 mod restore;
 mod serve;

@@ -13,14 +13,14 @@ use super::{
         advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
         table,
     },
+    policy::Limits,
     restore::concurrency,
 };
 use crate::{
     checkpoint::BundlePath,
     config::Config,
-    pool::{self, Claimed, NewPool, Pool, Pools, Wanted},
+    pool::{self, Claimed, NewPool, Pool, Pools, Refill, Wanted},
     restore::{Slots, job::cores, mass::Event},
-    state::PoolChange,
     units::Bytes,
 };
 
@@ -114,9 +114,8 @@ pub(super) struct Create {
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
     hot: u32,
-    /// How many guests it may have, claimed ones too [default: as many as the host takes]
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     /// How long a claim lasts when it is not renewed, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = pool::LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     lease: u64,
@@ -137,9 +136,7 @@ impl Create {
         let new = NewPool {
             name: self.name.clone(),
             checkpoint: self.checkpoint,
-            hot: self.hot.into(),
-            most: self.max.map(Into::into),
-            lease: Duration::from_secs(self.lease),
+            policy: self.limits.policy(self.hot, self.lease),
             allowance: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
@@ -157,18 +154,22 @@ impl Create {
     }
 }
 
-/// Changes what a pool should be, and brings it there
+/// Changes what a pool should be, and brings it there.
+///
+/// What no flag names stays as it is.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: brood pool set web --hot 100")]
+#[command(after_help = "\
+Examples:
+  brood pool set web --hot 100
+  brood pool set web --max-memory 8G --max none")]
 pub(super) struct Set {
     /// The pool
     pool: String,
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
     hot: Option<u32>,
-    /// How many guests it may have, claimed ones too
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     /// How long a claim lasts when it is not renewed, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     lease: Option<u32>,
@@ -179,11 +180,7 @@ pub(super) struct Set {
 
 impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let change = PoolChange {
-            hot: self.hot.map(Into::into),
-            most: self.max.map(Into::into),
-            lease_s: self.lease.map(Into::into),
-        };
+        let change = self.limits.change(self.hot, self.lease.map(Into::into));
         with_pools(config, |pools| {
             pools.change(&self.pool, &change)?;
             fill(config, pools, &self.pool, None, self.json)
@@ -287,12 +284,14 @@ fn row(pool: &Pool) -> Vec<String> {
     let Pool { row, entries } = pool;
     vec![
         row.name.clone(),
-        format!("{}/{}", entries.hot, row.hot),
+        format!("{}/{}", entries.hot, row.policy.hot),
         entries.claimed.to_string(),
         entries.cold.to_string(),
         entries.filling.to_string(),
         entries.releasing.to_string(),
-        row.most.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        row.policy
+            .most
+            .map_or_else(|| "-".to_owned(), |n| n.to_string()),
         row.checkpoint.clone(),
     ]
 }
@@ -397,23 +396,29 @@ fn fill(
 ) -> Result<ExitCode, Failure> {
     let cancelled = cancellation();
     let pool = pools.show(name)?;
-    let missing = pool.row.hot.saturating_sub(pool.entries.hot);
+    let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
     let bar = guests_bar(missing, quiet);
     bar.set_message("restoring");
     let at_once = match concurrency(config, at_once) {
         Some(k) => k as usize,
         None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
     };
-    let result = pools.fill(name, at_once, &cancelled, &mut |event| match event {
-        Event::Restored(_) => bar.inc(1),
-        Event::Failed(failure) => {
-            bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
-        }
-        Event::NurseryReplaced => {
-            bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
-        }
-        Event::Verifying(_) | Event::Admitted { .. } => {}
-    });
+    let result = pools.fill(
+        name,
+        Refill::Whole,
+        at_once,
+        &cancelled,
+        &mut |event| match event {
+            Event::Restored(_) => bar.inc(1),
+            Event::Failed(failure) => {
+                bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+            }
+            Event::NurseryReplaced => {
+                bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
+            }
+            Event::Verifying(_) | Event::Admitted { .. } => {}
+        },
+    );
     bar.finish_and_clear();
     let (settled, filled) = result?;
     let pool = pools.show(name)?;
@@ -434,7 +439,7 @@ fn fill(
         line(format_args!(
             "{name}: {} of {} guests are hot; {} restored in {:.2} s",
             pool.entries.hot,
-            pool.row.hot,
+            pool.row.policy.hot,
             filled.restored,
             filled.wall.as_secs_f64()
         ));
@@ -497,6 +502,7 @@ impl Claim {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
             timeout: Duration::from_secs_f64(self.timeout),
             wait: Duration::from_secs(self.wait.into()),
+            place: None,
         };
         let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
         print_claim(&claimed, self.json);

@@ -52,7 +52,10 @@ impl Check {
         if self.json {
             json(&json!({ "whole": true, "dir": state.dir() }));
         } else {
-            line(format_args!("the state in {} is whole", state.dir().display()));
+            line(format_args!(
+                "the state in {} is whole",
+                state.dir().display()
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -84,7 +87,8 @@ impl Rebuild {
         } else {
             print(&rebuilt);
         }
-        let all = rebuilt.unread.is_empty() && rebuilt.loose.is_empty() && rebuilt.orphans.is_empty();
+        let all =
+            rebuilt.unread.is_empty() && rebuilt.loose.is_empty() && rebuilt.orphans.is_empty();
         Ok(ExitCode::from(if all { 0 } else { SOME }))
     }
 }

@@ -81,12 +81,23 @@ fn the_example_has_every_setting() {
     }
     let pool = &config.pools[0];
     assert_eq!(
-        (pool.hot, pool.most, pool.lease, pool.allowance),
-        (50, Some(200), Duration::from_secs(600), Bytes::mib(64))
+        (pool.policy, pool.allowance),
+        (
+            Policy {
+                hot: 50,
+                hot_min: Some(40),
+                most: Some(200),
+                max_memory: Some(Bytes::gib(16)),
+                max_age_s: Some(86_400),
+                refill_per_s: Some(100),
+                lease_s: 600,
+            },
+            Bytes::mib(64)
+        )
     );
     let table: toml::Table = text.parse().unwrap();
     let keys = table["pool"][0].as_table().unwrap();
-    assert_eq!(keys.len(), 6, "as many keys as a pool can have: {keys:?}");
+    assert_eq!(keys.len(), 10, "as many keys as a pool can have: {keys:?}");
 }
 
 #[test]
@@ -217,6 +228,7 @@ fn mistakes_are_told_with_their_place() {
         pool.replace("/c/d", "c/d"),
         format!("{pool}{pool}"),
         format!("{pool}max = 4"),
+        format!("{pool}hot_min = 6"),
         format!("{pool}lease = 0"),
         format!("{pool}colour = 'red'"),
     ];

@@ -49,7 +49,9 @@ mod tests {
         for worker in workers {
             sign(file.as_file(), worker).unwrap();
         }
-        file.as_file().write_all(b"{\"nursery\":{\"pid\":3").unwrap();
+        file.as_file()
+            .write_all(b"{\"nursery\":{\"pid\":3")
+            .unwrap();
         assert_eq!(read(file.path()), workers);
     }
 }

@@ -16,13 +16,10 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
-    disk::{Choice, Place},
+    disk::Place,
     guests::{self, GuestState},
-    restore::{
-        cost,
-        mass::{self, Request},
-    },
-    state::{ColdRow, ColdState, Lease, Membership},
+    restore::mass,
+    state::{ColdRow, ColdState, Lease},
 };
 
 /// How long a guest whose suspension was cut off may take to answer.
@@ -54,7 +51,7 @@ impl Pools<'_> {
         let bundle = self.state.dir().join("cold").join(id.to_string());
         let bundle = BundlePath::new(&bundle)?;
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
-        let lease_s = self.row(&pool)?.lease_s;
+        let lease_s = self.row(&pool)?.policy.lease_s;
         if !self.state.begin_cold(token, &bundle.to_string())? {
             return Err(Error::NoSuchClaim);
         }
@@ -110,7 +107,7 @@ impl Pools<'_> {
                 id,
                 process,
                 token: token.to_owned(),
-                lease: lease.unwrap_or(Duration::from_secs(self.row(&pool)?.lease_s)),
+                lease: lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s)),
                 tier: Tier::Hot,
                 latency: begin.elapsed(),
             });
@@ -135,28 +132,16 @@ impl Pools<'_> {
         begin: Instant,
     ) -> Result<Claimed, Error> {
         let pool = self.row(&cold.pool)?;
-        let lasts = lease.unwrap_or(Duration::from_secs(pool.lease_s));
+        let lasts = lease.unwrap_or(Duration::from_secs(pool.policy.lease_s));
         let path: BundlePath = cold.bundle.parse()?;
         let checkpoint = Checkpoint::open(&path)?;
         mass::verify(self.state, &checkpoint, &|_| {})?;
         let facts = (self.facts)(checkpoint.path().dir())?;
-        let request = Request {
-            guests: 1,
-            concurrency: 1,
-            names: mass::Names::Numbered(pool.name.clone()),
-            allowance: pool.allowance,
-            overhead: cost::measured(self.state, &checkpoint)?.overhead,
-            overcommit: false,
-            park_after: None,
-            membership: Some(Membership {
-                pool: pool.name.clone(),
-                claim: Some(Lease {
-                    token: cold.token.clone(),
-                    lasts,
-                }),
-            }),
-            disk: Choice::Sealed,
+        let lease = Lease {
+            token: cold.token.clone(),
+            lasts,
         };
+        let request = self.request(&pool, &checkpoint, 1, 1, Some(lease))?;
         let report = mass::restore(
             self.state,
             self.engine,
@@ -232,7 +217,10 @@ impl Pools<'_> {
             return Ok(());
         }
         // A snapshot of its disk may have been taken for the bundle that never came to be.
-        let has_disk = self.state.guest(&cold.guest.to_string())?.is_none_or(|row| row.disk.is_some());
+        let has_disk = self
+            .state
+            .guest(&cold.guest.to_string())?
+            .is_none_or(|row| row.disk.is_some());
         if has_disk {
             let bundle: BundlePath = cold.bundle.parse()?;
             let bundle = bundle.absolute()?;
@@ -242,7 +230,7 @@ impl Pools<'_> {
         if let Some(pool) = self.state.pool(&cold.pool)? {
             self.state.renew_claim(&Lease {
                 token: cold.token,
-                lasts: Duration::from_secs(pool.lease_s),
+                lasts: Duration::from_secs(pool.policy.lease_s),
             })?;
         }
         Ok(())
@@ -319,7 +307,10 @@ impl Pools<'_> {
     /// Removes snapshots of disks, beside the bundles, whose bundle is not there: whoever took or
     /// removed them was killed.
     fn sweep_snapshots(&mut self, dir: &Path) -> Result<(), Error> {
-        let of_bundle = |name: &str| name.split_once(".ckp.disk-").map(|(bundle, _)| bundle.to_owned());
+        let of_bundle = |name: &str| {
+            name.split_once(".ckp.disk-")
+                .map(|(bundle, _)| bundle.to_owned())
+        };
         let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
         let strays = entries.any(|entry| {
             let bundle = of_bundle(&entry.file_name().to_string_lossy());

@@ -37,6 +37,14 @@ pub enum Error {
         /// How many.
         claimed: u64,
     },
+    /// Others wait for an entry and came first.
+    #[error("cannot claim from pool {pool}: {waiters} others wait for an entry of it")]
+    Line {
+        /// The pool.
+        pool: String,
+        /// How many.
+        waiters: u64,
+    },
     /// The bundle has another content now.
     #[error("{checkpoint} is not the checkpoint that pool {pool} was made from any more")]
     OtherCheckpoint {
@@ -112,6 +120,9 @@ impl Error {
             Self::InUse { .. } => {
                 Some("wait until they are released, or end them too: --force".to_owned())
             }
+            Self::Line { pool, .. } => Some(format!(
+                "wait too (--wait SECONDS), or allow the pool more: brood pool set {pool} --max N --max-memory SIZE"
+            )),
             Self::OtherCheckpoint { pool, .. } => Some(format!(
                 "put the bundle back where it was, or make the pool anew: brood pool remove {pool}"
             )),
@@ -137,9 +148,10 @@ impl Error {
     pub fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::Restore(
-                mass::Error::Admission(_) | mass::Error::State(state::Error::PoolFull(_))
-            )
+            Self::Line { .. }
+                | Self::Restore(
+                    mass::Error::Admission(_) | mass::Error::State(state::Error::PoolFull(_))
+                )
         )
     }
 }

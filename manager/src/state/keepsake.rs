@@ -70,8 +70,10 @@ impl State {
         // First what is kept: what is recorded goes later.
         let mut kept = files(&self.dir.join(CLAIMS), ".claim");
         let recorded = self.all_cold()?;
-        let recorded: HashSet<PathBuf> =
-            recorded.iter().map(|cold| self.claim_file(&cold.guest)).collect();
+        let recorded: HashSet<PathBuf> = recorded
+            .iter()
+            .map(|cold| self.claim_file(&cold.guest))
+            .collect();
         kept.retain(|file| !recorded.contains(file));
         Ok(read_all(kept))
     }

@@ -18,12 +18,14 @@ mod disks;
 mod guests;
 mod keepsake;
 mod measured;
+mod policy;
 mod pools;
 mod rebuild;
 mod salvage;
 mod schema;
 mod session;
 mod verified;
+mod waiting;
 
 use std::{
     fs::DirBuilder,
@@ -36,12 +38,14 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use cold::{ColdRow, ColdState};
 pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
-pub use measured::Measured;
 pub(crate) use keepsake::KeptClaim;
-pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};
+pub use measured::Measured;
+pub use policy::{Policy, PoolChange};
+pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
 pub(crate) use rebuild::Rebuild;
 pub(crate) use salvage::{Salvage, SavedEntry};
 pub use session::SessionLock;
+pub use waiting::Place;
 
 use crate::host::boot;
 
@@ -153,7 +157,7 @@ impl Error {
             Self::Whole { .. } => None,
             Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
             Self::PoolFull(pool) => Some(format!(
-                "wait until one is released (--wait), or allow more: brood pool set {pool} --max N"
+                "wait until one is released (--wait), or allow more: brood pool set {pool} --max N --max-memory SIZE"
             )),
             Self::Name { .. } => None,
         }

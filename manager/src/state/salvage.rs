@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use super::{
     EntryState, GuestRow, KeptClaim, PoolRow,
     guests::{self, COLUMNS},
-    pools::{bad, entry_state, guest_id, pool_from_row},
+    pools::{POOL, bad, entry_state, guest_id, pool_from_row},
 };
 use crate::engine::GuestId;
 
@@ -56,11 +56,14 @@ impl Salvage {
 
     fn read_all(&mut self, database: &Connection) {
         let unread = &mut self.unread;
-        self.pools = rows(database, unread, "pools", "* FROM pool", pool_from_row, |p| {
+        let pool = format!("{POOL} FROM pool");
+        self.pools = rows(database, unread, "pools", &pool, pool_from_row, |p| {
             p.name.clone()
         });
         let guest = format!("{COLUMNS} FROM guest");
-        self.guests = rows(database, unread, "guests", &guest, guests::from_row, |g| g.id);
+        self.guests = rows(database, unread, "guests", &guest, guests::from_row, |g| {
+            g.id
+        });
         let entry = "guest, pool, state, token FROM entry";
         let of_row = |row: &Row<'_>| {
             Ok(SavedEntry {
@@ -70,7 +73,9 @@ impl Salvage {
                 token: row.get(3)?,
             })
         };
-        self.entries = rows(database, unread, "entries of pools", entry, of_row, |e| e.guest);
+        self.entries = rows(database, unread, "entries of pools", entry, of_row, |e| {
+            e.guest
+        });
         let cold = "token, pool, guest, bundle, created_at, state FROM cold";
         let of_row = |row: &Row<'_>| {
             if row.get_ref(5)?.as_str()? == "suspending" {
@@ -88,7 +93,14 @@ impl Salvage {
             c.token.clone()
         });
         let place = "place FROM disk_place";
-        self.disk_places = rows(database, unread, "places of disks", place, |r| r.get(0), Clone::clone);
+        self.disk_places = rows(
+            database,
+            unread,
+            "places of disks",
+            place,
+            |r| r.get(0),
+            Clone::clone,
+        );
     }
 }
 
@@ -104,8 +116,9 @@ fn rows<T, K: Hash + Eq>(
     let (mut found, mut known) = (Vec::new(), HashSet::new());
     for order in ["ASC", "DESC"] {
         let mut read = || -> rusqlite::Result<()> {
-            let mut statement =
-                database.prepare(&format!("SELECT {select} NOT INDEXED ORDER BY rowid {order}"))?;
+            let mut statement = database.prepare(&format!(
+                "SELECT {select} NOT INDEXED ORDER BY rowid {order}"
+            ))?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 if let Ok(value) = of_row(row)

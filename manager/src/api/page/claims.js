@@ -1,7 +1,7 @@
 // Claims that were made on this page, or whose token was shown to it. Tokens stay in this tab.
 
 import { request } from "./api.js";
-import { $, button, element, keyed, tell, text } from "./dom.js";
+import { $, button, element, keyed, set, tell, text } from "./dom.js";
 
 const KEPT = "claims";
 const PERIOD = 5000;
@@ -70,27 +70,26 @@ function make({ token }) {
   const renew = button("Renew", () => change(token, "PUT", at(token), { lease_s: RENEWED_S }), { title: "Ten minutes from now" });
   const suspend = button("Suspend", () => change(token, "POST", `${at(token)}/suspend`), { title: "Write its own pages to disk; it takes no memory until it is resumed" });
   const resume = button("Resume", () => change(token, "POST", `${at(token)}/resume`, {}), { class: "primary" });
-  const release = button("Release", async () => {
-    await request("DELETE", at(token));
-    claims.delete(token);
-    remember();
-  }, { class: "danger", title: "Give it back; the guest is gone" });
+  const giveBack = button("Release", () => release(token), { class: "danger", title: "Give it back; the guest is gone" });
   const node = element("li", { class: "claim" },
     element("div", { class: "what" }, guest, state, words, lease),
     element("div", { class: "token" }, element("code", { title: "Token" }, token), copy),
-    element("div", { class: "actions" }, renew, suspend, resume, release));
+    element("div", { class: "actions" }, renew, suspend, resume, giveBack));
   return {
     node,
     update(claim) {
       text(guest, claim.guest);
-      const state_name = claim.state === "cold" ? "resting" : claim.state;
-      text(state, state_name);
-      state.dataset.state = state_name;
+      const word = claim.state === "cold" ? "resting" : claim.state;
+      text(state, word);
+      state.dataset.state = word;
       text(words, `of ${claim.pool}`);
       text(lease, left(claim));
+      const focused = document.activeElement;
       for (const one of [renew, suspend]) one.hidden = claim.state !== "claimed";
       resume.hidden = claim.state !== "cold";
-      for (const one of [renew, suspend, resume, release]) one.setAttribute("aria-label", `${one.textContent} ${claim.guest}`);
+      for (const one of [renew, suspend, resume, giveBack]) set(one, "aria-label", `${one.textContent} ${claim.guest}`);
+      // The keyboard goes on at the button that has taken the other's place.
+      if (node.contains(focused) && focused.hidden) (resume.hidden ? giveBack : resume).focus();
     },
   };
 }

@@ -54,7 +54,7 @@ function drawCurve(now) {
   $("curve").replaceChildren(
     ...steps(highest, 4, 2).map((bytes) => element("g", {},
       element("line", { class: "grid", x1: LEFT, x2: RIGHT, y1: y(bytes), y2: y(bytes) }),
-      element("text", { x: LEFT - 8, y: y(bytes) + 4, "text-anchor": "end" }, size(bytes)))),
+      element("text", { x: LEFT - 8, y: y(bytes) + 4, "text-anchor": "end" }, size(bytes).replace(".0 ", " ")))),
     ...steps(widest.guests, 5, 10).map((guests) => element("text", { x: x(guests), y: BOTTOM + 20, "text-anchor": x(guests) > RIGHT - 20 ? "end" : "middle" }, count(guests))),
     element("text", { x: RIGHT, y: BOTTOM + 36, "text-anchor": "end" }, "guests"),
     element("path", { class: "unshared", d: `M${LEFT} ${BOTTOM}L${x(widest.guests * steep)} ${y(highest)}` }),

@@ -18,6 +18,7 @@ const memory = new Map(); // id -> what the guest costs
 
 export function replace(all) {
   guests = new Map(all.map((guest) => [guest.id, guest]));
+  for (const id of memory.keys()) if (!guests.has(id)) memory.delete(id);
   sorted = null;
 }
 
@@ -68,9 +69,12 @@ function make({ name, id }) {
       text(reason, guest.reason ?? "");
       text(checkpoint, guest.checkpoint);
       set(checkpoint, "title", guest.checkpoint);
+      const focused = document.activeElement;
       actions.release.hidden = tokenOf(name) === undefined;
       actions.pause.hidden = guest.state !== "running";
       actions.resume.hidden = guest.state !== "paused";
+      // The keyboard goes on at the button that has taken the other's place.
+      if (node.contains(focused) && focused.hidden) Object.values(actions).find((one) => !one.hidden).focus();
       const known = memory.get(guest.id);
       if (known) {
         text(own, size(known.private_bytes));

@@ -5,7 +5,7 @@ import { element, set, size } from "./dom.js";
 
 const HEIGHT = 12;
 /** What a cell with one page of many has at least, so that it is seen. */
-const LEAST = 4;
+const LEAST = 5;
 
 export const CELLS = 96;
 
@@ -16,12 +16,15 @@ export function make() {
   return { node, shared: parts[0], private: parts[1] };
 }
 
-function bars(cells, pages, width) {
+const heightOf = (n, pages) => (n === 0 ? 0 : Math.max(LEAST, HEIGHT * Math.min(1, n / pages)));
+
+/** Bars that stand on the strip's bottom, or on the `below` of each cell. */
+function bars(cells, below, pages, width) {
   let path = "";
   cells.forEach((n, i) => {
-    if (n === 0) return;
-    const height = Math.max(LEAST, Math.round(HEIGHT * Math.min(1, n / pages)));
-    path += `M${(i * width).toFixed(2)} ${HEIGHT}v${-height}h${width.toFixed(2)}v${height}z`;
+    const floor = HEIGHT - heightOf(below?.[i] ?? 0, pages);
+    const height = Math.min(floor, heightOf(n, pages));
+    if (height > 0) path += `M${(i * width).toFixed(2)} ${floor.toFixed(1)}v${(-height).toFixed(1)}h${width.toFixed(2)}v${height.toFixed(1)}z`;
   });
   return path;
 }
@@ -30,8 +33,8 @@ export function draw(strip, memory) {
   const { map } = memory;
   if (map) {
     const width = CELLS / map.private.length;
-    set(strip.shared, "d", bars(map.shared.map((n, i) => n && n + map.private[i]), map.cell_pages, width));
-    set(strip.private, "d", bars(map.private, map.cell_pages, width));
+    set(strip.private, "d", bars(map.private, null, map.cell_pages, width));
+    set(strip.shared, "d", bars(map.shared, map.private, map.cell_pages, width));
   } else {
     const part = (bytes) => CELLS * Math.min(1, bytes / memory.memory_bytes);
     const own = part(memory.private_bytes);

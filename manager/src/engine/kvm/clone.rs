@@ -41,7 +41,8 @@ use super::{
     vcpu::VcpuState,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order, REPLY_BUSY,
-        REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply, Report, Taken, send_message,
+        REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply, Report, Taken,
+        send_message,
     },
 };
 use crate::{checkpoint::FileStamp, engine::GuestId};

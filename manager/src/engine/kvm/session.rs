@@ -139,8 +139,8 @@ impl Session {
     }
 
     fn receive(&self, timeout: Duration) -> Result<Option<Report>, Error> {
-        let mut fds = [self.socket.as_fd(), self.handle.as_fd()]
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds =
+            [self.socket.as_fd(), self.handle.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(
             &mut fds,
             PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),

@@ -18,9 +18,9 @@ use brood::{
         facts::{HostFacts, Paths},
         proc::ProcRoot,
     },
-    pool::{self, NewPool, Pools, Tier, Wanted},
+    pool::{self, NewPool, Pools, Refill, Tier, Wanted},
     restore::Slots,
-    state::State,
+    state::{Policy, State},
     units::Bytes,
 };
 
@@ -47,6 +47,7 @@ const WANTED: Wanted = Wanted {
     lease: None,
     timeout: Duration::from_secs(30),
     wait: Duration::ZERO,
+    place: None,
 };
 
 /// What a user of the library has open.
@@ -92,9 +93,7 @@ impl Manager {
         let new = NewPool {
             name: POOL.to_owned(),
             checkpoint: checkpoint.parse().map_err(pool::Error::from)?,
-            hot,
-            most: None,
-            lease: Duration::from_secs(3600),
+            policy: Policy::hot(hot, 3600),
             allowance: Bytes(1 << 20),
         };
         self.run(|pools| pools.create(&new, &|_| {}))?;
@@ -106,7 +105,8 @@ impl Manager {
         let begin = Instant::now();
         let concurrency = usize::try_from(workplace.concurrency).unwrap_or(1);
         let never = AtomicBool::new(false);
-        let (_, filled) = self.run(|pools| pools.fill(POOL, concurrency, &never, &mut |_| {}))?;
+        let (_, filled) =
+            self.run(|pools| pools.fill(POOL, Refill::Whole, concurrency, &never, &mut |_| {}))?;
         if filled.missing > 0 {
             return Err(Error::Short {
                 command: "filling a pool",

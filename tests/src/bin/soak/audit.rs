@@ -110,7 +110,10 @@ fn processes(scene: &Scene) -> Option<String> {
         }
     });
     if let Some(name) = nobodys {
-        return Some(format!("{name} is nobody's in {}", home.run_dir().display()));
+        return Some(format!(
+            "{name} is nobody's in {}",
+            home.run_dir().display()
+        ));
     }
     let locks = files(&home.run_dir());
     let locks = locks.iter().filter(|name| name.ends_with(".lock")).count();
@@ -143,17 +146,24 @@ pub(crate) fn end(scene: Scene) {
     }
     // What nobody was told of ends with its lease.
     at_rest(&scene, || {
-        pools(&scene, &talk).or_else(|| processes(&scene)).or_else(|| {
-            let left = scene.pools.iter().find_map(|pool| {
-                let shown = talk.once(&Method::GET, &format!("/pools/{}", pool.name), None)?;
-                let entries = &shown.body["entries"];
-                (entries["claimed"] != 0 || entries["cold"] != 0).then(|| entries.to_string())
-            });
-            left.map(|left| format!("claims are left after {LEASE_S} s: {left}"))
-        })
+        pools(&scene, &talk)
+            .or_else(|| processes(&scene))
+            .or_else(|| {
+                let left = scene.pools.iter().find_map(|pool| {
+                    let shown = talk.once(&Method::GET, &format!("/pools/{}", pool.name), None)?;
+                    let entries = &shown.body["entries"];
+                    (entries["claimed"] != 0 || entries["cold"] != 0).then(|| entries.to_string())
+                });
+                left.map(|left| format!("claims are left after {LEASE_S} s: {left}"))
+            })
     });
     let hot: u64 = scene.pools.iter().map(|pool| pool.hot).sum();
-    assert_eq!(scene.home.list().len() as u64, hot, "{:?}", scene.home.list());
+    assert_eq!(
+        scene.home.list().len() as u64,
+        hot,
+        "{:?}",
+        scene.home.list()
+    );
     at_rest(&scene, || {
         let cold = scene.home.state().join("cold");
         let mut left = files(&cold);
@@ -200,7 +210,10 @@ pub(crate) fn end(scene: Scene) {
 
 /// Claims and releases do not cost the daemon descriptors.
 fn no_descriptor_leaks(scene: &Scene, talk: &Talk) {
-    let pid = lock(&scene.daemon).as_ref().expect("there is a daemon").pid();
+    let pid = lock(&scene.daemon)
+        .as_ref()
+        .expect("there is a daemon")
+        .pid();
     let open = || files(Path::new(&format!("/proc/{pid}/fd"))).len();
     let cycle = |times| {
         for _ in 0..times {

@@ -65,7 +65,10 @@ fn claim(scene: &Scene, talk: &Talk, pool: &Pool, random: &mut Random) -> Option
     }
     Counts::add(&scene.counts.claims);
     let told = &answer.body;
-    let (guest, id) = (text(&told["guest"]).to_owned(), text(&told["id"]).to_owned());
+    let (guest, id) = (
+        text(&told["guest"]).to_owned(),
+        text(&told["id"]).to_owned(),
+    );
     scene.give(format!("guest {id}"));
     let pid = i32::try_from(told["pid"].as_i64().expect("a process")).expect("a process id");
     let mut claim = Claim {
@@ -193,8 +196,8 @@ impl Claim {
         self.held.rests = false;
         self.held.guest = text(&answer.body["guest"]).to_owned();
         self.held.id = text(&answer.body["id"]).to_owned();
-        self.held.pid = i32::try_from(answer.body["pid"].as_i64().expect("a process"))
-            .expect("a process id");
+        self.held.pid =
+            i32::try_from(answer.body["pid"].as_i64().expect("a process")).expect("a process id");
         scene.give(format!("guest {}", self.held.id));
         scene.hold(&self.token, self.held.clone());
         self.look(scene, talk)

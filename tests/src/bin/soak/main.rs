@@ -51,7 +51,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let end = Instant::now() + Duration::from_secs(options.seconds);
-    let seeds: Vec<u64> = (0..=options.clients).map(|_| random.below(u64::MAX)).collect();
+    let seeds: Vec<u64> = (0..=options.clients)
+        .map(|_| random.below(u64::MAX))
+        .collect();
     let ran = thread::scope(|scope| {
         let mut threads = Vec::new();
         for seed in &seeds[1..] {

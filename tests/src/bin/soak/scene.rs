@@ -92,7 +92,9 @@ impl Scene {
             None => Home::bare(),
         };
         let demo = home.demo("demo", "4M");
-        let warm = storage.as_ref().map(|storage| with_disk(&home, &demo, storage));
+        let warm = storage
+            .as_ref()
+            .map(|storage| with_disk(&home, &demo, storage));
         let daemon = Daemon::start(&home);
         let mut pools = Vec::new();
         let mut make = |name, demo: &Demo, hot, most: Option<u64>| {
@@ -100,7 +102,11 @@ impl Scene {
                                "lease_s": LEASE_S });
             daemon.post("/api/v1/pools", &pool, 201);
             let pristine = demo.words().at(MARK_AT);
-            pools.push(Pool { name, hot, pristine });
+            pools.push(Pool {
+                name,
+                hot,
+                pristine,
+            });
         };
         make("many", &demo, 4 + random.below(4), None);
         make("few", &demo, 2, Some(5));
@@ -184,7 +190,9 @@ impl Scene {
 /// A checkpoint of a guest that has a disk.
 fn with_disk(home: &Home, demo: &Demo, storage: &Storage) -> Demo {
     let disk = storage.disk();
-    let restore = ["restore", &demo.path, "-n", "1", "--prefix", "w", "--disk", &disk];
+    let restore = [
+        "restore", &demo.path, "-n", "1", "--prefix", "w", "--disk", &disk,
+    ];
     let _ = home.brood(&restore).ok();
     let path = storage.folder().join("warm");
     let warm = Demo {
