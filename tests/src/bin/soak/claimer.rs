@@ -69,7 +69,7 @@ fn claim(scene: &Scene, talk: &Talk, pool: &Pool, random: &mut Random) -> Option
         text(&told["guest"]).to_owned(),
         text(&told["id"]).to_owned(),
     );
-    scene.give(format!("guest {id}"));
+    scene.give(&format!("guest {id}"));
     let pid = i32::try_from(told["pid"].as_i64().expect("a process")).expect("a process id");
     let mut claim = Claim {
         token: text(&told["token"]).to_owned(),
@@ -198,7 +198,7 @@ impl Claim {
         self.held.id = text(&answer.body["id"]).to_owned();
         self.held.pid =
             i32::try_from(answer.body["pid"].as_i64().expect("a process")).expect("a process id");
-        scene.give(format!("guest {}", self.held.id));
+        scene.give(&format!("guest {}", self.held.id));
         scene.hold(&self.token, self.held.clone());
         self.look(scene, talk)
     }

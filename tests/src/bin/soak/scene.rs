@@ -157,8 +157,8 @@ impl Scene {
     }
 
     /// Notes something that nobody else may ever be given.
-    pub(crate) fn give(&self, what: String) {
-        let new = lock(&self.given).insert(what.clone());
+    pub(crate) fn give(&self, what: &str) {
+        let new = lock(&self.given).insert(what.to_owned());
         assert!(new, "{what} was handed out twice");
     }
 
