@@ -69,10 +69,11 @@ fn leases_do_not_care_what_the_wall_clock_says() {
     let pool = json!({ "name": "p", "checkpoint": demo.path, "hot": 1, "lease_s": 3600 });
     daemon.post("/api/v1/pools", &pool, 201);
     let claim = |lease_s: u64| {
+        let begin = Instant::now();
         let body = json!({ "lease_s": lease_s });
         let claim = daemon.post("/api/v1/pools/p/claims", &body, 201);
         (
-            Instant::now(),
+            begin,
             text(&claim["token"]).to_owned(),
             text(&claim["guest"]).to_owned(),
         )

@@ -221,9 +221,9 @@ impl Pools<'_> {
             .state
             .guest(&cold.guest.to_string())?
             .is_none_or(|row| row.disk.is_some());
-        if has_disk {
-            let bundle: BundlePath = cold.bundle.parse()?;
-            let bundle = bundle.absolute()?;
+        let bundle: BundlePath = cold.bundle.parse()?;
+        // Where there is no folder yet, there is no snapshot.
+        if has_disk && let Ok(bundle) = bundle.absolute() {
             self.sweep_disks(&[], |of| *of == bundle)?;
         }
         self.state.forget_cold(&cold.token, false)?;
