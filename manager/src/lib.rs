@@ -15,6 +15,7 @@
 pub mod api;
 pub mod checkpoint;
 pub mod cli;
+mod client;
 pub mod config;
 pub mod density;
 pub mod disk;
@@ -25,4 +26,5 @@ pub mod pool;
 pub mod rebuild;
 pub mod restore;
 pub mod state;
+mod top;
 pub mod units;

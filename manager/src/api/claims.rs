@@ -40,52 +40,59 @@ const FAR: u32 = 20;
 const WAIT_MAX_S: f64 = 3600.0;
 
 /// What a claimer wants.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Claiming {
+pub(crate) struct Claiming {
     /// How long the claim lasts when it is not renewed, in seconds; the pool's lease, when it is
     /// not said.
     #[schema(minimum = 1)]
-    lease_s: Option<u32>,
+    pub(crate) lease_s: Option<u32>,
     /// How long to wait for room when there is none, in seconds.
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
-    wait_s: f64,
+    pub(crate) wait_s: f64,
     /// How long the guest may take to answer, in seconds.
     #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
-    timeout_s: Option<f64>,
+    pub(crate) timeout_s: Option<f64>,
 }
 
 /// An entry that is the claimer's. Its guest has answered.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Claim {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Claim {
     /// Name of the guest.
-    guest: String,
+    pub(crate) guest: String,
     /// Its id.
-    id: String,
+    pub(crate) id: String,
     /// Its process.
-    pid: i32,
+    pub(crate) pid: i32,
     /// What to show to renew or release the claim.
-    token: String,
+    pub(crate) token: String,
     /// How long it lasts from now when it is not renewed, in seconds.
-    lease_s: u64,
+    pub(crate) lease_s: u64,
     /// Where it came from: it was there (hot), or was restored for this claim (cold).
-    tier: Tier,
+    pub(crate) tier: Tier,
     /// From the claim to the guest's answer, in milliseconds.
-    claim_ms: f64,
+    pub(crate) claim_ms: f64,
+}
+
+impl From<Claimed> for Claim {
+    fn from(claimed: Claimed) -> Self {
+        let took = claimed.latency;
+        Self::new(claimed, took)
+    }
 }
 
 /// A claim was made. The token is the claimer's alone.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct ClaimEvent {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ClaimEvent {
     /// The pool.
-    pool: String,
+    pub(crate) pool: String,
     /// Name of the guest.
-    guest: String,
+    pub(crate) guest: String,
     /// Where it came from.
-    tier: Tier,
+    pub(crate) tier: Tier,
     /// From the claim to the guest's answer, in milliseconds.
-    claim_ms: f64,
+    pub(crate) claim_ms: f64,
 }
 
 /// Takes a guest of a pool; answers when the guest has answered
@@ -316,19 +323,19 @@ impl App {
 }
 
 /// How long a claim is to last.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Renewing {
+pub(crate) struct Renewing {
     /// From now, in seconds.
     #[schema(minimum = 1)]
-    lease_s: u32,
+    pub(crate) lease_s: u32,
 }
 
 /// A claim was renewed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Renewed {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Renewed {
     /// How long it lasts from now, in seconds.
-    lease_s: u32,
+    pub(crate) lease_s: u32,
 }
 
 /// Lets a claim last so long from now

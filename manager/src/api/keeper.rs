@@ -14,12 +14,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     App,
+    events::RestoreEvent,
     metrics::{Evicted, Origin},
     pools::at_once,
     problem::Problem,
     workers::blocking,
 };
-use crate::{pool::Pace, state::PoolRow};
+use crate::{pool::Pace, restore::mass::Event, state::PoolRow};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -102,9 +103,26 @@ impl App {
             }
             let stop = Arc::clone(&self.stop);
             let refill = pace.next(&pool.policy, Instant::now());
-            let (settled, filled) = pools.fill(name, refill, at_once(), &stop, &mut |event| {
-                self.count(event, &origin);
-            })?;
+            let now = pools.show(name)?;
+            let missing = pool.policy.hot.saturating_sub(now.entries.hot);
+            // What is as it should be is only looked at: that is no restore.
+            let is_short = now.entries.hot < pool.policy.enough();
+            let begun = is_short.then(|| {
+                let progress = RestoreEvent {
+                    pool: Some(name.to_owned()),
+                    checkpoint: pool.checkpoint.clone(),
+                    ..RestoreEvent::default()
+                };
+                self.begin(progress, None)
+            });
+            if let Some(begun) = &begun {
+                begun.asks_for(missing);
+            }
+            let note = &mut |event: &Event<'_>| match &begun {
+                Some(begun) => begun.note(event, &origin),
+                None => self.count(event, &origin),
+            };
+            let (settled, filled) = pools.fill(name, refill, at_once(), &stop, note)?;
             pace.done(&filled);
             Ok((settled, Some(filled)))
         })?;

@@ -9,7 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, checkpoints, claims, cloud_hypervisor, disks, events, guests, host, memory, metrics,
-    pools, resting, restores, sample, watch,
+    pools, resting, restores, sample, under_way, watch,
 };
 
 #[derive(OpenApi)]
@@ -43,6 +43,7 @@ struct Base;
 pub(super) fn routes() -> (Router<App>, Document) {
     let v1 = OpenApiRouter::new()
         .routes(routes!(host::host))
+        .routes(routes!(host::daemon))
         .routes(routes!(events::events))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::show, checkpoints::remove))
@@ -55,8 +56,10 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(
             guests::list,
             restores::restore,
-            guests::destroy_all
+            guests::destroy_many
         ))
+        .routes(routes!(under_way::list))
+        .routes(routes!(under_way::cancel))
         .routes(routes!(guests::show, guests::destroy))
         .routes(routes!(memory::memory))
         .routes(routes!(guests::ask))

@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{checkpoint, cli::Failure, disk, engine, guests, host, pool, restore, state};
@@ -17,31 +17,31 @@ pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 const KINDS: &str = "urn:brood:error:";
 
 /// An error, as of RFC 9457.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Problem {
     /// Its kind, a name that does not change: `urn:brood:error:KIND`.
     #[serde(rename = "type")]
     #[schema(example = "urn:brood:error:no-such-guest")]
-    kind: String,
+    pub(crate) kind: String,
     /// The HTTP status in words.
     #[schema(example = "Not Found")]
-    title: String,
+    pub(crate) title: String,
     /// The HTTP status.
     #[schema(example = 404)]
-    status: u16,
+    pub(crate) status: u16,
     /// What was tried, on what, and why it failed.
     #[schema(example = "there is no guest \"web-1\"")]
-    detail: String,
+    pub(crate) detail: String,
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// The exit code of the command line for this kind of error: 1 nothing was done, 2 the request
     /// makes no sense, 4 refused because it does not fit on this host.
-    exit_code: u8,
+    pub(crate) exit_code: u8,
     /// What became of it so far, where there is something to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    report: Option<serde_json::Value>,
+    pub(crate) report: Option<serde_json::Value>,
 }
 
 impl Problem {
@@ -100,6 +100,16 @@ impl Problem {
             report: Some(report),
             ..self
         }
+    }
+
+    /// Its kind, without what every kind begins with.
+    pub(crate) fn kind(&self) -> &str {
+        self.kind.strip_prefix(KINDS).unwrap_or(&self.kind)
+    }
+
+    /// Whether it is for want of room, which may come.
+    pub(crate) fn is_for_want_of_room(&self) -> bool {
+        ["pool-full", "does-not-fit"].contains(&self.kind())
     }
 
     /// Its status.

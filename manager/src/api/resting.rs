@@ -38,17 +38,17 @@ pub(super) async fn show(
 }
 
 /// The guest of a claim was suspended. The token is its claimer's alone.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = SuspendedClaim)]
-pub(super) struct Rested {
+pub(crate) struct Rested {
     /// The pool.
-    pool: String,
+    pub(crate) pool: String,
     /// Name that its guest had.
-    guest: String,
+    pub(crate) guest: String,
     /// Guest memory that was written.
-    written_bytes: Bytes,
+    pub(crate) written_bytes: Bytes,
     /// How long that took, in milliseconds.
-    suspend_ms: f64,
+    pub(crate) suspend_ms: f64,
 }
 
 /// The guest of a claim that rested was restored, and has answered.
@@ -107,20 +107,20 @@ pub(super) async fn suspend(
 }
 
 /// What a claimer wants whose claim rests.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ResumingClaim {
+pub(crate) struct ResumingClaim {
     /// How long the claim lasts from then on when it is not renewed, in seconds; the pool's lease,
     /// when it is not said.
     #[schema(minimum = 1)]
-    lease_s: Option<u32>,
+    pub(crate) lease_s: Option<u32>,
     /// How long to wait for room when there is none, in seconds.
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
-    wait_s: f64,
+    pub(crate) wait_s: f64,
     /// How long the guest may take to answer, in seconds.
     #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
-    timeout_s: Option<f64>,
+    pub(crate) timeout_s: Option<f64>,
 }
 
 /// Restores the guest of a claim that rests; answers when the guest has answered

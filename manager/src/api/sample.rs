@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
@@ -23,69 +23,69 @@ use crate::{engine::Usage, guests::GuestState, host::facts::HostFacts, pool::Poo
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What guests cost at one moment.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Sample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Sample {
     /// When it was taken, RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
     /// Guests by state: restoring, running, paused, dead.
-    pub guests: BTreeMap<&'static str, u64>,
+    pub(crate) guests: BTreeMap<String, u64>,
     /// By checkpoint, those that guests live of.
-    pub checkpoints: Vec<CheckpointSample>,
+    pub(crate) checkpoints: Vec<CheckpointSample>,
     /// The pools.
-    pub pools: Vec<PoolSample>,
+    pub(crate) pools: Vec<PoolSample>,
     /// Memory and tasks of the host.
-    pub host: HostSample,
+    pub(crate) host: HostSample,
 }
 
 /// A pool, and what its living guests cost together.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct PoolSample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct PoolSample {
     /// The pool.
     #[serde(flatten)]
-    pub pool: Pool,
+    pub(crate) pool: Pool,
     /// What its guests cost.
-    pub cost: Cost,
+    pub(crate) cost: Cost,
 }
 
 /// What the living guests of one checkpoint cost together. Those of a pool count for the pool's
 /// checkpoint, also when they were restored from what a claim had rested in.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct CheckpointSample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct CheckpointSample {
     /// The bundle, `DIR/NAME`.
-    pub checkpoint: String,
+    pub(crate) checkpoint: String,
     /// What they cost.
     #[serde(flatten)]
-    pub cost: Cost,
+    pub(crate) cost: Cost,
 }
 
 /// What guests cost together, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
-pub(super) struct Cost {
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Cost {
     /// How many they are.
-    pub guests: u64,
+    pub(crate) guests: u64,
     /// What they would take if nothing were shared.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Guest memory that each has to itself.
-    pub private_bytes: u64,
+    pub(crate) private_bytes: u64,
     /// Guest memory that they have touched and share, counted once for each.
-    pub shared_bytes: u64,
+    pub(crate) shared_bytes: u64,
     /// Memory of their processes that is not guest memory.
-    pub process_bytes: u64,
+    pub(crate) process_bytes: u64,
     /// Their page tables.
-    pub page_table_bytes: u64,
+    pub(crate) page_table_bytes: u64,
 }
 
 /// The host.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct HostSample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HostSample {
     /// `MemTotal`.
-    pub memory_total_bytes: u64,
+    pub(crate) memory_total_bytes: u64,
     /// `MemAvailable`.
-    pub memory_available_bytes: u64,
+    pub(crate) memory_available_bytes: u64,
     /// Tasks of the whole host.
-    pub tasks: u64,
+    pub(crate) tasks: u64,
     /// `kernel.pid_max`.
-    pub pid_max: u64,
+    pub(crate) pid_max: u64,
 }
 
 /// The newest sample.
@@ -121,7 +121,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
                 GuestState::Paused,
                 GuestState::Dead,
             ]
-            .map(|state| (state.name(), 0)),
+            .map(|state| (state.name().to_owned(), 0)),
         );
         let mut pool_of = HashMap::new();
         for (index, pool) in pools.iter().enumerate() {
@@ -131,7 +131,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
         let mut checkpoints = BTreeMap::<&str, Cost>::new();
         let mut of_pools = vec![Cost::default(); pools.len()];
         for guest in &all {
-            *states.entry(guest.state.name()).or_default() += 1;
+            *states.entry(guest.state.name().to_owned()).or_default() += 1;
             // One that ended since it was listed costs nothing any more.
             let Ok(usage) = guests.usage(guest) else {
                 continue;
@@ -159,7 +159,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
             pools: pools
                 .map(|(pool, cost)| PoolSample { pool, cost })
                 .collect(),
-            host: host(&facts),
+            host: HostSample::of(&facts),
         })
     })
 }
@@ -179,12 +179,15 @@ impl Cost {
     }
 }
 
-fn host(facts: &HostFacts) -> HostSample {
-    let (tasks, pid_max) = facts.tasks();
-    HostSample {
-        memory_total_bytes: facts.memory.total.0,
-        memory_available_bytes: facts.memory.available.0,
-        tasks,
-        pid_max,
+impl HostSample {
+    /// Of a host with these facts.
+    pub(crate) fn of(facts: &HostFacts) -> Self {
+        let (tasks, pid_max) = facts.tasks();
+        Self {
+            memory_total_bytes: facts.memory.total.0,
+            memory_available_bytes: facts.memory.available.0,
+            tasks,
+            pid_max,
+        }
     }
 }

@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     Error,
-    value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode},
+    value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
 };
 use crate::{checkpoint::BundlePath, restore::ParkAfter, units::Bytes};
 
@@ -24,6 +24,8 @@ pub(super) type At<T> = Spanned<InFile<T>>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Contents {
+    /// Whether commands use the daemon.
+    pub(super) daemon: Option<At<UseDaemon>>,
     pub(super) state: State,
     pub(super) restore: Restore,
     pub(super) serve: Serve,

@@ -32,7 +32,7 @@ use serde::Serialize;
 
 pub use error::Error;
 pub use shown::Shown;
-pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode};
+pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon};
 
 use crate::{
     pool::{self, NewPool},
@@ -134,6 +134,8 @@ impl Sources {
 pub struct Config {
     /// The file that was read.
     pub file: Option<PathBuf>,
+    /// `daemon`: whether commands use the daemon.
+    pub daemon: Setting<UseDaemon>,
     /// `state.dir`: the state folder, if there is one to be had.
     state_dir: Option<Setting<AbsolutePath>>,
     /// `[restore]`.
@@ -194,6 +196,7 @@ impl Config {
             let source = Source::Default;
             Some(Setting { value, source })
         });
+        let daemon = look.find_or("daemon", contents.daemon, UseDaemon::Auto)?;
         let restore = Restore {
             concurrency: look.find("restore.concurrency", contents.restore.concurrency)?,
             private_limit: look.find_or(
@@ -211,6 +214,7 @@ impl Config {
         let pools = look.pools(contents.pool, restore.private_limit.value)?;
         Ok(Self {
             file: file.map(|file| file.path),
+            daemon,
             state_dir,
             restore,
             serve,

@@ -142,6 +142,7 @@ fn flags_come_before_the_environment_and_that_before_the_file() {
 fn every_setting_can_be_set_in_the_environment() {
     let (_dir, mut sources) = file("");
     for (key, value) in [
+        ("daemon", "off"),
         ("state.dir", "/a"),
         ("restore.concurrency", "3"),
         ("restore.private_limit", "5 MiB"),

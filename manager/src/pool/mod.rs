@@ -29,7 +29,7 @@ mod settle;
 use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use apply::Applied;
@@ -73,7 +73,7 @@ pub struct NewPool {
 }
 
 /// How many of a pool's entries are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolEntries)]
 pub struct Counts {
     /// Being restored.
@@ -97,7 +97,7 @@ impl Counts {
 }
 
 /// A pool and what there is of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pool {
     /// What it should be.
     #[serde(flatten)]

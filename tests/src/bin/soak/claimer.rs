@@ -170,23 +170,36 @@ impl Claim {
         true
     }
 
-    /// A claim that rests is there whatever was killed, and comes back as it was.
+    /// A claim that rests is there whatever was killed, and comes back as it was. Only one that has
+    /// come back, when the answer that said so was lost, may end as any other: with its guest, or
+    /// with its lease.
     fn resume(&mut self, scene: &Scene, talk: &Talk) -> bool {
         let path = format!("/claims/{}/resume", self.token);
         let begin = Instant::now();
+        let kills = scene.kills();
+        let mut unanswered = false;
         let answer = loop {
             let asked = Instant::now();
             let answer = talk.once(&Method::POST, &path, Some(&json!({ "wait_s": 2.0 })));
+            unanswered |= answer.is_none();
             match answer {
                 Some(answer) if answer.is_ok() => {
                     self.renewed = asked;
                     break answer;
                 }
+                Some(answer) if answer.kind() == "no-such-claim" => {
+                    let over = begin.elapsed() > Duration::from_secs(LEASE_S);
+                    assert!(
+                        unanswered && (over || scene.kills() > kills),
+                        "{:?} rested, and is not known any more",
+                        self.held
+                    );
+                    Counts::add(&scene.counts.lost_with_their_guest);
+                    scene.let_go(&self.token);
+                    return false;
+                }
                 // A pool that is full, a guest that was killed while it was restored.
                 _ if begin.elapsed() < Duration::from_secs(60) => {
-                    let known = answer.as_ref().is_none_or(|a| a.status != 404);
-                    assert!(known, "{:?} rested, and is not known any more", self.held);
-                    // One that came back before that was told was there to be killed.
                     thread::sleep(Duration::from_millis(20));
                 }
                 answer => panic!("{:?} rests, and cannot be resumed: {answer:?}", self.held),
