@@ -24,6 +24,7 @@ mod ran;
 mod random;
 mod skip;
 mod storage;
+mod tracer;
 pub mod vnode_model;
 mod zpool;
 
@@ -42,4 +43,5 @@ pub use ran::{Ran, Running};
 pub use random::Random;
 pub use skip::{skip, without_kvm};
 pub use storage::{IMAGE, Storage, image};
+pub use tracer::{Call, Then, Tracer};
 pub use zpool::ZfsPool;

@@ -9,9 +9,11 @@ mod choose;
 pub mod kvm;
 mod memory_map;
 pub(crate) mod process;
+pub(crate) mod roll;
 
 use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{ENGINE_VARIABLE, choose};
@@ -185,6 +187,9 @@ impl Error {
                 "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout"
             }
             Self::Busy => "try again when it is done, or destroy it",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "free disk space, then try again; the guest goes on"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -368,6 +373,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::Refused(
             "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
         ))
+    }
+
+    /// Begins to stop a guest: from a moment soon on, which its process's state shows, it does
+    /// nothing until SIGCONT comes. `false` when its process is gone.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    fn stop(&self, process: Process) -> io::Result<bool> {
+        process.signal(Signal::SIGSTOP)
     }
 
     /// Memory of a guest.

@@ -14,6 +14,8 @@ use crate::engine::{self, GuestId, process};
 const BATCH: usize = 128;
 /// How long a killed process may take to go. Under load thousands are waiting for the processor.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a restore whose manager is gone may take to end by itself.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a restore by another command is waited for.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -52,6 +54,11 @@ impl Guests<'_> {
                 return Err(Error::BeingRestored {
                     guests: coming.len(),
                 });
+            }
+            if begin.elapsed() > ORPHAN_PATIENCE {
+                for guest in &coming {
+                    self.state.end_orphans(&guest.row.session);
+                }
             }
             thread::sleep(Duration::from_millis(20));
             let mut rows = Vec::new();

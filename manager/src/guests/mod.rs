@@ -11,6 +11,7 @@ mod view;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    io,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -309,9 +310,15 @@ impl Guests<'_> {
         if guest.state == GuestState::Paused {
             return Ok(());
         }
-        self.signal(guest, process, Signal::SIGSTOP)?;
-        stopped(process);
-        Ok(())
+        self.stop(guest, process)?;
+        if stopped(process) {
+            return Ok(());
+        }
+        let source = match process.state() {
+            ProcessState::Gone => engine::Error::Gone,
+            ProcessState::Running | ProcessState::Stopped => engine::Error::Timeout(STOP_PATIENCE),
+        };
+        Err(Error::engine("stop", &guest.row.name, source))
     }
 
     /// Stops many guests; returns those that are stopped. Those that died meanwhile are left out.
@@ -324,7 +331,7 @@ impl Guests<'_> {
             let Some(process) = guest.process() else {
                 continue;
             };
-            match self.signal(guest, process, Signal::SIGSTOP) {
+            match self.stop(guest, process) {
                 Ok(()) => stopping.push((guest.row.id, process)),
                 Err(Error::Engine {
                     source: crate::engine::Error::Gone,
@@ -367,8 +374,16 @@ impl Guests<'_> {
         Ok(begin.elapsed())
     }
 
+    fn stop(&self, guest: &Guest, process: Process) -> Result<(), Error> {
+        Self::signalled(guest, self.engine.stop(process))
+    }
+
     fn signal(&self, guest: &Guest, process: Process, signal: Signal) -> Result<(), Error> {
-        match process.signal(signal) {
+        Self::signalled(guest, process.signal(signal))
+    }
+
+    fn signalled(guest: &Guest, sent: io::Result<bool>) -> Result<(), Error> {
+        match sent {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::engine(
                 "signal",
@@ -470,7 +485,7 @@ impl Guests<'_> {
                     }
                 }
                 if guest.state == GuestState::Paused {
-                    let _ = process.signal(Signal::SIGSTOP);
+                    let _ = self.engine.stop(process);
                 }
                 Err(e)
             }
@@ -512,7 +527,7 @@ impl Guests<'_> {
     }
 }
 
-/// Waits until SIGSTOP, which is on its way, has arrived.
+/// Waits until a guest that was told to stop has done so.
 fn stopped(process: Process) -> bool {
     let begin = Instant::now();
     while process.state() == ProcessState::Running && begin.elapsed() < STOP_PATIENCE {

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
+
 use super::{
     Slot,
     mass::{Error, Event, Failure, Report, RestoredGuest},
@@ -17,7 +19,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoint,
     disk::{self, Provider},
-    engine::{self, Engine, GuestId, Order, Process, Restored, Session},
+    engine::{self, Engine, GuestId, Order, Process, Restored, Session, process},
     guests,
     state::{SessionLock, State},
 };
@@ -187,7 +189,20 @@ impl Run<'_> {
 
     fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
         for (_, (order, _)) in std::mem::take(&mut self.given_out) {
+            self.end(&order.id);
             self.fail(order.id, order.identity.name, why.to_owned(), observe);
+        }
+    }
+
+    /// Ends a guest that nobody has heard of, and that had come so far that it outlives its nursery.
+    fn end(&self, id: &GuestId) {
+        let Some(guest) = self.engine.find(&self.state.run_dir(), id) else {
+            return;
+        };
+        if let Ok(Some(handle)) = guest.open() {
+            // One that cannot be killed is listed: its control socket is found.
+            let _ = process::send(&handle, Signal::SIGKILL);
+            let _ = process::wait_for_end(&handle, STALL);
         }
     }
 
@@ -223,6 +238,7 @@ impl Run<'_> {
         let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
         again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
         for (_, (order, _)) in again {
+            self.end(&order.id);
             // A control socket that the dead guest had made would be in the new one's way, and
             // what it had written on its disk.
             self.engine.forget(&run_dir, &order.id)?;
