@@ -58,7 +58,13 @@ impl<'a> Bench<'a> {
         for name in names {
             let (id, identity) = (GuestId::random().unwrap(), Identity::fresh(name).unwrap());
             ids.push(id);
-            session.start(&Order { id, identity }).unwrap();
+            session
+                .start(&Order {
+                    id,
+                    identity,
+                    disk: None,
+                })
+                .unwrap();
         }
         let mut restored: Vec<Option<Alive>> = vec![None; names.len()];
         let begin = Instant::now();
@@ -298,7 +304,13 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
         for n in 0..10 {
             let identity = Identity::fresh(&format!("a-{n}")).unwrap();
             let id = GuestId::random().unwrap();
-            session.start(&Order { id, identity }).unwrap();
+            session
+                .start(&Order {
+                    id,
+                    identity,
+                    disk: None,
+                })
+                .unwrap();
             ids.push(id);
         }
         let first = until("the first answer", || {
