@@ -13,10 +13,16 @@ fn split(line: &str) -> Option<Vec<Vec<String>>> {
     let mut words = shlex::split(line)?.into_iter();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "|" | "&&" | ";" | "&" => commands.push(Vec::new()),
+            "|" | "||" | "&&" | ";" | "&" => commands.push(Vec::new()),
             ">" | ">>" | "<" => drop(words.next()),
             other if other.starts_with(['>', '<']) => {}
-            _ => commands.last_mut()?.push(word),
+            other => match other.strip_suffix(';') {
+                Some(last) => {
+                    commands.last_mut()?.push(last.to_owned());
+                    commands.push(Vec::new());
+                }
+                None => commands.last_mut()?.push(word),
+            },
         }
     }
     commands.retain(|words| !words.is_empty());
