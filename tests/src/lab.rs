@@ -1,11 +1,20 @@
 //! A home whose `brood` runs bhyve on a made-up machine.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use brood::checkpoint::BundlePath;
 use serde_json::Value;
 
 use crate::{Home, Machine, Ran, Running, array};
+
+/// The most that a command has needed, as it was seen last before its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peak {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Threads.
+    pub threads: u64,
+}
 
 /// A home whose `brood` finds the machine.
 #[derive(Debug)]
@@ -77,6 +86,25 @@ impl Lab {
     pub fn json(&self, arguments: &[&str]) -> Value {
         let with_json = [arguments, &["--json"]].concat();
         self.brood(&with_json).ok().json()
+    }
+
+    /// The same, with what the command has needed at most.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    #[must_use]
+    pub fn watched(&self, arguments: &[&str]) -> (Value, Peak) {
+        let with_json = [arguments, &["--json"]].concat();
+        let mut running = Running::start(self.command(&with_json));
+        let mut peak = Peak::default();
+        while !running.ended() {
+            let (memory, threads) = running.memory_and_threads();
+            peak.memory = peak.memory.max(memory);
+            peak.threads = peak.threads.max(threads);
+            thread::sleep(Duration::from_millis(2));
+        }
+        (running.wait().ok().json(), peak)
     }
 
     /// Asks a guest, which must answer.

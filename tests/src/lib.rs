@@ -34,7 +34,7 @@ pub use daemon::{Daemon, Events, content_type};
 pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
 pub use json::{array, keys, text, whole};
-pub use lab::Lab;
+pub use lab::{Lab, Peak};
 pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until};

@@ -243,6 +243,29 @@ fn a_disk_that_no_device_would_read_is_not_made() {
     scene.is_clean();
 }
 
+#[test]
+fn a_guest_whose_disk_is_not_recorded_any_more_is_not_suspended_without_it() {
+    let scene = volumes();
+    let lab = &scene.lab;
+    scene.restore(&scene.web, 1, "g", &["--disk", &scene.disk()]);
+    for file in ["brood.sqlite", "brood.sqlite-wal", "brood.sqlite-shm"] {
+        let _ = fs::remove_file(lab.home.state().join(file));
+    }
+    let suspend = ["suspend", "g-1", &scene.bundle("warm").to_string()];
+    let _ = lab
+        .brood(&suspend)
+        .exits(1)
+        .says(&["/dev/zvol/tank/brood-", "not recorded"]);
+    assert_eq!(scene.read("g-1", 1), 0);
+    lab.destroy_all();
+    let place = "zfs:tank";
+    assert_eq!(
+        array(&lab.json(&["disk", "sweep", place])["removed"]).len(),
+        1
+    );
+    scene.is_clean();
+}
+
 /// The points that a restore of a guest with a disk passes, and the commands that undo it.
 fn of_restores(scene: &Scene) -> Vec<String> {
     let mut points = scene.lab.machine.points();

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use brood_tests::{Lab, Running, array, crowd, text};
+use brood_tests::{Lab, Peak, array, crowd, text};
 use serde_json::Value;
 
 const FEW: usize = 100;
@@ -14,27 +14,6 @@ const MANY: usize = 1_000;
 const EACH: u64 = 16 << 10;
 /// Threads of a manager beside those that restore.
 const OWN_THREADS: u64 = 4;
-
-/// The most that a command has needed, as it was seen last before its end.
-#[derive(Clone, Copy, Debug, Default)]
-struct Peak {
-    memory: u64,
-    threads: u64,
-}
-
-/// Runs a command to its end, which must be good.
-fn watched(lab: &Lab, arguments: &[&str]) -> (Value, Peak) {
-    let with_json = [arguments, &["--json"]].concat();
-    let mut running = Running::start(lab.command(&with_json));
-    let mut peak = Peak::default();
-    while !running.ended() {
-        let (memory, threads) = running.memory_and_threads();
-        peak.memory = peak.memory.max(memory);
-        peak.threads = peak.threads.max(threads);
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-    (running.wait().ok().json(), peak)
-}
 
 fn restore(lab: &Lab, from: &str, guests: usize) -> (Value, Peak) {
     let count = guests.to_string();
@@ -47,7 +26,7 @@ fn restore(lab: &Lab, from: &str, guests: usize) -> (Value, Peak) {
         "g",
         "--overcommit",
     ];
-    let (report, peak) = watched(lab, &arguments);
+    let (report, peak) = lab.watched(&arguments);
     assert_eq!(report["restored"], guests, "{report}");
     (report, peak)
 }
@@ -69,7 +48,7 @@ fn a_crowd_of_a_thousand_costs_the_manager_little_and_leaves_nothing() {
     let (lab, web) = Lab::with_checkpoint();
     let web = web.to_string();
     let (_, few) = restore(&lab, &web, FEW);
-    let (_, few_gone) = watched(&lab, &["destroy", "--all"]);
+    let (_, few_gone) = lab.watched(&["destroy", "--all"]);
     lab.nothing_is_left();
 
     let (report, many) = restore(&lab, &web, MANY);
@@ -82,7 +61,7 @@ fn a_crowd_of_a_thousand_costs_the_manager_little_and_leaves_nothing() {
     for guest in ["g-1", "g-500", "g-1000"] {
         assert_eq!(lab.ask(guest, "identity")["name"], guest);
     }
-    let (_, many_gone) = watched(&lab, &["destroy", "--all"]);
+    let (_, many_gone) = lab.watched(&["destroy", "--all"]);
     grows_little(few_gone, many_gone);
     lab.nothing_is_left();
 }

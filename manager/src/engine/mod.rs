@@ -313,6 +313,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Where the disk is that a guest has to itself and reads.
+    fn own_disk(&self, _run_dir: &Path, _id: &GuestId) -> Option<PathBuf> {
+        None
+    }
+
     /// The suspend of a guest that was cut off when the guest had ended already. To suspend it to
     /// the same bundle again does what is left to do.
     fn unsealed(&self, _run_dir: &Path, _id: &GuestId) -> Option<Unsealed> {

@@ -447,10 +447,19 @@ impl Guests<'_> {
                 checkpoint: guest.row.checkpoint.clone(),
             });
         }
+        let disk = self.disk(&guest.row)?;
+        let read = self.engine.own_disk(&self.state.run_dir(), &guest.row.id);
+        if let (None, Some(read)) = (&disk, read) {
+            // The record was lost and made anew. Memory without its disk would be no guest.
+            let refused = engine::Error::Refused(format!(
+                "what its disk {} was made of is not recorded",
+                read.display()
+            ));
+            return Err(Error::engine("suspend", name, refused));
+        }
         if let Some(process) = process {
             self.signal(guest, process, Signal::SIGCONT)?;
         }
-        let disk = self.disk(&guest.row)?;
         if disk.is_some() {
             self.note_bundle_place(path)?;
         }

@@ -24,7 +24,7 @@ mod usage;
 
 use std::{
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
@@ -369,6 +369,11 @@ impl Engine for Bhyve {
             Ok(_) => Ok(true),
             Err(e) => Err(refuse(format!("{e}; {}", e.hint()))),
         }
+    }
+
+    fn own_disk(&self, run_dir: &Path, id: &GuestId) -> Option<PathBuf> {
+        let disk = Folder::of(run_dir, id).record()?.disk?;
+        Some(disk.path.into())
     }
 
     fn unsealed(&self, run_dir: &Path, id: &GuestId) -> Option<Unsealed> {

@@ -5,6 +5,7 @@
 //! spread, not as a better or worse brood. A goal that is missed is reported and never fails the
 //! command; it fails only when something broke.
 
+mod bhyve;
 mod brood;
 mod cgroup;
 mod command;
@@ -81,6 +82,8 @@ enum Measurement {
     PoolCycles,
     /// A guest with 1,000 pages of its own, far apart: what it takes as a delta, and to restore
     Delta,
+    /// 1,000 stand-ins of bhyve: what the manager itself needs for each
+    BhyveManager,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
 }
@@ -103,6 +106,7 @@ impl Measurement {
             Self::Pool => pool::pool(workplace),
             Self::PoolCycles => pool::cycles(workplace),
             Self::Delta => measure::delta(workplace),
+            Self::BhyveManager => bhyve::manager(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
         }
     }
