@@ -60,7 +60,7 @@ impl Machine {
     ///
     /// # Errors
     /// Ends bhyve; the VM stays.
-    pub(crate) fn run(mut self, listener: UnixListener) -> Result<(), Exit> {
+    pub(crate) fn run(mut self, listener: &UnixListener) -> Result<(), Exit> {
         let system = |e: io::Error| Exit::err("bhyve", EX_OSERR, "standin", (&e).into());
         let signals = if self.power_button {
             let mut set = SigSet::empty();

@@ -162,7 +162,7 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
         power_button,
     };
     machine.books();
-    machine.run(listener)
+    machine.run(&listener)
 }
 
 /// do_open(): with a boot ROM the VM is created, or reset if it exists; without, somebody must have

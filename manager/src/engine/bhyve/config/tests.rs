@@ -111,7 +111,7 @@ fn a_clone_has_its_own_back_ends_and_the_same_model() {
 #[test]
 fn clones_that_would_be_in_each_others_way_are_refused() {
     for (from, to, key) in [
-        ("pci.0.5.0.port.0.ro=on\n", "", "pci.0.5.0.path"),
+        ("pci.0.5.0.port.0.ro=on\n", "", "pci.0.5.0.port.0.path"),
         ("tank/%(name)", "tank/root", "pci.0.2.0.path"),
         (
             "pci.0.30.0.device=xhci",
