@@ -168,6 +168,12 @@ impl Cli {
     }
 }
 
+/// What the command line is made of: for whoever has command lines to check and runs none of them.
+#[must_use]
+pub fn grammar() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // A reader that went away (`brood list | head`) ends the output, not with a panic.

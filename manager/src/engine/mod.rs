@@ -11,7 +11,14 @@ mod memory_map;
 pub(crate) mod process;
 pub(crate) mod roll;
 
-use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -203,6 +210,18 @@ pub struct Order {
     pub id: GuestId,
     /// Its identity.
     pub identity: Identity,
+    /// Where its own disk is, when one was made for it that it is to read: a file, a device, or a
+    /// folder with one file system's files.
+    pub disk: Option<PathBuf>,
+}
+
+/// A suspend that was cut off between the guest's end and the seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsealed {
+    /// The bundle that was to be.
+    pub bundle: BundlePath,
+    /// The memory file, with the others beside it.
+    pub memory: PathBuf,
 }
 
 /// What became of an order.
@@ -292,6 +311,25 @@ pub trait Engine: fmt::Debug + Send + Sync {
         memory: Bytes,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error>;
+
+    /// Whether guests of a checkpoint read a disk of their own, which then must be in their orders.
+    ///
+    /// # Errors
+    /// When they should, and none of their devices, or more than one, could have it.
+    fn reads_disk(&self, _checkpoint: &Checkpoint) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Where the disk is that a guest has to itself and reads.
+    fn own_disk(&self, _run_dir: &Path, _id: &GuestId) -> Option<PathBuf> {
+        None
+    }
+
+    /// The suspend of a guest that was cut off when the guest had ended already. To suspend it to
+    /// the same bundle again does what is left to do.
+    fn unsealed(&self, _run_dir: &Path, _id: &GuestId) -> Option<Unsealed> {
+        None
+    }
 
     /// Starts restoring from a checkpoint. `lock` is held by all that may still be restoring.
     /// Guests that are idle for `park_after` give their virtual machine back until they are asked

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -13,12 +13,13 @@ use nix::sys::signal::Signal;
 
 use super::{
     Slot,
+    disks::Opened,
     mass::{Error, Event, Failure, Report, RestoredGuest},
     standing::Standing,
 };
 use crate::{
     checkpoint::Checkpoint,
-    disk::{self, Provider},
+    disk,
     engine::{self, Engine, GuestId, Order, Process, Restored, Session, process},
     guests,
     state::{SessionLock, State},
@@ -59,7 +60,7 @@ pub(super) struct Run<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) lock: SessionLock,
     pub(super) park_after: Option<Duration>,
-    pub(super) disk: Option<Box<dyn Provider>>,
+    pub(super) disk: Option<Opened>,
     pub(super) session: Box<dyn Session>,
     pub(super) nurseries: u32,
     pub(super) queue: VecDeque<Order>,
@@ -112,15 +113,17 @@ impl Run<'_> {
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), Error> {
         while self.given_out.len() < concurrency && !cancelled.load(Ordering::Relaxed) {
-            let Some(order) = self.queue.pop_front() else {
+            let Some(mut order) = self.queue.pop_front() else {
                 break;
             };
             let now = Instant::now();
             // The guest's disk is there before the guest is.
-            let made = self.disk.as_ref().map(|disk| disk.clone_for(&order.id));
-            if let Some(Err(e)) = made {
-                self.fail(order.id, order.identity.name, e.to_string(), observe);
-                continue;
+            match self.make_disk(&order.id) {
+                Ok(disk) => order.disk = disk,
+                Err(e) => {
+                    self.fail(order.id, order.identity.name, e.to_string(), observe);
+                    continue;
+                }
             }
             let started = self.session.start(&order);
             self.given_out.insert(self.next, (order, now));
@@ -183,8 +186,26 @@ impl Run<'_> {
         self.report.failures.push(failure);
     }
 
+    /// Makes a guest's disk; returns where it is, if the guest is to read it.
+    fn make_disk(&self, id: &GuestId) -> Result<Option<PathBuf>, disk::Error> {
+        let Some(disk) = &self.disk else {
+            return Ok(None);
+        };
+        disk.provider.clone_for(id)?;
+        if !disk.read {
+            return Ok(None);
+        }
+        match disk.provider.location(id)? {
+            Some(location) => Ok(Some(location)),
+            None => Err(disk::Error::Missing {
+                disk: format!("made of {}", disk.source),
+            }),
+        }
+    }
+
     fn release(&self, id: &GuestId) -> Result<(), disk::Error> {
-        self.disk.as_ref().map_or(Ok(()), |disk| disk.release(id))
+        let disk = self.disk.as_ref();
+        disk.map_or(Ok(()), |disk| disk.provider.release(id))
     }
 
     fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
@@ -265,6 +286,13 @@ impl Run<'_> {
         slot: &mut Slot,
     ) -> Result<Report, Error> {
         self.record()?;
+        if result.is_err() {
+            // Whoever still restores may have a disk open, and has no place among the guests.
+            self.session.abort();
+            for (order, _) in self.given_out.values() {
+                let _ = self.engine.forget(&self.state.run_dir(), &order.id);
+            }
+        }
         // What was not begun was never there.
         let rest = self.queue.iter().map(|order| order.id);
         let rest: Vec<_> = rest
