@@ -23,6 +23,7 @@ pub mod engine;
 pub mod guests;
 pub mod host;
 pub mod pool;
+pub mod rebuild;
 pub mod restore;
 pub mod state;
 mod top;

@@ -36,7 +36,16 @@ impl Daemon {
     /// When it does not.
     #[must_use]
     pub fn start(home: &Home) -> Self {
-        Self::with(home, &[], None)
+        Self::with(home, &[], &[], None)
+    }
+
+    /// Starts one with more in its environment.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn with_environment(home: &Home, environment: &[(&str, &str)]) -> Self {
+        Self::with(home, &[], environment, None)
     }
 
     /// Starts one that listens on a port, too.
@@ -64,14 +73,16 @@ impl Daemon {
         let address = format!("127.0.0.1:{port}");
         let token = token.to_str().expect("plain letters").to_owned();
         let args = ["--listen", &address, "--token-file", &token];
-        Self::with(home, &args, Some(port))
+        Self::with(home, &args, &[], Some(port))
     }
 
-    fn with(home: &Home, args: &[&str], port: Option<u16>) -> Self {
+    fn with(home: &Home, args: &[&str], environment: &[(&str, &str)], port: Option<u16>) -> Self {
         let checkpoints = home.checkpoints();
         let folder = checkpoints.to_str().expect("plain letters");
         let serve = ["serve", "--log", "json", "--checkpoints", folder];
-        let running = home.start(&[&serve, args].concat());
+        let mut command = home.command(&[&serve, args].concat());
+        command.envs(environment.iter().copied());
+        let running = Running::start(command);
         let socket = home.state().join("api.sock");
         let client = Client::builder()
             .unix_socket(socket.clone())

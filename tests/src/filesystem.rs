@@ -1,4 +1,4 @@
-//! Real file systems for one test: XFS or Btrfs on a loop device, with nothing left of it at the
+//! Real file systems for one test: XFS, Btrfs or ext4 on a loop device, with nothing left of it at the
 //! end, not even after a test that was killed.
 
 use std::{
@@ -14,13 +14,15 @@ use crate::skip;
 /// What the names of folders begin with in which something is mounted; the process id follows.
 const PREFIX: &str = "brood-mount-";
 
-/// A kind of file system that shares blocks between files.
+/// A kind of file system. All but ext4 share blocks between files.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// XFS.
     Xfs,
     /// Btrfs.
     Btrfs,
+    /// ext4.
+    Ext4,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
         match self {
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Ext4 => "ext4",
         }
     }
 }
@@ -45,14 +48,23 @@ impl FileSystem {
     /// When a folder cannot be made.
     #[must_use]
     pub fn new(kind: Kind) -> Option<Self> {
+        // The least that mkfs.xfs(8) makes is 300 MiB.
+        Self::small(kind, 400)
+    }
+
+    /// The same with so many MiB.
+    ///
+    /// # Panics
+    /// When a folder cannot be made.
+    #[must_use]
+    pub fn small(kind: Kind, mib: u64) -> Option<Self> {
         unmount_strays();
         let (dir, name) = (mount_folder(), kind.name());
         let image = dir.path().join("image");
         let (target, make) = (dir.path().join("fs"), format!("mkfs.{name}"));
         fs::create_dir(&target).expect("a folder");
         let file = fs::File::create(&image).expect("a file");
-        // The least that mkfs.xfs(8) makes is 300 MiB.
-        file.set_len(400 << 20).expect("a sparse file");
+        file.set_len(mib << 20).expect("a sparse file");
         let made = run(Command::new(make).arg("-q").arg(&image))
             .and_then(|()| run(mount().arg("-o").arg("loop").arg(&image).arg(&target)));
         match made {

@@ -43,10 +43,19 @@ impl Home {
     /// When no temporary folder can be made.
     #[must_use]
     pub fn bare() -> Self {
+        Self::inside(&std::env::temp_dir())
+    }
+
+    /// The same in this folder, which may be another file system.
+    ///
+    /// # Panics
+    /// When no folder can be made in it.
+    #[must_use]
+    pub fn inside(folder: &Path) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("brood-")
-            .tempdir()
-            .expect("a temporary folder");
+            .tempdir_in(folder)
+            .expect("a folder in it");
         fs::create_dir(dir.path().join("ckp")).expect("a folder in it");
         Self { dir }
     }

@@ -2,9 +2,11 @@
 //! and terminals is real, bhyve and its guest are not.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use brood::{
@@ -23,6 +25,8 @@ use crate::{Running, standin, until};
 pub struct Machine {
     world: World,
     dir: PathBuf,
+    /// All that runs on it ends with this.
+    _owner: Arc<File>,
 }
 
 /// What the machine's guests are made of. The agent is at the first serial port.
@@ -50,7 +54,12 @@ impl Machine {
         let dir = dir.join("machine");
         fs::create_dir(&dir).expect("a new folder");
         let world = World::create(&dir.join("world"), &standin()).expect("a world");
-        let machine = Self { world, dir };
+        let owner = Arc::new(world.own().expect("a new world"));
+        let machine = Self {
+            world,
+            dir,
+            _owner: owner,
+        };
         for file in ["rom", "disk"] {
             fs::write(machine.dir.join(file), [0; 4096]).expect("a file");
         }
@@ -71,13 +80,48 @@ impl Machine {
         )
     }
 
-    /// What a checkpoint says of such a guest.
+    /// The same, for a guest that writes to this disk.
+    #[must_use]
+    pub fn config_with_disk(&self, path: &str) -> String {
+        let ours = format!("pci.0.2.0.path={}", self.dir.join("disk").display());
+        let theirs = format!("pci.0.2.0.path={path}");
+        self.config()
+            .replace("pci.0.2.0.ro=true\n", "")
+            .replace(&ours, &theirs)
+    }
+
+    /// Gives it a pool `tank`, and in it a volume `tank/base` with a snapshot `tank/base@clean`, by
+    /// its own stand-in of `zfs`.
     ///
     /// # Panics
-    /// Never: the configuration is right.
+    /// When the machine cannot be changed.
+    pub fn add_volume(&self) {
+        self.world.add_pool("tank").expect("a pool");
+        self.run("zfs", &["create", "-V", "1M", "tank/base"]);
+        self.run("zfs", &["snapshot", "tank/base@clean"]);
+    }
+
+    /// From now on `zfs` is the real one.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn use_real_zfs(&self) {
+        fs::remove_file(self.world.bin().join("zfs")).expect("its stand-in");
+    }
+
+    /// What a checkpoint says of such a guest.
     #[must_use]
     pub fn guest(&self) -> BhyveGuest {
-        let variables: Variables = self.config().parse().expect("a configuration");
+        Self::guest_of(&self.config())
+    }
+
+    /// What a checkpoint says of a guest with this configuration.
+    ///
+    /// # Panics
+    /// When it is no guest's.
+    #[must_use]
+    pub fn guest_of(config: &str) -> BhyveGuest {
+        let variables: Variables = config.parse().expect("a configuration");
         Config::try_from(variables.clone()).expect("a guest's configuration");
         BhyveGuest {
             config: variables.0,
@@ -135,7 +179,7 @@ impl Machine {
         self.own(|command| {
             let name = command.split(|b| *b == 0).next().unwrap_or_default();
             let name = String::from_utf8_lossy(name);
-            ["bhyvectl", "ifconfig", "sysctl", "kldstat"]
+            ["bhyvectl", "ifconfig", "sysctl", "kldstat", "zfs"]
                 .iter()
                 .any(|other| name == *other || bin.join(other).to_str() == Some(&name))
         })
@@ -161,8 +205,13 @@ impl Machine {
     /// # Panics
     /// When that fails.
     pub fn suspend_to(&self, raw: &Path) {
+        self.suspend_with(&self.config(), raw);
+    }
+
+    fn suspend_with(&self, config: &str, raw: &Path) {
+        let text = config;
         let config = self.dir.join("conf");
-        fs::write(&config, self.config()).expect("a file");
+        fs::write(&config, text).expect("a file");
         let mut bhyve: Command = self.world.command("bhyve");
         bhyve
             .arg("-k")
@@ -186,10 +235,18 @@ impl Machine {
     /// # Panics
     /// When that fails.
     pub fn checkpoint(&self, path: &BundlePath) -> Manifest {
+        self.checkpoint_of(&self.config(), path)
+    }
+
+    /// Makes a checkpoint of a guest with this configuration.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn checkpoint_of(&self, config: &str, path: &BundlePath) -> Manifest {
         let raw = path.dir().join(format!("{}.first", path.name()));
-        self.suspend_to(&raw);
+        self.suspend_with(config, &raw);
         self.engine(&[])
-            .import(&raw, path, self.guest(), &|_| {})
+            .import(&raw, path, Self::guest_of(config), &|_| {})
             .expect("a checkpoint")
     }
 

@@ -67,6 +67,20 @@ impl Running {
         signal(self.pid(), which);
     }
 
+    /// The most memory that it has had until now, in bytes, and its threads now; zeroes when it has
+    /// ended (proc_pid_status(5)).
+    #[must_use]
+    pub fn memory_and_threads(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.unwrap_or_default();
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            number.unwrap_or(0_u64)
+        };
+        (value("VmHWM:") << 10, value("Threads:"))
+    }
+
     /// Whether it has ended.
     ///
     /// # Panics

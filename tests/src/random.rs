@@ -7,6 +7,12 @@ use std::{env, time::SystemTime};
 pub struct Random(u64);
 
 impl Random {
+    /// A generator with this seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// A generator with a seed of its own, which is printed when the test fails.
     ///
     /// # Panics

@@ -4,6 +4,8 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -12,6 +14,7 @@ use brood::{
         BundlePath, Checkpoint,
         manifest::{EngineKind, Manifest},
     },
+    disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{Engine, GuestId, Identity, Order, Process, ProcessState, Restored, kvm::Kvm},
     units::Bytes,
 };
@@ -49,6 +52,16 @@ impl<'a> Bench<'a> {
     }
 
     fn restore(&self, from: &BundlePath, names: &[&str]) -> Vec<(GuestId, Alive)> {
+        self.restore_with(from, names, &|_| None)
+    }
+
+    /// The same, with what `disk` has for each guest.
+    fn restore_with(
+        &self,
+        from: &BundlePath,
+        names: &[&str],
+        disk: &dyn Fn(&GuestId) -> Option<PathBuf>,
+    ) -> Vec<(GuestId, Alive)> {
         let checkpoint = Checkpoint::open(from).unwrap();
         let mut session = self
             .engine
@@ -58,7 +71,13 @@ impl<'a> Bench<'a> {
         for name in names {
             let (id, identity) = (GuestId::random().unwrap(), Identity::fresh(name).unwrap());
             ids.push(id);
-            session.start(&Order { id, identity }).unwrap();
+            session
+                .start(&Order {
+                    id,
+                    identity,
+                    disk: disk(&id),
+                })
+                .unwrap();
         }
         let mut restored: Vec<Option<Alive>> = vec![None; names.len()];
         let begin = Instant::now();
@@ -124,6 +143,23 @@ struct Alive {
 /// KVM's guests are real. bhyve's are not: the engine is at work on a made-up machine, and what is
 /// checked is what it does with processes, files and terminals.
 fn on_every_engine(check: impl Fn(&Bench<'_>)) {
+    on_each(&|_, machine| machine.config(), check);
+}
+
+/// The same with an image, which bhyve's guests write to.
+fn on_every_engine_with_disks(check: impl Fn(&Bench<'_>, &Path)) {
+    let image = |home: &Home| {
+        let image = home.path().join("image");
+        fs::write(&image, [0; 1 << 16]).unwrap();
+        image
+    };
+    on_each(
+        &|home, machine| machine.config_with_disk(image(home).to_str().unwrap()),
+        |bench| check(bench, &image(bench.home)),
+    );
+}
+
+fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>)) {
     if let Some(home) = Home::with_kvm() {
         let kvm = Kvm::with_binary(brood_tests::brood());
         let make = |path: &BundlePath| kvm.make_demo_checkpoint(path, Bytes::mib(4), &|_| {});
@@ -132,7 +168,10 @@ fn on_every_engine(check: impl Fn(&Bench<'_>)) {
     let home = Home::bare();
     let machine = Machine::new(home.path());
     let bhyve = machine.engine(&[]);
-    check(&Bench::new(&bhyve, &home, |path| machine.checkpoint(path)));
+    let config = config(&home, &machine);
+    check(&Bench::new(&bhyve, &home, |path| {
+        machine.checkpoint_of(&config, path)
+    }));
     assert_eq!(machine.leftovers(), Vec::<String>::new());
 }
 
@@ -258,6 +297,90 @@ fn a_guest_is_suspended_and_restored_again() {
 }
 
 #[test]
+fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
+    on_every_engine_with_disks(|bench, image| {
+        let run_dir = bench.home.run_dir();
+        let owner = Owner::of(&run_dir);
+        let from = Checkpoint::open(&bench.path).unwrap();
+        // KVM's demo guest has no block device: its disk goes with it, and nobody reads it.
+        let reads = bench.engine.reads_disk(&from).unwrap();
+        assert_eq!(reads, bench.engine.kind() == EngineKind::Bhyve);
+        let make = |disks: &dyn Provider, id: &GuestId| {
+            disks.clone_for(id).unwrap();
+            disks.location(id).unwrap()
+        };
+        let ninth = |disks: &dyn Provider, id: &GuestId| {
+            let disk = File::open(disks.location(id).unwrap().unwrap()).unwrap();
+            let mut word = [0; 8];
+            disk.read_exact_at(&mut word, 9 * 512).unwrap();
+            u64::from_le_bytes(word)
+        };
+        let write = |disks: &dyn Provider, id: &GuestId, word: u64| {
+            if reads {
+                bench.ask(id, &format!("write 9 {word}")).unwrap();
+                assert_eq!(bench.ask(id, "read 9").unwrap()["value"], word);
+            } else {
+                let disk = disks.location(id).unwrap().unwrap();
+                let disk = File::options().write(true).open(disk).unwrap();
+                disk.write_all_at(&word.to_le_bytes(), 9 * 512).unwrap();
+            }
+        };
+        let disks = Reflink::new(owner, image.to_owned(), true);
+        let location = |id: &GuestId| make(&disks, id).filter(|_| reads);
+        let guests = bench.restore_with(&bench.path, &["a", "b"], &location);
+        let ((a, alive), (b, other)) = (guests[0], guests[1]);
+        write(&disks, &a, 77);
+        write(&disks, &b, 78);
+        assert_eq!((ninth(&disks, &a), ninth(&disks, &b)), (77, 78));
+        assert_eq!(fs::read(image).unwrap(), [0; 1 << 16]);
+        bench.ask(&a, "poke 0x200000 99").unwrap();
+
+        let to: BundlePath = bench.home.named("to").path.parse().unwrap();
+        let token = Token::random().unwrap();
+        let manifest = bench
+            .engine
+            .suspend(
+                &run_dir,
+                &a,
+                "a",
+                from.manifest(),
+                &to,
+                &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
+                &|_| {},
+            )
+            .unwrap();
+        gone(alive.process);
+        let device = manifest.disks[0].device.as_deref();
+        assert_eq!(device, reads.then_some("virtio-blk@pci.0.2.0"));
+        disk::verify(&to, &manifest.disks).unwrap();
+        for (id, alive) in [(a, None), (b, Some(other))] {
+            match alive {
+                Some(alive) => bench.end(&id, alive.process),
+                None => bench.engine.forget(&run_dir, &id).unwrap(),
+            }
+            disks.release(&id).unwrap();
+        }
+
+        let sealed = Checkpoint::open(&to).unwrap();
+        assert_eq!(bench.engine.reads_disk(&sealed).unwrap(), reads);
+        let chosen = disk::choose(&to, &manifest.disks, &Choice::Sealed).unwrap();
+        let Some((Source::Reflink { file, .. }, Some(_))) = chosen else {
+            panic!("{chosen:?}");
+        };
+        let disks = Reflink::new(owner, file, true);
+        let location = |id: &GuestId| make(&disks, id).filter(|_| reads);
+        let (id, again) = bench.restore_with(&to, &["c"], &location)[0];
+        assert_eq!(bench.ask(&id, "peek 0x200000").unwrap()["value"], 99);
+        assert_eq!(ninth(&disks, &id), 77);
+        if reads {
+            assert_eq!(bench.ask(&id, "read 9").unwrap()["value"], 77);
+        }
+        bench.end(&id, again.process);
+        disks.release(&id).unwrap();
+    });
+}
+
+#[test]
 fn the_end_of_a_guest_is_recorded_until_it_is_forgotten() {
     on_every_engine(|bench| {
         let run_dir = bench.home.run_dir();
@@ -298,7 +421,13 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
         for n in 0..10 {
             let identity = Identity::fresh(&format!("a-{n}")).unwrap();
             let id = GuestId::random().unwrap();
-            session.start(&Order { id, identity }).unwrap();
+            session
+                .start(&Order {
+                    id,
+                    identity,
+                    disk: None,
+                })
+                .unwrap();
             ids.push(id);
         }
         let first = until("the first answer", || {

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_tests::{Demo, Home, array, sha256, text, until, whole};
+use brood_tests::{Daemon, Demo, Home, Random, array, sha256, text, until, whole};
+use reqwest::Method;
+use serde_json::json;
 
 /// Guests that park as soon as they are idle.
 fn restore(home: &Home, from: &Demo, guests: usize, prefix: &str) {
@@ -127,6 +129,26 @@ fn a_parked_guest_is_paused_resumed_and_suspended_like_any() {
         .says(&["triple fault"]);
     assert_eq!(home.converges(), ["p-2", "q-1", "q-2"]);
     assert_eq!(sha256(&demo.ckp()), digest);
+}
+
+#[test]
+fn a_guest_is_paused_also_while_it_parks() {
+    const ROUNDS: u32 = 400;
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    restore(&home, &demo, 1, "p");
+    let daemon = Daemon::start(&home);
+    let mut random = Random::seeded();
+    for round in 0..ROUNDS {
+        let request = json!({ "request": ["poke", "0x200000", round.to_string()] });
+        daemon.post("/api/v1/guests/p-1/ask", &request, 200);
+        // It gives its virtual machine back in one of the next moments.
+        std::thread::sleep(Duration::from_micros(random.below(2000)));
+        let paused = daemon.send(Method::POST, "/api/v1/guests/p-1/pause", 200);
+        assert_eq!(paused["state"], "paused", "round {round}");
+        daemon.send(Method::POST, "/api/v1/guests/p-1/resume", 200);
+    }
+    assert_eq!(home.peek("p-1", 0x20_0000), u64::from(ROUNDS) - 1);
 }
 
 #[test]

@@ -95,6 +95,7 @@ impl Scene {
     fn order(&mut self, claim: Option<Lease>) -> Result<GuestId, Error> {
         let name = format!("p-{}", self.guests.len());
         let order = Order {
+            disk: None,
             id: GuestId::random().unwrap(),
             identity: Identity::fresh(&name).unwrap(),
         };

@@ -217,6 +217,9 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
         E::Busy => (StatusCode::CONFLICT, "guest-busy"),
         E::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
         E::Died(_) => (StatusCode::BAD_GATEWAY, "guest-died"),
+        E::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            (StatusCode::INSUFFICIENT_STORAGE, "no-space")
+        }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "engine"),
     }
 }
@@ -232,6 +235,10 @@ fn of_state(error: &state::Error) -> (StatusCode, &'static str) {
     match error {
         state::Error::Name { .. } => (StatusCode::BAD_REQUEST, "bad-guest-name"),
         state::Error::PoolFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "pool-full"),
+        state::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            (StatusCode::INSUFFICIENT_STORAGE, "no-space")
+        }
+        state::Error::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "state-damaged"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "state"),
     }
 }

@@ -48,7 +48,7 @@ impl Command {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
             Self::Demo(command) => command.run(),
-            Self::Import(command) => command.run(),
+            Self::Import(command) => command.run(config),
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
@@ -139,7 +139,19 @@ fn readiness(text: &str) -> Result<Readiness, String> {
 }
 
 impl Import {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if config.state_dir()?.exists() {
+            let guests = Guests {
+                state: &mut state(config)?,
+                engine: &Bhyve::new(),
+            };
+            if let Some(name) = guests.with_disk_and_memory(&self.raw)? {
+                let raw = self.raw.display();
+                let message = format!("{raw} is the memory of {name}, which has a disk");
+                let hint = format!("`brood show {name}` says how to seal both");
+                return Err(Failure::new(&message, Some(hint)));
+            }
+        }
         let text = std::fs::read_to_string(&self.bhyve_config).map_err(|e| {
             let message = format!("cannot read {}: {e}", self.bhyve_config.display());
             Failure::new(&message, None)

@@ -1,6 +1,8 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use crate::{api, checkpoint, config, density, engine, guests, host, pool, restore, state};
+use crate::{
+    api, checkpoint, config, density, engine, guests, host, pool, rebuild, restore, state,
+};
 
 /// How a command failed.
 #[derive(Debug)]
@@ -58,6 +60,7 @@ failure_from!(
     config::Error,
     engine::Error,
     guests::Error,
+    rebuild::Error,
     state::Error
 );
 

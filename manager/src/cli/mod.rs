@@ -16,6 +16,7 @@ mod pool;
 mod progress;
 mod restore;
 mod serve;
+mod state;
 mod top;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -107,6 +108,11 @@ enum Command {
         about = "Find and remove disks that belong to no guest and no checkpoint"
     )]
     Disk(disk::Command),
+    #[command(
+        subcommand,
+        about = "Check the record of what there is, and make it anew when it is damaged"
+    )]
+    State(state::Command),
     #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
     #[command(about = "Show the host, pools and guests, live")]
@@ -151,6 +157,7 @@ impl Cli {
             Command::Suspend(command) => command.run(&config()?),
             Command::Pool(command) => command.run(&config()?),
             Command::Disk(command) => command.run(&config()?),
+            Command::State(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
             Command::Top(command) => command.run(&config()?),
             Command::Serve(command) => command.run(sources),
@@ -159,6 +166,12 @@ impl Cli {
             Command::Manual(command) => command.run(),
         }
     }
+}
+
+/// What the command line is made of: for whoever has command lines to check and runs none of them.
+#[must_use]
+pub fn grammar() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Runs the command line of this process.

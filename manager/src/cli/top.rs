@@ -41,8 +41,14 @@ pub(super) struct Top {
     /// How often to look, in seconds
     #[arg(long, short = 'i', value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
     interval: f64,
-    /// What to sort guests by
-    #[arg(long, value_name = "COLUMN", default_value = "private")]
+    /// What to sort guests by: private or shared (most first), name, state, or restored (newest
+    /// first)
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        default_value = "private",
+        hide_possible_values = true
+    )]
     sort: Sort,
     /// Show only guests that have this in their name, state or checkpoint
     #[arg(long, value_name = "TEXT", default_value = "")]

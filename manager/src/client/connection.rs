@@ -120,7 +120,7 @@ impl Call {
     }
 
     /// The connection broke when all of it may have been sent.
-    fn lost(&self, why: impl ToString) -> Error {
+    fn lost(&self, why: &impl ToString) -> Error {
         let why = why.to_string();
         if self.changes {
             let asked = self.asked.to_owned();
@@ -130,7 +130,7 @@ impl Call {
         }
     }
 
-    fn odd(&self, why: impl ToString) -> Error {
+    fn odd(&self, why: &impl ToString) -> Error {
         let (asked, why) = (self.asked.to_owned(), why.to_string());
         if self.changes {
             Error::Odd { asked, why }
@@ -148,7 +148,7 @@ impl Call {
         if status.is_success() {
             // An answer without content is null.
             let body = if body.is_empty() { b"null" } else { body };
-            return serde_json::from_slice(body).map_err(|e| self.odd(e));
+            return serde_json::from_slice(body).map_err(|e| self.odd(&e));
         }
         let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
             // What listens there does not speak as brood's daemon does: it did not do it.
@@ -205,7 +205,7 @@ impl Connection {
             let mut sender = handshake(stream).await?;
             let call = Call::get("/api/v1/daemon", "say who it is");
             let response = sender.send_request(call.request()).await;
-            let (status, body) = whole(response.map_err(|e| call.lost(e))?, &call).await?;
+            let (status, body) = whole(response.map_err(|e| call.lost(&e))?, &call).await?;
             Ok::<_, Error>((sender, call.read::<Daemon>(status, &body)?))
         };
         let (sender, daemon) = timeout(PATIENCE, hello).await.map_err(|_| {
@@ -247,7 +247,7 @@ impl Connection {
                 Err(mut e) => {
                     // Given back, nothing of it was sent.
                     if e.take_message().is_none() {
-                        return Err(call.lost(e.error()));
+                        return Err(call.lost(&e.error()));
                     }
                 }
             }
@@ -265,7 +265,7 @@ impl Connection {
     pub(super) async fn text(&mut self, call: &Call) -> Result<String, Error> {
         let (status, body) = self.answer(call).await?;
         if status.is_success() {
-            String::from_utf8(body.into()).map_err(|e| call.odd(e))
+            String::from_utf8(body.into()).map_err(|e| call.odd(&e))
         } else {
             call.read(status, &body)
         }
@@ -295,5 +295,5 @@ async fn handshake(stream: StdStream) -> Result<SendRequest<Full<Bytes>>, Error>
 async fn whole(response: Response<Incoming>, call: &Call) -> Result<(StatusCode, Bytes), Error> {
     let status = response.status();
     let body = response.into_body().collect().await;
-    Ok((status, body.map_err(|e| call.lost(e))?.to_bytes()))
+    Ok((status, body.map_err(|e| call.lost(&e))?.to_bytes()))
 }

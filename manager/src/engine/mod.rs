@@ -9,9 +9,18 @@ mod choose;
 pub mod kvm;
 mod memory_map;
 pub(crate) mod process;
+pub(crate) mod roll;
 
-use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{ENGINE_VARIABLE, choose};
@@ -185,6 +194,9 @@ impl Error {
                 "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout"
             }
             Self::Busy => "try again when it is done, or destroy it",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "free disk space, then try again; the guest goes on"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -198,6 +210,18 @@ pub struct Order {
     pub id: GuestId,
     /// Its identity.
     pub identity: Identity,
+    /// Where its own disk is, when one was made for it that it is to read: a file, a device, or a
+    /// folder with one file system's files.
+    pub disk: Option<PathBuf>,
+}
+
+/// A suspend that was cut off between the guest's end and the seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsealed {
+    /// The bundle that was to be.
+    pub bundle: BundlePath,
+    /// The memory file, with the others beside it.
+    pub memory: PathBuf,
 }
 
 /// What became of an order.
@@ -288,6 +312,25 @@ pub trait Engine: fmt::Debug + Send + Sync {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error>;
 
+    /// Whether guests of a checkpoint read a disk of their own, which then must be in their orders.
+    ///
+    /// # Errors
+    /// When they should, and none of their devices, or more than one, could have it.
+    fn reads_disk(&self, _checkpoint: &Checkpoint) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Where the disk is that a guest has to itself and reads.
+    fn own_disk(&self, _run_dir: &Path, _id: &GuestId) -> Option<PathBuf> {
+        None
+    }
+
+    /// The suspend of a guest that was cut off when the guest had ended already. To suspend it to
+    /// the same bundle again does what is left to do.
+    fn unsealed(&self, _run_dir: &Path, _id: &GuestId) -> Option<Unsealed> {
+        None
+    }
+
     /// Starts restoring from a checkpoint. `lock` is held by all that may still be restoring.
     /// Guests that are idle for `park_after` give their virtual machine back until they are asked
     /// again; never, when there is none.
@@ -368,6 +411,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::Refused(
             "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
         ))
+    }
+
+    /// Begins to stop a guest: from a moment soon on, which its process's state shows, it does
+    /// nothing until SIGCONT comes. `false` when its process is gone.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    fn stop(&self, process: Process) -> io::Result<bool> {
+        process.signal(Signal::SIGSTOP)
     }
 
     /// Memory of a guest.

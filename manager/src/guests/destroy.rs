@@ -1,19 +1,23 @@
 //! Ending guests for good, a few or thousands.
 
 use std::{
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
 
-use super::{Error, Guest, GuestState, Guests};
+use super::{Error, Guest, GuestState, Guests, disks};
 use crate::engine::{self, GuestId, process};
 
 /// Guests whose descriptors are held at once: far fewer than the lowest usual limit.
 const BATCH: usize = 128;
 /// How long a killed process may take to go. Under load thousands are waiting for the processor.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a restore whose manager is gone may take to end by itself.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a restore by another command is waited for.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -52,6 +56,11 @@ impl Guests<'_> {
                 return Err(Error::BeingRestored {
                     guests: coming.len(),
                 });
+            }
+            if begin.elapsed() > ORPHAN_PATIENCE {
+                for guest in &coming {
+                    self.state.end_orphans(&guest.row.session);
+                }
             }
             thread::sleep(Duration::from_millis(20));
             let mut rows = Vec::new();
@@ -93,14 +102,16 @@ impl Guests<'_> {
                 }
             }
             // Only now: a guest that runs can be reached, also when this command is killed here.
-            for guest in batch {
-                self.engine.forget(&run_dir, &guest.row.id)?;
+            let (engine, owner) = (self.engine, self.state.owner());
+            for forgotten in each(batch, |guest| engine.forget(&run_dir, &guest.row.id)) {
+                forgotten?;
             }
             // One whose disk cannot be removed stays recorded, and does not hold up the others.
+            let released = each(batch, |guest| disks::release(owner, &guest.row));
             let mut failed = None;
             let mut ids: Vec<GuestId> = Vec::with_capacity(batch.len());
-            for guest in batch {
-                match self.release_disk(&guest.row) {
+            for (guest, released) in batch.iter().zip(released) {
+                match released {
                     Ok(()) => ids.push(guest.row.id),
                     Err(source) => failed = Some((guest.row.name.clone(), source)),
                 }
@@ -112,6 +123,35 @@ impl Guests<'_> {
         }
         Ok(())
     }
+}
+
+/// Does something for each guest, as many at once as there are cores: most of it is waiting for
+/// commands. The results are in the guests' order.
+fn each<T: Send>(guests: &[Guest], act: impl Fn(&Guest) -> T + Sync) -> Vec<T> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(guest) = guests.get(place) else {
+                return done;
+            };
+            done.push((place, act(guest)));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let workers: Vec<_> = (1..cores.min(guests.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let mut done = work();
+        for worker in workers {
+            done.extend(worker.join().expect("a worker does not panic"));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn io(name: &str, source: std::io::Error) -> Error {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf};
 use super::{Error, Guests};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
-    disk::{self, Choice, Command, Found, Place, Provider, Source, Token},
+    disk::{self, Choice, Command, Found, Owner, Place, Provider, Source, Token},
     engine::GuestId,
     state::GuestRow,
     units::Bytes,
@@ -23,9 +23,7 @@ pub struct Leftover {
 impl Guests<'_> {
     /// What made a guest's disk; `None` when it has none.
     pub(super) fn disk(&self, row: &GuestRow) -> Result<Option<Box<dyn Provider>>, disk::Error> {
-        let source: Option<Source> = row.disk.as_ref().map(|disk| disk.parse()).transpose()?;
-        let owner = self.state.owner();
-        Ok(source.map(|source| disk::provider(&source, owner, None)))
+        of(self.state.owner(), row)
     }
 
     /// Path of a guest's disk; `None` when it has none.
@@ -49,10 +47,7 @@ impl Guests<'_> {
 
     /// Removes the disk of a guest that is gone, if it has one.
     pub(super) fn release_disk(&self, row: &GuestRow) -> Result<(), disk::Error> {
-        match self.disk(row)? {
-            Some(disk) => disk.release(&row.id),
-            None => Ok(()),
-        }
+        release(self.state.owner(), row)
     }
 
     /// Disks whose guest is not known here, and snapshots whose bundle is not there, in these
@@ -137,6 +132,20 @@ impl Guests<'_> {
             }
         }
         Ok(freed)
+    }
+}
+
+/// What made a guest's disk; `None` when it has none.
+fn of(owner: Owner, row: &GuestRow) -> Result<Option<Box<dyn Provider>>, disk::Error> {
+    let source: Option<Source> = row.disk.as_ref().map(|disk| disk.parse()).transpose()?;
+    Ok(source.map(|source| disk::provider(&source, owner, None)))
+}
+
+/// Removes the disk of a guest that is gone, if it has one.
+pub(super) fn release(owner: Owner, row: &GuestRow) -> Result<(), disk::Error> {
+    match of(owner, row)? {
+        Some(disk) => disk.release(&row.id),
+        None => Ok(()),
     }
 }
 

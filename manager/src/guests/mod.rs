@@ -11,6 +11,8 @@ mod view;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -197,18 +199,22 @@ impl Guests<'_> {
                         row.process = process;
                     }
                     (None, Some(_)) => {}
-                    (None, None) => match self.release_disk(&row) {
-                        Ok(()) => {
-                            gone.push(row.id);
-                            continue;
+                    (None, None) => {
+                        // What is left of it first: a process may have its disk open.
+                        self.engine.forget(&run_dir, &row.id)?;
+                        match self.release_disk(&row) {
+                            Ok(()) => {
+                                gone.push(row.id);
+                                continue;
+                            }
+                            // It stays in sight until that can be done.
+                            Err(e) => {
+                                dead.push((row.id, format!("its disk is left: {e}")));
+                                row.reason = dead.last().map(|(_, reason)| reason.clone());
+                                row.state = RowState::Dead;
+                            }
                         }
-                        // It stays in sight until that can be done.
-                        Err(e) => {
-                            dead.push((row.id, format!("its disk is left: {e}")));
-                            row.reason = dead.last().map(|(_, reason)| reason.clone());
-                            row.state = RowState::Dead;
-                        }
-                    },
+                    }
                 }
             }
             let state = match (row.state, process) {
@@ -240,9 +246,6 @@ impl Guests<'_> {
         }
         self.state.record_running(&running)?;
         self.state.record_dead(&dead)?;
-        for id in &gone {
-            self.engine.forget(&run_dir, id)?;
-        }
         self.state.remove_guests(&gone)?;
         Ok(guests)
     }
@@ -309,9 +312,15 @@ impl Guests<'_> {
         if guest.state == GuestState::Paused {
             return Ok(());
         }
-        self.signal(guest, process, Signal::SIGSTOP)?;
-        stopped(process);
-        Ok(())
+        self.stop(guest, process)?;
+        if stopped(process) {
+            return Ok(());
+        }
+        let source = match process.state() {
+            ProcessState::Gone => engine::Error::Gone,
+            ProcessState::Running | ProcessState::Stopped => engine::Error::Timeout(STOP_PATIENCE),
+        };
+        Err(Error::engine("stop", &guest.row.name, source))
     }
 
     /// Stops many guests; returns those that are stopped. Those that died meanwhile are left out.
@@ -324,7 +333,7 @@ impl Guests<'_> {
             let Some(process) = guest.process() else {
                 continue;
             };
-            match self.signal(guest, process, Signal::SIGSTOP) {
+            match self.stop(guest, process) {
                 Ok(()) => stopping.push((guest.row.id, process)),
                 Err(Error::Engine {
                     source: crate::engine::Error::Gone,
@@ -367,8 +376,16 @@ impl Guests<'_> {
         Ok(begin.elapsed())
     }
 
+    fn stop(&self, guest: &Guest, process: Process) -> Result<(), Error> {
+        Self::signalled(guest, self.engine.stop(process))
+    }
+
     fn signal(&self, guest: &Guest, process: Process, signal: Signal) -> Result<(), Error> {
-        match process.signal(signal) {
+        Self::signalled(guest, process.signal(signal))
+    }
+
+    fn signalled(guest: &Guest, sent: io::Result<bool>) -> Result<(), Error> {
+        match sent {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::engine(
                 "signal",
@@ -386,7 +403,8 @@ impl Guests<'_> {
     }
 
     /// Suspends a guest into a new bundle and ends it. When anything fails the guest goes on; one
-    /// that was paused is paused again.
+    /// that was paused is paused again. One whose suspend to this bundle was cut off after its end
+    /// is brought to its end.
     ///
     /// # Errors
     /// When the guest does not live, its checkpoint cannot be read, or the bundle not be written.
@@ -430,7 +448,11 @@ impl Guests<'_> {
             TakeDisks<'_>,
         ) -> Result<Manifest, engine::Error>,
     ) -> Result<Manifest, Error> {
-        let process = alive(guest)?;
+        let process = if self.was_cut_off(guest, path)? {
+            None
+        } else {
+            Some(alive(guest)?)
+        };
         self.free(guest, "suspend")?;
         let name = &guest.row.name;
         let from: BundlePath = guest.row.checkpoint.parse()?;
@@ -441,8 +463,19 @@ impl Guests<'_> {
                 checkpoint: guest.row.checkpoint.clone(),
             });
         }
-        self.signal(guest, process, Signal::SIGCONT)?;
         let disk = self.disk(&guest.row)?;
+        let read = self.engine.own_disk(&self.state.run_dir(), &guest.row.id);
+        if let (None, Some(read)) = (&disk, read) {
+            // The record was lost and made anew. Memory without its disk would be no guest.
+            let refused = engine::Error::Refused(format!(
+                "what its disk {} was made of is not recorded",
+                read.display()
+            ));
+            return Err(Error::engine("suspend", name, refused));
+        }
+        if let Some(process) = process {
+            self.signal(guest, process, Signal::SIGCONT)?;
+        }
         if disk.is_some() {
             self.note_bundle_place(path)?;
         }
@@ -469,12 +502,44 @@ impl Guests<'_> {
                         let _ = disk.discard(&bundle, &snapshot);
                     }
                 }
-                if guest.state == GuestState::Paused {
-                    let _ = process.signal(Signal::SIGSTOP);
+                if let Some(process) = process.filter(|_| guest.state == GuestState::Paused) {
+                    let _ = self.engine.stop(process);
                 }
                 Err(e)
             }
         }
+    }
+
+    /// Whether the guest's suspend to this bundle was cut off after its end.
+    fn was_cut_off(&self, guest: &Guest, path: &BundlePath) -> Result<bool, Error> {
+        if guest.state != GuestState::Dead {
+            return Ok(false);
+        }
+        let unsealed = self.engine.unsealed(&self.state.run_dir(), &guest.row.id);
+        Ok(match unsealed {
+            Some(unsealed) => unsealed.bundle == path.absolute()?,
+            None => false,
+        })
+    }
+
+    /// The guest with a disk whose memory this file is: its suspend was cut off before it was
+    /// sealed. The file alone is not the guest.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn with_disk_and_memory(&self, memory: &Path) -> Result<Option<String>, Error> {
+        let run_dir = self.state.run_dir();
+        let same = |other: &Path| {
+            let file = |path: &Path| fs::metadata(path).map(|facts| (facts.dev(), facts.ino()));
+            matches!((file(other), file(memory)), (Ok(a), Ok(b)) if a == b)
+        };
+        let rows = self.state.guests()?.into_iter();
+        let mut with_disks = rows.filter(|row| row.disk.is_some());
+        let found = with_disks.find(|row| {
+            let unsealed = self.engine.unsealed(&run_dir, &row.id);
+            unsealed.is_some_and(|unsealed| same(&unsealed.memory))
+        });
+        Ok(found.map(|row| row.name))
     }
 
     /// Makes sure that a guest is not an entry of a pool that nobody has claimed.
@@ -512,7 +577,7 @@ impl Guests<'_> {
     }
 }
 
-/// Waits until SIGSTOP, which is on its way, has arrived.
+/// Waits until a guest that was told to stop has done so.
 fn stopped(process: Process) -> bool {
     let begin = Instant::now();
     while process.state() == ProcessState::Running && begin.elapsed() < STOP_PATIENCE {

@@ -4,7 +4,8 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
+    fs::{self, File},
+    path::Path,
     sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
+    disk::Place,
     guests::{self, GuestState},
     restore::mass,
     state::{ColdRow, ColdState, Lease},
@@ -178,6 +180,8 @@ impl Pools<'_> {
     }
 
     fn settle_cold_locked(&mut self) -> Result<(), Error> {
+        self.state.sweep_claim_files();
+        self.recall_claims()?;
         for cold in self.state.all_cold()? {
             match cold.state {
                 ColdState::Cold => {}
@@ -188,6 +192,21 @@ impl Pools<'_> {
         self.sweep_bundles()
     }
 
+    /// Records claims again that are kept beside their bundle and were lost from the record.
+    fn recall_claims(&mut self) -> Result<(), Error> {
+        for kept in self.state.claims_not_recorded()? {
+            let lives = match self.guests().find(&kept.guest) {
+                Ok(guest) => guest.process().is_some(),
+                Err(guests::Error::NoSuchGuest(_)) => false,
+                Err(e) => return Err(e.into()),
+            };
+            if !lives && sealed(&kept.bundle) {
+                self.state.recall_cold(&kept)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A suspension that was cut off. A guest that still answers has gone on, and knows more than
     /// its bundle; one that does not is what the bundle holds.
     fn settle_suspend(&mut self, cold: ColdRow) -> Result<(), Error> {
@@ -196,6 +215,16 @@ impl Pools<'_> {
             self.destroy(&[cold.guest])?;
             self.state.mark_cold(&cold.token)?;
             return Ok(());
+        }
+        // A snapshot of its disk may have been taken for the bundle that never came to be.
+        let has_disk = self
+            .state
+            .guest(&cold.guest.to_string())?
+            .is_none_or(|row| row.disk.is_some());
+        let bundle: BundlePath = cold.bundle.parse()?;
+        // Where there is no folder yet, there is no snapshot.
+        if has_disk && let Ok(bundle) = bundle.absolute() {
+            self.sweep_disks(&[], |of| *of == bundle)?;
         }
         self.state.forget_cold(&cold.token, false)?;
         if let Some(pool) = self.state.pool(&cold.pool)? {
@@ -249,6 +278,8 @@ impl Pools<'_> {
         }
         let mut needed = HashSet::new();
         let resting = self.state.all_cold()?.into_iter().map(|cold| cold.bundle);
+        let kept = self.state.claims_not_recorded()?.into_iter();
+        let resting = resting.chain(kept.map(|kept| kept.bundle));
         let living = self.guests().list()?.into_iter().map(|g| g.row.checkpoint);
         for bundle in resting.chain(living) {
             let path: BundlePath = bundle.parse()?;
@@ -270,6 +301,38 @@ impl Pools<'_> {
                 self.guests().remove_checkpoint(&listed.path, &[])?;
             }
         }
+        self.sweep_snapshots(dir.dir())
+    }
+
+    /// Removes snapshots of disks, beside the bundles, whose bundle is not there: whoever took or
+    /// removed them was killed.
+    fn sweep_snapshots(&mut self, dir: &Path) -> Result<(), Error> {
+        let of_bundle = |name: &str| {
+            name.split_once(".ckp.disk-")
+                .map(|(bundle, _)| bundle.to_owned())
+        };
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let strays = entries.any(|entry| {
+            let bundle = of_bundle(&entry.file_name().to_string_lossy());
+            bundle.is_some_and(|bundle| !dir.join(format!("{bundle}.ckp.brood")).exists())
+        });
+        if strays {
+            self.sweep_disks(&[Place::Folder(dir.to_owned())], |_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots in these places, of all that were ever used when none is named, whose
+    /// bundle is one of these and is not there. What cannot be removed is found again.
+    fn sweep_disks(
+        &mut self,
+        places: &[Place],
+        whose: impl Fn(&BundlePath) -> bool,
+    ) -> Result<(), Error> {
+        let mut guests = self.guests();
+        let mut left = guests.leftovers(places)?;
+        left.retain(|left| left.found.bundle().is_some_and(|(bundle, _)| whose(bundle)));
+        guests.sweep(&left);
         Ok(())
     }
 

@@ -131,6 +131,9 @@ impl Error {
                     .to_owned(),
             ),
             Self::NotRestored { .. } | Self::Randomness(_) => None,
+            Self::Lock { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free disk space, then try again; guests go on".to_owned())
+            }
             Self::Lock { .. } => Some("it must be a file that you may write".to_owned()),
             Self::Restore(e) => e.hint(),
             Self::Checkpoint(e) => e.hint(),

@@ -6,6 +6,7 @@ use super::mass::{self, is_fresh};
 use crate::{
     checkpoint::{Checkpoint, FileStamp, sha256_file},
     disk::{self, Choice, Provider, Sealed, Source},
+    engine::Engine,
     state::{SessionLock, State},
 };
 
@@ -16,12 +17,15 @@ pub(super) struct Opened {
     pub(super) source: Source,
     /// What makes the clones.
     pub(super) provider: Box<dyn Provider>,
+    /// Whether guests read them.
+    pub(super) read: bool,
 }
 
 /// Opens what is to be cloned, and makes sure that it is what was sealed. `None` when the guests
 /// get no disk.
 pub(super) fn open(
     state: &State,
+    engine: &dyn Engine,
     checkpoint: &Checkpoint,
     choice: &Choice,
     lock: &SessionLock,
@@ -36,6 +40,7 @@ pub(super) fn open(
     let Some((source, sealed)) = chosen else {
         return Ok(None);
     };
+    let read = engine.reads_disk(checkpoint)?;
     let provider = disk::provider(&source, state.owner(), Some(lock.file()));
     let sealed = sealed.map(|disk| Sealed {
         bundle: &bundle,
@@ -46,7 +51,11 @@ pub(super) fn open(
         .map_err(failed)?;
     // Before the first clone: what a crash leaves is looked for there.
     state.note_disk_place(&source.place())?;
-    Ok(Some(Opened { source, provider }))
+    Ok(Some(Opened {
+        source,
+        provider,
+        read,
+    }))
 }
 
 /// SHA-256 of a disk's file. One that was computed before, of a file that was not changed since, is

@@ -247,7 +247,7 @@ pub fn restore_by(
         }) => (lock, Some((session, next))),
         None => (state.begin_session()?, None),
     };
-    let disk = disks::open(state, checkpoint, &request.disk, &lock);
+    let disk = disks::open(state, engine, checkpoint, &request.disk, &lock);
     let reserved = disk.and_then(|disk| {
         // What was opened is what is recorded.
         let source = disk.as_ref().map(|disk| disk.source.clone());
@@ -300,7 +300,7 @@ pub fn restore_by(
         checkpoint,
         lock,
         park_after: request.park_after,
-        disk: disk.map(|disk| disk.provider),
+        disk,
         session,
         nurseries,
         queue: orders.into(),

@@ -143,6 +143,7 @@ fn reserve_if(
                 source,
             };
             let order = Order {
+                disk: None,
                 id: GuestId::random().map_err(randomness)?,
                 identity: Identity::fresh(&name).map_err(randomness)?,
             };

@@ -4,20 +4,23 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
+
 use super::{
     Slot,
+    disks::Opened,
     mass::{Error, Event, Failure, Report, RestoredGuest},
     standing::Standing,
 };
 use crate::{
     checkpoint::Checkpoint,
-    disk::{self, Provider},
-    engine::{self, Engine, GuestId, Order, Process, Restored, Session},
+    disk,
+    engine::{self, Engine, GuestId, Order, Process, Restored, Session, process},
     guests,
     state::{SessionLock, State},
 };
@@ -57,7 +60,7 @@ pub(super) struct Run<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) lock: SessionLock,
     pub(super) park_after: Option<Duration>,
-    pub(super) disk: Option<Box<dyn Provider>>,
+    pub(super) disk: Option<Opened>,
     pub(super) session: Box<dyn Session>,
     pub(super) nurseries: u32,
     pub(super) queue: VecDeque<Order>,
@@ -110,15 +113,17 @@ impl Run<'_> {
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), Error> {
         while self.given_out.len() < concurrency && !cancelled.load(Ordering::Relaxed) {
-            let Some(order) = self.queue.pop_front() else {
+            let Some(mut order) = self.queue.pop_front() else {
                 break;
             };
             let now = Instant::now();
             // The guest's disk is there before the guest is.
-            let made = self.disk.as_ref().map(|disk| disk.clone_for(&order.id));
-            if let Some(Err(e)) = made {
-                self.fail(order.id, order.identity.name, e.to_string(), observe);
-                continue;
+            match self.make_disk(&order.id) {
+                Ok(disk) => order.disk = disk,
+                Err(e) => {
+                    self.fail(order.id, order.identity.name, e.to_string(), observe);
+                    continue;
+                }
             }
             let started = self.session.start(&order);
             self.given_out.insert(self.next, (order, now));
@@ -181,13 +186,44 @@ impl Run<'_> {
         self.report.failures.push(failure);
     }
 
+    /// Makes a guest's disk; returns where it is, if the guest is to read it.
+    fn make_disk(&self, id: &GuestId) -> Result<Option<PathBuf>, disk::Error> {
+        let Some(disk) = &self.disk else {
+            return Ok(None);
+        };
+        disk.provider.clone_for(id)?;
+        if !disk.read {
+            return Ok(None);
+        }
+        match disk.provider.location(id)? {
+            Some(location) => Ok(Some(location)),
+            None => Err(disk::Error::Missing {
+                disk: format!("made of {}", disk.source),
+            }),
+        }
+    }
+
     fn release(&self, id: &GuestId) -> Result<(), disk::Error> {
-        self.disk.as_ref().map_or(Ok(()), |disk| disk.release(id))
+        let disk = self.disk.as_ref();
+        disk.map_or(Ok(()), |disk| disk.provider.release(id))
     }
 
     fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&Event<'_>)) {
         for (_, (order, _)) in std::mem::take(&mut self.given_out) {
+            self.end(&order.id);
             self.fail(order.id, order.identity.name, why.to_owned(), observe);
+        }
+    }
+
+    /// Ends a guest that nobody has heard of, and that had come so far that it outlives its nursery.
+    fn end(&self, id: &GuestId) {
+        let Some(guest) = self.engine.find(&self.state.run_dir(), id) else {
+            return;
+        };
+        if let Ok(Some(handle)) = guest.open() {
+            // One that cannot be killed is listed: its control socket is found.
+            let _ = process::send(&handle, Signal::SIGKILL);
+            let _ = process::wait_for_end(&handle, STALL);
         }
     }
 
@@ -223,6 +259,7 @@ impl Run<'_> {
         let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
         again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
         for (_, (order, _)) in again {
+            self.end(&order.id);
             // A control socket that the dead guest had made would be in the new one's way, and
             // what it had written on its disk.
             self.engine.forget(&run_dir, &order.id)?;
@@ -249,6 +286,13 @@ impl Run<'_> {
         slot: &mut Slot,
     ) -> Result<Report, Error> {
         self.record()?;
+        if result.is_err() {
+            // Whoever still restores may have a disk open, and has no place among the guests.
+            self.session.abort();
+            for (order, _) in self.given_out.values() {
+                let _ = self.engine.forget(&self.state.run_dir(), &order.id);
+            }
+        }
         // What was not begun was never there.
         let rest = self.queue.iter().map(|order| order.id);
         let rest: Vec<_> = rest

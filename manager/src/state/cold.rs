@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Error, State,
+    Error, KeptClaim, State,
     pools::{bad, guest_id},
 };
 use crate::engine::GuestId;
@@ -64,12 +64,39 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn begin_cold(&mut self, token: &str, bundle: &str) -> Result<bool, Error> {
-        self.durably(|state| {
+        let begun = self.durably(|state| {
             state.changed(
                 "INSERT OR REPLACE INTO cold
                  SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
                  WHERE token = ?1 AND state = 'claimed'",
                 params![token, bundle, Timestamp::now().to_string()],
+            )
+        })?;
+        if begun && let Some(cold) = self.cold(token)? {
+            self.keep_claim(&cold).inspect_err(|_| {
+                // Else whoever settles claims finds out that it was not suspended.
+                let _ = self.changed("DELETE FROM cold WHERE token = ?1", [token]);
+            })?;
+        }
+        Ok(begun)
+    }
+
+    /// Records a claim that is kept beside its bundle, and was lost from the record. `false` when it
+    /// is recorded.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) fn recall_cold(&mut self, kept: &KeptClaim) -> Result<bool, Error> {
+        self.durably(|state| {
+            state.changed(
+                "INSERT OR IGNORE INTO cold VALUES (?1, ?2, ?3, ?4, 'cold', ?5)",
+                params![
+                    kept.token,
+                    kept.pool,
+                    kept.guest,
+                    kept.bundle,
+                    kept.created_at
+                ],
             )
         })
     }
@@ -79,6 +106,11 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn mark_cold(&mut self, token: &str) -> Result<bool, Error> {
+        if let Some(cold) = self.cold(token)?
+            && !self.is_kept(&cold.guest)
+        {
+            self.keep_claim(&cold)?;
+        }
         self.durably(|state| {
             state.changed("UPDATE cold SET state = 'cold' WHERE token = ?1", [token])
         })
@@ -104,6 +136,11 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn forget_cold(&mut self, token: &str, only_cold: bool) -> Result<bool, Error> {
+        if let Some(cold) = self.cold(token)?
+            && (cold.state == ColdState::Cold || !only_cold)
+        {
+            self.unkeep_claim(&cold.guest)?;
+        }
         self.durably(|state| {
             state.changed(
                 "DELETE FROM cold WHERE token = ?1 AND (state = 'cold' OR NOT ?2)",

@@ -90,7 +90,7 @@ pub struct NewGuest<'a> {
     pub disk: Option<&'a str>,
 }
 
-const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
+pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
                        created_at, state, pid, start_time, reason, boot, disk";
 
 impl State {
@@ -150,10 +150,7 @@ impl State {
         ) -> Result<T, E>,
     ) -> Result<T, E> {
         let path = self.path();
-        let failed = |source| Error::Database {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| Error::database(&path, source);
         let boot = self.boot_id.clone();
         let transaction = self
             .database
@@ -268,6 +265,40 @@ impl State {
             }
         });
         inserted.map(|_| ()).map_err(|e| self.database_error(e))
+    }
+
+    /// Records a guest that was found again, as it was recorded before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) fn recall_guest(&mut self, row: &GuestRow) -> Result<(), Error> {
+        self.database
+            .execute(
+                &format!(
+                    "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
+                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+                ),
+                params![
+                    row.id.to_string(),
+                    row.name,
+                    row.checkpoint,
+                    row.sha256,
+                    signed(row.memory.0),
+                    signed(row.allowance.0),
+                    row.generation,
+                    row.mac,
+                    row.session,
+                    row.created_at,
+                    row.state.name(),
+                    row.process.map(|process| process.pid),
+                    row.process.map(|process| signed(process.start_time)),
+                    row.reason,
+                    row.boot,
+                    row.disk
+                ],
+            )
+            .map(|_| ())
+            .map_err(|e| self.database_error(e))
     }
 
     /// Records that these guests have answered.
@@ -397,7 +428,7 @@ fn check(stem: &str, whole: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
+pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
     let bytes = |i| {
         row.get::<_, i64>(i)
             .map(|n| Bytes(u64::try_from(n).unwrap_or(0)))

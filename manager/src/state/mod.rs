@@ -4,7 +4,8 @@
 //! ```text
 //! STATE/brood.sqlite      guests, pools, verified checkpoints, measurements
 //! STATE/pools.lock        held while a pool is brought to what it should be
-//! STATE/cold/             bundles of claims whose guests are suspended
+//! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
+//! STATE/pools/            what each pool should be, to make the database anew from
 //! STATE/cold.lock         held, shared, while one is suspended or resumed
 //! STATE/run/ID.sock       a guest's control socket    (the engine's)
 //! STATE/run/ID.exit       how a guest ended           (the engine's)
@@ -12,11 +13,15 @@
 //! ```
 
 mod cold;
+mod damage;
 mod disks;
 mod guests;
+mod keepsake;
 mod measured;
 mod policy;
 mod pools;
+mod rebuild;
+mod salvage;
 mod schema;
 mod session;
 mod verified;
@@ -29,13 +34,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 pub use cold::{ColdRow, ColdState};
 pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
+pub(crate) use keepsake::KeptClaim;
 pub use measured::Measured;
 pub use policy::{Policy, PoolChange};
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
+pub(crate) use rebuild::Rebuild;
+pub(crate) use salvage::{Salvage, SavedEntry};
 pub use session::SessionLock;
 pub use waiting::Place;
 
@@ -43,6 +51,9 @@ use crate::host::boot;
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
+
+/// Name of the database in its folder.
+pub(crate) const DATABASE: &str = "brood.sqlite";
 
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +75,20 @@ pub enum Error {
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// The database is not what was written.
+    #[error("the state in {} is damaged: {reason}", .path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is nothing to make anew.
+    #[error("the state in {} is whole: nothing was changed", .path.display())]
+    Whole {
+        /// The database file.
+        path: PathBuf,
     },
     /// The database was written by a newer brood.
     #[error("the state in {} has version {found}; this brood knows versions up to {known}", .path.display())]
@@ -92,17 +117,44 @@ pub enum Error {
 }
 
 impl Error {
+    /// What SQLite said of the database at `path`.
+    pub(crate) fn database(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged {
+                path,
+                reason: source.to_string(),
+            },
+            _ => Self::Database { path, source },
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some(no_room(path))
+            }
             Self::Io { .. } | Self::Nowhere => Some(format!(
                 "name a folder you may write: {STATE_DIR_VARIABLE}=DIR"
             )),
-            Self::Database { path, .. } => Some(format!(
-                "if the file is damaged, move it away ({}): guests that run can then still be ended with `brood destroy --all`",
-                path.display()
-            )),
+            Self::Database { path, source } => match source.sqlite_error_code() {
+                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Some(no_room(path)),
+                Some(ErrorCode::DatabaseBusy) => {
+                    Some("another command holds it for too long: try again".to_owned())
+                }
+                _ => Some(format!(
+                    "it must be a file that you may read and write, in a folder that you may write: {}",
+                    path.display()
+                )),
+            },
+            Self::Damaged { .. } => Some(
+                "guests go on; `brood state rebuild` keeps the file aside and makes a new one from \
+                 what can still be read, from what runs, and from the bundles"
+                    .to_owned(),
+            ),
+            Self::Whole { .. } => None,
             Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
             Self::PoolFull(pool) => Some(format!(
                 "wait until one is released (--wait), or allow more: brood pool set {pool} --max N --max-memory SIZE"
@@ -110,6 +162,13 @@ impl Error {
             Self::Name { .. } => None,
         }
     }
+}
+
+fn no_room(path: &Path) -> String {
+    format!(
+        "make room on the file system of {}, and try again; guests go on meanwhile",
+        path.display()
+    )
 }
 
 /// The state folder, open.
@@ -157,13 +216,27 @@ impl State {
                 path: run.clone(),
                 source,
             })?;
-        let path = dir.join("brood.sqlite");
-        let database = schema::open(&path)?;
+        damage::check_files(dir)?;
+        let database = schema::open(&dir.join(DATABASE), || damage::check_new(dir))?;
         Ok(Self {
             dir: dir.to_owned(),
             database,
             boot_id: boot::id().unwrap_or_default(),
         })
+    }
+
+    /// Checks all of the database, its indexes too.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when something is wrong with it.
+    pub fn check(&self) -> Result<(), Error> {
+        match damage::check_all(&self.database).map_err(|e| self.database_error(e))? {
+            None => Ok(()),
+            Some(reason) => Err(Error::Damaged {
+                path: self.path(),
+                reason,
+            }),
+        }
     }
 
     /// The folder of sockets, records and locks.
@@ -179,13 +252,10 @@ impl State {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join("brood.sqlite")
+        self.dir.join(DATABASE)
     }
 
     fn database_error(&self, source: rusqlite::Error) -> Error {
-        Error::Database {
-            path: self.path(),
-            source,
-        }
+        Error::database(&self.path(), source)
     }
 }

@@ -13,7 +13,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params,
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Error, Place, Policy, PoolChange, State, waiting::before};
+use super::{Error, Place, Policy, PoolChange, SavedEntry, State, waiting::before};
 use crate::{engine::GuestId, host::boot, units::Bytes};
 
 /// A pool, as its owner wants it.
@@ -82,7 +82,7 @@ pub struct Lease {
     pub lasts: Duration,
 }
 
-const POOL: &str = "name, checkpoint, sha256, allowance, created_at, hot, hot_min, most, max_memory, \
+pub(super) const POOL: &str = "name, checkpoint, sha256, allowance, created_at, hot, hot_min, most, max_memory, \
                     max_age_s, refill_per_s, lease_s";
 
 impl State {
@@ -91,7 +91,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
-        self.at_once(|state| {
+        let added = self.at_once(|state| {
             let added = state.changed(
                 "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, allowance,
                                              created_at)
@@ -105,7 +105,9 @@ impl State {
                 ],
             )?;
             Ok(added && state.set_policy(&pool.name, &pool.policy)?)
-        })
+        })?;
+        self.keep_pool(&pool.name)?;
+        Ok(added)
     }
 
     /// Changes what a pool should be, as far as something is given; `false` when there is no such
@@ -114,10 +116,12 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
-        self.at_once(|state| match state.pool(name)? {
+        let changed = self.at_once(|state| match state.pool(name)? {
             Some(pool) => state.set_policy(name, &change.apply(&pool.policy)),
             None => Ok(false),
-        })
+        })?;
+        self.keep_pool(name)?;
+        Ok(changed)
     }
 
     fn set_policy(&self, name: &str, policy: &Policy) -> Result<bool, Error> {
@@ -170,12 +174,16 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn remove_pool(&self, name: &str) -> Result<bool, Error> {
-        self.changed(
+        let removed = self.changed(
             "DELETE FROM pool WHERE name = ?1
              AND NOT EXISTS (SELECT 1 FROM entry WHERE pool = ?1)
              AND NOT EXISTS (SELECT 1 FROM cold WHERE pool = ?1)",
             [name],
-        )
+        )?;
+        if removed {
+            self.unkeep_pool(name)?;
+        }
+        Ok(removed)
     }
 
     /// The entries of a pool, the oldest first.
@@ -352,6 +360,26 @@ impl State {
         )
     }
 
+    /// Records an entry that was found again. Its guest is recorded; a claim lasts so long from now.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) fn recall_entry(&self, entry: &SavedEntry, lasts: Duration) -> Result<bool, Error> {
+        let lease = entry.token.clone().map(|token| Lease { token, lasts });
+        self.changed(
+            "INSERT OR IGNORE INTO entry (guest, pool, state, token, expires, since)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                entry.guest.to_string(),
+                entry.pool,
+                entry.state.name(),
+                entry.token,
+                lease.map(|lease| lease.expires()),
+                since_boot()
+            ],
+        )
+    }
+
     /// Makes several changes as one.
     fn at_once<T>(&self, change: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
         let transaction =
@@ -445,7 +473,7 @@ pub(super) fn guest_id(row: &Row<'_>, column: usize) -> rusqlite::Result<GuestId
     text.parse().map_err(|_| bad(column, "not a guest's id"))
 }
 
-fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
+pub(super) fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
     use EntryState::{Claimed, Filling, Hot, Releasing};
     let text = row.get_ref(column)?.as_str()?;
     [Filling, Hot, Claimed, Releasing]
@@ -458,7 +486,7 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
+pub(super) fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
     let limit = |column| -> rusqlite::Result<Option<u64>> {
         let n: Option<i64> = row.get(column)?;
         Ok(n.map(|n| u64::try_from(n).unwrap_or(0)))

@@ -8,7 +8,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::Error;
+use super::{Error, damage};
 
 /// Statements that lead from each version to the next.
 const MIGRATIONS: [&str; 4] = [
@@ -106,12 +106,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// down to ten tries a second.
 const TRY_AGAIN: Duration = Duration::from_micros(250);
 
-/// Opens the database and brings it to the newest version.
-pub(super) fn open(path: &Path) -> Result<Connection, Error> {
-    let failed = |source| Error::Database {
-        path: path.to_owned(),
-        source,
-    };
+/// Opens the database and brings it to the newest version. One that is new is asked about.
+pub(super) fn open(
+    path: &Path,
+    may_be_new: impl FnOnce() -> Result<(), Error>,
+) -> Result<Connection, Error> {
+    let failed = |source| Error::database(path, source);
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut database = Connection::open(path).map_err(failed)?;
     database.busy_handler(Some(wait_for_lock)).map_err(failed)?;
@@ -123,6 +123,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
             path: path.to_owned(),
             found,
             known,
+        });
+    }
+    if found == 0 {
+        may_be_new()?;
+    } else if let Some(reason) = damage::check_pages(&database).map_err(failed)? {
+        return Err(Error::Damaged {
+            path: path.to_owned(),
+            reason,
         });
     }
     if found < known {

@@ -2,7 +2,8 @@
 //!
 //! It is held by the manager, by its nursery and by each guest that is not ready yet, through one
 //! open file: a lock of flock(2) lasts until the last of them has let go or died. So a later
-//! command knows whether a guest recorded as "restoring" may still come to life.
+//! command knows whether a guest recorded as "restoring" may still come to life. Manager and
+//! nursery are named in the file, so that those whom a killed manager left stopped are found.
 
 use std::{
     fs::{self, File},
@@ -10,10 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::Signal,
+};
 
 use super::{Error, State};
-use crate::engine::random;
+use crate::engine::{
+    Process, ProcessState, random,
+    roll::{self, Worker},
+};
 
 /// The lock of one restore, held.
 #[derive(Debug)]
@@ -86,6 +93,9 @@ impl State {
         // A duplicate shares the lock; Flock itself would unlock it for all when dropped.
         let file = held.try_clone().map_err(io(&path))?;
         std::mem::forget(held);
+        if let Some(process) = Process::with_pid(std::process::id().cast_signed()) {
+            roll::sign(&file, Worker::Manager(process)).map_err(io(&path))?;
+        }
         match fs::rename(&unnamed, &path) {
             Ok(()) => Ok(Some(SessionLock { name, path, file })),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -118,7 +128,39 @@ impl State {
                 let _ = fs::remove_file(&path);
                 false
             }
-            Err((_, e)) => io::Error::from(e).kind() == io::ErrorKind::WouldBlock,
+            Err((_, e)) if io::Error::from(e).kind() == io::ErrorKind::WouldBlock => {
+                // It has no work any more, and would end if it could.
+                for nursery in orphans(&path) {
+                    if nursery.state() == ProcessState::Stopped {
+                        let _ = nursery.signal(Signal::SIGCONT);
+                    }
+                }
+                true
+            }
+            Err(_) => false,
         }
     }
+
+    /// Ends those who restore under this lock, if their manager is gone. Guests that have answered
+    /// live on; of those that had not, nothing is left.
+    pub(crate) fn end_orphans(&self, name: &str) {
+        for nursery in orphans(&self.run_dir().join(name)) {
+            let _ = nursery.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+/// The nurseries of a restore whose manager is gone; none when it lives.
+fn orphans(lock: &Path) -> Vec<Process> {
+    let (mut managed, mut nurseries) = (true, Vec::new());
+    for worker in roll::read(lock) {
+        match worker {
+            Worker::Manager(manager) => managed = manager.state() != ProcessState::Gone,
+            Worker::Nursery(nursery) => nurseries.push(nursery),
+        }
+    }
+    if managed {
+        nurseries.clear();
+    }
+    nurseries
 }

@@ -124,10 +124,9 @@ fn density(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictu
         .areas(area);
     frame.render_widget(text::guests(picture), left);
     let newest = display.history.iter().rev().take(right.width.into());
-    // In KiB: a sparkline is drawn from whole numbers.
-    let mut kib: Vec<u64> = newest.map(|mib| (mib.max(0.0) * 1024.0) as u64).collect();
-    kib.reverse();
-    frame.render_widget(Sparkline::default().data(kib).style(ACCENT), right);
+    let mut bytes: Vec<u64> = newest.copied().collect();
+    bytes.reverse();
+    frame.render_widget(Sparkline::default().data(bytes).style(ACCENT), right);
 }
 
 fn pools(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {

@@ -13,19 +13,15 @@ const HISTORY: usize = 400;
 /// Guests that a page key moves by.
 const PAGE: usize = 10;
 
-/// What guests are sorted by.
+/// What guests are sorted by: memory that each has to itself, or shares (most first), name, state,
+/// or when it was restored (newest first).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sort {
-    /// Memory that each has to itself, most first.
     #[default]
     Private,
-    /// Memory that each shares, most first.
     Shared,
-    /// Its name.
     Name,
-    /// What it is doing.
     State,
-    /// When it was restored, the newest first.
     Restored,
 }
 
@@ -62,8 +58,8 @@ pub(crate) enum Then {
 pub(crate) struct Display {
     /// The last picture, unless the display stands still.
     pub(crate) picture: Option<Picture>,
-    /// MiB for each guest, the newest last.
-    pub(crate) history: VecDeque<f64>,
+    /// Bytes that each guest has to itself, on average; the newest last.
+    pub(crate) history: VecDeque<u64>,
     /// What guests are sorted by.
     pub(crate) sort: Sort,
     /// The other way around.
@@ -88,9 +84,9 @@ impl Display {
         if self.paused {
             return;
         }
-        if picture.density.guests > 0 {
-            self.history.push_back(picture.density.mib_per_guest);
-        }
+        let density = picture.density;
+        self.history
+            .extend(density.own_bytes.checked_div(density.guests));
         if self.history.len() > HISTORY {
             self.history.pop_front();
         }

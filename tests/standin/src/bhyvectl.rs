@@ -86,6 +86,11 @@ fn parse(arguments: &[String]) -> Result<Request, Exit> {
     Ok(request)
 }
 
+/// Reads the command line, and goes no further.
+pub(crate) fn check(arguments: &[String]) -> Result<(), Exit> {
+    parse(arguments)?.vm.ok_or_else(usage).map(drop)
+}
+
 /// Runs the command.
 pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
     let request = parse(arguments)?;

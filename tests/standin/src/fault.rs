@@ -10,9 +10,11 @@ use std::{
     env,
     fs::OpenOptions,
     io::{Seek, Write},
+    os::fd::AsFd,
 };
 
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, raise},
     unistd::pause,
 };
@@ -118,6 +120,15 @@ points! {
         "filesystem successfully created, but not mounted\n";
     ZFS_DESTROY = "zfs.destroy", "before anything is destroyed", 1,
         "cannot destroy: pool I/O is currently suspended\n";
+    ZFS_DESTROYED = "zfs.destroyed", "what was to go is destroyed", 1,
+        "internal error: Input/output error\n";
+    ZFS_HOLD = "zfs.hold", "before a snapshot is held", 1,
+        "cannot hold: pool I/O is currently suspended\n";
+    ZFS_HELD = "zfs.held", "a snapshot was held", 1, "internal error: Input/output error\n";
+    ZFS_RELEASE = "zfs.release", "before a hold is released", 1,
+        "cannot release: pool I/O is currently suspended\n";
+    ZFS_RELEASED = "zfs.released", "a hold was released", 1,
+        "internal error: Input/output error\n";
     IFCONFIG_CREATE = "ifconfig.create", "before an interface is created", 1,
         "ifconfig: SIOCIFCREATE2: Cannot allocate memory\n";
     IFCONFIG_CREATED = "ifconfig.created", "an interface was created, its name not told yet", 1,
@@ -150,15 +161,27 @@ pub(crate) fn pass(world: &World, point: Point) -> Result<(), Exit> {
         }
         match action {
             Action::Error => return Err(Exit::saying(point.code, point.message)),
-            Action::Hang => loop {
-                pause();
-            },
+            Action::Hang => hang(world),
             Action::Kill => {
                 let _ = raise(Signal::SIGKILL);
             }
         }
     }
     Ok(())
+}
+
+/// Waits for a signal, or for the end of the world's owner.
+fn hang(world: &World) -> ! {
+    loop {
+        match world.owner() {
+            Ok(None) => pause(),
+            Ok(Some(owner)) => {
+                let mut end = [PollFd::new(owner.as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut end, PollTimeout::NONE);
+            }
+            Err(_) => std::process::exit(EX_SOFTWARE),
+        }
+    }
 }
 
 fn parse(fault: &str) -> Result<(&str, Option<u64>, Action), Exit> {

@@ -6,6 +6,7 @@
 //! real ones refuse, with the same words and exit codes; README.md has the rules and where each
 //! was read. No stand-in runs a virtual machine, and nothing that passes here has run on FreeBSD.
 
+mod accepts;
 mod bhyve;
 mod bhyvectl;
 mod errno;
@@ -27,6 +28,7 @@ use std::{
     process::ExitCode,
 };
 
+pub use accepts::accepts;
 pub use world::{COMMANDS, ROOT, World};
 
 use exit::{EX_SOFTWARE, EX_USAGE, Exit};

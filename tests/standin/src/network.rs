@@ -23,6 +23,9 @@ pub(crate) struct Interface {
     pub(crate) groups: Vec<String>,
     /// Of a bridge: its members.
     pub(crate) members: Vec<String>,
+    /// The bridge that it is a member of.
+    #[serde(default)]
+    pub(crate) bridge: Option<String>,
     /// The device of a tap that was renamed.
     pub(crate) device: Option<String>,
     /// Somebody waits for it to be closed so that it can go.
@@ -128,9 +131,14 @@ fn create_locked(world: &World, name: &str) -> Result<String, Errno> {
 
 /// The interface that has this tap device.
 fn of_device(world: &World, device: &str) -> Result<Option<(String, Interface)>, Errno> {
+    let is = |interface: &Interface| interface.device.as_deref() == Some(device);
+    // Its own name, unless it was renamed.
+    if let Some(interface) = get(world, device).filter(is) {
+        return Ok(Some((device.to_owned(), interface)));
+    }
     for name in names(world)? {
         if let Some(interface) = get(world, &name)
-            && interface.device.as_deref() == Some(device)
+            && is(&interface)
         {
             return Ok(Some((name, interface)));
         }
@@ -208,13 +216,14 @@ pub(crate) fn destroy(world: &World, name: &str) -> Result<(), Errno> {
     };
     let _guard = world.lock()?;
     let interface = get(world, name).ok_or(ENXIO)?;
-    for bridge in names(world)? {
-        if let Some(mut other) = get(world, &bridge)
-            && other.members.iter().any(|member| member == name)
-        {
-            other.members.retain(|member| member != name);
-            put(world, &bridge, &other)?;
-        }
+    if let Some(bridge) = &interface.bridge
+        && let Some(mut other) = get(world, bridge)
+    {
+        other.members.retain(|member| member != name);
+        put(world, bridge, &other)?;
+    }
+    for member in &interface.members {
+        leave(world, member)?;
     }
     if let Some(device) = &interface.device {
         fs::remove_file(world.path("dev").join(device))?;
@@ -234,19 +243,19 @@ pub(crate) fn add_member(world: &World, bridge: &str, member: &str) -> Result<()
     if !is_bridge(&interface) {
         return Err(EINVAL);
     }
-    let other = get(world, member).ok_or(ENOENT)?;
+    let mut other = get(world, member).ok_or(ENOENT)?;
     if interface.members.iter().any(|name| name == member) {
         return Err(EEXIST);
     }
     if is_bridge(&other) {
         return Err(EINVAL);
     }
-    for name in names(world)? {
-        if get(world, &name).is_some_and(|other| other.members.iter().any(|m| m == member)) {
-            return Err(EBUSY);
-        }
+    if other.bridge.is_some() {
+        return Err(EBUSY);
     }
     interface.members.push(member.to_owned());
+    other.bridge = Some(bridge.to_owned());
+    put(world, member, &other)?;
     put(world, bridge, &interface)
 }
 
@@ -262,7 +271,19 @@ pub(crate) fn delete_member(world: &World, bridge: &str, member: &str) -> Result
     if interface.members.len() == before {
         return Err(ENOENT);
     }
+    leave(world, member)?;
     put(world, bridge, &interface)
+}
+
+/// An interface is no member of a bridge any more.
+fn leave(world: &World, member: &str) -> Result<(), Errno> {
+    match get(world, member) {
+        Some(mut interface) => {
+            interface.bridge = None;
+            put(world, member, &interface)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Renames an interface; the device of a tap keeps its name.
@@ -279,16 +300,19 @@ pub(crate) fn rename(world: &World, name: &str, new: &str) -> Result<(), Errno> 
         return Err(EEXIST);
     }
     put(world, new, &interface)?;
-    for bridge in names(world)? {
-        if let Some(mut other) = get(world, &bridge)
-            && other.members.iter().any(|member| member == name)
-        {
-            other
-                .members
-                .iter_mut()
-                .filter(|m| *m == name)
-                .for_each(|m| new.clone_into(m));
-            put(world, &bridge, &other)?;
+    if let Some(bridge) = &interface.bridge
+        && let Some(mut other) = get(world, bridge)
+    {
+        let members = other.members.iter_mut();
+        members
+            .filter(|member| *member == name)
+            .for_each(|member| new.clone_into(member));
+        put(world, bridge, &other)?;
+    }
+    for member in &interface.members {
+        if let Some(mut other) = get(world, member) {
+            other.bridge = Some(new.to_owned());
+            put(world, member, &other)?;
         }
     }
     fs::remove_file(world.path(&key(name))).map_err(Errno::from)

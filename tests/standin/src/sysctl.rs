@@ -20,18 +20,25 @@ enum Access {
 
 /// Name, value in a new world, and how it may be changed. Names and defaults: sys/dev/vmm/vmm_dev.c
 /// (`hw.vmm.maxvmms`, 4 for each CPU; `hw.vmm.maxcpu`), sys/net/if_tuntap.c (`net.link.tap`),
+/// sys/kern/subr_param.c (`kern.maxproc`, which only the loader sets; the numbers are those of a
+/// host with 32 GiB), sys/vm/swap_pager.c (`vm.overcommit`), zfs(4) (`vfs.zfs.arc.max`),
 /// kmod/vmm_vnode.c (`hw.vmm.vnode`).
-const NUMBERS: [(&str, u64, Access); 10] = [
+const NUMBERS: [(&str, u64, Access); 15] = [
     ("hw.ncpu", 2, Access::Read),
     ("hw.pagesize", 4096, Access::Read),
     ("hw.physmem", 34_359_738_368, Access::Read),
     ("hw.vmm.maxcpu", 2, Access::Tunable),
     ("hw.vmm.maxvmms", 8, Access::Write),
+    ("kern.maxfiles", 1_046_880, Access::Write),
+    ("kern.maxproc", 34_232, Access::Tunable),
+    ("kern.maxprocperuid", 30_808, Access::Write),
     ("kern.osreldate", 1_500_068, Access::Read),
     ("net.link.bridge.pfil_member", 1, Access::Write),
     ("net.link.tap.devfs_cloning", 1, Access::Write),
     ("net.link.tap.up_on_open", 0, Access::Write),
     ("net.link.tap.user_open", 0, Access::Write),
+    ("vfs.zfs.arc.max", 0, Access::Write),
+    ("vm.overcommit", 0, Access::Write),
 ];
 
 /// Those that vmm_vnode(4) has while it is loaded.

@@ -3,14 +3,17 @@
 //!
 //! A VM is a file `dev/vmm/NAME`. It is there from creation until somebody destroys it, whether or
 //! not a process runs it; only `bhyvectl --destroy`, a suspend and `destroy_on_poweroff` do that.
+//! The process that runs it is told of such a change by a byte in the pipe `wake/NAME`: a watch on
+//! the file would take one of the few that the system lets a user have.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, MetadataExt},
+    io::{self, Write},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use nix::{fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -119,6 +122,12 @@ fn read(path: &Path) -> Result<Record, Errno> {
     }
 }
 
+fn nonblocking() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(OFlag::O_NONBLOCK.bits());
+    options
+}
+
 fn text(record: &Record) -> Result<Vec<u8>, Errno> {
     let mut text = serde_json::to_vec(record).map_err(|_| EINVAL)?;
     text.resize(RECORD, b' ');
@@ -187,12 +196,11 @@ impl Vm {
             return Err(EINVAL);
         }
         let _guard = world.lock()?;
-        let there = names(world)?;
-        if there.iter().any(|other| other == name) {
+        if path(world, name).exists() {
             return Err(EEXIST);
         }
         let most = sysctl::number(world, "hw.vmm.maxvmms")?;
-        if there.len() as u64 >= most {
+        if fs::read_dir(world.path("dev/vmm"))?.count() as u64 >= most {
             return Err(ENOMEM);
         }
         let mut id = [0; 8];
@@ -241,7 +249,9 @@ impl Vm {
             }
             record.suspend = Some(how);
             Ok(())
-        })
+        })?;
+        self.wake();
+        Ok(())
     }
 
     /// Changes the record under the world's lock.
@@ -255,7 +265,7 @@ impl Vm {
         let _guard = self.world.lock()?;
         let mut record = self.record()?;
         let result = change(&mut record)?;
-        // In place: a bhyve watches this file.
+        // In place: whoever reads it has it open at any moment.
         let file = OpenOptions::new().write(true).open(self.path())?;
         file.write_all_at(&text(&record)?, 0)?;
         Ok(result)
@@ -276,7 +286,29 @@ impl Vm {
     pub(crate) fn destroy(&self) -> Result<(), Errno> {
         let _guard = self.world.lock()?;
         self.record().map_err(|_| EINVAL)?;
-        fs::remove_file(self.path()).map_err(Errno::from)
+        fs::remove_file(self.path())?;
+        self.wake();
+        let _ = fs::remove_file(self.pipe());
+        Ok(())
+    }
+
+    fn pipe(&self) -> PathBuf {
+        self.world.path("wake").join(&self.name)
+    }
+
+    /// What its process waits on: there is something to read when it was told to end, or destroyed.
+    pub(crate) fn waker(&self) -> io::Result<File> {
+        let _ = fs::remove_file(self.pipe());
+        mkfifo(&self.pipe(), Mode::S_IRUSR | Mode::S_IWUSR)?;
+        // Open for writing too: it never comes to an end.
+        nonblocking().read(true).write(true).open(self.pipe())
+    }
+
+    /// Wakes its process, if it has one.
+    fn wake(&self) {
+        let pipe = nonblocking().write(true).open(self.pipe());
+        // A pipe that is full will be read.
+        let _ = pipe.and_then(|mut pipe| pipe.write(b"."));
     }
 
     /// The device.

@@ -13,17 +13,23 @@
 //! | `sysctl`, `modules` | values that were set, modules that are loaded |
 //! | `commands` | a line for each command that was started |
 //! | `faults/` | how often each fault point was passed |
+//! | `wake/NAME` | a pipe to the process that runs a VM |
+//! | `owner` | a pipe that whoever owns the world has open; see [`World::own`] |
 
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::symlink,
+    io::{self, Read, Write},
+    os::unix::fs::{OpenOptionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg, OFlag},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -50,7 +56,15 @@ impl World {
     /// # Errors
     /// When the folder cannot be written, or is a world already.
     pub fn create(root: &Path, binary: &Path) -> io::Result<Self> {
-        for folder in ["bin", "dev/vmm", "var/run/bhyve", "net", "pool", "faults"] {
+        for folder in [
+            "bin",
+            "dev/vmm",
+            "var/run/bhyve",
+            "net",
+            "pool",
+            "faults",
+            "wake",
+        ] {
             fs::create_dir_all(root.join(folder))?;
         }
         let world = Self {
@@ -74,6 +88,40 @@ impl World {
     /// When the world cannot be written.
     pub fn add_pool(&self, name: &str) -> io::Result<()> {
         zfs::add_pool(self, name)
+    }
+
+    /// Makes the world somebody's: every process that waits in it ends when the file is closed, also
+    /// when whoever holds it is killed.
+    ///
+    /// # Errors
+    /// When it has an owner already, or the pipe cannot be made.
+    pub fn own(&self) -> io::Result<File> {
+        mkfifo(&self.path("owner"), Mode::S_IRUSR | Mode::S_IWUSR)?;
+        self.open_owner(true)
+    }
+
+    fn open_owner(&self, write: bool) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(self.path("owner"))
+    }
+
+    /// What to wait on for the owner's end; `None` when the world is nobody's.
+    ///
+    /// # Errors
+    /// When the owner has ended.
+    pub(crate) fn owner(&self) -> io::Result<Option<File>> {
+        let mut pipe = match self.open_owner(false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            pipe => pipe?,
+        };
+        match pipe.read(&mut [0]) {
+            // Nobody has it open for writing.
+            Ok(0) => Err(io::ErrorKind::BrokenPipe.into()),
+            _ => Ok(Some(pipe)),
+        }
     }
 
     /// The world that the environment names.

@@ -44,6 +44,18 @@ pub(super) struct Record {
     pub(super) taps: Vec<u16>,
     /// Host's end of the null modem to its agent.
     pub(super) agent: Option<String>,
+    /// The disk that it has to itself.
+    #[serde(default)]
+    pub(super) disk: Option<OwnDisk>,
+}
+
+/// A disk that a guest has to itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OwnDisk {
+    /// The device that it is the back end of, as configurations name it.
+    pub(super) device: String,
+    /// The back end.
+    pub(super) path: String,
 }
 
 /// A guest's folder.
@@ -145,6 +157,12 @@ impl Folder {
         let text = String::from_utf8_lossy(&log);
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
         Some(last.chars().take(300).collect())
+    }
+
+    /// Forgets where the guest was being suspended to: nothing of that is left to do.
+    pub(super) fn suspended(&self) {
+        // If it stays, it names files that are gone.
+        let _ = fs::remove_file(self.file("suspending"));
     }
 
     /// Where the guest is being suspended to.

@@ -85,6 +85,14 @@ impl Host {
         self.root.join(absolute.trim_start_matches('/'))
     }
 
+    /// Where a file is that a person or another command has named: devices are the host's.
+    pub(super) fn file(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix("/dev") {
+            Ok(device) => self.root.join("dev").join(device),
+            Err(_) => path.to_owned(),
+        }
+    }
+
     /// Whether there is a command of this name.
     pub(super) fn has(&self, program: &str) -> bool {
         let own = self.environment.iter().find(|(name, _)| name == "PATH");

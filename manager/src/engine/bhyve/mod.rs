@@ -24,7 +24,7 @@ mod usage;
 
 use std::{
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
@@ -32,7 +32,9 @@ use std::{
 pub use host::Host;
 pub use probe::{BhyveFacts, probe};
 
-use super::{Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Usage};
+use super::{
+    Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Unsealed, Usage,
+};
 use crate::{
     checkpoint::{
         BhyveGuest, BundlePath, Checkpoint, Progress, Readiness,
@@ -109,6 +111,11 @@ impl Bhyve {
             _ => Err(Error::Gone),
         }
     }
+}
+
+/// The device whose disk was sealed with a checkpoint.
+fn sealed_disk(manifest: &Manifest) -> Option<String> {
+    manifest.disks.first().and_then(|disk| disk.device.clone())
 }
 
 /// The configuration of a checkpoint's guest, with all that restores rely on checked.
@@ -213,6 +220,7 @@ impl Engine for Bhyve {
             memory: manifest.memory.size,
             guest,
             config,
+            sealed_disk: sealed_disk(manifest),
             lock,
             called_off: AtomicBool::new(false),
         })))
@@ -301,21 +309,83 @@ impl Engine for Bhyve {
         disks: TakeDisks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
-        let (folder, process) = self.alive(run_dir, id)?;
-        let record = folder.record().ok_or(Error::Gone)?;
-        // What could keep the bundle from being sealed is looked for while the guest still runs.
-        drop(crate::checkpoint::Writer::create(path, record.memory)?);
         let raw = suspend::raw(&path.absolute()?);
-        suspend::write(&self.host, &folder, &record.vm, process, &raw)?;
-        suspend::seal(
+        let cut_off = self.unsealed(run_dir, id).filter(|u| u.memory == raw);
+        let folder = Folder::of(run_dir, id);
+        let record = folder.record().ok_or(Error::Gone)?;
+        match cut_off {
+            // Its files are all that there is of it: only the seal is missing, if even that.
+            Some(_) => {
+                if let Some(manifest) = suspend::sealed_already(&raw, path)? {
+                    folder.suspended();
+                    return Ok(manifest);
+                }
+            }
+            None => {
+                let (_, process) = self.alive(run_dir, id)?;
+                // What could keep the bundle from being sealed is looked for while the guest runs.
+                drop(crate::checkpoint::Writer::create(path, record.memory)?);
+                suspend::write(&self.host, &folder, &record.vm, process, &raw)?;
+            }
+        }
+        let device = record.disk.and_then(|disk| {
+            let config = checked(&record.guest).ok()?;
+            config.device_of(&disk.device)
+        });
+        // bhyve stopped the guest and its disks before it wrote the first byte, and has ended since
+        // without letting them go on: what is on its disk now is what was there then.
+        let mut disks = || {
+            let mut taken = disks()?;
+            for disk in &mut taken {
+                disk.device.clone_from(&device);
+            }
+            Ok(taken)
+        };
+        let manifest = suspend::seal(
             &raw,
             path,
             name,
             record.guest,
             self.version(),
-            disks,
+            &mut disks,
             progress,
-        )
+        )?;
+        folder.suspended();
+        Ok(manifest)
+    }
+
+    fn reads_disk(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
+        let refuse = |reason: String| Error::Checkpoint {
+            checkpoint: checkpoint.path().to_string(),
+            reason,
+        };
+        let Some(guest) = &checkpoint.manifest().bhyve else {
+            // What is wrong with it is told when guests are restored.
+            return Ok(false);
+        };
+        let config = checked(guest).map_err(refuse)?;
+        let sealed = sealed_disk(checkpoint.manifest());
+        match config.own_disk(sealed.as_deref()) {
+            Ok(_) => Ok(true),
+            Err(e) => Err(refuse(format!("{e}; {}", e.hint()))),
+        }
+    }
+
+    fn own_disk(&self, run_dir: &Path, id: &GuestId) -> Option<PathBuf> {
+        let disk = Folder::of(run_dir, id).record()?.disk?;
+        Some(disk.path.into())
+    }
+
+    fn unsealed(&self, run_dir: &Path, id: &GuestId) -> Option<Unsealed> {
+        let folder = Folder::of(run_dir, id);
+        if folder.ready()?.state() != ProcessState::Gone {
+            return None;
+        }
+        let memory = folder.suspending()?;
+        let bundle = suspend::bundle(&memory)?;
+        // All but the last of its names may be gone when it was sealed.
+        let all = suspend::is_whole(&memory) || suspend::is_memory_of(&memory, &bundle);
+        all.then_some(Unsealed { bundle, memory })
     }
 
     fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {
@@ -334,10 +404,11 @@ impl Engine for Bhyve {
         if ready.state() != ProcessState::Gone {
             return None;
         }
-        if let Some(raw) = folder.suspending().filter(|raw| raw.exists()) {
+        if let Some(Unsealed { bundle, memory }) = self.unsealed(run_dir, id) {
+            let name = folder.record().map_or_else(|| id.to_string(), |r| r.name);
             return Some(format!(
-                "it was suspended to {}, which was not sealed: `brood checkpoint import` does",
-                raw.display()
+                "it was suspended to {}, which was not sealed: `brood suspend {name} {bundle}` does",
+                memory.display()
             ));
         }
         Some(match folder.last_words() {

@@ -18,10 +18,11 @@ use nix::sys::signal::Signal;
 use super::{
     agent,
     config::{BackEnds, Config, DeriveError},
-    folder::{Folder, Record},
+    folder::{Folder, OwnDisk, Record},
     host::{self, Host},
     network,
     serial::{self, Line, Wait},
+    suspend,
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
@@ -33,14 +34,16 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(50);
 /// How long a killed bhyve may take to go.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a disk's device may take to appear.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a guest that is waited for is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 /// Has bhyve's allocator keep little for itself (jemalloc(3)): docs/freebsd-footprint.md.
 const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
 /// Notes its own process id, then becomes bhyve. Its standard input is the lock of the restore,
-/// which so is held until the process id can be found.
-const BECOME: &str = r#"echo $$ >"$1.new" && mv "$1.new" "$1" && shift && exec "$@" </dev/null"#;
+/// which so is held until the process id can be found: nobody looks for it before.
+const BECOME: &str = r#"echo $$ >"$1" && shift && exec "$@" </dev/null"#;
 
 /// Why a guest was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,8 @@ pub(super) enum Error {
     NotReady { waited_for: String },
     #[error("its agent did not take its identity: {0}")]
     Agent(String),
+    #[error("the disk that was made for {device} is not there: {}", .path.display())]
+    NoDisk { device: String, path: PathBuf },
     #[error("the restore was called off")]
     CalledOff,
 }
@@ -83,6 +88,8 @@ pub(super) struct Source {
     pub(super) memory: Bytes,
     pub(super) guest: BhyveGuest,
     pub(super) config: Config,
+    /// The device whose disk was sealed with the checkpoint.
+    pub(super) sealed_disk: Option<String>,
     /// Held by all that may still be restoring.
     pub(super) lock: File,
     pub(super) called_off: AtomicBool,
@@ -158,6 +165,7 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
         guest: guest.clone(),
         taps: Vec::new(),
         agent: guest.agent.map(|com| end(com, 'B')),
+        disk: None,
     };
     let note = |record: &Record| folder.set_record(record).map_err(io("record the guest"));
     note(&record)?;
@@ -174,7 +182,13 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
         }
         number = network::next_number(number);
     }
+    if let Some(location) = &order.disk {
+        record.disk = Some(own_disk(source, location)?);
+        note(&record)?;
+    }
+    let own = record.disk.as_ref();
     let back_ends = BackEnds {
+        disk: own.map(|disk| (disk.device.clone(), disk.path.clone())),
         vm: record.vm.clone(),
         taps: record.taps.iter().copied().map(network::tap_name).collect(),
         consoles: source
@@ -193,6 +207,29 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
         host.run("bhyvectl", &["--create", &format!("--vm={}", record.vm)])?;
     }
     Ok(record)
+}
+
+/// The back end that is a guest's own disk, once it is there. A folder is a ZFS file system, and has
+/// in it a file that is called as the checkpoint's disk is.
+fn own_disk(source: &Source, location: &Path) -> Result<OwnDisk, Error> {
+    let device = source.config.own_disk(source.sealed_disk.as_deref())?;
+    let mut path = location.to_owned();
+    if source.host.file(location).is_dir() {
+        let was = source.config.disk_path(&device).unwrap_or_default();
+        path.push(Path::new(was).file_name().unwrap_or_default());
+    }
+    let (begin, file) = (Instant::now(), source.host.file(&path));
+    // A volume's device appears a moment after the volume (zvol_create_minors() of OpenZFS).
+    while !file.exists() && begin.elapsed() < DEVICE_PATIENCE {
+        thread::sleep(RETRY);
+    }
+    match path.to_str() {
+        Some(text) if file.exists() => Ok(OwnDisk {
+            device,
+            path: text.to_owned(),
+        }),
+        _ => Err(Error::NoDisk { device, path }),
+    }
 }
 
 /// One side of the null modem between a guest's serial port, at `A`, and the host, at `B`.
@@ -381,6 +418,10 @@ pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Er
     }
     for number in folder.record().map(|r| r.taps).unwrap_or_default() {
         network::destroy(host, number, id)?;
+    }
+    // Half a suspend is nobody's; what is whole may still be sealed.
+    if let Some(raw) = folder.suspending().filter(|raw| !suspend::is_whole(raw)) {
+        suspend::remove_files(&raw).map_err(io("remove what bhyve had begun to write"))?;
     }
     folder.remove().map_err(io("remove the guest's folder"))
 }

@@ -72,7 +72,10 @@ impl crate::engine::Session for Session {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
-        let (order, result) = match self.told.recv_timeout(timeout) {
+        let told = self.told.recv_timeout(timeout);
+        // Each time: a thread that has ended keeps its stack until somebody takes note.
+        self.threads.retain(|thread| !thread.is_finished());
+        let (order, result) = match told {
             Ok(told) => told,
             Err(RecvTimeoutError::Timeout) => {
                 self.reap();

@@ -4,10 +4,12 @@
 //! bhyve answers nothing: that its process has ended is the sign that the files are whole, and
 //! while it goes on, only its log says that it could not. Once the guest has ended, its files are
 //! all that there is of it, so they lose their own names (`DIR/NAME.raw`, `.raw.kern`,
-//! `.raw.meta`) only when the bundle is sealed. What a crash left of them can be sealed later.
+//! `.raw.meta`) only when the bundle is sealed, that of the memory last: as long as it is there,
+//! the same suspend can be done again, and goes on where it was cut off.
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -15,7 +17,7 @@ use std::{
 use super::{config::Config, folder::Folder, host::Host};
 use crate::{
     checkpoint::{
-        BhyveGuest, BundlePath, Description, Progress, Writer,
+        BhyveGuest, BundlePath, Checkpoint, Description, Progress, Writer,
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
     },
@@ -44,6 +46,12 @@ pub(super) fn raw(path: &BundlePath) -> PathBuf {
     path.dir().join(format!("{}.raw", path.name()))
 }
 
+/// The bundle that such a file is sealed as.
+pub(super) fn bundle(raw: &Path) -> Option<BundlePath> {
+    let name = raw.file_name()?.to_str()?.strip_suffix(".raw")?;
+    BundlePath::new(&raw.with_file_name(name)).ok()
+}
+
 fn beside(raw: &Path, extension: &str) -> PathBuf {
     let mut name = raw.as_os_str().to_owned();
     name.push(extension);
@@ -55,8 +63,10 @@ fn files(raw: &Path) -> [PathBuf; 3] {
     [raw.to_owned(), beside(raw, ".kern"), beside(raw, ".meta")]
 }
 
-fn remove_files(raw: &Path) -> io::Result<()> {
-    for file in files(raw) {
+/// Removes the files.
+pub(super) fn remove_files(raw: &Path) -> io::Result<()> {
+    let [memory, kern, meta] = files(raw);
+    for file in [meta, kern, memory] {
         match fs::remove_file(file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -103,7 +113,7 @@ pub(super) fn write(
         Ok(()) => Ok(()),
         Err(End::GaveUp(e)) => {
             let _ = remove_files(raw);
-            let _ = fs::remove_file(folder.file("suspending"));
+            folder.suspended();
             Err(e)
         }
         // It may still come to its end, and then the files are all that is left of it.
@@ -170,7 +180,7 @@ fn complaint(folder: &Folder, since: u64) -> Option<String> {
 
 /// Whether the files are those of a whole checkpoint: the description is written last, and says
 /// how long the memory is.
-fn is_whole(raw: &Path) -> bool {
+pub(super) fn is_whole(raw: &Path) -> bool {
     let [memory, kern, meta] = files(raw);
     let size = |file: &Path| fs::metadata(file).map(|facts| Bytes(facts.len())).ok();
     let whole = || {
@@ -216,6 +226,26 @@ fn layout(size: Bytes) -> Memory {
     Memory { size, segments }
 }
 
+/// Whether this memory file is a bundle's, by another name.
+pub(super) fn is_memory_of(raw: &Path, bundle: &BundlePath) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|facts| (facts.dev(), facts.ino()));
+    matches!((file(raw), file(&bundle.ckp())), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The manifest of a bundle that this memory file was sealed as, when only its own name was left to
+/// be removed; that is done.
+pub(super) fn sealed_already(raw: &Path, path: &BundlePath) -> Result<Option<Manifest>, Error> {
+    if !is_memory_of(raw, path) {
+        return Ok(None);
+    }
+    // One that is not whole yet has no manifest.
+    let Ok(checkpoint) = Checkpoint::open(path) else {
+        return Ok(None);
+    };
+    remove_files(raw).map_err(io("remove what bhyve wrote"))?;
+    Ok(Some(checkpoint.manifest().clone()))
+}
+
 /// Seals the three files that bhyve wrote as the bundle `path`, and removes their own names.
 pub(super) fn seal(
     raw: &Path,
@@ -253,7 +283,6 @@ pub(super) fn seal(
                 model: part.name.split('@').next().unwrap_or_default().to_owned(),
             })
             .collect(),
-        // The guest has ended: its disks are as it left them.
         disks: disks()?,
         working_set: Vec::new(),
     };

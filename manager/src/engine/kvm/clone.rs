@@ -41,7 +41,8 @@ use super::{
     vcpu::VcpuState,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order, REPLY_BUSY,
-        REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Taken, send_message,
+        REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply, Report, Taken,
+        send_message,
     },
 };
 use crate::{checkpoint::FileStamp, engine::GuestId};
@@ -346,12 +347,18 @@ impl Guest<'_> {
             machine.finish_exit().map_err(|e| e.to_string())?;
             let state =
                 VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;
-            to.write(&nursery.layers, &machine.ram)
-                .map_err(|e| format!("cannot write the guest's memory: {e}"))?;
-            Ok(state.to_bytes())
+            let written = to.write(&nursery.layers, &machine.ram);
+            Ok((state.to_bytes(), written))
         });
         let state = match written {
-            Ok(state) => state,
+            Ok((state, Ok(()))) => state,
+            Ok((_, Err(e))) => {
+                let kind = match e.kind() {
+                    io::ErrorKind::StorageFull => REPLY_NO_ROOM,
+                    _ => REPLY_FAILED,
+                };
+                return Reply::new(kind, &format!("cannot write the guest's memory: {e}"));
+            }
             Err(e) => return Reply::new(REPLY_FAILED, &e),
         };
         if let Err(reason) = self.check_checkpoint() {

@@ -27,7 +27,7 @@ use super::{
     record,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY, REPLY_DEAD,
-        REPLY_DONE, Reply, receive_message, send_message,
+        REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,
     },
 };
 use crate::{checkpoint::PageList, engine::GuestId};
@@ -50,6 +50,9 @@ pub enum CallError {
     /// It died over the request.
     #[error("the guest died: {0}")]
     Died(String),
+    /// It lives, and there is no room on the disk for its memory.
+    #[error("there is no room on the disk for the guest's memory")]
+    NoRoom,
     /// It lives, and could not do it.
     #[error("{0}")]
     Failed(String),
@@ -179,6 +182,7 @@ impl Conversation {
             REPLY_DONE => Ok(reply),
             REPLY_BUSY => Err(CallError::Busy),
             REPLY_DEAD => Err(CallError::Died((&reply.text).into())),
+            REPLY_NO_ROOM => Err(CallError::NoRoom),
             _ => Err(CallError::Failed((&reply.text).into())),
         }
     }

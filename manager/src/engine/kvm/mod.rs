@@ -232,6 +232,10 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
+    fn stop(&self, process: Process) -> io::Result<bool> {
+        process.signal(nursery::STOP)
+    }
+
     fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
         usage::read(process).map_err(not_measured)
     }
@@ -334,6 +338,10 @@ impl From<CallError> for Error {
             CallError::Timeout(limit) => Self::Timeout(limit),
             CallError::Busy => Self::Busy,
             CallError::Died(reason) => Self::Died(reason),
+            CallError::NoRoom => Self::Io {
+                action: "write the guest's memory",
+                source: io::ErrorKind::StorageFull.into(),
+            },
             CallError::Failed(reason) => Self::Refused(reason),
             CallError::Io(source) => Self::Io {
                 action: "talk to the guest",

@@ -58,6 +58,13 @@ use crate::{checkpoint::DELTAS_MAX, engine::GuestId, units::PAGE_SIZE};
 /// The descriptor on which a nursery finds the socket to its manager.
 pub(super) const SOCKET: RawFd = 3;
 
+/// The signal by which a guest stops itself, between two of its system calls.
+///
+/// SIGSTOP from outside may come while it closes its virtual machine. The kernel then stops KVM's
+/// worker thread in the guest's process, whose end the close waits for (`vhost_task_stop` in
+/// kernel/vhost_task.c): the process is neither stopped nor does it go on, until SIGCONT.
+pub(super) const STOP: Signal = Signal::SIGTSTP;
+
 /// What every guest inherits.
 #[derive(Debug)]
 pub(super) struct Nursery {
@@ -91,6 +98,7 @@ pub fn main() -> ! {
     ] {
         handle(signal, SigHandler::SigIgn);
     }
+    handle(STOP, SigHandler::Handler(stop_here));
     let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGCHLD);
     let _ = blocked.thread_block();
@@ -343,6 +351,11 @@ static CHILD_ENDED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn child_ended(_: libc::c_int) {
     CHILD_ENDED.store(true, Ordering::Relaxed);
+}
+
+extern "C" fn stop_here(_: libc::c_int) {
+    // SAFETY: raise is async-signal-safe. The signal is this thread's, so it stops here and now.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }
 
 /// Waits until a spare has taken an order, a child has ended, or the manager has hung up; says

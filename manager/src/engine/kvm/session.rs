@@ -36,7 +36,10 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    engine::{Error, Order, Outcome, Restored},
+    engine::{
+        Error, Order, Outcome, Process, ProcessHandle, Restored,
+        roll::{self, Worker},
+    },
 };
 
 /// The hidden command by which the binary becomes a nursery.
@@ -52,6 +55,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Session {
     socket: OwnedFd,
+    /// Tells of the nursery's end. The socket does not when a guest was stopped that has answered
+    /// and not let go of it yet.
+    handle: ProcessHandle,
     // It goes on as its guests' parent. There until this is dropped.
     nursery: Option<Child>,
     next: u64,
@@ -82,6 +88,7 @@ impl Session {
         let nursery = spawn(binary, &theirs)
             .map_err(|e| Error::Nursery(format!("{}: {e}", binary.display())))?;
         drop(theirs);
+        let (nursery, handle) = hold(nursery, lock)?;
 
         let manifest = checkpoint.manifest();
         let start = Start {
@@ -114,6 +121,7 @@ impl Session {
 
         let session = Self {
             socket: ours,
+            handle,
             nursery: Some(nursery),
             next: 0,
         };
@@ -131,12 +139,15 @@ impl Session {
     }
 
     fn receive(&self, timeout: Duration) -> Result<Option<Report>, Error> {
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [self.socket.as_fd(), self.handle.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(
             &mut fds,
             PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
         ) {
             Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
+            // What was said before the nursery's end is still to be heard.
+            Ok(_) if fds[0].any() == Some(false) => return Err(self.broken()),
             Ok(_) => {}
             Err(e) => {
                 return Err(Error::Io {
@@ -252,6 +263,29 @@ fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
     // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, dup2).
     unsafe { command.pre_exec(place) };
     command.spawn()
+}
+
+/// Takes hold of a nursery that was just started, and notes it in the file of the restore's lock;
+/// ends it when that cannot be done.
+fn hold(mut nursery: Child, lock: &File) -> Result<(Child, ProcessHandle), Error> {
+    // Nobody has waited for it, so the process with this id is it, be it dead.
+    let process = Process::with_pid(nursery.id().cast_signed());
+    let held = process.map_or(Ok(None), |process| {
+        roll::sign(lock, Worker::Nursery(process))?;
+        process.open()
+    });
+    if let Ok(Some(handle)) = held {
+        return Ok((nursery, handle));
+    }
+    let _ = nursery.kill();
+    let _ = nursery.wait();
+    Err(match held {
+        Ok(_) => Error::Nursery("it ended at once".to_owned()),
+        Err(source) => Error::Io {
+            action: "take hold of the nursery",
+            source,
+        },
+    })
 }
 
 fn memory_file(bytes: &[u8]) -> Result<File, Error> {

@@ -110,6 +110,8 @@ pub(super) const REPLY_BUSY: u64 = 1;
 pub(super) const REPLY_FAILED: u64 = 2;
 /// The guest has died of it. The text says why.
 pub(super) const REPLY_DEAD: u64 = 3;
+/// There was no room on the disk for what should be written; the guest goes on.
+pub(super) const REPLY_NO_ROOM: u64 = 4;
 
 /// A guest process's reply.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

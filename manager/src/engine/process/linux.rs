@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -16,6 +16,13 @@ use super::{Process, ProcessState};
 /// A descriptor of a process (pidfd_open(2)).
 #[derive(Debug)]
 pub struct Handle(OwnedFd);
+
+/// Readable when the process has ended.
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// What a process is doing, and its start time.
 pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {

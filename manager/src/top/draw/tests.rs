@@ -31,7 +31,7 @@ fn guest(name: &str, state: &str, private_kib: u64, age: u32) -> Value {
     guest
 }
 
-fn pool(name: &str, hot: (u64, u64), claims: Value) -> Value {
+fn pool(name: &str, hot: (u64, u64), claims: &Value) -> Value {
     json!({
         "name": name, "checkpoint": "/var/tmp/ckp/demo", "sha256": "00", "hot": hot.1,
         "hot_min": null, "most": null, "max_memory": null, "max_age_s": null,
@@ -60,7 +60,7 @@ fn picture() -> Picture {
             "tasks": 512, "pid_max": 4_194_304,
         },
         "density": { "guests": 0, "own_bytes": 0, "mib_per_guest": 0.0 },
-        "pools": [pool("web", (50, 50), claims), pool("api", (3, 20), Value::Null)],
+        "pools": [pool("web", (50, 50), &claims), pool("api", (3, 20), &Value::Null)],
         "restores": [
             { "request_id": "a", "checkpoint": "/var/tmp/ckp/demo", "asked": 200, "restored": 40,
               "failed": 1 },
@@ -78,7 +78,7 @@ fn display() -> Display {
     let mut display = Display::default();
     display
         .history
-        .extend((0..90).map(|n| 0.5 + f64::from(n % 30) / 60.0));
+        .extend((0..90).map(|n| (512 << 10) + (n % 30) * (17 << 10)));
     display.update(picture());
     display
 }

@@ -78,6 +78,7 @@ impl fmt::Display for Measurement {
             Self::PoolCycles => "pool-cycles",
             Self::Api => "api",
             Self::Delta => "delta",
+            Self::BhyveManager => "bhyve-manager",
             Self::TenThousand => "ten-thousand",
         })
     }

@@ -6,6 +6,7 @@
 //! command; it fails only when something broke.
 
 mod api;
+mod bhyve;
 mod brood;
 mod cgroup;
 mod command;
@@ -84,6 +85,8 @@ enum Measurement {
     Api,
     /// A guest with 1,000 pages of its own, far apart: what it takes as a delta, and to restore
     Delta,
+    /// 1,000 stand-ins of bhyve: what the manager itself needs for each
+    BhyveManager,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
 }
@@ -109,6 +112,7 @@ impl Measurement {
             Self::PoolCycles => pool::cycles(workplace),
             Self::Api => api::api(workplace),
             Self::Delta => measure::delta(workplace),
+            Self::BhyveManager => bhyve::manager(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
         }
     }

@@ -1,7 +1,10 @@
 //! bhyve's PCI devices: which there are, which can be saved, and what their back ends need from the
 //! host (usr.sbin/bhyve/pci_emul.c, net_backends.c, block_if.c, amd64/pci_lpc.c).
 
-use std::fs::{File, OpenOptions};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -72,6 +75,8 @@ pub(crate) struct Devices {
     pub(crate) consoles: Vec<Console>,
     taps: Vec<Flock<File>>,
     disks: Vec<Flock<File>>,
+    /// Place of the first disk that the guest can write to.
+    written: Option<usize>,
 }
 
 fn find(name: &str) -> Option<&'static Model> {
@@ -130,12 +135,26 @@ pub(crate) fn parse_slot(config: &mut Config, option: &str) -> Result<(), String
     Ok(())
 }
 
-/// init_pci(): opens what the devices of the configuration need.
+/// What bhyve says before it exits with 4.
+fn failed(output: Output, text: &str, errno: Errno) -> Exit {
+    let mut message = String::new();
+    if !text.is_empty() {
+        message += &output.line(text);
+    }
+    let what = format!("Device emulation initialization error: {}", errno.text);
+    Exit::saying(4, message + &output.line(&what))
+}
+
+/// Where a device is: its bus, and its node in the configuration, `pci.BUS.SLOT.FUNCTION`.
+type At = (u32, String);
+
+/// The part of init_pci() that looks models up: the devices of the configuration, in the order of
+/// bus, slot and function.
 ///
 /// # Errors
-/// Ends bhyve with 4; what was opened is closed with the process.
-pub(crate) fn init(world: &World, config: &Config, output: &mut Output) -> Result<Devices, Exit> {
-    let mut devices = Devices::default();
+/// Ends bhyve with 4.
+pub(crate) fn models(config: &Config, output: Output) -> Result<Vec<(At, Device)>, Exit> {
+    let mut found = Vec::new();
     for bus in 0..BUSES {
         if !config.has_node(&format!("pci.{bus}")) {
             continue;
@@ -146,45 +165,45 @@ pub(crate) fn init(world: &World, config: &Config, output: &mut Output) -> Resul
                 continue;
             }
             let at = format!("pci slot {bus}:{slot}:{function}");
-            let failed = |output: &Output, text: &str, errno: Errno| {
-                let mut message = String::new();
-                if !text.is_empty() {
-                    message += &output.line(text);
-                }
-                let what = format!("Device emulation initialization error: {}", errno.text);
-                Exit::saying(4, message + &output.line(&what))
-            };
-            let Some(emulation) = config.get(&format!("{node}.device")) else {
-                return Err(failed(
-                    output,
-                    &format!("{at}: missing \"device\" value"),
-                    EINVAL,
-                ));
-            };
-            let Some(model) = find(&emulation) else {
-                let text = format!("{at}: unknown device \"{emulation}\"");
-                return Err(failed(output, &text, EINVAL));
-            };
+            let refused = |text: &str| failed(output, &format!("{at}: {text}"), EINVAL);
+            let emulation = config
+                .get(&format!("{node}.device"))
+                .ok_or_else(|| refused("missing \"device\" value"))?;
+            let model = find(&emulation)
+                .ok_or_else(|| refused(&format!("unknown device \"{emulation}\"")))?;
             if let Some(alias) = model.alias {
-                let text = format!("{at}: legacy device \"{emulation}\", use \"{alias}\" instead");
-                return Err(failed(output, &text, EINVAL));
+                let text = format!("legacy device \"{emulation}\", use \"{alias}\" instead");
+                return Err(refused(&text));
             }
-            let opened = match model.name {
-                "virtio-net" | "e1000" => devices.net(world, config, &node),
-                "virtio-blk" | "nvme" => devices.disk(world, config, &node),
-                "ahci" => devices.ahci(world, config, &node),
-                "lpc" => devices.lpc(world, config, bus, output),
-                _ => Ok(()),
-            };
-            match opened {
-                Ok(()) => {}
-                Err(Refusal::Words(text, errno)) => return Err(failed(output, &text, errno)),
-                Err(Refusal::Exit(exit)) => return Err(exit),
-            }
-            devices.list.push(Device {
-                name: format!("{}@pci.{bus}.{slot}.{function}", model.name),
+            let device = Device {
+                name: format!("{}@{node}", model.name),
                 state: model.state,
-            });
+            };
+            found.push(((bus, node), device));
+        }
+    }
+    Ok(found)
+}
+
+/// init_pci(): opens what the devices of the configuration need.
+///
+/// # Errors
+/// Ends bhyve with 4; what was opened is closed with the process.
+pub(crate) fn init(world: &World, config: &Config, output: &mut Output) -> Result<Devices, Exit> {
+    let mut devices = Devices::default();
+    for ((bus, node), device) in models(config, *output)? {
+        let model = device.name.split('@').next().unwrap_or_default();
+        let opened = match model {
+            "virtio-net" | "e1000" => devices.net(world, config, &node),
+            "virtio-blk" | "nvme" => devices.disk(world, config, &node),
+            "ahci" => devices.ahci(world, config, &node),
+            "lpc" => devices.lpc(world, config, bus, output),
+            _ => Ok(()),
+        };
+        match opened {
+            Ok(()) => devices.list.push(device),
+            Err(Refusal::Words(text, errno)) => return Err(failed(*output, &text, errno)),
+            Err(Refusal::Exit(exit)) => return Err(exit),
         }
     }
     Ok(devices)
@@ -209,6 +228,12 @@ fn refuse(text: impl Into<String>, errno: Errno) -> Refusal {
 }
 
 impl Devices {
+    /// The first disk that the guest can write to.
+    pub(crate) fn written(&self) -> io::Result<Option<File>> {
+        let disk = self.written.map(|place| self.disks[place].try_clone());
+        disk.transpose()
+    }
+
     /// netbe_init() and tap_init() of net_backends.c, net_parsemac() of net_utils.c.
     fn net(&mut self, world: &World, config: &Config, node: &str) -> Result<(), Refusal> {
         if let Some(mac) = config.get(&format!("{node}.mac")) {
@@ -266,6 +291,9 @@ impl Devices {
         // So that a file system with it is busy; others may open it all the same.
         let file =
             Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|_| refuse("", EBUSY))?;
+        if !read_only && self.written.is_none() {
+            self.written = Some(self.disks.len());
+        }
         self.disks.push(file);
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! | `ping` | `pong` and its identity: name, nonce, counter (one higher each time), generation |
 //! | `identity [KEY=VALUE ...]` | its identity, counted as an answer; `name=` gives it a new name |
 //! | `peek A`, `poke A N` | the 64-bit word at an address, read or written |
+//! | `read S`, `write S N` | the first 64-bit word of a sector of the first disk that can be written |
 //! | `dirty N` | writes to N pages after the first |
 //! | `private` | how many pages of its memory are its own |
 //! | `poweroff`, `reboot`, `halt` | it ends that way |
@@ -16,7 +17,7 @@
 //!
 //! A line `@TAG WORDS` is answered with `!TAG ANSWER`: the agent's protocol of docs/bhyve.md.
 
-use std::io;
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::memory::Memory;
 use crate::vm::Suspend;
@@ -24,6 +25,8 @@ use crate::vm::Suspend;
 const MAGIC: &[u8; 16] = b"stand-in guest 1";
 const NONCE: usize = 16;
 const COUNTER: usize = 24;
+/// Bytes of a disk sector.
+const SECTOR: u64 = 512;
 
 /// The guest.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Guest {
     name: String,
     generation: u128,
     hung: bool,
+    /// Its disk, if it can write to one.
+    disk: Option<File>,
 }
 
 /// What the guest does next.
@@ -58,12 +63,13 @@ impl Guest {
     ///
     /// # Errors
     /// When there is no randomness.
-    pub(crate) fn new(name: &str, memory: Memory) -> io::Result<Self> {
+    pub(crate) fn new(name: &str, memory: Memory, disk: Option<File>) -> io::Result<Self> {
         Ok(Self {
             memory,
             name: name.to_owned(),
             generation: u128::from_le_bytes(random()?),
             hung: false,
+            disk,
         })
     }
 
@@ -134,6 +140,19 @@ impl Guest {
         inside.then_some((page, usize::try_from(offset).ok()?))
     }
 
+    /// The first word of a sector of its disk, after `new` was written there.
+    fn sector(&self, sector: &str, new: Option<u64>) -> io::Result<u64> {
+        let sector: u64 = sector.parse().map_err(io::Error::other)?;
+        let disk = self.disk.as_ref();
+        let disk = disk.ok_or_else(|| io::Error::other("there is no disk to write to"))?;
+        if let Some(new) = new {
+            disk.write_all_at(&new.to_le_bytes(), sector * SECTOR)?;
+        }
+        let mut word = [0; 8];
+        disk.read_exact_at(&mut word, sector * SECTOR)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
     fn count(&mut self) -> io::Result<()> {
         let counter = self.word(COUNTER)? + 1;
         self.memory.write(0, COUNTER, &counter.to_le_bytes())
@@ -172,6 +191,17 @@ impl Guest {
                         Does::Says("poke\n".to_owned())
                     }
                     _ => Does::Says("error: there is no word at that address\n".to_owned()),
+                }
+            }
+            (Some("read"), Some(sector)) => match self.sector(sector, None) {
+                Ok(value) => Does::Says(format!("read value={value}\n")),
+                Err(e) => Does::Says(format!("error: {e}\n")),
+            },
+            (Some("write"), Some(sector)) => {
+                let value = words.next().and_then(|text| text.parse().ok());
+                match self.sector(sector, value) {
+                    Ok(_) => Does::Says("write\n".to_owned()),
+                    Err(e) => Does::Says(format!("error: {e}\n")),
                 }
             }
             (Some("dirty"), Some(count)) => {

@@ -2,20 +2,18 @@
 //! it in the kernel.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::{UnixListener, UnixStream},
     },
     process,
-    sync::mpsc::{Receiver, SyncSender, channel, sync_channel},
-    thread,
+    time::Duration,
 };
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        inotify::{AddWatchFlags, InitFlags, Inotify},
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
@@ -52,39 +50,17 @@ pub(crate) struct Machine {
     pub(crate) power_button: bool,
 }
 
-/// A request from the checkpoint socket, and where to say that it was dealt with.
-struct Request {
-    list: Nvlist,
-    done: SyncSender<()>,
-}
-
-/// checkpoint_thread(): one request after another, none is answered.
-fn serve(
-    listener: &UnixListener,
-    requests: &std::sync::mpsc::Sender<Request>,
-    mut wake: &UnixStream,
-) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { return };
-        match Nvlist::receive(&stream) {
-            Ok(list) => {
-                let (done, dealt_with) = sync_channel(1);
-                if requests.send(Request { list, done }).is_err() || wake.write_all(b".").is_err() {
-                    return;
-                }
-                let _ = dealt_with.recv();
-            }
-            Err(e) => Output::default().eprint(&format!("nvlist_recv() failed: {e}")),
-        }
-    }
-}
+/// How long a request may take to come in whole, once it has begun to. The real one has a thread
+/// that would wait for ever; the stand-in has none, so that a thousand of them are a thousand
+/// threads and not two thousand.
+const REQUEST: Duration = Duration::from_secs(5);
 
 impl Machine {
     /// Runs the guest until it ends. Returns only to fail.
     ///
     /// # Errors
     /// Ends bhyve; the VM stays.
-    pub(crate) fn run(mut self, listener: UnixListener) -> Result<(), Exit> {
+    pub(crate) fn run(mut self, listener: &UnixListener) -> Result<(), Exit> {
         let system = |e: io::Error| Exit::err("bhyve", EX_OSERR, "standin", (&e).into());
         let signals = if self.power_button {
             let mut set = SigSet::empty();
@@ -95,16 +71,10 @@ impl Machine {
         } else {
             None
         };
-        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-        let kernel = Inotify::init(flags).map_err(|e| system(e.into()))?;
-        let watched =
-            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_DELETE_SELF;
-        if kernel.add_watch(&self.vm.path(), watched).is_err() {
-            return Err(self.gone());
-        }
-        let (wake, awake) = UnixStream::pair().map_err(system)?;
-        let (requests, asked) = channel();
-        thread::spawn(move || serve(&listener, &requests, &wake));
+        let mut kernel = self.vm.waker().map_err(system)?;
+        let owner = self.world.owner().map_err(system)?;
+        listener.set_nonblocking(true).map_err(system)?;
+        let mut asking = None;
 
         fault::pass(&self.world, fault::GUEST_READY)?;
         let first = self.guest.run();
@@ -114,7 +84,10 @@ impl Machine {
         loop {
             self.look()?;
             let ready = {
-                let mut descriptors: Vec<BorrowedFd<'_>> = vec![kernel.as_fd(), awake.as_fd()];
+                // checkpoint_thread() deals with one request after another.
+                let request = asking.as_ref().map_or(listener.as_fd(), AsFd::as_fd);
+                let mut descriptors: Vec<BorrowedFd<'_>> = vec![kernel.as_fd(), request];
+                descriptors.extend(owner.as_ref().map(AsFd::as_fd));
                 descriptors.extend(signals.as_ref().map(AsFd::as_fd));
                 for (console, open) in self.devices.consoles.iter().zip(&open) {
                     if *open {
@@ -124,12 +97,16 @@ impl Machine {
                 wait(&descriptors).map_err(system)?
             };
             if ready[0] {
-                let _ = kernel.read_events();
+                let _ = kernel.read(&mut [0; 64]);
             }
             if ready[1] {
-                let mut byte = [0];
-                let _ = io::Read::read(&mut &awake, &mut byte);
-                self.asked(&asked)?;
+                match asking.take() {
+                    None => asking = listener.accept().ok().map(|(stream, _)| stream),
+                    Some(stream) => self.asked(&stream)?,
+                }
+            }
+            if owner.is_some() && ready[2] {
+                return Err(Exit::silent(EX_OSERR));
             }
             if let Some(signals) = &signals
                 && let Ok(Some(_)) = signals.read_signal()
@@ -232,18 +209,25 @@ impl Machine {
         Err(Exit::silent(how.exit_code()))
     }
 
-    /// handle_message() and vm_do_checkpoint().
-    fn asked(&mut self, requests: &Receiver<Request>) -> Result<(), Exit> {
-        while let Ok(Request { list, done }) = requests.try_recv() {
-            let filename = list.string("filename");
-            let suspend = list.bool("suspend");
-            let folder = list.descriptor("fddir");
-            if let (Some("checkpoint"), Some(filename), Some(suspend), Some(folder)) =
-                (list.string("cmd"), filename, suspend, folder)
-            {
-                self.checkpoint(folder.as_fd(), filename, suspend)?;
+    /// handle_message() and vm_do_checkpoint(): a request is not answered.
+    fn asked(&self, stream: &UnixStream) -> Result<(), Exit> {
+        let received = stream
+            .set_read_timeout(Some(REQUEST))
+            .and_then(|()| Nvlist::receive(stream));
+        let list = match received {
+            Ok(list) => list,
+            Err(e) => {
+                Output::default().eprint(&format!("nvlist_recv() failed: {e}"));
+                return Ok(());
             }
-            let _ = done.send(());
+        };
+        let filename = list.string("filename");
+        let suspend = list.bool("suspend");
+        let folder = list.descriptor("fddir");
+        if let (Some("checkpoint"), Some(filename), Some(suspend), Some(folder)) =
+            (list.string("cmd"), filename, suspend, folder)
+        {
+            self.checkpoint(folder.as_fd(), filename, suspend)?;
         }
         Ok(())
     }

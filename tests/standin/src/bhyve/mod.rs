@@ -36,6 +36,25 @@ const PROGRAM: &str = "bhyve";
 /// Boot ROMs: at most 16 MiB, of whole pages (bootrom.c, bootrom_loadrom()).
 const ROM_MAX: u64 = 16 * 1024 * 1024;
 
+/// Reads the command line and the configuration, and goes no further.
+pub(crate) fn check(arguments: &[String]) -> Result<(), Exit> {
+    let options = options::parse(arguments)?;
+    let config = options.config;
+    if options.name.is_none() && config.get("name").is_none() {
+        return Err(options::usage(1));
+    }
+    options::vcpus(&config)?;
+    options::memory_size(&config.get("memory.size").unwrap_or_default())?;
+    for flag in [
+        "memory.wired",
+        "memory.guest_in_core",
+        "snapshot.vnode_restore",
+    ] {
+        config.bool_or(flag, false)?;
+    }
+    devices::models(&config, Output::default()).map(drop)
+}
+
 /// Runs the command. Returns only to fail.
 pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
     let options = options::parse(arguments)?;
@@ -127,7 +146,8 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
 
     fault::pass(world, fault::RESTORE_RUN)?;
     let random = |e: io::Error| Exit::broken("start the guest", &e);
-    let mut guest = Guest::new(&name, memory).map_err(random)?;
+    let disk = devices.written().map_err(random)?;
+    let mut guest = Guest::new(&name, memory, disk).map_err(random)?;
     if power_button {
         guest.boot().map_err(random)?;
     }
@@ -142,7 +162,7 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
         power_button,
     };
     machine.books();
-    machine.run(listener)
+    machine.run(&listener)
 }
 
 /// do_open(): with a boot ROM the VM is created, or reset if it exists; without, somebody must have

@@ -85,6 +85,7 @@ impl Pool<'_> {
         }
         self.new_name(name, parents)?;
         let properties = properties(&flags)?;
+        list::check_new(name, &properties)?;
         let size = flags
             .iter()
             .find(|(letter, _)| *letter == 'V')
@@ -187,6 +188,7 @@ impl Pool<'_> {
         }
         self.new_name(name, parents)?;
         let properties = properties(&flags)?;
+        list::check_new(name, &properties)?;
         let from = self.datasets.contents(self.world, origin);
         let kind = if snapshot.volsize.is_some() {
             Kind::Volume

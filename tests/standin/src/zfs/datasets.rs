@@ -7,13 +7,18 @@
 //! | volume `tank/v` | `dev/zvol/tank/v`, and `dev/zvol/tank/v@x` for its snapshot |
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    unistd::{Whence, lseek},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::world::World;
@@ -50,6 +55,9 @@ pub(crate) struct Dataset {
     pub(crate) volsize: Option<u64>,
     /// Properties that were set here.
     pub(crate) properties: BTreeMap<String, String>,
+    /// Of a snapshot: tags of those who hold it.
+    #[serde(default)]
+    pub(crate) holds: BTreeSet<String>,
 }
 
 /// All datasets of a world, by name.
@@ -84,6 +92,7 @@ impl Datasets {
             origin: None,
             volsize: None,
             properties: BTreeMap::new(),
+            holds: BTreeSet::new(),
         };
         self.all
             .entry(name.to_owned())
@@ -124,12 +133,13 @@ impl Datasets {
 
     /// A property that was set here or above, and where.
     pub(crate) fn inherited(&self, name: &str, property: &str) -> Option<(String, String)> {
-        let mut at = name.split('@').next()?;
+        // A snapshot's own value, then that of what it is a snapshot of, then those above.
+        let mut at = name;
         loop {
             if let Some(value) = self.get(at).and_then(|d| d.properties.get(property)) {
                 return Some((value.clone(), at.to_owned()));
             }
-            at = at.rsplit_once('/')?.0;
+            at = at.rsplit_once('@').or_else(|| at.rsplit_once('/'))?.0;
         }
     }
 
@@ -186,7 +196,7 @@ impl Datasets {
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent)?;
             }
-            return fs::copy(from, to).map(drop);
+            return copy_file(from, to);
         }
         copy_folder(from, to, &self.borders(world))
     }
@@ -232,6 +242,32 @@ fn entries(folder: &Path, borders: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
+/// Copies what a file has and not its holes: a volume of many gigabytes has hardly anything.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (File::open(from)?, File::create(to)?);
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
+    let place = |at: i64| u64::try_from(at).map_err(io::Error::other);
+    let mut at = 0;
+    let mut buffer = vec![0; 1 << 16];
+    while at < length {
+        at = match lseek(&from, offset(at)?, Whence::SeekData) {
+            Ok(data) => place(data)?,
+            Err(Errno::ENXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        let end = place(lseek(&from, offset(at)?, Whence::SeekHole)?)?;
+        while at < end {
+            let most = usize::try_from(end - at).map_or(buffer.len(), |n| n.min(buffer.len()));
+            from.read_exact_at(&mut buffer[..most], at)?;
+            to.write_all_at(&buffer[..most], at)?;
+            at += most as u64;
+        }
+    }
+    Ok(())
+}
+
 fn copy_folder(from: &Path, to: &Path, borders: &[PathBuf]) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for path in entries(from, borders)? {
@@ -239,7 +275,7 @@ fn copy_folder(from: &Path, to: &Path, borders: &[PathBuf]) -> io::Result<()> {
         if path.is_dir() {
             copy_folder(&path, &target, borders)?;
         } else {
-            fs::copy(&path, target)?;
+            copy_file(&path, &target)?;
         }
     }
     Ok(())

@@ -89,6 +89,13 @@ impl Pool<'_> {
             }
             n += 1;
         }
+        // zfs_destroy_snaps_nvl() of libzfs_dataset.c.
+        let held = |name: &&String| self.datasets.get(name).is_some_and(|d| !d.holds.is_empty());
+        if let Some(name) = targets.iter().find(held) {
+            return Err(failed(format!(
+                "cannot destroy snapshot {name}: dataset is busy"
+            )));
+        }
         self.destroy_all(&targets, has(&flags, 'f'))
     }
 

@@ -7,7 +7,7 @@ use crate::{exit::Exit, world::World};
 const AVAILABLE: u64 = 100 << 30;
 
 /// Properties that are computed and cannot be set.
-const COMPUTED: [&str; 10] = [
+const COMPUTED: [&str; 11] = [
     "name",
     "type",
     "used",
@@ -18,6 +18,7 @@ const COMPUTED: [&str; 10] = [
     "creation",
     "guid",
     "clones",
+    "userrefs",
 ];
 
 /// Properties with the value that they have unless another one was set.
@@ -88,6 +89,23 @@ pub(crate) fn check_settable(name: &str, property: &str) -> Result<(), Exit> {
     }
 }
 
+/// Properties that a new dataset can have (libzfs_dataset.c, zfs_valid_proplist()).
+///
+/// # Errors
+/// Ends zfs with 1.
+pub(crate) fn check_new(name: &str, properties: &[(String, String)]) -> Result<(), Exit> {
+    let refused = |why: String| failed(format!("cannot create '{name}': {why}"));
+    for (property, _) in properties {
+        if COMPUTED.contains(&property.as_str()) {
+            return Err(refused(format!("'{property}' is readonly")));
+        }
+        if !known(property) {
+            return Err(refused(format!("invalid property '{property}'")));
+        }
+    }
+    Ok(())
+}
+
 fn known(property: &str) -> bool {
     // One with a colon is the user's own.
     COMPUTED.contains(&property)
@@ -133,6 +151,7 @@ fn value(
             Some(if mounted { "yes" } else { "no" }.to_owned())
         }
         "origin" => Some(dataset.origin.clone().unwrap_or_else(|| "-".to_owned())),
+        "userrefs" if dataset.kind == Kind::Snapshot => Some(dataset.holds.len().to_string()),
         "clones" if dataset.kind == Kind::Snapshot => Some(all.clones(name).join(",")),
         // A second for each transaction, from some day on.
         "creation" => Some((1_700_000_000 + dataset.txg).to_string()),

@@ -4,6 +4,7 @@
 mod change;
 mod datasets;
 mod destroy;
+mod hold;
 mod list;
 
 use std::{fs, io};
@@ -104,20 +105,30 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
                 list::get(world, &datasets, rest)
             }
         }
-        "create" | "snapshot" | "snap" | "clone" | "destroy" | "rollback" | "set" | "inherit" => {
+        "create" | "snapshot" | "snap" | "clone" | "destroy" | "rollback" | "set" | "inherit"
+        | "hold" | "release" => {
             // Outside of the lock: a command that hangs keeps no other one from going on.
             let (before, after) = match command.as_str() {
                 "snapshot" | "snap" => (Some(fault::ZFS_SNAPSHOT), Some(fault::ZFS_SNAPSHOTTED)),
                 "clone" => (Some(fault::ZFS_CLONE), Some(fault::ZFS_CLONED)),
-                "destroy" => (Some(fault::ZFS_DESTROY), None),
+                "destroy" => (Some(fault::ZFS_DESTROY), Some(fault::ZFS_DESTROYED)),
+                "hold" => (Some(fault::ZFS_HOLD), Some(fault::ZFS_HELD)),
+                "release" => (Some(fault::ZFS_RELEASE), Some(fault::ZFS_RELEASED)),
                 _ => (None, None),
             };
             before.map_or(Ok(()), |point| fault::pass(world, point))?;
             change(world, command, rest)?;
             after.map_or(Ok(()), |point| fault::pass(world, point))
         }
-        "promote" | "rename" | "send" | "receive" | "recv" | "hold" | "release" | "mount"
-        | "unmount" | "bookmark" | "holds" | "diff" => {
+        // Datasets are mounted when they are made: see `list.rs`.
+        "mount" => match rest {
+            [name] => Err(failed(format!(
+                "cannot mount '{name}': filesystem already mounted"
+            ))),
+            _ => Err(usage()),
+        },
+        "promote" | "rename" | "send" | "receive" | "recv" | "unmount" | "bookmark" | "holds"
+        | "diff" => {
             let text = format!("standin: zfs {command} is not modelled\n");
             Err(Exit::saying(EX_SOFTWARE, text))
         }
@@ -143,6 +154,8 @@ fn change(world: &World, command: &str, arguments: &[String]) -> Result<(), Exit
         "destroy" => pool.destroy(arguments),
         "rollback" => pool.rollback(arguments),
         "set" => pool.set(arguments),
+        "hold" => pool.hold(arguments),
+        "release" => pool.release(arguments),
         _ => pool.inherit(arguments),
     }
 }

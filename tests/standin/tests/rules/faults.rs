@@ -34,7 +34,7 @@ const SUSPEND: [&str; 8] = [
     "suspend.meta",
     "suspend.complete",
 ];
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 19] = [
     "suspend.connect",
     "suspend.sent",
     "suspend.destroyed",
@@ -49,6 +49,11 @@ const OTHERS: [&str; 14] = [
     "zfs.clone",
     "zfs.cloned",
     "zfs.destroy",
+    "zfs.destroyed",
+    "zfs.hold",
+    "zfs.held",
+    "zfs.release",
+    "zfs.released",
 ];
 
 /// A guest with one of each kind of back end.

@@ -231,3 +231,19 @@ fn memory_without_a_guest_is_a_triple_fault() {
     std::fs::write(&file, vec![0; 1024 * 1024]).expect("zeroes");
     assert_eq!(lab.restore_refused("clone", &file, &[]).code, 3);
 }
+
+#[test]
+fn all_that_runs_ends_with_the_worlds_owner() {
+    let lab = Lab::new();
+    let owner = lab.world.own().expect("nobody's world");
+    let guest = lab.boot("vm");
+    let config = lab.config("other", &[]);
+    let held_up = lab.start_failing(Some("restore.devices:hang"), "other", &["-k", &config]);
+    until("the other VM", || lab.vm_exists("other").then_some(()));
+    drop(owner);
+    assert_eq!(guest.end().code, 71);
+    assert_eq!(held_up.end().code, 70);
+    // Nor does one that comes too late live.
+    let config = lab.config("late", &[]);
+    assert_eq!(lab.start("late", &["-k", &config]).end().code, 71);
+}

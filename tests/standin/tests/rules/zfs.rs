@@ -191,6 +191,38 @@ fn what_others_depend_on() {
 }
 
 #[test]
+fn a_snapshot_that_is_held_stays() {
+    let lab = lab();
+    lab.run("zfs", &["create", "-V", "8G", "tank/v"]).good();
+    lab.run("zfs", &["snapshot", "tank/v@a"]).good();
+    lab.run("zfs", &["hold", "mine", "tank/v@a"]).good();
+    lab.run("zfs", &["hold", "mine", "tank/v@a"]).refused(
+        1,
+        "cannot hold snapshot 'tank/v@a': tag already exists on this dataset\n",
+    );
+    lab.run("zfs", &["hold", "mine", "tank/v@b"]).refused(
+        1,
+        "cannot hold snapshot 'tank/v@b': dataset does not exist\n",
+    );
+    lab.run("zfs", &["hold", "mine", "tank/v"])
+        .refused(1, "'tank/v' is not a snapshot\n");
+    let refs = ["get", "-H", "-o", "value", "userrefs", "tank/v@a"];
+    assert_eq!(lab.run("zfs", &refs).good(), "1\n");
+    for destroy in [&["destroy", "tank/v@a"][..], &["destroy", "-r", "tank/v"]] {
+        lab.run("zfs", destroy)
+            .refused(1, "cannot destroy snapshot tank/v@a: dataset is busy\n");
+    }
+    lab.run("zfs", &["release", "other", "tank/v@a"]).refused(
+        1,
+        "cannot release hold from snapshot 'tank/v@a': no such tag on this dataset\n",
+    );
+    lab.run("zfs", &["release", "mine", "tank/v@a"]).good();
+    lab.run("zfs", &["destroy", "-r", "tank/v"]).good();
+    lab.run("zfs", &["create", "-o", "volmod=dev", "tank/x"])
+        .refused(1, "cannot create 'tank/x': invalid property 'volmod'\n");
+}
+
+#[test]
 fn a_file_system_with_an_open_disk_is_busy() {
     let lab = lab();
     lab.run("zfs", &["create", "tank/vm"]).good();

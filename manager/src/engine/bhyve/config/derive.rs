@@ -1,6 +1,6 @@
 //! The configuration of one clone, made of its checkpoint's and its identity.
 
-use super::{Config, Device};
+use super::{Config, Device, Disk, PciAddress};
 use crate::engine::Identity;
 
 /// What a clone's devices are connected to on this host.
@@ -12,6 +12,8 @@ pub struct BackEnds {
     pub taps: Vec<String>,
     /// The guest's ends of null modems, one for each connected serial port, in their order.
     pub consoles: Vec<String>,
+    /// The disk that the clone has to itself: the device's key, and the path.
+    pub disk: Option<(String, String)>,
 }
 
 /// Why no clone can be made of a checkpoint's guest.
@@ -34,6 +36,29 @@ pub enum DeriveError {
         /// The address.
         address: String,
     },
+    /// A disk was made for each clone, and no device would read it.
+    #[error("none of its disks is written to: a disk for each clone would be nobody's")]
+    NoOwnDisk,
+    /// A disk was made for each clone, and two devices could have it.
+    #[error("{first} and {second} are both written to, and clones have one disk of their own")]
+    OwnDisks {
+        /// Key of the first.
+        first: String,
+        /// Key of the second.
+        second: String,
+    },
+    /// The disk that was sealed with a checkpoint is of a device that its guest has not.
+    #[error("the disk that was sealed with it is {device}'s, which is no disk of its guest")]
+    NoSuchDisk {
+        /// Key of the device.
+        device: String,
+    },
+    /// bhyve would take a part of the path for the name of a variable.
+    #[error("{path:?}: bhyve would replace what follows the percent sign")]
+    Percent {
+        /// The path.
+        path: String,
+    },
     /// There are more devices than back ends.
     #[error("{key}: there is no back end for it")]
     NoBackEnd {
@@ -48,8 +73,17 @@ impl DeriveError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::SharedDisk { .. } => {
-                "have it read-only (ro=true), or name a disk for each clone with %(name) in its path"
+                "give each clone a disk (restore --disk), have it read-only (ro=true), or name a \
+                 disk for each clone with %(name) in its path"
             }
+            Self::NoOwnDisk => "leave --disk out, or suspend a guest whose disk is not read-only",
+            Self::OwnDisks { .. } => {
+                "have the others read-only (ro=true), or name them with %(name) in their paths"
+            }
+            Self::NoSuchDisk { .. } => {
+                "restore its memory alone with --disk none, or make it again"
+            }
+            Self::Percent { .. } => "keep disks at a path without percent signs",
             Self::SharedAddress { .. } => {
                 "suspend a guest without a frame buffer; it costs each clone 32 MiB besides"
             }
@@ -75,6 +109,51 @@ impl Config {
             .collect()
     }
 
+    /// Key of the disk that a clone has one of its own for: the only one that guests write to and
+    /// that no `%(name)` keeps apart. `sealed` is the device, as a checkpoint names it, whose disk
+    /// was sealed.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn own_disk(&self, sealed: Option<&str>) -> Result<String, DeriveError> {
+        let mut written = self
+            .devices
+            .iter()
+            .filter(|(address, device)| sealed.is_none_or(|s| s == saved_name(**address, device)))
+            .flat_map(|(address, device)| device.disks_at(*address))
+            .filter(|(_, disk)| is_shared(disk));
+        match (written.next(), written.next(), sealed) {
+            (Some((key, _)), None, _) => Ok(key),
+            (Some((first, _)), Some((second, _)), _) => {
+                Err(DeriveError::OwnDisks { first, second })
+            }
+            (None, _, Some(device)) => Err(DeriveError::NoSuchDisk {
+                device: device.to_owned(),
+            }),
+            (None, _, None) => Err(DeriveError::NoOwnDisk),
+        }
+    }
+
+    /// The device that a disk of this key belongs to, as a checkpoint names it.
+    #[must_use]
+    pub fn device_of(&self, key: &str) -> Option<String> {
+        let mut all = self.devices.iter();
+        all.find_map(|(address, device)| {
+            let mut disks = device.disks_at(*address).into_iter();
+            let is_its = disks.any(|(other, _)| other == key);
+            is_its.then(|| saved_name(*address, device))
+        })
+    }
+
+    /// Path of a disk, by its device's key.
+    #[must_use]
+    pub fn disk_path(&self, key: &str) -> Option<&str> {
+        self.devices
+            .iter()
+            .flat_map(|(address, device)| device.disks_at(*address))
+            .find_map(|(other, disk)| (other == key).then_some(disk.path.as_str()))
+    }
+
     /// The configuration of a clone: the same model, its own back ends and identity.
     ///
     /// `%(name)` in a disk's path stands for the clone's virtual machine, as bhyve has it.
@@ -98,12 +177,21 @@ impl Config {
         }
         let mut taps = back_ends.taps.iter().zip(0_u8..);
         for (address, device) in &mut clone.devices {
-            for disk in device.disks() {
-                if !disk.read_only && !disk.path.contains("%(name)") {
-                    return Err(DeriveError::SharedDisk {
-                        key: format!("{address}.path"),
-                        path: disk.path.clone(),
-                    });
+            for (key, disk) in device.disks_at_mut(*address) {
+                match &back_ends.disk {
+                    Some((own, path)) if *own == key => {
+                        if path.contains('%') {
+                            return Err(DeriveError::Percent { path: path.clone() });
+                        }
+                        disk.path.clone_from(path);
+                    }
+                    _ if is_shared(disk) => {
+                        return Err(DeriveError::SharedDisk {
+                            key: format!("{key}.path"),
+                            path: disk.path.clone(),
+                        });
+                    }
+                    _ => {}
                 }
             }
             if let Device::Fbuf { rfb, .. } = device {
@@ -122,6 +210,16 @@ impl Config {
         }
         Ok(clone)
     }
+}
+
+/// What a device is called in a checkpoint (`pci_emul_init` of `pci_emul.c`).
+fn saved_name(address: PciAddress, device: &Device) -> String {
+    format!("{}@{address}", device.model())
+}
+
+/// Whether all clones would write to it.
+fn is_shared(disk: &Disk) -> bool {
+    !disk.read_only && !disk.path.contains("%(name)")
 }
 
 /// The text of a UUID of version 4 (RFC 9562) with these random bits.

@@ -189,7 +189,7 @@ fn ports(from: &mut Variables, address: PciAddress) -> Result<Vec<Port>, Error> 
     let mut ports = Vec::new();
     // bhyve's controller has at most 32 ports.
     while ports.len() < 32 {
-        let node = format!("{address}.port.{}", ports.len());
+        let node = port_key(address, ports.len());
         let key = format!("{node}.type");
         let kind = match from.take(&key).as_deref() {
             None => break,
@@ -201,6 +201,11 @@ fn ports(from: &mut Variables, address: PciAddress) -> Result<Vec<Port>, Error> 
         ports.push(Port { kind, disk });
     }
     Ok(ports)
+}
+
+/// Key of a port's settings.
+fn port_key(address: PciAddress, port: usize) -> String {
+    format!("{address}.port.{port}")
 }
 
 fn tablets(from: &mut Variables, address: PciAddress) -> Result<u8, Error> {
@@ -250,12 +255,30 @@ impl Device {
         }
     }
 
-    /// Its disks.
+    /// Its disks, each with the key that its settings are below.
     #[must_use]
-    pub fn disks(&self) -> Vec<&Disk> {
+    pub fn disks_at(&self, address: PciAddress) -> Vec<(String, &Disk)> {
         match self {
-            Self::VirtioBlk(disk) => vec![disk],
-            Self::Ahci(ports) => ports.iter().map(|port| &port.disk).collect(),
+            Self::VirtioBlk(disk) => vec![(address.to_string(), disk)],
+            Self::Ahci(ports) => {
+                let disks = ports.iter().enumerate();
+                disks
+                    .map(|(n, port)| (port_key(address, n), &port.disk))
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn disks_at_mut(&mut self, address: PciAddress) -> Vec<(String, &mut Disk)> {
+        match self {
+            Self::VirtioBlk(disk) => vec![(address.to_string(), disk)],
+            Self::Ahci(ports) => {
+                let disks = ports.iter_mut().enumerate();
+                disks
+                    .map(|(n, port)| (port_key(address, n), &mut port.disk))
+                    .collect()
+            }
             _ => Vec::new(),
         }
     }

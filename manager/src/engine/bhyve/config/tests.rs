@@ -71,6 +71,7 @@ fn identity() -> Identity {
 
 fn back_ends() -> BackEnds {
     BackEnds {
+        disk: None,
         vm: "brood-7".to_owned(),
         taps: vec!["tap70".to_owned(), "tap71".to_owned()],
         consoles: vec!["/dev/nmdm7c1A".to_owned(), "/dev/nmdm7c2A".to_owned()],
@@ -110,7 +111,7 @@ fn a_clone_has_its_own_back_ends_and_the_same_model() {
 #[test]
 fn clones_that_would_be_in_each_others_way_are_refused() {
     for (from, to, key) in [
-        ("pci.0.5.0.port.0.ro=on\n", "", "pci.0.5.0.path"),
+        ("pci.0.5.0.port.0.ro=on\n", "", "pci.0.5.0.port.0.path"),
         ("tank/%(name)", "tank/root", "pci.0.2.0.path"),
         (
             "pci.0.30.0.device=xhci",
@@ -361,4 +362,70 @@ proptest! {
         let sorted: BTreeMap<_, _> = keys.iter().map(|key| (*key, ())).collect();
         prop_assert_eq!(keys, sorted.into_keys().collect::<Vec<_>>());
     }
+}
+
+/// A guest with disks: a CD and a disk on AHCI, and these lines.
+fn with_disks(lines: &str) -> Config {
+    let text = format!(
+        "memory.size=4M\npci.0.0.0.device=hostbridge\n\
+         pci.0.5.0.device=ahci\npci.0.5.0.port.0.type=cd\npci.0.5.0.port.0.path=/a.iso\n\
+         pci.0.5.0.port.0.ro=true\n{lines}"
+    );
+    Config::try_from(text.parse::<Variables>().unwrap()).unwrap()
+}
+
+#[test]
+fn the_one_disk_that_is_written_to_is_each_clones_own() {
+    const SHARED: &str = "pci.0.2.0.device=virtio-blk\npci.0.2.0.path=/shared\npci.0.2.0.ro=true\n";
+    const NAMED: &str = "pci.0.6.0.device=virtio-blk\npci.0.6.0.path=/vm/%(name)\n";
+    const WRITTEN: &str = "pci.0.3.0.device=virtio-blk\npci.0.3.0.path=/base\n";
+    const PORT: &str = "pci.0.5.0.port.1.type=hd\npci.0.5.0.port.1.path=/base\n";
+    let one = with_disks(&[SHARED, NAMED, WRITTEN].concat());
+    assert_eq!(one.own_disk(None).unwrap(), "pci.0.3.0");
+    assert_eq!(one.device_of("pci.0.3.0").unwrap(), "virtio-blk@pci.0.3.0");
+    let port = with_disks(&[SHARED, PORT].concat());
+    assert_eq!(port.own_disk(None).unwrap(), "pci.0.5.0.port.1");
+    assert_eq!(
+        port.device_of("pci.0.5.0.port.1").unwrap(),
+        "ahci@pci.0.5.0"
+    );
+    assert_eq!(port.disk_path("pci.0.5.0.port.1"), Some("/base"));
+
+    let both = with_disks(&[WRITTEN, PORT].concat());
+    let refusal = both.own_disk(None).unwrap_err();
+    assert!(matches!(refusal, DeriveError::OwnDisks { .. }), "{refusal}");
+    // What was sealed says which.
+    for (sealed, key) in [
+        ("virtio-blk@pci.0.3.0", "pci.0.3.0"),
+        ("ahci@pci.0.5.0", "pci.0.5.0.port.1"),
+    ] {
+        assert_eq!(both.own_disk(Some(sealed)).unwrap(), key);
+    }
+    for sealed in ["virtio-blk@pci.0.2.0", "virtio-blk@pci.0.5.0", "nonsense"] {
+        let refusal = both.own_disk(Some(sealed)).unwrap_err();
+        assert!(
+            matches!(refusal, DeriveError::NoSuchDisk { .. }),
+            "{refusal}"
+        );
+    }
+    let none = with_disks(&[SHARED, NAMED].concat());
+    assert_eq!(none.own_disk(None), Err(DeriveError::NoOwnDisk));
+
+    let back_ends = |path: &str| BackEnds {
+        disk: Some(("pci.0.5.0.port.1".to_owned(), path.to_owned())),
+        ..BackEnds::default()
+    };
+    let clone = port
+        .derive(&identity(), &back_ends("/dev/zvol/tank/vm/a"))
+        .unwrap();
+    assert_eq!(
+        clone.disk_path("pci.0.5.0.port.1"),
+        Some("/dev/zvol/tank/vm/a")
+    );
+    assert_eq!(clone.disk_path("pci.0.2.0"), Some("/shared"));
+    let refusal = port.derive(&identity(), &back_ends("/a%(b)")).unwrap_err();
+    assert!(matches!(refusal, DeriveError::Percent { .. }), "{refusal}");
+    // The other that is written to is still all clones'.
+    let refusal = both.derive(&identity(), &back_ends("/a")).unwrap_err();
+    assert!(matches!(refusal, DeriveError::SharedDisk { key, .. } if key == "pci.0.3.0.path"));
 }

@@ -1,0 +1,127 @@
+//! `brood state`: the record of what there is, checked, and made anew when it is damaged.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Failure,
+    failure::SOME,
+    output::{engine, json, line, state},
+};
+use crate::{
+    config::Config,
+    rebuild::{Rebuilt, rebuild},
+};
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  brood state check
+  brood state rebuild")]
+pub(super) enum Command {
+    #[command(about = "Say whether the record is as it was written")]
+    Check(Check),
+    #[command(about = "Make a damaged record anew")]
+    Rebuild(Rebuild),
+}
+
+impl Command {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Check(command) => command.run(config),
+            Self::Rebuild(command) => command.run(config),
+        }
+    }
+}
+
+/// Checks all of the state's database. Ends with 1 when it is damaged, and says what to do
+#[derive(Debug, Args)]
+#[command(after_help = "Example: brood state check && echo fine")]
+pub(super) struct Check {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    fn run(&self, config: &Config) -> Result<ExitCode, Failure> {
+        let state = state(config)?;
+        state.check()?;
+        if self.json {
+            json(&json!({ "whole": true, "dir": state.dir() }));
+        } else {
+            line(format_args!(
+                "the state in {} is whole",
+                state.dir().display()
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Makes the state's database anew when it is damaged or was lost, and keeps the damaged file aside.
+///
+/// Guests that run go on, and are recorded again; so are pools, claims that rest, and claims that
+/// hold a guest as far as they can still be read. A guest that waited in a pool may have been
+/// claimed since: it is left as a guest like any other, for somebody to destroy or to keep.
+///
+/// Ends with 3 when something that there was could not be found again, and says what.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood state rebuild
+  brood state rebuild --json")]
+pub(super) struct Rebuild {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Rebuild {
+    fn run(&self, config: &Config) -> Result<ExitCode, Failure> {
+        let rebuilt = rebuild(config.state_dir()?, &*engine()?)?;
+        if self.json {
+            json(&rebuilt);
+        } else {
+            print(&rebuilt);
+        }
+        let all =
+            rebuilt.unread.is_empty() && rebuilt.loose.is_empty() && rebuilt.orphans.is_empty();
+        Ok(ExitCode::from(if all { 0 } else { SOME }))
+    }
+}
+
+fn print(rebuilt: &Rebuilt) {
+    let Rebuilt {
+        pools,
+        guests,
+        claims,
+        resting,
+        ..
+    } = rebuilt;
+    line(format_args!(
+        "found again: {} pools, {} guests that run, {claims} claims, and {resting} claims that rest",
+        pools.len(),
+        guests.len(),
+    ));
+    if let Some(damaged) = &rebuilt.damaged {
+        line(format_args!("the damaged file is {}", damaged.display()));
+    }
+    for what in &rebuilt.unread {
+        line(format_args!("not read to the end: {what}"));
+    }
+    if !rebuilt.loose.is_empty() {
+        line(format_args!(
+            "in no pool any more, and perhaps somebody's: {0}\n  to end them: brood destroy {0}",
+            rebuilt.loose.join(" ")
+        ));
+    }
+    for orphan in &rebuilt.orphans {
+        line(format_args!(
+            "{} rests, and its token is not known: it has a new one, {}",
+            orphan.bundle, orphan.token
+        ));
+    }
+}

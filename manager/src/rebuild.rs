@@ -1,0 +1,298 @@
+//! Makes the record of a state folder anew when its database was damaged or lost: from what can
+//! still be read of it, from what runs, and from the bundles of claims that rest.
+//!
+//! Nothing is taken for granted that could hand out a guest twice or end somebody's. A guest that
+//! was hot may have been claimed since the last page that can be read; so it is listed as a guest
+//! like any other, and its pool restores a new one.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+
+use crate::{
+    checkpoint::{self, BundlePath, Checkpoint},
+    disk::Place,
+    engine::{Engine, ProcessState, random},
+    guests::{self, GuestState, Guests},
+    state::{self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State},
+};
+
+/// What there is of it now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rebuilt {
+    /// Where the damaged database is kept; none when there was none.
+    pub damaged: Option<PathBuf>,
+    /// Names of the pools.
+    pub pools: Vec<String>,
+    /// Names of the guests that run.
+    pub guests: Vec<String>,
+    /// Claims that hold a guest, as they did.
+    pub claims: u64,
+    /// Claims that rest, as they did.
+    pub resting: u64,
+    /// Bundles of claims that rest and whose token is known no more, with a new token for each.
+    pub orphans: Vec<Orphan>,
+    /// Guests that belong to no pool any more: one waited to be claimed, or is somebody's.
+    pub loose: Vec<String>,
+    /// What could not be read.
+    pub unread: Vec<String>,
+}
+
+/// A bundle whose claim is not known, and the new token that it is had by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Orphan {
+    /// The bundle, `DIR/NAME`.
+    pub bundle: String,
+    /// The token.
+    pub token: String,
+}
+
+/// Why it was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The record.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// Guests.
+    #[error(transparent)]
+    Guests(#[from] guests::Error),
+    /// A bundle.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// A lock, or the system's randomness.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::State(e) => e.hint(),
+            Self::Guests(e) => e.hint(),
+            Self::Checkpoint(e) => e.hint(),
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+/// Makes the record of the state folder `dir` anew. Commands that are at something are waited for;
+/// a rebuild that was cut off is done again.
+///
+/// # Errors
+/// [`state::Error::Whole`] when the database is not damaged; when the folder cannot be written.
+pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
+    let _pools = lock(dir, "pools.lock")?;
+    let _claims = lock(dir, "cold.lock")?;
+    let mut rebuild = Rebuild::begin(dir)?;
+    let salvage = rebuild.salvage();
+    let state = &mut rebuild.state;
+    let pools = pools(state, &salvage)?;
+    let guests = find_guests(state, engine, &salvage.guests)?;
+    let claims = entries(state, &salvage, &pools)?;
+    for place in &salvage.disk_places {
+        if let Ok(place) = place.parse::<Place>() {
+            state.note_disk_place(&place)?;
+        }
+    }
+    for kept in state.claims_not_recorded()?.iter().chain(&salvage.claims) {
+        let whole = kept
+            .bundle
+            .parse()
+            .is_ok_and(|path| Checkpoint::open(&path).is_ok());
+        if whole
+            && !state
+                .guests()?
+                .iter()
+                .any(|row| row.id.to_string() == kept.guest)
+        {
+            state.recall_cold(kept)?;
+        }
+    }
+    let resting = state.all_cold()?.len() as u64;
+    let orphans = orphans(state, &pools)?;
+    let loose = loose(state, &guests, &pools)?;
+    Ok(Rebuilt {
+        damaged: rebuild.finish()?,
+        pools: pools.into_keys().collect(),
+        guests: guests.into_iter().map(|row| row.name).collect(),
+        claims,
+        resting,
+        orphans,
+        loose,
+        unread: salvage.unread,
+    })
+}
+
+fn lock(dir: &Path, name: &str) -> Result<Flock<File>, Error> {
+    let path = dir.join(name);
+    let failed = |source| Error::Io {
+        action: format!("lock {}", path.display()),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
+}
+
+/// Pools, as they are kept beside the database, else as they were recorded.
+fn pools(state: &State, salvage: &Salvage) -> Result<BTreeMap<String, PoolRow>, Error> {
+    let recorded = salvage.pools.iter().cloned();
+    let all = recorded.chain(state.kept_pools());
+    let pools: BTreeMap<String, PoolRow> = all.map(|pool| (pool.name.clone(), pool)).collect();
+    for pool in pools.values() {
+        state.add_pool(pool)?;
+    }
+    Ok(pools)
+}
+
+/// Guests that run: as they were recorded, else as their processes tell.
+fn find_guests(
+    state: &mut State,
+    engine: &dyn Engine,
+    recorded: &[GuestRow],
+) -> Result<Vec<GuestRow>, Error> {
+    let run_dir = state.run_dir();
+    for row in recorded {
+        let Some(process) = engine.find(&run_dir, &row.id) else {
+            continue;
+        };
+        let same = row.process == Some(process) && state.of_this_boot(row);
+        if same && process.state() != ProcessState::Gone {
+            state.recall_guest(row)?;
+        }
+    }
+    let mut living = Guests { state, engine }.list()?;
+    living.retain(|guest| guest.state != GuestState::Dead);
+    Ok(living.into_iter().map(|guest| guest.row).collect())
+}
+
+/// Entries that are somebody's, or nobody's any more. Returns how many are claimed.
+fn entries(
+    state: &State,
+    salvage: &Salvage,
+    pools: &BTreeMap<String, PoolRow>,
+) -> Result<u64, Error> {
+    let there: HashSet<_> = state.guests()?.iter().map(|row| row.id).collect();
+    let mut claims = 0;
+    for entry in &salvage.entries {
+        let pool = pools
+            .get(&entry.pool)
+            .filter(|_| there.contains(&entry.guest));
+        let Some(pool) = pool else { continue };
+        let counts = match entry.state {
+            EntryState::Claimed => 1,
+            EntryState::Releasing => 0,
+            EntryState::Filling | EntryState::Hot => continue,
+        };
+        // How long its lease lasted may lie in what could not be read.
+        let lasts = Duration::from_secs(pool.policy.lease_s);
+        if state.recall_entry(entry, lasts)? {
+            claims += counts;
+        }
+    }
+    Ok(claims)
+}
+
+/// Bundles of claims whose token was lost: each gets a new one, that it may be had by.
+fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<Orphan>, Error> {
+    let dir = state.dir().join("cold");
+    let mut found = Vec::new();
+    if !dir.exists() {
+        return Ok(found);
+    }
+    let mut needed: HashSet<String> = HashSet::new();
+    let recorded = state.all_cold()?.into_iter().map(|cold| cold.bundle);
+    let recorded = recorded.chain(state.guests()?.into_iter().map(|row| row.checkpoint));
+    let recorded: Vec<String> = recorded.collect();
+    let listed = checkpoint::list(&dir)?;
+    let whole = listed
+        .iter()
+        .filter_map(|listed| Checkpoint::open(&listed.path).ok());
+    let whole: Vec<Checkpoint> = whole.collect();
+    // What another one is a delta of belongs to that one.
+    for bundle in &whole {
+        if let [parents @ .., _] = &bundle.layers()[..] {
+            for parent in parents {
+                needed.insert(parent.path().absolute()?.to_string());
+            }
+        }
+    }
+    for bundle in recorded {
+        if let Ok(opened) = bundle
+            .parse()
+            .and_then(|path: BundlePath| Checkpoint::open(&path))
+        {
+            for layer in opened.layers() {
+                needed.insert(layer.path().absolute()?.to_string());
+            }
+        }
+    }
+    for bundle in whole {
+        let path = bundle.path().absolute()?.to_string();
+        let base = bundle
+            .layers()
+            .first()
+            .map(|base| base.manifest().memory_sha256());
+        let pool = pools
+            .values()
+            .find(|pool| Some(&pool.sha256) == base.as_ref());
+        let Some(pool) = pool
+            .or(pools.values().next())
+            .filter(|_| !needed.contains(&path))
+        else {
+            continue;
+        };
+        let bytes: [u8; 16] = random().map_err(|source| Error::Io {
+            action: "make a token".to_owned(),
+            source,
+        })?;
+        let token = format!("{:032x}", u128::from_be_bytes(bytes));
+        state.recall_cold(&KeptClaim {
+            token: token.clone(),
+            pool: pool.name.clone(),
+            guest: bundle.path().name().to_owned(),
+            bundle: path.clone(),
+            created_at: bundle.manifest().created_at.clone(),
+        })?;
+        found.push(Orphan {
+            bundle: path,
+            token,
+        });
+    }
+    Ok(found)
+}
+
+/// Guests with a pool's name that are no entries of it.
+fn loose(
+    state: &State,
+    guests: &[GuestRow],
+    pools: &BTreeMap<String, PoolRow>,
+) -> Result<Vec<String>, Error> {
+    let mut loose = Vec::new();
+    for row in guests {
+        let pool = row.name.rsplit_once('-').map(|(pool, _)| pool);
+        if pool.is_some_and(|pool| pools.contains_key(pool))
+            && state.entry_state(&row.id)?.is_none()
+        {
+            loose.push(row.name.clone());
+        }
+    }
+    Ok(loose)
+}

@@ -1,0 +1,165 @@
+//! What is kept beside the database, so that it can be made anew: what a pool should be
+//! (`pools/NAME.json`), and whose a suspended guest is (`cold/ID.claim`, beside its bundle).
+//!
+//! A claim is kept once it is recorded, and is no longer kept before the record of it goes. So one
+//! that is kept and not recorded was lost from the record.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{ColdRow, Error, PoolRow, State};
+use crate::engine::GuestId;
+
+const POOLS: &str = "pools";
+const CLAIMS: &str = "cold";
+/// How a file's name ends that is not written yet.
+const UNFINISHED: &str = ".new";
+
+/// A claim whose guest is suspended, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptClaim {
+    /// What the claimer shows.
+    pub(crate) token: String,
+    /// The pool.
+    pub(crate) pool: String,
+    /// The guest that was suspended, 16 hexadecimal digits.
+    pub(crate) guest: String,
+    /// The bundle, `DIR/NAME`.
+    pub(crate) bundle: String,
+    /// When it was suspended, RFC 3339.
+    pub(crate) created_at: String,
+}
+
+/// Whether anything is kept in the state folder `dir`.
+pub(super) fn are_in(dir: &Path) -> bool {
+    !files(&dir.join(POOLS), ".json").is_empty() || !files(&dir.join(CLAIMS), ".claim").is_empty()
+}
+
+impl State {
+    pub(super) fn keep_claim(&self, cold: &ColdRow) -> Result<(), Error> {
+        let kept = KeptClaim {
+            token: cold.token.clone(),
+            pool: cold.pool.clone(),
+            guest: cold.guest.to_string(),
+            bundle: cold.bundle.clone(),
+            created_at: cold.created_at.clone(),
+        };
+        write(&self.claim_file(&cold.guest), &kept)
+    }
+
+    pub(super) fn is_kept(&self, guest: &GuestId) -> bool {
+        self.claim_file(guest).exists()
+    }
+
+    pub(super) fn unkeep_claim(&self, guest: &GuestId) -> Result<(), Error> {
+        remove(&self.claim_file(guest))
+    }
+
+    /// Claims that are kept and not recorded. What cannot be read is left out.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn claims_not_recorded(&self) -> Result<Vec<KeptClaim>, Error> {
+        // First what is kept: what is recorded goes later.
+        let mut kept = files(&self.dir.join(CLAIMS), ".claim");
+        let recorded = self.all_cold()?;
+        let recorded: HashSet<PathBuf> = recorded
+            .iter()
+            .map(|cold| self.claim_file(&cold.guest))
+            .collect();
+        kept.retain(|file| !recorded.contains(file));
+        Ok(read_all(kept))
+    }
+
+    /// Removes what killed commands did not write to its end. Nobody may be writing.
+    pub(crate) fn sweep_claim_files(&self) {
+        for file in files(&self.dir.join(CLAIMS), &format!(".claim{UNFINISHED}")) {
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    fn claim_file(&self, guest: &GuestId) -> PathBuf {
+        self.dir.join(CLAIMS).join(format!("{guest}.claim"))
+    }
+
+    pub(super) fn keep_pool(&self, name: &str) -> Result<(), Error> {
+        match self.pool(name)? {
+            Some(pool) => write(&self.pool_file(name), &pool),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn unkeep_pool(&self, name: &str) -> Result<(), Error> {
+        remove(&self.pool_file(name))
+    }
+
+    /// All pools that are kept. What cannot be read is left out.
+    pub(crate) fn kept_pools(&self) -> Vec<PoolRow> {
+        read_all(files(&self.dir.join(POOLS), ".json"))
+    }
+
+    fn pool_file(&self, name: &str) -> PathBuf {
+        self.dir.join(POOLS).join(format!("{name}.json"))
+    }
+}
+
+/// Writes a file whole or not at all, on the disk when this returns. Only its owner may read it.
+fn write(path: &Path, what: &impl Serialize) -> Result<(), Error> {
+    let unfinished = PathBuf::from(format!("{}{UNFINISHED}", path.display()));
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let write = || -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut file = File::create(&unfinished)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(&serde_json::to_vec(what)?)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| {
+        let _ = fs::remove_file(&unfinished);
+        Error::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    let gone = match fs::remove_file(path) {
+        Ok(()) => File::open(path.parent().unwrap_or(Path::new("."))).and_then(|d| d.sync_all()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    };
+    gone.map_err(|source| Error::Io {
+        action: "remove",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_all<T: DeserializeOwned>(files: Vec<PathBuf>) -> Vec<T> {
+    let texts = files.into_iter().map(fs::read);
+    texts
+        .filter_map(|text| serde_json::from_slice(&text.ok()?).ok())
+        .collect()
+}
+
+/// Files of a folder whose names end like this, by name.
+fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(end))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,137 @@
+//! A new database in the place of a damaged one, which is kept aside. Until the new one has all that
+//! it is to have, it has another name, and every command is told that.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+
+use super::{DATABASE, Error, Salvage, State, damage::UNFINISHED, schema};
+use crate::host::boot;
+
+/// A database that is being made.
+#[derive(Debug)]
+pub(crate) struct Rebuild {
+    /// The state, with the new database.
+    pub(crate) state: State,
+    /// The damaged one, aside.
+    aside: Option<PathBuf>,
+}
+
+impl Rebuild {
+    /// Puts the database of `dir` aside, and begins a new one.
+    ///
+    /// # Errors
+    /// [`Error::Whole`] when it is not damaged; when the folder cannot be written.
+    pub(crate) fn begin(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(DATABASE);
+        match State::open(dir) {
+            Ok(_) => return Err(Error::Whole { path }),
+            Err(Error::Damaged { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        let unfinished = dir.join(UNFINISHED);
+        remove_all(&unfinished)?;
+        File::create(&unfinished).map_err(failed("write", &unfinished))?;
+        let aside = keep_aside(dir)?;
+        let database = schema::open(&unfinished, || Ok(()))?;
+        Ok(Self {
+            state: State {
+                dir: dir.to_owned(),
+                database,
+                boot_id: boot::id().unwrap_or_default(),
+            },
+            aside,
+        })
+    }
+
+    /// What can still be read of the damaged one.
+    pub(crate) fn salvage(&self) -> Salvage {
+        self.aside
+            .as_deref()
+            .map_or_else(Salvage::default, Salvage::read)
+    }
+
+    /// Puts the new database in its place. Returns where the damaged one is.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn finish(self) -> Result<Option<PathBuf>, Error> {
+        let State { dir, database, .. } = self.state;
+        let (path, unfinished) = (dir.join(DATABASE), dir.join(UNFINISHED));
+        let of = |source| Error::database(&unfinished, source);
+        // All of it in one file: its journal would not be found under the new name.
+        database
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(of)?;
+        database.close().map_err(|(_, e)| of(e))?;
+        for end in ["wal", "shm"] {
+            remove(&PathBuf::from(format!("{}-{end}", path.display())))?;
+        }
+        let put = || {
+            File::open(&unfinished)?.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            File::open(&dir)?.sync_all()
+        };
+        put().map_err(failed("put the new database in the place of", &path))?;
+        Ok(self.aside)
+    }
+}
+
+/// Gives the database a second name, and its journal the name that goes with it. Where an earlier
+/// rebuild that was cut off has done so, that is it.
+fn keep_aside(dir: &Path) -> Result<Option<PathBuf>, Error> {
+    let path = dir.join(DATABASE);
+    let Ok(damaged) = fs::metadata(&path) else {
+        return Ok(None);
+    };
+    let prefix = format!("{DATABASE}.damaged-");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let known = entries.map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let of_database = name.starts_with(&prefix) && !name.ends_with("-wal");
+        of_database && fs::metadata(path).is_ok_and(|file| file.ino() == damaged.ino())
+    });
+    if known.is_some() {
+        return Ok(known);
+    }
+    let aside = (Timestamp::now().as_second()..)
+        .map(|n| dir.join(format!("{prefix}{n}")))
+        .find(|path| !path.exists())
+        .expect("numbers do not run out");
+    let journal = |path: &Path| PathBuf::from(format!("{}-wal", path.display()));
+    if journal(&path).exists() {
+        let to = journal(&aside);
+        fs::hard_link(journal(&path), &to).map_err(failed("keep the journal as", &to))?;
+    }
+    fs::hard_link(&path, &aside).map_err(failed("keep the damaged database as", &aside))?;
+    Ok(Some(aside))
+}
+
+fn remove_all(database: &Path) -> Result<(), Error> {
+    remove(database)?;
+    for end in ["wal", "shm"] {
+        remove(&PathBuf::from(format!("{}-{end}", database.display())))?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io {
+        action,
+        path: path.clone(),
+        source,
+    }
+}

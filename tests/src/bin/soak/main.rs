@@ -1,0 +1,80 @@
+//! A soak: clients claim, renew, suspend, resume and release guests of several pools for as long as
+//! it is told to, while guests, nurseries and the daemon itself are killed at random. Every few
+//! seconds, and at the end, all of it must come to rest as it should be: nothing handed out twice,
+//! nothing lost that was acknowledged, nothing left.
+//!
+//! The seed is printed; the same seed makes the same choices, though not the same moments.
+
+mod audit;
+mod chaos;
+mod claimer;
+mod scene;
+mod talk;
+
+use std::{
+    process::ExitCode,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use brood_tests::Random;
+use clap::Parser;
+
+use self::scene::Scene;
+
+/// How long clients and killers are at it between two looks at everything.
+const BETWEEN_AUDITS: Duration = Duration::from_secs(8);
+
+/// Uses a daemon and its pools while everything is killed at random, and makes sure that nothing is
+/// handed out twice, lost or left.
+///
+/// Exits with 0 when all was as it should be; otherwise it says what was not.
+#[derive(Debug, Parser)]
+#[command(name = "tools/soak", max_term_width = 100)]
+struct Options {
+    /// How long, in seconds
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    seconds: u64,
+    /// Clients at once
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    clients: u64,
+    /// Seed of all choices [default: a new one]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut random = options.seed.map_or_else(Random::seeded, Random::new);
+    let Some(scene) = Scene::new(&mut random) else {
+        return ExitCode::SUCCESS;
+    };
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let seeds: Vec<u64> = (0..=options.clients)
+        .map(|_| random.below(u64::MAX))
+        .collect();
+    let ran = thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for seed in &seeds[1..] {
+            let scene = &scene;
+            threads.push(scope.spawn(move || claimer::run(scene, Random::new(*seed))));
+        }
+        let chaos = scope.spawn(|| chaos::run(&scene, Random::new(seeds[0])));
+        while Instant::now() < end && !threads.iter().any(thread::ScopedJoinHandle::is_finished) {
+            thread::sleep(BETWEEN_AUDITS.min(end.saturating_duration_since(Instant::now())));
+            let still = scene.hold_still();
+            audit::whole(&scene);
+            drop(still);
+        }
+        scene.done.store(true, Ordering::Relaxed);
+        // A panic says what was wrong.
+        threads.into_iter().all(|thread| thread.join().is_ok()) & chaos.join().is_ok()
+    });
+    if !ran {
+        scene.tell_of_daemons();
+        return ExitCode::FAILURE;
+    }
+    audit::end(scene);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,208 @@
+//! What the soak plays on: a daemon that comes and goes, pools, and what everybody knows of them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use brood_tests::{Daemon, Demo, Home, Kind, Random, Storage, without_kvm};
+use serde_json::json;
+
+use super::talk::Talk;
+
+/// How long a claim lasts when it is not renewed, in seconds.
+pub(crate) const LEASE_S: u64 = 10;
+/// Where clients write into their guests.
+pub(crate) const MARK_AT: u64 = 0x20_0000;
+
+/// A pool.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) name: &'static str,
+    pub(crate) hot: u64,
+    /// What a guest that nobody had finds at [`MARK_AT`].
+    pub(crate) pristine: u64,
+}
+
+/// A claim that its client was told of and has not given back.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) guest: String,
+    pub(crate) id: String,
+    pub(crate) pid: i32,
+    pub(crate) mark: u64,
+    pub(crate) rests: bool,
+}
+
+/// All of it. The home goes first: its guests' disks are in the storage.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) home: Home,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) daemon: Mutex<Option<Daemon>>,
+    /// Guests that were killed, by process id, and marks that may be lost with them.
+    killed: Mutex<HashSet<i32>>,
+    /// Claims by token.
+    held: Mutex<BTreeMap<String, Held>>,
+    /// Ids and generations that somebody was ever given.
+    given: Mutex<HashSet<String>>,
+    /// Taken to read while something is done, and to write while all is looked at.
+    still: RwLock<()>,
+    pub(crate) done: AtomicBool,
+    pub(crate) counts: Counts,
+    pub(crate) storage: Option<Storage>,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) claims: AtomicU64,
+    pub(crate) suspends: AtomicU64,
+    pub(crate) resumes: AtomicU64,
+    pub(crate) releases: AtomicU64,
+    pub(crate) abandoned: AtomicU64,
+    pub(crate) lost_with_their_guest: AtomicU64,
+    pub(crate) daemons: AtomicU64,
+    pub(crate) kills: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn add(count: &AtomicU64) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Scene {
+    /// Starts a daemon with its pools; `None` where guests cannot be run, which is said.
+    pub(crate) fn new(random: &mut Random) -> Option<Self> {
+        if without_kvm() {
+            return None;
+        }
+        let storage = Storage::files(Kind::Xfs);
+        // Bundles of claims that rest share blocks with their guests' disks.
+        let home = match &storage {
+            Some(storage) => Home::inside(&storage.folder()),
+            None => Home::bare(),
+        };
+        let demo = home.demo("demo", "4M");
+        let warm = storage
+            .as_ref()
+            .map(|storage| with_disk(&home, &demo, storage));
+        let daemon = Daemon::start(&home);
+        let mut pools = Vec::new();
+        let mut make = |name, demo: &Demo, hot, most: Option<u64>| {
+            let pool = json!({ "name": name, "checkpoint": demo.path, "hot": hot, "most": most,
+                               "lease_s": LEASE_S });
+            daemon.post("/api/v1/pools", &pool, 201);
+            let pristine = demo.words().at(MARK_AT);
+            pools.push(Pool {
+                name,
+                hot,
+                pristine,
+            });
+        };
+        make("many", &demo, 4 + random.below(4), None);
+        make("few", &demo, 2, Some(5));
+        if let Some(warm) = &warm {
+            make("disk", warm, 2, None);
+        }
+        Some(Self {
+            home,
+            pools,
+            daemon: Mutex::new(Some(daemon)),
+            killed: Mutex::default(),
+            held: Mutex::default(),
+            given: Mutex::default(),
+            still: RwLock::default(),
+            done: AtomicBool::new(false),
+            counts: Counts::default(),
+            storage,
+        })
+    }
+
+    /// Held while something is done that must not be looked at.
+    pub(crate) fn doing(&self) -> RwLockReadGuard<'_, ()> {
+        self.still.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody does anything, and lets nobody begin.
+    pub(crate) fn hold_still(&self) -> RwLockWriteGuard<'_, ()> {
+        self.still.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn talk(&self) -> Talk {
+        Talk::new(&self.home)
+    }
+
+    /// Notes that a process is about to be killed.
+    pub(crate) fn kill(&self, pid: i32) {
+        lock(&self.killed).insert(pid);
+        Counts::add(&self.counts.kills);
+        brood_tests::signal(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+
+    /// How many were killed so far.
+    pub(crate) fn kills(&self) -> u64 {
+        self.counts.kills.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn was_killed(&self, pid: i32) -> bool {
+        lock(&self.killed).contains(&pid)
+    }
+
+    /// Notes something that nobody else may ever be given.
+    pub(crate) fn give(&self, what: &str) {
+        let new = lock(&self.given).insert(what.to_owned());
+        assert!(new, "{what} was handed out twice");
+    }
+
+    pub(crate) fn hold(&self, token: &str, held: Held) {
+        lock(&self.held).insert(token.to_owned(), held);
+    }
+
+    pub(crate) fn let_go(&self, token: &str) {
+        lock(&self.held).remove(token);
+    }
+
+    pub(crate) fn held(&self) -> BTreeMap<String, Held> {
+        lock(&self.held).clone()
+    }
+
+    /// Prints what the last daemon logged.
+    pub(crate) fn tell_of_daemons(&self) {
+        if let Some(daemon) = lock(&self.daemon).take() {
+            daemon.signal(nix::sys::signal::Signal::SIGTERM);
+            let said = daemon.wait().stderr;
+            let lines: Vec<&str> = said.lines().collect();
+            for line in &lines[lines.len().saturating_sub(40)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+/// A checkpoint of a guest that has a disk.
+fn with_disk(home: &Home, demo: &Demo, storage: &Storage) -> Demo {
+    let disk = storage.disk();
+    let restore = [
+        "restore", &demo.path, "-n", "1", "--prefix", "w", "--disk", &disk,
+    ];
+    let _ = home.brood(&restore).ok();
+    let path = storage.folder().join("warm");
+    let warm = Demo {
+        path: path.to_str().expect("plain letters").to_owned(),
+    };
+    let _ = home.brood(&["suspend", "w-1", &warm.path]).ok();
+    warm
+}
