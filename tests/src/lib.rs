@@ -31,7 +31,7 @@ pub use crowd::{Crowd, crowd};
 pub use daemon::{Daemon, Events, content_type};
 pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
-pub use json::{array, keys, text, whole};
+pub use json::{array, keys, number, text, whole};
 pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until};

@@ -90,7 +90,8 @@ pub(super) async fn host(
     }
     let workers = Arc::clone(&app.workers);
     blocking(move || {
-        let facts = workers.facts(meant.checkpoint_dir)?;
+        let mut facts = workers.facts(meant.checkpoint_dir)?;
+        workers.engine().examine(&mut facts);
         let checks = doctor(&facts, guests);
         Ok(Json(Host {
             ok: can_mass_restore(&checks),

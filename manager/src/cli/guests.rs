@@ -58,7 +58,7 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -109,7 +109,7 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -216,7 +216,7 @@ impl Ask {
             self.request.pop();
             self.json = true;
         }
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
@@ -248,7 +248,7 @@ impl Done {
         mut each: impl FnMut(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
     ) -> Result<Self, Failure> {
         let cancelled = cancellation();
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -394,7 +394,7 @@ pub(super) struct Destroy {
 
 impl Destroy {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -439,7 +439,7 @@ pub(super) struct Suspend {
 
 impl Suspend {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

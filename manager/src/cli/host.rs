@@ -22,7 +22,9 @@ use crate::{
     units::Bytes,
 };
 
-/// Checks each fact that decides whether and how much this host can do: KVM, limits, memory, disk.
+/// Checks each fact that decides whether and how much this host can do: KVM or bhyve, limits,
+/// memory, disk.
+///
 /// Exits with 0 when mass restore can work here, else with 1.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -43,7 +45,9 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let facts = facts(config, self.checkpoint_dir)?;
+        let engine = engine(config)?;
+        let mut facts = facts(config, &*engine, self.checkpoint_dir)?;
+        engine.examine(&mut facts);
         let checks = doctor(&facts, self.guests);
         let able = can_mass_restore(&checks);
         if self.json {
@@ -77,8 +81,8 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
+        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         let cost = cost::live(&mut state, &*engine, &checkpoint)?;
         let plan = plan(
             &facts,

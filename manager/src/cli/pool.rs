@@ -9,10 +9,7 @@ use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
     guests::seconds,
-    output::{
-        advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
-        table,
-    },
+    output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
     restore::concurrency,
 };
 use crate::{
@@ -90,12 +87,12 @@ fn with_pools<T>(
     config: &Config,
     run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let (mut state, engine) = (state(config)?, engine()?);
+    let (mut state, engine) = (state(config)?, engine(config)?);
     let dir = state.dir().to_owned();
     run(&mut Pools {
         state: &mut state,
         engine: &*engine,
-        facts: &|folder| facts_beside(dir.clone(), Some(folder.to_owned())),
+        facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
         standing: &mut Slots::default(),
     })
 }

@@ -118,6 +118,10 @@ points! {
         "filesystem successfully created, but not mounted\n";
     ZFS_DESTROY = "zfs.destroy", "before anything is destroyed", 1,
         "cannot destroy: pool I/O is currently suspended\n";
+    RCTL_ADD = "rctl.add", "before a rule is added", 1,
+        "rctl: failed to add rule: Cannot allocate memory\n";
+    RCTL_ADDED = "rctl.added", "a rule was added", 1,
+        "rctl: failed to add rule: Cannot allocate memory\n";
     IFCONFIG_CREATE = "ifconfig.create", "before an interface is created", 1,
         "ifconfig: SIOCIFCREATE2: Cannot allocate memory\n";
     IFCONFIG_CREATED = "ifconfig.created", "an interface was created, its name not told yet", 1,

@@ -21,6 +21,7 @@ use super::{
     folder::{Folder, Record},
     host::{self, Host},
     network,
+    rctl::Rctl,
     serial::{self, Line, Wait},
 };
 use crate::{
@@ -38,9 +39,13 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Has bhyve's allocator keep little for itself (jemalloc(3)): docs/freebsd-footprint.md.
 const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
-/// Notes its own process id, then becomes bhyve. Its standard input is the lock of the restore,
-/// which so is held until the process id can be found.
-const BECOME: &str = r#"echo $$ >"$1.new" && mv "$1.new" "$1" && shift && exec "$@" </dev/null"#;
+/// Notes its own process id, limits itself, then becomes bhyve. Its standard input is the lock of
+/// the restore, which so is held until the process id can be found. What comes before `--` are rules
+/// of rctl(8) without their subject.
+const BECOME: &str = r#"echo $$ >"$1.new" && mv "$1.new" "$1" && shift || exit
+while [ "$1" != -- ]; do rctl -a "process:$$:$1" </dev/null || exit; shift; done
+shift
+exec "$@" </dev/null"#;
 
 /// Why a guest was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +88,8 @@ pub(super) struct Source {
     pub(super) memory: Bytes,
     pub(super) guest: BhyveGuest,
     pub(super) config: Config,
+    /// Limits of each guest.
+    pub(super) rctl: Rctl,
     /// Held by all that may still be restoring.
     pub(super) lock: File,
     pub(super) called_off: AtomicBool,
@@ -218,7 +225,8 @@ fn start(source: &Source, folder: &Folder, record: &Record) -> Result<Child, Err
         .command("/bin/sh")
         .args(["-c", BECOME, "sh"])
         .arg(folder.file("pid"))
-        .args(["bhyve", "-k"])
+        .args(source.rctl.rules())
+        .args(["--", "bhyve", "-k"])
         .arg(folder.file("conf"))
         .arg("-r")
         .arg(&source.ckp)

@@ -34,7 +34,7 @@ const SUSPEND: [&str; 8] = [
     "suspend.meta",
     "suspend.complete",
 ];
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 16] = [
     "suspend.connect",
     "suspend.sent",
     "suspend.destroyed",
@@ -44,6 +44,8 @@ const OTHERS: [&str; 14] = [
     "ifconfig.created",
     "ifconfig.addm",
     "ifconfig.destroy",
+    "rctl.add",
+    "rctl.added",
     "zfs.snapshot",
     "zfs.snapshotted",
     "zfs.clone",
