@@ -51,7 +51,7 @@ fn control(vmm: &Vmm, jailed: bool) -> Check {
         }
         _ => "a devfs(8) ruleset hides it: devfs rule add path vmmctl unhide",
     };
-    Check::new(vmm_sys::VMM_CTL_PATH, found, "this user may read and write").unless(
+    Check::new(vmm_sys::VMM_CTL_PATH, found, "readable and writable").unless(
         errno.is_none(),
         Status::Fail,
         hint,
@@ -110,7 +110,7 @@ pub(super) fn tools(tools: &BhyveTools) -> Vec<Check> {
         Check::new(name, if known { "known" } else { "unknown" }, "known").unless(
             known,
             Status::Fail,
-            "its bhyve was built without checkpoints: WITH_BHYVE_SNAPSHOT=yes in src.conf(5); \
+            "it was built without checkpoints: WITH_BHYVE_SNAPSHOT=yes in src.conf(5); \
              tools/freebsd/kernel build does that, then install",
         )
     };
