@@ -62,6 +62,13 @@ struct Commands {
 impl Commands {
     /// Asks once; each variable is as it was then.
     fn ask(host: &Host) -> Self {
+        if host.is_this_machine() && cfg!(not(target_os = "freebsd")) {
+            let why = "bhyve is FreeBSD's, and this is another system: unset BROOD_ENGINE";
+            return Self {
+                host: host.clone(),
+                printed: Err(io::Error::new(io::ErrorKind::Unsupported, why)),
+            };
+        }
         // With -i, what this kernel does not have is passed over.
         let arguments: Vec<&str> = ["-i", "-e"].into_iter().chain(VARIABLES).collect();
         let told = host.run("sysctl", &arguments);

@@ -46,8 +46,7 @@ fn control(vmm: &Vmm, jailed: bool) -> Check {
             "this jail needs allow.vmm in jail.conf(5), and a devfs(8) rule that shows vmmctl and vmm/*"
         }
         Some(Errno::EACCES | Errno::EPERM) => {
-            "run brood as root: machines of 15.0 are root's alone; a group that has vmmctl by a \
-             devfs(8) rule has not /dev/vmm/NAME"
+            "run brood as root: nobody else may make machines that outlive their maker"
         }
         _ => "a devfs(8) ruleset hides it: devfs rule add path vmmctl unhide",
     };
