@@ -15,6 +15,7 @@
 pub mod api;
 pub mod checkpoint;
 pub mod cli;
+mod client;
 pub mod config;
 pub mod density;
 pub mod disk;
@@ -24,4 +25,5 @@ pub mod host;
 pub mod pool;
 pub mod restore;
 pub mod state;
+mod top;
 pub mod units;

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{Home, PATIENCE, Ran, Running, text, until};
 
 /// The token of daemons that listen on a port.
-const TOKEN: &str = "a-token-of-a-test-0123456789";
+pub const TOKEN: &str = "a-token-of-a-test-0123456789";
 
 /// A daemon. It is killed when this is dropped.
 #[derive(Debug)]
@@ -45,13 +45,22 @@ impl Daemon {
     /// When it does not.
     #[must_use]
     pub fn on_a_port(home: &Home) -> Self {
-        let token = home.path().join("token");
-        fs::write(&token, TOKEN).expect("the home can be written");
-        fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("it is ours");
         // One that is free now; nobody else in this test takes it.
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("it has an address").port();
         drop(free);
+        Self::on_port(home, port)
+    }
+
+    /// Starts one that listens on this port, as another did before.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn on_port(home: &Home, port: u16) -> Self {
+        let token = home.path().join("token");
+        fs::write(&token, TOKEN).expect("the home can be written");
+        fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("it is ours");
         let address = format!("127.0.0.1:{port}");
         let token = token.to_str().expect("plain letters").to_owned();
         let args = ["--listen", &address, "--token-file", &token];
@@ -95,6 +104,15 @@ impl Daemon {
         &self.socket
     }
 
+    /// The port that it listens on.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.expect("it listens on a port")
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -125,7 +143,7 @@ impl Daemon {
     /// # Panics
     /// When it has no port.
     pub fn over_port(&self, method: Method, path: &str) -> RequestBuilder {
-        let port = self.port.expect("it listens on a port");
+        let port = self.port();
         let client = Client::builder().timeout(PATIENCE).build();
         let client = client.expect("a client");
         client.request(method, format!("http://127.0.0.1:{port}{path}"))

@@ -10,6 +10,7 @@
 //! `BROOD_REQUIRE_KVM=1` it fails instead.
 
 mod binary;
+pub mod browser;
 mod crowd;
 mod daemon;
 mod filesystem;
@@ -27,8 +28,9 @@ pub mod vnode_model;
 mod zpool;
 
 pub use binary::{brood, standin};
+pub use browser::Browser;
 pub use crowd::{Crowd, crowd};
-pub use daemon::{Daemon, Events, content_type};
+pub use daemon::{Daemon, Events, TOKEN, content_type};
 pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
 pub use json::{array, keys, number, text, whole};

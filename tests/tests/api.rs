@@ -399,9 +399,20 @@ fn metrics_are_what_prometheus_reads() {
             .to_owned()
     };
     assert_eq!(line("brood_guests{state=\"running\"}"), "2");
-    assert_eq!(line("brood_restores_total{outcome=\"restored\"}"), "3");
-    assert_eq!(line("brood_restores_total{outcome=\"failed\"}"), "0");
-    assert_eq!(line("brood_restore_latency_seconds_count"), "3");
+    let origin = format!("checkpoint=\"{}\",pool=\"\"", demo.path);
+    let restores = |outcome: &str| {
+        line(&format!(
+            "brood_restores_total{{{origin},outcome=\"{outcome}\"}}"
+        ))
+    };
+    assert_eq!(
+        (restores("restored"), restores("failed")),
+        ("3".to_owned(), "0".to_owned())
+    );
+    assert_eq!(
+        line(&format!("brood_restore_latency_seconds_count{{{origin}}}")),
+        "3"
+    );
     let of = |kind: &str| {
         let start = format!(
             "brood_checkpoint_memory_bytes{{checkpoint=\"{}\",kind=\"{kind}\"}}",
@@ -519,7 +530,13 @@ fn pools_are_kept_filled_and_claimed_from() {
         .text()
         .unwrap();
     assert!(metrics.contains("brood_claim_latency_seconds_count{pool=\"web\",tier=\"hot\"}"));
-    assert!(metrics.contains("brood_claims_failed_total{reason=\"no_room\"} 1"));
+    for line in [
+        "brood_claims_failed_total{pool=\"web\",reason=\"no_room\"} 1",
+        "brood_pool_evictions_total{pool=\"web\",reason=\"asked\"} 1",
+        "brood_pool_evictions_total{pool=\"web\",reason=\"policy\"}",
+    ] {
+        assert!(metrics.contains(line), "no {line} in\n{metrics}");
+    }
     let kept = claim();
     let _ = daemon.send(Method::DELETE, "/api/v1/pools/web", 409);
     let _ = daemon.send(Method::DELETE, "/api/v1/pools/web?force=true", 204);
@@ -529,13 +546,370 @@ fn pools_are_kept_filled_and_claimed_from() {
 }
 
 #[test]
+fn claims_rest_and_come_back_over_the_api() {
+    let Some(home) = Home::with_kvm() else { return };
+    let _ = home.demo("demo", "4M");
+    let daemon = Daemon::start(&home);
+    let mut events = daemon.events();
+    let new = json!({ "name": "web", "checkpoint": "demo", "hot": 0, "most": 1, "lease_s": 60 });
+    let _ = daemon.post("/api/v1/pools", &new, 201);
+    let claims = "/api/v1/pools/web/claims";
+    let claimed = daemon.post(claims, &json!({}), 201);
+    let token = text(&claimed["token"]);
+    let claim = format!("/api/v1/claims/{token}");
+    let at = |verb: &str| format!("{claim}/{verb}");
+    let shown = daemon.get(&claim);
+    assert_eq!(
+        (
+            &shown["pool"],
+            &shown["state"],
+            &shown["guest"],
+            &shown["id"]
+        ),
+        (
+            &"web".into(),
+            &"claimed".into(),
+            &claimed["guest"],
+            &claimed["id"]
+        )
+    );
+    assert!((1..=60).contains(&whole(&shown["lease_left_s"])), "{shown}");
+    let _ = ask(
+        &daemon,
+        text(&claimed["guest"]),
+        &["poke", "0x200000", "5"],
+        200,
+    );
+    let counts = |entries: &Value| (whole(&entries["claimed"]), whole(&entries["cold"]));
+
+    let rested = daemon.send(Method::POST, &at("suspend"), 200);
+    assert_eq!(
+        (&rested["pool"], &rested["guest"]),
+        (&"web".into(), &claimed["guest"])
+    );
+    assert!(
+        (4096..1 << 18).contains(&whole(&rested["written_bytes"])),
+        "{rested}"
+    );
+    let told = events.next("suspend");
+    assert_eq!(told["written_bytes"], rested["written_bytes"]);
+    assert!(told.get("token").is_none());
+    events.find("pools", |pools| counts(&pools[0]["entries"]) == (0, 1));
+    assert_eq!(daemon.get(GUESTS), json!([]), "its guest is gone");
+    let shown = daemon.get(&claim);
+    assert_eq!(
+        (
+            &shown["state"],
+            &shown["guest"],
+            &shown["id"],
+            &shown["lease_left_s"]
+        ),
+        (
+            &"cold".into(),
+            &claimed["guest"],
+            &Value::Null,
+            &Value::Null
+        )
+    );
+    assert_eq!(shown["written_bytes"], rested["written_bytes"]);
+    let pool = daemon.get("/api/v1/pools/web");
+    assert_eq!(pool["resting"][0]["guest"], claimed["guest"]);
+    assert_eq!(pool, home.json(&["pool", "show", "web"]));
+    // Said again, it is the same; a lease it has none.
+    let again = daemon.send(Method::POST, &at("suspend"), 200);
+    assert_eq!(again["written_bytes"], rested["written_bytes"]);
+    let problem = daemon.put(&claim, &json!({ "lease_s": 9 }), 409);
+    assert_eq!(problem["type"], "urn:brood:error:claim-rests");
+
+    // Somebody else has taken its room meanwhile.
+    let other = daemon.post(claims, &json!({}), 201);
+    let full = daemon.post(&at("resume"), &json!({}), 503);
+    assert_eq!(full["type"], "urn:brood:error:pool-full");
+    assert_eq!(daemon.get(&claim)["state"], "cold");
+    let resumed = std::thread::scope(|scope| {
+        let body = json!({ "wait_s": 60.0, "lease_s": 1000 });
+        let (daemon, path) = (&daemon, at("resume"));
+        let waiting = scope.spawn(move || daemon.post(&path, &body, 200));
+        let other = format!("/api/v1/claims/{}", text(&other["token"]));
+        let _ = daemon.send(Method::DELETE, &other, 204);
+        waiting.join().unwrap()
+    });
+    assert_eq!(
+        (&resumed["token"], &resumed["tier"], &resumed["lease_s"]),
+        (&claimed["token"], &"cold".into(), &1000.into())
+    );
+    assert_eq!(events.next("resume")["guest"], resumed["guest"]);
+    assert_eq!(home.peek(text(&resumed["guest"]), 0x20_0000), 5);
+    let again = daemon.post(&at("resume"), &json!({}), 200);
+    assert_eq!(again["id"], resumed["id"], "it is there already");
+    let _ = daemon.post(&at("resume"), &json!({ "lease_s": 0 }), 400);
+    let _ = daemon.post(&at("resume"), &json!({ "wait_s": -1.0 }), 400);
+    let scraped = daemon.request(Method::GET, "/metrics").send().unwrap();
+    let metrics = scraped.text().unwrap();
+    for line in [
+        "brood_claim_suspend_duration_seconds_count{pool=\"web\"} 1",
+        "brood_claim_resume_latency_seconds_count{pool=\"web\"} 1",
+        "brood_claim_resumes_failed_total 1",
+    ] {
+        assert!(metrics.contains(line), "no {line} in\n{metrics}");
+    }
+
+    // A daemon that is killed leaves what rests, and another finds it.
+    let _ = daemon.send(Method::POST, &at("suspend"), 200);
+    daemon.signal(Signal::SIGKILL);
+    let _ = daemon.wait();
+    let daemon = Daemon::start(&home);
+    let back = daemon.post(&at("resume"), &json!({}), 200);
+    assert_eq!(home.peek(text(&back["guest"]), 0x20_0000), 5);
+    let _ = daemon.send(Method::POST, &at("suspend"), 200);
+    let _ = daemon.send(Method::DELETE, &claim, 204);
+    for verb in ["suspend", "resume"] {
+        let gone = daemon.post(&at(verb), &json!({}), 404);
+        assert_eq!(gone["type"], "urn:brood:error:no-such-claim");
+    }
+    let _ = daemon.send(Method::GET, &claim, 404);
+    assert_eq!(daemon.get("/api/v1/pools/web")["resting"], json!([]));
+}
+
+#[test]
+fn what_the_command_line_can_do_the_api_can() {
+    let Some(home) = Home::with_kvm() else { return };
+    let daemon = Daemon::start(&home);
+    let of = |name: &str, verb: &str| format!("/api/v1/checkpoints/{name}/{verb}");
+    let made = daemon.post(
+        &of("demo", "demo"),
+        &json!({ "memory_bytes": 4 << 20 }),
+        201,
+    );
+    let demo = home.named("demo");
+    assert_eq!(made["checkpoint"], demo.path.as_str());
+    let _ = daemon.post(&of("demo", "demo"), &json!({}), 409);
+    let _ = daemon.post(&of("tiny", "demo"), &json!({ "memory_bytes": 1 }), 422);
+    let plan = daemon.get(&of("demo", "plan"));
+    assert_eq!(keys(&plan), keys(&home.json(&["plan", &demo.path])));
+    let planned = daemon.get(&of("demo", "plan?host_memory_bytes=1073741824"));
+    let told = home.json(&["plan", &demo.path, "--host-memory", "1G"]);
+    assert_eq!(planned["worst"], told["worst"]);
+
+    // Guests' memory: a page that is written is the guest's own, where it was written.
+    restore(&daemon, 2, "g");
+    let memory = |guest: &str| {
+        let path = format!("/api/v1/memory?guests=nobody,{guest}&cells=64");
+        let told = daemon.get(&path);
+        assert_eq!(array(&told).len(), 1, "{told}");
+        told[0].clone()
+    };
+    let before = memory("g-1");
+    assert_eq!(
+        (
+            &before["name"],
+            &before["memory_bytes"],
+            &before["map"]["cell_pages"]
+        ),
+        (&"g-1".into(), &(4 << 20).into(), &16.into())
+    );
+    let _ = ask(&daemon, "g-1", &["poke", "0x200000", "7"], 200);
+    let after = memory("g-1");
+    let in_cell = |memory: &Value| whole(&memory["map"]["private"][32]);
+    assert_eq!(in_cell(&after), in_cell(&before) + 1);
+    assert_eq!(in_cell(&memory("g-2")), in_cell(&before));
+    let shown = daemon.get(&format!("{GUESTS}/g-1"));
+    assert_eq!(
+        shown["private_bytes"], after["private_bytes"],
+        "both tell the same"
+    );
+    for query in ["", "?guests=g-1&cells=0", "?guests=g-1&cells=1025"] {
+        let _ = daemon.send(Method::GET, &format!("/api/v1/memory{query}"), 400);
+    }
+    let many = vec!["g"; 101].join(",");
+    let _ = daemon.send(Method::GET, &format!("/api/v1/memory?guests={many}"), 400);
+
+    let body = json!({ "checkpoint": "delta", "delta": true });
+    let _ = daemon.post(&format!("{GUESTS}/g-1/suspend"), &body, 201);
+    let body = json!({ "checkpoint": "full" });
+    let full = daemon.post(&of("delta", "flatten"), &body, 201);
+    assert_eq!(full["parent"], Value::Null);
+    let again = daemon.post(
+        &of("full", "flatten"),
+        &json!({ "checkpoint": "more" }),
+        409,
+    );
+    assert_eq!(again["type"], "urn:brood:error:checkpoint-not-a-delta");
+    let body = json!({ "checkpoint": "full", "guests": 1, "disk": "none" });
+    let _ = daemon.post(GUESTS, &body, 201);
+    assert_eq!(home.peek("full-1", 0x20_0000), 7);
+    for disk in ["reflink:a/file", "floppy:a", "reflink:"] {
+        let body = json!({ "checkpoint": "full", "guests": 1, "disk": disk });
+        let _ = daemon.post(GUESTS, &body, 400);
+    }
+
+    assert_eq!(
+        daemon.get("/api/v1/disks/leftovers"),
+        home.json(&["disk", "leftovers"])
+    );
+    let swept = daemon.post("/api/v1/disks/sweep", &json!({}), 200);
+    assert_eq!(swept, home.json(&["disk", "sweep"]));
+    let _ = daemon.send(Method::GET, "/api/v1/disks/leftovers?place=tape:1", 400);
+    let missing = "reflink:/missing/file";
+    let body = json!({ "checkpoint": "full", "guests": 1, "disk": missing });
+    let problem = daemon.post(GUESTS, &body, 404);
+    assert_eq!(problem["type"], "urn:brood:error:no-such-disk");
+
+    let pool = "/api/v1/pools/web";
+    let wanted = |hot: u32| json!({ "name": "web", "checkpoint": "demo", "hot": hot });
+    for (hot, status, applied) in [(0, 201, "made"), (0, 200, "same"), (1, 200, "changed")] {
+        let told = daemon.put(pool, &wanted(hot), status);
+        assert_eq!(
+            (&told["applied"], &told["hot"]),
+            (&applied.into(), &hot.into())
+        );
+    }
+    let filled = daemon.send(Method::POST, &format!("{pool}/fill?concurrency=1"), 200);
+    assert_eq!(filled["missing"], 0);
+    let _ = daemon.send(Method::POST, &format!("{pool}/fill?concurrency=0"), 400);
+    let _ = daemon.put("/api/v1/pools/other", &wanted(0), 400);
+    let fixed = json!({ "name": "web", "checkpoint": "full", "hot": 1 });
+    assert_eq!(
+        daemon.put(pool, &fixed, 409)["type"],
+        "urn:brood:error:pool-fixed"
+    );
+    let _ = daemon.send(Method::DELETE, pool, 204);
+}
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let Some(home) = Home::with_kvm() else { return };
+    let _ = home.demo("demo", "4M");
+    let daemon = Daemon::start(&home);
+    // What is counted is told once it has happened.
+    restore(&daemon, 1, "g");
+    let _ = daemon.send(Method::POST, &format!("{GUESTS}/g-1/pause"), 200);
+    let _ = daemon.send(Method::POST, &format!("{GUESTS}/g-1/resume"), 200);
+    let new = json!({ "name": "web", "checkpoint": "demo", "hot": 2, "most": 2 });
+    let _ = daemon.post("/api/v1/pools", &new, 201);
+    let _ = daemon.send(Method::POST, "/api/v1/pools/web/fill", 200);
+    let _ = daemon.post("/api/v1/pools/web/evict", &json!({ "entries": 1 }), 200);
+    let _ = daemon.send(Method::POST, "/api/v1/pools/web/fill", 200);
+    let claims = "/api/v1/pools/web/claims";
+    let claimed = daemon.post(claims, &json!({}), 201);
+    let token = format!("/api/v1/claims/{}", text(&claimed["token"]));
+    let _ = daemon.send(Method::POST, &format!("{token}/suspend"), 200);
+    let _ = daemon.post(&format!("{token}/resume"), &json!({ "wait_s": 60.0 }), 200);
+    until("the pool to be full", || {
+        let body = json!({});
+        let claim = daemon
+            .request(Method::POST, claims)
+            .json(&body)
+            .send()
+            .ok()?;
+        (claim.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    });
+    let metrics = until("the pool to be in the metrics", || {
+        let scraped = daemon.request(Method::GET, "/metrics").send().ok()?;
+        let metrics = scraped.text().ok()?;
+        metrics
+            .contains("brood_pool_memory_bytes")
+            .then_some(metrics)
+    });
+    let samples: Vec<&str> = metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let name_of = |sample: &str| sample.split(['{', ' ']).next().unwrap_or("").to_owned();
+
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let queries: Vec<&str> = array(&dashboard["panels"])
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten()
+        .map(|target| text(&target["expr"]))
+        .collect();
+    assert!(queries.len() > 20, "{queries:?}");
+    for query in &queries {
+        let asked = metrics_in(query);
+        assert!(!asked.is_empty(), "{query} asks for nothing");
+        for (metric, labels) in asked {
+            let of_it: Vec<_> = samples.iter().filter(|s| name_of(s) == metric).collect();
+            assert!(
+                !of_it.is_empty(),
+                "{query}: there is no {metric} in\n{metrics}"
+            );
+            for label in labels {
+                let has = |sample: &&&str| {
+                    sample.contains(&format!("{{{label}="))
+                        || sample.contains(&format!(",{label}="))
+                };
+                assert!(of_it.iter().any(has), "{query}: {metric} has no {label}");
+            }
+        }
+    }
+    // And the other way round: what is told of pools and checkpoints is shown.
+    for sample in &samples {
+        let name = name_of(sample);
+        let shown = queries.iter().any(|query| {
+            metrics_in(query).iter().any(|(metric, _)| {
+                let base = |name: &str| {
+                    let ends = ["_bucket", "_sum", "_count"];
+                    let end = ends.iter().find_map(|end| name.strip_suffix(end));
+                    end.unwrap_or(name).to_owned()
+                };
+                base(metric) == base(&name)
+            })
+        });
+        let apart = [
+            "brood_build_info",
+            "brood_http_requests_in_flight",
+            "brood_http_request_duration_seconds",
+        ];
+        let apart = apart.iter().any(|apart| name.starts_with(apart));
+        assert!(shown || apart, "no panel shows {name}");
+    }
+    let _ = daemon.send(Method::DELETE, "/api/v1/pools/web?force=true", 204);
+}
+
+/// The metrics that a query asks for, each with the labels that it chooses or sums by.
+fn metrics_in(query: &str) -> Vec<(String, Vec<String>)> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut by = Vec::new();
+    for part in query.split(" by (").skip(1) {
+        let labels = part.split(')').next().unwrap_or("");
+        by.extend(labels.split(',').map(|label| label.trim().to_owned()));
+    }
+    let mut found = Vec::new();
+    for (at, _) in query.match_indices("brood_") {
+        let rest = &query[at..];
+        let name: String = rest.chars().take_while(|c| word(*c)).collect();
+        let after = &rest[name.len()..];
+        let selector = after.strip_prefix('{').and_then(|s| s.split('}').next());
+        let chosen = selector.unwrap_or("").split(',').filter_map(|matcher| {
+            let label: String = matcher.chars().take_while(|c| word(*c)).collect();
+            (!label.is_empty()).then_some(label)
+        });
+        // Prometheus adds the instance; a bucket's bound is one of its own.
+        let labels = chosen.chain(by.iter().cloned());
+        let labels = labels.filter(|label| label != "instance").collect();
+        found.push((name, labels));
+    }
+    found
+}
+
+#[test]
 fn the_page_loads_nothing_from_elsewhere() {
     let home = Home::bare();
     let daemon = Daemon::on_a_port(&home);
     for (path, kind) in [
         ("/", "text/html"),
         ("/page.css", "text/css"),
+        ("/theme.js", "text/javascript"),
         ("/page.js", "text/javascript"),
+        ("/api.js", "text/javascript"),
+        ("/dom.js", "text/javascript"),
+        ("/pools.js", "text/javascript"),
+        ("/claims.js", "text/javascript"),
+        ("/guests.js", "text/javascript"),
+        ("/strip.js", "text/javascript"),
+        ("/curve.js", "text/javascript"),
     ] {
         let response = daemon.over_port(Method::GET, path).send().unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -546,6 +920,7 @@ fn the_page_loads_nothing_from_elsewhere() {
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
         let text = response.text().unwrap();
         let elsewhere = text
+            // A namespace, which nobody fetches.
             .replace("http://www.w3.org/2000/svg", "")
             .contains("://");
         assert!(!elsewhere, "{path} names another host");

@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use brood_tests::{Home, array, keys, signal, until};
+use brood_tests::{Daemon, Home, array, keys, signal, text, until};
 use insta::{assert_snapshot, with_settings};
 use nix::sys::signal::Signal;
 
@@ -14,8 +14,18 @@ fn steady(home: &Home, text: &str) -> String {
     text.replace(home.path().to_str().unwrap(), "HOME")
 }
 
+/// Tries something with no daemon, and with one that does what gains by it: it must be the same.
+fn with_a_daemon_and_without(what: impl Fn(&Home)) {
+    let Some(home) = Home::with_kvm() else { return };
+    what(&home);
+    drop(home);
+    let home = Home::bare();
+    let _daemon = Daemon::start(&home);
+    what(&home);
+}
+
 macro_rules! shows {
-    ($home:expr, $text:expr) => {
+    ($home:expr, $name:expr, $text:expr) => {
         with_settings!({
             omit_expression => true,
             filters => vec![
@@ -30,6 +40,7 @@ macro_rules! shows {
                 (r"\(triple fault\) at 0x[0-9a-f]+", "(triple fault) at ADDRESS"),
                 (r"(pid +)\d+", "${1}PID"),
                 (r"(running|paused)( +)\d+", "${1}${2}PID"),
+                (r"rests: [0-9.]+ \S+", "rests: SIZE"),
                 (r"(process +).*", "${1}SIZE and SIZE of page tables"),
                 (r"(shared +)[0-9.]+ \S+", "${1}SIZE"),
                 (r"(private +)[0-9.]+ \S+", "${1}SIZE"),
@@ -39,7 +50,7 @@ macro_rules! shows {
                 // Columns are as wide as process ids are.
                 (" {2,}", "  "),
             ],
-        }, { assert_snapshot!(steady($home, &$text)) })
+        }, { assert_snapshot!($name, steady($home, &$text)) })
     };
 }
 
@@ -78,6 +89,7 @@ fn help_says_what_each_command_does() {
         "density",
         "plan",
         "doctor",
+        "top",
         "config",
         "config example",
         "config check",
@@ -91,7 +103,7 @@ fn help_says_what_each_command_does() {
         let ran = home.brood(&words).ok();
         all += &format!("$ brood {}\n{}\n", words.join(" "), ran.stdout);
     }
-    shows!(&home, all);
+    shows!(&home, "help_says_what_each_command_does", all);
     let with_examples = [
         "restore",
         "ask",
@@ -113,237 +125,364 @@ fn help_says_what_each_command_does() {
 
 #[test]
 fn a_day_with_guests_reads_well() {
-    let Some(home) = Home::with_kvm() else { return };
-    let mut day = String::new();
-    let mut say = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let ran = home.brood(&words);
-        day += &format!("$ brood {line}\n{}{}", ran.stdout, ran.stderr);
-        if ran.code() != Some(0) {
-            day += &format!("exit code {}\n", ran.code().unwrap());
-        }
-        day += "\n";
-    };
-    say("list");
-    say("checkpoint demo ckp/demo --memory 4M");
-    say("checkpoint demo ckp/demo --memory 4M");
-    say("checkpoint list ckp");
-    say("checkpoint inspect ckp/demo");
-    say("checkpoint verify ckp/demo");
-    say("restore ckp/demo --guests 2");
-    say("restore ckp/demo -n 1 --prefix web --paused");
-    say("list");
-    say("show demo-1");
-    say("ask demo-1 ping hello");
-    say("ask demo-1 identity");
-    say("ask demo-1 poke 0x200000 255");
-    say("ask demo-1 peek 0x200000");
-    say("ask demo-1 dirty 3");
-    say("ask web-1 ping");
-    say("pause demo-2");
-    say("resume demo-2 web-1");
-    say("ask demo-2 crash");
-    say("list");
-    say("show demo-2");
-    say("checkpoint remove ckp/demo");
-    say("suspend demo-1 ckp/warm");
-    say("destroy --all");
-    say("checkpoint remove ckp/demo");
-    say("checkpoint list ckp");
-    shows!(&home, day);
+    with_a_daemon_and_without(|home| {
+        let mut day = String::new();
+        let mut say = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let ran = home.brood(&words);
+            day += &format!("$ brood {line}\n{}{}", ran.stdout, ran.stderr);
+            if ran.code() != Some(0) {
+                day += &format!("exit code {}\n", ran.code().unwrap());
+            }
+            day += "\n";
+        };
+        say("list");
+        say("checkpoint demo ckp/demo --memory 4M");
+        say("checkpoint demo ckp/demo --memory 4M");
+        say("checkpoint list ckp");
+        say("checkpoint inspect ckp/demo");
+        say("checkpoint verify ckp/demo");
+        say("restore ckp/demo --guests 2");
+        say("restore ckp/demo -n 1 --prefix web --paused");
+        say("list");
+        say("show demo-1");
+        say("ask demo-1 ping hello");
+        say("ask demo-1 identity");
+        say("ask demo-1 poke 0x200000 255");
+        say("ask demo-1 peek 0x200000");
+        say("ask demo-1 dirty 3");
+        say("ask web-1 ping");
+        say("pause demo-2");
+        say("resume demo-2 web-1");
+        say("ask demo-2 crash");
+        say("list");
+        say("show demo-2");
+        say("checkpoint remove ckp/demo");
+        say("suspend demo-1 ckp/warm");
+        say("destroy --all");
+        say("checkpoint remove ckp/demo");
+        say("checkpoint list ckp");
+        shows!(home, "a_day_with_guests_reads_well", day);
+    });
 }
 
 #[test]
 fn mistakes_are_told_with_a_way_out() {
-    let Some(home) = Home::with_kvm() else { return };
-    let demo = home.demo("demo", "4M");
-    home.restore(&demo, 1, "g");
-    let mut told = String::new();
-    let mut wrong = |code: i32, line: &str| {
-        let words: Vec<&str> = line.split(' ').collect();
-        let ran = home.brood(&words).exits(code);
-        assert_eq!(ran.stdout, "", "an error is no output");
-        told += &format!("$ brood {line}\n{}exit code {code}\n\n", ran.stderr);
-    };
-    wrong(1, "show nobody");
-    wrong(1, "ask nobody ping");
-    wrong(1, "ask g-1 fly");
-    wrong(1, "ask g-1 peek");
-    wrong(1, "ask g-1 peek x");
-    wrong(1, "ask g-1 peek 1G");
-    wrong(1, "ask g-1 poke 0 1");
-    wrong(1, "ask g-1 random 33");
-    wrong(1, "restore ckp/none --guests 1");
-    wrong(1, "restore none/none --guests 1");
-    wrong(1, "restore ckp/demo --guests 1 --prefix a/b");
-    wrong(1, "checkpoint inspect ckp/none");
-    wrong(1, "checkpoint remove ckp/none");
-    wrong(1, "checkpoint demo ckp/small --memory 1M");
-    wrong(1, "suspend g-1 ckp/demo");
-    wrong(2, "restore ckp/demo --guests 0");
-    wrong(2, "restore ckp/demo --guests -1");
-    wrong(2, "restore ckp/demo");
-    wrong(2, "restore ckp/demo --guests many");
-    wrong(2, "destroy");
-    wrong(2, "fly");
-    shows!(&home, told);
+    with_a_daemon_and_without(|home| {
+        let demo = home.demo("demo", "4M");
+        home.restore(&demo, 1, "g");
+        let mut told = String::new();
+        let mut wrong = |code: i32, line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let ran = home.brood(&words).exits(code);
+            assert_eq!(ran.stdout, "", "an error is no output");
+            told += &format!("$ brood {line}\n{}exit code {code}\n\n", ran.stderr);
+        };
+        wrong(1, "show nobody");
+        wrong(1, "ask nobody ping");
+        wrong(1, "ask g-1 fly");
+        wrong(1, "ask g-1 peek");
+        wrong(1, "ask g-1 peek x");
+        wrong(1, "ask g-1 peek 1G");
+        wrong(1, "ask g-1 poke 0 1");
+        wrong(1, "ask g-1 random 33");
+        wrong(1, "restore ckp/none --guests 1");
+        wrong(1, "restore none/none --guests 1");
+        wrong(1, "restore ckp/demo --guests 1 --prefix a/b");
+        wrong(1, "checkpoint inspect ckp/none");
+        wrong(1, "checkpoint remove ckp/none");
+        wrong(1, "checkpoint demo ckp/small --memory 1M");
+        wrong(1, "suspend g-1 ckp/demo");
+        wrong(2, "restore ckp/demo --guests 0");
+        wrong(2, "restore ckp/demo --guests -1");
+        wrong(2, "restore ckp/demo");
+        wrong(2, "restore ckp/demo --guests many");
+        wrong(2, "destroy");
+        wrong(2, "fly");
+        shows!(home, "mistakes_are_told_with_a_way_out", told);
+    });
+}
+
+#[test]
+fn a_day_with_a_pool_reads_well() {
+    with_a_daemon_and_without(|home| {
+        let _ = home.demo("demo", "4M");
+        let (mut day, mut token) = (String::new(), String::new());
+        let mut say = |line: &str| {
+            let line = line.replace("TOKEN", &token);
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let ran = home.brood(&words);
+            let said = format!("$ brood {line}\n{}{}", ran.stdout, ran.stderr);
+            if words.get(1) == Some(&"claim") && ran.code() == Some(0) {
+                token = match ran.stdout.strip_prefix('{') {
+                    Some(_) => text(&ran.json()["token"]).to_owned(),
+                    None => {
+                        let line = ran.stdout.lines().nth(1).expect("a line with the token");
+                        line.trim_start_matches("token: ").to_owned()
+                    }
+                };
+            }
+            // How long it took is new each time, and a daemon may have filled the pool before.
+            for line in said.lines() {
+                day += match line.split_once("; it answered after ") {
+                    Some((before, _)) => before,
+                    None => match line.split_once(" guests are hot; ") {
+                        Some((before, _)) => before,
+                        None => line,
+                    },
+                };
+                day.push('\n');
+            }
+            if ran.code() != Some(0) {
+                day += &format!("exit code {}\n", ran.code().unwrap());
+            }
+            day.push('\n');
+        };
+        say("pool create p ckp/demo --hot 3 --max 4 --lease 600");
+        say("pool create p ckp/demo --hot 3");
+        say("pool create q ckp/none --hot 3");
+        say("pool create a/b ckp/demo --hot 3");
+        say("pool claim q");
+        say("pool claim p");
+        say("pool fill p");
+        say("pool list");
+        say("pool renew TOKEN --lease 500");
+        say("pool suspend TOKEN");
+        say("pool suspend TOKEN");
+        say("pool list");
+        say("pool resume TOKEN");
+        say("pool suspend nonsense");
+        say("pool resume nonsense");
+        say("pool remove p");
+        say("pool release TOKEN");
+        say("pool release TOKEN nonsense");
+        say("pool renew TOKEN --lease 500");
+        say("pool fill --all");
+        say("pool set p --hot 1");
+        say("pool set q --hot 1");
+        say("pool set p --max 1");
+        say("pool claim p");
+        say("pool claim p");
+        say("pool claim p --wait 1");
+        say("pool release TOKEN");
+        say("pool set p --max 5");
+        say("pool evict p --entries 1");
+        say("pool evict q --entries 1");
+        say("pool fill q");
+        say("pool remove q");
+        say("pool remove p --force");
+        say("pool list");
+        say("list");
+        shows!(home, "a_day_with_a_pool_reads_well", day);
+
+        let demo = home.named("demo");
+        let filled = ["pool", "create", "p", &demo.path, "--hot", "2"];
+        let filled = home.json(&filled);
+        let expected = [
+            "allowance",
+            "checkpoint",
+            "created_at",
+            "entries",
+            "errors",
+            "hot",
+            "hot_min",
+            "lease_s",
+            "max_age_s",
+            "max_memory",
+            "missing",
+            "most",
+            "name",
+            "no_room",
+            "refill_per_s",
+            "restored",
+            "settled",
+            "sha256",
+            "wall_s",
+        ];
+        assert_eq!(keys(&filled), expected);
+        assert_eq!(
+            (&filled["restored"], &filled["missing"]),
+            (&2.into(), &0.into())
+        );
+        assert_eq!(
+            keys(&home.json(&["pool", "set", "p", "--hot", "1"])),
+            expected
+        );
+        assert_eq!(keys(&home.json(&["pool", "fill", "p"])), expected);
+        let claimed = home.json(&["pool", "claim", "p"]);
+        assert_eq!(
+            keys(&claimed),
+            ["claim_ms", "guest", "id", "lease_s", "pid", "tier", "token"]
+        );
+        let token = text(&claimed["token"]);
+        let renewed = home.json(&["pool", "renew", token, "--lease", "9"]);
+        assert_eq!(renewed, serde_json::json!({ "lease_s": 9 }));
+        let released = home.json(&["pool", "release", token]);
+        assert_eq!(keys(&released), ["errors", "released"]);
+        let evicted = home.json(&["pool", "evict", "p", "--entries", "0"]);
+        assert_eq!(evicted, serde_json::json!({ "evicted": 0 }));
+        let removed = home.json(&["pool", "remove", "p"]);
+        assert_eq!(removed, serde_json::json!({ "removed": "p" }));
+    });
 }
 
 #[test]
 fn json_has_the_keys_that_scripts_rely_on() {
-    let Some(home) = Home::with_kvm() else { return };
-    let demo = home.demo("demo", "4M");
-    let report = home.restore(&demo, 2, "g");
-    assert_eq!(
-        keys(&report),
-        [
-            "asked",
-            "checkpoint",
-            "errors",
-            "failed",
-            "guests",
-            "interrupted",
-            "not_begun",
-            "paused",
-            "restore_ms",
-            "restored",
-            "rolled_back",
-            "wall_s"
-        ]
-    );
-    assert_eq!(
-        keys(&report["guests"][0]),
-        ["counter", "id", "name", "nonce", "pid", "restore_ms"]
-    );
-    assert_eq!(keys(&report["restore_ms"]), ["max", "p50", "p90", "p99"]);
-    let listed = [
-        "checkpoint",
-        "checkpoint_sha256",
-        "created_at",
-        "disk",
-        "disk_path",
-        "engine",
-        "generation",
-        "id",
-        "mac",
-        "memory_mib",
-        "name",
-        "pid",
-        "reason",
-        "state",
-    ];
-    assert_eq!(keys(&home.list()[0]), listed);
-    let shown = home.json(&["show", "g-1"]);
-    let measured = [
-        "page_table_bytes",
-        "private_bytes",
-        "process_bytes",
-        "shared_bytes",
-    ];
-    assert!(
-        listed
-            .iter()
-            .chain(&measured)
-            .all(|key| keys(&shown).contains(key)),
-        "{shown}"
-    );
-    for (request, own) in [
-        ("ping", vec!["text"]),
-        ("sum", vec!["sum"]),
-        ("dirty 1", vec!["address", "pages"]),
-        ("peek 0", vec!["value"]),
-        ("poke 65536 1", vec![]),
-        ("identity", vec!["generation", "mac", "name", "seed"]),
-        ("random", vec!["random"]),
-        ("time", vec!["time", "unix_seconds", "uptime_seconds"]),
-        ("spin 10", vec![]),
-    ] {
-        let mut expected = [own, vec!["counter", "nonce"]].concat();
-        expected.sort_unstable();
-        assert_eq!(keys(&home.ask("g-1", request)), expected, "{request}");
-    }
-    // After the request, as people write it, as well.
-    let _ = home.brood(&["ask", "g-1", "ping", "--json"]).ok().json();
-    for (command, past) in [
-        ("pause", "paused"),
-        ("resume", "resumed"),
-        ("destroy", "destroyed"),
-    ] {
-        let done = home.json(&[command, "g-1"]);
-        let mut expected = ["errors", "guests", past];
-        expected.sort_unstable();
-        assert_eq!(keys(&done), expected);
-        assert_eq!(done[past], 1);
-        assert_eq!(done["guests"][0]["name"], "g-1");
-    }
-    let to = home.named("to");
-    assert_eq!(
-        keys(&home.json(&["suspend", "g-2", &to.path])),
-        ["checkpoint", "guest", "pages", "parent", "sha256", "size"]
-    );
-    assert_eq!(
-        keys(&home.json(&["checkpoint", "verify", &to.path])),
-        ["checkpoint", "sha256", "whole"]
-    );
-    let inspected = home.json(&["checkpoint", "inspect", &to.path]);
-    for key in [
-        "checkpoint",
-        "created_at",
-        "engine",
-        "files",
-        "guest",
-        "memory",
-        "memory_mib",
-        "vcpus",
-        "version",
-    ] {
-        assert!(keys(&inspected).contains(&key), "{key}: {inspected}");
-    }
-    let bundles = home.json(&["checkpoint", "list", home.checkpoints().to_str().unwrap()]);
-    for bundle in array(&bundles) {
+    with_a_daemon_and_without(|home| {
+        let demo = home.demo("demo", "4M");
+        let report = home.restore(&demo, 2, "g");
         assert_eq!(
-            keys(bundle),
+            keys(&report),
             [
-                "created_at",
-                "engine",
-                "memory",
-                "name",
-                "parent",
-                "sha256",
-                "size",
-                "state"
+                "asked",
+                "checkpoint",
+                "errors",
+                "failed",
+                "guests",
+                "interrupted",
+                "not_begun",
+                "paused",
+                "restore_ms",
+                "restored",
+                "rolled_back",
+                "wall_s"
             ]
         );
-    }
-    let doctor = home.brood(&["doctor", "--json"]).json();
-    assert_eq!(keys(&doctor), ["checks", "facts", "guests", "ok"]);
-    let _ = keys(&home.json(&["plan", &to.path, "--host-memory", "24G"]));
+        assert_eq!(
+            keys(&report["guests"][0]),
+            ["counter", "id", "name", "nonce", "pid", "restore_ms"]
+        );
+        assert_eq!(keys(&report["restore_ms"]), ["max", "p50", "p90", "p99"]);
+        let listed = [
+            "checkpoint",
+            "checkpoint_sha256",
+            "created_at",
+            "disk",
+            "disk_path",
+            "engine",
+            "generation",
+            "id",
+            "mac",
+            "memory_mib",
+            "name",
+            "pid",
+            "reason",
+            "state",
+        ];
+        assert_eq!(keys(&home.list()[0]), listed);
+        let shown = home.json(&["show", "g-1"]);
+        let measured = [
+            "page_table_bytes",
+            "private_bytes",
+            "process_bytes",
+            "shared_bytes",
+        ];
+        assert!(
+            listed
+                .iter()
+                .chain(&measured)
+                .all(|key| keys(&shown).contains(key)),
+            "{shown}"
+        );
+        for (request, own) in [
+            ("ping", vec!["text"]),
+            ("sum", vec!["sum"]),
+            ("dirty 1", vec!["address", "pages"]),
+            ("peek 0", vec!["value"]),
+            ("poke 65536 1", vec![]),
+            ("identity", vec!["generation", "mac", "name", "seed"]),
+            ("random", vec!["random"]),
+            ("time", vec!["time", "unix_seconds", "uptime_seconds"]),
+            ("spin 10", vec![]),
+        ] {
+            let mut expected = [own, vec!["counter", "nonce"]].concat();
+            expected.sort_unstable();
+            assert_eq!(keys(&home.ask("g-1", request)), expected, "{request}");
+        }
+        // After the request, as people write it, as well.
+        let _ = home.brood(&["ask", "g-1", "ping", "--json"]).ok().json();
+        for (command, past) in [
+            ("pause", "paused"),
+            ("resume", "resumed"),
+            ("destroy", "destroyed"),
+        ] {
+            let done = home.json(&[command, "g-1"]);
+            let mut expected = ["errors", "guests", past];
+            expected.sort_unstable();
+            assert_eq!(keys(&done), expected);
+            assert_eq!(done[past], 1);
+            assert_eq!(done["guests"][0]["name"], "g-1");
+        }
+        let to = home.named("to");
+        assert_eq!(
+            keys(&home.json(&["suspend", "g-2", &to.path])),
+            ["checkpoint", "guest", "pages", "parent", "sha256", "size"]
+        );
+        assert_eq!(
+            keys(&home.json(&["checkpoint", "verify", &to.path])),
+            ["checkpoint", "sha256", "whole"]
+        );
+        let inspected = home.json(&["checkpoint", "inspect", &to.path]);
+        for key in [
+            "checkpoint",
+            "created_at",
+            "engine",
+            "files",
+            "guest",
+            "memory",
+            "memory_mib",
+            "vcpus",
+            "version",
+        ] {
+            assert!(keys(&inspected).contains(&key), "{key}: {inspected}");
+        }
+        let bundles = home.json(&["checkpoint", "list", home.checkpoints().to_str().unwrap()]);
+        for bundle in array(&bundles) {
+            assert_eq!(
+                keys(bundle),
+                [
+                    "created_at",
+                    "engine",
+                    "memory",
+                    "name",
+                    "parent",
+                    "sha256",
+                    "size",
+                    "state"
+                ]
+            );
+        }
+        let doctor = home.brood(&["doctor", "--json"]).json();
+        assert_eq!(keys(&doctor), ["checks", "facts", "guests", "ok"]);
+        let _ = keys(&home.json(&["plan", &to.path, "--host-memory", "24G"]));
+    });
 }
 
 #[test]
 fn some_done_and_some_not_has_an_exit_code_of_its_own() {
-    let Some(home) = Home::with_kvm() else { return };
-    let demo = home.demo("demo", "4M");
-    home.restore(&demo, 3, "g");
-    signal(home.pid("g-2"), Signal::SIGKILL);
-    until("its end", || (home.names("dead").len() == 1).then_some(()));
-    let ran = home
-        .brood(&["pause", "g-1", "g-2", "g-3", "--json"])
-        .exits(3);
-    assert_eq!(
-        (&ran.json()["paused"], &ran.json()["errors"][0]["name"]),
-        (&2.into(), &"g-2".into())
-    );
-    let _ = home.brood(&["pause", "g-2"]).exits(1);
-    let _ = home
-        .brood(&["resume", "g-1", "nobody"])
-        .exits(1)
-        .says(&["nobody"]);
-    assert_eq!(
-        home.names("paused"),
-        ["g-1", "g-3"],
-        "a name that is wrong is found before anything is done"
-    );
+    with_a_daemon_and_without(|home| {
+        let demo = home.demo("demo", "4M");
+        home.restore(&demo, 3, "g");
+        signal(home.pid("g-2"), Signal::SIGKILL);
+        until("its end", || (home.names("dead").len() == 1).then_some(()));
+        let ran = home
+            .brood(&["pause", "g-1", "g-2", "g-3", "--json"])
+            .exits(3);
+        assert_eq!(
+            (&ran.json()["paused"], &ran.json()["errors"][0]["name"]),
+            (&2.into(), &"g-2".into())
+        );
+        let _ = home.brood(&["pause", "g-2"]).exits(1);
+        let _ = home
+            .brood(&["resume", "g-1", "nobody"])
+            .exits(1)
+            .says(&["nobody"]);
+        assert_eq!(
+            home.names("paused"),
+            ["g-1", "g-3"],
+            "a name that is wrong is found before anything is done"
+        );
+    });
 }
 
 #[test]

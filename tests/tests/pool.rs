@@ -638,10 +638,16 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
             home.guests().is_empty(),
             "a claim that rests takes no memory"
         );
+        assert_eq!(home.json(&["pool", "suspend", &token]), rested, "it rests");
         let _ = home
-            .brood(&["pool", "suspend", &token])
+            .brood(&["pool", "renew", &token, "--lease", "60"])
             .exits(1)
-            .says(&["no claim"]);
+            .says(&["rests", "pool resume"]);
+        let listed = &show(&home)["resting"][0];
+        assert_eq!(
+            (&listed["state"], &listed["written_bytes"]),
+            (&"cold".into(), &rested["written_bytes"])
+        );
         claimed = home.json(&["pool", "resume", &token]);
         assert_eq!(
             (&claimed["token"], &claimed["tier"]),

@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use brood::{
-    engine::{GuestId, Identity, Order},
-    state::{EntryState, Error, Lease, Membership, NewGuest, PoolRow, State},
+    engine::{GuestId, Identity, Order, Process},
+    state::{EntryState, Error, Lease, Membership, NewGuest, Place, Policy, PoolRow, State},
     units::Bytes,
 };
 use proptest::prelude::*;
@@ -19,16 +19,27 @@ const AGES: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 enum Step {
     Fill,
-    ClaimCold { over: bool },
+    ClaimCold {
+        over: bool,
+    },
     Heat(usize),
-    ClaimHot { over: bool },
-    Renew { token: usize, over: bool },
+    /// By somebody who has one of the places there ever were, or none.
+    ClaimHot {
+        over: bool,
+        place: Option<usize>,
+    },
+    Renew {
+        token: usize,
+        over: bool,
+    },
     Release(usize),
     Expire,
     GiveUp(usize, EntryState),
     Evict,
     Destroy(usize),
     RemovePool,
+    Wait,
+    Leave(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,7 +49,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Fill),
         1 => any::<bool>().prop_map(|over| Step::ClaimCold { over }),
         4 => (0_usize..64).prop_map(Step::Heat),
-        4 => any::<bool>().prop_map(|over| Step::ClaimHot { over }),
+        4 => (any::<bool>(), prop::option::of(0_usize..8))
+            .prop_map(|(over, place)| Step::ClaimHot { over, place }),
+        1 => Just(Step::Wait),
+        2 => (0_usize..8).prop_map(Step::Leave),
         2 => (0_usize..64, any::<bool>()).prop_map(|(token, over)| Step::Renew { token, over }),
         2 => (0_usize..64).prop_map(Step::Release),
         1 => Just(Step::Expire),
@@ -63,6 +77,8 @@ struct Scene {
     model: BTreeMap<usize, Entry>,
     guests: Vec<GuestId>,
     tokens: Vec<String>,
+    /// Places in the line, and whether they are still held.
+    line: Vec<(Place, bool)>,
 }
 
 impl Scene {
@@ -85,6 +101,7 @@ impl Scene {
         let membership = Membership {
             pool: POOL.to_owned(),
             claim,
+            room: None,
         };
         self.state.reserve(|_, add| {
             add(&NewGuest {
@@ -150,10 +167,19 @@ impl Scene {
                     entry.state = Hot;
                 }
             }
-            Step::ClaimHot { over } => {
+            Step::ClaimHot { over, place } => {
                 let lease = self.lease(*over);
-                let got = self.state.claim_hot(POOL, &lease).unwrap();
+                let mine = place.filter(|n| self.line.get(*n).is_some_and(|(_, held)| *held));
+                let place = mine.map(|n| self.line[n].0);
+                let better = &self.line[..mine.unwrap_or(self.line.len())];
+                let waiters = better.iter().filter(|(_, held)| *held).count();
+                assert_eq!(
+                    self.state.waiters_before(POOL, place).unwrap(),
+                    waiters as u64
+                );
+                let got = self.state.claim_hot(POOL, &lease, place).unwrap();
                 let expected = self.oldest(Hot, None).first().copied();
+                let expected = expected.filter(|_| waiters == 0);
                 assert_eq!(self.place(got), expected);
                 if let Some(n) = expected {
                     let token = Some(lease.token);
@@ -232,6 +258,15 @@ impl Scene {
                     assert!(self.state.add_pool(&row()).unwrap());
                 }
             }
+            Step::Wait => {
+                let this = Process::with_pid(std::process::id().cast_signed()).unwrap();
+                let place = self.state.wait_in_line(POOL, this, 3_600_000).unwrap();
+                self.line.push((place, true));
+            }
+            Step::Leave(n) if *n < self.line.len() => {
+                self.state.leave_line(self.line[*n].0).unwrap();
+                self.line[*n].1 = false;
+            }
             // There was no guest or claim yet to do it with.
             _ => {}
         }
@@ -261,9 +296,10 @@ fn row() -> PoolRow {
         name: POOL.to_owned(),
         checkpoint: "/ckp/demo".to_owned(),
         sha256: "0".to_owned(),
-        hot: 3,
-        most: Some(MOST),
-        lease_s: 60,
+        policy: Policy {
+            most: Some(MOST),
+            ..Policy::hot(3, 60)
+        },
         allowance: Bytes(1 << 20),
         created_at: "now".to_owned(),
     }
@@ -280,6 +316,7 @@ proptest! {
             model: BTreeMap::new(),
             guests: Vec::new(),
             tokens: Vec::new(),
+            line: Vec::new(),
         };
         assert!(scene.state.add_pool(&row()).unwrap());
         assert!(!scene.state.add_pool(&row()).unwrap(), "a name is taken once");

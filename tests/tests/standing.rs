@@ -7,7 +7,7 @@ use brood::{
     host::Source,
     pool::{Claimed, NewPool, Pools, Tier, Wanted},
     restore::Slots,
-    state::State,
+    state::{Policy, State},
     units::Bytes,
 };
 use brood_tests::{Home, brood, signal, until};
@@ -44,6 +44,7 @@ impl Manager {
             lease: None,
             timeout: Duration::from_secs(30),
             wait: Duration::ZERO,
+            place: None,
         };
         let claimed = self.pools(|pools| pools.claim("p", &wanted)).unwrap();
         assert_eq!(claimed.tier, Tier::Cold, "the pool has no hot entries");
@@ -59,10 +60,8 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
     let new = NewPool {
         name: "p".to_owned(),
         checkpoint: demo.path.parse().unwrap(),
-        hot: 0,
-        most: None,
-        lease: Duration::from_secs(600),
         allowance: Bytes(1 << 20),
+        policy: Policy::hot(0, 600),
     };
     manager.pools(|pools| pools.create(&new, &|_| {})).unwrap();
     let nursery = |home: &Home| {
@@ -102,6 +101,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         lease: None,
         timeout: Duration::from_secs(30),
         wait: Duration::ZERO,
+        place: None,
     };
     let refused = manager
         .pools(|pools| pools.claim("p", &wanted))

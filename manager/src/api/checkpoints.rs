@@ -2,20 +2,31 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
-    extract::{Path, Query},
+    extract::{Json as Body, Path, Query},
     problem::Problem,
     workers::{blocking, guests},
 };
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, ListedView, View},
+    disk, guests as library,
+    host::plan::{Plan, plan as make_plan},
+    restore::cost,
     units::Bytes,
 };
+
+/// Memory of a demo guest, when nobody says otherwise.
+const DEMO_MEMORY: Bytes = Bytes::mib(256);
 
 impl App {
     /// The bundle of this name: an absolute `DIR/NAME`, or a name in the daemon's own folder of
@@ -119,6 +130,10 @@ pub(super) async fn verify(
     blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
         checkpoint.verify_memory(&|_| {})?;
+        let disks = &checkpoint.manifest().disks;
+        if !disks.is_empty() {
+            disk::verify(&path.absolute()?, disks).map_err(library::Error::from)?;
+        }
         Ok(Json(Verified {
             checkpoint: path.to_string(),
             whole: true,
@@ -165,15 +180,127 @@ pub(super) async fn remove(
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     blocking(move || {
-        let users = workers.call(|state, engine| guests(state, engine).users_of(&path))?;
-        if !removing.force {
-            checkpoint::spare_parent(&path)?;
-        }
-        let freed = checkpoint::remove(&path, &users)?;
+        let freed = workers.call(|state, engine| {
+            let mut guests = guests(state, engine);
+            let users = guests.users_of(&path)?;
+            if !removing.force {
+                checkpoint::spare_parent(&path)?;
+            }
+            Ok::<_, Problem>(guests.remove_checkpoint(&path, &users)?)
+        })?;
         Ok(Json(Removed {
             checkpoint: path.to_string(),
             freed,
         }))
+    })
+    .await
+}
+
+/// The demo guest to boot.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MakingDemo {
+    /// Its memory, 4 MiB to 3 GiB.
+    #[schema(default = 268_435_456)]
+    memory_bytes: Option<u64>,
+}
+
+/// Makes a checkpoint by booting the demo guest and suspending it, as `brood checkpoint demo`
+#[utoipa::path(
+    post, path = "/checkpoints/{checkpoint}/demo", tag = "checkpoints",
+    operation_id = "makeDemoCheckpoint",
+    params(("checkpoint" = String, Path, description = "The new one, as for showCheckpoint")),
+    request_body = MakingDemo,
+    responses(
+        (status = 201, description = "It is sealed", body = View),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn demo(
+    State(app): State<App>,
+    Path(named): Path<String>,
+    Body(making): Body<MakingDemo>,
+) -> Result<Response, Problem> {
+    let path = app.bundle(&named)?;
+    let memory = making.memory_bytes.map_or(DEMO_MEMORY, Bytes);
+    let workers = Arc::clone(&app.workers);
+    blocking(move || {
+        let engine = workers.engine();
+        let manifest = engine.make_demo_checkpoint(&path, memory, &|_| {})?;
+        let view = View::new(&path, &manifest);
+        Ok((StatusCode::CREATED, Json(view)).into_response())
+    })
+    .await
+}
+
+/// Where to put a full checkpoint.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Flattening {
+    /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
+    #[schema(example = "/var/tmp/ckp/full")]
+    checkpoint: String,
+}
+
+/// Joins a delta and its parents to a new, full checkpoint, as `brood checkpoint flatten`
+#[utoipa::path(
+    post, path = "/checkpoints/{checkpoint}/flatten", tag = "checkpoints",
+    operation_id = "flattenCheckpoint",
+    params(("checkpoint" = String, Path, description = "The delta, as for showCheckpoint")),
+    request_body = Flattening,
+    responses(
+        (status = 201, description = "The new checkpoint", body = View),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn flatten(
+    State(app): State<App>,
+    Path(named): Path<String>,
+    Body(flattening): Body<Flattening>,
+) -> Result<Response, Problem> {
+    let (path, new) = (app.bundle(&named)?, app.bundle(&flattening.checkpoint)?);
+    blocking(move || {
+        let delta = Checkpoint::open(&path)?;
+        let manifest = checkpoint::flatten(&delta, &new, &|_| {})?;
+        let view = View::new(&new, &manifest);
+        Ok((StatusCode::CREATED, Json(view)).into_response())
+    })
+    .await
+}
+
+/// For which host.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Planning {
+    /// One with so much memory available, instead of this one as it is now.
+    host_memory_bytes: Option<u64>,
+}
+
+/// How many guests of a checkpoint fit, at best, expected and at worst, as `brood plan`
+#[utoipa::path(
+    get, path = "/checkpoints/{checkpoint}/plan", tag = "checkpoints",
+    operation_id = "planCheckpoint",
+    params(("checkpoint" = String, Path, description = "As for showCheckpoint"), Planning),
+    responses(
+        (status = 200, body = Plan),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn plan(
+    State(app): State<App>,
+    Path(named): Path<String>,
+    Query(planning): Query<Planning>,
+) -> Result<Json<Plan>, Problem> {
+    let path = app.bundle(&named)?;
+    let workers = Arc::clone(&app.workers);
+    blocking(move || {
+        let checkpoint = Checkpoint::open(&path)?;
+        let facts = workers.facts(Some(path.dir().to_owned()))?;
+        let cost = workers.call(|state, engine| cost::live(state, engine, &checkpoint))?;
+        let memory = planning.host_memory_bytes.map(Bytes);
+        let size = checkpoint.manifest().memory.size;
+        Ok(Json(make_plan(&facts, memory, size, &cost)))
     })
     .await
 }

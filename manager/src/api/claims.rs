@@ -1,6 +1,7 @@
 //! Claims to entries of pools: made, renewed, released.
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
 use utoipa::ToSchema;
 
 use super::{
@@ -21,61 +25,74 @@ use super::{
     guests::timeout,
     pools::lease,
     problem::Problem,
+    workers::blocking,
 };
-use crate::pool::{Claimed, Tier, Wanted};
+use crate::{
+    pool::{self, Claimed, Pools, Tier, Wanted},
+    state::Place,
+};
 
 /// How often a claim that waits for room looks again. It does so at once when a claim is released.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How many glances apart those look, at most, who have others before them.
+const FAR: u32 = 20;
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
 
 /// What a claimer wants.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Claiming {
+pub(crate) struct Claiming {
     /// How long the claim lasts when it is not renewed, in seconds; the pool's lease, when it is
     /// not said.
     #[schema(minimum = 1)]
-    lease_s: Option<u32>,
+    pub(crate) lease_s: Option<u32>,
     /// How long to wait for room when there is none, in seconds.
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
-    wait_s: f64,
+    pub(crate) wait_s: f64,
     /// How long the guest may take to answer, in seconds.
     #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
-    timeout_s: Option<f64>,
+    pub(crate) timeout_s: Option<f64>,
 }
 
 /// An entry that is the claimer's. Its guest has answered.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Claim {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Claim {
     /// Name of the guest.
-    guest: String,
+    pub(crate) guest: String,
     /// Its id.
-    id: String,
+    pub(crate) id: String,
     /// Its process.
-    pid: i32,
+    pub(crate) pid: i32,
     /// What to show to renew or release the claim.
-    token: String,
+    pub(crate) token: String,
     /// How long it lasts from now when it is not renewed, in seconds.
-    lease_s: u64,
+    pub(crate) lease_s: u64,
     /// Where it came from: it was there (hot), or was restored for this claim (cold).
-    tier: Tier,
+    pub(crate) tier: Tier,
     /// From the claim to the guest's answer, in milliseconds.
-    claim_ms: f64,
+    pub(crate) claim_ms: f64,
+}
+
+impl From<Claimed> for Claim {
+    fn from(claimed: Claimed) -> Self {
+        let took = claimed.latency;
+        Self::new(claimed, took)
+    }
 }
 
 /// A claim was made. The token is the claimer's alone.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct ClaimEvent {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ClaimEvent {
     /// The pool.
-    pool: String,
+    pub(crate) pool: String,
     /// Name of the guest.
-    guest: String,
+    pub(crate) guest: String,
     /// Where it came from.
-    tier: Tier,
+    pub(crate) tier: Tier,
     /// From the claim to the guest's answer, in milliseconds.
-    claim_ms: f64,
+    pub(crate) claim_ms: f64,
 }
 
 /// Takes a guest of a pool; answers when the guest has answered
@@ -100,35 +117,35 @@ pub(super) async fn claim(
     Path(pool): Path<String>,
     Json(claiming): Json<Claiming>,
 ) -> Result<Response, Problem> {
-    if !(0.0..=WAIT_MAX_S).contains(&claiming.wait_s) {
-        let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
-        return Err(Problem::bad_request(detail));
-    }
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         lease: lease(claiming.lease_s)?,
         timeout: timeout(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
         wait: Duration::ZERO,
+        place: None,
     };
-    let wait = Duration::from_secs_f64(claiming.wait_s);
+    let wait = wait(claiming.wait_s)?;
     let begin = Instant::now();
     let mut draining = app.draining.subscribe();
+    let mut in_line = InLine::new(&app);
     let claimed = loop {
         // A daemon that is to end does not keep those waiting who wait for room.
         let may_wait = begin.elapsed() < wait && !*draining.borrow();
         match app.claim(&pool, wanted).await {
             Ok(claimed) => break claimed,
             Err(refused) if refused.may_pass && may_wait => {
-                // The keeper ends claims whose lease is over.
-                app.pools_changed.notify_one();
-                tokio::select! {
-                    () = app.room.notified() => {}
-                    () = sleep(GLANCE) => {}
-                    _ = draining.wait_for(|draining| *draining) => {}
+                if wanted.place.is_none() {
+                    wanted.place = Some(in_line.wait(&pool, wait).await?);
+                    continue;
                 }
+                let at_most = GLANCE * refused.waiters.clamp(1, FAR);
+                app.until_room(at_most, &mut draining).await;
             }
             Err(refused) => {
-                app.metrics.claim_failed(refused.may_pass);
+                // Clients may make names of pools up; those are not counted one by one.
+                let known = refused.problem.status() != StatusCode::NOT_FOUND;
+                let pool = if known { pool.as_str() } else { "" };
+                app.metrics.claim_failed(pool, refused.may_pass);
                 return Err(refused.problem);
             }
         }
@@ -137,36 +154,157 @@ pub(super) async fn claim(
     app.metrics.claimed(&pool, claimed.tier, took);
     app.pools_changed.notify_one();
     app.events.poke();
-    let claim_ms = took.as_secs_f64() * 1e3;
     app.events.send(
         "claim",
         &ClaimEvent {
             pool,
             guest: claimed.guest.clone(),
             tier: claimed.tier,
-            claim_ms,
+            claim_ms: took.as_secs_f64() * 1e3,
         },
     );
-    let claim = Claim {
-        guest: claimed.guest,
-        id: claimed.id.to_string(),
-        pid: claimed.process.pid,
-        token: claimed.token,
-        lease_s: claimed.lease.as_secs(),
-        tier: claimed.tier,
-        claim_ms,
-    };
-    Ok((StatusCode::CREATED, Answer(claim)).into_response())
+    Ok((StatusCode::CREATED, Answer(Claim::new(claimed, took))).into_response())
 }
 
-/// Why there is no claim.
-struct Refused {
-    problem: Problem,
+pub(super) fn wait(seconds: f64) -> Result<Duration, Problem> {
+    if (0.0..=WAIT_MAX_S).contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
+    Err(Problem::bad_request(detail))
+}
+
+impl Claim {
+    pub(super) fn new(claimed: Claimed, took: Duration) -> Self {
+        Self {
+            guest: claimed.guest,
+            id: claimed.id.to_string(),
+            pid: claimed.process.pid,
+            token: claimed.token,
+            lease_s: claimed.lease.as_secs(),
+            tier: claimed.tier,
+            claim_ms: took.as_secs_f64() * 1e3,
+        }
+    }
+}
+
+/// Why there is no guest for a claimer.
+pub(super) struct Refused {
+    pub(super) problem: Problem,
     /// Whether waiting may help.
     may_pass: bool,
+    /// How many others wait who came first.
+    waiters: u32,
+}
+
+/// A place in the line before a pool, which is given up when this is dropped.
+struct InLine {
+    app: App,
+    place: Option<Place>,
+}
+
+impl InLine {
+    fn new(app: &App) -> Self {
+        Self {
+            app: app.clone(),
+            place: None,
+        }
+    }
+
+    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<Place, Problem> {
+        let pool = pool.to_owned();
+        let place = self
+            .app
+            .on_pools(move |pools| pools.wait_in_line(&pool, wait))
+            .await?;
+        self.place = Some(place);
+        Ok(place)
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        let Some(place) = self.place else {
+            return;
+        };
+        let app = self.app.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = app.workers.call(|state, _| state.leave_line(place)) {
+                tracing::warn!("cannot leave the line: {e}");
+            }
+            app.room.notify_waiters();
+        });
+    }
+}
+
+impl From<pool::Error> for Refused {
+    fn from(error: pool::Error) -> Self {
+        Self {
+            may_pass: error.may_pass(),
+            waiters: match &error {
+                pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(FAR),
+                _ => 0,
+            },
+            problem: error.into(),
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self {
+            may_pass: false,
+            waiters: 0,
+            problem,
+        }
+    }
 }
 
 impl App {
+    /// Tries again and again for so long, as long as there is no room for one more guest.
+    pub(super) async fn when_there_is_room<T, F>(
+        &self,
+        wait: Duration,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Refused>
+    where
+        F: Future<Output = Result<T, Refused>>,
+    {
+        let begin = Instant::now();
+        let mut draining = self.draining.subscribe();
+        loop {
+            // A daemon that is to end does not keep those waiting who wait for room.
+            let may_wait = begin.elapsed() < wait && !*draining.borrow();
+            match attempt().await {
+                Err(refused) if refused.may_pass && may_wait => {}
+                result => return result,
+            }
+            self.until_room(GLANCE, &mut draining).await;
+        }
+    }
+
+    /// Waits until there may be room for one more guest, or so long, or until the daemon drains.
+    async fn until_room(&self, at_most: Duration, draining: &mut watch::Receiver<bool>) {
+        // The keeper ends claims whose lease is over.
+        self.pools_changed.notify_one();
+        tokio::select! {
+            () = self.room.notified() => {}
+            () = sleep(at_most) => {}
+            _ = draining.wait_for(|draining| *draining) => {}
+        }
+    }
+
+    /// Makes a library call on pools that may find no room, on a thread for that.
+    pub(super) async fn attempt<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let workers = Arc::clone(&self.workers);
+        blocking(move || Ok(workers.pools(work)))
+            .await?
+            .map_err(Refused::from)
+    }
+
     /// Claims once. What was claimed for a client that has hung up meanwhile is released again.
     async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
         let (sender, receiver) = oneshot::channel();
@@ -179,34 +317,25 @@ impl App {
                 tracing::warn!(guest = unwanted.guest, "cannot give it back: {e}");
             }
         });
-        match receiver.await {
-            Ok(Ok(claimed)) => Ok(claimed),
-            Ok(Err(error)) => Err(Refused {
-                may_pass: error.may_pass(),
-                problem: error.into(),
-            }),
-            Err(_) => Err(Refused {
-                may_pass: false,
-                problem: Problem::internal(),
-            }),
-        }
+        let claimed = receiver.await.map_err(|_| Problem::internal())?;
+        Ok(claimed?)
     }
 }
 
 /// How long a claim is to last.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Renewing {
+pub(crate) struct Renewing {
     /// From now, in seconds.
     #[schema(minimum = 1)]
-    lease_s: u32,
+    pub(crate) lease_s: u32,
 }
 
 /// A claim was renewed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Renewed {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Renewed {
     /// How long it lasts from now, in seconds.
-    lease_s: u32,
+    pub(crate) lease_s: u32,
 }
 
 /// Lets a claim last so long from now
@@ -247,6 +376,6 @@ pub(super) async fn release(
     Path(token): Path<String>,
 ) -> Result<StatusCode, Problem> {
     app.change_pools(move |pools| pools.release(&token)).await?;
-    app.room.notify_one();
+    app.room.notify_waiters();
     Ok(StatusCode::NO_CONTENT)
 }

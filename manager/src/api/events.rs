@@ -11,16 +11,16 @@ use axum::{
     },
 };
 use futures_util::stream::{self, Stream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{
     Notify,
     broadcast::{self, error::RecvError},
     watch,
 };
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{App, problem::Problem, workers};
-use crate::{guests::View, pool::Pool};
+use super::{App, extract::Query, problem::Problem, workers};
+use crate::{guests::View, pool::Pool, restore::job::FailureView};
 
 /// Events that a slow listener may be behind before it is told everything anew.
 const BACKLOG: usize = 1024;
@@ -36,6 +36,8 @@ pub(super) struct Events {
 struct Message {
     kind: &'static str,
     data: Arc<str>,
+    /// The request that it is of.
+    request: Option<Arc<str>>,
 }
 
 impl Message {
@@ -44,6 +46,7 @@ impl Message {
         Self {
             kind,
             data: data.into(),
+            request: None,
         }
     }
 }
@@ -64,6 +67,16 @@ impl Events {
         }
     }
 
+    /// The same, of what a request does.
+    pub(super) fn send_of(&self, request: &str, kind: &'static str, data: &impl Serialize) {
+        if self.heard() {
+            let _ = self.sender.send(Message {
+                request: Some(request.into()),
+                ..Message::new(kind, data)
+            });
+        }
+    }
+
     /// Whether anybody listens.
     pub(super) fn heard(&self) -> bool {
         self.sender.receiver_count() > 0
@@ -80,19 +93,43 @@ impl Events {
     }
 }
 
-/// How a restore comes along.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct RestoreEvent {
-    /// Id of the request that restores.
-    pub request_id: String,
+/// How a restore comes along, and what has happened last.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct RestoreEvent {
+    /// Id of the request that restores; empty when nobody asked for it: the daemon fills a pool.
+    pub(crate) request_id: String,
+    /// The pool that is filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<String>,
     /// The bundle.
-    pub checkpoint: String,
+    pub(crate) checkpoint: String,
     /// Guests asked for.
-    pub asked: u32,
+    pub(crate) asked: u32,
     /// Guests restored so far.
-    pub restored: u32,
+    pub(crate) restored: u32,
     /// Guests failed so far.
-    pub failed: u32,
+    pub(crate) failed: u32,
+    /// How much of the checkpoint was checked, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) verified_bytes: Option<u64>,
+    /// How much there is to check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) verify_bytes: Option<u64>,
+    /// The guest that has failed just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<FailureView>,
+    /// What was odd just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warning: Option<String>,
+}
+
+/// What to tell.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Listening {
+    /// Only how the restore of the request with this id comes along.
+    request: Option<String>,
 }
 
 /// What happens, as it happens (server-sent events)
@@ -100,20 +137,26 @@ pub(super) struct RestoreEvent {
 /// Begins with an event `guests`: all guests (an array of Guest), and `pools`: all pools (an array
 /// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
 /// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
-/// along), `claim` (ClaimEvent) and, every two seconds, `counters` (Sample). A client that is too
-/// slow is told everything anew, from `guests` on.
+/// along), `claim` (ClaimEvent), `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or
+/// is back) and, every two seconds, `counters` (Sample). A client that is too slow is told everything
+/// anew, from `guests` on. Whoever listens for one request is told only how its restore comes along.
 #[utoipa::path(
     get, path = "/events", tag = "host", operation_id = "events",
+    params(Listening),
     responses(
         (status = 200, description = "The stream", body = String, content_type = "text/event-stream"),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn events(State(app): State<App>) -> impl IntoResponse {
+pub(super) async fn events(
+    State(app): State<App>,
+    Query(listening): Query<Listening>,
+) -> impl IntoResponse {
     let listener = Listener {
         receiver: app.events.sender.subscribe(),
         draining: app.draining.subscribe(),
         behind: true,
+        only: listening.request,
         pools: None,
         app,
     };
@@ -129,6 +172,8 @@ struct Listener {
     behind: bool,
     /// What it must be told after that.
     pools: Option<Message>,
+    /// The request that it wants to be told of, and of nothing else.
+    only: Option<String>,
 }
 
 impl Listener {
@@ -143,7 +188,7 @@ impl Listener {
     /// The next event; none when the daemon drains, or cannot tell any more.
     async fn next(&mut self) -> Option<Message> {
         loop {
-            if std::mem::take(&mut self.behind) {
+            if std::mem::take(&mut self.behind) && self.only.is_none() {
                 let (guests, pools) = everything(&self.app).await.ok()?;
                 self.pools = Some(Message::new("pools", &pools));
                 return Some(Message::new("guests", &guests));
@@ -153,7 +198,11 @@ impl Listener {
             }
             tokio::select! {
                 message = self.receiver.recv() => match message {
-                    Ok(message) => return Some(message),
+                    Ok(message) => {
+                        if self.only.is_none() || self.only.as_deref() == message.request.as_deref() {
+                            return Some(message);
+                        }
+                    }
                     Err(RecvError::Lagged(_)) => {
                         self.receiver = self.receiver.resubscribe();
                         self.behind = true;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, View as CheckpointView},
-    guests::{Guests, View},
+    guests::{Guest, Guests, View},
 };
 
 /// How long an answer is waited for when nobody says otherwise.
@@ -100,10 +100,16 @@ pub(super) async fn show(
     app.on_guests(move |guests| {
         let guest = guests.find(&name)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
-        Ok(Answer(match usage {
+        // What cannot be asked for must not keep the rest from being shown.
+        let disk = guests.disk_location(&guest.row).ok().flatten();
+        let view = match usage {
             Ok(usage) => View::new(&guest, guests.engine.kind(), usage),
             // It may have ended since it was found.
             Err(_) => View::new(&guests.find(&name)?, guests.engine.kind(), None),
+        };
+        Ok(Answer(View {
+            disk_path: disk.map(|path| path.display().to_string()),
+            ..view
         }))
     })
     .await
@@ -195,12 +201,12 @@ pub(super) struct Resuming {
 }
 
 /// A guest was resumed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Resumed {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Resumed {
     /// Its name.
-    name: String,
+    pub(crate) name: String,
     /// From SIGCONT to its answer, in milliseconds.
-    resume_ms: f64,
+    pub(crate) resume_ms: f64,
 }
 
 /// Lets a stopped guest run on (SIGCONT); answers when the guest has answered
@@ -285,12 +291,12 @@ impl App {
 }
 
 /// Guests were destroyed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Destroyed {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Destroyed {
     /// How many.
-    destroyed: usize,
+    pub(crate) destroyed: usize,
     /// Their names.
-    guests: Vec<String>,
+    pub(crate) guests: Vec<String>,
 }
 
 impl From<crate::guests::Destroyed> for Destroyed {
@@ -327,30 +333,51 @@ pub(super) async fn destroy(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Which {
-    /// Must be true: all guests.
+    /// All guests.
+    #[serde(default)]
     all: bool,
+    /// These: names or ids, with commas between them. When there is one that does not exist, none is
+    /// ended.
+    #[param(example = "demo-1,demo-2")]
+    guests: Option<String>,
 }
 
-/// Ends all guests for good
+/// Ends many guests for good, or all
 #[utoipa::path(
-    delete, path = "/guests", tag = "guests", operation_id = "destroyAllGuests",
+    delete, path = "/guests", tag = "guests", operation_id = "destroyGuests",
     params(Which),
     responses(
         (status = 200, body = Destroyed),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn destroy_all(
+pub(super) async fn destroy_many(
     State(app): State<App>,
     Query(which): Query<Which>,
 ) -> Result<Answer<Destroyed>, Problem> {
-    if !which.all {
-        let problem = Problem::bad_request("no guests are named");
-        return Err(problem.with_hint("?all=true destroys all; DELETE .../guests/NAME one"));
-    }
-    app.change_guests(|guests| {
-        let all = guests.list()?;
-        Ok(Answer(guests.destroy(&all)?.into()))
+    let named = match (which.all, which.guests) {
+        (true, None) => None,
+        (false, Some(names)) if !names.is_empty() => Some(names),
+        _ => {
+            let problem = Problem::bad_request("no guests are named, or all of them and some");
+            return Err(problem.with_hint("?all=true destroys all, ?guests=NAME,NAME these"));
+        }
+    };
+    app.change_guests(move |guests| {
+        let doomed = match named {
+            None => guests.list()?,
+            Some(names) => {
+                let mut found: Vec<Guest> = Vec::new();
+                for name in names.split(',') {
+                    let guest = guests.find(name)?;
+                    if !found.iter().any(|other| other.row.id == guest.row.id) {
+                        found.push(guest);
+                    }
+                }
+                found
+            }
+        };
+        Ok(Answer(guests.destroy(&doomed)?.into()))
     })
     .await
 }

@@ -7,7 +7,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{App, extract::Query, problem::Problem, workers::blocking};
-use crate::host::doctor::{Check, DEFAULT_GUESTS, can_mass_restore, doctor};
+use crate::{
+    checkpoint::manifest::EngineKind,
+    host::{
+        doctor::{Check, DEFAULT_GUESTS, can_mass_restore, doctor},
+        facts::HostFacts,
+    },
+};
 
 /// Most guests that a host is examined for: more than any has process ids for.
 const GUESTS_MAX: u64 = 1_000_000_000;
@@ -43,6 +49,40 @@ pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Probl
     }))
 }
 
+/// The daemon.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Daemon {
+    /// The brood that answers.
+    #[schema(example = "0.1.0")]
+    pub(crate) version: String,
+    /// Its process id.
+    pub(crate) pid: u32,
+    /// Its state folder, free of symlinks.
+    #[schema(example = "/var/db/brood")]
+    pub(crate) state_dir: String,
+    /// What runs its guests.
+    pub(crate) engine: EngineKind,
+}
+
+/// Which daemon this is, and whose guests it tells of; looks at none of them
+#[utoipa::path(
+    get, path = "/daemon", tag = "host", operation_id = "daemon",
+    responses(
+        (status = 200, body = Daemon),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn daemon(State(app): State<App>) -> Json<Daemon> {
+    let dir = app.workers.dir();
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    Json(Daemon {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        state_dir: dir.display().to_string(),
+        engine: app.workers.engine().kind(),
+    })
+}
+
 /// What is meant to be done on this host.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -57,17 +97,30 @@ pub(super) struct Meant {
 }
 
 /// What this host can do.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Host {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Host {
     /// Whether mass restore can work here.
-    ok: bool,
+    pub(crate) ok: bool,
     /// For how many guests it was checked.
-    guests: u64,
+    pub(crate) guests: u64,
     /// Each fact, what it ought to be, and how to make it so.
-    checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
     /// The facts that the checks were made of.
     #[schema(value_type = Object)]
-    facts: serde_json::Value,
+    pub(crate) facts: serde_json::Value,
+}
+
+impl Host {
+    /// What a host with these facts can do.
+    pub(crate) fn new(facts: &HostFacts, guests: u64) -> Self {
+        let checks = doctor(facts, guests);
+        Self {
+            ok: can_mass_restore(&checks),
+            guests,
+            checks,
+            facts: serde_json::to_value(facts).expect("facts are plain data"),
+        }
+    }
 }
 
 /// Facts of this host and whether mass restore can work on it, as `brood doctor`
@@ -92,13 +145,7 @@ pub(super) async fn host(
     blocking(move || {
         let mut facts = workers.facts(meant.checkpoint_dir)?;
         workers.engine().examine(&mut facts);
-        let checks = doctor(&facts, guests);
-        Ok(Json(Host {
-            ok: can_mass_restore(&checks),
-            guests,
-            checks,
-            facts: serde_json::to_value(facts).expect("facts are plain data"),
-        }))
+        Ok(Json(Host::new(&facts, guests)))
     })
     .await
 }

@@ -12,7 +12,15 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{App, pools::at_once, problem::Problem, workers::blocking};
+use super::{
+    App,
+    events::RestoreEvent,
+    metrics::{Evicted, Origin},
+    pools::at_once,
+    problem::Problem,
+    workers::blocking,
+};
+use crate::{pool::Pace, restore::mass::Event, state::PoolRow};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -50,20 +58,25 @@ struct Kept {
     names: BTreeSet<String>,
     /// Those that could not be filled, and when.
     resting: HashMap<String, Instant>,
+    /// How fast each may be filled.
+    paces: HashMap<String, Pace>,
 }
 
 impl App {
     /// Brings each pool to what it should be, as far as that can be.
     fn keep_all(&self, kept: &mut Kept) -> Result<(), Problem> {
         let pools = self.workers.call(|state, _| state.pools())?;
-        let names: BTreeSet<String> = pools.into_iter().map(|pool| pool.name).collect();
+        let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
         for gone in kept.names.difference(&names) {
             self.workers.end_standing(gone);
+            kept.paces.remove(gone);
         }
         kept.resting.retain(|_, since| since.elapsed() < REST);
-        for name in &names {
+        for pool in &pools {
+            let name = &pool.name;
+            let pace = kept.paces.entry(name.clone()).or_default();
             // One that cannot be kept does not hold up the others.
-            let why_not = match self.keep_one(name, kept.resting.contains_key(name)) {
+            let why_not = match self.keep_one(pool, pace, kept.resting.contains_key(name)) {
                 Ok(why_not) => why_not,
                 Err(error) => Some(error.to_string()),
             };
@@ -77,16 +90,43 @@ impl App {
     }
 
     /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
-    fn keep_one(&self, name: &str, rests: bool) -> Result<Option<String>, crate::pool::Error> {
+    fn keep_one(
+        &self,
+        pool: &PoolRow,
+        pace: &mut Pace,
+        rests: bool,
+    ) -> Result<Option<String>, crate::pool::Error> {
+        let (name, origin) = (pool.name.as_str(), Origin::from(pool));
         let (settled, filled) = self.workers.pools(|pools| {
             if rests {
                 return Ok((pools.settle(name)?, None));
             }
             let stop = Arc::clone(&self.stop);
-            let (settled, filled) =
-                pools.fill(name, at_once(), &stop, &mut |event| self.count(event))?;
+            let refill = pace.next(&pool.policy, Instant::now());
+            let now = pools.show(name)?;
+            let missing = pool.policy.hot.saturating_sub(now.entries.hot);
+            // What is as it should be is only looked at: that is no restore.
+            let is_short = now.entries.hot < pool.policy.enough();
+            let begun = is_short.then(|| {
+                let progress = RestoreEvent {
+                    pool: Some(name.to_owned()),
+                    checkpoint: pool.checkpoint.clone(),
+                    ..RestoreEvent::default()
+                };
+                self.begin(progress, None)
+            });
+            if let Some(begun) = &begun {
+                begun.asks_for(missing);
+            }
+            let note = &mut |event: &Event<'_>| match &begun {
+                Some(begun) => begun.note(event, &origin),
+                None => self.count(event, &origin),
+            };
+            let (settled, filled) = pools.fill(name, refill, at_once(), &stop, note)?;
+            pace.done(&filled);
             Ok((settled, Some(filled)))
         })?;
+        self.metrics.evicted(name, Evicted::policy, settled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);
         if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
             tracing::info!(
@@ -99,8 +139,9 @@ impl App {
             );
             self.events.poke();
         }
-        if settled.destroyed + settled.evicted > 0 {
-            self.room.notify_one();
+        // Whoever waits may have a hot one, or room for one.
+        if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
+            self.room.notify_waiters();
         }
         Ok(filled.and_then(|filled| {
             let failed = filled.failures.into_iter().next();

@@ -22,8 +22,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{App, problem::Problem, sample::Sample};
-use crate::pool::Tier;
+use super::{
+    App,
+    problem::Problem,
+    sample::{Cost, PoolSample, Sample},
+};
+use crate::{pool::Tier, state::PoolRow, units::Bytes};
 
 /// Media type of the answer.
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,11 +39,17 @@ type Gauges = Family<Vec<(&'static str, String)>, Gauge<u64, AtomicU64>>;
 pub(super) struct Metrics {
     registry: Registry,
     restores: Family<Restores, Counter>,
-    restore_seconds: Histogram,
+    restore_seconds: Family<Origin, Histogram>,
     resume_seconds: Histogram,
     ended: Counter,
     claim_seconds: Family<Claims, Histogram>,
     claims_failed: Family<FailedClaims, Counter>,
+    evictions: Family<Evictions, Counter>,
+    claim_suspend_seconds: Family<OfPool, Histogram>,
+    claim_suspend_bytes: Family<OfPool, Counter>,
+    claim_resume_seconds: Family<OfPool, Histogram>,
+    claim_suspends_failed: Counter,
+    claim_resumes_failed: Counter,
     requests: Family<Requests, Counter>,
     request_seconds: Histogram,
     in_flight: Gauge,
@@ -47,7 +57,37 @@ pub(super) struct Metrics {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Restores {
+    checkpoint: String,
+    pool: String,
     outcome: Outcome,
+}
+
+/// What a guest is restored from, and for which pool; none where it is for no pool.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct Origin {
+    /// The bundle, `DIR/NAME`.
+    pub(super) checkpoint: String,
+    /// The pool.
+    pub(super) pool: String,
+}
+
+impl Origin {
+    fn with(&self, outcome: Outcome) -> Restores {
+        Restores {
+            checkpoint: self.checkpoint.clone(),
+            pool: self.pool.clone(),
+            outcome,
+        }
+    }
+}
+
+impl From<&PoolRow> for Origin {
+    fn from(row: &PoolRow) -> Self {
+        Self {
+            checkpoint: row.checkpoint.clone(),
+            pool: row.name.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
@@ -64,8 +104,30 @@ struct Claims {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfPool {
+    pool: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FailedClaims {
+    pool: String,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Evictions {
+    pool: String,
+    reason: Evicted,
+}
+
+/// Why a hot entry was dropped.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "these are values of the label")]
+pub(super) enum Evicted {
+    /// Somebody asked for it.
+    asked,
+    /// The pool's policy had it: there were too many, or it was too old.
+    policy,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -85,11 +147,17 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("brood"),
             restores: Family::default(),
-            restore_seconds: latencies(),
+            restore_seconds: Family::new_with_constructor(latencies),
             resume_seconds: latencies(),
             ended: Counter::default(),
             claim_seconds: Family::new_with_constructor(latencies),
             claims_failed: Family::default(),
+            evictions: Family::default(),
+            claim_suspend_seconds: Family::new_with_constructor(latencies),
+            claim_suspend_bytes: Family::default(),
+            claim_resume_seconds: Family::new_with_constructor(latencies),
+            claim_suspends_failed: Counter::default(),
+            claim_resumes_failed: Counter::default(),
             requests: Family::default(),
             request_seconds: latencies(),
             in_flight: Gauge::default(),
@@ -102,7 +170,7 @@ impl Metrics {
         );
         registry.register(
             "restores",
-            "Guests that the API restored, or failed to",
+            "Guests that the daemon restored, or failed to, but for single claims",
             metrics.restores.clone(),
         );
         registry.register_with_unit(
@@ -134,6 +202,39 @@ impl Metrics {
             metrics.claims_failed.clone(),
         );
         registry.register(
+            "pool_evictions",
+            "Hot entries that were dropped: because somebody asked for it, or by the pool's policy",
+            metrics.evictions.clone(),
+        );
+        registry.register_with_unit(
+            "claim_suspend_duration",
+            "From the wish that a claim rest to its being on disk",
+            Unit::Seconds,
+            metrics.claim_suspend_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "claim_suspend_written",
+            "Guest memory that was written for claims that rest",
+            Unit::Bytes,
+            metrics.claim_suspend_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "claim_resume_latency",
+            "From the wish that a claim rest no longer to its guest's own answer",
+            Unit::Seconds,
+            metrics.claim_resume_seconds.clone(),
+        );
+        registry.register(
+            "claim_suspends_failed",
+            "Claims that were to rest, and whose guests went on",
+            metrics.claim_suspends_failed.clone(),
+        );
+        registry.register(
+            "claim_resumes_failed",
+            "Claims that rest on, against the claimer's wish",
+            metrics.claim_resumes_failed.clone(),
+        );
+        registry.register(
             "http_requests",
             "Requests answered",
             metrics.requests.clone(),
@@ -149,24 +250,37 @@ impl Metrics {
             "Requests being answered",
             metrics.in_flight.clone(),
         );
-        for outcome in [Outcome::restored, Outcome::failed] {
-            // A count that nothing was added to yet is 0, not unknown.
-            drop(metrics.restores.get_or_create(&Restores { outcome }));
-        }
         metrics
     }
 
     /// A guest was restored, and answered after `latency`.
-    pub(super) fn restored(&self, latency: Duration) {
-        let outcome = Outcome::restored;
-        self.restores.get_or_create(&Restores { outcome }).inc();
-        self.restore_seconds.observe(latency.as_secs_f64());
+    pub(super) fn restored(&self, origin: &Origin, latency: Duration) {
+        let seconds = self.restore_seconds.get_or_create(origin);
+        seconds.observe(latency.as_secs_f64());
+        drop(seconds);
+        self.count_restore(origin, Outcome::restored);
     }
 
     /// A guest was not restored.
-    pub(super) fn failed(&self) {
-        let outcome = Outcome::failed;
-        self.restores.get_or_create(&Restores { outcome }).inc();
+    pub(super) fn failed(&self, origin: &Origin) {
+        self.count_restore(origin, Outcome::failed);
+    }
+
+    fn count_restore(&self, origin: &Origin, outcome: Outcome) {
+        for known in [Outcome::restored, Outcome::failed] {
+            // A count that nothing was added to yet is 0, not unknown.
+            let count = self.restores.get_or_create(&origin.with(known));
+            count.inc_by(u64::from(known == outcome));
+        }
+    }
+
+    /// Hot entries were dropped.
+    pub(super) fn evicted(&self, pool: &str, reason: Evicted, entries: u64) {
+        if entries > 0 {
+            let pool = pool.to_owned();
+            let labels = Evictions { pool, reason };
+            self.evictions.get_or_create(&labels).inc_by(entries);
+        }
     }
 
     /// A guest was resumed, and answered after `latency`.
@@ -190,11 +304,39 @@ impl Metrics {
     }
 
     /// A claim got no guest.
-    pub(super) fn claim_failed(&self, no_room: bool) {
-        let reason = if no_room { "no_room" } else { "other" };
-        self.claims_failed
-            .get_or_create(&FailedClaims { reason })
-            .inc();
+    pub(super) fn claim_failed(&self, pool: &str, no_room: bool) {
+        let labels = FailedClaims {
+            pool: pool.to_owned(),
+            reason: if no_room { "no_room" } else { "other" },
+        };
+        self.claims_failed.get_or_create(&labels).inc();
+    }
+
+    /// The guest of a claim was suspended.
+    pub(super) fn claim_suspended(&self, pool: &str, took: Duration, written: Bytes) {
+        let pool = pool.to_owned();
+        let labels = OfPool { pool };
+        let seconds = self.claim_suspend_seconds.get_or_create(&labels);
+        seconds.observe(took.as_secs_f64());
+        let bytes = self.claim_suspend_bytes.get_or_create(&labels);
+        bytes.inc_by(written.0);
+    }
+
+    /// The guest of a claim was not suspended.
+    pub(super) fn claim_not_suspended(&self) {
+        self.claim_suspends_failed.inc();
+    }
+
+    /// The guest of a claim that rested answers again.
+    pub(super) fn claim_resumed(&self, pool: &str, took: Duration) {
+        let pool = pool.to_owned();
+        let seconds = self.claim_resume_seconds.get_or_create(&OfPool { pool });
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// A claim that rests was not resumed.
+    pub(super) fn claim_not_resumed(&self) {
+        self.claim_resumes_failed.inc();
     }
 
     /// A request came. It is under way until what this returns is dropped.
@@ -232,6 +374,16 @@ impl Drop for InFlight {
     }
 }
 
+fn kinds(cost: &Cost) -> [(&'static str, u64); 5] {
+    [
+        ("private", cost.private_bytes),
+        ("shared", cost.shared_bytes),
+        ("process", cost.process_bytes),
+        ("page_tables", cost.page_table_bytes),
+        ("unshared", cost.memory_bytes),
+    ]
+}
+
 /// What is not counted but looked at.
 fn gauges(sample: &Sample) -> Registry {
     let mut registry = Registry::with_prefix("brood");
@@ -249,14 +401,8 @@ fn gauges(sample: &Sample) -> Registry {
     let memory = Gauges::default();
     for checkpoint in &sample.checkpoints {
         let name = ("checkpoint", checkpoint.checkpoint.as_str());
-        set(&living, &[name], checkpoint.guests);
-        for (kind, bytes) in [
-            ("private", checkpoint.private_bytes),
-            ("shared", checkpoint.shared_bytes),
-            ("process", checkpoint.process_bytes),
-            ("page_tables", checkpoint.page_table_bytes),
-            ("unshared", checkpoint.memory_bytes),
-        ] {
+        set(&living, &[name], checkpoint.cost.guests);
+        for (kind, bytes) in kinds(&checkpoint.cost) {
             set(&memory, &[name, ("kind", kind)], bytes);
         }
     }
@@ -275,9 +421,14 @@ fn gauges(sample: &Sample) -> Registry {
 
     let entries = Gauges::default();
     let wanted = Gauges::default();
-    for pool in &sample.pools {
+    let memory = Gauges::default();
+    for PoolSample { pool, cost } in &sample.pools {
         let name = ("pool", pool.row.name.as_str());
-        set(&wanted, &[name], pool.row.hot);
+        let checkpoint = ("checkpoint", pool.row.checkpoint.as_str());
+        set(&wanted, &[name, checkpoint], pool.row.policy.hot);
+        for (kind, bytes) in kinds(cost) {
+            set(&memory, &[name, checkpoint, ("kind", kind)], bytes);
+        }
         for (state, count) in [
             ("filling", pool.entries.filling),
             ("hot", pool.entries.hot),
@@ -285,7 +436,7 @@ fn gauges(sample: &Sample) -> Registry {
             ("cold", pool.entries.cold),
             ("releasing", pool.entries.releasing),
         ] {
-            set(&entries, &[name, ("state", state)], count);
+            set(&entries, &[name, checkpoint, ("state", state)], count);
         }
     }
     registry.register("pool_entries", "Entries of a pool by state", entries);
@@ -293,6 +444,12 @@ fn gauges(sample: &Sample) -> Registry {
         "pool_hot_wanted",
         "Hot entries that a pool should have",
         wanted,
+    );
+    registry.register_with_unit(
+        "pool_memory",
+        "Memory of a pool's living guests together, as of checkpoint_memory",
+        Unit::Bytes,
+        memory,
     );
 
     let host = Gauges::default();

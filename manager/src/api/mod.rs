@@ -6,24 +6,28 @@
 //! are not its own, and it learns of all of them from the state.
 
 mod checkpoints;
-mod claims;
+pub(crate) mod claims;
 mod cloud_hypervisor;
+mod disks;
 mod error;
-mod events;
+pub(crate) mod events;
 mod extract;
-mod guests;
-mod host;
+pub(crate) mod guests;
+pub(crate) mod host;
 mod keeper;
+mod memory;
 mod metrics;
 mod openapi;
 mod page;
-mod pools;
-mod problem;
+pub(crate) mod pools;
+pub(crate) mod problem;
 mod request;
-mod restores;
-mod sample;
+pub(crate) mod resting;
+pub(crate) mod restores;
+pub(crate) mod sample;
 mod serve;
 mod socket;
+mod under_way;
 mod watch;
 mod workers;
 
@@ -50,6 +54,7 @@ use metrics::Metrics;
 use problem::Problem;
 use request::Token;
 use sample::Sampler;
+use under_way::UnderWay;
 use workers::Workers;
 
 /// What every request is answered with.
@@ -62,6 +67,7 @@ struct Parts {
     events: Events,
     metrics: Metrics,
     sampler: Sampler,
+    under_way: UnderWay,
     /// Told when pools were changed or claimed from: the keeper looks at them.
     pools_changed: Notify,
     /// Told when there may be room for a claim that waits.

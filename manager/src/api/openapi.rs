@@ -8,8 +8,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, checkpoints, claims, cloud_hypervisor, events, guests, host, metrics, pools, restores,
-    sample, watch,
+    App, checkpoints, claims, cloud_hypervisor, disks, events, guests, host, memory, metrics,
+    pools, resting, restores, sample, under_way, watch,
 };
 
 #[derive(OpenApi)]
@@ -23,6 +23,7 @@ use super::{
     components(schemas(
         events::RestoreEvent,
         claims::ClaimEvent,
+        resting::ResumeEvent,
         watch::GuestEvent,
         sample::Sample,
     )),
@@ -42,26 +43,42 @@ struct Base;
 pub(super) fn routes() -> (Router<App>, Document) {
     let v1 = OpenApiRouter::new()
         .routes(routes!(host::host))
+        .routes(routes!(host::daemon))
         .routes(routes!(events::events))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::show, checkpoints::remove))
         .routes(routes!(checkpoints::verify))
+        .routes(routes!(checkpoints::plan))
+        .routes(routes!(checkpoints::demo))
+        .routes(routes!(checkpoints::flatten))
+        .routes(routes!(disks::leftovers))
+        .routes(routes!(disks::sweep))
         .routes(routes!(
             guests::list,
             restores::restore,
-            guests::destroy_all
+            guests::destroy_many
         ))
+        .routes(routes!(under_way::list))
+        .routes(routes!(under_way::cancel))
         .routes(routes!(guests::show, guests::destroy))
+        .routes(routes!(memory::memory))
         .routes(routes!(guests::ask))
         .routes(routes!(guests::pause))
         .routes(routes!(guests::resume))
         .routes(routes!(guests::suspend))
         .routes(routes!(pools::list, pools::create))
-        .routes(routes!(pools::show, pools::change, pools::remove))
+        .routes(routes!(
+            pools::show,
+            pools::apply,
+            pools::change,
+            pools::remove
+        ))
         .routes(routes!(pools::fill))
         .routes(routes!(pools::evict))
         .routes(routes!(claims::claim))
-        .routes(routes!(claims::renew, claims::release));
+        .routes(routes!(resting::show, claims::renew, claims::release))
+        .routes(routes!(resting::suspend))
+        .routes(routes!(resting::resume));
     let of_guest = OpenApiRouter::new()
         .routes(routes!(cloud_hypervisor::ping))
         .routes(routes!(cloud_hypervisor::info))

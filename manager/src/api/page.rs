@@ -10,26 +10,43 @@ use axum::{
 
 use super::App;
 
-const HTML: &str = include_str!("page/page.html");
-const CSS: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/page.js");
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// What the page may load: its own two files, and the API.
+/// Its files: path, media type and content. They tell nothing of this host.
+const FILES: [(&str, &str, &str); 11] = [
+    (
+        "/",
+        "text/html; charset=utf-8",
+        include_str!("page/page.html"),
+    ),
+    ("/page.css", CSS, include_str!("page/page.css")),
+    ("/theme.js", SCRIPT, include_str!("page/theme.js")),
+    ("/page.js", SCRIPT, include_str!("page/page.js")),
+    ("/api.js", SCRIPT, include_str!("page/api.js")),
+    ("/dom.js", SCRIPT, include_str!("page/dom.js")),
+    ("/pools.js", SCRIPT, include_str!("page/pools.js")),
+    ("/claims.js", SCRIPT, include_str!("page/claims.js")),
+    ("/guests.js", SCRIPT, include_str!("page/guests.js")),
+    ("/strip.js", SCRIPT, include_str!("page/strip.js")),
+    ("/curve.js", SCRIPT, include_str!("page/curve.js")),
+];
+
+/// What the page may load: its own files, and the API.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Paths that tell nothing of this host.
-pub(super) const PATHS: [&str; 3] = ["/", "/page.css", "/page.js"];
-
 pub(super) fn routes() -> Router<App> {
-    let [page, style, script] = PATHS;
-    Router::new()
-        .route(page, get(async || file("text/html; charset=utf-8", HTML)))
-        .route(style, get(async || file("text/css; charset=utf-8", CSS)))
-        .route(
-            script,
-            get(async || file("text/javascript; charset=utf-8", SCRIPT)),
-        )
+    FILES
+        .into_iter()
+        .fold(Router::new(), |router, (path, media_type, text)| {
+            router.route(path, get(async move || file(media_type, text)))
+        })
+}
+
+/// Whether this is a file of the page.
+pub(super) fn has(path: &str) -> bool {
+    FILES.iter().any(|(file, _, _)| *file == path)
 }
 
 fn file(media_type: &'static str, text: &'static str) -> Response {

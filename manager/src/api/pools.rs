@@ -1,34 +1,37 @@
 //! Pools: guests that wait, stopped, to be claimed.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
+    events::RestoreEvent,
     extract::{Json, Path, Query},
+    metrics::{self, Origin},
     problem::Problem,
+    request::RequestId,
+    restores::CancelOnDrop,
+    under_way::Begun,
     workers::blocking,
 };
 use crate::{
-    pool::{self, NewPool, Pool, Pools, Settled},
+    pool::{self, Applied, Details, Filled, NewPool, Pool, Pools, Refill, Settled},
     restore::job::{ALLOWANCE, FailureView, cores},
-    state::{EntryState, PoolChange},
+    state::{Policy, PoolChange},
     units::Bytes,
 };
-
-/// How long a claim lasts when neither it nor its pool says otherwise.
-const LEASE: Duration = Duration::from_secs(300);
 
 impl App {
     /// Makes a library call on pools, on a thread for that.
@@ -65,27 +68,138 @@ pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Pr
 }
 
 /// A pool to make.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewPool)]
-pub(super) struct Making {
+pub(crate) struct Making {
     /// Its name; its guests are `NAME-1`, `NAME-2`, ...
     #[schema(example = "web")]
-    name: String,
+    pub(crate) name: String,
     /// What its guests are restored from: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/demo")]
-    checkpoint: String,
+    pub(crate) checkpoint: String,
     /// How many guests wait to be claimed.
-    hot: u32,
+    pub(crate) hot: u32,
+    /// It is filled when fewer than these wait; when one is missing, when it is not said.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) hot_min: Option<NonZeroU32>,
     /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
     /// said.
-    most: Option<u32>,
+    pub(crate) most: Option<u32>,
+    /// What its guests may come to hold together, in bytes: each counts with its private limit and
+    /// what it costs besides. As much as the host has, when it is not said.
+    pub(crate) max_memory: Option<u64>,
+    /// After how many seconds a guest that waits is replaced by a new one; never, when it is not
+    /// said.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) max_age_s: Option<NonZeroU32>,
+    /// How many guests are restored for it a second, at most.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) refill_per_s: Option<NonZeroU32>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(default = 300, minimum = 1)]
-    lease_s: Option<u32>,
+    pub(crate) lease_s: Option<u32>,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
     #[schema(default = 1_048_576)]
-    private_limit_bytes: Option<u64>,
+    pub(crate) private_limit_bytes: Option<u64>,
+    /// Answer when it is filled, with what came of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fill: Option<Filling>,
+}
+
+/// How a pool is to be filled.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Filling {
+    /// How many restores at once; as many as the host has cores, when it is not said.
+    #[param(minimum = 1)]
+    #[schema(minimum = 1)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) concurrency: Option<u32>,
+}
+
+impl Filling {
+    fn at_once(self) -> Result<usize, Problem> {
+        match self.concurrency {
+            None => Ok(at_once()),
+            Some(0) => Err(Problem::bad_request("concurrency must be at least 1")),
+            Some(k) => Ok(k as usize),
+        }
+    }
+}
+
+impl Making {
+    fn new_pool(self, app: &App) -> Result<NewPool, Problem> {
+        Ok(NewPool {
+            name: self.name,
+            checkpoint: app.bundle(&self.checkpoint)?,
+            allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+            policy: Policy {
+                hot: self.hot.into(),
+                hot_min: self.hot_min.map(number),
+                most: self.most.map(Into::into),
+                max_memory: self.max_memory.map(Bytes),
+                max_age_s: self.max_age_s.map(number),
+                refill_per_s: self.refill_per_s.map(number),
+                lease_s: lease(self.lease_s)?.unwrap_or(pool::LEASE).as_secs(),
+            },
+        })
+    }
+}
+
+/// A number that was one of 32 bits.
+fn small(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn positive(n: u64) -> NonZeroU32 {
+    NonZeroU32::new(small(n)).unwrap_or(NonZeroU32::MIN)
+}
+
+impl Making {
+    /// Asks for this pool, whose checkpoint the daemon finds by `checkpoint`.
+    pub(crate) fn of(new: &NewPool, checkpoint: String, fill: Option<Filling>) -> Self {
+        let Policy {
+            hot,
+            hot_min,
+            most,
+            max_memory,
+            max_age_s,
+            refill_per_s,
+            lease_s,
+        } = new.policy;
+        Self {
+            name: new.name.clone(),
+            checkpoint,
+            hot: small(hot),
+            hot_min: hot_min.map(positive),
+            most: most.map(small),
+            max_memory: max_memory.map(|bytes| bytes.0),
+            max_age_s: max_age_s.map(positive),
+            refill_per_s: refill_per_s.map(positive),
+            lease_s: Some(small(lease_s)),
+            private_limit_bytes: Some(new.allowance.0),
+            fill,
+        }
+    }
+}
+
+impl Changing {
+    /// Asks for this change.
+    pub(crate) fn of(change: &PoolChange, fill: Option<Filling>) -> Self {
+        let number = |limit: Option<Option<u64>>| limit.map(|limit| limit.map(positive));
+        Self {
+            hot: change.hot.map(small),
+            hot_min: number(change.hot_min),
+            most: change.most.map(|limit| limit.map(small)),
+            max_memory: change.max_memory.map(|limit| limit.map(|bytes| bytes.0)),
+            max_age_s: number(change.max_age_s),
+            refill_per_s: number(change.refill_per_s),
+            lease_s: change.lease_s.map(small),
+            fill,
+        }
+    }
 }
 
 /// Makes a pool; the daemon fills it from then on
@@ -93,26 +207,36 @@ pub(super) struct Making {
     post, path = "/pools", tag = "pools", operation_id = "createPool",
     request_body = Making,
     responses(
-        (status = 201, description = "It is there, with no entries yet", body = Pool),
+        (status = 201, description = "It is there, with no entries yet; when it was to be filled, \
+            with what came of that, as for fillPool", body = Pool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Json(making): Json<Making>,
 ) -> Result<Response, Problem> {
-    let new = NewPool {
-        name: making.name,
-        checkpoint: app.bundle(&making.checkpoint)?,
-        hot: making.hot.into(),
-        most: making.most.map(Into::into),
-        lease: lease(making.lease_s)?.unwrap_or(LEASE),
-        allowance: making.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+    let filling = making.fill;
+    let new = making.new_pool(&app)?;
+    let Some(filling) = filling else {
+        let pool = app
+            .change_pools(move |pools| pools.create(&new, &|_| {}))
+            .await?;
+        return Ok((StatusCode::CREATED, Answer(pool)).into_response());
     };
-    let pool = app
-        .change_pools(move |pools| pools.create(&new, &|_| {}))
+    let (name, checkpoint) = (new.name.clone(), new.checkpoint.to_string());
+    let filled = app
+        .fill(id, name, checkpoint, filling, move |pools, begun| {
+            pools.create(&new, &|progress| begun.verifying(progress))?;
+            Ok(())
+        })
         .await?;
-    Ok((StatusCode::CREATED, Answer(pool)).into_response())
+    Ok((StatusCode::CREATED, Answer(filled)).into_response())
+}
+
+fn number(n: NonZeroU32) -> u64 {
+    n.get().into()
 }
 
 pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
@@ -122,74 +246,138 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
     Ok(seconds.map(|s| Duration::from_secs(s.into())))
 }
 
-/// A pool and its entries.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PoolDetails {
-    /// The pool.
-    #[serde(flatten)]
-    pool: Pool,
-    /// Entries that are claimed.
-    claims: Vec<Held>,
-    /// Names of the guests that wait, the oldest first.
-    hot_guests: Vec<String>,
-}
-
-/// An entry that is claimed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Held {
-    /// Name of its guest.
-    guest: String,
-    /// What is left of its lease, in seconds.
-    lease_left_s: Option<u64>,
-}
-
 /// A pool and its entries, as `brood pool show`
 #[utoipa::path(
     get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
     params(("pool" = String, Path, description = "Its name")),
     responses(
-        (status = 200, body = PoolDetails),
+        (status = 200, body = Details),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<PoolDetails>, Problem> {
-    app.on_pools(move |pools| {
-        let pool = pools.show(&name)?;
-        let (mut claims, mut hot_guests) = (Vec::new(), Vec::new());
-        for entry in pools.state.entries(&name)? {
-            match entry.state {
-                EntryState::Claimed => claims.push(Held {
-                    guest: entry.name,
-                    lease_left_s: entry.lease.map(|lease| lease.as_secs()),
-                }),
-                EntryState::Hot => hot_guests.push(entry.name),
-                EntryState::Filling | EntryState::Releasing => {}
-            }
-        }
-        Ok(Answer(PoolDetails {
-            pool,
-            claims,
-            hot_guests,
-        }))
-    })
-    .await
+) -> Result<Answer<Details>, Problem> {
+    app.on_pools(move |pools| Ok(Answer(pools.details(&name)?)))
+        .await
 }
 
-/// What to change of a pool.
-#[derive(Debug, Deserialize, ToSchema)]
+/// What had to be done for a pool to be as it should.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AppliedPool {
+    /// The pool.
+    #[serde(flatten)]
+    pool: Pool,
+    /// What was done to it.
+    applied: Applied,
+}
+
+/// Makes a pool, or changes one that is otherwise, as `brood pool apply`; the daemon brings it there
+///
+/// The body is that of createPool, and must name the same pool. Its checkpoint and its private limit
+/// stay as long as it is there.
+#[utoipa::path(
+    put, path = "/pools/{pool}", tag = "pools", operation_id = "applyPool",
+    params(("pool" = String, Path, description = "Its name")),
+    request_body = Making,
+    responses(
+        (status = 200, description = "It was there", body = AppliedPool),
+        (status = 201, description = "It was made", body = AppliedPool),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn apply(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(making): Json<Making>,
+) -> Result<Response, Problem> {
+    if making.name != name {
+        let detail = format!("the path names pool {name:?}, the body {:?}", making.name);
+        return Err(Problem::bad_request(detail));
+    }
+    if making.fill.is_some() {
+        let problem = Problem::bad_request("a pool that is put is filled by the daemon");
+        return Err(problem.with_hint("POST .../pools/NAME/fill waits for that"));
+    }
+    let wanted = making.new_pool(&app)?;
+    let applied = app.change_pools(move |pools| {
+        let applied = pools.apply(&wanted, &|_| {})?;
+        let pool = pools.show(&name)?;
+        Ok(AppliedPool { pool, applied })
+    });
+    let applied = applied.await?;
+    let status = match applied.applied {
+        Applied::Made => StatusCode::CREATED,
+        Applied::Changed | Applied::Same => StatusCode::OK,
+    };
+    Ok((status, Answer(applied)).into_response())
+}
+
+/// What to change of a pool. `null` takes a limit away.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PoolChange)]
-pub(super) struct Changing {
+pub(crate) struct Changing {
     /// How many guests wait to be claimed.
-    hot: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hot: Option<u32>,
+    /// It is filled when fewer than these wait.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) hot_min: Option<Option<NonZeroU32>>,
     /// How many guests it may have.
-    most: Option<u32>,
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>)]
+    pub(crate) most: Option<Option<u32>>,
+    /// What its guests may come to hold together, in bytes.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u64>)]
+    pub(crate) max_memory: Option<Option<u64>>,
+    /// After how many seconds a guest that waits is replaced by a new one.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) max_age_s: Option<Option<NonZeroU32>>,
+    /// How many guests are restored for it a second, at most.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub(crate) refill_per_s: Option<Option<NonZeroU32>>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(minimum = 1)]
-    lease_s: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lease_s: Option<u32>,
+    /// Answer when it is filled, with what came of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fill: Option<Filling>,
+}
+
+/// Reads a limit that is given, be it `null`.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// Changes what a pool should be; the daemon brings it there
@@ -198,22 +386,36 @@ pub(super) struct Changing {
     params(("pool" = String, Path, description = "Its name")),
     request_body = Changing,
     responses(
-        (status = 200, body = Pool),
+        (status = 200, description = "It should be so now; when it was to be filled, with what came \
+            of that, as for fillPool", body = Pool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn change(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
     Json(changing): Json<Changing>,
-) -> Result<Answer<Pool>, Problem> {
+) -> Result<Response, Problem> {
     let change = PoolChange {
         hot: changing.hot.map(Into::into),
-        most: changing.most.map(Into::into),
+        hot_min: changing.hot_min.map(|limit| limit.map(number)),
+        most: changing.most.map(|limit| limit.map(Into::into)),
+        max_memory: changing.max_memory.map(|limit| limit.map(Bytes)),
+        max_age_s: changing.max_age_s.map(|limit| limit.map(number)),
+        refill_per_s: changing.refill_per_s.map(|limit| limit.map(number)),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
     };
-    app.change_pools(move |pools| Ok(Answer(pools.change(&name, &change)?)))
-        .await
+    let Some(filling) = changing.fill else {
+        let pool = app.change_pools(move |pools| pools.change(&name, &change));
+        return Ok(Answer(pool.await?).into_response());
+    };
+    let pool = name.clone();
+    let filled = app.fill(id, name, String::new(), filling, move |pools, _| {
+        pools.change(&pool, &change)?;
+        Ok(())
+    });
+    Ok(Answer(filled.await?).into_response())
 }
 
 /// How to remove.
@@ -246,23 +448,23 @@ pub(super) async fn remove(
 }
 
 /// What came of filling a pool.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct FilledPool {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FilledPool {
     /// The pool, as it is now.
     #[serde(flatten)]
-    pool: Pool,
+    pub(crate) pool: Pool,
     /// What was put in order first.
-    settled: Settled,
+    pub(crate) settled: Settled,
     /// Entries that are new.
-    restored: u64,
+    pub(crate) restored: u64,
     /// Entries that are still missing.
-    missing: u64,
+    pub(crate) missing: u64,
     /// Why there was no room for those.
-    no_room: Option<String>,
+    pub(crate) no_room: Option<String>,
     /// From the beginning to the last new entry, in seconds.
-    wall_s: f64,
+    pub(crate) wall_s: f64,
     /// Guests that were not restored.
-    errors: Vec<FailureView>,
+    pub(crate) errors: Vec<FailureView>,
 }
 
 /// Puts a pool in order and restores what it lacks; answers when that is done
@@ -270,7 +472,7 @@ pub(super) struct FilledPool {
 /// The daemon does so by itself, too: this is for those who want to wait for it.
 #[utoipa::path(
     post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
-    params(("pool" = String, Path, description = "Its name")),
+    params(("pool" = String, Path, description = "Its name"), Filling),
     responses(
         (status = 200, body = FilledPool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -278,24 +480,66 @@ pub(super) struct FilledPool {
 )]
 pub(super) async fn fill(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
+    Query(filling): Query<Filling>,
 ) -> Result<Answer<FilledPool>, Problem> {
-    let notes = app.clone();
-    app.change_pools(move |pools| {
-        let go_on = AtomicBool::new(false);
-        let (settled, filled) =
-            pools.fill(&name, at_once(), &go_on, &mut |event| notes.count(event))?;
-        Ok(Answer(FilledPool {
-            pool: pools.show(&name)?,
+    let filled = app.fill(id, name, String::new(), filling, |_, _| Ok(()));
+    Ok(Answer(filled.await?))
+}
+
+impl FilledPool {
+    /// What is to be told of a pool that was filled.
+    pub(crate) fn new(pool: Pool, settled: Settled, filled: Filled) -> Self {
+        Self {
+            pool,
             settled,
             restored: filled.restored,
             missing: filled.missing,
             no_room: filled.no_room,
             wall_s: filled.wall.as_secs_f64(),
             errors: filled.failures.iter().map(Into::into).collect(),
-        }))
-    })
-    .await
+        }
+    }
+}
+
+impl App {
+    /// Fills a pool for the request of this id, after it was made or changed by `first`. No keeper
+    /// is told of it before.
+    async fn fill(
+        &self,
+        id: RequestId,
+        name: String,
+        checkpoint: String,
+        filling: Filling,
+        first: impl FnOnce(&mut Pools<'_>, &Begun) -> Result<(), pool::Error> + Send + 'static,
+    ) -> Result<FilledPool, Problem> {
+        let at_once = filling.at_once()?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        let progress = RestoreEvent {
+            request_id: id.to_string(),
+            pool: Some(name.clone()),
+            checkpoint,
+            ..RestoreEvent::default()
+        };
+        let begun = self.begin(progress, Some(Arc::clone(&cancelled)));
+        let app = self.clone();
+        self.change_pools(move |pools| {
+            first(pools, &begun)?;
+            let pool = pools.show(&name)?;
+            begun.asks_for(pool.row.policy.hot.saturating_sub(pool.entries.hot));
+            let origin = Origin::from(&pool.row);
+            let (settled, filled) =
+                pools.fill(&name, Refill::Whole, at_once, &cancelled, &mut |event| {
+                    begun.note(event, &origin);
+                })?;
+            let why = metrics::Evicted::policy;
+            app.metrics.evicted(&name, why, settled.evicted);
+            Ok(FilledPool::new(pools.show(&name)?, settled, filled))
+        })
+        .await
+    }
 }
 
 /// How many guests are restored for pools at once.
@@ -304,18 +548,18 @@ pub(super) fn at_once() -> usize {
 }
 
 /// What to drop.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Evicting {
+pub(crate) struct Evicting {
     /// How many, at most.
-    entries: u32,
+    pub(crate) entries: u32,
 }
 
 /// Hot entries were dropped.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Evicted {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Evicted {
     /// How many.
-    evicted: u64,
+    pub(crate) evicted: u64,
 }
 
 /// Drops hot entries
@@ -336,9 +580,9 @@ pub(super) async fn evict(
     Path(name): Path<String>,
     Json(evicting): Json<Evicting>,
 ) -> Result<Answer<Evicted>, Problem> {
-    app.change_pools(move |pools| {
-        let evicted = pools.evict(&name, evicting.entries.into())?;
-        Ok(Answer(Evicted { evicted }))
-    })
-    .await
+    let pool = name.clone();
+    let evicted = app.change_pools(move |pools| pools.evict(&name, evicting.entries.into()));
+    let evicted = evicted.await?;
+    app.metrics.evicted(&pool, metrics::Evicted::asked, evicted);
+    Ok(Answer(Evicted { evicted }))
 }

@@ -6,10 +6,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{checkpoint, cli::Failure, engine, guests, host, pool, restore, state};
+use crate::{checkpoint, cli::Failure, disk, engine, guests, host, pool, restore, state};
 
 /// Media type of an error.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -17,31 +17,31 @@ pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 const KINDS: &str = "urn:brood:error:";
 
 /// An error, as of RFC 9457.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Problem {
     /// Its kind, a name that does not change: `urn:brood:error:KIND`.
     #[serde(rename = "type")]
     #[schema(example = "urn:brood:error:no-such-guest")]
-    kind: String,
+    pub(crate) kind: String,
     /// The HTTP status in words.
     #[schema(example = "Not Found")]
-    title: String,
+    pub(crate) title: String,
     /// The HTTP status.
     #[schema(example = 404)]
-    status: u16,
+    pub(crate) status: u16,
     /// What was tried, on what, and why it failed.
     #[schema(example = "there is no guest \"web-1\"")]
-    detail: String,
+    pub(crate) detail: String,
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// The exit code of the command line for this kind of error: 1 nothing was done, 2 the request
     /// makes no sense, 4 refused because it does not fit on this host.
-    exit_code: u8,
+    pub(crate) exit_code: u8,
     /// What became of it so far, where there is something to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    report: Option<serde_json::Value>,
+    pub(crate) report: Option<serde_json::Value>,
 }
 
 impl Problem {
@@ -102,6 +102,16 @@ impl Problem {
         }
     }
 
+    /// Its kind, without what every kind begins with.
+    pub(crate) fn kind(&self) -> &str {
+        self.kind.strip_prefix(KINDS).unwrap_or(&self.kind)
+    }
+
+    /// Whether it is for want of room, which may come.
+    pub(crate) fn is_for_want_of_room(&self) -> bool {
+        ["pool-full", "does-not-fit"].contains(&self.kind())
+    }
+
     /// Its status.
     pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -155,8 +165,36 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::Busy { .. } => (StatusCode::CONFLICT, "checkpoint-busy"),
         E::InUse { .. } => (StatusCode::CONFLICT, "checkpoint-in-use"),
         E::Needed { .. } => (StatusCode::CONFLICT, "checkpoint-needed"),
+        E::NotADelta { .. } => (StatusCode::CONFLICT, "checkpoint-not-a-delta"),
+        E::OwnDisk { .. } => (StatusCode::CONFLICT, "checkpoint-has-a-disk"),
+        E::TooDeep { .. } => (StatusCode::CONFLICT, "checkpoint-too-deep"),
         // What is left is about the content of a bundle.
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-broken"),
+    }
+}
+
+fn of_disk(error: &disk::Error) -> (StatusCode, &'static str) {
+    use disk::Error as E;
+    use std::io::ErrorKind;
+    match error {
+        E::Name { .. } => (StatusCode::BAD_REQUEST, "bad-disk-name"),
+        E::Missing { .. } => (StatusCode::NOT_FOUND, "no-such-disk"),
+        E::Other { .. } | E::Mismatch { .. } | E::Changed { .. } => {
+            (StatusCode::CONFLICT, "other-disk")
+        }
+        E::Taken { .. } => (StatusCode::CONFLICT, "disk-exists"),
+        E::InUse { .. } => (StatusCode::CONFLICT, "disk-in-use"),
+        E::NoZfs(_) => (StatusCode::SERVICE_UNAVAILABLE, "zfs-unavailable"),
+        E::Io { cause, .. } => match cause.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                (StatusCode::NOT_FOUND, "no-such-folder")
+            }
+            ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "not-permitted"),
+            ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        },
+        // What is left is about what was named: it cannot be used as a disk.
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, "disk-unsuitable"),
     }
 }
 
@@ -171,6 +209,7 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
     use engine::Error as E;
     match error {
         E::Bundle(e) => of_checkpoint(e),
+        E::Disk(e) => of_disk(e),
         E::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "engine-unavailable"),
         E::Checkpoint { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-unsuitable"),
         E::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
@@ -214,7 +253,7 @@ fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
         E::BeingRestored { .. } => (StatusCode::CONFLICT, "guest-being-restored"),
         E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
         E::Engine { source, .. } | E::Files(source) => of_engine(source),
-        E::Disk(_) | E::Release { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        E::Disk(e) | E::Release { source: e, .. } => of_disk(e),
         E::Checkpoint(e) => of_checkpoint(e),
         E::State(e) => of_state(e),
     }
@@ -233,7 +272,7 @@ fn of_restore(error: &restore::mass::Error) -> (StatusCode, &'static str) {
         E::Admission(_) => (StatusCode::INSUFFICIENT_STORAGE, "does-not-fit"),
         E::Checkpoint(e) => of_checkpoint(e),
         E::Engine(e) => of_engine(e),
-        E::Disk { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
+        E::Disk { source, .. } => of_disk(source),
         E::State(e) => of_state(e),
         E::Guests(e) => of_guests(e),
     }
@@ -245,9 +284,11 @@ impl From<pool::Error> for Problem {
         let (status, kind) = match &error {
             E::NoSuchPool(_) => (StatusCode::NOT_FOUND, "no-such-pool"),
             E::NoSuchClaim => (StatusCode::NOT_FOUND, "no-such-claim"),
+            E::Rests => (StatusCode::CONFLICT, "claim-rests"),
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
             E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
             E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),
+            E::Line { .. } => (StatusCode::SERVICE_UNAVAILABLE, "others-wait"),
             E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
             E::Broken { .. } => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
             E::Restore(e) => of_restore(e),

@@ -111,7 +111,7 @@ pub(super) async fn require(State(token): State<Token>, request: Request, next: 
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| Token::new(token.trim()));
     let path = request.uri().path();
-    let open = path == "/health" || page::PATHS.contains(&path);
+    let open = path == "/health" || page::has(path);
     if open || bearer == Some(token) {
         return next.run(request).await;
     }

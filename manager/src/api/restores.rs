@@ -14,20 +14,21 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     App,
     events::RestoreEvent,
     extract::Json,
+    metrics::Origin,
     problem::Problem,
     request::RequestId,
     workers::{Workers, blocking},
 };
 use crate::{
     checkpoint::Checkpoint,
-    disk::Choice,
+    disk::{Choice, Source},
     restore::{
         job::{ALLOWANCE, Ending, Job, View},
         mass::{self, Event},
@@ -36,37 +37,42 @@ use crate::{
 };
 
 /// What to restore.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Restoring {
+pub(crate) struct Restoring {
     /// From where: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/demo")]
-    checkpoint: String,
+    pub(crate) checkpoint: String,
     /// How many guests.
     #[schema(minimum = 1)]
-    guests: u32,
+    pub(crate) guests: u32,
     /// How many at once; as many as the host has cores, when it is not said.
     #[schema(minimum = 1)]
-    concurrency: Option<u32>,
+    pub(crate) concurrency: Option<u32>,
     /// Names of the guests are `PREFIX-1`, `PREFIX-2`, ...; the checkpoint's name, when it is not
     /// said.
-    prefix: Option<String>,
+    pub(crate) prefix: Option<String>,
     /// Pause the guests as soon as all have answered.
     #[serde(default)]
-    paused: bool,
+    pub(crate) paused: bool,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
     #[schema(default = 1_048_576)]
-    private_limit_bytes: Option<u64>,
+    pub(crate) private_limit_bytes: Option<u64>,
     /// Go ahead when that worst case does not fit in memory.
     #[serde(default)]
-    overcommit: bool,
+    pub(crate) overcommit: bool,
     /// Guests that are idle for so many seconds give their virtual machine back to the host until
     /// they are asked again; never, when it is not said.
     #[schema(minimum = 0, maximum = 1e6)]
-    park_after_s: Option<f64>,
+    pub(crate) park_after_s: Option<f64>,
     /// If any guest fails, destroy those that were restored.
     #[serde(default)]
-    all_or_nothing: bool,
+    pub(crate) all_or_nothing: bool,
+    /// Disk that each guest gets a clone of: `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`,
+    /// `reflink-or-copy:FILE` or `none`; the one that was sealed with the checkpoint, when it is not
+    /// said.
+    #[schema(example = "none")]
+    pub(crate) disk: Option<String>,
 }
 
 impl Restoring {
@@ -92,8 +98,21 @@ impl Restoring {
             overcommit: self.overcommit,
             park_after,
             all_or_nothing: self.all_or_nothing,
-            disk: Choice::Sealed,
+            disk: self.disk.as_deref().map_or(Ok(Choice::Sealed), disk)?,
         })
+    }
+}
+
+/// The disk that a client chose. A relative path would depend on where the daemon was started.
+fn disk(text: &str) -> Result<Choice, Problem> {
+    let choice = text.parse();
+    let choice = choice.map_err(|e: crate::disk::Error| Problem::bad_request(e.to_string()))?;
+    match &choice {
+        Choice::Source(Source::Reflink { file, .. }) if !file.is_absolute() => {
+            let problem = Problem::bad_request(format!("{text:?} has a relative path"));
+            Err(problem.with_hint("give all of the file's path, from /"))
+        }
+        _ => Ok(choice),
     }
 }
 
@@ -139,7 +158,7 @@ pub(super) async fn restore(
 }
 
 /// Sets the flag when the request that it belongs to is dropped: its client has hung up.
-struct CancelOnDrop(Arc<AtomicBool>);
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -167,26 +186,30 @@ impl App {
         workers: &Workers,
         job: &Job,
         id: &RequestId,
-        cancelled: &AtomicBool,
+        cancelled: &Arc<AtomicBool>,
     ) -> Result<(Ending, View), Problem> {
         let checkpoint = Checkpoint::open(&job.checkpoint)?;
         let facts = workers.facts(Some(job.checkpoint.dir().to_owned()))?;
-        let mut progress = RestoreEvent {
+        let progress = RestoreEvent {
             request_id: id.to_string(),
             checkpoint: job.checkpoint.to_string(),
             asked: job.guests,
-            restored: 0,
-            failed: 0,
+            ..RestoreEvent::default()
+        };
+        let begun = self.begin(progress, Some(Arc::clone(cancelled)));
+        let origin = Origin {
+            checkpoint: job.checkpoint.absolute()?.to_string(),
+            pool: String::new(),
         };
         let done = workers.call(|state, engine| {
-            mass::verify(state, &checkpoint, &|_| {})?;
+            mass::verify(state, &checkpoint, &|progress| begun.verifying(progress))?;
             job.run(
                 state,
                 engine,
                 &facts,
                 &checkpoint,
                 cancelled,
-                &mut |event| self.note(event, &mut progress),
+                &mut |event| begun.note(event, &origin),
             )
         })?;
         let view = View::new(job, &done);
@@ -198,31 +221,20 @@ impl App {
             wall_s = view.wall_s,
             "restored"
         );
-        Ok((done.ending(), view))
-    }
-
-    fn note(&self, event: &Event<'_>, progress: &mut RestoreEvent) {
-        self.count(event);
-        match event {
-            Event::Restored(_) => progress.restored += 1,
-            Event::Failed(_) => progress.failed += 1,
-            Event::Admitted { .. } => {}
-            Event::NurseryReplaced | Event::Verifying(_) => return,
-        }
-        self.events.send("restore", progress);
+        Ok((view.ending(), view))
     }
 
     /// Counts and logs what happens in a restore, be it for a request or for a pool.
-    pub(super) fn count(&self, event: &Event<'_>) {
+    pub(super) fn count(&self, event: &Event<'_>, origin: &Origin) {
         match event {
             Event::Admitted { verdict } => {
                 if let Some(risk) = verdict.memory_risk() {
                     tracing::warn!("overcommitted: {risk}");
                 }
             }
-            Event::Restored(guest) => self.metrics.restored(guest.latency),
+            Event::Restored(guest) => self.metrics.restored(origin, guest.latency),
             Event::Failed(failure) => {
-                self.metrics.failed();
+                self.metrics.failed(origin);
                 tracing::warn!(guest = failure.name, "not restored: {}", failure.error);
             }
             Event::NurseryReplaced => tracing::warn!("the nursery was killed; a new one goes on"),

@@ -3,13 +3,13 @@
 //! wants one, at most once a second.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
@@ -17,56 +17,75 @@ use super::{
     problem::Problem,
     workers::{Workers, blocking, guests},
 };
-use crate::{guests::GuestState, host::facts::HostFacts, pool::Pool, units::Bytes};
+use crate::{engine::Usage, guests::GuestState, host::facts::HostFacts, pool::Pool, units::Bytes};
 
 /// How long a sample is as good as a new one.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What guests cost at one moment.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Sample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Sample {
     /// When it was taken, RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
     /// Guests by state: restoring, running, paused, dead.
-    pub guests: BTreeMap<&'static str, u64>,
+    pub(crate) guests: BTreeMap<String, u64>,
     /// By checkpoint, those that guests live of.
-    pub checkpoints: Vec<CheckpointSample>,
+    pub(crate) checkpoints: Vec<CheckpointSample>,
     /// The pools.
-    pub pools: Vec<Pool>,
+    pub(crate) pools: Vec<PoolSample>,
     /// Memory and tasks of the host.
-    pub host: HostSample,
+    pub(crate) host: HostSample,
 }
 
-/// What the living guests of one checkpoint cost together, in bytes.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub(super) struct CheckpointSample {
+/// A pool, and what its living guests cost together.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct PoolSample {
+    /// The pool.
+    #[serde(flatten)]
+    pub(crate) pool: Pool,
+    /// What its guests cost.
+    pub(crate) cost: Cost,
+}
+
+/// What the living guests of one checkpoint cost together. Those of a pool count for the pool's
+/// checkpoint, also when they were restored from what a claim had rested in.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct CheckpointSample {
     /// The bundle, `DIR/NAME`.
-    pub checkpoint: String,
-    /// Guests of it that live.
-    pub guests: u64,
+    pub(crate) checkpoint: String,
+    /// What they cost.
+    #[serde(flatten)]
+    pub(crate) cost: Cost,
+}
+
+/// What guests cost together, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Cost {
+    /// How many they are.
+    pub(crate) guests: u64,
     /// What they would take if nothing were shared.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Guest memory that each has to itself.
-    pub private_bytes: u64,
+    pub(crate) private_bytes: u64,
     /// Guest memory that they have touched and share, counted once for each.
-    pub shared_bytes: u64,
+    pub(crate) shared_bytes: u64,
     /// Memory of their processes that is not guest memory.
-    pub process_bytes: u64,
+    pub(crate) process_bytes: u64,
     /// Their page tables.
-    pub page_table_bytes: u64,
+    pub(crate) page_table_bytes: u64,
 }
 
 /// The host.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct HostSample {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HostSample {
     /// `MemTotal`.
-    pub memory_total_bytes: u64,
+    pub(crate) memory_total_bytes: u64,
     /// `MemAvailable`.
-    pub memory_available_bytes: u64,
+    pub(crate) memory_available_bytes: u64,
     /// Tasks of the whole host.
-    pub tasks: u64,
+    pub(crate) tasks: u64,
     /// `kernel.pid_max`.
-    pub pid_max: u64,
+    pub(crate) pid_max: u64,
 }
 
 /// The newest sample.
@@ -102,52 +121,73 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
                 GuestState::Paused,
                 GuestState::Dead,
             ]
-            .map(|state| (state.name(), 0)),
+            .map(|state| (state.name().to_owned(), 0)),
         );
-        let mut checkpoints = BTreeMap::<&str, CheckpointSample>::new();
-        for guest in &all {
-            *states.entry(guest.state.name()).or_default() += 1;
-            // One that ended since it was listed costs nothing any more.
-            if let Ok(usage) = guests.usage(guest) {
-                let sum = checkpoints.entry(&guest.row.checkpoint).or_default();
-                sum.guests += 1;
-                add(&mut sum.memory_bytes, guest.row.memory);
-                add(&mut sum.private_bytes, usage.private);
-                add(&mut sum.shared_bytes, usage.shared);
-                add(&mut sum.process_bytes, usage.process);
-                add(&mut sum.page_table_bytes, usage.page_tables);
-            }
+        let mut pool_of = HashMap::new();
+        for (index, pool) in pools.iter().enumerate() {
+            let entries = guests.state.entries(&pool.row.name)?;
+            pool_of.extend(entries.into_iter().map(|entry| (entry.guest, index)));
         }
+        let mut checkpoints = BTreeMap::<&str, Cost>::new();
+        let mut of_pools = vec![Cost::default(); pools.len()];
+        for guest in &all {
+            *states.entry(guest.state.name().to_owned()).or_default() += 1;
+            // One that ended since it was listed costs nothing any more.
+            let Ok(usage) = guests.usage(guest) else {
+                continue;
+            };
+            let checkpoint = match pool_of.get(&guest.row.id) {
+                Some(&index) => {
+                    of_pools[index].add(guest.row.memory, usage);
+                    &pools[index].row.checkpoint
+                }
+                None => &guest.row.checkpoint,
+            };
+            let cost = checkpoints.entry(checkpoint).or_default();
+            cost.add(guest.row.memory, usage);
+        }
+        let checkpoints = checkpoints.into_iter().map(|(checkpoint, cost)| {
+            let checkpoint = checkpoint.to_owned();
+            CheckpointSample { checkpoint, cost }
+        });
+        let checkpoints = checkpoints.collect();
+        let pools = pools.into_iter().zip(of_pools);
         Ok(Sample {
             at: Timestamp::now().to_string(),
             guests: states,
-            checkpoints: named(checkpoints),
-            pools,
-            host: host(&facts),
+            checkpoints,
+            pools: pools
+                .map(|(pool, cost)| PoolSample { pool, cost })
+                .collect(),
+            host: HostSample::of(&facts),
         })
     })
 }
 
-fn add(sum: &mut u64, amount: Bytes) {
-    *sum = sum.saturating_add(amount.0);
+impl Cost {
+    fn add(&mut self, memory: Bytes, usage: Usage) {
+        self.guests += 1;
+        for (sum, amount) in [
+            (&mut self.memory_bytes, memory),
+            (&mut self.private_bytes, usage.private),
+            (&mut self.shared_bytes, usage.shared),
+            (&mut self.process_bytes, usage.process),
+            (&mut self.page_table_bytes, usage.page_tables),
+        ] {
+            *sum = sum.saturating_add(amount.0);
+        }
+    }
 }
 
-fn named(checkpoints: BTreeMap<&str, CheckpointSample>) -> Vec<CheckpointSample> {
-    checkpoints
-        .into_iter()
-        .map(|(checkpoint, sample)| CheckpointSample {
-            checkpoint: checkpoint.to_owned(),
-            ..sample
-        })
-        .collect()
-}
-
-fn host(facts: &HostFacts) -> HostSample {
-    let (tasks, pid_max) = facts.tasks();
-    HostSample {
-        memory_total_bytes: facts.memory.total.0,
-        memory_available_bytes: facts.memory.available.0,
-        tasks,
-        pid_max,
+impl HostSample {
+    /// Of a host with these facts.
+    pub(crate) fn of(facts: &HostFacts) -> Self {
+        let (tasks, pid_max) = facts.tasks();
+        Self {
+            memory_total_bytes: facts.memory.total.0,
+            memory_available_bytes: facts.memory.available.0,
+            tasks,
+            pid_max,
+        }
     }
 }

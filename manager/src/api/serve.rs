@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     App, Error, Parts, events::Events, keeper, metrics::Metrics, request::Token, router,
-    sample::Sampler, socket::Place, watch as watcher, workers::Workers,
+    sample::Sampler, socket::Place, under_way::UnderWay, watch as watcher, workers::Workers,
 };
 use crate::{engine::bhyve::Rctl, state::State};
 
@@ -102,6 +102,7 @@ async fn run(config: Config, token: Option<Token>) -> Result<(), Error> {
         events: Events::new(),
         metrics: Metrics::new(),
         sampler: Sampler::default(),
+        under_way: UnderWay::default(),
         pools_changed: Notify::new(),
         room: Notify::new(),
         stop: Arc::default(),

@@ -64,6 +64,11 @@ impl Workers {
         })
     }
 
+    /// The state folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// What runs guests.
     pub(super) fn engine(&self) -> &dyn Engine {
         &*self.engine

@@ -193,6 +193,12 @@ pub enum Error {
         /// Which bundle.
         bundle: BundlePath,
     },
+    /// Its disk's snapshot cannot be had twice.
+    #[error("cannot flatten {bundle}: its disk's snapshot is its own, and goes with it")]
+    OwnDisk {
+        /// The bundle.
+        bundle: BundlePath,
+    },
     /// Deltas still need the bundle.
     #[error("cannot remove checkpoint {bundle}: it is the parent of {}", deltas.join(", "))]
     Needed {
@@ -258,6 +264,7 @@ impl Error {
             Self::OtherParent { parent, .. } => parent.dir(),
             Self::TooDeep { bundle, .. }
             | Self::NotADelta { bundle }
+            | Self::OwnDisk { bundle }
             | Self::Needed { bundle, .. }
             | Self::InUse { bundle, .. } => bundle.dir(),
         }
@@ -333,6 +340,9 @@ impl Error {
                 "suspend in full (without --delta), or join the chain: brood checkpoint flatten {parent} DIR/NEW"
             ),
             Self::NotADelta { .. } => "restore from it as it is".to_owned(),
+            Self::OwnDisk { .. } => {
+                "restore a guest from it, and suspend that one in full: brood suspend".to_owned()
+            }
             Self::Needed { .. } => "join each of them to a full checkpoint first (brood checkpoint flatten DELTA DIR/NEW), or remove it with --force and lose them".to_owned(),
             Self::InUse { .. } => "destroy these guests first: brood destroy GUEST...".to_owned(),
         })

@@ -15,7 +15,7 @@ use crate::units::PAGE_SIZE;
 /// compared with its digests first.
 ///
 /// # Errors
-/// [`Error::NotADelta`] for a full checkpoint; what verifying the chain or writing a bundle
+/// [`Error::NotADelta`] for a full checkpoint, [`Error::OwnDisk`] for one with a disk; what verifying the chain or writing a bundle
 /// answers. Then nothing of the new bundle is left.
 pub fn flatten(
     delta: &Checkpoint,
@@ -28,6 +28,11 @@ pub fn flatten(
             bundle: delta.path().clone(),
         });
     };
+    if !delta.manifest().disks.is_empty() {
+        return Err(Error::OwnDisk {
+            bundle: delta.path().clone(),
+        });
+    }
     let Manifest {
         guest,
         engine,

@@ -338,14 +338,6 @@ pub(super) struct Flatten {
 impl Flatten {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        if !checkpoint.manifest().disks.is_empty() {
-            let refused = format!(
-                "cannot flatten {}: its disk's snapshot is its own, and goes with it",
-                self.checkpoint
-            );
-            let hint = "restore a guest from it, and suspend that one in full: brood suspend";
-            return Err(Failure::new(&refused, Some(hint.to_owned())));
-        }
         let bar = bytes_bar(self.json);
         bar.set_message("flattening");
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| advance(&bar, p))?;

@@ -84,7 +84,18 @@ impl Check {
             .collect();
         table(&["SETTING", "VALUE", "FROM"], &rows);
         if !config.pools.is_empty() {
-            let header = ["POOL", "HOT", "MAX", "LEASE", "PRIVATE LIMIT", "CHECKPOINT"];
+            let header = [
+                "POOL",
+                "HOT",
+                "HOT MIN",
+                "MAX",
+                "MAX MEMORY",
+                "MAX AGE",
+                "REFILL/S",
+                "LEASE",
+                "PRIVATE LIMIT",
+                "CHECKPOINT",
+            ];
             let rows: Vec<_> = config.pools.iter().map(row).collect();
             line("");
             table(&header, &rows);
@@ -94,19 +105,29 @@ impl Check {
 }
 
 fn row(pool: &NewPool) -> Vec<String> {
+    let policy = &pool.policy;
+    let limit = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let seconds = |s: Option<u64>| s.map_or_else(|| "-".to_owned(), |s| format!("{s} s"));
     vec![
         pool.name.clone(),
-        pool.hot.to_string(),
-        pool.most.map_or_else(|| "-".to_owned(), |n| n.to_string()),
-        format!("{} s", pool.lease.as_secs()),
+        policy.hot.to_string(),
+        limit(policy.hot_min),
+        limit(policy.most),
+        policy
+            .max_memory
+            .map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        seconds(policy.max_age_s),
+        limit(policy.refill_per_s),
+        seconds(Some(policy.lease_s)),
         pool.allowance.to_string(),
         pool.checkpoint.to_string(),
     ]
 }
 
 fn described(pool: &NewPool) -> serde_json::Value {
-    json!({
-        "name": pool.name, "checkpoint": pool.checkpoint.to_string(), "hot": pool.hot,
-        "most": pool.most, "lease_s": pool.lease.as_secs(), "allowance": pool.allowance,
-    })
+    let mut value = serde_json::to_value(pool.policy).expect("plain data");
+    value["name"] = pool.name.clone().into();
+    value["checkpoint"] = pool.checkpoint.to_string().into();
+    value["allowance"] = pool.allowance.0.into();
+    value
 }

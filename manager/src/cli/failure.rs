@@ -95,6 +95,10 @@ impl From<pool::Error> for Failure {
     fn from(error: pool::Error) -> Self {
         match error {
             pool::Error::Restore(e) => e.into(),
+            error @ pool::Error::Line { .. } => Self {
+                code: REFUSED,
+                ..Self::new(&error, error.hint())
+            },
             error => Self::new(&error, error.hint()),
         }
     }

@@ -7,13 +7,17 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
+    daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
     output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
 };
 use crate::{
     checkpoint::BundlePath,
+    client::{self, Client},
     config::Config,
+    engine::Engine,
     guests::{self, Guest, GuestState, Guests, View},
+    state::State,
 };
 
 /// Guests named on the command line, or all.
@@ -238,22 +242,137 @@ struct Done {
     interrupted: bool,
 }
 
+/// One of the guests that a command is to act on.
+struct Found {
+    id: String,
+    name: String,
+    state: GuestState,
+    /// The guest itself, when it was looked for here.
+    guest: Option<Guest>,
+}
+
+impl From<Guest> for Found {
+    fn from(guest: Guest) -> Self {
+        Self {
+            id: guest.row.id.to_string(),
+            name: guest.row.name.clone(),
+            state: guest.state,
+            guest: Some(guest),
+        }
+    }
+}
+
+impl From<View> for Found {
+    fn from(view: View) -> Self {
+        Self {
+            id: view.id,
+            name: view.name,
+            state: view.state,
+            guest: None,
+        }
+    }
+}
+
+/// Who acts on guests: the daemon, or from the moment on that it begins nothing, this process.
+struct Actor<'a> {
+    config: &'a Config,
+    daemon: Option<Client>,
+    here: Option<(State, Box<dyn Engine>)>,
+}
+
+impl<'a> Actor<'a> {
+    fn new(config: &'a Config) -> Self {
+        Self {
+            config,
+            daemon: daemon(config),
+            here: None,
+        }
+    }
+
+    /// Has the daemon do something, if there is one.
+    fn ask<T>(
+        &mut self,
+        ask: impl FnOnce(&Client) -> Result<T, client::Error>,
+    ) -> Result<Option<T>, Failure> {
+        let Some(client) = &self.daemon else {
+            return Ok(None);
+        };
+        let done = done(ask(client))?;
+        if done.is_none() {
+            self.daemon = None;
+        }
+        Ok(done)
+    }
+
+    /// What there is here to act with.
+    fn here<T>(
+        &mut self,
+        act: impl FnOnce(&mut Guests<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if self.here.is_none() {
+            self.here = Some((state(self.config)?, engine(self.config)?));
+        }
+        let (state, engine) = self.here.as_mut().expect("it was just made");
+        act(&mut Guests {
+            state,
+            engine: &**engine,
+        })
+    }
+
+    /// The guests that are meant. One that does not exist is an error, before anything is done.
+    fn find(&mut self, which: &Which) -> Result<Vec<Found>, Failure> {
+        let Some(mut all) = self.ask(|daemon| daemon.guests(false))? else {
+            let found = self.here(|guests| which.find(guests))?;
+            return Ok(found.into_iter().map(Into::into).collect());
+        };
+        if which.all {
+            return Ok(all.into_iter().map(Into::into).collect());
+        }
+        let mut found: Vec<Found> = Vec::new();
+        for name in &which.guests {
+            if found.iter().any(|f| f.name == *name || f.id == *name) {
+                continue;
+            }
+            let at = all.iter().position(|v| v.name == *name || v.id == *name);
+            let at = at.ok_or_else(|| guests::Error::NoSuchGuest(name.clone()))?;
+            found.push(all.swap_remove(at).into());
+        }
+        Ok(found)
+    }
+
+    /// Acts on a guest: by the daemon, or here.
+    fn act(
+        &mut self,
+        found: &Found,
+        ask: impl FnOnce(&Client, &str) -> Result<Value, client::Error>,
+        here: impl FnOnce(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
+    ) -> Result<Value, Failure> {
+        if let Some(done) = self.ask(|daemon| ask(daemon, &found.id))? {
+            return Ok(done);
+        }
+        self.here(|guests| {
+            let guest = match &found.guest {
+                Some(guest) => guest.clone(),
+                None => guests.find(&found.id)?,
+            };
+            Ok(here(guests, &guest)?)
+        })
+    }
+}
+
 impl Done {
-    /// Carries `each` out on every guest; one that fails does not hold up the others.
+    /// Acts on every guest; one that fails does not hold up the others.
     fn on(
         config: &Config,
         which: &Which,
         quiet: bool,
         verb: &'static str,
-        mut each: impl FnMut(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
+        ask: impl Fn(&Client, &str) -> Result<Value, client::Error>,
+        here: impl Fn(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
     ) -> Result<Self, Failure> {
         let cancelled = cancellation();
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-        };
-        let found = which.find(&mut guests)?;
+        let mut actor = Actor::new(config);
+        let found = actor.find(which)?;
         let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
         bar.set_message(verb);
         let mut results = Vec::with_capacity(found.len());
@@ -266,8 +385,7 @@ impl Done {
             if which.all && guest.state == GuestState::Dead {
                 continue;
             }
-            let result = each(&mut guests, guest).map_err(Failure::from);
-            results.push((guest.row.name.clone(), result));
+            results.push((guest.name.clone(), actor.act(guest, &ask, &here)));
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -338,6 +456,7 @@ impl Pause {
             &self.which,
             self.json,
             "pausing",
+            |daemon, guest| daemon.pause(guest).map(|_| json!({})),
             |guests, guest| guests.pause(guest).map(|()| json!({})),
         )?;
         Ok(done.finish(self.json, "paused"))
@@ -369,6 +488,10 @@ impl Resume {
             &self.which,
             self.json,
             "resuming",
+            |daemon, guest| {
+                let resumed = daemon.resume(guest, self.timeout)?;
+                Ok(json!({ "resume_ms": resumed.resume_ms }))
+            },
             |guests, guest| {
                 let took = guests.resume(guest, timeout)?;
                 Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
@@ -394,13 +517,15 @@ pub(super) struct Destroy {
 
 impl Destroy {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
+        let named = (!self.which.all).then_some(&self.which.guests[..]);
+        let mut actor = Actor::new(config);
+        let destroyed = match actor.ask(|daemon| daemon.destroy(named))? {
+            Some(destroyed) => destroyed,
+            None => actor.here(|guests| {
+                let found = self.which.find(guests)?;
+                Ok(guests.destroy(&found)?.names)
+            })?,
         };
-        let found = self.which.find(&mut guests)?;
-        let destroyed = guests.destroy(&found)?.names;
         if self.json {
             let names: Vec<_> = destroyed
                 .iter()

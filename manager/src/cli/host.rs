@@ -1,23 +1,22 @@
 //! `brood doctor` and `brood plan`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
-use serde_json::json;
 
 use super::{
     Failure,
+    daemon::by_daemon,
     output::{color, engine, facts, json, line, state},
 };
 use crate::{
+    api::host::Host,
     checkpoint::{BundlePath, Checkpoint},
     config::Config,
-    host::{
-        doctor::{can_mass_restore, doctor},
-        doctor_text,
-        plan::plan,
-        plan_text,
-    },
+    host::{doctor_text, plan::plan, plan_text},
     restore::cost,
     units::Bytes,
 };
@@ -45,17 +44,27 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let engine = engine(config)?;
-        let mut facts = facts(config, &*engine, self.checkpoint_dir)?;
-        engine.examine(&mut facts);
-        let checks = doctor(&facts, self.guests);
-        let able = can_mass_restore(&checks);
+        let dir = self.checkpoint_dir.as_deref().map(std::path::absolute);
+        let dir = dir.and_then(Result::ok);
+        // Guests that the daemon restores are held to its limits, not to those of this command.
+        let host = by_daemon(config, |daemon| {
+            daemon.host(self.guests, dir.as_deref().and_then(Path::to_str))
+        })?;
+        let host = match host {
+            Some(host) => host,
+            None => {
+                let engine = engine(config)?;
+                let mut facts = facts(config, &*engine, self.checkpoint_dir)?;
+                engine.examine(&mut facts);
+                Host::new(&facts, self.guests)
+            }
+        };
         if self.json {
-            json(&json!({ "ok": able, "guests": self.guests, "checks": checks, "facts": facts }));
+            json(&host);
         } else {
-            line(doctor_text::render(&checks, color()).trim_end());
+            line(doctor_text::render(&host.checks, color()).trim_end());
         }
-        Ok(if able {
+        Ok(if host.ok {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

@@ -3,16 +3,20 @@
 mod checkpoint;
 mod completions;
 mod config;
+pub(crate) mod daemon;
 mod density;
 mod disk;
 mod failure;
 mod guests;
 mod host;
 mod manual;
-mod output;
+pub(crate) mod output;
+mod policy;
 mod pool;
+mod progress;
 mod restore;
 mod serve;
+mod top;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -25,7 +29,7 @@ use crate::config::{Config, Sources};
 const EXIT_CODES: &str = "\
 Exit codes:
   0    everything was done
-  1    nothing was done; the error says why
+  1    nothing was done, or nobody knows; the error says why
   2    the command line makes no sense
   3    some was done: some guests failed, the others are good
   4    refused before anything was started: it does not fit on this host
@@ -34,6 +38,7 @@ Exit codes:
 Environment:
   BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml when it is there;
                    on FreeBSD /usr/local/etc/brood.toml)
+  BROOD_DAEMON     off: never have the daemon do what is asked (default: auto, when one answers)
   BROOD_ENGINE     kvm or bhyve (default: kvm on Linux, else bhyve); one for each state folder
   BROOD_STATE_DIR  folder of the state (default: /var/db/brood for root, else the XDG state folder)
   BROOD_...        every other setting of the configuration: see `brood config example`";
@@ -59,6 +64,13 @@ struct Cli {
         help_heading = "Options of all commands"
     )]
     state_dir: Option<PathBuf>,
+    /// Do it without the daemon, also when one answers [default: as BROOD_DAEMON or the
+    /// configuration says]
+    #[arg(long, global = true, help_heading = "Options of all commands")]
+    no_daemon: bool,
+    /// Say on standard error what is done how: with the daemon, or without and why
+    #[arg(long, short, global = true, help_heading = "Options of all commands")]
+    verbose: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -97,6 +109,8 @@ enum Command {
     Disk(disk::Command),
     #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
+    #[command(about = "Show the host, pools and guests, live")]
+    Top(top::Top),
     #[command(about = "Serve the API over HTTP")]
     Serve(serve::Serve),
     /// Show and check the configuration
@@ -116,6 +130,12 @@ impl Cli {
         if let Some(dir) = self.state_dir {
             sources.flags.insert("state.dir", dir.into_os_string());
         }
+        if self.no_daemon {
+            sources.flags.insert("daemon", "off".into());
+        }
+        if !matches!(self.command, Command::Serve(_)) {
+            daemon::start_log(self.verbose);
+        }
         let config = || Config::load(&sources);
         match self.command {
             Command::Doctor(command) => command.run(&config()?),
@@ -132,6 +152,7 @@ impl Cli {
             Command::Pool(command) => command.run(&config()?),
             Command::Disk(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
+            Command::Top(command) => command.run(&config()?),
             Command::Serve(command) => command.run(sources),
             Command::Config(command) => command.run(&sources),
             Command::Completions(command) => command.run(),

@@ -1,23 +1,37 @@
 //! `brood pool`: pools of guests that wait to be claimed.
 
-use std::{process::ExitCode, sync::atomic::Ordering, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
     Failure,
+    daemon::{by_daemon, daemon, done},
     failure::{INTERRUPTED, SOME},
     guests::seconds,
     output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
-    restore::concurrency,
+    policy::Limits,
+    progress::Shown,
+    restore::{absolute, concurrency},
 };
 use crate::{
+    api::{
+        claims::{Claim as Claimed, Claiming},
+        events::RestoreEvent,
+        pools::{Changing, FilledPool, Filling, Making},
+        resting::ResumingClaim,
+    },
     checkpoint::BundlePath,
+    client::{self, Client, Watch},
     config::Config,
-    pool::{self, Claimed, NewPool, Pool, Pools, Wanted},
+    pool::{self, NewPool, Pool, Pools, Refill, Wanted},
     restore::{Slots, job::cores, mass::Event},
-    state::{EntryState, PoolChange},
     units::Bytes,
 };
 
@@ -82,6 +96,9 @@ impl Command {
     }
 }
 
+/// How long a claim waits for the daemon that takes over from one that ends.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// Runs something on the pools of the state folder.
 fn with_pools<T>(
     config: &Config,
@@ -111,9 +128,8 @@ pub(super) struct Create {
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
     hot: u32,
-    /// How many guests it may have, claimed ones too [default: as many as the host takes]
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     /// How long a claim lasts when it is not renewed, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = pool::LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     lease: u64,
@@ -133,14 +149,15 @@ impl Create {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let new = NewPool {
             name: self.name.clone(),
-            checkpoint: self.checkpoint,
-            hot: self.hot.into(),
-            most: self.max.map(Into::into),
-            lease: Duration::from_secs(self.lease),
+            checkpoint: self.checkpoint.clone(),
+            policy: self.limits.policy(self.hot, self.lease),
             allowance: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
         };
+        if let Some(code) = self.by_daemon(config, &new)? {
+            return Ok(code);
+        }
         with_pools(config, |pools| {
             let bar = bytes_bar(self.json);
             bar.set_message("verifying");
@@ -152,20 +169,41 @@ impl Create {
             fill(config, pools, &self.name, None, self.json)
         })
     }
+
+    /// Has the daemon make it; none, when it has begun nothing.
+    fn by_daemon(&self, config: &Config, new: &NewPool) -> Result<Option<ExitCode>, Failure> {
+        let (Some(checkpoint), Ok(_)) = (absolute(&new.checkpoint), u32::try_from(self.lease))
+        else {
+            return Ok(None);
+        };
+        let fill = (!self.empty).then(|| filling(config, None));
+        let making = Making::of(new, checkpoint, fill);
+        if self.empty {
+            let pool = by_daemon(config, |daemon| daemon.create_pool(&making))?;
+            return Ok(pool.map(|pool| print_pool(&pool, self.json)));
+        }
+        fill_by_daemon(config, self.json, |daemon, watch| {
+            daemon.create_and_fill_pool(&making, watch)
+        })
+    }
 }
 
-/// Changes what a pool should be, and brings it there
+/// Changes what a pool should be, and brings it there.
+///
+/// What no flag names stays as it is.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: brood pool set web --hot 100")]
+#[command(after_help = "\
+Examples:
+  brood pool set web --hot 100
+  brood pool set web --max-memory 8G --max none")]
 pub(super) struct Set {
     /// The pool
     pool: String,
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
     hot: Option<u32>,
-    /// How many guests it may have, claimed ones too
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     /// How long a claim lasts when it is not renewed, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     lease: Option<u32>,
@@ -176,11 +214,14 @@ pub(super) struct Set {
 
 impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let change = PoolChange {
-            hot: self.hot.map(Into::into),
-            most: self.max.map(Into::into),
-            lease_s: self.lease.map(Into::into),
-        };
+        let change = self.limits.change(self.hot, self.lease.map(Into::into));
+        let changing = Changing::of(&change, Some(filling(config, None)));
+        let filled = fill_by_daemon(config, self.json, |daemon, watch| {
+            daemon.change_and_fill_pool(&self.pool, &changing, watch)
+        })?;
+        if let Some(code) = filled {
+            return Ok(code);
+        }
         with_pools(config, |pools| {
             pools.change(&self.pool, &change)?;
             fill(config, pools, &self.pool, None, self.json)
@@ -284,12 +325,14 @@ fn row(pool: &Pool) -> Vec<String> {
     let Pool { row, entries } = pool;
     vec![
         row.name.clone(),
-        format!("{}/{}", entries.hot, row.hot),
+        format!("{}/{}", entries.hot, row.policy.hot),
         entries.claimed.to_string(),
         entries.cold.to_string(),
         entries.filling.to_string(),
         entries.releasing.to_string(),
-        row.most.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        row.policy
+            .most
+            .map_or_else(|| "-".to_owned(), |n| n.to_string()),
         row.checkpoint.clone(),
     ]
 }
@@ -316,27 +359,22 @@ pub(super) struct Show {
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         with_pools(config, |pools| {
-            let pool = pools.show(&self.pool)?;
-            let entries = pools.state.entries(&self.pool)?;
-            let left = |lease: Option<Duration>| lease.map(|l| l.as_secs());
+            let details = pools.details(&self.pool)?;
             if self.json {
-                let mut value = serde_json::to_value(&pool).expect("plain data");
-                let of = |state| entries.iter().filter(move |e| e.state == state);
-                value["claims"] = of(EntryState::Claimed)
-                    .map(|e| json!({ "guest": e.name, "lease_left_s": left(e.lease) }))
-                    .collect();
-                value["hot_guests"] = of(EntryState::Hot).map(|e| e.name.clone()).collect();
-                json(&value);
+                json(&details);
                 return Ok(ExitCode::SUCCESS);
             }
-            print_pool(&pool, false);
-            let rows: Vec<_> = entries
-                .iter()
-                .map(|e| {
-                    let lease = left(e.lease).map_or_else(String::new, |s| format!("{s} s left"));
-                    vec![e.name.clone(), e.state.name().to_owned(), lease]
-                })
-                .collect();
+            print_pool(&details.pool, false);
+            let entries = pools.state.entries(&self.pool)?;
+            let entries = entries.into_iter().map(|e| {
+                let left = e.lease.map(|lease| format!("{} s left", lease.as_secs()));
+                vec![e.name, e.state.name().to_owned(), left.unwrap_or_default()]
+            });
+            let resting = details.resting.into_iter().map(|resting| {
+                let since = format!("since {}", resting.since);
+                vec![resting.guest, resting.state.name().to_owned(), since]
+            });
+            let rows: Vec<_> = entries.chain(resting).collect();
             if !rows.is_empty() {
                 line("");
                 table(&["GUEST", "STATE", "LEASE"], &rows);
@@ -373,21 +411,60 @@ pub(super) struct Fill {
 
 impl Fill {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        with_pools(config, |pools| {
-            let names = match self.pool {
-                Some(name) => vec![name],
-                None => pools.list()?.into_iter().map(|p| p.row.name).collect(),
-            };
-            let mut worst = ExitCode::SUCCESS;
-            for name in &names {
-                let code = fill(config, pools, name, self.concurrency, self.json)?;
-                if code != ExitCode::SUCCESS {
-                    worst = code;
-                }
+        let names = match &self.pool {
+            Some(name) => vec![name.clone()],
+            None => {
+                let pools = with_pools(config, |pools| Ok(pools.list()?))?;
+                pools.into_iter().map(|pool| pool.row.name).collect()
             }
-            Ok(worst)
-        })
+        };
+        let mut worst = ExitCode::SUCCESS;
+        for name in &names {
+            let filling = filling(config, self.concurrency);
+            let filled = fill_by_daemon(config, self.json, |daemon, watch| {
+                daemon.fill_pool(name, filling, watch)
+            })?;
+            let code = match filled {
+                Some(code) => code,
+                None => with_pools(config, |pools| {
+                    fill(config, pools, name, self.concurrency, self.json)
+                })?,
+            };
+            if code != ExitCode::SUCCESS {
+                worst = code;
+            }
+            if code == ExitCode::from(INTERRUPTED) {
+                break;
+            }
+        }
+        Ok(worst)
     }
+}
+
+/// How the daemon is to fill a pool.
+fn filling(config: &Config, at_once: Option<u32>) -> Filling {
+    Filling {
+        concurrency: concurrency(config, at_once),
+    }
+}
+
+/// Has the daemon fill a pool; none, when it has begun nothing.
+fn fill_by_daemon(
+    config: &Config,
+    quiet: bool,
+    ask: impl FnOnce(&Client, Watch<'_>) -> Result<FilledPool, client::Error>,
+) -> Result<Option<ExitCode>, Failure> {
+    let Some(client) = daemon(config) else {
+        return Ok(None);
+    };
+    let cancelled = &cancellation();
+    let mut shown = Shown::new(quiet);
+    let observe = &mut |event: &RestoreEvent| shown.note(event);
+    let filled = done(ask(&client, Watch { cancelled, observe }))?;
+    Ok(filled.map(|filled| {
+        shown.finish(&filled.errors, &[]);
+        print_filled(&filled, cancelled, quiet)
+    }))
 }
 
 fn fill(
@@ -399,47 +476,45 @@ fn fill(
 ) -> Result<ExitCode, Failure> {
     let cancelled = cancellation();
     let pool = pools.show(name)?;
-    let missing = pool.row.hot.saturating_sub(pool.entries.hot);
+    let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
     let bar = guests_bar(missing, quiet);
     bar.set_message("restoring");
     let at_once = match concurrency(config, at_once) {
         Some(k) => k as usize,
         None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
     };
-    let result = pools.fill(name, at_once, &cancelled, &mut |event| match event {
-        Event::Restored(_) => bar.inc(1),
-        Event::Failed(failure) => {
-            bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
-        }
-        Event::NurseryReplaced => {
-            bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
-        }
-        Event::Verifying(_) | Event::Admitted { .. } => {}
-    });
+    let result = pools.fill(
+        name,
+        Refill::Whole,
+        at_once,
+        &cancelled,
+        &mut |event| match event {
+            Event::Restored(_) => bar.inc(1),
+            Event::Failed(failure) => {
+                bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+            }
+            Event::NurseryReplaced => {
+                bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
+            }
+            Event::Verifying(_) | Event::Admitted { .. } => {}
+        },
+    );
     bar.finish_and_clear();
     let (settled, filled) = result?;
-    let pool = pools.show(name)?;
-    if quiet {
-        let mut value = serde_json::to_value(&pool).expect("plain data");
-        value["settled"] = serde_json::to_value(settled).expect("plain data");
-        value["restored"] = filled.restored.into();
-        value["missing"] = filled.missing.into();
-        value["no_room"] = filled.no_room.clone().into();
-        value["wall_s"] = filled.wall.as_secs_f64().into();
-        value["errors"] = filled
-            .failures
-            .iter()
-            .map(|f| json!({ "name": f.name, "error": f.error }))
-            .collect();
-        json(&value);
+    let filled = FilledPool::new(pools.show(name)?, settled, filled);
+    Ok(print_filled(&filled, &cancelled, quiet))
+}
+
+fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> ExitCode {
+    let Pool { row, entries } = &filled.pool;
+    if as_json {
+        json(filled);
     } else {
         line(format_args!(
-            "{name}: {} of {} guests are hot; {} restored in {:.2} s",
-            pool.entries.hot,
-            pool.row.hot,
-            filled.restored,
-            filled.wall.as_secs_f64()
+            "{}: {} of {} guests are hot; {} restored in {:.2} s",
+            row.name, entries.hot, row.policy.hot, filled.restored, filled.wall_s
         ));
+        let settled = &filled.settled;
         let put_in_order = [
             (settled.saved, "saved from a fill that was cut off"),
             (
@@ -455,15 +530,15 @@ fn fill(
             line(format_args!("{} are missing: {why}", filled.missing));
         }
     }
-    Ok(if cancelled.load(Ordering::Relaxed) {
+    if cancelled.load(Ordering::Relaxed) {
         ExitCode::from(INTERRUPTED)
     } else if filled.missing == 0 {
         ExitCode::SUCCESS
-    } else if pool.entries.hot > 0 {
+    } else if entries.hot > 0 {
         ExitCode::from(SOME)
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 /// Takes a guest: the oldest hot one, or one that is restored now. It has answered when this
@@ -495,37 +570,61 @@ pub(super) struct Claim {
 
 impl Claim {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let begin = Instant::now();
+        let wait = Duration::from_secs(self.wait.into());
+        while let Some(client) = daemon(config) {
+            let left = wait.saturating_sub(begin.elapsed());
+            let claiming = Claiming {
+                lease_s: self.lease,
+                wait_s: left.as_secs_f64(),
+                timeout_s: Some(self.timeout),
+            };
+            let claim = match client.claim(&self.pool, &claiming) {
+                // A daemon that ends keeps nobody waiting; the one that takes over may.
+                Err(client::Error::Problem(problem))
+                    if problem.is_for_want_of_room() && begin.elapsed() < wait =>
+                {
+                    thread::sleep(GLANCE);
+                    continue;
+                }
+                claim => done(claim)?,
+            };
+            match claim {
+                Some(claim) => {
+                    print_claim(&claim, self.json);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                None => break,
+            }
+        }
         let wanted = Wanted {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
             timeout: Duration::from_secs_f64(self.timeout),
-            wait: Duration::from_secs(self.wait.into()),
+            wait: wait.saturating_sub(begin.elapsed()),
+            place: None,
         };
         let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
-        print_claim(&claimed, self.json);
+        print_claim(&claimed.into(), self.json);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn print_claim(claimed: &Claimed, as_json: bool) {
-    let ms = claimed.latency.as_secs_f64() * 1e3;
+fn print_claim(claim: &Claimed, as_json: bool) {
     if as_json {
-        json(&json!({
-            "guest": claimed.guest, "id": claimed.id.to_string(), "pid": claimed.process.pid,
-            "token": claimed.token, "lease_s": claimed.lease.as_secs(), "tier": claimed.tier,
-            "claim_ms": ms,
-        }));
+        json(claim);
         return;
     }
     line(format_args!(
-        "{} is yours for {} s ({}; it answered after {ms:.2} ms)",
-        claimed.guest,
-        claimed.lease.as_secs(),
-        claimed.tier.name()
+        "{} is yours for {} s ({}; it answered after {:.2} ms)",
+        claim.guest,
+        claim.lease_s,
+        claim.tier.name(),
+        claim.claim_ms
     ));
-    line(format_args!("token: {}", claimed.token));
+    line(format_args!("token: {}", claim.token));
     line(format_args!(
         "next: brood ask {} ping, brood pool release {}",
-        claimed.guest, claimed.token
+        claim.guest, claim.token
     ));
 }
 
@@ -545,7 +644,10 @@ pub(super) struct Renew {
 impl Renew {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let lasts = Duration::from_secs(self.lease.into());
-        with_pools(config, |pools| Ok(pools.renew(&self.token, lasts)?))?;
+        let renewed = by_daemon(config, |daemon| daemon.renew(&self.token, self.lease))?;
+        if renewed.is_none() {
+            with_pools(config, |pools| Ok(pools.renew(&self.token, lasts)?))?;
+        }
         if self.json {
             json(&json!({ "lease_s": self.lease }));
         } else {
@@ -568,19 +670,25 @@ pub(super) struct Suspend {
 
 impl Suspend {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let bar = bytes_bar(self.json);
-        bar.set_message("sealing");
-        let manifest = with_pools(config, |pools| {
-            Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
-        })?;
-        bar.finish_and_clear();
-        let written = manifest.files.ckp.size;
+        let rested = by_daemon(config, |daemon| daemon.suspend_claim(&self.token))?;
+        let (guest, written) = match rested {
+            Some(rested) => (rested.guest, rested.written_bytes),
+            None => {
+                let bar = bytes_bar(self.json);
+                bar.set_message("sealing");
+                let manifest = with_pools(config, |pools| {
+                    Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
+                })?;
+                bar.finish_and_clear();
+                (manifest.guest, manifest.files.ckp.size)
+            }
+        };
         if self.json {
-            json(&json!({ "guest": manifest.guest, "written_bytes": written.0 }));
+            json(&json!({ "guest": guest, "written_bytes": written.0 }));
         } else {
             line(format_args!(
-                "{} rests: {written} of memory written; next: brood pool resume {}",
-                manifest.guest, self.token
+                "{guest} rests: {written} of memory written; next: brood pool resume {}",
+                self.token
             ));
         }
         Ok(ExitCode::SUCCESS)
@@ -605,12 +713,23 @@ pub(super) struct Resume {
 
 impl Resume {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let lease = self.lease.map(|s| Duration::from_secs(s.into()));
-        let timeout = Duration::from_secs_f64(self.timeout);
-        let claimed = with_pools(config, |pools| {
-            Ok(pools.resume(&self.token, lease, timeout)?)
-        })?;
-        print_claim(&claimed, self.json);
+        let resuming = ResumingClaim {
+            lease_s: self.lease,
+            wait_s: 0.0,
+            timeout_s: Some(self.timeout),
+        };
+        let claim = match by_daemon(config, |daemon| daemon.resume_claim(&self.token, &resuming))? {
+            Some(claim) => claim,
+            None => {
+                let lease = self.lease.map(|s| Duration::from_secs(s.into()));
+                let timeout = Duration::from_secs_f64(self.timeout);
+                let claimed = with_pools(config, |pools| {
+                    Ok(pools.resume(&self.token, lease, timeout)?)
+                })?;
+                claimed.into()
+            }
+        };
+        print_claim(&claim, self.json);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -629,14 +748,33 @@ pub(super) struct Release {
 impl Release {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let mut failures = Vec::new();
-        with_pools(config, |pools| {
-            for token in &self.token {
-                if let Err(e) = pools.release(token) {
-                    failures.push(Failure::from(e));
+        let mut client = daemon(config);
+        // Those that the daemon has begun nothing with.
+        let mut left = Vec::new();
+        for token in &self.token {
+            let released = match &client {
+                Some(client) => done(client.release(token)),
+                None => Ok(None),
+            };
+            match released {
+                Ok(Some(())) => {}
+                Ok(None) => {
+                    client = None;
+                    left.push(token);
                 }
+                Err(failure) => failures.push(failure),
             }
-            Ok(())
-        })?;
+        }
+        if !left.is_empty() {
+            with_pools(config, |pools| {
+                for token in left {
+                    if let Err(e) = pools.release(token) {
+                        failures.push(Failure::from(e));
+                    }
+                }
+                Ok(())
+            })?;
+        }
         let released = self.token.len() - failures.len();
         if self.json {
             let errors: Vec<_> = failures.iter().map(ToString::to_string).collect();
@@ -674,9 +812,13 @@ pub(super) struct Evict {
 
 impl Evict {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let evicted = with_pools(config, |pools| {
-            Ok(pools.evict(&self.pool, self.entries.into())?)
-        })?;
+        let evicted = by_daemon(config, |daemon| daemon.evict(&self.pool, self.entries))?;
+        let evicted = match evicted {
+            Some(evicted) => evicted,
+            None => with_pools(config, |pools| {
+                Ok(pools.evict(&self.pool, self.entries.into())?)
+            })?,
+        };
         if self.json {
             json(&json!({ "evicted": evicted }));
         } else {
@@ -701,7 +843,10 @@ pub(super) struct Remove {
 
 impl Remove {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        with_pools(config, |pools| Ok(pools.remove(&self.pool, self.force)?))?;
+        let removed = by_daemon(config, |daemon| daemon.remove_pool(&self.pool, self.force))?;
+        if removed.is_none() {
+            with_pools(config, |pools| Ok(pools.remove(&self.pool, self.force)?))?;
+        }
         if self.json {
             json(&json!({ "removed": self.pool }));
         } else {

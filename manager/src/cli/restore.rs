@@ -1,25 +1,29 @@
 //! `brood restore`
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::atomic::AtomicBool};
 
 use clap::Args;
 
 use super::{
     Failure,
+    daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
     output::{
         Park, advance, bytes_bar, cancellation, engine, engine_with, facts, guests_bar, json, line,
         state,
     },
+    progress::Shown,
 };
 use crate::{
+    api::{events::RestoreEvent, restores::Restoring},
     checkpoint::{BundlePath, Checkpoint, manifest::EngineKind},
+    client::Watch,
     config::Config,
     density::percentiles::Percentiles,
     disk::Choice,
     engine::{self, Engine, bhyve::Rctl},
     restore::{
-        job::{Done, Ending, Job, View},
+        job::{Ending, Job, View, warning},
         mass::{self, Event},
     },
     state::State,
@@ -82,15 +86,24 @@ impl Restore {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let rctl: Rctl = self.rctl.into_iter().collect();
+        let rctl: Rctl = self.rctl.iter().cloned().collect();
+        // Disks are made where the user may write, which need not be where the daemon may;
+        // limits of guests are the daemon's own.
+        let has_disks = !checkpoint.manifest().disks.is_empty() || self.disk.is_some();
+        if !has_disks
+            && rctl.is_empty()
+            && let Some(view) = self.by_daemon(config, &cancelled)?
+        {
+            return Ok(self.finish(&view));
+        }
         let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         verify(&state, &checkpoint, self.json)?;
 
         let defaults = &config.restore;
         let job = Job {
-            names: Job::numbered(self.prefix, &self.checkpoint),
-            checkpoint: self.checkpoint,
+            names: Job::numbered(self.prefix.clone(), &self.checkpoint),
+            checkpoint: self.checkpoint.clone(),
             guests: self.guests,
             concurrency: concurrency(config, self.concurrency),
             paused: self.paused,
@@ -98,7 +111,7 @@ impl Restore {
             overcommit: self.overcommit,
             park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
             all_or_nothing: self.all_or_nothing,
-            disk: self.disk.unwrap_or_default(),
+            disk: self.disk.clone().unwrap_or_default(),
         };
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");
@@ -108,56 +121,108 @@ impl Restore {
             &facts,
             &checkpoint,
             &cancelled,
-            &mut |event| match event {
-                Event::Admitted { verdict } => {
-                    if let Some(risk) = verdict.memory_risk() {
-                        bar.suspend(|| eprintln!("warning: overcommitted: {risk}"));
+            &mut |event| {
+                if let Some(warning) = warning(event) {
+                    bar.suspend(|| eprintln!("warning: {warning}"));
+                }
+                match event {
+                    Event::Restored(_) => bar.inc(1),
+                    Event::Failed(failure) => {
+                        bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
                     }
+                    Event::Admitted { .. } | Event::NurseryReplaced | Event::Verifying(_) => {}
                 }
-                Event::Restored(_) => bar.inc(1),
-                Event::Failed(failure) => {
-                    bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
-                }
-                Event::NurseryReplaced => {
-                    bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
-                }
-                Event::Verifying(_) => {}
             },
         )?;
         bar.finish_and_clear();
+        Ok(self.finish(&View::new(&job, &done)))
+    }
+
+    /// Has the daemon restore; none, when it has begun nothing.
+    fn by_daemon(&self, config: &Config, cancelled: &AtomicBool) -> Result<Option<View>, Failure> {
+        let defaults = &config.restore;
+        let park_after = self.park.after.unwrap_or(defaults.park_after.value).0;
+        let Some(checkpoint) = absolute(&self.checkpoint) else {
+            return Ok(None);
+        };
+        let restoring = Restoring {
+            checkpoint,
+            guests: self.guests,
+            concurrency: concurrency(config, self.concurrency),
+            prefix: Some(
+                self.prefix
+                    .clone()
+                    .unwrap_or_else(|| self.checkpoint.name().to_owned()),
+            ),
+            paused: self.paused,
+            private_limit_bytes: Some(self.private_limit.unwrap_or(defaults.private_limit.value).0),
+            overcommit: self.overcommit,
+            park_after_s: park_after.map(|idle| idle.as_secs_f64()),
+            all_or_nothing: self.all_or_nothing,
+            disk: None,
+        };
+        let mut shown = Shown::new(self.json);
+        let view = by_daemon(config, |daemon| {
+            let observe = &mut |event: &RestoreEvent| shown.note(event);
+            daemon.restore(&restoring, Watch { cancelled, observe })
+        })?;
+        Ok(view.map(|view| {
+            shown.finish(&view.errors, &view.warnings);
+            View {
+                // As it was named here.
+                checkpoint: self.checkpoint.to_string(),
+                ..view
+            }
+        }))
+    }
+
+    fn finish(&self, view: &View) -> ExitCode {
         if self.json {
-            json(&View::new(&job, &done));
+            json(view);
         } else {
-            print(&done);
+            print(view);
         }
-        Ok(exit_code(done.ending()))
+        exit_code(view.ending())
     }
 }
 
-fn print(done: &Done) {
-    let (report, restored) = (&done.report, done.guests().len());
-    let wall = report.wall.as_secs_f64();
+/// A bundle as the daemon is told of it: it may have been started elsewhere.
+pub(super) fn absolute(bundle: &BundlePath) -> Option<String> {
+    let path = bundle.absolute().ok()?;
+    let dir = path.dir().to_str()?;
+    Some(format!("{}/{}", dir.trim_end_matches('/'), path.name()))
+}
+
+fn print(view: &View) {
+    let (wall, answered) = (view.wall_s, view.answered());
     line(format_args!(
-        "{restored} of {} guests restored{} in {wall:.2} s ({:.0} a second); each has answered",
-        report.asked,
-        if done.paused { " and paused" } else { "" },
-        report.guests.len() as f64 / wall.max(1e-9),
+        "{} of {} guests restored{} in {wall:.2} s ({:.0} a second); each has answered",
+        view.restored,
+        view.asked,
+        if view.paused { " and paused" } else { "" },
+        answered as f64 / wall.max(1e-9),
     ));
-    if !report.guests.is_empty() {
-        let Percentiles { p50, p90, p99, max } = done.latency();
+    if answered > 0 {
+        let Percentiles { p50, p90, p99, max } = view.restore_ms;
         line(format_args!(
             "latency to the guest's answer: p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"
         ));
     }
-    if done.rolled_back {
-        line("some failed, and --all-or-nothing was asked for: the others were destroyed");
-    }
-    if done.interrupted {
+    if view.rolled_back {
+        let why = if view.interrupted {
+            "interrupted"
+        } else {
+            "some failed"
+        };
+        line(format_args!(
+            "{why}, and --all-or-nothing was asked for: the others were destroyed"
+        ));
+    } else if view.interrupted {
         line(format_args!(
             "interrupted: {} guests were not begun; those restored stand",
-            report.not_begun
+            view.not_begun
         ));
-    } else if let Some(first) = done.guests().iter().map(|g| &g.name).min() {
+    } else if let Some(first) = view.guests.iter().map(|g| &g.name).min() {
         line(format_args!(
             "next: brood list, brood ask {first} ping, brood destroy --all"
         ));

@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     Error,
-    value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode},
+    value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
 };
 use crate::{checkpoint::BundlePath, engine::bhyve::Rctl, restore::ParkAfter, units::Bytes};
 
@@ -24,6 +24,8 @@ pub(super) type At<T> = Spanned<InFile<T>>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Contents {
+    /// Whether commands use the daemon.
+    pub(super) daemon: Option<At<UseDaemon>>,
     pub(super) state: State,
     pub(super) restore: Restore,
     pub(super) bhyve: Bhyve,
@@ -90,8 +92,16 @@ pub(super) struct Pool {
     pub(super) checkpoint: At<BundlePath>,
     /// How many hot entries it should have.
     pub(super) hot: At<u32>,
+    /// It is filled again when fewer than these are hot.
+    pub(super) hot_min: Option<At<u32>>,
     /// How many entries of any kind it may have.
     pub(super) max: Option<At<u32>>,
+    /// What its guests may come to hold together, in bytes or as `"8G"`.
+    pub(super) max_memory: Option<At<Bytes>>,
+    /// How old a hot entry may become, in seconds.
+    pub(super) max_age: Option<At<NonZeroU32>>,
+    /// How many guests the daemon restores for it a second, at most.
+    pub(super) refill_rate: Option<At<NonZeroU32>>,
     /// How long a claim lasts when it is not renewed, in seconds.
     pub(super) lease: Option<At<NonZeroU32>>,
     /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.

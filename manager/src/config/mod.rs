@@ -26,20 +26,19 @@ use std::{
     net::SocketAddr,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde::Serialize;
 
 pub use error::Error;
 pub use shown::Shown;
-pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode};
+pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon};
 
 use crate::{
     engine::bhyve::Rctl,
     pool::{self, NewPool},
     restore::ParkAfter,
-    state::{self, State},
+    state::{self, Policy, State},
     units::Bytes,
 };
 use file::{At, ConfigFile};
@@ -136,6 +135,8 @@ impl Sources {
 pub struct Config {
     /// The file that was read.
     pub file: Option<PathBuf>,
+    /// `daemon`: whether commands use the daemon.
+    pub daemon: Setting<UseDaemon>,
     /// `state.dir`: the state folder, if there is one to be had.
     state_dir: Option<Setting<AbsolutePath>>,
     /// `[restore]`.
@@ -205,6 +206,7 @@ impl Config {
             let source = Source::Default;
             Some(Setting { value, source })
         });
+        let daemon = look.find_or("daemon", contents.daemon, UseDaemon::Auto)?;
         let restore = Restore {
             concurrency: look.find("restore.concurrency", contents.restore.concurrency)?,
             private_limit: look.find_or(
@@ -223,6 +225,7 @@ impl Config {
         let pools = look.pools(contents.pool, restore.private_limit.value)?;
         Ok(Self {
             file: file.map(|file| file.path),
+            daemon,
             state_dir,
             restore,
             bhyve: Bhyve { rctl },
@@ -363,14 +366,25 @@ impl Look<'_> {
                 let message = format!("pool {name:?} may not have its {hot} hot entries");
                 return Err(file.error(&max.span(), message));
             }
+            if let Some(low) = row.hot_min.as_ref().filter(|low| low.get_ref().0 > hot) {
+                let message = format!("pool {name:?} never has more than its {hot} hot entries");
+                return Err(file.error(&low.span(), message));
+            }
+            let number = |n: Option<file::At<u32>>| n.map(|n| n.into_inner().0.into());
+            let positive =
+                |n: Option<file::At<NonZeroU32>>| n.map(|n| n.into_inner().0.get().into());
             pools.push(NewPool {
                 name: row.name.into_inner().0.0,
                 checkpoint: row.checkpoint.into_inner().0,
-                hot: hot.into(),
-                most: row.max.map(|max| max.into_inner().0.into()),
-                lease: row.lease.map_or(pool::LEASE, |lease| {
-                    Duration::from_secs(lease.into_inner().0.get().into())
-                }),
+                policy: Policy {
+                    hot: hot.into(),
+                    hot_min: number(row.hot_min),
+                    most: number(row.max),
+                    max_memory: row.max_memory.map(|size| size.into_inner().0),
+                    max_age_s: positive(row.max_age),
+                    refill_per_s: positive(row.refill_rate),
+                    lease_s: positive(row.lease).unwrap_or(pool::LEASE.as_secs()),
+                },
                 allowance: row.private_limit.map_or(limit, |size| size.into_inner().0),
             });
         }

@@ -56,6 +56,7 @@ impl Config {
         let (socket, checkpoints) = (self.socket().ok(), self.checkpoints().ok());
         let cores = Some("one for each core".to_owned());
         vec![
+            Shown::of("daemon", &self.daemon),
             Shown::or("state.dir", self.state_dir.as_ref(), None),
             Shown::or("restore.concurrency", restore.concurrency.as_ref(), cores),
             Shown::of("restore.private_limit", &restore.private_limit),

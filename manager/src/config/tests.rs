@@ -81,12 +81,23 @@ fn the_example_has_every_setting() {
     }
     let pool = &config.pools[0];
     assert_eq!(
-        (pool.hot, pool.most, pool.lease, pool.allowance),
-        (50, Some(200), Duration::from_secs(600), Bytes::mib(64))
+        (pool.policy, pool.allowance),
+        (
+            Policy {
+                hot: 50,
+                hot_min: Some(40),
+                most: Some(200),
+                max_memory: Some(Bytes::gib(16)),
+                max_age_s: Some(86_400),
+                refill_per_s: Some(100),
+                lease_s: 600,
+            },
+            Bytes::mib(64)
+        )
     );
     let table: toml::Table = text.parse().unwrap();
     let keys = table["pool"][0].as_table().unwrap();
-    assert_eq!(keys.len(), 6, "as many keys as a pool can have: {keys:?}");
+    assert_eq!(keys.len(), 10, "as many keys as a pool can have: {keys:?}");
 }
 
 #[test]
@@ -131,6 +142,7 @@ fn flags_come_before_the_environment_and_that_before_the_file() {
 fn every_setting_can_be_set_in_the_environment() {
     let (_dir, mut sources) = file("");
     for (key, value) in [
+        ("daemon", "off"),
         ("state.dir", "/a"),
         ("restore.concurrency", "3"),
         ("restore.private_limit", "5 MiB"),
@@ -218,6 +230,7 @@ fn mistakes_are_told_with_their_place() {
         pool.replace("/c/d", "c/d"),
         format!("{pool}{pool}"),
         format!("{pool}max = 4"),
+        format!("{pool}hot_min = 6"),
         format!("{pool}lease = 0"),
         format!("{pool}colour = 'red'"),
     ];

@@ -121,6 +121,15 @@ pub enum LogLevel {
     Trace,
 }
 
+/// Whether commands have the daemon do what they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UseDaemon {
+    /// When one answers.
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// One of a few words.
 fn one_of<T: ValueEnum>(text: &str) -> Result<T, String> {
     T::from_str(text, false).map_err(|_| {
@@ -151,7 +160,7 @@ macro_rules! words {
     };
 }
 
-words!(LogFormat, LogLevel);
+words!(LogFormat, LogLevel, UseDaemon);
 
 /// The name of a pool, which begins the names of its guests.
 #[derive(Clone, Debug, PartialEq, Eq)]

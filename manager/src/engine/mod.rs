@@ -7,6 +7,7 @@ pub mod bhyve;
 mod choose;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+mod memory_map;
 pub(crate) mod process;
 
 use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
@@ -14,6 +15,7 @@ use std::{fmt, fs::File, io, path::Path, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use choose::{ENGINE_VARIABLE, choose};
+pub use memory_map::MemoryMap;
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
@@ -382,6 +384,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When its process cannot be looked at.
     fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error>;
+
+    /// Where a guest's memory is its own, in at most that many cells; `None` when that cannot be
+    /// told from its process.
+    ///
+    /// # Errors
+    /// When its process cannot be looked at.
+    fn memory_map(&self, _process: Process, _cells: u32) -> Result<Option<MemoryMap>, Error> {
+        Ok(None)
+    }
 
     /// How a guest ended, in words, when that was recorded.
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String>;

@@ -17,7 +17,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use destroy::Destroyed;
@@ -27,7 +27,7 @@ pub use view::{UsageView, View};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
-    engine::{self, Answer, Engine, GuestId, Process, ProcessState, TakeDisks, Usage},
+    engine::{self, Answer, Engine, GuestId, MemoryMap, Process, ProcessState, TakeDisks, Usage},
     state::{EntryState, GuestRow, RowState, State},
 };
 
@@ -40,7 +40,9 @@ const REASON_PATIENCE: Duration = Duration::from_millis(500);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a guest is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestState {
     /// Another command is restoring it.
@@ -494,6 +496,18 @@ impl Guests<'_> {
         let process = alive(guest)?;
         self.engine
             .usage(&self.state.run_dir(), &guest.row.id, process)
+            .map_err(|source| Error::engine("measure", &guest.row.name, source))
+    }
+
+    /// Where the memory of a guest that lives is its own, in at most that many cells; `None` when
+    /// its engine cannot tell.
+    ///
+    /// # Errors
+    /// When it does not live, or its process cannot be looked at.
+    pub fn memory_map(&self, guest: &Guest, cells: u32) -> Result<Option<MemoryMap>, Error> {
+        let process = alive(guest)?;
+        self.engine
+            .memory_map(process, cells)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
 }

@@ -1,13 +1,13 @@
 //! A guest as programs see it: one form for the command line's JSON and for the API.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Guest, GuestState};
 use crate::{checkpoint::manifest::EngineKind, engine::Usage};
 
 /// A guest.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Guest)]
 pub struct View {
     /// Name.
@@ -46,7 +46,7 @@ pub struct View {
 }
 
 /// What a guest costs, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Usage)]
 pub struct UsageView {
     /// Guest memory that it has written and has to itself.

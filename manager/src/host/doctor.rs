@@ -5,7 +5,7 @@ mod linux;
 
 use std::fmt::Display;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
@@ -27,7 +27,7 @@ const TYPICAL_GUEST: Bytes = Bytes::mib(256);
 const GOOD_FREE: Bytes = Bytes::gib(1);
 
 /// How a fact bears on restoring the guests that are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Good as it is.
@@ -39,7 +39,7 @@ pub enum Status {
 }
 
 /// One fact, what it ought to be, and how to make it so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
     /// The fact: a sysctl, a limit, a device, a folder.
     pub name: String,

@@ -1,6 +1,7 @@
 //! `brood plan`: how many guests fit, from best to worst, and what binds.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::facts::{HostFacts, System};
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// What a guest costs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CostModel {
     /// Kernel and process memory of one guest, whatever it writes.
     pub overhead: Bytes,
@@ -40,7 +41,8 @@ impl CostModel {
 }
 
 /// How many guests fit in one case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PlanCase)]
 pub struct Case {
     /// Host memory that each guest takes.
     pub per_guest: Bytes,
@@ -55,7 +57,7 @@ pub struct Case {
 }
 
 /// How many guests of one checkpoint a host holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Plan {
     /// Memory that is planned with: what is available now, or what was asked about.
     pub host_memory: Bytes,

@@ -1,12 +1,13 @@
 //! Pools as somebody wants them to be who does not know what there is: made, changed, or left.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Error, NewPool, Pools};
-use crate::{checkpoint::Progress, state::PoolChange};
+use crate::checkpoint::Progress;
 
 /// What had to be done to a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Applied {
     /// There was none.
@@ -37,7 +38,6 @@ impl Pools<'_> {
         let fixed = [
             ("checkpoint", row.checkpoint != checkpoint),
             ("private limit", row.allowance != wanted.allowance),
-            ("most entries", row.most.is_some() && wanted.most.is_none()),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
             return Err(Error::Fixed {
@@ -45,16 +45,10 @@ impl Pools<'_> {
                 what,
             });
         }
-        let lease_s = wanted.lease.as_secs();
-        if (row.hot, row.most, row.lease_s) == (wanted.hot, wanted.most, lease_s) {
+        if row.policy == wanted.policy {
             return Ok(Applied::Same);
         }
-        let change = PoolChange {
-            hot: Some(wanted.hot),
-            most: wanted.most,
-            lease_s: Some(lease_s),
-        };
-        self.change(&row.name, &change)?;
+        self.change(&row.name, &wanted.policy.into())?;
         Ok(Applied::Changed)
     }
 }

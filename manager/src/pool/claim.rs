@@ -6,18 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
-    disk::Choice,
-    engine::{GuestId, Process, random},
-    restore::{
-        cost,
-        mass::{self, Names, Report, Request},
-    },
-    state::{EntryState, Lease, Membership, PoolRow},
+    engine::{self, GuestId, Process, random},
+    restore::mass::{self, Report},
+    state::{EntryState, Lease, Place, PoolRow},
 };
 
 /// Hot guests that may fail to wake up before a claim gives up: a host that is overloaded must not
@@ -35,10 +31,12 @@ pub struct Wanted {
     pub timeout: Duration,
     /// How long to wait for room when there is none.
     pub wait: Duration,
+    /// The claimer's place in the line, if it waits already.
+    pub place: Option<Place>,
 }
 
 /// Which tier an entry came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// It was there, and was continued.
@@ -79,25 +77,23 @@ pub struct Claimed {
 
 impl Pools<'_> {
     /// Claims an entry of a pool: the oldest hot one, which is continued, or one that is restored
-    /// now. When this returns, the guest itself has answered.
+    /// now. When this returns, the guest itself has answered. Those who wait for room are served in
+    /// the order in which they came, and before all who come later.
     ///
     /// # Errors
     /// When there is no such pool, or there is no room for one more guest and none is made within
     /// the time to wait.
     pub fn claim(&mut self, name: &str, wanted: &Wanted) -> Result<Claimed, Error> {
         let begin = Instant::now();
-        let pool = self.row(name)?;
-        let lasts = wanted
-            .lease
-            .unwrap_or_else(|| Duration::from_secs(pool.lease_s));
-        loop {
-            if let Some(claimed) = self.claim_hot(&pool, lasts, wanted.timeout, begin)? {
-                return Ok(claimed);
-            }
-            match self.claim_cold(&pool, lasts, begin) {
-                Err(e) if e.may_pass() => {
-                    if begin.elapsed() >= wanted.wait {
-                        return Err(e);
+        let mut wanted = *wanted;
+        let mut own = None;
+        let claimed = loop {
+            match self.try_claim(name, &wanted, begin) {
+                Err(e) if e.may_pass() && begin.elapsed() < wanted.wait => {
+                    if wanted.place.is_none() {
+                        own = Some(self.wait_in_line(name, wanted.wait)?);
+                        wanted.place = own;
+                        continue;
                     }
                     // Leases that are over make room, and nobody else may be there to see it.
                     while let Some(guest) = self.state.expire_claim(name)? {
@@ -105,25 +101,59 @@ impl Pools<'_> {
                     }
                     thread::sleep(GLANCE);
                 }
-                result => return result,
+                result => break result,
             }
+        };
+        if let Some(place) = own {
+            self.state.leave_line(place)?;
         }
+        claimed
+    }
+
+    /// Takes the last place in the line before a pool, for this process. Whoever has one and is
+    /// gone loses it.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn wait_in_line(&self, name: &str, wait: Duration) -> Result<Place, Error> {
+        let pid = std::process::id().cast_signed();
+        let this = Process::with_pid(pid).ok_or(engine::Error::Gone)?;
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Ok(self.state.wait_in_line(name, this, wait_ms)?)
+    }
+
+    fn try_claim(&mut self, name: &str, wanted: &Wanted, begin: Instant) -> Result<Claimed, Error> {
+        let pool = self.row(name)?;
+        let lasts = wanted
+            .lease
+            .unwrap_or_else(|| Duration::from_secs(pool.policy.lease_s));
+        if let Some(claimed) = self.claim_hot(&pool, lasts, wanted, begin)? {
+            return Ok(claimed);
+        }
+        let waiters = self.state.waiters_before(name, wanted.place)?;
+        if waiters > 0 {
+            return Err(Error::Line {
+                pool: pool.name,
+                waiters,
+            });
+        }
+        self.claim_cold(&pool, lasts, begin)
     }
 
     fn claim_hot(
         &mut self,
         pool: &PoolRow,
         lasts: Duration,
-        timeout: Duration,
+        wanted: &Wanted,
         begin: Instant,
     ) -> Result<Option<Claimed>, Error> {
         let mut tries = 0;
         loop {
             let lease = lease(lasts)?;
-            let Some(id) = self.state.claim_hot(&pool.name, &lease)? else {
+            let Some(id) = self.state.claim_hot(&pool.name, &lease, wanted.place)? else {
                 return Ok(None);
             };
-            let error = match self.guests().wake(&id, timeout) {
+            let error = match self.guests().wake(&id, wanted.timeout) {
                 Ok((guest, process)) => {
                     return Ok(Some(Claimed {
                         guest: guest.name,
@@ -159,20 +189,7 @@ impl Pools<'_> {
         let checkpoint = self.checkpoint(pool)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
         let lease = lease(lasts)?;
-        let request = Request {
-            guests: 1,
-            concurrency: 1,
-            names: Names::Numbered(pool.name.clone()),
-            allowance: pool.allowance,
-            overhead: cost::measured(self.state, &checkpoint)?.overhead,
-            overcommit: false,
-            park_after: None,
-            membership: Some(Membership {
-                pool: pool.name.clone(),
-                claim: Some(lease.clone()),
-            }),
-            disk: Choice::Sealed,
-        };
+        let request = self.request(pool, &checkpoint, 1, 1, Some(lease.clone()))?;
         let report = mass::restore_by(
             self.standing.named(&pool.name),
             self.state,
@@ -215,13 +232,15 @@ impl Pools<'_> {
     /// Lets a claim last so long from now.
     ///
     /// # Errors
-    /// [`Error::NoSuchClaim`] when it is over.
+    /// [`Error::NoSuchClaim`] when it is over, [`Error::Rests`] when it has no lease.
     pub fn renew(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
         let lease = Lease {
             token: token.to_owned(),
             lasts,
         };
-        if self.state.renew_claim(&lease)? {
+        if self.state.cold(token)?.is_some() {
+            Err(Error::Rests)
+        } else if self.state.renew_claim(&lease)? {
             Ok(())
         } else {
             Err(Error::NoSuchClaim)

@@ -15,13 +15,9 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
-    disk::Choice,
     guests::{self, GuestState},
-    restore::{
-        cost,
-        mass::{self, Request},
-    },
-    state::{ColdRow, ColdState, Lease, Membership},
+    restore::mass,
+    state::{ColdRow, ColdState, Lease},
 };
 
 /// How long a guest whose suspension was cut off may take to answer.
@@ -31,7 +27,8 @@ const GLANCE: Duration = Duration::from_millis(5);
 
 impl Pools<'_> {
     /// Suspends the guest of a claim. When this returns the guest is gone, and what it was is on
-    /// the disk. When anything fails, the guest goes on.
+    /// the disk. When anything fails, the guest goes on. Of one that rests already it tells what
+    /// was written.
     ///
     /// # Errors
     /// [`Error::NoSuchClaim`], or when the bundle cannot be written.
@@ -42,12 +39,17 @@ impl Pools<'_> {
     ) -> Result<Manifest, Error> {
         self.settle_claim(token)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
+        if let Some(cold) = self.state.cold(token)? {
+            // Whoever wanted this before was cut off before being told.
+            let path: BundlePath = cold.bundle.parse()?;
+            return Ok(Checkpoint::open(&path)?.manifest().clone());
+        }
         let id = self.state.claimed_by(token)?.ok_or(Error::NoSuchClaim)?;
         let guest = self.guests().find(&id.to_string())?;
         let bundle = self.state.dir().join("cold").join(id.to_string());
         let bundle = BundlePath::new(&bundle)?;
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
-        let lease_s = self.row(&pool)?.lease_s;
+        let lease_s = self.row(&pool)?.policy.lease_s;
         if !self.state.begin_cold(token, &bundle.to_string())? {
             return Err(Error::NoSuchClaim);
         }
@@ -103,7 +105,7 @@ impl Pools<'_> {
                 id,
                 process,
                 token: token.to_owned(),
-                lease: lease.unwrap_or(Duration::from_secs(self.row(&pool)?.lease_s)),
+                lease: lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s)),
                 tier: Tier::Hot,
                 latency: begin.elapsed(),
             });
@@ -128,28 +130,16 @@ impl Pools<'_> {
         begin: Instant,
     ) -> Result<Claimed, Error> {
         let pool = self.row(&cold.pool)?;
-        let lasts = lease.unwrap_or(Duration::from_secs(pool.lease_s));
+        let lasts = lease.unwrap_or(Duration::from_secs(pool.policy.lease_s));
         let path: BundlePath = cold.bundle.parse()?;
         let checkpoint = Checkpoint::open(&path)?;
         mass::verify(self.state, &checkpoint, &|_| {})?;
         let facts = (self.facts)(checkpoint.path().dir())?;
-        let request = Request {
-            guests: 1,
-            concurrency: 1,
-            names: mass::Names::Numbered(pool.name.clone()),
-            allowance: pool.allowance,
-            overhead: cost::measured(self.state, &checkpoint)?.overhead,
-            overcommit: false,
-            park_after: None,
-            membership: Some(Membership {
-                pool: pool.name.clone(),
-                claim: Some(Lease {
-                    token: cold.token.clone(),
-                    lasts,
-                }),
-            }),
-            disk: Choice::Sealed,
+        let lease = Lease {
+            token: cold.token.clone(),
+            lasts,
         };
+        let request = self.request(&pool, &checkpoint, 1, 1, Some(lease))?;
         let report = mass::restore(
             self.state,
             self.engine,
@@ -211,7 +201,7 @@ impl Pools<'_> {
         if let Some(pool) = self.state.pool(&cold.pool)? {
             self.state.renew_claim(&Lease {
                 token: cold.token,
-                lasts: Duration::from_secs(pool.lease_s),
+                lasts: Duration::from_secs(pool.policy.lease_s),
             })?;
         }
         Ok(())

@@ -26,6 +26,9 @@ pub enum Error {
         "there is no claim with this token: it was released, its lease was over, or its guest was destroyed"
     )]
     NoSuchClaim,
+    /// The claim's guest is suspended.
+    #[error("the claim rests: it has no lease, and lasts until it is released")]
+    Rests,
     /// Entries of the pool are somebody's.
     #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
     InUse {
@@ -33,6 +36,14 @@ pub enum Error {
         pool: String,
         /// How many.
         claimed: u64,
+    },
+    /// Others wait for an entry and came first.
+    #[error("cannot claim from pool {pool}: {waiters} others wait for an entry of it")]
+    Line {
+        /// The pool.
+        pool: String,
+        /// How many.
+        waiters: u64,
     },
     /// The bundle has another content now.
     #[error("{checkpoint} is not the checkpoint that pool {pool} was made from any more")]
@@ -105,9 +116,13 @@ impl Error {
                 "make the pool anew (brood pool remove {pool}), or take another name"
             )),
             Self::NoSuchClaim => Some("claim another guest: brood pool claim POOL".to_owned()),
+            Self::Rests => Some("restore its guest: brood pool resume TOKEN".to_owned()),
             Self::InUse { .. } => {
                 Some("wait until they are released, or end them too: --force".to_owned())
             }
+            Self::Line { pool, .. } => Some(format!(
+                "wait too (--wait SECONDS), or allow the pool more: brood pool set {pool} --max N --max-memory SIZE"
+            )),
             Self::OtherCheckpoint { pool, .. } => Some(format!(
                 "put the bundle back where it was, or make the pool anew: brood pool remove {pool}"
             )),
@@ -130,9 +145,10 @@ impl Error {
     pub fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::Restore(
-                mass::Error::Admission(_) | mass::Error::State(state::Error::PoolFull(_))
-            )
+            Self::Line { .. }
+                | Self::Restore(
+                    mass::Error::Admission(_) | mass::Error::State(state::Error::PoolFull(_))
+                )
         )
     }
 }

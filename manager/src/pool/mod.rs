@@ -21,32 +21,43 @@
 mod apply;
 mod claim;
 mod cold;
+mod details;
 mod error;
+mod pace;
 mod settle;
 
 use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use apply::Applied;
 pub use claim::{Claimed, Tier, Wanted};
+pub use details::{ClaimState, ClaimView, Details, Held, Resting};
 pub use error::Error;
-pub use settle::{Filled, Settled};
+pub use pace::Pace;
+pub use settle::{Filled, Refill, Settled};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress},
+    disk::Choice,
     engine::{Engine, GuestId},
     guests::{Guest, Guests},
     host::{self, facts::HostFacts},
-    restore::{Slots, mass},
-    state::{EntryState, PoolChange, PoolRow, State, new_names},
+    restore::{
+        Slots, cost,
+        mass::{self, Names, Request},
+    },
+    state::{EntryState, Lease, Membership, Policy, PoolChange, PoolRow, State, new_names},
     units::Bytes,
 };
 
 /// How long a claim lasts when nobody says otherwise.
 pub const LEASE: Duration = Duration::from_secs(300);
+
+/// Of how many hot entries one is replaced at a time when they have become too old.
+const AGED_AT_ONCE: u64 = 8;
 
 /// A pool to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,18 +66,14 @@ pub struct NewPool {
     pub name: String,
     /// What its guests are restored from.
     pub checkpoint: BundlePath,
-    /// How many hot entries it should have.
-    pub hot: u64,
-    /// How many entries of any kind it may have.
-    pub most: Option<u64>,
-    /// How long a claim lasts when it is not renewed.
-    pub lease: Duration,
     /// Private memory that each of its guests is allowed.
     pub allowance: Bytes,
+    /// What it should be.
+    pub policy: Policy,
 }
 
 /// How many of a pool's entries are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolEntries)]
 pub struct Counts {
     /// Being restored.
@@ -90,7 +97,7 @@ impl Counts {
 }
 
 /// A pool and what there is of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pool {
     /// What it should be.
     #[serde(flatten)]
@@ -133,9 +140,7 @@ impl Pools<'_> {
             name: new.name.clone(),
             checkpoint: checkpoint.path().absolute()?.to_string(),
             sha256: checkpoint.manifest().memory_sha256(),
-            hot: new.hot,
-            most: new.most,
-            lease_s: new.lease.as_secs(),
+            policy: new.policy,
             allowance: new.allowance,
             created_at: Timestamp::now().to_string(),
         };
@@ -223,8 +228,8 @@ impl Pools<'_> {
         // From now on it takes no more entries.
         let none = PoolChange {
             hot: Some(0),
-            most: Some(0),
-            lease_s: None,
+            most: Some(Some(0)),
+            ..PoolChange::default()
         };
         self.state.change_pool(name, &none)?;
         let mut doomed = Vec::new();
@@ -277,6 +282,33 @@ impl Pools<'_> {
         }
         guests.destroy(&found)?;
         Ok(())
+    }
+
+    /// A restore of guests for a pool.
+    fn request(
+        &self,
+        pool: &PoolRow,
+        checkpoint: &Checkpoint,
+        guests: usize,
+        concurrency: usize,
+        claim: Option<Lease>,
+    ) -> Result<Request, Error> {
+        let overhead = cost::measured(self.state, checkpoint)?.overhead;
+        Ok(Request {
+            guests,
+            concurrency,
+            names: Names::Numbered(pool.name.clone()),
+            allowance: pool.allowance,
+            overhead,
+            overcommit: false,
+            park_after: None,
+            membership: Some(Membership {
+                pool: pool.name.clone(),
+                claim,
+                room: pool.policy.room(pool.allowance + overhead),
+            }),
+            disk: Choice::Sealed,
+        })
     }
 
     /// The pool's checkpoint, which must be what it was when the pool was made.

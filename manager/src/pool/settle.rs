@@ -10,19 +10,19 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Error, Pools};
+use super::{AGED_AT_ONCE, Error, Pool, Pools};
 use crate::{
-    disk::Choice,
     engine::GuestId,
     guests::{Guest, GuestState},
     restore::{
         cost,
-        mass::{self, Event, Failure, Names, Request},
+        mass::{self, Event, Failure},
     },
-    state::{EntryRow, EntryState, Membership},
+    state::{EntryRow, EntryState},
+    units::Bytes,
 };
 
 /// Guests restored in one go, after the first few: entries can be claimed when their go is done.
@@ -33,7 +33,7 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// What was put in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Settled {
     /// Guests of a fill that was cut off, and are hot now.
     pub saved: u64,
@@ -41,6 +41,20 @@ pub struct Settled {
     pub destroyed: u64,
     /// Hot entries that were one too many.
     pub evicted: u64,
+}
+
+/// How far a pool is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refill {
+    /// Until nothing is missing.
+    Whole,
+    /// As its policy has it.
+    Kept {
+        /// It was begun and is gone on with; else it waits until too few are hot.
+        under_way: bool,
+        /// No more guests than these for now.
+        at_most: u64,
+    },
 }
 
 /// What came of filling a pool.
@@ -121,7 +135,7 @@ impl Pools<'_> {
         }
         let destroyed = doomed.len() as u64;
         let saved_count = self.heat(&saved)?;
-        let surplus = (hot + saved_count).saturating_sub(pool.hot);
+        let surplus = (hot + saved_count).saturating_sub(pool.policy.hot);
         let mut evicted = 0;
         while evicted < surplus {
             let Some(guest) = self.state.evict_hot(name)? else {
@@ -175,48 +189,49 @@ impl Pools<'_> {
     pub fn fill(
         &mut self,
         name: &str,
+        refill: Refill,
         concurrency: usize,
         cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(Settled, Filled), Error> {
         let _lock = self.lock()?;
         let begin = Instant::now();
-        let settled = self.settle_locked(name)?;
+        let mut settled = self.settle_locked(name)?;
+        settled.evicted += self.evict_aged(name)?;
         let mut filled = Filled::default();
+        let (mut under_way, mut at_most) = match refill {
+            Refill::Whole => (true, u64::MAX),
+            Refill::Kept { under_way, at_most } => (under_way, at_most),
+        };
         let mut go = concurrency.max(1);
         loop {
             let pool = self.show(name)?;
             let there = pool.entries.hot + pool.entries.filling;
-            filled.missing = pool.row.hot.saturating_sub(there);
+            filled.missing = pool.row.policy.hot.saturating_sub(there);
+            let enough = !under_way && there >= pool.row.policy.enough();
+            if filled.missing == 0 || enough {
+                filled.missing = 0;
+                return Ok((settled, filled));
+            }
+            under_way = true;
+            let checkpoint = self.checkpoint(&pool.row)?;
+            let each = pool.row.allowance + cost::measured(self.state, &checkpoint)?.overhead;
             let room = pool
                 .row
-                .most
-                .map_or(u64::MAX, |most| most.saturating_sub(pool.entries.all()));
-            if filled.missing > 0 && room == 0 {
-                filled.no_room = Some(format!("the pool has {} entries", pool.entries.all()));
+                .policy
+                .room(each)
+                .map_or(u64::MAX, |room| room.saturating_sub(pool.entries.all()));
+            if room == 0 {
+                filled.no_room = Some(full(&pool, each));
             }
-            let now = usize::try_from(filled.missing.min(room))
+            let now = usize::try_from(filled.missing.min(room).min(at_most))
                 .unwrap_or(usize::MAX)
                 .min(go);
             let give_up = !filled.failures.is_empty() || cancelled.load(Ordering::Relaxed);
             if now == 0 || give_up {
                 return Ok((settled, filled));
             }
-            let checkpoint = self.checkpoint(&pool.row)?;
-            let request = Request {
-                guests: now,
-                concurrency,
-                names: Names::Numbered(pool.row.name.clone()),
-                allowance: pool.row.allowance,
-                overhead: cost::measured(self.state, &checkpoint)?.overhead,
-                overcommit: false,
-                park_after: None,
-                membership: Some(Membership {
-                    pool: pool.row.name.clone(),
-                    claim: None,
-                }),
-                disk: Choice::Sealed,
-            };
+            let request = self.request(&pool.row, &checkpoint, now, concurrency, None)?;
             let facts = (self.facts)(checkpoint.path().dir())?;
             let restored = mass::restore_by(
                 self.standing.named(name),
@@ -241,10 +256,30 @@ impl Pools<'_> {
                 new.push(self.guests().find(&guest.id.to_string())?);
             }
             filled.restored += self.heat(&new)?;
+            at_most = at_most.saturating_sub(now as u64);
             filled.failures.extend(report.failures);
             filled.wall = begin.elapsed();
             go = GO;
         }
+    }
+
+    /// Drops hot entries that have become too old, a few at a time: new ones take their place before
+    /// the next ones go.
+    fn evict_aged(&mut self, name: &str) -> Result<u64, Error> {
+        let Some(age_s) = self.row(name)?.policy.max_age_s else {
+            return Ok(0);
+        };
+        let age = Duration::from_secs(age_s);
+        let at_once = self.show(name)?.entries.hot.div_ceil(AGED_AT_ONCE);
+        let mut doomed = Vec::new();
+        while (doomed.len() as u64) < at_once {
+            let Some(guest) = self.state.evict_aged(name, age)? else {
+                break;
+            };
+            doomed.push(guest);
+        }
+        self.destroy(&doomed)?;
+        Ok(doomed.len() as u64)
     }
 
     /// Stops guests that were restored for a pool, and offers them. Returns how many there are.
@@ -253,5 +288,18 @@ impl Pools<'_> {
         let hot = self.guests().pause_all(guests)?;
         self.state.mark_hot(&hot)?;
         Ok(hot.len() as u64)
+    }
+}
+
+/// Why a pool takes no more entries, each of which may come to hold so much.
+fn full(pool: &Pool, each: Bytes) -> String {
+    let (policy, all) = (&pool.row.policy, pool.entries.all());
+    match policy.max_memory {
+        Some(memory) if policy.most.is_none_or(|most| all < most) => {
+            format!(
+                "the pool has {all} entries, which may come to hold {each} each, {memory} in all"
+            )
+        }
+        _ => format!("the pool has {all} entries"),
     }
 }

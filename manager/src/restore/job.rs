@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
@@ -87,8 +87,18 @@ impl Job {
             membership: None,
             disk: self.disk.clone(),
         };
+        let mut warnings = Vec::new();
         let report = mass::restore(
-            state, engine, facts, checkpoint, &request, cancelled, observe,
+            state,
+            engine,
+            facts,
+            checkpoint,
+            &request,
+            cancelled,
+            &mut |event| {
+                warnings.extend(warning(event));
+                observe(event);
+            },
         )?;
         let mut guests = Guests { state, engine };
         let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
@@ -106,6 +116,7 @@ impl Job {
             paused: self.paused,
             interrupted,
             rolled_back,
+            warnings,
         })
     }
 }
@@ -128,6 +139,20 @@ pub struct Done {
     pub interrupted: bool,
     /// Whether the guests that were restored were destroyed again.
     pub rolled_back: bool,
+    /// What was odd on the way; see [`warning`].
+    pub warnings: Vec<String>,
+}
+
+/// What is odd about something that happens in a restore.
+#[must_use]
+pub fn warning(event: &Event<'_>) -> Option<String> {
+    match event {
+        Event::Admitted { verdict } => verdict
+            .memory_risk()
+            .map(|risk| format!("overcommitted: {risk}")),
+        Event::NurseryReplaced => Some("the nursery was killed; a new one goes on".to_owned()),
+        Event::Restored(_) | Event::Failed(_) | Event::Verifying(_) => None,
+    }
 }
 
 /// How a job ended, by kind.
@@ -144,21 +169,6 @@ pub enum Ending {
 }
 
 impl Done {
-    /// How it ended.
-    #[must_use]
-    pub fn ending(&self) -> Ending {
-        let report = &self.report;
-        if self.interrupted {
-            Ending::Interrupted
-        } else if report.failures.is_empty() && report.not_begun == 0 {
-            Ending::Whole
-        } else if report.guests.is_empty() || self.rolled_back {
-            Ending::Nothing
-        } else {
-            Ending::Some
-        }
-    }
-
     /// Guests that stand.
     #[must_use]
     pub fn guests(&self) -> &[RestoredGuest] {
@@ -183,7 +193,7 @@ impl Done {
 }
 
 /// What became of a restore.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Restored)]
 pub struct View {
     /// Bundle, as it was named.
@@ -210,10 +220,13 @@ pub struct View {
     pub guests: Vec<GuestView>,
     /// Those that failed.
     pub errors: Vec<FailureView>,
+    /// What was odd on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A guest that was restored and has answered.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = RestoredGuest)]
 pub struct GuestView {
     /// Name.
@@ -231,7 +244,7 @@ pub struct GuestView {
 }
 
 /// A guest that was not restored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = RestoreFailure)]
 pub struct FailureView {
     /// The name it would have had.
@@ -258,7 +271,30 @@ impl View {
             restore_ms: done.latency(),
             guests: done.guests().iter().map(GuestView::from).collect(),
             errors: report.failures.iter().map(Into::into).collect(),
+            warnings: done.warnings.clone(),
         }
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        if self.interrupted {
+            Ending::Interrupted
+        } else if self.failed == 0 && self.not_begun == 0 {
+            Ending::Whole
+        } else if self.restored == 0 {
+            Ending::Nothing
+        } else {
+            Ending::Some
+        }
+    }
+
+    /// Guests that answered, those too that were destroyed again.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        self.asked
+            .saturating_sub(self.failed)
+            .saturating_sub(self.not_begun)
     }
 }
 

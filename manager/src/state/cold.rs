@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Error, State,
@@ -13,8 +14,9 @@ use super::{
 use crate::engine::GuestId;
 
 /// How far a claim's guest is suspended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = RestingState)]
 pub enum ColdState {
     /// Its bundle is being written; until that is sealed the guest is what counts.
     Suspending,
@@ -22,6 +24,18 @@ pub enum ColdState {
     Cold,
     /// It is being restored; until it has answered the bundle is what counts.
     Resuming,
+}
+
+impl ColdState {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Suspending => "suspending",
+            Self::Cold => "cold",
+            Self::Resuming => "resuming",
+        }
+    }
 }
 
 /// A claim whose guest is suspended.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension, Row, TransactionBehavior, params, types::Type};
 use serde::Serialize;
 
-use super::{Error, Membership, State};
+use super::{Error, Membership, State, pools::since_boot};
 use crate::{
     engine::{Described, GuestId, Order, Process},
     units::Bytes,
@@ -176,9 +176,10 @@ impl State {
                 .map_err(failed)?;
             let mut join = transaction
                 .prepare(
-                    "INSERT INTO entry SELECT ?1, name, ?3, ?4, ?5 FROM pool WHERE name = ?2
-                     AND (most IS NULL
-                          OR most > (SELECT count(*) FROM entry WHERE pool = ?2))",
+                    "INSERT INTO entry (guest, pool, state, token, expires, since)
+                     SELECT ?1, name, ?3, ?4, ?5, ?6 FROM pool WHERE name = ?2
+                     AND ifnull(min(ifnull(most, ?7), ifnull(?7, most))
+                                > (SELECT count(*) FROM entry WHERE pool = ?2), true)",
                 )
                 .map_err(failed)?;
             let mut add = |new: &NewGuest<'_>| {
@@ -207,7 +208,9 @@ impl State {
                             membership.pool,
                             membership.first_state(),
                             claim.map(|lease| &lease.token),
-                            claim.map(super::Lease::expires)
+                            claim.map(super::Lease::expires),
+                            since_boot(),
+                            membership.room.map(signed)
                         ])
                         .map_err(failed)?;
                     if joined == 0 {

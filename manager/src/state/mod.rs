@@ -15,10 +15,12 @@ mod cold;
 mod disks;
 mod guests;
 mod measured;
+mod policy;
 mod pools;
 mod schema;
 mod session;
 mod verified;
+mod waiting;
 
 use std::{
     fs::DirBuilder,
@@ -32,8 +34,10 @@ use rusqlite::Connection;
 pub use cold::{ColdRow, ColdState};
 pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
 pub use measured::Measured;
-pub use pools::{EntryRow, EntryState, Lease, Membership, PoolChange, PoolRow};
+pub use policy::{Policy, PoolChange};
+pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
 pub use session::SessionLock;
+pub use waiting::Place;
 
 use crate::host::boot;
 
@@ -101,7 +105,7 @@ impl Error {
             )),
             Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
             Self::PoolFull(pool) => Some(format!(
-                "wait until one is released (--wait), or allow more: brood pool set {pool} --max N"
+                "wait until one is released (--wait), or allow more: brood pool set {pool} --max N --max-memory SIZE"
             )),
             Self::Name { .. } => None,
         }

@@ -9,15 +9,15 @@
 
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension, Row, params, types::Type};
-use serde::Serialize;
+use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params, types::Type};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Error, State};
+use super::{Error, Place, Policy, PoolChange, State, waiting::before};
 use crate::{engine::GuestId, host::boot, units::Bytes};
 
 /// A pool, as its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolSettings)]
 pub struct PoolRow {
     /// Its name, which is also the prefix of its guests' names.
@@ -26,27 +26,13 @@ pub struct PoolRow {
     pub checkpoint: String,
     /// Digest of that bundle's memory.
     pub sha256: String,
-    /// How many hot entries it should have.
-    pub hot: u64,
-    /// How many entries of any kind it may have.
-    pub most: Option<u64>,
-    /// How long a claim lasts when it is not renewed, in seconds.
-    pub lease_s: u64,
+    /// What it should be.
+    #[serde(flatten)]
+    pub policy: Policy,
     /// Private memory that each of its guests is allowed, in bytes.
     pub allowance: Bytes,
     /// When it was made, RFC 3339.
     pub created_at: String,
-}
-
-/// What to change of a pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolChange {
-    /// How many hot entries it should have.
-    pub hot: Option<u64>,
-    /// How many entries of any kind it may have.
-    pub most: Option<u64>,
-    /// How long a claim lasts, in seconds.
-    pub lease_s: Option<u64>,
 }
 
 /// How far an entry has come, as recorded.
@@ -83,6 +69,8 @@ pub struct Membership {
     pub pool: String,
     /// Whose it is from the beginning, if it is somebody's.
     pub claim: Option<Lease>,
+    /// How many entries the pool may have, when it is fewer than [`Policy::most`].
+    pub room: Option<u64>,
 }
 
 /// A claim to an entry, for a time.
@@ -94,26 +82,30 @@ pub struct Lease {
     pub lasts: Duration,
 }
 
+const POOL: &str = "name, checkpoint, sha256, allowance, created_at, hot, hot_min, most, max_memory, \
+                    max_age_s, refill_per_s, lease_s";
+
 impl State {
     /// Records a new pool; `false` when there is one of this name.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
-        let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
-        self.changed(
-            "INSERT OR IGNORE INTO pool VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                pool.name,
-                pool.checkpoint,
-                pool.sha256,
-                signed(pool.hot),
-                pool.most.map(signed),
-                signed(pool.lease_s),
-                signed(pool.allowance.0),
-                pool.created_at
-            ],
-        )
+        self.at_once(|state| {
+            let added = state.changed(
+                "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, allowance,
+                                             created_at)
+                 VALUES (?1, ?2, ?3, 0, 1, ?4, ?5)",
+                params![
+                    pool.name,
+                    pool.checkpoint,
+                    pool.sha256,
+                    signed(pool.allowance.0),
+                    pool.created_at
+                ],
+            )?;
+            Ok(added && state.set_policy(&pool.name, &pool.policy)?)
+        })
     }
 
     /// Changes what a pool should be, as far as something is given; `false` when there is no such
@@ -122,16 +114,26 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
-        let signed = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        self.at_once(|state| match state.pool(name)? {
+            Some(pool) => state.set_policy(name, &change.apply(&pool.policy)),
+            None => Ok(false),
+        })
+    }
+
+    fn set_policy(&self, name: &str, policy: &Policy) -> Result<bool, Error> {
         self.changed(
-            "UPDATE pool SET hot = coalesce(?2, hot), most = coalesce(?3, most),
-                             lease_s = coalesce(?4, lease_s)
+            "UPDATE pool SET hot = ?2, hot_min = ?3, most = ?4, max_memory = ?5, max_age_s = ?6,
+                             refill_per_s = ?7, lease_s = ?8
              WHERE name = ?1",
             params![
                 name,
-                change.hot.map(signed),
-                change.most.map(signed),
-                change.lease_s.map(signed)
+                signed(policy.hot),
+                policy.hot_min.map(signed),
+                policy.most.map(signed),
+                policy.max_memory.map(|memory| signed(memory.0)),
+                policy.max_age_s.map(signed),
+                policy.refill_per_s.map(signed),
+                signed(policy.lease_s)
             ],
         )
     }
@@ -144,7 +146,7 @@ impl State {
         let read = || {
             let mut statement = self
                 .database
-                .prepare_cached("SELECT * FROM pool ORDER BY name")?;
+                .prepare_cached(&format!("SELECT {POOL} FROM pool ORDER BY name"))?;
             let rows = statement.query_map([], pool_from_row)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -157,7 +159,8 @@ impl State {
     /// When the database cannot be read.
     pub fn pool(&self, name: &str) -> Result<Option<PoolRow>, Error> {
         self.database
-            .query_row("SELECT * FROM pool WHERE name = ?1", [name], pool_from_row)
+            .prepare_cached(&format!("SELECT {POOL} FROM pool WHERE name = ?1"))
+            .and_then(|mut statement| statement.query_row([name], pool_from_row))
             .optional()
             .map_err(|e| self.database_error(e))
     }
@@ -241,16 +244,23 @@ impl State {
         )
     }
 
-    /// Hot → claimed: the oldest hot entry of a pool is the claimer's; `None` when there is none.
+    /// Hot → claimed: the oldest hot entry of a pool is the claimer's; `None` when there is none,
+    /// or others have a better place in the line.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn claim_hot(&self, pool: &str, lease: &Lease) -> Result<Option<GuestId>, Error> {
+    pub fn claim_hot(
+        &self,
+        pool: &str,
+        lease: &Lease,
+        place: Option<Place>,
+    ) -> Result<Option<GuestId>, Error> {
         self.one_guest(
             "UPDATE entry SET state = 'claimed', token = ?2, expires = ?3 WHERE guest =
              (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' ORDER BY rowid LIMIT 1)
+             AND NOT EXISTS (SELECT 1 FROM waiting WHERE pool = ?1 AND ticket < ?4)
              RETURNING guest",
-            params![pool, lease.token, lease.expires()],
+            params![pool, lease.token, lease.expires(), before(place)],
         )
     }
 
@@ -304,6 +314,21 @@ impl State {
         )
     }
 
+    /// Hot → releasing, of a hot entry of a pool that came so long ago; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn evict_aged(&self, pool: &str, age: Duration) -> Result<Option<GuestId>, Error> {
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        self.one_guest(
+            "UPDATE entry SET state = 'releasing' WHERE guest =
+             (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' AND since <= ?2
+              ORDER BY rowid LIMIT 1)
+             RETURNING guest",
+            params![pool, since_boot().saturating_sub(age)],
+        )
+    }
+
     /// The guest of a claim that is not over.
     ///
     /// # Errors
@@ -325,6 +350,16 @@ impl State {
              WHERE token = ?1 AND state = 'claimed' AND expires > ?3",
             params![lease.token, lease.expires(), since_boot()],
         )
+    }
+
+    /// Makes several changes as one.
+    fn at_once<T>(&self, change: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
+        let transaction =
+            Transaction::new_unchecked(&self.database, TransactionBehavior::Immediate)
+                .map_err(|e| self.database_error(e))?;
+        let changed = change(self)?;
+        transaction.commit().map_err(|e| self.database_error(e))?;
+        Ok(changed)
     }
 
     pub(super) fn changed(
@@ -390,7 +425,7 @@ impl Membership {
 }
 
 /// Milliseconds since the host booted, sleep included: nobody can set that clock.
-fn since_boot() -> i64 {
+pub(super) fn since_boot() -> i64 {
     boot::elapsed()
         .as_millis()
         .try_into()
@@ -419,21 +454,30 @@ fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<EntryState> {
         .ok_or_else(|| bad(column, "not an entry's state"))
 }
 
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
 fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
-    let unsigned = |column| {
-        row.get::<_, i64>(column)
-            .map(|n| u64::try_from(n).unwrap_or(0))
+    let limit = |column| -> rusqlite::Result<Option<u64>> {
+        let n: Option<i64> = row.get(column)?;
+        Ok(n.map(|n| u64::try_from(n).unwrap_or(0)))
     };
+    let unsigned = |column| limit(column).map(Option::unwrap_or_default);
     Ok(PoolRow {
         name: row.get(0)?,
         checkpoint: row.get(1)?,
         sha256: row.get(2)?,
-        hot: unsigned(3)?,
-        most: row
-            .get::<_, Option<i64>>(4)?
-            .map(|n| u64::try_from(n).unwrap_or(0)),
-        lease_s: unsigned(5)?,
-        allowance: Bytes(unsigned(6)?),
-        created_at: row.get(7)?,
+        allowance: Bytes(unsigned(3)?),
+        created_at: row.get(4)?,
+        policy: Policy {
+            hot: unsigned(5)?,
+            hot_min: limit(6)?,
+            most: limit(7)?,
+            max_memory: limit(8)?.map(Bytes),
+            max_age_s: limit(9)?,
+            refill_per_s: limit(10)?,
+            lease_s: unsigned(11)?,
+        },
     })
 }

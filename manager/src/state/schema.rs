@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use super::Error;
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -82,6 +82,21 @@ const MIGRATIONS: [&str; 3] = [
     CREATE TABLE disk_place (                    -- where guests' disks and their snapshots may lie
         place       TEXT PRIMARY KEY
     ) STRICT;
+",
+    "
+    ALTER TABLE pool ADD COLUMN hot_min INTEGER;      -- filled when fewer are hot; NULL: hot
+    ALTER TABLE pool ADD COLUMN max_memory INTEGER;   -- bytes; NULL: no limit, as in all of these
+    ALTER TABLE pool ADD COLUMN max_age_s INTEGER;    -- of hot entries
+    ALTER TABLE pool ADD COLUMN refill_per_s INTEGER; -- guests that the daemon restores a second
+    ALTER TABLE entry ADD COLUMN since INTEGER;       -- when it came, milliseconds since boot
+    CREATE TABLE waiting (                            -- those who wait for an entry, first come first
+        ticket      INTEGER PRIMARY KEY AUTOINCREMENT,
+        pool        TEXT NOT NULL,
+        pid         INTEGER NOT NULL,                 -- the process that waits
+        start_time  INTEGER NOT NULL,
+        until       INTEGER NOT NULL                  -- milliseconds since boot
+    ) STRICT;
+    CREATE INDEX waiting_for_pool ON waiting (pool, ticket);
 ",
 ];
 

@@ -28,19 +28,16 @@ impl State {
     /// When the database cannot be written.
     pub fn note_verified(&self, stamp: &FileStamp, sha256: &str) -> Result<(), Error> {
         let (device, inode, size, mtime, ctime) = key(stamp);
-        self.database
-            .execute(
-                "DELETE FROM verified WHERE device = ?1 AND inode = ?2",
-                params![device, inode],
-            )
-            .and_then(|_| {
-                self.database.execute(
-                    "INSERT INTO verified VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    params![device, inode, size, mtime, ctime, sha256],
-                )
-            })
-            .map(|_| ())
-            .map_err(|e| self.database_error(e))
+        self.changed(
+            "DELETE FROM verified WHERE device = ?1 AND inode = ?2",
+            params![device, inode],
+        )?;
+        // Another command may have noted the same meanwhile.
+        self.changed(
+            "INSERT OR REPLACE INTO verified VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![device, inode, size, mtime, ctime, sha256],
+        )?;
+        Ok(())
     }
 }
 

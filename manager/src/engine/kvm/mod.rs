@@ -14,6 +14,7 @@ mod desk;
 mod dump;
 mod layers;
 mod machine;
+mod memory_map;
 pub mod nursery;
 mod ram;
 mod record;
@@ -40,7 +41,8 @@ pub use machine::ExitReason;
 pub use session::NURSERY_COMMAND;
 
 use super::{
-    Answer, Described, Engine, Error, GuestId, Identity, Process, Session, TakeDisks, Usage,
+    Answer, Described, Engine, Error, GuestId, Identity, MemoryMap, Process, Session, TakeDisks,
+    Usage,
 };
 use crate::{
     checkpoint::{
@@ -231,13 +233,13 @@ impl Engine for Kvm {
     }
 
     fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
-        usage::read(process).map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
-            _ => Error::Io {
-                action: "read the guest's memory usage",
-                source,
-            },
-        })
+        usage::read(process).map_err(not_measured)
+    }
+
+    fn memory_map(&self, process: Process, cells: u32) -> Result<Option<MemoryMap>, Error> {
+        memory_map::read(process, cells)
+            .map(Some)
+            .map_err(not_measured)
     }
 
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {
@@ -357,5 +359,16 @@ pub(crate) enum BootError {
 impl From<KvmError> for BootError {
     fn from(error: KvmError) -> Self {
         Self::Kvm(error.to_string())
+    }
+}
+
+/// Why a guest's process could not be measured.
+fn not_measured(source: io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
+        _ => Error::Io {
+            action: "read the guest's memory usage",
+            source,
+        },
     }
 }

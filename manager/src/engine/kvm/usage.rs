@@ -53,12 +53,19 @@ fn bundle(path: &str) -> Option<&str> {
 }
 
 /// The mapping's size, from a line of /proc/PID/maps that maps a memory file.
-fn mapped(line: &str) -> Option<Bytes> {
-    let (range, rest) = line.split_once(' ')?;
+pub(super) fn mapped(line: &str) -> Option<Bytes> {
+    let (_, rest) = line.split_once(' ')?;
     bundle(&rest[rest.find('/')?..])?;
+    let (start, end) = range(line)?;
+    Some(Bytes(end - start))
+}
+
+/// First address of a mapping and the one after its last, from its line of /proc/PID/maps.
+pub(super) fn range(line: &str) -> Option<(u64, u64)> {
+    let (range, _) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
     let address = |text| u64::from_str_radix(text, 16).ok();
-    Some(Bytes(address(end)? - address(start)?))
+    Some((address(start)?, address(end)?))
 }
 
 fn sum(smaps: &str) -> Usage {

@@ -79,7 +79,8 @@ impl Brood {
         }
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    /// A command of it, on its state folder.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .env("BROOD_STATE_DIR", &self.state)

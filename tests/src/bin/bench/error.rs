@@ -49,6 +49,9 @@ pub(crate) enum Error {
     /// A pool could not do what it was to do.
     #[error(transparent)]
     Pool(#[from] brood::pool::Error),
+    /// The daemon did not answer, or with an error.
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
     /// The state cannot be read.
     #[error(transparent)]
     State(#[from] brood::state::Error),

@@ -76,6 +76,7 @@ impl fmt::Display for Measurement {
             Self::Resume => "resume",
             Self::Pool => "pool",
             Self::PoolCycles => "pool-cycles",
+            Self::Api => "api",
             Self::Delta => "delta",
             Self::TenThousand => "ten-thousand",
         })

@@ -5,6 +5,7 @@
 //! spread, not as a better or worse brood. A goal that is missed is reported and never fails the
 //! command; it fails only when something broke.
 
+mod api;
 mod brood;
 mod cgroup;
 mod command;
@@ -32,7 +33,7 @@ use self::{command::Interrupt, error::Error, table::Table, workplace::Workplace}
 #[derive(Debug, Parser)]
 #[command(name = "tools/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure [default: latency wall density resume pool]
+    /// What to measure [default: latency wall density resume pool api delta]
     #[arg(value_name = "MEASUREMENT")]
     measurements: Vec<Measurement>,
     /// Rounds; each measures brood and the floor once (ten-thousand has one round)
@@ -79,6 +80,8 @@ enum Measurement {
     Pool,
     /// 10,000 claims and releases, after which nothing may be left
     PoolCycles,
+    /// Hot claims over the daemon's API, and what that adds to a call of the library
+    Api,
     /// A guest with 1,000 pages of its own, far apart: what it takes as a delta, and to restore
     Delta,
     /// 10,000 guests at once: host memory, and whether the host can still fork
@@ -86,12 +89,14 @@ enum Measurement {
 }
 
 impl Measurement {
-    const DEFAULT: [Self; 5] = [
+    const DEFAULT: [Self; 7] = [
         Self::Latency,
         Self::Wall,
         Self::Density,
         Self::Resume,
         Self::Pool,
+        Self::Api,
+        Self::Delta,
     ];
 
     fn run(self, workplace: &Workplace) -> Result<Vec<goal::Row>, Error> {
@@ -102,6 +107,7 @@ impl Measurement {
             Self::Resume => measure::resume(workplace),
             Self::Pool => pool::pool(workplace),
             Self::PoolCycles => pool::cycles(workplace),
+            Self::Api => api::api(workplace),
             Self::Delta => measure::delta(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
         }

@@ -15,9 +15,9 @@ use brood::{
     density::percentiles::Percentiles,
     engine::kvm::Kvm,
     host::Source,
-    pool::{self, NewPool, Pools, Tier, Wanted},
+    pool::{self, NewPool, Pools, Refill, Tier, Wanted},
     restore::Slots,
-    state::State,
+    state::{Policy, State},
     units::Bytes,
 };
 
@@ -39,22 +39,24 @@ const LARGE: u64 = 1000;
 /// Claims and releases of the long run, and entries of its pool.
 const CYCLES: u32 = 10_000;
 const CYCLED: u64 = 50;
-const POOL: &str = "bench";
+/// The pool's name.
+pub(crate) const POOL: &str = "bench";
 const WANTED: Wanted = Wanted {
     lease: None,
     timeout: Duration::from_secs(30),
     wait: Duration::ZERO,
+    place: None,
 };
 
 /// What a user of the library has open.
-struct Manager {
+pub(crate) struct Manager {
     state: State,
     engine: Kvm,
     standing: Slots,
 }
 
 impl Manager {
-    fn open(workplace: &Workplace) -> Result<Self, Error> {
+    pub(crate) fn open(workplace: &Workplace) -> Result<Self, Error> {
         Ok(Self {
             state: State::open(&workplace.brood.state)?,
             engine: Kvm::with_binary(workplace.brood.binary.clone()),
@@ -78,14 +80,12 @@ impl Manager {
     }
 
     /// Makes an empty pool.
-    fn create(&mut self, workplace: &Workplace, hot: u64) -> Result<(), Error> {
+    pub(crate) fn create(&mut self, workplace: &Workplace, policy: Policy) -> Result<(), Error> {
         let checkpoint = workplace.brood.checkpoint.to_string_lossy();
         let new = NewPool {
             name: POOL.to_owned(),
             checkpoint: checkpoint.parse().map_err(pool::Error::from)?,
-            hot,
-            most: None,
-            lease: Duration::from_secs(3600),
+            policy,
             allowance: Bytes(1 << 20),
         };
         self.run(|pools| pools.create(&new, &|_| {}))?;
@@ -93,11 +93,12 @@ impl Manager {
     }
 
     /// Fills the pool; returns seconds.
-    fn fill(&mut self, workplace: &Workplace) -> Result<f64, Error> {
+    pub(crate) fn fill(&mut self, workplace: &Workplace) -> Result<f64, Error> {
         let begin = Instant::now();
         let concurrency = usize::try_from(workplace.concurrency).unwrap_or(1);
         let never = AtomicBool::new(false);
-        let (_, filled) = self.run(|pools| pools.fill(POOL, concurrency, &never, &mut |_| {}))?;
+        let (_, filled) =
+            self.run(|pools| pools.fill(POOL, Refill::Whole, concurrency, &never, &mut |_| {}))?;
         if filled.missing > 0 {
             return Err(Error::Short {
                 command: "filling a pool",
@@ -109,7 +110,7 @@ impl Manager {
     }
 
     /// Claims an entry that must come from `tier`; returns its token and milliseconds.
-    fn claim(&mut self, tier: Tier) -> Result<(String, f64), Error> {
+    pub(crate) fn claim(&mut self, tier: Tier) -> Result<(String, f64), Error> {
         let claimed = self.run(|pools| pools.claim(POOL, &WANTED))?;
         if claimed.tier != tier {
             return Err(Error::Short {
@@ -121,13 +122,17 @@ impl Manager {
         Ok((claimed.token, claimed.latency.as_secs_f64() * 1e3))
     }
 
-    fn release(&mut self, tokens: &[String]) -> Result<(), Error> {
+    pub(crate) fn release(&mut self, tokens: &[String]) -> Result<(), Error> {
         self.run(|pools| tokens.iter().try_for_each(|token| pools.release(token)))
     }
 
-    fn remove(&mut self) -> Result<(), Error> {
+    pub(crate) fn remove(&mut self) -> Result<(), Error> {
         self.run(|pools| pools.remove(POOL, true))
     }
+}
+
+fn hot(entries: u64) -> Policy {
+    Policy::hot(entries, 3600)
 }
 
 /// Values of one round.
@@ -198,7 +203,7 @@ pub(crate) fn pool(workplace: &Workplace) -> Result<Vec<Row>, Error> {
 fn round(workplace: &Workplace) -> Result<Round, Error> {
     let interrupt = &workplace.brood.interrupt;
     let mut manager = Manager::open(workplace)?;
-    manager.create(workplace, SMALL)?;
+    manager.create(workplace, hot(SMALL))?;
     let rebuilt_s = manager.fill(workplace)?;
 
     let mut alone = Vec::new();
@@ -234,7 +239,7 @@ fn round(workplace: &Workplace) -> Result<Round, Error> {
     manager.release(&tokens)?;
     manager.remove()?;
 
-    manager.create(workplace, workplace.guests.map_or(LARGE, u64::from))?;
+    manager.create(workplace, hot(workplace.guests.map_or(LARGE, u64::from)))?;
     interrupt.check()?;
     let large_s = manager.fill(workplace)?;
     manager.remove()?;
@@ -282,7 +287,7 @@ struct Held {
 pub(crate) fn cycles(workplace: &Workplace) -> Result<Vec<Row>, Error> {
     let cycles = workplace.guests.unwrap_or(CYCLES);
     let mut manager = Manager::open(workplace)?;
-    manager.create(workplace, CYCLED)?;
+    manager.create(workplace, hot(CYCLED))?;
     manager.fill(workplace)?;
     let before = held(&manager)?;
     let resident_before = resident_kib()?;

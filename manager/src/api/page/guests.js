@@ -1,0 +1,131 @@
+// The guests, a page of them at a time: however many there are, the document stays small. What they
+// cost is asked for those that are in sight.
+
+import { request } from "./api.js";
+import { release, tokenOf } from "./claims.js";
+import { $, button, confirmed, count, element, keyed, set, size, text } from "./dom.js";
+import * as strips from "./strip.js";
+
+const ROWS = 25;
+const PERIOD = 2000;
+const order = new Intl.Collator("en", { numeric: true });
+
+let guests = new Map(); // id -> guest
+let sorted = null;
+let first = 0;
+let inSight = [];
+const memory = new Map(); // id -> what the guest costs
+
+export function replace(all) {
+  guests = new Map(all.map((guest) => [guest.id, guest]));
+  for (const id of memory.keys()) if (!guests.has(id)) memory.delete(id);
+  sorted = null;
+}
+
+export function change({ happened, guest }) {
+  if (happened === "gone") { guests.delete(guest.id); memory.delete(guest.id); } else guests.set(guest.id, guest);
+  sorted = null;
+}
+
+function found() {
+  sorted ??= [...guests.values()].sort((a, b) => order.compare(a.name, b.name));
+  const wanted = $("search").value.trim().toLowerCase();
+  const state = $("state").value;
+  if (!wanted && !state) return sorted;
+  return sorted.filter((guest) => (!state || guest.state === state)
+    && (guest.name.toLowerCase().includes(wanted) || guest.checkpoint.toLowerCase().includes(wanted) || guest.id === wanted));
+}
+
+function make({ name, id }) {
+  const path = `/guests/${encodeURIComponent(id)}`;
+  const cell = (label, ...children) => element("td", { "data-label": label }, ...children);
+  const badge = element("span", { class: "badge" });
+  const reason = element("span", { class: "reason" });
+  const strip = strips.make();
+  const [own, shared] = [cell("Private", "–"), cell("Shared", "–")];
+  own.className = shared.className = "number";
+  const checkpoint = element("span", { class: "path" });
+  const actions = {
+    release: button("Release", () => release(tokenOf(name)), { "aria-label": `Release ${name}` }),
+    pause: button("Pause", () => request("POST", `${path}/pause`), { "aria-label": `Pause ${name}` }),
+    resume: button("Resume", () => request("POST", `${path}/resume`), { "aria-label": `Resume ${name}` }),
+    destroy: button("Destroy", async () => {
+      if (await confirmed(`Destroy ${name}? What is in its memory is lost.`)) await request("DELETE", path);
+    }, { class: "danger", "aria-label": `Destroy ${name}` }),
+  };
+  const node = element("tr", {},
+    element("th", { scope: "row" }, name),
+    cell("State", badge, reason),
+    cell("Memory", strip.node),
+    own, shared,
+    cell("Checkpoint", checkpoint),
+    element("td", { class: "actions" }, ...Object.values(actions)));
+  return {
+    node,
+    update(guest) {
+      node.dataset.guest = name;
+      text(badge, guest.state);
+      badge.dataset.state = guest.state;
+      text(reason, guest.reason ?? "");
+      text(checkpoint, guest.checkpoint);
+      set(checkpoint, "title", guest.checkpoint);
+      const focused = document.activeElement;
+      actions.release.hidden = tokenOf(name) === undefined;
+      actions.pause.hidden = guest.state !== "running";
+      actions.resume.hidden = guest.state !== "paused";
+      // The keyboard goes on at the button that has taken the other's place.
+      if (node.contains(focused) && focused.hidden) Object.values(actions).find((one) => !one.hidden).focus();
+      const known = memory.get(guest.id);
+      if (known) {
+        text(own, size(known.private_bytes));
+        text(shared, size(known.shared_bytes));
+        strips.draw(strip, known);
+      }
+    },
+  };
+}
+
+export function drawGuests() {
+  const all = found();
+  first = Math.max(0, Math.min(first, Math.floor((all.length - 1) / ROWS) * ROWS));
+  const shown = all.slice(first, first + ROWS);
+  const asked = inSight;
+  inSight = shown.map((guest) => guest.id);
+  if (inSight.some((id) => !asked.includes(id) && !memory.has(id))) soon();
+  $("no-guests").hidden = all.length > 0;
+  text($("no-guests"), guests.size > 0 ? "No guest is like that." : "No guests. Restore some: brood restore /var/tmp/ckp/demo --guests 100");
+  text($("range"), all.length > 0 ? `${count(first + 1)}–${count(first + shown.length)} of ${count(all.length)}` : "");
+  $("pages").hidden = all.length <= ROWS && first === 0;
+  $("previous").disabled = first === 0;
+  $("next").disabled = first + ROWS >= all.length;
+  keyed($("rows"), shown, (guest) => guest.id, make);
+}
+
+let timer;
+function soon() {
+  clearTimeout(timer);
+  timer = setTimeout(ask, 100);
+}
+
+async function ask() {
+  clearTimeout(timer);
+  const living = inSight.filter((id) => guests.get(id)?.pid);
+  if (!document.hidden && living.length > 0) {
+    try {
+      const told = await request("GET", `/memory?guests=${living.join(",")}&cells=${strips.CELLS}`);
+      for (const one of told) memory.set(one.id, one);
+      drawGuests();
+    } catch { /* the event stream tells that the daemon is gone */ }
+  }
+  clearTimeout(timer);
+  timer = setTimeout(ask, PERIOD);
+}
+
+export function start() {
+  const from = (place) => { first = place; drawGuests(); };
+  $("search").addEventListener("input", () => from(0));
+  $("state").addEventListener("change", () => from(0));
+  $("previous").addEventListener("click", () => from(first - ROWS));
+  $("next").addEventListener("click", () => from(first + ROWS));
+  timer = setTimeout(ask, PERIOD);
+}

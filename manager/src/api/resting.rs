@@ -1,0 +1,183 @@
+//! Claims that rest: looked at, suspended, resumed.
+
+use std::time::Instant;
+
+use axum::{Json as Answer, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    claims::{Claim, wait},
+    extract::{Json, Path},
+    guests::timeout,
+    pools::lease,
+    problem::Problem,
+};
+use crate::{
+    pool::{ClaimView, Error, Tier},
+    state::ColdState,
+    units::Bytes,
+};
+
+/// One claim, by its token
+#[utoipa::path(
+    get, path = "/claims/{token}", tag = "pools", operation_id = "showClaim",
+    params(("token" = String, Path, description = "What the claim was answered with")),
+    responses(
+        (status = 200, body = ClaimView),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    Path(token): Path<String>,
+) -> Result<Answer<ClaimView>, Problem> {
+    app.on_pools(move |pools| Ok(Answer(pools.find_claim(&token)?)))
+        .await
+}
+
+/// The guest of a claim was suspended. The token is its claimer's alone.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = SuspendedClaim)]
+pub(crate) struct Rested {
+    /// The pool.
+    pub(crate) pool: String,
+    /// Name that its guest had.
+    pub(crate) guest: String,
+    /// Guest memory that was written.
+    pub(crate) written_bytes: Bytes,
+    /// How long that took, in milliseconds.
+    pub(crate) suspend_ms: f64,
+}
+
+/// The guest of a claim that rested was restored, and has answered.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ResumeEvent {
+    /// The pool.
+    pool: String,
+    /// Name of the guest.
+    guest: String,
+    /// From the request to its answer, in milliseconds.
+    resume_ms: f64,
+}
+
+/// Lets a claim rest: its guest is suspended to disk and ends
+///
+/// Only the pages that the guest has to itself are written. The claim and its token stay until they
+/// are released, through the host's end too; there is no lease meanwhile. When anything fails, the
+/// guest goes on. Said again, it is the same.
+#[utoipa::path(
+    post, path = "/claims/{token}/suspend", tag = "pools", operation_id = "suspendClaim",
+    params(("token" = String, Path, description = "What the claim was answered with")),
+    responses(
+        (status = 200, body = Rested),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn suspend(
+    State(app): State<App>,
+    Path(token): Path<String>,
+) -> Result<Answer<Rested>, Problem> {
+    let begin = Instant::now();
+    let suspended = app.change_pools(move |pools| {
+        let rested = pools.state.cold(&token)?;
+        let manifest = pools.suspend(&token, &|_| {})?;
+        let cold = pools.state.cold(&token)?.ok_or(Error::NoSuchClaim)?;
+        let news = rested.is_none_or(|rested| rested.state != ColdState::Cold);
+        Ok((cold.pool, manifest, news))
+    });
+    let suspended = suspended.await;
+    let took = begin.elapsed();
+    let (pool, manifest, news) = suspended.inspect_err(|_| app.metrics.claim_not_suspended())?;
+    let rested = Rested {
+        guest: manifest.guest,
+        written_bytes: manifest.files.ckp.size,
+        suspend_ms: took.as_secs_f64() * 1e3,
+        pool,
+    };
+    if news {
+        let written = rested.written_bytes;
+        app.metrics.claim_suspended(&rested.pool, took, written);
+        app.events.send("suspend", &rested);
+        // There may be one entry more now.
+        app.room.notify_waiters();
+    }
+    Ok(Answer(rested))
+}
+
+/// What a claimer wants whose claim rests.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResumingClaim {
+    /// How long the claim lasts from then on when it is not renewed, in seconds; the pool's lease,
+    /// when it is not said.
+    #[schema(minimum = 1)]
+    pub(crate) lease_s: Option<u32>,
+    /// How long to wait for room when there is none, in seconds.
+    #[serde(default)]
+    #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
+    pub(crate) wait_s: f64,
+    /// How long the guest may take to answer, in seconds.
+    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    pub(crate) timeout_s: Option<f64>,
+}
+
+/// Restores the guest of a claim that rests; answers when the guest has answered
+///
+/// Its name and id are new. Said again, it is the same.
+#[utoipa::path(
+    post, path = "/claims/{token}/resume", tag = "pools", operation_id = "resumeClaim",
+    params(("token" = String, Path, description = "What the claim was answered with")),
+    request_body = ResumingClaim,
+    responses(
+        (status = 200, body = Claim),
+        (status = 503, description = "The pool has as many entries as it may have", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 507, description = "One more guest does not fit on this host", body = Problem,
+         content_type = "application/problem+json"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn resume(
+    State(app): State<App>,
+    Path(token): Path<String>,
+    Json(resuming): Json<ResumingClaim>,
+) -> Result<Answer<Claim>, Problem> {
+    let lease = lease(resuming.lease_s)?;
+    let timeout = timeout(resuming.timeout_s)?;
+    let wait = wait(resuming.wait_s)?;
+    let begin = Instant::now();
+    let resumed = app.when_there_is_room(wait, || {
+        let token = token.clone();
+        app.attempt(move |pools| {
+            let claimed = pools.resume(&token, lease, timeout)?;
+            let pool = pools.state.entry_pool(&claimed.id)?;
+            Ok((pool.ok_or(Error::NoSuchClaim)?, claimed))
+        })
+    });
+    let resumed = resumed.await;
+    app.pools_changed.notify_one();
+    app.events.poke();
+    let (pool, claimed) = match resumed {
+        Ok(resumed) => resumed,
+        Err(refused) => {
+            app.metrics.claim_not_resumed();
+            return Err(refused.problem);
+        }
+    };
+    let took = begin.elapsed();
+    // One that was there already is no news.
+    if claimed.tier == Tier::Cold {
+        app.metrics.claim_resumed(&pool, took);
+        app.events.send(
+            "resume",
+            &ResumeEvent {
+                pool,
+                guest: claimed.guest.clone(),
+                resume_ms: took.as_secs_f64() * 1e3,
+            },
+        );
+    }
+    Ok(Answer(Claim::new(claimed, took)))
+}

@@ -1,0 +1,172 @@
+//! Restores under way, for requests and for pools: how they come along, and how one is cancelled.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+
+use super::{App, events::RestoreEvent, extract::Path, metrics::Origin, problem::Problem};
+use crate::{
+    checkpoint::Progress,
+    restore::{job, mass::Event},
+};
+
+/// How often the checking of memory is told of.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// What the daemon is restoring now.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<Vec<Arc<Work>>>);
+
+/// A restore under way.
+#[derive(Debug)]
+struct Work {
+    progress: Mutex<RestoreEvent>,
+    /// Begins no more guests when this is set. One that nobody asked for has none.
+    cancelled: Option<Arc<AtomicBool>>,
+    /// When it was last told how far the checking of memory is.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Work {
+    fn progress(&self) -> MutexGuard<'_, RestoreEvent> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Work>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A restore that is under way until this is dropped.
+pub(super) struct Begun {
+    app: App,
+    work: Arc<Work>,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut all = self.app.under_way.all();
+        all.retain(|work| !Arc::ptr_eq(work, &self.work));
+    }
+}
+
+impl Begun {
+    /// It is known now how many guests there are to be.
+    pub(super) fn asks_for(&self, guests: u64) {
+        self.work.progress().asked = u32::try_from(guests).unwrap_or(u32::MAX);
+    }
+
+    /// The checkpoint is being checked.
+    pub(super) fn verifying(&self, progress: Progress) {
+        let mut told = self
+            .work
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let whole = progress.done == progress.total;
+        if whole || told.is_none_or(|at| at.elapsed() >= BEAT) {
+            *told = Some(Instant::now());
+            let mut event = self.work.progress().clone();
+            event.verified_bytes = Some(progress.done.0);
+            event.verify_bytes = Some(progress.total.0);
+            self.app
+                .events
+                .send_of(&event.request_id, "restore", &event);
+        }
+    }
+
+    /// Something happened in it.
+    pub(super) fn note(&self, event: &Event<'_>, origin: &Origin) {
+        self.app.count(event, origin);
+        let mut progress = self.work.progress();
+        match event {
+            Event::Restored(_) => progress.restored += 1,
+            Event::Failed(_) => progress.failed += 1,
+            Event::Admitted { .. } | Event::NurseryReplaced => {}
+            Event::Verifying(_) => return,
+        }
+        let mut told = progress.clone();
+        drop(progress);
+        if let Event::Failed(failure) = event {
+            told.failure = Some((*failure).into());
+        }
+        told.warning = job::warning(event);
+        self.app.events.send_of(&told.request_id, "restore", &told);
+    }
+}
+
+impl App {
+    /// Begins a restore. Whoever knows its request may cancel it, when there is a flag for that.
+    pub(super) fn begin(
+        &self,
+        progress: RestoreEvent,
+        cancelled: Option<Arc<AtomicBool>>,
+    ) -> Begun {
+        let work = Arc::new(Work {
+            progress: Mutex::new(progress),
+            cancelled,
+            told: Mutex::default(),
+        });
+        self.under_way.all().push(Arc::clone(&work));
+        Begun {
+            app: self.clone(),
+            work,
+        }
+    }
+}
+
+/// Restores under way, those too that fill pools
+#[utoipa::path(
+    get, path = "/restores", tag = "guests", operation_id = "listRestores",
+    responses(
+        (status = 200, body = [RestoreEvent]),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(State(app): State<App>) -> Answer<Vec<RestoreEvent>> {
+    let all = app.under_way.all();
+    Answer(all.iter().map(|work| work.progress().clone()).collect())
+}
+
+/// Cancels a restore: no further guests are begun
+///
+/// The request that restores is answered soon: with those guests that stand, and how many were not
+/// begun.
+#[utoipa::path(
+    delete, path = "/restores/{request}", tag = "guests", operation_id = "cancelRestore",
+    params(("request" = String, Path, description = "The x-request-id of the request that restores")),
+    responses(
+        (status = 204, description = "It begins no more guests"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Path(request): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let mut found = false;
+    for work in app.under_way.all().iter() {
+        if let Some(cancelled) = &work.cancelled
+            && work.progress().request_id == request
+        {
+            cancelled.store(true, Ordering::Relaxed);
+            found = true;
+        }
+    }
+    if found {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let detail = format!("no request {request:?} restores guests now");
+    Err(
+        Problem::new(StatusCode::NOT_FOUND, "no-such-restore", detail)
+            .with_hint("it may be done: GET /api/v1/restores tells what is under way"),
+    )
+}

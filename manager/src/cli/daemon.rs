@@ -1,0 +1,80 @@
+//! Having the daemon do it, when one answers.
+//!
+//! A command that gains by it asks the daemon first, and does the same here when the daemon has begun
+//! nothing. What is printed and how the command ends does not depend on who did it.
+
+use std::env;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Failure;
+use crate::{
+    client::{Client, Error},
+    config::{Config, UseDaemon},
+    engine::ENGINE_VARIABLE,
+};
+
+/// The daemon of the state folder, when one answers and may be used.
+pub(crate) fn daemon(config: &Config) -> Option<Client> {
+    if config.daemon.value == UseDaemon::Off {
+        tracing::info!("without a daemon: switched off ({})", config.daemon.source);
+        return None;
+    }
+    let (socket, state_dir) = (config.socket().ok()?, config.state_dir().ok()?);
+    match Client::find(&socket, state_dir) {
+        Ok(client) => {
+            let daemon = client.daemon();
+            let wanted = env::var(ENGINE_VARIABLE).unwrap_or_default();
+            if !wanted.is_empty() && wanted != daemon.engine.name() {
+                let runs = daemon.engine.name();
+                tracing::info!("without the daemon: it runs {runs}, not {wanted}");
+                return None;
+            }
+            tracing::info!("with the daemon {} of brood {}", daemon.pid, daemon.version);
+            Some(client)
+        }
+        Err(e) => {
+            tracing::info!("without a daemon: {e}");
+            None
+        }
+    }
+}
+
+/// What the daemon did; none, when it has begun nothing.
+pub(crate) fn done<T>(result: Result<T, Error>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(Error::NotBegun(why)) => {
+            tracing::info!("without the daemon: {why}");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Has the daemon do something; none, when nothing was begun: it is to be done here.
+pub(crate) fn by_daemon<T>(
+    config: &Config,
+    ask: impl FnOnce(&Client) -> Result<T, Error>,
+) -> Result<Option<T>, Failure> {
+    match daemon(config) {
+        Some(client) => done(ask(&client)),
+        None => Ok(None),
+    }
+}
+
+/// Starts the log of a command, on standard error: when it is asked for, or `RUST_LOG` is set.
+pub(crate) fn start_log(verbose: bool) {
+    let filter = match EnvFilter::try_from_default_env() {
+        Ok(filter) => filter,
+        Err(_) if verbose => EnvFilter::new("brood=info"),
+        Err(_) => return,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_ansi(false)
+        .init();
+}

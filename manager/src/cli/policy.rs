@@ -1,0 +1,98 @@
+//! Flags for what a pool should be.
+
+use std::{error::Error, fmt, str::FromStr};
+
+use clap::Args;
+
+use crate::{
+    state::{Policy, PoolChange},
+    units::Bytes,
+};
+
+/// A limit, or the word that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Limit<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|limit| Self(Some(limit)))
+    }
+}
+
+/// A number from 1 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Positive(u32);
+
+/// A text that is no such number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotPositive;
+
+impl fmt::Display for NotPositive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("write a whole number from 1 on, or none")
+    }
+}
+
+impl Error for NotPositive {}
+
+impl FromStr for Positive {
+    type Err = NotPositive;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(n) if n > 0 => Ok(Self(n)),
+            _ => Err(NotPositive),
+        }
+    }
+}
+
+/// Limits of a pool; `none` for no limit.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
+    /// Let the daemon fill it only when fewer than these wait, and then up to --hot [default: when
+    /// one is missing]
+    #[arg(long, value_name = "N|none")]
+    hot_min: Option<Limit<Positive>>,
+    /// How many guests it may have, claimed ones too [default: as many as the host takes]
+    #[arg(long, value_name = "N|none")]
+    max: Option<Limit<u32>>,
+    /// What its guests may come to hold together, each counted with its private limit and what it
+    /// costs besides [default: as much as the host has]
+    #[arg(long, value_name = "SIZE|none")]
+    max_memory: Option<Limit<Bytes>>,
+    /// Replace a guest that has waited for so long, in seconds [default: never]
+    #[arg(long, value_name = "SECONDS|none")]
+    max_age: Option<Limit<Positive>>,
+    /// How many guests the daemon restores for it a second, at most [default: as fast as it can]
+    #[arg(long, value_name = "N|none")]
+    refill_rate: Option<Limit<Positive>>,
+}
+
+impl Limits {
+    /// What these flags change.
+    pub(super) fn change(&self, hot: Option<u32>, lease_s: Option<u64>) -> PoolChange {
+        let number = |limit: Option<Limit<Positive>>| {
+            limit.map(|limit| limit.0.map(|Positive(n)| u64::from(n)))
+        };
+        PoolChange {
+            hot: hot.map(u64::from),
+            hot_min: number(self.hot_min),
+            most: self.max.map(|limit| limit.0.map(u64::from)),
+            max_memory: self.max_memory.map(|limit| limit.0),
+            max_age_s: number(self.max_age),
+            refill_per_s: number(self.refill_rate),
+            lease_s,
+        }
+    }
+
+    /// What a new pool should be.
+    pub(super) fn policy(&self, hot: u32, lease_s: u64) -> Policy {
+        self.change(None, None)
+            .apply(&Policy::hot(hot.into(), lease_s))
+    }
+}

@@ -1,0 +1,93 @@
+//! `brood top`
+
+use std::{io::IsTerminal, process::ExitCode, time::Duration};
+
+use clap::Args;
+
+use super::{
+    Failure,
+    failure::INTERRUPTED,
+    output::{json, line},
+};
+use crate::{
+    config::Config,
+    top::{
+        claims,
+        run::{Ended, run},
+        source::Source,
+        text,
+        view::{Display, Sort},
+    },
+};
+
+/// Shows the host, pools and guests, live: memory and process ids that are left, what is hot, cold and
+/// claimed, how often and how fast guests are claimed, restores under way, and guests by the memory
+/// that they have to themselves.
+///
+/// Claims and restores are those that a daemon does (`brood serve`); without one the rest is shown.
+/// A guest's share of memory is what it has to itself: guest memory that it has written, its process
+/// and its page tables.
+///
+/// Keys: q quits, s sorts by the next column and r the other way around, / shows only guests with a
+/// text, p lets the display stand still, ? explains all of them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood top
+  brood top --sort name --filter web
+  brood top --once
+  brood top --json | jq .density.mib_per_guest")]
+pub(super) struct Top {
+    /// How often to look, in seconds
+    #[arg(long, short = 'i', value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
+    interval: f64,
+    /// What to sort guests by
+    #[arg(long, value_name = "COLUMN", default_value = "private")]
+    sort: Sort,
+    /// Show only guests that have this in their name, state or checkpoint
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+    /// Print it once, as text
+    #[arg(long)]
+    once: bool,
+    /// Print it once, as a JSON object with all guests
+    #[arg(long)]
+    json: bool,
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.1..=3600.0).contains(&s) => Ok(s),
+        _ => Err("write a number of seconds, 0.1 to 3600".to_owned()),
+    }
+}
+
+impl Top {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if self.once || self.json {
+            let picture = Source::new(config, None).look()?;
+            if self.json {
+                json(&picture);
+            } else {
+                line(text::render(&picture, self.sort, &self.filter).trim_end());
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+            let hint = "brood top --once prints it once, brood top --json for programs";
+            let message = "this is no terminal to show anything live in";
+            return Err(Failure::new(&message, Some(hint.to_owned())));
+        }
+        let source = Source::new(config, Some(claims::listen(config)));
+        let display = Display {
+            sort: self.sort,
+            filter: self.filter,
+            ..Display::default()
+        };
+        let ended = run(source, display, Duration::from_secs_f64(self.interval))?;
+        Ok(match ended {
+            Ended::Quit => ExitCode::SUCCESS,
+            Ended::Signal => ExitCode::from(INTERRUPTED),
+        })
+    }
+}

@@ -1,0 +1,302 @@
+//! What the daemon can be asked for.
+
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    Client, Error, Told,
+    connection::{Call, Connection},
+    events::Stream,
+    path::Segment,
+};
+use crate::{
+    api::{
+        claims::{Claim, Claiming, Renewed, Renewing},
+        events::RestoreEvent,
+        guests::{Destroyed, Resumed},
+        host::Host,
+        pools::{Changing, Evicted, Evicting, FilledPool, Filling, Making},
+        resting::{Rested, ResumingClaim},
+        restores::Restoring,
+    },
+    engine::random,
+    guests::View as Guest,
+    pool::Pool,
+    restore::job::View,
+};
+
+/// How often somebody who waits looks whether they are to wait no longer.
+const GLANCE: Duration = Duration::from_millis(20);
+/// Guests that are named in one request.
+const NAMES: usize = 500;
+
+/// How a restore is watched.
+pub(crate) struct Watch<'a> {
+    /// Set when no more guests are to be begun.
+    pub(crate) cancelled: &'a AtomicBool,
+    /// Is told how it comes along.
+    pub(crate) observe: &'a mut dyn FnMut(&RestoreEvent),
+}
+
+impl Client {
+    fn call<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
+        let mut connection = self.connection.borrow_mut();
+        self.runtime.block_on(connection.call(call))
+    }
+
+    /// All guests; with what each costs, when that is wanted.
+    pub(crate) fn guests(&self, usage: bool) -> Result<Vec<Guest>, Error> {
+        self.call(&Call::get(
+            format!("/api/v1/guests?usage={usage}"),
+            "list guests",
+        ))
+    }
+
+    /// All pools.
+    pub(crate) fn pools(&self) -> Result<Vec<Pool>, Error> {
+        self.call(&Call::get("/api/v1/pools", "list pools"))
+    }
+
+    /// Restores under way.
+    pub(crate) fn restores(&self) -> Result<Vec<RestoreEvent>, Error> {
+        self.call(&Call::get("/api/v1/restores", "list restores"))
+    }
+
+    /// What it has counted, as OpenMetrics text.
+    pub(crate) fn metrics(&self) -> Result<String, Error> {
+        let call = Call::get("/metrics", "tell what it has counted");
+        let mut connection = self.connection.borrow_mut();
+        self.runtime.block_on(connection.text(&call))
+    }
+
+    /// Stops a guest.
+    pub(crate) fn pause(&self, guest: &str) -> Result<Guest, Error> {
+        let path = format!("/api/v1/guests/{}/pause", Segment(guest));
+        self.call(&Call::change(Method::POST, path, "pause a guest"))
+    }
+
+    /// Lets a guest run on, which must answer in time.
+    pub(crate) fn resume(&self, guest: &str, timeout_s: f64) -> Result<Resumed, Error> {
+        let path = format!(
+            "/api/v1/guests/{}/resume?timeout_s={timeout_s}",
+            Segment(guest)
+        );
+        self.call(&Call::change(Method::POST, path, "resume a guest"))
+    }
+
+    /// Ends guests; those of these names or ids, or all. Returns the names of those that it has ended.
+    pub(crate) fn destroy(&self, named: Option<&[String]>) -> Result<Vec<String>, Error> {
+        let which = match named {
+            None => "all=true".to_owned(),
+            Some(names) if names.len() <= NAMES => {
+                format!("guests={}", Segment(&names.join(",")))
+            }
+            Some(_) => return Err(Error::NotBegun("these are too many names".to_owned())),
+        };
+        let path = format!("/api/v1/guests?{which}");
+        let call = Call::change(Method::DELETE, path, "destroy guests");
+        Ok(self.call::<Destroyed>(&call)?.guests)
+    }
+
+    /// Restores guests. The report of a restore that came to nothing is an answer too.
+    pub(crate) fn restore(&self, restoring: &Restoring, watch: Watch<'_>) -> Result<View, Error> {
+        let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(restoring);
+        match self.watched(call, watch) {
+            Err(Error::Problem(mut problem)) => {
+                let report = problem.report.take();
+                match report.map(serde_json::from_value).transpose() {
+                    Ok(Some(view)) => Ok(view),
+                    _ => Err(Error::Problem(problem)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Makes a pool.
+    pub(crate) fn create_pool(&self, making: &Making) -> Result<Pool, Error> {
+        self.call(&Call::change(Method::POST, "/api/v1/pools", "make a pool").with(making))
+    }
+
+    /// Makes a pool and fills it.
+    pub(crate) fn create_and_fill_pool(
+        &self,
+        making: &Making,
+        watch: Watch<'_>,
+    ) -> Result<FilledPool, Error> {
+        let call = Call::change(Method::POST, "/api/v1/pools", "make and fill a pool");
+        self.watched(call.with(making), watch)
+    }
+
+    /// Changes a pool and fills it.
+    pub(crate) fn change_and_fill_pool(
+        &self,
+        pool: &str,
+        changing: &Changing,
+        watch: Watch<'_>,
+    ) -> Result<FilledPool, Error> {
+        let path = format!("/api/v1/pools/{}", Segment(pool));
+        let call = Call::change(Method::PATCH, path, "change and fill a pool");
+        self.watched(call.with(changing), watch)
+    }
+
+    /// Fills a pool.
+    pub(crate) fn fill_pool(
+        &self,
+        pool: &str,
+        filling: Filling,
+        watch: Watch<'_>,
+    ) -> Result<FilledPool, Error> {
+        let mut path = format!("/api/v1/pools/{}/fill", Segment(pool));
+        if let Some(k) = filling.concurrency {
+            path += &format!("?concurrency={k}");
+        }
+        self.watched(Call::change(Method::POST, path, "fill a pool"), watch)
+    }
+
+    /// Drops hot entries of a pool.
+    pub(crate) fn evict(&self, pool: &str, entries: u32) -> Result<u64, Error> {
+        let path = format!("/api/v1/pools/{}/evict", Segment(pool));
+        let call = Call::change(Method::POST, path, "evict guests of a pool");
+        let evicted: Evicted = self.call(&call.with(&Evicting { entries }))?;
+        Ok(evicted.evicted)
+    }
+
+    /// Removes a pool.
+    pub(crate) fn remove_pool(&self, pool: &str, force: bool) -> Result<(), Error> {
+        let path = format!("/api/v1/pools/{}?force={force}", Segment(pool));
+        self.call(&Call::change(Method::DELETE, path, "remove a pool"))
+    }
+
+    /// Claims a guest.
+    pub(crate) fn claim(&self, pool: &str, claiming: &Claiming) -> Result<Claim, Error> {
+        let path = format!("/api/v1/pools/{}/claims", Segment(pool));
+        self.call(&Call::change(Method::POST, path, "claim a guest").with(claiming))
+    }
+
+    /// Lets a claim last longer.
+    pub(crate) fn renew(&self, token: &str, lease_s: u32) -> Result<(), Error> {
+        let path = format!("/api/v1/claims/{}", Segment(token));
+        let call = Call::change(Method::PUT, path, "renew a claim");
+        let _: Renewed = self.call(&call.with(&Renewing { lease_s }))?;
+        Ok(())
+    }
+
+    /// Gives a guest back.
+    pub(crate) fn release(&self, token: &str) -> Result<(), Error> {
+        let path = format!("/api/v1/claims/{}", Segment(token));
+        self.call(&Call::change(Method::DELETE, path, "release a claim"))
+    }
+
+    /// Lets a claim rest.
+    pub(crate) fn suspend_claim(&self, token: &str) -> Result<Rested, Error> {
+        let path = format!("/api/v1/claims/{}/suspend", Segment(token));
+        self.call(&Call::change(Method::POST, path, "let a claim rest"))
+    }
+
+    /// Restores the guest of a claim that rests.
+    pub(crate) fn resume_claim(
+        &self,
+        token: &str,
+        resuming: &ResumingClaim,
+    ) -> Result<Claim, Error> {
+        let path = format!("/api/v1/claims/{}/resume", Segment(token));
+        let call = Call::change(Method::POST, path, "restore the guest of a claim");
+        self.call(&call.with(resuming))
+    }
+
+    /// What the daemon, with its limits, can do on this host.
+    pub(crate) fn host(&self, guests: u64, checkpoint_dir: Option<&str>) -> Result<Host, Error> {
+        let mut path = format!("/api/v1/host?guests={guests}");
+        if let Some(dir) = checkpoint_dir {
+            path += &format!("&checkpoint_dir={}", Segment(dir));
+        }
+        self.call(&Call::get(path, "look at the host"))
+    }
+
+    /// Makes a request that restores guests; tells how that comes along, and cancels it when it is to
+    /// be interrupted. It is answered all the same.
+    fn watched<T: DeserializeOwned>(&self, call: Call, watch: Watch<'_>) -> Result<T, Error> {
+        let Watch { cancelled, observe } = watch;
+        let random: [u8; 8] = random().unwrap_or_default();
+        let id = format!("brood-{:016x}", u64::from_be_bytes(random));
+        let call = call.of(&id);
+        let mut connection = self.connection.borrow_mut();
+        self.runtime.block_on(async {
+            let (socket, dir) = connection.place();
+            let (mut canceller, path) = (
+                Connection::new(&socket, &dir),
+                format!("/api/v1/events?request={id}"),
+            );
+            // Without it there is no progress to show; that is no reason not to restore.
+            let mut stream = Stream::open(&socket, &dir, &path).await.ok();
+            let answer = connection.call(&call);
+            tokio::pin!(answer);
+            let mut ticks = interval(GLANCE);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    told = next(&mut stream) => match told {
+                        Some(told) => {
+                            if let Ok(event) = serde_json::from_str(&told.data) {
+                                observe(&event);
+                            }
+                        }
+                        None => stream = None,
+                    },
+                    answer = &mut answer => return answer,
+                    _ = ticks.tick(), if !told => {
+                        if cancelled.load(Ordering::Relaxed) {
+                            let path = format!("/api/v1/restores/{id}");
+                            let cancel = Call::change(Method::DELETE, path, "cancel a restore");
+                            // It may not have begun yet: then it is tried again.
+                            told = canceller.call::<()>(&cancel).await.is_ok();
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Listens to all events until `hear` breaks; it is also called, without one, several times a
+    /// second. Returns when the daemon ends the stream, too.
+    pub(crate) fn listen(
+        &self,
+        hear: &mut dyn FnMut(Option<Told>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let (socket, dir) = self.connection.borrow().place();
+        self.runtime.block_on(async {
+            let mut stream = Some(Stream::open(&socket, &dir, "/api/v1/events").await?);
+            let mut ticks = interval(GLANCE);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let told = tokio::select! {
+                    told = next(&mut stream) => match told {
+                        Some(told) => Some(told),
+                        None => return Ok(()),
+                    },
+                    _ = ticks.tick() => None,
+                };
+                if hear(told).is_break() {
+                    return Ok(());
+                }
+            }
+        })
+    }
+}
+
+/// The next event; never, where there is no stream.
+async fn next(stream: &mut Option<Stream>) -> Option<Told> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}

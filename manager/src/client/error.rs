@@ -1,0 +1,61 @@
+//! Why the daemon did not do what it was asked.
+
+use crate::{api::problem::Problem, cli::Failure};
+
+/// Why the daemon did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// It has begun nothing: it is not there, does not know this request, or cannot see the files.
+    /// The same can be done without it.
+    #[error("{0}")]
+    NotBegun(String),
+    /// The connection broke after a change was asked for.
+    #[error(
+        "the daemon went away while it was asked to {asked}: nobody knows whether that is done ({why})"
+    )]
+    Lost {
+        /// What it was asked for.
+        asked: String,
+        /// How the connection broke.
+        why: String,
+    },
+    /// It refused, or failed.
+    #[error("{}", .0.detail)]
+    Problem(Box<Problem>),
+    /// It did what it was asked, and its answer makes no sense.
+    #[error("the daemon was asked to {asked}, and its answer makes no sense: {why}")]
+    Odd {
+        /// What it was asked for.
+        asked: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotBegun(_) => None,
+            Self::Lost { .. } | Self::Odd { .. } => Some(
+                "brood list and brood pool list tell what there is; nothing was tried again"
+                    .to_owned(),
+            ),
+            Self::Problem(problem) => problem.hint.clone(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::Problem(problem) => problem.exit_code,
+            Error::NotBegun(_) | Error::Lost { .. } | Error::Odd { .. } => 1,
+        };
+        Self {
+            code,
+            ..Self::new(&error, error.hint())
+        }
+    }
+}

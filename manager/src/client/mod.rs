@@ -1,0 +1,58 @@
+//! A client of the daemon, for the command line: blocking, over the socket of the state folder, with
+//! the same types as the server.
+//!
+//! What matters is what is not done. A daemon that does not answer, that keeps other guests, or that
+//! is of a version which does not know what it is asked, has begun nothing: [`Error::NotBegun`], and
+//! the caller does without it. When the connection breaks after a change was asked for, nobody knows
+//! whether it was made: [`Error::Lost`], and nothing is tried again.
+
+mod calls;
+mod connection;
+mod error;
+mod events;
+mod path;
+
+use std::{cell::RefCell, path::Path};
+
+use tokio::runtime::{self, Runtime};
+
+pub(crate) use error::Error;
+
+pub(crate) use calls::Watch;
+pub(crate) use events::Told;
+
+use crate::api::host::Daemon;
+use connection::Connection;
+
+/// A daemon that answers.
+#[derive(Debug)]
+pub(crate) struct Client {
+    runtime: Runtime,
+    connection: RefCell<Connection>,
+}
+
+impl Client {
+    /// The daemon that listens on `socket` and keeps the guests of the state folder.
+    ///
+    /// # Errors
+    /// [`Error::NotBegun`] when there is none.
+    pub(crate) fn find(socket: &Path, state_dir: &Path) -> Result<Self, Error> {
+        // Without a daemon this is all that is done: nothing is set up before.
+        let stream = connection::open(socket)?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::NotBegun(format!("no runtime: {e}")))?;
+        let mut connection = Connection::new(socket, state_dir);
+        runtime.block_on(connection.begin(stream))?;
+        Ok(Self {
+            runtime,
+            connection: RefCell::new(connection),
+        })
+    }
+
+    /// What it says of itself.
+    pub(crate) fn daemon(&self) -> Daemon {
+        self.connection.borrow().daemon().clone()
+    }
+}

@@ -1,0 +1,186 @@
+//! A pool with its entries and the claims that rest, and one claim as its claimer sees it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Error, Pool, Pools};
+use crate::{
+    checkpoint::{BundlePath, Checkpoint},
+    state::{ColdRow, ColdState, EntryState},
+    units::Bytes,
+};
+
+/// A pool and its entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PoolDetails)]
+pub struct Details {
+    /// The pool.
+    #[serde(flatten)]
+    pub pool: Pool,
+    /// Entries that are claimed.
+    pub claims: Vec<Held>,
+    /// Names of the guests that wait, the oldest first.
+    pub hot_guests: Vec<String>,
+    /// Claims that rest, or are about to, or whose guest is being restored; the oldest first.
+    pub resting: Vec<Resting>,
+}
+
+/// An entry that is claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Held {
+    /// Name of its guest.
+    pub guest: String,
+    /// What is left of its lease, in seconds.
+    pub lease_left_s: Option<u64>,
+}
+
+/// A claim whose guest is suspended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RestingClaim)]
+pub struct Resting {
+    /// Name that its guest had.
+    pub guest: String,
+    /// How far it is.
+    pub state: ColdState,
+    /// Since when it rests, RFC 3339.
+    pub since: String,
+    /// Guest memory that was written for it; none while that is being done.
+    pub written_bytes: Option<Bytes>,
+}
+
+/// How far a claim has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimState {
+    /// Its guest is there.
+    Claimed,
+    /// Its guest is being suspended.
+    Suspending,
+    /// It rests.
+    Cold,
+    /// Its guest is being restored.
+    Resuming,
+}
+
+/// A claim, as its claimer sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ClaimStatus)]
+pub struct ClaimView {
+    /// The pool.
+    pub pool: String,
+    /// How far it has come.
+    pub state: ClaimState,
+    /// Name of its guest; of one that rests, the name that it had.
+    pub guest: String,
+    /// Id of its guest, unless it rests.
+    pub id: Option<String>,
+    /// What is left of its lease, in seconds; none when it rests: then it lasts until it is
+    /// released.
+    pub lease_left_s: Option<u64>,
+    /// Since when it rests, RFC 3339.
+    pub since: Option<String>,
+    /// Guest memory that was written for it, when it rests.
+    pub written_bytes: Option<Bytes>,
+}
+
+impl Pools<'_> {
+    /// The pool of this name, its entries, and its claims that rest.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPool`], or when the state cannot be read.
+    pub fn details(&self, name: &str) -> Result<Details, Error> {
+        let pool = self.show(name)?;
+        let of_pool = |cold: &ColdRow| cold.pool == name;
+        let cold: Vec<_> = self.state.all_cold()?.into_iter().filter(of_pool).collect();
+        let (mut claims, mut hot_guests) = (Vec::new(), Vec::new());
+        for entry in self.state.entries(name)? {
+            match entry.state {
+                EntryState::Claimed => claims.push(Held {
+                    guest: entry.name,
+                    // One that is about to rest has none any more.
+                    lease_left_s: match cold.iter().find(|cold| cold.guest == entry.guest) {
+                        Some(_) => None,
+                        None => entry.lease.map(|lease| lease.as_secs()),
+                    },
+                }),
+                EntryState::Hot => hot_guests.push(entry.name),
+                EntryState::Filling | EntryState::Releasing => {}
+            }
+        }
+        Ok(Details {
+            pool,
+            claims,
+            hot_guests,
+            resting: cold.iter().map(|cold| self.resting(cold)).collect(),
+        })
+    }
+
+    /// The claim with this token.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchClaim`] when it is over, or when the state cannot be read.
+    pub fn find_claim(&self, token: &str) -> Result<ClaimView, Error> {
+        let cold = self.state.cold(token)?;
+        // While it is suspended or resumed it has a guest, and its lease does not count.
+        let entry = match self.state.claimed_by(token)? {
+            Some(id) => match self.state.entry_pool(&id)? {
+                Some(pool) => {
+                    let mut entries = self.state.entries(&pool)?.into_iter();
+                    let entry = entries.find(|entry| entry.guest == id);
+                    entry.map(|entry| (pool, entry))
+                }
+                None => None,
+            },
+            None => None,
+        };
+        match (cold, entry) {
+            (Some(cold), entry) => {
+                let resting = self.resting(&cold);
+                Ok(ClaimView {
+                    pool: cold.pool,
+                    state: match cold.state {
+                        ColdState::Suspending => ClaimState::Suspending,
+                        ColdState::Cold => ClaimState::Cold,
+                        ColdState::Resuming => ClaimState::Resuming,
+                    },
+                    guest: resting.guest,
+                    id: entry.map(|(_, entry)| entry.guest.to_string()),
+                    lease_left_s: None,
+                    since: Some(resting.since),
+                    written_bytes: resting.written_bytes,
+                })
+            }
+            (None, Some((pool, entry))) => Ok(ClaimView {
+                pool,
+                state: ClaimState::Claimed,
+                guest: entry.name,
+                id: Some(entry.guest.to_string()),
+                lease_left_s: entry.lease.as_ref().map(Duration::as_secs),
+                since: None,
+                written_bytes: None,
+            }),
+            (None, None) => Err(Error::NoSuchClaim),
+        }
+    }
+
+    fn resting(&self, cold: &ColdRow) -> Resting {
+        let bundle: Option<BundlePath> = cold.bundle.parse().ok();
+        // What cannot be read must not keep the rest from being shown.
+        let sealed = bundle.and_then(|path| Checkpoint::open(&path).ok());
+        let guest = match &sealed {
+            Some(checkpoint) => Some(checkpoint.manifest().guest.clone()),
+            None => {
+                let row = self.state.guest(&cold.guest.to_string());
+                row.ok().flatten().map(|row| row.name)
+            }
+        };
+        Resting {
+            guest: guest.unwrap_or_else(|| cold.guest.to_string()),
+            state: cold.state,
+            since: cold.created_at.clone(),
+            written_bytes: sealed.map(|checkpoint| checkpoint.manifest().files.ckp.size),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a pool should be: how many guests wait, and how far it may go for that.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::units::Bytes;
+
+/// How many guests of a pool wait, and how far it may go for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PoolPolicy)]
+pub struct Policy {
+    /// Up to how many hot entries it is filled (high water).
+    pub hot: u64,
+    /// The daemon fills it when fewer than these are hot (low water); without it, when one is
+    /// missing.
+    pub hot_min: Option<u64>,
+    /// How many entries of any kind it may have.
+    pub most: Option<u64>,
+    /// What its entries may come to hold of the host's memory together, in bytes: each counts with
+    /// its private limit and what it costs besides.
+    pub max_memory: Option<Bytes>,
+    /// How old a hot entry may become until a new one takes its place, in seconds.
+    pub max_age_s: Option<u64>,
+    /// How many guests the daemon restores for it a second, at most.
+    pub refill_per_s: Option<u64>,
+    /// How long a claim lasts when it is not renewed, in seconds.
+    pub lease_s: u64,
+}
+
+impl Policy {
+    /// So many hot entries, and no limit but the host's.
+    #[must_use]
+    pub const fn hot(hot: u64, lease_s: u64) -> Self {
+        Self {
+            hot,
+            hot_min: None,
+            most: None,
+            max_memory: None,
+            max_age_s: None,
+            refill_per_s: None,
+            lease_s,
+        }
+    }
+
+    /// How many hot entries there must be for the daemon to leave it at that.
+    #[must_use]
+    pub fn enough(&self) -> u64 {
+        self.hot_min.unwrap_or(self.hot).min(self.hot)
+    }
+
+    /// How many entries there may be when each may come to hold `each`.
+    #[must_use]
+    pub fn room(&self, each: Bytes) -> Option<u64> {
+        let by_memory = self.max_memory.map(|memory| memory.0 / each.0.max(1));
+        self.most.into_iter().chain(by_memory).min()
+    }
+}
+
+/// What to change of a pool, as far as it is given; `Some(None)` takes a limit away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolChange {
+    /// As [`Policy::hot`].
+    pub hot: Option<u64>,
+    /// As [`Policy::hot_min`].
+    pub hot_min: Option<Option<u64>>,
+    /// As [`Policy::most`].
+    pub most: Option<Option<u64>>,
+    /// As [`Policy::max_memory`].
+    pub max_memory: Option<Option<Bytes>>,
+    /// As [`Policy::max_age_s`].
+    pub max_age_s: Option<Option<u64>>,
+    /// As [`Policy::refill_per_s`].
+    pub refill_per_s: Option<Option<u64>>,
+    /// As [`Policy::lease_s`].
+    pub lease_s: Option<u64>,
+}
+
+impl PoolChange {
+    /// Makes a policy what it should be.
+    #[must_use]
+    pub fn apply(&self, to: &Policy) -> Policy {
+        Policy {
+            hot: self.hot.unwrap_or(to.hot),
+            hot_min: self.hot_min.unwrap_or(to.hot_min),
+            most: self.most.unwrap_or(to.most),
+            max_memory: self.max_memory.unwrap_or(to.max_memory),
+            max_age_s: self.max_age_s.unwrap_or(to.max_age_s),
+            refill_per_s: self.refill_per_s.unwrap_or(to.refill_per_s),
+            lease_s: self.lease_s.unwrap_or(to.lease_s),
+        }
+    }
+}
+
+impl From<Policy> for PoolChange {
+    /// All of it.
+    fn from(policy: Policy) -> Self {
+        Self {
+            hot: Some(policy.hot),
+            hot_min: Some(policy.hot_min),
+            most: Some(policy.most),
+            max_memory: Some(policy.max_memory),
+            max_age_s: Some(policy.max_age_s),
+            refill_per_s: Some(policy.refill_per_s),
+            lease_s: Some(policy.lease_s),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_narrower_limit_counts() {
+        let each = Bytes::mib(2);
+        let mut policy = Policy::hot(5, 60);
+        assert_eq!((policy.room(each), policy.enough()), (None, 5));
+        policy.max_memory = Some(Bytes::mib(17));
+        assert_eq!(policy.room(each), Some(8));
+        policy.most = Some(7);
+        policy.hot_min = Some(9);
+        assert_eq!((policy.room(each), policy.enough()), (Some(7), 5));
+    }
+
+    #[test]
+    fn a_change_changes_what_it_names() {
+        let policy = Policy {
+            most: Some(9),
+            ..Policy::hot(5, 60)
+        };
+        assert_eq!(PoolChange::default().apply(&policy), policy);
+        let unlimited = PoolChange {
+            most: Some(None),
+            ..PoolChange::default()
+        };
+        assert_eq!(unlimited.apply(&policy), Policy::hot(5, 60));
+        assert_eq!(PoolChange::from(policy).apply(&Policy::hot(1, 1)), policy);
+    }
+}

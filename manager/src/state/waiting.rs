@@ -1,0 +1,82 @@
+//! Who waits for an entry of a pool, in the order in which they came: whoever came later, or does
+//! not want to wait, gets none before them.
+
+use rusqlite::params;
+
+use super::{Error, State, pools::since_boot};
+use crate::engine::{Process, ProcessState};
+
+/// A place in the line before a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(i64);
+
+impl State {
+    /// Takes the last place in the line before a pool, for a process that waits no longer than
+    /// `wait_ms`.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn wait_in_line(&self, pool: &str, waiter: Process, wait_ms: u64) -> Result<Place, Error> {
+        let until = since_boot().saturating_add_unsigned(wait_ms);
+        self.database
+            .prepare_cached(
+                "INSERT INTO waiting (pool, pid, start_time, until) VALUES (?1, ?2, ?3, ?4)",
+            )
+            .and_then(|mut statement| {
+                statement.insert(params![
+                    pool,
+                    waiter.pid,
+                    waiter.start_time.cast_signed(),
+                    until
+                ])
+            })
+            .map(Place)
+            .map_err(|e| self.database_error(e))
+    }
+
+    /// Gives a place up.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn leave_line(&self, place: Place) -> Result<(), Error> {
+        self.changed("DELETE FROM waiting WHERE ticket = ?1", [place.0])
+            .map(|_| ())
+    }
+
+    /// How many others have a better place than this one, or than somebody who has none. Those who
+    /// are gone, or have waited for as long as they wanted to, lose theirs.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub fn waiters_before(&self, pool: &str, place: Option<Place>) -> Result<u64, Error> {
+        let read = || {
+            let mut statement = self.database.prepare_cached(
+                "SELECT ticket, pid, start_time, until FROM waiting
+                 WHERE pool = ?1 AND ticket < ?2",
+            )?;
+            let rows = statement.query_map(params![pool, before(place)], |row| {
+                let process = Process {
+                    pid: row.get(1)?,
+                    start_time: row.get::<_, i64>(2)?.cast_unsigned(),
+                };
+                Ok((Place(row.get(0)?), process, row.get::<_, i64>(3)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let now = since_boot();
+        let mut waiters = 0;
+        for (place, process, until) in read().map_err(|e| self.database_error(e))? {
+            if until < now || process.state() == ProcessState::Gone {
+                self.leave_line(place)?;
+            } else {
+                waiters += 1;
+            }
+        }
+        Ok(waiters)
+    }
+}
+
+/// The ticket that those with a better place are below.
+pub(super) fn before(place: Option<Place>) -> i64 {
+    place.map_or(i64::MAX, |place| place.0)
+}

@@ -1,0 +1,125 @@
+//! The terminal: drawn, listened to, and left as it was found, however this ends.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError, TryRecvError},
+    },
+    thread,
+    time::Duration,
+};
+
+use ratatui::crossterm::event::{self, Event};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+};
+
+use super::{
+    draw::draw,
+    source::Source,
+    view::{Display, Then},
+};
+use crate::cli::Failure;
+
+/// How long a key is waited for before anything else is looked at.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// A key was pressed that ends it.
+    Quit,
+    /// A signal came.
+    Signal,
+}
+
+/// Leaves the terminal as it was found when this is dropped. A panic does so too, before it says
+/// anything: [`ratatui::try_init`] sees to that.
+struct Restore;
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+/// Shows what `source` sees until a key or a signal ends it.
+///
+/// # Errors
+/// When the terminal cannot be used, or there is nothing to see any more.
+pub(crate) fn run(
+    source: Source,
+    mut display: Display,
+    interval: Duration,
+) -> Result<Ended, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register(signal, Arc::clone(&stop)).map_err(|e| terminal(&e))?;
+    }
+    let (pictures, again) = look(source, interval);
+    let mut screen = ratatui::try_init().map_err(|e| terminal(&e))?;
+    let _restore = Restore;
+    loop {
+        match pictures.try_recv() {
+            Ok(Ok(picture)) => display.update(picture),
+            Ok(Err(failure)) => display.trouble = Some(failure.message),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => {
+                let message = "what looks at the guests has ended";
+                return Err(Failure::new(&message, None));
+            }
+        }
+        screen
+            .draw(|frame| draw(frame, &display))
+            .map_err(|e| terminal(&e))?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(Ended::Signal);
+        }
+        // A signal cuts the waiting short.
+        let come = match event::poll(GLANCE) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => false,
+            come => come.map_err(|e| terminal(&e))?,
+        };
+        if come && let Event::Key(key) = event::read().map_err(|e| terminal(&e))? {
+            let was_paused = display.paused;
+            if display.key(key) == Then::Quit {
+                return Ok(Ended::Quit);
+            }
+            if was_paused && !display.paused {
+                // Somebody who lets it go on wants to see what there is now.
+                let _ = again.send(());
+            }
+        }
+    }
+}
+
+/// Looks again and again, in a thread: it may take longer than a key may wait.
+fn look(
+    mut source: Source,
+    interval: Duration,
+) -> (
+    mpsc::Receiver<Result<super::picture::Picture, Failure>>,
+    mpsc::Sender<()>,
+) {
+    let (sender, pictures) = mpsc::channel();
+    let (again, wanted) = mpsc::channel();
+    thread::spawn(move || {
+        loop {
+            if sender.send(source.look()).is_err() {
+                return;
+            }
+            if let Err(RecvTimeoutError::Disconnected) = wanted.recv_timeout(interval) {
+                return;
+            }
+        }
+    });
+    (pictures, again)
+}
+
+fn terminal(error: &io::Error) -> Failure {
+    let message = format!("cannot use the terminal: {error}");
+    Failure::new(&message, Some("brood top --once needs none".to_owned()))
+}

@@ -1,0 +1,142 @@
+//! Looks at the host, pools and guests: asks the daemon when there is one, else reads the state.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    claims::{self, Heard},
+    picture::{Density, Picture, PoolLine},
+};
+use crate::{
+    api::{events::RestoreEvent, sample::HostSample},
+    cli::{self, Failure},
+    client::{Client, Error},
+    config::Config,
+    engine::Engine,
+    guests::{Guests, View},
+    pool::{Pool, Pools},
+    restore::Slots,
+    state::State,
+};
+
+/// Where pictures come from.
+pub(crate) struct Source {
+    config: Config,
+    /// The daemon that answered last.
+    daemon: Option<Client>,
+    here: Option<(State, Box<dyn Engine>)>,
+    heard: Option<Arc<Mutex<Heard>>>,
+}
+
+/// What is asked of the daemon for one picture.
+struct Asked {
+    guests: Vec<View>,
+    pools: Vec<Pool>,
+    restores: Vec<RestoreEvent>,
+    metrics: String,
+    pid: u32,
+}
+
+impl Source {
+    /// One that knows of claims what is in `heard`, too.
+    pub(crate) fn new(config: &Config, heard: Option<Arc<Mutex<Heard>>>) -> Self {
+        Self {
+            config: config.clone(),
+            daemon: None,
+            here: None,
+            heard,
+        }
+    }
+
+    /// A picture of now.
+    ///
+    /// # Errors
+    /// When there is no daemon, and the state cannot be read.
+    pub(crate) fn look(&mut self) -> Result<Picture, Failure> {
+        let engine = cli::output::engine(&self.config)?;
+        let facts = cli::output::facts(&self.config, &*engine, None)?;
+        if self.daemon.is_none() {
+            self.daemon = cli::daemon::daemon(&self.config);
+        }
+        let asked = match self.daemon.as_ref().map(ask) {
+            Some(asked) => cli::daemon::done(asked)?,
+            None => None,
+        };
+        let (guests, pools, restores, daemon) = match asked {
+            Some(asked) => {
+                let counted = claims::counted(&asked.metrics);
+                let now = Instant::now();
+                let line = |pool: Pool| {
+                    let counted = counted.get(&pool.row.name).copied().unwrap_or_default();
+                    let claims = match &self.heard {
+                        Some(heard) => claims::lock(heard).of_pool(&pool.row.name, counted, now),
+                        None => Heard::default().of_pool(&pool.row.name, counted, now),
+                    };
+                    let claims = Some(claims);
+                    PoolLine { pool, claims }
+                };
+                let pools = asked.pools.into_iter().map(line).collect();
+                (asked.guests, pools, asked.restores, Some(asked.pid))
+            }
+            None => {
+                self.daemon = None;
+                let (guests, pools) = self.read()?;
+                let line = |pool| PoolLine { pool, claims: None };
+                let pools = pools.into_iter().map(line).collect();
+                (guests, pools, Vec::new(), None)
+            }
+        };
+        Ok(Picture {
+            at: Timestamp::now().to_string(),
+            daemon,
+            host: HostSample::of(&facts),
+            density: Density::of(&guests),
+            pools,
+            restores,
+            guests,
+        })
+    }
+
+    /// Reads the state.
+    fn read(&mut self) -> Result<(Vec<View>, Vec<Pool>), Failure> {
+        if self.here.is_none() {
+            self.here = Some((
+                cli::output::state(&self.config)?,
+                cli::output::engine(&self.config)?,
+            ));
+        }
+        let (state, engine) = self.here.as_mut().expect("it was just made");
+        let mut guests = Guests {
+            state,
+            engine: &**engine,
+        };
+        let all = guests.list()?;
+        let views = all.iter().map(|guest| {
+            let usage = guest.process().and_then(|_| guests.usage(guest).ok());
+            View::new(guest, guests.engine.kind(), usage)
+        });
+        let views = views.collect();
+        let facts = |_: &std::path::Path| unreachable!("pools are only listed");
+        let pools = Pools {
+            state,
+            engine: &**engine,
+            facts: &facts,
+            standing: &mut Slots::default(),
+        };
+        Ok((views, pools.list()?))
+    }
+}
+
+fn ask(client: &Client) -> Result<Asked, Error> {
+    Ok(Asked {
+        guests: client.guests(true)?,
+        pools: client.pools()?,
+        restores: client.restores()?,
+        metrics: client.metrics()?,
+        pid: client.daemon().pid,
+    })
+}

@@ -1,0 +1,292 @@
+//! Commands that have the daemon do it: that they do, and what becomes of them when it is killed,
+//! stopped, replaced or of another version.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixListener,
+    path::Path,
+    thread,
+};
+
+use brood_tests::{Daemon, Demo, Home, Ran, Running, array, text, until, whole};
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::Value;
+
+/// A home with a daemon.
+fn kept() -> Option<(Home, Demo, Daemon)> {
+    let home = Home::with_kvm()?;
+    let demo = home.demo("demo", "4M");
+    let daemon = Daemon::start(&home);
+    Some((home, demo, daemon))
+}
+
+/// The values of a metric with these labels, together; 0 when there is none yet.
+fn metric(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
+    let text = daemon.request(Method::GET, "/metrics").send().unwrap();
+    let text = text.text().unwrap();
+    let found = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let rest = series.strip_prefix(name)?;
+        let whole = rest.is_empty() || rest.starts_with('{');
+        (whole && labels.iter().all(|label| rest.contains(label))).then_some(value)
+    });
+    found
+        .map(|value| value.parse::<f64>().expect("a number"))
+        .sum()
+}
+
+/// Runs a command that says how it is done.
+fn said(home: &Home, args: &[&str]) -> Ran {
+    home.brood(&[&["--verbose"], args].concat())
+}
+
+#[test]
+fn a_claim_takes_the_daemons_way() {
+    let Some((home, demo, daemon)) = kept() else {
+        return;
+    };
+    let claims = || {
+        let labels = [r#"pool="p""#, r#"tier="hot""#];
+        metric(&daemon, "brood_claim_latency_seconds_count", &labels)
+    };
+    let mut events = daemon.events();
+    let _ = said(&home, &["pool", "create", "p", &demo.path, "--hot", "2"])
+        .ok()
+        .says(&["with the daemon"]);
+    let restored = metric(&daemon, "brood_restores_total", &[r#"outcome="restored""#]);
+    assert!(restored >= 2.0, "the daemon restores");
+    let claimed = home.json(&["pool", "claim", "p"]);
+    let told = events.find("claim", |claim| claim["guest"] == claimed["guest"]);
+    assert_eq!(told["tier"], "hot");
+    assert!((claims() - 1.0).abs() < 0.5);
+    let _ = home.json(&["pool", "fill", "p"]);
+    // And goes without it when it is told to.
+    for (args, env) in [
+        (&["--no-daemon", "-v", "pool", "claim", "p"][..], None),
+        (&["-v", "pool", "claim", "p"], Some(("BROOD_DAEMON", "off"))),
+    ] {
+        let mut command = home.command(args);
+        command.envs(env);
+        let _ = Running::start(command).wait().ok().says(&["switched off"]);
+    }
+    assert!((claims() - 1.0).abs() < 0.5);
+
+    home.restore(&demo, 1, "g");
+    let _ = home.brood(&["pause", "g-1"]).ok();
+    let _ = home.brood(&["resume", "g-1"]).ok();
+    let resumes = metric(&daemon, "brood_resume_latency_seconds_count", &[]);
+    assert!((resumes - 1.0).abs() < 0.5);
+    let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
+}
+
+#[test]
+fn an_interrupted_restore_tells_what_stands() {
+    const ASKED: u64 = 200;
+    let Some((home, demo, _daemon)) = kept() else {
+        return;
+    };
+    let guests = ASKED.to_string();
+    let args = ["restore", &demo.path, "-n", &guests, "-c", "1", "--json"];
+    let restoring = home.start(&args);
+    until("some guests", || (home.guests().len() > 5).then_some(()));
+    restoring.signal(Signal::SIGINT);
+    let ran = restoring.wait();
+    let report = ran.json();
+    let (stand, not_begun) = (whole(&report["restored"]), whole(&report["not_begun"]));
+    assert_eq!(stand + not_begun, ASKED, "{report}");
+    assert_eq!(ran.code(), Some(if not_begun > 0 { 130 } else { 0 }));
+    assert_eq!(report["interrupted"], not_begun > 0);
+    assert_eq!(array(&report["guests"]).len() as u64, stand);
+    assert_eq!(
+        home.list().len() as u64,
+        stand,
+        "all that stand are told of"
+    );
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so() {
+    const ASKED: usize = 200;
+    let Some((home, demo, daemon)) = kept() else {
+        return;
+    };
+    let guests = ASKED.to_string();
+    let restoring = home.start(&["restore", &demo.path, "-n", &guests, "-c", "1"]);
+    until("some guests", || (home.guests().len() > 5).then_some(()));
+    daemon.signal(Signal::SIGKILL);
+    let _ = daemon.wait();
+    let _ = restoring.wait().exits(1).says(&[
+        "nobody knows whether that is done",
+        "restore guests",
+        "brood list",
+    ]);
+    // Nothing was tried again: there are those that the daemon had begun, and no others come.
+    let stand = home.converges().len();
+    assert!((1..ASKED).contains(&stand), "{stand} guests");
+    // A socket that nobody listens on is no obstacle.
+    let _ = said(&home, &["destroy", "--all"])
+        .ok()
+        .says(&["without a daemon", "is gone"]);
+    assert_eq!(home.guests(), []);
+}
+
+#[test]
+fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill() {
+    let Some((home, demo, first)) = kept() else {
+        return;
+    };
+    let _ = home
+        .brood(&[
+            "pool", "create", "p", &demo.path, "--hot", "0", "--max", "1",
+        ])
+        .ok();
+    let claimed = home.json(&["pool", "claim", "p"]);
+    let waits = |daemon: &Daemon| {
+        until("a claim that waits", || {
+            (metric(daemon, "brood_http_requests_in_flight", &[]) > 1.5).then_some(())
+        });
+    };
+    let claiming = home.start(&["pool", "claim", "p", "--wait", "100", "--json"]);
+    waits(&first);
+    // Another daemon takes over: the claim waits on there.
+    let second = Daemon::start(&home);
+    let _ = first.wait();
+    waits(&second);
+    let _ = home
+        .brood(&["pool", "release", text(&claimed["token"])])
+        .ok();
+    let claimed = claiming.wait().ok().json();
+
+    let claiming = home.start(&["pool", "claim", "p", "--wait", "100"]);
+    waits(&second);
+    second.signal(Signal::SIGKILL);
+    let _ = second.wait();
+    let _ = claiming
+        .wait()
+        .exits(1)
+        .says(&["claim a guest", "nobody knows", "brood pool list"]);
+    let shown = home.json(&["pool", "show", "p"]);
+    assert_eq!(shown["claims"][0]["guest"], claimed["guest"]);
+    assert_eq!(array(&shown["claims"]).len(), 1);
+    let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
+}
+
+#[test]
+fn commands_do_without_a_daemon_that_is_stopped_or_keeps_other_guests() {
+    let Some((home, demo, daemon)) = kept() else {
+        return;
+    };
+    daemon.signal(Signal::SIGSTOP);
+    let ran = said(&home, &["restore", &demo.path, "-n", "1", "--prefix", "g"]);
+    daemon.signal(Signal::SIGCONT);
+    let _ = ran.ok().says(&["does not answer"]);
+
+    let other = Home::bare();
+    let mut command = other.command(&["-v", "destroy", "--all"]);
+    command.env("BROOD_SERVE_SOCKET", daemon.socket());
+    let _ = Running::start(command)
+        .wait()
+        .ok()
+        .says(&["without a daemon", "keeps the state folder"]);
+    assert_eq!(home.names("running"), ["g-1"]);
+}
+
+/// Answers requests on a socket as a daemon might that is of another version.
+fn another_version(socket: &Path, knows: &'static [(&'static str, &'static str)], dir: &Path) {
+    let listener = UnixListener::bind(socket).expect("a socket");
+    let dir = dir.canonicalize().expect("the folder is there");
+    let daemon = format!(
+        r#"{{"version":"99.0.0","pid":1,"state_dir":"{}","engine":"kvm","new":[]}}"#,
+        dir.display()
+    );
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(&stream);
+            loop {
+                let mut first = String::new();
+                let mut line = String::new();
+                let mut length = 0;
+                if reader.read_line(&mut first).unwrap_or(0) == 0 {
+                    break;
+                }
+                while reader.read_line(&mut line).unwrap_or(0) > 2 {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                std::io::Read::read_exact(&mut reader, &mut body).expect("a body");
+                let known = knows.iter().find(|(begin, _)| first.starts_with(begin));
+                let (status, kind, body) = match known {
+                    _ if first.starts_with("GET /api/v1/daemon ") => {
+                        ("200 OK", "application/json", daemon.as_str())
+                    }
+                    Some((_, body)) => ("200 OK", "application/json", *body),
+                    None => ("404 Not Found", "text/html", "<p>nothing here</p>"),
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                if (&stream).write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_daemon_of_another_version_is_used_for_what_it_knows() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 1, "g");
+    let socket = home.state().join("api.sock");
+    another_version(
+        &socket,
+        &[
+            ("POST /api/v1/pools/p/evict", r#"{"evicted":7,"more":1}"#),
+            ("POST /api/v1/pools/q/evict", r#"{"nothing":"known"}"#),
+        ],
+        &home.state(),
+    );
+    // What it does not know is done without it.
+    let _ = said(&home, &["pause", "g-1"])
+        .ok()
+        .says(&["brood 99.0.0", "without the daemon"]);
+    assert_eq!(home.names("paused"), ["g-1"]);
+    let made = home.json(&["pool", "create", "p", &demo.path, "--hot", "1"]);
+    assert_eq!(made["restored"], 1);
+    // What it knows it does, and more of an answer is no harm.
+    let evicted = home.json(&["pool", "evict", "p", "--entries", "9"]);
+    assert_eq!(evicted["evicted"], 7);
+    // What it may have done is not done again.
+    let _ = said(&home, &["pool", "evict", "q", "--entries", "1"])
+        .exits(1)
+        .says(&["makes no sense", "brood pool list"]);
+    let shown = home.json(&["--no-daemon", "pool", "show", "p"]);
+    assert_eq!(shown["entries"]["hot"], 1);
+    let _ = home.brood(&["--no-daemon", "pool", "remove", "p"]).ok();
+}
+
+#[test]
+fn the_limits_that_doctor_tells_of_are_the_daemons() {
+    let Some((home, _, daemon)) = kept() else {
+        return;
+    };
+    let facts = |args: &[&str]| -> Value { home.brood(args).json() };
+    let by_daemon = facts(&["doctor", "--json"]);
+    let told = daemon.get("/api/v1/host");
+    assert_eq!(by_daemon["guests"], told["guests"]);
+    assert_eq!(
+        array(&by_daemon["checks"]).len(),
+        array(&told["checks"]).len()
+    );
+    let here = facts(&["doctor", "--json", "--no-daemon"]);
+    assert_eq!(
+        brood_tests::keys(&by_daemon["facts"]),
+        brood_tests::keys(&here["facts"])
+    );
+}
