@@ -27,7 +27,8 @@ pub use error::{Error, Feature};
 pub use limits::{Limits, VnodeTotals};
 pub use name::VmName;
 pub use vm::{
-    GuestMapping, KernelState, Mapping, Protection, Segment, SegmentId, SuspendReason, Topology, Vm,
+    GuestMapping, GuestMemory, KernelState, Mapping, Protection, Segment, SegmentId, SuspendReason,
+    Topology, Vm,
 };
 pub use vnode::{Books, Capabilities, VnodeProvider};
 

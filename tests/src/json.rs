@@ -24,6 +24,18 @@ pub fn whole(value: &Value) -> u64 {
         .unwrap_or_else(|| panic!("no whole number: {value}"))
 }
 
+/// A number.
+///
+/// # Panics
+/// When it is none.
+#[track_caller]
+#[must_use]
+pub fn number(value: &Value) -> f64 {
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("no number: {value}"))
+}
+
 /// The elements of an array.
 ///
 /// # Panics

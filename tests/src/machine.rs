@@ -63,6 +63,8 @@ impl Machine {
         for file in ["rom", "disk"] {
             fs::write(machine.dir.join(file), [0; 4096]).expect("a file");
         }
+        let racct = machine.world.set_tunable("kern.racct.enable", 1);
+        racct.expect("a machine that can limit processes");
         machine.run("sysctl", &["hw.vmm.maxvmms=2000"]);
         machine.run("ifconfig", &["bridge0", "create"]);
         machine.run("ifconfig", &["tap0", "create"]);
@@ -160,6 +162,22 @@ impl Machine {
         Host::at(self.world.root(), environment)
     }
 
+    /// Boots it with a number that cannot be set while it runs.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn boot_with(&self, name: &str, value: u64) {
+        self.world.set_tunable(name, value).expect("a machine");
+    }
+
+    /// The modules that can be loaded.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn install(&self, modules: &[&str]) {
+        self.world.set_loadable(modules).expect("a machine");
+    }
+
     /// Takes a module out of its kernel.
     ///
     /// # Panics
@@ -179,7 +197,11 @@ impl Machine {
         self.own(|command| {
             let name = command.split(|b| *b == 0).next().unwrap_or_default();
             let name = String::from_utf8_lossy(name);
+<<<<<<< HEAD
             ["bhyvectl", "ifconfig", "sysctl", "kldstat", "zfs"]
+=======
+            ["bhyvectl", "ifconfig", "sysctl", "kldstat", "rctl"]
+>>>>>>> bhyve-host
                 .iter()
                 .any(|other| name == *other || bin.join(other).to_str() == Some(&name))
         })
@@ -251,7 +273,7 @@ impl Machine {
     }
 
     /// What guests have on the machine: virtual machines, taps but the first, sockets, null
-    /// modems, members of the bridge, and bhyve processes. Empty when nothing was left.
+    /// modems, members of the bridge, limits, and bhyve processes. Empty when nothing was left.
     ///
     /// # Panics
     /// When the machine cannot be looked at.
@@ -273,8 +295,22 @@ impl Machine {
                 .filter(|line| line.trim().starts_with("member:"))
                 .map(str::to_owned),
         );
+        left.extend(self.limits());
         left.extend(self.processes().iter().map(|pid| format!("process {pid}")));
         left
+    }
+
+    /// The rules of rctl(8) on its processes, if it has any.
+    ///
+    /// # Panics
+    /// When the machine cannot be looked at.
+    #[must_use]
+    pub fn limits(&self) -> Vec<String> {
+        if self.run("sysctl", &["-n", "kern.racct.enable"]).trim() == "0" {
+            return Vec::new();
+        }
+        let rules = self.run("rctl", &[]);
+        rules.lines().map(str::to_owned).collect()
     }
 
     /// Processes that run as this machine's bhyve.

@@ -4,10 +4,7 @@ use std::{path::Path, time::Duration};
 
 use brood::{
     engine::kvm::Kvm,
-    host::{
-        facts::{HostFacts, Paths},
-        proc::ProcRoot,
-    },
+    host::Source,
     pool::{Claimed, NewPool, Pools, Tier, Wanted},
     restore::Slots,
     state::{Policy, State},
@@ -33,13 +30,7 @@ impl Manager {
 
     fn pools<T>(&mut self, work: impl FnOnce(&mut Pools<'_>) -> T) -> T {
         let state = self.state.dir().to_owned();
-        let facts = |folder: &Path| {
-            HostFacts::read(&Paths {
-                root: ProcRoot::default(),
-                state: state.clone(),
-                checkpoint: Some(folder.to_owned()),
-            })
-        };
+        let facts = |folder: &Path| Source::default().facts(state.clone(), Some(folder.to_owned()));
         work(&mut Pools {
             state: &mut self.state,
             engine: &self.engine,

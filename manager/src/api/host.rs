@@ -143,7 +143,8 @@ pub(super) async fn host(
     }
     let workers = Arc::clone(&app.workers);
     blocking(move || {
-        let facts = workers.facts(meant.checkpoint_dir)?;
+        let mut facts = workers.facts(meant.checkpoint_dir)?;
+        workers.engine().examine(&mut facts);
         Ok(Json(Host::new(&facts, guests)))
     })
     .await

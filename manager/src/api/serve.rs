@@ -25,7 +25,7 @@ use super::{
     App, Error, Parts, events::Events, keeper, metrics::Metrics, request::Token, router,
     sample::Sampler, socket::Place, under_way::UnderWay, watch as watcher, workers::Workers,
 };
-use crate::state::State;
+use crate::{engine::bhyve::Rctl, state::State};
 
 /// How often the daemon looks whether its socket is still its own.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -53,6 +53,8 @@ pub struct Config {
     pub checkpoints: PathBuf,
     /// A port to listen on, too.
     pub listen: Option<Listen>,
+    /// Limits of guests of the bhyve engine.
+    pub rctl: Rctl,
 }
 
 /// A port to listen on.
@@ -96,7 +98,7 @@ async fn run(config: Config, token: Option<Token>) -> Result<(), Error> {
         signals(SignalKind::interrupt())?,
     );
     let app = App(Arc::new(Parts {
-        workers: Arc::new(Workers::new(&config.state)?),
+        workers: Arc::new(Workers::new(&config.state, &config.rctl)?),
         events: Events::new(),
         metrics: Metrics::new(),
         sampler: Sampler::default(),

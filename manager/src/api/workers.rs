@@ -11,12 +11,9 @@ use std::{
 
 use super::problem::Problem;
 use crate::{
-    engine::{self, Engine},
+    engine::{self, Engine, bhyve::Rctl},
     guests::Guests,
-    host::{
-        facts::{HostFacts, Paths},
-        proc::{self, ProcRoot},
-    },
+    host::{facts::HostFacts, proc},
     pool::{self, Pools},
     restore::Slots,
     state::{self, State},
@@ -58,10 +55,10 @@ fn database(dir: &Path) -> Option<(u64, u64)> {
 }
 
 impl Workers {
-    pub(super) fn new(dir: &Path) -> Result<Self, engine::Error> {
+    pub(super) fn new(dir: &Path, rctl: &Rctl) -> Result<Self, engine::Error> {
         Ok(Self {
             dir: dir.to_owned(),
-            engine: engine::choose(Path::new(THIS_PROGRAM))?,
+            engine: engine::choose(Path::new(THIS_PROGRAM), rctl)?,
             idle: Mutex::default(),
             standing: Mutex::default(),
         })
@@ -130,11 +127,7 @@ impl Workers {
 
     /// Facts of this host.
     pub(super) fn facts(&self, checkpoint: Option<PathBuf>) -> Result<HostFacts, proc::Error> {
-        HostFacts::read(&Paths {
-            root: ProcRoot::default(),
-            state: self.dir.clone(),
-            checkpoint,
-        })
+        self.engine.host().facts(self.dir.clone(), checkpoint)
     }
 }
 

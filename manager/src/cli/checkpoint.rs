@@ -47,8 +47,13 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
+<<<<<<< HEAD
             Self::Demo(command) => command.run(),
             Self::Import(command) => command.run(config),
+=======
+            Self::Demo(command) => command.run(config),
+            Self::Import(command) => command.run(),
+>>>>>>> bhyve-host
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
@@ -72,11 +77,12 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bar = bytes_bar(self.json);
         bar.set_message("sealing");
         let manifest =
-            engine()?.make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
+            engine(config)?
+                .make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
         bar.finish_and_clear();
         if self.json {
             json(&View::new(&self.checkpoint, &manifest));
@@ -383,7 +389,7 @@ impl Remove {
             .checkpoint
             .absolute()
             .unwrap_or_else(|_| self.checkpoint.clone());
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

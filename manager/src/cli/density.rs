@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     Failure,
     failure::{INTERRUPTED, SOME},
-    output::{Park, cancellation, engine, facts, guests_bar, json, line, state},
+    output::{Park, cancellation, engine_with, facts, guests_bar, json, line, state},
     restore::verify,
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         run::{self, Event, Run},
         step::Step,
     },
+    engine::bhyve::Rctl,
     restore::{
         cost,
         job::{ALLOWANCE, cores},
@@ -63,9 +64,15 @@ impl Density {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine_with(&Rctl::default())?);
         verify(&state, &checkpoint, self.json)?;
-        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
+        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
+        if self.dirty_pages > 0 && !run::can_be_asked(&checkpoint) {
+            eprintln!(
+                "warning: its guests have no agent: they write what they write by themselves, and \
+                 count as answering when they are ready and live"
+            );
+        }
         let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
         let mut steps: Vec<Step> = Vec::new();
         if !self.json {

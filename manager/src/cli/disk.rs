@@ -59,7 +59,7 @@ pub(super) struct Leftovers {
 
 impl Leftovers {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -87,7 +87,7 @@ pub(super) struct Sweep {
 
 impl Sweep {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

@@ -62,7 +62,7 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -113,7 +113,7 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -220,7 +220,7 @@ impl Ask {
             self.request.pop();
             self.json = true;
         }
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
@@ -310,7 +310,7 @@ impl<'a> Actor<'a> {
         act: impl FnOnce(&mut Guests<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.here.is_none() {
-            self.here = Some((state(self.config)?, engine()?));
+            self.here = Some((state(self.config)?, engine(self.config)?));
         }
         let (state, engine) = self.here.as_mut().expect("it was just made");
         act(&mut Guests {
@@ -564,7 +564,7 @@ pub(super) struct Suspend {
 
 impl Suspend {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,

@@ -21,7 +21,9 @@ use crate::{
     units::Bytes,
 };
 
-/// Checks each fact that decides whether and how much this host can do: KVM, limits, memory, disk.
+/// Checks each fact that decides whether and how much this host can do: KVM or bhyve, limits,
+/// memory, disk.
+///
 /// Exits with 0 when mass restore can work here, else with 1.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -51,7 +53,9 @@ impl Doctor {
         let host = match host {
             Some(host) => host,
             None => {
-                let facts = facts(config, self.checkpoint_dir)?;
+                let engine = engine(config)?;
+                let mut facts = facts(config, &*engine, self.checkpoint_dir)?;
+                engine.examine(&mut facts);
                 Host::new(&facts, self.guests)
             }
         };
@@ -86,8 +90,8 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
-        let (mut state, engine) = (state(config)?, engine()?);
+        let (mut state, engine) = (state(config)?, engine(config)?);
+        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         let cost = cost::live(&mut state, &*engine, &checkpoint)?;
         let plan = plan(
             &facts,

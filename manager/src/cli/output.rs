@@ -17,12 +17,8 @@ use super::Failure;
 use crate::{
     checkpoint::Progress,
     config::Config,
-    engine::{self, Engine},
-    host::{
-        self,
-        facts::{HostFacts, Paths},
-        proc::ProcRoot,
-    },
+    engine::{self, Engine, bhyve::Rctl},
+    host::facts::HostFacts,
     restore::ParkAfter,
     state::State,
 };
@@ -102,30 +98,28 @@ pub(crate) fn state(config: &Config) -> Result<State, Failure> {
     Ok(State::open(config.state_dir()?)?)
 }
 
-/// The engine of this host.
-pub(crate) fn engine() -> Result<Box<dyn Engine>, Failure> {
+/// The engine of this host, as it is configured.
+pub(crate) fn engine(config: &Config) -> Result<Box<dyn Engine>, Failure> {
+    engine_with(&config.bhyve.rctl.value)
+}
+
+/// The engine of this host, with these limits for its guests.
+pub(crate) fn engine_with(rctl: &Rctl) -> Result<Box<dyn Engine>, Failure> {
     let program = std::env::current_exe().map_err(|source| engine::Error::Io {
         action: "find the brood binary",
         source,
     })?;
-    Ok(engine::choose(&program)?)
+    Ok(engine::choose(&program, rctl)?)
 }
 
-/// Facts of this host.
-pub(crate) fn facts(config: &Config, checkpoint: Option<PathBuf>) -> Result<HostFacts, Failure> {
-    Ok(facts_beside(config.state_dir()?.to_owned(), checkpoint)?)
-}
-
-/// Facts of this host, beside the state in a folder.
-pub(crate) fn facts_beside(
-    state: PathBuf,
+/// Facts of the host that an engine's guests run on.
+pub(crate) fn facts(
+    config: &Config,
+    engine: &dyn Engine,
     checkpoint: Option<PathBuf>,
-) -> Result<HostFacts, host::proc::Error> {
-    HostFacts::read(&Paths {
-        root: ProcRoot::default(),
-        state,
-        checkpoint,
-    })
+) -> Result<HostFacts, Failure> {
+    let state = config.state_dir()?.to_owned();
+    Ok(engine.host().facts(state, checkpoint)?)
 }
 
 /// When idle guests give their virtual machine back.

@@ -15,10 +15,7 @@ use super::{
     daemon::{by_daemon, daemon, done},
     failure::{INTERRUPTED, SOME},
     guests::seconds,
-    output::{
-        advance, bytes_bar, cancellation, engine, facts_beside, guests_bar, json, line, state,
-        table,
-    },
+    output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
     policy::Limits,
     progress::Shown,
     restore::{absolute, concurrency},
@@ -107,12 +104,12 @@ fn with_pools<T>(
     config: &Config,
     run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let (mut state, engine) = (state(config)?, engine()?);
+    let (mut state, engine) = (state(config)?, engine(config)?);
     let dir = state.dir().to_owned();
     run(&mut Pools {
         state: &mut state,
         engine: &*engine,
-        facts: &|folder| facts_beside(dir.clone(), Some(folder.to_owned())),
+        facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
         standing: &mut Slots::default(),
     })
 }

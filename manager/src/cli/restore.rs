@@ -9,17 +9,19 @@ use super::{
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
     output::{
-        Park, advance, bytes_bar, cancellation, engine, facts, guests_bar, json, line, state,
+        Park, advance, bytes_bar, cancellation, engine, engine_with, facts, guests_bar, json, line,
+        state,
     },
     progress::Shown,
 };
 use crate::{
     api::{events::RestoreEvent, restores::Restoring},
-    checkpoint::{BundlePath, Checkpoint},
+    checkpoint::{BundlePath, Checkpoint, manifest::EngineKind},
     client::Watch,
     config::Config,
     density::percentiles::Percentiles,
     disk::Choice,
+    engine::{self, Engine, bhyve::Rctl},
     restore::{
         job::{Ending, Job, View, warning},
         mass::{self, Event},
@@ -38,7 +40,8 @@ use crate::{
 #[command(after_help = "\
 Examples:
   brood restore /var/tmp/ckp/demo --guests 1000
-  brood restore /var/tmp/ckp/demo --guests 50 --prefix web --paused --json")]
+  brood restore /var/tmp/ckp/demo --guests 50 --prefix web --paused --json
+  brood restore /ckp/web --guests 50 --rctl pcpu:deny=100 --rctl writebps:throttle=10M")]
 pub(super) struct Restore {
     /// DIR/NAME of the checkpoint
     checkpoint: BundlePath,
@@ -65,6 +68,10 @@ pub(super) struct Restore {
     /// Go ahead when that worst case does not fit in memory, and say what it risks
     #[arg(long)]
     overcommit: bool,
+    /// Limit each guest by a rule of rctl(8), such as pcpu:deny=100, until it ends. May be given
+    /// again. For bhyve, with kern.racct.enable=1 [default: those of the configuration]
+    #[arg(long, value_name = "RESOURCE:ACTION=AMOUNT")]
+    rctl: Vec<Rctl>,
     #[command(flatten)]
     park: Park,
     /// If any guest fails, destroy those that this command restored
@@ -79,13 +86,18 @@ impl Restore {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        // Disks are made where the user may write, which need not be where the daemon may.
+        let rctl: Rctl = self.rctl.iter().cloned().collect();
+        // Disks are made where the user may write, which need not be where the daemon may;
+        // limits of guests are the daemon's own.
         let has_disks = !checkpoint.manifest().disks.is_empty() || self.disk.is_some();
-        if !has_disks && let Some(view) = self.by_daemon(config, &cancelled)? {
+        if !has_disks
+            && rctl.is_empty()
+            && let Some(view) = self.by_daemon(config, &cancelled)?
+        {
             return Ok(self.finish(&view));
         }
-        let (mut state, engine) = (state(config)?, engine()?);
-        let facts = facts(config, Some(self.checkpoint.dir().to_owned()))?;
+        let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
+        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         verify(&state, &checkpoint, self.json)?;
 
         let defaults = &config.restore;
@@ -224,6 +236,19 @@ fn exit_code(ending: Ending) -> ExitCode {
         Ending::Nothing => ExitCode::FAILURE,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
     }
+}
+
+/// The engine, with the limits that the command line names, else with those that are configured.
+fn limited(config: &Config, rctl: &Rctl) -> Result<Box<dyn Engine>, Failure> {
+    if rctl.is_empty() {
+        return engine(config);
+    }
+    let engine = engine_with(rctl)?;
+    if engine.kind() != EngineKind::Bhyve {
+        let why = "--rctl is FreeBSD's; on Linux control groups limit guests".to_owned();
+        return Err(engine::Error::Refused(why).into());
+    }
+    Ok(engine)
 }
 
 /// How many restores at once: as the flag says, else as is configured.

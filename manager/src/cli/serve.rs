@@ -70,6 +70,7 @@ impl Serve {
                 address: address.value,
                 token_file: token_file.value.to_path_buf(),
             }),
+            rctl: config.bhyve.rctl.value,
         })?;
         Ok(ExitCode::SUCCESS)
     }

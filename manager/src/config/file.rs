@@ -15,7 +15,7 @@ use super::{
     Error,
     value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
 };
-use crate::{checkpoint::BundlePath, restore::ParkAfter, units::Bytes};
+use crate::{checkpoint::BundlePath, engine::bhyve::Rctl, restore::ParkAfter, units::Bytes};
 
 /// A value, and where in the file it stands.
 pub(super) type At<T> = Spanned<InFile<T>>;
@@ -28,6 +28,7 @@ pub(super) struct Contents {
     pub(super) daemon: Option<At<UseDaemon>>,
     pub(super) state: State,
     pub(super) restore: Restore,
+    pub(super) bhyve: Bhyve,
     pub(super) serve: Serve,
     /// `[[pool]]`
     pub(super) pool: Vec<Pool>,
@@ -51,6 +52,14 @@ pub(super) struct Restore {
     pub(super) private_limit: Option<At<Bytes>>,
     /// After how many idle seconds a guest is parked, or `"never"`.
     pub(super) park_after: Option<At<ParkAfter>>,
+}
+
+/// `[bhyve]`: guests of the bhyve engine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Bhyve {
+    /// Rules of rctl(8) for each guest.
+    pub(super) rctl: Option<At<Rctl>>,
 }
 
 /// `[serve]`: the daemon.

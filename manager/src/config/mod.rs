@@ -35,6 +35,7 @@ pub use shown::Shown;
 pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon};
 
 use crate::{
+    engine::bhyve::Rctl,
     pool::{self, NewPool},
     restore::ParkAfter,
     state::{self, Policy, State},
@@ -140,6 +141,8 @@ pub struct Config {
     state_dir: Option<Setting<AbsolutePath>>,
     /// `[restore]`.
     pub restore: Restore,
+    /// `[bhyve]`.
+    pub bhyve: Bhyve,
     /// `[serve]`.
     pub serve: Serve,
     /// `[[pool]]`: the pools that there should be.
@@ -155,6 +158,13 @@ pub struct Restore {
     pub private_limit: Setting<Bytes>,
     /// When idle guests are parked.
     pub park_after: Setting<ParkAfter>,
+}
+
+/// What guests of the bhyve engine have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bhyve {
+    /// Limits of each guest that is restored.
+    pub rctl: Setting<Rctl>,
 }
 
 /// What the daemon does when its flags say nothing.
@@ -210,6 +220,7 @@ impl Config {
                 ParkAfter(None),
             )?,
         };
+        let rctl = look.find_or("bhyve.rctl", contents.bhyve.rctl, Rctl::default())?;
         let serve = look.serve(contents.serve)?;
         let pools = look.pools(contents.pool, restore.private_limit.value)?;
         Ok(Self {
@@ -217,6 +228,7 @@ impl Config {
             daemon,
             state_dir,
             restore,
+            bhyve: Bhyve { rctl },
             serve,
             pools,
         })

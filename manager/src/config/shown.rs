@@ -46,7 +46,12 @@ impl Config {
     /// All settings but pools, in the order of the example.
     #[must_use]
     pub fn shown(&self) -> Vec<Shown> {
-        let Self { restore, serve, .. } = self;
+        let Self {
+            restore,
+            bhyve,
+            serve,
+            ..
+        } = self;
         let path = |path: PathBuf| path.display().to_string();
         let (socket, checkpoints) = (self.socket().ok(), self.checkpoints().ok());
         let cores = Some("one for each core".to_owned());
@@ -56,6 +61,7 @@ impl Config {
             Shown::or("restore.concurrency", restore.concurrency.as_ref(), cores),
             Shown::of("restore.private_limit", &restore.private_limit),
             Shown::of("restore.park_after", &restore.park_after),
+            Shown::of("bhyve.rctl", &bhyve.rctl),
             Shown::or("serve.socket", serve.socket.as_ref(), socket.map(path)),
             Shown::of("serve.socket_mode", &serve.socket_mode),
             Shown::or("serve.listen", serve.listen.as_ref(), None),

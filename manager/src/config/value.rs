@@ -14,7 +14,9 @@ use std::{
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{checkpoint::BundlePath, restore::ParkAfter, state::new_names, units::Bytes};
+use crate::{
+    checkpoint::BundlePath, engine::bhyve::Rctl, restore::ParkAfter, state::new_names, units::Bytes,
+};
 
 /// A value that is written as text, and perhaps as a number.
 pub(super) trait Value: Sized {
@@ -222,6 +224,13 @@ impl Value for ParkAfter {
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
             .map_err(|e: crate::restore::ParseParkAfterError| e.to_string())
+    }
+}
+
+impl Value for Rctl {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|e: crate::engine::bhyve::ParseRctlError| e.to_string())
     }
 }
 

@@ -16,13 +16,11 @@ use super::{
     step::{Breakdown, Machine, Step},
 };
 use crate::{
+    checkpoint::manifest::EngineKind,
     checkpoint::{self, Checkpoint, sha256_file},
-    engine::{Engine, Usage},
+    engine::{Engine, ProcessState, Usage},
     guests::{self, Guest, Guests},
-    host::{
-        facts::{HostFacts, Paths},
-        proc::{self, ProcRoot},
-    },
+    host::proc,
     restore::mass::{self, Failure, Names, Request},
     state::{Measured, State},
     units::{Bytes, PAGE_SIZE},
@@ -37,9 +35,14 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 const ENOUGH_TO_MEASURE: usize = 50;
 
 /// What a guest can cost in kernel and process memory: a measurement outside says that something
-/// else on the host moved meanwhile.
-const LEAST_OVERHEAD: Bytes = Bytes::kib(256);
-const MOST_OVERHEAD: Bytes = Bytes::mib(4);
+/// else on the host moved meanwhile. A bhyve has a frame buffer of 32 MiB at most, and a boot ROM of
+/// 16.
+fn credible_overhead(engine: EngineKind) -> (Bytes, Bytes) {
+    match engine {
+        EngineKind::Kvm => (Bytes::kib(256), Bytes::mib(4)),
+        EngineKind::Bhyve => (Bytes::kib(256), Bytes::mib(64)),
+    }
+}
 
 /// One step to measure.
 #[derive(Clone, Debug)]
@@ -96,6 +99,13 @@ pub enum Error {
     },
 }
 
+/// Whether guests of a checkpoint can be asked to write, and to answer. Those of bhyve need an agent.
+#[must_use]
+pub fn can_be_asked(checkpoint: &Checkpoint) -> bool {
+    let guest = checkpoint.manifest().bhyve.as_ref();
+    guest.is_none_or(|guest| guest.agent.is_some())
+}
+
 /// Measures one step. Its guests are destroyed at its end, whatever happens.
 ///
 /// # Errors
@@ -109,16 +119,14 @@ pub fn step(
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Step, Error> {
     let started_at = Timestamp::now();
-    let root = ProcRoot::default();
-    let facts = HostFacts::read(&Paths {
-        root: root.clone(),
-        state: state.run_dir(),
-        checkpoint: Some(checkpoint.path().dir().to_owned()),
-    })?;
+    let host = engine.host();
+    let folder = checkpoint.path().dir().to_owned();
+    let facts = host.facts(state.run_dir(), Some(folder))?;
+    let asks = can_be_asked(checkpoint);
     observe(Event::Phase("digesting"));
     let sha256_before = digest(checkpoint)?;
     observe(Event::Phase("settling"));
-    let before = settle(&root, cancelled)?;
+    let before = settle(engine, cancelled)?;
     observe(Event::Phase("restoring"));
     let request = Request {
         guests: run.guests,
@@ -152,7 +160,7 @@ pub fn step(
         .into_iter()
         .filter(|g| ids.contains(&g.row.id))
         .collect();
-    let measured = measure(&mut guests, &own, &root, run, cancelled, observe);
+    let measured = measure(&mut guests, &own, asks, run, cancelled, observe);
     observe(Event::Phase("destroying"));
     guests.destroy(&own)?;
     let measured = measured?;
@@ -219,7 +227,7 @@ struct Measurement {
 fn measure(
     guests: &mut Guests<'_>,
     own: &[Guest],
-    root: &ProcRoot,
+    asks: bool,
     run: &Run,
     cancelled: &AtomicBool,
     observe: &mut dyn FnMut(Event<'_>),
@@ -230,7 +238,7 @@ fn measure(
             .engine
             .ask(&run_dir, &guest.row.id, words, ANSWER_PATIENCE)
     };
-    if run.dirty_pages > 0 {
+    if run.dirty_pages > 0 && asks {
         observe(Event::Phase("writing"));
         let words = ["dirty".to_owned(), run.dirty_pages.to_string()];
         for guest in own {
@@ -241,7 +249,7 @@ fn measure(
     observe(Event::Phase("settling"));
     // Guests that are to be parked are not at rest before.
     thread::sleep(run.park_after.unwrap_or_default());
-    let after = settle(root, cancelled)?;
+    let after = settle(guests.engine, cancelled)?;
     observe(Event::Phase("measuring"));
     let usage = own
         .iter()
@@ -254,7 +262,17 @@ fn measure(
         });
     observe(Event::Phase("asking"));
     let ping = ["ping".to_owned()];
-    let answered = own.iter().filter(|guest| ask(guest, &ping).is_ok()).count() as u64;
+    let answers = |guest: &&Guest| {
+        if asks {
+            ask(guest, &ping).is_ok()
+        } else {
+            // It has shown that it is ready, and there is no other way to hear from it.
+            guest
+                .process()
+                .is_some_and(|p| p.state() != ProcessState::Gone)
+        }
+    };
+    let answered = own.iter().filter(answers).count() as u64;
     Ok(Measurement {
         after,
         usage,
@@ -280,12 +298,16 @@ fn note(
     )]
     let all = Bytes((per_guest_mib.max(0.0) * f64::from(1 << 20)) as u64);
     // Pages that the run itself had written say nothing about pristine guests.
-    let pristine = private.saturating_sub(Bytes(run.dirty_pages * PAGE_SIZE));
+    let written = if can_be_asked(checkpoint) {
+        run.dirty_pages
+    } else {
+        0
+    };
+    let pristine = private.saturating_sub(Bytes(written * PAGE_SIZE));
+    let (least, most) = credible_overhead(checkpoint.manifest().engine);
     let measured = Measured {
         guests,
-        overhead: all
-            .saturating_sub(private)
-            .clamp(LEAST_OVERHEAD, MOST_OVERHEAD),
+        overhead: all.saturating_sub(private).clamp(least, most),
         pristine_private: pristine,
         expected_private: private,
         at: Timestamp::now().to_string(),
@@ -307,11 +329,11 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
 }
 
 /// Waits until the host's memory is stable, or will not become so, or nobody wants to know any more.
-fn settle(root: &ProcRoot, cancelled: &AtomicBool) -> Result<MemorySnapshot, Error> {
+fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<MemorySnapshot, Error> {
     let begin = Instant::now();
     let mut samples: Vec<Sample> = Vec::new();
     loop {
-        let snapshot = MemorySnapshot::read(root)?;
+        let snapshot = MemorySnapshot::of(&engine.host())?;
         samples.push(Sample {
             at: begin.elapsed(),
             available: snapshot.available,

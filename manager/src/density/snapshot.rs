@@ -3,28 +3,35 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::proc::{Error, ProcRoot, kib_field},
+    host::{
+        Source,
+        freebsd::{self, Kernel},
+        proc::{Error, ProcRoot, kib_field},
+    },
     units::{Bytes, PAGE_SIZE},
 };
 
-/// `/proc/meminfo` at one moment, as far as guests move it; see proc_meminfo(5).
+/// Memory of the host at one moment, as far as guests move it: what Linux says in `/proc/meminfo`,
+/// see proc_meminfo(5), or FreeBSD in `vm.stats` and `vm.pmap`. What a kernel does not say is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySnapshot {
     /// `MemAvailable`, and the free pages that wait in the lists of each core: see [`waiting`].
+    /// FreeBSD: pages that are free, inactive or in the laundry.
     pub available: Bytes,
-    /// `Slab`: kernel objects.
+    /// `Slab`: kernel objects. FreeBSD: `vm.uma_kmem_total`, its zones and large allocations.
     pub slab: Bytes,
     /// `SUnreclaim`: the part of [`Self::slab`] that cannot be given back.
     pub slab_unreclaimable: Bytes,
-    /// `VmallocUsed`: among others KVM's arrays for each memory slot.
+    /// `VmallocUsed`: among others KVM's arrays for each memory slot. FreeBSD: wired memory that is
+    /// neither in [`Self::slab`] nor in [`Self::page_tables`], such as kernel stacks.
     pub vmalloc: Bytes,
     /// `KernelStack`.
     pub kernel_stack: Bytes,
-    /// `PageTables`: of processes.
+    /// `PageTables`: of processes. FreeBSD: `vm.pmap.user_pt_page_count`, with those of guests.
     pub page_tables: Bytes,
     /// `SecPageTables`: of guests. Zero on kernels before 6.0, which do not say.
     pub secondary_page_tables: Bytes,
-    /// `AnonPages`: private pages of guests and processes.
+    /// `AnonPages`: private pages of guests and processes. FreeBSD does not tell them apart.
     pub anonymous: Bytes,
     /// `Percpu`.
     pub percpu: Bytes,
@@ -53,6 +60,33 @@ pub struct MemoryDelta {
 }
 
 impl MemorySnapshot {
+    /// Asks the kernel of a host.
+    ///
+    /// # Errors
+    ///
+    /// If it does not say how much memory is available.
+    pub fn of(host: &Source) -> Result<Self, Error> {
+        match host {
+            Source::Linux(root) => Self::read(root),
+            Source::Freebsd { kernel, .. } => Self::ask(&**kernel),
+        }
+    }
+
+    /// Asks a FreeBSD kernel.
+    fn ask(kernel: &dyn Kernel) -> Result<Self, Error> {
+        let slab = Bytes(freebsd::number(kernel, "vm.uma_kmem_total")?);
+        // Not all processors' code counts them.
+        let page_tables = freebsd::pages(kernel, "vm.pmap.user_pt_page_count").unwrap_or_default();
+        let wired = freebsd::pages(kernel, "vm.stats.vm.v_wire_count")?;
+        Ok(Self {
+            available: freebsd::available(kernel)?,
+            slab,
+            page_tables,
+            vmalloc: wired.saturating_sub(slab).saturating_sub(page_tables),
+            ..Self::default()
+        })
+    }
+
     /// Reads `/proc/meminfo`.
     ///
     /// # Errors
@@ -118,7 +152,70 @@ fn waiting(zoneinfo: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, path::Path};
+
     use super::*;
+    use crate::host::freebsd::Value;
+
+    /// A FreeBSD kernel that tells of pages, and of its zones.
+    struct Pages {
+        free: u64,
+        wired: u64,
+        tables: Option<u64>,
+        zones: u64,
+    }
+
+    impl Kernel for Pages {
+        fn sysctl(&self, name: &str) -> io::Result<Value> {
+            let number = match name {
+                "vm.stats.vm.v_page_size" => 4096,
+                "vm.stats.vm.v_free_count" => self.free,
+                "vm.stats.vm.v_inactive_count" => 20,
+                "vm.stats.vm.v_laundry_count" => 3,
+                "vm.stats.vm.v_wire_count" => self.wired,
+                "vm.uma_kmem_total" => self.zones,
+                "vm.pmap.user_pt_page_count" => self.tables.ok_or(io::ErrorKind::NotFound)?,
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            };
+            Ok(Value::Raw(number.to_ne_bytes().to_vec()))
+        }
+
+        fn processes(&self, _: Option<u32>) -> io::Result<u64> {
+            panic!("nobody asked")
+        }
+
+        fn mounted(&self, _: &Path) -> Option<(String, Vec<String>)> {
+            panic!("nobody asked")
+        }
+    }
+
+    #[test]
+    fn a_freebsd_kernel_is_asked_and_compared() {
+        let mut kernel = Pages {
+            free: 5120,
+            wired: 2048,
+            tables: Some(256),
+            zones: 1 << 20,
+        };
+        let before = MemorySnapshot::ask(&kernel).unwrap();
+        assert_eq!(before.available, Bytes((5120 + 20 + 3) * 4096));
+        assert_eq!(before.vmalloc, Bytes((2048 - 256 - 256) * 4096));
+        (kernel.free, kernel.wired) = (2560, 3072);
+        (kernel.tables, kernel.zones) = (Some(512), 2 << 20);
+        let delta = before.delta(&MemorySnapshot::ask(&kernel).unwrap());
+        assert_eq!(
+            (
+                delta.available,
+                delta.slab,
+                delta.page_tables,
+                delta.vmalloc
+            ),
+            (10.0, 1.0, 1.0, 2.0)
+        );
+        kernel.tables = None;
+        let without = MemorySnapshot::ask(&kernel).unwrap();
+        assert_eq!(without.page_tables, Bytes(0));
+    }
 
     #[test]
     fn a_made_up_meminfo_is_read_and_compared() {

@@ -66,7 +66,7 @@ pub struct Machine {
     /// Memory of the host, in MiB.
     #[serde(serialize_with = "whole_if_whole")]
     pub memory_mib: f64,
-    /// KVM's back end and API version, or `none`.
+    /// KVM's back end and API version, or `none` and what there is of bhyve's.
     pub kvm: String,
 }
 
@@ -76,7 +76,10 @@ impl Machine {
     pub fn of(facts: &HostFacts) -> Self {
         let kvm = match &facts.system {
             System::Linux(linux) => backend(&linux.kvm),
-            System::Freebsd(_) => "none".to_owned(),
+            System::Freebsd(freebsd) => match freebsd.vmm.vnode_abi {
+                Some(abi) => format!("none; vmm, vmm_vnode ABI {abi}"),
+                None => "none; vmm without vmm_vnode".to_owned(),
+            },
         };
         Self {
             kernel: facts.kernel.clone(),

@@ -2,21 +2,25 @@
 
 use std::{env, path::Path};
 
-use super::{Engine, Error, bhyve::Bhyve};
+use super::{
+    Engine, Error,
+    bhyve::{Bhyve, Rctl},
+};
 
 /// Environment variable that names the engine.
 pub const ENGINE_VARIABLE: &str = "BROOD_ENGINE";
 
-/// The engine of this host. Where it needs processes of brood's own, they run `program`.
+/// The engine of this host. Where it needs processes of brood's own, they run `program`. Guests of
+/// bhyve have limits of `rctl`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the one that is named is none, or not for this system.
-pub fn choose(program: &Path) -> Result<Box<dyn Engine>, Error> {
+pub fn choose(program: &Path, rctl: &Rctl) -> Result<Box<dyn Engine>, Error> {
     let named = env::var(ENGINE_VARIABLE).unwrap_or_default();
     match named.as_str() {
         "" if cfg!(target_os = "linux") => kvm(program),
         "kvm" => kvm(program),
-        "" | "bhyve" => Ok(Box::new(Bhyve::new())),
+        "" | "bhyve" => Ok(Box::new(Bhyve::new().limited(rctl.clone()))),
         other => Err(Error::NoSuchEngine(other.to_owned())),
     }
 }

@@ -32,7 +32,8 @@ use crate::{
         BundlePath, Checkpoint, Progress,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
-    disk,
+    disk, host,
+    host::facts::HostFacts,
     units::Bytes,
 };
 
@@ -300,6 +301,14 @@ pub trait Answer: fmt::Display + fmt::Debug {
 pub trait Engine: fmt::Debug + Send + Sync {
     /// Which one it is.
     fn kind(&self) -> EngineKind;
+
+    /// The kernel of the host that its guests run on.
+    fn host(&self) -> host::Source {
+        host::Source::default()
+    }
+
+    /// Looks at what of the engine is installed, which takes longer than reading facts.
+    fn examine(&self, _: &mut HostFacts) {}
 
     /// Makes a checkpoint by booting the demo guest and suspending it.
     ///

@@ -95,7 +95,11 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
             CostModel::built_in(EngineKind::Kvm)
         }
         System::Freebsd(freebsd) => {
-            checks.extend(freebsd::vmm(&freebsd.vmm));
+            checks.extend(freebsd::vmm(freebsd));
+            if let Some(tools) = &freebsd.tools {
+                checks.extend(freebsd::tools(tools));
+            }
+            checks.push(freebsd::racct(freebsd.racct));
             CostModel::built_in(EngineKind::Bhyve)
         }
     };
@@ -126,7 +130,9 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
         let check = checkpoint_folder(folder);
         checks.push(match &facts.system {
             System::Linux(_) => check,
-            System::Freebsd(_) => freebsd::checkpoint_folder(check, folder),
+            System::Freebsd(system) => {
+                freebsd::checkpoint_folder(check, folder, system.tools.as_ref())
+            }
         });
     }
     checks

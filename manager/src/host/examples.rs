@@ -4,7 +4,7 @@ use super::{
     cgroup::Groups,
     facts::{Cpu, Files, HostFacts, Memory, System},
     folder::Folder,
-    freebsd::{Freebsd, Processes, Vmm},
+    freebsd::{BhyveTools, Freebsd, Owner, Processes, Vmm},
     kvm::{Capabilities, KvmFacts},
     linux::{Linux, Pids},
 };
@@ -92,10 +92,16 @@ pub(crate) fn freebsd() -> HostFacts {
         system: System::Freebsd(Freebsd {
             vmm: Vmm {
                 control_errno: None,
+                control: Some(Owner {
+                    uid: 0,
+                    gid: 0,
+                    mode: 0o600,
+                }),
                 max_machines: Some(2000),
                 machines: 3,
                 vnode_abi: Some(1),
                 vnode_segments: Some(3),
+                vnode_installed: true,
             },
             processes: Processes {
                 max: 34_232,
@@ -105,12 +111,27 @@ pub(crate) fn freebsd() -> HostFacts {
                 max_per_user: 30_808,
                 of_user: 0,
             },
+            racct: Some(false),
+            jailed: false,
+            tools: None,
         }),
         state_folder: Folder {
             options: vec!["noatime".into(), "soft-updates".into()],
             ..folder("/var/db/brood", "ufs")
         },
         checkpoint_folder: None,
+    }
+}
+
+/// Everything of bhyve, as `brood doctor` finds it on a host that is ready.
+pub(crate) fn bhyve() -> BhyveTools {
+    let there = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), true)).collect();
+    BhyveTools {
+        commands: there(&["bhyve", "bhyvectl", "ifconfig", "sysctl", "kldstat"]),
+        restores: true,
+        suspends: true,
+        modules: there(&["vmm", "vmm_vnode", "nmdm"]),
+        primarycache: None,
     }
 }
 

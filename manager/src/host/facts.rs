@@ -96,28 +96,6 @@ pub struct Files {
 }
 
 impl HostFacts {
-    /// Reads every fact of this host.
-    ///
-    /// # Errors
-    ///
-    /// If something that every host of this system tells cannot be read or understood. What may
-    /// rightly be absent (KVM, vmm, control groups, folders) is a fact instead.
-    #[cfg(not(target_os = "freebsd"))]
-    pub fn read(paths: &Paths) -> Result<Self, Error> {
-        super::linux::read(paths)
-    }
-
-    /// Reads every fact of this host.
-    ///
-    /// # Errors
-    ///
-    /// If something that every host of this system tells cannot be read or understood. What may
-    /// rightly be absent (vmm and its modules, folders) is a fact instead.
-    #[cfg(target_os = "freebsd")]
-    pub fn read(paths: &Paths) -> Result<Self, Error> {
-        super::freebsd::read(paths, &super::freebsd::ThisKernel)
-    }
-
     /// Tasks that one guest takes.
     #[must_use]
     pub fn pids_per_guest(&self) -> u64 {

@@ -1,11 +1,12 @@
 //! Facts of a FreeBSD host, from sysctl(3).
 //!
-//! What the kernel is asked goes through [`Kernel`], so that a test on any system makes one up.
+//! What the kernel is asked goes through [`Kernel`]: this very one on FreeBSD, one that commands
+//! tell of, or one that a test makes up.
 
 #[cfg(target_os = "freebsd")]
 mod this_kernel;
 
-use std::{fs, io, path::Path};
+use std::{fmt, fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use nix::{
     errno::Errno,
@@ -31,6 +32,9 @@ pub const OVERCOMMIT_NEVER: u64 = 1;
 /// (`SWAP_RESERVE_ALLOW_NONWIRED` of `vm/swap_pager.c`).
 const OVERCOMMIT_NONWIRED: u64 = 4;
 
+/// Where the kernel finds modules by their names (`kern.module_path`), for those not of the base.
+const MODULES: [&str; 2] = ["/boot/modules", "/boot/kernel"];
+
 /// What only FreeBSD hosts have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Freebsd {
@@ -38,6 +42,28 @@ pub struct Freebsd {
     pub vmm: Vmm,
     /// Processes.
     pub processes: Processes,
+    /// `kern.racct.enable`: whether rctl(8) can limit a guest; none if the kernel cannot.
+    pub racct: Option<bool>,
+    /// `security.jail.jailed`: whether this is a jail.
+    pub jailed: bool,
+    /// bhyve's commands and modules, where somebody has looked at them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<BhyveTools>,
+}
+
+/// What of bhyve is installed: facts that only running its commands tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BhyveTools {
+    /// The commands that restores run, each with whether it can be.
+    pub commands: Vec<(String, bool)>,
+    /// Whether `bhyve -r` is known: bhyve was built with `WITH_BHYVE_SNAPSHOT`.
+    pub restores: bool,
+    /// Whether `bhyvectl --suspend` is known: built with the same.
+    pub suspends: bool,
+    /// Modules that are wanted, each with whether it is in the kernel.
+    pub modules: Vec<(String, bool)>,
+    /// `primarycache` of the checkpoint's dataset, when it is on ZFS: what of it the ARC keeps.
+    pub primarycache: Option<String>,
 }
 
 /// vmm(4) and vmm_vnode(4), as this process sees them.
@@ -45,6 +71,8 @@ pub struct Freebsd {
 pub struct Vmm {
     /// Why `/dev/vmmctl` cannot be opened for reading and writing, as an errno; none if it can.
     pub control_errno: Option<i32>,
+    /// Who may open it; none if it is not there.
+    pub control: Option<Owner>,
     /// `hw.vmm.maxvmms`: virtual machines that one user may have; none if vmm is not loaded.
     pub max_machines: Option<u64>,
     /// Virtual machines that exist: entries of `/dev/vmm`.
@@ -53,6 +81,26 @@ pub struct Vmm {
     pub vnode_abi: Option<u64>,
     /// `hw.vmm.vnode.segments`: guests' memories that it backs now.
     pub vnode_segments: Option<u64>,
+    /// Whether the module's file is there to be loaded.
+    pub vnode_installed: bool,
+}
+
+/// Owner, group and permissions of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// Id of the user.
+    pub uid: u32,
+    /// Id of the group.
+    pub gid: u32,
+    /// Permissions.
+    pub mode: u32,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uid, gid, mode } = self;
+        write!(f, "mode {mode:04o}, user {uid}, group {gid}")
+    }
 }
 
 /// Processes: how many there are and may be.
@@ -72,13 +120,22 @@ pub struct Processes {
     pub of_user: u64,
 }
 
+/// The value of a sysctl(3) variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// As the kernel has it in memory.
+    Raw(Vec<u8>),
+    /// As sysctl(8) prints it.
+    Printed(String),
+}
+
 /// What a FreeBSD kernel tells.
 pub trait Kernel {
-    /// The value of a sysctl(3) variable, as the kernel has it in memory.
+    /// The value of a sysctl(3) variable.
     ///
     /// # Errors
     /// `NotFound` when there is no such variable.
-    fn sysctl(&self, name: &str) -> io::Result<Vec<u8>>;
+    fn sysctl(&self, name: &str) -> io::Result<Value>;
 
     /// How many processes there are: all, or those whose real user is this one.
     ///
@@ -108,18 +165,37 @@ pub fn read(paths: &Paths, kernel: &dyn Kernel) -> Result<HostFacts, Error> {
         system: System::Freebsd(Freebsd {
             vmm: vmm(kernel, &paths.root),
             processes: processes(kernel)?,
+            racct: number(kernel, "kern.racct.enable").ok().map(|n| n != 0),
+            jailed: number(kernel, "security.jail.jailed").is_ok_and(|n| n != 0),
+            tools: None,
         }),
         state_folder: folder(&paths.state),
         checkpoint_folder: paths.checkpoint.as_deref().map(folder),
     })
 }
 
-fn memory(kernel: &dyn Kernel) -> Result<Memory, Error> {
+/// Memory that can be taken without swapping: free pages, inactive ones, and those of the laundry.
+///
+/// # Errors
+/// If one of the counts cannot be read.
+pub fn available(kernel: &dyn Kernel) -> Result<Bytes, Error> {
+    Ok(pages(kernel, "vm.stats.vm.v_free_count")?
+        + pages(kernel, "vm.stats.vm.v_inactive_count")?
+        + pages(kernel, "vm.stats.vm.v_laundry_count")?)
+}
+
+/// A variable that counts pages.
+///
+/// # Errors
+/// If it, or the size of a page, cannot be read.
+pub fn pages(kernel: &dyn Kernel, name: &'static str) -> Result<Bytes, Error> {
     let page = number(kernel, "vm.stats.vm.v_page_size")?;
-    let pages = |name| Ok(Bytes(page).saturating_mul(number(kernel, name)?));
-    let available = pages("vm.stats.vm.v_free_count")?
-        + pages("vm.stats.vm.v_inactive_count")?
-        + pages("vm.stats.vm.v_laundry_count")?;
+    Ok(Bytes(page).saturating_mul(number(kernel, name)?))
+}
+
+fn memory(kernel: &dyn Kernel) -> Result<Memory, Error> {
+    let pages = |name| pages(kernel, name);
+    let available = available(kernel)?;
     let swap_total = Bytes(number(kernel, "vm.swap_total")?);
     let overcommit_mode = number(kernel, "vm.overcommit")?;
     let mut commit_limit = swap_total;
@@ -176,17 +252,25 @@ fn processes(kernel: &dyn Kernel) -> Result<Processes, Error> {
 
 fn vmm(kernel: &dyn Kernel, root: &ProcRoot) -> Vmm {
     let optional = |name| number(kernel, name).ok();
-    let control = access(
-        &root.path(vmm_sys::VMM_CTL_PATH),
-        AccessFlags::R_OK | AccessFlags::W_OK,
-    );
+    let device = root.path(vmm_sys::VMM_CTL_PATH);
+    let control = access(&device, AccessFlags::R_OK | AccessFlags::W_OK);
+    let owner = fs::metadata(&device).map(|facts| Owner {
+        uid: facts.uid(),
+        gid: facts.gid(),
+        mode: facts.mode() & 0o7777,
+    });
     let machines = fs::read_dir(root.path(vmm_sys::VMM_DEVICE_DIR));
     Vmm {
         control_errno: control.err().map(|errno: Errno| errno as i32),
+        control: owner.ok(),
         max_machines: optional("hw.vmm.maxvmms"),
         machines: machines.map_or(0, |entries| entries.count() as u64),
         vnode_abi: optional("hw.vmm.vnode.abi"),
         vnode_segments: optional("hw.vmm.vnode.segments"),
+        vnode_installed: MODULES.iter().any(|folder| {
+            let file = Path::new(folder).join("vmm_vnode.ko");
+            root.path(file).is_file()
+        }),
     }
 }
 
@@ -200,30 +284,33 @@ fn rlimit(resource: Resource) -> (Option<u64>, Option<u64>) {
     getrlimit(resource).map_or((None, None), |(soft, hard)| (value(soft), value(hard)))
 }
 
-/// A variable that is a whole number of 4 or 8 bytes.
-fn number(kernel: &dyn Kernel, name: &'static str) -> Result<u64, Error> {
-    let value = bytes(kernel, name)?;
-    let number = match value.as_slice() {
-        &[a, b, c, d] => u32::from_ne_bytes([a, b, c, d]).into(),
-        other => match other.try_into() {
-            Ok(eight) => u64::from_ne_bytes(eight),
-            Err(_) => return Err(odd(name, "no number of 4 or 8 bytes")),
+/// A variable that is a whole number: of 4 or 8 bytes, or printed.
+pub(crate) fn number(kernel: &dyn Kernel, name: &'static str) -> Result<u64, Error> {
+    let number = match value(kernel, name)? {
+        Value::Raw(bytes) => match *bytes.as_slice() {
+            [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d]).into()),
+            ref other => other.try_into().ok().map(u64::from_ne_bytes),
         },
+        Value::Printed(text) => text.trim().parse().ok(),
     };
-    Ok(number)
+    number.ok_or_else(|| odd(name, "no number of 4 or 8 bytes"))
 }
 
 /// A variable that is text.
 fn text(kernel: &dyn Kernel, name: &'static str) -> Result<String, Error> {
-    let value = bytes(kernel, name)?;
-    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
-    match std::str::from_utf8(text) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(_) => Err(odd(name, "no text")),
+    match value(kernel, name)? {
+        Value::Raw(bytes) => {
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            match std::str::from_utf8(text) {
+                Ok(text) => Ok(text.trim().to_owned()),
+                Err(_) => Err(odd(name, "no text")),
+            }
+        }
+        Value::Printed(text) => Ok(text.trim().to_owned()),
     }
 }
 
-fn bytes(kernel: &dyn Kernel, name: &'static str) -> Result<Vec<u8>, Error> {
+fn value(kernel: &dyn Kernel, name: &'static str) -> Result<Value, Error> {
     kernel
         .sysctl(name)
         .map_err(|source| Error::Sysctl { name, source })

@@ -1,7 +1,7 @@
 //! What this machine can hold: facts read once and passed down as values.
 //!
-//! [`facts::HostFacts::read`] is the only place that looks at the machine. Everything else here
-//! takes `&HostFacts`, so that a test makes a host up.
+//! [`Source`] is the only place that looks at the machine. Everything else here takes
+//! `&HostFacts`, so that a test makes a host up.
 
 pub mod boot;
 pub mod cgroup;
@@ -17,5 +17,8 @@ pub mod linux;
 pub mod plan;
 pub mod plan_text;
 pub mod proc;
+mod source;
 #[cfg(test)]
 mod tests;
+
+pub use source::Source;

@@ -3,10 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use super::{
+    Source,
     cgroup::GroupLimit,
     doctor::{Check, DEFAULT_GUESTS, Status, can_mass_restore, doctor},
     doctor_text,
-    examples::{folder, freebsd, healthy},
+    examples::{bhyve, folder, freebsd, healthy},
     facts::{HostFacts, Paths, System},
     freebsd::Vmm,
     linux,
@@ -204,12 +205,7 @@ fn version_1_controllers_have_their_own_mounts() {
 #[test]
 fn this_host_is_read() {
     let state = std::env::temp_dir();
-    let paths = Paths {
-        root: ProcRoot::default(),
-        state: state.clone(),
-        checkpoint: Some(state),
-    };
-    let facts = HostFacts::read(&paths).unwrap();
+    let facts = Source::default().facts(state.clone(), Some(state)).unwrap();
     assert!(facts.memory.total >= facts.memory.available && facts.memory.available.0 > 0);
     assert!(facts.state_folder.exists && facts.checkpoint_folder.is_some());
     assert_ne!(facts.state_folder.filesystem, "unknown");
@@ -314,6 +310,8 @@ fn doctor_on_a_freebsd_host_as_it_was_installed() {
     host.files.max = 12_328;
     let vmm = &mut host.freebsd().vmm;
     vmm.control_errno = Some(2);
+    vmm.control = None;
+    vmm.vnode_installed = false;
     vmm.max_machines = None;
     vmm.machines = 0;
     vmm.vnode_abi = None;
@@ -342,14 +340,62 @@ fn doctor_tells_apart_what_is_wrong_with_vmm() {
     let denied = text(|vmm| vmm.control_errno = Some(13));
     assert!(denied.contains("EACCES") && denied.contains("run brood as root"));
     let hidden = text(|vmm| vmm.control_errno = Some(2));
-    assert!(hidden.contains("ENOENT") && hidden.contains("allow.vmm"));
-    let without = text(|vmm| vmm.vnode_abi = None);
+    assert!(hidden.contains("ENOENT") && hidden.contains("devfs"));
+    let without = text(|vmm| {
+        vmm.vnode_abi = None;
+        vmm.vnode_installed = false;
+    });
     assert!(without.contains("kldload vmm_vnode"), "{without}");
     let other = text(|vmm| vmm.vnode_abi = Some(2));
     assert!(other.contains("ABI 2") && other.contains("the same release"));
     let few = text(|vmm| vmm.max_machines = Some(64));
     assert!(few.contains("sysctl hw.vmm.maxvmms=1003"), "{few}");
     assert!(few.contains("as it is, 61 guests fit"), "{few}");
+    let mut host = freebsd();
+    host.freebsd().vmm.control_errno = Some(1);
+    host.freebsd().jailed = true;
+    let jailed = doctor_text::render(&doctor(&host, DEFAULT_GUESTS), false);
+    assert!(jailed.contains("allow.vmm in jail.conf(5)"), "{jailed}");
+}
+
+#[test]
+fn doctor_on_a_host_of_bhyve() {
+    let mut host = freebsd();
+    host.freebsd().tools = Some(bhyve());
+    host.freebsd().racct = Some(true);
+    host.checkpoint_folder = Some(folder("/zroot/checkpoints", "zfs"));
+    let mut cached = bhyve();
+    cached.primarycache = Some("metadata".to_owned());
+    host.freebsd().tools = Some(cached);
+    let checks = doctor(&host, DEFAULT_GUESTS);
+    assert!(can_mass_restore(&checks));
+    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    assert_eq!(status(&checks, "checkpoint filesystem"), Status::Ok);
+    let vmm = serde_json::to_value(&host).unwrap();
+    assert_eq!(vmm["tools"]["primarycache"], "metadata");
+}
+
+#[test]
+fn doctor_on_a_host_whose_bhyve_is_the_stock_one() {
+    let mut host = freebsd();
+    let vmm = &mut host.freebsd().vmm;
+    vmm.control_errno = Some(13);
+    vmm.max_machines = Some(64);
+    vmm.machines = 64;
+    (vmm.vnode_abi, vmm.vnode_segments) = (None, None);
+    let mut stock = bhyve();
+    (stock.restores, stock.suspends) = (false, false);
+    stock.commands[0].1 = false;
+    for module in &mut stock.modules {
+        module.1 = module.0 == "vmm";
+    }
+    stock.primarycache = Some("all".to_owned());
+    host.freebsd().tools = Some(stock);
+    host.freebsd().racct = None;
+    host.checkpoint_folder = Some(folder("/zroot/checkpoints", "zfs"));
+    let checks = doctor(&host, DEFAULT_GUESTS);
+    assert!(!can_mass_restore(&checks));
+    insta::assert_snapshot!(doctor_text::render(&checks, false));
 }
 
 #[test]

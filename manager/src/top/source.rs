@@ -57,7 +57,8 @@ impl Source {
     /// # Errors
     /// When there is no daemon, and the state cannot be read.
     pub(crate) fn look(&mut self) -> Result<Picture, Failure> {
-        let facts = cli::output::facts(&self.config, None)?;
+        let engine = cli::output::engine(&self.config)?;
+        let facts = cli::output::facts(&self.config, &*engine, None)?;
         if self.daemon.is_none() {
             self.daemon = cli::daemon::daemon(&self.config);
         }
@@ -103,7 +104,10 @@ impl Source {
     /// Reads the state.
     fn read(&mut self) -> Result<(Vec<View>, Vec<Pool>), Failure> {
         if self.here.is_none() {
-            self.here = Some((cli::output::state(&self.config)?, cli::output::engine()?));
+            self.here = Some((
+                cli::output::state(&self.config)?,
+                cli::output::engine(&self.config)?,
+            ));
         }
         let (state, engine) = self.here.as_mut().expect("it was just made");
         let mut guests = Guests {

@@ -5,6 +5,7 @@ mod memory;
 mod segment;
 mod snapshot;
 mod statistics;
+mod usage;
 
 use nix::errno::Errno;
 
@@ -12,6 +13,7 @@ pub use mapping::GuestMapping;
 pub use memory::{Mapping, Protection};
 pub use segment::{Segment, SegmentId};
 pub use snapshot::KernelState;
+pub use usage::GuestMemory;
 
 use crate::{Error, VmName, VnodeProvider, abi, descriptor::Descriptor, request};
 

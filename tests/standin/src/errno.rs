@@ -19,6 +19,7 @@ const fn errno(number: i32, text: &'static str) -> Errno {
 }
 
 pub(crate) const ENOENT: Errno = errno(2, "No such file or directory");
+pub(crate) const ESRCH: Errno = errno(3, "No such process");
 pub(crate) const EIO: Errno = errno(5, "Input/output error");
 pub(crate) const ENXIO: Errno = errno(6, "Device not configured");
 pub(crate) const ENOMEM: Errno = errno(12, "Cannot allocate memory");
@@ -33,6 +34,7 @@ pub(crate) const ENOTTY: Errno = errno(25, "Inappropriate ioctl for device");
 pub(crate) const ETXTBSY: Errno = errno(26, "Text file busy");
 pub(crate) const ENOSPC: Errno = errno(28, "No space left on device");
 pub(crate) const EALREADY: Errno = errno(37, "Operation already in progress");
+pub(crate) const EOPNOTSUPP: Errno = errno(45, "Operation not supported");
 pub(crate) const EADDRINUSE: Errno = errno(48, "Address already in use");
 pub(crate) const ECONNREFUSED: Errno = errno(61, "Connection refused");
 pub(crate) const ENAMETOOLONG: Errno = errno(63, "File name too long");

@@ -1,8 +1,8 @@
 //! Stand-ins of FreeBSD's commands, for tests on any machine of what brood does with processes:
 //! its order of steps, its crashes, its leftovers, many at once.
 //!
-//! One binary acts as `bhyve`, `bhyvectl`, `zfs`, `ifconfig`, `sysctl` or `kldstat` by the name
-//! that it is called by; all that they change is in one folder, a [`World`]. They refuse what the
+//! One binary acts as `bhyve`, `bhyvectl`, `zfs`, `ifconfig`, `sysctl`, `kldstat` or `rctl` by the
+//! name that it is called by; all that they change is in one folder, a [`World`]. They refuse what the
 //! real ones refuse, with the same words and exit codes; README.md has the rules and where each
 //! was read. No stand-in runs a virtual machine, and nothing that passes here has run on FreeBSD.
 
@@ -16,6 +16,7 @@ mod ifconfig;
 mod kldstat;
 mod network;
 mod nvlist;
+mod rctl;
 mod socket;
 mod sysctl;
 mod vm;
@@ -48,6 +49,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
                 "ifconfig" => ifconfig::main(&world, rest),
                 "zfs" => zfs::main(&world, rest),
                 "sysctl" => sysctl::main(&world, rest),
+                "rctl" => rctl::main(&world, rest),
                 _ => kldstat::main(&world, rest),
             }
         })

@@ -20,10 +20,16 @@ enum Access {
 
 /// Name, value in a new world, and how it may be changed. Names and defaults: sys/dev/vmm/vmm_dev.c
 /// (`hw.vmm.maxvmms`, 4 for each CPU; `hw.vmm.maxcpu`), sys/net/if_tuntap.c (`net.link.tap`),
+<<<<<<< HEAD
 /// sys/kern/subr_param.c (`kern.maxproc`, which only the loader sets; the numbers are those of a
 /// host with 32 GiB), sys/vm/swap_pager.c (`vm.overcommit`), zfs(4) (`vfs.zfs.arc.max`),
 /// kmod/vmm_vnode.c (`hw.vmm.vnode`).
 const NUMBERS: [(&str, u64, Access); 15] = [
+=======
+/// sys/kern/kern_racct.c (`kern.racct.enable`: GENERIC has it off), kmod/vmm_vnode.c
+/// (`hw.vmm.vnode`). The amounts of memory, processes and files are made up.
+const NUMBERS: [(&str, u64, Access); 28] = [
+>>>>>>> bhyve-host
     ("hw.ncpu", 2, Access::Read),
     ("hw.pagesize", 4096, Access::Read),
     ("hw.physmem", 34_359_738_368, Access::Read),
@@ -32,13 +38,50 @@ const NUMBERS: [(&str, u64, Access); 15] = [
     ("kern.maxfiles", 1_046_880, Access::Write),
     ("kern.maxproc", 34_232, Access::Tunable),
     ("kern.maxprocperuid", 30_808, Access::Write),
+<<<<<<< HEAD
+=======
+    ("kern.openfiles", 400, Access::Read),
+>>>>>>> bhyve-host
     ("kern.osreldate", 1_500_068, Access::Read),
+    ("kern.racct.enable", 0, Access::Tunable),
     ("net.link.bridge.pfil_member", 1, Access::Write),
     ("net.link.tap.devfs_cloning", 1, Access::Write),
     ("net.link.tap.up_on_open", 0, Access::Write),
     ("net.link.tap.user_open", 0, Access::Write),
+<<<<<<< HEAD
     ("vfs.zfs.arc.max", 0, Access::Write),
     ("vm.overcommit", 0, Access::Write),
+=======
+    ("security.jail.jailed", 0, Access::Read),
+    ("vm.overcommit", 0, Access::Write),
+    ("vm.pmap.user_pt_page_count", 2_000, Access::Read),
+    ("vm.stats.vm.v_free_count", 6_291_456, Access::Read),
+    ("vm.stats.vm.v_free_reserved", 12_000, Access::Read),
+    ("vm.stats.vm.v_inactive_count", 131_072, Access::Read),
+    ("vm.stats.vm.v_laundry_count", 0, Access::Read),
+    ("vm.stats.vm.v_page_count", 8_257_536, Access::Read),
+    ("vm.stats.vm.v_page_size", 4096, Access::Read),
+    ("vm.stats.vm.v_wire_count", 524_288, Access::Read),
+    ("vm.swap_reserved", 1_073_741_824, Access::Read),
+    ("vm.swap_total", 4_294_967_296, Access::Read),
+    ("vm.uma_kmem_total", 536_870_912, Access::Read),
+];
+
+/// Values that are text.
+const TEXTS: [(&str, &str); 3] = [
+    ("hw.cpu_vendor", "AuthenticAMD"),
+    ("hw.model", "Stand-in Processor"),
+    ("kern.osrelease", "15.0-RELEASE"),
+];
+
+/// What each VM changes of the host's memory, in pages or bytes. Made up, and the same for all, so
+/// that a test can tell whether the right values were read and set against each other.
+const EACH_VM: [(&str, i64); 4] = [
+    ("vm.pmap.user_pt_page_count", 20),
+    ("vm.stats.vm.v_free_count", -85),
+    ("vm.stats.vm.v_wire_count", 85),
+    ("vm.uma_kmem_total", 45 * 4096),
+>>>>>>> bhyve-host
 ];
 
 /// Those that vmm_vnode(4) has while it is loaded.
@@ -78,9 +121,33 @@ pub(crate) fn set_number(world: &World, name: &str, value: u64) -> io::Result<()
     world.store("sysctl", &set)
 }
 
+/// A number less or more what the VMs take: for each a share, and of free memory what is its own.
+fn beside_vms(world: &World, name: &str, number: u64) -> io::Result<u64> {
+    let Some((_, each)) = EACH_VM.iter().find(|(other, _)| *other == name) else {
+        return Ok(number);
+    };
+    let vms = vm::all(world)?;
+    let mut change = 0_i64;
+    for (_, record) in &vms {
+        let own = match &record.segment {
+            Some(segment) => segment.private,
+            None => record.resident / 4096,
+        };
+        change += each;
+        if name == "vm.stats.vm.v_free_count" {
+            change -= i64::try_from(own).unwrap_or(i64::MAX / 2);
+        }
+    }
+    Ok(number.saturating_add_signed(change))
+}
+
 fn value(world: &World, name: &str) -> io::Result<Option<String>> {
     if NUMBERS.iter().any(|(other, ..)| *other == name) {
-        return number(world, name).map(|n| Some(n.to_string()));
+        let number = number(world, name)?;
+        return Ok(Some(beside_vms(world, name, number)?.to_string()));
+    }
+    if let Some((_, text)) = TEXTS.iter().find(|(other, _)| *other == name) {
+        return Ok(Some((*text).to_owned()));
     }
     if name == CREATE || name == DESTROY {
         return Ok(Some(String::new()));
@@ -198,6 +265,9 @@ fn set(world: &World, name: &str, new: &str) -> Result<(), String> {
         // vmmdev_lookup_and_destroy(): EINVAL without such a VM.
         let vm = Vm::open(world, new).map_err(|_| refused(EINVAL))?;
         return vm.destroy().map_err(refused);
+    }
+    if TEXTS.iter().any(|(other, _)| *other == name) {
+        return Err(format!("oid '{name}' is read only"));
     }
     let access = NUMBERS
         .iter()

@@ -11,6 +11,8 @@
 //! | `net/NAME` | a network interface |
 //! | `pool/`, `dev/zvol/`, `zfs` | contents and names of datasets, see `zfs/` |
 //! | `sysctl`, `modules` | values that were set, modules that are loaded |
+//! | `boot/modules/NAME.ko` | a module that is installed |
+//! | `rctl` | rules, each with the process that it is for |
 //! | `commands` | a line for each command that was started |
 //! | `faults/` | how often each fault point was passed |
 //! | `wake/NAME` | a pipe to the process that runs a VM |
@@ -34,11 +36,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     exit::{EX_SOFTWARE, Exit},
-    zfs,
+    sysctl, zfs,
 };
 
 /// Names under which the binary acts.
-pub const COMMANDS: [&str; 6] = ["bhyve", "bhyvectl", "zfs", "ifconfig", "sysctl", "kldstat"];
+pub const COMMANDS: [&str; 7] = [
+    "bhyve", "bhyvectl", "zfs", "ifconfig", "sysctl", "kldstat", "rctl",
+];
 
 /// Names the folder in the environment of every command.
 pub const ROOT: &str = "BROOD_STANDIN_ROOT";
@@ -184,7 +188,24 @@ impl World {
     /// When the world cannot be written.
     pub fn set_loadable(&self, modules: &[&str]) -> io::Result<()> {
         let _guard = self.lock()?;
+        let folder = self.path("boot/modules");
+        match fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => fs::create_dir_all(&folder)?,
+        }
+        for module in modules {
+            fs::write(folder.join(format!("{module}.ko")), "")?;
+        }
         self.store("installed", &modules)
+    }
+
+    /// Boots the machine with a number that cannot be set while it runs, as from loader.conf(5).
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn set_tunable(&self, name: &str, value: u64) -> io::Result<()> {
+        let _guard = self.lock()?;
+        sysctl::set_number(self, name, value)
     }
 
     /// Modules that are loaded, in order.

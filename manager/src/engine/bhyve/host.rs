@@ -4,6 +4,7 @@ use std::{
     env, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -80,6 +81,11 @@ impl Host {
         command
     }
 
+    /// Whether it is the machine that this process runs on, and no made-up one.
+    pub(super) fn is_this_machine(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     /// Where a device or socket of the host is.
     pub(super) fn path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
@@ -121,28 +127,49 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
+        // A list of many guests is longer than a pipe holds, so it is read while the command runs.
+        let told = reader(child.stdout.take());
+        let complaints = reader(child.stderr.take());
         let begin = Instant::now();
-        // What these commands print fits in a pipe: they end without anybody reading.
-        while child.try_wait().map_err(failed)?.is_none() {
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break status;
+            }
             if begin.elapsed() > PATIENCE {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(Error::Slow { command });
             }
             thread::sleep(GLANCE);
+        };
+        // A child of the command may hold the pipes for longer: nobody waits for that.
+        let patience = PATIENCE.saturating_sub(begin.elapsed());
+        let text = |pipe: &Receiver<String>| pipe.recv_timeout(patience).unwrap_or_default();
+        if status.success() {
+            return Ok(text(&told));
         }
-        let output = child.wait_with_output().map_err(failed)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = text(&complaints);
         let said: Vec<&str> = said.lines().map(str::trim).collect();
         Err(Error::Failed {
-            status: output.status.to_string(),
+            status: status.to_string(),
             said: said.join(" "),
             command,
         })
     }
+}
+
+/// Reads a pipe to its end on a thread of its own.
+fn reader(pipe: Option<impl io::Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before an error is what there is.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
 }
 
 impl Default for Host {

@@ -14,8 +14,10 @@ mod agent;
 pub mod config;
 mod folder;
 mod host;
+mod kernel;
 mod network;
 mod probe;
+mod rctl;
 mod restore;
 mod serial;
 mod session;
@@ -30,7 +32,8 @@ use std::{
 };
 
 pub use host::Host;
-pub use probe::{BhyveFacts, probe};
+pub use probe::probe;
+pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
     Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Unsealed, Usage,
@@ -41,6 +44,10 @@ use crate::{
         manifest::{EngineKind, Manifest},
     },
     engine::TakeDisks,
+    host::{
+        Source,
+        facts::{HostFacts, System},
+    },
     units::Bytes,
 };
 use config::{Com, Config, Variables};
@@ -55,6 +62,7 @@ const PATH_MAX: usize = 255 - ".kern".len();
 #[derive(Clone, Debug, Default)]
 pub struct Bhyve {
     host: Host,
+    rctl: Rctl,
 }
 
 impl Bhyve {
@@ -67,7 +75,16 @@ impl Bhyve {
     /// The engine of a host.
     #[must_use]
     pub fn on(host: Host) -> Self {
-        Self { host }
+        Self {
+            host,
+            rctl: Rctl::default(),
+        }
+    }
+
+    /// The same, with limits for each guest that it restores.
+    #[must_use]
+    pub fn limited(self, rctl: Rctl) -> Self {
+        Self { rctl, ..self }
     }
 
     /// Seals a checkpoint that `bhyvectl --suspend=RAW` wrote. Its three files, `RAW`, `RAW.kern`
@@ -160,6 +177,19 @@ impl Engine for Bhyve {
         EngineKind::Bhyve
     }
 
+    fn host(&self) -> Source {
+        kernel::source(&self.host)
+    }
+
+    fn examine(&self, facts: &mut HostFacts) {
+        if let System::Freebsd(freebsd) = &mut facts.system {
+            let folder = facts.checkpoint_folder.as_ref();
+            let on_zfs = folder.filter(|folder| folder.exists && folder.filesystem == "zfs");
+            let tools = probe(&self.host, on_zfs.map(|folder| folder.path.as_path()));
+            freebsd.tools = Some(tools);
+        }
+    }
+
     fn make_demo_checkpoint(
         &self,
         _: &BundlePath,
@@ -202,7 +232,7 @@ impl Engine for Bhyve {
         }
         // bhyve opens the files by their names: they must be those that were checked.
         checkpoint.unchanged()?;
-        if let Some(reason) = probe(&self.host).missing() {
+        if let Some(reason) = probe(&self.host, None).missing() {
             return Err(Error::Unavailable {
                 engine: "bhyve",
                 reason,
@@ -220,7 +250,11 @@ impl Engine for Bhyve {
             memory: manifest.memory.size,
             guest,
             config,
+<<<<<<< HEAD
             sealed_disk: sealed_disk(manifest),
+=======
+            rctl: self.rctl.clone(),
+>>>>>>> bhyve-host
             lock,
             called_off: AtomicBool::new(false),
         })))
@@ -392,7 +426,7 @@ impl Engine for Bhyve {
         let record = Folder::of(run_dir, id).record();
         match record {
             Some(record) if process.state() != ProcessState::Gone => {
-                Ok(usage::read(&self.host, &record.vm, record.memory, process))
+                usage::read(&self.host, &record.vm, record.memory, process)
             }
             _ => Err(Error::Gone),
         }

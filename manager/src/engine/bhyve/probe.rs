@@ -1,44 +1,22 @@
-//! What this host has of what bhyve needs, as values. Nothing is changed, and no module loaded.
+//! What is installed of what bhyve needs, as values. Nothing is changed, and no module loaded.
 
-use serde::Serialize;
+use std::path::Path;
 
 use super::host::Host;
-
-/// Facts about bhyve on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BhyveFacts {
-    /// The commands that restores run, each with whether it can be.
-    pub commands: Vec<(String, bool)>,
-    /// Whether `bhyve -r` is known: bhyve was built with `WITH_BHYVE_SNAPSHOT`.
-    pub restores: bool,
-    /// Whether `bhyvectl --suspend` is known: built with the same.
-    pub suspends: bool,
-    /// Modules that are wanted, each with whether it is in the kernel.
-    pub modules: Vec<(String, bool)>,
-    /// ABI of vmm_vnode(4), when it is loaded.
-    pub vnode_abi: Option<u64>,
-    /// Most virtual machines of one user, `hw.vmm.maxvmms`.
-    pub max_vms: Option<u64>,
-    /// Most processes of the host, `kern.maxproc`.
-    pub max_processes: Option<u64>,
-}
+use crate::host::freebsd::BhyveTools;
 
 const COMMANDS: [&str; 5] = ["bhyve", "bhyvectl", "ifconfig", "sysctl", "kldstat"];
 const MODULES: [&str; 3] = ["vmm", "vmm_vnode", "nmdm"];
 
-/// Looks at this host.
+/// Looks at this host. `checkpoint` is a folder on ZFS, if that is meant.
 #[must_use]
-pub fn probe(host: &Host) -> BhyveFacts {
+pub fn probe(host: &Host, checkpoint: Option<&Path>) -> BhyveTools {
     // An option that is known lacks its argument here; getopt(3) says which of the two it is.
     let known = |program, option| {
         let said = host.run(program, &[option]).err().map(|e| e.to_string());
         said.is_some_and(|text| text.contains("requires an argument"))
     };
-    let number = |name: &str| {
-        let text = host.run("sysctl", &["-n", name]).ok()?;
-        text.trim().parse().ok()
-    };
-    BhyveFacts {
+    BhyveTools {
         commands: COMMANDS
             .iter()
             .map(|name| ((*name).to_owned(), host.has(name)))
@@ -52,13 +30,15 @@ pub fn probe(host: &Host) -> BhyveFacts {
                 ((*name).to_owned(), loaded.is_ok())
             })
             .collect(),
-        vnode_abi: number("hw.vmm.vnode.abi"),
-        max_vms: number("hw.vmm.maxvmms"),
-        max_processes: number("kern.maxproc"),
+        primarycache: checkpoint.and_then(|folder| {
+            let folder = folder.to_str()?;
+            let told = host.run("zfs", &["get", "-H", "-o", "value", "primarycache", folder]);
+            Some(told.ok()?.trim().to_owned())
+        }),
     }
 }
 
-impl BhyveFacts {
+impl BhyveTools {
     /// What stands in the way of restoring guests, in words.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
@@ -95,16 +75,14 @@ impl BhyveFacts {
 mod tests {
     use super::*;
 
-    fn good() -> BhyveFacts {
+    fn good() -> BhyveTools {
         let there = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), true)).collect();
-        BhyveFacts {
+        BhyveTools {
             commands: there(&COMMANDS),
             restores: true,
             suspends: true,
             modules: there(&MODULES),
-            vnode_abi: Some(1),
-            max_vms: Some(1000),
-            max_processes: Some(20_000),
+            primarycache: None,
         }
     }
 
@@ -113,13 +91,12 @@ mod tests {
         assert_eq!(good().missing(), None);
         let mut facts = good();
         facts.modules[1].1 = false;
-        facts.vnode_abi = None;
         assert_eq!(facts.missing(), None, "bhyve reads the checkpoint then");
         facts.modules[2].1 = false;
         assert!(facts.missing().unwrap().contains("kldload nmdm"));
         facts.commands[0].1 = false;
         assert!(facts.missing().unwrap().contains("bhyve"));
-        let no_snapshots = BhyveFacts {
+        let no_snapshots = BhyveTools {
             suspends: false,
             ..good()
         };

@@ -1,9 +1,12 @@
-//! What a guest costs. Private pages are counted by the provider of guest memory, vmm_vnode(4),
-//! whose sysctl(8) node lists them for each virtual machine; resident ones by vmm(4).
+//! What a guest costs. The kernel is asked by vmm_vnode(4)'s own requests, without a program for
+//! each guest; where it cannot be (another system, no module), what commands tell is taken:
+//! sysctl(8) lists private pages for each virtual machine, bhyvectl(8) resident ones.
+
+use vmm_sys::{GuestMemory, Vm};
 
 use super::host::Host;
 use crate::{
-    engine::{Process, Usage},
+    engine::{Error, Process, Usage},
     units::{Bytes, PAGE_SIZE},
 };
 
@@ -11,17 +14,88 @@ use crate::{
 const LIST: &str = "hw.vmm.vnode.list";
 
 /// Memory of the guest that this virtual machine and process are.
-pub(super) fn read(host: &Host, vm: &str, memory: Bytes, process: Process) -> Usage {
+///
+/// # Errors
+/// When the kernel can count it, and refuses to.
+pub(super) fn read(host: &Host, vm: &str, memory: Bytes, process: Process) -> Result<Usage, Error> {
+    let asked = if host.is_this_machine() {
+        ask(vm)
+    } else {
+        Err(vmm_sys::Error::NotFreeBsd {
+            device: vm.to_owned(),
+        })
+    };
+    let counted = counted(asked, memory, || told(host, vm, memory))?;
+    let resident = process_memory(process).unwrap_or_default();
+    Ok(Usage {
+        private: counted.private,
+        shared: counted.shared,
+        process: own_memory(resident, counted.private, memory),
+        page_tables: page_tables(process.pid).unwrap_or_default(),
+    })
+}
+
+/// Guest memory, by whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counted {
+    private: Bytes,
+    shared: Bytes,
+}
+
+/// Asks the kernel.
+fn ask(vm: &str) -> Result<GuestMemory, vmm_sys::Error> {
+    Vm::open(&vm.parse()?)?.guest_memory()
+}
+
+/// What counts: the kernel's answer; what commands tell, where the kernel has no answer to give.
+fn counted(
+    asked: Result<GuestMemory, vmm_sys::Error>,
+    memory: Bytes,
+    told: impl FnOnce() -> Counted,
+) -> Result<Counted, Error> {
+    use nix::errno::Errno;
+    use vmm_sys::Error as Kernel;
+    match asked {
+        Ok(asked) => Ok(Counted {
+            private: Bytes(asked.private),
+            shared: Bytes(asked.shared),
+        }),
+        Err(Kernel::NotFreeBsd { .. } | Kernel::Unsupported { .. } | Kernel::AbiVersion { .. }) => {
+            Ok(told())
+        }
+        // bhyve has read the checkpoint, though the module is there.
+        Err(Kernel::Request {
+            errno: Errno::ENOENT,
+            ..
+        }) => Ok(Counted {
+            private: memory,
+            shared: Bytes(0),
+        }),
+        // The machine has gone meanwhile.
+        Err(Kernel::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Gone)
+        }
+        Err(Kernel::Request {
+            errno: Errno::ENXIO,
+            ..
+        }) => Err(Error::Gone),
+        Err(e) => Err(Error::Refused(match e.hint() {
+            Some(hint) => format!("{e}: {hint}"),
+            None => e.to_string(),
+        })),
+    }
+}
+
+/// What commands tell.
+fn told(host: &Host, vm: &str, memory: Bytes) -> Counted {
     // Without the provider bhyve has read the checkpoint, and all of it is the guest's own.
     let list = host.run("sysctl", &["-n", LIST]).unwrap_or_default();
     let private = private(&list, vm).unwrap_or(memory);
     let stats = host.run("bhyvectl", &["--get-stats", &format!("--vm={vm}")]);
     let resident = stats.as_deref().ok().and_then(resident).unwrap_or(private);
-    Usage {
+    Counted {
         private,
         shared: resident.saturating_sub(private),
-        process: process_memory(host, process.pid).unwrap_or_default(),
-        page_tables: page_tables(process.pid).unwrap_or_default(),
     }
 }
 
@@ -49,11 +123,20 @@ fn resident(stats: &str) -> Option<Bytes> {
     line.trim().parse().ok().map(Bytes)
 }
 
-/// What of a process is in memory and not guest memory.
+/// What of a process in memory is not guest memory. A bhyve that has read the checkpoint has
+/// touched all of the guest's; one that shares it only what its devices use, which stays counted.
+fn own_memory(resident: Bytes, private: Bytes, memory: Bytes) -> Bytes {
+    if cfg!(not(target_os = "linux")) && private == memory {
+        resident.saturating_sub(memory)
+    } else {
+        resident
+    }
+}
+
+/// What of a process is in memory, without what is of a file.
 #[cfg(target_os = "linux")]
-fn process_memory(_: &Host, pid: i32) -> Option<Bytes> {
-    // Anonymous memory: what of the process is of no file.
-    status(pid, "RssAnon:")
+fn process_memory(process: Process) -> Option<Bytes> {
+    status(process.pid, "RssAnon:")
 }
 
 /// Page tables of a process.
@@ -62,7 +145,7 @@ fn page_tables(pid: i32) -> Option<Bytes> {
     status(pid, "VmPTE:")
 }
 
-/// FreeBSD does not tell.
+/// FreeBSD does not tell, of one process; a density run has those of all.
 #[cfg(not(target_os = "linux"))]
 fn page_tables(_: i32) -> Option<Bytes> {
     None
@@ -79,16 +162,78 @@ fn status(pid: i32, key: &str) -> Option<Bytes> {
 /// What of a process is in memory. bhyve maps all guest memory, so what of that it has touched is
 /// counted too.
 #[cfg(not(target_os = "linux"))]
-fn process_memory(host: &Host, pid: i32) -> Option<Bytes> {
-    let kib = host
-        .run("ps", &["-o", "rss=", "-p", &pid.to_string()])
-        .ok()?;
-    Some(Bytes::kib(kib.trim().parse().ok()?))
+fn process_memory(process: Process) -> Option<Bytes> {
+    crate::engine::process::resident(process)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use nix::errno::Errno;
+    use vmm_sys::Feature;
+
     use super::*;
+
+    const MEMORY: Bytes = Bytes::mib(4);
+    const TOLD: Counted = Counted {
+        private: Bytes(1),
+        shared: Bytes(2),
+    };
+
+    fn refused(errno: Errno) -> vmm_sys::Error {
+        vmm_sys::Error::Request {
+            action: "count private pages",
+            device: "/dev/vmm/g1".to_owned(),
+            request: "VM_VNODE_STATS",
+            errno,
+        }
+    }
+
+    #[test]
+    fn commands_are_asked_only_where_the_kernel_has_no_answer() {
+        let unasked = || -> Counted { panic!("the kernel has answered") };
+        let asked = GuestMemory {
+            private: 8192,
+            shared: 4096,
+        };
+        let counted_by_kernel = counted(Ok(asked), MEMORY, unasked).unwrap();
+        assert_eq!(
+            counted_by_kernel,
+            Counted {
+                private: Bytes(8192),
+                shared: Bytes(4096)
+            }
+        );
+        for lacking in [
+            vmm_sys::Error::NotFreeBsd {
+                device: String::new(),
+            },
+            vmm_sys::Error::Unsupported {
+                action: "share memory with a checkpoint",
+                what: Feature::VnodeProvider,
+            },
+            vmm_sys::Error::AbiVersion { module: 2, ours: 1 },
+        ] {
+            assert_eq!(counted(Err(lacking), MEMORY, || TOLD).unwrap(), TOLD);
+        }
+        let all = counted(Err(refused(Errno::ENOENT)), MEMORY, unasked).unwrap();
+        assert_eq!((all.private, all.shared), (MEMORY, Bytes(0)));
+        let open = |kind: io::ErrorKind| vmm_sys::Error::Open {
+            device: "/dev/vmm/g1".to_owned(),
+            source: kind.into(),
+        };
+        for gone in [refused(Errno::ENXIO), open(io::ErrorKind::NotFound)] {
+            let error = counted(Err(gone), MEMORY, unasked).unwrap_err();
+            assert!(matches!(error, Error::Gone), "{error}");
+        }
+        let denied = open(io::ErrorKind::PermissionDenied);
+        let error = counted(Err(denied), MEMORY, unasked).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot open /dev/vmm/g1: permission denied: be root; in a jail, allow.vmm must be set"
+        );
+    }
 
     #[test]
     fn private_pages_are_those_of_the_very_machine() {

@@ -19,6 +19,7 @@ use super::{
     Process, ProcessState,
     kinfo::{Kinfo, microseconds},
 };
+use crate::units::{Bytes, PAGE_SIZE};
 
 /// A kernel queue that tells of the end of one process (kqueue(2), `EVFILT_PROC`).
 #[derive(Debug)]
@@ -40,6 +41,13 @@ pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {
             return Some((kinfo.state, start_time));
         }
     }
+}
+
+/// What a process has in memory.
+pub(super) fn resident(pid: i32) -> Option<Bytes> {
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+    let kinfo = Kinfo::parse(&sysctl::read_at(&place).ok()?)?;
+    Some(Bytes(PAGE_SIZE).saturating_mul(kinfo.resident))
 }
 
 /// `kern.boottime` in microseconds.

@@ -76,6 +76,12 @@ impl Process {
     }
 }
 
+/// What a process has in memory (`ki_rssize`), for those who have no `/proc`.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn resident(process: Process) -> Option<crate::units::Bytes> {
+    system::resident(process.pid)
+}
+
 /// Sends a signal to a process that is held; `false` when it is gone.
 pub(crate) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
     system::send(handle, signal)

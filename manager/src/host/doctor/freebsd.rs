@@ -1,4 +1,5 @@
-//! What `doctor` looks at on FreeBSD only: vmm and its modules, overcommit, ZFS.
+//! What `doctor` looks at on FreeBSD only: vmm, its modules, what of bhyve is installed, overcommit,
+//! ZFS.
 
 use nix::errno::Errno;
 use vmm_sys::abi::VM_VNODE_ABI;
@@ -7,58 +8,146 @@ use super::{Check, Status};
 use crate::host::{
     facts::HostFacts,
     folder::Folder,
-    freebsd::{OVERCOMMIT_NEVER, Vmm},
+    freebsd::{BhyveTools, Freebsd, OVERCOMMIT_NEVER, Vmm},
 };
 
-/// The hypervisor, and what shares a checkpoint between its guests.
-pub(super) fn vmm(vmm: &Vmm) -> [Check; 2] {
+/// The hypervisor, who may use it, and what shares a checkpoint between its guests.
+pub(super) fn vmm(freebsd: &Freebsd) -> Vec<Check> {
+    let vmm = &freebsd.vmm;
+    let loaded = vmm.max_machines.is_some();
+    let found = if loaded {
+        format!("loaded, {} machines", vmm.machines)
+    } else {
+        "not loaded".to_owned()
+    };
+    let mut checks = vec![Check::new("vmm", found, "loaded").unless(
+        loaded,
+        Status::Fail,
+        "load it: kldload vmm, and for each boot vmm_load=\"YES\" in /boot/loader.conf; if that \
+             fails, enable virtualization (VT-x with EPT, or AMD-V) in the firmware",
+    )];
+    if loaded {
+        checks.push(control(vmm, freebsd.jailed));
+    }
+    checks.push(vnode(vmm));
+    checks
+}
+
+/// The device that guests' machines are created by, and who may open it.
+fn control(vmm: &Vmm, jailed: bool) -> Check {
     let errno = vmm.control_errno.map(Errno::from_raw);
-    let found = match (vmm.max_machines, errno) {
-        (None, _) => "not loaded".to_owned(),
-        (Some(_), Some(errno)) => format!("loaded; {}: {errno}", vmm_sys::VMM_CTL_PATH),
-        (Some(_), None) => format!("loaded, {} machines", vmm.machines),
+    let found = match (vmm.control, errno) {
+        (None, errno) => errno.map_or_else(|| "not there".to_owned(), |e| e.to_string()),
+        (Some(owner), None) => owner.to_string(),
+        (Some(owner), Some(errno)) => format!("{owner}: {errno}"),
     };
-    let hint = match (vmm.max_machines, errno) {
-        (Some(_), Some(Errno::EACCES | Errno::EPERM)) => {
-            "run brood as root, or as a user who may open it"
+    let hint = match errno {
+        _ if jailed => {
+            "this jail needs allow.vmm in jail.conf(5), and a devfs(8) rule that shows vmmctl and vmm/*"
         }
-        (Some(_), _) => {
-            "a jail needs allow.vmm in jail.conf(5), and a devfs(8) rule that shows vmm's devices"
+        Some(Errno::EACCES | Errno::EPERM) => {
+            "run brood as root: nobody else may make machines that outlive their maker"
         }
-        (None, _) => {
-            "load it: kldload vmm, and for each boot vmm_load=\"YES\" in /boot/loader.conf; if \
-             that fails, enable virtualization (VT-x with EPT, or AMD-V) in the firmware"
-        }
+        _ => "a devfs(8) ruleset hides it: devfs rule add path vmmctl unhide",
     };
-    [
-        Check::new("vmm", found, "loaded").unless(
-            vmm.max_machines.is_some() && errno.is_none(),
-            Status::Fail,
-            hint,
-        ),
-        vnode(vmm),
-    ]
+    Check::new(vmm_sys::VMM_CTL_PATH, found, "readable and writable").unless(
+        errno.is_none(),
+        Status::Fail,
+        hint,
+    )
 }
 
 fn vnode(vmm: &Vmm) -> Check {
     let found = match (vmm.vnode_abi, vmm.vnode_segments) {
-        (None, _) => "not loaded".to_owned(),
+        (None, _) if vmm.vnode_installed => "installed, not loaded".to_owned(),
+        (None, _) => "not installed".to_owned(),
         (Some(abi), segments) => {
             format!("loaded, ABI {abi}, {} segments", segments.unwrap_or(0))
         }
     };
-    let hint = match vmm.vnode_abi {
-        None => {
+    let check = Check::new("vmm_vnode", found, format!("loaded, ABI {VM_VNODE_ABI}"));
+    match vmm.vnode_abi {
+        None if vmm.vnode_installed => check.unless(
+            false,
+            Status::Warn,
+            "bhyve loads it for the first guest when it is root; now: kldload vmm_vnode, and for \
+             each boot vmm_vnode_load=\"YES\" in /boot/loader.conf",
+        ),
+        None => check.unless(
+            false,
+            Status::Fail,
             "without it each guest has a copy of all its memory: tools/freebsd/kernel build, then install; \
-             then kldload vmm_vnode, and for each boot vmm_vnode_load=\"YES\" in /boot/loader.conf"
-        }
-        Some(_) => "build the module and brood from the same release",
+             then kldload vmm_vnode, and for each boot vmm_vnode_load=\"YES\" in /boot/loader.conf",
+        ),
+        Some(abi) => check.unless(
+            abi == u64::from(VM_VNODE_ABI),
+            Status::Fail,
+            "build the module and brood from the same release",
+        ),
+    }
+}
+
+/// What of bhyve is installed.
+pub(super) fn tools(tools: &BhyveTools) -> Vec<Check> {
+    let missing: Vec<&str> = tools
+        .commands
+        .iter()
+        .filter(|(_, there)| !there)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let found = if missing.is_empty() {
+        "all on PATH".to_owned()
+    } else {
+        format!("not on PATH: {}", missing.join(", "))
     };
-    Check::new("vmm_vnode", found, format!("loaded, ABI {VM_VNODE_ABI}")).unless(
-        vmm.vnode_abi == Some(VM_VNODE_ABI.into()),
-        Status::Fail,
-        hint,
-    )
+    let names: Vec<&str> = tools
+        .commands
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let built = |name: &str, known: bool| {
+        Check::new(name, if known { "known" } else { "unknown" }, "known").unless(
+            known,
+            Status::Fail,
+            "it was built without checkpoints: WITH_BHYVE_SNAPSHOT=yes in src.conf(5); \
+             tools/freebsd/kernel build does that, then install",
+        )
+    };
+    let mut checks = vec![
+        Check::new("bhyve's commands", found, names.join(", ")).unless(
+            missing.is_empty(),
+            Status::Fail,
+            "they are of the base system: have /sbin, /bin, /usr/sbin and /usr/bin in PATH",
+        ),
+        built("bhyve -r", tools.restores),
+        built("bhyvectl --suspend", tools.suspends),
+    ];
+    // vmm and vmm_vnode have checks of their own.
+    let others = tools
+        .modules
+        .iter()
+        .filter(|(name, _)| !name.starts_with("vmm"));
+    checks.extend(others.map(|(name, loaded)| {
+        let found = if *loaded { "loaded" } else { "not loaded" };
+        Check::new(name, found, "loaded").unless(
+            *loaded,
+            Status::Fail,
+            format!(
+                "load it: kldload {name}, and for each boot {name}_load=\"YES\" in /boot/loader.conf"
+            ),
+        )
+    }));
+    checks
+}
+
+/// Whether guests can be limited. It is only told: nobody has to.
+pub(super) fn racct(enabled: Option<bool>) -> Check {
+    let found = match enabled {
+        Some(true) => "1: guests can have limits (--rctl)",
+        Some(false) => "0: guests cannot have limits (--rctl)",
+        None => "not in this kernel",
+    };
+    Check::new("kern.racct.enable", found, "")
 }
 
 /// Whether the kernel refuses memory that swap could not hold; see tuning(7).
@@ -79,10 +168,18 @@ pub(super) fn overcommit(facts: &HostFacts) -> Check {
     )
 }
 
-/// ZFS keeps what is mapped in its own cache too.
-pub(super) fn checkpoint_folder(check: Check, folder: &Folder) -> Check {
+/// ZFS keeps what is mapped in its own cache too, unless it was told not to.
+pub(super) fn checkpoint_folder(
+    check: Check,
+    folder: &Folder,
+    tools: Option<&BhyveTools>,
+) -> Check {
+    let primarycache = tools.and_then(|tools| tools.primarycache.as_deref());
+    let twice = folder.filesystem == "zfs"
+        && folder.exists
+        && !matches!(primarycache, Some("metadata" | "none"));
     check.unless(
-        folder.filesystem != "zfs" || !folder.exists,
+        !twice,
         Status::Warn,
         "ZFS caches a checkpoint twice, in the ARC and as mapped pages: keep it on UFS or tmpfs, \
          or zfs set primarycache=metadata DATASET",

@@ -7,10 +7,11 @@ use super::*;
 struct MadeUp(HashMap<&'static str, Vec<u8>>);
 
 impl Kernel for MadeUp {
-    fn sysctl(&self, name: &str) -> io::Result<Vec<u8>> {
+    fn sysctl(&self, name: &str) -> io::Result<Value> {
         self.0
             .get(name)
             .cloned()
+            .map(Value::Raw)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
@@ -78,7 +79,8 @@ fn an_ordinary_host_is_read() {
     assert_eq!(host.pids_per_guest(), 1);
     let json = serde_json::to_value(&host).unwrap();
     assert_eq!(json["vmm"]["max_machines"], serde_json::Value::Null);
-    let Freebsd { vmm, processes } = host.freebsd();
+    assert_eq!((host.freebsd().racct, host.freebsd().jailed), (None, false));
+    let Freebsd { vmm, processes, .. } = host.freebsd();
     assert_eq!(vmm.control_errno, Some(Errno::ENOENT as i32));
     assert_eq!((vmm.max_machines, vmm.vnode_abi), (None, None));
     assert_eq!((processes.max, processes.existing), (34_232, 80));
@@ -93,15 +95,31 @@ fn vmm_and_its_modules_are_seen() {
     kernel.0.insert("hw.vmm.maxvmms", int(64));
     kernel.0.insert("hw.vmm.vnode.abi", int(1));
     kernel.0.insert("hw.vmm.vnode.segments", int(2));
-    let mut host = facts(&kernel, &["vmmctl", "vmm/one", "vmm/two"]).unwrap();
+    kernel.0.insert("kern.racct.enable", int(1));
+    kernel.0.insert("security.jail.jailed", int(1));
+    let devices = [
+        "vmmctl",
+        "vmm/one",
+        "vmm/two",
+        "../boot/modules/vmm_vnode.ko",
+    ];
+    let mut host = facts(&kernel, &devices).unwrap();
+    assert_eq!(
+        (host.freebsd().racct, host.freebsd().jailed),
+        (Some(true), true)
+    );
+    let owner = host.freebsd().vmm.control.unwrap();
+    assert_eq!(owner.uid, getuid().as_raw());
     assert_eq!(
         host.freebsd().vmm,
         Vmm {
             control_errno: None,
+            control: Some(owner),
             max_machines: Some(64),
             machines: 2,
             vnode_abi: Some(1),
             vnode_segments: Some(2),
+            vnode_installed: true,
         }
     );
 }

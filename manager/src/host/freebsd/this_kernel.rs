@@ -5,15 +5,15 @@ use std::{io, path::Path};
 use nix::{mount::MntFlags, sys::statfs::statfs};
 use vmm_sys::sysctl;
 
-use super::Kernel;
+use super::{Kernel, Value};
 
 /// The kernel that runs here.
 #[derive(Clone, Copy, Debug)]
 pub struct ThisKernel;
 
 impl Kernel for ThisKernel {
-    fn sysctl(&self, name: &str) -> io::Result<Vec<u8>> {
-        sysctl::read(name)
+    fn sysctl(&self, name: &str) -> io::Result<Value> {
+        sysctl::read(name).map(Value::Raw)
     }
 
     fn processes(&self, user: Option<u32>) -> io::Result<u64> {

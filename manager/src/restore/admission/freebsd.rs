@@ -14,10 +14,8 @@ const MOST_PROCESSES: u64 = 99_999;
 
 pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> Vec<Limit> {
     // Where vmm is not loaded there is no such limit to see.
-    let machines = freebsd.vmm.max_machines.map(|max| {
-        let room = max.saturating_sub(freebsd.vmm.machines);
-        machines(facts, room, freebsd.vmm.machines, demand)
-    });
+    let machines = freebsd.vmm.max_machines;
+    let machines = machines.map(|most| machines_of_user(facts, most, freebsd.vmm.machines, demand));
     let mut limits = Vec::from_iter(machines);
     limits.extend(processes(freebsd, demand));
     limits.extend(files(facts, demand));
@@ -26,17 +24,16 @@ pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> V
 }
 
 /// Each user may have so many virtual machines. Those of other users are counted as well, since
-/// the kernel tells only how many there are.
-fn machines(facts: &HostFacts, room: u64, existing: u64, demand: &Demand) -> Limit {
+/// the kernel tells only how many there are; so are those that are not brood's.
+fn machines_of_user(facts: &HostFacts, most: u64, existing: u64, demand: &Demand) -> Limit {
     Limit::new("hw.vmm.maxvmms", Unit::Machines)
-        .room(room, 0)
+        .room_beside(most, existing)
         .needs(demand.guests, 1, unborn_guests(facts, demand))
         .remedy(|needed| {
+            // Not in loader.conf: vmm sets it to 4 for each CPU when it is loaded (vmm_handler()
+            // of sys/dev/vmm/vmm_dev.c).
             let limit = needed.saturating_add(existing);
-            format!(
-                "raise it: sysctl hw.vmm.maxvmms={limit}, and for each boot \
-                 hw.vmm.maxvmms=\"{limit}\" in /boot/loader.conf"
-            )
+            format!("raise it: sysctl hw.vmm.maxvmms={limit}, and the same in /etc/sysctl.conf")
         })
 }
 

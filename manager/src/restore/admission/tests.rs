@@ -131,9 +131,8 @@ fn each_limit_of_freebsd_is_named_with_what_raises_it() {
     let cases: [(Change, &str); 7] = [
         (
             |host| host.freebsd().vmm.max_machines = Some(64),
-            "hw.vmm.maxvmms leaves 61 virtual machines for guests (1 each) and 1000 virtual machines \
-             are needed; raise it: sysctl hw.vmm.maxvmms=1003, and for each boot \
-             hw.vmm.maxvmms=\"1003\" in /boot/loader.conf, or restore at most 61 guests",
+            "hw.vmm.maxvmms is 64 and 3 exist; raise it: sysctl hw.vmm.maxvmms=1003, and the same \
+             in /etc/sysctl.conf, or restore at most 61 guests",
         ),
         (
             |host| host.freebsd().processes.max = 1500,

@@ -53,6 +53,9 @@ pub struct Limit {
     pub fixed: u64,
     /// What is left on the host now.
     pub available: u64,
+    /// What the limit is set to, and how much of that is there: where both are told in its words.
+    #[serde(skip)]
+    pub set: Option<(u64, u64)>,
     /// What of `available` is kept for others.
     pub reserve: u64,
     /// Whether `needed` is at most `available - reserve`.
@@ -72,6 +75,7 @@ impl Limit {
             per_guest: 0,
             fixed: 0,
             available: 0,
+            set: None,
             reserve: 0,
             fits: true,
             overcommittable: false,
@@ -82,6 +86,12 @@ impl Limit {
     pub(super) fn room(mut self, available: u64, reserve: u64) -> Self {
         (self.available, self.reserve) = (available, reserve);
         self
+    }
+
+    /// Room under a limit that is set to `limit`, of which `existing` are there.
+    pub(super) fn room_beside(mut self, limit: u64, existing: u64) -> Self {
+        self.set = Some((limit, existing));
+        self.room(limit.saturating_sub(existing), 0)
     }
 
     pub(super) fn needs(mut self, guests: u64, per_guest: u64, fixed: u64) -> Self {
@@ -177,6 +187,10 @@ impl Limit {
             n => format!(", or restore at most {n} {}", plural(n)),
         };
         let hint = self.hint.as_deref().unwrap_or_default();
+        if let Some((limit, existing)) = self.set {
+            let exist = if existing == 1 { "exists" } else { "exist" };
+            return format!("{name} is {limit} and {existing} {exist}; {hint}{fewer}");
+        }
         format!("{name} leaves {left} for {whom}{each} and {needed} are needed; {hint}{fewer}")
     }
 }

@@ -14,10 +14,7 @@ use std::{
 use brood::{
     density::percentiles::Percentiles,
     engine::kvm::Kvm,
-    host::{
-        facts::{HostFacts, Paths},
-        proc::ProcRoot,
-    },
+    host::Source,
     pool::{self, NewPool, Pools, Refill, Tier, Wanted},
     restore::Slots,
     state::{Policy, State},
@@ -72,13 +69,7 @@ impl Manager {
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
     ) -> Result<T, Error> {
         let dir = self.state.dir().to_owned();
-        let facts = |folder: &Path| {
-            HostFacts::read(&Paths {
-                root: ProcRoot::default(),
-                state: dir.clone(),
-                checkpoint: Some(folder.to_owned()),
-            })
-        };
+        let facts = |folder: &Path| Source::default().facts(dir.clone(), Some(folder.to_owned()));
         let mut pools = Pools {
             state: &mut self.state,
             engine: &self.engine,

@@ -1,13 +1,7 @@
 //! Where a benchmark works: a folder of its own with brood's state and the checkpoint, and what
 //! must be gone before that folder may go.
 
-use brood::{
-    density::step::Machine,
-    host::{
-        facts::{HostFacts, Paths},
-        proc::ProcRoot,
-    },
-};
+use brood::{density::step::Machine, host::Source};
 use tempfile::TempDir;
 
 use super::{Options, brood::Brood, command::Interrupt, error::Error, floor::Floor};
@@ -77,12 +71,8 @@ impl Workplace {
 
     /// Facts of this host, for the reader of a table.
     pub(crate) fn machine(&self) -> Result<Machine, Error> {
-        let paths = Paths {
-            root: ProcRoot::default(),
-            state: self.brood.state.clone(),
-            checkpoint: None,
-        };
-        Ok(Machine::of(&HostFacts::read(&paths)?))
+        let facts = Source::default().facts(self.brood.state.clone(), None)?;
+        Ok(Machine::of(&facts))
     }
 
     /// Destroys all guests and removes the folder; if guests are left, keeps it, so that they can

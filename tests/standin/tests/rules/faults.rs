@@ -34,7 +34,11 @@ const SUSPEND: [&str; 8] = [
     "suspend.meta",
     "suspend.complete",
 ];
+<<<<<<< HEAD
 const OTHERS: [&str; 19] = [
+=======
+const OTHERS: [&str; 16] = [
+>>>>>>> bhyve-host
     "suspend.connect",
     "suspend.sent",
     "suspend.destroyed",
@@ -44,6 +48,8 @@ const OTHERS: [&str; 19] = [
     "ifconfig.created",
     "ifconfig.addm",
     "ifconfig.destroy",
+    "rctl.add",
+    "rctl.added",
     "zfs.snapshot",
     "zfs.snapshotted",
     "zfs.clone",

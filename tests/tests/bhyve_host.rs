@@ -1,0 +1,304 @@
+//! The host of bhyve's guests, on a made-up machine of stand-ins: what doctor finds, what admission
+//! refuses, limits of guests, and a density run's own work. No bhyve runs here, and no figure of
+//! these tests says anything about FreeBSD.
+
+use std::{fs, process::Command};
+
+use brood::checkpoint::{BhyveGuest, BundlePath, Readiness};
+use brood_tests::{Home, Machine, Ran, Running, array, number, text, whole};
+use serde_json::Value;
+
+/// A home whose `brood` finds the machine.
+struct Lab {
+    machine: Machine,
+    home: Home,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let home = Home::bare();
+        let machine = Machine::new(home.path());
+        Self { machine, home }
+    }
+
+    fn checkpoint(&self, name: &str) -> String {
+        let path: BundlePath = self.home.named(name).path.parse().unwrap();
+        self.machine.checkpoint(&path);
+        path.to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.home.command(arguments);
+        command.envs(self.machine.environment());
+        command
+    }
+
+    fn brood(&self, arguments: &[&str]) -> Ran {
+        Running::start(self.command(arguments)).wait()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let with_json = [arguments, &["--json"]].concat();
+        self.brood(&with_json).ok().json()
+    }
+
+    /// The check of this name, whether or not the machine is ready.
+    fn check(&self, name: &str) -> Value {
+        let ran = self.brood(&["doctor", "--json", "--guests", "10"]);
+        assert!(matches!(ran.code(), Some(0 | 1)), "{}", ran.stderr);
+        let told = ran.json();
+        let mut checks = array(&told["checks"]).iter();
+        let check = checks.find(|check| check["name"] == name);
+        check.unwrap_or_else(|| panic!("{name}: {told}")).clone()
+    }
+
+    fn destroy_all(&self) {
+        let _ = self.brood(&["destroy", "--all"]).ok();
+        assert_eq!(self.machine.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn doctor_says_what_bhyve_has_and_what_to_change() {
+    let lab = Lab::new();
+    let ready = lab.brood(&["doctor", "--guests", "100"]).ok();
+    for told in [
+        "15.0-RELEASE",
+        "vmm",
+        "/dev/vmmctl",
+        "bhyve's commands",
+        "bhyve -r",
+        "bhyvectl --suspend",
+        "nmdm",
+        "hw.vmm.maxvmms",
+        "2000 virtual machines left",
+        "kern.maxproc",
+        "! vmm_vnode",
+        "bhyve loads it for the first guest when it is root; now: kldload vmm_vnode",
+        "1: guests can have limits (--rctl)",
+    ] {
+        assert!(ready.stdout.contains(told), "{told}: {}", ready.stdout);
+    }
+    assert!(!ready.stdout.contains("KVM"), "{}", ready.stdout);
+    let json = lab.json(&["doctor", "--guests", "100"]);
+    assert_eq!(json["ok"], true);
+    let facts = &json["facts"];
+    assert_eq!(facts["vmm"]["max_machines"], 2000);
+    assert_eq!(facts["processes"]["max"], 34_232);
+    assert_eq!(facts["racct"], true);
+    assert_eq!(facts["tools"]["restores"], true);
+
+    // The first guest has bhyve load the module.
+    let web = lab.checkpoint("web");
+    lab.json(&["restore", &web, "-n", "1", "--prefix", "g"]);
+    assert_eq!(lab.check("vmm_vnode")["found"], "loaded, ABI 1, 1 segments");
+    assert_eq!(lab.check("vmm")["found"], "loaded, 1 machines");
+    lab.destroy_all();
+
+    lab.machine.unload("nmdm");
+    lab.machine.install(&[]);
+    let vnode = lab.check("vmm_vnode");
+    assert_eq!(
+        (&vnode["status"], &vnode["found"]),
+        (&"fail".into(), &"not installed".into())
+    );
+    assert!(text(&vnode["hint"]).contains("tools/freebsd/kernel build"));
+    let nmdm = lab.check("nmdm");
+    assert_eq!(nmdm["status"], "fail");
+    assert!(text(&nmdm["hint"]).contains("kldload nmdm"));
+    lab.machine.boot_with("kern.racct.enable", 0);
+    assert_eq!(lab.check("kern.racct.enable")["status"], "ok");
+    let _ = lab.brood(&["doctor"]).exits(1);
+    // Without it guests are not begun, and the same command is named.
+    let _ = lab
+        .brood(&["restore", &web, "-n", "1"])
+        .exits(1)
+        .says(&["kldload nmdm", "brood doctor"]);
+}
+
+#[test]
+fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
+    let lab = Lab::new();
+    let web = lab.checkpoint("web");
+    lab.machine.run("sysctl", &["hw.vmm.maxvmms=64"]);
+    for n in 0..30 {
+        lab.machine
+            .run("bhyvectl", &[&format!("--vm=other{n}"), "--create"]);
+    }
+    let started = fs::read_to_string(lab.machine.root().join("commands")).unwrap();
+    let bhyves = |log: &str| log.lines().filter(|line| line.contains(" bhyve ")).count();
+    lab.brood(&["restore", &web, "-n", "40"]).exits(4).says(&[
+        "cannot restore 40 guests: hw.vmm.maxvmms is 64 and 30 exist; raise it: \
+         sysctl hw.vmm.maxvmms=70, and the same in /etc/sysctl.conf, or restore at most 34 guests",
+    ]);
+    let now = fs::read_to_string(lab.machine.root().join("commands")).unwrap();
+    assert_eq!(bhyves(&now), bhyves(&started), "no guest was begun");
+    assert_eq!(array(&lab.json(&["list"])).len(), 0);
+
+    let plan = lab.json(&["plan", &web]);
+    for case in ["best", "expected", "worst"] {
+        assert_eq!(plan[case]["guests"], 34, "{plan}");
+        assert_eq!(plan[case]["binds"], "hw.vmm.maxvmms", "{plan}");
+    }
+    let text = lab.brood(&["plan", &web]).ok();
+    assert!(
+        text.stdout.contains("hw.vmm.maxvmms (memory holds "),
+        "{}",
+        text.stdout
+    );
+    let check = lab.check("hw.vmm.maxvmms");
+    assert_eq!(
+        (&check["status"], &check["found"]),
+        (&"ok".into(), &"34 virtual machines left".into())
+    );
+
+    // What the hint says is enough.
+    lab.machine.run("sysctl", &["hw.vmm.maxvmms=33"]);
+    let _ = lab.brood(&["restore", &web, "-n", "4"]).exits(4);
+    lab.machine.run("sysctl", &["hw.vmm.maxvmms=34"]);
+    let report = lab.json(&["restore", &web, "-n", "4", "--prefix", "g"]);
+    assert_eq!(report["restored"], 4);
+    // brood's own count as well.
+    lab.brood(&["restore", &web, "-n", "1"])
+        .exits(4)
+        .says(&["hw.vmm.maxvmms is 34 and 34 exist"]);
+    let _ = lab.brood(&["destroy", "--all"]).ok();
+    for n in 0..30 {
+        lab.machine
+            .run("bhyvectl", &[&format!("--vm=other{n}"), "--destroy"]);
+    }
+    assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn guests_have_the_limits_that_were_asked_for_until_they_end() {
+    let lab = Lab::new();
+    let web = lab.checkpoint("web");
+    let rules = |pid: &Value| {
+        let mut own = lab.machine.limits();
+        own.retain(|rule| rule.starts_with(&format!("process:{pid}:")));
+        own.sort_unstable();
+        own
+    };
+    let report = lab.json(&[
+        "restore",
+        &web,
+        "-n",
+        "2",
+        "--prefix",
+        "g",
+        "--rctl",
+        "pcpu:deny=50",
+        "--rctl",
+        "writebps:throttle=10M,openfiles:deny=256",
+    ]);
+    for guest in array(&report["guests"]) {
+        let pid = &guest["pid"];
+        assert_eq!(
+            rules(pid),
+            [
+                format!("process:{pid}:openfiles:deny=256"),
+                format!("process:{pid}:pcpu:deny=50"),
+                format!("process:{pid}:writebps:throttle=10485760"),
+            ],
+            "{report}"
+        );
+    }
+    let _ = lab.brood(&["destroy", "g-1"]).ok();
+    assert_eq!(lab.machine.limits().len(), 3, "they went with the guest");
+    lab.destroy_all();
+
+    // Those of the configuration count where no flag says otherwise.
+    let config = lab.home.path().join("brood.toml");
+    fs::write(&config, "[bhyve]\nrctl = \"nthr:deny=64\"\n").unwrap();
+    let mut command = lab.command(&["restore", &web, "-n", "1", "--prefix", "g", "--json"]);
+    command.env("BROOD_CONFIG", &config);
+    let report = Running::start(command).wait().ok().json();
+    let pid = &report["guests"][0]["pid"];
+    assert_eq!(rules(pid), [format!("process:{pid}:nthr:deny=64")]);
+    lab.destroy_all();
+
+    let restore = |rule: &str| lab.brood(&["restore", &web, "-n", "1", "--rctl", rule]);
+    let _ = restore("cputime:deny=5").exits(2).says(&["can be denied"]);
+    let mut kvm = lab.command(&["restore", &web, "-n", "1", "--rctl", "pcpu:deny=5"]);
+    kvm.env("BROOD_ENGINE", "kvm");
+    let _ = Running::start(kvm)
+        .wait()
+        .exits(1)
+        .says(&["control groups"]);
+    // A guest that cannot be limited is not run without limits.
+    lab.machine.boot_with("kern.racct.enable", 0);
+    let _ = restore("pcpu:deny=5")
+        .exits(1)
+        .says(&["kern.racct.enable=1"]);
+    assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
+}
+
+/// The stand-in's kernel takes 85 pages for each machine: 45 in zones, 20 in page tables. That the
+/// run says so shows that it asked FreeBSD's variables, and set the right ones against each other.
+#[test]
+fn a_density_run_asks_the_freebsd_kernel_and_explains_its_answer() {
+    let lab = Lab::new();
+    let web = lab.checkpoint("web");
+    let step = lab.json(&["density", &web, "--guests", "3", "--dirty-pages", "16"]);
+    assert_eq!((whole(&step["guests"]), whole(&step["answered"])), (3, 3));
+    assert_eq!(step["engine"], "bhyve");
+    assert_eq!(step["machine"]["kernel"], "15.0-RELEASE");
+    assert_eq!(step["machine"]["cpu"], "Stand-in Processor");
+    assert_eq!(text(&step["machine"]["kvm"]), "none; vmm without vmm_vnode");
+    assert_eq!(
+        step["checkpoint_sha256_before"],
+        step["checkpoint_sha256_after"]
+    );
+    let breakdown = &step["breakdown"];
+    let pages = |value: &Value| number(value) * 256.0;
+    let near = |value: &Value, expected: f64| {
+        assert!((pages(value) - expected).abs() < 1e-6, "{expected}: {step}");
+    };
+    near(&breakdown["slab"], 45.0);
+    near(&breakdown["page_tables"], 20.0);
+    near(&breakdown["vmalloc"], 20.0);
+    let private = pages(&breakdown["guest_private"]);
+    assert!(private >= 16.0, "{step}");
+    near(&step["per_guest_mib"], 85.0 + private);
+    assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
+    let again = lab.json(&["density", &web, "--guests", "1"]);
+    assert_eq!(text(&again["machine"]["kvm"]), "none; vmm, vmm_vnode ABI 1");
+}
+
+/// Guests without an agent cannot be asked; a run counts those that are ready and live.
+#[test]
+fn a_density_run_of_guests_without_an_agent_is_not_refused() {
+    let lab = Lab::new();
+    let raw = lab.home.checkpoints().join("raw");
+    lab.machine.suspend_to(&raw);
+    let mut config = lab.machine.guest().config;
+    config.retain(|key, _| key != "pci.0.3.0.bridge");
+    let guest = BhyveGuest {
+        config,
+        agent: None,
+        readiness: Readiness::Console {
+            com: 1,
+            words: "ready name=".to_owned(),
+        },
+    };
+    let path: BundlePath = lab.home.named("mute").path.parse().unwrap();
+    lab.machine
+        .engine(&[])
+        .import(&raw, &path, guest, &|_| {})
+        .unwrap();
+    let ran = lab
+        .brood(&[
+            "density",
+            &path.to_string(),
+            "--guests",
+            "2",
+            "--dirty-pages",
+            "8",
+            "--json",
+        ])
+        .ok();
+    assert!(ran.stderr.contains("no agent"), "{}", ran.stderr);
+    assert_eq!(ran.json()["answered"], 2);
+    assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
+}
