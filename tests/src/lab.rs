@@ -77,6 +77,8 @@ impl Lab {
     pub fn failing(&self, fault: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);
         command.env("BROOD_STANDIN_FAIL", fault);
+        // So that the points of its limits are passed too.
+        command.env("BROOD_BHYVE_RCTL", "pcpu:deny=200");
         Running::start(command)
     }
 

@@ -36,12 +36,8 @@ pub use crowd::{Crowd, crowd};
 pub use daemon::{Daemon, Events, TOKEN, content_type};
 pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
-<<<<<<< HEAD
-pub use json::{array, keys, text, whole};
-pub use lab::{Lab, Peak};
-=======
 pub use json::{array, keys, number, text, whole};
->>>>>>> bhyve-host
+pub use lab::{Lab, Peak};
 pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until};

@@ -197,11 +197,7 @@ impl Machine {
         self.own(|command| {
             let name = command.split(|b| *b == 0).next().unwrap_or_default();
             let name = String::from_utf8_lossy(name);
-<<<<<<< HEAD
-            ["bhyvectl", "ifconfig", "sysctl", "kldstat", "zfs"]
-=======
-            ["bhyvectl", "ifconfig", "sysctl", "kldstat", "rctl"]
->>>>>>> bhyve-host
+            ["bhyvectl", "ifconfig", "sysctl", "kldstat", "rctl", "zfs"]
                 .iter()
                 .any(|other| name == *other || bin.join(other).to_str() == Some(&name))
         })

@@ -4,105 +4,13 @@
 use std::{fs, path::Path, time::Duration};
 
 use brood::{
-<<<<<<< HEAD
     checkpoint::{BhyveGuest, Checkpoint, Readiness},
-    engine::{
-        Engine, GuestId, Identity, Order, Outcome,
-        bhyve::{config::Variables, probe},
-    },
-};
-use brood_tests::{Lab, Running, array, keys, signal, text, until, whole};
-use nix::sys::signal::Signal;
-use serde_json::Value;
-
-=======
-    checkpoint::{BhyveGuest, BundlePath, Checkpoint, Readiness},
     engine::{Engine, GuestId, Identity, Order, Outcome, bhyve::config::Variables},
 };
-use brood_tests::{Home, Machine, Ran, Running, array, crowd, signal, text, until, whole};
+use brood_tests::{Lab, Running, array, signal, text, until, whole};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// A home whose `brood` finds the machine.
-struct Lab {
-    machine: Machine,
-    home: Home,
-}
-
-impl Lab {
-    fn new() -> Self {
-        let home = Home::bare();
-        let machine = Machine::new(home.path());
-        Self { machine, home }
-    }
-
-    /// The same, with a checkpoint.
-    fn with_checkpoint() -> (Self, BundlePath) {
-        let lab = Self::new();
-        let path = lab.bundle("web");
-        lab.machine.checkpoint(&path);
-        (lab, path)
-    }
-
-    fn bundle(&self, name: &str) -> BundlePath {
-        self.home.named(name).path.parse().unwrap()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.home.command(arguments);
-        command.envs(self.machine.environment());
-        command
-    }
-
-    fn brood(&self, arguments: &[&str]) -> Ran {
-        Running::start(self.command(arguments)).wait()
-    }
-
-    /// Runs `brood` on a machine whose commands fail as told.
-    fn failing(&self, fault: &str, arguments: &[&str]) -> Running {
-        let mut command = self.command(arguments);
-        command.env("BROOD_STANDIN_FAIL", fault);
-        // So that the points of its limits are passed too.
-        command.env("BROOD_BHYVE_RCTL", "pcpu:deny=200");
-        Running::start(command)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let with_json = [arguments, &["--json"]].concat();
-        self.brood(&with_json).ok().json()
-    }
-
-    fn ask(&self, guest: &str, request: &str) -> Value {
-        self.brood(&["ask", "--json", guest, request]).ok().json()
-    }
-
-    fn restore(&self, from: &BundlePath, guests: usize) -> Value {
-        let (from, count) = (from.to_string(), guests.to_string());
-        let report = self.json(&["restore", &from, "--guests", &count, "--prefix", "g"]);
-        assert_eq!(report["restored"], guests, "{report}");
-        report
-    }
-
-    fn list(&self) -> Vec<Value> {
-        array(&self.json(&["list"])).to_vec()
-    }
-
-    /// Nothing is left of any guest, in the state folder or on the machine.
-    fn nothing_is_left(&self) {
-        assert_eq!(self.machine.leftovers(), Vec::<String>::new());
-        let run = fs::read_dir(self.home.run_dir()).unwrap();
-        let files: Vec<PathBuf> = run.map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(files, Vec::<PathBuf>::new());
-    }
-
-    fn destroy_all(&self) {
-        let _ = self.brood(&["destroy", "--all"]).ok();
-        assert!(self.list().is_empty());
-        self.nothing_is_left();
-    }
-}
-
->>>>>>> bhyve-host
 /// Names of the files in a folder, sorted.
 fn files(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
@@ -542,43 +450,6 @@ fn a_guest_without_an_agent_is_ready_when_it_says_so_otherwise() {
         }
         lab.destroy_all();
     }
-}
-
-#[test]
-<<<<<<< HEAD
-fn the_machine_is_told_of_as_it_is() {
-    let lab = Lab::new();
-    let facts = probe(&lab.machine.host(&[]));
-    assert_eq!(facts.max_vms, Some(2000));
-    assert!(facts.commands.iter().all(|(_, there)| *there), "{facts:?}");
-    let modules: Vec<bool> = facts.modules.iter().map(|(_, there)| *there).collect();
-    assert_eq!(
-        modules,
-        [true, false, true],
-        "vmm_vnode is loaded by the first restore"
-    );
-    assert_eq!(facts.vnode_abi, None);
-    lab.machine.unload("nmdm");
-    let missing = probe(&lab.machine.host(&[])).missing().unwrap();
-    assert!(missing.contains("kldload nmdm"), "{missing}");
-    let json = serde_json::to_value(facts).unwrap();
-    assert!(keys(&json).contains(&"restores"));
-=======
-fn fifty_guests_at_once_and_none_left() {
-    // Each stand-in takes one of the 128 inotify instances that a user has by default.
-    let _turn = crowd();
-    let (lab, web) = Lab::with_checkpoint();
-    let report = lab.restore(&web, 50);
-    assert_eq!(array(&report["guests"]).len(), 50);
-    assert_eq!(lab.machine.processes().len(), 50);
-    let names: std::collections::HashSet<String> = lab
-        .list()
-        .iter()
-        .map(|guest| text(&guest["mac"]).to_owned())
-        .collect();
-    assert_eq!(names.len(), 50, "MAC addresses are each guest's own");
-    lab.destroy_all();
->>>>>>> bhyve-host
 }
 
 #[test]

@@ -47,13 +47,8 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
-<<<<<<< HEAD
-            Self::Demo(command) => command.run(),
-            Self::Import(command) => command.run(config),
-=======
             Self::Demo(command) => command.run(config),
-            Self::Import(command) => command.run(),
->>>>>>> bhyve-host
+            Self::Import(command) => command.run(config),
             Self::Inspect(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),

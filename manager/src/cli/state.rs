@@ -81,7 +81,7 @@ pub(super) struct Rebuild {
 
 impl Rebuild {
     fn run(&self, config: &Config) -> Result<ExitCode, Failure> {
-        let rebuilt = rebuild(config.state_dir()?, &*engine()?)?;
+        let rebuilt = rebuild(config.state_dir()?, &*engine(config)?)?;
         if self.json {
             json(&rebuilt);
         } else {

@@ -120,7 +120,6 @@ points! {
         "filesystem successfully created, but not mounted\n";
     ZFS_DESTROY = "zfs.destroy", "before anything is destroyed", 1,
         "cannot destroy: pool I/O is currently suspended\n";
-<<<<<<< HEAD
     ZFS_DESTROYED = "zfs.destroyed", "what was to go is destroyed", 1,
         "internal error: Input/output error\n";
     ZFS_HOLD = "zfs.hold", "before a snapshot is held", 1,
@@ -130,12 +129,10 @@ points! {
         "cannot release: pool I/O is currently suspended\n";
     ZFS_RELEASED = "zfs.released", "a hold was released", 1,
         "internal error: Input/output error\n";
-=======
     RCTL_ADD = "rctl.add", "before a rule is added", 1,
         "rctl: failed to add rule: Cannot allocate memory\n";
     RCTL_ADDED = "rctl.added", "a rule was added", 1,
         "rctl: failed to add rule: Cannot allocate memory\n";
->>>>>>> bhyve-host
     IFCONFIG_CREATE = "ifconfig.create", "before an interface is created", 1,
         "ifconfig: SIOCIFCREATE2: Cannot allocate memory\n";
     IFCONFIG_CREATED = "ifconfig.created", "an interface was created, its name not told yet", 1,

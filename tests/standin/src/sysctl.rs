@@ -20,16 +20,11 @@ enum Access {
 
 /// Name, value in a new world, and how it may be changed. Names and defaults: sys/dev/vmm/vmm_dev.c
 /// (`hw.vmm.maxvmms`, 4 for each CPU; `hw.vmm.maxcpu`), sys/net/if_tuntap.c (`net.link.tap`),
-<<<<<<< HEAD
-/// sys/kern/subr_param.c (`kern.maxproc`, which only the loader sets; the numbers are those of a
-/// host with 32 GiB), sys/vm/swap_pager.c (`vm.overcommit`), zfs(4) (`vfs.zfs.arc.max`),
-/// kmod/vmm_vnode.c (`hw.vmm.vnode`).
-const NUMBERS: [(&str, u64, Access); 15] = [
-=======
-/// sys/kern/kern_racct.c (`kern.racct.enable`: GENERIC has it off), kmod/vmm_vnode.c
-/// (`hw.vmm.vnode`). The amounts of memory, processes and files are made up.
-const NUMBERS: [(&str, u64, Access); 28] = [
->>>>>>> bhyve-host
+/// sys/kern/subr_param.c (`kern.maxproc`, which only the loader sets), sys/vm/swap_pager.c
+/// (`vm.overcommit`), zfs(4) (`vfs.zfs.arc.max`), sys/kern/kern_racct.c (`kern.racct.enable`: GENERIC
+/// has it off), kmod/vmm_vnode.c (`hw.vmm.vnode`). The amounts of memory, processes and files are
+/// made up: those of a host with 32 GiB.
+const NUMBERS: [(&str, u64, Access); 29] = [
     ("hw.ncpu", 2, Access::Read),
     ("hw.pagesize", 4096, Access::Read),
     ("hw.physmem", 34_359_738_368, Access::Read),
@@ -38,21 +33,15 @@ const NUMBERS: [(&str, u64, Access); 28] = [
     ("kern.maxfiles", 1_046_880, Access::Write),
     ("kern.maxproc", 34_232, Access::Tunable),
     ("kern.maxprocperuid", 30_808, Access::Write),
-<<<<<<< HEAD
-=======
     ("kern.openfiles", 400, Access::Read),
->>>>>>> bhyve-host
     ("kern.osreldate", 1_500_068, Access::Read),
     ("kern.racct.enable", 0, Access::Tunable),
     ("net.link.bridge.pfil_member", 1, Access::Write),
     ("net.link.tap.devfs_cloning", 1, Access::Write),
     ("net.link.tap.up_on_open", 0, Access::Write),
     ("net.link.tap.user_open", 0, Access::Write),
-<<<<<<< HEAD
-    ("vfs.zfs.arc.max", 0, Access::Write),
-    ("vm.overcommit", 0, Access::Write),
-=======
     ("security.jail.jailed", 0, Access::Read),
+    ("vfs.zfs.arc.max", 0, Access::Write),
     ("vm.overcommit", 0, Access::Write),
     ("vm.pmap.user_pt_page_count", 2_000, Access::Read),
     ("vm.stats.vm.v_free_count", 6_291_456, Access::Read),
@@ -81,7 +70,6 @@ const EACH_VM: [(&str, i64); 4] = [
     ("vm.stats.vm.v_free_count", -85),
     ("vm.stats.vm.v_wire_count", 85),
     ("vm.uma_kmem_total", 45 * 4096),
->>>>>>> bhyve-host
 ];
 
 /// Those that vmm_vnode(4) has while it is loaded.

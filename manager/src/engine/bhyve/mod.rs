@@ -250,11 +250,8 @@ impl Engine for Bhyve {
             memory: manifest.memory.size,
             guest,
             config,
-<<<<<<< HEAD
             sealed_disk: sealed_disk(manifest),
-=======
             rctl: self.rctl.clone(),
->>>>>>> bhyve-host
             lock,
             called_off: AtomicBool::new(false),
         })))

@@ -42,19 +42,13 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Has bhyve's allocator keep little for itself (jemalloc(3)): docs/freebsd-footprint.md.
 const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
-<<<<<<< HEAD
-/// Notes its own process id, then becomes bhyve. Its standard input is the lock of the restore,
-/// which so is held until the process id can be found: nobody looks for it before.
-const BECOME: &str = r#"echo $$ >"$1" && shift && exec "$@" </dev/null"#;
-=======
 /// Notes its own process id, limits itself, then becomes bhyve. Its standard input is the lock of
-/// the restore, which so is held until the process id can be found. What comes before `--` are rules
-/// of rctl(8) without their subject.
-const BECOME: &str = r#"echo $$ >"$1.new" && mv "$1.new" "$1" && shift || exit
+/// the restore, which so is held until the process id can be found: nobody looks for it before. What
+/// comes before `--` are rules of rctl(8) without their subject.
+const BECOME: &str = r#"echo $$ >"$1" && shift || exit
 while [ "$1" != -- ]; do rctl -a "process:$$:$1" </dev/null || exit; shift; done
 shift
 exec "$@" </dev/null"#;
->>>>>>> bhyve-host
 
 /// Why a guest was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -99,13 +93,10 @@ pub(super) struct Source {
     pub(super) memory: Bytes,
     pub(super) guest: BhyveGuest,
     pub(super) config: Config,
-<<<<<<< HEAD
     /// The device whose disk was sealed with the checkpoint.
     pub(super) sealed_disk: Option<String>,
-=======
     /// Limits of each guest.
     pub(super) rctl: Rctl,
->>>>>>> bhyve-host
     /// Held by all that may still be restoring.
     pub(super) lock: File,
     pub(super) called_off: AtomicBool,

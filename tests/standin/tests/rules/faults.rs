@@ -34,11 +34,7 @@ const SUSPEND: [&str; 8] = [
     "suspend.meta",
     "suspend.complete",
 ];
-<<<<<<< HEAD
-const OTHERS: [&str; 19] = [
-=======
-const OTHERS: [&str; 16] = [
->>>>>>> bhyve-host
+const OTHERS: [&str; 21] = [
     "suspend.connect",
     "suspend.sent",
     "suspend.destroyed",
