@@ -8,7 +8,7 @@ use brood::checkpoint::{
 };
 use serde_json::{Value, json};
 
-use crate::sample::{KERN, Sample, description, replace, seal};
+use crate::sample::{KERN, Sample, description, replace, seal, seal_diskless};
 
 const PAGE: usize = 4096;
 
@@ -22,13 +22,17 @@ fn pages(text: &str) -> PageList {
 
 /// A delta whose pages are filled with `byte`.
 fn delta(path: &BundlePath, parent: &BundlePath, list: &str, byte: u8) -> Result<(), Error> {
+    seal_diskless(written(path, parent, list, byte)?).map(|_| ())
+}
+
+fn written(path: &BundlePath, parent: &BundlePath, list: &str, byte: u8) -> Result<Writer, Error> {
     let list = pages(list);
     let mut writer = Writer::create_delta(path, &Checkpoint::open(parent)?, list.count())?;
     let content = vec![byte; PAGE * usize::try_from(list.count()).unwrap()];
     writer.memory().write_all_at(&content, 0).unwrap();
     writer.set_pages(list);
     writer.write_kern(KERN)?;
-    seal(writer).map(|_| ())
+    Ok(writer)
 }
 
 /// A full checkpoint and two deltas, one over the other.
@@ -174,6 +178,18 @@ fn a_chain_has_an_end() {
     flatten(&Checkpoint::open(&last).unwrap(), &full, &|_| ()).unwrap();
     delta(&over, &full, "1", 5).unwrap();
     check(&over).unwrap();
+}
+
+#[test]
+fn a_chain_with_a_disk_of_its_own_is_not_joined() {
+    let (sample, one, _) = chain();
+    let with_disk = bundle(sample.dir.path(), "disk");
+    seal(written(&with_disk, &one, "5", 3).unwrap()).unwrap();
+    let full = bundle(sample.dir.path(), "full");
+    let opened = Checkpoint::open(&with_disk).unwrap();
+    let error = flatten(&opened, &full, &|_| ()).unwrap_err();
+    assert!(matches!(error, Error::OwnDisk { .. }), "{error}");
+    assert!(!full.manifest().exists() && !full.ckp().exists());
 }
 
 #[test]

@@ -71,8 +71,21 @@ pub(crate) fn writer(path: &BundlePath) -> Result<Writer, Error> {
 }
 
 pub(crate) fn seal(writer: Writer) -> Result<Manifest, Error> {
+    seal_as(writer, description())
+}
+
+/// Seals a bundle of a guest without a disk.
+pub(crate) fn seal_diskless(writer: Writer) -> Result<Manifest, Error> {
+    let diskless = Description {
+        disks: Vec::new(),
+        ..description()
+    };
+    seal_as(writer, diskless)
+}
+
+fn seal_as(writer: Writer, description: Description) -> Result<Manifest, Error> {
     writer.seal(
-        description(),
+        description,
         "2026-01-31T12:00:00Z".parse().unwrap(),
         &|_| (),
     )
