@@ -726,3 +726,41 @@ fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
     fill(&home);
     assert_eq!(bundles(&home), Vec::<String>::new());
 }
+
+#[test]
+fn a_guest_that_came_back_and_died_comes_back_again_as_it_rested() {
+    let Some((home, _)) = pool(0, &["--lease", "36000"]) else {
+        return;
+    };
+    let claimed = claim(&home);
+    let token = text(&claimed["token"]).to_owned();
+    write_mine(&home, text(&claimed["guest"]), 7);
+    // One that never rested is gone when it dies, and its claim says so.
+    let other = claim(&home);
+    signal(home.pid(text(&other["guest"])), Signal::SIGKILL);
+    until("it to be dead", || {
+        (home.names("dead").len() == 1).then_some(())
+    });
+    let _ = home
+        .brood(&["pool", "resume", text(&other["token"])])
+        .exits(1);
+    release(&home, &other);
+
+    let _ = home.json(&["pool", "suspend", &token]);
+    let mut back = home.json(&["pool", "resume", &token]);
+    for round in 0..3 {
+        // What it has written since is lost with it.
+        write_mine(&home, text(&back["guest"]), 8 + round);
+        signal(home.pid(text(&back["guest"])), Signal::SIGKILL);
+        until("it to be dead", || {
+            (home.names("dead").len() == 1).then_some(())
+        });
+        fill(&home);
+        back = home.json(&["pool", "resume", &token]);
+        finds_mine(&home, text(&back["guest"]), 7);
+        assert!(home.names("dead").is_empty());
+    }
+    release(&home, &back);
+    fill(&home);
+    assert_eq!(bundles(&home), Vec::<String>::new());
+}

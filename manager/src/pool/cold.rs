@@ -17,6 +17,7 @@ use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
     disk::Place,
+    engine::GuestId,
     guests::{self, GuestState},
     restore::mass,
     state::{ColdRow, ColdState, Lease},
@@ -24,6 +25,8 @@ use crate::{
 
 /// How long a guest whose suspension was cut off may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// A lease that is longer than a host runs.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often a restore whose manager is gone is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
 
@@ -56,7 +59,7 @@ impl Pools<'_> {
             return Err(Error::NoSuchClaim);
         }
         // Whoever settles the pool meanwhile must not end the guest.
-        self.keep(token)?;
+        self.last(token, FOR_EVER)?;
         let suspended = match self.guests().suspend_delta(&guest, &bundle, progress) {
             Err(guests::Error::Checkpoint(checkpoint::Error::TooDeep { .. })) => {
                 self.guests().suspend(&guest, &bundle, progress)
@@ -75,10 +78,7 @@ impl Pools<'_> {
             Err(e) => {
                 if Checkpoint::open(&bundle).is_err() {
                     self.state.forget_cold(token, false)?;
-                    self.state.renew_claim(&Lease {
-                        token: token.to_owned(),
-                        lasts: Duration::from_secs(lease_s),
-                    })?;
+                    self.last(token, Duration::from_secs(lease_s))?;
                 }
                 Err(e.into())
             }
@@ -98,23 +98,15 @@ impl Pools<'_> {
         let begin = Instant::now();
         self.settle_claim(token)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
-        if let Some(id) = self.state.claimed_by(token)? {
-            // It is there already: whoever wanted this before was cut off before being told.
-            let (guest, process) = self.guests().wake(&id, timeout)?;
-            let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
-            return Ok(Claimed {
-                guest: guest.name,
-                id,
-                process,
-                token: token.to_owned(),
-                lease: lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s)),
-                tier: Tier::Hot,
-                latency: begin.elapsed(),
-            });
+        if let Some(id) = self.state.claimed_by(token)?
+            && let Some(claimed) = self.resumed(token, id, lease, timeout, begin)?
+        {
+            return Ok(claimed);
         }
         let cold = self.state.begin_resume(token)?.ok_or(Error::NoSuchClaim)?;
         match self.restore_cold(&cold, lease, begin) {
             Ok(claimed) => {
+                self.last(token, claimed.lease)?;
                 self.state.forget_cold(token, false)?;
                 Ok(claimed)
             }
@@ -123,6 +115,57 @@ impl Pools<'_> {
                 Err(e)
             }
         }
+    }
+
+    /// The guest of a claim, when it is there already: whoever wanted it before was cut off before
+    /// being told. One that has died since rests again, as what it was when it last did.
+    fn resumed(
+        &mut self,
+        token: &str,
+        id: GuestId,
+        lease: Option<Duration>,
+        timeout: Duration,
+        begin: Instant,
+    ) -> Result<Option<Claimed>, Error> {
+        let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
+        let lasts = lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s));
+        let woken = self.guests().wake(&id, timeout);
+        let error = match woken {
+            Ok((guest, process)) => {
+                self.last(token, lasts)?;
+                return Ok(Some(Claimed {
+                    guest: guest.name,
+                    id,
+                    process,
+                    token: token.to_owned(),
+                    lease: lasts,
+                    tier: Tier::Hot,
+                    latency: begin.elapsed(),
+                }));
+            }
+            Err(error) => error,
+        };
+        let guest = match self.guests().find(&id.to_string()) {
+            Ok(guest) if guest.state == GuestState::Dead => guest,
+            _ => return Err(error.into()),
+        };
+        let bundle: BundlePath = guest.row.checkpoint.parse()?;
+        let cold = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
+        let rested = bundle.name().parse::<GuestId>().ok().filter(|_| {
+            cold.absolute().is_ok_and(|cold| cold.dir() == bundle.dir())
+                && sealed(&guest.row.checkpoint)
+        });
+        let Some(rested) = rested else {
+            return Err(error.into());
+        };
+        if !self
+            .state
+            .rest_again(token, &rested, &guest.row.checkpoint)?
+        {
+            return Err(Error::NoSuchClaim);
+        }
+        self.destroy(&[id])?;
+        Ok(None)
     }
 
     fn restore_cold(
@@ -137,9 +180,10 @@ impl Pools<'_> {
         let checkpoint = Checkpoint::open(&path)?;
         mass::verify(self.state, &checkpoint, &|_| {})?;
         let facts = (self.facts)(checkpoint.path().dir())?;
+        // It begins when the guest has answered.
         let lease = Lease {
             token: cold.token.clone(),
-            lasts,
+            lasts: FOR_EVER,
         };
         let request = self.request(&pool, &checkpoint, 1, 1, Some(lease))?;
         let report = mass::restore(
@@ -185,7 +229,7 @@ impl Pools<'_> {
         for cold in self.state.all_cold()? {
             match cold.state {
                 ColdState::Cold => {}
-                ColdState::Suspending => self.settle_suspend(cold)?,
+                ColdState::Suspending => self.settle_suspend(&cold)?,
                 ColdState::Resuming => self.settle_resume(&cold)?,
             }
         }
@@ -209,7 +253,7 @@ impl Pools<'_> {
 
     /// A suspension that was cut off. A guest that still answers has gone on, and knows more than
     /// its bundle; one that does not is what the bundle holds.
-    fn settle_suspend(&mut self, cold: ColdRow) -> Result<(), Error> {
+    fn settle_suspend(&mut self, cold: &ColdRow) -> Result<(), Error> {
         let goes_on = self.guests().wake(&cold.guest, ANSWER_PATIENCE).is_ok();
         if !goes_on && sealed(&cold.bundle) {
             self.destroy(&[cold.guest])?;
@@ -228,10 +272,7 @@ impl Pools<'_> {
         }
         self.state.forget_cold(&cold.token, false)?;
         if let Some(pool) = self.state.pool(&cold.pool)? {
-            self.state.renew_claim(&Lease {
-                token: cold.token,
-                lasts: Duration::from_secs(pool.policy.lease_s),
-            })?;
+            self.last(&cold.token, Duration::from_secs(pool.policy.lease_s))?;
         }
         Ok(())
     }
@@ -248,8 +289,11 @@ impl Pools<'_> {
                 None => None,
             };
             match guest.map(|guest| (guest.state, guest)) {
-                // Its claimer was not told; the claim is good all the same.
+                // Its claimer was not told; the claim is good all the same, and lasts from now.
                 Some((GuestState::Running | GuestState::Paused, _)) => {
+                    if let Some(pool) = self.state.pool(&cold.pool)? {
+                        self.last(&cold.token, Duration::from_secs(pool.policy.lease_s))?;
+                    }
                     self.state.forget_cold(&cold.token, false)?;
                 }
                 // Its manager is gone, and so it ends soon, or is there.
@@ -336,9 +380,8 @@ impl Pools<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, token: &str) -> Result<(), Error> {
-        // Longer than a host runs.
-        let lasts = Duration::from_secs(u32::MAX.into());
+    /// Has a claim last so long from now.
+    fn last(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
         self.state.renew_claim(&Lease {
             token: token.to_owned(),
             lasts,

@@ -81,6 +81,36 @@ impl State {
         Ok(begun)
     }
 
+    /// Claimed → cold again, with the bundle that the claim's guest was restored from, which is named
+    /// after the guest that was suspended into it. `false` when there is no such claim.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn rest_again(
+        &mut self,
+        token: &str,
+        suspended: &GuestId,
+        bundle: &str,
+    ) -> Result<bool, Error> {
+        let rests = self.durably(|state| {
+            state.changed(
+                "INSERT OR REPLACE INTO cold
+                 SELECT token, pool, ?2, ?3, 'cold', ?4 FROM entry
+                 WHERE token = ?1 AND state = 'claimed'",
+                params![
+                    token,
+                    suspended.to_string(),
+                    bundle,
+                    Timestamp::now().to_string()
+                ],
+            )
+        })?;
+        if rests && let Some(cold) = self.cold(token)? {
+            self.keep_claim(&cold)?;
+        }
+        Ok(rests)
+    }
+
     /// Records a claim that is kept beside its bundle, and was lost from the record. `false` when it
     /// is recorded.
     ///

@@ -152,11 +152,6 @@ impl Scene {
         brood_tests::signal(pid, nix::sys::signal::Signal::SIGKILL);
     }
 
-    /// How many were killed so far.
-    pub(crate) fn kills(&self) -> u64 {
-        self.counts.kills.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn was_killed(&self, pid: i32) -> bool {
         lock(&self.killed).contains(&pid)
     }
