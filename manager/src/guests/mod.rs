@@ -580,10 +580,15 @@ impl Guests<'_> {
 /// Waits until a guest that was told to stop has done so.
 fn stopped(process: Process) -> bool {
     let begin = Instant::now();
-    while process.state() == ProcessState::Running && begin.elapsed() < STOP_PATIENCE {
-        thread::sleep(Duration::from_micros(200));
+    loop {
+        // One look decides: that of a traced process changes back and forth.
+        match process.state() {
+            ProcessState::Stopped => return true,
+            ProcessState::Gone => return false,
+            ProcessState::Running if begin.elapsed() > STOP_PATIENCE => return false,
+            ProcessState::Running => thread::sleep(Duration::from_micros(200)),
+        }
     }
-    process.state() == ProcessState::Stopped
 }
 
 /// Whether the checkpoint at `path` is `bundle` or, as far as it can be read, a delta over it.
