@@ -48,6 +48,12 @@ impl Daemon {
         Self::with(home, &[], environment, None)
     }
 
+    /// What it has written to its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.running.said()
+    }
+
     /// Starts one that listens on a port, too.
     ///
     /// # Panics

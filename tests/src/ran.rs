@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io::{Read, Seek},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::{
+        fs::FileExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -79,6 +82,21 @@ impl Running {
             number.unwrap_or(0_u64)
         };
         (value("VmHWM:") << 10, value("Threads:"))
+    }
+
+    /// What it has said on standard error so far.
+    ///
+    /// # Panics
+    /// When that cannot be read.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let length = self.stderr.metadata().expect("a file").len();
+        let mut bytes = vec![0; usize::try_from(length).expect("a short file")];
+        // At a place, for its own place is where the child goes on.
+        self.stderr
+            .read_exact_at(&mut bytes, 0)
+            .expect("what was written");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Whether it has ended.

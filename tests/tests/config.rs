@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use brood_tests::{Demo, Home, Running, array, keys, text, until, whole};
+use brood_tests::{Daemon, Demo, Home, Running, array, keys, text, until, whole};
+use nix::sys::signal::Signal;
+use reqwest::Method;
 
 /// Writes a configuration file; returns its path.
 fn file(home: &Home, content: &str) -> String {
@@ -190,4 +192,57 @@ fn pools_become_what_the_configuration_has() {
     for name in ["a", "b", "c"] {
         let _ = home.brood(&["pool", "remove", name]).ok();
     }
+}
+
+#[test]
+fn a_daemon_reads_it_again_at_sighup() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let path = home.path().join("brood.toml");
+    let write = |text: &str| fs::write(&path, text).unwrap();
+    let pool = |hot: u32| {
+        format!(
+            "[[pool]]\nname = 'a'\ncheckpoint = '{}'\nhot = {hot}\n",
+            demo.path
+        )
+    };
+    write("");
+    let file = path.to_str().expect("plain letters");
+    let daemon = Daemon::with_environment(&home, &[("BROOD_CONFIG", file)]);
+    let told = |words: &str| {
+        until(words, || daemon.log().contains(words).then_some(()));
+    };
+    write(&pool(2));
+    daemon.signal(Signal::SIGHUP);
+    until("the pool to be made and filled", || {
+        let pools = daemon.get("/api/v1/pools");
+        (pools[0]["entries"]["hot"] == 2).then_some(())
+    });
+    write(&format!(
+        "[serve]\nlog_level = 'debug'\nsocket_mode = '0660'\n{}",
+        pool(1)
+    ));
+    daemon.signal(Signal::SIGHUP);
+    until("the pool to be changed", || {
+        (daemon.get("/api/v1/pools/a")["entries"]["hot"] == 1).then_some(())
+    });
+    told("start the daemon again for serve.socket_mode");
+
+    // A mistake is told, and changes nothing.
+    write(&pool(1).replace("hot", "hott"));
+    daemon.signal(Signal::SIGHUP);
+    told("the configuration is not used");
+    told("hott");
+    assert_eq!(daemon.get("/api/v1/pools/a")["hot"], 1);
+    // Pools that are not named stay.
+    write("");
+    daemon.signal(Signal::SIGHUP);
+    until("it to be read again", || {
+        let reads = daemon.log().matches("was read again").count();
+        (reads == 3).then_some(())
+    });
+    assert_eq!(daemon.get("/api/v1/pools/a")["entries"]["hot"], 1);
+    let _ = daemon.send(Method::DELETE, "/api/v1/pools/a", 204);
+    daemon.signal(Signal::SIGTERM);
+    let _ = daemon.wait().ok();
 }

@@ -1,19 +1,13 @@
 //! The daemon is killed before each step that it takes, one after the other: each system call by
 //! which it changes something that is not its own memory. Whatever it was at, the next daemon brings
 //! it to an end, and what was acknowledged stands.
-//!
-//! All steps take minutes; without `BROOD_EVERY_STEP=1` every few of them are tried, others each
-//! time.
 
-use std::{
-    env,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use brood_tests::{Call, Daemon, Demo, Home, Random, Then, Tracer, text, until, whole};
+use brood_tests::{Call, Daemon, Demo, Home, Then, Tracer, text, until, whole};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -166,26 +160,14 @@ impl Scene {
     }
 }
 
-/// The steps to try, from the first: all, or every few.
-fn steps(random: &mut Random) -> impl Iterator<Item = u64> {
-    let every = env::var_os("BROOD_EVERY_STEP").is_some_and(|value| value == "1");
-    let (first, stride) = if every {
-        (1, 1)
-    } else {
-        (1 + random.below(3), 3)
-    };
-    (0..).map(move |n| first + n * stride)
-}
-
 #[test]
 fn a_claim_is_killed_at_each_step() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let mut random = Random::seeded();
     let claim = Asked::new(Method::POST, "/pools/p/claims", json!({}));
     let mut told = Vec::new();
-    for nth in steps(&mut random) {
+    for nth in 1.. {
         let before = scene.claims();
         let kills = scene.killed.len();
         let answer = scene.ask_and_kill(&claim, nth);
@@ -224,8 +206,7 @@ fn a_release_is_killed_at_each_step() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let mut random = Random::seeded();
-    for nth in steps(&mut random) {
+    for nth in 1.. {
         let (token, _) = scene.token();
         let release = Asked::new(Method::DELETE, &format!("/claims/{token}"), Value::Null);
         let kills = scene.killed.len();
@@ -246,7 +227,6 @@ fn a_suspension_is_killed_at_each_step() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let mut random = Random::seeded();
     let (token, mut guest) = scene.token();
     let suspend = Asked::new(
         Method::POST,
@@ -254,7 +234,7 @@ fn a_suspension_is_killed_at_each_step() {
         Value::Null,
     );
     let resume = format!("/api/v1/claims/{token}/resume");
-    for nth in steps(&mut random) {
+    for nth in 1.. {
         scene.mark(&guest, nth);
         let kills = scene.killed.len();
         let answer = scene.ask_and_kill(&suspend, nth);
@@ -283,11 +263,10 @@ fn a_resumption_is_killed_at_each_step() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let mut random = Random::seeded();
     let (token, mut guest) = scene.token();
     let suspend = format!("/api/v1/claims/{token}/suspend");
     let resume = Asked::new(Method::POST, &format!("/claims/{token}/resume"), json!({}));
-    for nth in steps(&mut random) {
+    for nth in 1.. {
         scene.mark(&guest, nth);
         scene.daemon().send(Method::POST, &suspend, 200);
         let kills = scene.killed.len();
@@ -312,11 +291,10 @@ fn the_making_and_removal_of_a_pool_are_killed_at_each_step() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let mut random = Random::seeded();
     let remove = Asked::new(Method::DELETE, "/pools/p", Value::Null);
     let pool = json!({ "name": "p", "checkpoint": scene.demo.path, "hot": HOT, "lease_s": 3600 });
     let make = Asked::new(Method::POST, "/pools", pool);
-    for nth in steps(&mut random) {
+    for nth in 1.. {
         let kills = scene.killed.len();
         let _ = scene.ask_and_kill(&remove, nth);
         let again = scene.daemon().request(Method::DELETE, &remove.path).send();

@@ -21,6 +21,7 @@ mod openapi;
 mod page;
 pub(crate) mod pools;
 pub(crate) mod problem;
+mod reload;
 mod request;
 pub(crate) mod resting;
 pub(crate) mod restores;
@@ -47,6 +48,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use error::Error;
 pub use openapi::document;
+pub use reload::{Reload, Reloaded};
 pub use serve::{Config, Listen, serve};
 
 use events::Events;

@@ -22,8 +22,9 @@ use tokio::{
 };
 
 use super::{
-    App, Error, Parts, events::Events, keeper, metrics::Metrics, request::Token, router,
-    sample::Sampler, socket::Place, under_way::UnderWay, watch as watcher, workers::Workers,
+    App, Error, Parts, events::Events, keeper, metrics::Metrics, reload::Reload, request::Token,
+    router, sample::Sampler, socket::Place, under_way::UnderWay, watch as watcher,
+    workers::Workers,
 };
 use crate::{engine::bhyve::Rctl, state::State};
 
@@ -66,12 +67,12 @@ pub struct Listen {
     pub token_file: PathBuf,
 }
 
-/// Serves until SIGTERM or SIGINT, or until another daemon has taken over; then answers what was
+/// Serves until SIGTERM or SIGINT, reading the configuration again at SIGHUP, or until another daemon has taken over; then answers what was
 /// asked before, and returns. A second signal ends the process at once.
 ///
 /// # Errors
 /// When the state cannot be opened, or no socket be made.
-pub fn serve(config: Config) -> Result<(), Error> {
+pub fn serve(config: Config, reload: &Reload) -> Result<(), Error> {
     let token = config.listen.as_ref().map(token).transpose()?;
     // Opened once here, so that a folder that cannot be used is told at once.
     drop(State::open(&config.state)?);
@@ -83,19 +84,20 @@ pub fn serve(config: Config) -> Result<(), Error> {
             action: "start threads",
             source,
         })?;
-    runtime.block_on(run(config, token))
+    runtime.block_on(run(config, token, reload))
 }
 
-async fn run(config: Config, token: Option<Token>) -> Result<(), Error> {
+async fn run(config: Config, token: Option<Token>, reload: &Reload) -> Result<(), Error> {
     let signals = |kind| {
         signal(kind).map_err(|source| Error::Start {
             action: "wait for signals",
             source,
         })
     };
-    let (mut term, mut int) = (
+    let (mut term, mut int, mut hup) = (
         signals(SignalKind::terminate())?,
         signals(SignalKind::interrupt())?,
+        signals(SignalKind::hangup())?,
     );
     let app = App(Arc::new(Parts {
         workers: Arc::new(Workers::new(&config.state, &config.rctl)?),
@@ -133,11 +135,15 @@ async fn run(config: Config, token: Option<Token>) -> Result<(), Error> {
         tokio::spawn(serving.into_future())
     });
 
-    tokio::select! {
-        _ = term.recv() => tracing::info!("told to end: draining"),
-        _ = int.recv() => tracing::info!("told to end: draining"),
-        () = replaced(&place) => tracing::info!("another daemon has taken over: draining"),
-    }
+    let why = loop {
+        tokio::select! {
+            _ = term.recv() => break "told to end",
+            _ = int.recv() => break "told to end",
+            () = replaced(&place) => break "another daemon has taken over",
+            _ = hup.recv() => drop(tokio::spawn(app.clone().reload(Arc::clone(reload)))),
+        }
+    };
+    tracing::info!("{why}: draining");
     app.stop.store(true, Ordering::Relaxed);
     app.draining.send_replace(true);
     place.give_back();

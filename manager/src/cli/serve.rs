@@ -1,13 +1,15 @@
 //! `brood serve`
 
-use std::{ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::{
-    api::{self, Listen},
+    api::{self, Listen, Reload, Reloaded},
     config::{Config, LogFormat, LogLevel, Sources},
 };
 
@@ -15,7 +17,8 @@ use crate::{
 ///
 /// The daemon keeps nothing of its own: it can be killed or replaced at any time, and guests live
 /// on. A second daemon on the same state folder takes over from the first. SIGTERM lets it answer
-/// what it was asked before.
+/// what it was asked before. SIGHUP has it read the configuration again: the level of its log, and
+/// the pools, which are made and changed as by `brood pool apply`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -59,9 +62,9 @@ impl Serve {
         }
         let config = Config::load(&sources)?;
         let serve = &config.serve;
-        start_log(serve.log_format.value, serve.log_level.value);
+        let set_level = start_log(serve.log_format.value, serve.log_level.value);
         let listen = serve.listen.as_ref().zip(serve.token_file.as_ref());
-        api::serve(api::Config {
+        let serving = api::Config {
             state: config.state_dir()?.to_owned(),
             socket: config.socket()?,
             socket_mode: serve.socket_mode.value.0,
@@ -70,28 +73,82 @@ impl Serve {
                 address: address.value,
                 token_file: token_file.value.to_path_buf(),
             }),
-            rctl: config.bhyve.rctl.value,
-        })?;
+            rctl: config.bhyve.rctl.value.clone(),
+        };
+        let reload: Reload = Arc::new(move || {
+            let now = Config::load(&sources).map_err(|e| e.to_string())?;
+            set_level(now.serve.log_level.value);
+            Ok(Reloaded {
+                later: later(&config, &now),
+                pools: now.pools,
+            })
+        });
+        api::serve(serving, &reload)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Starts the log. `RUST_LOG` says more exactly than the configuration what is in it.
-fn start_log(format: LogFormat, level: LogLevel) {
-    let level = match level {
+/// Settings of the daemon that are others now, and that it has for as long as it runs.
+fn later(then: &Config, now: &Config) -> Vec<String> {
+    let kept = |key: &str| {
+        ["serve.", "state.", "bhyve."]
+            .iter()
+            .any(|section| key.starts_with(section))
+            && key != "serve.log_level"
+    };
+    let before = then.shown();
+    now.shown()
+        .into_iter()
+        .filter(|setting| kept(setting.key))
+        .filter(|setting| {
+            let was = before.iter().find(|before| before.key == setting.key);
+            was.is_none_or(|was| was.value != setting.value)
+        })
+        .map(|setting| setting.key.to_owned())
+        .collect()
+}
+
+/// Starts the log; returns what changes its level. `RUST_LOG` says more exactly than the
+/// configuration what is in it, and stays.
+fn start_log(format: LogFormat, level: LogLevel) -> Box<dyn Fn(LogLevel) + Send + Sync> {
+    let name = |level| match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let exact = EnvFilter::try_from_default_env().ok();
+    let fixed = exact.is_some();
+    let filter = exact.unwrap_or_else(|| EnvFilter::new(name(level)));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false);
+    let changed = move |level| (!fixed).then(|| EnvFilter::new(name(level)));
+    // It fails only when the log is gone, and then there is nobody to tell.
     match format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => {
+            let log = log
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| {
+                if let Some(filter) = changed(level) {
+                    let _ = handle.reload(filter);
+                }
+            })
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| {
+                if let Some(filter) = changed(level) {
+                    let _ = handle.reload(filter);
+                }
+            })
+        }
     }
 }
