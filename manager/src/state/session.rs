@@ -144,8 +144,14 @@ impl State {
     /// Ends those who restore under this lock, if their manager is gone. Guests that have answered
     /// live on; of those that had not, nothing is left.
     pub(crate) fn end_orphans(&self, name: &str) {
-        for nursery in orphans(&self.run_dir().join(name)) {
+        let path = self.run_dir().join(name);
+        for nursery in orphans(&path) {
+            // One that was stopped right after its birth does not end with its nursery.
+            let restoring = fs::metadata(&path).map(|lock| nursery.children_with(&lock));
             let _ = nursery.signal(Signal::SIGKILL);
+            for guest in restoring.unwrap_or_default() {
+                let _ = guest.signal(Signal::SIGKILL);
+            }
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     time::Duration,
 };
 
@@ -37,6 +40,31 @@ pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {
     };
     let start_time = fields.nth(18)?.parse().ok()?;
     Some((state, start_time))
+}
+
+/// Children of a process that have this file open.
+pub(super) fn children_with(parent: i32, file: &fs::Metadata) -> Vec<Process> {
+    let same = |entry: fs::DirEntry| {
+        let open = fs::metadata(entry.path());
+        open.is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .filter(|pid| {
+            let open = fs::read_dir(format!("/proc/{pid}/fd"));
+            open.into_iter().flatten().flatten().any(same)
+        })
+        .filter_map(Process::with_pid)
+        .collect()
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let rest = text.get(text.iter().rposition(|b| *b == b')')? + 2..)?;
+    let rest = std::str::from_utf8(rest).ok()?;
+    rest.split(' ').nth(1)?.parse().ok()
 }
 
 pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {

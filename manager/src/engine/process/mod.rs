@@ -56,6 +56,11 @@ impl Process {
         }
     }
 
+    /// Its children that have this file open.
+    pub(crate) fn children_with(&self, file: &std::fs::Metadata) -> Vec<Self> {
+        system::children_with(self.pid, file)
+    }
+
     /// Sends a signal to this very process; `false` when it is gone.
     ///
     /// # Errors
