@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and how it ends.
 
 mod checkpoint;
+mod claims;
 mod completions;
 mod config;
 pub(crate) mod daemon;

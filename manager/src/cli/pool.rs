@@ -3,8 +3,6 @@
 use std::{
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::{Duration, Instant},
 };
 
 use clap::{Args, Subcommand};
@@ -12,9 +10,9 @@ use serde_json::json;
 
 use super::{
     Failure,
+    claims::{Claim, Release, Renew, Resume, Suspend},
     daemon::{by_daemon, daemon, done},
     failure::{INTERRUPTED, SOME},
-    guests::seconds,
     output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
     policy::Limits,
     progress::Shown,
@@ -22,15 +20,13 @@ use super::{
 };
 use crate::{
     api::{
-        claims::{Claim as Claimed, Claiming},
         events::RestoreEvent,
         pools::{Changing, FilledPool, Filling, Making},
-        resting::ResumingClaim,
     },
     checkpoint::BundlePath,
     client::{self, Client, Watch},
     config::Config,
-    pool::{self, NewPool, Pool, Pools, Refill, Wanted},
+    pool::{self, NewPool, Pool, Pools, Refill},
     restore::{Slots, job::cores, mass::Event},
     units::Bytes,
 };
@@ -96,11 +92,8 @@ impl Command {
     }
 }
 
-/// How long a claim waits for the daemon that takes over from one that ends.
-const GLANCE: Duration = Duration::from_millis(20);
-
 /// Runs something on the pools of the state folder.
-fn with_pools<T>(
+pub(super) fn with_pools<T>(
     config: &Config,
     run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -538,258 +531,6 @@ fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> E
         ExitCode::from(SOME)
     } else {
         ExitCode::FAILURE
-    }
-}
-
-/// Takes a guest: the oldest hot one, or one that is restored now. It has answered when this
-/// returns.
-///
-/// The claim ends when it is released, when its lease is over and was not renewed, or with its
-/// guest. Exits with 4 when there is no room for one more guest.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  brood pool claim web
-  brood pool claim web --lease 3600 --wait 10 --json")]
-pub(super) struct Claim {
-    /// The pool
-    pool: String,
-    /// How long the claim lasts when it is not renewed, in seconds [default: the pool's]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    lease: Option<u32>,
-    /// How long to wait for room when there is none, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    wait: u32,
-    /// How long the guest may take to answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
-    /// Print a JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl Claim {
-    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let begin = Instant::now();
-        let wait = Duration::from_secs(self.wait.into());
-        while let Some(client) = daemon(config) {
-            let left = wait.saturating_sub(begin.elapsed());
-            let claiming = Claiming {
-                lease_s: self.lease,
-                wait_s: left.as_secs_f64(),
-                timeout_s: Some(self.timeout),
-            };
-            let claim = match client.claim(&self.pool, &claiming) {
-                // A daemon that ends keeps nobody waiting; the one that takes over may.
-                Err(client::Error::Problem(problem))
-                    if problem.is_for_want_of_room() && begin.elapsed() < wait =>
-                {
-                    thread::sleep(GLANCE);
-                    continue;
-                }
-                claim => done(claim)?,
-            };
-            match claim {
-                Some(claim) => {
-                    print_claim(&claim, self.json);
-                    return Ok(ExitCode::SUCCESS);
-                }
-                None => break,
-            }
-        }
-        let wanted = Wanted {
-            lease: self.lease.map(|s| Duration::from_secs(s.into())),
-            timeout: Duration::from_secs_f64(self.timeout),
-            wait: wait.saturating_sub(begin.elapsed()),
-            place: None,
-        };
-        let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
-        print_claim(&claimed.into(), self.json);
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn print_claim(claim: &Claimed, as_json: bool) {
-    if as_json {
-        json(claim);
-        return;
-    }
-    line(format_args!(
-        "{} is yours for {} s ({}; it answered after {:.2} ms)",
-        claim.guest,
-        claim.lease_s,
-        claim.tier.name(),
-        claim.claim_ms
-    ));
-    line(format_args!("token: {}", claim.token));
-    line(format_args!(
-        "next: brood ask {} ping, brood pool release {}",
-        claim.guest, claim.token
-    ));
-}
-
-/// Lets a claim last so long from now
-#[derive(Debug, Args)]
-pub(super) struct Renew {
-    /// What `brood pool claim` printed
-    token: String,
-    /// How long, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    lease: u32,
-    /// Print a JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl Renew {
-    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let lasts = Duration::from_secs(self.lease.into());
-        let renewed = by_daemon(config, |daemon| daemon.renew(&self.token, self.lease))?;
-        if renewed.is_none() {
-            with_pools(config, |pools| Ok(pools.renew(&self.token, lasts)?))?;
-        }
-        if self.json {
-            json(&json!({ "lease_s": self.lease }));
-        } else {
-            line(format_args!("it is yours for {} s from now", self.lease));
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Lets a claim rest: only the pages that its guest has to itself are written to disk, and the guest
-/// ends. The claim lasts until it is released, through a reboot too
-#[derive(Debug, Args)]
-pub(super) struct Suspend {
-    /// What `brood pool claim` printed
-    token: String,
-    /// Print a JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl Suspend {
-    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let rested = by_daemon(config, |daemon| daemon.suspend_claim(&self.token))?;
-        let (guest, written) = match rested {
-            Some(rested) => (rested.guest, rested.written_bytes),
-            None => {
-                let bar = bytes_bar(self.json);
-                bar.set_message("sealing");
-                let manifest = with_pools(config, |pools| {
-                    Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
-                })?;
-                bar.finish_and_clear();
-                (manifest.guest, manifest.files.ckp.size)
-            }
-        };
-        if self.json {
-            json(&json!({ "guest": guest, "written_bytes": written.0 }));
-        } else {
-            line(format_args!(
-                "{guest} rests: {written} of memory written; next: brood pool resume {}",
-                self.token
-            ));
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Restores the guest of a claim that rests; it has answered when this returns
-#[derive(Debug, Args)]
-pub(super) struct Resume {
-    /// What `brood pool claim` printed
-    token: String,
-    /// How long the claim lasts when it is not renewed, in seconds [default: the pool's]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    lease: Option<u32>,
-    /// How long the guest may take to answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
-    /// Print a JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl Resume {
-    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let resuming = ResumingClaim {
-            lease_s: self.lease,
-            wait_s: 0.0,
-            timeout_s: Some(self.timeout),
-        };
-        let claim = match by_daemon(config, |daemon| daemon.resume_claim(&self.token, &resuming))? {
-            Some(claim) => claim,
-            None => {
-                let lease = self.lease.map(|s| Duration::from_secs(s.into()));
-                let timeout = Duration::from_secs_f64(self.timeout);
-                let claimed = with_pools(config, |pools| {
-                    Ok(pools.resume(&self.token, lease, timeout)?)
-                })?;
-                claimed.into()
-            }
-        };
-        print_claim(&claim, self.json);
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Gives guests back; they are gone when this returns
-#[derive(Debug, Args)]
-pub(super) struct Release {
-    /// What `brood pool claim` printed
-    #[arg(required = true)]
-    token: Vec<String>,
-    /// Print a JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl Release {
-    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let mut failures = Vec::new();
-        let mut client = daemon(config);
-        // Those that the daemon has begun nothing with.
-        let mut left = Vec::new();
-        for token in &self.token {
-            let released = match &client {
-                Some(client) => done(client.release(token)),
-                None => Ok(None),
-            };
-            match released {
-                Ok(Some(())) => {}
-                Ok(None) => {
-                    client = None;
-                    left.push(token);
-                }
-                Err(failure) => failures.push(failure),
-            }
-        }
-        if !left.is_empty() {
-            with_pools(config, |pools| {
-                for token in left {
-                    if let Err(e) = pools.release(token) {
-                        failures.push(Failure::from(e));
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        let released = self.token.len() - failures.len();
-        if self.json {
-            let errors: Vec<_> = failures.iter().map(ToString::to_string).collect();
-            json(&json!({ "released": released, "errors": errors }));
-        } else {
-            line(format_args!("{released} released"));
-        }
-        for failure in &failures {
-            failure.print(false);
-        }
-        Ok(match (released, failures.len()) {
-            (_, 0) => ExitCode::SUCCESS,
-            (0, _) => ExitCode::FAILURE,
-            _ => ExitCode::from(SOME),
-        })
     }
 }
 
