@@ -1,9 +1,12 @@
 //! The nursery and its spares, killed or stopped at the moments that matter: nothing waits for what
 //! will never come.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use brood_tests::{
@@ -41,7 +44,7 @@ fn want(daemon: &Daemon, hot: u64) {
 }
 
 /// Orders one guest after the other until it has happened what was waited for; returns how many
-/// there should be. The daemon may start another nursery while the one that stands by is in use.
+/// there should be.
 fn order_until(daemon: &Daemon, happened: &AtomicBool) -> u64 {
     let happened = || happened.load(Ordering::Relaxed);
     for hot in 2.. {
@@ -163,6 +166,27 @@ fn a_guest_that_outlives_its_nursery_untold_is_not_there_twice() {
         guests.all(|g| g.pid != guest.pid).then_some(())
     });
     assert_eq!(home.list().len() as u64, hot);
+    daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
+}
+
+#[test]
+fn whoever_looks_at_a_pool_does_not_take_its_nursery() {
+    let Some((home, daemon)) = standing_by() else {
+        return;
+    };
+    let stood = home.nurseries();
+    thread::scope(|scope| {
+        let look = || (0..300).for_each(|_| drop(daemon.get("/api/v1/pools")));
+        let looking = [(); 3].map(|()| scope.spawn(look));
+        for hot in (2..40).take_while(|_| !looking.iter().all(|l| l.is_finished())) {
+            want(&daemon, hot);
+            until_hot(&daemon, hot);
+        }
+    });
+    let pids = |nurseries: Vec<Proc>| nurseries.iter().map(|n| n.pid).collect::<Vec<_>>();
+    let stood = pids(stood);
+    assert_eq!(stood.len(), 1);
+    assert_eq!(pids(home.nurseries()), stood);
     daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
 }
 

@@ -35,7 +35,7 @@ impl Manager {
             state: &mut self.state,
             engine: &self.engine,
             facts: &facts,
-            standing: &mut self.standing,
+            standing: &self.standing,
         })
     }
 

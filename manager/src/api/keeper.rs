@@ -54,8 +54,6 @@ pub(super) async fn keep(app: App) {
 /// What the keeper knows of pools.
 #[derive(Debug, Default)]
 struct Kept {
-    /// All that were there when it last looked.
-    names: BTreeSet<String>,
     /// Those that could not be filled, and when.
     resting: HashMap<String, Instant>,
     /// How fast each may be filled.
@@ -65,12 +63,13 @@ struct Kept {
 impl App {
     /// Brings each pool to what it should be, as far as that can be.
     fn keep_all(&self, kept: &mut Kept) -> Result<(), Problem> {
+        let stood = self.workers.standing().names();
         let pools = self.workers.call(|state, _| state.pools())?;
         let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
-        for gone in kept.names.difference(&names) {
-            self.workers.end_standing(gone);
-            kept.paces.remove(gone);
+        for gone in stood.iter().filter(|name| !names.contains(*name)) {
+            self.workers.standing().end(gone);
         }
+        kept.paces.retain(|name, _| names.contains(name));
         kept.resting.retain(|_, since| since.elapsed() < REST);
         for pool in &pools {
             let name = &pool.name;
@@ -85,7 +84,6 @@ impl App {
                 kept.resting.insert(name.clone(), Instant::now());
             }
         }
-        kept.names = names;
         Ok(())
     }
 

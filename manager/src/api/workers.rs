@@ -30,7 +30,7 @@ pub(super) struct Workers {
     engine: Box<dyn Engine>,
     idle: Mutex<Vec<Opened>>,
     /// Nurseries of pools, warm from one restore to the next.
-    standing: Mutex<Slots>,
+    standing: Slots,
 }
 
 /// A state, and the database file that it was opened from.
@@ -60,7 +60,7 @@ impl Workers {
             dir: dir.to_owned(),
             engine: engine::choose(Path::new(THIS_PROGRAM), rctl)?,
             idle: Mutex::default(),
-            standing: Mutex::default(),
+            standing: Slots::default(),
         })
     }
 
@@ -101,28 +101,24 @@ impl Workers {
         result
     }
 
-    /// The same, on pools. One call at a time has the warm nurseries; another does not wait for
-    /// them, and starts its own if it restores anything.
+    /// The same, on pools.
     pub(super) fn pools<T>(
         &self,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
     ) -> Result<T, pool::Error> {
-        let mut warm = self.standing.try_lock().ok();
-        let mut cold = Slots::default();
         self.call(|state, engine| {
             work(&mut Pools {
                 state,
                 engine,
                 facts: &|folder| self.facts(Some(folder.to_owned())),
-                standing: warm.as_deref_mut().unwrap_or(&mut cold),
+                standing: &self.standing,
             })
         })
     }
 
-    /// Ends the nursery that is kept warm for a pool that is not there any more.
-    pub(super) fn end_standing(&self, pool: &str) {
-        let standing = self.standing.lock();
-        standing.unwrap_or_else(PoisonError::into_inner).end(pool);
+    /// Nurseries of pools, warm.
+    pub(super) fn standing(&self) -> &Slots {
+        &self.standing
     }
 
     /// Facts of this host.

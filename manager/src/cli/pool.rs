@@ -103,7 +103,7 @@ pub(super) fn with_pools<T>(
         state: &mut state,
         engine: &*engine,
         facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
-        standing: &mut Slots::default(),
+        standing: &Slots::default(),
     })
 }
 

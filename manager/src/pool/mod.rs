@@ -119,7 +119,7 @@ pub struct Pools<'a> {
     /// What the host can hold.
     pub facts: ReadFacts<'a>,
     /// Nurseries of pools, warm. Whoever claims once has none; whoever lives long keeps them.
-    pub standing: &'a mut Slots,
+    pub standing: &'a Slots,
 }
 
 impl Pools<'_> {

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Slot,
+    Slot, Slots,
     admission::{self, Verdict},
     disks,
     reserve::reserve,
@@ -212,7 +212,8 @@ pub fn restore(
     cancelled: &AtomicBool,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Report, Error> {
-    let slot = &mut Slot::default();
+    let slots = Slots::default();
+    let slot = slots.named("");
     restore_by(
         slot, state, engine, facts, checkpoint, request, cancelled, observe,
     )
@@ -227,7 +228,7 @@ pub fn restore(
     reason = "what a restore needs, and the session that it can have"
 )]
 pub fn restore_by(
-    slot: &mut Slot,
+    slot: Slot<'_>,
     state: &mut State,
     engine: &dyn Engine,
     facts: &HostFacts,

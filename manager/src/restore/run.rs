@@ -283,7 +283,7 @@ impl Run<'_> {
         mut self,
         begin: Instant,
         result: Result<(), Error>,
-        slot: &mut Slot,
+        slot: Slot<'_>,
     ) -> Result<Report, Error> {
         self.record()?;
         if result.is_err() {

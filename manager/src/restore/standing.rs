@@ -2,7 +2,12 @@
 //! guests ready to take an order, so that a guest costs what a guest costs and no start of a
 //! process. Whoever keeps one has a checkpoint's memory mapped and its file open.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     checkpoint::{Checkpoint, FileStamp},
@@ -28,18 +33,57 @@ impl Standing {
     }
 }
 
-/// Room for one session that stands by.
-#[derive(Debug, Default)]
-pub struct Slot(Option<Standing>);
+/// Sessions that stand by, one for each name of what they are kept for. Shared by threads: whoever
+/// takes one has it alone, and another who comes meanwhile begins his own.
+#[derive(Default)]
+pub struct Slots(Mutex<HashMap<String, Standing>>);
 
-impl Slot {
+impl Slots {
+    /// The slot of this name.
+    #[must_use]
+    pub fn named<'a>(&'a self, name: &'a str) -> Slot<'a> {
+        Slot { slots: self, name }
+    }
+
+    /// Names of what a session is kept for.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.all().keys().cloned().collect()
+    }
+
+    /// Ends a session that is not needed any more.
+    pub fn end(&self, name: &str) {
+        let ended = self.all().remove(name);
+        drop(ended);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Standing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.all().keys()).finish()
+    }
+}
+
+/// Room for one session that stands by.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'a> {
+    slots: &'a Slots,
+    name: &'a str,
+}
+
+impl Slot<'_> {
     /// Takes the session out, if it restores this; ends it, if it restores something else.
     pub(super) fn take(
-        &mut self,
+        self,
         checkpoint: &Checkpoint,
         park_after: Option<Duration>,
     ) -> Option<Standing> {
-        let mut standing = self.0.take().filter(|s| s.fits(checkpoint, park_after))?;
+        let standing = self.slots.all().remove(self.name);
+        let mut standing = standing.filter(|s| s.fits(checkpoint, park_after))?;
         // What it tells of guests that ended since is nobody's concern any more. One that broke
         // down meanwhile is found out here.
         loop {
@@ -51,29 +95,9 @@ impl Slot {
         }
     }
 
-    pub(super) fn put(&mut self, standing: Standing) {
-        self.0 = Some(standing);
-    }
-}
-
-/// Sessions that stand by, by the name of what they are kept for.
-#[derive(Default)]
-pub struct Slots(HashMap<String, Slot>);
-
-impl Slots {
-    /// The slot of this name.
-    pub fn named(&mut self, name: &str) -> &mut Slot {
-        self.0.entry(name.to_owned()).or_default()
-    }
-
-    /// Ends a session that is not needed any more.
-    pub fn end(&mut self, name: &str) {
-        self.0.remove(name);
-    }
-}
-
-impl fmt::Debug for Slots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+    /// Keeps a session. Of two the later one stays: it restores what is there now.
+    pub(super) fn put(self, standing: Standing) {
+        let ended = self.slots.all().insert(self.name.to_owned(), standing);
+        drop(ended);
     }
 }

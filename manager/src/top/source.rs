@@ -125,7 +125,7 @@ impl Source {
             state,
             engine: &**engine,
             facts: &facts,
-            standing: &mut Slots::default(),
+            standing: &Slots::default(),
         };
         Ok((views, pools.list()?))
     }

@@ -74,7 +74,7 @@ impl Manager {
             state: &mut self.state,
             engine: &self.engine,
             facts: &facts,
-            standing: &mut self.standing,
+            standing: &self.standing,
         };
         Ok(work(&mut pools)?)
     }
