@@ -1,6 +1,5 @@
 //! Claims whose guest is suspended: what it was lies in a bundle, and only the record says whose it
-//! is. So unlike all else that is recorded it must survive the host's end: each step here is on the
-//! disk before it is taken (`synchronous=FULL`).
+//! is. So unlike all else that is recorded it must survive the host's end.
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
@@ -64,14 +63,12 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn begin_cold(&mut self, token: &str, bundle: &str) -> Result<bool, Error> {
-        let begun = self.durably(|state| {
-            state.changed(
-                "INSERT OR REPLACE INTO cold
-                 SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
-                 WHERE token = ?1 AND state = 'claimed'",
-                params![token, bundle, Timestamp::now().to_string()],
-            )
-        })?;
+        let begun = self.changed(
+            "INSERT OR REPLACE INTO cold
+             SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
+             WHERE token = ?1 AND state = 'claimed'",
+            params![token, bundle, Timestamp::now().to_string()],
+        )?;
         if begun && let Some(cold) = self.cold(token)? {
             self.keep_claim(&cold).inspect_err(|_| {
                 // Else whoever settles claims finds out that it was not suspended.
@@ -92,19 +89,17 @@ impl State {
         suspended: &GuestId,
         bundle: &str,
     ) -> Result<bool, Error> {
-        let rests = self.durably(|state| {
-            state.changed(
-                "INSERT OR REPLACE INTO cold
-                 SELECT token, pool, ?2, ?3, 'cold', ?4 FROM entry
-                 WHERE token = ?1 AND state = 'claimed'",
-                params![
-                    token,
-                    suspended.to_string(),
-                    bundle,
-                    Timestamp::now().to_string()
-                ],
-            )
-        })?;
+        let rests = self.changed(
+            "INSERT OR REPLACE INTO cold
+             SELECT token, pool, ?2, ?3, 'cold', ?4 FROM entry
+             WHERE token = ?1 AND state = 'claimed'",
+            params![
+                token,
+                suspended.to_string(),
+                bundle,
+                Timestamp::now().to_string()
+            ],
+        )?;
         if rests && let Some(cold) = self.cold(token)? {
             self.keep_claim(&cold)?;
         }
@@ -117,18 +112,16 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub(crate) fn recall_cold(&mut self, kept: &KeptClaim) -> Result<bool, Error> {
-        self.durably(|state| {
-            state.changed(
-                "INSERT OR IGNORE INTO cold VALUES (?1, ?2, ?3, ?4, 'cold', ?5)",
-                params![
-                    kept.token,
-                    kept.pool,
-                    kept.guest,
-                    kept.bundle,
-                    kept.created_at
-                ],
-            )
-        })
+        self.changed(
+            "INSERT OR IGNORE INTO cold VALUES (?1, ?2, ?3, ?4, 'cold', ?5)",
+            params![
+                kept.token,
+                kept.pool,
+                kept.guest,
+                kept.bundle,
+                kept.created_at
+            ],
+        )
     }
 
     /// Suspending → cold, or resuming → cold.
@@ -141,9 +134,7 @@ impl State {
         {
             self.keep_claim(&cold)?;
         }
-        self.durably(|state| {
-            state.changed("UPDATE cold SET state = 'cold' WHERE token = ?1", [token])
-        })
+        self.changed("UPDATE cold SET state = 'cold' WHERE token = ?1", [token])
     }
 
     /// Cold → resuming, by one of any number who want it; `None` when it is not cold.
@@ -151,12 +142,10 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn begin_resume(&mut self, token: &str) -> Result<Option<ColdRow>, Error> {
-        let taken = self.durably(|state| {
-            state.changed(
-                "UPDATE cold SET state = 'resuming' WHERE token = ?1 AND state = 'cold'",
-                [token],
-            )
-        })?;
+        let taken = self.changed(
+            "UPDATE cold SET state = 'resuming' WHERE token = ?1 AND state = 'cold'",
+            [token],
+        )?;
         if taken { self.cold(token) } else { Ok(None) }
     }
 
@@ -171,12 +160,10 @@ impl State {
         {
             self.unkeep_claim(&cold.guest)?;
         }
-        self.durably(|state| {
-            state.changed(
-                "DELETE FROM cold WHERE token = ?1 AND (state = 'cold' OR NOT ?2)",
-                params![token, only_cold],
-            )
-        })
+        self.changed(
+            "DELETE FROM cold WHERE token = ?1 AND (state = 'cold' OR NOT ?2)",
+            params![token, only_cold],
+        )
     }
 
     /// The suspended claim with this token.
@@ -207,20 +194,6 @@ impl State {
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(|e| self.database_error(e))
-    }
-
-    /// Makes a change that is on the disk when this returns.
-    fn durably<T>(&mut self, change: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
-        let set = |state: &Self, mode| {
-            state
-                .database
-                .pragma_update(None, "synchronous", mode)
-                .map_err(|e| state.database_error(e))
-        };
-        set(self, "FULL")?;
-        let changed = change(self);
-        set(self, "NORMAL")?;
-        changed
     }
 }
 

@@ -15,13 +15,11 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn note_disk_place(&self, place: &Place) -> Result<(), Error> {
-        self.database
-            .execute(
-                "INSERT OR IGNORE INTO disk_place VALUES (?1)",
-                [place.to_string()],
-            )
-            .map(|_| ())
-            .map_err(|e| self.database_error(e))
+        self.changed(
+            "INSERT OR IGNORE INTO disk_place VALUES (?1)",
+            [place.to_string()],
+        )
+        .map(|_| ())
     }
 
     /// Places in which disks or snapshots may lie.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{OptionalExtension, Row, TransactionBehavior, params, types::Type};
+use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::Serialize;
 
 use super::{Error, Membership, State, pools::since_boot};
@@ -99,6 +99,12 @@ impl State {
     /// # Errors
     /// When the database cannot be read.
     pub fn guests(&self) -> Result<Vec<GuestRow>, Error> {
+        let mut rows = self.unsorted_guests()?;
+        rows.sort_by_cached_key(|row| natural(&row.name));
+        Ok(rows)
+    }
+
+    fn unsorted_guests(&self) -> Result<Vec<GuestRow>, Error> {
         let read = || {
             let mut statement = self
                 .database
@@ -106,9 +112,7 @@ impl State {
             let rows = statement.query_map([], from_row)?;
             rows.collect::<Result<Vec<_>, _>>()
         };
-        let mut rows = read().map_err(|e| self.database_error(e))?;
-        rows.sort_by_cached_key(|row| natural(&row.name));
-        Ok(rows)
+        read().map_err(|e| self.database_error(e))
     }
 
     /// Whether any guest is recorded as ordered and not seen to answer.
@@ -149,77 +153,58 @@ impl State {
             &mut dyn FnMut(&NewGuest<'_>) -> Result<(), Error>,
         ) -> Result<T, E>,
     ) -> Result<T, E> {
-        let path = self.path();
-        let failed = |source| Error::database(&path, source);
-        let boot = self.boot_id.clone();
-        let transaction = self
-            .database
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed)?;
-        let rows: Vec<GuestRow> = {
-            let mut statement = transaction
-                .prepare(&format!("SELECT {COLUMNS} FROM guest"))
-                .map_err(failed)?;
-            let rows = statement.query_map([], from_row).map_err(failed)?;
-            rows.collect::<Result<_, _>>().map_err(failed)?
+        self.at_once(|state| {
+            let rows = state.unsorted_guests()?;
+            decide(&rows, &mut |new| state.add(new))
+        })
+    }
+
+    fn add(&self, new: &NewGuest<'_>) -> Result<(), Error> {
+        let id = new.order.id.to_string();
+        let identity = &new.order.identity;
+        self.changed(
+            "INSERT INTO guest (id, name, checkpoint, sha256, memory, allowance, generation, \
+             mac, session, boot, created_at, state, disk) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12)",
+            params![
+                id,
+                identity.name,
+                new.checkpoint,
+                new.sha256,
+                signed(new.memory.0),
+                signed(new.allowance.0),
+                hex(&identity.generation, ""),
+                hex(&identity.mac, ":"),
+                new.session,
+                self.boot_id,
+                new.created_at,
+                new.disk
+            ],
+        )?;
+        let Some(membership) = new.membership else {
+            return Ok(());
         };
-        let value = {
-            let mut insert = transaction
-                .prepare(
-                    "INSERT INTO guest (id, name, checkpoint, sha256, memory, allowance, generation, \
-                     mac, session, boot, created_at, state, disk) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12)",
-                )
-                .map_err(failed)?;
-            let mut join = transaction
-                .prepare(
-                    "INSERT INTO entry (guest, pool, state, token, expires, since)
-                     SELECT ?1, name, ?3, ?4, ?5, ?6 FROM pool WHERE name = ?2
-                     AND ifnull(min(ifnull(most, ?7), ifnull(?7, most))
-                                > (SELECT count(*) FROM entry WHERE pool = ?2), true)",
-                )
-                .map_err(failed)?;
-            let mut add = |new: &NewGuest<'_>| {
-                let identity = &new.order.identity;
-                insert
-                    .execute(params![
-                        new.order.id.to_string(),
-                        identity.name,
-                        new.checkpoint,
-                        new.sha256,
-                        signed(new.memory.0),
-                        signed(new.allowance.0),
-                        hex(&identity.generation, ""),
-                        hex(&identity.mac, ":"),
-                        new.session,
-                        boot,
-                        new.created_at,
-                        new.disk
-                    ])
-                    .map_err(failed)?;
-                if let Some(membership) = new.membership {
-                    let claim = membership.claim.as_ref();
-                    let joined = join
-                        .execute(params![
-                            new.order.id.to_string(),
-                            membership.pool,
-                            membership.first_state(),
-                            claim.map(|lease| &lease.token),
-                            claim.map(super::Lease::expires),
-                            since_boot(),
-                            membership.room.map(signed)
-                        ])
-                        .map_err(failed)?;
-                    if joined == 0 {
-                        return Err(Error::PoolFull(membership.pool.clone()));
-                    }
-                }
-                Ok(())
-            };
-            decide(&rows, &mut add)?
-        };
-        transaction.commit().map_err(failed)?;
-        Ok(value)
+        let claim = membership.claim.as_ref();
+        let joined = self.changed(
+            "INSERT INTO entry (guest, pool, state, token, expires, since)
+             SELECT ?1, name, ?3, ?4, ?5, ?6 FROM pool WHERE name = ?2
+             AND ifnull(min(ifnull(most, ?7), ifnull(?7, most))
+                        > (SELECT count(*) FROM entry WHERE pool = ?2), true)",
+            params![
+                id,
+                membership.pool,
+                membership.first_state(),
+                claim.map(|lease| &lease.token),
+                claim.map(super::Lease::expires),
+                since_boot(),
+                membership.room.map(signed)
+            ],
+        )?;
+        if joined {
+            Ok(())
+        } else {
+            Err(Error::PoolFull(membership.pool.clone()))
+        }
     }
 
     /// Records a guest that lives and is not recorded, as after the database was lost. It gets its
@@ -237,7 +222,7 @@ impl State {
     ) -> Result<(), Error> {
         let now = jiff::Timestamp::now().to_string();
         let insert = |name: &str| {
-            self.database.execute(
+            self.changed(
                 "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, allowance, \
                  generation, mac, session, boot, created_at, state, pid, start_time, disk) \
                  VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9, ?10)",
@@ -257,14 +242,10 @@ impl State {
         };
         // Nothing inserted: the name is taken, or somebody has recorded the guest meanwhile, and
         // then the second try changes nothing either.
-        let inserted = insert(&described.name).and_then(|n| {
-            if n == 0 {
-                insert(&id.to_string())
-            } else {
-                Ok(n)
-            }
-        });
-        inserted.map(|_| ()).map_err(|e| self.database_error(e))
+        if !insert(&described.name)? {
+            insert(&id.to_string())?;
+        }
+        Ok(())
     }
 
     /// Records a guest that was found again, as it was recorded before.
@@ -272,33 +253,31 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub(crate) fn recall_guest(&mut self, row: &GuestRow) -> Result<(), Error> {
-        self.database
-            .execute(
-                &format!(
-                    "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
+        self.changed(
+            &format!(
+                "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
                      ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
-                ),
-                params![
-                    row.id.to_string(),
-                    row.name,
-                    row.checkpoint,
-                    row.sha256,
-                    signed(row.memory.0),
-                    signed(row.allowance.0),
-                    row.generation,
-                    row.mac,
-                    row.session,
-                    row.created_at,
-                    row.state.name(),
-                    row.process.map(|process| process.pid),
-                    row.process.map(|process| signed(process.start_time)),
-                    row.reason,
-                    row.boot,
-                    row.disk
-                ],
-            )
-            .map(|_| ())
-            .map_err(|e| self.database_error(e))
+            ),
+            params![
+                row.id.to_string(),
+                row.name,
+                row.checkpoint,
+                row.sha256,
+                signed(row.memory.0),
+                signed(row.allowance.0),
+                row.generation,
+                row.mac,
+                row.session,
+                row.created_at,
+                row.state.name(),
+                row.process.map(|process| process.pid),
+                row.process.map(|process| signed(process.start_time)),
+                row.reason,
+                row.boot,
+                row.disk
+            ],
+        )
+        .map(|_| ())
     }
 
     /// Records that these guests have answered.
@@ -306,7 +285,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
-        self.update_each(
+        self.change_each(
             "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3 WHERE id = ?1",
             guests
                 .iter()
@@ -319,7 +298,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn record_dead(&mut self, guests: &[(GuestId, String)]) -> Result<(), Error> {
-        self.update_each(
+        self.change_each(
             "UPDATE guest SET state = 'dead', reason = ?2 WHERE id = ?1",
             guests
                 .iter()
@@ -332,34 +311,10 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn remove_guests(&mut self, guests: &[GuestId]) -> Result<(), Error> {
-        self.update_each(
+        self.change_each(
             "DELETE FROM guest WHERE id = ?1",
             guests.iter().map(|id| (id.to_string(),)),
         )
-    }
-
-    pub(super) fn update_each<P: rusqlite::Params>(
-        &mut self,
-        statement: &str,
-        each: impl ExactSizeIterator<Item = P>,
-    ) -> Result<(), Error> {
-        if each.len() == 0 {
-            return Ok(());
-        }
-        let update = || {
-            let transaction = self
-                .database
-                .transaction_with_behavior(TransactionBehavior::Immediate)?;
-            {
-                let mut prepared = transaction.prepare_cached(statement)?;
-                for parameters in each {
-                    prepared.execute(parameters)?;
-                }
-            }
-            transaction.commit()
-        };
-        let result = update();
-        result.map_err(|e| self.database_error(e))
     }
 
     /// Whether a recorded guest may still come to life: its restore goes on.

@@ -51,19 +51,17 @@ impl State {
     /// When the database cannot be written.
     pub fn note_measured(&self, sha256: &str, measured: &Measured) -> Result<(), Error> {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.database
-            .execute(
-                "INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![
-                    sha256,
-                    signed(measured.guests),
-                    signed(measured.overhead.0),
-                    signed(measured.pristine_private.0),
-                    signed(measured.expected_private.0),
-                    measured.at
-                ],
-            )
-            .map(|_| ())
-            .map_err(|e| self.database_error(e))
+        self.changed(
+            "INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                sha256,
+                signed(measured.guests),
+                signed(measured.overhead.0),
+                signed(measured.pristine_private.0),
+                signed(measured.expected_private.0),
+                measured.at
+            ],
+        )
+        .map(|_| ())
     }
 }

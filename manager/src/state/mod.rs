@@ -12,10 +12,12 @@
 //! STATE/run/ID.lock       held while a restore runs
 //! ```
 
+mod change;
 mod cold;
 mod damage;
 mod disks;
 mod guests;
+mod journal;
 mod keepsake;
 mod measured;
 mod policy;
@@ -46,6 +48,8 @@ pub(crate) use rebuild::Rebuild;
 pub(crate) use salvage::{Salvage, SavedEntry};
 pub use session::SessionLock;
 pub use waiting::Place;
+
+use journal::Journal;
 
 use crate::host::boot;
 
@@ -176,6 +180,7 @@ fn no_room(path: &Path) -> String {
 pub struct State {
     dir: PathBuf,
     database: Connection,
+    journal: Journal,
     boot_id: String,
 }
 
@@ -218,9 +223,20 @@ impl State {
             })?;
         damage::check_files(dir)?;
         let database = schema::open(&dir.join(DATABASE), || damage::check_new(dir))?;
+        Self::with(dir, database)
+    }
+
+    fn with(dir: &Path, database: Connection) -> Result<Self, Error> {
+        let path = PathBuf::from(database.path().unwrap_or_default());
+        let journal = Journal::of(&path).map_err(|source| Error::Io {
+            action: "open",
+            path: Journal::path(&path),
+            source,
+        })?;
         Ok(Self {
             dir: dir.to_owned(),
             database,
+            journal,
             boot_id: boot::id().unwrap_or_default(),
         })
     }

@@ -5,11 +5,11 @@
 //! commands that want the same entry one gets it.
 //!
 //! Guests end with the host's boot, and so do their entries; leases are counted on the clock that
-//! begins with it. So a transition that a power cut takes away was about nothing that is left.
+//! begins with it.
 
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params, types::Type};
+use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -246,7 +246,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn mark_hot(&mut self, guests: &[GuestId]) -> Result<(), Error> {
-        self.update_each(
+        self.change_each(
             "UPDATE entry SET state = 'hot' WHERE guest = ?1 AND state = 'filling'",
             guests.iter().map(|id| (id.to_string(),)),
         )
@@ -263,7 +263,7 @@ impl State {
         lease: &Lease,
         place: Option<Place>,
     ) -> Result<Option<GuestId>, Error> {
-        self.one_guest(
+        self.changed_guest(
             "UPDATE entry SET state = 'claimed', token = ?2, expires = ?3 WHERE guest =
              (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' ORDER BY rowid LIMIT 1)
              AND NOT EXISTS (SELECT 1 FROM waiting WHERE pool = ?1 AND ticket < ?4)
@@ -277,7 +277,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn release_claim(&self, token: &str) -> Result<Option<GuestId>, Error> {
-        self.one_guest(
+        self.changed_guest(
             "UPDATE entry SET state = 'releasing' WHERE token = ?1 AND state IN ('claimed', 'releasing')
              RETURNING guest",
             [token],
@@ -289,7 +289,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn expire_claim(&self, pool: &str) -> Result<Option<GuestId>, Error> {
-        self.one_guest(
+        self.changed_guest(
             "UPDATE entry SET state = 'releasing' WHERE guest =
              (SELECT guest FROM entry WHERE pool = ?1 AND state = 'claimed' AND expires <= ?2
               LIMIT 1)
@@ -314,7 +314,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn evict_hot(&self, pool: &str) -> Result<Option<GuestId>, Error> {
-        self.one_guest(
+        self.changed_guest(
             "UPDATE entry SET state = 'releasing' WHERE guest =
              (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' ORDER BY rowid LIMIT 1)
              RETURNING guest",
@@ -328,7 +328,7 @@ impl State {
     /// When the database cannot be written.
     pub fn evict_aged(&self, pool: &str, age: Duration) -> Result<Option<GuestId>, Error> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        self.one_guest(
+        self.changed_guest(
             "UPDATE entry SET state = 'releasing' WHERE guest =
              (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' AND since <= ?2
               ORDER BY rowid LIMIT 1)
@@ -342,10 +342,15 @@ impl State {
     /// # Errors
     /// When the database cannot be read.
     pub fn claimed_by(&self, token: &str) -> Result<Option<GuestId>, Error> {
-        self.one_guest(
-            "SELECT guest FROM entry WHERE token = ?1 AND state = 'claimed' AND expires > ?2",
-            params![token, since_boot()],
-        )
+        self.database
+            .prepare_cached(
+                "SELECT guest FROM entry WHERE token = ?1 AND state = 'claimed' AND expires > ?2",
+            )
+            .and_then(|mut statement| {
+                statement.query_row(params![token, since_boot()], |row| guest_id(row, 0))
+            })
+            .optional()
+            .map_err(|e| self.database_error(e))
     }
 
     /// Lets a lease last so long from now; `false` when it is over or nobody's.
@@ -378,45 +383,6 @@ impl State {
                 since_boot()
             ],
         )
-    }
-
-    /// Makes several changes as one.
-    fn at_once<T>(&self, change: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
-        let transaction =
-            Transaction::new_unchecked(&self.database, TransactionBehavior::Immediate)
-                .map_err(|e| self.database_error(e))?;
-        let changed = change(self)?;
-        transaction.commit().map_err(|e| self.database_error(e))?;
-        Ok(changed)
-    }
-
-    pub(super) fn changed(
-        &self,
-        statement: &str,
-        with: impl rusqlite::Params,
-    ) -> Result<bool, Error> {
-        self.database
-            .prepare_cached(statement)
-            .and_then(|mut prepared| prepared.execute(with))
-            .map(|rows| rows > 0)
-            .map_err(|e| self.database_error(e))
-    }
-
-    pub(super) fn one_guest(
-        &self,
-        statement: &str,
-        with: impl rusqlite::Params,
-    ) -> Result<Option<GuestId>, Error> {
-        self.database
-            .prepare_cached(statement)
-            .and_then(|mut prepared| {
-                let mut rows = prepared.query(with)?;
-                let found = rows.next()?.map(|row| guest_id(row, 0)).transpose()?;
-                // Run to its end: only then the change is committed.
-                while rows.next()?.is_some() {}
-                Ok(found)
-            })
-            .map_err(|e| self.database_error(e))
     }
 }
 

@@ -11,8 +11,6 @@ use std::{
 use jiff::Timestamp;
 
 use super::{DATABASE, Error, Salvage, State, damage::UNFINISHED, schema};
-use crate::host::boot;
-
 /// A database that is being made.
 #[derive(Debug)]
 pub(crate) struct Rebuild {
@@ -39,14 +37,8 @@ impl Rebuild {
         File::create(&unfinished).map_err(failed("write", &unfinished))?;
         let aside = keep_aside(dir)?;
         let database = schema::open(&unfinished, || Ok(()))?;
-        Ok(Self {
-            state: State {
-                dir: dir.to_owned(),
-                database,
-                boot_id: boot::id().unwrap_or_default(),
-            },
-            aside,
-        })
+        let state = State::with(dir, database)?;
+        Ok(Self { state, aside })
     }
 
     /// What can still be read of the damaged one.

@@ -134,8 +134,6 @@ pub(super) fn open(
         });
     }
     if found < known {
-        // What is recorded speaks of processes: none of them survives what a lost page of the
-        // journal would take (a host crash), so NORMAL loses nothing that matters.
         to_write_ahead_log(&database).map_err(failed)?;
         let transaction = database
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -150,6 +148,7 @@ pub(super) fn open(
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }
+    // What a commit leaves to be brought to the disk is for `Journal` to bring there.
     database
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;

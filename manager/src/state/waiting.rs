@@ -18,20 +18,12 @@ impl State {
     /// When the database cannot be written.
     pub fn wait_in_line(&self, pool: &str, waiter: Process, wait_ms: u64) -> Result<Place, Error> {
         let until = since_boot().saturating_add_unsigned(wait_ms);
-        self.database
-            .prepare_cached(
-                "INSERT INTO waiting (pool, pid, start_time, until) VALUES (?1, ?2, ?3, ?4)",
-            )
-            .and_then(|mut statement| {
-                statement.insert(params![
-                    pool,
-                    waiter.pid,
-                    waiter.start_time.cast_signed(),
-                    until
-                ])
-            })
-            .map(Place)
-            .map_err(|e| self.database_error(e))
+        let start_time = waiter.start_time.cast_signed();
+        self.added(
+            "INSERT INTO waiting (pool, pid, start_time, until) VALUES (?1, ?2, ?3, ?4)",
+            params![pool, waiter.pid, start_time, until],
+        )
+        .map(Place)
     }
 
     /// Gives a place up.

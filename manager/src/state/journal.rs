@@ -1,0 +1,116 @@
+//! The database's journal, its write-ahead log, brought to the disk for many changes at once.
+//!
+//! SQLite itself would do that (`synchronous=FULL`) under its lock, for one change after the other.
+//! Here threads of a process make their changes one after the other, and then wait together: one of
+//! them has the system write out what all of them have changed until then.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A database's journal, open.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    changes: Arc<Changes>,
+}
+
+/// What this process has changed in one database.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Whose turn it is to change something. SQLite has whoever finds its lock held sleep and try
+    /// again, so of fifty who come at once most would sleep while nobody writes.
+    turn: Mutex<()>,
+    made: AtomicU64,
+    /// How many of them are on the disk.
+    kept: Mutex<u64>,
+}
+
+/// By device and inode of the journal.
+static OPEN: Mutex<BTreeMap<(u64, u64), Weak<Changes>>> = Mutex::new(BTreeMap::new());
+
+impl Journal {
+    /// The journal of this database, which a connection has open.
+    pub(super) fn of(database: &Path) -> io::Result<Self> {
+        let file = File::open(Self::path(database))?;
+        let metadata = file.metadata()?;
+        let mut open = lock(&OPEN);
+        open.retain(|_, changes| changes.strong_count() > 0);
+        let known = open.entry((metadata.dev(), metadata.ino())).or_default();
+        let changes = known.upgrade().unwrap_or_default();
+        *known = Arc::downgrade(&changes);
+        Ok(Self { file, changes })
+    }
+
+    /// Where the journal of a database is.
+    pub(super) fn path(database: &Path) -> PathBuf {
+        PathBuf::from(format!("{}-wal", database.display()))
+    }
+
+    /// Makes a change when it is this thread's turn. When this returns, it is on the disk.
+    /// `change` says whether it changed anything.
+    pub(super) fn keep<T, E>(
+        &self,
+        change: impl FnOnce() -> Result<(T, bool), E>,
+        failed: impl FnOnce(io::Error) -> E,
+    ) -> Result<T, E> {
+        let turn = lock(&self.changes.turn);
+        let (value, changed) = change()?;
+        if changed {
+            let this = self.changes.made.fetch_add(1, Ordering::Relaxed) + 1;
+            drop(turn);
+            self.sync(this).map_err(failed)?;
+        }
+        Ok(value)
+    }
+
+    fn sync(&self, this: u64) -> io::Result<()> {
+        let mut kept = lock(&self.changes.kept);
+        if *kept < this {
+            let made = self.changes.made.load(Ordering::Relaxed);
+            self.file.sync_data()?;
+            *kept = made;
+        }
+        Ok(())
+    }
+}
+
+/// What a panic leaves is as good: nothing here is changed halfway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_threads_change_at_once_is_all_kept_and_what_failed_is_not_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("database");
+        std::fs::write(Journal::path(&database), "").unwrap();
+        let change = |of: u64| {
+            let journal = Journal::of(&database).unwrap();
+            for n in 0..50 {
+                let made = journal.keep(|| Ok((n, n % 2 == 0)), |e| e);
+                assert_eq!(made.unwrap(), n);
+                let failed = journal.keep(|| Err::<((), _), _>(io::ErrorKind::Other), |e| e.kind());
+                assert_eq!(failed, Err(io::ErrorKind::Other), "{of}");
+            }
+        };
+        let one = Journal::of(&database).unwrap();
+        thread::scope(|scope| (0..8).for_each(|of| drop(scope.spawn(move || change(of)))));
+        assert_eq!(one.changes.made.load(Ordering::Relaxed), 8 * 25);
+        assert_eq!(*lock(&one.changes.kept), 8 * 25);
+    }
+}
