@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, ScopedJoinHandle},
 };
 
 use brood_tests::{
@@ -178,7 +178,7 @@ fn whoever_looks_at_a_pool_does_not_take_its_nursery() {
     thread::scope(|scope| {
         let look = || (0..300).for_each(|_| drop(daemon.get("/api/v1/pools")));
         let looking = [(); 3].map(|()| scope.spawn(look));
-        for hot in (2..40).take_while(|_| !looking.iter().all(|l| l.is_finished())) {
+        for hot in (2..40).take_while(|_| !looking.iter().all(ScopedJoinHandle::is_finished)) {
             want(&daemon, hot);
             until_hot(&daemon, hot);
         }
