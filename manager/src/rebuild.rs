@@ -7,21 +7,22 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 use serde::Serialize;
 
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint},
     disk::Place,
-    engine::{Engine, ProcessState, random},
+    engine::{Engine, ProcessState},
     guests::{self, GuestState, Guests},
-    state::{self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State},
+    state::{
+        self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, lock, new_token,
+    },
 };
 
 /// What there is of it now.
@@ -66,14 +67,9 @@ pub enum Error {
     /// A bundle.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// A lock, or the system's randomness.
-    #[error("cannot {action}: {source}")]
-    Io {
-        /// What was tried.
-        action: String,
-        /// Why it failed.
-        source: io::Error,
-    },
+    /// The system's source of randomness.
+    #[error("cannot make a token: {0}")]
+    Randomness(io::Error),
 }
 
 impl Error {
@@ -84,7 +80,7 @@ impl Error {
             Self::State(e) => e.hint(),
             Self::Guests(e) => e.hint(),
             Self::Checkpoint(e) => e.hint(),
-            Self::Io { .. } => None,
+            Self::Randomness(_) => None,
         }
     }
 }
@@ -95,8 +91,8 @@ impl Error {
 /// # Errors
 /// [`state::Error::Whole`] when the database is not damaged; when the folder cannot be written.
 pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
-    let _pools = lock(dir, "pools.lock")?;
-    let _claims = lock(dir, "cold.lock")?;
+    let _pools = lock::take(dir, lock::POOLS, FlockArg::LockExclusive)?;
+    let _claims = lock::take(dir, lock::COLD, FlockArg::LockExclusive)?;
     let mut rebuild = Rebuild::begin(dir)?;
     let salvage = rebuild.salvage();
     let state = &mut rebuild.state;
@@ -135,20 +131,6 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
         loose,
         unread: salvage.unread,
     })
-}
-
-fn lock(dir: &Path, name: &str) -> Result<Flock<File>, Error> {
-    let path = dir.join(name);
-    let failed = |source| Error::Io {
-        action: format!("lock {}", path.display()),
-        source,
-    };
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
 }
 
 /// Pools, as they are kept beside the database, else as they were recorded.
@@ -259,11 +241,7 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
         else {
             continue;
         };
-        let bytes: [u8; 16] = random().map_err(|source| Error::Io {
-            action: "make a token".to_owned(),
-            source,
-        })?;
-        let token = format!("{:032x}", u128::from_be_bytes(bytes));
+        let token = new_token().map_err(Error::Randomness)?;
         state.recall_cold(&KeptClaim {
             token: token.clone(),
             pool: pool.name.clone(),

@@ -56,6 +56,12 @@ impl Scene {
         })
     }
 
+    /// Overwrites the header of the database.
+    fn lose_header(&self) {
+        let file = File::options().write(true).open(database(&self.home));
+        file.unwrap().write_all_at(&[0x5a; 100], 0).unwrap();
+    }
+
     /// Every command refuses, and so does the daemon; nothing is changed by that.
     fn is_refused(&self) {
         let token = text(&self.held["token"]);
@@ -153,11 +159,7 @@ impl Scene {
 #[test]
 fn a_database_without_its_header_is_made_anew_from_what_runs_and_the_bundles() {
     let Some(scene) = Scene::new() else { return };
-    let file = File::options()
-        .write(true)
-        .open(database(&scene.home))
-        .unwrap();
-    file.write_all_at(&[0x5a; 100], 0).unwrap();
+    scene.lose_header();
     scene.is_refused();
     let rebuilt = scene.rebuild();
     assert_eq!(rebuilt["pools"], serde_json::json!(["p"]));
@@ -252,11 +254,7 @@ fn a_database_whose_journal_was_taken_is_made_anew() {
 #[test]
 fn a_rebuild_that_is_killed_is_done_again() {
     let Some(scene) = Scene::new() else { return };
-    let file = File::options()
-        .write(true)
-        .open(database(&scene.home))
-        .unwrap();
-    file.write_all_at(&[0x5a; 100], 0).unwrap();
+    scene.lose_header();
     for _ in 0..5 {
         let rebuilding = scene.home.start(&["state", "rebuild"]);
         until("it to have begun", || {
@@ -281,11 +279,7 @@ fn a_rebuild_that_is_killed_is_done_again() {
 fn a_daemon_goes_on_with_the_new_database() {
     let Some(scene) = Scene::new() else { return };
     let daemon = Daemon::start(&scene.home);
-    let file = File::options()
-        .write(true)
-        .open(database(&scene.home))
-        .unwrap();
-    file.write_all_at(&[0x5a; 100], 0).unwrap();
+    scene.lose_header();
     let _ = scene.rebuild();
     until("the daemon to see the pool's claim that rests", || {
         let shown = daemon

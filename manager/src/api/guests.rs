@@ -279,11 +279,7 @@ impl App {
     ) -> Result<CheckpointView, Problem> {
         self.change_guests(move |guests| {
             let guest = guests.find(&name)?;
-            let manifest = if delta {
-                guests.suspend_delta(&guest, &path, &|_| {})?
-            } else {
-                guests.suspend(&guest, &path, &|_| {})?
-            };
+            let manifest = guests.suspend(&guest, &path, delta, &|_| {})?;
             Ok(CheckpointView::new(&path, &manifest))
         })
         .await

@@ -302,7 +302,7 @@ impl From<pool::Error> for Problem {
             E::Checkpoint(e) => of_checkpoint(e),
             E::Guests(e) => of_guests(e),
             E::State(e) => of_state(e),
-            E::NotRestored { .. } | E::Lock { .. } | E::Randomness(_) | E::Host(_) => {
+            E::NotRestored { .. } | E::Randomness(_) | E::Host(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "pool")
             }
         };

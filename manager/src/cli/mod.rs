@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and how it ends.
 
+mod actor;
 mod checkpoint;
 mod claims;
 mod completions;
@@ -8,6 +9,7 @@ pub(crate) mod daemon;
 mod density;
 mod disk;
 mod failure;
+mod fill;
 mod guests;
 mod host;
 mod manual;

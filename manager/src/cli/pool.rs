@@ -1,9 +1,6 @@
 //! `brood pool`: pools of guests that wait to be claimed.
 
-use std::{
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -11,23 +8,19 @@ use serde_json::json;
 use super::{
     Failure,
     claims::{Claim, Release, Renew, Resume, Suspend},
-    daemon::{by_daemon, daemon, done},
+    daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
-    output::{advance, bytes_bar, cancellation, engine, guests_bar, json, line, state, table},
+    fill::{Fill, fill, fill_by_daemon, filling},
+    output::{advance, bytes_bar, engine, json, line, state, table},
     policy::Limits,
-    progress::Shown,
-    restore::{absolute, concurrency},
+    restore::absolute,
 };
 use crate::{
-    api::{
-        events::RestoreEvent,
-        pools::{Changing, FilledPool, Filling, Making},
-    },
+    api::pools::{Changing, Making},
     checkpoint::BundlePath,
-    client::{self, Client, Watch},
     config::Config,
-    pool::{self, NewPool, Pool, Pools, Refill},
-    restore::{Slots, job::cores, mass::Event},
+    pool::{self, NewPool, Pool, Pools},
+    restore::Slots,
     units::Bytes,
 };
 
@@ -374,163 +367,6 @@ impl Show {
             }
             Ok(ExitCode::SUCCESS)
         })
-    }
-}
-
-/// Puts a pool in order and restores what it lacks.
-///
-/// Whatever was cut off before is brought to its end: guests of an earlier fill are kept, those
-/// that were released, that died or whose lease is over are destroyed. Entries can be claimed while
-/// others are still being restored.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  brood pool fill web
-  brood pool fill --all     at the start of the host")]
-pub(super) struct Fill {
-    /// The pool
-    #[arg(required_unless_present = "all")]
-    pool: Option<String>,
-    /// All pools
-    #[arg(long, conflicts_with = "pool")]
-    all: bool,
-    /// How many restores at once [default: one for each core]
-    #[arg(long, short = 'c', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    concurrency: Option<u32>,
-    /// Print one JSON object for each pool
-    #[arg(long)]
-    json: bool,
-}
-
-impl Fill {
-    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let names = match &self.pool {
-            Some(name) => vec![name.clone()],
-            None => {
-                let pools = with_pools(config, |pools| Ok(pools.list()?))?;
-                pools.into_iter().map(|pool| pool.row.name).collect()
-            }
-        };
-        let mut worst = ExitCode::SUCCESS;
-        for name in &names {
-            let filling = filling(config, self.concurrency);
-            let filled = fill_by_daemon(config, self.json, |daemon, watch| {
-                daemon.fill_pool(name, filling, watch)
-            })?;
-            let code = match filled {
-                Some(code) => code,
-                None => with_pools(config, |pools| {
-                    fill(config, pools, name, self.concurrency, self.json)
-                })?,
-            };
-            if code != ExitCode::SUCCESS {
-                worst = code;
-            }
-            if code == ExitCode::from(INTERRUPTED) {
-                break;
-            }
-        }
-        Ok(worst)
-    }
-}
-
-/// How the daemon is to fill a pool.
-fn filling(config: &Config, at_once: Option<u32>) -> Filling {
-    Filling {
-        concurrency: concurrency(config, at_once),
-    }
-}
-
-/// Has the daemon fill a pool; none, when it has begun nothing.
-fn fill_by_daemon(
-    config: &Config,
-    quiet: bool,
-    ask: impl FnOnce(&Client, Watch<'_>) -> Result<FilledPool, client::Error>,
-) -> Result<Option<ExitCode>, Failure> {
-    let Some(client) = daemon(config) else {
-        return Ok(None);
-    };
-    let cancelled = &cancellation();
-    let mut shown = Shown::new(quiet);
-    let observe = &mut |event: &RestoreEvent| shown.note(event);
-    let filled = done(ask(&client, Watch { cancelled, observe }))?;
-    Ok(filled.map(|filled| {
-        shown.finish(&filled.errors, &[]);
-        print_filled(&filled, cancelled, quiet)
-    }))
-}
-
-fn fill(
-    config: &Config,
-    pools: &mut Pools<'_>,
-    name: &str,
-    at_once: Option<u32>,
-    quiet: bool,
-) -> Result<ExitCode, Failure> {
-    let cancelled = cancellation();
-    let pool = pools.show(name)?;
-    let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
-    let bar = guests_bar(missing, quiet);
-    bar.set_message("restoring");
-    let at_once = match concurrency(config, at_once) {
-        Some(k) => k as usize,
-        None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
-    };
-    let result = pools.fill(
-        name,
-        Refill::Whole,
-        at_once,
-        &cancelled,
-        &mut |event| match event {
-            Event::Restored(_) => bar.inc(1),
-            Event::Failed(failure) => {
-                bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
-            }
-            Event::NurseryReplaced => {
-                bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
-            }
-            Event::Verifying(_) | Event::Admitted { .. } => {}
-        },
-    );
-    bar.finish_and_clear();
-    let (settled, filled) = result?;
-    let filled = FilledPool::new(pools.show(name)?, settled, filled);
-    Ok(print_filled(&filled, &cancelled, quiet))
-}
-
-fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> ExitCode {
-    let Pool { row, entries } = &filled.pool;
-    if as_json {
-        json(filled);
-    } else {
-        line(format_args!(
-            "{}: {} of {} guests are hot; {} restored in {:.2} s",
-            row.name, entries.hot, row.policy.hot, filled.restored, filled.wall_s
-        ));
-        let settled = &filled.settled;
-        let put_in_order = [
-            (settled.saved, "saved from a fill that was cut off"),
-            (
-                settled.destroyed,
-                "released, expired or dead ones destroyed",
-            ),
-            (settled.evicted, "evicted: more than there should be"),
-        ];
-        for (count, what) in put_in_order.iter().filter(|(n, _)| *n > 0) {
-            line(format_args!("{count} {what}"));
-        }
-        if let Some(why) = &filled.no_room {
-            line(format_args!("{} are missing: {why}", filled.missing));
-        }
-    }
-    if cancelled.load(Ordering::Relaxed) {
-        ExitCode::from(INTERRUPTED)
-    } else if filled.missing == 0 {
-        ExitCode::SUCCESS
-    } else if entries.hot > 0 {
-        ExitCode::from(SOME)
-    } else {
-        ExitCode::FAILURE
     }
 }
 

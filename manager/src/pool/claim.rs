@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
-    engine::{self, GuestId, Process, random},
+    engine::{self, GuestId, Process},
     restore::mass::{self, Report},
-    state::{EntryState, Lease, Place, PoolRow},
+    state::{EntryState, Lease, Place, PoolRow, new_token},
 };
 
 /// Hot guests that may fail to wake up before a claim gives up: a host that is overloaded must not
@@ -266,11 +266,8 @@ impl Pools<'_> {
     }
 }
 
-/// A lease with a token that nobody can guess.
+/// A lease of somebody new.
 fn lease(lasts: Duration) -> Result<Lease, Error> {
-    let bytes: [u8; 16] = random().map_err(Error::Randomness)?;
-    Ok(Lease {
-        token: format!("{:032x}", u128::from_be_bytes(bytes)),
-        lasts,
-    })
+    let token = new_token().map_err(Error::Randomness)?;
+    Ok(Lease { token, lasts })
 }

@@ -20,7 +20,7 @@ use crate::{
     engine::GuestId,
     guests::{self, GuestState},
     restore::mass,
-    state::{ColdRow, ColdState, Lease},
+    state::{ColdRow, ColdState, Lease, lock},
 };
 
 /// How long a guest whose suspension was cut off may take to answer.
@@ -60,14 +60,14 @@ impl Pools<'_> {
         }
         // Whoever settles the pool meanwhile must not end the guest.
         self.last(token, FOR_EVER)?;
-        let suspended = match self.guests().suspend_delta(&guest, &bundle, progress) {
+        let suspended = match self.guests().suspend(&guest, &bundle, true, progress) {
             Err(guests::Error::Checkpoint(checkpoint::Error::TooDeep { .. })) => {
-                self.guests().suspend(&guest, &bundle, progress)
+                self.guests().suspend(&guest, &bundle, false, progress)
             }
             Err(guests::Error::Engine {
                 source: crate::engine::Error::Bundle(checkpoint::Error::TooDeep { .. }),
                 ..
-            }) => self.guests().suspend(&guest, &bundle, progress),
+            }) => self.guests().suspend(&guest, &bundle, false, progress),
             result => result,
         };
         match suspended {
@@ -390,17 +390,7 @@ impl Pools<'_> {
     }
 
     fn cold_lock(&self, how: FlockArg) -> Result<Flock<File>, Error> {
-        let path = self.state.dir().join("cold.lock");
-        let failed = |source| Error::Lock {
-            path: path.clone(),
-            source,
-        };
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed)?;
-        Flock::lock(file, how).map_err(|(_, e)| failed(e.into()))
+        Ok(lock::take(self.state.dir(), lock::COLD, how)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why something could not be done with a pool.
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use crate::{checkpoint, engine, guests, host, restore::mass, state};
 
@@ -73,14 +73,6 @@ pub enum Error {
         /// Why.
         error: String,
     },
-    /// The lock of all pools.
-    #[error("cannot lock {}: {source}", .path.display())]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
     /// There is no randomness for a token.
     #[error("cannot make a token: {0}")]
     Randomness(io::Error),
@@ -131,10 +123,6 @@ impl Error {
                     .to_owned(),
             ),
             Self::NotRestored { .. } | Self::Randomness(_) => None,
-            Self::Lock { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free disk space, then try again; guests go on".to_owned())
-            }
-            Self::Lock { .. } => Some("it must be a file that you may write".to_owned()),
             Self::Restore(e) => e.hint(),
             Self::Checkpoint(e) => e.hint(),
             Self::Guests(e) => e.hint(),

@@ -21,7 +21,7 @@ use crate::{
         cost,
         mass::{self, Event, Failure},
     },
-    state::{EntryRow, EntryState},
+    state::{EntryRow, EntryState, lock},
     units::Bytes,
 };
 
@@ -75,17 +75,8 @@ pub struct Filled {
 impl Pools<'_> {
     /// Waits until nobody else settles or fills pools.
     pub(super) fn lock(&self) -> Result<Flock<File>, Error> {
-        let path = self.state.dir().join("pools.lock");
-        let failed = |source| Error::Lock {
-            path: path.clone(),
-            source,
-        };
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed)?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
+        let (dir, how) = (self.state.dir(), FlockArg::LockExclusive);
+        Ok(lock::take(dir, lock::POOLS, how)?)
     }
 
     /// Puts the entries of a pool in order.

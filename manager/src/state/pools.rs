@@ -7,14 +7,18 @@
 //! Guests end with the host's boot, and so do their entries; leases are counted on the clock that
 //! begins with it.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Error, Place, Policy, PoolChange, SavedEntry, State, waiting::before};
-use crate::{engine::GuestId, host::boot, units::Bytes};
+use crate::{
+    engine::{GuestId, random},
+    host::boot,
+    units::Bytes,
+};
 
 /// A pool, as its owner wants it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -404,6 +408,12 @@ impl Lease {
     pub(super) fn expires(&self) -> i64 {
         since_boot().saturating_add(i64::try_from(self.lasts.as_millis()).unwrap_or(i64::MAX))
     }
+}
+
+/// A token that nobody can guess.
+pub(crate) fn new_token() -> io::Result<String> {
+    let bytes: [u8; 16] = random()?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 impl Membership {

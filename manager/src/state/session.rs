@@ -6,15 +6,12 @@
 //! nursery are named in the file, so that those whom a killed manager left stopped are found.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
 
-use nix::{
-    fcntl::{Flock, FlockArg},
-    sys::signal::Signal,
-};
+use nix::sys::signal::Signal;
 
 use super::{Error, State};
 use crate::engine::{
@@ -27,7 +24,7 @@ use crate::engine::{
 pub struct SessionLock {
     name: String,
     path: PathBuf,
-    // Dropping the file, not unlocking it: others may hold on.
+    // Closed when this is dropped, not unlocked: others may hold on.
     file: File,
 }
 
@@ -84,15 +81,12 @@ impl State {
         // It has its name only once it is held: a lock that nobody holds is swept away.
         let unnamed = run.join(format!("{name}.new"));
         let file = File::create_new(&unnamed).map_err(io(&unnamed))?;
-        let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => held,
+        match file.try_lock() {
+            Ok(()) => {}
             // Somebody just looks whether it is a dead one's, and will remove it.
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, e)) => return Err(io(&path)(e.into())),
-        };
-        // A duplicate shares the lock; Flock itself would unlock it for all when dropped.
-        let file = held.try_clone().map_err(io(&path))?;
-        std::mem::forget(held);
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(io(&path)(e)),
+        }
         if let Some(process) = Process::with_pid(std::process::id().cast_signed()) {
             roll::sign(&file, Worker::Manager(process)).map_err(io(&path))?;
         }
@@ -123,12 +117,12 @@ impl State {
         let Ok(file) = File::open(&path) else {
             return false;
         };
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(_) => {
+        match file.try_lock() {
+            Ok(()) => {
                 let _ = fs::remove_file(&path);
                 false
             }
-            Err((_, e)) if io::Error::from(e).kind() == io::ErrorKind::WouldBlock => {
+            Err(TryLockError::WouldBlock) => {
                 // It has no work any more, and would end if it could.
                 for nursery in orphans(&path) {
                     if nursery.state() == ProcessState::Stopped {
@@ -137,7 +131,7 @@ impl State {
                 }
                 true
             }
-            Err(_) => false,
+            Err(TryLockError::Error(_)) => false,
         }
     }
 

@@ -1,0 +1,137 @@
+//! Guests that are stopped, and run on.
+
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{Error, Guest, GuestState, Guests, alive};
+use crate::{
+    engine::{self, GuestId, Process, ProcessState},
+    state::GuestRow,
+};
+
+/// How long a guest may take to be stopped.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Guests<'_> {
+    /// Stops a guest. It keeps its memory and uses no processor time.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    pub fn pause(&mut self, guest: &Guest) -> Result<(), Error> {
+        let process = alive(guest)?;
+        if guest.state == GuestState::Paused {
+            return Ok(());
+        }
+        self.stop(guest, process)?;
+        if stopped(process) {
+            return Ok(());
+        }
+        let source = match process.state() {
+            ProcessState::Gone => engine::Error::Gone,
+            ProcessState::Running | ProcessState::Stopped => engine::Error::Timeout(STOP_PATIENCE),
+        };
+        Err(Error::engine("stop", &guest.row.name, source))
+    }
+
+    /// Stops many guests; returns those that are stopped. Those that died meanwhile are left out.
+    ///
+    /// # Errors
+    /// When one cannot be stopped.
+    pub fn pause_all(&mut self, guests: &[Guest]) -> Result<Vec<GuestId>, Error> {
+        let mut stopping = Vec::with_capacity(guests.len());
+        for guest in guests {
+            let Some(process) = guest.process() else {
+                continue;
+            };
+            match self.stop(guest, process) {
+                Ok(()) => stopping.push((guest.row.id, process)),
+                Err(Error::Engine {
+                    source: engine::Error::Gone,
+                    ..
+                }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        stopping.retain(|(_, process)| stopped(*process));
+        Ok(stopping.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Lets a stopped guest of a pool run on for its claimer, until it has answered. This is the
+    /// short way: only this guest's record is looked at.
+    ///
+    /// # Errors
+    /// When it is gone, or does not answer within `timeout`.
+    pub fn wake(&mut self, id: &GuestId, timeout: Duration) -> Result<(GuestRow, Process), Error> {
+        let gone = || Error::NoSuchGuest(id.to_string());
+        let row = self.state.guest(&id.to_string())?.ok_or_else(gone)?;
+        let state = GuestState::Paused;
+        let guest = Guest { row, state };
+        let process = alive(&guest)?;
+        self.signal(&guest, process, Signal::SIGCONT)?;
+        self.ask_id(id, &guest.row.name, &["ping".to_owned()], timeout)?;
+        Ok((guest.row, process))
+    }
+
+    /// Lets a stopped guest run on; returns how long it took from the signal to its answer.
+    ///
+    /// # Errors
+    /// When it cannot be continued, or does not answer within `timeout`.
+    pub fn resume(&mut self, guest: &Guest, timeout: Duration) -> Result<Duration, Error> {
+        let process = alive(guest)?;
+        self.free(guest, "resume")?;
+        let ping = ["ping".to_owned()];
+        let begin = Instant::now();
+        self.signal(guest, process, Signal::SIGCONT)?;
+        self.ask_id(&guest.row.id, &guest.row.name, &ping, timeout)?;
+        Ok(begin.elapsed())
+    }
+
+    pub(super) fn stop(&self, guest: &Guest, process: Process) -> Result<(), Error> {
+        Self::signalled(guest, self.engine.stop(process))
+    }
+
+    pub(super) fn signal(
+        &self,
+        guest: &Guest,
+        process: Process,
+        signal: Signal,
+    ) -> Result<(), Error> {
+        Self::signalled(guest, process.signal(signal))
+    }
+
+    fn signalled(guest: &Guest, sent: io::Result<bool>) -> Result<(), Error> {
+        match sent {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::engine(
+                "signal",
+                &guest.row.name,
+                engine::Error::Gone,
+            )),
+            Err(source) => {
+                let source = engine::Error::Io {
+                    action: "signal its process",
+                    source,
+                };
+                Err(Error::engine("signal", &guest.row.name, source))
+            }
+        }
+    }
+}
+
+/// Waits until a guest that was told to stop has done so.
+fn stopped(process: Process) -> bool {
+    let begin = Instant::now();
+    loop {
+        // One look decides: that of a traced process changes back and forth.
+        match process.state() {
+            ProcessState::Stopped => return true,
+            ProcessState::Gone => return false,
+            ProcessState::Running if begin.elapsed() > STOP_PATIENCE => return false,
+            ProcessState::Running => thread::sleep(Duration::from_micros(200)),
+        }
+    }
+}

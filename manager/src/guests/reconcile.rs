@@ -1,0 +1,119 @@
+//! The record of guests, brought in line with what runs.
+
+use std::collections::HashSet;
+
+use super::{Error, Guest, GuestState, Guests, disks};
+use crate::{
+    checkpoint::Checkpoint,
+    engine::{GuestId, ProcessState},
+    state::{GuestRow, RowState},
+};
+
+/// The reason of an end that nobody saw, or not yet.
+pub(super) const UNEXPLAINED: &str = "its process is gone; nothing was left to see why";
+
+impl Guests<'_> {
+    /// Records guests that live and are not recorded: the database was lost under them.
+    pub(super) fn adopt_unrecorded(&mut self) -> Result<(), Error> {
+        let run_dir = self.state.run_dir();
+        let recorded: HashSet<GuestId> = self.state.guests()?.iter().map(|row| row.id).collect();
+        let seen = self.engine.seen(&run_dir);
+        for id in seen.into_iter().filter(|id| !recorded.contains(id)) {
+            let Some(process) = self.engine.find(&run_dir, &id) else {
+                continue;
+            };
+            let Some(described) = self.engine.describe(&run_dir, &id, process) else {
+                continue;
+            };
+            // Without the bundle it can be asked and ended, but not suspended.
+            let bundle = described
+                .checkpoint
+                .parse()
+                .and_then(|path| Checkpoint::open(&path));
+            let disk = bundle.as_ref().ok().and_then(disks::sealed_disk);
+            let sha256 = bundle.map_or(String::new(), |b| b.manifest().memory_sha256());
+            self.state
+                .adopt(id, process, &described, &sha256, disk.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// What recorded guests are, now that it was looked at what runs.
+    pub(super) fn reconcile(&mut self, rows: Vec<GuestRow>) -> Result<Vec<Guest>, Error> {
+        let run_dir = self.state.run_dir();
+        let (mut guests, mut running, mut dead, mut gone) = (
+            Vec::with_capacity(rows.len()),
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+        );
+        for mut row in rows {
+            let mut process = row.process;
+            if row.state == RowState::Restoring {
+                if self.state.may_come(&row) {
+                    guests.push(Guest {
+                        row,
+                        state: GuestState::Restoring,
+                    });
+                    continue;
+                }
+                // Its restore was cut off. Either it is there, or it never will be.
+                process = self.engine.find(&run_dir, &row.id);
+                let ended = self.engine.ended(&run_dir, &row.id);
+                match (process, ended) {
+                    (Some(found), _) => {
+                        running.push((row.id, found));
+                        row.process = process;
+                    }
+                    (None, Some(_)) => {}
+                    (None, None) => {
+                        // What is left of it first: a process may have its disk open.
+                        self.engine.forget(&run_dir, &row.id)?;
+                        match self.release_disk(&row) {
+                            Ok(()) => {
+                                gone.push(row.id);
+                                continue;
+                            }
+                            // It stays in sight until that can be done.
+                            Err(e) => {
+                                dead.push((row.id, format!("its disk is left: {e}")));
+                                row.reason = dead.last().map(|(_, reason)| reason.clone());
+                                row.state = RowState::Dead;
+                            }
+                        }
+                    }
+                }
+            }
+            let state = match (row.state, process) {
+                (RowState::Dead, _) => GuestState::Dead,
+                (_, Some(process)) if self.state.of_this_boot(&row) => match process.state() {
+                    ProcessState::Running => GuestState::Running,
+                    ProcessState::Stopped => GuestState::Paused,
+                    ProcessState::Gone => GuestState::Dead,
+                },
+                _ => GuestState::Dead,
+            };
+            // Whoever sees the end of a process writes the reason a moment after it is gone.
+            let unexplained =
+                row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
+            if state == GuestState::Dead && unexplained {
+                let reason = if self.state.of_this_boot(&row) {
+                    self.engine
+                        .ended(&run_dir, &row.id)
+                        .unwrap_or_else(|| UNEXPLAINED.to_owned())
+                } else {
+                    "the host was rebooted".to_owned()
+                };
+                if row.reason.as_ref() != Some(&reason) {
+                    dead.push((row.id, reason.clone()));
+                    row.reason = Some(reason);
+                }
+            }
+            guests.push(Guest { row, state });
+        }
+        self.state.record_running(&running)?;
+        self.state.record_dead(&dead)?;
+        self.state.remove_guests(&gone)?;
+        Ok(guests)
+    }
+}

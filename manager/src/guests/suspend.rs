@@ -1,0 +1,128 @@
+//! Guests that are written into a bundle, and end.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use nix::sys::signal::Signal;
+
+use super::{Error, Guest, GuestState, Guests, alive, disks};
+use crate::{
+    checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
+    engine,
+};
+
+impl Guests<'_> {
+    /// Suspends a guest into a new bundle and ends it: all of its memory, or as a delta of its
+    /// checkpoint only the pages that it has to itself. When anything fails the guest goes on; one
+    /// that was paused is paused again. One whose suspend to this bundle was cut off after its end
+    /// is brought to its end.
+    ///
+    /// # Errors
+    /// When the guest does not live, its checkpoint cannot be read, the bundle not be written, or
+    /// the engine has no deltas.
+    pub fn suspend(
+        &mut self,
+        guest: &Guest,
+        path: &BundlePath,
+        delta: bool,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
+        let process = if self.was_cut_off(guest, path)? {
+            None
+        } else {
+            Some(alive(guest)?)
+        };
+        self.free(guest, "suspend")?;
+        let name = &guest.row.name;
+        let from: BundlePath = guest.row.checkpoint.parse()?;
+        let from = Checkpoint::open(&from)?;
+        if from.manifest().memory_sha256() != guest.row.sha256 {
+            return Err(Error::OtherCheckpoint {
+                guest: name.clone(),
+                checkpoint: guest.row.checkpoint.clone(),
+            });
+        }
+        let disk = self.disk(&guest.row)?;
+        let read = self.engine.own_disk(&self.state.run_dir(), &guest.row.id);
+        if let (None, Some(read)) = (&disk, read) {
+            // The record was lost and made anew. Memory without its disk would be no guest.
+            let refused = engine::Error::Refused(format!(
+                "what its disk {} was made of is not recorded",
+                read.display()
+            ));
+            return Err(Error::engine("suspend", name, refused));
+        }
+        if let Some(process) = process {
+            self.signal(guest, process, Signal::SIGCONT)?;
+        }
+        if disk.is_some() {
+            self.note_bundle_place(path)?;
+        }
+        let mut taken = None;
+        let mut take = || match &disk {
+            Some(disk) => {
+                let snapshot = disks::take(&**disk, &guest.row.id, path)?;
+                Ok(vec![taken.insert(snapshot).1.clone()])
+            }
+            None => Ok(Vec::new()),
+        };
+        let (engine, run_dir, id) = (self.engine, self.state.run_dir(), &guest.row.id);
+        let result = if delta {
+            engine.suspend_delta(&run_dir, id, name, &from, path, &mut take, progress)
+        } else {
+            let from = from.manifest();
+            engine.suspend(&run_dir, id, name, from, path, &mut take, progress)
+        }
+        .map_err(|source| Error::engine("suspend", name, source));
+        match result {
+            Ok(manifest) => {
+                self.destroy(std::slice::from_ref(guest))?;
+                Ok(manifest)
+            }
+            Err(e) => {
+                if let (Some(disk), Some((bundle, snapshot))) = (disk, taken) {
+                    // The guest may have gone when its bundle was sealed already. What cannot be
+                    // removed now is found again: it is in no bundle.
+                    if let Ok(false) = disks::may_have(&bundle, &snapshot.snapshot) {
+                        let _ = disk.discard(&bundle, &snapshot);
+                    }
+                }
+                if let Some(process) = process.filter(|_| guest.state == GuestState::Paused) {
+                    let _ = self.engine.stop(process);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether the guest's suspend to this bundle was cut off after its end.
+    fn was_cut_off(&self, guest: &Guest, path: &BundlePath) -> Result<bool, Error> {
+        if guest.state != GuestState::Dead {
+            return Ok(false);
+        }
+        let unsealed = self.engine.unsealed(&self.state.run_dir(), &guest.row.id);
+        Ok(match unsealed {
+            Some(unsealed) => unsealed.bundle == path.absolute()?,
+            None => false,
+        })
+    }
+
+    /// The guest with a disk whose memory this file is: its suspend was cut off before it was
+    /// sealed. The file alone is not the guest.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn with_disk_and_memory(&self, memory: &Path) -> Result<Option<String>, Error> {
+        let run_dir = self.state.run_dir();
+        let same = |other: &Path| {
+            let file = |path: &Path| fs::metadata(path).map(|facts| (facts.dev(), facts.ino()));
+            matches!((file(other), file(memory)), (Ok(a), Ok(b)) if a == b)
+        };
+        let rows = self.state.guests()?.into_iter();
+        let mut with_disks = rows.filter(|row| row.disk.is_some());
+        let found = with_disks.find(|row| {
+            let unsealed = self.engine.unsealed(&run_dir, &row.id);
+            unsealed.is_some_and(|unsealed| same(&unsealed.memory))
+        });
+        Ok(found.map(|row| row.name))
+    }
+}
