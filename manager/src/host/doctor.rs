@@ -126,6 +126,9 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
     }
     checks.push(swap(&facts.memory));
     checks.extend(state_folder(&facts.state_folder));
+    if let System::Linux(linux) = &facts.system {
+        checks.push(linux::run_folder(linux));
+    }
     if let Some(folder) = &facts.checkpoint_folder {
         let check = checkpoint_folder(folder);
         checks.push(match &facts.system {

@@ -57,6 +57,8 @@ pub(crate) fn healthy() -> HostFacts {
                 user_tasks: 0,
             },
             max_map_count: 65530,
+            run_folder: folder("/var/db/brood/run", "ext4"),
+            run_without_journal: false,
             groups: Groups::default(),
         }),
         state_folder: folder("/var/db/brood", "ext4"),

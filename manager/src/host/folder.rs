@@ -84,13 +84,18 @@ impl Folder {
         }
     }
 
-    /// Type and options of the mount that a folder without symbolic links is on.
-    pub(crate) fn mounted(real: &Path, mounts: &[Mount]) -> Option<(String, Vec<String>)> {
+    /// The mount that a folder without symbolic links is on.
+    pub(crate) fn mount<'a>(real: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
         // Of several mounts at one point the last hides the others.
-        let mount = mounts
+        mounts
             .iter()
             .filter(|mount| real.starts_with(&mount.point))
-            .max_by_key(|mount| mount.point.components().count())?;
+            .max_by_key(|mount| mount.point.components().count())
+    }
+
+    /// Type and options of the mount that a folder without symbolic links is on.
+    pub(crate) fn mounted(real: &Path, mounts: &[Mount]) -> Option<(String, Vec<String>)> {
+        let mount = Self::mount(real, mounts)?;
         let options = mount.options.split(',').map(str::to_owned).collect();
         Some((mount.kind.clone(), options))
     }

@@ -1,6 +1,6 @@
 //! Facts of a Linux host, from `/proc` and `/sys`.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use super::{
     facts::{Cpu, Files, HostFacts, Memory, Paths, System},
     folder::Folder,
     kvm::KvmFacts,
-    proc::{self, Error, ProcRoot},
+    proc::{self, Error, Mount, ProcRoot},
 };
 
 /// What only Linux hosts have.
@@ -21,6 +21,10 @@ pub struct Linux {
     pub pids: Pids,
     /// `vm.max_map_count`: mappings per process.
     pub max_map_count: u64,
+    /// The folder of guests' sockets, `STATE/run`.
+    pub run_folder: Folder,
+    /// Whether that is on an ext4 without a journal.
+    pub run_without_journal: bool,
     /// Limits of this process's control group and its ancestors.
     pub groups: Groups,
 }
@@ -49,6 +53,7 @@ pub struct Pids {
 pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
     let root = &paths.root;
     let mounts = proc::mounts(&root.text("/proc/self/mountinfo")?);
+    let run = paths.state.join("run");
     Ok(HostFacts {
         kernel: root.text("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         cpu: cpu(root)?,
@@ -59,6 +64,8 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
             pids: pids(root)?,
             max_map_count: root.number("/proc/sys/vm/max_map_count")?,
             groups: Groups::read(root, &mounts),
+            run_without_journal: without_journal(root, &run, &mounts),
+            run_folder: Folder::read(&run, |real| Folder::mounted(real, &mounts)),
         }),
         state_folder: Folder::read(&paths.state, |real| Folder::mounted(real, &mounts)),
         checkpoint_folder: paths
@@ -66,6 +73,29 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
             .as_deref()
             .map(|path| Folder::read(path, |real| Folder::mounted(real, &mounts))),
     })
+}
+
+/// Whether a folder is on an ext4 that has no journal: jbd2 knows nothing of its device.
+fn without_journal(root: &ProcRoot, folder: &Path, mounts: &[Mount]) -> bool {
+    let there = folder
+        .ancestors()
+        .find_map(|there| there.canonicalize().ok());
+    let mount = there.and_then(|real| Folder::mount(&real, mounts));
+    let Some(mount) = mount.filter(|mount| mount.kind == "ext4") else {
+        return false;
+    };
+    let device = fs::read_link(root.path("/sys/dev/block").join(&mount.device));
+    let Some(name) = device.ok().and_then(|to| Some(to.file_name()?.to_owned())) else {
+        return false;
+    };
+    let prefix = format!("{}-", name.to_string_lossy());
+    let journals = fs::read_dir(root.path("/proc/fs/jbd2"));
+    let mut names = journals
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|journal| journal.file_name());
+    !names.any(|journal| journal.to_string_lossy().starts_with(&prefix))
 }
 
 fn cpu(root: &ProcRoot) -> Result<Cpu, Error> {

@@ -129,6 +129,8 @@ pub(crate) fn kib_field(text: &str, key: &str) -> Option<Bytes> {
 /// One line of `/proc/self/mountinfo`; see proc_pid_mountinfo(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
+    /// The filesystem's device, `MAJOR:MINOR`.
+    pub(crate) device: String,
     /// The folder inside the filesystem that is mounted.
     pub(crate) root: PathBuf,
     /// Where it is mounted.
@@ -149,11 +151,13 @@ pub(crate) fn mounts(mountinfo: &str) -> Vec<Mount> {
 fn mount(line: &str) -> Option<Mount> {
     // Optional fields of any number end with a lone hyphen.
     let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(3);
-    let (root, point, options) = (left.next()?, left.next()?, left.next()?);
+    let mut left = left.split(' ').skip(2);
+    let (device, root) = (left.next()?, left.next()?);
+    let (point, options) = (left.next()?, left.next()?);
     let mut right = right.split(' ');
     let (kind, super_options) = (right.next()?, right.nth(1).unwrap_or_default());
     Some(Mount {
+        device: device.to_owned(),
         root: unescape(root).into(),
         point: unescape(point).into(),
         options: options.to_owned(),
@@ -186,6 +190,7 @@ mod tests {
         let [one] = mounts(text).try_into().unwrap();
         assert_eq!(one.point, Path::new("/sys/fs/cgroup/mem ory"));
         assert_eq!(one.root, Path::new("/"));
+        assert_eq!(one.device, "0:33");
         assert_eq!(
             (one.kind.as_str(), one.super_options.as_str()),
             ("cgroup", "rw,memory")

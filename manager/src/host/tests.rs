@@ -137,6 +137,24 @@ fn a_missing_or_odd_file_is_named() {
 }
 
 #[test]
+fn an_ext4_without_a_journal_is_known_by_its_device() {
+    let tree = Tree::ordinary();
+    let without = |tree: &Tree| tree.facts().linux().run_without_journal;
+    assert!(!without(&tree), "its device is not known");
+    fs::create_dir_all(tree.0.path().join("sys/dev/block")).unwrap();
+    let device = tree.0.path().join("sys/dev/block/254:0");
+    std::os::unix::fs::symlink("../../devices/virtio1/block/vda", device).unwrap();
+    tree.write("proc/fs/jbd2/vda1-8/info", "another device\n");
+    assert!(without(&tree));
+    tree.write("proc/fs/jbd2/vda-8/info", "");
+    assert!(!without(&tree));
+    fs::remove_dir_all(tree.0.path().join("proc/fs/jbd2")).unwrap();
+    let mounts = "27 1 254:0 / / rw - xfs /dev/vda rw\n";
+    tree.write("proc/self/mountinfo", mounts);
+    assert!(!without(&tree));
+}
+
+#[test]
 fn the_tightest_group_binds_in_version_2() {
     let tree = Tree::ordinary();
     tree.write("proc/self/mountinfo", "27 1 254:0 / / rw - ext4 /dev/vda rw\n31 27 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
@@ -279,6 +297,7 @@ fn doctor_on_a_host_with_tiny_limits() {
     host.files.max = 4096;
     host.linux().max_map_count = 100;
     host.linux().kvm.capabilities.as_mut().unwrap().memory_slots = 32;
+    host.linux().run_without_journal = true;
     host.state_folder = folder("/run/brood", "tmpfs");
     host.state_folder.writable = false;
     host.checkpoint_folder = Some(folder("/mnt/share", "nfs4"));

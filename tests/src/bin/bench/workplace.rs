@@ -1,7 +1,10 @@
 //! Where a benchmark works: a folder of its own with brood's state and the checkpoint, and what
 //! must be gone before that folder may go.
 
+use std::{io, os::unix::fs::symlink, path::Path};
+
 use brood::{density::step::Machine, host::Source};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
 use super::{Options, brood::Brood, command::Interrupt, error::Error, floor::Floor};
@@ -21,12 +24,29 @@ pub(crate) struct Workplace {
     pub(crate) concurrency: u32,
     /// None once it is gone.
     folder: Option<TempDir>,
+    /// What brood's folder of sockets is a link to.
+    sockets: Option<TempDir>,
+}
+
+/// Keeps guests' sockets in memory, as `brood doctor` would have it where it matters: an ext4 without
+/// a journal takes the longer to make files the more were deleted in the last minutes, and a
+/// measurement must not depend on what was measured before.
+fn sockets_in_memory(state: &Path) -> io::Result<Option<TempDir>> {
+    let memory = Path::new("/dev/shm");
+    if !statfs(memory).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
+        return Ok(None);
+    }
+    let sockets = tempfile::Builder::new()
+        .prefix("brood-bench.")
+        .tempdir_in(memory)?;
+    symlink(sockets.path(), state.join("run"))?;
+    Ok(Some(sockets))
 }
 
 impl Workplace {
     /// Makes the folder and the checkpoint.
     pub(crate) fn prepare(options: &Options, interrupt: Interrupt) -> Result<Self, Error> {
-        let absolute = |path: &std::path::Path| {
+        let absolute = |path: &Path| {
             std::path::absolute(path).map_err(Error::io(format!("find {}", path.display())))
         };
         let dir = absolute(&options.dir)?;
@@ -42,6 +62,7 @@ impl Workplace {
         for inner in [&state, &checkpoints] {
             std::fs::create_dir(inner).map_err(Error::io(make()))?;
         }
+        let sockets = sockets_in_memory(&state).map_err(Error::io(make()))?;
         let cores = std::thread::available_parallelism()
             .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
         let mut workplace = Self {
@@ -60,6 +81,7 @@ impl Workplace {
             guests: options.guests,
             concurrency: options.concurrency.unwrap_or(cores),
             folder: Some(folder),
+            sockets,
         };
         let made = workplace.brood.make_checkpoint(&options.memory);
         if made.is_err() {
@@ -93,6 +115,7 @@ impl Workplace {
             }
             counted => {
                 let _ = folder.keep();
+                let _ = self.sockets.take().map(TempDir::keep);
                 destroyed?;
                 Err(Error::LeftBehind {
                     guests: counted?,
