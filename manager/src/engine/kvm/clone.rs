@@ -1,4 +1,7 @@
 //! A guest's process, from the fork to its end.
+//!
+//! What is done once, or seldom, is kept out of the frames of what waits for clients
+//! (`inline(never)`): each page of stack that a guest comes to touch is its own.
 
 use std::{
     ffi::CStr,
@@ -80,6 +83,7 @@ pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd, desk: &Desk, place: usi
 }
 
 /// Everything that is the same for all clones: a machine in the checkpoint's state.
+#[inline(never)]
 fn prepare(nursery: &Nursery) -> Result<Machine, String> {
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
@@ -93,6 +97,7 @@ fn prepare(nursery: &Nursery) -> Result<Machine, String> {
 }
 
 /// Waits for an order and tells the nursery. The process ends when there is none to come.
+#[inline(never)]
 fn take_order(take: &OwnedFd, desk: &Desk, place: usize) -> Order {
     let Some(order) = desk.receive(place, SOCKET) else {
         exit(0)
@@ -129,6 +134,7 @@ enum Body {
     Between,
 }
 
+#[inline(never)]
 fn restore<'a>(
     nursery: &'a Nursery,
     machine: Machine,
@@ -217,6 +223,7 @@ impl Guest<'_> {
     }
 
     /// Gives the virtual machine back, if all of its state can be kept without it.
+    #[inline(never)]
     fn park(&mut self) {
         // A client that came and asked nothing leaves a parked guest parked.
         if !matches!(self.body, Body::Awake(_)) {
@@ -235,19 +242,8 @@ impl Guest<'_> {
 
     /// The guest's virtual machine, made again if it was given back.
     fn machine(&mut self) -> Result<&mut Machine, String> {
-        if matches!(self.body, Body::Parked(_))
-            && let Body::Parked(parked) = mem::replace(&mut self.body, Body::Between)
-        {
-            let Nursery {
-                kvm, regions, plan, ..
-            } = self.nursery;
-            self.body = match parked.unpark(kvm, regions, plan) {
-                Ok(machine) => Body::awake(machine),
-                Err((parked, e)) => {
-                    self.body = Body::Parked(Box::new(parked));
-                    return Err(e.to_string());
-                }
-            };
+        if matches!(self.body, Body::Parked(_)) {
+            self.unpark()?;
         }
         match &mut self.body {
             Body::Awake(machine) => Ok(machine),
@@ -255,7 +251,31 @@ impl Guest<'_> {
         }
     }
 
+    /// Makes the virtual machine of a parked guest again.
+    #[inline(never)]
+    fn unpark(&mut self) -> Result<(), String> {
+        let Nursery {
+            kvm, regions, plan, ..
+        } = self.nursery;
+        let body = mem::replace(&mut self.body, Body::Between);
+        let Body::Parked(parked) = body else {
+            self.body = body;
+            return Ok(());
+        };
+        match parked.unpark(kvm, regions, plan) {
+            Ok(machine) => {
+                self.body = Body::awake(machine);
+                Ok(())
+            }
+            Err((parked, e)) => {
+                self.body = Body::Parked(Box::new(parked));
+                Err(e.to_string())
+            }
+        }
+    }
+
     /// One call and its reply.
+    #[inline(never)]
     fn converse(&mut self, client: &OwnedFd) {
         let Some((call, files)) = receive_call(client.as_raw_fd()) else {
             return;
