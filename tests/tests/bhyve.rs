@@ -275,7 +275,8 @@ fn a_suspend_that_was_not_sealed_is_told_of_and_can_be() {
         .map(|entry| entry.unwrap().path())
         .find(|path| path.extension().is_some_and(|e| e == "bhyve"))
         .unwrap();
-    fs::write(folder.join("suspending"), raw.to_str().unwrap()).unwrap();
+    let note = serde_json::json!({ "memory": raw, "log": 0 });
+    fs::write(folder.join("suspending"), note.to_string()).unwrap();
     let vm = format!(
         "--vm=brood-{}",
         folder.file_stem().unwrap().to_str().unwrap()

@@ -546,7 +546,8 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     let raw = PathBuf::from(format!("{warm}.raw"));
     fs::hard_link(warm.ckp(), &raw).unwrap();
     let note = run_dir.join(format!("{id}.bhyve/suspending"));
-    fs::write(note, raw.to_str().unwrap()).unwrap();
+    let begun = serde_json::json!({ "memory": raw, "log": 0 });
+    fs::write(note, begun.to_string()).unwrap();
     let unsealed = engine.unsealed(&run_dir, &id).unwrap();
     assert_eq!(unsealed.memory, raw);
     assert_eq!(suspend().unwrap(), sealed);

@@ -3,12 +3,11 @@
 
 use std::{
     fs,
-    process::Command,
     sync::{Arc, Mutex},
 };
 
-use brood_tests::{Call, Home, Ran, Running, Then, Tracer, brood, text, until};
-use nix::{libc, sys::stat::Mode, unistd::mkfifo};
+use brood_tests::{Call, Home, Ran, Then, text, traced};
+use nix::libc;
 
 /// What a command did, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,39 +44,15 @@ fn to(call: &Call, name: &str) -> bool {
     file.is_ok_and(|file| file.ends_with(name))
 }
 
-/// Runs a command from its first system call on.
+/// Runs a command; returns what it did.
 fn steps_of(home: &Home, args: &[&str]) -> (Ran, Vec<Step>) {
-    let gate = home.path().join("gate");
-    let _ = fs::remove_file(&gate);
-    mkfifo(&gate, Mode::S_IRWXU).expect("a pipe with a name");
-    let mut command = Command::new("sh");
-    command
-        // What is traced is no child of this process, which would be told of all that it does.
-        .args(["-c", r#"(read go < gate; exec "$0" "$@"); exit $?"#])
-        .arg(brood())
-        .args(args)
-        .envs(
-            home.command(args)
-                .get_envs()
-                .filter_map(|(k, v)| Some((k, v?))),
-        )
-        .current_dir(home.path());
-    let running = Running::start(command);
-    let traced = until("the command's process", || {
-        let pid = running.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        children.ok()?.trim().parse().ok()
-    });
     let steps = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&steps);
-    let tracer = Tracer::attach(&[traced], move |call| {
+    let (ran, _) = traced(&home.command(args), home.path(), move |call| {
         let mut seen = seen.lock().expect("a tracer that goes on");
         seen.extend(Step::of(call));
         Then::GoOn
     });
-    fs::write(&gate, "go\n").expect("somebody reads");
-    let ran = running.wait();
-    assert_eq!(tracer.end(), None);
     let steps = steps.lock().expect("a tracer that went on").clone();
     (ran, steps)
 }

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, alive, disks};
@@ -26,8 +27,31 @@ impl Guests<'_> {
         delta: bool,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
+        match self.try_suspend(guest, path, delta, progress) {
+            // It was at it already, for somebody who was cut off, and came to its end just now.
+            Err(Error::Engine {
+                source: engine::Error::Gone,
+                ..
+            }) if guest.state != GuestState::Dead => {
+                let now = self.find(&guest.row.id.to_string())?;
+                self.try_suspend(&now, path, delta, progress)
+            }
+            result => result,
+        }
+    }
+
+    fn try_suspend(
+        &mut self,
+        guest: &Guest,
+        path: &BundlePath,
+        delta: bool,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, Error> {
         let process = if self.was_cut_off(guest, path)? {
             None
+        } else if let Some(manifest) = sealed_already(guest, path) {
+            self.destroy(std::slice::from_ref(guest))?;
+            return Ok(manifest);
         } else {
             Some(alive(guest)?)
         };
@@ -125,4 +149,16 @@ impl Guests<'_> {
         });
         Ok(found.map(|row| row.name))
     }
+}
+
+/// What is sealed at `path`, when that is the guest: it ended for it, and nobody was left to forget
+/// it.
+fn sealed_already(guest: &Guest, path: &BundlePath) -> Option<Manifest> {
+    if guest.state != GuestState::Dead {
+        return None;
+    }
+    let manifest = Checkpoint::open(path).ok()?.manifest().clone();
+    let at = |text: &str| text.parse::<Timestamp>().ok();
+    let since = at(&manifest.created_at)? > at(&guest.row.created_at)?;
+    (since && manifest.guest == guest.row.name).then_some(manifest)
 }

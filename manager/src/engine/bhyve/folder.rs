@@ -58,6 +58,15 @@ pub(super) struct OwnDisk {
     pub(super) path: String,
 }
 
+/// A suspend that was begun and is not sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Suspending {
+    /// The file that its memory is written to.
+    pub(super) memory: PathBuf,
+    /// How long bhyve's log was before.
+    pub(super) log: u64,
+}
+
 /// A guest's folder.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
@@ -165,11 +174,14 @@ impl Folder {
         let _ = fs::remove_file(self.file("suspending"));
     }
 
+    /// Notes where the guest is about to be suspended to.
+    pub(super) fn set_suspending(&self, to: &Suspending) -> io::Result<()> {
+        self.write("suspending", &serde_json::to_vec(to)?)
+    }
+
     /// Where the guest is being suspended to.
-    pub(super) fn suspending(&self) -> Option<PathBuf> {
-        fs::read_to_string(self.file("suspending"))
-            .ok()
-            .map(PathBuf::from)
+    pub(super) fn suspending(&self) -> Option<Suspending> {
+        self.json("suspending")
     }
 
     /// Waits for the guest's serial line to be free; it is this caller's until the lock is dropped.

@@ -412,7 +412,7 @@ impl Engine for Bhyve {
         if folder.ready()?.state() != ProcessState::Gone {
             return None;
         }
-        let memory = folder.suspending()?;
+        let memory = folder.suspending()?.memory;
         let bundle = suspend::bundle(&memory)?;
         // All but the last of its names may be gone when it was sealed.
         let all = suspend::is_whole(&memory) || suspend::is_memory_of(&memory, &bundle);

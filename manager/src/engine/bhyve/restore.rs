@@ -428,7 +428,8 @@ pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Er
         network::destroy(host, number, id)?;
     }
     // Half a suspend is nobody's; what is whole may still be sealed.
-    if let Some(raw) = folder.suspending().filter(|raw| !suspend::is_whole(raw)) {
+    let begun = folder.suspending().map(|begun| begun.memory);
+    if let Some(raw) = begun.filter(|raw| !suspend::is_whole(raw)) {
         suspend::remove_files(&raw).map_err(io("remove what bhyve had begun to write"))?;
     }
     folder.remove().map_err(io("remove the guest's folder"))

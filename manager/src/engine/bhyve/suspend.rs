@@ -14,7 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{config::Config, folder::Folder, host::Host};
+use super::{
+    config::Config,
+    folder::{Folder, Suspending},
+    host::Host,
+};
 use crate::{
     checkpoint::{
         BhyveGuest, BundlePath, Checkpoint, Description, Progress, Writer,
@@ -63,6 +67,10 @@ fn files(raw: &Path) -> [PathBuf; 3] {
     [raw.to_owned(), beside(raw, ".kern"), beside(raw, ".meta")]
 }
 
+fn any_is_there(raw: &Path) -> bool {
+    files(raw).iter().any(|file| file.exists())
+}
+
 /// Removes the files.
 pub(super) fn remove_files(raw: &Path) -> io::Result<()> {
     let [memory, kern, meta] = files(raw);
@@ -76,7 +84,8 @@ pub(super) fn remove_files(raw: &Path) -> io::Result<()> {
 }
 
 /// Has bhyve write the guest to files and end it. When that fails the guest goes on, and no file
-/// is left.
+/// is left. When it is at that already, because whoever asked for it was cut off, it is not asked
+/// again.
 pub(super) fn write(
     host: &Host,
     folder: &Folder,
@@ -84,7 +93,23 @@ pub(super) fn write(
     process: Process,
     raw: &Path,
 ) -> Result<(), Error> {
-    if files(raw).iter().any(|file| file.exists()) {
+    if let Some(begun) = folder
+        .suspending()
+        .filter(|begun| any_is_there(&begun.memory))
+    {
+        if begun.memory != raw {
+            return Err(Error::Refused(format!(
+                "it is being suspended to {} already",
+                begun.memory.display()
+            )));
+        }
+        match until_ended(folder, process, raw, begun.log) {
+            Ok(()) => return Ok(()),
+            Err(End::Unknown(e)) => return Err(e),
+            Err(End::GaveUp(_)) => give_up(folder, raw),
+        }
+    }
+    if any_is_there(raw) {
         return Err(Error::Refused(format!(
             "{} is there: an earlier suspend was not sealed; seal it with `brood checkpoint \
              import`, or remove it",
@@ -92,10 +117,14 @@ pub(super) fn write(
         )));
     }
     let raw_text = raw.to_string_lossy();
-    folder
-        .write("suspending", raw_text.as_bytes())
-        .map_err(io("note the suspend"))?;
     let said = fs::metadata(folder.file("log")).map_or(0, |log| log.len());
+    let begun = Suspending {
+        memory: raw.to_owned(),
+        log: said,
+    };
+    folder
+        .set_suspending(&begun)
+        .map_err(io("note the suspend"))?;
     let sent = host.run(
         "bhyvectl",
         &[&format!("--suspend={raw_text}"), &format!("--vm={vm}")],
@@ -112,13 +141,18 @@ pub(super) fn write(
     match result {
         Ok(()) => Ok(()),
         Err(End::GaveUp(e)) => {
-            let _ = remove_files(raw);
-            folder.suspended();
+            give_up(folder, raw);
             Err(e)
         }
         // It may still come to its end, and then the files are all that is left of it.
         Err(End::Unknown(e)) => Err(e),
     }
+}
+
+/// Removes what was written of a guest that goes on.
+fn give_up(folder: &Folder, raw: &Path) {
+    let _ = remove_files(raw);
+    folder.suspended();
 }
 
 /// How a suspend failed.
@@ -155,7 +189,7 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
         if now != last {
             (last, moved) = (now, Instant::now());
         }
-        let unheard = !files(raw).iter().any(|file| file.exists());
+        let unheard = !any_is_there(raw);
         if unheard && moved.elapsed() > UNHEARD {
             return Err(End::GaveUp(Error::Timeout(UNHEARD)));
         }
