@@ -52,6 +52,17 @@ impl Bytes {
         self.0 as f64 / f64::from(1 << 20)
     }
 
+    /// An amount in MiB, as [`Self::as_mib`] gives it.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "no memory is negative or has 2^64 bytes"
+    )]
+    pub fn from_mib(mib: f64) -> Self {
+        Self((mib * f64::from(1 << 20)) as u64)
+    }
+
     /// Whole pages that hold this amount.
     #[must_use]
     pub const fn pages(self) -> u64 {

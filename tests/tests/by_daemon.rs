@@ -2,13 +2,15 @@
 //! stopped, replaced or of another version.
 
 use std::{
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixListener,
+    os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
     path::Path,
+    process::Command,
     thread,
 };
 
-use brood_tests::{Daemon, Demo, Home, Ran, Running, array, text, until, whole};
+use brood_tests::{Daemon, Demo, Home, Ran, Running, array, skip, text, until, whole};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
@@ -298,4 +300,54 @@ fn the_limits_that_doctor_tells_of_are_the_daemons() {
         brood_tests::keys(&by_daemon["facts"]),
         brood_tests::keys(&here["facts"])
     );
+}
+
+/// Somebody of the socket's group who may not enter the state folder.
+#[test]
+fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon() {
+    const GROUP: u32 = 12345;
+    const USER: u32 = 65534;
+    let Some(home) = Home::with_kvm() else { return };
+    if !nix::unistd::geteuid().is_root() {
+        return skip("not root: cannot become another user");
+    }
+    let demo = home.demo("demo", "4M");
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let socket = folder.path().join("api.sock");
+    let with_socket = |mut command: Command| {
+        command.env("BROOD_SERVE_SOCKET", &socket);
+        command
+    };
+    let mut serve = with_socket(home.command(&["serve"]));
+    serve.env("BROOD_SERVE_SOCKET_MODE", "0660").gid(GROUP);
+    let daemon = Running::start(serve);
+    let other = |args: &[&str]| {
+        let mut command = with_socket(home.command(args));
+        command.current_dir("/").uid(USER).gid(GROUP);
+        Running::start(command).wait()
+    };
+    until("the daemon", || {
+        (other(&["list"]).code() == Some(0)).then_some(())
+    });
+    let _ = other(&["pool", "create", "p", &demo.path, "--hot", "1"]).ok();
+    let claim = other(&["pool", "claim", "p", "--json"]).ok().json();
+    let guest = text(&claim["guest"]);
+    let shows = |args: &[&str], words: &[&str]| {
+        let shown = other(args).ok().stdout;
+        assert!(words.iter().all(|word| shown.contains(word)), "{shown}");
+    };
+    shows(&["list"], &[guest, "running", "4 MiB"]);
+    shows(&["show", guest], &["private", "4 MiB"]);
+    let answer = other(&["ask", guest, "ping", "hello"]).ok().json();
+    assert_eq!(answer["answer"], home.ask(guest, "ping hello")["answer"]);
+    shows(&["pool", "list"], &["p ", &demo.path]);
+    shows(&["pool", "show", "p"], &[guest, "s left"]);
+    let _ = other(&["pool", "release", text(&claim["token"])]).ok();
+    let _ = other(&["--no-daemon", "list"])
+        .exits(1)
+        .says(&["Permission denied"]);
+    let _ = other(&["pool", "remove", "p", "--force"]).ok();
+    daemon.signal(Signal::SIGTERM);
+    let _ = daemon.wait().ok();
 }

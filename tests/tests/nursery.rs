@@ -190,6 +190,24 @@ fn whoever_looks_at_a_pool_does_not_take_its_nursery() {
     daemon.send(Method::DELETE, "/api/v1/pools/p", 204);
 }
 
+#[test]
+fn restores_one_after_the_other_share_a_nursery_which_ends_when_there_are_no_more() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let daemon = Daemon::start(&home);
+    let restore = json!({ "checkpoint": demo.path, "guests": 2 });
+    let mut stood = Vec::new();
+    for _ in 0..3 {
+        daemon.post("/api/v1/guests", &restore, 201);
+        stood.extend(home.nurseries().iter().map(|nursery| nursery.pid));
+    }
+    assert_eq!(stood, [stood[0]; 3]);
+    daemon.send(Method::DELETE, "/api/v1/guests?all=true", 200);
+    until("the nursery's end", || {
+        home.nurseries().is_empty().then_some(())
+    });
+}
+
 /// A restore of many guests, whose nursery is stopped and whose manager is killed.
 fn left_stopped(whom: fn(&Home) -> Vec<Proc>) -> Option<(Home, Demo)> {
     let home = Home::with_kvm()?;

@@ -180,6 +180,8 @@ pub(super) async fn remove(
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     blocking(move || {
+        // One that stands by has its files open.
+        workers.standing().end(&path.absolute()?.to_string());
         let freed = workers.call(|state, engine| {
             let mut guests = guests(state, engine);
             let users = guests.users_of(&path)?;

@@ -24,6 +24,8 @@ use crate::{pool::Pace, restore::mass::Event, state::PoolRow};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a nursery stands by that is no pool's.
+const STANDS_BY: Duration = Duration::from_secs(10);
 /// How long a pool that could not be filled is only settled.
 const REST: Duration = Duration::from_secs(5);
 
@@ -63,12 +65,10 @@ struct Kept {
 impl App {
     /// Brings each pool to what it should be, as far as that can be.
     fn keep_all(&self, kept: &mut Kept) -> Result<(), Problem> {
-        let stood = self.workers.standing().names();
         let pools = self.workers.call(|state, _| state.pools())?;
         let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
-        for gone in stood.iter().filter(|name| !names.contains(*name)) {
-            self.workers.standing().end(gone);
-        }
+        let standing = self.workers.standing();
+        standing.end_unused(STANDS_BY, |name| names.contains(name));
         kept.paces.retain(|name, _| names.contains(name));
         kept.resting.retain(|_, since| since.elapsed() < REST);
         for pool in &pools {

@@ -203,7 +203,10 @@ impl App {
         };
         let done = workers.call(|state, engine| {
             mass::verify(state, &checkpoint, &|progress| begun.verifying(progress))?;
+            // More guests of it are often wanted soon.
+            let slot = workers.standing().named(&origin.checkpoint);
             job.run(
+                slot,
                 state,
                 engine,
                 &facts,

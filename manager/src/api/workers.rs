@@ -29,7 +29,8 @@ pub(super) struct Workers {
     dir: PathBuf,
     engine: Box<dyn Engine>,
     idle: Mutex<Vec<Opened>>,
-    /// Nurseries of pools, warm from one restore to the next.
+    /// Nurseries, warm from one restore to the next: of pools by their name, of others by their
+    /// checkpoint, which has a slash in it.
     standing: Slots,
 }
 
@@ -116,7 +117,7 @@ impl Workers {
         })
     }
 
-    /// Nurseries of pools, warm.
+    /// Nurseries that stand by.
     pub(super) fn standing(&self) -> &Slots {
         &self.standing
     }

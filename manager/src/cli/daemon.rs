@@ -5,6 +5,10 @@
 
 use std::env;
 
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
@@ -61,6 +65,15 @@ pub(crate) fn by_daemon<T>(
         Some(client) => done(ask(&client)),
         None => Ok(None),
     }
+}
+
+/// The daemon, when this user may not enter the state folder and so cannot look for himself.
+pub(crate) fn only_daemon(config: &Config) -> Option<Client> {
+    let entered = access(
+        config.state_dir().ok()?,
+        AccessFlags::W_OK | AccessFlags::X_OK,
+    );
+    (entered == Err(Errno::EACCES)).then(|| daemon(config))?
 }
 
 /// Starts the log of a command, on standard error: when it is asked for, or `RUST_LOG` is set.

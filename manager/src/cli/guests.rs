@@ -8,12 +8,14 @@ use serde_json::json;
 use super::{
     Failure,
     actor::{Actor, Done, Which},
+    daemon::only_daemon,
     output::{advance, bytes_bar, engine, json, line, state, table},
 };
 use crate::{
     checkpoint::BundlePath,
     config::Config,
     guests::{Guests, View},
+    units::Bytes,
 };
 
 /// Lists all guests, those too that other commands restored or that died
@@ -30,19 +32,12 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-        }
-        .list()?;
+        let guests = match only_daemon(config) {
+            Some(daemon) => daemon.guests(false)?,
+            None => Self::look(config)?,
+        };
         if self.json {
-            json(
-                &guests
-                    .iter()
-                    .map(|g| View::new(g, engine.kind(), None))
-                    .collect::<Vec<_>>(),
-            );
+            json(&guests);
             return Ok(ExitCode::SUCCESS);
         }
         if guests.is_empty() {
@@ -53,18 +48,30 @@ impl List {
             .iter()
             .map(|g| {
                 vec![
-                    g.row.name.clone(),
+                    g.name.clone(),
                     g.state.name().to_owned(),
-                    g.process()
-                        .map_or_else(|| "-".to_owned(), |p| p.pid.to_string()),
-                    g.row.memory.to_string(),
-                    g.row.checkpoint.clone(),
-                    g.row.reason.clone().unwrap_or_default(),
+                    g.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                    Bytes::from_mib(g.memory_mib).to_string(),
+                    g.checkpoint.clone(),
+                    g.reason.clone().unwrap_or_default(),
                 ]
             })
             .collect();
         table(&["NAME", "STATE", "PID", "MEMORY", "CHECKPOINT", ""], &rows);
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn look(config: &Config) -> Result<Vec<View>, Failure> {
+        let (mut state, engine) = (state(config)?, engine(config)?);
+        let mut guests = Guests {
+            state: &mut state,
+            engine: &*engine,
+        };
+        let all = guests.list()?;
+        let views = all
+            .iter()
+            .map(|guest| View::new(guest, engine.kind(), None));
+        Ok(views.collect())
     }
 }
 
@@ -81,6 +88,55 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let guest = match only_daemon(config) {
+            Some(daemon) => daemon.guest(&self.guest)?,
+            None => self.look(config)?,
+        };
+        if self.json {
+            json(&guest);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut lines = vec![
+            ("name", guest.name),
+            ("id", guest.id),
+            ("state", guest.state.name().to_owned()),
+            ("checkpoint", guest.checkpoint),
+            ("memory", Bytes::from_mib(guest.memory_mib).to_string()),
+            ("generation", guest.generation),
+            ("mac", guest.mac),
+            ("restored", guest.created_at),
+        ];
+        if let Some(pid) = guest.pid {
+            lines.push(("pid", pid.to_string()));
+        }
+        if let Some(disk) = guest.disk_path {
+            lines.push(("disk", disk));
+        }
+        if let Some(u) = guest.usage {
+            let (private, shared) = (Bytes(u.private_bytes), Bytes(u.shared_bytes));
+            let (process, tables) = (Bytes(u.process_bytes), Bytes(u.page_table_bytes));
+            lines.extend([
+                (
+                    "private",
+                    format!("{private} of guest memory written by this guest"),
+                ),
+                (
+                    "shared",
+                    format!("{shared} touched and shared with the checkpoint"),
+                ),
+                ("process", format!("{process} and {tables} of page tables")),
+            ]);
+        }
+        if let Some(reason) = guest.reason {
+            lines.push(("ended", reason));
+        }
+        for (key, value) in lines {
+            line(format_args!("{key:<11} {value}"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn look(&self, config: &Config) -> Result<View, Failure> {
         let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
@@ -90,51 +146,10 @@ impl Show {
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         // What cannot be asked for must not keep the rest from being shown.
         let disk = guests.disk_location(&guest.row).ok().flatten();
-        if self.json {
-            json(&View {
-                disk_path: disk.as_ref().map(|path| path.display().to_string()),
-                ..View::new(&guest, engine.kind(), usage)
-            });
-            return Ok(ExitCode::SUCCESS);
-        }
-        let row = &guest.row;
-        let mut lines = vec![
-            ("name", row.name.clone()),
-            ("id", row.id.to_string()),
-            ("state", guest.state.name().to_owned()),
-            ("checkpoint", row.checkpoint.clone()),
-            ("memory", row.memory.to_string()),
-            ("generation", row.generation.clone()),
-            ("mac", row.mac.clone()),
-            ("restored", row.created_at.clone()),
-        ];
-        if let Some(process) = guest.process() {
-            lines.push(("pid", process.pid.to_string()));
-        }
-        if let Some(disk) = disk {
-            lines.push(("disk", disk.display().to_string()));
-        }
-        if let Some(u) = usage {
-            lines.push((
-                "private",
-                format!("{} of guest memory written by this guest", u.private),
-            ));
-            lines.push((
-                "shared",
-                format!("{} touched and shared with the checkpoint", u.shared),
-            ));
-            lines.push((
-                "process",
-                format!("{} and {} of page tables", u.process, u.page_tables),
-            ));
-        }
-        if let Some(reason) = &row.reason {
-            lines.push(("ended", reason.clone()));
-        }
-        for (key, value) in lines {
-            line(format_args!("{key:<11} {value}"));
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(View {
+            disk_path: disk.map(|path| path.display().to_string()),
+            ..View::new(&guest, engine.kind(), usage)
+        })
     }
 }
 
@@ -187,6 +202,10 @@ impl Ask {
         if self.request.last().is_some_and(|word| word == "--json") {
             self.request.pop();
             self.json = true;
+        }
+        if let Some(daemon) = only_daemon(config) {
+            json(&daemon.ask(&self.guest, &self.request, self.timeout)?);
+            return Ok(ExitCode::SUCCESS);
         }
         let (mut state, engine) = (state(config)?, engine(config)?);
         let timeout = Duration::from_secs_f64(self.timeout);

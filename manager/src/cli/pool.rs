@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Failure,
     claims::{Claim, Release, Renew, Resume, Suspend},
-    daemon::by_daemon,
+    daemon::{by_daemon, only_daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
     output::{advance, bytes_bar, engine, json, line, state, table},
@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     pool::{self, NewPool, Pool, Pools},
     restore::Slots,
+    state::EntryState,
     units::Bytes,
 };
 
@@ -283,7 +284,10 @@ pub(super) struct List {
 
 impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let pools = with_pools(config, |pools| Ok(pools.list()?))?;
+        let pools = match only_daemon(config) {
+            Some(daemon) => daemon.pools()?,
+            None => with_pools(config, |pools| Ok(pools.list()?))?,
+        };
         if self.json {
             json(&pools);
         } else if pools.is_empty() {
@@ -344,29 +348,34 @@ pub(super) struct Show {
 
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        with_pools(config, |pools| {
-            let details = pools.details(&self.pool)?;
-            if self.json {
-                json(&details);
-                return Ok(ExitCode::SUCCESS);
-            }
-            print_pool(&details.pool, false);
-            let entries = pools.state.entries(&self.pool)?;
-            let entries = entries.into_iter().map(|e| {
-                let left = e.lease.map(|lease| format!("{} s left", lease.as_secs()));
-                vec![e.name, e.state.name().to_owned(), left.unwrap_or_default()]
-            });
-            let resting = details.resting.into_iter().map(|resting| {
-                let since = format!("since {}", resting.since);
-                vec![resting.guest, resting.state.name().to_owned(), since]
-            });
-            let rows: Vec<_> = entries.chain(resting).collect();
-            if !rows.is_empty() {
-                line("");
-                table(&["GUEST", "STATE", "LEASE"], &rows);
-            }
-            Ok(ExitCode::SUCCESS)
-        })
+        let details = match only_daemon(config) {
+            Some(daemon) => daemon.pool(&self.pool)?,
+            None => with_pools(config, |pools| Ok(pools.details(&self.pool)?))?,
+        };
+        if self.json {
+            json(&details);
+            return Ok(ExitCode::SUCCESS);
+        }
+        print_pool(&details.pool, false);
+        let hot = details
+            .hot_guests
+            .into_iter()
+            .map(|guest| vec![guest, EntryState::Hot.name().to_owned(), String::new()]);
+        let claimed = details.claims.into_iter().map(|claim| {
+            let left = claim.lease_left_s.map(|left| format!("{left} s left"));
+            let state = EntryState::Claimed.name().to_owned();
+            vec![claim.guest, state, left.unwrap_or_default()]
+        });
+        let resting = details.resting.into_iter().map(|resting| {
+            let since = format!("since {}", resting.since);
+            vec![resting.guest, resting.state.name().to_owned(), since]
+        });
+        let rows: Vec<_> = hot.chain(claimed).chain(resting).collect();
+        if !rows.is_empty() {
+            line("");
+            table(&["GUEST", "STATE", "LEASE"], &rows);
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

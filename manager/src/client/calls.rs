@@ -8,6 +8,7 @@ use std::{
 
 use hyper::Method;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
@@ -28,7 +29,7 @@ use crate::{
     },
     engine::random,
     guests::View as Guest,
-    pool::Pool,
+    pool::{Details, Pool},
     restore::job::View,
 };
 
@@ -57,6 +58,30 @@ impl Client {
             format!("/api/v1/guests?usage={usage}"),
             "list guests",
         ))
+    }
+
+    /// One guest, and what it costs.
+    pub(crate) fn guest(&self, guest: &str) -> Result<Guest, Error> {
+        let path = format!("/api/v1/guests/{}", Segment(guest));
+        self.call(&Call::get(path, "show a guest"))
+    }
+
+    /// Puts a request to a guest; returns its answer.
+    pub(crate) fn ask(
+        &self,
+        guest: &str,
+        request: &[String],
+        timeout_s: f64,
+    ) -> Result<Value, Error> {
+        let path = format!("/api/v1/guests/{}/ask", Segment(guest));
+        let body = json!({ "request": request, "timeout_s": timeout_s });
+        self.call(&Call::change(Method::POST, path, "ask a guest").with(&body))
+    }
+
+    /// A pool, its entries and the claims of it that rest.
+    pub(crate) fn pool(&self, pool: &str) -> Result<Details, Error> {
+        let path = format!("/api/v1/pools/{}", Segment(pool));
+        self.call(&Call::get(path, "show a pool"))
     }
 
     /// All pools.

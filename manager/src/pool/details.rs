@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Error, Pool, Pools};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A pool and its entries.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolDetails)]
 pub struct Details {
     /// The pool.
@@ -28,7 +28,7 @@ pub struct Details {
 }
 
 /// An entry that is claimed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Held {
     /// Name of its guest.
     pub guest: String,
@@ -37,7 +37,7 @@ pub struct Held {
 }
 
 /// A claim whose guest is suspended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = RestingClaim)]
 pub struct Resting {
     /// Name that its guest had.

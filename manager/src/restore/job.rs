@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    cost,
+    Slot, cost,
     mass::{self, Error, Event, Failure, Names, Report, Request, RestoredGuest},
 };
 use crate::{
@@ -60,13 +60,15 @@ impl Job {
         Names::Numbered(prefix.unwrap_or_else(|| checkpoint.name().to_owned()))
     }
 
-    /// Does it. `cancelled` is as for [`mass::restore`]. The checkpoint must have been
+    /// Does it, by the session in `slot` if there is one that fits. `cancelled` is as for [`mass::restore`]. The checkpoint must have been
     /// checked before ([`mass::verify`]).
     ///
     /// # Errors
     /// When nothing could be restored at all.
+    #[expect(clippy::too_many_arguments, reason = "what a restore needs")]
     pub fn run(
         &self,
+        slot: Slot<'_>,
         state: &mut State,
         engine: &dyn Engine,
         facts: &HostFacts,
@@ -88,7 +90,8 @@ impl Job {
             disk: self.disk.clone(),
         };
         let mut warnings = Vec::new();
-        let report = mass::restore(
+        let report = mass::restore_by(
+            slot,
             state,
             engine,
             facts,

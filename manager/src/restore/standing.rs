@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -36,7 +36,10 @@ impl Standing {
 /// Sessions that stand by, one for each name of what they are kept for. Shared by threads: whoever
 /// takes one has it alone, and another who comes meanwhile begins his own.
 #[derive(Default)]
-pub struct Slots(Mutex<HashMap<String, Standing>>);
+pub struct Slots(Mutex<HashMap<String, Kept>>);
+
+/// A session, and since when it stands by.
+type Kept = (Standing, Instant);
 
 impl Slots {
     /// The slot of this name.
@@ -45,10 +48,12 @@ impl Slots {
         Slot { slots: self, name }
     }
 
-    /// Names of what a session is kept for.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.all().keys().cloned().collect()
+    /// Ends sessions that nobody has used for so long, but for those that are always `wanted`.
+    pub fn end_unused(&self, after: Duration, wanted: impl Fn(&str) -> bool) {
+        let unused =
+            |name: &String, (_, since): &mut Kept| !wanted(name) && since.elapsed() > after;
+        let ended: Vec<_> = self.all().extract_if(unused).collect();
+        drop(ended);
     }
 
     /// Ends a session that is not needed any more.
@@ -57,7 +62,7 @@ impl Slots {
         drop(ended);
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Standing>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,7 +87,8 @@ impl Slot<'_> {
         checkpoint: &Checkpoint,
         park_after: Option<Duration>,
     ) -> Option<Standing> {
-        let standing = self.slots.all().remove(self.name);
+        let kept = self.slots.all().remove(self.name);
+        let standing = kept.map(|(standing, _)| standing);
         let mut standing = standing.filter(|s| s.fits(checkpoint, park_after))?;
         // What it tells of guests that ended since is nobody's concern any more. One that broke
         // down meanwhile is found out here.
@@ -97,7 +103,8 @@ impl Slot<'_> {
 
     /// Keeps a session. Of two the later one stays: it restores what is there now.
     pub(super) fn put(self, standing: Standing) {
-        let ended = self.slots.all().insert(self.name.to_owned(), standing);
+        let kept = (standing, Instant::now());
+        let ended = self.slots.all().insert(self.name.to_owned(), kept);
         drop(ended);
     }
 }
