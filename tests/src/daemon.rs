@@ -13,7 +13,7 @@ use reqwest::{
     Method, StatusCode,
     blocking::{Client, RequestBuilder, Response},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Home, PATIENCE, Ran, Running, text, until};
 
@@ -46,6 +46,20 @@ impl Daemon {
     #[must_use]
     pub fn with_environment(home: &Home, environment: &[(&str, &str)]) -> Self {
         Self::with(home, &[], environment, None)
+    }
+
+    /// Restores guests of the checkpoint `demo`, which must all succeed; returns the report.
+    #[track_caller]
+    pub fn restore(&self, guests: u64, prefix: &str) -> Value {
+        let body = json!({ "checkpoint": "demo", "guests": guests, "prefix": prefix });
+        self.post("/api/v1/guests", &body, 201)
+    }
+
+    /// Puts a request to a guest, which must be answered with this status; returns the answer.
+    #[track_caller]
+    pub fn ask(&self, guest: &str, words: &[&str], status: u16) -> Value {
+        let body = json!({ "request": words });
+        self.post(&format!("/api/v1/guests/{guest}/ask"), &body, status)
     }
 
     /// What it has written to its log so far.

@@ -2,60 +2,27 @@
 //! refuses, limits of guests, and a density run's own work. No bhyve runs here, and no figure of
 //! these tests says anything about FreeBSD.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use brood::checkpoint::{BhyveGuest, BundlePath, Readiness};
-use brood_tests::{Home, Machine, Ran, Running, array, number, text, whole};
+use brood_tests::{Lab, Running, array, number, text, whole};
 use serde_json::Value;
 
-/// A home whose `brood` finds the machine.
-struct Lab {
-    machine: Machine,
-    home: Home,
+/// A checkpoint of this name in the lab.
+fn checkpoint(lab: &Lab, name: &str) -> String {
+    let path = lab.bundle(name);
+    lab.machine.checkpoint(&path);
+    path.to_string()
 }
 
-impl Lab {
-    fn new() -> Self {
-        let home = Home::bare();
-        let machine = Machine::new(home.path());
-        Self { machine, home }
-    }
-
-    fn checkpoint(&self, name: &str) -> String {
-        let path: BundlePath = self.home.named(name).path.parse().unwrap();
-        self.machine.checkpoint(&path);
-        path.to_string()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.home.command(arguments);
-        command.envs(self.machine.environment());
-        command
-    }
-
-    fn brood(&self, arguments: &[&str]) -> Ran {
-        Running::start(self.command(arguments)).wait()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let with_json = [arguments, &["--json"]].concat();
-        self.brood(&with_json).ok().json()
-    }
-
-    /// The check of this name, whether or not the machine is ready.
-    fn check(&self, name: &str) -> Value {
-        let ran = self.brood(&["doctor", "--json", "--guests", "10"]);
-        assert!(matches!(ran.code(), Some(0 | 1)), "{}", ran.stderr);
-        let told = ran.json();
-        let mut checks = array(&told["checks"]).iter();
-        let check = checks.find(|check| check["name"] == name);
-        check.unwrap_or_else(|| panic!("{name}: {told}")).clone()
-    }
-
-    fn destroy_all(&self) {
-        let _ = self.brood(&["destroy", "--all"]).ok();
-        assert_eq!(self.machine.leftovers(), Vec::<String>::new());
-    }
+/// The doctor's check of this name, whether or not the machine is ready.
+fn check(lab: &Lab, name: &str) -> Value {
+    let ran = lab.brood(&["doctor", "--json", "--guests", "10"]);
+    assert!(matches!(ran.code(), Some(0 | 1)), "{}", ran.stderr);
+    let told = ran.json();
+    let mut checks = array(&told["checks"]).iter();
+    let check = checks.find(|check| check["name"] == name);
+    check.unwrap_or_else(|| panic!("{name}: {told}")).clone()
 }
 
 #[test]
@@ -89,25 +56,28 @@ fn doctor_says_what_bhyve_has_and_what_to_change() {
     assert_eq!(facts["tools"]["restores"], true);
 
     // The first guest has bhyve load the module.
-    let web = lab.checkpoint("web");
-    lab.json(&["restore", &web, "-n", "1", "--prefix", "g"]);
-    assert_eq!(lab.check("vmm_vnode")["found"], "loaded, ABI 1, 1 segments");
-    assert_eq!(lab.check("vmm")["found"], "loaded, 1 machines");
+    let web = checkpoint(&lab, "web");
+    let _ = lab.json(&["restore", &web, "-n", "1", "--prefix", "g"]);
+    assert_eq!(
+        check(&lab, "vmm_vnode")["found"],
+        "loaded, ABI 1, 1 segments"
+    );
+    assert_eq!(check(&lab, "vmm")["found"], "loaded, 1 machines");
     lab.destroy_all();
 
     lab.machine.unload("nmdm");
     lab.machine.install(&[]);
-    let vnode = lab.check("vmm_vnode");
+    let vnode = check(&lab, "vmm_vnode");
     assert_eq!(
         (&vnode["status"], &vnode["found"]),
         (&"fail".into(), &"not installed".into())
     );
     assert!(text(&vnode["hint"]).contains("tools/freebsd/kernel build"));
-    let nmdm = lab.check("nmdm");
+    let nmdm = check(&lab, "nmdm");
     assert_eq!(nmdm["status"], "fail");
     assert!(text(&nmdm["hint"]).contains("kldload nmdm"));
     lab.machine.boot_with("kern.racct.enable", 0);
-    assert_eq!(lab.check("kern.racct.enable")["status"], "ok");
+    assert_eq!(check(&lab, "kern.racct.enable")["status"], "ok");
     let _ = lab.brood(&["doctor"]).exits(1);
     // Without it guests are not begun, and the same command is named.
     let _ = lab
@@ -119,7 +89,7 @@ fn doctor_says_what_bhyve_has_and_what_to_change() {
 #[test]
 fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
     let lab = Lab::new();
-    let web = lab.checkpoint("web");
+    let web = checkpoint(&lab, "web");
     lab.machine.run("sysctl", &["hw.vmm.maxvmms=64"]);
     for n in 0..30 {
         lab.machine
@@ -146,9 +116,9 @@ fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
         "{}",
         text.stdout
     );
-    let check = lab.check("hw.vmm.maxvmms");
+    let machines = check(&lab, "hw.vmm.maxvmms");
     assert_eq!(
-        (&check["status"], &check["found"]),
+        (&machines["status"], &machines["found"]),
         (&"ok".into(), &"34 virtual machines left".into())
     );
 
@@ -173,7 +143,7 @@ fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
 #[test]
 fn guests_have_the_limits_that_were_asked_for_until_they_end() {
     let lab = Lab::new();
-    let web = lab.checkpoint("web");
+    let web = checkpoint(&lab, "web");
     let rules = |pid: &Value| {
         let mut own = lab.machine.limits();
         own.retain(|rule| rule.starts_with(&format!("process:{pid}:")));
@@ -239,7 +209,7 @@ fn guests_have_the_limits_that_were_asked_for_until_they_end() {
 #[test]
 fn a_density_run_asks_the_freebsd_kernel_and_explains_its_answer() {
     let lab = Lab::new();
-    let web = lab.checkpoint("web");
+    let web = checkpoint(&lab, "web");
     let step = lab.json(&["density", &web, "--guests", "3", "--dirty-pages", "16"]);
     assert_eq!((whole(&step["guests"]), whole(&step["answered"])), (3, 3));
     assert_eq!(step["engine"], "bhyve");

@@ -3,63 +3,18 @@
 use std::{collections::HashSet, fs, time::Duration};
 
 use brood_tests::{
-    Demo, Home, Ran, Random, Running, array, keys, processes_in, signal, text, until, whole,
+    Ran, Random, Running, array, keys, pool_home, processes_in, signal, text, until, whole,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const MEMORY: &str = "4M";
-
-/// A home with a pool `p` of so many hot guests.
-fn pool(hot: u64, more: &[&str]) -> Option<(Home, Demo)> {
-    let home = Home::with_kvm()?;
-    let demo = home.demo("demo", MEMORY);
-    let hot = hot.to_string();
-    let mut args = vec!["pool", "create", "p", &demo.path, "--hot", &hot];
-    args.extend(more);
-    let _ = home.brood(&args).ok();
-    Some((home, demo))
-}
-
-fn claim(home: &Home) -> Value {
-    home.json(&["pool", "claim", "p"])
-}
-
-fn show(home: &Home) -> Value {
-    home.json(&["pool", "show", "p"])
-}
-
-/// Fills the pool, which must then have all its hot guests, each stopped; returns the report.
-#[track_caller]
-fn fill(home: &Home) -> Value {
-    let report = home.json(&["pool", "fill", "p"]);
-    let shown = show(home);
-    assert_eq!(shown["entries"]["hot"], shown["hot"], "{shown}");
-    assert_eq!(shown["entries"]["filling"], 0, "{shown}");
-    assert_eq!(shown["entries"]["releasing"], 0, "{shown}");
-    let paused = home.names("paused");
-    for guest in array(&shown["hot_guests"]) {
-        assert!(
-            paused.contains(&text(guest).to_owned()),
-            "{guest} is not stopped"
-        );
-    }
-    report
-}
-
-fn release(home: &Home, claimed: &Value) {
-    let _ = home
-        .brood(&["pool", "release", text(&claimed["token"])])
-        .ok();
-}
-
 #[test]
 fn a_pool_is_filled_claimed_from_released_and_removed() {
-    let Some((home, demo)) = pool(3, &["--lease", "60"]) else {
+    let Some((home, demo)) = pool_home(3, &["--lease", "60"]) else {
         return;
     };
     assert_eq!(home.names("paused"), ["p-1", "p-2", "p-3"]);
-    let first = claim(&home);
+    let first = home.claim();
     assert_eq!(
         keys(&first),
         ["claim_ms", "guest", "id", "lease_s", "pid", "tier", "token"]
@@ -75,7 +30,7 @@ fn a_pool_is_filled_claimed_from_released_and_removed() {
     assert_eq!(counter("p-1"), counter("q-1") + 1);
     let _ = home.brood(&["destroy", "q-1"]).ok();
 
-    let shown = show(&home);
+    let shown = home.show_pool();
     assert_eq!(shown["entries"]["hot"], 2);
     assert_eq!(shown["claims"][0]["guest"], "p-1");
     assert!(whole(&shown["claims"][0]["lease_left_s"]) <= 60);
@@ -88,12 +43,12 @@ fn a_pool_is_filled_claimed_from_released_and_removed() {
         .exits(1)
         .says(&["1 of its entries", "--force"]);
 
-    let report = fill(&home);
+    let report = home.fill();
     assert_eq!(
         (&report["restored"], &report["missing"]),
         (&1.into(), &0.into())
     );
-    release(&home, &first);
+    home.release(&first);
     assert!(home.names("running").is_empty(), "a released guest is gone");
     let _ = home
         .brood(&["pool", "release", text(&first["token"])])
@@ -120,7 +75,7 @@ fn a_pool_is_filled_claimed_from_released_and_removed() {
 fn a_hundred_claimers_at_once_get_a_guest_each() {
     const CLAIMERS: usize = 100;
     const HOT: usize = 70;
-    let Some((home, _)) = pool(HOT as u64, &[]) else {
+    let Some((home, _)) = pool_home(HOT as u64, &[]) else {
         return;
     };
     let claimers: Vec<Running> = (0..CLAIMERS)
@@ -156,18 +111,18 @@ fn a_hundred_claimers_at_once_get_a_guest_each() {
 #[test]
 fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given() {
     const HOT: u64 = 6;
-    let Some((home, _)) = pool(HOT, &["--lease", "3600"]) else {
+    let Some((home, _)) = pool_home(HOT, &["--lease", "3600"]) else {
         return;
     };
     let mut random = Random::seeded();
     for _ in 0..24 {
-        let before = whole(&show(&home)["entries"]["hot"]);
+        let before = whole(&home.show_pool()["entries"]["hot"]);
         let mut claimer = home.start(&["pool", "claim", "p", "--json"]);
         std::thread::sleep(Duration::from_micros(random.below(12_000)));
         let done = claimer.ended();
         claimer.signal(Signal::SIGKILL);
         let ran = claimer.wait();
-        let shown = show(&home);
+        let shown = home.show_pool();
         let after = whole(&shown["entries"]["hot"]);
         assert!(
             before - after <= 1,
@@ -182,17 +137,17 @@ fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given() {
                 "what was told is recorded: {claimed} {shown}"
             );
         }
-        fill(&home);
+        home.fill();
     }
     // What nobody was told of ends with its lease. None is over yet, so all of them are there.
-    let claims = whole(&show(&home)["entries"]["claimed"]);
+    let claims = whole(&home.show_pool()["entries"]["claimed"]);
     assert_eq!(home.list().len() as u64, claims + HOT);
 }
 
 #[test]
 fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next() {
     const HOT: u64 = 60;
-    let Some((home, demo)) = pool(0, &[]) else {
+    let Some((home, demo)) = pool_home(0, &[]) else {
         return;
     };
     let _ = demo;
@@ -211,7 +166,7 @@ fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next() {
         let _ = filling.wait();
         // It may not have got so far as to say how many there should be.
         let _ = home.brood(&["pool", "set", "p", "--hot", &hot]).ok();
-        let report = fill(&home);
+        let report = home.fill();
         saved += whole(&report["settled"]["saved"]);
         assert_eq!(home.list().len() as u64, HOT);
         until("nothing else to run", || {
@@ -226,26 +181,26 @@ fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next() {
 
 #[test]
 fn a_releaser_killed_at_any_moment_has_released_or_not() {
-    let Some((home, _)) = pool(2, &["--lease", "3600"]) else {
+    let Some((home, _)) = pool_home(2, &["--lease", "3600"]) else {
         return;
     };
     let mut random = Random::seeded();
     for _ in 0..16 {
-        let claimed = claim(&home);
+        let claimed = home.claim();
         let token = text(&claimed["token"]);
         let releaser = home.start(&["pool", "release", token]);
         std::thread::sleep(Duration::from_micros(random.below(8_000)));
         releaser.signal(Signal::SIGKILL);
         let _ = releaser.wait();
-        let state = show(&home)["entries"].clone();
+        let state = home.show_pool()["entries"].clone();
         if state["claimed"] == 1 {
             assert!(
                 home.names("running")
                     .contains(&text(&claimed["guest"]).to_owned())
             );
-            release(&home, &claimed);
+            home.release(&claimed);
         }
-        fill(&home);
+        home.fill();
         assert_eq!(home.list().len(), 2, "{:?}", home.list());
     }
 }
@@ -253,13 +208,13 @@ fn a_releaser_killed_at_any_moment_has_released_or_not() {
 #[test]
 fn nobody_finds_what_another_has_left() {
     const WHERE: u64 = 0x30_0000;
-    let Some((home, demo)) = pool(2, &[]) else {
+    let Some((home, demo)) = pool_home(2, &[]) else {
         return;
     };
     let pristine = demo.words().at(WHERE);
     let mut generations = HashSet::new();
     for round in 0..6 {
-        let claimed = claim(&home);
+        let claimed = home.claim();
         let guest = text(&claimed["guest"]);
         assert_eq!(home.peek(guest, WHERE), pristine, "round {round}");
         assert!(
@@ -267,23 +222,23 @@ fn nobody_finds_what_another_has_left() {
             "an identity came back"
         );
         let _ = home.ask(guest, &format!("poke {WHERE} {}", 9_000_001 + round));
-        release(&home, &claimed);
+        home.release(&claimed);
         if round % 2 == 0 {
-            fill(&home);
+            home.fill();
         }
     }
 }
 
 #[test]
 fn the_clock_of_a_claimed_guest_is_right() {
-    let Some((home, _)) = pool(1, &[]) else {
+    let Some((home, _)) = pool_home(1, &[]) else {
         return;
     };
     let waited = std::time::Instant::now();
     until("the guest to have been stopped for a while", || {
         (waited.elapsed() > Duration::from_millis(1500)).then_some(())
     });
-    let claimed = claim(&home);
+    let claimed = home.claim();
     let now = || {
         std::time::SystemTime::UNIX_EPOCH
             .elapsed()
@@ -303,12 +258,12 @@ fn the_clock_of_a_claimed_guest_is_right() {
 
 #[test]
 fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped() {
-    let Some((home, _)) = pool(4, &[]) else {
+    let Some((home, _)) = pool_home(4, &[]) else {
         return;
     };
     signal(home.pid("p-1"), Signal::SIGKILL);
     // Whether or not its end was seen, the next one is handed out.
-    let claimed = claim(&home);
+    let claimed = home.claim();
     assert_eq!(
         (&claimed["guest"], &claimed["tier"]),
         (&"p-2".into(), &"hot".into())
@@ -329,7 +284,7 @@ fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped() {
             .contains(&"p-3".to_owned())
             .then_some(())
     });
-    let report = fill(&home);
+    let report = home.fill();
     assert!(whole(&report["settled"]["destroyed"]) >= 1, "{report}");
     let pids: Vec<i32> = home.guests().iter().map(|g| g.pid).collect();
     assert!(
@@ -340,18 +295,18 @@ fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped() {
 
 #[test]
 fn a_claim_ends_with_its_lease_unless_it_is_renewed() {
-    let Some((home, _)) = pool(2, &["--lease", "1"]) else {
+    let Some((home, _)) = pool_home(2, &["--lease", "1"]) else {
         return;
     };
-    let (short, long) = (claim(&home), claim(&home));
+    let (short, long) = (home.claim(), home.claim());
     let _ = home
         .brood(&["pool", "renew", text(&long["token"]), "--lease", "1000"])
         .ok();
     until("the short lease to be over", || {
         let _ = home.brood(&["pool", "fill", "p"]).ok();
-        (show(&home)["entries"]["claimed"] == 1).then_some(())
+        (home.show_pool()["entries"]["claimed"] == 1).then_some(())
     });
-    let shown = show(&home);
+    let shown = home.show_pool();
     assert_eq!(shown["claims"][0]["guest"], long["guest"]);
     assert!(whole(&shown["claims"][0]["lease_left_s"]) > 900);
     let running = home.names("running");
@@ -371,10 +326,10 @@ fn a_claim_ends_with_its_lease_unless_it_is_renewed() {
 
 #[test]
 fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait() {
-    let Some((home, _)) = pool(2, &["--max", "3"]) else {
+    let Some((home, _)) = pool_home(2, &["--max", "3"]) else {
         return;
     };
-    let claims: Vec<Value> = (0..3).map(|_| claim(&home)).collect();
+    let claims: Vec<Value> = (0..3).map(|_| home.claim()).collect();
     let tiers: Vec<&str> = claims.iter().map(|c| text(&c["tier"])).collect();
     assert_eq!(tiers, ["hot", "hot", "cold"]);
     let _ = home
@@ -389,23 +344,23 @@ fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait() {
     assert!(text(&full["no_room"]).contains("3 entries"), "{full}");
 
     let waiting = home.start(&["pool", "claim", "p", "--wait", "60", "--json"]);
-    release(&home, &claims[1]);
+    home.release(&claims[1]);
     let got = waiting.wait().ok().json();
     assert_eq!(
         got["guest"], claims[1]["guest"],
         "the name that is free again"
     );
     assert_ne!(got["token"], claims[1]["token"]);
-    assert_eq!(show(&home)["entries"]["claimed"], 3);
+    assert_eq!(home.show_pool()["entries"]["claimed"], 3);
 }
 
 #[test]
 fn after_a_reboot_a_pool_is_rebuilt_and_its_claims_are_over() {
     const HOT: u64 = 8;
-    let Some((home, _)) = pool(HOT, &["--lease", "36000"]) else {
+    let Some((home, _)) = pool_home(HOT, &["--lease", "36000"]) else {
         return;
     };
-    let claimed = claim(&home);
+    let claimed = home.claim();
     // A claimer was killed between its claim and the answer, a fill in the middle, and so on: all
     // of it goes with the host.
     for process in processes_in(&home.state()) {
@@ -427,16 +382,16 @@ fn after_a_reboot_a_pool_is_rebuilt_and_its_claims_are_over() {
     assert_eq!(report["restored"], HOT);
     assert_eq!(report["settled"]["destroyed"], HOT);
     assert_eq!(report["entries"]["claimed"], 0);
-    fill(&home);
+    home.fill();
     let _ = home
         .brood(&["pool", "release", text(&claimed["token"])])
         .exits(1);
-    assert_eq!(claim(&home)["tier"], "hot");
+    assert_eq!(home.claim()["tier"], "hot");
 }
 
 #[test]
 fn a_pool_keeps_to_its_checkpoint() {
-    let Some((home, demo)) = pool(1, &[]) else {
+    let Some((home, demo)) = pool_home(1, &[]) else {
         return;
     };
     let other = home.demo("other", "8M");
@@ -444,7 +399,7 @@ fn a_pool_keeps_to_its_checkpoint() {
         fs::rename(other.file(part), demo.file(part)).unwrap();
     }
     // What is hot is still the old one; nothing is mixed into it.
-    assert_eq!(claim(&home)["tier"], "hot");
+    assert_eq!(home.claim()["tier"], "hot");
     for verb in ["claim", "fill"] {
         let ran: Ran = home.brood(&["pool", verb, "p"]);
         assert_eq!(ran.code(), Some(1), "{ran:?}");
@@ -453,7 +408,7 @@ fn a_pool_keeps_to_its_checkpoint() {
 
 #[test]
 fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest() {
-    let Some((home, _)) = pool(5, &[]) else {
+    let Some((home, _)) = pool_home(5, &[]) else {
         return;
     };
     assert_eq!(
@@ -465,15 +420,15 @@ fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest() {
         home.json(&["pool", "evict", "p", "--entries", "9"])["evicted"],
         3
     );
-    fill(&home);
-    let _ = claim(&home);
+    home.fill();
+    let _ = home.claim();
     home.destroy_all();
     assert_eq!(
-        show(&home)["entries"],
+        home.show_pool()["entries"],
         serde_json::json!({ "filling": 0, "hot": 0, "claimed": 0, "releasing": 0, "cold": 0 })
     );
-    fill(&home);
-    let _ = claim(&home);
+    home.fill();
+    let _ = home.claim();
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
     assert!(home.list().is_empty());
 }
@@ -488,7 +443,7 @@ struct Told {
 fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
     const HOT: u64 = 8;
     const ROUNDS: u32 = 40;
-    let Some((home, _)) = pool(HOT, &["--lease", "36000"]) else {
+    let Some((home, _)) = pool_home(HOT, &["--lease", "36000"]) else {
         return;
     };
     let mut random = Random::seeded();
@@ -516,13 +471,13 @@ fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
             }
         }
         // A guest that nobody has may die too, and a nursery.
-        let hot: Vec<Value> = array(&show(&home)["hot_guests"]).to_vec();
+        let hot: Vec<Value> = array(&home.show_pool()["hot_guests"]).to_vec();
         if random.below(2) == 0 && !hot.is_empty() {
             let guest = text(random.choose(&hot)).to_owned();
             let shown = home.brood(&["show", &guest, "--json"]);
             let there = shown.code() == Some(0);
             if let Some(pid) = there.then(|| shown.json()["pid"].as_i64()).flatten() {
-                let claimed = array(&show(&home)["claims"])
+                let claimed = array(&home.show_pool()["claims"])
                     .iter()
                     .any(|c| c["guest"] == *guest);
                 if !claimed {
@@ -552,8 +507,8 @@ fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
         assert_eq!(distinct.len(), told.len(), "a guest is two claimers'");
     }
 
-    fill(&home);
-    let shown = show(&home);
+    home.fill();
+    let shown = home.show_pool();
     let recorded: Vec<&str> = array(&shown["claims"])
         .iter()
         .map(|c| text(&c["guest"]))
@@ -579,188 +534,4 @@ fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
     for claim in &told {
         let _ = home.brood(&["pool", "release", &claim.token]).ok();
     }
-}
-
-/// Writes that a claimer would not want to lose.
-const MINE: [(u64, u64); 2] = [(0x20_0000, 7_000_001), (0x3f_f000, 7_000_002)];
-
-fn write_mine(home: &Home, guest: &str, plus: u64) {
-    for (address, value) in MINE {
-        let _ = home.ask(guest, &format!("poke {address} {}", value + plus));
-    }
-}
-
-#[track_caller]
-fn finds_mine(home: &Home, guest: &str, plus: u64) {
-    for (address, value) in MINE {
-        assert_eq!(
-            home.peek(guest, address),
-            value + plus,
-            "{guest} at {address:#x}"
-        );
-    }
-}
-
-/// Bundles of claims that rest.
-fn bundles(home: &Home) -> Vec<String> {
-    let entries = fs::read_dir(home.state().join("cold"))
-        .into_iter()
-        .flatten();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter_map(|name| Some(name.strip_suffix(".ckp.brood")?.to_owned()))
-        .collect();
-    names.sort();
-    names
-}
-
-#[test]
-fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
-    let Some((home, _)) = pool(1, &["--lease", "600"]) else {
-        return;
-    };
-    let mut claimed = claim(&home);
-    let token = text(&claimed["token"]).to_owned();
-    // More often than deltas may be chained.
-    for round in 0..11 {
-        write_mine(&home, text(&claimed["guest"]), round);
-        let rested = home.json(&["pool", "suspend", &token]);
-        if round == 0 {
-            // Its memory is 4 MiB, of which it has written a few pages.
-            assert!(whole(&rested["written_bytes"]) < 1 << 18, "{rested}");
-        }
-        let entries = show(&home)["entries"].clone();
-        assert_eq!(
-            (&entries["claimed"], &entries["cold"]),
-            (&0.into(), &1.into())
-        );
-        assert!(
-            home.guests().is_empty(),
-            "a claim that rests takes no memory"
-        );
-        assert_eq!(home.json(&["pool", "suspend", &token]), rested, "it rests");
-        let _ = home
-            .brood(&["pool", "renew", &token, "--lease", "60"])
-            .exits(1)
-            .says(&["rests", "pool resume"]);
-        let listed = &show(&home)["resting"][0];
-        assert_eq!(
-            (&listed["state"], &listed["written_bytes"]),
-            (&"cold".into(), &rested["written_bytes"])
-        );
-        claimed = home.json(&["pool", "resume", &token]);
-        assert_eq!(
-            (&claimed["token"], &claimed["tier"]),
-            (&token.as_str().into(), &"cold".into())
-        );
-        finds_mine(&home, text(&claimed["guest"]), round);
-        let again = home.json(&["pool", "resume", &token]);
-        assert_eq!(again["guest"], claimed["guest"], "it is there already");
-    }
-    let _ = home.json(&["pool", "suspend", &token]);
-    let _ = home
-        .brood(&["pool", "remove", "p"])
-        .exits(1)
-        .says(&["1 of its entries"]);
-
-    // The host's end takes guests, not what rests.
-    for process in processes_in(&home.state()) {
-        signal(process.pid, Signal::SIGKILL);
-    }
-    until("all processes to be gone", || {
-        processes_in(&home.state()).is_empty().then_some(())
-    });
-    fs::remove_dir_all(home.run_dir()).unwrap();
-    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
-    database
-        .execute("UPDATE guest SET boot = 'an earlier one'", [])
-        .unwrap();
-    drop(database);
-    fill(&home);
-    let back = home.json(&["pool", "resume", &token]);
-    finds_mine(&home, text(&back["guest"]), 10);
-    let _ = home.json(&["pool", "suspend", &token]);
-    release(&home, &back);
-    assert_eq!(
-        bundles(&home),
-        Vec::<String>::new(),
-        "a released claim leaves nothing"
-    );
-    let _ = home
-        .brood(&["pool", "resume", &token])
-        .exits(1)
-        .says(&["no claim"]);
-}
-
-#[test]
-fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
-    let Some((home, _)) = pool(0, &["--lease", "36000"]) else {
-        return;
-    };
-    let mut random = Random::seeded();
-    let claimed = claim(&home);
-    let token = text(&claimed["token"]).to_owned();
-    let mut guest = text(&claimed["guest"]).to_owned();
-    for round in 0..24 {
-        write_mine(&home, &guest, round);
-        let verb = ["suspend", "resume"];
-        for verb in verb {
-            let command = home.start(&["pool", verb, &token]);
-            std::thread::sleep(Duration::from_micros(random.below(25_000)));
-            command.signal(Signal::SIGKILL);
-            let _ = command.wait();
-            if random.below(2) == 0 {
-                fill(&home);
-            }
-        }
-        // Wherever it is now, it comes back as it was.
-        fill(&home);
-        let back = home.json(&["pool", "resume", &token]);
-        guest = text(&back["guest"]).to_owned();
-        finds_mine(&home, &guest, round);
-        until("one guest to run", || {
-            (home.guests().len() == 1).then_some(())
-        });
-    }
-    let _ = home.brood(&["pool", "release", &token]).ok();
-    fill(&home);
-    assert_eq!(bundles(&home), Vec::<String>::new());
-}
-
-#[test]
-fn a_guest_that_came_back_and_died_comes_back_again_as_it_rested() {
-    let Some((home, _)) = pool(0, &["--lease", "36000"]) else {
-        return;
-    };
-    let claimed = claim(&home);
-    let token = text(&claimed["token"]).to_owned();
-    write_mine(&home, text(&claimed["guest"]), 7);
-    // One that never rested is gone when it dies, and its claim says so.
-    let other = claim(&home);
-    signal(home.pid(text(&other["guest"])), Signal::SIGKILL);
-    until("it to be dead", || {
-        (home.names("dead").len() == 1).then_some(())
-    });
-    let _ = home
-        .brood(&["pool", "resume", text(&other["token"])])
-        .exits(1);
-    release(&home, &other);
-
-    let _ = home.json(&["pool", "suspend", &token]);
-    let mut back = home.json(&["pool", "resume", &token]);
-    for round in 0..3 {
-        // What it has written since is lost with it.
-        write_mine(&home, text(&back["guest"]), 8 + round);
-        signal(home.pid(text(&back["guest"])), Signal::SIGKILL);
-        until("it to be dead", || {
-            (home.names("dead").len() == 1).then_some(())
-        });
-        fill(&home);
-        back = home.json(&["pool", "resume", &token]);
-        finds_mine(&home, text(&back["guest"]), 7);
-        assert!(home.names("dead").is_empty());
-    }
-    release(&home, &back);
-    fill(&home);
-    assert_eq!(bundles(&home), Vec::<String>::new());
 }

@@ -1,0 +1,190 @@
+//! Claims that rest: what a guest was comes back, whoever is killed meanwhile.
+
+use std::{fs, time::Duration};
+
+use brood_tests::{Home, Random, pool_home, processes_in, signal, text, until, whole};
+use nix::sys::signal::Signal;
+
+/// Writes that a claimer would not want to lose.
+const MINE: [(u64, u64); 2] = [(0x20_0000, 7_000_001), (0x3f_f000, 7_000_002)];
+
+fn write_mine(home: &Home, guest: &str, plus: u64) {
+    for (address, value) in MINE {
+        let _ = home.ask(guest, &format!("poke {address} {}", value + plus));
+    }
+}
+
+#[track_caller]
+fn finds_mine(home: &Home, guest: &str, plus: u64) {
+    for (address, value) in MINE {
+        assert_eq!(
+            home.peek(guest, address),
+            value + plus,
+            "{guest} at {address:#x}"
+        );
+    }
+}
+
+/// Bundles of claims that rest.
+fn bundles(home: &Home) -> Vec<String> {
+    let entries = fs::read_dir(home.state().join("cold"))
+        .into_iter()
+        .flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| Some(name.strip_suffix(".ckp.brood")?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
+    let Some((home, _)) = pool_home(1, &["--lease", "600"]) else {
+        return;
+    };
+    let mut claimed = home.claim();
+    let token = text(&claimed["token"]).to_owned();
+    // More often than deltas may be chained.
+    for round in 0..11 {
+        write_mine(&home, text(&claimed["guest"]), round);
+        let rested = home.json(&["pool", "suspend", &token]);
+        if round == 0 {
+            // Its memory is 4 MiB, of which it has written a few pages.
+            assert!(whole(&rested["written_bytes"]) < 1 << 18, "{rested}");
+        }
+        let entries = home.show_pool()["entries"].clone();
+        assert_eq!(
+            (&entries["claimed"], &entries["cold"]),
+            (&0.into(), &1.into())
+        );
+        assert!(
+            home.guests().is_empty(),
+            "a claim that rests takes no memory"
+        );
+        assert_eq!(home.json(&["pool", "suspend", &token]), rested, "it rests");
+        let _ = home
+            .brood(&["pool", "renew", &token, "--lease", "60"])
+            .exits(1)
+            .says(&["rests", "pool resume"]);
+        let listed = &home.show_pool()["resting"][0];
+        assert_eq!(
+            (&listed["state"], &listed["written_bytes"]),
+            (&"cold".into(), &rested["written_bytes"])
+        );
+        claimed = home.json(&["pool", "resume", &token]);
+        assert_eq!(
+            (&claimed["token"], &claimed["tier"]),
+            (&token.as_str().into(), &"cold".into())
+        );
+        finds_mine(&home, text(&claimed["guest"]), round);
+        let again = home.json(&["pool", "resume", &token]);
+        assert_eq!(again["guest"], claimed["guest"], "it is there already");
+    }
+    let _ = home.json(&["pool", "suspend", &token]);
+    let _ = home
+        .brood(&["pool", "remove", "p"])
+        .exits(1)
+        .says(&["1 of its entries"]);
+
+    // The host's end takes guests, not what rests.
+    for process in processes_in(&home.state()) {
+        signal(process.pid, Signal::SIGKILL);
+    }
+    until("all processes to be gone", || {
+        processes_in(&home.state()).is_empty().then_some(())
+    });
+    fs::remove_dir_all(home.run_dir()).unwrap();
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    database
+        .execute("UPDATE guest SET boot = 'an earlier one'", [])
+        .unwrap();
+    drop(database);
+    home.fill();
+    let back = home.json(&["pool", "resume", &token]);
+    finds_mine(&home, text(&back["guest"]), 10);
+    let _ = home.json(&["pool", "suspend", &token]);
+    home.release(&back);
+    assert_eq!(
+        bundles(&home),
+        Vec::<String>::new(),
+        "a released claim leaves nothing"
+    );
+    let _ = home
+        .brood(&["pool", "resume", &token])
+        .exits(1)
+        .says(&["no claim"]);
+}
+
+#[test]
+fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
+    let Some((home, _)) = pool_home(0, &["--lease", "36000"]) else {
+        return;
+    };
+    let mut random = Random::seeded();
+    let claimed = home.claim();
+    let token = text(&claimed["token"]).to_owned();
+    let mut guest = text(&claimed["guest"]).to_owned();
+    for round in 0..24 {
+        write_mine(&home, &guest, round);
+        let verb = ["suspend", "resume"];
+        for verb in verb {
+            let command = home.start(&["pool", verb, &token]);
+            std::thread::sleep(Duration::from_micros(random.below(25_000)));
+            command.signal(Signal::SIGKILL);
+            let _ = command.wait();
+            if random.below(2) == 0 {
+                home.fill();
+            }
+        }
+        // Wherever it is now, it comes back as it was.
+        home.fill();
+        let back = home.json(&["pool", "resume", &token]);
+        guest = text(&back["guest"]).to_owned();
+        finds_mine(&home, &guest, round);
+        until("one guest to run", || {
+            (home.guests().len() == 1).then_some(())
+        });
+    }
+    let _ = home.brood(&["pool", "release", &token]).ok();
+    home.fill();
+    assert_eq!(bundles(&home), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_that_came_back_and_died_comes_back_again_as_it_rested() {
+    let Some((home, _)) = pool_home(0, &["--lease", "36000"]) else {
+        return;
+    };
+    let claimed = home.claim();
+    let token = text(&claimed["token"]).to_owned();
+    write_mine(&home, text(&claimed["guest"]), 7);
+    // One that never rested is gone when it dies, and its claim says so.
+    let other = home.claim();
+    signal(home.pid(text(&other["guest"])), Signal::SIGKILL);
+    until("it to be dead", || {
+        (home.names("dead").len() == 1).then_some(())
+    });
+    let _ = home
+        .brood(&["pool", "resume", text(&other["token"])])
+        .exits(1);
+    home.release(&other);
+
+    let _ = home.json(&["pool", "suspend", &token]);
+    let mut back = home.json(&["pool", "resume", &token]);
+    for round in 0..3 {
+        // What it has written since is lost with it.
+        write_mine(&home, text(&back["guest"]), 8 + round);
+        signal(home.pid(text(&back["guest"])), Signal::SIGKILL);
+        until("it to be dead", || {
+            (home.names("dead").len() == 1).then_some(())
+        });
+        home.fill();
+        back = home.json(&["pool", "resume", &token]);
+        finds_mine(&home, text(&back["guest"]), 7);
+        assert!(home.names("dead").is_empty());
+    }
+    home.release(&back);
+    home.fill();
+    assert_eq!(bundles(&home), Vec::<String>::new());
+}
