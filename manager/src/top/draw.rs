@@ -9,12 +9,7 @@ use ratatui::{
     widgets::{Block, Clear, Gauge, Paragraph, Row, Sparkline, Table},
 };
 
-use super::{
-    format::{age, bytes, percent, private, shared},
-    picture::Picture,
-    text,
-    view::Display,
-};
+use super::{format::percent, picture::Picture, text, view::Display};
 use crate::{
     api::events::RestoreEvent,
     guests::{GuestState, View as Guest},
@@ -172,17 +167,8 @@ fn guests(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictur
         .skip(display.skip)
         .take(area.height.into())
         .map(|guest| {
-            let cells = [
-                guest.name.clone(),
-                guest.state.name().to_owned(),
-                bytes(private(guest)),
-                bytes(shared(guest)),
-                guest
-                    .pid
-                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                picture.age_s(guest).map(age).unwrap_or_default(),
-                guest.reason.clone().unwrap_or_else(|| from(guest, area)),
-            ];
+            let last = guest.reason.clone().unwrap_or_else(|| from(guest, area));
+            let cells = text::guest(picture, guest, last);
             let style = match guest.state {
                 GuestState::Running => Style::new(),
                 GuestState::Paused => DIM,

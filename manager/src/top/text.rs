@@ -7,7 +7,10 @@ use super::{
     picture::Picture,
     view::{Sort, chosen},
 };
-use crate::{guests::GuestState, units::Bytes};
+use crate::{
+    guests::{GuestState, View as Guest},
+    units::Bytes,
+};
 
 /// The picture; guests in this order, and of those only the ones that the filter lets through.
 pub(crate) fn render(picture: &Picture, sort: Sort, filter: &str) -> String {
@@ -29,19 +32,9 @@ pub(crate) fn render(picture: &Picture, sort: Sort, filter: &str) -> String {
     let chosen = chosen(&picture.guests, sort, false, filter);
     if !chosen.is_empty() {
         say(format_args!(""));
-        let rows = chosen.iter().map(|guest| {
-            vec![
-                guest.name.clone(),
-                guest.state.name().to_owned(),
-                bytes(private(guest)),
-                bytes(shared(guest)),
-                guest
-                    .pid
-                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                picture.age_s(guest).map(age).unwrap_or_default(),
-                guest.checkpoint.clone(),
-            ]
-        });
+        let rows = chosen
+            .iter()
+            .map(|guest| self::guest(picture, guest, guest.checkpoint.clone()));
         say(format_args!(
             "{}",
             table(&GUESTS, &rows.collect::<Vec<_>>())
@@ -65,6 +58,20 @@ pub(super) const GUESTS: [&str; 7] = [
 pub(super) const POOLS: [&str; 10] = [
     "POOL", "HOT", "CLAIMED", "COLD", "FILLING", "CLAIMS", "PER S", "P50 MS", "P99 MS", "MEAN MS",
 ];
+
+/// A guest's row, with what is said of it last.
+pub(super) fn guest(picture: &Picture, guest: &Guest, last: String) -> Vec<String> {
+    let pid = guest.pid.map(|pid| pid.to_string());
+    vec![
+        guest.name.clone(),
+        guest.state.name().to_owned(),
+        bytes(private(guest)),
+        bytes(shared(guest)),
+        pid.unwrap_or_else(|| "-".to_owned()),
+        picture.age_s(guest).map(age).unwrap_or_default(),
+        last,
+    ]
+}
 
 /// A pool's row.
 pub(super) fn pool(line: &super::picture::PoolLine) -> Vec<String> {
