@@ -17,7 +17,7 @@ use super::{Claimed, Error, Pools, Tier};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
     disk::Place,
-    engine::GuestId,
+    engine::{self, GuestId},
     guests::{self, GuestState},
     restore::mass,
     state::{ColdRow, ColdState, Lease, lock},
@@ -61,13 +61,13 @@ impl Pools<'_> {
         // Whoever settles the pool meanwhile must not end the guest.
         self.last(token, FOR_EVER)?;
         let suspended = match self.guests().suspend(&guest, &bundle, true, progress) {
-            Err(guests::Error::Checkpoint(checkpoint::Error::TooDeep { .. })) => {
-                self.guests().suspend(&guest, &bundle, false, progress)
-            }
-            Err(guests::Error::Engine {
-                source: crate::engine::Error::Bundle(checkpoint::Error::TooDeep { .. }),
-                ..
-            }) => self.guests().suspend(&guest, &bundle, false, progress),
+            Err(
+                guests::Error::Checkpoint(checkpoint::Error::TooDeep { .. })
+                | guests::Error::Engine {
+                    source: engine::Error::Bundle(checkpoint::Error::TooDeep { .. }),
+                    ..
+                },
+            ) => self.guests().suspend(&guest, &bundle, false, progress),
             result => result,
         };
         match suspended {
