@@ -63,6 +63,9 @@ fn pools_are_kept_filled_and_claimed_from() {
         let _ = daemon.send(Method::DELETE, &token(&first), 204);
         let fourth = waiting.join().unwrap();
         assert_ne!(fourth["token"], first["token"]);
+        // It waits no more: nobody is before whoever comes next.
+        let problem = daemon.post(claims, &json!({}), 503);
+        assert_eq!(problem["type"], "urn:brood:error:pool-full");
         let _ = daemon.send(Method::DELETE, &token(&fourth), 204);
     });
     let _ = daemon.send(Method::DELETE, &token(&first), 404);
@@ -103,7 +106,7 @@ fn pools_are_kept_filled_and_claimed_from() {
         .unwrap();
     assert!(metrics.contains("brood_claim_latency_seconds_count{pool=\"web\",tier=\"hot\"}"));
     for line in [
-        "brood_claims_failed_total{pool=\"web\",reason=\"no_room\"} 1",
+        "brood_claims_failed_total{pool=\"web\",reason=\"no_room\"} 2",
         "brood_pool_evictions_total{pool=\"web\",reason=\"asked\"} 1",
         "brood_pool_evictions_total{pool=\"web\",reason=\"policy\"}",
     ] {

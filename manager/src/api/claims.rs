@@ -15,6 +15,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{oneshot, watch},
+    task::{JoinHandle, spawn_blocking},
     time::sleep,
 };
 use utoipa::ToSchema;
@@ -132,7 +133,7 @@ pub(super) async fn claim(
         // A daemon that is to end does not keep those waiting who wait for room.
         let may_wait = begin.elapsed() < wait && !*draining.borrow();
         match app.claim(&pool, wanted).await {
-            Ok(claimed) => break claimed,
+            Ok(claimed) => break Ok(claimed),
             Err(refused) if refused.may_pass && may_wait => {
                 if wanted.place.is_none() {
                     wanted.place = Some(in_line.wait(&pool, wait).await?);
@@ -141,16 +142,19 @@ pub(super) async fn claim(
                 let at_most = GLANCE * refused.waiters.clamp(1, FAR);
                 app.until_room(at_most, &mut draining).await;
             }
-            Err(refused) => {
-                // Clients may make names of pools up; those are not counted one by one.
-                let known = refused.problem.status() != StatusCode::NOT_FOUND;
-                let pool = if known { pool.as_str() } else { "" };
-                app.metrics.claim_failed(pool, refused.may_pass);
-                return Err(refused.problem);
-            }
+            Err(refused) => break Err(refused),
         }
     };
     let took = begin.elapsed();
+    // Whoever comes after this answer finds nobody in line who waits no more.
+    in_line.leave().await;
+    let claimed = claimed.map_err(|refused| {
+        // Clients may make names of pools up; those are not counted one by one.
+        let known = refused.problem.status() != StatusCode::NOT_FOUND;
+        let pool = if known { pool.as_str() } else { "" };
+        app.metrics.claim_failed(pool, refused.may_pass);
+        refused.problem
+    })?;
     app.metrics.claimed(&pool, claimed.tier, took);
     app.pools_changed.notify_one();
     app.events.poke();
@@ -220,20 +224,29 @@ impl InLine {
         self.place = Some(place);
         Ok(place)
     }
-}
 
-impl Drop for InLine {
-    fn drop(&mut self) {
-        let Some(place) = self.place else {
-            return;
-        };
+    async fn leave(mut self) {
+        if let Some(left) = self.begin_to_leave() {
+            let _ = left.await;
+        }
+    }
+
+    fn begin_to_leave(&mut self) -> Option<JoinHandle<()>> {
+        let place = self.place.take()?;
         let app = self.app.clone();
-        tokio::task::spawn_blocking(move || {
+        Some(spawn_blocking(move || {
             if let Err(e) = app.workers.call(|state, _| state.leave_line(place)) {
                 tracing::warn!("cannot leave the line: {e}");
             }
             app.room.notify_waiters();
-        });
+        }))
+    }
+}
+
+/// For a client that has hung up.
+impl Drop for InLine {
+    fn drop(&mut self) {
+        drop(self.begin_to_leave());
     }
 }
 
@@ -309,7 +322,7 @@ impl App {
     async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
-        tokio::task::spawn_blocking(move || {
+        spawn_blocking(move || {
             let claimed = workers.pools(|pools| pools.claim(&pool, &wanted));
             if let Err(Ok(unwanted)) = sender.send(claimed)
                 && let Err(e) = workers.pools(|pools| pools.release(&unwanted.token))
