@@ -206,7 +206,7 @@ impl App {
             // More guests of it are often wanted soon.
             let slot = workers.standing().named(&origin.checkpoint);
             job.run(
-                slot,
+                Some(slot),
                 state,
                 engine,
                 &facts,

@@ -23,7 +23,6 @@ use crate::{
     disk::Choice,
     engine::{self, Engine, bhyve::Rctl},
     restore::{
-        Slots,
         job::{Ending, Job, View, warning},
         mass::{self, Event},
     },
@@ -117,7 +116,7 @@ impl Restore {
         let bar = guests_bar(self.guests.into(), self.json);
         bar.set_message("restoring");
         let done = job.run(
-            Slots::default().named(""),
+            None,
             &mut state,
             &*engine,
             &facts,

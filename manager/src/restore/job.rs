@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Slot, cost,
+    Slot, Slots, cost,
     mass::{self, Error, Event, Failure, Names, Report, Request, RestoredGuest},
 };
 use crate::{
@@ -60,7 +60,8 @@ impl Job {
         Names::Numbered(prefix.unwrap_or_else(|| checkpoint.name().to_owned()))
     }
 
-    /// Does it, by the session in `slot` if there is one that fits. `cancelled` is as for [`mass::restore`]. The checkpoint must have been
+    /// Does it, by the session in `slot` if there is one that fits; without a slot, by one that ends
+    /// when the guests are there. `cancelled` is as for [`mass::restore`]. The checkpoint must have been
     /// checked before ([`mass::verify`]).
     ///
     /// # Errors
@@ -68,7 +69,7 @@ impl Job {
     #[expect(clippy::too_many_arguments, reason = "what a restore needs")]
     pub fn run(
         &self,
-        slot: Slot<'_>,
+        slot: Option<Slot<'_>>,
         state: &mut State,
         engine: &dyn Engine,
         facts: &HostFacts,
@@ -90,8 +91,9 @@ impl Job {
             disk: self.disk.clone(),
         };
         let mut warnings = Vec::new();
+        let own = Slots::default();
         let report = mass::restore_by(
-            slot,
+            slot.unwrap_or_else(|| own.named("")),
             state,
             engine,
             facts,
@@ -102,7 +104,9 @@ impl Job {
                 warnings.extend(warning(event));
                 observe(event);
             },
-        )?;
+        );
+        drop(own);
+        let report = report?;
         let mut guests = Guests { state, engine };
         let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
         let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());

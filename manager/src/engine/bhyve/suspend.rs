@@ -33,6 +33,8 @@ use crate::{
 const STALL: Duration = Duration::from_secs(20);
 /// A request of which nothing is seen for so long was not heard.
 const UNHEARD: Duration = Duration::from_secs(3);
+/// A bhyve that has complained, and goes on for so long, has gone on.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the files are looked at.
 const GLANCE: Duration = Duration::from_millis(5);
 /// Low memory ends here in the guest; what is more begins at 4 GiB (`VM_LOWMEM_LIMIT` and
@@ -170,6 +172,7 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
         sizes.iter().sum()
     };
     let (mut last, mut moved) = (written(), Instant::now());
+    let mut complained = None;
     loop {
         if process.state() == ProcessState::Gone {
             return if is_whole(raw) {
@@ -182,8 +185,12 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
         }
         // bhyve prints nothing when all goes well, and goes on after it has said what went wrong.
         if let Some(complaint) = complaint(folder, said) {
-            let refused = Error::Refused(format!("bhyve could not suspend it: {complaint}"));
-            return Err(End::GaveUp(refused));
+            let since = *complained.get_or_insert_with(Instant::now);
+            // When all is written, its last words may be those of an end that comes at once.
+            if !is_whole(raw) || since.elapsed() > LAST_WORDS {
+                let refused = Error::Refused(format!("bhyve could not suspend it: {complaint}"));
+                return Err(End::GaveUp(refused));
+            }
         }
         let now = written();
         if now != last {
