@@ -127,7 +127,7 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
     checks.push(swap(&facts.memory));
     checks.extend(state_folder(&facts.state_folder));
     if let System::Linux(linux) = &facts.system {
-        checks.push(linux::run_folder(linux));
+        checks.extend(linux.run.as_ref().map(linux::run_folder));
     }
     if let Some(folder) = &facts.checkpoint_folder {
         let check = checkpoint_folder(folder);

@@ -6,7 +6,7 @@ use super::{
     folder::Folder,
     freebsd::{BhyveTools, Freebsd, Owner, Processes, Vmm},
     kvm::{Capabilities, KvmFacts},
-    linux::{Linux, Pids},
+    linux::{Linux, Pids, RunFolder},
 };
 use crate::units::Bytes;
 
@@ -57,8 +57,10 @@ pub(crate) fn healthy() -> HostFacts {
                 user_tasks: 0,
             },
             max_map_count: 65530,
-            run_folder: folder("/var/db/brood/run", "ext4"),
-            run_without_journal: false,
+            run: Some(RunFolder {
+                folder: folder("/var/db/brood/run", "ext4"),
+                without_journal: false,
+            }),
             groups: Groups::default(),
         }),
         state_folder: folder("/var/db/brood", "ext4"),

@@ -21,12 +21,19 @@ pub struct Linux {
     pub pids: Pids,
     /// `vm.max_map_count`: mappings per process.
     pub max_map_count: u64,
-    /// The folder of guests' sockets, `STATE/run`.
-    pub run_folder: Folder,
-    /// Whether that is on an ext4 without a journal.
-    pub run_without_journal: bool,
+    /// Where guests' sockets lie, where that was asked for.
+    pub run: Option<RunFolder>,
     /// Limits of this process's control group and its ancestors.
     pub groups: Groups,
+}
+
+/// The folder of guests' sockets, `STATE/run`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunFolder {
+    /// The folder.
+    pub folder: Folder,
+    /// Whether it is on an ext4 without a journal.
+    pub without_journal: bool,
 }
 
 /// Tasks: how many there are and may be.
@@ -53,7 +60,6 @@ pub struct Pids {
 pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
     let root = &paths.root;
     let mounts = proc::mounts(&root.text("/proc/self/mountinfo")?);
-    let run = paths.state.join("run");
     Ok(HostFacts {
         kernel: root.text("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         cpu: cpu(root)?,
@@ -64,8 +70,7 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
             pids: pids(root)?,
             max_map_count: root.number("/proc/sys/vm/max_map_count")?,
             groups: Groups::read(root, &mounts),
-            run_without_journal: without_journal(root, &run, &mounts),
-            run_folder: Folder::read(&run, |real| Folder::mounted(real, &mounts)),
+            run: None,
         }),
         state_folder: Folder::read(&paths.state, |real| Folder::mounted(real, &mounts)),
         checkpoint_folder: paths
@@ -73,6 +78,21 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
             .as_deref()
             .map(|path| Folder::read(path, |real| Folder::mounted(real, &mounts))),
     })
+}
+
+impl RunFolder {
+    /// Looks at that of the state folder `state`.
+    ///
+    /// # Errors
+    /// If the mounts cannot be read.
+    pub fn read(root: &ProcRoot, state: &Path) -> Result<Self, Error> {
+        let mounts = proc::mounts(&root.text("/proc/self/mountinfo")?);
+        let run = state.join("run");
+        Ok(Self {
+            without_journal: without_journal(root, &run, &mounts),
+            folder: Folder::read(&run, |real| Folder::mounted(real, &mounts)),
+        })
+    }
 }
 
 /// Whether a folder is on an ext4 that has no journal: jbd2 knows nothing of its device.

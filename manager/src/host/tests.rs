@@ -139,7 +139,11 @@ fn a_missing_or_odd_file_is_named() {
 #[test]
 fn an_ext4_without_a_journal_is_known_by_its_device() {
     let tree = Tree::ordinary();
-    let without = |tree: &Tree| tree.facts().linux().run_without_journal;
+    let without = |tree: &Tree| {
+        let paths = tree.paths();
+        let run = linux::RunFolder::read(&paths.root, &paths.state);
+        run.unwrap().without_journal
+    };
     assert!(!without(&tree), "its device is not known");
     fs::create_dir_all(tree.0.path().join("sys/dev/block")).unwrap();
     let device = tree.0.path().join("sys/dev/block/254:0");
@@ -297,7 +301,7 @@ fn doctor_on_a_host_with_tiny_limits() {
     host.files.max = 4096;
     host.linux().max_map_count = 100;
     host.linux().kvm.capabilities.as_mut().unwrap().memory_slots = 32;
-    host.linux().run_without_journal = true;
+    host.linux().run.as_mut().unwrap().without_journal = true;
     host.state_folder = folder("/run/brood", "tmpfs");
     host.state_folder.writable = false;
     host.checkpoint_folder = Some(folder("/mnt/share", "nfs4"));

@@ -49,6 +49,11 @@ use crate::{
         BundlePath, Checkpoint, Description, Progress, Writer,
         manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
     },
+    host::{
+        facts::{HostFacts, System},
+        linux::RunFolder,
+        proc::ProcRoot,
+    },
     units::{Bytes, PAGE_SIZE},
 };
 
@@ -82,6 +87,14 @@ impl Kvm {
 impl Engine for Kvm {
     fn kind(&self) -> EngineKind {
         EngineKind::Kvm
+    }
+
+    fn examine(&self, facts: &mut HostFacts) {
+        if let System::Linux(linux) = &mut facts.system {
+            let state = &facts.state_folder.path;
+            // What cannot be looked at is not told of.
+            linux.run = RunFolder::read(&ProcRoot::default(), state).ok();
+        }
     }
 
     fn make_demo_checkpoint(

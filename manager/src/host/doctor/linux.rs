@@ -5,7 +5,7 @@ use crate::{
     host::{
         facts::Memory,
         kvm::{API_VERSION, KvmFacts},
-        linux::Linux,
+        linux::RunFolder,
     },
     restore::admission::Unit,
 };
@@ -101,12 +101,12 @@ fn open_hint(kvm: &KvmFacts, vendor: &str) -> String {
 
 /// ext4 without a journal looks at each inode that was freed within the last minutes before it gives
 /// one out (`recently_deleted` in fs/ext4/ialloc.c), and each guest has a socket.
-pub(super) fn run_folder(linux: &Linux) -> Check {
-    let (run, journal) = (&linux.run_folder, !linux.run_without_journal);
+pub(super) fn run_folder(run: &RunFolder) -> Check {
+    let (folder, journal) = (&run.folder, !run.without_journal);
     let found = if journal {
-        run.filesystem.clone()
+        folder.filesystem.clone()
     } else {
-        format!("{} without a journal", run.filesystem)
+        format!("{} without a journal", folder.filesystem)
     };
     Check::new(
         "filesystem of sockets",
@@ -119,7 +119,7 @@ pub(super) fn run_folder(linux: &Linux) -> Check {
         format!(
             "after thousands of guests a restore takes up to 1.6 times as long there; keep \
              sockets in memory: while no guest runs, mount -t tmpfs -o mode=0700 brood-run {}",
-            run.path.display()
+            folder.path.display()
         ),
     )
 }
