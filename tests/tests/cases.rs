@@ -1,0 +1,160 @@
+//! Cases: small programs in `tests/cases`, each of which tries one thing with the binary that
+//! `BROOD` names, and ends with 0 when the product behaves right, with 2 when this machine cannot
+//! try it.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use brood_tests::{brood, skip, without_kvm};
+
+/// Runs one program of `tests/cases`.
+#[track_caller]
+fn case(name: &str) {
+    if without_kvm() {
+        return;
+    }
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("cases")
+        .join(name);
+    let output = Command::new("bash")
+        .arg(&program)
+        .env("BROOD", brood())
+        .env("BROOD_CONFIG", "/dev/null")
+        .output()
+        .expect("bash runs");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    match output.status.code() {
+        Some(0) => {
+            if let Some(line) = said.lines().find(|line| line.starts_with("skipped: ")) {
+                skip(line.trim_start_matches("skipped: "));
+            }
+        }
+        Some(2) => skip(said.lines().last().unwrap_or("it cannot be tried here")),
+        _ => panic!("{name}: {}\n{said}", output.status),
+    }
+}
+
+/// One test for each program, and the list of them.
+macro_rules! cases {
+    ($($test:ident = $program:literal,)*) => {
+        $(#[test]
+        fn $test() {
+            case($program);
+        })*
+
+        const PROGRAMS: &[&str] = &[$($program),*];
+    };
+}
+
+// In the order of their names, a line each.
+cases! {}
+
+/// Programs of which the product is not yet right, each with what it lacks.
+const NOT_YET: &[(&str, &str)] = &[
+    ("attack/01-silent-guest-holds-all-pools.sh", "to be mended"),
+    ("attack/02-silent-guest-wedges-daemon.sh", "to be mended"),
+    (
+        "attack/05-idle-connections-starve-daemon.sh",
+        "to be mended",
+    ),
+    (
+        "attack/07-claim-tokens-are-world-readable.sh",
+        "to be mended",
+    ),
+    ("attack/10-full-disk-stops-destroy.sh", "to be mended"),
+    (
+        "attack/14-one-lost-bundle-stops-all-sweeping.sh",
+        "to be mended",
+    ),
+    (
+        "attack/15-stopped-command-holds-all-pools.sh",
+        "to be mended",
+    ),
+    (
+        "attack/16-guest-process-is-not-confined.sh",
+        "guests have no jail",
+    ),
+    ("attack/17-claim-timeout-is-not-kept.sh", "to be mended"),
+    (
+        "attack/18-orphaned-silent-restore-is-never-ended.sh",
+        "to be mended",
+    ),
+    ("attack/20-guest-holds-nursery-pipe.sh", "to be mended"),
+    (
+        "attack/21-starved-daemon-makes-living-guests-dead.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/01-hardlink-makes-each-guest-read-the-checkpoint.sh",
+        "to be mended",
+    ),
+    ("bugs/02-full-stdout-loses-the-token.sh", "to be mended"),
+    (
+        "bugs/03-umask-077-checkpoint-readable-by-all.sh",
+        "to be mended",
+    ),
+    ("bugs/04-remove-parent-of-resting-claim.sh", "to be mended"),
+    (
+        "bugs/05-remove-parent-of-delta-elsewhere.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/06-destroy-all-stops-at-one-that-cannot-be-killed.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/08-lost-socket-told-as-dead-process.sh",
+        "to be mended",
+    ),
+    ("bugs/09-touch-ends-all-guests.sh", "to be mended"),
+    (
+        "bugs/11-list-in-another-pid-namespace-loses-guests.sh",
+        "to be mended",
+    ),
+    ("bugs/12-broken-stderr-panics.sh", "to be mended"),
+    ("bugs/13-ctrl-c-in-a-suspend.sh", "to be mended"),
+    (
+        "bugs/14-killed-for-want-of-memory-has-no-reason.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/17-import-of-a-guest-with-uefi-variables.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/19-one-entry-that-cannot-be-killed-stops-its-pool.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/20-daemon-whose-log-cannot-be-written.sh",
+        "to be mended",
+    ),
+    (
+        "bugs/22-daemon-out-of-descriptors-makes-guests-dead.sh",
+        "to be mended",
+    ),
+];
+
+#[test]
+fn every_program_is_a_test() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut found = BTreeSet::new();
+    for folder in ["attack", "bugs"] {
+        for entry in fs::read_dir(dir.join(folder)).expect("a folder of cases") {
+            let name = entry.expect("an entry").file_name();
+            let name = name.to_str().expect("a name in UTF-8");
+            if name.starts_with(|c: char| c.is_ascii_digit()) {
+                found.insert(format!("{folder}/{name}"));
+            }
+        }
+    }
+    let named = PROGRAMS
+        .iter()
+        .copied()
+        .chain(NOT_YET.iter().map(|(name, _)| *name));
+    let named: BTreeSet<String> = named.map(str::to_owned).collect();
+    assert_eq!(found, named);
+}
