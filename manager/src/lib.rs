@@ -12,6 +12,9 @@
 //! density ◀── reads engine usage and host facts; writes reports
 //! ```
 
+// Both panic where what they print cannot be written; `cli::output` prints.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod api;
 pub mod checkpoint;
 pub mod cli;

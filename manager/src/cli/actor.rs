@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
+    bar::Bar,
     daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
-    output::{cancellation, engine, guests_bar, json, line, state},
+    output::{cancellation, engine, json, line, state},
 };
 use crate::{
     client::{self, Client},
@@ -184,8 +185,7 @@ impl Done {
         let cancelled = cancellation();
         let mut actor = Actor::new(config);
         let found = actor.find(which)?;
-        let bar = guests_bar(found.len() as u64, quiet || found.len() < 50);
-        bar.set_message(verb);
+        let bar = Bar::guests(verb, found.len() as u64, quiet || found.len() < 50);
         let mut results = Vec::with_capacity(found.len());
         for guest in &found {
             if cancelled.load(Ordering::Relaxed) {
@@ -197,9 +197,9 @@ impl Done {
                 continue;
             }
             results.push((guest.name.clone(), actor.act(guest, &ask, &here)));
-            bar.inc(1);
+            bar.inc();
         }
-        bar.finish_and_clear();
+        bar.clear();
         let interrupted = cancelled.load(Ordering::Relaxed);
         Ok(Self {
             results,
@@ -232,7 +232,7 @@ impl Done {
         }
         for (_, result) in &self.results {
             if let Err(failure) = result {
-                failure.print(false);
+                failure.print();
             }
         }
         if self.interrupted {

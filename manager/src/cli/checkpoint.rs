@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{
     Failure,
-    output::{advance, bytes_bar, engine, json, line, state, table},
+    bar::Bar,
+    output::{engine, json, line, state, table},
 };
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
@@ -73,12 +74,11 @@ pub(super) struct Demo {
 
 impl Demo {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let bar = bytes_bar(self.json);
-        bar.set_message("sealing");
+        let bar = Bar::bytes("sealing", self.json);
         let manifest =
             engine(config)?
-                .make_demo_checkpoint(&self.checkpoint, self.memory, &|p| advance(&bar, p))?;
-        bar.finish_and_clear();
+                .make_demo_checkpoint(&self.checkpoint, self.memory, &|p| bar.advance(p))?;
+        bar.clear();
         if self.json {
             json(&View::new(&self.checkpoint, &manifest));
         } else {
@@ -168,11 +168,10 @@ impl Import {
             agent: self.agent,
             readiness: self.ready,
         };
-        let bar = bytes_bar(self.json);
-        bar.set_message("sealing");
+        let bar = Bar::bytes("sealing", self.json);
         let manifest =
-            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| advance(&bar, p))?;
-        bar.finish_and_clear();
+            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| bar.advance(p))?;
+        bar.clear();
         if self.json {
             json(&View::new(&self.checkpoint, &manifest));
         } else {
@@ -266,14 +265,13 @@ pub(super) struct Verify {
 impl Verify {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let bar = bytes_bar(self.json);
-        bar.set_message("verifying");
-        checkpoint.verify_memory(&|p| advance(&bar, p))?;
+        let bar = Bar::bytes("verifying", self.json);
+        checkpoint.verify_memory(&|p| bar.advance(p))?;
         let disks = &checkpoint.manifest().disks;
         if !disks.is_empty() {
             disk::verify(&self.checkpoint.absolute()?, disks).map_err(guests::Error::from)?;
         }
-        bar.finish_and_clear();
+        bar.clear();
         let sha256 = &checkpoint.manifest().memory_sha256();
         if self.json {
             json(
@@ -350,10 +348,9 @@ pub(super) struct Flatten {
 impl Flatten {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let bar = bytes_bar(self.json);
-        bar.set_message("flattening");
-        let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| advance(&bar, p))?;
-        bar.finish_and_clear();
+        let bar = Bar::bytes("flattening", self.json);
+        let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| bar.advance(p))?;
+        bar.clear();
         if self.json {
             json(&View::new(&self.new, &manifest));
         } else {

@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::{
     Failure,
+    bar::Bar,
     daemon::{by_daemon, daemon, done},
     failure::SOME,
     guests::seconds,
-    output::{advance, bytes_bar, json, line},
+    output::{json, line, written},
     pool::with_pools,
 };
 use crate::{
@@ -79,10 +80,7 @@ impl Claim {
                 claim => done(claim)?,
             };
             match claim {
-                Some(claim) => {
-                    print_claim(&claim, self.json);
-                    return Ok(ExitCode::SUCCESS);
-                }
+                Some(claim) => return self.hand_over(config, &claim),
                 None => break,
             }
         }
@@ -93,9 +91,33 @@ impl Claim {
             place: None,
         };
         let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
-        print_claim(&claimed.into(), self.json);
-        Ok(ExitCode::SUCCESS)
+        self.hand_over(config, &claimed.into())
     }
+
+    /// Prints the claim. When that fails, as on a full disk, nobody has its token: it is given back.
+    fn hand_over(&self, config: &Config, claim: &Claimed) -> Result<ExitCode, Failure> {
+        print_claim(claim, self.json);
+        let Err(lost) = written() else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        let (message, hint) = match release(config, &claim.token) {
+            Ok(()) => ("the claim was given back", None),
+            Err(_) => (
+                "the claim could not be given back, and ends with its lease",
+                Some(format!("to end it now: brood pool release {}", claim.token)),
+            ),
+        };
+        let message = format!("{}; {message}", lost.message);
+        Err(Failure::new(&message, hint))
+    }
+}
+
+/// Releases one claim.
+fn release(config: &Config, token: &str) -> Result<(), Failure> {
+    if by_daemon(config, |daemon| daemon.release(token))?.is_none() {
+        with_pools(config, |pools| Ok(pools.release(token)?))?;
+    }
+    Ok(())
 }
 
 fn print_claim(claim: &Claimed, as_json: bool) {
@@ -163,12 +185,11 @@ impl Suspend {
         let (guest, written) = match rested {
             Some(rested) => (rested.guest, rested.written_bytes),
             None => {
-                let bar = bytes_bar(self.json);
-                bar.set_message("sealing");
+                let bar = Bar::bytes("sealing", self.json);
                 let manifest = with_pools(config, |pools| {
-                    Ok(pools.suspend(&self.token, &|p| advance(&bar, p))?)
+                    Ok(pools.suspend(&self.token, &|p| bar.advance(p))?)
                 })?;
-                bar.finish_and_clear();
+                bar.clear();
                 (manifest.guest, manifest.files.ckp.size)
             }
         };
@@ -272,7 +293,7 @@ impl Release {
             line(format_args!("{released} released"));
         }
         for failure in &failures {
-            failure.print(false);
+            failure.print();
         }
         Ok(match (released, failures.len()) {
             (_, 0) => ExitCode::SUCCESS,

@@ -89,5 +89,7 @@ pub(crate) fn start_log(verbose: bool) {
         .with_target(false)
         .without_time()
         .with_ansi(false)
+        // It would tell of a standard error that cannot be written to by a panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -6,8 +6,9 @@ use clap::Args;
 
 use super::{
     Failure,
+    bar::Bar,
     failure::{INTERRUPTED, SOME},
-    output::{Park, cancellation, engine_with, facts, guests_bar, json, line, state},
+    output::{Park, cancellation, engine_with, facts, json, line, note, state},
     restore::verify,
 };
 use crate::{
@@ -68,9 +69,9 @@ impl Density {
         verify(&state, &checkpoint, self.json)?;
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         if self.dirty_pages > 0 && !run::can_be_asked(&checkpoint) {
-            eprintln!(
+            note(
                 "warning: its guests have no agent: they write what they write by themselves, and \
-                 count as answering when they are ready and live"
+                 count as answering when they are ready and live",
             );
         }
         let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
@@ -79,7 +80,7 @@ impl Density {
             line(HEADER);
         }
         for &guests in &self.guests {
-            let bar = guests_bar(guests.into(), self.json);
+            let bar = Bar::guests("settling", guests.into(), self.json);
             let run = Run {
                 guests: guests as usize,
                 concurrency: self
@@ -99,13 +100,13 @@ impl Density {
                 &cancelled,
                 &mut |event| match event {
                     Event::Phase(phase) => bar.set_message(phase),
-                    Event::Restored => bar.inc(1),
+                    Event::Restored => bar.inc(),
                     Event::Failed(failure) => {
-                        bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+                        bar.note(format_args!("{}: {}", failure.name, failure.error));
                     }
                 },
             )?;
-            bar.finish_and_clear();
+            bar.clear();
             if self.json {
                 json(&step);
             } else {

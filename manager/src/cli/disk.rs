@@ -118,7 +118,7 @@ impl Sweep {
             }
         }
         for (_, error) in &failed {
-            Failure::new(error, error.hint()).print(false);
+            Failure::new(error, error.hint()).print();
         }
         Ok(match (removed.is_empty(), failed.is_empty()) {
             (_, true) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
+use super::output::{color_errors, note};
 use crate::{
     api, checkpoint, config, density, engine, guests, host, pool, rebuild, restore, state,
 };
@@ -31,15 +32,16 @@ impl Failure {
         }
     }
 
-    pub(crate) fn print(&self, color: bool) {
-        let (red, cyan, reset) = if color {
+    /// Tells it on standard error.
+    pub(crate) fn print(&self) {
+        let (red, cyan, reset) = if color_errors() {
             ("\x1b[1;31m", "\x1b[36m", "\x1b[0m")
         } else {
             ("", "", "")
         };
-        eprintln!("{red}error{reset}: {}", self.message);
+        note(format_args!("{red}error{reset}: {}", self.message));
         if let Some(hint) = &self.hint {
-            eprintln!("  {cyan}hint{reset}: {hint}");
+            note(format_args!("  {cyan}hint{reset}: {hint}"));
         }
     }
 }

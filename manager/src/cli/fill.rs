@@ -9,9 +9,10 @@ use clap::Args;
 
 use super::{
     Failure,
+    bar::Bar,
     daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
-    output::{cancellation, guests_bar, json, line},
+    output::{cancellation, json, line},
     pool::with_pools,
     progress::Shown,
     restore::concurrency,
@@ -121,8 +122,7 @@ pub(super) fn fill(
     let cancelled = cancellation();
     let pool = pools.show(name)?;
     let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
-    let bar = guests_bar(missing, quiet);
-    bar.set_message("restoring");
+    let bar = Bar::guests("restoring", missing, quiet);
     let at_once = match concurrency(config, at_once) {
         Some(k) => k as usize,
         None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
@@ -133,17 +133,17 @@ pub(super) fn fill(
         at_once,
         &cancelled,
         &mut |event| match event {
-            Event::Restored(_) => bar.inc(1),
+            Event::Restored(_) => bar.inc(),
             Event::Failed(failure) => {
-                bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+                bar.note(format_args!("{}: {}", failure.name, failure.error));
             }
             Event::NurseryReplaced => {
-                bar.suspend(|| eprintln!("the nursery was killed; a new one goes on"));
+                bar.note("the nursery was killed; a new one goes on");
             }
             Event::Verifying(_) | Event::Admitted { .. } => {}
         },
     );
-    bar.finish_and_clear();
+    bar.clear();
     let (settled, filled) = result?;
     let filled = FilledPool::new(pools.show(name)?, settled, filled);
     Ok(print_filled(&filled, &cancelled, quiet))

@@ -8,8 +8,9 @@ use serde_json::json;
 use super::{
     Failure,
     actor::{Actor, Done, Which},
+    bar::Bar,
     daemon::only_daemon,
-    output::{advance, bytes_bar, engine, json, line, state, table},
+    output::{engine, json, line, state, table},
 };
 use crate::{
     checkpoint::BundlePath,
@@ -358,11 +359,10 @@ impl Suspend {
             engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
-        let bar = bytes_bar(self.json);
-        bar.set_message("sealing");
-        let progress = |p| advance(&bar, p);
+        let bar = Bar::bytes("sealing", self.json);
+        let progress = |p| bar.advance(p);
         let manifest = guests.suspend(&guest, &self.checkpoint, self.delta, &progress)?;
-        bar.finish_and_clear();
+        bar.clear();
         let (guest, sha256) = (&guest.row.name, manifest.memory_sha256());
         let size = manifest.files.ckp.size;
         let parent = manifest.parent.as_ref();

@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and how it ends.
 
 mod actor;
+mod bar;
 mod checkpoint;
 mod claims;
 mod completions;
@@ -22,7 +23,7 @@ mod serve;
 mod state;
 mod top;
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -33,7 +34,7 @@ use crate::config::{Config, Sources};
 const EXIT_CODES: &str = "\
 Exit codes:
   0    everything was done
-  1    nothing was done, or nobody knows; the error says why
+  1    nothing was done, or what was done could not be told; the error says which
   2    the command line makes no sense
   3    some was done: some guests failed, the others are good
   4    refused before anything was started: it does not fit on this host
@@ -179,12 +180,31 @@ pub fn grammar() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // A reader that went away (`brood list | head`) ends the output, not with a panic.
-    match Cli::parse().run() {
-        Ok(code) => code,
-        Err(failure) => {
-            failure.print(std::io::stderr().is_terminal());
-            ExitCode::from(failure.code)
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Also help and version, which are asked for and so are output like any other.
+        Err(e) => return told(e.exit_code(), output::print_usage(&e)),
+    };
+    let code = cli.run().unwrap_or_else(|failure| {
+        failure.print();
+        ExitCode::from(failure.code)
+    });
+    match output::written() {
+        Err(lost) if code == ExitCode::SUCCESS => {
+            lost.print();
+            ExitCode::from(lost.code)
+        }
+        _ => code,
+    }
+}
+
+/// The exit code of a command line that ran nothing.
+fn told(code: i32, written: Result<(), Failure>) -> ExitCode {
+    match written {
+        Ok(()) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(lost) => {
+            lost.print();
+            ExitCode::from(lost.code)
         }
     }
 }

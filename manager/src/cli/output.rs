@@ -1,12 +1,15 @@
-//! What commands print with: JSON, tables, progress bars; and what they are run with.
+//! Standard output and standard error of commands: JSON, tables, notes; and what
+//! commands are run with.
+//!
+//! Nothing else in the program prints: the compiler refuses `println!` and `eprintln!`, which panic
+//! where a disk is full or a reader has gone.
 
 use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -15,7 +18,6 @@ use signal_hook::{
 
 use super::Failure;
 use crate::{
-    checkpoint::Progress,
     config::Config,
     engine::{self, Engine, bhyve::Rctl},
     host::facts::HostFacts,
@@ -23,10 +25,53 @@ use crate::{
     state::State,
 };
 
-/// Prints a line to standard output. A reader that has gone away is no error: the command's work
-/// is done all the same.
+/// Why standard output lost something, when it did.
+static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line to standard output. A failure is kept for [`written`]. A reader that has gone away
+/// (`brood list | head`) is none: the command's work is done all the same.
 pub(crate) fn line(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    keep_error(writeln!(io::stdout().lock(), "{text}"));
+}
+
+fn keep_error(result: io::Result<()>) {
+    if let Err(e) = result
+        && e.kind() != io::ErrorKind::BrokenPipe
+    {
+        // The first one tells what happened; later ones follow from it.
+        let _ = WRITE_ERROR.set(e);
+    }
+}
+
+/// Whether all that was printed has reached standard output.
+///
+/// # Errors
+/// When it has not, as on a full disk.
+pub(crate) fn written() -> Result<(), Failure> {
+    keep_error(io::stdout().lock().flush());
+    match WRITE_ERROR.get() {
+        None => Ok(()),
+        Some(e) => {
+            let message = format!("cannot write to standard output: {e}");
+            let hint = "what the command did stands, see `brood list` and `brood pool show`; make room, or print elsewhere";
+            Err(Failure::new(&message, Some(hint.to_owned())))
+        }
+    }
+}
+
+/// Prints what clap has to say: help and version to standard output, mistakes to standard error.
+pub(crate) fn print_usage(usage: &clap::Error) -> Result<(), Failure> {
+    let printed = usage.print();
+    if usage.use_stderr() {
+        return Ok(());
+    }
+    keep_error(printed);
+    written()
+}
+
+/// Prints a line to standard error. Whether anybody can read it never changes what a command does.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Prints a value as JSON: one line, so that a stream of them can be read line by line.
@@ -36,7 +81,17 @@ pub(crate) fn json(value: &impl Serialize) {
 
 /// Whether to colour standard output.
 pub(crate) fn color() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    io::stdout().is_terminal() && may_color()
+}
+
+/// Whether to colour standard error.
+pub(crate) fn color_errors() -> bool {
+    io::stderr().is_terminal() && may_color()
+}
+
+/// As <https://no-color.org> has it: set, and not empty.
+fn may_color() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints rows under a header, each column as wide as it must be.
@@ -57,40 +112,6 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     for row in rows {
         print(&mut row.iter().map(String::as_str));
     }
-}
-
-/// A bar on standard error that counts `what`; hidden where there is no terminal, or when asked.
-pub(crate) fn guests_bar(guests: u64, quiet: bool) -> ProgressBar {
-    bar(
-        guests,
-        quiet,
-        "{msg} {wide_bar:.cyan/dim} {pos}/{len} guests  {per_sec}  ETA {eta}",
-    )
-}
-
-/// A bar that counts bytes.
-pub(crate) fn bytes_bar(quiet: bool) -> ProgressBar {
-    bar(
-        0,
-        quiet,
-        "{msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes}  ETA {eta}",
-    )
-}
-
-fn bar(length: u64, quiet: bool, template: &str) -> ProgressBar {
-    let target = if quiet {
-        ProgressDrawTarget::hidden()
-    } else {
-        ProgressDrawTarget::stderr_with_hz(10)
-    };
-    let style = ProgressStyle::with_template(template).expect("the template is a constant");
-    ProgressBar::with_draw_target(Some(length), target).with_style(style)
-}
-
-/// Moves a bytes bar.
-pub(crate) fn advance(bar: &ProgressBar, progress: Progress) {
-    bar.set_length(progress.total.0);
-    bar.set_position(progress.done.0);
 }
 
 /// The state folder, opened.

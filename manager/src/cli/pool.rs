@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::{
     Failure,
+    bar::Bar,
     claims::{Claim, Release, Renew, Resume, Suspend},
     daemon::{by_daemon, only_daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
-    output::{advance, bytes_bar, engine, json, line, state, table},
+    output::{engine, json, line, state, table},
     policy::Limits,
     restore::absolute,
 };
@@ -146,10 +147,9 @@ impl Create {
             return Ok(code);
         }
         with_pools(config, |pools| {
-            let bar = bytes_bar(self.json);
-            bar.set_message("verifying");
-            let pool = pools.create(&new, &|p| advance(&bar, p))?;
-            bar.finish_and_clear();
+            let bar = Bar::bytes("verifying", self.json);
+            let pool = pools.create(&new, &|p| bar.advance(p))?;
+            bar.clear();
             if self.empty {
                 return Ok(print_pool(&pool, self.json));
             }
@@ -247,7 +247,7 @@ impl Apply {
                         break;
                     }
                     Ok(_) => {}
-                    Err(failure) => failure.print(false),
+                    Err(failure) => failure.print(),
                 }
             }
             Ok(())
@@ -267,10 +267,9 @@ fn apply(
     wanted: &NewPool,
     quiet: bool,
 ) -> Result<ExitCode, Failure> {
-    let bar = bytes_bar(quiet);
-    bar.set_message("verifying");
-    pools.apply(wanted, &|p| advance(&bar, p))?;
-    bar.finish_and_clear();
+    let bar = Bar::bytes("verifying", quiet);
+    pools.apply(wanted, &|p| bar.advance(p))?;
+    bar.clear();
     fill(config, pools, &wanted.name, None, quiet)
 }
 

@@ -2,17 +2,15 @@
 
 use std::collections::HashSet;
 
-use indicatif::ProgressBar;
-
-use super::output::{advance, bytes_bar, guests_bar};
+use super::{bar::Bar, output::note};
 use crate::{
     api::events::RestoreEvent, checkpoint::Progress, restore::job::FailureView, units::Bytes,
 };
 
 /// What is shown of a restore under way.
 pub(super) struct Shown {
-    guests: ProgressBar,
-    bytes: ProgressBar,
+    guests: Bar,
+    bytes: Bar,
     /// Guests whose failure was told.
     failures: HashSet<String>,
     warnings: Vec<String>,
@@ -20,12 +18,9 @@ pub(super) struct Shown {
 
 impl Shown {
     pub(super) fn new(quiet: bool) -> Self {
-        let (guests, bytes) = (guests_bar(0, quiet), bytes_bar(quiet));
-        guests.set_message("restoring");
-        bytes.set_message("verifying");
         Self {
-            guests,
-            bytes,
+            guests: Bar::guests("restoring", 0, quiet),
+            bytes: Bar::bytes("verifying", quiet),
             failures: HashSet::new(),
             warnings: Vec::new(),
         }
@@ -34,10 +29,10 @@ impl Shown {
     pub(super) fn note(&mut self, event: &RestoreEvent) {
         if let (Some(done), Some(total)) = (event.verified_bytes, event.verify_bytes) {
             let (done, total) = (Bytes(done), Bytes(total));
-            advance(&self.bytes, Progress { done, total });
+            self.bytes.advance(Progress { done, total });
             return;
         }
-        self.bytes.finish_and_clear();
+        self.bytes.clear();
         self.guests.set_length(event.asked.into());
         self.guests.set_position(event.restored.into());
         if let Some(failure) = &event.failure {
@@ -51,12 +46,12 @@ impl Shown {
     fn failed(&mut self, failure: &FailureView) {
         if self.failures.insert(failure.name.clone()) {
             self.guests
-                .suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+                .note(format_args!("{}: {}", failure.name, failure.error));
         }
     }
 
     fn warn(&mut self, warning: &str) {
-        self.guests.suspend(|| eprintln!("warning: {warning}"));
+        self.guests.note(format_args!("warning: {warning}"));
         self.warnings.push(warning.to_owned());
     }
 
@@ -67,7 +62,7 @@ impl Shown {
             if let Some(told) = self.warnings.iter().position(|told| told == warning) {
                 self.warnings.remove(told);
             } else {
-                eprintln!("warning: {warning}");
+                note(format_args!("warning: {warning}"));
             }
         }
         for failure in failures {
@@ -78,14 +73,7 @@ impl Shown {
 
 impl Shown {
     fn clear(&self) {
-        self.bytes.finish_and_clear();
-        self.guests.finish_and_clear();
-    }
-}
-
-impl Drop for Shown {
-    /// Errors are printed on a line of their own.
-    fn drop(&mut self) {
-        self.clear();
+        self.bytes.clear();
+        self.guests.clear();
     }
 }

@@ -6,12 +6,10 @@ use clap::Args;
 
 use super::{
     Failure,
+    bar::Bar,
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
-    output::{
-        Park, advance, bytes_bar, cancellation, engine, engine_with, facts, guests_bar, json, line,
-        state,
-    },
+    output::{Park, cancellation, engine, engine_with, facts, json, line, state},
     progress::Shown,
 };
 use crate::{
@@ -113,8 +111,7 @@ impl Restore {
             all_or_nothing: self.all_or_nothing,
             disk: self.disk.clone().unwrap_or_default(),
         };
-        let bar = guests_bar(self.guests.into(), self.json);
-        bar.set_message("restoring");
+        let bar = Bar::guests("restoring", self.guests.into(), self.json);
         let done = job.run(
             None,
             &mut state,
@@ -124,18 +121,18 @@ impl Restore {
             &cancelled,
             &mut |event| {
                 if let Some(warning) = warning(event) {
-                    bar.suspend(|| eprintln!("warning: {warning}"));
+                    bar.note(format_args!("warning: {warning}"));
                 }
                 match event {
-                    Event::Restored(_) => bar.inc(1),
+                    Event::Restored(_) => bar.inc(),
                     Event::Failed(failure) => {
-                        bar.suspend(|| eprintln!("{}: {}", failure.name, failure.error));
+                        bar.note(format_args!("{}: {}", failure.name, failure.error));
                     }
                     Event::Admitted { .. } | Event::NurseryReplaced | Event::Verifying(_) => {}
                 }
             },
         )?;
-        bar.finish_and_clear();
+        bar.clear();
         Ok(self.finish(&View::new(&job, &done)))
     }
 
@@ -260,9 +257,8 @@ pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
 
 /// Checks the checkpoint's memory, with a progress bar, unless that was done before.
 pub(super) fn verify(state: &State, checkpoint: &Checkpoint, quiet: bool) -> Result<(), Failure> {
-    let bar = bytes_bar(quiet);
-    bar.set_message("verifying");
-    mass::verify(state, checkpoint, &|p| advance(&bar, p))?;
-    bar.finish_and_clear();
+    let bar = Bar::bytes("verifying", quiet);
+    mass::verify(state, checkpoint, &|p| bar.advance(p))?;
+    bar.clear();
     Ok(())
 }

@@ -1,0 +1,102 @@
+//! Progress bars on standard error. A bar is drawn where there is a terminal, from the moment that
+//! it has a length, and leaves nothing behind when it is dropped.
+
+use std::fmt::{self, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::output::note;
+use crate::checkpoint::Progress;
+
+/// A progress bar.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    quiet: bool,
+}
+
+impl Bar {
+    /// A bar that counts guests. `quiet` keeps it from being drawn at all.
+    pub(super) fn guests(message: &'static str, guests: u64, quiet: bool) -> Self {
+        let bar = Self::new(
+            message,
+            quiet,
+            "{msg} {wide_bar:.cyan/dim} {pos}/{len} guests  {rate}  ETA {eta}",
+        );
+        bar.set_length(guests);
+        bar
+    }
+
+    /// A bar that counts bytes.
+    pub(super) fn bytes(message: &'static str, quiet: bool) -> Self {
+        Self::new(
+            message,
+            quiet,
+            "{msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes}  ETA {eta}",
+        )
+    }
+
+    fn new(message: &'static str, quiet: bool, template: &str) -> Self {
+        let rate = |state: &ProgressState, out: &mut dyn Write| {
+            let _: fmt::Result = write!(out, "{:.0}/s", state.per_sec());
+        };
+        let style = ProgressStyle::with_template(template)
+            .expect("the template is a constant")
+            .with_key("rate", rate);
+        // Drawn without a length it would be a full bar of 0/0.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Self {
+            bar: bar.with_style(style).with_message(message),
+            quiet,
+        }
+    }
+
+    /// Gives it a length, and with it a place on the terminal.
+    pub(super) fn set_length(&self, length: u64) {
+        if length == 0 || self.bar.length() == Some(length) {
+            return;
+        }
+        self.bar.set_length(length);
+        if !self.quiet {
+            self.bar
+                .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        }
+    }
+
+    /// Shows what is done of so many bytes.
+    pub(super) fn advance(&self, progress: Progress) {
+        self.set_length(progress.total.0);
+        self.bar.set_position(progress.done.0);
+    }
+
+    /// Shows how many are done.
+    pub(super) fn set_position(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    /// One more is done.
+    pub(super) fn inc(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Says what is being done.
+    pub(super) fn set_message(&self, message: &'static str) {
+        self.bar.set_message(message);
+    }
+
+    /// Prints a line to standard error, above the bar.
+    pub(super) fn note(&self, text: impl fmt::Display) {
+        self.bar.suspend(|| note(text));
+    }
+
+    /// Takes it off the terminal.
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    /// Errors are printed on a line of their own.
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
