@@ -340,7 +340,7 @@ vv_attach(struct vm *vm, const struct vm_vnode_attach *req, struct thread *td)
 	vv_nsegments++;
 	vv_attached++;
 	sx_xunlock(&vv_lock);
-	SDT_PROBE4(vmm_vnode, , , attach, vm_name(vm), seg->segid,
+	SDT_PROBE4(vmm_vnode, , , attach, vmm_backing_name(vm), seg->segid,
 	    seg->offset, seg->len);
 	fdrop(fp, td);
 	return (0);
@@ -371,7 +371,8 @@ vv_detach(struct vm *vm __unused, int segid __unused, void *cookie)
 
 	KASSERT(seg->vm == vm && seg->segid == segid,
 	    ("%s: segment %d of %s detached as %d of %s", __func__,
-	    seg->segid, vm_name(seg->vm), segid, vm_name(vm)));
+	    seg->segid, vmm_backing_name(seg->vm), segid,
+	    vmm_backing_name(vm)));
 
 	/* Once off the list, nobody else looks at the segment. */
 	sx_xlock(&vv_lock);
@@ -380,7 +381,7 @@ vv_detach(struct vm *vm __unused, int segid __unused, void *cookie)
 	sx_xunlock(&vv_lock);
 
 	vv_count(seg, &resident, &swapped, &file);
-	SDT_PROBE4(vmm_vnode, , , detach, vm_name(vm), segid, resident,
+	SDT_PROBE4(vmm_vnode, , , detach, vmm_backing_name(vm), segid, resident,
 	    swapped);
 
 	/* vmm has a reference still, so this is not the last one. */
@@ -444,7 +445,7 @@ vv_ioctl(struct vm *vm, u_long cmd, caddr_t data, int fflag __unused,
 			sx_xlock(&vv_lock);
 			vv_refused++;
 			sx_xunlock(&vv_lock);
-			SDT_PROBE3(vmm_vnode, , , refuse, vm_name(vm),
+			SDT_PROBE3(vmm_vnode, , , refuse, vmm_backing_name(vm),
 			    req->segid, error);
 		}
 		return (error);
@@ -555,8 +556,9 @@ vv_sysctl_list(SYSCTL_HANDLER_ARGS)
 		vv_count(seg, &resident, &swapped, &file);
 		sbuf_printf(&sb, "%s segid=%d offset=%jd pages=%ju "
 		    "private_resident=%ju private_swapped=%ju "
-		    "file_resident=%ju\n", vm_name(seg->vm), seg->segid,
-		    (intmax_t)seg->offset, (uintmax_t)atop(seg->len),
+		    "file_resident=%ju\n", vmm_backing_name(seg->vm),
+		    seg->segid, (intmax_t)seg->offset,
+		    (uintmax_t)atop(seg->len),
 		    (uintmax_t)resident, (uintmax_t)swapped, (uintmax_t)file);
 	}
 	sx_sunlock(&vv_lock);
