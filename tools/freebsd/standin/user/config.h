@@ -15,5 +15,6 @@
 #include <stdbool.h>
 
 bool	get_config_bool_default(const char *, bool);
+const char *get_config_value(const char *);
 
 #endif
