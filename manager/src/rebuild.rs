@@ -152,11 +152,19 @@ fn find_guests(
 ) -> Result<Vec<GuestRow>, Error> {
     let run_dir = state.run_dir();
     for row in recorded {
-        let Some(process) = engine.find(&run_dir, &row.id) else {
+        if state.of_other_namespace(row) {
+            let guest = row.name.clone();
+            return Err(guests::Error::OtherNamespace { guest }.into());
+        }
+        let found = engine.find(&run_dir, &row.id);
+        let found = found.map_err(|e| guests::Error::engine("look at", &row.name, e))?;
+        // A guest whose socket was removed is known by its process alone.
+        let Some(process) = found.or(row.process) else {
             continue;
         };
         let same = row.process == Some(process) && state.of_this_boot(row);
-        if same && process.state() != ProcessState::Gone {
+        let look = |source| guests::Error::look(&row.name, source);
+        if same && process.state().map_err(look)? != ProcessState::Gone {
             state.recall_guest(row)?;
         }
     }

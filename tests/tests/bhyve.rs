@@ -489,7 +489,7 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
     assert_eq!(lab.machine.processes().len(), 1);
     let found = ids
         .iter()
-        .filter(|id| engine.find(&lab.home.run_dir(), id).is_some());
+        .filter(|id| engine.find(&lab.home.run_dir(), id).unwrap().is_some());
     assert_eq!(found.count(), 1);
     for id in ids {
         engine.forget(&lab.home.run_dir(), &id).unwrap();

@@ -90,7 +90,7 @@ impl<'a> Bench<'a> {
                     nonce,
                     counter,
                 } = outcome.result.unwrap();
-                let process = Process::with_pid(pid).unwrap();
+                let process = Process::with_pid(pid).unwrap().unwrap();
                 let guest = Alive {
                     process,
                     nonce,
@@ -122,7 +122,7 @@ impl<'a> Bench<'a> {
 
 fn gone(process: Process) {
     until("the process to be gone", || {
-        (process.state() == ProcessState::Gone).then_some(())
+        (process.state().unwrap() == ProcessState::Gone).then_some(())
     });
     assert!(
         !process.signal(Signal::SIGTERM).unwrap(),
@@ -185,7 +185,7 @@ fn guests_are_restored_and_answer() {
             let ping = bench.ask(id, "ping x").unwrap();
             assert_eq!(ping["counter"], restored.counter + 2);
             assert_eq!(
-                bench.engine.find(&bench.home.run_dir(), id),
+                bench.engine.find(&bench.home.run_dir(), id).unwrap(),
                 Some(restored.process)
             );
             assert_eq!(bench.engine.ended(&bench.home.run_dir(), id), None);
@@ -194,7 +194,7 @@ fn guests_are_restored_and_answer() {
         for (id, restored) in guests {
             bench.end(&id, restored.process);
             assert!(bench.ask(&id, "ping").is_err());
-            assert_eq!(bench.engine.find(&bench.home.run_dir(), &id), None);
+            assert_eq!(bench.engine.find(&bench.home.run_dir(), &id).unwrap(), None);
         }
     });
 }
@@ -203,10 +203,10 @@ fn guests_are_restored_and_answer() {
 fn a_guest_is_stopped_and_continued_by_signals() {
     on_every_engine(|bench| {
         let (id, Alive { process, .. }) = bench.restore(&bench.path, &["a"])[0];
-        assert_eq!(process.state(), ProcessState::Running);
+        assert_eq!(process.state().unwrap(), ProcessState::Running);
         assert!(process.signal(Signal::SIGSTOP).unwrap());
         until("it to stop", || {
-            (process.state() == ProcessState::Stopped).then_some(())
+            (process.state().unwrap() == ProcessState::Stopped).then_some(())
         });
         let words = ["ping".to_owned()];
         let short = Duration::from_millis(100);
@@ -439,16 +439,21 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
         until("what was under way to end", || {
             let found = ids
                 .iter()
-                .filter(|id| bench.engine.find(&run_dir, id).is_some());
+                .filter(|id| bench.engine.find(&run_dir, id).unwrap().is_some());
             (found.count() == bench.home.guests().len()).then_some(())
         });
         for id in ids {
-            if let Some(process) = bench.engine.find(&run_dir, &id) {
+            if let Some(process) = bench.engine.find(&run_dir, &id).unwrap() {
                 match bench.ask(&id, "ping") {
                     Ok(_) => bench.end(&id, process),
                     // It had not answered yet, and was just about to end.
                     Err(_) => until("its end", || {
-                        bench.engine.find(&run_dir, &id).is_none().then_some(())
+                        bench
+                            .engine
+                            .find(&run_dir, &id)
+                            .unwrap()
+                            .is_none()
+                            .then_some(())
                     }),
                 }
             }

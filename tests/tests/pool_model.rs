@@ -260,7 +260,9 @@ impl Scene {
                 }
             }
             Step::Wait => {
-                let this = Process::with_pid(std::process::id().cast_signed()).unwrap();
+                let this = Process::with_pid(std::process::id().cast_signed())
+                    .unwrap()
+                    .unwrap();
                 let place = self.state.wait_in_line(POOL, this, 3_600_000).unwrap();
                 self.line.push((place, true));
             }

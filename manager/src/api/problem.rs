@@ -259,6 +259,8 @@ fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
         E::NotAlive { .. } => (StatusCode::CONFLICT, "guest-not-alive"),
         E::BeingRestored { .. } => (StatusCode::CONFLICT, "guest-being-restored"),
         E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
+        E::Unreachable { .. } => (StatusCode::CONFLICT, "guest-unreachable"),
+        E::OtherNamespace { .. } => (StatusCode::SERVICE_UNAVAILABLE, "other-pid-namespace"),
         E::Engine { source, .. } | E::Files(source) => of_engine(source),
         E::Disk(e) | E::Release { source: e, .. } => of_disk(e),
         E::Checkpoint(e) => of_checkpoint(e),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint::manifest::EngineKind,
     checkpoint::{self, Checkpoint, sha256_file},
-    engine::{Engine, ProcessState, Usage},
+    engine::{Engine, Usage},
     guests::{self, Guest, Guests},
     host::proc,
     restore::mass::{self, Failure, Names, Request},
@@ -267,9 +267,7 @@ fn measure(
             ask(guest, &ping).is_ok()
         } else {
             // It has shown that it is ready, and there is no other way to hear from it.
-            guest
-                .process()
-                .is_some_and(|p| p.state() != ProcessState::Gone)
+            guest.process().is_some_and(|p| p.may_live())
         }
     };
     let answered = own.iter().filter(answers).count() as u64;

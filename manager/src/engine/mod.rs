@@ -356,10 +356,16 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// The process of a guest whose restore was cut off before it was recorded; `None` when there
     /// is no such guest.
-    fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process>;
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error>;
 
     /// Guests that have something in the run folder, whether or not they are recorded anywhere.
-    fn seen(&self, run_dir: &Path) -> Vec<GuestId>;
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>>;
 
     /// What can be told of a guest that is recorded nowhere, from its process or the run folder.
     fn describe(&self, run_dir: &Path, id: &GuestId, process: Process) -> Option<Described>;

@@ -83,8 +83,10 @@ impl Guests<'_> {
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 let name = &guest.row.name;
-                let Some(handle) = guest
-                    .process()
+                // One that is recorded as dead is looked at again: it must not outlive its record.
+                let process = guest.row.process;
+                let Some(handle) = process
+                    .filter(|_| self.state.of_this_boot(&guest.row))
                     .map(|p| p.open())
                     .transpose()
                     .map_err(|e| io(name, e))?

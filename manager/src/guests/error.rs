@@ -30,6 +30,29 @@ pub enum Error {
         /// How it ended.
         reason: Option<String>,
     },
+    /// The guest's process lives, and cannot be talked to.
+    #[error(
+        "cannot {action} guest {guest}: its process {pid} lives, and nobody can talk to it: its control socket was removed from {}",
+        .run_dir.display()
+    )]
+    Unreachable {
+        /// What was tried.
+        action: &'static str,
+        /// Its name.
+        guest: String,
+        /// Its process.
+        pid: i32,
+        /// Where the socket was.
+        run_dir: std::path::PathBuf,
+    },
+    /// The guest's process belongs to another PID namespace, or another jail.
+    #[error(
+        "cannot look at guest {guest}: it was restored in another PID namespace (container) or jail, whose processes cannot be seen from here"
+    )]
+    OtherNamespace {
+        /// Its name.
+        guest: String,
+    },
     /// Another command is still restoring guests.
     #[error("{guests} guests are still being restored by another command")]
     BeingRestored {
@@ -79,7 +102,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn engine(action: &'static str, guest: &str, source: engine::Error) -> Self {
+    /// Nobody knows whether a guest lives.
+    pub(crate) fn look(guest: &str, source: std::io::Error) -> Self {
+        let source = engine::Error::Io {
+            action: "look at its process",
+            source,
+        };
+        Self::engine("look at", guest, source)
+    }
+
+    pub(crate) fn engine(action: &'static str, guest: &str, source: engine::Error) -> Self {
         Self::Engine {
             action,
             guest: guest.to_owned(),
@@ -103,6 +135,13 @@ impl Error {
             Self::BeingRestored { .. } => {
                 Some("end that command first (Ctrl-C), then try again".to_owned())
             }
+            Self::Unreachable { guest, .. } => Some(format!(
+                "`brood destroy {guest}` ends it; spare the folder from whatever cleans up temporary files"
+            )),
+            Self::OtherNamespace { .. } => Some(
+                "use brood where its guests were restored: on the host, or in that container"
+                    .to_owned(),
+            ),
             Self::OtherCheckpoint { .. } => Some("put the bundle back where it was".to_owned()),
             Self::Engine { source, .. } | Self::Files(source) => source.hint(),
             Self::Disk(e) | Self::Release { source: e, .. } => e.hint(),

@@ -178,7 +178,11 @@ impl Guests<'_> {
                 return alive(&now).expect_err("a dead guest does not live");
             }
             if late {
-                return Error::engine("ask", name, engine::Error::Gone);
+                let gone = Error::engine("ask", name, engine::Error::Gone);
+                return match now.process() {
+                    Some(process) => self.unreachable("ask", &now, process, gone),
+                    None => gone,
+                };
             }
             thread::sleep(Duration::from_millis(5));
         }

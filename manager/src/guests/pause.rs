@@ -27,10 +27,11 @@ impl Guests<'_> {
             return Ok(());
         }
         self.stop(guest, process)?;
-        if stopped(process) {
+        let look = |source| Error::look(&guest.row.name, source);
+        if stopped(process).map_err(look)? {
             return Ok(());
         }
-        let source = match process.state() {
+        let source = match process.state().map_err(look)? {
             ProcessState::Gone => engine::Error::Gone,
             ProcessState::Running | ProcessState::Stopped => engine::Error::Timeout(STOP_PATIENCE),
         };
@@ -42,13 +43,13 @@ impl Guests<'_> {
     /// # Errors
     /// When one cannot be stopped.
     pub fn pause_all(&mut self, guests: &[Guest]) -> Result<Vec<GuestId>, Error> {
-        let mut stopping = Vec::with_capacity(guests.len());
+        let mut stopping: Vec<(&Guest, Process)> = Vec::with_capacity(guests.len());
         for guest in guests {
             let Some(process) = guest.process() else {
                 continue;
             };
             match self.stop(guest, process) {
-                Ok(()) => stopping.push((guest.row.id, process)),
+                Ok(()) => stopping.push((guest, process)),
                 Err(Error::Engine {
                     source: engine::Error::Gone,
                     ..
@@ -56,8 +57,13 @@ impl Guests<'_> {
                 Err(e) => return Err(e),
             }
         }
-        stopping.retain(|(_, process)| stopped(*process));
-        Ok(stopping.into_iter().map(|(id, _)| id).collect())
+        let mut ids = Vec::with_capacity(stopping.len());
+        for (guest, process) in stopping {
+            if stopped(process).map_err(|source| Error::look(&guest.row.name, source))? {
+                ids.push(guest.row.id);
+            }
+        }
+        Ok(ids)
     }
 
     /// Lets a stopped guest of a pool run on for its claimer, until it has answered. This is the
@@ -72,7 +78,8 @@ impl Guests<'_> {
         let guest = Guest { row, state };
         let process = alive(&guest)?;
         self.signal(&guest, process, Signal::SIGCONT)?;
-        self.ask_id(id, &guest.row.name, &["ping".to_owned()], timeout)?;
+        let answer = self.ask_id(id, &guest.row.name, &["ping".to_owned()], timeout);
+        answer.map_err(|e| self.unreachable("wake", &guest, process, e))?;
         Ok((guest.row, process))
     }
 
@@ -86,8 +93,43 @@ impl Guests<'_> {
         let ping = ["ping".to_owned()];
         let begin = Instant::now();
         self.signal(guest, process, Signal::SIGCONT)?;
-        self.ask_id(&guest.row.id, &guest.row.name, &ping, timeout)?;
+        let answer = self.ask_id(&guest.row.id, &guest.row.name, &ping, timeout);
+        answer.map_err(|e| self.unreachable("hear from", guest, process, e))?;
         Ok(begin.elapsed())
+    }
+
+    /// What went wrong with a guest of which the engine found nothing: its process may live, and
+    /// only its socket be gone.
+    pub(super) fn unreachable(
+        &self,
+        action: &'static str,
+        guest: &Guest,
+        process: Process,
+        error: Error,
+    ) -> Error {
+        let gone = matches!(
+            error,
+            Error::Engine {
+                source: engine::Error::Gone,
+                ..
+            }
+        );
+        let ended = || {
+            self.engine
+                .ended(&self.state.run_dir(), &guest.row.id)
+                .is_some()
+        };
+        match process.state() {
+            Ok(ProcessState::Gone) => error,
+            _ if !gone || ended() => error,
+            Ok(_) => Error::Unreachable {
+                action,
+                guest: guest.row.name.clone(),
+                pid: process.pid,
+                run_dir: self.state.run_dir(),
+            },
+            Err(source) => Error::look(&guest.row.name, source),
+        }
     }
 
     pub(super) fn stop(&self, guest: &Guest, process: Process) -> Result<(), Error> {
@@ -123,14 +165,14 @@ impl Guests<'_> {
 }
 
 /// Waits until a guest that was told to stop has done so.
-fn stopped(process: Process) -> bool {
+fn stopped(process: Process) -> io::Result<bool> {
     let begin = Instant::now();
     loop {
         // One look decides: that of a traced process changes back and forth.
-        match process.state() {
-            ProcessState::Stopped => return true,
-            ProcessState::Gone => return false,
-            ProcessState::Running if begin.elapsed() > STOP_PATIENCE => return false,
+        match process.state()? {
+            ProcessState::Stopped => return Ok(true),
+            ProcessState::Gone => return Ok(false),
+            ProcessState::Running if begin.elapsed() > STOP_PATIENCE => return Ok(false),
             ProcessState::Running => thread::sleep(Duration::from_micros(200)),
         }
     }

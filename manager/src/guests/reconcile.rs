@@ -6,7 +6,7 @@ use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::Checkpoint,
     engine::{GuestId, ProcessState},
-    state::{GuestRow, RowState},
+    state::{self, GuestRow, RowState},
 };
 
 /// The reason of an end that nobody saw, or not yet.
@@ -17,9 +17,10 @@ impl Guests<'_> {
     pub(super) fn adopt_unrecorded(&mut self) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
         let recorded: HashSet<GuestId> = self.state.guests()?.iter().map(|row| row.id).collect();
-        let seen = self.engine.seen(&run_dir);
-        for id in seen.into_iter().filter(|id| !recorded.contains(id)) {
-            let Some(process) = self.engine.find(&run_dir, &id) else {
+        for id in self.seen()?.into_iter().filter(|id| !recorded.contains(id)) {
+            let found = self.engine.find(&run_dir, &id);
+            let found = found.map_err(|e| Error::engine("look at", &id.to_string(), e))?;
+            let Some(process) = found else {
                 continue;
             };
             let Some(described) = self.engine.describe(&run_dir, &id, process) else {
@@ -48,9 +49,10 @@ impl Guests<'_> {
             Vec::new(),
         );
         for mut row in rows {
+            self.in_this_namespace(&row)?;
             let mut process = row.process;
             if row.state == RowState::Restoring {
-                if self.state.may_come(&row) {
+                if self.state.may_come(&row)? {
                     guests.push(Guest {
                         row,
                         state: GuestState::Restoring,
@@ -58,7 +60,8 @@ impl Guests<'_> {
                     continue;
                 }
                 // Its restore was cut off. Either it is there, or it never will be.
-                process = self.engine.find(&run_dir, &row.id);
+                let found = self.engine.find(&run_dir, &row.id);
+                process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
                 let ended = self.engine.ended(&run_dir, &row.id);
                 match (process, ended) {
                     (Some(found), _) => {
@@ -84,15 +87,25 @@ impl Guests<'_> {
                     }
                 }
             }
-            let state = match (row.state, process) {
-                (RowState::Dead, _) => GuestState::Dead,
-                (_, Some(process)) if self.state.of_this_boot(&row) => match process.state() {
-                    ProcessState::Running => GuestState::Running,
-                    ProcessState::Stopped => GuestState::Paused,
-                    ProcessState::Gone => GuestState::Dead,
-                },
+            let state = match process {
+                Some(process) if self.state.of_this_boot(&row) => {
+                    let state = process.state();
+                    match state.map_err(|source| Error::look(&row.name, source))? {
+                        ProcessState::Running => GuestState::Running,
+                        ProcessState::Stopped => GuestState::Paused,
+                        ProcessState::Gone => GuestState::Dead,
+                    }
+                }
                 _ => GuestState::Dead,
             };
+            // Whoever recorded it as dead was wrong.
+            if let (RowState::Dead, Some(process)) = (row.state, process)
+                && state != GuestState::Dead
+            {
+                running.push((row.id, process));
+                row.state = RowState::Running;
+                row.reason = None;
+            }
             // Whoever sees the end of a process writes the reason a moment after it is gone.
             let unexplained =
                 row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
@@ -115,5 +128,32 @@ impl Guests<'_> {
         self.state.record_dead(&dead)?;
         self.state.remove_guests(&gone)?;
         Ok(guests)
+    }
+
+    /// Refuses to judge a guest whose process belongs to another PID namespace, unless it is gone
+    /// for sure: a socket in the file system is the same from everywhere, and nobody listens.
+    fn in_this_namespace(&self, row: &GuestRow) -> Result<(), Error> {
+        if !self.state.of_other_namespace(row) {
+            return Ok(());
+        }
+        let found = self.engine.find(&self.state.run_dir(), &row.id);
+        if matches!(found, Ok(None)) && self.seen()?.contains(&row.id) {
+            return Ok(());
+        }
+        Err(Error::OtherNamespace {
+            guest: row.name.clone(),
+        })
+    }
+
+    /// Guests that have something in the run folder.
+    fn seen(&self) -> Result<Vec<GuestId>, Error> {
+        let run_dir = self.state.run_dir();
+        self.engine.seen(&run_dir).map_err(|source| {
+            Error::from(state::Error::Io {
+                action: "read the folder",
+                path: run_dir,
+                source,
+            })
+        })
     }
 }

@@ -34,7 +34,13 @@ impl Guests<'_> {
                 ..
             }) if guest.state != GuestState::Dead => {
                 let now = self.find(&guest.row.id.to_string())?;
-                self.try_suspend(&now, path, delta, progress)
+                let again = self.try_suspend(&now, path, delta, progress);
+                match now.process() {
+                    Some(process) => {
+                        again.map_err(|e| self.unreachable("suspend", &now, process, e))
+                    }
+                    None => again,
+                }
             }
             result => result,
         }

@@ -117,7 +117,11 @@ impl Pools<'_> {
     /// When the state cannot be written.
     pub fn wait_in_line(&self, name: &str, wait: Duration) -> Result<Place, Error> {
         let pid = std::process::id().cast_signed();
-        let this = Process::with_pid(pid).ok_or(engine::Error::Gone)?;
+        let this = Process::with_pid(pid).map_err(|source| engine::Error::Io {
+            action: "look at this process",
+            source,
+        })?;
+        let this = this.ok_or(engine::Error::Gone)?;
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         Ok(self.state.wait_in_line(name, this, wait_ms)?)
     }

@@ -144,8 +144,11 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let name = order.identity.name;
         let found = result.and_then(|restored| match Process::with_pid(restored.pid) {
-            Some(process) => Ok((restored, process)),
-            None => Err("it answered and was gone at once".to_owned()),
+            Ok(Some(process)) => Ok((restored, process)),
+            Ok(None) => Err("it answered and was gone at once".to_owned()),
+            Err(e) => Err(format!(
+                "it answered, and its process cannot be looked at: {e}"
+            )),
         });
         match found {
             Ok((Restored { nonce, counter, .. }, process)) => {
@@ -178,9 +181,11 @@ impl Run<'_> {
     ) {
         let failure = Failure { name, error };
         observe(&Event::Failed(&failure));
-        let _ = self.engine.forget(&self.state.run_dir(), &id);
-        // One whose disk is left stays recorded: the next command that looks tries again.
-        if self.release(&id).is_ok() {
+        let run_dir = self.state.run_dir();
+        // One that cannot be looked at may live: it keeps its record, and so does one whose disk is
+        // left. The next command that looks tries again.
+        let known = self.engine.find(&run_dir, &id).is_ok();
+        if known && self.engine.forget(&run_dir, &id).is_ok() && self.release(&id).is_ok() {
             let _ = self.state.remove_guests(&[id]);
         }
         self.report.failures.push(failure);
@@ -217,7 +222,7 @@ impl Run<'_> {
 
     /// Ends a guest that nobody has heard of, and that had come so far that it outlives its nursery.
     fn end(&self, id: &GuestId) {
-        let Some(guest) = self.engine.find(&self.state.run_dir(), id) else {
+        let Ok(Some(guest)) = self.engine.find(&self.state.run_dir(), id) else {
             return;
         };
         if let Ok(Some(handle)) = guest.open() {

@@ -286,7 +286,8 @@ impl State {
     /// When the database cannot be written.
     pub fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
         self.change_each(
-            "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3 WHERE id = ?1",
+            "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3, reason = NULL
+             WHERE id = ?1",
             guests
                 .iter()
                 .map(|(id, process)| (id.to_string(), process.pid, signed(process.start_time))),
@@ -318,16 +319,40 @@ impl State {
     }
 
     /// Whether a recorded guest may still come to life: its restore goes on.
-    #[must_use]
-    pub fn may_come(&self, row: &GuestRow) -> bool {
-        self.of_this_boot(row) && self.session_lives(&row.session)
+    ///
+    /// # Errors
+    /// When the restore's lock cannot be looked at.
+    pub fn may_come(&self, row: &GuestRow) -> Result<bool, Error> {
+        Ok(self.of_this_boot(row) && self.session_lives(&row.session)?)
     }
 
     /// Whether the host has not been booted since the guest was restored.
     #[must_use]
     pub fn of_this_boot(&self, row: &GuestRow) -> bool {
-        row.boot == self.boot_id
+        boot_of(&row.boot) == boot_of(&self.boot_id)
     }
+
+    /// Whether the guest was restored in another PID namespace of this boot: its process cannot be
+    /// looked at from here.
+    #[must_use]
+    pub fn of_other_namespace(&self, row: &GuestRow) -> bool {
+        self.of_this_boot(row)
+            && matches!(
+                (namespace_of(&row.boot), namespace_of(&self.boot_id)),
+                (Some(theirs), Some(ours)) if theirs != ours
+            )
+    }
+}
+
+/// The boot that a guest was restored in, as its row says: `BOOT` or `BOOT/NAMESPACE`.
+fn boot_of(recorded: &str) -> &str {
+    recorded.split('/').next().unwrap_or(recorded)
+}
+
+/// The PID namespace (the jail, on FreeBSD) that a guest was restored in; rows of earlier versions
+/// do not say.
+fn namespace_of(recorded: &str) -> Option<&str> {
+    recorded.split_once('/').map(|(_, namespace)| namespace)
 }
 
 /// Names of new guests: `PREFIX-N`, with the lowest numbers that are free.

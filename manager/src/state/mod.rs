@@ -53,7 +53,7 @@ pub use waiting::Place;
 
 use journal::Journal;
 
-use crate::host::boot;
+use crate::{engine::process, host::boot};
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
@@ -239,7 +239,11 @@ impl State {
             dir: dir.to_owned(),
             database,
             journal,
-            boot_id: boot::id().unwrap_or_default(),
+            boot_id: whence().map_err(|source| Error::Io {
+                action: "find out which guests run: cannot read the id of the boot, or of the PID namespace, for",
+                path: dir.to_owned(),
+                source,
+            })?,
         })
     }
 
@@ -276,4 +280,9 @@ impl State {
     fn database_error(&self, source: rusqlite::Error) -> Error {
         Error::database(&self.path(), source)
     }
+}
+
+/// What process ids of guests that are restored now belong to: the boot, and the PID namespace.
+fn whence() -> io::Result<String> {
+    Ok(format!("{}/{}", boot::id()?, process::namespace()?))
 }

@@ -87,7 +87,8 @@ impl State {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(io(&path)(e)),
         }
-        if let Some(process) = Process::with_pid(std::process::id().cast_signed()) {
+        let this = Process::with_pid(std::process::id().cast_signed());
+        if let Some(process) = this.map_err(io(&path))? {
             roll::sign(&file, Worker::Manager(process)).map_err(io(&path))?;
         }
         match fs::rename(&unnamed, &path) {
@@ -106,32 +107,43 @@ impl State {
                 .to_str()
                 .filter(|name| name.ends_with(".lock") || name.ends_with(".lock.new"))
             {
-                self.session_lives(name);
+                // One that cannot be looked at stays.
+                let _ = self.session_lives(name);
             }
         }
     }
 
     /// Whether somebody still restores under this lock.
-    pub(super) fn session_lives(&self, name: &str) -> bool {
+    ///
+    /// # Errors
+    /// When the lock cannot be looked at.
+    pub(super) fn session_lives(&self, name: &str) -> Result<bool, Error> {
         let path = self.run_dir().join(name);
-        let Ok(file) = File::open(&path) else {
-            return false;
+        let failed = |source| Error::Io {
+            action: "look at the lock",
+            path: path.clone(),
+            source,
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(failed(e)),
         };
         match file.try_lock() {
             Ok(()) => {
                 let _ = fs::remove_file(&path);
-                false
+                Ok(false)
             }
             Err(TryLockError::WouldBlock) => {
                 // It has no work any more, and would end if it could.
                 for nursery in orphans(&path) {
-                    if nursery.state() == ProcessState::Stopped {
+                    if matches!(nursery.state(), Ok(ProcessState::Stopped)) {
                         let _ = nursery.signal(Signal::SIGCONT);
                     }
                 }
-                true
+                Ok(true)
             }
-            Err(TryLockError::Error(_)) => false,
+            Err(TryLockError::Error(e)) => Err(failed(e)),
         }
     }
 
@@ -155,7 +167,7 @@ fn orphans(lock: &Path) -> Vec<Process> {
     let (mut managed, mut nurseries) = (true, Vec::new());
     for worker in roll::read(lock) {
         match worker {
-            Worker::Manager(manager) => managed = manager.state() != ProcessState::Gone,
+            Worker::Manager(manager) => managed = manager.may_live(),
             Worker::Nursery(nursery) => nurseries.push(nursery),
         }
     }

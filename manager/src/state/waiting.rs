@@ -4,7 +4,7 @@
 use rusqlite::params;
 
 use super::{Error, State, pools::since_boot};
-use crate::engine::{Process, ProcessState};
+use crate::engine::Process;
 
 /// A place in the line before a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ impl State {
         let now = since_boot();
         let mut waiters = 0;
         for (place, process, until) in read().map_err(|e| self.database_error(e))? {
-            if until < now || process.state() == ProcessState::Gone {
+            if until < now || !process.may_live() {
                 self.leave_line(place)?;
             } else {
                 waiters += 1;

@@ -82,14 +82,14 @@ impl Folder {
     }
 
     /// Guests that have a folder.
-    pub(super) fn all(run_dir: &Path) -> Vec<GuestId> {
-        let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                name.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
-            })
-            .collect()
+    pub(super) fn all(run_dir: &Path) -> io::Result<Vec<GuestId>> {
+        let mut guests = Vec::new();
+        for entry in fs::read_dir(run_dir)? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+            guests.extend(id.and_then(|id| id.parse::<GuestId>().ok()));
+        }
+        Ok(guests)
     }
 
     /// A file in it.
@@ -146,18 +146,29 @@ impl Folder {
         self.json("ready")
     }
 
+    /// The process of a guest that has answered and may live; `None` when it is gone or has not
+    /// answered.
+    pub(super) fn living(&self) -> io::Result<Option<Process>> {
+        let process: Process = match fs::read(self.file("ready")) {
+            Ok(text) => serde_json::from_slice(&text)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        Ok((process.state()? != ProcessState::Gone).then_some(process))
+    }
+
     /// The process that was started for the guest, if it still is there: one whose command line
     /// names the guest's virtual machine or folder.
     pub(super) fn started(&self) -> Option<Process> {
         if let Some(ready) = self.ready() {
-            return (ready.state() != ProcessState::Gone).then_some(ready);
+            return ready.may_live().then_some(ready);
         }
         let text = fs::read_to_string(self.file("pid")).ok()?;
-        let process = Process::with_pid(text.trim().parse().ok()?)?;
+        let process = Process::with_pid(text.trim().parse().ok()?).ok()??;
         // Both the folder's and the virtual machine's name have the id in them.
         let id = self.path.file_stem()?.to_str()?.to_owned();
         let command = command_line(process.pid)?;
-        (command.contains(&id) && process.state() != ProcessState::Gone).then_some(process)
+        (command.contains(&id) && process.may_live()).then_some(process)
     }
 
     /// The last line that bhyve said.

@@ -26,6 +26,7 @@ mod usage;
 
 use std::{
     fs::File,
+    io,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
@@ -35,9 +36,7 @@ pub use host::Host;
 pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
-use super::{
-    Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Unsealed, Usage,
-};
+use super::{Answer, Described, Engine, Error, GuestId, Process, Session, Unsealed, Usage};
 use crate::{
     checkpoint::{
         BhyveGuest, BundlePath, Checkpoint, Progress, Readiness,
@@ -124,7 +123,7 @@ impl Bhyve {
     fn alive(&self, run_dir: &Path, id: &GuestId) -> Result<(Folder, Process), Error> {
         let folder = Folder::of(run_dir, id);
         match folder.ready() {
-            Some(process) if process.state() != ProcessState::Gone => Ok((folder, process)),
+            Some(process) if process.may_live() => Ok((folder, process)),
             _ => Err(Error::Gone),
         }
     }
@@ -257,11 +256,15 @@ impl Engine for Bhyve {
         })))
     }
 
-    fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process> {
-        self.alive(run_dir, id).ok().map(|(_, process)| process)
+    fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {
+        let living = Folder::of(run_dir, id).living();
+        living.map_err(|source| Error::Io {
+            action: "look at the guest's process",
+            source,
+        })
     }
 
-    fn seen(&self, run_dir: &Path) -> Vec<GuestId> {
+    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
         Folder::all(run_dir)
     }
 
@@ -310,7 +313,7 @@ impl Engine for Bhyve {
         };
         let wait = Wait {
             until: begin + timeout,
-            still: &|| process.state() != ProcessState::Gone,
+            still: &|| process.may_live(),
         };
         let mut line = Line::open(&self.host.path(&agent)).map_err(io)?;
         match line.ask(&request, wait) {
@@ -320,12 +323,10 @@ impl Engine for Bhyve {
             Err(serial::Error::GivenUp) => {
                 Err(Error::Died(self.ended(run_dir, id).unwrap_or_default()))
             }
-            Err(serial::Error::Io(source)) if process.state() == ProcessState::Gone => {
-                Err(Error::Died(
-                    self.ended(run_dir, id)
-                        .unwrap_or_else(|| source.to_string()),
-                ))
-            }
+            Err(serial::Error::Io(source)) if !process.may_live() => Err(Error::Died(
+                self.ended(run_dir, id)
+                    .unwrap_or_else(|| source.to_string()),
+            )),
             Err(serial::Error::Io(source)) => Err(io(source)),
         }
     }
@@ -409,7 +410,7 @@ impl Engine for Bhyve {
 
     fn unsealed(&self, run_dir: &Path, id: &GuestId) -> Option<Unsealed> {
         let folder = Folder::of(run_dir, id);
-        if folder.ready()?.state() != ProcessState::Gone {
+        if folder.ready()?.may_live() {
             return None;
         }
         let memory = folder.suspending()?.memory;
@@ -422,7 +423,7 @@ impl Engine for Bhyve {
     fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {
         let record = Folder::of(run_dir, id).record();
         match record {
-            Some(record) if process.state() != ProcessState::Gone => {
+            Some(record) if process.may_live() => {
                 usage::read(&self.host, &record.vm, record.memory, process)
             }
             _ => Err(Error::Gone),
@@ -432,7 +433,7 @@ impl Engine for Bhyve {
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {
         let folder = Folder::of(run_dir, id);
         let ready = folder.ready()?;
-        if ready.state() != ProcessState::Gone {
+        if ready.may_live() {
             return None;
         }
         if let Some(Unsealed { bundle, memory }) = self.unsealed(run_dir, id) {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
-    engine::{GuestId, Order, Process, ProcessState, Restored, process},
+    engine::{GuestId, Order, Process, Restored, process},
     units::Bytes,
 };
 
@@ -149,7 +149,8 @@ fn bring_up(
     }
     guest.await_ready(&order.identity.name)?;
     let process = Process::with_pid(guest.child.id().cast_signed());
-    let process = process.filter(|p| p.state() != ProcessState::Gone);
+    let process = process.map_err(io("look at the guest's process"))?;
+    let process = process.filter(Process::may_live);
     let process = process.ok_or_else(|| guest.ended())?;
     folder.set_ready(process).map_err(io("record the guest"))?;
     Ok(Restored {
@@ -323,11 +324,9 @@ impl Watched<'_> {
         act: impl FnOnce(Wait<'_>) -> Result<T, serial::Error>,
     ) -> Result<T, Error> {
         let process = Process::with_pid(self.child.id().cast_signed());
+        let process = process.map_err(io("look at the guest's process"))?;
         let called_off = &self.source.called_off;
-        let still = || {
-            !called_off.load(Ordering::Relaxed)
-                && process.is_some_and(|p| p.state() != ProcessState::Gone)
-        };
+        let still = || !called_off.load(Ordering::Relaxed) && process.is_some_and(|p| p.may_live());
         let wait = Wait {
             until: self.deadline,
             still: &still,

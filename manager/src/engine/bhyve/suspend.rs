@@ -25,7 +25,7 @@ use crate::{
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
     },
-    engine::{Error, Process, ProcessState, TakeDisks},
+    engine::{Error, Process, TakeDisks},
     units::Bytes,
 };
 
@@ -174,7 +174,7 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
     let (mut last, mut moved) = (written(), Instant::now());
     let mut complained = None;
     loop {
-        if process.state() == ProcessState::Gone {
+        if !process.may_live() {
             return if is_whole(raw) {
                 Ok(())
             } else {

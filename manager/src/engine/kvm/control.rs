@@ -72,8 +72,12 @@ impl Conversation {
     /// Connects to the guest's control socket in `run_dir`.
     pub(super) fn open(run_dir: &Path, id: &GuestId, timeout: Duration) -> Result<Self, CallError> {
         // A socket's path may have 107 bytes, a state folder's path more: go by descriptor.
-        let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|_| CallError::Gone)?;
+        let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(
+            |e| match e {
+                nix::Error::ENOENT => CallError::Gone,
+                e => io::Error::from(e).into(),
+            },
+        )?;
         let path = format!(
             "/proc/self/fd/{}/{}",
             folder.as_raw_fd(),

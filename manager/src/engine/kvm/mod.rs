@@ -163,12 +163,15 @@ impl Engine for Kvm {
         )?))
     }
 
-    fn find(&self, run_dir: &Path, id: &GuestId) -> Option<Process> {
-        let conversation = Conversation::open(run_dir, id, Duration::from_secs(1)).ok()?;
-        Process::with_pid(conversation.pid().ok()?)
+    fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {
+        match Conversation::open(run_dir, id, Duration::from_secs(1)) {
+            Ok(conversation) => process_of(&conversation),
+            Err(CallError::Gone) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
-    fn seen(&self, run_dir: &Path) -> Vec<GuestId> {
+    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
         record::sockets(run_dir)
     }
 
@@ -223,8 +226,7 @@ impl Engine for Kvm {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
-        let process = conversation.pid().map_err(CallError::from)?;
-        let process = Process::with_pid(process).ok_or(Error::Gone)?;
+        let process = process_of(&conversation)?.ok_or(Error::Gone)?;
         let mut writer = Writer::create_delta(
             path,
             from,
@@ -268,6 +270,19 @@ impl Engine for Kvm {
             action: "remove the guest's files",
             source,
         })
+    }
+}
+
+/// The process at the other end of a conversation; `None` when it has ended meanwhile.
+fn process_of(conversation: &Conversation) -> Result<Option<Process>, Error> {
+    let look = |source| Error::Io {
+        action: "look at the guest's process",
+        source,
+    };
+    match conversation.pid().map_err(look)? {
+        // unix(7): so says the kernel of a process that this namespace does not have.
+        0 => Err(look(io::Error::other("it is in another PID namespace"))),
+        pid => Process::with_pid(pid).map_err(look),
     }
 }
 

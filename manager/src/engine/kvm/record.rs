@@ -14,18 +14,14 @@ pub(super) fn socket_name(id: &GuestId) -> String {
 }
 
 /// Guests that have a control socket in `run_dir`.
-pub(super) fn sockets(run_dir: &Path) -> Vec<GuestId> {
-    let names = fs::read_dir(run_dir).into_iter().flatten().flatten();
-    names
-        .filter_map(|entry| {
-            entry
-                .file_name()
-                .to_str()?
-                .strip_suffix(".sock")?
-                .parse()
-                .ok()
-        })
-        .collect()
+pub(super) fn sockets(run_dir: &Path) -> io::Result<Vec<GuestId>> {
+    let mut guests = Vec::new();
+    for entry in fs::read_dir(run_dir)? {
+        let name = entry?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".sock"));
+        guests.extend(id.and_then(|id| id.parse::<GuestId>().ok()));
+    }
+    Ok(guests)
 }
 
 fn record_name(id: &GuestId) -> String {

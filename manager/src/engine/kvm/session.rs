@@ -270,9 +270,12 @@ fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
 fn hold(mut nursery: Child, lock: &File) -> Result<(Child, ProcessHandle), Error> {
     // Nobody has waited for it, so the process with this id is it, be it dead.
     let process = Process::with_pid(nursery.id().cast_signed());
-    let held = process.map_or(Ok(None), |process| {
-        roll::sign(lock, Worker::Nursery(process))?;
-        process.open()
+    let held = process.and_then(|process| match process {
+        Some(process) => {
+            roll::sign(lock, Worker::Nursery(process))?;
+            process.open()
+        }
+        None => Ok(None),
     });
     if let Ok(Some(handle)) = held {
         return Ok((nursery, handle));

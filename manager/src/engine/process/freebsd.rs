@@ -28,19 +28,40 @@ pub struct Handle {
     queue: Kqueue,
 }
 
-/// What a process is doing, and its start time.
-pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {
+/// What a process is doing, and its start time; `None` when there is no such process.
+pub(super) fn look(pid: i32) -> io::Result<Option<(ProcessState, u64)>> {
     let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+    let unknown = || io::Error::other("kern.proc.pid and kern.boottime have another form");
     // The kernel tells the start by the wall clock: the time from boot to start, which it keeps,
     // and the boot time, which moves when somebody sets the clock.
     loop {
         let booted = boot_time()?;
-        let kinfo = Kinfo::parse(&sysctl::read_at(&place).ok()?)?;
+        let record = match sysctl::read_at(&place) {
+            Ok(record) if record.is_empty() => return Ok(None),
+            Ok(record) => record,
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let kinfo = Kinfo::parse(&record).ok_or_else(unknown)?;
         if boot_time()? == booted {
-            let start_time = u64::try_from(kinfo.start.checked_sub(booted)?).ok()?;
-            return Some((kinfo.state, start_time));
+            let start_time = kinfo.start.checked_sub(booted).ok_or_else(unknown)?;
+            let start_time = u64::try_from(start_time).map_err(|_| unknown())?;
+            return Ok(Some((kinfo.state, start_time)));
         }
     }
+}
+
+/// The jail that this process is in, by its id (`ki_jid`); 0 on the host. From within a jail the
+/// host's processes are not seen.
+pub(crate) fn namespace() -> io::Result<u64> {
+    let this = std::process::id().cast_signed();
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, this];
+    let record = sysctl::read_at(&place)?;
+    let jail = record
+        .get(std::mem::offset_of!(libc::kinfo_proc, ki_jid)..)
+        .and_then(|rest| rest.first_chunk())
+        .ok_or_else(|| io::Error::other("kern.proc.pid has another form"))?;
+    Ok(u64::try_from(i32::from_ne_bytes(*jail)).unwrap_or(0))
 }
 
 /// What a process has in memory.
@@ -51,8 +72,9 @@ pub(super) fn resident(pid: i32) -> Option<Bytes> {
 }
 
 /// `kern.boottime` in microseconds.
-fn boot_time() -> Option<i64> {
-    microseconds(&sysctl::read("kern.boottime").ok()?)
+fn boot_time() -> io::Result<i64> {
+    microseconds(&sysctl::read("kern.boottime")?)
+        .ok_or_else(|| io::Error::other("kern.boottime has another form"))
 }
 
 pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {
@@ -72,14 +94,14 @@ pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {
         Err(e) => return Err(e.into()),
     }
     // The queue tells of whatever has the id; was it ours?
-    Ok((process.state() != ProcessState::Gone).then_some(Handle {
+    Ok((process.state()? != ProcessState::Gone).then_some(Handle {
         process: *process,
         queue,
     }))
 }
 
 pub(super) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
-    if handle.process.state() == ProcessState::Gone {
+    if handle.process.state()? == ProcessState::Gone {
         return Ok(false);
     }
     match kill(Pid::from_raw(handle.process.pid), signal) {
@@ -91,7 +113,7 @@ pub(super) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
 
 pub(super) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<bool> {
     // The event is told once only, so an end that was told already is looked for first.
-    if handle.process.state() == ProcessState::Gone {
+    if handle.process.state()? == ProcessState::Gone {
         return Ok(true);
     }
     let timeout = libc::timespec {

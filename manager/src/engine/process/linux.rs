@@ -10,8 +10,10 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use super::{Process, ProcessState};
@@ -27,9 +29,52 @@ impl AsFd for Handle {
     }
 }
 
-/// What a process is doing, and its start time.
-pub(super) fn look(pid: i32) -> Option<(ProcessState, u64)> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+/// What a process is doing, and its start time; `None` when there is no such process.
+pub(super) fn look(pid: i32) -> io::Result<Option<(ProcessState, u64)>> {
+    // A process may end, and another begin with its id, between the two looks.
+    for _ in 0..3 {
+        match fs::read(format!("/proc/{pid}/stat")) {
+            Ok(text) => {
+                let unknown = || io::Error::other(format!("/proc/{pid}/stat has another form"));
+                return parse(&text).map(Some).ok_or_else(unknown);
+            }
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+            Err(e) => return Err(e),
+        }
+        // Where /proc is not mounted, or hides processes of others (hidepid), only kill(2) knows.
+        if !exists(pid) {
+            return Ok(None);
+        }
+    }
+    Err(io::Error::other(format!(
+        "process {pid} exists, and /proc does not show it: is /proc mounted, without hidepid?"
+    )))
+}
+
+/// Whether there is a process of this id, by kill(2), which needs neither /proc nor a descriptor.
+fn exists(pid: i32) -> bool {
+    pid > 0 && kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+}
+
+/// The PID namespace that this process is in, as the inode of `/proc/self/ns/pid` (namespaces(7));
+/// 0 where the kernel has none.
+pub(crate) fn namespace() -> io::Result<u64> {
+    // A /proc of another namespace tells of other processes than this one's signals reach.
+    let this = fs::read_link("/proc/self")?;
+    if this.to_str().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Err(io::Error::other(
+            "/proc belongs to another PID namespace: mount one of this namespace",
+        ));
+    }
+    match fs::metadata("/proc/self/ns/pid") {
+        Ok(namespace) => Ok(namespace.ino()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e),
+    }
+}
+
+/// State and start time, from what /proc/PID/stat says.
+fn parse(text: &[u8]) -> Option<(ProcessState, u64)> {
     // The name in parentheses may hold anything, parentheses too.
     let rest = text.get(text.iter().rposition(|b| *b == b')')? + 2..)?;
     let mut fields = std::str::from_utf8(rest).ok()?.split(' ');
@@ -56,7 +101,7 @@ pub(super) fn children_with(parent: i32, file: &fs::Metadata) -> Vec<Process> {
             let open = fs::read_dir(format!("/proc/{pid}/fd"));
             open.into_iter().flatten().flatten().any(same)
         })
-        .filter_map(Process::with_pid)
+        .filter_map(|pid| Process::with_pid(pid).ok().flatten())
         .collect()
 }
 
@@ -82,7 +127,7 @@ pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {
     // SAFETY: the descriptor is new and nobody else's.
     let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
     // The descriptor holds on to whatever has the id; was it ours?
-    Ok((process.state() != ProcessState::Gone).then_some(Handle(pidfd)))
+    Ok((process.state()? != ProcessState::Gone).then_some(Handle(pidfd)))
 }
 
 pub(super) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {

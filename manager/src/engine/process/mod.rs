@@ -17,6 +17,7 @@ use freebsd as system;
 #[cfg(target_os = "linux")]
 use linux as system;
 pub use system::Handle;
+pub(crate) use system::namespace;
 
 /// A process id and the moment it was given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,20 +41,30 @@ pub enum ProcessState {
 }
 
 impl Process {
-    /// The process that has this id now.
-    #[must_use]
-    pub fn with_pid(pid: i32) -> Option<Self> {
-        let (_, start_time) = system::look(pid)?;
-        Some(Self { pid, start_time })
+    /// The process that has this id now; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be looked at: out of descriptors or memory, no permission, no /proc.
+    pub fn with_pid(pid: i32) -> io::Result<Option<Self>> {
+        let found = system::look(pid)?;
+        Ok(found.map(|(_, start_time)| Self { pid, start_time }))
     }
 
-    /// What the process is doing.
-    #[must_use]
-    pub fn state(&self) -> ProcessState {
-        match system::look(self.pid) {
+    /// What the process is doing. It is [`ProcessState::Gone`] only when the kernel says so.
+    ///
+    /// # Errors
+    /// When it cannot be looked at: nobody knows then whether it lives.
+    pub fn state(&self) -> io::Result<ProcessState> {
+        Ok(match system::look(self.pid)? {
             Some((state, start_time)) if start_time == self.start_time => state,
             _ => ProcessState::Gone,
-        }
+        })
+    }
+
+    /// Whether it lives, as far as anybody knows: one that cannot be looked at may.
+    #[must_use]
+    pub fn may_live(&self) -> bool {
+        !matches!(self.state(), Ok(ProcessState::Gone))
     }
 
     /// Its children that have this file open.
@@ -111,34 +122,36 @@ mod tests {
     /// A process that waits until its standard input is closed.
     fn waiting() -> (Child, Process) {
         let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let process = Process::with_pid(child.id().cast_signed()).unwrap();
+        let process = Process::with_pid(child.id().cast_signed())
+            .unwrap()
+            .unwrap();
         (child, process)
     }
 
     #[test]
     fn a_process_is_stopped_continued_and_ended() {
         let (mut child, process) = waiting();
-        assert_eq!(process.state(), ProcessState::Running);
-        assert_eq!(Process::with_pid(process.pid), Some(process));
+        assert_eq!(process.state().unwrap(), ProcessState::Running);
+        assert_eq!(Process::with_pid(process.pid).unwrap(), Some(process));
         assert!(process.signal(Signal::SIGSTOP).unwrap());
         let pid = Pid::from_raw(process.pid);
         let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
         assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
-        assert_eq!(process.state(), ProcessState::Stopped);
+        assert_eq!(process.state().unwrap(), ProcessState::Stopped);
         assert!(process.signal(Signal::SIGCONT).unwrap());
-        assert_ne!(process.state(), ProcessState::Gone);
+        assert_ne!(process.state().unwrap(), ProcessState::Gone);
 
         let handle = process.open().unwrap().unwrap();
         assert!(!wait_for_end(&handle, Duration::ZERO).unwrap());
         assert!(send(&handle, Signal::SIGKILL).unwrap());
         assert!(wait_for_end(&handle, Duration::from_secs(60)).unwrap());
         // Nobody has waited for it yet.
-        assert_eq!(process.state(), ProcessState::Gone);
+        assert_eq!(process.state().unwrap(), ProcessState::Gone);
         child.wait().unwrap();
         assert!(wait_for_end(&handle, Duration::ZERO).unwrap());
         assert!(!send(&handle, Signal::SIGKILL).unwrap());
         assert!(process.open().unwrap().is_none());
-        assert_eq!(Process::with_pid(process.pid), None);
+        assert_eq!(Process::with_pid(process.pid).unwrap(), None);
     }
 
     #[test]
@@ -148,7 +161,7 @@ mod tests {
             start_time: process.start_time - 1,
             ..process
         };
-        assert_eq!(earlier.state(), ProcessState::Gone);
+        assert_eq!(earlier.state().unwrap(), ProcessState::Gone);
         assert!(!earlier.signal(Signal::SIGKILL).unwrap());
         assert!(earlier.open().unwrap().is_none());
         drop(child.stdin.take());

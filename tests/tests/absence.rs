@@ -1,0 +1,225 @@
+//! An error is not absence: a guest that cannot be looked at is not recorded as dead, its files stay,
+//! and the command says why.
+
+use std::{fs, process::Command};
+
+use brood_tests::{Demo, Home, Ran, Running, signal, skip, text, until};
+use nix::sys::signal::Signal;
+
+const GUESTS: usize = 3;
+
+fn scene() -> Option<(Home, Demo)> {
+    let home = Home::with_kvm()?;
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, GUESTS, "g");
+    Some((home, demo))
+}
+
+/// Whether this machine lets the test make namespaces of this kind.
+fn namespaces(of: &str) -> bool {
+    let made = Command::new("unshare").args([of, "true"]).status();
+    let made = made.is_ok_and(|status| status.success());
+    if !made {
+        skip("unshare does not work here");
+    }
+    made
+}
+
+/// Runs brood after `prepare`, in a shell that `around` starts.
+fn after(home: &Home, around: &[&str], prepare: &str, args: &[&str]) -> Ran {
+    let brood = home.command(args);
+    let mut command = Command::new(around[0]);
+    command
+        .args(&around[1..])
+        .args(["sh", "-c", &format!("{prepare} && exec \"$0\" \"$@\"")])
+        .arg(brood.get_program())
+        .args(brood.get_args())
+        .current_dir(home.path());
+    for (name, value) in brood.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("BROOD_DAEMON", "off");
+    Running::start(command).wait()
+}
+
+/// Process ids of the guests that are listed.
+fn listed(home: &Home) -> Vec<i64> {
+    let guests = home.list();
+    guests
+        .iter()
+        .filter_map(|guest| guest["pid"].as_i64())
+        .collect()
+}
+
+fn lives(pid: i64) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat[stat.rfind(')').unwrap()..].starts_with(") Z"))
+}
+
+#[track_caller]
+fn all_live(home: &Home) {
+    assert_eq!(home.names("running").len(), GUESTS, "{:?}", home.list());
+    assert!(listed(home).into_iter().all(lives), "{:?}", home.list());
+}
+
+#[test]
+fn a_guest_that_proc_does_not_show_is_not_dead() {
+    let Some((home, _)) = scene() else { return };
+    if !namespaces("-m") {
+        return;
+    }
+    let pid = home.pid("g-2");
+    fs::create_dir(home.path().join("empty")).unwrap();
+    let hide = format!("mount --bind empty /proc/{pid}");
+    for args in [
+        &["list"] as &[&str],
+        &["ask", "g-2", "ping"],
+        &["destroy", "g-2"],
+        &["destroy", "--all"],
+    ] {
+        let ran = after(&home, &["unshare", "-m"], &hide, args).exits(1);
+        let _ = ran.says(&["cannot look at", "g-2", "/proc does not show it"]);
+        all_live(&home);
+    }
+    // The others are told of.
+    let _ = after(&home, &["unshare", "-m"], &hide, &["ask", "g-1", "ping"]).ok();
+}
+
+#[test]
+fn without_proc_nothing_is_judged() {
+    let Some((home, demo)) = scene() else { return };
+    if !namespaces("-m") {
+        return;
+    }
+    fs::create_dir(home.path().join("empty")).unwrap();
+    for args in [
+        &["list"] as &[&str],
+        &["destroy", "--all"],
+        &["checkpoint", "remove", &demo.path],
+    ] {
+        let _ = after(&home, &["unshare", "-m"], "mount --bind empty /proc", args).exits(1);
+        all_live(&home);
+    }
+    assert!(demo.ckp().exists());
+}
+
+#[test]
+fn a_command_without_descriptors_loses_no_guest() {
+    let Some((home, _)) = scene() else { return };
+    let (mut failed, mut listed) = (0, 0);
+    for descriptors in 3..24 {
+        let limit = format!("ulimit -n {descriptors}");
+        let ran = after(&home, &["env"], &limit, &["list", "--json"]);
+        match ran.code() {
+            Some(0) => {
+                listed += 1;
+                let guests = ran.json();
+                let running = guests.as_array().unwrap().iter();
+                assert_eq!(running.filter(|g| g["state"] == "running").count(), GUESTS);
+            }
+            _ => failed += 1,
+        }
+        all_live(&home);
+    }
+    assert!(failed > 0 && listed > 0, "{failed} {listed}");
+}
+
+#[test]
+fn destroyed_means_ended_however_few_descriptors_there_are() {
+    let Some((home, demo)) = scene() else { return };
+    for descriptors in 8..16 {
+        let before = listed(&home);
+        assert_eq!(before.len(), GUESTS);
+        let limit = format!("ulimit -n {descriptors}");
+        let _ = after(&home, &["env"], &limit, &["destroy", "--all"]);
+        let still = listed(&home);
+        for pid in before {
+            assert!(
+                !lives(pid) || still.contains(&pid),
+                "{descriptors}: {pid} lives"
+            );
+        }
+        home.destroy_all();
+        home.restore(&demo, GUESTS, "g");
+    }
+}
+
+#[test]
+fn a_guest_that_was_taken_for_dead_is_alive_again_and_can_be_destroyed() {
+    let Some((home, _)) = scene() else { return };
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    let dead = "UPDATE guest SET state = 'dead', reason = 'its process is gone'";
+    assert_eq!(database.execute(dead, []).unwrap(), GUESTS);
+    all_live(&home);
+    assert_eq!(
+        home.json(&["show", "g-1"])["reason"],
+        serde_json::Value::Null
+    );
+    let _ = home.ask("g-1", "ping");
+    // Those who did end stay dead, with what is known of their end.
+    signal(home.pid("g-2"), Signal::SIGKILL);
+    until("the guest to be dead", || {
+        (home.names("dead") == ["g-2"]).then_some(())
+    });
+    assert_eq!(database.execute(dead, []).unwrap(), GUESTS);
+    drop(database);
+    assert_eq!(home.names("dead"), ["g-2"]);
+    home.destroy_all();
+}
+
+#[test]
+fn a_guest_without_its_socket_is_told_of_as_it_is() {
+    let Some((home, _)) = scene() else { return };
+    for entry in fs::read_dir(home.run_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "sock") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    all_live(&home);
+    let pid = home.pid("g-1").to_string();
+    let lives = [pid.as_str(), "lives", "socket", "brood destroy g-1"];
+    let _ = home.brood(&["ask", "g-1", "ping"]).exits(1).says(&lives);
+    let bundle = home.named("saved").path;
+    let _ = home
+        .brood(&["suspend", "g-1", &bundle])
+        .exits(1)
+        .says(&lives);
+    let _ = home.brood(&["pause", "g-1"]).ok();
+    let _ = home.brood(&["resume", "g-1"]).exits(1).says(&lives);
+    all_live(&home);
+    let _ = home.brood(&["destroy", "g-1"]).ok();
+    assert_eq!(home.names("running"), ["g-2", "g-3"]);
+}
+
+#[test]
+fn guests_of_another_pid_namespace_are_left_alone_until_it_is_gone() {
+    let Some((home, demo)) = scene() else { return };
+    if !namespaces("-pf") {
+        return;
+    }
+    let inside = ["unshare", "-pf", "--mount-proc"];
+    for args in [
+        &["list"] as &[&str],
+        &["destroy", "--all"],
+        &["ask", "g-1", "ping"],
+    ] {
+        let ran = after(&home, &inside, "true", args).exits(1);
+        let _ = ran.says(&["cannot look at guest g-1", "another PID namespace"]);
+        all_live(&home);
+    }
+    home.destroy_all();
+    // The namespace ends with its first process, and its guests with it: they are known to be gone.
+    let restore = ["restore", &demo.path, "-n", "2", "--prefix", "c"];
+    let _ = after(&home, &inside, "true", &restore).ok();
+    until("the container's guests to end", || {
+        home.guests().is_empty().then_some(())
+    });
+    assert_eq!(home.names("dead"), ["c-1", "c-2"]);
+    let reason = home.json(&["show", "c-1"]);
+    assert!(text(&reason["reason"]).contains("gone") || text(&reason["reason"]).contains("killed"));
+    home.destroy_all();
+}
