@@ -73,6 +73,15 @@
  * beyond the virtual machine's end has what a private mapping of the file
  * would give it, no more.
  *
+ * What can still happen to the file.  A forced unmount takes it away under the
+ * segments, text mark or not.  On UFS and ZFS the vnode's object then turns
+ * into OBJT_DEAD, and since segments refer to it, it stays, without pages:
+ * its pager fails, vm_fault() finds nothing down the chain, and the shadow gets
+ * a page of zeros.  vv_count() notices, VM_VNODE_STATS and hw.vmm.vnode say so,
+ * and whoever runs the machine has to end it.  (On tmpfs the object is where
+ * the contents are, and they stay.)  A rollback or a forced receive of ZFS
+ * exchanges the contents behind a vnode that lives; nothing notices that.
+ *
  * Locks, in the order in which they are taken.  No function here takes an
  * earlier one while it holds a later one.
  *
@@ -103,6 +112,7 @@
 #include <sys/mman.h>
 #include <sys/module.h>
 #include <sys/mount.h>
+#include <sys/priv.h>
 #include <sys/proc.h>
 #include <sys/queue.h>
 #include <sys/rwlock.h>
@@ -118,6 +128,7 @@
 #include <vm/vm.h>
 #include <vm/vm_param.h>
 #include <vm/vm_object.h>
+#include <vm/vm_page.h>
 #include <vm/swap_pager.h>
 
 #include <security/mac/mac_framework.h>
@@ -156,19 +167,27 @@ static uint64_t vv_refused;		/* (4) requests refused */
 static struct sx vv_lock;
 SX_SYSINIT(vv_lock, &vv_lock, "vmm_vnode segments");
 
-/* What the books say of a segment.  Object locks are taken and dropped. */
+/* The books of a segment, in pages. */
+struct vv_books {
+	uint64_t	resident;	/* private, in memory */
+	uint64_t	swapped;	/* private, in swap only */
+	uint64_t	file;		/* the file's, in memory */
+	bool		lost;		/* the file is gone */
+};
+
+/* Object locks are taken and dropped. */
 static void
-vv_count(const struct vv_segment *seg, uint64_t *resident, uint64_t *swapped,
-    uint64_t *file)
+vv_count(const struct vv_segment *seg, struct vv_books *books)
 {
 
 	VM_OBJECT_RLOCK(seg->shadow);
-	*resident = seg->shadow->resident_page_count;
-	*swapped = vv_object_swapped(seg->shadow);
+	books->resident = seg->shadow->resident_page_count;
+	books->swapped = vv_object_swapped(seg->shadow);
 	VM_OBJECT_RUNLOCK(seg->shadow);
 
 	VM_OBJECT_RLOCK(seg->file);
-	*file = seg->file->resident_page_count;
+	books->file = seg->file->resident_page_count;
+	books->lost = seg->file->type == OBJT_DEAD;
 	VM_OBJECT_RUNLOCK(seg->file);
 }
 
@@ -209,8 +228,9 @@ vv_vnode_check(struct vnode *vp, const struct vm_vnode_attach *req,
 /*
  * The vnode behind a descriptor that owns the page cache: a stacked file
  * system (nullfs) lends its upper vnode the object of the lower one, and it
- * is the lower one that must be marked as text.  On success the vnode is
- * referenced and locked, and has an object.
+ * is the lower one that must be marked as text, so that the mark can be taken
+ * back when the upper one is gone.  On success the vnode is referenced and
+ * locked, and has an object.
  */
 static int
 vv_vnode_get(struct file *fp, struct vnode **vpp)
@@ -221,8 +241,9 @@ vv_vnode_get(struct file *fp, struct vnode **vpp)
 	if (fp->f_type != DTYPE_VNODE || fp->f_vnode->v_type != VREG)
 		return (ENODEV);
 
-	vp = fp->f_vnode;
-	vref(vp);
+	error = vv_vnode_lowest(fp->f_vnode, &vp);
+	if (error != 0)
+		return (error);
 	error = vn_lock(vp, VV_TEXT_LOCK);
 	if (error != 0)
 		goto out;
@@ -319,6 +340,7 @@ vv_attach(struct vm *vm, const struct vm_vnode_attach *req, struct thread *td)
 	vm_object_reference(seg->file);
 	vv_vnode_unlock(seg->vp);
 	/* ... to here. */
+	vv_object_color(seg->file);
 
 	seg->shadow = seg->file;
 	shadow_offset = req->offset;
@@ -367,7 +389,7 @@ static void
 vv_detach(struct vm *vm __unused, int segid __unused, void *cookie)
 {
 	struct vv_segment *seg = cookie;
-	uint64_t resident, swapped, file;
+	struct vv_books books;
 
 	KASSERT(seg->vm == vm && seg->segid == segid,
 	    ("%s: segment %d of %s detached as %d of %s", __func__,
@@ -380,9 +402,9 @@ vv_detach(struct vm *vm __unused, int segid __unused, void *cookie)
 	vv_nsegments--;
 	sx_xunlock(&vv_lock);
 
-	vv_count(seg, &resident, &swapped, &file);
-	SDT_PROBE4(vmm_vnode, , , detach, vmm_backing_name(vm), segid, resident,
-	    swapped);
+	vv_count(seg, &books);
+	SDT_PROBE4(vmm_vnode, , , detach, vmm_backing_name(vm), segid,
+	    books.resident, books.swapped);
 
 	/* vmm has a reference still, so this is not the last one. */
 	vm_object_deallocate(seg->shadow);
@@ -396,9 +418,12 @@ static int
 vv_stats(struct vm *vm, struct vm_vnode_stats *st)
 {
 	const struct vv_segment *seg;
+	struct vv_books books;
 
 	if (st->version != VM_VNODE_ABI)
 		return (EOPNOTSUPP);
+	if (st->state != 0)
+		return (EINVAL);
 	for (u_int i = 0; i < nitems(st->reserved); i++) {
 		if (st->reserved[i] != 0)
 			return (EINVAL);
@@ -409,9 +434,13 @@ vv_stats(struct vm *vm, struct vm_vnode_stats *st)
 
 	st->offset = seg->offset;
 	st->pages = atop(seg->len);
-	vv_count(seg, &st->private_resident, &st->private_swapped,
-	    &st->file_resident);
+	vv_count(seg, &books);
+	st->private_resident = books.resident;
+	st->private_swapped = books.swapped;
+	st->file_resident = books.file;
 	st->guest_mapped = vmm_backing_mapped(vm);
+	if (books.lost)
+		st->state |= VM_VNODE_STATE_FILE_LOST;
 	return (0);
 }
 
@@ -421,7 +450,8 @@ vv_caps(struct vm_vnode_caps *caps)
 
 	memset(caps, 0, sizeof(*caps));
 	caps->version = VM_VNODE_ABI;
-	caps->features = VM_VNODE_F_ATTACH | VM_VNODE_F_STATS;
+	caps->features = VM_VNODE_F_ATTACH | VM_VNODE_F_STATS |
+	    VM_VNODE_F_STATE;
 	if (VV_COHERENT)
 		caps->features |= VM_VNODE_F_COHERENT;
 	if (VV_COUNTS_SWAPPED)
@@ -484,6 +514,7 @@ enum vv_total {
 	VV_TOTAL_PRIVATE_RESIDENT,
 	VV_TOTAL_PRIVATE_SWAPPED,
 	VV_TOTAL_FILE_RESIDENT,
+	VV_TOTAL_FILE_LOST,
 };
 
 /* A sum over the segments; a file that backs many is counted once. */
@@ -491,22 +522,23 @@ static int
 vv_sysctl_total(SYSCTL_HANDLER_ARGS)
 {
 	const struct vv_segment *seg, *other;
-	uint64_t file, resident, swapped, total;
+	struct vv_books books;
+	uint64_t total;
 
 	(void)arg1;
 	total = 0;
 	sx_slock(&vv_lock);
 	LIST_FOREACH(seg, &vv_segments, link) {
-		vv_count(seg, &resident, &swapped, &file);
+		vv_count(seg, &books);
 		switch (arg2) {
 		case VV_TOTAL_PAGES:
 			total += atop(seg->len);
 			break;
 		case VV_TOTAL_PRIVATE_RESIDENT:
-			total += resident;
+			total += books.resident;
 			break;
 		case VV_TOTAL_PRIVATE_SWAPPED:
-			total += swapped;
+			total += books.swapped;
 			break;
 		case VV_TOTAL_FILE_RESIDENT:
 			LIST_FOREACH(other, &vv_segments, link) {
@@ -514,7 +546,10 @@ vv_sysctl_total(SYSCTL_HANDLER_ARGS)
 					break;
 			}
 			if (other == seg)
-				total += file;
+				total += books.file;
+			break;
+		case VV_TOTAL_FILE_LOST:
+			total += books.lost;
 			break;
 		}
 	}
@@ -529,17 +564,22 @@ VV_SYSCTL_TOTAL(pages, VV_TOTAL_PAGES, "Pages of guest memory in segments");
 VV_SYSCTL_TOTAL(private_resident, VV_TOTAL_PRIVATE_RESIDENT,
     "Pages that guests wrote, in memory");
 VV_SYSCTL_TOTAL(private_swapped, VV_TOTAL_PRIVATE_SWAPPED,
-    "Pages that guests wrote, in swap");
+    "Pages that guests wrote, in swap and not in memory");
 VV_SYSCTL_TOTAL(file_resident, VV_TOTAL_FILE_RESIDENT,
     "Pages of the checkpoint files in memory, shared by all guests");
+VV_SYSCTL_TOTAL(file_lost, VV_TOTAL_FILE_LOST,
+    "Segments whose file is gone, by a forced unmount: they read zeros");
 
-/* One line per segment; names of other jails' machines are not shown. */
+/*
+ * One line per segment.  It has the names of all machines, so it is for those
+ * only who could look at them in any case, and for nobody in a jail.
+ */
 static int
 vv_sysctl_list(SYSCTL_HANDLER_ARGS)
 {
 	const struct vv_segment *seg;
+	struct vv_books books;
 	struct sbuf sb;
-	uint64_t file, resident, swapped;
 	int error;
 
 	(void)oidp;
@@ -547,19 +587,23 @@ vv_sysctl_list(SYSCTL_HANDLER_ARGS)
 	(void)arg2;
 	if (jailed(req->td->td_ucred))
 		return (EPERM);
+	error = priv_check(req->td, PRIV_DRIVER);
+	if (error != 0)
+		return (error);
 	error = sysctl_wire_old_buffer(req, 0);
 	if (error != 0)
 		return (error);
 	sbuf_new_for_sysctl(&sb, NULL, 256, req);
 	sx_slock(&vv_lock);
 	LIST_FOREACH(seg, &vv_segments, link) {
-		vv_count(seg, &resident, &swapped, &file);
+		vv_count(seg, &books);
 		sbuf_printf(&sb, "%s segid=%d offset=%jd pages=%ju "
 		    "private_resident=%ju private_swapped=%ju "
-		    "file_resident=%ju\n", vmm_backing_name(seg->vm),
-		    seg->segid, (intmax_t)seg->offset,
-		    (uintmax_t)atop(seg->len),
-		    (uintmax_t)resident, (uintmax_t)swapped, (uintmax_t)file);
+		    "file_resident=%ju file_lost=%d\n",
+		    vmm_backing_name(seg->vm), seg->segid,
+		    (intmax_t)seg->offset, (uintmax_t)atop(seg->len),
+		    (uintmax_t)books.resident, (uintmax_t)books.swapped,
+		    (uintmax_t)books.file, books.lost);
 	}
 	sx_sunlock(&vv_lock);
 	error = sbuf_finish(&sb);
@@ -600,3 +644,6 @@ static moduledata_t vv_mod = {
 DECLARE_MODULE(vmm_vnode, vv_mod, SI_SUB_LAST, SI_ORDER_ANY);
 MODULE_VERSION(vmm_vnode, 1);
 MODULE_DEPEND(vmm_vnode, vmm, 1, 1, 1);
+/* A vmm without the hook has no such version, and kldload(8) says its name. */
+MODULE_DEPEND(vmm_vnode, vmm_backing, VMM_BACKING_KPI, VMM_BACKING_KPI,
+    VMM_BACKING_KPI);

@@ -17,6 +17,8 @@
  * - the size of a structure is part of its request number (_IOC), so a
  *   structure of another size is an unknown request, ENOTTY;
  * - reserved members and flags must be zero; anything else is EINVAL;
+ * - a reserved member of an answer may get a meaning without a new version,
+ *   with a feature that says so: a module without it answers zero;
  * - all members have fixed widths and natural alignment without padding.
  */
 
@@ -33,6 +35,7 @@
 #define	VM_VNODE_F_STATS	0x00000002u	/* VM_VNODE_STATS */
 #define	VM_VNODE_F_SWAPPED	0x00000004u	/* private_swapped is counted */
 #define	VM_VNODE_F_COHERENT	0x00000008u	/* no stale mappings, see below */
+#define	VM_VNODE_F_STATE	0x00000010u	/* "state" of VM_VNODE_STATS */
 
 /*
  * When one address space copies a page on write, the kernel must remove the
@@ -68,18 +71,40 @@ struct vm_vnode_attach {
 	uint64_t	reserved[4];	/* in: zero */
 };
 
-/* The books of one segment; counts are pages of page_size bytes. */
+/*
+ * The books of one segment; counts are pages of page_size bytes.
+ *
+ * private_resident	pages that this segment has for itself, in memory:
+ *			written by the guest, by a device model or by the
+ *			kernel, or read where the file has a hole that its
+ *			file system (tmpfs) keeps no page for.
+ * private_swapped	the same, in swap and not in memory as well.  So the sum
+ *			of the two is the number of private pages, each once.
+ * file_resident	pages of the file's VM object.  On UFS the object holds
+ *			the file's indirect blocks, too, so this may be a few
+ *			pages more than the file has.
+ * guest_mapped		pages in the guest's page tables, private and shared,
+ *			and the pages of these tables themselves.
+ */
 struct vm_vnode_stats {
 	uint32_t	version;	/* in: VM_VNODE_ABI */
 	int32_t		segid;		/* in: system memory segment */
 	int64_t		offset;		/* out: as attached */
 	uint64_t	pages;		/* out: length of the segment */
-	uint64_t	private_resident; /* out: written by this guest, in RAM */
-	uint64_t	private_swapped; /* out: written by this guest, in swap */
+	uint64_t	private_resident; /* out: private, in memory */
+	uint64_t	private_swapped; /* out: private, in swap only */
 	uint64_t	file_resident;	/* out: the whole file, in page cache */
 	uint64_t	guest_mapped;	/* out: in the guest's page tables */
-	uint64_t	reserved[4];	/* in: zero, out: zero */
+	uint64_t	state;		/* in: zero, out: VM_VNODE_STATE_* */
+	uint64_t	reserved[3];	/* in: zero, out: zero */
 };
+
+/*
+ * The file's pages are gone: its file system was unmounted by force.  What the
+ * segment has for itself stays; every other page reads as zeros from now on,
+ * and no error says so.  A machine with this state must not go on.
+ */
+#define	VM_VNODE_STATE_FILE_LOST	0x00000001u
 
 /*
  * Numbers 120 to 123 run with the memory segments locked exclusively and all
@@ -113,7 +138,8 @@ _Static_assert(__offsetof(struct vm_vnode_stats, private_swapped) == 32,
     "ABI");
 _Static_assert(__offsetof(struct vm_vnode_stats, file_resident) == 40, "ABI");
 _Static_assert(__offsetof(struct vm_vnode_stats, guest_mapped) == 48, "ABI");
-_Static_assert(__offsetof(struct vm_vnode_stats, reserved) == 56, "ABI");
+_Static_assert(__offsetof(struct vm_vnode_stats, state) == 56, "ABI");
+_Static_assert(__offsetof(struct vm_vnode_stats, reserved) == 64, "ABI");
 
 _Static_assert(VM_VNODE_ATTACH == 0x80407678, "VM_VNODE_ATTACH number");
 _Static_assert(VM_VNODE_CAPS == 0x4040767c, "VM_VNODE_CAPS number");

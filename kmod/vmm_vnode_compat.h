@@ -110,17 +110,91 @@ vv_text_unset(struct vnode *vp)
 #define	VV_COUNTS_SWAPPED	0
 #endif
 
+/*
+ * The least index from "pindex" on that has a block in swap.  15.0 has a
+ * function that also stops at pages in memory, so the caller looks at each.
+ */
+#if VV_COUNTS_SWAPPED
+static inline vm_pindex_t
+vv_next_swapped(vm_object_t object, vm_pindex_t pindex)
+{
+#if __FreeBSD_version >= 1500000
+	return (swap_pager_seek_data(object, pindex));
+#else
+	return (swap_pager_find_least(object, pindex));
+#endif
+}
+#endif
+
+/*
+ * Pages of an object that are in swap only.  A page that came back from swap
+ * keeps its block there until it is written again; it is in memory, and is not
+ * counted here.  The walk happens only if the object has a block in swap.
+ */
 static inline uint64_t
 vv_object_swapped(vm_object_t object)
 {
-	VM_OBJECT_ASSERT_LOCKED(object);
+	uint64_t n;
 #if VV_COUNTS_SWAPPED
-	if ((object->flags & OBJ_SWAP) != 0)
-		return (swap_pager_swapped_pages(object));
+	vm_pindex_t i;
+#endif
+
+	VM_OBJECT_ASSERT_LOCKED(object);
+	n = 0;
+#if VV_COUNTS_SWAPPED
+	if ((object->flags & OBJ_SWAP) == 0 ||
+	    swap_pager_swapped_pages(object) == 0)
+		return (0);
+	for (i = vv_next_swapped(object, 0); i < object->size;
+	    i = vv_next_swapped(object, i + 1)) {
+		if (vm_page_lookup(object, i) == NULL)
+			n++;
+	}
 #else
 	(void)object;
 #endif
+	return (n);
+}
+
+/*
+ * The vnode of the lowest file system of a stack, referenced.  vp is not
+ * locked.  VOP_GETLOWVNODE() is in 14.2, and was not looked for in 14.0 and
+ * 14.1; without it the caller finds the owner of a VM object of a vnode, but
+ * not of one of tmpfs.
+ */
+static inline int
+vv_vnode_lowest(struct vnode *vp, struct vnode **lowest)
+{
+#if __FreeBSD_version >= 1402000
+	*lowest = NULL;
+	if (VOP_GETLOWVNODE(vp, lowest, FREAD) != 0 || *lowest == NULL)
+		return (ENOENT);
+#else
+	vref(vp);
+	*lowest = vp;
+#endif
 	return (0);
+}
+
+/*
+ * Gives the file's object the colour that mmap(2) and execve(2) give it: index
+ * 0 is where a superpage may begin.  Otherwise the first fault chooses one by
+ * its own address, which for bhyve's mapping need not suit the guest's, and no
+ * page of the file is ever mapped as part of a superpage.  Pages that are in
+ * memory already stay where they are.
+ */
+static inline void
+vv_object_color(vm_object_t object)
+{
+#if VM_NRESERVLEVEL > 0
+	if ((object->flags & OBJ_COLORED) == 0) {
+		VM_OBJECT_WLOCK(object);
+		vm_object_color(object, 0);
+		VM_OBJECT_WUNLOCK(object);
+	}
+#else
+	(void)object;
+#endif
 }
 
 #endif /* !_VMM_VNODE_COMPAT_H_ */

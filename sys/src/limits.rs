@@ -30,12 +30,15 @@ pub struct VnodeTotals {
     pub refused: u64,
     /// `pages`: what the guests would take if nothing were shared.
     pub pages: u64,
-    /// `private_resident`: written by guests and in memory.
+    /// `private_resident`: guests' own and in memory.
     pub private_resident: u64,
-    /// `private_swapped`: written by guests and in swap.
+    /// `private_swapped`: guests' own and in swap only.
     pub private_swapped: u64,
     /// `file_resident`: of the files and in memory, each file counted once.
     pub file_resident: u64,
+    /// `file_lost`: number of segments whose file went with a forced unmount
+    /// ([`Books::file_lost`](crate::Books::file_lost)).
+    pub file_lost: u64,
 }
 
 impl Limits {
@@ -78,6 +81,7 @@ impl VnodeTotals {
             private_resident: number("hw.vmm.vnode.private_resident")?,
             private_swapped: number("hw.vmm.vnode.private_swapped")?,
             file_resident: number("hw.vmm.vnode.file_resident")?,
+            file_lost: number("hw.vmm.vnode.file_lost")?,
         })
     }
 }
@@ -173,6 +177,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix(".It Va "))
             .flat_map(|names| names.split(" , "))
+            .filter(|name| name.starts_with("hw."))
             .filter(|name| *name != "hw.vmm.vnode.list")
             .collect();
         assert_eq!(

@@ -38,6 +38,8 @@ pub struct Capabilities {
     /// Guest and host see each other's writes. A kernel that lacks it lacks the fix of
     /// FreeBSD-SA-22:11.vm.
     pub coherent: bool,
+    /// [`Books::file_lost`] is told.
+    pub state: bool,
 }
 
 /// The books of one segment, in pages (`struct vm_vnode_stats` of `kmod/vmm_vnode.h`).
@@ -47,15 +49,19 @@ pub struct Books {
     pub offset: u64,
     /// Length of the segment.
     pub pages: u64,
-    /// Written by this guest and in memory.
+    /// Private pages in memory: written by this guest, or read from a hole of a file on tmpfs.
     pub private_resident: u64,
-    /// Written by this guest and in swap. A page that was swapped in and not written since counts
-    /// here and in [`Books::private_resident`].
+    /// Private pages in swap and not in memory: no page counts here and in
+    /// [`Books::private_resident`].
     pub private_swapped: u64,
-    /// Pages of the whole file in memory, shared by all its guests.
+    /// Pages of the file in memory, shared by all its guests. On UFS the pages of its indirect
+    /// blocks count, too.
     pub file_resident: u64,
-    /// In the guest's page tables, private and shared.
+    /// In the guest's page tables, private and shared, and the pages of these tables themselves.
     pub guest_mapped: u64,
+    /// The file system was unmounted by force: what is not private reads as zeros, and the guest
+    /// must not go on.
+    pub file_lost: bool,
 }
 
 impl<'vm> VnodeProvider<'vm> {
@@ -92,6 +98,7 @@ impl<'vm> VnodeProvider<'vm> {
             statistics: has(abi::VM_VNODE_F_STATS),
             swapped: has(abi::VM_VNODE_F_SWAPPED),
             coherent: has(abi::VM_VNODE_F_COHERENT),
+            state: has(abi::VM_VNODE_F_STATE),
         };
         Ok(Self { vm, capabilities })
     }
@@ -172,6 +179,7 @@ impl<'vm> VnodeProvider<'vm> {
             private_swapped: stats.private_swapped,
             file_resident: stats.file_resident,
             guest_mapped: stats.guest_mapped,
+            file_lost: stats.state & u64::from(abi::VM_VNODE_STATE_FILE_LOST) != 0,
         })
     }
 }
@@ -221,7 +229,7 @@ mod tests {
 
     #[test]
     fn each_feature_is_one_bit() {
-        for bit in 0..4 {
+        for bit in 0..5 {
             let vm = vm(module(1, 1 << bit));
             let capabilities = vm.vnode_provider().unwrap().capabilities();
             let Capabilities {
@@ -230,11 +238,12 @@ mod tests {
                 statistics,
                 swapped,
                 coherent,
+                state,
             } = capabilities;
             assert_eq!(page_size, 4096);
-            let mut expected = [false; 4];
+            let mut expected = [false; 5];
             expected[bit] = true;
-            assert_eq!([attach, statistics, swapped, coherent], expected);
+            assert_eq!([attach, statistics, swapped, coherent, state], expected);
         }
     }
 
@@ -318,13 +327,15 @@ mod tests {
     #[test]
     fn the_books_are_read_member_by_member() {
         let kernel = module(1, 0xf).on(request::VM_VNODE_STATS, |stats| {
-            assert_eq!((stats.version, stats.segid, stats.reserved), (1, 0, [0; 4]));
+            assert_eq!((stats.version, stats.segid, stats.reserved), (1, 0, [0; 3]));
+            assert_eq!(stats.state, 0);
             stats.offset = 4096;
             stats.pages = 1;
             stats.private_resident = 2;
             stats.private_swapped = 3;
             stats.file_resident = 4;
             stats.guest_mapped = 5;
+            stats.state = 1;
             Ok(())
         });
         let vm = vm(kernel);
@@ -340,6 +351,7 @@ mod tests {
                 private_swapped: 3,
                 file_resident: 4,
                 guest_mapped: 5,
+                file_lost: true,
             }
         );
     }

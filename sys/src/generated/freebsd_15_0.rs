@@ -30,6 +30,8 @@ pub const VM_VNODE_F_ATTACH: u32 = 1;
 pub const VM_VNODE_F_STATS: u32 = 2;
 pub const VM_VNODE_F_SWAPPED: u32 = 4;
 pub const VM_VNODE_F_COHERENT: u32 = 8;
+pub const VM_VNODE_F_STATE: u32 = 16;
+pub const VM_VNODE_STATE_FILE_LOST: u32 = 1;
 pub type __int64_t = ::core::ffi::c_long;
 pub type __uint64_t = ::core::ffi::c_ulong;
 pub type __time_t = __int64_t;
@@ -1151,7 +1153,8 @@ pub struct vm_vnode_stats {
     pub private_swapped: u64,
     pub file_resident: u64,
     pub guest_mapped: u64,
-    pub reserved: [u64; 4usize],
+    pub state: u64,
+    pub reserved: [u64; 3usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1173,8 +1176,10 @@ const _: () = {
         [::core::mem::offset_of!(vm_vnode_stats, file_resident) - 40usize];
     ["Offset of field: vm_vnode_stats::guest_mapped"]
         [::core::mem::offset_of!(vm_vnode_stats, guest_mapped) - 48usize];
+    ["Offset of field: vm_vnode_stats::state"]
+        [::core::mem::offset_of!(vm_vnode_stats, state) - 56usize];
     ["Offset of field: vm_vnode_stats::reserved"]
-        [::core::mem::offset_of!(vm_vnode_stats, reserved) - 56usize];
+        [::core::mem::offset_of!(vm_vnode_stats, reserved) - 64usize];
 };
 pub const REQUEST_VM_RUN: ::core::ffi::c_ulong = 2149611009;
 pub const REQUEST_VM_SUSPEND: ::core::ffi::c_ulong = 2147776004;

@@ -7,12 +7,15 @@
 #include "mock.h"
 
 #include <sys/capsicum.h>
+#include <sys/jail.h>
 #include <sys/lock.h>
 #include <sys/malloc.h>
 #include <sys/mutex.h>
+#include <sys/priv.h>
 #include <sys/rwlock.h>
 #include <sys/sx.h>
 #include <sys/sysctl.h>
+#include <vm/vm_page.h>
 #include <vm/swap_pager.h>
 #include <dev/vmm/vmm_backing.h>
 
@@ -138,6 +141,22 @@ _rw_runlock_cookie(volatile uintptr_t *c __unused, const char *f __unused,
 }
 
 void
+_rw_wlock_cookie(volatile uintptr_t *c __unused, const char *f __unused,
+    int l __unused)
+{
+
+	lock(OBJECT);
+}
+
+void
+_rw_wunlock_cookie(volatile uintptr_t *c __unused, const char *f __unused,
+    int l __unused)
+{
+
+	unlock(OBJECT);
+}
+
+void
 __rw_assert(const volatile uintptr_t *c __unused, int what __unused,
     const char *f __unused, int l __unused)
 {
@@ -241,11 +260,30 @@ vm_object_deallocate(vm_object_t object)
 	}
 }
 
+/* Bits of mock.in_swap and mock.in_memory; stops at pages of either kind. */
+vm_pindex_t
+swap_pager_seek_data(vm_object_t object, vm_pindex_t pindex)
+{
+
+	while (pindex < object->size &&
+	    ((mock.in_swap | mock.in_memory) >> pindex & 1) == 0)
+		pindex++;
+	return (pindex);
+}
+
 u_long
 swap_pager_swapped_pages(vm_object_t object __unused)
 {
 
-	return (0);
+	return ((u_long)__builtin_popcount(mock.in_swap));
+}
+
+vm_page_t
+vm_page_lookup(vm_object_t object __unused, vm_pindex_t pindex)
+{
+	static char page[256] __aligned(16);
+
+	return ((mock.in_memory >> pindex & 1) != 0 ? (vm_page_t)page : NULL);
 }
 
 /* Vnodes. v_usecount counts vref(); v_writecount writers or text marks. */
@@ -313,6 +351,20 @@ VOP_ACCESS(struct vnode *vp __unused, accmode_t mode,
 
 	need_vnode_lock();
 	return (mode == VEXEC ? mock.exec : mock.admin);
+}
+
+/* Called without the lock, as nullfs takes it. */
+int
+VOP_GETLOWVNODE(struct vnode *vp, struct vnode **lower, int flags __unused)
+{
+
+	if (held[VNODE] != 0)
+		panic("VOP_GETLOWVNODE under a vnode lock");
+	if (vp == mock.upper)
+		vp = mock.lower;
+	vref(vp);
+	*lower = vp;
+	return (0);
 }
 
 int
@@ -392,6 +444,15 @@ mock_file_init(struct mock_file *f, off_t size)
 	f->file.f_vnode = &f->vnode;
 	f->file.f_count = 1;
 	mock_open(&f->file);
+}
+
+struct prison prison0;
+
+int
+priv_check(struct thread *td __unused, int priv __unused)
+{
+
+	return (mock.priv);
 }
 
 uint64_t mock_sysctl;

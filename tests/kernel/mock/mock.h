@@ -33,8 +33,10 @@ struct vm {
 
 /* The vnode operations' answers, for the test to set. */
 struct mock_answers {
-	int	fget, lock, getattr, exec, admin;
+	int	fget, lock, getattr, exec, admin, priv;
 	bool	close_meanwhile;	/* another thread closes the file */
+	struct vnode *upper, *lower;	/* a stack of two file systems */
+	uint32_t in_swap, in_memory;	/* pages of any object, by bit */
 };
 extern struct mock_answers mock;
 

@@ -11,6 +11,8 @@
 
 #include "mock.h"
 
+#include <sys/jail.h>
+
 /* With its statics: the module event handler, the list, the sums. */
 #include "vmm_vnode.c"
 
@@ -188,6 +190,9 @@ test_attach(void)
 	    st.offset == 2 * PAGE_SIZE, "the books");
 	check(serve(&two, VM_VNODE_STATS, &st) == ENOENT,
 	    "no books of another machine");
+	st.state = VM_VNODE_STATE_FILE_LOST;
+	check(serve(&one, VM_VNODE_STATS, &st) == EINVAL,
+	    "the state is not for the caller to set");
 	check(vv_modevent(NULL, MOD_QUIESCE, NULL) == EBUSY &&
 	    vv_modevent(NULL, MOD_UNLOAD, NULL) == EBUSY,
 	    "unload is refused");
@@ -205,6 +210,94 @@ test_attach(void)
 	mock_free_memseg(&two, 0);
 	check(clean(), "both gone, nothing left");
 	check(vv_refused != 0 && vv_attached == 2, "the counters");
+	reset();
+}
+
+/* Pages in swap count once, whether or not they came back to memory. */
+static void
+test_swapped(void)
+{
+	struct vm_vnode_stats st;
+
+	reset();
+	check(attach(&one, request()) == 0, "attach");
+	one.mem.mem_segs[0].object->resident_page_count = 2;
+	mock.in_memory = 0x6;
+	mock.in_swap = 0xb;	/* page 1 is in both */
+	memset(&st, 0, sizeof(st));
+	st.version = VM_VNODE_ABI;
+	check(serve(&one, VM_VNODE_STATS, &st) == 0 &&
+	    st.private_resident == 2 && st.private_swapped == 2 &&
+	    total(VV_TOTAL_PRIVATE_SWAPPED) == 2,
+	    "a page that is in memory and in swap counts once");
+	mock.in_swap = 0;
+	memset(&st, 0, sizeof(st));
+	st.version = VM_VNODE_ABI;
+	check(serve(&one, VM_VNODE_STATS, &st) == 0 &&
+	    st.private_swapped == 0, "nothing in swap");
+	mock_free_memseg(&one, 0);
+	check(clean(), "nothing left");
+}
+
+/* A forced unmount turns the file's object into a dead one. */
+static void
+test_lost(void)
+{
+	struct vm_vnode_stats st;
+
+	reset();
+	check(attach(&one, request()) == 0 && attach(&two, request()) == 0,
+	    "attach two");
+	memset(&st, 0, sizeof(st));
+	st.version = VM_VNODE_ABI;
+	check(serve(&one, VM_VNODE_STATS, &st) == 0 && st.state == 0 &&
+	    total(VV_TOTAL_FILE_LOST) == 0, "the file is there");
+	file.object.type = OBJT_DEAD;
+	file.object.handle = NULL;
+	file.object.resident_page_count = 0;
+	check(serve(&one, VM_VNODE_STATS, &st) == 0 &&
+	    st.state == VM_VNODE_STATE_FILE_LOST &&
+	    total(VV_TOTAL_FILE_LOST) == 2, "the file is lost, and it is said");
+	mock_free_memseg(&one, 0);
+	mock_free_memseg(&two, 0);
+	check(clean(), "nothing left");
+	reset();
+}
+
+/* Superpages of the file begin at its index 0, as for mmap(2). */
+static void
+test_colour(void)
+{
+
+	reset();
+	check(attach(&one, request()) == 0 &&
+	    (file.object.flags & OBJ_COLORED) != 0 &&
+	    file.object.pg_color == 0, "the file's object gets a colour");
+	mock_free_memseg(&one, 0);
+	file.object.pg_color = 5;
+	check(attach(&one, request()) == 0 && file.object.pg_color == 5,
+	    "and keeps one that it has");
+	mock_free_memseg(&one, 0);
+	check(clean(), "nothing left");
+}
+
+/* Names of machines are not for everybody. */
+static void
+test_list(void)
+{
+	static struct ucred cred;
+	struct sysctl_req req;
+
+	reset();
+	memset(&req, 0, sizeof(req));
+	req.td = &thread;
+	thread.td_ucred = &cred;
+	check(vv_sysctl_list(NULL, NULL, 0, &req) == EPERM,
+	    "the list is not for a jail");
+	cred.cr_prison = &prison0;
+	mock.priv = EPERM;
+	check(vv_sysctl_list(NULL, NULL, 0, &req) == EPERM,
+	    "the list is not for an unprivileged user");
 	reset();
 }
 
@@ -241,6 +334,23 @@ test_stacked(void)
 	    "the lower vnode is marked and held, the upper is not");
 	mock_free_memseg(&one, 0);
 	check(clean() && upper.file.f_count == 1, "and let go");
+
+	/* Over tmpfs the object does not know its vnode. */
+	reset();
+	file.object.type = OBJT_SWAP;
+	file.object.handle = NULL;
+	file.object.ref_count = 1;	/* the file system's own */
+	mock_file_init(&upper, 8 * PAGE_SIZE);
+	upper.vnode.v_object = &file.object;
+	mock.upper = &upper.vnode;
+	mock.lower = &file.vnode;
+	check(attach(&one, request()) == 0 &&
+	    file.vnode.v_writecount == -1 && upper.vnode.v_writecount == 0 &&
+	    file.vnode.v_usecount == 2 && upper.vnode.v_usecount == 1,
+	    "over tmpfs, too, it is the lower vnode");
+	mock_free_memseg(&one, 0);
+	check(file.object.ref_count-- == 1 && clean(), "and let go");
+	reset();
 }
 
 static void
@@ -255,7 +365,8 @@ test_registry(void)
 	    "one provider at a time");
 	check(serve(&one, VM_VNODE_CAPS, &caps) == 0 &&
 	    caps.version == VM_VNODE_ABI &&
-	    (caps.features & VM_VNODE_F_COHERENT) != 0, "capabilities");
+	    (caps.features & VM_VNODE_F_COHERENT) != 0 &&
+	    (caps.features & VM_VNODE_F_STATE) != 0, "capabilities");
 	check(vmm_backing_lookup(VM_VNODE_ATTACH) !=
 	    vmm_backing_lookup(VM_VNODE_STATS) &&
 	    vmm_backing_owns(vmm_backing_lookup(VM_VNODE_STATS)),
@@ -290,6 +401,10 @@ _start(void)
 	check(vv_modevent(NULL, MOD_LOAD, NULL) == 0, "load");
 	test_refusals();
 	test_attach();
+	test_swapped();
+	test_lost();
+	test_colour();
+	test_list();
 	test_mapping_stays();
 	test_stacked();
 	test_registry();

@@ -73,9 +73,10 @@ const EACH_VM: [(&str, i64); 4] = [
 ];
 
 /// Those that vmm_vnode(4) has while it is loaded.
-const VNODE: [&str; 8] = [
+const VNODE: [&str; 9] = [
     "hw.vmm.vnode.abi",
     "hw.vmm.vnode.attached",
+    "hw.vmm.vnode.file_lost",
     "hw.vmm.vnode.file_resident",
     "hw.vmm.vnode.list",
     "hw.vmm.vnode.pages",
@@ -160,7 +161,7 @@ fn value(world: &World, name: &str) -> io::Result<Option<String>> {
             let _ = writeln!(
                 text,
                 "{name} segid=0 offset=0 pages={} private_resident={} private_swapped=0 \
-                 file_resident=0",
+                 file_resident=0 file_lost=0",
                 segment.pages, segment.private
             );
             text

@@ -19,6 +19,7 @@ struct vnode;
 
 int	VOP_ACCESS(struct vnode *, accmode_t, struct ucred *, struct thread *);
 int	VOP_GETATTR(struct vnode *, struct vattr *, struct ucred *);
+int	VOP_GETLOWVNODE(struct vnode *, struct vnode **, int);
 int	VOP_GET_WRITECOUNT(struct vnode *, int *);
 int	VOP_SET_TEXT(struct vnode *);
 int	VOP_UNLOCK(struct vnode *);
