@@ -25,6 +25,7 @@ pub mod disk;
 pub mod engine;
 pub mod guests;
 pub mod host;
+mod owner_only;
 pub mod pool;
 pub mod rebuild;
 pub mod restore;

@@ -21,7 +21,8 @@ use crate::{
     engine::{Engine, ProcessState},
     guests::{self, GuestState, Guests},
     state::{
-        self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, lock, new_token,
+        self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, TokenDigest, lock,
+        new_token,
     },
 };
 
@@ -251,7 +252,7 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
         };
         let token = new_token().map_err(Error::Randomness)?;
         state.recall_cold(&KeptClaim {
-            token: token.clone(),
+            token: TokenDigest::of(&token),
             pool: pool.name.clone(),
             guest: bundle.path().name().to_owned(),
             bundle: path.clone(),

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use brood::{
     engine::{GuestId, Identity, Order, Process},
-    state::{EntryState, Error, Lease, Membership, NewGuest, Place, Policy, PoolRow, State},
+    state::{
+        EntryState, Error, Lease, Membership, NewGuest, Place, Policy, PoolRow, State, TokenDigest,
+    },
     units::Bytes,
 };
 use proptest::prelude::*;
@@ -67,7 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     state: EntryState,
-    token: Option<String>,
+    token: Option<TokenDigest>,
     over: bool,
 }
 
@@ -76,14 +78,14 @@ struct Scene {
     /// By age: entries are handed out and evicted in the order in which they came.
     model: BTreeMap<usize, Entry>,
     guests: Vec<GuestId>,
-    tokens: Vec<String>,
+    tokens: Vec<TokenDigest>,
     /// Places in the line, and whether they are still held.
     line: Vec<(Place, bool)>,
 }
 
 impl Scene {
     fn lease(&mut self, over: bool) -> Lease {
-        let token = format!("token {}", self.tokens.len());
+        let token = TokenDigest::of(&format!("token {}", self.tokens.len()));
         self.tokens.push(token.clone());
         Lease {
             token,
@@ -130,10 +132,10 @@ impl Scene {
         guest.map(|id| self.guests.iter().position(|g| *g == id).unwrap())
     }
 
-    fn holder(&self, token: &str) -> Option<usize> {
+    fn holder(&self, token: &TokenDigest) -> Option<usize> {
         let mut entries = self.model.iter();
         entries
-            .find(|(_, e)| e.token.as_deref() == Some(token))
+            .find(|(_, e)| e.token.as_ref() == Some(token))
             .map(|(n, _)| *n)
     }
 

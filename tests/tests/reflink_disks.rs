@@ -146,7 +146,7 @@ fn a_snapshot_that_was_cut_off_is_told_from_the_next_one_and_swept() {
         assert!(fs::read(&file).unwrap() == image(), "{left}");
         assert_eq!(
             fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o444
+            0o400
         );
         let found = scene.found();
         let bundles: Vec<_> = found.iter().filter_map(Found::bundle).collect();

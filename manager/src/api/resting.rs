@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     pool::{ClaimView, Error, Tier},
-    state::ColdState,
+    state::{ColdState, TokenDigest},
     units::Bytes,
 };
 
@@ -81,9 +81,10 @@ pub(super) async fn suspend(
 ) -> Result<Answer<Rested>, Problem> {
     let begin = Instant::now();
     let suspended = app.change_pools(move |pools| {
-        let rested = pools.state.cold(&token)?;
+        let digest = TokenDigest::of(&token);
+        let rested = pools.state.cold(&digest)?;
         let manifest = pools.suspend(&token, &|_| {})?;
-        let cold = pools.state.cold(&token)?.ok_or(Error::NoSuchClaim)?;
+        let cold = pools.state.cold(&digest)?.ok_or(Error::NoSuchClaim)?;
         let news = rested.is_none_or(|rested| rested.state != ColdState::Cold);
         Ok((cold.pool, manifest, news))
     });

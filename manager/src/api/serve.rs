@@ -26,7 +26,7 @@ use super::{
     router, sample::Sampler, socket::Place, under_way::UnderWay, watch as watcher,
     workers::Workers,
 };
-use crate::{engine::bhyve::Rctl, state::State};
+use crate::{engine::bhyve::Rctl, owner_only, state::State};
 
 /// How often the daemon looks whether its socket is still its own.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -76,6 +76,12 @@ pub fn serve(config: Config, reload: &Reload) -> Result<(), Error> {
     let token = config.listen.as_ref().map(token).transpose()?;
     // Opened once here, so that a folder that cannot be used is told at once.
     drop(State::open(&config.state)?);
+    if owner_only::is_open(&config.state) {
+        tracing::warn!(
+            "others may look into the state folder, though at none of its files: chmod 700 {}",
+            config.state.display()
+        );
+    }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -10,7 +10,7 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::unix::{
-        fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+        fs::{MetadataExt, PermissionsExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -19,6 +19,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::Error;
+use crate::owner_only;
 
 /// Held while the name is taken or given back.
 const LOCK: &str = "api.lock";
@@ -89,11 +90,10 @@ fn lock(dir: &Path) -> Result<Flock<File>, Error> {
         path: path.clone(),
         source,
     };
-    let file = File::options()
+    let file = owner_only::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .mode(0o600)
         .open(&path)
         .map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))

@@ -11,13 +11,7 @@ mod place;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs::{File, Permissions},
-    io::Write,
-    os::unix::fs::{FileExt, PermissionsExt},
-    path::Path,
-    thread,
-};
+use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path, thread};
 
 pub(super) use lock::Lock;
 
@@ -36,7 +30,10 @@ use super::{
     stamp::FileStamp,
     validate::{KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX},
 };
-use crate::units::{Bytes, PAGE_SIZE};
+use crate::{
+    owner_only,
+    units::{Bytes, PAGE_SIZE},
+};
 
 /// What a bundle says of the guest; the rest of its manifest follows from its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -449,8 +446,7 @@ fn seal_file(
     seal: &mut FileSeal,
     tally: &Tally<'_>,
 ) -> Result<(), Error> {
-    file.set_permissions(Permissions::from_mode(0o444))
-        .map_err(|cause| Error::io("make read-only", path, cause))?;
+    owner_only::seal(file).map_err(|cause| Error::io("make read-only", path, cause))?;
     file.sync_all()
         .map_err(|cause| Error::io("write to disk", path, cause))?;
     let stamp = || FileStamp::of(file).map_err(|cause| Error::io("examine", path, cause));

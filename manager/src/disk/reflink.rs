@@ -8,9 +8,9 @@
 mod blocks;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -26,6 +26,7 @@ use crate::{
         sha256_file,
     },
     engine::GuestId,
+    owner_only,
 };
 
 /// Folder of the guests' disks, beside what they are clones of.
@@ -95,8 +96,7 @@ impl Reflink {
         let disk = open(from)?;
         let file = create(temporary)?;
         self.share(&disk, from, &file, to)?;
-        file.set_permissions(Permissions::from_mode(0o444))
-            .map_err(|e| Error::io("make read-only", temporary, e))?;
+        owner_only::seal(&file).map_err(|e| Error::io("make read-only", temporary, e))?;
         file.sync_all()
             .map_err(|e| Error::io("write to disk", temporary, e))?;
         rename(temporary, to)?;
@@ -155,11 +155,7 @@ impl Provider for Reflink {
             return Ok(());
         }
         let folder = self.folder();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|e| Error::io("make the folder", &folder, e))?;
+        owner_only::create_folder(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
         let temporary = temporary(&disk);
         remove(&temporary)?;
         let (source, _) = self.source()?;
@@ -279,11 +275,10 @@ fn open(path: &Path) -> Result<File, Error> {
 }
 
 fn create(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
+    owner_only::options()
         .read(true)
         .write(true)
         .create_new(true)
-        .mode(0o600)
         .open(path)
         .map_err(|e| Error::io("create", path, e))
 }

@@ -197,11 +197,17 @@ fn state_folder(folder: &Folder) -> [Check; 2] {
         (false, _) => format!("{path}: not writable"),
     };
     [
-        Check::new("state folder", writable, "writable").unless(
-            folder.writable,
-            Status::Fail,
-            "set BROOD_STATE_DIR to a folder that this user may write",
-        ),
+        Check::new("state folder", writable, "writable")
+            .unless(
+                !folder.open_to_others,
+                Status::Warn,
+                format!("others may look into it, though at none of brood's files: chmod 700 {path}"),
+            )
+            .unless(
+                folder.writable,
+                Status::Fail,
+                "set BROOD_STATE_DIR to a folder that this user may write",
+            ),
         Check::new(
             "state filesystem",
             format!("{}, {} free", folder.filesystem, folder.free),

@@ -165,6 +165,7 @@ pub(crate) fn folder(path: &str, filesystem: &str) -> Folder {
         filesystem: filesystem.into(),
         options: vec!["rw".into(), "relatime".into()],
         free: Bytes::gib(100),
+        open_to_others: false,
         writable: true,
     }
 }

@@ -9,7 +9,7 @@ use nix::{
 use serde::Serialize;
 
 use super::proc::Mount;
-use crate::units::Bytes;
+use crate::{owner_only, units::Bytes};
 
 /// The filesystem behind a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +25,8 @@ pub struct Folder {
     pub options: Vec<String>,
     /// Room for an unprivileged user.
     pub free: Bytes,
+    /// Whether others than its owner may enter or read it.
+    pub open_to_others: bool,
     /// Whether this process may make files there.
     pub writable: bool,
 }
@@ -80,6 +82,7 @@ impl Folder {
             filesystem,
             options,
             free: Bytes(u64::try_from(free).unwrap_or(u64::MAX)),
+            open_to_others: there == wanted && owner_only::is_open(&real),
             writable: access(&real, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
         }
     }

@@ -13,7 +13,7 @@ use super::{Error, Pools};
 use crate::{
     engine::{self, GuestId, Process},
     restore::mass::{self, Report},
-    state::{EntryState, Lease, Place, PoolRow, new_token},
+    state::{EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
 };
 
 /// Hot guests that may fail to wake up before a claim gives up: a host that is overloaded must not
@@ -153,7 +153,7 @@ impl Pools<'_> {
     ) -> Result<Option<Claimed>, Error> {
         let mut tries = 0;
         loop {
-            let lease = lease(lasts)?;
+            let (token, lease) = lease(lasts)?;
             let Some(id) = self.state.claim_hot(&pool.name, &lease, wanted.place)? else {
                 return Ok(None);
             };
@@ -163,7 +163,7 @@ impl Pools<'_> {
                         guest: guest.name,
                         id,
                         process,
-                        token: lease.token,
+                        token,
                         lease: lasts,
                         tier: Tier::Hot,
                         latency: begin.elapsed(),
@@ -192,8 +192,8 @@ impl Pools<'_> {
     ) -> Result<Claimed, Error> {
         let checkpoint = self.checkpoint(pool)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
-        let lease = lease(lasts)?;
-        let request = self.request(pool, &checkpoint, 1, 1, Some(lease.clone()))?;
+        let (token, lease) = lease(lasts)?;
+        let request = self.request(pool, &checkpoint, 1, 1, Some(lease))?;
         let report = mass::restore_by(
             self.standing.named(&pool.name),
             self.state,
@@ -204,7 +204,7 @@ impl Pools<'_> {
             &AtomicBool::new(false),
             &mut |_| {},
         )?;
-        Self::only(pool, report, lease.token, lasts, begin)
+        Self::only(pool, report, token, lasts, begin)
     }
 
     /// The one guest of a restore, as a claim.
@@ -238,13 +238,10 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::NoSuchClaim`] when it is over, [`Error::Rests`] when it has no lease.
     pub fn renew(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
-        let lease = Lease {
-            token: token.to_owned(),
-            lasts,
-        };
-        if self.state.cold(token)?.is_some() {
+        let token = TokenDigest::of(token);
+        if self.state.cold(&token)?.is_some() {
             Err(Error::Rests)
-        } else if self.state.renew_claim(&lease)? {
+        } else if self.state.renew_claim(&Lease { token, lasts })? {
             Ok(())
         } else {
             Err(Error::NoSuchClaim)
@@ -256,6 +253,7 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::NoSuchClaim`] when it is over, or when the guest cannot be ended.
     pub fn release(&mut self, token: &str) -> Result<(), Error> {
+        let token = &TokenDigest::of(token);
         self.settle_claim(token)?;
         let rested = self.state.forget_cold(token, true)?;
         match self.state.release_claim(token)? {
@@ -270,8 +268,12 @@ impl Pools<'_> {
     }
 }
 
-/// A lease of somebody new.
-fn lease(lasts: Duration) -> Result<Lease, Error> {
+/// A new claimer's token and lease.
+fn lease(lasts: Duration) -> Result<(String, Lease), Error> {
     let token = new_token().map_err(Error::Randomness)?;
-    Ok(Lease { token, lasts })
+    let lease = Lease {
+        token: TokenDigest::of(&token),
+        lasts,
+    };
+    Ok((token, lease))
 }

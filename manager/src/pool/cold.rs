@@ -20,7 +20,7 @@ use crate::{
     engine::{self, GuestId},
     guests::{self, GuestState},
     restore::mass,
-    state::{ColdRow, ColdState, Lease, lock},
+    state::{ColdRow, ColdState, Lease, TokenDigest, lock},
 };
 
 /// How long a guest whose suspension was cut off may take to answer.
@@ -42,6 +42,7 @@ impl Pools<'_> {
         token: &str,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Manifest, Error> {
+        let token = &TokenDigest::of(token);
         self.settle_claim(token)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
         if let Some(cold) = self.state.cold(token)? {
@@ -96,22 +97,26 @@ impl Pools<'_> {
         timeout: Duration,
     ) -> Result<Claimed, Error> {
         let begin = Instant::now();
-        self.settle_claim(token)?;
+        let digest = TokenDigest::of(token);
+        self.settle_claim(&digest)?;
         let _lock = self.cold_lock(FlockArg::LockShared)?;
-        if let Some(id) = self.state.claimed_by(token)?
+        if let Some(id) = self.state.claimed_by(&digest)?
             && let Some(claimed) = self.resumed(token, id, lease, timeout, begin)?
         {
             return Ok(claimed);
         }
-        let cold = self.state.begin_resume(token)?.ok_or(Error::NoSuchClaim)?;
-        match self.restore_cold(&cold, lease, begin) {
+        let cold = self
+            .state
+            .begin_resume(&digest)?
+            .ok_or(Error::NoSuchClaim)?;
+        match self.restore_cold(&cold, token, lease, begin) {
             Ok(claimed) => {
-                self.last(token, claimed.lease)?;
-                self.state.forget_cold(token, false)?;
+                self.last(&digest, claimed.lease)?;
+                self.state.forget_cold(&digest, false)?;
                 Ok(claimed)
             }
             Err(e) => {
-                self.state.mark_cold(token)?;
+                self.state.mark_cold(&digest)?;
                 Err(e)
             }
         }
@@ -129,10 +134,11 @@ impl Pools<'_> {
     ) -> Result<Option<Claimed>, Error> {
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lasts = lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s));
+        let digest = TokenDigest::of(token);
         let woken = self.guests().wake(&id, timeout);
         let error = match woken {
             Ok((guest, process)) => {
-                self.last(token, lasts)?;
+                self.last(&digest, lasts)?;
                 return Ok(Some(Claimed {
                     guest: guest.name,
                     id,
@@ -160,7 +166,7 @@ impl Pools<'_> {
         };
         if !self
             .state
-            .rest_again(token, &rested, &guest.row.checkpoint)?
+            .rest_again(&digest, &rested, &guest.row.checkpoint)?
         {
             return Err(Error::NoSuchClaim);
         }
@@ -171,6 +177,7 @@ impl Pools<'_> {
     fn restore_cold(
         &mut self,
         cold: &ColdRow,
+        token: &str,
         lease: Option<Duration>,
         begin: Instant,
     ) -> Result<Claimed, Error> {
@@ -195,12 +202,12 @@ impl Pools<'_> {
             &AtomicBool::new(false),
             &mut |_| {},
         )?;
-        Self::only(&pool, report, cold.token.clone(), lasts, begin)
+        Self::only(&pool, report, token.to_owned(), lasts, begin)
     }
 
     /// Brings a claim whose suspension or restore was cut off to where that leads; one that
     /// somebody is at is waited for.
-    pub(super) fn settle_claim(&mut self, token: &str) -> Result<(), Error> {
+    pub(super) fn settle_claim(&mut self, token: &TokenDigest) -> Result<(), Error> {
         match self.state.cold(token)? {
             None
             | Some(ColdRow {
@@ -381,9 +388,9 @@ impl Pools<'_> {
     }
 
     /// Has a claim last so long from now.
-    fn last(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
+    fn last(&mut self, token: &TokenDigest, lasts: Duration) -> Result<(), Error> {
         self.state.renew_claim(&Lease {
-            token: token.to_owned(),
+            token: token.clone(),
             lasts,
         })?;
         Ok(())

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::{Error, Pool, Pools};
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
-    state::{ColdRow, ColdState, EntryState},
+    state::{ColdRow, ColdState, EntryState, TokenDigest},
     units::Bytes,
 };
 
@@ -122,6 +122,7 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::NoSuchClaim`] when it is over, or when the state cannot be read.
     pub fn find_claim(&self, token: &str) -> Result<ClaimView, Error> {
+        let token = &TokenDigest::of(token);
         let cold = self.state.cold(token)?;
         // While it is suspended or resumed it has a guest, and its lease does not count.
         let entry = match self.state.claimed_by(token)? {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Error, KeptClaim, State,
+    Error, KeptClaim, State, TokenDigest,
     pools::{bad, guest_id},
 };
 use crate::engine::GuestId;
@@ -40,8 +40,8 @@ impl ColdState {
 /// A claim whose guest is suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColdRow {
-    /// What the claimer shows.
-    pub token: String,
+    /// Digest of what the claimer shows.
+    pub token: TokenDigest,
     /// The pool.
     pub pool: String,
     /// The guest that was suspended.
@@ -62,7 +62,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn begin_cold(&mut self, token: &str, bundle: &str) -> Result<bool, Error> {
+    pub fn begin_cold(&mut self, token: &TokenDigest, bundle: &str) -> Result<bool, Error> {
         let begun = self.changed(
             "INSERT OR REPLACE INTO cold
              SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
@@ -85,7 +85,7 @@ impl State {
     /// When the database cannot be written.
     pub fn rest_again(
         &mut self,
-        token: &str,
+        token: &TokenDigest,
         suspended: &GuestId,
         bundle: &str,
     ) -> Result<bool, Error> {
@@ -128,7 +128,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn mark_cold(&mut self, token: &str) -> Result<bool, Error> {
+    pub fn mark_cold(&mut self, token: &TokenDigest) -> Result<bool, Error> {
         if let Some(cold) = self.cold(token)?
             && !self.is_kept(&cold.guest)
         {
@@ -141,7 +141,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn begin_resume(&mut self, token: &str) -> Result<Option<ColdRow>, Error> {
+    pub fn begin_resume(&mut self, token: &TokenDigest) -> Result<Option<ColdRow>, Error> {
         let taken = self.changed(
             "UPDATE cold SET state = 'resuming' WHERE token = ?1 AND state = 'cold'",
             [token],
@@ -154,7 +154,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn forget_cold(&mut self, token: &str, only_cold: bool) -> Result<bool, Error> {
+    pub fn forget_cold(&mut self, token: &TokenDigest, only_cold: bool) -> Result<bool, Error> {
         if let Some(cold) = self.cold(token)?
             && (cold.state == ColdState::Cold || !only_cold)
         {
@@ -170,7 +170,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn cold(&self, token: &str) -> Result<Option<ColdRow>, Error> {
+    pub fn cold(&self, token: &TokenDigest) -> Result<Option<ColdRow>, Error> {
         self.database
             .query_row(
                 &format!("SELECT {COLUMNS} FROM cold WHERE token = ?1"),

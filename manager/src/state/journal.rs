@@ -52,7 +52,14 @@ impl Journal {
 
     /// Where the journal of a database is.
     pub(super) fn path(database: &Path) -> PathBuf {
-        PathBuf::from(format!("{}-wal", database.display()))
+        Self::beside(database, "-wal")
+    }
+
+    /// The file beside a database whose name ends so.
+    pub(super) fn beside(database: &Path, end: &str) -> PathBuf {
+        let mut path = database.as_os_str().to_owned();
+        path.push(end);
+        path.into()
     }
 
     /// Makes a change when it is this thread's turn. When this returns, it is on the disk.

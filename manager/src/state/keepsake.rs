@@ -6,16 +6,15 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ColdRow, Error, PoolRow, State};
-use crate::engine::GuestId;
+use super::{ColdRow, Error, PoolRow, State, TokenDigest};
+use crate::{engine::GuestId, owner_only};
 
 const POOLS: &str = "pools";
 const CLAIMS: &str = "cold";
@@ -25,8 +24,8 @@ const UNFINISHED: &str = ".new";
 /// A claim whose guest is suspended, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptClaim {
-    /// What the claimer shows.
-    pub(crate) token: String,
+    /// Digest of what the claimer shows.
+    pub(crate) token: TokenDigest,
     /// The pool.
     pub(crate) pool: String,
     /// The guest that was suspended, 16 hexadecimal digits.
@@ -52,6 +51,17 @@ impl State {
             created_at: cold.created_at.clone(),
         };
         write(&self.claim_file(&cold.guest), &kept)
+    }
+
+    /// Writes all claims that are kept once more: an earlier version wrote their tokens.
+    pub(super) fn keep_claims_again(&self) -> Result<(), Error> {
+        let cold = self.all_cold()?.into_iter();
+        cold.filter(|cold| self.is_kept(&cold.guest))
+            .try_for_each(|cold| self.keep_claim(&cold))?;
+        // The journal has the tokens as they were, until it begins anew.
+        self.database
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| self.database_error(e))
     }
 
     pub(super) fn is_kept(&self, guest: &GuestId) -> bool {
@@ -112,12 +122,15 @@ impl State {
 
 /// Writes a file whole or not at all, on the disk when this returns. Only its owner may read it.
 fn write(path: &Path, what: &impl Serialize) -> Result<(), Error> {
-    let unfinished = PathBuf::from(format!("{}{UNFINISHED}", path.display()));
+    let unfinished = path.with_added_extension(&UNFINISHED[1..]);
     let dir = path.parent().unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let mut file = File::create(&unfinished)?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
+        owner_only::create_folder(dir)?;
+        let mut file = owner_only::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&unfinished)?;
         file.write_all(&serde_json::to_vec(what)?)?;
         file.sync_all()?;
         fs::rename(&unfinished, path)?;

@@ -5,6 +5,7 @@ use std::{fs::File, path::Path};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::Error;
+use crate::owner_only;
 
 /// Held while a pool is brought to what it should be.
 pub(crate) const POOLS: &str = "pools.lock";
@@ -22,7 +23,7 @@ pub(crate) fn take(dir: &Path, name: &str, how: FlockArg) -> Result<Flock<File>,
         path: path.clone(),
         source,
     };
-    let file = File::options()
+    let file = owner_only::options()
         .create(true)
         .append(true)
         .open(&path)

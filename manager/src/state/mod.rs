@@ -27,13 +27,13 @@ mod rebuild;
 mod salvage;
 mod schema;
 mod session;
+mod token;
 mod verified;
 mod waiting;
 
 use std::{
-    fs::DirBuilder,
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -49,11 +49,12 @@ pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
 pub(crate) use rebuild::Rebuild;
 pub(crate) use salvage::{Salvage, SavedEntry};
 pub use session::SessionLock;
+pub use token::TokenDigest;
 pub use waiting::Place;
 
 use journal::Journal;
 
-use crate::{engine::process, host::boot};
+use crate::{engine::process, host::boot, owner_only};
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
@@ -177,6 +178,35 @@ fn no_room(path: &Path) -> String {
     )
 }
 
+/// Makes the state folder and the run folder in it.
+fn make_folders(dir: &Path, run: &Path) -> io::Result<()> {
+    if !dir.is_dir() {
+        owner_only::create_folder(dir)?;
+    }
+    owner_only::create_folder(run)
+}
+
+/// Makes the database's file, if it is not there, for its owner alone: SQLite gives its journal the
+/// same mode. One that others may read, as earlier versions made it, is taken from them.
+fn make_database(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(facts) if facts.mode() & owner_only::OTHERS == 0 => Ok(()),
+        Ok(_) => {
+            let journals = ["-wal", "-shm"].map(|end| Journal::beside(path, end));
+            owner_only::restrict(path)?;
+            journals
+                .iter()
+                .try_for_each(|path| owner_only::restrict(path))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => owner_only::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(drop),
+        Err(e) => Err(e),
+    }
+}
+
 /// The state folder, open.
 #[derive(Debug)]
 pub struct State {
@@ -214,18 +244,24 @@ impl State {
     /// When it cannot be made, read or understood.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let run = dir.join("run");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&run)
-            .map_err(|source| Error::Io {
-                action: "make the folder",
-                path: run.clone(),
-                source,
-            })?;
+        make_folders(dir, &run).map_err(|source| Error::Io {
+            action: "make the folder",
+            path: run.clone(),
+            source,
+        })?;
         damage::check_files(dir)?;
-        let database = schema::open(&dir.join(DATABASE), || damage::check_new(dir))?;
-        Self::with(dir, database)
+        let path = dir.join(DATABASE);
+        make_database(&path).map_err(|source| Error::Io {
+            action: "make",
+            path: path.clone(),
+            source,
+        })?;
+        let opened = schema::open(&path, || damage::check_new(dir))?;
+        let state = Self::with(dir, opened.database)?;
+        if (1..schema::TOKEN_DIGESTS).contains(&opened.version) {
+            state.keep_claims_again()?;
+        }
+        Ok(state)
     }
 
     fn with(dir: &Path, database: Connection) -> Result<Self, Error> {

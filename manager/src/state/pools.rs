@@ -13,7 +13,7 @@ use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Error, Place, Policy, PoolChange, SavedEntry, State, waiting::before};
+use super::{Error, Place, Policy, PoolChange, SavedEntry, State, TokenDigest, waiting::before};
 use crate::{
     engine::{GuestId, random},
     host::boot,
@@ -80,8 +80,8 @@ pub struct Membership {
 /// A claim to an entry, for a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// What the claimer shows to renew or release it.
-    pub token: String,
+    /// Digest of what the claimer shows to renew or release it.
+    pub token: TokenDigest,
     /// How long it lasts from now.
     pub lasts: Duration,
 }
@@ -280,7 +280,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn release_claim(&self, token: &str) -> Result<Option<GuestId>, Error> {
+    pub fn release_claim(&self, token: &TokenDigest) -> Result<Option<GuestId>, Error> {
         self.changed_guest(
             "UPDATE entry SET state = 'releasing' WHERE token = ?1 AND state IN ('claimed', 'releasing')
              RETURNING guest",
@@ -345,7 +345,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn claimed_by(&self, token: &str) -> Result<Option<GuestId>, Error> {
+    pub fn claimed_by(&self, token: &TokenDigest) -> Result<Option<GuestId>, Error> {
         self.database
             .prepare_cached(
                 "SELECT guest FROM entry WHERE token = ?1 AND state = 'claimed' AND expires > ?2",

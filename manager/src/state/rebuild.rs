@@ -10,7 +10,9 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{DATABASE, Error, Salvage, State, damage::UNFINISHED, schema};
+use super::{DATABASE, Error, Salvage, State, damage::UNFINISHED, journal::Journal, schema};
+use crate::owner_only;
+
 /// A database that is being made.
 #[derive(Debug)]
 pub(crate) struct Rebuild {
@@ -34,9 +36,14 @@ impl Rebuild {
         }
         let unfinished = dir.join(UNFINISHED);
         remove_all(&unfinished)?;
-        File::create(&unfinished).map_err(failed("write", &unfinished))?;
+        owner_only::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&unfinished)
+            .map_err(failed("write", &unfinished))?;
         let aside = keep_aside(dir)?;
-        let database = schema::open(&unfinished, || Ok(()))?;
+        let database = schema::open(&unfinished, || Ok(()))?.database;
         let state = State::with(dir, database)?;
         Ok(Self { state, aside })
     }
@@ -61,8 +68,8 @@ impl Rebuild {
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             .map_err(of)?;
         database.close().map_err(|(_, e)| of(e))?;
-        for end in ["wal", "shm"] {
-            remove(&PathBuf::from(format!("{}-{end}", path.display())))?;
+        for end in ["-wal", "-shm"] {
+            remove(&Journal::beside(&path, end))?;
         }
         let put = || {
             File::open(&unfinished)?.sync_all()?;
@@ -81,6 +88,7 @@ fn keep_aside(dir: &Path) -> Result<Option<PathBuf>, Error> {
     let Ok(damaged) = fs::metadata(&path) else {
         return Ok(None);
     };
+    owner_only::restrict(&path).map_err(failed("take from others", &path))?;
     let prefix = format!("{DATABASE}.damaged-");
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let known = entries.map(|entry| entry.path()).find(|path| {
@@ -95,7 +103,7 @@ fn keep_aside(dir: &Path) -> Result<Option<PathBuf>, Error> {
         .map(|n| dir.join(format!("{prefix}{n}")))
         .find(|path| !path.exists())
         .expect("numbers do not run out");
-    let journal = |path: &Path| PathBuf::from(format!("{}-wal", path.display()));
+    let journal = Journal::path;
     if journal(&path).exists() {
         let to = journal(&aside);
         fs::hard_link(journal(&path), &to).map_err(failed("keep the journal as", &to))?;
@@ -106,8 +114,8 @@ fn keep_aside(dir: &Path) -> Result<Option<PathBuf>, Error> {
 
 fn remove_all(database: &Path) -> Result<(), Error> {
     remove(database)?;
-    for end in ["wal", "shm"] {
-        remove(&PathBuf::from(format!("{}-{end}", database.display())))?;
+    for end in ["-wal", "-shm"] {
+        remove(&Journal::beside(database, end))?;
     }
     Ok(())
 }

@@ -1,18 +1,14 @@
 //! What can still be read of a damaged database. Each table is read from both ends: what lies behind
 //! a damaged page is found from the other side.
 
-use std::{
-    collections::HashSet,
-    fmt::Display,
-    hash::Hash,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, fmt::Display, hash::Hash, path::Path};
 
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{
-    EntryState, GuestRow, KeptClaim, PoolRow,
+    EntryState, GuestRow, KeptClaim, PoolRow, TokenDigest,
     guests::{self, COLUMNS},
+    journal::Journal,
     pools::{POOL, bad, entry_state, guest_id, pool_from_row},
 };
 use crate::engine::GuestId;
@@ -23,7 +19,7 @@ pub(crate) struct SavedEntry {
     pub(crate) guest: GuestId,
     pub(crate) pool: String,
     pub(crate) state: EntryState,
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<TokenDigest>,
 }
 
 /// What was read.
@@ -50,7 +46,7 @@ impl Salvage {
             Err(e) => salvage.unread.push(e.to_string()),
         }
         // Made by looking; the next look makes it again.
-        let _ = std::fs::remove_file(PathBuf::from(format!("{}-shm", path.display())));
+        let _ = std::fs::remove_file(Journal::beside(path, "-shm"));
         salvage
     }
 

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFlags};
 
-use super::{Error, damage};
+use super::{Error, TokenDigest, damage};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -98,6 +98,11 @@ const MIGRATIONS: [&str; 4] = [
     ) STRICT;
     CREATE INDEX waiting_for_pool ON waiting (pool, ticket);
 ",
+    // Tokens were there as they are shown; from here on their digests are.
+    "
+    UPDATE entry SET token = token_digest(token) WHERE token IS NOT NULL;
+    UPDATE cold SET token = token_digest(token);
+",
 ];
 
 /// How long a command waits for another one's transaction.
@@ -106,11 +111,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// down to ten tries a second.
 const TRY_AGAIN: Duration = Duration::from_micros(250);
 
+/// First version whose tokens are digests.
+pub(super) const TOKEN_DIGESTS: i64 = 5;
+
+/// A database of the newest version.
+pub(super) struct Opened {
+    pub(super) database: Connection,
+    /// The version that it had before; 0 when it is new.
+    pub(super) version: i64,
+}
+
 /// Opens the database and brings it to the newest version. One that is new is asked about.
 pub(super) fn open(
     path: &Path,
     may_be_new: impl FnOnce() -> Result<(), Error>,
-) -> Result<Connection, Error> {
+) -> Result<Opened, Error> {
     let failed = |source| Error::database(path, source);
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut database = Connection::open(path).map_err(failed)?;
@@ -135,6 +150,11 @@ pub(super) fn open(
     }
     if found < known {
         to_write_ahead_log(&database).map_err(failed)?;
+        add_token_digest(&database).map_err(failed)?;
+        // Tokens that are replaced must not stay in what is free of the file.
+        database
+            .pragma_update(None, "secure_delete", "ON")
+            .map_err(failed)?;
         let transaction = database
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
@@ -152,7 +172,20 @@ pub(super) fn open(
     database
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;
-    Ok(database)
+    Ok(Opened {
+        database,
+        version: found,
+    })
+}
+
+/// The function `token_digest` for migrations.
+fn add_token_digest(database: &Connection) -> rusqlite::Result<()> {
+    database.create_scalar_function(
+        "token_digest",
+        1,
+        FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
+        |call| call.get::<TokenDigest>(0),
+    )
 }
 
 /// SQLite calls this when another connection holds the lock, with how often it did so before.
@@ -175,5 +208,56 @@ fn to_write_ahead_log(database: &Connection) -> rusqlite::Result<()> {
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use rusqlite::params;
+
+    use super::*;
+    use crate::state::{DATABASE, State, TokenDigest};
+
+    #[test]
+    fn an_earlier_record_keeps_its_claims_and_loses_their_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = "0123456789abcdef0123456789abcdef";
+        let guest = "00000000000000aa";
+        let path = dir.path().join(DATABASE);
+        let old = Connection::open(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        to_write_ahead_log(&old).unwrap();
+        for migration in &MIGRATIONS[..4] {
+            old.execute_batch(migration).unwrap();
+        }
+        old.pragma_update(None, "user_version", 4).unwrap();
+        old.execute(
+            "INSERT INTO cold VALUES (?1, 'p', ?2, '/cold/b', 'cold', 'then')",
+            params![token, guest],
+        )
+        .unwrap();
+        fs::create_dir(dir.path().join("cold")).unwrap();
+        let kept = dir.path().join("cold").join(format!("{guest}.claim"));
+        let claim = format!(
+            r#"{{"token":"{token}","pool":"p","guest":"{guest}","bundle":"/cold/b","created_at":"then"}}"#
+        );
+        fs::write(&kept, claim).unwrap();
+        drop(old);
+
+        let state = State::open(dir.path()).unwrap();
+        let cold = state.cold(&TokenDigest::of(token)).unwrap().unwrap();
+        assert_eq!(cold.bundle, "/cold/b");
+        for file in [path, dir.path().join("brood.sqlite-wal"), kept] {
+            let content = fs::read(&file).unwrap();
+            let found = content
+                .windows(token.len())
+                .any(|at| at == token.as_bytes());
+            assert!(!found, "{}", file.display());
+        }
+        drop(state);
+        let again = State::open(dir.path()).unwrap();
+        assert!(again.cold(&TokenDigest::of(token)).unwrap().is_some());
     }
 }

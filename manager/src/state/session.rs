@@ -14,9 +14,12 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{Error, State};
-use crate::engine::{
-    Process, ProcessState, random,
-    roll::{self, Worker},
+use crate::{
+    engine::{
+        Process, ProcessState, random,
+        roll::{self, Worker},
+    },
+    owner_only,
 };
 
 /// The lock of one restore, held.
@@ -80,7 +83,12 @@ impl State {
         let path = run.join(&name);
         // It has its name only once it is held: a lock that nobody holds is swept away.
         let unnamed = run.join(format!("{name}.new"));
-        let file = File::create_new(&unnamed).map_err(io(&unnamed))?;
+        let file = owner_only::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&unnamed)
+            .map_err(io(&unnamed))?;
         match file.try_lock() {
             Ok(()) => {}
             // Somebody just looks whether it is a dead one's, and will remove it.

@@ -1,19 +1,22 @@
 //! One writer or remover of a bundle at a time, and what to do with what a dead one left.
 
 use std::{
-    fs::{File, Permissions, TryLockError},
+    fs::{File, TryLockError},
     io,
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt},
 };
 
-use crate::checkpoint::{
-    error::Error,
-    folder::Folder,
-    hash::sha256_file,
-    manifest::{FileSeal, Manifest},
-    open::{parse_manifest, read_whole},
-    path::{BundlePath, Part},
-    validate::MANIFEST_MAX,
+use crate::{
+    checkpoint::{
+        error::Error,
+        folder::Folder,
+        hash::sha256_file,
+        manifest::{FileSeal, Manifest},
+        open::{parse_manifest, read_whole},
+        path::{BundlePath, Part},
+        validate::MANIFEST_MAX,
+    },
+    owner_only,
 };
 
 /// The temporary manifest, locked. The kernel unlocks it when its holder dies. Dropped, it
@@ -94,7 +97,7 @@ impl Lock {
     /// Writes the manifest's text, makes it read-only and waits until it is on the disk.
     pub(super) fn write(&self, text: &[u8]) -> io::Result<()> {
         self.file.write_all_at(text, 0)?;
-        self.file.set_permissions(Permissions::from_mode(0o444))?;
+        owner_only::seal(&self.file)?;
         self.file.sync_all()
     }
 

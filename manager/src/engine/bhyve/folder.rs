@@ -13,6 +13,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -99,7 +100,7 @@ impl Folder {
 
     /// Makes the folder.
     pub(super) fn create(&self) -> io::Result<()> {
-        fs::create_dir(&self.path)
+        fs::DirBuilder::new().mode(0o700).create(&self.path)
     }
 
     /// Whether it is there.

@@ -45,7 +45,7 @@ const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 /// Notes its own process id, limits itself, then becomes bhyve. Its standard input is the lock of
 /// the restore, which so is held until the process id can be found: nobody looks for it before. What
 /// comes before `--` are rules of rctl(8) without their subject.
-const BECOME: &str = r#"echo $$ >"$1" && shift || exit
+const BECOME: &str = r#"umask 077; echo $$ >"$1" && shift || exit
 while [ "$1" != -- ]; do rctl -a "process:$$:$1" </dev/null || exit; shift; done
 shift
 exec "$@" </dev/null"#;

@@ -53,7 +53,7 @@ use super::{
         send_message,
     },
 };
-use crate::{checkpoint::DELTAS_MAX, engine::GuestId, units::PAGE_SIZE};
+use crate::{checkpoint::DELTAS_MAX, engine::GuestId, owner_only, units::PAGE_SIZE};
 
 /// The descriptor on which a nursery finds the socket to its manager.
 pub(super) const SOCKET: RawFd = 3;
@@ -89,6 +89,8 @@ pub fn main() -> ! {
     unsafe { libc::close_range(SOCKET.unsigned_abs() + 1, libc::c_uint::MAX, 0) };
     // A guest must not die of what is typed at the terminal that it was restored from.
     let _ = setsid();
+    // Sockets and records are their owner's alone.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(owner_only::OTHERS));
     // Nor of a limit on the size of files (RLIMIT_FSIZE): a suspend fails then.
     for signal in [
         Signal::SIGINT,

@@ -1,0 +1,156 @@
+//! Who may read what: guests' memory, disks, the record, locks and sockets are their owner's alone,
+//! whatever the umask is and whoever made the folders.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use brood_tests::{Home, Ran, Running, text, until};
+use nix::sys::stat::{Mode, umask};
+
+/// Starts `brood` with a umask that lets everybody do everything.
+fn start_open(home: &Home, args: &[&str]) -> Running {
+    let mut command = home.command(args);
+    // SAFETY: umask(2) is all that happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            umask(Mode::empty());
+            Ok(())
+        })
+    };
+    Running::start(command)
+}
+
+#[track_caller]
+fn run_open(home: &Home, args: &[&str]) -> Ran {
+    start_open(home, args).wait().ok()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("it is there").mode() & 0o777
+}
+
+/// Everything below a folder that is no folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[track_caller]
+fn all_are_closed(folder: &Path) {
+    for file in below(folder) {
+        assert_eq!(
+            mode(&file) & 0o077,
+            0,
+            "{}: {:o}",
+            file.display(),
+            mode(&file)
+        );
+    }
+}
+
+#[test]
+fn all_that_is_made_in_an_open_folder_under_an_open_umask_is_its_owners_alone() {
+    let Some(home) = Home::with_kvm() else { return };
+    let open = |folder: &Path| fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(home.state()).unwrap();
+    for folder in [home.path(), &home.state(), &home.checkpoints()] {
+        open(folder);
+    }
+    let demo = home.named("demo");
+    let _ = run_open(&home, &["checkpoint", "demo", &demo.path, "--memory", "4M"]);
+    let _ = run_open(&home, &["restore", &demo.path, "-n", "2", "--prefix", "g"]);
+    let (full, delta) = (home.named("full"), home.named("delta"));
+    let _ = run_open(&home, &["suspend", "g-1", &full.path]);
+    let _ = run_open(&home, &["suspend", "g-2", &delta.path, "--delta"]);
+    let flat = home.named("flat");
+    let _ = run_open(&home, &["checkpoint", "flatten", &delta.path, &flat.path]);
+    let daemon = start_open(&home, &["serve"]);
+    until("the daemon's socket", || {
+        home.state().join("api.sock").exists().then_some(())
+    });
+    let _ = run_open(&home, &["pool", "create", "p", &demo.path, "--hot", "2"]);
+    let claim = run_open(&home, &["pool", "claim", "p", "--json"]).json();
+    let other = run_open(&home, &["--no-daemon", "pool", "claim", "p", "--json"]).json();
+    let _ = run_open(&home, &["pool", "suspend", text(&claim["token"])]);
+    all_are_closed(&home.checkpoints());
+    all_are_closed(&home.state());
+    for bundle in [&demo, &full, &delta, &flat] {
+        for part in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
+            assert_eq!(mode(&bundle.file(part)), 0o400, "{} {part}", bundle.path);
+        }
+    }
+    // Whoever reads all of it, or a backup of it, can claim nothing.
+    for file in below(&home.state()).iter().filter(|file| file.is_file()) {
+        let content = fs::read(file).unwrap();
+        for token in [&claim, &other].map(|claim| text(&claim["token"])) {
+            let found = content
+                .windows(token.len())
+                .any(|at| at == token.as_bytes());
+            assert!(!found, "{} holds a token", file.display());
+        }
+    }
+    let _ = run_open(&home, &["pool", "resume", text(&claim["token"])]);
+    for claim in [&claim, &other] {
+        let _ = run_open(&home, &["pool", "release", text(&claim["token"])]);
+    }
+    let _ = run_open(&home, &["pool", "remove", "p"]);
+    drop(daemon);
+}
+
+#[test]
+fn files_that_others_may_read_are_taken_from_them_and_the_folder_is_told_of() {
+    let home = Home::bare();
+    let _ = home.brood(&["list"]).ok();
+    let doctor = ["doctor", "--guests", "1"];
+    assert!(!home.brood(&doctor).stdout.contains("chmod 700"));
+    let database = home.state().join("brood.sqlite");
+    fs::set_permissions(&database, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(home.state(), Permissions::from_mode(0o755)).unwrap();
+    let told = home.brood(&doctor);
+    let state = home.state();
+    let advice = format!("chmod 700 {}", state.display());
+    assert!(
+        told.stdout.replace('\n', " ").contains("chmod 700"),
+        "{advice}"
+    );
+    let _ = home.brood(&["list"]).ok();
+    assert_eq!(mode(&database), 0o600);
+    let daemon = home.start(&["serve"]);
+    until("the daemon to tell of the folder", || {
+        daemon.said().contains(&advice).then_some(())
+    });
+}
+
+#[test]
+fn folders_above_the_state_folder_have_the_mode_of_the_umask() {
+    let home = Home::bare();
+    let plain = home.path().join("plain");
+    DirBuilder::new().mode(0o777).create(&plain).unwrap();
+    let state = home.path().join("var/db/brood");
+    let mut command = home.command(&["list"]);
+    let _ = Running::start({
+        command.env("BROOD_STATE_DIR", &state);
+        command
+    })
+    .wait()
+    .ok();
+    assert_eq!(mode(&state), 0o700);
+    for above in ["var", "var/db"] {
+        assert_eq!(mode(&home.path().join(above)), mode(&plain), "{above}");
+    }
+}
