@@ -38,7 +38,8 @@ use super::{
     dump,
     layers::Layers,
     machine::{ExitReason, Machine, Parked, Stop},
-    nursery::{Nursery, SOCKET, failure, handle},
+    nursery::{Nursery, Pipe, SOCKET, failure, handle},
+    oom,
     ram::Ram,
     record,
     vcpu::VcpuState,
@@ -57,7 +58,7 @@ const CLIENT_PATIENCE_MS: i64 = 2000;
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd, desk: &Desk, place: usize) -> ! {
+pub(super) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != nursery.pid {
@@ -65,7 +66,9 @@ pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd, desk: &Desk, place: usi
     }
     let session_lock = nursery.session_lock.take();
     let machine = prepare(nursery);
-    let order = take_order(take, desk, place);
+    let order = take_order(&pipe.take, desk, place);
+    // Nothing of the guest has run yet.
+    pipe.close();
     match machine.and_then(|machine| restore(nursery, machine, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);
@@ -85,6 +88,7 @@ pub(super) fn run(nursery: &mut Nursery, take: &OwnedFd, desk: &Desk, place: usi
 /// Everything that is the same for all clones: a machine in the checkpoint's state.
 #[inline(never)]
 fn prepare(nursery: &Nursery) -> Result<Machine, String> {
+    oom::prefer_guest(nursery.guest_score);
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
     let ram =

@@ -83,6 +83,11 @@ pub enum ExitReason {
         /// The signal's number.
         signal: i32,
     },
+    /// The kernel killed the guest's process for want of memory.
+    OutOfMemory {
+        /// The control group whose counter says so; none when only the host's does.
+        group: Option<String>,
+    },
     /// The guest's process ended by itself.
     Exited {
         /// Its exit code.
@@ -124,6 +129,13 @@ impl fmt::Display for ExitReason {
                 Ok(name) => write!(f, "its process was killed by {name}"),
                 Err(_) => write!(f, "its process was killed by signal {signal}"),
             },
+            Self::OutOfMemory { group: Some(group) } => write!(
+                f,
+                "the kernel killed its process for want of memory (control group {group})"
+            ),
+            Self::OutOfMemory { group: None } => f.write_str(
+                "its process was killed by SIGKILL, probably for want of memory: the kernel counted such a kill",
+            ),
             Self::Exited { code } => write!(f, "its process ended with code {code}"),
             Self::Unknown => f.write_str("its process is gone; nothing was left to see why"),
         }

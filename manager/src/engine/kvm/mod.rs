@@ -16,6 +16,7 @@ mod layers;
 mod machine;
 mod memory_map;
 pub mod nursery;
+mod oom;
 mod ram;
 mod record;
 mod session;

@@ -11,18 +11,19 @@
 //!
 //! It outlives the command that started it, as the parent of its guests: it waits for them, and
 //! leaves a record of how each ended. Guests outlive the nursery too, should it be killed; only
-//! that record is lost then. It ends when the manager has hung up and its last guest is gone.
+//! that record is lost then. Those that have not answered some time after the manager has hung up
+//! are ended: nobody waits for them. It ends when the manager has hung up and its last guest is gone.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, IoSliceMut, Read, Seek},
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     process::exit,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kvm_ioctls::Kvm;
@@ -33,6 +34,7 @@ use nix::{
     sys::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, send},
+        time::TimeSpec,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork, pipe2, read, setsid},
@@ -44,6 +46,7 @@ use super::{
     desk::Desk,
     layers::Layers,
     machine::{ExitReason, Machine},
+    oom::{self, OomKills},
     ram::Ram,
     record,
     slots::Region,
@@ -53,7 +56,12 @@ use super::{
         send_message,
     },
 };
-use crate::{checkpoint::DELTAS_MAX, engine::GuestId, owner_only, units::PAGE_SIZE};
+use crate::{
+    checkpoint::DELTAS_MAX,
+    engine::{GuestId, Process},
+    owner_only,
+    units::PAGE_SIZE,
+};
 
 /// The descriptor on which a nursery finds the socket to its manager.
 pub(super) const SOCKET: RawFd = 3;
@@ -79,6 +87,8 @@ pub(super) struct Nursery {
     /// Held by everything that may still be restoring.
     pub(super) session_lock: Option<OwnedFd>,
     pub(super) pid: Pid,
+    /// How readily the kernel takes a guest when memory is short; as it is, when there is none.
+    pub(super) guest_score: Option<i32>,
 }
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
@@ -161,6 +171,7 @@ impl Nursery {
             regions,
             session_lock: Some(session_lock),
             pid,
+            guest_score: oom::prefer_nursery(),
         })
     }
 
@@ -168,20 +179,26 @@ impl Nursery {
         let Ok((taken, take)) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
             exit(1)
         };
+        let pipe = Pipe { taken, take };
         let Ok(mut children) = Children::new(self.spares) else {
             exit(1)
         };
         let mut open = true;
+        // The end of the time that those have who have not answered when the manager hung up.
+        let mut time_is_up: Option<(Instant, fs::Metadata)> = None;
         while open || !children.is_empty() {
             if open {
-                self.breed(&mut children, &take);
+                self.breed(&mut children, &pipe);
             }
+            let limit = time_is_up
+                .as_ref()
+                .map(|(at, _)| at.saturating_duration_since(Instant::now()));
             // SIGCHLD comes in here and nowhere else, so none is missed.
-            let hung_up = wait(open.then_some(SOCKET), &taken);
-            children.note_taken(&taken);
+            let hung_up = wait(open.then_some(SOCKET), &pipe.taken, limit);
+            children.note_taken(&pipe.taken);
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
-                children.reap(open.then_some(SOCKET), &taken);
+                children.reap(open.then_some(SOCKET), &pipe.taken);
             }
             if children.stillborn > MOST_STILLBORN {
                 exit(1);
@@ -190,21 +207,27 @@ impl Nursery {
                 // The manager has hung up, and so do the spares. Guests that are still being
                 // restored hold the lock and the socket on.
                 open = false;
-                self.session_lock = None;
+                let lock = self.session_lock.take().map(File::from);
+                time_is_up = lock
+                    .and_then(|lock| lock.metadata().ok())
+                    .map(|lock| (Instant::now() + ORPHAN_PATIENCE, lock));
                 // SAFETY: the descriptor is this process's and nothing uses it from here on.
                 drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
+            }
+            if let Some((_, lock)) = time_is_up.take_if(|(at, _)| *at <= Instant::now()) {
+                end_orphans(&lock);
             }
         }
         exit(0)
     }
 
     /// Forks until there are enough spares.
-    fn breed(&mut self, children: &mut Children, take: &OwnedFd) {
+    fn breed(&mut self, children: &mut Children, pipe: &Pipe) {
         while let Some(place) = children.free.last().copied() {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.
             match unsafe { fork() } {
-                Ok(ForkResult::Child) => clone::run(self, take, &children.desk, place),
+                Ok(ForkResult::Child) => clone::run(self, pipe, &children.desk, place),
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
                 Err(_) if children.free.len() < self.spares => return,
@@ -230,6 +253,44 @@ impl Nursery {
     }
 }
 
+/// The pipe by which spares tell the nursery that they took an order.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    taken: OwnedFd,
+    pub(super) take: OwnedFd,
+}
+
+impl Pipe {
+    /// Closes both ends, in a process that never looks at this again: what a guest could do with them
+    /// would be done to its siblings. One call, as they were made one after the other.
+    pub(super) fn close(&self) {
+        let (taken, take) = (self.taken.as_raw_fd(), self.take.as_raw_fd());
+        let (first, last) = (taken.min(take), taken.max(take));
+        if last - first == 1 {
+            // SAFETY: closes these two descriptors and no others. The caller never uses or drops them.
+            unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
+        } else {
+            for fd in [taken, take] {
+                // SAFETY: as above.
+                unsafe { libc::close(fd) };
+            }
+        }
+    }
+}
+
+/// How long guests that have not answered may still take when the manager has hung up.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ends the children of this process that still restore: they hold the lock open.
+fn end_orphans(lock: &fs::Metadata) {
+    let Ok(Some(this)) = Process::with_pid(Pid::this().as_raw()) else {
+        return;
+    };
+    for guest in this.children_with(lock) {
+        let _ = guest.signal(Signal::SIGKILL);
+    }
+}
+
 /// Spares that may die one after the other, without ever having taken an order, before the nursery
 /// gives up.
 const MOST_STILLBORN: u32 = 16;
@@ -243,6 +304,7 @@ struct Children {
     free: Vec<usize>,
     /// How many spares in a row have died as such.
     stillborn: u32,
+    oom_kills: OomKills,
 }
 
 #[derive(Clone, Copy)]
@@ -266,6 +328,7 @@ impl Children {
             desk: Desk::new(spares)?,
             free: (0..spares).collect(),
             stillborn: 0,
+            oom_kills: OomKills::watch(),
         })
     }
 
@@ -312,6 +375,11 @@ impl Children {
                     (pid, ExitReason::CheckpointChanged { detail })
                 }
                 Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited { code }),
+                Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _)) => {
+                    let signal = Signal::SIGKILL as i32;
+                    let for_memory = self.oom_kills.reason();
+                    (pid, for_memory.unwrap_or(ExitReason::Killed { signal }))
+                }
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (
                     pid,
                     ExitReason::Killed {
@@ -360,9 +428,10 @@ extern "C" fn stop_here(_: libc::c_int) {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// Waits until a spare has taken an order, a child has ended, or the manager has hung up; says
+/// Waits until a spare has taken an order, a child has ended, or the manager has hung up, and no
+/// longer than `limit`; says
 /// whether it was the last.
-fn wait(socket: Option<RawFd>, taken: &OwnedFd) -> bool {
+fn wait(socket: Option<RawFd>, taken: &OwnedFd, limit: Option<Duration>) -> bool {
     let mut fds = vec![PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
     if let Some(socket) = socket {
         // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
@@ -370,7 +439,8 @@ fn wait(socket: Option<RawFd>, taken: &OwnedFd) -> bool {
         // Orders are the spares' to take; the end of the conversation shows unasked.
         fds.push(PollFd::new(socket, PollFlags::empty()));
     }
-    let _ = ppoll(&mut fds, None, Some(SigSet::empty()));
+    let limit = limit.map(TimeSpec::from_duration);
+    let _ = ppoll(&mut fds, limit, Some(SigSet::empty()));
     let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
     fds.get(1)
         .and_then(PollFd::revents)
