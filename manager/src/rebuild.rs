@@ -9,10 +9,10 @@ use std::{
     collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
     time::Duration,
 };
 
-use nix::fcntl::FlockArg;
 use serde::Serialize;
 
 use crate::{
@@ -21,7 +21,8 @@ use crate::{
     engine::{Engine, ProcessState},
     guests::{self, GuestState, Guests},
     state::{
-        self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, TokenDigest, lock,
+        self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, TokenDigest,
+        lock::{self, Wait},
         new_token,
     },
 };
@@ -92,8 +93,12 @@ impl Error {
 /// # Errors
 /// [`state::Error::Whole`] when the database is not damaged; when the folder cannot be written.
 pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
-    let _pools = lock::take(dir, lock::POOLS, FlockArg::LockExclusive)?;
-    let _claims = lock::take(dir, lock::COLD, FlockArg::LockExclusive)?;
+    let wait = Wait {
+        limit: lock::PATIENCE,
+        cancelled: &AtomicBool::new(false),
+    };
+    let _pools = lock::take(dir, lock::POOLS, true, wait)?;
+    let _claims = lock::take(dir, lock::COLD, true, wait)?;
     let mut rebuild = Rebuild::begin(dir)?;
     let salvage = rebuild.salvage();
     let state = &mut rebuild.state;

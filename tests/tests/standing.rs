@@ -36,13 +36,15 @@ impl Manager {
             engine: &self.engine,
             facts: &facts,
             standing: &self.standing,
+            cancelled: &brood::pool::NEVER,
+            lock_limit: brood::pool::LOCK_LIMIT,
         })
     }
 
     fn claim(&mut self) -> Claimed {
         let wanted = Wanted {
             lease: None,
-            timeout: Duration::from_secs(30),
+            timeout: Some(Duration::from_secs(30)),
             wait: Duration::ZERO,
             place: None,
         };
@@ -99,7 +101,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
     }
     let wanted = Wanted {
         lease: None,
-        timeout: Duration::from_secs(30),
+        timeout: Some(Duration::from_secs(30)),
         wait: Duration::ZERO,
         place: None,
     };

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -23,13 +23,16 @@ use utoipa::ToSchema;
 use super::{
     App,
     extract::{Json, Path},
-    guests::timeout,
+    guests::limit,
+    permits::of_a_pool,
     pools::lease,
     problem::Problem,
+    restores::CancelOnDrop,
     workers::blocking,
 };
 use crate::{
-    pool::{self, Claimed, Pools, Tier, Wanted},
+    pool::{self, Claimed, LOCK_LIMIT, Pools, Tier, Wanted},
+    restore::mass,
     state::Place,
 };
 
@@ -52,8 +55,9 @@ pub(crate) struct Claiming {
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
     pub(crate) wait_s: f64,
-    /// How long the guest may take to answer, in seconds.
-    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    /// How long the guest may take to answer, in seconds; when it is not said, 10 for a hot one, and
+    /// 60 for one that is restored.
+    #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
 }
 
@@ -120,7 +124,7 @@ pub(super) async fn claim(
 ) -> Result<Response, Problem> {
     let mut wanted = Wanted {
         lease: lease(claiming.lease_s)?,
-        timeout: timeout(claiming.timeout_s)?,
+        timeout: limit(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
         wait: Duration::ZERO,
         place: None,
@@ -307,23 +311,40 @@ impl App {
         }
     }
 
-    /// Makes a library call on pools that may find no room, on a thread for that.
+    /// Makes a library call on pools for a claim that may find no room, on a thread for that, until
+    /// its client hangs up.
     pub(super) async fn attempt<T: Send + 'static>(
         &self,
+        token: &str,
+        limit: Duration,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
     ) -> Result<T, Refused> {
         let workers = Arc::clone(&self.workers);
-        blocking(move || Ok(workers.pools(work)))
-            .await?
-            .map_err(Refused::from)
+        let permit = self.permits.take_for_claim(token, limit).await?;
+        let cancelled = Arc::<AtomicBool>::default();
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        blocking(move || {
+            let _permit = permit;
+            Ok(workers.pools_until(&cancelled, LOCK_LIMIT, work))
+        })
+        .await?
+        .map_err(Refused::from)
     }
 
     /// Claims once. What was claimed for a client that has hung up meanwhile is released again.
     async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
+        let limit = wanted.timeout.unwrap_or(mass::TIMEOUT);
+        let what = format!("pool {pool}");
+        let permit = self.permits.take(&what, of_a_pool(), limit).await?;
+        // A client that hangs up ends what is restored for it.
+        let cancelled = Arc::<AtomicBool>::default();
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         spawn_blocking(move || {
-            let claimed = workers.pools(|pools| pools.claim(&pool, &wanted));
+            let _permit = permit;
+            let claimed =
+                workers.pools_until(&cancelled, LOCK_LIMIT, |pools| pools.claim(&pool, &wanted));
             if let Err(Ok(unwanted)) = sender.send(claimed)
                 && let Err(e) = workers.pools(|pools| pools.release(&unwanted.token))
             {

@@ -310,6 +310,7 @@ pub(super) async fn restore(
         ));
     }
     let job = Job {
+        timeout: None,
         checkpoint,
         guests: 1,
         concurrency: Some(1),

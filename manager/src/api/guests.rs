@@ -14,18 +14,20 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json, Path, Query},
+    permits::OF_A_GUEST,
     problem::Problem,
     workers::{self, blocking},
 };
 use crate::{
     checkpoint::{BundlePath, View as CheckpointView},
     guests::{Guest, Guests, View},
+    restore::job::FailureView,
 };
 
 /// How long an answer is waited for when nobody says otherwise.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that anybody may want to wait, in seconds.
-const TIMEOUT_MAX_S: f64 = 1e6;
+const TIMEOUT_MAX_S: f64 = 3600.0;
 
 impl App {
     /// Makes a library call on guests, on a thread for that.
@@ -123,7 +125,7 @@ pub(super) struct Asked {
     #[schema(example = json!(["ping", "hello"]), min_items = 1)]
     request: Vec<String>,
     /// How long to wait for the answer, in seconds.
-    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 3600.0)]
     timeout_s: Option<f64>,
 }
 
@@ -146,7 +148,10 @@ pub(super) async fn ask(
     if asked.request.is_empty() {
         return Err(Problem::bad_request("the request has no words"));
     }
+    let what = format!("guest {name}");
+    let permit = app.permits.take(&what, OF_A_GUEST, timeout).await?;
     app.on_guests(move |guests| {
+        let _permit = permit;
         let answer = guests.ask(&name, &asked.request, timeout)?;
         Ok(Answer(answer.to_json()))
     })
@@ -154,14 +159,20 @@ pub(super) async fn ask(
 }
 
 pub(super) fn timeout(seconds: Option<f64>) -> Result<Duration, Problem> {
-    let Some(seconds) = seconds else {
-        return Ok(TIMEOUT);
-    };
-    if seconds > 0.0 && seconds <= TIMEOUT_MAX_S {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        let detail = format!("timeout_s must be above 0 and at most {TIMEOUT_MAX_S}");
-        Err(Problem::bad_request(detail))
+    Ok(limit(seconds)?.unwrap_or(TIMEOUT))
+}
+
+/// How long a client gives a guest, if it says so: never so long that a thread is lost for it.
+pub(super) fn limit(seconds: Option<f64>) -> Result<Option<Duration>, Problem> {
+    match seconds {
+        Some(seconds) if seconds > 0.0 && seconds <= TIMEOUT_MAX_S => {
+            Ok(Some(Duration::from_secs_f64(seconds)))
+        }
+        Some(_) => {
+            let detail = format!("timeout_s must be above 0 and at most {TIMEOUT_MAX_S}");
+            Err(Problem::bad_request(detail))
+        }
+        None => Ok(None),
     }
 }
 
@@ -196,7 +207,7 @@ pub(super) async fn pause(
 #[into_params(parameter_in = Query)]
 pub(super) struct Resuming {
     /// How long it may take to answer, in seconds.
-    #[param(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    #[param(default = 10.0, exclusive_minimum = 0.0, maximum = 3600.0)]
     timeout_s: Option<f64>,
 }
 
@@ -224,8 +235,11 @@ pub(super) async fn resume(
     Query(resuming): Query<Resuming>,
 ) -> Result<Answer<Resumed>, Problem> {
     let timeout = timeout(resuming.timeout_s)?;
+    let what = format!("guest {name}");
+    let permit = app.permits.take(&what, OF_A_GUEST, timeout).await?;
     let (name, took) = app
         .change_guests(move |guests| {
+            let _permit = permit;
             let guest = guests.find(&name)?;
             let took = guests.resume(&guest, timeout)?;
             Ok((guest.row.name, took))
@@ -293,13 +307,35 @@ pub(crate) struct Destroyed {
     pub(crate) destroyed: usize,
     /// Their names.
     pub(crate) guests: Vec<String>,
+    /// Those that could not be destroyed, and stay recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left: Vec<FailureView>,
 }
 
-impl From<crate::guests::Destroyed> for Destroyed {
-    fn from(destroyed: crate::guests::Destroyed) -> Self {
+impl crate::guests::Destroyed {
+    /// What is to be told of it; an error when nothing was destroyed that was to be.
+    pub(crate) fn into_view(self) -> Result<Destroyed, crate::guests::Error> {
+        if self.names.is_empty() {
+            self.whole().map(|guests| Destroyed {
+                destroyed: 0,
+                guests,
+                left: Vec::new(),
+            })
+        } else {
+            Ok(Destroyed {
+                destroyed: self.names.len(),
+                guests: self.names,
+                left: self.left.iter().map(Into::into).collect(),
+            })
+        }
+    }
+}
+
+impl From<&crate::guests::Left> for FailureView {
+    fn from(left: &crate::guests::Left) -> Self {
         Self {
-            destroyed: destroyed.names.len(),
-            guests: destroyed.names,
+            name: left.name.clone(),
+            error: left.error.to_string(),
         }
     }
 }
@@ -319,7 +355,7 @@ pub(super) async fn destroy(
 ) -> Result<Answer<Destroyed>, Problem> {
     app.change_guests(move |guests| {
         let guest = guests.find(&name)?;
-        Ok(Answer(guests.destroy(&[guest])?.into()))
+        Ok(Answer(guests.destroy(&[guest])?.into_view()?))
     })
     .await
 }
@@ -373,7 +409,7 @@ pub(super) async fn destroy_many(
                 found
             }
         };
-        Ok(Answer(guests.destroy(&doomed)?.into()))
+        Ok(Answer(guests.destroy(&doomed)?.into_view()?))
     })
     .await
 }

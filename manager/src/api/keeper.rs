@@ -1,16 +1,27 @@
 //! Keeps every pool as it should be: entries whose lease is over or that died are ended, and what is
 //! missing is restored. Looks once a second, and at once when a pool was changed or claimed from.
 //!
-//! More than one keeper does no harm, as while one daemon takes over from another: pools are settled
-//! and filled under a lock.
+//! Pools are kept independently of each other: each has its own thread while it is looked at, and a
+//! pool that could not be filled is left alone for longer each time. Leases end before anything is
+//! waited for.
+//!
+//! More than one keeper does no harm, as while one daemon takes over from another: a pool is settled
+//! and filled under its lock.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
     App,
@@ -20,71 +31,251 @@ use super::{
     problem::Problem,
     workers::blocking,
 };
-use crate::{pool::Pace, restore::mass::Event, state::PoolRow};
+use crate::{
+    engine::GuestId,
+    pool::{self, NEVER, Pace},
+    restore::mass::Event,
+    state::{self, PoolRow},
+};
 
 /// How often pools are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long a nursery stands by that is no pool's.
 const STANDS_BY: Duration = Duration::from_secs(10);
-/// How long a pool that could not be filled is only settled.
+/// How long a pool that has no room for more is only settled.
 const REST: Duration = Duration::from_secs(5);
+/// Pools that are looked at at once.
+const AT_ONCE: usize = 32;
+/// Of those that failed the last time.
+const FAILING_AT_ONCE: usize = 4;
+/// How long another process may be at a pool before it is told.
+const LOCKED_FOR_LONG: Duration = Duration::from_secs(60);
+
+/// Fills of pools that the keeper has under way, each with the flag that ends it.
+#[derive(Debug, Default)]
+pub(super) struct Fills(Mutex<HashMap<String, Arc<AtomicBool>>>);
+
+impl Fills {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<AtomicBool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the fill of a pool that somebody wants to change.
+    pub(super) fn interrupt(&self, pool: &str) {
+        if let Some(cancelled) = self.all().get(pool) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn interrupt_all(&self) {
+        for cancelled in self.all().values() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begin(&self, pool: &str) -> Arc<AtomicBool> {
+        let cancelled = Arc::<AtomicBool>::default();
+        self.all().insert(pool.to_owned(), Arc::clone(&cancelled));
+        cancelled
+    }
+
+    fn done(&self, pool: &str) {
+        self.all().remove(pool);
+    }
+}
+
+/// What the keeper knows of a pool.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Whether somebody looks at it now.
+    busy: bool,
+    /// How fast it may be filled.
+    pace: Pace,
+    /// It is only settled until then.
+    rests_until: Option<Instant>,
+    /// Since when another process is at it, and whether that was told.
+    locked_since: Option<(Instant, bool)>,
+}
 
 /// Keeps pools until the daemon drains.
 pub(super) async fn keep(app: App) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut draining = app.draining.subscribe();
-    let mut kept = Kept::default();
+    let mut keeper = Keeper {
+        app: app.clone(),
+        kept: HashMap::new(),
+        at_once: Arc::new(Semaphore::new(AT_ONCE)),
+        failing_at_once: Arc::new(Semaphore::new(FAILING_AT_ONCE)),
+        under_way: JoinSet::new(),
+    };
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = app.pools_changed.notified() => {}
-            _ = draining.wait_for(|draining| *draining) => return,
+        let done = tokio::select! {
+            _ = ticks.tick() => None,
+            () = app.pools_changed.notified() => None,
+            Some(done) = keeper.under_way.join_next() => Some(done),
+            _ = draining.wait_for(|draining| *draining) => break,
+        };
+        match done {
+            None => keeper.look().await,
+            Some(done) => keeper.note(done.ok()),
         }
-        let (keeper, mut now) = (app.clone(), std::mem::take(&mut kept));
-        let keeping = blocking(move || {
-            keeper.keep_all(&mut now)?;
-            Ok(now)
+    }
+    app.fills.interrupt_all();
+    while keeper.under_way.join_next().await.is_some() {}
+}
+
+/// What came of looking at a pool.
+struct Looked {
+    pool: String,
+    pace: Pace,
+    /// Why entries are still missing; none when it was not the keeper's turn.
+    outcome: Result<Option<String>, pool::Error>,
+}
+
+struct Keeper {
+    app: App,
+    kept: HashMap<String, Kept>,
+    at_once: Arc<Semaphore>,
+    failing_at_once: Arc<Semaphore>,
+    /// Of those that end guests there is nothing to be told.
+    under_way: JoinSet<Option<Looked>>,
+}
+
+impl Keeper {
+    /// Ends leases that are over, and begins to look at each pool that nobody looks at.
+    async fn look(&mut self) {
+        let app = self.app.clone();
+        let pools = match blocking(move || Ok(app.pools_to_keep()?)).await {
+            Ok(pools) => pools,
+            Err(problem) => {
+                tracing::warn!(?problem, "cannot look at the pools");
+                return;
+            }
+        };
+        let names: BTreeSet<String> = pools.iter().map(|(pool, _)| pool.name.clone()).collect();
+        self.kept
+            .retain(|name, kept| kept.busy || names.contains(name));
+        let standing = self.app.workers.standing();
+        standing.end_unused(STANDS_BY, |name| names.contains(name));
+        for (row, expired) in pools {
+            if !expired.is_empty() {
+                self.end_expired(row.name.clone(), expired);
+            }
+            let kept = self.kept.entry(row.name.clone()).or_default();
+            if kept.busy {
+                continue;
+            }
+            kept.busy = true;
+            let rests = kept.rests_until.is_some_and(|at| Instant::now() < at);
+            let pace = kept.pace;
+            self.begin(row, pace, rests);
+        }
+    }
+
+    fn begin(&mut self, row: PoolRow, pace: Pace, rests: bool) {
+        let app = self.app.clone();
+        let (all, failing) = (Arc::clone(&self.at_once), Arc::clone(&self.failing_at_once));
+        self.under_way.spawn(async move {
+            let cancelled = app.fills.begin(&row.name);
+            let failed = app.failing(&row.name).await.unwrap_or_default();
+            // Pools that fail wait for each other, and not the others for them.
+            let turn = if failed.is_some() { failing } else { all };
+            let turn = turn.acquire_owned().await;
+            let rests = rests || failed.is_some_and(|failed| failed.retry_in_s > 0);
+            let (keeper, flag) = (app.clone(), Arc::clone(&cancelled));
+            let pool = row.name.clone();
+            let looked = tokio::task::spawn_blocking(move || {
+                let mut pace = pace;
+                let outcome = keeper.keep_one(&row, &mut pace, rests, &flag);
+                Looked {
+                    pool: row.name,
+                    pace,
+                    outcome,
+                }
+            })
+            .await;
+            drop(turn);
+            app.fills.done(&pool);
+            Some(looked.unwrap_or_else(|panic| {
+                tracing::error!("{panic}");
+                let outcome = Ok(None);
+                Looked {
+                    pool,
+                    pace,
+                    outcome,
+                }
+            }))
         });
-        match keeping.await {
-            Ok(now) => kept = now,
-            Err(problem) => tracing::warn!(?problem, "cannot look at the pools"),
+    }
+
+    fn end_expired(&mut self, pool: String, guests: Vec<GuestId>) {
+        let app = self.app.clone();
+        self.under_way.spawn(async move {
+            let ended = blocking(move || {
+                app.workers.pools(|pools| pools.end_expired(&guests))?;
+                app.events.poke();
+                // Whoever waits may have room now.
+                app.room.notify_waiters();
+                Ok(())
+            });
+            if let Err(problem) = ended.await {
+                tracing::warn!(pool, ?problem, "cannot end guests whose lease is over");
+            }
+            None
+        });
+    }
+
+    /// Notes what came of looking at a pool.
+    fn note(&mut self, looked: Option<Option<Looked>>) {
+        let Some(Some(looked)) = looked else { return };
+        let Looked {
+            pool,
+            pace,
+            outcome,
+        } = looked;
+        let kept = self.kept.entry(pool.clone()).or_default();
+        (kept.busy, kept.pace) = (false, pace);
+        let why_not = match outcome {
+            Err(pool::Error::State(e @ state::Error::Locked { .. })) => {
+                let (since, told) = kept
+                    .locked_since
+                    .get_or_insert_with(|| (Instant::now(), false));
+                if since.elapsed() > LOCKED_FOR_LONG && !*told {
+                    *told = true;
+                    tracing::warn!(pool, "not kept: {e}");
+                }
+                return;
+            }
+            Err(pool::Error::NoSuchPool(_) | pool::Error::State(state::Error::Cancelled)) => None,
+            Err(e) => Some(e.to_string()),
+            Ok(why_not) => why_not,
+        };
+        kept.locked_since = None;
+        kept.rests_until = why_not.as_ref().map(|_| Instant::now() + REST);
+        if let Some(why_not) = why_not {
+            tracing::warn!(pool, "not filled: {why_not}");
         }
     }
 }
 
-/// What the keeper knows of pools.
-#[derive(Debug, Default)]
-struct Kept {
-    /// Those that could not be filled, and when.
-    resting: HashMap<String, Instant>,
-    /// How fast each may be filled.
-    paces: HashMap<String, Pace>,
-}
-
 impl App {
-    /// Brings each pool to what it should be, as far as that can be.
-    fn keep_all(&self, kept: &mut Kept) -> Result<(), Problem> {
-        let pools = self.workers.call(|state, _| state.pools())?;
-        let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
-        let standing = self.workers.standing();
-        standing.end_unused(STANDS_BY, |name| names.contains(name));
-        kept.paces.retain(|name, _| names.contains(name));
-        kept.resting.retain(|_, since| since.elapsed() < REST);
-        for pool in &pools {
-            let name = &pool.name;
-            let pace = kept.paces.entry(name.clone()).or_default();
-            // One that cannot be kept does not hold up the others.
-            let why_not = match self.keep_one(pool, pace, kept.resting.contains_key(name)) {
-                Ok(why_not) => why_not,
-                Err(error) => Some(error.to_string()),
-            };
-            if let Some(why_not) = why_not {
-                tracing::warn!(pool = name, "not filled: {why_not}");
-                kept.resting.insert(name.clone(), Instant::now());
-            }
-        }
-        Ok(())
+    /// All pools, each with the guests of claims that have just ended with their lease.
+    fn pools_to_keep(&self) -> Result<Vec<(PoolRow, Vec<GuestId>)>, pool::Error> {
+        self.workers.pools(|pools| {
+            let rows = pools.state.pools()?;
+            rows.into_iter()
+                .map(|row| {
+                    let expired = pools.expire(&row.name)?;
+                    Ok((row, expired))
+                })
+                .collect()
+        })
+    }
+
+    async fn failing(&self, pool: &str) -> Result<Option<state::Failing>, Problem> {
+        let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
+        blocking(move || Ok(workers.call(|state, _| state.failing(&pool))?)).await
     }
 
     /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
@@ -93,13 +284,14 @@ impl App {
         pool: &PoolRow,
         pace: &mut Pace,
         rests: bool,
-    ) -> Result<Option<String>, crate::pool::Error> {
+        cancelled: &Arc<AtomicBool>,
+    ) -> Result<Option<String>, pool::Error> {
         let (name, origin) = (pool.name.as_str(), Origin::from(pool));
-        let (settled, filled) = self.workers.pools(|pools| {
+        // Who else is at it does what is to be done: it is not waited for.
+        let (settled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
             if rests {
                 return Ok((pools.settle(name)?, None));
             }
-            let stop = Arc::clone(&self.stop);
             let refill = pace.next(&pool.policy, Instant::now());
             let now = pools.show(name)?;
             let missing = pool.policy.hot.saturating_sub(now.entries.hot);
@@ -120,7 +312,7 @@ impl App {
                 Some(begun) => begun.note(event, &origin),
                 None => self.count(event, &origin),
             };
-            let (settled, filled) = pools.fill(name, refill, at_once(), &stop, note)?;
+            let (settled, filled) = pools.fill(name, refill, at_once(), cancelled, note)?;
             pace.done(&filled);
             Ok((settled, Some(filled)))
         })?;
@@ -136,13 +328,25 @@ impl App {
                 "kept"
             );
             self.events.poke();
-        }
-        // Whoever waits may have a hot one, or room for one.
-        if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
+            // Whoever waits may have a hot one, or room for one.
             self.room.notify_waiters();
+        }
+        if filled
+            .as_ref()
+            .is_some_and(|filled| !filled.failures.is_empty())
+        {
+            self.events.poke();
+        }
+        if let Some(left) = settled.left.first() {
+            tracing::warn!(
+                pool = name,
+                "{} guests are left: {left}",
+                settled.left.len()
+            );
         }
         Ok(filled.and_then(|filled| {
             let failed = filled.failures.into_iter().next();
+            let failed = failed.filter(|_| !cancelled.load(Ordering::Relaxed));
             filled.no_room.or(failed.map(|failure| failure.error))
         }))
     }

@@ -19,6 +19,7 @@ mod memory;
 mod metrics;
 mod openapi;
 mod page;
+mod permits;
 pub(crate) mod pools;
 pub(crate) mod problem;
 mod reload;
@@ -32,11 +33,7 @@ mod under_way;
 mod watch;
 mod workers;
 
-use std::{
-    ops::Deref,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -52,7 +49,9 @@ pub use reload::{Reload, Reloaded};
 pub use serve::{Config, Listen, serve};
 
 use events::Events;
+use keeper::Fills;
 use metrics::Metrics;
+use permits::Permits;
 use problem::Problem;
 use request::Token;
 use sample::Sampler;
@@ -74,8 +73,10 @@ struct Parts {
     pools_changed: Notify,
     /// Told when there may be room for a claim that waits.
     room: Notify,
-    /// Becomes true when the keeper is to stop what it is at.
-    stop: Arc<AtomicBool>,
+    /// Fills of pools that the keeper has under way.
+    fills: Fills,
+    /// For calls that may take long.
+    permits: Permits,
     /// The folder of checkpoints that are named without one.
     checkpoints: PathBuf,
     /// Becomes true when the daemon is to end.

@@ -20,6 +20,7 @@ use super::{
     events::RestoreEvent,
     extract::{Json, Path, Query},
     metrics::{self, Origin},
+    permits::of_a_pool,
     problem::Problem,
     request::RequestId,
     restores::CancelOnDrop,
@@ -28,7 +29,10 @@ use super::{
 };
 use crate::{
     pool::{self, Applied, Details, Filled, NewPool, Pool, Pools, Refill, Settled},
-    restore::job::{ALLOWANCE, FailureView, cores},
+    restore::{
+        job::{ALLOWANCE, FailureView, cores},
+        mass,
+    },
     state::{Policy, PoolChange},
     units::Bytes,
 };
@@ -406,6 +410,8 @@ pub(super) async fn change(
         refill_per_s: changing.refill_per_s.map(|limit| limit.map(number)),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
     };
+    // What the keeper is at may not be wanted any more.
+    app.fills.interrupt(&name);
     let Some(filling) = changing.fill else {
         let pool = app.change_pools(move |pools| pools.change(&name, &change));
         return Ok(Answer(pool.await?).into_response());
@@ -442,6 +448,7 @@ pub(super) async fn remove(
     Path(name): Path<String>,
     Query(removing): Query<Removing>,
 ) -> Result<StatusCode, Problem> {
+    app.fills.interrupt(&name);
     app.change_pools(move |pools| pools.remove(&name, removing.force))
         .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -515,6 +522,8 @@ impl App {
         first: impl FnOnce(&mut Pools<'_>, &Begun) -> Result<(), pool::Error> + Send + 'static,
     ) -> Result<FilledPool, Problem> {
         let at_once = filling.at_once()?;
+        let what = format!("pool {name}");
+        let permit = self.permits.take(&what, of_a_pool(), mass::TIMEOUT).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let progress = RestoreEvent {
@@ -526,6 +535,7 @@ impl App {
         let begun = self.begin(progress, Some(Arc::clone(&cancelled)));
         let app = self.clone();
         self.change_pools(move |pools| {
+            let _permit = permit;
             first(pools, &begun)?;
             let pool = pools.show(&name)?;
             begun.asks_for(pool.row.policy.hot.saturating_sub(pool.entries.hot));

@@ -238,6 +238,8 @@ fn of_state(error: &state::Error) -> (StatusCode, &'static str) {
         state::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             (StatusCode::INSUFFICIENT_STORAGE, "no-space")
         }
+        state::Error::Locked { .. } => (StatusCode::CONFLICT, "locked"),
+        state::Error::Cancelled => (StatusCode::CONFLICT, "cancelled"),
         state::Error::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "state-damaged"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "state"),
     }
@@ -300,6 +302,7 @@ impl From<pool::Error> for Problem {
             E::Line { .. } => (StatusCode::SERVICE_UNAVAILABLE, "others-wait"),
             E::OtherCheckpoint { .. } => (StatusCode::CONFLICT, "checkpoint-changed"),
             E::Broken { .. } => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
+            E::Left { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "guests-left"),
             E::Restore(e) => of_restore(e),
             E::Checkpoint(e) => of_checkpoint(e),
             E::Guests(e) => of_guests(e),

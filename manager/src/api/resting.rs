@@ -10,12 +10,13 @@ use super::{
     App,
     claims::{Claim, wait},
     extract::{Json, Path},
-    guests::timeout,
+    guests::limit,
     pools::lease,
     problem::Problem,
 };
 use crate::{
     pool::{ClaimView, Error, Tier},
+    restore::mass,
     state::{ColdState, TokenDigest},
     units::Bytes,
 };
@@ -119,8 +120,9 @@ pub(crate) struct ResumingClaim {
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
     pub(crate) wait_s: f64,
-    /// How long the guest may take to answer, in seconds.
-    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 1e6)]
+    /// How long the guest may take to answer, in seconds; when it is not said, 10 for one that is
+    /// there already, and 60 for one that is restored.
+    #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
 }
 
@@ -146,16 +148,21 @@ pub(super) async fn resume(
     Json(resuming): Json<ResumingClaim>,
 ) -> Result<Answer<Claim>, Problem> {
     let lease = lease(resuming.lease_s)?;
-    let timeout = timeout(resuming.timeout_s)?;
+    let timeout = limit(resuming.timeout_s)?;
     let wait = wait(resuming.wait_s)?;
     let begin = Instant::now();
     let resumed = app.when_there_is_room(wait, || {
-        let token = token.clone();
-        app.attempt(move |pools| {
-            let claimed = pools.resume(&token, lease, timeout)?;
-            let pool = pools.state.entry_pool(&claimed.id)?;
-            Ok((pool.ok_or(Error::NoSuchClaim)?, claimed))
-        })
+        let (key, token) = (token.clone(), token.clone());
+        let limit = timeout.unwrap_or(mass::TIMEOUT);
+        let app = app.clone();
+        async move {
+            app.attempt(&key, limit, move |pools| {
+                let claimed = pools.resume(&token, lease, timeout)?;
+                let pool = pools.state.entry_pool(&claimed.id)?;
+                Ok((pool.ok_or(Error::NoSuchClaim)?, claimed))
+            })
+            .await
+        }
     });
     let resumed = resumed.await;
     app.pools_changed.notify_one();

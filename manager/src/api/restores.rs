@@ -21,7 +21,9 @@ use super::{
     App,
     events::RestoreEvent,
     extract::Json,
+    guests::limit,
     metrics::Origin,
+    permits::OF_A_CHECKPOINT,
     problem::Problem,
     request::RequestId,
     workers::{Workers, blocking},
@@ -49,6 +51,10 @@ pub(crate) struct Restoring {
     /// How many at once; as many as the host has cores, when it is not said.
     #[schema(minimum = 1)]
     pub(crate) concurrency: Option<u32>,
+    /// How long each guest may take from its order to its answer, in seconds. One that takes longer is
+    /// ended, and the others go on.
+    #[schema(default = 60.0, exclusive_minimum = 0.0, maximum = 3600.0)]
+    pub(crate) timeout_s: Option<f64>,
     /// Names of the guests are `PREFIX-1`, `PREFIX-2`, ...; the checkpoint's name, when it is not
     /// said.
     pub(crate) prefix: Option<String>,
@@ -91,6 +97,7 @@ impl Restoring {
         Ok(Job {
             guests: self.guests,
             concurrency: self.concurrency,
+            timeout: limit(self.timeout_s)?,
             names: Job::numbered(self.prefix, &checkpoint),
             checkpoint,
             paused: self.paused,
@@ -169,10 +176,16 @@ impl Drop for CancelOnDrop {
 impl App {
     /// Carries out a job for the request of this id.
     pub(super) async fn restore(&self, job: Job, id: RequestId) -> Result<(Ending, View), Problem> {
+        let what = format!("checkpoint {}", job.checkpoint);
+        let permit = self
+            .permits
+            .take(&what, OF_A_CHECKPOINT, mass::TIMEOUT)
+            .await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let app = self.clone();
         let result = blocking(move || {
+            let _permit = permit;
             let result = app.carry_out(&app.workers, &job, &id, &cancelled);
             // Also when the client is not there any more to be answered.
             app.events.poke();

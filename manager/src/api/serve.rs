@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::exit,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,8 +22,18 @@ use tokio::{
 };
 
 use super::{
-    App, Error, Parts, events::Events, keeper, metrics::Metrics, reload::Reload, request::Token,
-    router, sample::Sampler, socket::Place, under_way::UnderWay, watch as watcher,
+    App, Error, Parts,
+    events::Events,
+    keeper::{self, Fills},
+    metrics::Metrics,
+    permits::Permits,
+    reload::Reload,
+    request::Token,
+    router,
+    sample::Sampler,
+    socket::Place,
+    under_way::UnderWay,
+    watch as watcher,
     workers::Workers,
 };
 use crate::{engine::bhyve::Rctl, owner_only, state::State};
@@ -113,7 +123,8 @@ async fn run(config: Config, token: Option<Token>, reload: &Reload) -> Result<()
         under_way: UnderWay::default(),
         pools_changed: Notify::new(),
         room: Notify::new(),
-        stop: Arc::default(),
+        fills: Fills::default(),
+        permits: Permits::default(),
         checkpoints: config.checkpoints,
         draining: watch::Sender::new(false),
     }));
@@ -150,7 +161,6 @@ async fn run(config: Config, token: Option<Token>, reload: &Reload) -> Result<()
         }
     };
     tracing::info!("{why}: draining");
-    app.stop.store(true, Ordering::Relaxed);
     app.draining.send_replace(true);
     place.give_back();
     let rest = async {

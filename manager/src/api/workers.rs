@@ -6,7 +6,8 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::AtomicBool},
+    time::Duration,
 };
 
 use super::problem::Problem;
@@ -14,7 +15,7 @@ use crate::{
     engine::{self, Engine, bhyve::Rctl},
     guests::Guests,
     host::{facts::HostFacts, proc},
-    pool::{self, Pools},
+    pool::{self, LOCK_LIMIT, NEVER, Pools},
     restore::Slots,
     state::{self, State},
 };
@@ -107,12 +108,24 @@ impl Workers {
         &self,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
     ) -> Result<T, pool::Error> {
+        self.pools_until(&NEVER, LOCK_LIMIT, work)
+    }
+
+    /// The same, until it is `cancelled`; another who works at the same pool is waited for so long.
+    pub(super) fn pools_until<T>(
+        &self,
+        cancelled: &AtomicBool,
+        lock_limit: Duration,
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
+    ) -> Result<T, pool::Error> {
         self.call(|state, engine| {
             work(&mut Pools {
                 state,
                 engine,
                 facts: &|folder| self.facts(Some(folder.to_owned())),
                 standing: &self.standing,
+                cancelled,
+                lock_limit,
             })
         })
     }

@@ -50,9 +50,10 @@ pub(super) struct Claim {
     /// How long to wait for room when there is none, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     wait: u32,
-    /// How long the guest may take to answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
+    /// How long the guest may take to answer, in seconds [default: 10 for a hot one, 60 for one that
+    /// is restored]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<f64>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -67,7 +68,7 @@ impl Claim {
             let claiming = Claiming {
                 lease_s: self.lease,
                 wait_s: left.as_secs_f64(),
-                timeout_s: Some(self.timeout),
+                timeout_s: self.timeout,
             };
             let claim = match client.claim(&self.pool, &claiming) {
                 // A daemon that ends keeps nobody waiting; the one that takes over may.
@@ -86,7 +87,7 @@ impl Claim {
         }
         let wanted = Wanted {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
-            timeout: Duration::from_secs_f64(self.timeout),
+            timeout: self.timeout.map(Duration::from_secs_f64),
             wait: wait.saturating_sub(begin.elapsed()),
             place: None,
         };
@@ -213,9 +214,10 @@ pub(super) struct Resume {
     /// How long the claim lasts when it is not renewed, in seconds [default: the pool's]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     lease: Option<u32>,
-    /// How long the guest may take to answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
+    /// How long the guest may take to answer, in seconds [default: 10 for one that is there already,
+    /// 60 for one that is restored]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<f64>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -226,13 +228,13 @@ impl Resume {
         let resuming = ResumingClaim {
             lease_s: self.lease,
             wait_s: 0.0,
-            timeout_s: Some(self.timeout),
+            timeout_s: self.timeout,
         };
         let claim = match by_daemon(config, |daemon| daemon.resume_claim(&self.token, &resuming))? {
             Some(claim) => claim,
             None => {
                 let lease = self.lease.map(|s| Duration::from_secs(s.into()));
-                let timeout = Duration::from_secs_f64(self.timeout);
+                let timeout = self.timeout.map(Duration::from_secs_f64);
                 let claimed = with_pools(config, |pools| {
                     Ok(pools.resume(&self.token, lease, timeout)?)
                 })?;

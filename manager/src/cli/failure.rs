@@ -104,6 +104,10 @@ impl From<pool::Error> for Failure {
                 code: REFUSED,
                 ..Self::new(&error, error.hint())
             },
+            error @ pool::Error::Left { .. } => Self {
+                code: SOME,
+                ..Self::new(&error, error.hint())
+            },
             error => Self::new(&error, error.hint()),
         }
     }

@@ -150,7 +150,7 @@ pub(super) fn fill(
 }
 
 fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> ExitCode {
-    let Pool { row, entries } = &filled.pool;
+    let Pool { row, entries, .. } = &filled.pool;
     if as_json {
         json(filled);
     } else {
@@ -170,12 +170,17 @@ fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> E
         for (count, what) in put_in_order.iter().filter(|(n, _)| *n > 0) {
             line(format_args!("{count} {what}"));
         }
+        for left in &settled.left {
+            line(format_args!("left: {left}"));
+        }
         if let Some(why) = &filled.no_room {
             line(format_args!("{} are missing: {why}", filled.missing));
         }
     }
     if cancelled.load(Ordering::Relaxed) {
         ExitCode::from(INTERRUPTED)
+    } else if filled.missing == 0 && !filled.settled.left.is_empty() {
+        ExitCode::from(SOME)
     } else if filled.missing == 0 {
         ExitCode::SUCCESS
     } else if entries.hot > 0 {

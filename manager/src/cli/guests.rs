@@ -10,6 +10,7 @@ use super::{
     actor::{Actor, Done, Which},
     bar::Bar,
     daemon::only_daemon,
+    failure::SOME,
     output::{engine, json, line, state, table},
 };
 use crate::{
@@ -312,23 +313,35 @@ impl Destroy {
             Some(destroyed) => destroyed,
             None => actor.here(|guests| {
                 let found = self.which.find(guests)?;
-                Ok(guests.destroy(&found)?.names)
+                Ok(guests.destroy(&found)?.into_view()?)
             })?,
         };
         if self.json {
             let names: Vec<_> = destroyed
+                .guests
                 .iter()
                 .map(|name| json!({ "name": name }))
                 .collect();
-            json(&json!({ "destroyed": destroyed.len(), "guests": names, "errors": [] }));
+            json(&json!({
+                "destroyed": destroyed.destroyed,
+                "guests": names,
+                "errors": destroyed.left,
+            }));
         } else {
-            let count = destroyed.len();
+            let count = destroyed.destroyed;
             line(format_args!(
                 "{count} {} destroyed",
                 if count == 1 { "guest" } else { "guests" }
             ));
         }
-        Ok(ExitCode::SUCCESS)
+        for left in &destroyed.left {
+            Failure::new(&left.error, None).print();
+        }
+        Ok(if destroyed.left.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(SOME)
+        })
     }
 }
 

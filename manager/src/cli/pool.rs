@@ -20,9 +20,9 @@ use crate::{
     api::pools::{Changing, Making},
     checkpoint::BundlePath,
     config::Config,
-    pool::{self, NewPool, Pool, Pools},
+    pool::{self, LOCK_LIMIT, NEVER, NewPool, Pool, Pools},
     restore::Slots,
-    state::EntryState,
+    state::{EntryState, Failing},
     units::Bytes,
 };
 
@@ -99,6 +99,8 @@ pub(super) fn with_pools<T>(
         engine: &*engine,
         facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
         standing: &Slots::default(),
+        cancelled: &NEVER,
+        lock_limit: LOCK_LIMIT,
     })
 }
 
@@ -299,6 +301,25 @@ impl List {
     }
 }
 
+/// Why a pool could not be filled, and when that is tried again.
+fn failing_text(failing: &Failing) -> String {
+    let Failing {
+        error,
+        since,
+        tries,
+        retry_in_s,
+    } = failing;
+    let tried = if *tries == 1 { "once" } else { "in a row" };
+    let tried = if *tries == 1 {
+        tried.to_owned()
+    } else {
+        format!("{tries} times {tried}")
+    };
+    format!(
+        "failing since {since}, {tried}: {error}\nthe daemon tries again in {retry_in_s} s; brood pool fill tries now"
+    )
+}
+
 const HEADER: [&str; 8] = [
     "NAME",
     "HOT",
@@ -311,7 +332,7 @@ const HEADER: [&str; 8] = [
 ];
 
 fn row(pool: &Pool) -> Vec<String> {
-    let Pool { row, entries } = pool;
+    let Pool { row, entries, .. } = pool;
     vec![
         row.name.clone(),
         format!("{}/{}", entries.hot, row.policy.hot),
@@ -356,6 +377,9 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         }
         print_pool(&details.pool, false);
+        if let Some(failing) = &details.pool.failing {
+            line(format_args!("\n{}", failing_text(failing)));
+        }
         let hot = details
             .hot_guests
             .into_iter()

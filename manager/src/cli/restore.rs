@@ -1,6 +1,6 @@
 //! `brood restore`
 
-use std::{process::ExitCode, sync::atomic::AtomicBool};
+use std::{process::ExitCode, sync::atomic::AtomicBool, time::Duration};
 
 use clap::Args;
 
@@ -9,6 +9,7 @@ use super::{
     bar::Bar,
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
+    guests::seconds,
     output::{Park, cancellation, engine, engine_with, facts, json, line, state},
     progress::Shown,
 };
@@ -49,6 +50,10 @@ pub(super) struct Restore {
     /// How many at once [default: one for each core]
     #[arg(long, short = 'c', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
+    /// How long each may take to answer, in seconds. One that takes longer is ended, and the others
+    /// go on
+    #[arg(long, value_name = "SECONDS", default_value_t = mass::TIMEOUT.as_secs_f64(), value_parser = seconds)]
+    timeout: f64,
     /// Names of the guests are PREFIX-1, PREFIX-2, ... [default: the checkpoint's name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
@@ -104,6 +109,7 @@ impl Restore {
             checkpoint: self.checkpoint.clone(),
             guests: self.guests,
             concurrency: concurrency(config, self.concurrency),
+            timeout: Some(Duration::from_secs_f64(self.timeout)),
             paused: self.paused,
             allowance: self.private_limit.unwrap_or(defaults.private_limit.value),
             overcommit: self.overcommit,
@@ -147,6 +153,7 @@ impl Restore {
             checkpoint,
             guests: self.guests,
             concurrency: concurrency(config, self.concurrency),
+            timeout_s: Some(self.timeout),
             prefix: Some(
                 self.prefix
                     .clone()

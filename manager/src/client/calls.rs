@@ -116,8 +116,8 @@ impl Client {
         self.call(&Call::change(Method::POST, path, "resume a guest"))
     }
 
-    /// Ends guests; those of these names or ids, or all. Returns the names of those that it has ended.
-    pub(crate) fn destroy(&self, named: Option<&[String]>) -> Result<Vec<String>, Error> {
+    /// Ends guests; those of these names or ids, or all.
+    pub(crate) fn destroy(&self, named: Option<&[String]>) -> Result<Destroyed, Error> {
         let which = match named {
             None => "all=true".to_owned(),
             Some(names) if names.len() <= NAMES => {
@@ -127,7 +127,7 @@ impl Client {
         };
         let path = format!("/api/v1/guests?{which}");
         let call = Call::change(Method::DELETE, path, "destroy guests");
-        Ok(self.call::<Destroyed>(&call)?.guests)
+        self.call(&call)
     }
 
     /// Restores guests. The report of a restore that came to nothing is an answer too.

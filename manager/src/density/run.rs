@@ -129,6 +129,7 @@ pub fn step(
     let before = settle(engine, cancelled)?;
     observe(Event::Phase("restoring"));
     let request = Request {
+        timeout: mass::TIMEOUT,
         guests: run.guests,
         concurrency: run.concurrency,
         names: Names::Numbered(format!("density{}", std::process::id())),
@@ -162,7 +163,7 @@ pub fn step(
         .collect();
     let measured = measure(&mut guests, &own, asks, run, cancelled, observe);
     observe(Event::Phase("destroying"));
-    guests.destroy(&own)?;
+    guests.destroy(&own)?.whole()?;
     let measured = measured?;
     observe(Event::Phase("digesting"));
     let sha256_after = digest(checkpoint)?;

@@ -1,6 +1,7 @@
 //! Ending guests for good, a few or thousands.
 
 use std::{
+    collections::HashMap,
     num::NonZero,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -10,7 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, disks};
-use crate::engine::{self, GuestId, process};
+use crate::engine::{self, GuestId, ProcessHandle, process};
 
 /// Guests whose descriptors are held at once: far fewer than the lowest usual limit.
 const BATCH: usize = 128;
@@ -22,41 +23,77 @@ const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was destroyed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Destroyed {
     /// Names, in the order given.
     pub names: Vec<String>,
+    /// Guests that could not be destroyed; they stay recorded.
+    pub left: Vec<Left>,
+}
+
+/// A guest that could not be destroyed.
+#[derive(Debug)]
+pub struct Left {
+    /// Which.
+    pub id: GuestId,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub error: Error,
+}
+
+impl Destroyed {
+    /// The names, when nothing is left.
+    ///
+    /// # Errors
+    /// The first guest's that is left.
+    pub fn whole(self) -> Result<Vec<String>, Error> {
+        match self.left.into_iter().next() {
+            Some(left) => Err(left.error),
+            None => Ok(self.names),
+        }
+    }
 }
 
 impl Guests<'_> {
     /// Destroys these guests: their processes are gone when this returns, and nothing of them is
-    /// left in the state folder. Guests that another command is still restoring are waited for.
+    /// left in the state folder. Guests that another command is still restoring are waited for. One
+    /// that cannot be destroyed does not hold up the others.
     ///
     /// # Errors
-    /// When a guest cannot be killed, or a restore by another command does not end.
+    /// When the record cannot be read or written.
     pub fn destroy(&mut self, guests: &[Guest]) -> Result<Destroyed, Error> {
         let (coming, there): (Vec<_>, Vec<_>) = guests
             .iter()
             .cloned()
             .partition(|g| g.state == GuestState::Restoring);
-        self.destroy_settled(&there)?;
-        let arrived = self.wait_for(coming)?;
-        self.destroy_settled(&arrived)?;
+        let mut left = HashMap::new();
+        self.destroy_settled(&there, &mut left)?;
+        let (arrived, still_coming) = self.wait_for(coming)?;
+        self.destroy_settled(&arrived, &mut left)?;
+        let guests_coming = still_coming.len();
+        for guest in still_coming {
+            let guests = guests_coming;
+            left.insert(guest.row.id, Error::BeingRestored { guests });
+        }
         self.state.sweep_sessions();
-        Ok(Destroyed {
-            names: guests.iter().map(|g| g.row.name.clone()).collect(),
-        })
+        let mut destroyed = Destroyed::default();
+        for guest in guests {
+            let (id, name) = (guest.row.id, guest.row.name.clone());
+            match left.remove(&id) {
+                Some(error) => destroyed.left.push(Left { id, name, error }),
+                None => destroyed.names.push(name),
+            }
+        }
+        Ok(destroyed)
     }
 
-    fn wait_for(&mut self, mut coming: Vec<Guest>) -> Result<Vec<Guest>, Error> {
+    /// Waits for the end of restores; returns the guests that came of them, and those that are
+    /// still on their way.
+    fn wait_for(&mut self, mut coming: Vec<Guest>) -> Result<(Vec<Guest>, Vec<Guest>), Error> {
         let begin = Instant::now();
         let mut arrived = Vec::new();
-        while !coming.is_empty() {
-            if begin.elapsed() > RESTORE_PATIENCE {
-                return Err(Error::BeingRestored {
-                    guests: coming.len(),
-                });
-            }
+        while !coming.is_empty() && begin.elapsed() < RESTORE_PATIENCE {
             if begin.elapsed() > ORPHAN_PATIENCE {
                 for guest in &coming {
                     self.state.end_orphans(&guest.row.session);
@@ -74,62 +111,93 @@ impl Guests<'_> {
                 .partition(|guest: &Guest| guest.state == GuestState::Restoring);
             arrived.extend(settled);
         }
-        Ok(arrived)
+        Ok((arrived, coming))
     }
 
-    fn destroy_settled(&mut self, guests: &[Guest]) -> Result<(), Error> {
+    fn destroy_settled(
+        &mut self,
+        guests: &[Guest],
+        left: &mut HashMap<GuestId, Error>,
+    ) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
+        let begin = Instant::now();
         for batch in guests.chunks(BATCH) {
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
-                let name = &guest.row.name;
-                // One that is recorded as dead is looked at again: it must not outlive its record.
-                let process = guest.row.process;
-                let Some(handle) = process
-                    .filter(|_| self.state.of_this_boot(&guest.row))
-                    .map(|p| p.open())
-                    .transpose()
-                    .map_err(|e| io(name, e))?
-                    .flatten()
-                else {
-                    continue;
-                };
-                process::send(&handle, Signal::SIGKILL).map_err(|e| io(name, e))?;
-                ending.push((name, handle));
-            }
-            for (name, handle) in ending {
-                if !process::wait_for_end(&handle, PATIENCE).map_err(|e| io(name, e))? {
-                    let source = engine::Error::Timeout(PATIENCE);
-                    return Err(Error::engine("see the end of", name, source));
+                match self.kill(guest) {
+                    Ok(Some(handle)) => ending.push((guest, handle)),
+                    Ok(None) => {}
+                    Err(e) => drop(left.insert(guest.row.id, e)),
                 }
             }
-            // Only now: a guest that runs can be reached, also when this command is killed here.
-            let (engine, owner) = (self.engine, self.state.owner());
-            for forgotten in each(batch, |guest| engine.forget(&run_dir, &guest.row.id)) {
-                forgotten?;
+            for (guest, handle) in ending {
+                // One that hangs in the kernel is waited for once, not each of its kind.
+                let patience = PATIENCE.saturating_sub(begin.elapsed());
+                if let Err(e) = wait_for_end(&guest.row.name, &handle, patience) {
+                    left.insert(guest.row.id, e);
+                }
             }
-            // One whose disk cannot be removed stays recorded, and does not hold up the others.
-            let released = each(batch, |guest| disks::release(owner, &guest.row));
-            let mut failed = None;
-            let mut ids: Vec<GuestId> = Vec::with_capacity(batch.len());
-            for (guest, released) in batch.iter().zip(released) {
-                match released {
+            let gone: Vec<&Guest> = batch
+                .iter()
+                .filter(|guest| !left.contains_key(&guest.row.id))
+                .collect();
+            // Only now: a guest that runs can be reached, also when this command is killed here.
+            // One whose files or disk cannot be removed stays recorded.
+            let (engine, owner) = (self.engine, self.state.owner());
+            let removed = each(&gone, |guest| {
+                engine.forget(&run_dir, &guest.row.id)?;
+                disks::release(owner, &guest.row).map_err(|source| Error::Release {
+                    guest: guest.row.name.clone(),
+                    source,
+                })
+            });
+            let mut ids: Vec<GuestId> = Vec::with_capacity(gone.len());
+            for (guest, removed) in gone.iter().zip(removed) {
+                match removed {
                     Ok(()) => ids.push(guest.row.id),
-                    Err(source) => failed = Some((guest.row.name.clone(), source)),
+                    Err(e) => drop(left.insert(guest.row.id, e)),
                 }
             }
             self.state.remove_guests(&ids)?;
-            if let Some((guest, source)) = failed {
-                return Err(Error::Release { guest, source });
-            }
         }
         Ok(())
     }
+
+    /// Kills a guest's process; returns it, if there is one.
+    fn kill(&self, guest: &Guest) -> Result<Option<ProcessHandle>, Error> {
+        let failed = |e| io(&guest.row.name, e);
+        // One that is recorded as dead is looked at again: it must not outlive its record.
+        let process = guest.row.process;
+        let Some(process) = process.filter(|_| self.state.of_this_boot(&guest.row)) else {
+            return Ok(None);
+        };
+        let Some(handle) = process.open().map_err(failed)? else {
+            return Ok(None);
+        };
+        process::send(&handle, Signal::SIGKILL).map_err(failed)?;
+        Ok(Some(handle))
+    }
+}
+
+fn wait_for_end(name: &str, handle: &ProcessHandle, patience: Duration) -> Result<(), Error> {
+    let begin = Instant::now();
+    // A signal to this process is no reason to leave a guest.
+    let ended = loop {
+        match process::wait_for_end(handle, patience.saturating_sub(begin.elapsed())) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            result => break result.map_err(|e| io(name, e))?,
+        }
+    };
+    if ended {
+        return Ok(());
+    }
+    let source = engine::Error::Timeout(PATIENCE);
+    Err(Error::engine("see the end of", name, source))
 }
 
 /// Does something for each guest, as many at once as there are cores: most of it is waiting for
 /// commands. The results are in the guests' order.
-fn each<T: Send>(guests: &[Guest], act: impl Fn(&Guest) -> T + Sync) -> Vec<T> {
+fn each<T: Send>(guests: &[&Guest], act: impl Fn(&Guest) -> T + Sync) -> Vec<T> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let next = AtomicUsize::new(0);
     let work = || {

@@ -21,7 +21,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use destroy::Destroyed;
+pub use destroy::{Destroyed, Left};
 pub use disks::Leftover;
 pub use error::Error;
 pub use view::{UsageView, View};

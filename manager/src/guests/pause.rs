@@ -38,32 +38,20 @@ impl Guests<'_> {
         Err(Error::engine("stop", &guest.row.name, source))
     }
 
-    /// Stops many guests; returns those that are stopped. Those that died meanwhile are left out.
-    ///
-    /// # Errors
-    /// When one cannot be stopped.
-    pub fn pause_all(&mut self, guests: &[Guest]) -> Result<Vec<GuestId>, Error> {
-        let mut stopping: Vec<(&Guest, Process)> = Vec::with_capacity(guests.len());
+    /// Stops many guests; returns those that are stopped. Those that died meanwhile or cannot be
+    /// stopped are left out.
+    pub fn pause_all(&mut self, guests: &[Guest]) -> Vec<GuestId> {
+        let mut stopping = Vec::with_capacity(guests.len());
         for guest in guests {
             let Some(process) = guest.process() else {
                 continue;
             };
-            match self.stop(guest, process) {
-                Ok(()) => stopping.push((guest, process)),
-                Err(Error::Engine {
-                    source: engine::Error::Gone,
-                    ..
-                }) => {}
-                Err(e) => return Err(e),
+            if self.stop(guest, process).is_ok() {
+                stopping.push((guest.row.id, process));
             }
         }
-        let mut ids = Vec::with_capacity(stopping.len());
-        for (guest, process) in stopping {
-            if stopped(process).map_err(|source| Error::look(&guest.row.name, source))? {
-                ids.push(guest.row.id);
-            }
-        }
-        Ok(ids)
+        stopping.retain(|(_, process)| matches!(stopped(*process), Ok(true)));
+        stopping.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Lets a stopped guest of a pool run on for its claimer, until it has answered. This is the

@@ -56,7 +56,7 @@ impl Guests<'_> {
         let process = if self.was_cut_off(guest, path)? {
             None
         } else if let Some(manifest) = sealed_already(guest, path) {
-            self.destroy(std::slice::from_ref(guest))?;
+            self.destroy(std::slice::from_ref(guest))?.whole()?;
             return Ok(manifest);
         } else {
             Some(alive(guest)?)
@@ -105,7 +105,7 @@ impl Guests<'_> {
         .map_err(|source| Error::engine("suspend", name, source));
         match result {
             Ok(manifest) => {
-                self.destroy(std::slice::from_ref(guest))?;
+                self.destroy(std::slice::from_ref(guest))?.whole()?;
                 Ok(manifest)
             }
             Err(e) => {

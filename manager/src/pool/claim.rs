@@ -1,7 +1,7 @@
 //! Claims: an entry is handed out once, its guest awake, for a time.
 
 use std::{
-    sync::atomic::AtomicBool,
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
@@ -12,13 +12,15 @@ use utoipa::ToSchema;
 use super::{Error, Pools};
 use crate::{
     engine::{self, GuestId, Process},
-    restore::mass::{self, Report},
-    state::{EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
+    restore::mass::{self, Report, Request},
+    state::{self, EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
 };
 
 /// Hot guests that may fail to wake up before a claim gives up: a host that is overloaded must not
 /// cost the whole pool.
 const TRIES: u32 = 3;
+/// How long a hot guest may take to answer, when nobody says otherwise.
+pub const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a claim that waits for room looks again.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -27,8 +29,9 @@ const GLANCE: Duration = Duration::from_millis(20);
 pub struct Wanted {
     /// How long the claim lasts when it is not renewed; the pool's own lease, when not given.
     pub lease: Option<Duration>,
-    /// How long a guest may take to answer.
-    pub timeout: Duration,
+    /// How long a guest may take to answer; when not given, [`WAKE_TIMEOUT`] for one that is hot, and
+    /// [`mass::TIMEOUT`] for one that is restored.
+    pub timeout: Option<Duration>,
     /// How long to wait for room when there is none.
     pub wait: Duration,
     /// The claimer's place in the line, if it waits already.
@@ -95,10 +98,12 @@ impl Pools<'_> {
                         wanted.place = own;
                         continue;
                     }
-                    // Leases that are over make room, and nobody else may be there to see it.
-                    while let Some(guest) = self.state.expire_claim(name)? {
-                        self.destroy(&[guest])?;
+                    if self.cancelled.load(Ordering::Relaxed) {
+                        break Err(state::Error::Cancelled.into());
                     }
+                    // Leases that are over make room, and nobody else may be there to see it.
+                    let expired = self.expire(name)?;
+                    self.end_expired(&expired)?;
                     thread::sleep(GLANCE);
                 }
                 result => break result,
@@ -141,7 +146,7 @@ impl Pools<'_> {
                 waiters,
             });
         }
-        self.claim_cold(&pool, lasts, begin)
+        self.claim_cold(&pool, lasts, wanted, begin)
     }
 
     fn claim_hot(
@@ -151,13 +156,14 @@ impl Pools<'_> {
         wanted: &Wanted,
         begin: Instant,
     ) -> Result<Option<Claimed>, Error> {
+        let timeout = wanted.timeout.unwrap_or(WAKE_TIMEOUT);
         let mut tries = 0;
         loop {
             let (token, lease) = lease(lasts)?;
             let Some(id) = self.state.claim_hot(&pool.name, &lease, wanted.place)? else {
                 return Ok(None);
             };
-            let error = match self.guests().wake(&id, wanted.timeout) {
+            let error = match self.guests().wake(&id, timeout) {
                 Ok((guest, process)) => {
                     return Ok(Some(Claimed {
                         guest: guest.name,
@@ -188,12 +194,16 @@ impl Pools<'_> {
         &mut self,
         pool: &PoolRow,
         lasts: Duration,
+        wanted: &Wanted,
         begin: Instant,
     ) -> Result<Claimed, Error> {
         let checkpoint = self.checkpoint(pool)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
         let (token, lease) = lease(lasts)?;
-        let request = self.request(pool, &checkpoint, 1, 1, Some(lease))?;
+        let request = Request {
+            timeout: wanted.timeout.unwrap_or(mass::TIMEOUT),
+            ..self.request(pool, &checkpoint, 1, 1, Some(lease))?
+        };
         let report = mass::restore_by(
             self.standing.named(&pool.name),
             self.state,
@@ -201,7 +211,7 @@ impl Pools<'_> {
             &facts,
             &checkpoint,
             &request,
-            &AtomicBool::new(false),
+            self.cancelled,
             &mut |_| {},
         )?;
         Self::only(pool, report, token, lasts, begin)
@@ -257,7 +267,12 @@ impl Pools<'_> {
         self.settle_claim(token)?;
         let rested = self.state.forget_cold(token, true)?;
         match self.state.release_claim(token)? {
-            Some(guest) => self.destroy(&[guest])?,
+            Some(guest) => {
+                let left = self.destroy(&[guest])?;
+                if let Some(left) = left.into_iter().next() {
+                    return Err(left.error.into());
+                }
+            }
             None if rested => {}
             None => return Err(Error::NoSuchClaim),
         }

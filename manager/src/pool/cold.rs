@@ -6,25 +6,29 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     path::Path,
-    sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
-use super::{Claimed, Error, Pools, Tier};
+use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
     disk::Place,
     engine::{self, GuestId},
     guests::{self, GuestState},
     restore::mass,
-    state::{ColdRow, ColdState, Lease, TokenDigest, lock},
+    state::{
+        ColdRow, ColdState, Lease, TokenDigest,
+        lock::{self, Wait},
+    },
 };
 
 /// How long a guest whose suspension was cut off may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a restore whose manager is gone may take to end by itself.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 /// A lease that is longer than a host runs.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often a restore whose manager is gone is looked at.
@@ -44,7 +48,7 @@ impl Pools<'_> {
     ) -> Result<Manifest, Error> {
         let token = &TokenDigest::of(token);
         self.settle_claim(token)?;
-        let _lock = self.cold_lock(FlockArg::LockShared)?;
+        let _lock = self.cold_lock(false, self.lock_limit)?;
         if let Some(cold) = self.state.cold(token)? {
             // Whoever wanted this before was cut off before being told.
             let path: BundlePath = cold.bundle.parse()?;
@@ -94,12 +98,12 @@ impl Pools<'_> {
         &mut self,
         token: &str,
         lease: Option<Duration>,
-        timeout: Duration,
+        timeout: Option<Duration>,
     ) -> Result<Claimed, Error> {
         let begin = Instant::now();
         let digest = TokenDigest::of(token);
         self.settle_claim(&digest)?;
-        let _lock = self.cold_lock(FlockArg::LockShared)?;
+        let _lock = self.cold_lock(false, self.lock_limit)?;
         if let Some(id) = self.state.claimed_by(&digest)?
             && let Some(claimed) = self.resumed(token, id, lease, timeout, begin)?
         {
@@ -109,7 +113,7 @@ impl Pools<'_> {
             .state
             .begin_resume(&digest)?
             .ok_or(Error::NoSuchClaim)?;
-        match self.restore_cold(&cold, token, lease, begin) {
+        match self.restore_cold(&cold, token, lease, timeout, begin) {
             Ok(claimed) => {
                 self.last(&digest, claimed.lease)?;
                 self.state.forget_cold(&digest, false)?;
@@ -129,13 +133,13 @@ impl Pools<'_> {
         token: &str,
         id: GuestId,
         lease: Option<Duration>,
-        timeout: Duration,
+        timeout: Option<Duration>,
         begin: Instant,
     ) -> Result<Option<Claimed>, Error> {
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lasts = lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s));
         let digest = TokenDigest::of(token);
-        let woken = self.guests().wake(&id, timeout);
+        let woken = self.guests().wake(&id, timeout.unwrap_or(WAKE_TIMEOUT));
         let error = match woken {
             Ok((guest, process)) => {
                 self.last(&digest, lasts)?;
@@ -179,6 +183,7 @@ impl Pools<'_> {
         cold: &ColdRow,
         token: &str,
         lease: Option<Duration>,
+        timeout: Option<Duration>,
         begin: Instant,
     ) -> Result<Claimed, Error> {
         let pool = self.row(&cold.pool)?;
@@ -192,14 +197,17 @@ impl Pools<'_> {
             token: cold.token.clone(),
             lasts: FOR_EVER,
         };
-        let request = self.request(&pool, &checkpoint, 1, 1, Some(lease))?;
+        let request = mass::Request {
+            timeout: timeout.unwrap_or(mass::TIMEOUT),
+            ..self.request(&pool, &checkpoint, 1, 1, Some(lease))?
+        };
         let report = mass::restore(
             self.state,
             self.engine,
             &facts,
             &checkpoint,
             &request,
-            &AtomicBool::new(false),
+            self.cancelled,
             &mut |_| {},
         )?;
         Self::only(&pool, report, token.to_owned(), lasts, begin)
@@ -215,7 +223,7 @@ impl Pools<'_> {
                 ..
             }) => Ok(()),
             Some(_) => {
-                let _lock = self.cold_lock(FlockArg::LockExclusive)?;
+                let _lock = self.cold_lock(true, self.lock_limit)?;
                 self.settle_cold_locked()
             }
         }
@@ -224,7 +232,7 @@ impl Pools<'_> {
     /// Brings suspensions and restores that were cut off to their end, and removes bundles that
     /// nobody needs. Does nothing while somebody is at one.
     pub(super) fn settle_cold(&mut self) -> Result<(), Error> {
-        let Ok(_lock) = self.cold_lock(FlockArg::LockExclusiveNonblock) else {
+        let Ok(_lock) = self.cold_lock(true, Duration::ZERO) else {
             return Ok(());
         };
         self.settle_cold_locked()
@@ -263,6 +271,7 @@ impl Pools<'_> {
     fn settle_suspend(&mut self, cold: &ColdRow) -> Result<(), Error> {
         let goes_on = self.guests().wake(&cold.guest, ANSWER_PATIENCE).is_ok();
         if !goes_on && sealed(&cold.bundle) {
+            // One that cannot be ended does not answer any more, and is found when its pool is settled.
             self.destroy(&[cold.guest])?;
             self.state.mark_cold(&cold.token)?;
             return Ok(());
@@ -304,13 +313,16 @@ impl Pools<'_> {
                     self.state.forget_cold(&cold.token, false)?;
                 }
                 // Its manager is gone, and so it ends soon, or is there.
-                Some((GuestState::Restoring, _)) if begin.elapsed() < ANSWER_PATIENCE => {
+                Some((GuestState::Restoring, guest)) if begin.elapsed() < ANSWER_PATIENCE => {
+                    if begin.elapsed() > ORPHAN_PATIENCE {
+                        self.state.end_orphans(&guest.row.session);
+                    }
                     thread::sleep(GLANCE);
                     continue;
                 }
                 Some((GuestState::Restoring, _)) => {}
                 Some((GuestState::Dead, guest)) => {
-                    self.guests().destroy(&[guest])?;
+                    self.guests().destroy(&[guest])?.whole()?;
                     self.state.mark_cold(&cold.token)?;
                 }
                 None => {
@@ -396,8 +408,10 @@ impl Pools<'_> {
         Ok(())
     }
 
-    fn cold_lock(&self, how: FlockArg) -> Result<Flock<File>, Error> {
-        Ok(lock::take(self.state.dir(), lock::COLD, how)?)
+    fn cold_lock(&self, exclusive: bool, limit: Duration) -> Result<Flock<File>, Error> {
+        let cancelled = self.cancelled;
+        let wait = Wait { limit, cancelled };
+        Ok(lock::take(self.state.dir(), lock::COLD, exclusive, wait)?)
     }
 }
 

@@ -73,6 +73,18 @@ pub enum Error {
         /// Why.
         error: String,
     },
+    /// Guests of the pool cannot be ended.
+    #[error(
+        "{guests} guests of pool {pool} cannot be ended, the first one: {first}; all others are gone"
+    )]
+    Left {
+        /// The pool.
+        pool: String,
+        /// How many.
+        guests: usize,
+        /// What the first one's error was.
+        first: String,
+    },
     /// There is no randomness for a token.
     #[error("cannot make a token: {0}")]
     Randomness(io::Error),
@@ -120,6 +132,10 @@ impl Error {
             )),
             Self::Broken { .. } => Some(
                 "the host may be overloaded: allow more time with --timeout, or see `brood doctor`"
+                    .to_owned(),
+            ),
+            Self::Left { .. } => Some(
+                "end them as the user that they run as, or see what their processes hang in; then try again"
                     .to_owned(),
             ),
             Self::NotRestored { .. } | Self::Randomness(_) => None,

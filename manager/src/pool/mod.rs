@@ -26,14 +26,14 @@ mod error;
 mod pace;
 mod settle;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use apply::Applied;
-pub use claim::{Claimed, Tier, Wanted};
+pub use claim::{Claimed, Tier, WAKE_TIMEOUT, Wanted};
 pub use details::{ClaimState, ClaimView, Details, Held, Resting};
 pub use error::Error;
 pub use pace::Pace;
@@ -43,13 +43,15 @@ use crate::{
     checkpoint::{BundlePath, Checkpoint, Progress},
     disk::Choice,
     engine::{Engine, GuestId},
-    guests::{Guest, Guests},
+    guests::{Guest, Guests, Left},
     host::{self, facts::HostFacts},
     restore::{
         Slots, cost,
         mass::{self, Names, Request},
     },
-    state::{EntryState, Lease, Membership, Policy, PoolChange, PoolRow, State, new_names},
+    state::{
+        EntryState, Failing, Lease, Membership, Policy, PoolChange, PoolRow, State, lock, new_names,
+    },
     units::Bytes,
 };
 
@@ -104,6 +106,9 @@ pub struct Pool {
     pub row: PoolRow,
     /// What it is.
     pub entries: Counts,
+    /// Why it could not be filled the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Failing>,
 }
 
 /// Reads the host's facts, as far as they matter to guests of a checkpoint in this folder.
@@ -120,7 +125,16 @@ pub struct Pools<'a> {
     pub facts: ReadFacts<'a>,
     /// Nurseries of pools, warm. Whoever claims once has none; whoever lives long keeps them.
     pub standing: &'a Slots,
+    /// Ends what is waited for when it is set: whoever wanted it has gone.
+    pub cancelled: &'a AtomicBool,
+    /// How long another who works at the same pool is waited for.
+    pub lock_limit: Duration,
 }
+
+/// Of those whom nobody cancels.
+pub static NEVER: AtomicBool = AtomicBool::new(false);
+/// How long another who works at the same pool is waited for, usually.
+pub const LOCK_LIMIT: Duration = lock::PATIENCE;
 
 impl Pools<'_> {
     /// Makes a pool, which has no entries yet.
@@ -150,6 +164,7 @@ impl Pools<'_> {
         Ok(Pool {
             row,
             entries: Counts::default(),
+            failing: None,
         })
     }
 
@@ -191,7 +206,12 @@ impl Pools<'_> {
         }
         let cold = self.state.all_cold()?;
         entries.cold = cold.iter().filter(|c| c.pool == row.name).count() as u64;
-        Ok(Pool { row, entries })
+        let failing = self.state.failing(&row.name)?;
+        Ok(Pool {
+            row,
+            entries,
+            failing,
+        })
     }
 
     /// Drops up to `entries` hot entries of a pool; returns how many.
@@ -207,7 +227,8 @@ impl Pools<'_> {
             };
             doomed.push(guest);
         }
-        self.destroy(&doomed)?;
+        let left = self.destroy(&doomed)?;
+        none_left(name, &left)?;
         Ok(doomed.len() as u64)
     }
 
@@ -216,7 +237,8 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::InUse`], when there is no such pool, or a guest cannot be ended.
     pub fn remove(&mut self, name: &str, force: bool) -> Result<(), Error> {
-        let _lock = self.lock()?;
+        self.row(name)?;
+        let _lock = self.lock(name, self.cancelled)?;
         let entries = self.show(name)?.entries;
         let claimed = entries.claimed + entries.cold;
         if claimed > 0 && !force {
@@ -239,7 +261,7 @@ impl Pools<'_> {
                 doomed.push(entry.guest);
             }
         }
-        self.destroy(&doomed)?;
+        let left = self.destroy(&doomed)?;
         for cold in self.state.all_cold()? {
             if cold.pool == name && force {
                 self.state.forget_cold(&cold.token, false)?;
@@ -247,7 +269,9 @@ impl Pools<'_> {
         }
         self.settle_cold()?;
         self.standing.end(name);
+        none_left(name, &left)?;
         if self.state.remove_pool(name)? {
+            lock::remove(self.state.dir(), &lock::of_pool(name));
             return Ok(());
         }
         Err(Error::InUse {
@@ -268,8 +292,9 @@ impl Pools<'_> {
         }
     }
 
-    /// Ends guests whose entries are recorded as to be released.
-    fn destroy(&mut self, ids: &[GuestId]) -> Result<(), Error> {
+    /// Ends guests whose entries are recorded as to be released; returns those that cannot be ended,
+    /// which stay recorded so.
+    fn destroy(&mut self, ids: &[GuestId]) -> Result<Vec<Left>, Error> {
         let mut guests = self.guests();
         let mut found: Vec<Guest> = Vec::with_capacity(ids.len());
         for id in ids {
@@ -280,8 +305,7 @@ impl Pools<'_> {
                 Err(e) => return Err(e.into()),
             }
         }
-        guests.destroy(&found)?;
-        Ok(())
+        Ok(guests.destroy(&found)?.left)
     }
 
     /// A restore of guests for a pool.
@@ -297,6 +321,7 @@ impl Pools<'_> {
         Ok(Request {
             guests,
             concurrency,
+            timeout: mass::TIMEOUT,
             names: Names::Numbered(pool.name.clone()),
             allowance: pool.allowance,
             overhead,
@@ -323,5 +348,17 @@ impl Pools<'_> {
         }
         mass::verify(self.state, &checkpoint, &|_| {})?;
         Ok(checkpoint)
+    }
+}
+
+/// An error when guests could not be ended.
+fn none_left(pool: &str, left: &[Left]) -> Result<(), Error> {
+    match left.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::Left {
+            pool: pool.to_owned(),
+            guests: left.len(),
+            first: first.error.to_string(),
+        }),
     }
 }

@@ -1,15 +1,15 @@
-//! Bringing a pool to what it should be: first what is there is put in order, then what is missing
-//! is restored. One does that at a time.
+//! Reconciles a pool: repairs the entries that exist, then restores those that are missing. One
+//! process at a time, by the pool's own lock: no pool waits for another one's guests.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -21,19 +21,24 @@ use crate::{
         cost,
         mass::{self, Event, Failure},
     },
-    state::{EntryRow, EntryState, lock},
+    state::{
+        EntryRow, EntryState,
+        lock::{self, Wait},
+    },
     units::Bytes,
 };
 
 /// Guests restored in one go, after the first few: entries can be claimed when their go is done.
 const GO: usize = 128;
 
-/// How long a restore whose manager is gone is waited for, and how often it is looked at.
-const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
-const GLANCE: Duration = Duration::from_millis(5);
+/// How long a restore whose manager is gone may take to end by itself.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it is waited for in all, and how often it is looked at.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What was put in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Settled {
     /// Guests of a fill that was cut off, and are hot now.
     pub saved: u64,
@@ -41,6 +46,10 @@ pub struct Settled {
     pub destroyed: u64,
     /// Hot entries that were one too many.
     pub evicted: u64,
+    /// Guests that should be gone and cannot be ended, each with the reason; the next look tries
+    /// again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
 }
 
 /// How far a pool is filled.
@@ -73,19 +82,46 @@ pub struct Filled {
 }
 
 impl Pools<'_> {
-    /// Waits until nobody else settles or fills pools.
-    pub(super) fn lock(&self) -> Result<Flock<File>, Error> {
-        let (dir, how) = (self.state.dir(), FlockArg::LockExclusive);
-        Ok(lock::take(dir, lock::POOLS, how)?)
+    /// Waits until nobody else settles or fills this pool.
+    pub(super) fn lock(&self, name: &str, cancelled: &AtomicBool) -> Result<PoolLock, Error> {
+        let (dir, limit) = (self.state.dir(), self.lock_limit);
+        let wait = Wait { limit, cancelled };
+        Ok(PoolLock {
+            _all: lock::take(dir, lock::POOLS, false, wait)?,
+            _own: lock::take(dir, &lock::of_pool(name), true, wait)?,
+        })
     }
 
     /// Puts the entries of a pool in order.
     ///
     /// # Errors
-    /// When there is no such pool, or a guest cannot be stopped or ended.
+    /// When there is no such pool, or the state cannot be written.
     pub fn settle(&mut self, name: &str) -> Result<Settled, Error> {
-        let _lock = self.lock()?;
+        self.row(name)?;
+        let _lock = self.lock(name, self.cancelled)?;
         self.settle_locked(name)
+    }
+
+    /// Ends claims of a pool whose lease is over: nobody has them any more when this returns.
+    /// Returns their guests, which are to be ended.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn expire(&mut self, name: &str) -> Result<Vec<GuestId>, Error> {
+        let mut expired = Vec::new();
+        while let Some(guest) = self.state.expire_claim(name)? {
+            expired.push(guest);
+        }
+        Ok(expired)
+    }
+
+    /// Ends guests of claims that are over. Needs no lock: whoever else is at it does the same.
+    ///
+    /// # Errors
+    /// When the state cannot be read or written.
+    pub fn end_expired(&mut self, guests: &[GuestId]) -> Result<(), Error> {
+        // Who is left is released, and found when the pool is settled.
+        self.destroy(guests).map(drop)
     }
 
     fn settle_locked(&mut self, name: &str) -> Result<Settled, Error> {
@@ -121,11 +157,9 @@ impl Pools<'_> {
                 (EntryState::Claimed, _) => {}
             }
         }
-        while let Some(guest) = self.state.expire_claim(name)? {
-            doomed.push(guest);
-        }
+        doomed.extend(self.expire(name)?);
         let destroyed = doomed.len() as u64;
-        let saved_count = self.heat(&saved)?;
+        let saved_count = self.heat(&saved, &mut doomed)?;
         let surplus = (hot + saved_count).saturating_sub(pool.policy.hot);
         let mut evicted = 0;
         while evicted < surplus {
@@ -135,16 +169,17 @@ impl Pools<'_> {
             doomed.push(guest);
             evicted += 1;
         }
-        self.destroy(&doomed)?;
+        let left = self.destroy(&doomed)?;
         Ok(Settled {
             saved: saved_count,
-            destroyed,
+            destroyed: destroyed.saturating_sub(left.len() as u64),
             evicted,
+            left: left.iter().map(|left| left.error.to_string()).collect(),
         })
     }
 
     /// The guests and the entries of a pool. Whoever is still restoring for an earlier fill, whose
-    /// manager is gone, is waited for: it ends by itself.
+    /// manager is gone, is waited for, and ended when it does not end soon.
     fn when_restores_are_over(
         &mut self,
         name: &str,
@@ -165,15 +200,28 @@ impl Pools<'_> {
                 entry.state == EntryState::Filling
                     && guest.is_some_and(|guest| guest.state == GuestState::Restoring)
             };
-            if begin.elapsed() > RESTORE_PATIENCE || !entries.iter().any(still_restored) {
+            let mut orphans = entries
+                .iter()
+                .filter(|entry| still_restored(entry))
+                .peekable();
+            if begin.elapsed() > RESTORE_PATIENCE || orphans.peek().is_none() {
                 return Ok((guests, entries));
             }
-            thread::sleep(GLANCE);
+            if begin.elapsed() > ORPHAN_PATIENCE {
+                let sessions: HashSet<&str> = orphans
+                    .filter_map(|entry| guests.get(&entry.guest))
+                    .map(|guest| guest.row.session.as_str())
+                    .collect();
+                for session in sessions {
+                    self.state.end_orphans(session);
+                }
+            }
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// Settles a pool and restores what it lacks. Entries can be claimed as they come; setting
-    /// `cancelled` ends it early.
+    /// `cancelled` ends it early. What goes wrong is recorded.
     ///
     /// # Errors
     /// When there is no such pool, its checkpoint is not good, or nothing could be restored.
@@ -185,7 +233,25 @@ impl Pools<'_> {
         cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(Settled, Filled), Error> {
-        let _lock = self.lock()?;
+        self.row(name)?;
+        let _lock = self.lock(name, cancelled)?;
+        let result = self.fill_locked(name, refill, concurrency, cancelled, observe);
+        match why_failing(&result) {
+            Some(_) if cancelled.load(Ordering::Relaxed) => {}
+            Some(error) => self.state.note_failing(name, &error)?,
+            None => drop(self.state.note_not_failing(name)?),
+        }
+        result
+    }
+
+    fn fill_locked(
+        &mut self,
+        name: &str,
+        refill: Refill,
+        concurrency: usize,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(Settled, Filled), Error> {
         let begin = Instant::now();
         let mut settled = self.settle_locked(name)?;
         settled.evicted += self.evict_aged(name)?;
@@ -246,7 +312,12 @@ impl Pools<'_> {
             for guest in &report.guests {
                 new.push(self.guests().find(&guest.id.to_string())?);
             }
-            filled.restored += self.heat(&new)?;
+            let mut not_stopped = Vec::new();
+            filled.restored += self.heat(&new, &mut not_stopped)?;
+            let left = self.destroy(&not_stopped)?;
+            settled
+                .left
+                .extend(left.iter().map(|left| left.error.to_string()));
             at_most = at_most.saturating_sub(now as u64);
             filled.failures.extend(report.failures);
             filled.wall = begin.elapsed();
@@ -269,16 +340,48 @@ impl Pools<'_> {
             };
             doomed.push(guest);
         }
-        self.destroy(&doomed)?;
+        self.end_expired(&doomed)?;
         Ok(doomed.len() as u64)
     }
 
     /// Stops guests that were restored for a pool, and offers them. Returns how many there are.
-    fn heat(&mut self, guests: &[Guest]) -> Result<u64, Error> {
+    /// Those that live and cannot be stopped are given up, to be ended.
+    fn heat(&mut self, guests: &[Guest], doomed: &mut Vec<GuestId>) -> Result<u64, Error> {
         // One that died meanwhile is found by whoever settles the pool next.
-        let hot = self.guests().pause_all(guests)?;
+        let hot = self.guests().pause_all(guests);
         self.state.mark_hot(&hot)?;
+        let stopped: HashSet<&GuestId> = hot.iter().collect();
+        for guest in guests.iter().filter(|g| !stopped.contains(&g.row.id)) {
+            if self.state.give_up(&guest.row.id, EntryState::Filling)? {
+                doomed.push(guest.row.id);
+            }
+        }
         Ok(hot.len() as u64)
+    }
+}
+
+/// The locks of whoever works at a pool.
+#[derive(Debug)]
+pub(super) struct PoolLock {
+    // Its own goes first.
+    _own: Flock<File>,
+    _all: Flock<File>,
+}
+
+/// Why a pool could not be filled, unless it is for want of room, or somebody else is at it.
+fn why_failing(result: &Result<(Settled, Filled), Error>) -> Option<String> {
+    match result {
+        Ok((_, filled)) if filled.restored == 0 => {
+            let failed = filled.failures.first();
+            failed.map(|failure| format!("{}: {}", failure.name, failure.error))
+        }
+        Ok(_)
+        | Err(
+            Error::NoSuchPool(_)
+            | Error::State(_)
+            | Error::Restore(mass::Error::State(_) | mass::Error::Admission(_)),
+        ) => None,
+        Err(e) => Some(e.to_string()),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Job {
     pub guests: u32,
     /// How many at once; as many as the host has cores, when it is not said.
     pub concurrency: Option<u32>,
+    /// How long each may take from its order to its answer; [`mass::TIMEOUT`] when it is not said.
+    pub timeout: Option<Duration>,
     /// How they are named.
     pub names: Names,
     /// Pause each guest when all have answered.
@@ -82,6 +84,7 @@ impl Job {
             concurrency: self
                 .concurrency
                 .map_or(cores(facts.cpu.cores), |k| k as usize),
+            timeout: self.timeout.unwrap_or(mass::TIMEOUT),
             names: self.names.clone(),
             allowance: self.allowance,
             overhead: cost::measured(state, checkpoint)?.overhead,
@@ -112,7 +115,7 @@ impl Job {
         let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());
         if rolled_back {
             let mine = restored(&mut guests, &report)?;
-            guests.destroy(&mine)?;
+            guests.destroy(&mine)?.whole()?;
         } else if self.paused {
             for guest in restored(&mut guests, &report)? {
                 guests.pause(&guest)?;

@@ -13,7 +13,7 @@ use super::{
     admission::{self, Verdict},
     disks,
     reserve::reserve,
-    run::{Run, begin_session},
+    run::{CANCEL_PATIENCE, Run, begin_session},
     standing::Standing,
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
     state::{self, Membership, State},
     units::Bytes,
 };
+
+/// How long a guest may take from its order to its answer, when nobody says otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A memory file changed more recently than this is digested again next time: a later change
 /// within the same tick of the file's clock would not show.
@@ -46,6 +49,8 @@ pub struct Request {
     pub guests: usize,
     /// How many at once, at most.
     pub concurrency: usize,
+    /// How long each may take from its order to its answer. One that takes longer is ended.
+    pub timeout: Duration,
     /// How they are named.
     pub names: Names,
     /// Private memory that the operator allows each guest to come to hold.
@@ -60,6 +65,15 @@ pub struct Request {
     pub membership: Option<Membership>,
     /// The disk that each guest gets a clone of.
     pub disk: Choice,
+}
+
+impl Request {
+    /// How long guests may still take when the restore was cancelled. One that was restored for a
+    /// claimer who has gone is of no use.
+    fn grace(&self) -> Duration {
+        let claim = self.membership.as_ref().and_then(|of| of.claim.as_ref());
+        claim.map_or(CANCEL_PATIENCE, |_| Duration::ZERO)
+    }
 }
 
 /// What happens on the way.
@@ -198,8 +212,8 @@ pub(super) fn is_fresh(stamp: &FileStamp) -> bool {
     Timestamp::now().as_nanosecond() - stamp.ctime_ns.max(stamp.mtime_ns) < FRESH
 }
 
-/// Restores guests. Those that fail do not hold up the others; setting `cancelled` stops new ones
-/// from being begun, and waits for those under way.
+/// Restores guests. Those that fail, or do not answer in time, do not hold up the others; setting
+/// `cancelled` stops new ones from being begun, and ends those that do not answer soon.
 ///
 /// # Errors
 /// When nothing could be restored at all; then nothing is left behind.
@@ -301,12 +315,17 @@ pub fn restore_by(
         checkpoint,
         lock,
         park_after: request.park_after,
+        timeout: request.timeout,
+        grace: request.grace(),
         disk,
         session,
         nurseries,
         queue: orders.into(),
         given_out: HashMap::new(),
         next,
+        heard: begin,
+        furthest: 0,
+        broken: false,
         unrecorded: Vec::new(),
         report: Report {
             asked: request.guests,

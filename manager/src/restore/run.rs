@@ -27,10 +27,14 @@ use crate::{
 
 /// How often the process that guests are forked from is replaced when it was killed.
 const NURSERIES: u32 = 5;
-/// A restore of which nothing is heard for so long has failed.
-const STALL: Duration = Duration::from_secs(60);
-/// How often a waiting restore looks whether it was cancelled.
-const GLANCE: Duration = Duration::from_millis(100);
+/// How long nurseries are replaced that were not ready.
+const NURSERY_PATIENCE: Duration = Duration::from_secs(20);
+/// How often a restore looks whether it was cancelled, and whose time is up.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long guests that are under way may still take when their restore was cancelled.
+pub(super) const CANCEL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a killed process may take to go.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Guests recorded in one transaction.
 const BATCH: usize = 128;
 
@@ -44,13 +48,25 @@ pub(super) fn begin_session(
     park_after: Option<Duration>,
     nurseries: &mut u32,
 ) -> Result<Box<dyn Session>, engine::Error> {
+    let begin = Instant::now();
     loop {
         *nurseries += 1;
         match engine.session(checkpoint, run_dir, lock, park_after) {
-            Err(engine::Error::Nursery(_)) if *nurseries < NURSERIES => {}
+            Err(engine::Error::Nursery(_))
+                if *nurseries < NURSERIES && begin.elapsed() < NURSERY_PATIENCE => {}
             result => return result,
         }
     }
+}
+
+/// What became of a guest that was to be ended.
+enum End {
+    /// Its process is gone.
+    Ended,
+    /// It has come to nothing that it could be found by.
+    NotFound,
+    /// Its process does not go, or cannot be looked at: why.
+    Stays(String),
 }
 
 /// A restore under way.
@@ -60,6 +76,9 @@ pub(super) struct Run<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) lock: SessionLock,
     pub(super) park_after: Option<Duration>,
+    pub(super) timeout: Duration,
+    /// How long guests that are under way may still take when the restore was cancelled.
+    pub(super) grace: Duration,
     pub(super) disk: Option<Opened>,
     pub(super) session: Box<dyn Session>,
     pub(super) nurseries: u32,
@@ -67,6 +86,13 @@ pub(super) struct Run<'a> {
     /// Orders without an outcome, by their place in the session.
     pub(super) given_out: HashMap<u64, (Order, Instant)>,
     pub(super) next: u64,
+    /// When the last outcome came.
+    pub(super) heard: Instant,
+    /// Orders before this place are no longer in the line: one that was given out later has come to
+    /// its outcome.
+    pub(super) furthest: u64,
+    /// Whether the session was ended before its time.
+    pub(super) broken: bool,
     pub(super) unrecorded: Vec<(GuestId, Process)>,
     pub(super) report: Report,
 }
@@ -78,30 +104,101 @@ impl Run<'_> {
         cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<(), Error> {
-        let mut heard = Instant::now();
+        let (mut looked, mut cancelled_at) = (Instant::now(), None);
+        self.heard = looked;
         loop {
             self.give_out(concurrency, cancelled, observe)?;
             if self.given_out.is_empty() {
                 return Ok(());
             }
-            match self.session.wait(GLANCE) {
+            match self.session.wait(POLL_INTERVAL) {
                 Ok(Some(outcome)) => {
-                    heard = Instant::now();
+                    self.heard = Instant::now();
                     // What is not waited for is a guest that was restored and has ended since.
                     if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
+                        self.furthest = self.furthest.max(outcome.order);
                         // The next guest is under way while this one is written down.
                         self.give_out(concurrency, cancelled, observe)?;
-                        self.settle(order, heard - begin, outcome.result, observe)?;
+                        self.settle(order, self.heard - begin, outcome.result, observe)?;
                     }
-                }
-                Ok(None) if heard.elapsed() > STALL => {
-                    self.session.abort();
-                    self.fail_given_out("it did not answer in time", observe);
-                    self.replace_nursery(observe)?;
-                    heard = Instant::now();
                 }
                 Ok(None) => {}
                 Err(_) => self.replace_nursery(observe)?,
+            }
+            if looked.elapsed() >= POLL_INTERVAL {
+                looked = Instant::now();
+                if cancelled.load(Ordering::Relaxed) {
+                    cancelled_at.get_or_insert(looked);
+                }
+                if cancelled_at.is_some_and(|at: Instant| at.elapsed() > self.grace) {
+                    self.call_off(observe);
+                } else {
+                    self.end_silent(observe)?;
+                }
+            }
+        }
+    }
+
+    /// Ends guests whose time is up. An order's time counts from when it was given out; but one that
+    /// may still be in the line, behind others, has as long as any of them is heard of.
+    fn end_silent(&mut self, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
+        let nobody_is_heard = self.heard.elapsed() > self.timeout;
+        let late = |(place, (_, begin)): &(&u64, &(Order, Instant))| {
+            begin.elapsed() > self.timeout && (nobody_is_heard || **place < self.furthest)
+        };
+        let silent: Vec<u64> = self
+            .given_out
+            .iter()
+            .filter(late)
+            .map(|(n, _)| *n)
+            .collect();
+        let mut lost = false;
+        for place in silent {
+            let Some((order, _)) = self.given_out.remove(&place) else {
+                continue;
+            };
+            let why = format!("it did not answer within {} s", self.timeout.as_secs_f64());
+            match self.end(&order.id) {
+                End::Stays(also) => {
+                    let error = format!("{why}, and {also}");
+                    self.tell_failure(order.identity.name, error, observe);
+                }
+                end => {
+                    // Whoever has this order cannot be told from those that work for others.
+                    lost |= matches!(end, End::NotFound);
+                    if lost {
+                        self.session.abort();
+                    }
+                    self.fail(order.id, order.identity.name, why, observe);
+                }
+            }
+        }
+        if lost {
+            self.replace_nursery(observe)?;
+            self.heard = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Ends all that are still under way, as if they had not been begun.
+    fn call_off(&mut self, observe: &mut dyn FnMut(&Event<'_>)) {
+        // Answers that came before the end are still to be had.
+        while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
+            if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
+                let _ = self.settle(order, begin.elapsed(), outcome.result, observe);
+            }
+        }
+        self.session.abort();
+        self.broken = true;
+        for (_, (order, _)) in std::mem::take(&mut self.given_out) {
+            match self.end(&order.id) {
+                End::Stays(error) => {
+                    self.tell_failure(order.identity.name, error, observe);
+                }
+                End::Ended | End::NotFound => {
+                    let _ = self.engine.forget(&self.state.run_dir(), &order.id);
+                    self.queue.push_front(order);
+                }
             }
         }
     }
@@ -179,8 +276,7 @@ impl Run<'_> {
         error: String,
         observe: &mut dyn FnMut(&Event<'_>),
     ) {
-        let failure = Failure { name, error };
-        observe(&Event::Failed(&failure));
+        self.tell_failure(name, error, observe);
         let run_dir = self.state.run_dir();
         // One that cannot be looked at may live: it keeps its record, and so does one whose disk is
         // left. The next command that looks tries again.
@@ -188,6 +284,11 @@ impl Run<'_> {
         if known && self.engine.forget(&run_dir, &id).is_ok() && self.release(&id).is_ok() {
             let _ = self.state.remove_guests(&[id]);
         }
+    }
+
+    fn tell_failure(&mut self, name: String, error: String, observe: &mut dyn FnMut(&Event<'_>)) {
+        let failure = Failure { name, error };
+        observe(&Event::Failed(&failure));
         self.report.failures.push(failure);
     }
 
@@ -220,15 +321,24 @@ impl Run<'_> {
         }
     }
 
-    /// Ends a guest that nobody has heard of, and that had come so far that it outlives its nursery.
-    fn end(&self, id: &GuestId) {
-        let Ok(Some(guest)) = self.engine.find(&self.state.run_dir(), id) else {
-            return;
+    /// Ends a guest that nobody has heard of.
+    fn end(&self, id: &GuestId) -> End {
+        let guest = match self.engine.find(&self.state.run_dir(), id) {
+            Ok(Some(guest)) => guest,
+            Ok(None) => return End::NotFound,
+            Err(e) => return End::Stays(e.to_string()),
         };
-        if let Ok(Some(handle)) = guest.open() {
-            // One that cannot be killed is listed: its control socket is found.
-            let _ = process::send(&handle, Signal::SIGKILL);
-            let _ = process::wait_for_end(&handle, STALL);
+        match guest.open() {
+            Ok(None) => End::Ended,
+            Ok(Some(handle)) => {
+                let _ = process::send(&handle, Signal::SIGKILL);
+                match process::wait_for_end(&handle, KILL_PATIENCE) {
+                    Ok(true) => End::Ended,
+                    // It is listed: its control socket is found.
+                    _ => End::Stays(format!("its process {} does not end", guest.pid)),
+                }
+            }
+            Err(e) => End::Stays(format!("its process {} cannot be ended: {e}", guest.pid)),
         }
     }
 
@@ -279,7 +389,7 @@ impl Run<'_> {
             self.park_after,
             &mut self.nurseries,
         )?;
-        self.next = 0;
+        (self.next, self.furthest) = (0, 0);
         observe(&Event::NurseryReplaced);
         Ok(())
     }
@@ -308,7 +418,8 @@ impl Run<'_> {
         self.state.remove_guests(&gone)?;
         self.report.not_begun = rest.len();
         self.report.wall = begin.elapsed();
-        if result.is_ok() && self.report.failures.is_empty() && self.given_out.is_empty() {
+        let is_good = self.report.failures.is_empty() && !self.broken;
+        if result.is_ok() && is_good && self.given_out.is_empty() {
             slot.put(Standing {
                 session: self.session,
                 next: self.next,

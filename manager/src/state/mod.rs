@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! STATE/brood.sqlite      guests, pools, verified checkpoints, measurements
-//! STATE/pools.lock        held while a pool is brought to what it should be
+//! STATE/locks/POOL.lock   held while a pool is brought to what it should be
+//! STATE/pools.lock        held, shared, by whoever has the lock of a pool
 //! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
 //! STATE/pools/            what each pool should be, to make the database anew from
 //! STATE/cold.lock         held, shared, while one is suspended or resumed
@@ -16,6 +17,7 @@ mod change;
 mod cold;
 mod damage;
 mod disks;
+mod failing;
 mod guests;
 mod journal;
 mod keepsake;
@@ -35,11 +37,13 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode};
 
 pub use cold::{ColdRow, ColdState};
+pub use failing::Failing;
 pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
 pub(crate) use keepsake::KeptClaim;
 pub use measured::Measured;
@@ -107,6 +111,23 @@ pub enum Error {
         /// The newest that is known.
         known: i64,
     },
+    /// Somebody else has a lock, and does not let go of it.
+    #[error("{}", locked(.path, *.waited, *.pid, .command.as_deref(), *.stopped))]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Who has it, when that is known.
+        pid: Option<i32>,
+        /// What that process is.
+        command: Option<String>,
+        /// Whether it is stopped.
+        stopped: bool,
+    },
+    /// Whoever wanted it does not want it any more.
+    #[error("interrupted")]
+    Cancelled,
     /// No folder was named and none can be guessed.
     #[error("no state folder: neither {STATE_DIR_VARIABLE} nor HOME is set")]
     Nowhere,
@@ -161,7 +182,14 @@ impl Error {
                  what can still be read, from what runs, and from the bundles"
                     .to_owned(),
             ),
-            Self::Whole { .. } => None,
+            Self::Whole { .. } | Self::Cancelled => None,
+            Self::Locked { pid, stopped, .. } => Some(match (pid, stopped) {
+                (Some(pid), true) => {
+                    format!("let it go on (kill -CONT {pid}), or end it: kill -KILL {pid}")
+                }
+                (Some(pid), false) => format!("wait until it is done, or end it: kill {pid}"),
+                (None, _) => "wait until it is done, and try again".to_owned(),
+            }),
             Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
             Self::PoolFull(pool) => Some(format!(
                 "wait until one is released (--wait), or allow more: brood pool set {pool} --max N --max-memory SIZE"
@@ -169,6 +197,32 @@ impl Error {
             Self::Name { .. } => None,
         }
     }
+}
+
+/// Who has a lock, in words.
+fn locked(
+    path: &Path,
+    waited: Duration,
+    pid: Option<i32>,
+    command: Option<&str>,
+    stopped: bool,
+) -> String {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let what = match file.as_ref() {
+        lock::POOLS => "pools".to_owned(),
+        lock::COLD => "suspended claims".to_owned(),
+        name => format!("pool {}", name.trim_end_matches(".lock")),
+    };
+    let who = match (pid, command) {
+        (Some(pid), Some(command)) => format!("process {pid} ({command})"),
+        (Some(pid), None) => format!("process {pid}"),
+        (None, _) => "another command".to_owned(),
+    };
+    let how = if stopped { ", and is stopped" } else { "" };
+    format!(
+        "{who} works at {what}{how}; waited {} s for it",
+        waited.as_secs()
+    )
 }
 
 fn no_room(path: &Path) -> String {

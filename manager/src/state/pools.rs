@@ -185,6 +185,7 @@ impl State {
             [name],
         )?;
         if removed {
+            self.note_not_failing(name)?;
             self.unkeep_pool(name)?;
         }
         Ok(removed)

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFl
 use super::{Error, TokenDigest, damage};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -102,6 +102,15 @@ const MIGRATIONS: [&str; 5] = [
     "
     UPDATE entry SET token = token_digest(token) WHERE token IS NOT NULL;
     UPDATE cold SET token = token_digest(token);
+",
+    "
+    CREATE TABLE failing (                            -- pools that could not be filled
+        pool        TEXT PRIMARY KEY,
+        error       TEXT NOT NULL,                    -- what went wrong the last time
+        since       TEXT NOT NULL,
+        tries       INTEGER NOT NULL,                 -- failures in a row
+        retry_at    INTEGER NOT NULL                  -- milliseconds since boot
+    ) STRICT;
 ",
 ];
 

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     engine::Engine,
     guests::{Guests, View},
-    pool::{Pool, Pools},
+    pool::{LOCK_LIMIT, NEVER, Pool, Pools},
     restore::Slots,
     state::State,
 };
@@ -126,6 +126,8 @@ impl Source {
             engine: &**engine,
             facts: &facts,
             standing: &Slots::default(),
+            cancelled: &NEVER,
+            lock_limit: LOCK_LIMIT,
         };
         Ok((views, pools.list()?))
     }

@@ -43,7 +43,7 @@ const CYCLED: u64 = 50;
 pub(crate) const POOL: &str = "bench";
 const WANTED: Wanted = Wanted {
     lease: None,
-    timeout: Duration::from_secs(30),
+    timeout: Some(Duration::from_secs(30)),
     wait: Duration::ZERO,
     place: None,
 };
@@ -75,6 +75,8 @@ impl Manager {
             engine: &self.engine,
             facts: &facts,
             standing: &self.standing,
+            cancelled: &brood::pool::NEVER,
+            lock_limit: brood::pool::LOCK_LIMIT,
         };
         Ok(work(&mut pools)?)
     }

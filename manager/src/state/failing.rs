@@ -1,0 +1,121 @@
+//! Pools that could not be filled: why, since when, and when it is tried again. It is recorded so that
+//! every command tells it, and a new daemon does not begin from the start.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Error, State, pools::since_boot};
+
+/// How long a pool is left alone after its first failure; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// How long at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Why a pool could not be filled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PoolFailing)]
+pub struct Failing {
+    /// What went wrong the last time.
+    pub error: String,
+    /// Since when it fails, RFC 3339.
+    pub since: String,
+    /// How often it failed in a row.
+    pub tries: u64,
+    /// When the daemon tries again, in seconds from now.
+    pub retry_in_s: u64,
+}
+
+impl State {
+    /// Records that a pool could not be filled.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn note_failing(&self, pool: &str, error: &str) -> Result<(), Error> {
+        let tries = self.failing(pool)?.map_or(0, |failing| failing.tries) + 1;
+        let doubled = u32::try_from(tries - 1).unwrap_or(u32::MAX).min(16);
+        let pause = (FIRST_PAUSE * 2_u32.pow(doubled)).min(LONGEST_PAUSE);
+        let retry_at = since_boot().saturating_add(milliseconds(pause));
+        self.changed(
+            "INSERT INTO failing (pool, error, since, tries, retry_at) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (pool) DO UPDATE SET error = ?2, tries = ?4, retry_at = ?5",
+            params![
+                pool,
+                error,
+                Timestamp::now().to_string(),
+                i64::try_from(tries).unwrap_or(i64::MAX),
+                retry_at
+            ],
+        )
+        .map(|_| ())
+    }
+
+    /// Records that a pool could be filled, or is gone; says whether it failed before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn note_not_failing(&self, pool: &str) -> Result<bool, Error> {
+        // Said after each look at a pool: most have nothing to be written.
+        match self.failing(pool)? {
+            Some(_) => self.changed("DELETE FROM failing WHERE pool = ?1", [pool]),
+            None => Ok(false),
+        }
+    }
+
+    /// Why a pool could not be filled; `None` when it could.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn failing(&self, pool: &str) -> Result<Option<Failing>, Error> {
+        let now = since_boot();
+        self.database
+            .prepare_cached("SELECT error, since, tries, retry_at FROM failing WHERE pool = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([pool], |row| {
+                    // A time of an earlier boot may be far away.
+                    let left = row.get::<_, i64>(3)?.saturating_sub(now);
+                    let left = left.clamp(0, milliseconds(LONGEST_PAUSE)).cast_unsigned();
+                    Ok(Failing {
+                        error: row.get(0)?,
+                        since: row.get(1)?,
+                        tries: row.get::<_, i64>(2)?.cast_unsigned(),
+                        retry_in_s: left.div_ceil(1000),
+                    })
+                })
+            })
+            .optional()
+            .map_err(|e| self.database_error(e))
+    }
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_doubles_the_pause_and_a_success_ends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        assert_eq!(state.failing("web").unwrap(), None);
+        let mut pauses = Vec::new();
+        for n in 1..=8 {
+            state.note_failing("web", &format!("error {n}")).unwrap();
+            let failing = state.failing("web").unwrap().unwrap();
+            assert_eq!((failing.tries, failing.error), (n, format!("error {n}")));
+            pauses.push(failing.retry_in_s);
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(state.failing("other").unwrap(), None);
+        assert!(state.note_not_failing("web").unwrap());
+        assert!(!state.note_not_failing("web").unwrap());
+        state.note_failing("web", "again").unwrap();
+        assert_eq!(state.failing("web").unwrap().unwrap().retry_in_s, 5);
+    }
+}
