@@ -83,6 +83,9 @@ refusals(const struct guest *g, const char *path, int file)
 	    _IOW('v', 120, struct vm_vnode_caps[2]), &a), -ENOTTY,
 	    "a structure of another size");
 	check_equal(vm_stats(g, 0, &st), -ENOENT, "books of no segment");
+	st.state = VM_VNODE_STATE_FILE_LOST;
+	check_equal(call3(CALL_IOCTL, g->fd, VM_VNODE_STATS, &st), -EINVAL,
+	    "books with a state");
 	check_equal(vm_stats(g, -1, &st), -ENOENT,
 	    "books of a negative segment");
 	check_equal(sysctl_number("hw.vmm.vnode.segments"), 0,

@@ -81,6 +81,17 @@ check_equal(long seen, long wanted, const char *name)
 	check(seen == wanted, name, seen);
 }
 
+void
+note(const char *what, long n)
+{
+
+	say("NOTE ");
+	say(what);
+	say(": ");
+	say_number(n);
+	say("\n");
+}
+
 int
 report(void)
 {

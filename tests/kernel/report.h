@@ -18,6 +18,9 @@ void	say_number(long n);
 void	check(bool ok, const char *name, long seen);
 void	check_equal(long seen, long wanted, const char *name);
 
+/* A figure that is neither right nor wrong. */
+void	note(const char *what, long n);
+
 /* Prints "N passed, N failed" and returns the number of failures. */
 int	report(void);
 

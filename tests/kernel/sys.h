@@ -15,22 +15,31 @@
 #include <sys/types.h>
 
 #define	CALL_EXIT	1
+#define	CALL_FORK	2
 #define	CALL_READ	3
 #define	CALL_WRITE	4
 #define	CALL_OPEN	5
 #define	CALL_CLOSE	6
+#define	CALL_WAIT4	7
 #define	CALL_UNLINK	10
 #define	CALL_GETPID	20
+#define	CALL_UNMOUNT	22
 #define	CALL_IOCTL	54
 #define	CALL_REBOOT	55
+#define	CALL_MSYNC	65
 #define	CALL_MUNMAP	73
+#define	CALL_MADVISE	75
 #define	CALL_DUP2	90
+#define	CALL_MKDIR	136
+#define	CALL_RMDIR	137
 #define	CALL_SYSCTL	202
+#define	CALL_NANOSLEEP	240
 #define	CALL_KLDLOAD	304
 #define	CALL_KLDUNLOAD	305
 #define	CALL_KLDFIND	306
 #define	CALL_NMOUNT	378
 #define	CALL_PREAD	475
+#define	CALL_PWRITE	476
 #define	CALL_MMAP	477
 #define	CALL_TRUNCATE	479
 #define	CALL_FTRUNCATE	480

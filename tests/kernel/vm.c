@@ -143,6 +143,16 @@ vm_map(const struct guest *g, int flags)
 }
 
 long
+vm_unmap(const struct guest *g)
+{
+	struct vm_munmap mu;
+
+	__builtin_memset(&mu, 0, sizeof(mu));
+	mu.len = MEMORY;
+	return (call3(CALL_IOCTL, g->fd, VM_MUNMAP_MEMSEG, &mu));
+}
+
+long
 vm_mmap(struct guest *g)
 {
 	long p;
@@ -282,20 +292,16 @@ run(const struct guest *g, struct vm_exit *vme)
 #endif
 }
 
-long
-vm_run_guest(struct guest *g, bool remap, uint32_t *loaded, uint32_t *stored)
+/* Until port 0x80; an exit that asks for nothing is run again. */
+static long
+run_until_report(const struct guest *g)
 {
 	struct vm_exit vme;
-	struct vm_register rbx;
 	long error;
 	int tries;
 
-	error = set_up_vcpu(g);
-	if (error != 0)
-		return (error);
 	__builtin_memset(&vme, 0, sizeof(vme));
-	/* An exit that asks for nothing (VM_EXITCODE_BOGUS) is run again. */
-	for (tries = 0; tries < 1000; tries++) {
+	for (tries = 0; tries < 5000; tries++) {
 		error = run(g, &vme);
 		if (error != 0 || vme.exitcode != VM_EXITCODE_BOGUS)
 			break;
@@ -305,17 +311,55 @@ vm_run_guest(struct guest *g, bool remap, uint32_t *loaded, uint32_t *stored)
 	if (vme.exitcode != VM_EXITCODE_INOUT || vme.u.inout.in ||
 	    vme.u.inout.port != 0x80)
 		return (-1000 - (long)vme.exitcode);
+	return (0);
+}
 
-	__builtin_memset(&rbx, 0, sizeof(rbx));
-	rbx.regnum = VM_REG_GUEST_RBX;
-	error = call3(CALL_IOCTL, g->fd, VM_GET_REGISTER, &rbx);
+static long
+get_register(const struct guest *g, int reg, uint32_t *value)
+{
+	struct vm_register r;
+	long error;
+
+	__builtin_memset(&r, 0, sizeof(r));
+	r.regnum = reg;
+	error = call3(CALL_IOCTL, g->fd, VM_GET_REGISTER, &r);
+	*value = (uint32_t)r.regval;
+	return (error);
+}
+
+long
+vm_run_guest(struct guest *g, bool remap, uint32_t *loaded, uint32_t *stored)
+{
+	long error;
+
+	error = set_up_vcpu(g);
 	if (error != 0)
 		return (error);
-	*loaded = (uint32_t)rbx.regval;
+	error = run_until_report(g);
+	if (error != 0)
+		return (error);
+	error = get_register(g, VM_REG_GUEST_RBX, loaded);
+	if (error != 0)
+		return (error);
 	if (remap && ((error = vm_munmap(g)) != 0 || (error = vm_mmap(g)) != 0))
 		return (error);
 	*stored = *(volatile uint32_t *)(g->memory + GUEST_WRITES);
 	return (0);
+}
+
+long
+vm_run_from(const struct guest *g, uint64_t rip, uint32_t *edi)
+{
+	long error;
+
+	error = set_up_vcpu(g);
+	if (error == 0)
+		error = set_segment(g, VM_REG_GUEST_DS, 0xffffffff, 0x8093);
+	if (error == 0)
+		error = set_register(g, VM_REG_GUEST_RIP, rip);
+	if (error == 0)
+		error = run_until_report(g);
+	return (error != 0 ? error : get_register(g, VM_REG_GUEST_RDI, edi));
 }
 
 /* A number of 4 or 8 bytes; an error number negated. */
@@ -330,6 +374,20 @@ sysctl_number(const char *name)
 	if (error != 0)
 		return (error);
 	return (size == 4 ? (long)(uint32_t)value : (long)value);
+}
+
+/* The length of the text, which ends with a null; an error number negated. */
+long
+sysctl_text(const char *name, char *text, size_t size)
+{
+	size_t used = size - 1;
+	long error;
+
+	error = sysctl(name, text, &used, NULL, 0);
+	if (error != 0)
+		return (error);
+	text[used] = '\0';
+	return ((long)used);
 }
 
 long

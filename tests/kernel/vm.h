@@ -42,6 +42,7 @@ long	vm_attach(const struct guest *g, int file, int64_t offset,
 long	vm_map(const struct guest *g, int flags);
 long	vm_mmap(struct guest *g);
 long	vm_munmap(struct guest *g);
+long	vm_unmap(const struct guest *g);	/* from the guest */
 long	vm_stats(const struct guest *g, int segid, struct vm_vnode_stats *st);
 
 /*
@@ -51,7 +52,11 @@ long	vm_stats(const struct guest *g, int segid, struct vm_vnode_stats *st);
 long	vm_run_guest(struct guest *g, bool remap, uint32_t *loaded,
 	    uint32_t *stored);
 
+/* Run it from "rip", with a data segment of 4 GiB, until it reports. */
+long	vm_run_from(const struct guest *g, uint64_t rip, uint32_t *edi);
+
 long	sysctl_number(const char *name);
+long	sysctl_text(const char *name, char *text, size_t size);
 long	sysctl_set(const char *name, unsigned value);
 
 /* refusals.c: every way to be told no, by a machine without memory yet. */

@@ -5,7 +5,8 @@
  */
 
 /*
- * Answers the system calls of vnode_test on Linux as a kernel with vmm and
+ * Answers the system calls of vnode_test and of some cases of vnode_cases on
+ * Linux as a kernel with vmm and
  * vmm_vnode would, so that the test itself is tested: it must pass, and with
  * FAKE_FAULT, a kernel that does one thing wrong, it must not.
  *
@@ -24,7 +25,7 @@
 
 enum fault {
 	NONE, WRITE_THROUGH, NO_TEXT, UNLOADS, MISCOUNTS, STALE, SHARES,
-	NO_CHECKS, WIRES, LEAKS, FAULTS
+	NO_CHECKS, WIRES, LEAKS, ONEMAPPING, LOSES, FAULTS
 };
 #ifndef FAKE_FAULT
 #define	FAKE_FAULT	NONE
@@ -36,13 +37,17 @@ enum fault {
 
 static struct machine {
 	bool		exists, attached, mapped;
+	bool		host_mapped;		/* by a process, once */
 	char		name[16];
 	uint8_t		*memory;
+	int64_t		offset, segoff;
 	uint64_t	rax, rbx;
 } machines[MACHINES];
 
-static uint8_t *file;			/* the checkpoint, shared */
-static long memfd = -1, written;
+#define	FILE_SIZE	(2 * MEMORY)
+
+static uint8_t *file;			/* the one checkpoint, shared */
+static long memfd = -1, written, position;
 static int next_fd = FILE_FD, flags_of[100];
 static int writers, segments;
 static bool loaded = true;
@@ -92,7 +97,7 @@ private_pages(const struct machine *m)
 
 	for (i = 0; i < PAGES; i++) {
 		for (k = 0; k < PAGE && m->memory[i * PAGE + k] ==
-		    file[i * PAGE + k]; k++)
+		    file[(size_t)m->offset + i * PAGE + k]; k++)
 			continue;
 		n += k < PAGE;
 	}
@@ -137,11 +142,20 @@ destroy(const char *name)
 	return (0);
 }
 
-static long
-attach(struct machine *m, const struct vm_vnode_attach *a)
+/* What is private starts anew. */
+static void
+map_file(struct machine *m)
 {
 	long flags = FAKE_FAULT == SHARES || FAKE_FAULT == WRITE_THROUGH ?
 	    1 : 2;				/* MAP_SHARED, MAP_PRIVATE */
+
+	m->memory = (uint8_t *)linux6(9, 0, MEMORY, 3, flags, memfd,
+	    m->offset);
+}
+
+static long
+attach(struct machine *m, const struct vm_vnode_attach *a)
+{
 
 	if (FAKE_FAULT != NO_CHECKS) {
 		if (a->version != VM_VNODE_ABI)
@@ -166,7 +180,9 @@ attach(struct machine *m, const struct vm_vnode_attach *a)
 		return (-EEXIST);
 	m->attached = true;
 	segments++;
-	m->memory = (uint8_t *)linux6(9, 0, MEMORY, 3, flags, memfd, 0);
+	/* Without checks, what it is asked for may not be mappable. */
+	m->offset = a->offset < 0 ? 0 : rounddown2(a->offset, (int64_t)PAGE);
+	map_file(m);
 	return (0);
 }
 
@@ -210,8 +226,12 @@ vm_ioctl(struct machine *m, unsigned long cmd, void *data)
 	case VM_VNODE_ATTACH:
 		return (attach(m, data));
 	case VM_VNODE_STATS:
+		if (st->state != 0 && FAKE_FAULT != NO_CHECKS)
+			return (-EINVAL);
 		if (st->segid != 0 || !m->attached)
 			return (-ENOENT);
+		st->offset = m->offset;
+		st->state = FAKE_FAULT == LOSES ? VM_VNODE_STATE_FILE_LOST : 0;
 		st->pages = st->file_resident = PAGES;
 		st->private_resident = (uint64_t)private_pages(m);
 		return (0);
@@ -219,6 +239,13 @@ vm_ioctl(struct machine *m, unsigned long cmd, void *data)
 		if (mm->flags != 0 && FAKE_FAULT != WIRES)
 			return (-EOPNOTSUPP);
 		m->mapped = true;
+		m->segoff = mm->segoff;
+		return (0);
+	case VM_MUNMAP_MEMSEG:
+		m->mapped = false;
+		/* vm_map_entry_delete() of an object with OBJ_ONEMAPPING. */
+		if (FAKE_FAULT == ONEMAPPING && !m->host_mapped)
+			map_file(m);
 		return (0);
 	case VM_SET_REGISTER:
 		if (reg->regnum == VM_REG_GUEST_RAX)
@@ -283,11 +310,55 @@ open_file(const char *name, long flags)
 	}
 	if (memfd < 0) {
 		memfd = linux6(319, (long)"ckp", 0, 0, 0, 0, 0);
-		linux6(77, memfd, MEMORY, 0, 0, 0, 0);
-		file = (uint8_t *)linux6(9, 0, MEMORY, 3, 1, memfd, 0);
+		linux6(77, memfd, FILE_SIZE, 0, 0, 0, 0);
+		file = (uint8_t *)linux6(9, 0, FILE_SIZE, 3, 1, memfd, 0);
+	}
+	position = 0;
+	if ((flags & O_TRUNC) != 0) {
+		written = 0;
+		__builtin_memset(file, 0, FILE_SIZE);
 	}
 	flags_of[next_fd] = (int)flags;
 	return (next_fd++);
+}
+
+/* read(2) and write(2) of a machine's device, at a guest's address. */
+static long
+guest_access(struct machine *m, void *data, long size, long gpa, bool writes)
+{
+	uint8_t *memory = m->memory + m->segoff + gpa;
+
+	if (!m->mapped)
+		return (-EFAULT);
+	if (writes)
+		__builtin_memcpy(memory, data, (size_t)size);
+	else
+		__builtin_memcpy(data, memory, (size_t)size);
+	return (size);
+}
+
+static struct machine *
+machine_of(long fd)
+{
+
+	return (fd >= VM_FD && fd < VM_FD + MACHINES &&
+	    machines[fd - VM_FD].exists ? &machines[fd - VM_FD] : NULL);
+}
+
+/* A line for each segment. */
+static size_t
+list(char *text)
+{
+	size_t n = 0;
+
+	for (int i = 0; i < MACHINES; i++) {
+		if (!machines[i].exists || !machines[i].attached)
+			continue;
+		for (const char *p = machines[i].name; *p != '\0'; p++)
+			text[n++] = *p;
+		text[n++] = '\n';
+	}
+	return (n);
 }
 
 static long
@@ -296,8 +367,8 @@ any_ioctl(long fd, unsigned long cmd, void *data)
 
 	if (fd == 302)
 		return ((cmd & 0xff) == 0 ? create(data) : destroy(data));
-	if (fd >= VM_FD && fd < VM_FD + MACHINES && machines[fd - VM_FD].exists)
-		return (vm_ioctl(&machines[fd - VM_FD], cmd, data));
+	if (machine_of(fd) != NULL)
+		return (vm_ioctl(machine_of(fd), cmd, data));
 	return (-EBADF);
 }
 
@@ -314,10 +385,19 @@ call6(long number, long a, long b, long c, long d, long e, long f)
 	case CALL_WRITE:
 		if (!is_file(a))
 			return (linux6(1, a, b, c, 0, 0, 0));
-		__builtin_memcpy(file + written, (const void *)b, (size_t)c);
-		written += c;
+		__builtin_memcpy(file + position, (const void *)b, (size_t)c);
+		position += c;
+		if (written < position)
+			written = position;
 		return (c);
+	case CALL_FTRUNCATE:
+		written = b;
+		return (0);
+	case CALL_PWRITE:
 	case CALL_PREAD:
+		if (machine_of(a) != NULL)
+			return (guest_access(machine_of(a), (void *)b, c, d,
+			    number == CALL_PWRITE));
 		__builtin_memcpy((void *)b, file + d, (size_t)c);
 		return (c);
 	case CALL_OPEN:
@@ -335,6 +415,7 @@ call6(long number, long a, long b, long c, long d, long e, long f)
 	case CALL_MUNMAP:
 		return (0);
 	case CALL_MMAP:
+		machines[e - VM_FD].host_mapped = true;
 		return ((long)machines[e - VM_FD].memory);
 	case CALL_TRUNCATE:
 		return (text() ? -ETXTBSY : 0);
@@ -344,6 +425,9 @@ call6(long number, long a, long b, long c, long d, long e, long f)
 	case CALL_KLDFIND:
 		return (loaded ? 1 : -ENOENT);
 	case CALL_KLDLOAD:
+		/* Of --modules: not in kern.module_path. */
+		if (((const char *)a)[0] != '/')
+			return (-ENOENT);
 		loaded = true;
 		return (1);
 	case CALL_KLDUNLOAD:
@@ -356,8 +440,14 @@ call6(long number, long a, long b, long c, long d, long e, long f)
 	case CALL_SYSCTL:
 		if (b == 2 && ((const int *)a)[0] == 0) {
 			asked = (const char *)e;	/* a name's numbers */
+			if (asked[0] == 'k')		/* of ZFS */
+				return (-ENOENT);
 			*(size_t *)d = 3 * sizeof(int);
 			((int *)c)[0] = 1;
+			return (0);
+		}
+		if (c != 0 && same(asked, "hw.vmm.vnode.list")) {
+			*(size_t *)d = list((char *)c);
 			return (0);
 		}
 		if (c != 0) {
