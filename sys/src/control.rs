@@ -57,7 +57,7 @@ impl VmmCtl {
     /// (`VMMCTL_VM_CREATE` of `dev/vmm/vmm_dev.h`).
     ///
     /// # Errors
-    /// [`Error::Request`]: `ENOMEM` if the user has `hw.vmm.maxvmms` machines, `EEXIST` if the
+    /// [`Error::Request`]: `ENOMEM` if the user has `hw.vmm.maxvmms` machines (15.1 and later), `EEXIST` if the
     /// name is taken. [`Error::Unsupported`] if the kernel does not know
     /// [`Lifetime::UntilClosed`]. Errors of [`Vm::open`]; the machine is destroyed again then.
     pub fn create(&self, name: &VmName, lifetime: Lifetime) -> Result<Vm, Error> {

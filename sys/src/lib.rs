@@ -24,7 +24,7 @@ mod vnode;
 
 pub use control::{Lifetime, VmmCtl};
 pub use error::{Error, Feature};
-pub use limits::{Limits, VnodeTotals};
+pub use limits::{Limits, VnodeTotals, user_vms};
 pub use name::VmName;
 pub use vm::{
     GuestMapping, GuestMemory, KernelState, Mapping, Protection, Segment, SegmentId, SuspendReason,

@@ -7,8 +7,12 @@ use crate::{Error, Feature, sysctl};
 /// What limits how many virtual machines a host can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `hw.vmm.maxvmms`: virtual machines of one user; 4 per processor unless it was raised.
-    pub max_vms: u64,
+    /// `hw.vmm.maxvmms`: virtual machines of one user; 4 per processor unless it was raised. None
+    /// where the kernel has no such limit: up to FreeBSD 15.0.
+    pub max_vms: Option<u64>,
+    /// `RLIMIT_VMM`, soft: virtual machines of this process's user. None where the kernel has no
+    /// such limit (up to FreeBSD 15.0), or it is unlimited.
+    pub user_vms: Option<u64>,
     /// `hw.vmm.maxcpu`: virtual CPUs of one machine.
     pub max_vcpus: u64,
     /// `kern.maxproc`: processes of the host. A guest is at least one.
@@ -48,12 +52,22 @@ impl Limits {
     /// [`Error::NotFreeBsd`] elsewhere; [`Error::Unsupported`] if the module of the variables is
     /// not loaded; [`Error::Sysctl`] else.
     pub fn read() -> Result<Self, Error> {
-        Self::read_by(number)
+        Self::read_by(number, user_vms())
     }
 
-    fn read_by(number: impl Fn(&'static str) -> Result<u64, Error>) -> Result<Self, Error> {
+    /// A variable that is not there is a limit that is not there, if it came with a later release.
+    fn read_by(
+        number: impl Fn(&'static str) -> Result<u64, Error>,
+        user_vms: Option<u64>,
+    ) -> Result<Self, Error> {
+        let max_vms = match number("hw.vmm.maxvmms") {
+            Ok(limit) => Some(limit),
+            Err(Error::Unsupported { .. }) => None,
+            Err(error) => return Err(error),
+        };
         Ok(Self {
-            max_vms: number("hw.vmm.maxvmms")?,
+            max_vms,
+            user_vms,
             max_vcpus: number("hw.vmm.maxcpu")?,
             max_processes: number("kern.maxproc")?,
             max_processes_per_user: number("kern.maxprocperuid")?,
@@ -84,6 +98,30 @@ impl VnodeTotals {
             file_lost: number("hw.vmm.vnode.file_lost")?,
         })
     }
+}
+
+/// `RLIMIT_VMM` of `sys/resource.h`. FreeBSD 15.0 has no such limit; a kernel without it refuses the
+/// number.
+#[cfg(target_os = "freebsd")]
+const RLIMIT_VMM: libc::c_int = 16;
+
+/// `RLIMIT_VMM`, soft; none where the kernel does not know it, or it is unlimited.
+#[must_use]
+pub fn user_vms() -> Option<u64> {
+    #[cfg(target_os = "freebsd")]
+    {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: `limit` is valid for writes of one `struct rlimit`; an unknown resource is
+        // refused with EINVAL.
+        let told = unsafe { libc::getrlimit(RLIMIT_VMM, &raw mut limit) };
+        (told == 0 && limit.rlim_cur != libc::RLIM_INFINITY)
+            .then(|| u64::try_from(limit.rlim_cur).unwrap_or(0))
+    }
+    #[cfg(not(target_os = "freebsd"))]
+    None
 }
 
 fn number(name: &'static str) -> Result<u64, Error> {
@@ -145,11 +183,12 @@ mod tests {
     #[test]
     fn limits_are_those_of_vmm_and_of_processes() {
         let (number, asked) = host();
-        let limits = Limits::read_by(number).unwrap();
+        let limits = Limits::read_by(number, Some(64)).unwrap();
         assert_eq!(
             limits,
             Limits {
-                max_vms: 1,
+                max_vms: Some(1),
+                user_vms: Some(64),
                 max_vcpus: 2,
                 max_processes: 3,
                 max_processes_per_user: 4
@@ -164,6 +203,27 @@ mod tests {
                 "kern.maxprocperuid"
             ]
         );
+    }
+
+    /// FreeBSD 15.0 has no `hw.vmm.maxvmms`: that is no limit, and the others are read all the same.
+    #[test]
+    fn a_kernel_without_maxvmms_has_its_other_limits() {
+        let number = |name| match name {
+            "hw.vmm.maxvmms" => Err(failure(name, &io::ErrorKind::NotFound.into())),
+            _ => Ok(7),
+        };
+        let limits = Limits::read_by(number, None).unwrap();
+        assert_eq!((limits.max_vms, limits.user_vms), (None, None));
+        assert_eq!((limits.max_vcpus, limits.max_processes), (7, 7));
+        // What keeps it from being read is told.
+        let denied = |name| match name {
+            "hw.vmm.maxvmms" => Err(failure(name, &io::ErrorKind::PermissionDenied.into())),
+            _ => Ok(7),
+        };
+        assert!(matches!(
+            Limits::read_by(denied, None),
+            Err(Error::Sysctl { .. })
+        ));
     }
 
     /// The manual page is the list of the module's variables.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// The value of the variable of this name, such as `hw.vmm.maxvmms`.
+/// The value of the variable of this name, such as `hw.vmm.maxcpu`.
 ///
 /// # Errors
 /// `NotFound` when this kernel has no such variable, or its module is not loaded; `Unsupported`

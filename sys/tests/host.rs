@@ -88,7 +88,7 @@ fn a_machine_has_memory_until_it_is_destroyed() {
     };
     let vm = &machine.vm;
     let limits = Limits::read().unwrap();
-    assert!(limits.max_vms > 0 && limits.max_vcpus > 0 && limits.max_processes > 0);
+    assert!(limits.max_vms != Some(0) && limits.max_vcpus > 0 && limits.max_processes > 0);
 
     assert_eq!(vm.segment(SegmentId::SYSTEM).unwrap(), None);
     vm.allocate_segment(SegmentId::SYSTEM, MEMORY).unwrap();

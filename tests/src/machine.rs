@@ -4,6 +4,7 @@
 use std::{
     env,
     fs::{self, File},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -16,7 +17,7 @@ use brood::{
         config::{Config, Variables},
     },
 };
-use brood_standin::World;
+use brood_standin::{Release, World};
 
 use crate::{Running, standin, until};
 
@@ -65,7 +66,6 @@ impl Machine {
         }
         let racct = machine.world.set_tunable("kern.racct.enable", 1);
         racct.expect("a machine that can limit processes");
-        machine.run("sysctl", &["hw.vmm.maxvmms=2000"]);
         machine.run("ifconfig", &["bridge0", "create"]);
         machine.run("ifconfig", &["tap0", "create"]);
         machine
@@ -168,6 +168,30 @@ impl Machine {
     /// When the machine cannot be changed.
     pub fn boot_with(&self, name: &str, value: u64) {
         self.world.set_tunable(name, value).expect("a machine");
+    }
+
+    /// Boots it with this FreeBSD.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn boot_release(&self, release: Release) {
+        self.world.set_release(release).expect("a machine");
+    }
+
+    /// Makes its bhyve a stock one: it has checkpoints, and no patch that maps them.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn use_stock_bhyve(&self) {
+        let bhyve = self.world.bin().join("bhyve");
+        let text = format!(
+            "#!/bin/bash\nexport {}=1\nexec -a bhyve '{}' \"$@\"\n",
+            brood_standin::STOCK,
+            standin().display()
+        );
+        fs::remove_file(&bhyve).expect("a link");
+        fs::write(&bhyve, text).expect("a file");
+        fs::set_permissions(&bhyve, fs::Permissions::from_mode(0o755)).expect("a program");
     }
 
     /// The modules that can be loaded.

@@ -5,6 +5,7 @@
 use std::fs;
 
 use brood::checkpoint::{BhyveGuest, BundlePath, Readiness};
+use brood_standin::Release;
 use brood_tests::{Lab, Running, array, number, text, whole};
 use serde_json::Value;
 
@@ -37,8 +38,6 @@ fn doctor_says_what_bhyve_has_and_what_to_change() {
         "bhyve -r",
         "bhyvectl --suspend",
         "nmdm",
-        "hw.vmm.maxvmms",
-        "2000 virtual machines left",
         "kern.maxproc",
         "! vmm_vnode",
         "bhyve loads it for the first guest when it is root; now: kldload vmm_vnode",
@@ -46,11 +45,16 @@ fn doctor_says_what_bhyve_has_and_what_to_change() {
     ] {
         assert!(ready.stdout.contains(told), "{told}: {}", ready.stdout);
     }
-    assert!(!ready.stdout.contains("KVM"), "{}", ready.stdout);
+    for of_others in ["KVM", "maxvmms", "vm.overcommit"] {
+        assert!(!ready.stdout.contains(of_others), "{}", ready.stdout);
+    }
     let json = lab.json(&["doctor", "--guests", "100"]);
     assert_eq!(json["ok"], true);
     let facts = &json["facts"];
-    assert_eq!(facts["vmm"]["max_machines"], 2000);
+    // FreeBSD 15.0 counts no machines, and vmm is there all the same.
+    assert_eq!(facts["vmm"]["max_machines"], Value::Null);
+    assert_eq!(facts["vmm"]["loaded"], true);
+    assert_eq!(facts["bhyve_maps_checkpoints"], true);
     assert_eq!(facts["processes"]["max"], 34_232);
     assert_eq!(facts["racct"], true);
     assert_eq!(facts["tools"]["restores"], true);
@@ -86,9 +90,86 @@ fn doctor_says_what_bhyve_has_and_what_to_change() {
         .says(&["kldload nmdm", "brood doctor"]);
 }
 
+/// FreeBSD 15.0 counts no machines; 15.1 lets a user have four for each processor. On both, what fits
+/// is restored, and doctor and the API say that the host is ready.
+#[test]
+fn hosts_with_and_without_a_limit_on_machines_run_guests() {
+    for (release, most) in [(Release::Fifteen, None), (Release::FifteenOne, Some(8))] {
+        let lab = Lab::new();
+        lab.machine.boot_release(release);
+        let web = checkpoint(&lab, "web");
+        let told = lab.json(&["doctor", "--guests", "8"]);
+        assert_eq!(told["ok"], true, "{told}");
+        assert_eq!(
+            told["facts"]["vmm"]["max_machines"].as_u64(),
+            most,
+            "{told}"
+        );
+        let _ = lab.json(&["restore", &web, "-n", "8", "--prefix", "g"]);
+        let ninth = lab.brood(&["restore", &web, "-n", "1", "--prefix", "g"]);
+        match most {
+            None => drop(ninth.ok()),
+            Some(_) => drop(ninth.exits(4).says(&["hw.vmm.maxvmms is 8 and 8 exist"])),
+        }
+        lab.destroy_all();
+    }
+    // Without vmm, neither tells of it.
+    let lab = Lab::new();
+    lab.machine.unload("vmm");
+    let vmm = check(&lab, "vmm");
+    assert_eq!(
+        (&vmm["status"], &vmm["found"]),
+        (&"fail".into(), &"not loaded".into())
+    );
+    assert!(text(&vmm["hint"]).contains("kldload vmm"));
+}
+
+/// A stock bhyve passes the variable that maps checkpoints over, and says nothing: its guests cost all
+/// their memory, and plan, doctor and admission count so.
+#[test]
+fn guests_of_a_stock_bhyve_are_counted_with_all_their_memory() {
+    let lab = Lab::new();
+    let web = checkpoint(&lab, "web");
+    let shared = lab.json(&["plan", &web]);
+    assert_eq!(shared["sharing"]["shared"], true, "{shared}");
+    lab.machine.use_stock_bhyve();
+    let plan = lab.json(&["plan", &web]);
+    assert_eq!(plan["sharing"]["shared"], false, "{plan}");
+    let overhead = whole(&plan["cost"]["overhead"]);
+    for case in ["best", "expected", "worst"] {
+        assert_eq!(
+            whole(&plan[case]["per_guest"]),
+            overhead + (4 << 20),
+            "{plan}"
+        );
+    }
+    let told = lab.brood(&["plan", &web]).ok();
+    assert!(
+        told.stdout.contains("without the vmm-vnode patch"),
+        "{}",
+        told.stdout
+    );
+    let bhyve = check(&lab, "bhyve");
+    assert_eq!(bhyve["status"], "fail", "{bhyve}");
+    // Admission does not count on what will not be: an allowance of a page is of no use.
+    let room = whole(&plan["worst"]["guests"]) + 1;
+    let (guests, allowance) = (room.to_string(), "--private-limit=4K");
+    lab.brood(&["restore", &web, "-n", &guests, allowance])
+        .exits(4)
+        .says(&["available memory leaves"]);
+    let _ = lab.json(&["restore", &web, "-n", "1", "--prefix", "g", allowance]);
+    let shown = lab.json(&["show", "g-1"]);
+    assert_eq!(whole(&shown["private_bytes"]), 4 << 20, "{shown}");
+    assert_eq!(whole(&shown["shared_bytes"]), 0, "{shown}");
+    let shown = lab.brood(&["show", "g-1"]).ok();
+    assert!(shown.stdout.contains("shares nothing"), "{}", shown.stdout);
+    lab.destroy_all();
+}
+
 #[test]
 fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
     let lab = Lab::new();
+    lab.machine.boot_release(Release::FifteenOne);
     let web = checkpoint(&lab, "web");
     lab.machine.run("sysctl", &["hw.vmm.maxvmms=64"]);
     for n in 0..30 {

@@ -117,11 +117,14 @@ impl Show {
         if let Some(u) = guest.usage {
             let (private, shared) = (Bytes(u.private_bytes), Bytes(u.shared_bytes));
             let (process, tables) = (Bytes(u.process_bytes), Bytes(u.page_table_bytes));
+            let all = shared == Bytes(0) && private == Bytes::from_mib(guest.memory_mib);
+            let whose = if all {
+                "all of its memory; it shares nothing with the checkpoint"
+            } else {
+                "of guest memory written by this guest"
+            };
             lines.extend([
-                (
-                    "private",
-                    format!("{private} of guest memory written by this guest"),
-                ),
+                ("private", format!("{private} {whose}")),
                 (
                     "shared",
                     format!("{shared} touched and shared with the checkpoint"),

@@ -10,7 +10,7 @@ use clap::Args;
 use super::{
     Failure,
     daemon::by_daemon,
-    output::{color, engine, facts, json, line, state},
+    output::{color, engine, facts, json, line, state, width},
 };
 use crate::{
     api::host::Host,
@@ -62,7 +62,8 @@ impl Doctor {
         if self.json {
             json(&host);
         } else {
-            line(doctor_text::render(&host.checks, color()).trim_end());
+            let text = doctor_text::render(&host.checks, color(), width());
+            line(text.trim_end());
         }
         Ok(if host.ok {
             ExitCode::SUCCESS

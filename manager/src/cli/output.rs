@@ -94,6 +94,13 @@ fn may_color() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Columns of the terminal that standard output is; none where it is no terminal.
+pub(crate) fn width() -> Option<usize> {
+    let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(io::stdout())?;
+    // One that does not say how wide it is says 0.
+    (columns > 0).then_some(columns.into())
+}
+
 /// Prints rows under a header, each column as wide as it must be.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {

@@ -27,7 +27,8 @@ pub struct MemorySnapshot {
     pub vmalloc: Bytes,
     /// `KernelStack`.
     pub kernel_stack: Bytes,
-    /// `PageTables`: of processes. FreeBSD: `vm.pmap.user_pt_page_count`, with those of guests.
+    /// `PageTables`: of processes. FreeBSD: `vm.pmap.user_pt_page_count`, with those of guests, and
+    /// `vm.pmap.pv_page_count`, the lists of who has a page mapped.
     pub page_tables: Bytes,
     /// `SecPageTables`: of guests. Zero on kernels before 6.0, which do not say.
     pub secondary_page_tables: Bytes,
@@ -75,8 +76,10 @@ impl MemorySnapshot {
     /// Asks a FreeBSD kernel.
     fn ask(kernel: &dyn Kernel) -> Result<Self, Error> {
         let slab = Bytes(freebsd::number(kernel, "vm.uma_kmem_total")?);
-        // Not all processors' code counts them.
-        let page_tables = freebsd::pages(kernel, "vm.pmap.user_pt_page_count").unwrap_or_default();
+        // Not all processors' code counts them. For each mapping of a page there is an entry in a
+        // list, so that the page can be unmapped everywhere: in a process and, again, in a guest.
+        let counted = |name| freebsd::pages(kernel, name).unwrap_or_default();
+        let page_tables = counted("vm.pmap.user_pt_page_count") + counted("vm.pmap.pv_page_count");
         let wired = freebsd::pages(kernel, "vm.stats.vm.v_wire_count")?;
         Ok(Self {
             available: freebsd::available(kernel)?,
@@ -152,16 +155,21 @@ fn waiting(zoneinfo: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, path::Path};
+    use std::{
+        io,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
-    use crate::host::freebsd::Value;
+    use crate::host::{folder::MountedOn, freebsd::Value};
 
     /// A FreeBSD kernel that tells of pages, and of its zones.
     struct Pages {
         free: u64,
         wired: u64,
         tables: Option<u64>,
+        /// Of lists of mappings.
+        lists: Option<u64>,
         zones: u64,
     }
 
@@ -175,6 +183,7 @@ mod tests {
                 "vm.stats.vm.v_wire_count" => self.wired,
                 "vm.uma_kmem_total" => self.zones,
                 "vm.pmap.user_pt_page_count" => self.tables.ok_or(io::ErrorKind::NotFound)?,
+                "vm.pmap.pv_page_count" => self.lists.ok_or(io::ErrorKind::NotFound)?,
                 _ => return Err(io::ErrorKind::NotFound.into()),
             };
             Ok(Value::Raw(number.to_ne_bytes().to_vec()))
@@ -184,7 +193,15 @@ mod tests {
             panic!("nobody asked")
         }
 
-        fn mounted(&self, _: &Path) -> Option<(String, Vec<String>)> {
+        fn mounted(&self, _: &Path) -> Option<MountedOn> {
+            panic!("nobody asked")
+        }
+
+        fn machines_of_user(&self) -> Option<u64> {
+            panic!("nobody asked")
+        }
+
+        fn bhyve(&self) -> Option<PathBuf> {
             panic!("nobody asked")
         }
     }
@@ -195,6 +212,7 @@ mod tests {
             free: 5120,
             wired: 2048,
             tables: Some(256),
+            lists: None,
             zones: 1 << 20,
         };
         let before = MemorySnapshot::ask(&kernel).unwrap();
@@ -212,7 +230,11 @@ mod tests {
             ),
             (10.0, 1.0, 1.0, 2.0)
         );
-        kernel.tables = None;
+        // Lists of mappings are wired, and no large allocation.
+        kernel.lists = Some(128);
+        let with_lists = before.delta(&MemorySnapshot::ask(&kernel).unwrap());
+        assert_eq!((with_lists.page_tables, with_lists.vmalloc), (1.5, 1.5));
+        (kernel.tables, kernel.lists) = (None, None);
         let without = MemorySnapshot::ask(&kernel).unwrap();
         assert_eq!(without.page_tables, Bytes(0));
     }

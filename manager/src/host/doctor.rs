@@ -21,7 +21,8 @@ use crate::{
 
 /// Guests that a host is examined for unless told otherwise.
 pub const DEFAULT_GUESTS: u64 = 1000;
-/// Memory of a guest where none is named; it matters only where the kernel never overcommits.
+/// Memory of a guest where none is named. It matters where the kernel never overcommits, and where
+/// guests share nothing.
 const TYPICAL_GUEST: Bytes = Bytes::mib(256);
 /// State is small; this leaves room for a suspended guest.
 const GOOD_FREE: Bytes = Bytes::gib(1);
@@ -122,9 +123,12 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
             linux::mappings(linux.max_map_count),
             linux::overcommit(&facts.memory),
         ]),
-        System::Freebsd(_) => checks.push(freebsd::overcommit(facts)),
+        System::Freebsd(_) => {}
     }
-    checks.push(swap(&facts.memory));
+    checks.push(match &facts.system {
+        System::Linux(_) => swap(&facts.memory),
+        System::Freebsd(_) => freebsd::swap(swap(&facts.memory)),
+    });
     checks.extend(state_folder(&facts.state_folder));
     if let System::Linux(linux) = &facts.system {
         checks.extend(linux.run.as_ref().map(linux::run_folder));
@@ -232,10 +236,13 @@ fn state_folder(folder: &Folder) -> [Check; 2] {
 }
 
 fn checkpoint_folder(folder: &Folder) -> Check {
-    let options = folder.options.join(",");
+    let options = match folder.options.join(",") {
+        none if none.is_empty() => none,
+        options => format!(" ({options})"),
+    };
     Check::new(
         "checkpoint filesystem",
-        format!("{} ({options}), {} free", folder.filesystem, folder.free),
+        format!("{}{options}, {} free", folder.filesystem, folder.free),
         "local",
     )
     .unless(

@@ -95,18 +95,21 @@ pub(crate) fn freebsd() -> HostFacts {
         },
         system: System::Freebsd(Freebsd {
             vmm: Vmm {
+                loaded: true,
                 control_errno: None,
                 control: Some(Owner {
                     uid: 0,
                     gid: 0,
                     mode: 0o600,
                 }),
-                max_machines: Some(2000),
+                max_machines: None,
+                user_machines: None,
                 machines: 3,
                 vnode_abi: Some(1),
                 vnode_segments: Some(3),
                 vnode_installed: true,
             },
+            bhyve_maps_checkpoints: Some(true),
             processes: Processes {
                 max: 34_232,
                 existing: 80,
@@ -164,6 +167,7 @@ pub(crate) fn folder(path: &str, filesystem: &str) -> Folder {
         exists: true,
         filesystem: filesystem.into(),
         options: vec!["rw".into(), "relatime".into()],
+        mount_point: Some("/".into()),
         free: Bytes::gib(100),
         open_to_others: false,
         writable: true,

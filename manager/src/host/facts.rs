@@ -73,10 +73,10 @@ pub struct Memory {
     /// Linux: `SwapFree`. FreeBSD tells it for each device only, so there is none.
     pub swap_free: Option<Bytes>,
     /// Linux, `vm.overcommit_memory`: 0 heuristic, 1 always, 2 never past [`Self::commit_limit`].
-    /// FreeBSD, the bits of `vm.overcommit`; see tuning(7).
+    /// FreeBSD, the bits of `vm.overcommit`, see tuning(7): they say nothing about guest memory,
+    /// which is never charged to swap.
     pub overcommit_mode: u64,
-    /// Linux: `CommitLimit`. FreeBSD: swap, and with bit 2 of `vm.overcommit` also memory that is
-    /// neither wired nor kept back.
+    /// Linux: `CommitLimit`. FreeBSD: `vm.swap_total`.
     pub commit_limit: Bytes,
     /// Linux: `Committed_AS`. FreeBSD: `vm.swap_reserved`.
     pub committed: Bytes,
@@ -116,12 +116,15 @@ impl HostFacts {
 
     /// Whether the kernel counts each guest with all its memory and refuses what does not fit
     /// under [`Memory::commit_limit`].
+    ///
+    /// FreeBSD does not. vm_map_insert() of `vm/vm_map.c` charges a mapping to swap when it is
+    /// writable and private, or has no object; guest memory is an object that bhyve and the guest
+    /// map shared, and neither vm_alloc_memseg() nor vmm_vnode charges it when it is made.
     #[must_use]
     pub fn never_overcommits(&self) -> bool {
-        let mode = self.memory.overcommit_mode;
         match &self.system {
-            System::Linux(_) => mode == 2,
-            System::Freebsd(_) => mode & super::freebsd::OVERCOMMIT_NEVER != 0,
+            System::Linux(_) => self.memory.overcommit_mode == 2,
+            System::Freebsd(_) => false,
         }
     }
 }

@@ -23,12 +23,25 @@ pub struct Folder {
     pub filesystem: String,
     /// Mount options, such as `ro`, `noatime`.
     pub options: Vec<String>,
+    /// Where that filesystem is mounted; none where that is not known.
+    pub mount_point: Option<PathBuf>,
     /// Room for an unprivileged user.
     pub free: Bytes,
     /// Whether others than its owner may enter or read it.
     pub open_to_others: bool,
     /// Whether this process may make files there.
     pub writable: bool,
+}
+
+/// The mount that a folder is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedOn {
+    /// Filesystem type.
+    pub filesystem: String,
+    /// Mount options.
+    pub options: Vec<String>,
+    /// Where it is mounted.
+    pub point: PathBuf,
 }
 
 impl Folder {
@@ -59,11 +72,8 @@ impl Folder {
     }
 
     /// Reads the facts. A folder that does not exist yet is judged by its nearest ancestor.
-    /// `mounted` tells the filesystem's type and mount options of a folder that exists.
-    pub(crate) fn read(
-        path: &Path,
-        mounted: impl Fn(&Path) -> Option<(String, Vec<String>)>,
-    ) -> Self {
+    /// `mounted` tells the mount that a folder is on which exists.
+    pub(crate) fn read(path: &Path, mounted: impl Fn(&Path) -> Option<MountedOn>) -> Self {
         let wanted = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let there = wanted
             .ancestors()
@@ -71,16 +81,18 @@ impl Folder {
             .unwrap_or(Path::new("/"));
         // Mount points are given without symbolic links.
         let real = there.canonicalize().unwrap_or_else(|_| there.to_owned());
-        let (filesystem, options) =
-            mounted(&real).unwrap_or_else(|| ("unknown".to_owned(), Vec::new()));
+        let on = mounted(&real);
         let free = statvfs(&real).map_or(0, |fs| {
             u128::from(fs.blocks_available()) * u128::from(fs.fragment_size())
         });
         Self {
             path: wanted.clone(),
             exists: there == wanted,
-            filesystem,
-            options,
+            filesystem: on
+                .as_ref()
+                .map_or_else(|| "unknown".to_owned(), |on| on.filesystem.clone()),
+            mount_point: on.as_ref().map(|on| on.point.clone()),
+            options: on.map(|on| on.options).unwrap_or_default(),
             free: Bytes(u64::try_from(free).unwrap_or(u64::MAX)),
             open_to_others: there == wanted && owner_only::is_open(&real),
             writable: access(&real, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
@@ -96,10 +108,13 @@ impl Folder {
             .max_by_key(|mount| mount.point.components().count())
     }
 
-    /// Type and options of the mount that a folder without symbolic links is on.
-    pub(crate) fn mounted(real: &Path, mounts: &[Mount]) -> Option<(String, Vec<String>)> {
+    /// What is told of the mount that a folder without symbolic links is on.
+    pub(crate) fn mounted(real: &Path, mounts: &[Mount]) -> Option<MountedOn> {
         let mount = Self::mount(real, mounts)?;
-        let options = mount.options.split(',').map(str::to_owned).collect();
-        Some((mount.kind.clone(), options))
+        Some(MountedOn {
+            filesystem: mount.kind.clone(),
+            options: mount.options.split(',').map(str::to_owned).collect(),
+            point: mount.point.clone(),
+        })
     }
 }

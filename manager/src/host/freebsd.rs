@@ -6,7 +6,11 @@
 #[cfg(target_os = "freebsd")]
 mod this_kernel;
 
-use std::{fmt, fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use nix::{
     errno::Errno,
@@ -20,17 +24,14 @@ pub use this_kernel::ThisKernel;
 
 use super::{
     facts::{Cpu, Files, HostFacts, Memory, Paths, System},
-    folder::Folder,
+    folder::{Folder, MountedOn},
     proc::{Error, ProcRoot},
 };
 use crate::units::Bytes;
 
-/// Bit of `vm.overcommit`: memory that swap could not hold is refused (`SWAP_RESERVE_FORCE_ON` of
-/// `vm/swap_pager.c`).
-pub const OVERCOMMIT_NEVER: u64 = 1;
-/// Bit of `vm.overcommit`: memory that is not wired counts beside swap
-/// (`SWAP_RESERVE_ALLOW_NONWIRED` of `vm/swap_pager.c`).
-const OVERCOMMIT_NONWIRED: u64 = 4;
+/// The variable by which bhyve maps a checkpoint as guest memory. It is in the text of a bhyve with
+/// the patch of `kernel-patches/`; any other passes the variable over.
+const MAPS_CHECKPOINTS: &[u8] = b"snapshot.vnode_restore";
 
 /// Where the kernel finds modules by their names (`kern.module_path`), for those not of the base.
 const MODULES: [&str; 2] = ["/boot/modules", "/boot/kernel"];
@@ -40,6 +41,9 @@ const MODULES: [&str; 2] = ["/boot/modules", "/boot/kernel"];
 pub struct Freebsd {
     /// The hypervisor.
     pub vmm: Vmm,
+    /// Whether the bhyve that is first on PATH can map a checkpoint as guest memory, by the patch
+    /// of `kernel-patches/`; none where there is no bhyve to read.
+    pub bhyve_maps_checkpoints: Option<bool>,
     /// Processes.
     pub processes: Processes,
     /// `kern.racct.enable`: whether rctl(8) can limit a guest; none if the kernel cannot.
@@ -73,8 +77,15 @@ pub struct Vmm {
     pub control_errno: Option<i32>,
     /// Who may open it; none if it is not there.
     pub control: Option<Owner>,
-    /// `hw.vmm.maxvmms`: virtual machines that one user may have; none if vmm is not loaded.
+    /// Whether vmm is in the kernel: `/dev/vmmctl` is there or, where a devfs(8) ruleset hides it,
+    /// `hw.vmm.maxcpu` is.
+    pub loaded: bool,
+    /// `hw.vmm.maxvmms`: virtual machines that one user may have. None where the kernel has no such
+    /// limit, as FreeBSD 15.0 has not.
     pub max_machines: Option<u64>,
+    /// `RLIMIT_VMM`, soft: virtual machines that this user may have. None where the kernel has no
+    /// such limit, as FreeBSD 15.0 has not, or it is unlimited.
+    pub user_machines: Option<u64>,
     /// Virtual machines that exist: entries of `/dev/vmm`.
     pub machines: u64,
     /// `hw.vmm.vnode.abi`: what vmm_vnode speaks; none if it is not loaded.
@@ -143,8 +154,14 @@ pub trait Kernel {
     /// When the kernel does not say.
     fn processes(&self, user: Option<u32>) -> io::Result<u64>;
 
-    /// Type and options of the filesystem of a folder (statfs(2)).
-    fn mounted(&self, folder: &Path) -> Option<(String, Vec<String>)>;
+    /// The filesystem of a folder (statfs(2)).
+    fn mounted(&self, folder: &Path) -> Option<MountedOn>;
+
+    /// `RLIMIT_VMM`, soft; none where there is no such limit, or it is unlimited.
+    fn machines_of_user(&self) -> Option<u64>;
+
+    /// The bhyve that commands find.
+    fn bhyve(&self) -> Option<PathBuf>;
 }
 
 /// Reads every fact.
@@ -164,6 +181,7 @@ pub fn read(paths: &Paths, kernel: &dyn Kernel) -> Result<HostFacts, Error> {
         files: files(kernel)?,
         system: System::Freebsd(Freebsd {
             vmm: vmm(kernel, &paths.root),
+            bhyve_maps_checkpoints: kernel.bhyve().and_then(|bhyve| maps_checkpoints(&bhyve)),
             processes: processes(kernel)?,
             racct: number(kernel, "kern.racct.enable").ok().map(|n| n != 0),
             jailed: number(kernel, "security.jail.jailed").is_ok_and(|n| n != 0),
@@ -194,23 +212,15 @@ pub fn pages(kernel: &dyn Kernel, name: &'static str) -> Result<Bytes, Error> {
 }
 
 fn memory(kernel: &dyn Kernel) -> Result<Memory, Error> {
-    let pages = |name| pages(kernel, name);
     let available = available(kernel)?;
     let swap_total = Bytes(number(kernel, "vm.swap_total")?);
-    let overcommit_mode = number(kernel, "vm.overcommit")?;
-    let mut commit_limit = swap_total;
-    if overcommit_mode & OVERCOMMIT_NONWIRED != 0 {
-        let kept = pages("vm.stats.vm.v_free_reserved")? + pages("vm.stats.vm.v_wire_count")?;
-        let all = pages("vm.stats.vm.v_page_count")?;
-        commit_limit = commit_limit + all.saturating_sub(kept);
-    }
     Ok(Memory {
         total: Bytes(number(kernel, "hw.physmem")?),
         available,
         swap_total,
         swap_free: None,
-        overcommit_mode,
-        commit_limit,
+        overcommit_mode: number(kernel, "vm.overcommit")?,
+        commit_limit: swap_total,
         committed: Bytes(number(kernel, "vm.swap_reserved")?),
     })
 }
@@ -261,9 +271,11 @@ fn vmm(kernel: &dyn Kernel, root: &ProcRoot) -> Vmm {
     });
     let machines = fs::read_dir(root.path(vmm_sys::VMM_DEVICE_DIR));
     Vmm {
+        loaded: owner.is_ok() || optional("hw.vmm.maxcpu").is_some(),
         control_errno: control.err().map(|errno: Errno| errno as i32),
         control: owner.ok(),
         max_machines: optional("hw.vmm.maxvmms"),
+        user_machines: kernel.machines_of_user(),
         machines: machines.map_or(0, |entries| entries.count() as u64),
         vnode_abi: optional("hw.vmm.vnode.abi"),
         vnode_segments: optional("hw.vmm.vnode.segments"),
@@ -272,6 +284,12 @@ fn vmm(kernel: &dyn Kernel, root: &ProcRoot) -> Vmm {
             root.path(file).is_file()
         }),
     }
+}
+
+/// Whether this bhyve has the patch that maps checkpoints; none if it cannot be read.
+fn maps_checkpoints(bhyve: &Path) -> Option<bool> {
+    let program = fs::read(bhyve).ok()?;
+    Some(memchr::memmem::find(&program, MAPS_CHECKPOINTS).is_some())
 }
 
 /// Soft and hard value of a resource limit; none is unlimited.

@@ -17,6 +17,7 @@ pub mod linux;
 pub mod plan;
 pub mod plan_text;
 pub mod proc;
+pub mod sharing;
 mod source;
 #[cfg(test)]
 mod tests;

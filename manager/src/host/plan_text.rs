@@ -17,10 +17,24 @@ pub fn render(plan: &Plan) -> String {
             &plan.unshared,
         ),
     ];
-    let mut text = format!(
-        "Guests of {} that fit in {} of host memory\n\n",
-        plan.memory_size, plan.host_memory
-    );
+    let size = plan.memory_size;
+    let mut text = match &plan.memory_limit {
+        None => format!(
+            "Guests of {size} that fit in {} of host memory\n",
+            plan.host_memory
+        ),
+        Some(limit) => format!(
+            "Guests of {size} that fit in {}, which {} leaves of {} of host memory\n",
+            limit.left, limit.name, plan.host_memory
+        ),
+    };
+    if let Some(why) = &plan.sharing.why {
+        let _ = writeln!(
+            text,
+            "They do not share the checkpoint's memory here: {why}. Each takes all its memory."
+        );
+    }
+    text.push('\n');
     let _ = writeln!(
         text,
         "{:9} {:>8}  {:>10}  {:>12}  {:36}  bound by",

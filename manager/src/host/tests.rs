@@ -9,6 +9,7 @@ use super::{
     doctor_text,
     examples::{bhyve, folder, freebsd, healthy},
     facts::{HostFacts, Paths, System},
+    folder::Folder,
     freebsd::Vmm,
     linux,
     plan::{CostModel, plan},
@@ -258,7 +259,7 @@ fn doctor_on_a_healthy_host() {
     host.checkpoint_folder = Some(folder("/srv/checkpoints", "xfs"));
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
     let json = serde_json::to_value(&checks[0]).unwrap();
     assert_eq!(
         (&json["status"], &json["name"]),
@@ -275,11 +276,11 @@ fn doctor_without_kvm() {
     host.linux().kvm.modules.clear();
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(!can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
 
     host.linux().kvm.present = true;
     host.linux().kvm.open_errno = Some(13);
-    let text = doctor_text::render(&doctor(&host, DEFAULT_GUESTS), true);
+    let text = doctor_text::render(&doctor(&host, DEFAULT_GUESTS), true, None);
     assert!(text.contains("usermod -aG kvm \"$USER\""), "{text}");
     assert!(text.contains("\u{1b}[31m✗\u{1b}[0m"), "marks are coloured");
 }
@@ -307,7 +308,7 @@ fn doctor_on_a_host_with_tiny_limits() {
     host.checkpoint_folder = Some(folder("/mnt/share", "nfs4"));
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(!can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
     assert_eq!(
         status(&doctor(&host, 10), "kernel.pid_max"),
         Status::Ok,
@@ -321,7 +322,7 @@ fn doctor_on_a_freebsd_host() {
     host.checkpoint_folder = Some(folder("/srv/checkpoints", "ufs"));
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
 }
 
 #[test]
@@ -332,10 +333,10 @@ fn doctor_on_a_freebsd_host_as_it_was_installed() {
     host.files.soft = Some(32);
     host.files.max = 12_328;
     let vmm = &mut host.freebsd().vmm;
+    vmm.loaded = false;
     vmm.control_errno = Some(2);
     vmm.control = None;
     vmm.vnode_installed = false;
-    vmm.max_machines = None;
     vmm.machines = 0;
     vmm.vnode_abi = None;
     vmm.vnode_segments = None;
@@ -348,7 +349,7 @@ fn doctor_on_a_freebsd_host_as_it_was_installed() {
     host.checkpoint_folder = Some(folder("/zroot/checkpoints", "zfs"));
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(!can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
 }
 
 #[test]
@@ -358,12 +359,17 @@ fn doctor_tells_apart_what_is_wrong_with_vmm() {
         change(&mut host.freebsd().vmm);
         let checks = doctor(&host, DEFAULT_GUESTS);
         assert!(!can_mass_restore(&checks));
-        doctor_text::render(&checks, false)
+        doctor_text::render(&checks, false, None)
     };
     let denied = text(|vmm| vmm.control_errno = Some(13));
     assert!(denied.contains("EACCES") && denied.contains("run brood as root"));
     let hidden = text(|vmm| vmm.control_errno = Some(2));
     assert!(hidden.contains("ENOENT") && hidden.contains("devfs"));
+    let unloaded = text(|vmm| vmm.loaded = false);
+    assert!(
+        unloaded.contains("kldload vmm, and for each boot"),
+        "{unloaded}"
+    );
     let without = text(|vmm| {
         vmm.vnode_abi = None;
         vmm.vnode_installed = false;
@@ -374,11 +380,172 @@ fn doctor_tells_apart_what_is_wrong_with_vmm() {
     let few = text(|vmm| vmm.max_machines = Some(64));
     assert!(few.contains("sysctl hw.vmm.maxvmms=1003"), "{few}");
     assert!(few.contains("as it is, 61 guests fit"), "{few}");
+    let few = text(|vmm| vmm.user_machines = Some(64));
+    assert!(few.contains("✗ RLIMIT_VMM"), "{few}");
+    assert!(few.contains("to 1003 in login.conf(5)"), "{few}");
     let mut host = freebsd();
     host.freebsd().vmm.control_errno = Some(1);
     host.freebsd().jailed = true;
-    let jailed = doctor_text::render(&doctor(&host, DEFAULT_GUESTS), false);
+    let jailed = doctor_text::render(&doctor(&host, DEFAULT_GUESTS), false, None);
     assert!(jailed.contains("allow.vmm in jail.conf(5)"), "{jailed}");
+}
+
+/// FreeBSD 15.0 has neither `hw.vmm.maxvmms` nor `RLIMIT_VMM`: a limit that is not there is no limit.
+#[test]
+fn a_host_without_a_limit_on_machines_is_ready() {
+    let host = freebsd();
+    let System::Freebsd(system) = &host.system else {
+        unreachable!("it was made so")
+    };
+    assert_eq!(
+        (system.vmm.max_machines, system.vmm.user_machines),
+        (None, None)
+    );
+    let checks = doctor(&host, DEFAULT_GUESTS);
+    assert!(can_mass_restore(&checks), "{checks:?}");
+    assert_eq!(status(&checks, "vmm"), Status::Ok);
+    let limits = checks
+        .iter()
+        .filter(|c| ["hw.vmm.maxvmms", "RLIMIT_VMM"].contains(&&*c.name));
+    assert_eq!(limits.count(), 0);
+}
+
+/// From FreeBSD 15.1 on, members of the group `vmm` may open the device; machines that live on are
+/// for root alone.
+#[test]
+fn a_member_of_the_group_is_told_to_be_root() {
+    let mut host = freebsd();
+    host.freebsd().processes.user_limit_binds = true;
+    host.freebsd().vmm.control.as_mut().unwrap().mode = 0o660;
+    let checks = doctor(&host, 10);
+    assert_eq!(status(&checks, "/dev/vmmctl"), Status::Fail);
+    let text = doctor_text::render(&checks, false, None);
+    assert!(
+        text.contains("run brood as root: the group may make only"),
+        "{text}"
+    );
+    host.freebsd().processes.user_limit_binds = false;
+    assert_eq!(status(&doctor(&host, 10), "/dev/vmmctl"), Status::Ok);
+}
+
+/// Guest memory is charged to no swap, so `vm.overcommit` keeps no guest out.
+#[test]
+fn overcommit_keeps_no_guest_out_on_freebsd() {
+    let mut host = freebsd();
+    let before = doctor(&host, DEFAULT_GUESTS);
+    host.memory.overcommit_mode = 1;
+    (host.memory.commit_limit, host.memory.committed) = (Bytes(0), Bytes(0));
+    assert_eq!(doctor(&host, DEFAULT_GUESTS), before);
+    assert!(before.iter().all(|check| check.name != "vm.overcommit"));
+    let swap = before.iter().find(|check| check.name == "swap").unwrap();
+    assert!(
+        swap.found.ends_with("private pages reserve none"),
+        "{swap:?}"
+    );
+}
+
+/// What of guests is shared is counted on only where it will be.
+#[test]
+fn guests_that_share_nothing_cost_all_their_memory() {
+    type Change = fn(&mut HostFacts);
+    let cases: [(Change, &str); 4] = [
+        (
+            |host| host.freebsd().bhyve_maps_checkpoints = Some(false),
+            "without the vmm-vnode patch",
+        ),
+        (
+            |host| {
+                let vmm = &mut host.freebsd().vmm;
+                (vmm.vnode_abi, vmm.vnode_installed) = (None, false);
+            },
+            "vmm_vnode is not installed",
+        ),
+        (
+            |host| host.freebsd().vmm.vnode_abi = Some(9),
+            "vmm_vnode speaks ABI 9",
+        ),
+        (
+            |host| host.checkpoint_folder = Some(folder("/net/ckp", "nfs")),
+            "files on nfs cannot be guest memory",
+        ),
+    ];
+    let (size, cost) = (Bytes::mib(16), CostModel::built_in(EngineKind::Bhyve));
+    let shared = plan(&freebsd(), None, size, &cost);
+    assert!(shared.sharing.shared);
+    assert_eq!(shared.best.per_guest, cost.overhead + cost.pristine_private);
+    for (change, why) in cases {
+        let mut host = freebsd();
+        change(&mut host);
+        let plan = plan(&host, None, size, &cost);
+        for case in [&plan.best, &plan.expected, &plan.worst] {
+            assert_eq!(case.per_guest, cost.overhead + size, "{why}");
+        }
+        assert_eq!(plan.best.guests, plan.worst.guests, "{why}");
+        assert!(plan.best.guests < shared.best.guests / 2, "{why}");
+        let text = plan_text::render(&plan);
+        assert!(
+            text.contains(why) && text.contains("takes all its memory"),
+            "{text}"
+        );
+        // 1,000 guests of the size that doctor assumes do not fit into 24 GiB then.
+        assert_eq!(
+            status(&doctor(&host, DEFAULT_GUESTS), "available memory"),
+            Status::Fail
+        );
+    }
+    // A module that bhyve will load itself is as good.
+    let mut host = freebsd();
+    host.freebsd().vmm.vnode_abi = None;
+    assert!(host.sharing().shared);
+    assert!(healthy().sharing().shared, "Linux maps every checkpoint");
+}
+
+#[test]
+fn doctor_wraps_at_the_terminals_width() {
+    let mut host = freebsd();
+    host.freebsd().vmm.vnode_installed = false;
+    host.freebsd().vmm.vnode_abi = None;
+    host.checkpoint_folder = Some(folder("/srv/checkpoints", "ufs"));
+    let checks = doctor(&host, DEFAULT_GUESTS);
+    let unwrapped = doctor_text::render(&checks, false, None);
+    assert!(unwrapped.lines().any(|line| line.chars().count() > 100));
+    let words = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    for width in [72, 80, 100] {
+        let text = doctor_text::render(&checks, false, Some(width));
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(width), "{width}: {text}");
+        assert_eq!(words(&text), words(&unwrapped), "nothing is lost");
+    }
+}
+
+/// A fact that nobody needs has no mark of approval.
+#[test]
+fn what_is_only_told_is_neither_good_nor_bad() {
+    let mut host = freebsd();
+    host.freebsd().racct = None;
+    let text = doctor_text::render(&doctor(&host, 10), false, None);
+    assert!(text.contains("· kern.racct.enable"), "{text}");
+    assert!(text.contains("✓ vmm "), "{text}");
+}
+
+/// FreeBSD tells no options of a plain mount.
+#[test]
+fn a_filesystem_without_options_has_no_empty_parentheses() {
+    let mut host = freebsd();
+    host.checkpoint_folder = Some(Folder {
+        options: Vec::new(),
+        ..folder("/ckp", "tmpfs")
+    });
+    let checks = doctor(&host, 10);
+    let check = checks
+        .iter()
+        .find(|c| c.name == "checkpoint filesystem")
+        .unwrap();
+    assert_eq!(check.found, "tmpfs, 100 GiB free");
 }
 
 #[test]
@@ -392,7 +559,7 @@ fn doctor_on_a_host_of_bhyve() {
     host.freebsd().tools = Some(cached);
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
     assert_eq!(status(&checks, "checkpoint filesystem"), Status::Ok);
     let vmm = serde_json::to_value(&host).unwrap();
     assert_eq!(vmm["tools"]["primarycache"], "metadata");
@@ -407,6 +574,7 @@ fn doctor_on_a_host_whose_bhyve_is_the_stock_one() {
     vmm.machines = 64;
     (vmm.vnode_abi, vmm.vnode_segments) = (None, None);
     let mut stock = bhyve();
+    host.freebsd().bhyve_maps_checkpoints = Some(false);
     (stock.restores, stock.suspends) = (false, false);
     stock.commands[0].1 = false;
     for module in &mut stock.modules {
@@ -418,7 +586,7 @@ fn doctor_on_a_host_whose_bhyve_is_the_stock_one() {
     host.checkpoint_folder = Some(folder("/zroot/checkpoints", "zfs"));
     let checks = doctor(&host, DEFAULT_GUESTS);
     assert!(!can_mass_restore(&checks));
-    insta::assert_snapshot!(doctor_text::render(&checks, false));
+    insta::assert_snapshot!(doctor_text::render(&checks, false, None));
 }
 
 #[test]
@@ -438,7 +606,16 @@ fn plans_say_how_many_fit_and_what_binds() {
         &CostModel::built_in(EngineKind::Kvm),
     );
     insta::assert_snapshot!("plan_large", plan_text::render(&large));
-    for plan in [now, large] {
+    let mut small = healthy();
+    small.linux().groups.memory = Some(GroupLimit {
+        file: "/sys/fs/cgroup/box/memory.max".into(),
+        limit: Bytes::mib(400).0,
+        used: Bytes::mib(40).0,
+    });
+    let grouped = plan(&small, None, Bytes::mib(256), &cost);
+    insta::assert_snapshot!("plan_in_a_group", plan_text::render(&grouped));
+    assert_eq!(grouped.memory_limit.as_ref().unwrap().left, Bytes::mib(360));
+    for plan in [now, large, grouped] {
         let counts = [plan.best.guests, plan.expected.guests, plan.worst.guests];
         assert!(
             counts.is_sorted_by(|more, fewer| more >= fewer),

@@ -51,6 +51,16 @@ pub struct Demand {
 }
 
 impl Demand {
+    /// The same on this host: a guest that does not share the checkpoint's memory takes all its
+    /// own from the start, whatever it is allowed to write.
+    #[must_use]
+    pub fn on(&self, facts: &HostFacts) -> Self {
+        Self {
+            allowance: private(facts, self.allowance, self.memory_size),
+            ..*self
+        }
+    }
+
     /// The most memory that one guest can come to take on the host.
     #[must_use]
     pub fn worst_per_guest(&self) -> Bytes {
@@ -58,9 +68,20 @@ impl Demand {
     }
 }
 
+/// The most private memory that a guest with this allowance can come to hold on this host.
+#[must_use]
+pub fn private(facts: &HostFacts, allowance: Bytes, memory_size: Bytes) -> Bytes {
+    if facts.sharing().shared {
+        allowance.min(memory_size)
+    } else {
+        memory_size
+    }
+}
+
 /// Holds a demand against every limit of the host.
 #[must_use]
 pub fn admit(facts: &HostFacts, demand: &Demand) -> Verdict {
+    let demand = &demand.on(facts);
     let mut limits = match &facts.system {
         System::Linux(linux) => {
             let mut limits = pid_limits(linux, demand);
@@ -177,17 +198,13 @@ fn commit_limit(facts: &HostFacts, demand: &Demand) -> Limit {
     let memory = &facts.memory;
     let per_guest = (demand.overhead + demand.memory_size).0;
     let fixed = unborn_guests(facts, demand).saturating_mul(per_guest);
-    let (name, remedy): (_, fn(u64) -> String) = match &facts.system {
-        System::Linux(_) => ("CommitLimit", |_| remedy::commit()),
-        System::Freebsd(_) => ("vm.swap_total", |_| freebsd::commit_remedy()),
-    };
-    Limit::new(name, Unit::Bytes)
+    Limit::new("CommitLimit", Unit::Bytes)
         .room(
             memory.commit_limit.saturating_sub(memory.committed).0,
             memory_reserve(memory.commit_limit.0),
         )
         .needs(demand.guests, per_guest, fixed)
-        .remedy(remedy)
+        .remedy(|_| remedy::commit())
 }
 
 /// Guests that were admitted and do not exist yet, from the tasks they will take.

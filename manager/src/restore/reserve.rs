@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::{
-    admission::{Demand, admit},
+    admission::{self, Demand, admit},
     mass::{Error, Event, Names, Request},
 };
 use crate::{
@@ -125,7 +125,7 @@ fn reserve_if(
         };
         for row in rows.iter().filter(|row| !known.is_dead(row)) {
             let used = known.used(row);
-            promised(&mut demand, row, used, facts.pids_per_guest());
+            promised(&mut demand, row, used, facts);
         }
         let verdict = admit(facts, &demand);
         let looked = matches!(known, Known::Now { .. });
@@ -165,13 +165,13 @@ fn reserve_if(
 }
 
 /// Adds what an earlier guest was promised and has not used yet.
-fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, pids_per_guest: u64) {
-    let allowance = row.allowance.min(row.memory);
+fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, facts: &HostFacts) {
+    let allowance = admission::private(facts, row.allowance, row.memory);
     let outstanding = match (row.state, used) {
         (RowState::Dead, _) => Bytes(0),
         (_, Some(used)) => allowance.saturating_sub(used),
         (_, None) => {
-            demand.outstanding_pids += pids_per_guest;
+            demand.outstanding_pids += facts.pids_per_guest();
             allowance + demand.overhead
         }
     };

@@ -13,7 +13,7 @@ use std::{
 };
 
 use brood::engine::bhyve::config::{Config, Variables};
-use brood_standin::World;
+use brood_standin::{Release, World};
 use tempfile::TempDir;
 
 use crate::standin;
@@ -127,6 +127,19 @@ impl Checker {
     }
 
     fn block(&mut self, block: &Block) {
+        // What 15.0 has not is for hosts of a later release only.
+        if let Some(kind) = block.kind.strip_suffix(" 15.1") {
+            let kind = kind.to_owned();
+            self.world
+                .set_release(Release::FifteenOne)
+                .expect("a world");
+            self.block(&Block {
+                kind,
+                ..block.clone()
+            });
+            self.world.set_release(Release::Fifteen).expect("a world");
+            return;
+        }
         let lines = || block.text.lines().zip(block.line..);
         match block.kind.as_str() {
             "sh" => self.commands(block, known::HOST),

@@ -30,7 +30,7 @@ use std::{
 };
 
 pub use accepts::accepts;
-pub use world::{COMMANDS, ROOT, World};
+pub use world::{COMMANDS, ROOT, Release, STOCK, World};
 
 use exit::{EX_SOFTWARE, EX_USAGE, Exit};
 

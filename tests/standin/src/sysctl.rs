@@ -6,7 +6,7 @@ use crate::{
     errno::{EINVAL, Errno},
     exit::Exit,
     vm::{self, Vm},
-    world::World,
+    world::{Release, World},
 };
 
 /// How a value may be changed.
@@ -19,12 +19,12 @@ enum Access {
 }
 
 /// Name, value in a new world, and how it may be changed. Names and defaults: sys/dev/vmm/vmm_dev.c
-/// (`hw.vmm.maxvmms`, 4 for each CPU; `hw.vmm.maxcpu`), sys/net/if_tuntap.c (`net.link.tap`),
+/// (`hw.vmm.maxcpu`; of 15.1 `hw.vmm.maxvmms`, 4 for each CPU), sys/net/if_tuntap.c (`net.link.tap`),
 /// sys/kern/subr_param.c (`kern.maxproc`, which only the loader sets), sys/vm/swap_pager.c
 /// (`vm.overcommit`), zfs(4) (`vfs.zfs.arc.max`), sys/kern/kern_racct.c (`kern.racct.enable`: GENERIC
 /// has it off), kmod/vmm_vnode.c (`hw.vmm.vnode`). The amounts of memory, processes and files are
 /// made up: those of a host with 32 GiB.
-const NUMBERS: [(&str, u64, Access); 29] = [
+const NUMBERS: [(&str, u64, Access); 30] = [
     ("hw.ncpu", 2, Access::Read),
     ("hw.pagesize", 4096, Access::Read),
     ("hw.physmem", 34_359_738_368, Access::Read),
@@ -43,6 +43,7 @@ const NUMBERS: [(&str, u64, Access); 29] = [
     ("security.jail.jailed", 0, Access::Read),
     ("vfs.zfs.arc.max", 0, Access::Write),
     ("vm.overcommit", 0, Access::Write),
+    ("vm.pmap.pv_page_count", 1_000, Access::Read),
     ("vm.pmap.user_pt_page_count", 2_000, Access::Read),
     ("vm.stats.vm.v_free_count", 6_291_456, Access::Read),
     ("vm.stats.vm.v_free_reserved", 12_000, Access::Read),
@@ -61,6 +62,15 @@ const TEXTS: [(&str, &str); 3] = [
     ("hw.cpu_vendor", "AuthenticAMD"),
     ("hw.model", "Stand-in Processor"),
     ("kern.osrelease", "15.0-RELEASE"),
+];
+
+/// Those that only 15.1 has.
+const SINCE_15_1: [&str; 1] = ["hw.vmm.maxvmms"];
+
+/// What 15.1 says of itself.
+const RELEASE_15_1: [(&str, &str); 2] = [
+    ("kern.osreldate", "1501000"),
+    ("kern.osrelease", "15.1-RELEASE"),
 ];
 
 /// What each VM changes of the host's memory, in pages or bytes. Made up, and the same for all, so
@@ -130,7 +140,30 @@ fn beside_vms(world: &World, name: &str, number: u64) -> io::Result<u64> {
     Ok(number.saturating_add_signed(change))
 }
 
+/// Whether this kernel has such a variable: its module is loaded, and it is of the world's release.
+fn exists(world: &World, name: &str) -> io::Result<bool> {
+    let loaded = |module: &str| Ok(world.loaded()?.iter().any(|other| other == module));
+    if SINCE_15_1.contains(&name) && world.release()? == Release::Fifteen {
+        return Ok(false);
+    }
+    if name.starts_with("hw.vmm.vnode.") {
+        return loaded("vmm_vnode");
+    }
+    if name.starts_with("hw.vmm.") {
+        return loaded("vmm");
+    }
+    Ok(true)
+}
+
 fn value(world: &World, name: &str) -> io::Result<Option<String>> {
+    if !exists(world, name)? {
+        return Ok(None);
+    }
+    if world.release()? == Release::FifteenOne
+        && let Some((_, text)) = RELEASE_15_1.iter().find(|(other, _)| *other == name)
+    {
+        return Ok(Some((*text).to_owned()));
+    }
     if NUMBERS.iter().any(|(other, ..)| *other == name) {
         let number = number(world, name)?;
         return Ok(Some(beside_vms(world, name, number)?.to_string()));
@@ -141,7 +174,7 @@ fn value(world: &World, name: &str) -> io::Result<Option<String>> {
     if name == CREATE || name == DESTROY {
         return Ok(Some(String::new()));
     }
-    if !VNODE.contains(&name) || !world.loaded()?.iter().any(|module| module == "vmm_vnode") {
+    if !VNODE.contains(&name) {
         return Ok(None);
     }
     let all = vm::all(world)?;
@@ -192,10 +225,9 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
     }
     let mut wanted: Vec<String> = rest.cloned().collect();
     if every {
-        wanted = NUMBERS
-            .iter()
-            .map(|(name, ..)| (*name).to_owned())
-            .collect();
+        let there = |name: &&str| exists(world, name).unwrap_or(false);
+        let names = NUMBERS.iter().map(|(name, ..)| *name).filter(there);
+        wanted = names.map(str::to_owned).collect();
     } else if wanted.is_empty() {
         return Err(usage());
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     errno::{EALREADY, EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENXIO, Errno},
     sysctl,
-    world::World,
+    world::{Release, World},
 };
 
 /// `VM_MAX_NAMELEN` of sys/dev/vmm/vmm_dev.h: `SPECNAMELEN` less the longest prefix and suffix.
@@ -182,7 +182,7 @@ impl Vm {
     /// Creates a VM, by the rules of vmmdev_create() (sys/dev/vmm/vmm_dev.c).
     ///
     /// # Errors
-    /// `ENOMEM` when the user has `hw.vmm.maxvmms` VMs, `ENAMETOOLONG`, `EEXIST`, `EINVAL`.
+    /// `ENOMEM` when the user has `hw.vmm.maxvmms` VMs (15.1), `ENAMETOOLONG`, `EEXIST`, `EINVAL`.
     pub(crate) fn create(world: &World, name: &str) -> Result<Self, Errno> {
         if !world.path("dev/vmmctl").exists() {
             return Err(ENOENT);
@@ -199,7 +199,11 @@ impl Vm {
         if path(world, name).exists() {
             return Err(EEXIST);
         }
-        let most = sysctl::number(world, "hw.vmm.maxvmms")?;
+        // chgvmmcnt(), which 15.0 has not.
+        let most = match world.release()? {
+            Release::Fifteen => u64::MAX,
+            Release::FifteenOne => sysctl::number(world, "hw.vmm.maxvmms")?,
+        };
         if fs::read_dir(world.path("dev/vmm"))?.count() as u64 >= most {
             return Err(ENOMEM);
         }

@@ -11,6 +11,7 @@
 //! | `net/NAME` | a network interface |
 //! | `pool/`, `dev/zvol/`, `zfs` | contents and names of datasets, see `zfs/` |
 //! | `sysctl`, `modules` | values that were set, modules that are loaded |
+//! | `release` | which FreeBSD it is; 15.0 when it is not there |
 //! | `boot/modules/NAME.ko` | a module that is installed |
 //! | `rctl` | rules, each with the process that it is for |
 //! | `commands` | a line for each command that was started |
@@ -32,7 +33,7 @@ use nix::{
     sys::stat::Mode,
     unistd::mkfifo,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     exit::{EX_SOFTWARE, Exit},
@@ -47,6 +48,21 @@ pub const COMMANDS: [&str; 7] = [
 /// Names the folder in the environment of every command.
 pub const ROOT: &str = "BROOD_STANDIN_ROOT";
 
+/// In the environment of a bhyve that is a stock one: it passes `snapshot.vnode_restore` over, as it
+/// does any variable that it does not know (seen with bhyve 14.2).
+pub const STOCK: &str = "BROOD_STANDIN_STOCK";
+
+/// The FreeBSD that a world stands for. Rules of the later one say so where they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Release {
+    /// 15.0: nothing limits how many VMs there are.
+    #[default]
+    Fifteen,
+    /// 15.1: `hw.vmm.maxvmms` and `RLIMIT_VMM` limit them for each user (FreeBSD's commit
+    /// 1092ec8b3375, "kern: Introduce RLIMIT_VMM"), and `/dev/vmmctl` is the group `vmm`'s too.
+    FifteenOne,
+}
+
 /// A folder that stands for a machine.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -54,7 +70,8 @@ pub struct World {
 }
 
 impl World {
-    /// Makes a world in a folder: `vmm` and `nmdm` are loaded, `vmm_vnode` can be, `hw.ncpu` is 2.
+    /// Makes a world in a folder, of FreeBSD 15.0: `vmm` and `nmdm` are loaded, `vmm_vnode` can be,
+    /// `hw.ncpu` is 2.
     /// The commands in [`Self::bin`] are links to `binary`.
     ///
     /// # Errors
@@ -80,7 +97,6 @@ impl World {
             symlink(&binary, world.bin().join(name))?;
         }
         symlink(&binary, world.bin().join("standin"))?;
-        fs::write(world.path("dev/vmmctl"), "")?;
         world.set_loaded(&["kernel", "vmm", "nmdm"])?;
         world.set_loadable(&["vmm_vnode"])?;
         Ok(world)
@@ -173,13 +189,33 @@ impl World {
         command
     }
 
-    /// Names of the modules that are loaded from now on.
+    /// Names of the modules that are loaded from now on. `/dev/vmmctl` is there while vmm is.
     ///
     /// # Errors
     /// When the world cannot be written.
     pub fn set_loaded(&self, modules: &[&str]) -> io::Result<()> {
         let _guard = self.lock()?;
+        let control = self.path("dev/vmmctl");
+        if modules.contains(&"vmm") {
+            fs::write(control, "")?;
+        } else if control.exists() {
+            fs::remove_file(control)?;
+        }
         self.store("modules", &modules)
+    }
+
+    /// Makes it a machine of this release.
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn set_release(&self, release: Release) -> io::Result<()> {
+        let _guard = self.lock()?;
+        self.store("release", &release)
+    }
+
+    /// Which FreeBSD it is.
+    pub(crate) fn release(&self) -> io::Result<Release> {
+        self.load("release").map(Option::unwrap_or_default)
     }
 
     /// Names of the modules that are installed, so that they can be loaded.

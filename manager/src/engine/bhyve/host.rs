@@ -101,12 +101,18 @@ impl Host {
 
     /// Whether there is a command of this name.
     pub(super) fn has(&self, program: &str) -> bool {
+        self.find(program).is_some()
+    }
+
+    /// The file that a command of this name is.
+    pub(super) fn find(&self, program: &str) -> Option<PathBuf> {
         let own = self.environment.iter().find(|(name, _)| name == "PATH");
         let path = match own {
             Some((_, path)) => path.into(),
             None => env::var_os("PATH").unwrap_or_default(),
         };
-        env::split_paths(&path).any(|dir| dir.join(program).is_file())
+        let mut found = env::split_paths(&path).map(|dir| dir.join(program));
+        found.find(|file| file.is_file())
     }
 
     /// Runs a command of the base system, as PATH has it; returns what it printed.

@@ -1,11 +1,16 @@
 //! The kernel of a FreeBSD host, as its commands tell of it: where sysctl(3) is not to be had, which
 //! is everywhere but on FreeBSD itself. There the kernel is asked without commands.
 
-use std::{collections::HashMap, fmt, io, path::Path};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use super::host::Host;
 use crate::host::{
     Source,
+    folder::MountedOn,
     freebsd::{Kernel, Value},
     proc::ProcRoot,
 };
@@ -16,6 +21,7 @@ const VARIABLES: [&str; 27] = [
     "hw.model",
     "hw.ncpu",
     "hw.physmem",
+    "hw.vmm.maxcpu",
     "hw.vmm.maxvmms",
     "hw.vmm.vnode.abi",
     "hw.vmm.vnode.segments",
@@ -27,13 +33,12 @@ const VARIABLES: [&str; 27] = [
     "kern.racct.enable",
     "security.jail.jailed",
     "vm.overcommit",
+    "vm.pmap.pv_page_count",
     "vm.pmap.user_pt_page_count",
     "vm.stats.vm.v_active_count",
     "vm.stats.vm.v_free_count",
-    "vm.stats.vm.v_free_reserved",
     "vm.stats.vm.v_inactive_count",
     "vm.stats.vm.v_laundry_count",
-    "vm.stats.vm.v_page_count",
     "vm.stats.vm.v_page_size",
     "vm.stats.vm.v_wire_count",
     "vm.swap_reserved",
@@ -114,15 +119,24 @@ impl Kernel for Commands {
         Ok(told.lines().count() as u64)
     }
 
+    fn machines_of_user(&self) -> Option<u64> {
+        // No command tells of RLIMIT_VMM.
+        None
+    }
+
+    fn bhyve(&self) -> Option<PathBuf> {
+        self.host.find("bhyve")
+    }
+
     #[cfg(target_os = "linux")]
-    fn mounted(&self, folder: &Path) -> Option<(String, Vec<String>)> {
+    fn mounted(&self, folder: &Path) -> Option<MountedOn> {
         use crate::host::{folder::Folder, proc::mounts};
         let mounts = mounts(&std::fs::read_to_string("/proc/self/mountinfo").ok()?);
         Folder::mounted(folder, &mounts)
     }
 
     #[cfg(target_os = "freebsd")]
-    fn mounted(&self, folder: &Path) -> Option<(String, Vec<String>)> {
+    fn mounted(&self, folder: &Path) -> Option<MountedOn> {
         crate::host::freebsd::ThisKernel.mounted(folder)
     }
 }

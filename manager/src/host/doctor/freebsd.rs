@@ -1,49 +1,56 @@
-//! What `doctor` looks at on FreeBSD only: vmm, its modules, what of bhyve is installed, overcommit,
-//! ZFS.
+//! What `doctor` looks at on FreeBSD only: vmm, its modules, what of bhyve is installed, ZFS.
 
 use nix::errno::Errno;
 use vmm_sys::abi::VM_VNODE_ABI;
 
 use super::{Check, Status};
 use crate::host::{
-    facts::HostFacts,
     folder::Folder,
-    freebsd::{BhyveTools, Freebsd, OVERCOMMIT_NEVER, Vmm},
+    freebsd::{BhyveTools, Freebsd, Vmm},
 };
 
 /// The hypervisor, who may use it, and what shares a checkpoint between its guests.
 pub(super) fn vmm(freebsd: &Freebsd) -> Vec<Check> {
     let vmm = &freebsd.vmm;
-    let loaded = vmm.max_machines.is_some();
-    let found = if loaded {
+    let found = if vmm.loaded {
         format!("loaded, {} machines", vmm.machines)
     } else {
         "not loaded".to_owned()
     };
     let mut checks = vec![Check::new("vmm", found, "loaded").unless(
-        loaded,
+        vmm.loaded,
         Status::Fail,
         "load it: kldload vmm, and for each boot vmm_load=\"YES\" in /boot/loader.conf; if that \
              fails, enable virtualization (VT-x with EPT, or AMD-V) in the firmware",
     )];
-    if loaded {
-        checks.push(control(vmm, freebsd.jailed));
+    if vmm.loaded {
+        checks.push(control(vmm, freebsd));
     }
     checks.push(vnode(vmm));
+    checks.extend(freebsd.bhyve_maps_checkpoints.map(maps_checkpoints));
     checks
 }
 
 /// The device that guests' machines are created by, and who may open it.
-fn control(vmm: &Vmm, jailed: bool) -> Check {
+fn control(vmm: &Vmm, freebsd: &Freebsd) -> Check {
     let errno = vmm.control_errno.map(Errno::from_raw);
     let found = match (vmm.control, errno) {
         (None, errno) => errno.map_or_else(|| "not there".to_owned(), |e| e.to_string()),
         (Some(owner), None) => owner.to_string(),
         (Some(owner), Some(errno)) => format!("{owner}: {errno}"),
     };
+    // From FreeBSD 15.1 on the device is root's and the group's `vmm`. Whoever is not root may make
+    // machines only that end with the descriptor that they were made by (vmmdev_create() of
+    // sys/dev/vmm/vmm_dev.c).
+    let root = vmm.control.is_some_and(|owner| owner.uid == 0);
+    let by_group = errno.is_none() && root && freebsd.processes.user_limit_binds;
     let hint = match errno {
-        _ if jailed => {
+        _ if freebsd.jailed => {
             "this jail needs allow.vmm in jail.conf(5), and a devfs(8) rule that shows vmmctl and vmm/*"
+        }
+        None => {
+            "run brood as root: the group may make only machines that end with their maker, and \
+             brood's guests outlive it"
         }
         Some(Errno::EACCES | Errno::EPERM) => {
             "run brood as root: nobody else may make machines that outlive their maker"
@@ -51,9 +58,24 @@ fn control(vmm: &Vmm, jailed: bool) -> Check {
         _ => "a devfs(8) ruleset hides it: devfs rule add path vmmctl unhide",
     };
     Check::new(vmm_sys::VMM_CTL_PATH, found, "readable and writable").unless(
-        errno.is_none(),
+        errno.is_none() && !by_group,
         Status::Fail,
         hint,
+    )
+}
+
+/// Whether the bhyve on PATH maps a checkpoint. A stock one passes the variable over without a word.
+fn maps_checkpoints(maps: bool) -> Check {
+    let found = if maps {
+        "maps checkpoints"
+    } else {
+        "reads checkpoints, and shares none"
+    };
+    Check::new("bhyve", found, "maps checkpoints").unless(
+        maps,
+        Status::Fail,
+        "each guest has a copy of all its memory: put the patched bhyve first in PATH \
+         (/usr/local/vmmvnode/bin), or build it: tools/freebsd/kernel build, then install",
     )
 }
 
@@ -150,22 +172,11 @@ pub(super) fn racct(enabled: Option<bool>) -> Check {
     Check::new("kern.racct.enable", found, "")
 }
 
-/// Whether the kernel refuses memory that swap could not hold; see tuning(7).
-pub(super) fn overcommit(facts: &HostFacts) -> Check {
-    let mode = facts.memory.overcommit_mode;
-    let found = if facts.never_overcommits() {
-        format!("{mode} (never)")
-    } else {
-        format!("{mode} (always)")
-    };
-    let without = mode & !OVERCOMMIT_NEVER;
-    Check::new("vm.overcommit", found, "without bit 0").unless(
-        !facts.never_overcommits(),
-        Status::Warn,
-        format!(
-            "each guest counts with all its memory, shared or not: sysctl vm.overcommit={without}"
-        ),
-    )
+/// Swap, and what of guests it is kept for: nothing. FreeBSD charges guest memory to nobody, with
+/// whatever `vm.overcommit`.
+pub(super) fn swap(check: Check) -> Check {
+    let found = format!("{}; guests' private pages reserve none", check.found);
+    Check { found, ..check }
 }
 
 /// ZFS keeps what is mapped in its own cache too, unless it was told not to.

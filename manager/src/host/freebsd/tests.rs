@@ -19,8 +19,20 @@ impl Kernel for MadeUp {
         Ok(if user.is_some() { 7 } else { 80 })
     }
 
-    fn mounted(&self, _: &Path) -> Option<(String, Vec<String>)> {
-        Some(("zfs".to_owned(), vec!["noatime".to_owned()]))
+    fn mounted(&self, _: &Path) -> Option<MountedOn> {
+        Some(MountedOn {
+            filesystem: "zfs".to_owned(),
+            options: vec!["noatime".to_owned()],
+            point: "/tank".into(),
+        })
+    }
+
+    fn machines_of_user(&self) -> Option<u64> {
+        Some(300)
+    }
+
+    fn bhyve(&self) -> Option<PathBuf> {
+        None
     }
 }
 
@@ -83,6 +95,8 @@ fn an_ordinary_host_is_read() {
     let Freebsd { vmm, processes, .. } = host.freebsd();
     assert_eq!(vmm.control_errno, Some(Errno::ENOENT as i32));
     assert_eq!((vmm.max_machines, vmm.vnode_abi), (None, None));
+    assert_eq!(vmm.user_machines, Some(300));
+    assert!(!vmm.loaded);
     assert_eq!((processes.max, processes.existing), (34_232, 80));
     let of_user = if processes.user_limit_binds { 7 } else { 0 };
     assert_eq!(processes.of_user, of_user);
@@ -113,9 +127,11 @@ fn vmm_and_its_modules_are_seen() {
     assert_eq!(
         host.freebsd().vmm,
         Vmm {
+            loaded: true,
             control_errno: None,
             control: Some(owner),
             max_machines: Some(64),
+            user_machines: Some(300),
             machines: 2,
             vnode_abi: Some(1),
             vnode_segments: Some(2),
@@ -124,16 +140,44 @@ fn vmm_and_its_modules_are_seen() {
     );
 }
 
+/// FreeBSD 15.0 has no `hw.vmm.maxvmms`, so its absence says nothing about vmm.
 #[test]
-fn memory_that_is_not_wired_counts_where_the_kernel_counts_it() {
+fn vmm_is_loaded_when_its_device_or_a_variable_of_its_own_is_there() {
+    let mut host = facts(&ordinary(), &["vmmctl"]).unwrap();
+    let vmm = &host.freebsd().vmm;
+    assert!(vmm.loaded && vmm.max_machines.is_none());
+    // A devfs(8) ruleset may hide the device.
     let mut kernel = ordinary();
     kernel
         .0
-        .insert("vm.overcommit", 5_u32.to_ne_bytes().to_vec());
-    let host = facts(&kernel, &[]).unwrap();
-    assert!(host.never_overcommits());
-    // 4 GiB of swap, and 8 GiB of pages less 1 GiB wired and 512 MiB kept back.
-    assert_eq!(host.memory.commit_limit, Bytes::kib(10752 << 10));
+        .insert("hw.vmm.maxcpu", 16_u32.to_ne_bytes().to_vec());
+    let mut host = facts(&kernel, &[]).unwrap();
+    assert!(host.freebsd().vmm.loaded && host.freebsd().vmm.control.is_none());
+    assert!(!facts(&ordinary(), &[]).unwrap().freebsd().vmm.loaded);
+}
+
+/// Guest memory is charged to no swap, whatever the kernel is set to.
+#[test]
+fn overcommit_says_nothing_about_guests() {
+    let mut kernel = ordinary();
+    for mode in [0_u32, 1, 5] {
+        let value = mode.to_ne_bytes().to_vec();
+        kernel.0.insert("vm.overcommit", value);
+        let host = facts(&kernel, &[]).unwrap();
+        assert!(!host.never_overcommits(), "{mode}");
+        assert_eq!(host.memory.overcommit_mode, u64::from(mode));
+    }
+}
+
+#[test]
+fn a_bhyve_that_maps_checkpoints_is_told_from_a_stock_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let bhyve = folder.path().join("bhyve");
+    assert_eq!(maps_checkpoints(&bhyve), None);
+    fs::write(&bhyve, b"\x7fELF\0snapshot.vnode_restor\0\xff").unwrap();
+    assert_eq!(maps_checkpoints(&bhyve), Some(false));
+    fs::write(&bhyve, b"\x7fELF\0\0snapshot.vnode_restore\0\xff").unwrap();
+    assert_eq!(maps_checkpoints(&bhyve), Some(true));
 }
 
 #[test]

@@ -6,17 +6,26 @@ use super::{
 };
 use crate::host::{facts::HostFacts, freebsd::Freebsd};
 
-/// Open files that a guest's bhyve takes: machine, console, disk, network, sockets, queues. More
-/// than a small configuration has; not measured.
-const FILES_PER_GUEST: u64 = 32;
+/// Open files that a guest's bhyve takes. Measured with bhyve of FreeBSD 14.2: 11 without a network
+/// card, 12 with one (docs/freebsd-footprint.md). Each further card or disk takes one more; four are
+/// allowed for.
+const FILES_PER_GUEST: u64 = 12 + 4;
 /// `PID_MAX` of `sys/proc.h`; the kernel lowers `kern.maxproc` to it.
 const MOST_PROCESSES: u64 = 99_999;
 
 pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> Vec<Limit> {
-    // Where vmm is not loaded there is no such limit to see.
-    let machines = freebsd.vmm.max_machines;
-    let machines = machines.map(|most| machines_of_user(facts, most, freebsd.vmm.machines, demand));
-    let mut limits = Vec::from_iter(machines);
+    let vmm = &freebsd.vmm;
+    // Both came after FreeBSD 15.0. A limit that is not there lets everybody in.
+    let machines = [
+        ("hw.vmm.maxvmms", vmm.max_machines),
+        ("RLIMIT_VMM", vmm.user_machines),
+    ];
+    let machines = machines
+        .into_iter()
+        .filter_map(|(name, most)| Some((name, most?)));
+    let mut limits: Vec<Limit> = machines
+        .map(|(name, most)| machines_of_user(facts, name, most, vmm.machines, demand))
+        .collect();
     limits.extend(processes(freebsd, demand));
     limits.extend(files(facts, demand));
     limits.push(memory(facts, demand));
@@ -25,15 +34,26 @@ pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> V
 
 /// Each user may have so many virtual machines. Those of other users are counted as well, since
 /// the kernel tells only how many there are; so are those that are not brood's.
-fn machines_of_user(facts: &HostFacts, most: u64, existing: u64, demand: &Demand) -> Limit {
-    Limit::new("hw.vmm.maxvmms", Unit::Machines)
+fn machines_of_user(
+    facts: &HostFacts,
+    name: &'static str,
+    most: u64,
+    existing: u64,
+    demand: &Demand,
+) -> Limit {
+    Limit::new(name, Unit::Machines)
         .room_beside(most, existing)
         .needs(demand.guests, 1, unborn_guests(facts, demand))
         .remedy(|needed| {
-            // Not in loader.conf: vmm sets it to 4 for each CPU when it is loaded (vmm_handler()
-            // of sys/dev/vmm/vmm_dev.c).
             let limit = needed.saturating_add(existing);
-            format!("raise it: sysctl hw.vmm.maxvmms={limit}, and the same in /etc/sysctl.conf")
+            match name {
+                "RLIMIT_VMM" => format!(
+                    "raise this user's limit on virtual machines to {limit} in login.conf(5)"
+                ),
+                // Not in loader.conf: vmm sets it to 4 for each CPU when it is loaded (vmm_handler()
+                // of sys/dev/vmm/vmm_dev.c).
+                _ => format!("raise it: sysctl {name}={limit}, and the same in /etc/sysctl.conf"),
+            }
         })
 }
 
@@ -131,10 +151,10 @@ fn memory(facts: &HostFacts, demand: &Demand) -> Limit {
             demand.outstanding.0,
         )
         .promise()
-        .remedy(|_| remedy::memory())
-}
-
-pub(super) fn commit_remedy() -> String {
-    "with bit 0 of vm.overcommit each guest counts in full: sysctl vm.overcommit=0, or add swap"
-        .to_owned()
+        .remedy(|_| match facts.sharing().why {
+            None => remedy::memory(),
+            Some(why) => {
+                format!("free memory, or have guests share it: {why}, so each takes all its memory")
+            }
+        })
 }

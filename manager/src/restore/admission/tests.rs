@@ -130,6 +130,11 @@ fn each_limit_of_freebsd_is_named_with_what_raises_it() {
     type Change = fn(&mut crate::host::facts::HostFacts);
     let cases: [(Change, &str); 7] = [
         (
+            |host| host.freebsd().vmm.user_machines = Some(64),
+            "RLIMIT_VMM is 64 and 3 exist; raise this user's limit on virtual machines to 1003 in \
+             login.conf(5), or restore at most 61 guests",
+        ),
+        (
             |host| host.freebsd().vmm.max_machines = Some(64),
             "hw.vmm.maxvmms is 64 and 3 exist; raise it: sysctl hw.vmm.maxvmms=1003, and the same \
              in /etc/sysctl.conf, or restore at most 61 guests",
@@ -156,20 +161,14 @@ fn each_limit_of_freebsd_is_named_with_what_raises_it() {
         ),
         (
             |host| host.files.max = 10_400,
-            "kern.maxfiles leaves 10000 open files for guests (32 each) and 32064 open files are \
-             needed; raise it: sysctl kern.maxfiles=32464, and the same in /etc/sysctl.conf, or \
-             restore at most 310 guests",
+            "kern.maxfiles leaves 10000 open files for guests (16 each) and 16064 open files are \
+             needed; raise it: sysctl kern.maxfiles=16464, and the same in /etc/sysctl.conf, or \
+             restore at most 621 guests",
         ),
         (
             |host| host.memory.available = Bytes::gib(1),
             "available memory leaves 368.6 MiB for guests (1.5 MiB each) and 1.5 GiB are needed; \
              free memory, or allow each guest less private memory, or restore at most 245 guests",
-        ),
-        (
-            |host| host.memory.overcommit_mode = 1,
-            "vm.swap_total leaves 2.9 GiB for guests (256.5 MiB each) and 250.5 GiB are needed; \
-             with bit 0 of vm.overcommit each guest counts in full: sysctl vm.overcommit=0, or add \
-             swap, or restore at most 11 guests",
         ),
     ];
     assert!(admit(&freebsd(), &demand(1000)).fits());
@@ -190,6 +189,30 @@ fn each_limit_of_freebsd_is_named_with_what_raises_it() {
     assert_eq!(
         limit(&verdict, "kern.maxproc").hint.as_deref(),
         Some("no setting is large enough: FreeBSD has at most 99999 processes")
+    );
+}
+
+/// A guest that shares nothing takes all its memory, whatever it is allowed to write.
+#[test]
+fn an_allowance_means_nothing_where_nothing_is_shared() {
+    let mut host = freebsd();
+    host.freebsd().bhyve_maps_checkpoints = Some(false);
+    let verdict = admit(&host, &demand(1000));
+    let memory = limit(&verdict, "available memory");
+    assert_eq!(memory.per_guest, (Bytes::kib(512) + Bytes::mib(256)).0);
+    assert!(!memory.fits);
+    let hint = memory.hint.as_deref().unwrap();
+    assert!(
+        hint.contains("without the vmm-vnode patch, so each"),
+        "{hint}"
+    );
+    assert_eq!(
+        private(&host, Bytes::mib(1), Bytes::mib(256)),
+        Bytes::mib(256)
+    );
+    assert_eq!(
+        private(&freebsd(), Bytes::mib(1), Bytes::mib(256)),
+        Bytes::mib(1)
     );
 }
 

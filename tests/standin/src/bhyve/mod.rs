@@ -21,7 +21,7 @@ use crate::{
     exit::{EX_OSERR, Exit},
     fault, socket, sysctl,
     vm::{Segment, Vm},
-    world::World,
+    world::{STOCK, World},
 };
 
 use checkpoint::Checkpoint;
@@ -212,7 +212,8 @@ fn attach(
     (memsize, wired): (u64, bool),
     output: Output,
 ) -> Result<Option<File>, Exit> {
-    if !config.bool_or("snapshot.vnode_restore", false)? {
+    let stock = std::env::var_os(STOCK).is_some();
+    if stock || !config.bool_or("snapshot.vnode_restore", false)? {
         return Ok(None);
     }
     let fall_back = |why: &str| {

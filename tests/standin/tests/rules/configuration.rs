@@ -1,5 +1,7 @@
 //! Command lines, configuration files, names and limits of VMs.
 
+use brood_standin::Release;
+
 use crate::lab::{Lab, until};
 
 #[test]
@@ -195,6 +197,7 @@ fn a_vm_that_runs_cannot_be_taken_by_another_bhyve() {
 #[test]
 fn no_more_vms_than_maxvmms() {
     let lab = Lab::new();
+    lab.world.set_release(Release::FifteenOne).expect("a world");
     assert_eq!(lab.run("sysctl", &["-n", "hw.vmm.maxvmms"]).good(), "8\n");
     for n in 0..8 {
         lab.run("bhyvectl", &["--create", &format!("--vm=vm{n}")])
@@ -207,6 +210,16 @@ fn no_more_vms_than_maxvmms() {
     lab.run("bhyvectl", &["--destroy", "--vm=vm3"]).good();
     let mut guest = lab.start("ninth", &["-k", &config]);
     guest.ready();
+}
+
+/// FreeBSD 15.0 counts no VMs.
+#[test]
+fn nothing_limits_the_vms_of_15_0() {
+    let lab = Lab::new();
+    for n in 0..9 {
+        lab.run("bhyvectl", &["--create", &format!("--vm=vm{n}")])
+            .good();
+    }
 }
 
 #[test]

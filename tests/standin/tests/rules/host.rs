@@ -2,11 +2,20 @@
 
 use std::process::Command;
 
+use brood_standin::Release;
+
 use crate::lab::Lab;
 
 #[test]
 fn values() {
     let lab = Lab::new();
+    lab.run("sysctl", &["hw.vmm.maxvmms"])
+        .refused(1, "sysctl: unknown oid 'hw.vmm.maxvmms'\n");
+    lab.world.set_release(Release::FifteenOne).expect("a world");
+    assert_eq!(
+        lab.run("sysctl", &["-n", "kern.osrelease"]).good(),
+        "15.1-RELEASE\n"
+    );
     assert_eq!(
         lab.run("sysctl", &["hw.vmm.maxvmms"]).good(),
         "hw.vmm.maxvmms: 8\n"
@@ -47,6 +56,9 @@ fn values() {
 #[test]
 fn values_of_the_module_are_there_while_it_is() {
     let lab = Lab::new();
+    lab.world.set_loaded(&["kernel"]).expect("modules");
+    lab.run("sysctl", &["-n", "hw.vmm.maxcpu"])
+        .refused(1, "sysctl: unknown oid 'hw.vmm.maxcpu'\n");
     lab.run("sysctl", &["-n", "hw.vmm.vnode.abi"])
         .refused(1, "sysctl: unknown oid 'hw.vmm.vnode.abi'\n");
     lab.world

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, thread};
 
+use brood_standin::Release;
+
 use crate::lab::{Lab, field};
 
 const GUESTS: usize = 50;
@@ -9,8 +11,9 @@ const GUESTS: usize = 50;
 #[test]
 fn fifty_restores_at_once_are_fifty_guests() {
     let lab = Lab::new();
-    let file = lab.checkpoint();
+    lab.world.set_release(Release::FifteenOne).expect("a world");
     lab.run("sysctl", &["hw.vmm.maxvmms=50"]).good();
+    let file = lab.checkpoint();
     let mut guests: Vec<_> = (0..GUESTS)
         .map(|n| lab.restore(&format!("vm{n}"), &file, &["snapshot.vnode_restore=true"]))
         .collect();
@@ -95,7 +98,6 @@ fn fifty_taps_made_at_once_have_names_of_their_own() {
 fn the_nth_of_many_fails() {
     let lab = Lab::new();
     let file = lab.checkpoint();
-    lab.run("sysctl", &["hw.vmm.maxvmms=20"]).good();
     let guests: Vec<_> = (0..10)
         .map(|n| {
             let name = format!("vm{n}");
