@@ -123,8 +123,8 @@ fn resident(stats: &str) -> Option<Bytes> {
     line.trim().parse().ok().map(Bytes)
 }
 
-/// What of a process in memory is not guest memory. A bhyve that has read the checkpoint has
-/// touched all of the guest's; one that shares it only what its devices use, which stays counted.
+/// What of a process's own memory is not guest memory. A bhyve that has read the checkpoint has
+/// touched all of the guest's; of one that shares it, nothing was counted.
 fn own_memory(resident: Bytes, private: Bytes, memory: Bytes) -> Bytes {
     if cfg!(not(target_os = "linux")) && private == memory {
         resident.saturating_sub(memory)
@@ -159,11 +159,11 @@ fn status(pid: i32, key: &str) -> Option<Bytes> {
     Some(Bytes::kib(kib.parse().ok()?))
 }
 
-/// What of a process is in memory. bhyve maps all guest memory, so what of that it has touched is
-/// counted too.
+/// What of a process in memory is its own. Memory of a guest that shares a checkpoint is a mapping of
+/// that file and is not counted; one that was read into is.
 #[cfg(not(target_os = "linux"))]
 fn process_memory(process: Process) -> Option<Bytes> {
-    crate::engine::process::resident(process)
+    crate::engine::process::own_memory(process)
 }
 
 #[cfg(test)]

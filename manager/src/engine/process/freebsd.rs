@@ -18,6 +18,7 @@ use vmm_sys::sysctl;
 use super::{
     Process, ProcessState,
     kinfo::{Kinfo, microseconds},
+    vmmap,
 };
 use crate::units::{Bytes, PAGE_SIZE};
 
@@ -64,11 +65,11 @@ pub(crate) fn namespace() -> io::Result<u64> {
     Ok(u64::try_from(i32::from_ne_bytes(*jail)).unwrap_or(0))
 }
 
-/// What a process has in memory.
-pub(super) fn resident(pid: i32) -> Option<Bytes> {
-    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
-    let kinfo = Kinfo::parse(&sysctl::read_at(&place).ok()?)?;
-    Some(Bytes(PAGE_SIZE).saturating_mul(kinfo.resident))
+/// What of a process in memory is its own.
+pub(super) fn own_memory(pid: i32) -> Option<Bytes> {
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_VMMAP, pid];
+    let own = vmmap::own_pages(&sysctl::read_at(&place).ok()?)?;
+    Some(Bytes(PAGE_SIZE).saturating_mul(own))
 }
 
 /// `kern.boottime` in microseconds.

@@ -4,8 +4,6 @@ use super::ProcessState;
 
 /// `KINFO_PROC_SIZE`; the first field says it too.
 const SIZE: usize = 1088;
-/// Where `ki_rssize` is, a `segsz_t`.
-const RSSIZE: usize = 264;
 /// Where `ki_start` is, a `struct timeval`.
 const START: usize = 336;
 /// Where `ki_stat` is, a `char`.
@@ -18,7 +16,6 @@ const SZOMB: u8 = 5;
 #[cfg(target_os = "freebsd")]
 const _: () = {
     assert!(SIZE == size_of::<libc::kinfo_proc>());
-    assert!(RSSIZE == std::mem::offset_of!(libc::kinfo_proc, ki_rssize));
     assert!(START == std::mem::offset_of!(libc::kinfo_proc, ki_start));
     assert!(STAT == std::mem::offset_of!(libc::kinfo_proc, ki_stat));
     assert!(SSTOP == libc::SSTOP.cast_unsigned() && SZOMB == libc::SZOMB.cast_unsigned());
@@ -31,8 +28,6 @@ pub(super) struct Kinfo {
     pub(super) state: ProcessState,
     /// When it started, in microseconds since 1970 by the wall clock.
     pub(super) start: i64,
-    /// Pages that it has in memory.
-    pub(super) resident: u64,
 }
 
 impl Kinfo {
@@ -48,12 +43,7 @@ impl Kinfo {
             _ => ProcessState::Running,
         };
         let start = microseconds(&record[START..])?;
-        let resident = i64::from_ne_bytes(*record[RSSIZE..].first_chunk()?);
-        Some(Self {
-            state,
-            start,
-            resident: u64::try_from(resident).unwrap_or(0),
-        })
+        Some(Self { state, start })
     }
 }
 
@@ -76,7 +66,6 @@ mod tests {
         record[START..START + 8].copy_from_slice(&seconds.to_ne_bytes());
         record[START + 8..START + 16].copy_from_slice(&microseconds.to_ne_bytes());
         record[STAT] = stat;
-        record[RSSIZE..RSSIZE + 8].copy_from_slice(&77_i64.to_ne_bytes());
         record
     }
 
@@ -85,7 +74,6 @@ mod tests {
         let states = [1, 2, 3, SSTOP, SZOMB, 6, 7].map(|stat| {
             let kinfo = Kinfo::parse(&record(stat, 1_800_000_000, 250_001)).unwrap();
             assert_eq!(kinfo.start, 1_800_000_000_250_001);
-            assert_eq!(kinfo.resident, 77);
             kinfo.state
         });
         use ProcessState::{Gone, Running, Stopped};

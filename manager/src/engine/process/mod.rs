@@ -6,6 +6,8 @@ mod freebsd;
 mod kinfo;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(any(target_os = "freebsd", test))]
+mod vmmap;
 
 use std::{io, time::Duration};
 
@@ -92,10 +94,10 @@ impl Process {
     }
 }
 
-/// What a process has in memory (`ki_rssize`), for those who have no `/proc`.
+/// What of a process in memory is its own, for those who have no `/proc`: see [`vmmap::own_pages`].
 #[cfg(target_os = "freebsd")]
-pub(crate) fn resident(process: Process) -> Option<crate::units::Bytes> {
-    system::resident(process.pid)
+pub(crate) fn own_memory(process: Process) -> Option<crate::units::Bytes> {
+    system::own_memory(process.pid)
 }
 
 /// Sends a signal to a process that is held; `false` when it is gone.
