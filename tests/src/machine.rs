@@ -194,6 +194,15 @@ impl Machine {
         fs::set_permissions(&bhyve, fs::Permissions::from_mode(0o755)).expect("a program");
     }
 
+    /// Unmounts by force what a checkpoint lies on.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn unmount_by_force(&self, checkpoint: &BundlePath) {
+        let file = checkpoint.ckp();
+        self.world.unmount_by_force(&file).expect("a machine");
+    }
+
     /// The modules that can be loaded.
     ///
     /// # Panics

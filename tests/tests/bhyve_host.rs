@@ -6,7 +6,7 @@ use std::fs;
 
 use brood::checkpoint::{BhyveGuest, BundlePath, Readiness};
 use brood_standin::Release;
-use brood_tests::{Lab, Running, array, number, text, whole};
+use brood_tests::{Daemon, Lab, Running, array, number, text, until, whole};
 use serde_json::Value;
 
 /// A checkpoint of this name in the lab.
@@ -219,6 +219,59 @@ fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
             .run("bhyvectl", &[&format!("--vm=other{n}"), "--destroy"]);
     }
     assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
+}
+
+/// Guests of a checkpoint whose file system was unmounted by force read zeros: whoever lists them, a
+/// command or the daemon, ends them and says why. Others are left alone.
+#[test]
+fn guests_whose_checkpoint_is_gone_are_ended_with_the_reason() {
+    let lab = Lab::new();
+    let (web, other) = (lab.bundle("web"), checkpoint(&lab, "other"));
+    lab.machine.checkpoint(&web);
+    let name = web.to_string();
+    let _ = lab.json(&["restore", &name, "-n", "2", "--prefix", "g"]);
+    let _ = lab.json(&["restore", &other, "-n", "1", "--prefix", "o"]);
+    let _ = lab.brood(&["pause", "g-2"]).ok();
+    lab.machine.unmount_by_force(&web);
+    let listed = lab.list();
+    for guest in &listed {
+        let (name, reason) = (text(&guest["name"]), &guest["reason"]);
+        if name.starts_with("g-") {
+            assert_eq!(guest["state"], "dead", "{guest}");
+            assert!(text(reason).contains("was unmounted by force"), "{guest}");
+        } else {
+            assert_eq!(guest["state"], "running", "{guest}");
+        }
+    }
+    assert_eq!((listed.len(), lab.machine.processes().len()), (3, 1));
+    // The reason stays, and what is left of them goes as with any guest that ended.
+    let shown = lab.brood(&["show", "g-1"]).ok();
+    assert!(
+        shown.stdout.contains("read as zeros; brood ended it"),
+        "{}",
+        shown.stdout
+    );
+    lab.destroy_all();
+
+    // The daemon sees it by itself.
+    let environment = lab.machine.environment();
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    let daemon = Daemon::with_environment(&lab.home, &environment);
+    let _ = lab.json(&["restore", &name, "-n", "1", "--prefix", "d"]);
+    lab.machine.unmount_by_force(&web);
+    until("the daemon to end its guest", || {
+        lab.machine.processes().is_empty().then_some(())
+    });
+    let listed = lab.list();
+    assert!(
+        text(&listed[0]["reason"]).contains("was unmounted by force"),
+        "{listed:?}"
+    );
+    drop(daemon);
+    lab.destroy_all();
 }
 
 #[test]

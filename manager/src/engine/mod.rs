@@ -437,6 +437,13 @@ pub trait Engine: fmt::Debug + Send + Sync {
         process.signal(Signal::SIGSTOP)
     }
 
+    /// Guests whose memory is not what they were restored from any more, and why: to let them run on
+    /// would be to let them compute with what they never wrote. Asked whenever guests are listed, so
+    /// it costs next to nothing when there are none.
+    fn lost(&self) -> Vec<(GuestId, String)> {
+        Vec::new()
+    }
+
     /// Memory of a guest.
     ///
     /// # Errors

@@ -103,7 +103,8 @@ impl Guests<'_> {
     pub fn list(&mut self) -> Result<Vec<Guest>, Error> {
         self.adopt_unrecorded()?;
         let rows = self.state.guests()?;
-        let guests = self.reconcile(rows)?;
+        let mut guests = self.reconcile(rows)?;
+        self.end_lost(&mut guests)?;
         self.state.sweep_sessions();
         Ok(guests)
     }

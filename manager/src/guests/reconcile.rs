@@ -1,14 +1,21 @@
 //! The record of guests, brought in line with what runs.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::Checkpoint,
-    engine::{GuestId, ProcessState},
+    engine::{GuestId, ProcessState, process},
     state::{self, GuestRow, RowState},
 };
 
+/// How long a guest that is killed may take to end, before it is left to the next look.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// The reason of an end that nobody saw, or not yet.
 pub(super) const UNEXPLAINED: &str = "its process is gone; nothing was left to see why";
 
@@ -37,6 +44,33 @@ impl Guests<'_> {
                 .adopt(id, process, &described, &sha256, disk.as_deref())?;
         }
         Ok(())
+    }
+
+    /// Ends guests that must not run on, and records why: those whose memory the engine has lost.
+    pub(super) fn end_lost(&mut self, guests: &mut [Guest]) -> Result<(), Error> {
+        let lost: HashMap<GuestId, String> = self.engine.lost().into_iter().collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut dead = Vec::new();
+        for guest in guests {
+            let (Some(process), Some(why)) = (guest.process(), lost.get(&guest.row.id)) else {
+                continue;
+            };
+            // A guest that cannot be killed is tried again with the next look.
+            let killed = process.open().ok().flatten().is_some_and(|handle| {
+                process::send(&handle, Signal::SIGKILL).is_ok()
+                    && process::wait_for_end(&handle, KILL_PATIENCE).unwrap_or(false)
+            });
+            if killed {
+                tracing::warn!(guest = guest.row.name, "ended: {why}");
+                dead.push((guest.row.id, why.clone()));
+                guest.row.reason = Some(why.clone());
+                guest.row.state = RowState::Dead;
+                guest.state = GuestState::Dead;
+            }
+        }
+        Ok(self.state.record_dead(&dead)?)
     }
 
     /// What recorded guests are, now that it was looked at what runs.

@@ -186,6 +186,7 @@ fn value(world: &World, name: &str) -> io::Result<Option<String>> {
         "hw.vmm.vnode.abi" => "1".to_owned(),
         "hw.vmm.vnode.segments" => segments().count().to_string(),
         "hw.vmm.vnode.attached" => number(world, name)?.to_string(),
+        "hw.vmm.vnode.file_lost" => segments().filter(|(_, s)| s.lost).count().to_string(),
         "hw.vmm.vnode.pages" => segments().map(|(_, s)| s.pages).sum::<u64>().to_string(),
         "hw.vmm.vnode.private_resident" => {
             segments().map(|(_, s)| s.private).sum::<u64>().to_string()
@@ -194,8 +195,10 @@ fn value(world: &World, name: &str) -> io::Result<Option<String>> {
             let _ = writeln!(
                 text,
                 "{name} segid=0 offset=0 pages={} private_resident={} private_swapped=0 \
-                 file_resident=0 file_lost=0",
-                segment.pages, segment.private
+                 file_resident=0 file_lost={}",
+                segment.pages,
+                segment.private,
+                u8::from(segment.lost)
             );
             text
         }),

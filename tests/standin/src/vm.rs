@@ -59,6 +59,10 @@ pub(crate) struct Segment {
     pub(crate) pages: u64,
     /// Pages that the guest wrote.
     pub(crate) private: u64,
+    /// Whether the file's file system was unmounted by force: then pages that the guest did not
+    /// write are zeros. Seen with vmm_vnode in a kernel of FreeBSD 14.2, on UFS.
+    #[serde(default)]
+    pub(crate) lost: bool,
 }
 
 impl Segment {
@@ -69,6 +73,7 @@ impl Segment {
             inode: meta.ino(),
             pages,
             private: 0,
+            lost: false,
         })
     }
 
@@ -151,6 +156,28 @@ pub(crate) fn all(world: &World) -> io::Result<Vec<(String, Record)>> {
         Some((name, record))
     };
     Ok(names(world)?.into_iter().filter_map(known).collect())
+}
+
+/// Unmounts the file system of a file by force: VMs whose memory it is have lost it.
+///
+/// # Errors
+/// When the world cannot be written.
+pub(crate) fn lose(world: &World, file: &Path) -> io::Result<()> {
+    for (name, record) in all(world)? {
+        if record.segment.as_ref().is_some_and(|s| s.is(file)) {
+            let lose = |record: &mut Record| {
+                record
+                    .segment
+                    .iter_mut()
+                    .for_each(|segment| segment.lost = true);
+                Ok(())
+            };
+            let vm = Vm::open(world, &name);
+            // One that was destroyed meanwhile has nothing to lose.
+            let _ = vm.and_then(|vm| vm.change(lose));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the file is some VM's memory; then nobody may open it for writing (vmm_vnode(4)).

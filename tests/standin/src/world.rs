@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     exit::{EX_SOFTWARE, Exit},
-    sysctl, zfs,
+    sysctl, vm, zfs,
 };
 
 /// Names under which the binary acts.
@@ -233,6 +233,15 @@ impl World {
             fs::write(folder.join(format!("{module}.ko")), "")?;
         }
         self.store("installed", &modules)
+    }
+
+    /// Unmounts by force the file system that a checkpoint's memory file lies on. The file is only
+    /// said to be gone.
+    ///
+    /// # Errors
+    /// When the world cannot be written.
+    pub fn unmount_by_force(&self, file: &Path) -> io::Result<()> {
+        vm::lose(self, file)
     }
 
     /// Boots the machine with a number that cannot be set while it runs, as from loader.conf(5).

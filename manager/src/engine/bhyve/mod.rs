@@ -15,6 +15,7 @@ pub mod config;
 mod folder;
 mod host;
 mod kernel;
+mod lost;
 mod network;
 mod probe;
 mod rctl;
@@ -428,6 +429,10 @@ impl Engine for Bhyve {
             }
             _ => Err(Error::Gone),
         }
+    }
+
+    fn lost(&self) -> Vec<(GuestId, String)> {
+        lost::guests(&self.host)
     }
 
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {

@@ -245,9 +245,12 @@ fn null_modem(id: &GuestId, com: u8, side: char) -> String {
     format!("/dev/nmdm{id}c{com}{side}")
 }
 
+/// What names of guests' virtual machines begin with; the guest's id follows.
+pub(super) const VM_PREFIX: &str = "brood-";
+
 /// Name of a guest's virtual machine, which no other state folder on this host uses.
 pub(super) fn vm_name(id: &GuestId) -> String {
-    format!("brood-{id}")
+    format!("{VM_PREFIX}{id}")
 }
 
 fn start(source: &Source, folder: &Folder, record: &Record) -> Result<Child, Error> {
