@@ -99,6 +99,7 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
             checks.extend(freebsd::vmm(freebsd));
             if let Some(tools) = &freebsd.tools {
                 checks.extend(freebsd::tools(tools));
+                checks.extend(freebsd::tables(freebsd, tools));
             }
             checks.push(freebsd::racct(freebsd.racct));
             CostModel::built_in(EngineKind::Bhyve)
@@ -135,12 +136,19 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
     }
     if let Some(folder) = &facts.checkpoint_folder {
         let check = checkpoint_folder(folder);
-        checks.push(match &facts.system {
-            System::Linux(_) => check,
+        match &facts.system {
+            System::Linux(_) => checks.push(check),
             System::Freebsd(system) => {
-                freebsd::checkpoint_folder(check, folder, system.tools.as_ref())
+                let tools = system.tools.as_ref();
+                checks.push(freebsd::checkpoint_folder(check, folder, tools));
+                checks.extend(freebsd::rollback(folder));
+                checks.extend(
+                    tools
+                        .and_then(|tools| tools.holes.as_ref())
+                        .map(freebsd::holes),
+                );
             }
-        });
+        }
     }
     checks
 }

@@ -139,6 +139,8 @@ pub(crate) fn bhyve() -> BhyveTools {
         suspends: true,
         modules: there(&["vmm", "vmm_vnode", "nmdm"]),
         primarycache: None,
+        builds_tables: true,
+        holes: None,
     }
 }
 

@@ -68,6 +68,41 @@ pub struct BhyveTools {
     pub modules: Vec<(String, bool)>,
     /// `primarycache` of the checkpoint's dataset, when it is on ZFS: what of it the ARC keeps.
     pub primarycache: Option<String>,
+    /// Whether `/usr/sbin/iasl` is there, and `/tmp` can be written: a bhyve that builds ACPI tables
+    /// needs both.
+    pub builds_tables: bool,
+    /// The memory file with the most of holes among those in the checkpoint's folder, when that is
+    /// on tmpfs.
+    pub holes: Option<Holes>,
+}
+
+/// A file that has not all its blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Holes {
+    /// The file.
+    pub file: PathBuf,
+    /// How much of it is a hole.
+    pub size: Bytes,
+}
+
+impl Holes {
+    /// Looks for the memory file in a folder that has most of them.
+    pub(crate) fn in_folder(folder: &Path) -> Option<Self> {
+        let entries = fs::read_dir(folder).ok()?.flatten();
+        let files = entries.map(|entry| entry.path());
+        files
+            .filter(|file| file.extension().is_some_and(|extension| extension == "ckp"))
+            .filter_map(Self::of)
+            .max_by_key(|holes| holes.size)
+    }
+
+    /// Those of a file: what of its size no block of 512 bytes is there for.
+    fn of(file: PathBuf) -> Option<Self> {
+        let facts = fs::metadata(&file).ok()?;
+        let there = Bytes(facts.blocks().saturating_mul(512));
+        let size = Bytes(facts.size()).saturating_sub(there);
+        (size > Bytes(0)).then_some(Self { file, size })
+    }
 }
 
 /// vmm(4) and vmm_vnode(4), as this process sees them.

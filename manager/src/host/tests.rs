@@ -10,7 +10,7 @@ use super::{
     examples::{bhyve, folder, freebsd, healthy},
     facts::{HostFacts, Paths, System},
     folder::Folder,
-    freebsd::Vmm,
+    freebsd::{BhyveTools, Holes, Vmm},
     linux,
     plan::{CostModel, plan},
     plan_text,
@@ -498,6 +498,79 @@ fn guests_that_share_nothing_cost_all_their_memory() {
     host.freebsd().vmm.vnode_abi = None;
     assert!(host.sharing().shared);
     assert!(healthy().sharing().shared, "Linux maps every checkpoint");
+}
+
+/// A stock bhyve compiles ACPI tables in each restore; the patched one does not need the compiler.
+#[test]
+fn iasl_is_looked_for_where_bhyve_runs_it() {
+    let with = |maps, there| {
+        let mut host = freebsd();
+        host.freebsd().bhyve_maps_checkpoints = Some(maps);
+        host.freebsd().tools = Some(BhyveTools {
+            builds_tables: there,
+            ..bhyve()
+        });
+        let checks = doctor(&host, 10);
+        let found = checks.iter().find(|check| check.name == "/usr/sbin/iasl");
+        found.map(|check| check.status)
+    };
+    assert_eq!(with(true, false), None);
+    assert_eq!(with(false, true), Some(Status::Ok));
+    assert_eq!(with(false, false), Some(Status::Fail));
+}
+
+/// `zfs rollback` changes a checkpoint under its guests.
+#[test]
+fn checkpoints_in_a_dataset_with_other_things_are_warned_about() {
+    let with = |path: &str, point: &str, filesystem: &str| {
+        let mut host = freebsd();
+        host.checkpoint_folder = Some(Folder {
+            mount_point: Some(point.into()),
+            ..folder(path, filesystem)
+        });
+        let checks = doctor(&host, 10);
+        let found = checks
+            .into_iter()
+            .find(|check| check.name == "checkpoint dataset");
+        found.map(|check| check.status)
+    };
+    assert_eq!(
+        with("/tank/home/ckp", "/tank/home", "zfs"),
+        Some(Status::Warn)
+    );
+    assert_eq!(with("/tank/ckp", "/tank/ckp", "zfs"), Some(Status::Ok));
+    let snapshot = "/tank/home/.zfs/snapshot/monday/ckp";
+    let at = "/tank/home/.zfs/snapshot/monday";
+    assert_eq!(with(snapshot, at, "zfs"), Some(Status::Ok));
+    assert_eq!(with("/ckp/here", "/ckp", "ufs"), None);
+}
+
+#[test]
+fn holes_of_a_checkpoint_on_tmpfs_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let sparse = fs::File::create(dir.path().join("web.ckp")).unwrap();
+    let full = dir.path().join("full.ckp");
+    fs::write(&full, vec![1; 1 << 16]).unwrap();
+    // Some file systems give a file its blocks when it is written out.
+    fs::File::open(&full).unwrap().sync_all().unwrap();
+    assert_eq!(Holes::in_folder(dir.path()), None);
+    sparse.set_len(4 << 20).unwrap();
+    let holes = Holes::in_folder(dir.path()).unwrap();
+    assert_eq!(holes.file, dir.path().join("web.ckp"));
+    assert_eq!(holes.size, Bytes::mib(4));
+    let mut host = freebsd();
+    host.checkpoint_folder = Some(folder("/ckp", "tmpfs"));
+    host.freebsd().tools = Some(BhyveTools {
+        holes: Some(holes),
+        ..bhyve()
+    });
+    let checks = doctor(&host, 10);
+    assert_eq!(status(&checks, "checkpoint holes"), Status::Warn);
+    let text = doctor_text::render(&checks, false, None);
+    assert!(
+        text.contains("4 MiB of web.ckp") && text.contains("dd if="),
+        "{text}"
+    );
 }
 
 #[test]

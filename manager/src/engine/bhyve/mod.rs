@@ -183,9 +183,7 @@ impl Engine for Bhyve {
 
     fn examine(&self, facts: &mut HostFacts) {
         if let System::Freebsd(freebsd) = &mut facts.system {
-            let folder = facts.checkpoint_folder.as_ref();
-            let on_zfs = folder.filter(|folder| folder.exists && folder.filesystem == "zfs");
-            let tools = probe(&self.host, on_zfs.map(|folder| folder.path.as_path()));
+            let tools = probe(&self.host, facts.checkpoint_folder.as_ref());
             freebsd.tools = Some(tools);
         }
     }

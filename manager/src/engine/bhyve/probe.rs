@@ -1,16 +1,26 @@
 //! What is installed of what bhyve needs, as values. Nothing is changed, and no module loaded.
 
-use std::path::Path;
+use nix::unistd::{AccessFlags, access};
 
 use super::host::Host;
-use crate::host::freebsd::BhyveTools;
+use crate::host::{
+    folder::Folder,
+    freebsd::{BhyveTools, Holes},
+};
 
 const COMMANDS: [&str; 5] = ["bhyve", "bhyvectl", "ifconfig", "sysctl", "kldstat"];
 const MODULES: [&str; 3] = ["vmm", "vmm_vnode", "nmdm"];
 
-/// Looks at this host. `checkpoint` is a folder on ZFS, if that is meant.
+/// The compiler of ACPI tables, which bhyve runs by this very name (`basl_compile` of bhyve's acpi.c).
+const IASL: &str = "/usr/sbin/iasl";
+
+/// Looks at this host. `checkpoint` is the folder that is meant, if one is.
 #[must_use]
-pub fn probe(host: &Host, checkpoint: Option<&Path>) -> BhyveTools {
+pub fn probe(host: &Host, checkpoint: Option<&Folder>) -> BhyveTools {
+    let on = |filesystem| {
+        let folder = checkpoint.filter(|folder| folder.exists && folder.filesystem == filesystem);
+        folder.map(|folder| folder.path.as_path())
+    };
     // An option that is known lacks its argument here; getopt(3) says which of the two it is.
     let known = |program, option| {
         let said = host.run(program, &[option]).err().map(|e| e.to_string());
@@ -30,7 +40,10 @@ pub fn probe(host: &Host, checkpoint: Option<&Path>) -> BhyveTools {
                 ((*name).to_owned(), loaded.is_ok())
             })
             .collect(),
-        primarycache: checkpoint.and_then(|folder| {
+        builds_tables: host.path(IASL).is_file()
+            && access("/tmp", AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
+        holes: on("tmpfs").and_then(Holes::in_folder),
+        primarycache: on("zfs").and_then(|folder| {
             let folder = folder.to_str()?;
             let told = host.run("zfs", &["get", "-H", "-o", "value", "primarycache", folder]);
             Some(told.ok()?.trim().to_owned())
@@ -83,6 +96,8 @@ mod tests {
             suspends: true,
             modules: there(&MODULES),
             primarycache: None,
+            builds_tables: true,
+            holes: None,
         }
     }
 

@@ -6,7 +6,7 @@ use vmm_sys::abi::VM_VNODE_ABI;
 use super::{Check, Status};
 use crate::host::{
     folder::Folder,
-    freebsd::{BhyveTools, Freebsd, Vmm},
+    freebsd::{BhyveTools, Freebsd, Holes, Vmm},
 };
 
 /// The hypervisor, who may use it, and what shares a checkpoint between its guests.
@@ -162,6 +162,27 @@ pub(super) fn tools(tools: &BhyveTools) -> Vec<Check> {
     checks
 }
 
+/// A bhyve without the patch compiles ACPI tables at each start, a restore too: it runs iasl by a
+/// shell, with files in /tmp, and dies by SIGABRT when it cannot. One with the patch leaves the tables
+/// of a restored guest as they are.
+pub(super) fn tables(freebsd: &Freebsd, tools: &BhyveTools) -> Option<Check> {
+    if freebsd.bhyve_maps_checkpoints != Some(false) {
+        return None;
+    }
+    let found = if tools.builds_tables {
+        "there, and /tmp writable"
+    } else {
+        "not there, or /tmp not writable"
+    };
+    let check = Check::new("/usr/sbin/iasl", found, "there, and /tmp writable").unless(
+        tools.builds_tables,
+        Status::Fail,
+        "a stock bhyve compiles ACPI tables in each restore, and aborts when it cannot: install the \
+         base system's iasl (it is of WITH_ACPI), or use the patched bhyve, which does not",
+    );
+    Some(check)
+}
+
 /// Whether guests can be limited. It is only told: nobody has to.
 pub(super) fn racct(enabled: Option<bool>) -> Check {
     let found = match enabled {
@@ -194,5 +215,46 @@ pub(super) fn checkpoint_folder(
         Status::Warn,
         "ZFS caches a checkpoint twice, in the ARC and as mapped pages: keep it on UFS or tmpfs, \
          or zfs set primarycache=metadata DATASET",
+    )
+}
+
+/// `zfs rollback` and `zfs receive -F` change a file under the guests whose memory it is. That is a
+/// danger where a dataset holds other things too, for which somebody may do that.
+pub(super) fn rollback(folder: &Folder) -> Option<Check> {
+    if folder.filesystem != "zfs" || !folder.exists {
+        return None;
+    }
+    let snapshot = folder
+        .path
+        .components()
+        .any(|part| part.as_os_str() == ".zfs");
+    let own = folder.mount_point.as_deref() == Some(folder.path.as_path());
+    let found = match (snapshot, own, &folder.mount_point) {
+        (true, ..) => "a snapshot".to_owned(),
+        (_, true, _) => "a dataset of its own".to_owned(),
+        (.., Some(point)) => format!("a folder in the dataset at {}", point.display()),
+        (.., None) => "a folder in a dataset".to_owned(),
+    };
+    let check = Check::new("checkpoint dataset", found, "its own, or a snapshot").unless(
+        snapshot || own,
+        Status::Warn,
+        "zfs rollback and zfs receive -F of that dataset change the memory of guests that run: \
+         zfs create a dataset for checkpoints, or restore from its .zfs/snapshot/NAME",
+    );
+    Some(check)
+}
+
+/// A hole of a file in tmpfs has no page to share: each guest that reads it gets one of its own.
+pub(super) fn holes(holes: &Holes) -> Check {
+    let Holes { file, size } = holes;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Check::new("checkpoint holes", format!("{size} of {name}"), "none").unless(
+        false,
+        Status::Warn,
+        format!(
+            "on tmpfs each guest that reads there takes a page of its own: copy it again without \
+             holes, dd if=ORIGINAL of={} bs=1m",
+            file.display()
+        ),
     )
 }
