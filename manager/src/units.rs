@@ -1,6 +1,7 @@
-//! Amounts of memory as their own type, so that bytes, MiB and pages are never mixed up.
+//! Amounts of memory as a type, so that bytes, MiB and pages are never mixed up; and durations as
+//! people write them.
 
-use std::{fmt, num::ParseIntError, ops, str::FromStr};
+use std::{fmt, num::ParseIntError, ops, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -131,12 +132,16 @@ pub enum ParseBytesError {
     /// More than 2^64 bytes.
     #[error("{0:?} is more than brood can count")]
     TooLarge(String),
+    /// A number without a unit that is less than a page.
+    #[error("{0} alone means {0} bytes, less than a page: write {0}M or {0}G")]
+    UnitMissing(u64),
 }
 
 impl FromStr for Bytes {
     type Err = ParseBytesError;
 
-    /// Reads `65536`, `64K`, `256M`, `256MiB`, `24G`, `2T`; units are powers of 1024.
+    /// Reads `65536`, `64K`, `256M`, `256MiB`, `24G`, `2T`; units are powers of 1024. A bare number
+    /// that is less than a page surely lacks its unit.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let lower = text.trim().to_ascii_lowercase();
         let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -154,15 +159,60 @@ impl FromStr for Bytes {
             text: text.to_owned(),
             source,
         })?;
+        if number.len() == lower.len() && (1..PAGE_SIZE).contains(&n) {
+            return Err(ParseBytesError::UnitMissing(n));
+        }
         n.checked_mul(1 << shift.unwrap_or(0))
             .map(Self)
             .ok_or_else(|| ParseBytesError::TooLarge(text.to_owned()))
     }
 }
 
+/// A text that is not a duration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "{0:?} is not a duration: write seconds, or a number with a unit, such as 90, 500ms, 10s, 5m or 1h"
+)]
+pub struct ParseDurationError(String);
+
+/// Reads seconds (`90`, `0.5`), or numbers with units (`500ms`, `10s`, `5m`, `1h30m`).
+///
+/// # Errors
+/// When the text is neither, or less than nothing.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
+    let seconds = text.parse().ok().map(Duration::try_from_secs_f64);
+    let parsed = match seconds {
+        Some(seconds) => seconds.ok(),
+        None => text
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|signed| signed.try_into().ok()),
+    };
+    parsed.ok_or_else(|| ParseDurationError(text.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, milliseconds) in [
+            ("90", 90_000),
+            ("0.5", 500),
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("2 h", 7_200_000),
+        ] {
+            let expected = Duration::from_millis(milliseconds);
+            assert_eq!(parse_duration(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "s", "-1", "-1s", "1x", "NaN", "inf", "1e30"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_and_shown() {
@@ -171,12 +221,23 @@ mod tests {
             ("256M", 256 << 20, "256 MiB"),
             ("24GiB", 24 << 30, "24 GiB"),
             ("1536k", 1536 << 10, "1.5 MiB"),
-            ("12", 12, "12 B"),
+            ("12B", 12, "12 B"),
+            ("0", 0, "0 B"),
         ] {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
             assert_eq!(Bytes(bytes).to_string(), shown);
         }
-        for bad in ["", "M", "-1", "1.5G", "12X", "1e3", "99999999999T"] {
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "1.5G",
+            "12X",
+            "1e3",
+            "99999999999T",
+            "64",
+            "4095",
+        ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad:?}");
         }
     }

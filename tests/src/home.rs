@@ -297,7 +297,7 @@ impl Home {
     /// When something is.
     #[track_caller]
     pub fn destroy_all(&self) {
-        let _ = self.brood(&["destroy", "--all"]).ok();
+        let _ = self.brood(&["destroy", "--all", "--force"]).ok();
         let begin = Instant::now();
         loop {
             let processes = processes_in(&self.state());
@@ -322,7 +322,7 @@ impl Home {
     }
 
     fn clean_up(&self) {
-        let _ = self.command(&["destroy", "--all"]).output();
+        let _ = self.command(&["destroy", "--all", "--force"]).output();
         let begin = Instant::now();
         loop {
             let left = processes_in(&self.state());

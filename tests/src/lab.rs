@@ -147,7 +147,7 @@ impl Lab {
     /// Destroys all guests and makes sure that nothing is left of them.
     #[track_caller]
     pub fn destroy_all(&self) {
-        let _ = self.brood(&["destroy", "--all"]).ok();
+        let _ = self.brood(&["destroy", "--all", "--force"]).ok();
         assert!(self.list().is_empty());
         self.nothing_is_left();
     }

@@ -135,7 +135,7 @@ fn guests_live_their_lives_over_the_api() {
     let destroyed = daemon.send(Method::DELETE, "/api/v1/guests/g-3", 200);
     assert_eq!(destroyed["guests"], json!(["g-3"]));
     let _ = daemon.send(Method::DELETE, "/api/v1/guests", 400);
-    let all = daemon.send(Method::DELETE, "/api/v1/guests?all=true", 200);
+    let all = daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
     assert_eq!(all["destroyed"], 1);
     assert_eq!(home.guests(), []);
 

@@ -87,7 +87,7 @@ fn the_port_is_for_those_who_bear_the_token() {
             .bearer_auth("not-the-token");
         assert_eq!(status(wrong), StatusCode::UNAUTHORIZED, "{path}");
     }
-    let destroy = daemon.over_port(Method::DELETE, "/api/v1/guests?all=true");
+    let destroy = daemon.over_port(Method::DELETE, "/api/v1/guests?all=true&force=true");
     assert_eq!(status(destroy), StatusCode::UNAUTHORIZED);
     assert_eq!(
         status(daemon.over_port(Method::GET, "/health")),
@@ -212,7 +212,7 @@ fn ended_nurseries_are_not_left_as_zombies() {
     for round in 0..3 {
         daemon.restore(2, &format!("r{round}"));
     }
-    let all = daemon.send(Method::DELETE, "/api/v1/guests?all=true", 200);
+    let all = daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
     assert_eq!(all["destroyed"], 6);
     let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
     until("all nurseries to be waited for", || {

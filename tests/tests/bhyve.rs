@@ -166,7 +166,7 @@ fn a_restore_that_fails_at_any_step_leaves_nothing() {
                 }
                 other => panic!("{fault}: {other:?} {}", ran.stderr),
             }
-            let _ = lab.brood(&["destroy", "--all"]).ok();
+            let _ = lab.brood(&["destroy", "--all", "--force"]).ok();
             assert_eq!(lab.machine.leftovers(), Vec::<String>::new(), "{fault}");
             lab.nothing_is_left();
         }
@@ -199,7 +199,7 @@ fn a_manager_killed_at_any_step_of_a_restore_leaves_nothing() {
             // It holds the restore's lock until it is quite dead.
             until(&point, || lab.list().is_empty().then_some(()));
         }
-        let _ = lab.brood(&["destroy", "--all"]).ok();
+        let _ = lab.brood(&["destroy", "--all", "--force"]).ok();
         assert_eq!(lab.machine.leftovers(), Vec::<String>::new(), "{point}");
         lab.nothing_is_left();
     }
@@ -238,7 +238,7 @@ fn a_suspend_that_fails_at_any_step_leaves_the_guest_or_its_checkpoint() {
                 let _ = lab.brood(&["checkpoint", "verify", &warm.to_string()]).ok();
                 let _ = lab.json(&["restore", &warm.to_string(), "-n", "1", "--prefix", "w"]);
                 assert_eq!(lab.ask("w-1", "peek 0x1000")["value"], 5, "{fault}");
-                let _ = lab.brood(&["destroy", "--all"]).ok();
+                let _ = lab.brood(&["destroy", "--all", "--force"]).ok();
                 let _ = lab.brood(&["checkpoint", "remove", &warm.to_string()]).ok();
             } else {
                 assert_eq!(

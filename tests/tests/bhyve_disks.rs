@@ -297,7 +297,7 @@ fn a_restore_that_fails_at_any_step_leaves_no_disk() {
                 Some(1) => failed += 1,
                 other => panic!("{fault}: {other:?} {}", ran.stderr),
             }
-            let _ = lab.brood(&["destroy", "--all"]).ok();
+            let _ = lab.brood(&["destroy", "--all", "--force"]).ok();
             assert_eq!(scene.made(), [] as [String; 0], "{fault}: {}", ran.stderr);
             lab.nothing_is_left();
         }
@@ -331,7 +331,7 @@ fn a_manager_killed_at_any_step_of_a_restore_leaves_no_disk() {
             });
             assert_eq!(scene.made(), [] as [String; 0], "{point}");
         }
-        let _ = lab.brood(&["destroy", "--all"]).ok();
+        let _ = lab.brood(&["destroy", "--all", "--force"]).ok();
         lab.nothing_is_left();
     }
     assert!(killed > 22, "{killed}");

@@ -213,7 +213,7 @@ fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
     lab.brood(&["restore", &web, "-n", "1"])
         .exits(4)
         .says(&["hw.vmm.maxvmms is 34 and 34 exist"]);
-    let _ = lab.brood(&["destroy", "--all"]).ok();
+    let _ = lab.brood(&["destroy", "--all", "--force"]).ok();
     for n in 0..30 {
         lab.machine
             .run("bhyvectl", &[&format!("--vm=other{n}"), "--destroy"]);

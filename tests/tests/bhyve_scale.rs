@@ -48,7 +48,7 @@ fn a_crowd_of_a_thousand_costs_the_manager_little_and_leaves_nothing() {
     let (lab, web) = Lab::with_checkpoint();
     let web = web.to_string();
     let (_, few) = restore(&lab, &web, FEW);
-    let (_, few_gone) = lab.watched(&["destroy", "--all"]);
+    let (_, few_gone) = lab.watched(&["destroy", "--all", "--force"]);
     lab.nothing_is_left();
 
     let (report, many) = restore(&lab, &web, MANY);
@@ -61,7 +61,7 @@ fn a_crowd_of_a_thousand_costs_the_manager_little_and_leaves_nothing() {
     for guest in ["g-1", "g-500", "g-1000"] {
         assert_eq!(lab.ask(guest, "identity")["name"], guest);
     }
-    let (_, many_gone) = lab.watched(&["destroy", "--all"]);
+    let (_, many_gone) = lab.watched(&["destroy", "--all", "--force"]);
     grows_little(few_gone, many_gone);
     lab.nothing_is_left();
 }

@@ -39,7 +39,7 @@ macro_rules! shows {
                 (r"(\.ckp\.(kern|meta) +)[0-9.]+ \S+", "${1}SIZE"),
                 (r"\(triple fault\) at 0x[0-9a-f]+", "(triple fault) at ADDRESS"),
                 (r"(pid +)\d+", "${1}PID"),
-                (r"(running|paused)( +)\d+", "${1}${2}PID"),
+                (r"(running|paused|dead)( +)\d+s( +)(\d+|-)", "${1}${2}AGE${3}PID"),
                 (r"rests: [0-9.]+ \S+", "rests: SIZE"),
                 (r"(process +).*", "${1}SIZE and SIZE of page tables"),
                 (r"(shared +)[0-9.]+ \S+", "${1}SIZE"),
@@ -52,6 +52,77 @@ macro_rules! shows {
             ],
         }, { assert_snapshot!($name, steady($home, &$text)) })
     };
+}
+
+#[test]
+fn every_command_has_examples() {
+    fn look(command: &clap::Command, path: &str, lacking: &mut Vec<String>) {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let path = format!("{path} {}", sub.get_name());
+            let help = sub.get_after_help().map(ToString::to_string);
+            if sub.get_name() != "help" && !help.is_some_and(|help| help.contains("Example")) {
+                lacking.push(path.clone());
+            }
+            look(sub, &path, lacking);
+        }
+    }
+    let mut lacking = Vec::new();
+    look(&brood::cli::grammar(), "brood", &mut lacking);
+    assert_eq!(lacking, [""; 0]);
+}
+
+#[test]
+fn words_of_other_tools_lead_to_the_commands() {
+    let home = Home::bare();
+    for (word, command) in [
+        ("stop", "brood pause"),
+        ("kill", "brood destroy"),
+        ("run", "brood restore"),
+        ("status", "brood list"),
+        ("snapshot", "brood suspend"),
+    ] {
+        let _ = home.brood(&[word]).exits(2).says(&[command]);
+    }
+    for alias in [&["ls"][..], &["ps"]] {
+        let _ = home.brood(alias).ok();
+    }
+}
+
+#[test]
+fn pools_that_can_never_be_are_refused_before_they_are_made() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M").path;
+    for (args, why) in [
+        (
+            &["web", &demo, "--hot", "3", "--max", "2"][..],
+            "may have 2 guests",
+        ),
+        (
+            &["web", &demo, "--hot", "1", "--hot-min", "2"],
+            "never has 2 hot",
+        ),
+        (
+            &["web", &demo, "--hot", "1", "--max-memory", "1M"],
+            "1 MiB together",
+        ),
+        (&["we b", &demo, "--hot", "1"], "cannot be a pool's name"),
+    ] {
+        let ran = home.brood(&[&["pool", "create"], args].concat());
+        let _ = ran.exits(1).says(&[why]);
+    }
+    // The checkpoint before the name.
+    let _ = home
+        .brood(&["pool", "create", "ckp/demo", "ckp/demo", "--hot", "1"])
+        .exits(1)
+        .says(&["the name comes first"]);
+    assert_eq!(home.json(&["pool", "list"]), serde_json::json!([]));
+    let _ = home
+        .brood(&["pool", "create", "web", &demo, "--hot", "1", "--max", "2"])
+        .ok();
+    let _ = home.brood(&["pool", "set", "web", "--hot", "3"]).exits(1);
+    assert_eq!(home.json(&["pool", "show", "web"])["hot"], 1);
+    let shown = home.brood(&["pool", "show", "web"]).ok().stdout;
+    assert!(shown.contains("no daemon keeps this pool"), "{shown}");
 }
 
 #[test]
@@ -360,12 +431,14 @@ fn json_has_the_keys_that_scripts_rely_on() {
             "disk",
             "disk_path",
             "engine",
+            "entry",
             "generation",
             "id",
             "mac",
             "memory_mib",
             "name",
             "pid",
+            "pool",
             "reason",
             "state",
         ];
@@ -407,7 +480,10 @@ fn json_has_the_keys_that_scripts_rely_on() {
             ("destroy", "destroyed"),
         ] {
             let done = home.json(&[command, "g-1"]);
-            let mut expected = ["errors", "guests", past];
+            let mut expected = vec!["errors", "guests", past];
+            if command == "destroy" {
+                expected.push("spared");
+            }
             expected.sort_unstable();
             assert_eq!(keys(&done), expected);
             assert_eq!(done[past], 1);

@@ -208,7 +208,7 @@ fn destroying_is_killed_and_done_again() {
     let mut random = Random::seeded();
     for _ in 0..8 {
         home.restore(&demo, 40, "k");
-        let destroying = home.start(&["destroy", "--all"]);
+        let destroying = home.start(&["destroy", "--all", "--force"]);
         random_moment(&mut random, Duration::from_millis(25));
         destroying.signal(Signal::SIGKILL);
         let _ = destroying.wait();
@@ -380,7 +380,7 @@ fn destroy_all_takes_what_another_command_is_restoring() {
     for _ in 0..3 {
         let mut manager = restoring(&home, &demo, "k");
         until_some(&home, &mut manager, 1 + random.below(60));
-        let _ = home.brood(&["destroy", "--all"]).ok();
+        let _ = home.brood(&["destroy", "--all", "--force"]).ok();
         let ran = manager.wait();
         assert!([Some(0), Some(3)].contains(&ran.code()), "{ran:?}");
         assert_eq!(home.converges().len(), 0);
@@ -407,7 +407,7 @@ fn guests_whose_record_was_lost_are_found_and_can_be_ended() {
     let _ = home
         .brood(&["suspend", "g-2", &home.named("warm").path])
         .ok();
-    let _ = home.brood(&["destroy", "--all"]).ok();
+    let _ = home.brood(&["destroy", "--all", "--force"]).ok();
     assert!(home.guests().is_empty());
     assert!(home.list().is_empty());
 }

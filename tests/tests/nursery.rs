@@ -202,7 +202,7 @@ fn restores_one_after_the_other_share_a_nursery_which_ends_when_there_are_no_mor
         stood.extend(home.nurseries().iter().map(|nursery| nursery.pid));
     }
     assert_eq!(stood, [stood[0]; 3]);
-    daemon.send(Method::DELETE, "/api/v1/guests?all=true", 200);
+    daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
     until("the nursery's end", || {
         home.nurseries().is_empty().then_some(())
     });

@@ -301,7 +301,7 @@ impl App {
 }
 
 /// Guests were destroyed.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Destroyed {
     /// How many.
     pub(crate) destroyed: usize,
@@ -310,6 +310,19 @@ pub(crate) struct Destroyed {
     /// Those that could not be destroyed, and stay recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) left: Vec<FailureView>,
+    /// Names of those that somebody has claimed and that were spared, therefore.
+    #[serde(default)]
+    pub(crate) spared: Vec<String>,
+}
+
+impl Destroyed {
+    /// Counts what was destroyed besides.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.destroyed += more.destroyed;
+        self.guests.extend(more.guests);
+        self.left.extend(more.left);
+        self.spared.extend(more.spared);
+    }
 }
 
 impl crate::guests::Destroyed {
@@ -320,12 +333,14 @@ impl crate::guests::Destroyed {
                 destroyed: 0,
                 guests,
                 left: Vec::new(),
+                spared: Vec::new(),
             })
         } else {
             Ok(Destroyed {
                 destroyed: self.names.len(),
                 guests: self.names,
                 left: self.left.iter().map(Into::into).collect(),
+                spared: Vec::new(),
             })
         }
     }
@@ -368,13 +383,19 @@ pub(super) struct Which {
     /// All guests.
     #[serde(default)]
     all: bool,
-    /// These: names or ids, with commas between them. When there is one that does not exist, none is
-    /// ended.
+    /// With `all`: also those that somebody has claimed.
+    #[serde(default)]
+    force: bool,
+    /// With `guests`: pass over names that no guest has. Otherwise such a name keeps all of them
+    /// from being ended.
+    #[serde(default)]
+    ignore_missing: bool,
+    /// These: names or ids, with commas between them.
     #[param(example = "demo-1,demo-2")]
     guests: Option<String>,
 }
 
-/// Ends many guests for good, or all
+/// Ends many guests for good, or all that nobody has claimed
 #[utoipa::path(
     delete, path = "/guests", tag = "guests", operation_id = "destroyGuests",
     params(Which),
@@ -389,6 +410,11 @@ pub(super) async fn destroy_many(
 ) -> Result<Answer<Destroyed>, Problem> {
     let named = match (which.all, which.guests) {
         (true, None) => None,
+        (false, Some(_)) if which.force => {
+            return Err(Problem::bad_request(
+                "force goes with all: who is named is meant",
+            ));
+        }
         (false, Some(names)) if !names.is_empty() => Some(names),
         _ => {
             let problem = Problem::bad_request("no guests are named, or all of them and some");
@@ -396,12 +422,25 @@ pub(super) async fn destroy_many(
         }
     };
     app.change_guests(move |guests| {
+        let mut spared = Vec::new();
         let doomed = match named {
-            None => guests.list()?,
+            None => {
+                let (claimed, free): (Vec<_>, Vec<_>) = guests
+                    .list()?
+                    .into_iter()
+                    .partition(|guest| guest.is_claimed() && !which.force);
+                spared.extend(claimed.into_iter().map(|guest| guest.row.name));
+                free
+            }
             Some(names) => {
                 let mut found: Vec<Guest> = Vec::new();
                 for name in names.split(',') {
-                    let guest = guests.find(name)?;
+                    let guest = match guests.find(name) {
+                        Err(crate::guests::Error::NoSuchGuest(_)) if which.ignore_missing => {
+                            continue;
+                        }
+                        found => found?,
+                    };
                     if !found.iter().any(|other| other.row.id == guest.row.id) {
                         found.push(guest);
                     }
@@ -409,7 +448,11 @@ pub(super) async fn destroy_many(
                 found
             }
         };
-        Ok(Answer(guests.destroy(&doomed)?.into_view()?))
+        let destroyed = guests.destroy(&doomed)?.into_view()?;
+        Ok(Answer(Destroyed {
+            spared,
+            ..destroyed
+        }))
     })
     .await
 }

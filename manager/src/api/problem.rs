@@ -296,6 +296,8 @@ impl From<pool::Error> for Problem {
             E::NoSuchPool(_) => (StatusCode::NOT_FOUND, "no-such-pool"),
             E::NoSuchClaim => (StatusCode::NOT_FOUND, "no-such-claim"),
             E::Rests => (StatusCode::CONFLICT, "claim-rests"),
+            E::Name { .. } => (StatusCode::BAD_REQUEST, "bad-name"),
+            E::Contradiction { .. } => (StatusCode::BAD_REQUEST, "pool-contradiction"),
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),
             E::InUse { .. } => (StatusCode::CONFLICT, "pool-in-use"),
             E::Fixed { .. } => (StatusCode::CONFLICT, "pool-fixed"),

@@ -10,41 +10,69 @@ use super::{
     bar::Bar,
     daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
-    output::{cancellation, engine, json, line, state},
+    filter::Filter,
+    output::{cancellation, count, engine, json, line, state},
 };
 use crate::{
-    client::{self, Client},
+    api::guests::Destroyed,
+    client::{self, Client, Doomed, NAMES},
     config::Config,
     engine::Engine,
     guests::{self, Guest, GuestState, Guests, View},
-    state::State,
+    state::{EntryState, State},
 };
 
-/// Guests named on the command line, or all.
+/// Guests named on the command line, all, or those that a filter lets through.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
 pub(super) struct Which {
     /// Names or ids of guests
-    #[arg(value_name = "GUEST")]
+    #[arg(
+        value_name = "GUEST",
+        required_unless_present_any = ["all", "prefix", "state", "pool"],
+        conflicts_with_all = ["all", "prefix", "state", "pool"],
+    )]
     pub(super) guests: Vec<String>,
     /// All guests
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["prefix", "state", "pool"])]
     pub(super) all: bool,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 impl Which {
-    pub(super) fn find(&self, guests: &mut Guests<'_>) -> Result<Vec<Guest>, Failure> {
-        if self.all {
-            return Ok(guests.list()?);
+    /// Whether guests are meant without being named.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.guests.is_empty()
+    }
+
+    fn find(&self, guests: &mut Guests<'_>, ignore_missing: bool) -> Result<Vec<Guest>, Failure> {
+        if self.is_sweeping() {
+            let mut all = guests.list()?;
+            all.retain(|guest| self.filter.takes_guest(guest));
+            return Ok(all);
         }
         let mut found: Vec<Guest> = Vec::new();
         for name in &self.guests {
-            let guest = guests.find(name)?;
-            if !found.iter().any(|g| g.row.id == guest.row.id) {
+            if let Some(guest) = look(guests, name, ignore_missing)?
+                && !found.iter().any(|g| g.row.id == guest.row.id)
+            {
                 found.push(guest);
             }
         }
         Ok(found)
+    }
+}
+
+/// The guest of this name or id; none is an error, unless it is to be passed over.
+fn look(
+    guests: &mut Guests<'_>,
+    name: &str,
+    ignore_missing: bool,
+) -> Result<Option<Guest>, Failure> {
+    match guests.find(name) {
+        Ok(guest) => Ok(Some(guest)),
+        Err(guests::Error::NoSuchGuest(_)) if ignore_missing => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -59,6 +87,8 @@ struct Found {
     id: String,
     name: String,
     state: GuestState,
+    /// Somebody has it, from a pool.
+    claimed: bool,
     /// The guest itself, when it was looked for here.
     guest: Option<Guest>,
 }
@@ -69,6 +99,7 @@ impl From<Guest> for Found {
             id: guest.row.id.to_string(),
             name: guest.row.name.clone(),
             state: guest.state,
+            claimed: guest.is_claimed(),
             guest: Some(guest),
         }
     }
@@ -80,6 +111,7 @@ impl From<View> for Found {
             id: view.id,
             name: view.name,
             state: view.state,
+            claimed: view.entry == Some(EntryState::Claimed),
             guest: None,
         }
     }
@@ -131,13 +163,71 @@ impl<'a> Actor<'a> {
         })
     }
 
-    /// The guests that are meant. One that does not exist is an error, before anything is done.
-    fn find(&mut self, which: &Which) -> Result<Vec<Found>, Failure> {
+    /// Ends the guests that are meant; those that somebody has claimed and that are not named only
+    /// when `force` is set.
+    pub(super) fn destroy(
+        &mut self,
+        which: &Which,
+        force: bool,
+        ignore_missing: bool,
+    ) -> Result<Destroyed, Failure> {
+        if which.all
+            && let Some(done) = self.ask(|daemon| daemon.destroy(Doomed::All { force }))?
+        {
+            return Ok(done);
+        }
+        let mut doomed = self.find(which, ignore_missing)?;
+        let mut spared = Vec::new();
+        if which.is_sweeping() && !force {
+            let claimed: Vec<Found>;
+            (claimed, doomed) = doomed.into_iter().partition(|guest| guest.claimed);
+            spared = claimed.into_iter().map(|guest| guest.name).collect();
+        }
+        // One that a filter found may be gone by now.
+        let ignore_missing = ignore_missing || which.is_sweeping();
+        let mut done = Destroyed {
+            spared,
+            ..Destroyed::default()
+        };
+        let mut rest = &doomed[..];
+        while let (chunk, after) = rest.split_at(rest.len().min(NAMES))
+            && !chunk.is_empty()
+        {
+            let guests: Vec<_> = chunk.iter().map(|guest| guest.id.clone()).collect();
+            let which = Doomed::Named {
+                guests: &guests,
+                ignore_missing,
+            };
+            let Some(more) = self.ask(|daemon| daemon.destroy(which))? else {
+                break;
+            };
+            done.add(more);
+            rest = after;
+        }
+        if !rest.is_empty() {
+            done.add(self.here(|guests| {
+                let mut found = Vec::with_capacity(rest.len());
+                for guest in rest {
+                    match &guest.guest {
+                        Some(guest) => found.push(guest.clone()),
+                        None => found.extend(look(guests, &guest.id, ignore_missing)?),
+                    }
+                }
+                Ok(guests.destroy(&found)?.into_view()?)
+            })?);
+        }
+        Ok(done)
+    }
+
+    /// The guests that are meant. One that does not exist is an error, before anything is done,
+    /// unless it is to be passed over.
+    fn find(&mut self, which: &Which, ignore_missing: bool) -> Result<Vec<Found>, Failure> {
         let Some(mut all) = self.ask(|daemon| daemon.guests(false))? else {
-            let found = self.here(|guests| which.find(guests))?;
+            let found = self.here(|guests| which.find(guests, ignore_missing))?;
             return Ok(found.into_iter().map(Into::into).collect());
         };
-        if which.all {
+        if which.is_sweeping() {
+            all.retain(|view| which.filter.takes(view));
             return Ok(all.into_iter().map(Into::into).collect());
         }
         let mut found: Vec<Found> = Vec::new();
@@ -146,8 +236,11 @@ impl<'a> Actor<'a> {
                 continue;
             }
             let at = all.iter().position(|v| v.name == *name || v.id == *name);
-            let at = at.ok_or_else(|| guests::Error::NoSuchGuest(name.clone()))?;
-            found.push(all.swap_remove(at).into());
+            match at {
+                Some(at) => found.push(all.swap_remove(at).into()),
+                None if ignore_missing => {}
+                None => return Err(guests::Error::NoSuchGuest(name.clone()).into()),
+            }
         }
         Ok(found)
     }
@@ -184,7 +277,7 @@ impl Done {
     ) -> Result<Self, Failure> {
         let cancelled = cancellation();
         let mut actor = Actor::new(config);
-        let found = actor.find(which)?;
+        let found = actor.find(which, false)?;
         let bar = Bar::guests(verb, found.len() as u64, quiet || found.len() < 50);
         let mut results = Vec::with_capacity(found.len());
         for guest in &found {
@@ -192,8 +285,8 @@ impl Done {
                 break;
             }
             // A dead guest can be neither paused nor resumed: named, that is an error; meant by
-            // `--all`, it is not.
-            if which.all && guest.state == GuestState::Dead {
+            // `--all` or a filter, it is not.
+            if which.is_sweeping() && guest.state == GuestState::Dead {
                 continue;
             }
             results.push((guest.name.clone(), actor.act(guest, &ask, &here)));
@@ -225,10 +318,7 @@ impl Done {
             }
             json(&json!({ past: done, "guests": guests, "errors": errors }));
         } else {
-            line(format_args!(
-                "{done} {} {past}",
-                if done == 1 { "guest" } else { "guests" }
-            ));
+            line(format_args!("{} {past}", count(done, "guest")));
         }
         for (_, result) in &self.results {
             if let Err(failure) = result {

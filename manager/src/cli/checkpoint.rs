@@ -3,12 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
     Failure,
     bar::Bar,
-    output::{engine, json, line, state, table},
+    output::{age, engine, json, line, state, table},
 };
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
@@ -59,8 +60,12 @@ impl Command {
     }
 }
 
-/// Example: brood checkpoint demo /var/tmp/ckp/demo --memory 256M
+/// Makes a checkpoint by booting the demo guest, asking it something and suspending it
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint demo /var/tmp/ckp/demo
+  brood checkpoint demo /var/tmp/ckp/demo --memory 1G")]
 pub(super) struct Demo {
     /// Where to put it: DIR/NAME (the files are DIR/NAME.ckp, .ckp.kern, .ckp.meta, .ckp.brood)
     checkpoint: BundlePath,
@@ -93,9 +98,12 @@ impl Demo {
     }
 }
 
-/// Example: bhyvectl --suspend=/ckp/web.raw --vm=web && brood checkpoint import /ckp/web.raw
-/// /ckp/web --bhyve-config /vm/web.conf --agent 2
+/// Seals what `bhyvectl --suspend` wrote as a checkpoint
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bhyvectl --suspend=/ckp/web.raw --vm=web
+  brood checkpoint import /ckp/web.raw /ckp/web --bhyve-config /vm/web.conf --agent 2")]
 pub(super) struct Import {
     /// The file that was named to bhyvectl; FILE.kern and FILE.meta lie beside it
     raw: PathBuf,
@@ -187,6 +195,10 @@ impl Import {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint inspect /var/tmp/ckp/demo
+  brood checkpoint inspect /var/tmp/ckp/demo --json | jq .memory")]
 pub(super) struct Inspect {
     /// DIR/NAME of the checkpoint
     checkpoint: BundlePath,
@@ -254,6 +266,7 @@ impl Inspect {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood checkpoint verify /var/tmp/ckp/demo")]
 pub(super) struct Verify {
     /// DIR/NAME of the checkpoint
     checkpoint: BundlePath,
@@ -288,6 +301,10 @@ impl Verify {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint list /var/tmp/ckp
+  brood checkpoint list /var/tmp/ckp --json | jq -r .[].name")]
 pub(super) struct List {
     /// The folder
     #[arg(default_value = ".")]
@@ -305,29 +322,28 @@ impl List {
             json(&views);
             return Ok(ExitCode::SUCCESS);
         }
+        let now = Timestamp::now();
         let rows: Vec<_> = views
             .into_iter()
             .map(|view| {
                 let parent = view
                     .parent
                     .map(|parent| parent.unwrap_or_else(|| "-".to_owned()));
+                let made = view.created_at.map(|at| age(&at, now).unwrap_or(at));
                 vec![
                     view.name,
                     view.state.name().to_owned(),
                     view.size.to_string(),
                     view.memory.map(|m| m.to_string()).unwrap_or_default(),
                     parent.unwrap_or_default(),
-                    view.created_at.or(view.error).unwrap_or_default(),
+                    made.or(view.error).unwrap_or_default(),
                 ]
             })
             .collect();
         if rows.is_empty() {
             line(format_args!("no checkpoints in {}", self.dir.display()));
         } else {
-            table(
-                &["NAME", "STATE", "SIZE", "MEMORY", "PARENT", "MADE"],
-                &rows,
-            );
+            table(&["NAME", "STATE", "SIZE", "MEMORY", "PARENT", "AGE"], &rows);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -367,6 +383,7 @@ impl Flatten {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood checkpoint remove /var/tmp/ckp/demo")]
 pub(super) struct Remove {
     /// DIR/NAME of the checkpoint
     checkpoint: BundlePath,

@@ -14,9 +14,9 @@ use super::{
     bar::Bar,
     daemon::{by_daemon, daemon, done},
     failure::SOME,
-    guests::seconds,
     output::{json, line, written},
     pool::with_pools,
+    values::{timeout, wait, whole_seconds},
 };
 use crate::{
     api::{
@@ -40,20 +40,20 @@ const GLANCE: Duration = Duration::from_millis(20);
 #[command(after_help = "\
 Examples:
   brood pool claim web
-  brood pool claim web --lease 3600 --wait 10 --json")]
+  brood pool claim web --lease 1h --wait 10s --json")]
 pub(super) struct Claim {
     /// The pool
     pool: String,
-    /// How long the claim lasts when it is not renewed, in seconds [default: the pool's]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How long the claim lasts when it is not renewed: seconds, or 5m, 1h [default: the pool's]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
-    /// How long to wait for room when there is none, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    wait: u32,
-    /// How long the guest may take to answer, in seconds [default: 10 for a hot one, 60 for one that
-    /// is restored]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    timeout: Option<f64>,
+    /// How long to wait for room when there is none
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = wait)]
+    wait: Duration,
+    /// How long the guest may take to answer [default: 10s for a hot one, 60s for one that is
+    /// restored]
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -62,13 +62,13 @@ pub(super) struct Claim {
 impl Claim {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let begin = Instant::now();
-        let wait = Duration::from_secs(self.wait.into());
+        let wait = self.wait;
         while let Some(client) = daemon(config) {
             let left = wait.saturating_sub(begin.elapsed());
             let claiming = Claiming {
                 lease_s: self.lease,
                 wait_s: left.as_secs_f64(),
-                timeout_s: self.timeout,
+                timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
             };
             let claim = match client.claim(&self.pool, &claiming) {
                 // A daemon that ends keeps nobody waiting; the one that takes over may.
@@ -87,7 +87,7 @@ impl Claim {
         }
         let wanted = Wanted {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
-            timeout: self.timeout.map(Duration::from_secs_f64),
+            timeout: self.timeout,
             wait: wait.saturating_sub(begin.elapsed()),
             place: None,
         };
@@ -142,11 +142,12 @@ fn print_claim(claim: &Claimed, as_json: bool) {
 
 /// Lets a claim last so long from now
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood pool renew TOKEN --lease 1h")]
 pub(super) struct Renew {
     /// What `brood pool claim` printed
     token: String,
-    /// How long, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How long: seconds, or 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: u32,
     /// Print a JSON object
     #[arg(long)]
@@ -172,6 +173,7 @@ impl Renew {
 /// Lets a claim rest: only the pages that its guest has to itself are written to disk, and the guest
 /// ends. The claim lasts until it is released, through a reboot too
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood pool suspend TOKEN")]
 pub(super) struct Suspend {
     /// What `brood pool claim` printed
     token: String,
@@ -208,16 +210,20 @@ impl Suspend {
 
 /// Restores the guest of a claim that rests; it has answered when this returns
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pool resume TOKEN
+  brood pool resume TOKEN --lease 1h --json")]
 pub(super) struct Resume {
     /// What `brood pool claim` printed
     token: String,
-    /// How long the claim lasts when it is not renewed, in seconds [default: the pool's]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How long the claim lasts when it is not renewed: seconds, or 5m, 1h [default: the pool's]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
-    /// How long the guest may take to answer, in seconds [default: 10 for one that is there already,
-    /// 60 for one that is restored]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    timeout: Option<f64>,
+    /// How long the guest may take to answer [default: 10s for one that is there, 60s for one that is
+    /// restored]
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -228,15 +234,14 @@ impl Resume {
         let resuming = ResumingClaim {
             lease_s: self.lease,
             wait_s: 0.0,
-            timeout_s: self.timeout,
+            timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
         };
         let claim = match by_daemon(config, |daemon| daemon.resume_claim(&self.token, &resuming))? {
             Some(claim) => claim,
             None => {
                 let lease = self.lease.map(|s| Duration::from_secs(s.into()));
-                let timeout = self.timeout.map(Duration::from_secs_f64);
                 let claimed = with_pools(config, |pools| {
-                    Ok(pools.resume(&self.token, lease, timeout)?)
+                    Ok(pools.resume(&self.token, lease, self.timeout)?)
                 })?;
                 claimed.into()
             }
@@ -248,6 +253,7 @@ impl Resume {
 
 /// Gives guests back; they are gone when this returns
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood pool release TOKEN")]
 pub(super) struct Release {
     /// What `brood pool claim` printed
     #[arg(required = true)]

@@ -21,7 +21,10 @@ Examples:
   brood config example > /etc/brood/brood.toml
   brood config check")]
 pub(super) enum Command {
-    /// Print a configuration file that explains every setting
+    #[command(
+        about = "Print a configuration file that explains every setting",
+        after_help = "Example: brood config example > /etc/brood/brood.toml"
+    )]
     Example,
     #[command(about = "Check the configuration, and say what is used and where it comes from")]
     Check(Check),

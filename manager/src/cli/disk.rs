@@ -80,6 +80,7 @@ impl Leftovers {
 
 /// Removes what `brood disk leftovers` lists
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood disk sweep zfs:tank/vm")]
 pub(super) struct Sweep {
     #[command(flatten)]
     places: Places,

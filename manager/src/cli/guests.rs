@@ -1,8 +1,9 @@
 //! Commands on guests that exist: list, show, ask, pause, resume, destroy, suspend.
 
-use std::{process::ExitCode, time::Duration};
+use std::{cmp::Reverse, process::ExitCode, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
@@ -11,70 +12,144 @@ use super::{
     bar::Bar,
     daemon::only_daemon,
     failure::SOME,
-    output::{engine, json, line, state, table},
+    filter::Filter,
+    output::{age, count, engine, json, line, state, table},
+    values::timeout,
 };
 use crate::{
     checkpoint::BundlePath,
     config::Config,
     guests::{Guests, View},
+    state::EntryState,
     units::Bytes,
 };
 
-/// Lists all guests, those too that other commands restored or that died
+/// Lists guests, those too that other commands restored or that died
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood list
+  brood list --pool web --state paused
+  brood list --long --sort private
+  brood pause $(brood list -q --prefix demo-)
   brood list --json | jq -r .[].name")]
 pub(super) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// Also the memory that each guest has to itself, which takes longer
+    #[arg(long, short)]
+    long: bool,
+    /// What to sort by: name, state, age (oldest first), or private (most first; with --long)
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        default_value = "name",
+        hide_possible_values = true
+    )]
+    sort: Sort,
+    /// Print names only
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
 }
 
+/// What guests are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    Name,
+    State,
+    Age,
+    Private,
+}
+
 impl List {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let guests = match only_daemon(config) {
-            Some(daemon) => daemon.guests(false)?,
-            None => Self::look(config)?,
+        let long = self.long || self.sort == Sort::Private;
+        let mut guests = match only_daemon(config) {
+            Some(daemon) => daemon.guests(long)?,
+            None => look(config, long)?,
         };
+        guests.retain(|guest| self.filter.takes(guest));
+        // They come by name.
+        match self.sort {
+            Sort::Name => {}
+            Sort::State => guests.sort_by_key(|guest| guest.state),
+            Sort::Age => guests.sort_by(|a, b| a.created_at.cmp(&b.created_at)),
+            Sort::Private => guests.sort_by_key(|guest| Reverse(private(guest))),
+        }
         if self.json {
             json(&guests);
-            return Ok(ExitCode::SUCCESS);
-        }
-        if guests.is_empty() {
+        } else if self.quiet {
+            for guest in &guests {
+                line(&guest.name);
+            }
+        } else if guests.is_empty() {
             line("no guests");
-            return Ok(ExitCode::SUCCESS);
+        } else {
+            print_table(&guests, long);
         }
-        let rows: Vec<_> = guests
-            .iter()
-            .map(|g| {
-                vec![
-                    g.name.clone(),
-                    g.state.name().to_owned(),
-                    g.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                    Bytes::from_mib(g.memory_mib).to_string(),
-                    g.checkpoint.clone(),
-                    g.reason.clone().unwrap_or_default(),
-                ]
-            })
-            .collect();
-        table(&["NAME", "STATE", "PID", "MEMORY", "CHECKPOINT", ""], &rows);
         Ok(ExitCode::SUCCESS)
     }
+}
 
-    fn look(config: &Config) -> Result<Vec<View>, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-        };
-        let all = guests.list()?;
-        let views = all
-            .iter()
-            .map(|guest| View::new(guest, engine.kind(), None));
-        Ok(views.collect())
-    }
+fn look(config: &Config, usage: bool) -> Result<Vec<View>, Failure> {
+    let (mut state, engine) = (state(config)?, engine(config)?);
+    let mut guests = Guests {
+        state: &mut state,
+        engine: &*engine,
+    };
+    let all = guests.list()?;
+    let views = all.iter().map(|guest| {
+        // One that ended since it was listed costs nothing any more.
+        let usage = usage.then(|| guests.usage(guest).ok()).flatten();
+        View::new(guest, engine.kind(), usage)
+    });
+    Ok(views.collect())
+}
+
+fn private(guest: &View) -> Option<u64> {
+    guest.usage.map(|usage| usage.private_bytes)
+}
+
+/// Prints guests, with no column that would be empty.
+fn print_table(guests: &[View], long: bool) {
+    let pools = guests.iter().any(|guest| guest.pool.is_some());
+    let reasons = guests.iter().any(|guest| guest.reason.is_some());
+    let now = Timestamp::now();
+    let dash = || "-".to_owned();
+    let mut header = vec!["NAME", "STATE", "AGE", "PID", "MEMORY"];
+    header.extend(long.then_some("PRIVATE"));
+    header.extend(pools.then_some("POOL"));
+    header.push("CHECKPOINT");
+    header.extend(reasons.then_some("REASON"));
+    let rows: Vec<_> = guests
+        .iter()
+        .map(|guest| {
+            let mut row = vec![
+                guest.name.clone(),
+                guest.state.name().to_owned(),
+                age(&guest.created_at, now).unwrap_or_else(dash),
+                guest.pid.map_or_else(dash, |pid| pid.to_string()),
+                Bytes::from_mib(guest.memory_mib).to_string(),
+            ];
+            if long {
+                row.push(private(guest).map_or_else(dash, |private| Bytes(private).to_string()));
+            }
+            if pools {
+                let entry = guest.entry.map_or("", EntryState::name);
+                let pool = guest.pool.as_ref();
+                row.push(pool.map_or_else(dash, |pool| format!("{pool} ({entry})")));
+            }
+            row.push(guest.checkpoint.clone());
+            if reasons {
+                row.push(guest.reason.clone().unwrap_or_default());
+            }
+            row
+        })
+        .collect();
+    table(&header, &rows);
 }
 
 /// Shows one guest with the memory it has to itself and shares
@@ -164,12 +239,12 @@ impl Show {
 pub(super) struct Ask {
     /// Name or id
     guest: String,
-    /// The request
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    /// The request. What of it begins with a hyphen stands after --
+    #[arg(required = true)]
     request: Vec<String>,
-    /// How long to wait for the answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -178,7 +253,7 @@ pub(super) struct Ask {
 fn after_ask() -> String {
     let demo = demo_requests();
     format!(
-        "Options stand before the guest's name.\n\n{demo}Examples:\n  brood ask demo-1 ping hello\n  brood ask --json demo-1 random 8"
+        "{demo}Examples:\n  brood ask demo-1 ping hello\n  brood ask demo-1 random 8 --json --timeout 500ms"
     )
 }
 
@@ -194,31 +269,19 @@ fn demo_requests() -> String {
     String::new()
 }
 
-pub(super) fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(s) if s > 0.0 && s <= 1e6 => Ok(s),
-        _ => Err("write a number of seconds above 0".to_owned()),
-    }
-}
-
 impl Ask {
-    pub(super) fn run(mut self, config: &Config) -> Result<ExitCode, Failure> {
-        // Options are also understood after the request, as people write them.
-        if self.request.last().is_some_and(|word| word == "--json") {
-            self.request.pop();
-            self.json = true;
-        }
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         if let Some(daemon) = only_daemon(config) {
-            json(&daemon.ask(&self.guest, &self.request, self.timeout)?);
+            let timeout_s = self.timeout.as_secs_f64();
+            json(&daemon.ask(&self.guest, &self.request, timeout_s)?);
             return Ok(ExitCode::SUCCESS);
         }
         let (mut state, engine) = (state(config)?, engine(config)?);
-        let timeout = Duration::from_secs_f64(self.timeout);
         let answer = Guests {
             state: &mut state,
             engine: &*engine,
         }
-        .ask(&self.guest, &self.request, timeout)?;
+        .ask(&self.guest, &self.request, self.timeout)?;
         if self.json {
             json(&answer.to_json());
         } else {
@@ -230,9 +293,11 @@ impl Ask {
 
 /// Stops guests (SIGSTOP). They keep their memory and use no processor time
 #[derive(Debug, Args)]
+#[command()]
 #[command(after_help = "\
 Examples:
   brood pause demo-1 demo-2
+  brood pause --prefix demo-
   brood pause --all")]
 pub(super) struct Pause {
     #[command(flatten)]
@@ -258,16 +323,17 @@ impl Pause {
 
 /// Lets stopped guests run on (SIGCONT), and waits until each has answered
 #[derive(Debug, Args)]
+#[command()]
 #[command(after_help = "\
 Examples:
   brood resume demo-1 demo-2
-  brood resume --all --timeout 30")]
+  brood resume --all --timeout 30s")]
 pub(super) struct Resume {
     #[command(flatten)]
     which: Which,
-    /// How long each may take to answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
-    timeout: f64,
+    /// How long each may take to answer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
     /// Print a JSON object, with the time from the signal to the answer
     #[arg(long)]
     json: bool,
@@ -275,14 +341,14 @@ pub(super) struct Resume {
 
 impl Resume {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let timeout = Duration::from_secs_f64(self.timeout);
+        let timeout = self.timeout;
         let done = Done::on(
             config,
             &self.which,
             self.json,
             "resuming",
             |daemon, guest| {
-                let resumed = daemon.resume(guest, self.timeout)?;
+                let resumed = daemon.resume(guest, timeout.as_secs_f64())?;
                 Ok(json!({ "resume_ms": resumed.resume_ms }))
             },
             |guests, guest| {
@@ -296,13 +362,23 @@ impl Resume {
 
 /// Ends guests for good: their processes are gone when this returns
 #[derive(Debug, Args)]
+#[command()]
 #[command(after_help = "\
 Examples:
   brood destroy demo-1 demo-2
-  brood destroy --all")]
+  brood destroy --prefix demo-
+  brood destroy --state dead
+  brood destroy --all             all but those that somebody has claimed from a pool
+  brood destroy --all --force     those, too")]
 pub(super) struct Destroy {
     #[command(flatten)]
     which: Which,
+    /// With --all or a filter: also guests that somebody has claimed
+    #[arg(long, conflicts_with = "guests")]
+    force: bool,
+    /// Pass over names that no guest has
+    #[arg(long)]
+    ignore_missing: bool,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -310,15 +386,7 @@ pub(super) struct Destroy {
 
 impl Destroy {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let named = (!self.which.all).then_some(&self.which.guests[..]);
-        let mut actor = Actor::new(config);
-        let destroyed = match actor.ask(|daemon| daemon.destroy(named))? {
-            Some(destroyed) => destroyed,
-            None => actor.here(|guests| {
-                let found = self.which.find(guests)?;
-                Ok(guests.destroy(&found)?.into_view()?)
-            })?,
-        };
+        let destroyed = Actor::new(config).destroy(&self.which, self.force, self.ignore_missing)?;
         if self.json {
             let names: Vec<_> = destroyed
                 .guests
@@ -329,12 +397,18 @@ impl Destroy {
                 "destroyed": destroyed.destroyed,
                 "guests": names,
                 "errors": destroyed.left,
+                "spared": destroyed.spared,
             }));
         } else {
-            let count = destroyed.destroyed;
             line(format_args!(
-                "{count} {} destroyed",
-                if count == 1 { "guest" } else { "guests" }
+                "{} destroyed",
+                count(destroyed.destroyed, "guest")
+            ));
+        }
+        if !self.json && !destroyed.spared.is_empty() {
+            line(format_args!(
+                "{} left, which somebody has claimed: --force destroys claimed guests, too",
+                count(destroyed.spared.len(), "guest")
             ));
         }
         for left in &destroyed.left {
@@ -390,7 +464,8 @@ impl Suspend {
             }));
         } else {
             let what = parent.map_or(String::new(), |parent| {
-                format!("{} pages over {}; ", parent.pages.count(), parent.path)
+                let pages = usize::try_from(parent.pages.count()).unwrap_or(usize::MAX);
+                format!("{} over {}; ", count(pages, "page"), parent.path)
             });
             line(format_args!(
                 "{guest} is suspended in {} ({what}sha256 {})",

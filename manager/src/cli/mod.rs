@@ -11,6 +11,7 @@ mod density;
 mod disk;
 mod failure;
 mod fill;
+mod filter;
 mod guests;
 mod host;
 mod manual;
@@ -22,16 +23,22 @@ mod restore;
 mod serve;
 mod state;
 mod top;
+mod values;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 pub(crate) use failure::Failure;
 
 use crate::config::{Config, Sources};
 
 const EXIT_CODES: &str = "\
+Errors go to standard error as text, with --json, too.
+
 Exit codes:
   0    everything was done
   1    nothing was done, or what was done could not be told; the error says which
@@ -91,9 +98,9 @@ enum Command {
     Checkpoint(checkpoint::Command),
     #[command(about = "Restore guests from a checkpoint")]
     Restore(restore::Restore),
-    /// List all guests
+    #[command(about = "List guests", visible_alias = "ls", alias = "ps")]
     List(guests::List),
-    /// Show one guest
+    #[command(about = "Show one guest", visible_alias = "inspect")]
     Show(guests::Show),
     /// Put a request to a guest and print its answer
     Ask(guests::Ask),
@@ -101,7 +108,7 @@ enum Command {
     Pause(guests::Pause),
     /// Let stopped guests run on (SIGCONT), until they answer
     Resume(guests::Resume),
-    /// End guests for good
+    #[command(about = "End guests for good", visible_alias = "rm")]
     Destroy(guests::Destroy),
     /// Suspend a guest into a new checkpoint, and end it
     Suspend(guests::Suspend),
@@ -183,7 +190,13 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Also help and version, which are asked for and so are output like any other.
-        Err(e) => return told(e.exit_code(), output::print_usage(&e)),
+        Err(e) => {
+            let written = output::print_usage(&e);
+            if let Some(tip) = wanted(&e) {
+                output::note(format_args!("  hint: {tip}"));
+            }
+            return told(e.exit_code(), written);
+        }
     };
     let code = cli.run().unwrap_or_else(|failure| {
         failure.print();
@@ -196,6 +209,25 @@ pub fn main() -> ExitCode {
         }
         _ => code,
     }
+}
+
+/// What somebody may want who uses another tool's word for a command.
+fn wanted(usage: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(word)) = usage.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    Some(match &word[..] {
+        "stop" => "`brood pause` stops guests, `brood destroy` ends them",
+        "kill" | "delete" | "remove" => "`brood destroy` ends guests",
+        "start" | "run" | "create" => {
+            "`brood restore` starts guests, `brood resume` continues stopped ones"
+        }
+        "status" | "stats" => "`brood list` shows guests, `brood top` what they cost, live",
+        "version" => "`brood --version` tells it",
+        "snapshot" | "commit" | "save" => "`brood suspend` makes a checkpoint of a guest",
+        "exec" => "`brood ask` puts a request to a guest",
+        _ => return None,
+    })
 }
 
 /// The exit code of a command line that ran nothing.

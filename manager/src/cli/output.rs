@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
+use jiff::Timestamp;
 use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -77,6 +78,23 @@ pub(crate) fn note(text: impl std::fmt::Display) {
 /// Prints a value as JSON: one line, so that a stream of them can be read line by line.
 pub(crate) fn json(value: &impl Serialize) {
     line(serde_json::to_string(value).expect("what commands print is plain data"));
+}
+
+/// How long ago a moment was, in its largest unit; none, when it is no moment or has not come.
+pub(crate) fn age(moment: &str, now: Timestamp) -> Option<String> {
+    let moment: Timestamp = moment.parse().ok()?;
+    let seconds = u64::try_from(now.duration_since(moment).as_secs()).ok()?;
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= 2 * length);
+    Some(match unit {
+        Some((length, unit)) => format!("{}{unit}", seconds / length),
+        None => format!("{seconds}s"),
+    })
+}
+
+/// A number of things in words: `1 guest`, `2 guests`.
+pub(crate) fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether to colour standard output.
@@ -154,9 +172,9 @@ pub(crate) fn facts(
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Park {
     /// Let guests that are idle for so long give their virtual machine back to the host, until
-    /// they are asked again (seconds, or "never"). A parked guest costs the host a fifth of the
-    /// memory, and its next answer takes about as long as a restore [default: never]
-    #[arg(long = "park-after", value_name = "SECONDS")]
+    /// they are asked again. A parked guest costs the host about a quarter of the memory, and its
+    /// next answer takes about a millisecond longer [default: never]
+    #[arg(long = "park-after", value_name = "TIME|never")]
     pub(crate) after: Option<ParkAfter>,
 }
 

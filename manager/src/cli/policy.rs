@@ -4,6 +4,7 @@ use std::{error::Error, fmt, str::FromStr};
 
 use clap::Args;
 
+use super::values::whole_seconds;
 use crate::{
     state::{Policy, PoolChange},
     units::Bytes,
@@ -51,6 +52,18 @@ impl FromStr for Positive {
     }
 }
 
+/// A time in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WholeSeconds(u32);
+
+impl FromStr for WholeSeconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        whole_seconds(text).map(Self)
+    }
+}
+
 /// Limits of a pool; `none` for no limit.
 #[derive(Debug, Args)]
 pub(super) struct Limits {
@@ -65,9 +78,9 @@ pub(super) struct Limits {
     /// costs besides [default: as much as the host has]
     #[arg(long, value_name = "SIZE|none")]
     max_memory: Option<Limit<Bytes>>,
-    /// Replace a guest that has waited for so long, in seconds [default: never]
-    #[arg(long, value_name = "SECONDS|none")]
-    max_age: Option<Limit<Positive>>,
+    /// Replace a guest that has waited for so long: seconds, or 5m, 1h [default: never]
+    #[arg(long, value_name = "TIME|none")]
+    max_age: Option<Limit<WholeSeconds>>,
     /// How many guests the daemon restores for it a second, at most [default: as fast as it can]
     #[arg(long, value_name = "N|none")]
     refill_rate: Option<Limit<Positive>>,
@@ -84,7 +97,9 @@ impl Limits {
             hot_min: number(self.hot_min),
             most: self.max.map(|limit| limit.0.map(u64::from)),
             max_memory: self.max_memory.map(|limit| limit.0),
-            max_age_s: number(self.max_age),
+            max_age_s: self
+                .max_age
+                .map(|age| age.0.map(|WholeSeconds(s)| s.into())),
             refill_per_s: number(self.refill_rate),
             lease_s,
         }

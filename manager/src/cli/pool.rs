@@ -9,18 +9,19 @@ use super::{
     Failure,
     bar::Bar,
     claims::{Claim, Release, Renew, Resume, Suspend},
-    daemon::{by_daemon, only_daemon},
+    daemon::{by_daemon, daemon, only_daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
     output::{engine, json, line, state, table},
     policy::Limits,
     restore::absolute,
+    values::whole_seconds,
 };
 use crate::{
     api::pools::{Changing, Making},
     checkpoint::BundlePath,
     config::Config,
-    pool::{self, LOCK_LIMIT, NEVER, NewPool, Pool, Pools},
+    pool::{LOCK_LIMIT, NEVER, NewPool, Pool, Pools},
     restore::Slots,
     state::{EntryState, Failing},
     units::Bytes,
@@ -109,7 +110,7 @@ pub(super) fn with_pools<T>(
 #[command(after_help = "\
 Examples:
   brood pool create web /var/tmp/ckp/demo --hot 50
-  brood pool create web /var/tmp/ckp/demo --hot 50 --max 200 --lease 600 --private-limit 64M")]
+  brood pool create web /var/tmp/ckp/demo --hot 50 --max 200 --lease 10m --private-limit 64M")]
 pub(super) struct Create {
     /// Its name; its guests are NAME-1, NAME-2, ...
     name: String,
@@ -120,9 +121,9 @@ pub(super) struct Create {
     hot: u32,
     #[command(flatten)]
     limits: Limits,
-    /// How long a claim lasts when it is not renewed, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = pool::LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
-    lease: u64,
+    /// How long a claim lasts when it is not renewed: seconds, or 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = whole_seconds)]
+    lease: u32,
     /// Worst case to allow for: private memory that each guest may come to hold [default: as
     /// configured for restores, 1M]
     #[arg(long, value_name = "SIZE")]
@@ -140,7 +141,7 @@ impl Create {
         let new = NewPool {
             name: self.name.clone(),
             checkpoint: self.checkpoint.clone(),
-            policy: self.limits.policy(self.hot, self.lease),
+            policy: self.limits.policy(self.hot, self.lease.into()),
             allowance: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
@@ -161,8 +162,7 @@ impl Create {
 
     /// Has the daemon make it; none, when it has begun nothing.
     fn by_daemon(&self, config: &Config, new: &NewPool) -> Result<Option<ExitCode>, Failure> {
-        let (Some(checkpoint), Ok(_)) = (absolute(&new.checkpoint), u32::try_from(self.lease))
-        else {
+        let Some(checkpoint) = absolute(&new.checkpoint) else {
             return Ok(None);
         };
         let fill = (!self.empty).then(|| filling(config, None));
@@ -193,8 +193,8 @@ pub(super) struct Set {
     hot: Option<u32>,
     #[command(flatten)]
     limits: Limits,
-    /// How long a claim lasts when it is not renewed, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How long a claim lasts when it is not renewed: seconds, or 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
@@ -277,6 +277,10 @@ fn apply(
 
 /// Lists pools
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pool list
+  brood pool list --json | jq .[].entries.hot")]
 pub(super) struct List {
     /// Print a JSON array
     #[arg(long)]
@@ -358,6 +362,7 @@ fn print_pool(pool: &Pool, as_json: bool) -> ExitCode {
 
 /// Shows a pool and its entries
 #[derive(Debug, Args)]
+#[command(after_help = "Example: brood pool show web")]
 pub(super) struct Show {
     /// The pool
     pool: String,
@@ -385,7 +390,10 @@ impl Show {
             .into_iter()
             .map(|guest| vec![guest, EntryState::Hot.name().to_owned(), String::new()]);
         let claimed = details.claims.into_iter().map(|claim| {
-            let left = claim.lease_left_s.map(|left| format!("{left} s left"));
+            let left = claim.lease_left_s.map(|left| match left {
+                0 => "over".to_owned(),
+                left => format!("{left} s left"),
+            });
             let state = EntryState::Claimed.name().to_owned();
             vec![claim.guest, state, left.unwrap_or_default()]
         });
@@ -397,6 +405,12 @@ impl Show {
         if !rows.is_empty() {
             line("");
             table(&["GUEST", "STATE", "LEASE"], &rows);
+        }
+        if daemon(config).is_none() {
+            line(format_args!(
+                "no daemon keeps this pool: leases end, and it is filled again, at `brood pool fill {}` or while `brood serve` runs",
+                self.pool
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -439,6 +453,10 @@ impl Evict {
 
 /// Removes a pool and its entries
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood pool remove web
+  brood pool remove web --force     claimed guests end, too")]
 pub(super) struct Remove {
     /// The pool
     pool: String,

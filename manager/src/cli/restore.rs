@@ -9,9 +9,9 @@ use super::{
     bar::Bar,
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
-    guests::seconds,
     output::{Park, cancellation, engine, engine_with, facts, json, line, state},
     progress::Shown,
+    values::timeout,
 };
 use crate::{
     api::{events::RestoreEvent, restores::Restoring},
@@ -50,10 +50,9 @@ pub(super) struct Restore {
     /// How many at once [default: one for each core]
     #[arg(long, short = 'c', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
-    /// How long each may take to answer, in seconds. One that takes longer is ended, and the others
-    /// go on
-    #[arg(long, value_name = "SECONDS", default_value_t = mass::TIMEOUT.as_secs_f64(), value_parser = seconds)]
-    timeout: f64,
+    /// How long each may take to answer. One that takes longer is ended, and the others go on
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
+    timeout: Duration,
     /// Names of the guests are PREFIX-1, PREFIX-2, ... [default: the checkpoint's name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
@@ -109,7 +108,7 @@ impl Restore {
             checkpoint: self.checkpoint.clone(),
             guests: self.guests,
             concurrency: concurrency(config, self.concurrency),
-            timeout: Some(Duration::from_secs_f64(self.timeout)),
+            timeout: Some(self.timeout),
             paused: self.paused,
             allowance: self.private_limit.unwrap_or(defaults.private_limit.value),
             overcommit: self.overcommit,
@@ -153,7 +152,7 @@ impl Restore {
             checkpoint,
             guests: self.guests,
             concurrency: concurrency(config, self.concurrency),
-            timeout_s: Some(self.timeout),
+            timeout_s: Some(self.timeout.as_secs_f64()),
             prefix: Some(
                 self.prefix
                     .clone()
@@ -228,8 +227,11 @@ fn print(view: &View) {
             view.not_begun
         ));
     } else if let Some(first) = view.guests.iter().map(|g| &g.name).min() {
+        let prefix = first
+            .rsplit_once('-')
+            .map_or(&first[..], |(prefix, _)| prefix);
         line(format_args!(
-            "next: brood list, brood ask {first} ping, brood destroy --all"
+            "next: brood list, brood ask {first} ping, brood destroy --prefix {prefix}-"
         ));
     }
 }

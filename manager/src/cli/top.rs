@@ -8,6 +8,7 @@ use super::{
     Failure,
     failure::INTERRUPTED,
     output::{json, line},
+    values::wait,
 };
 use crate::{
     config::Config,
@@ -38,9 +39,9 @@ Examples:
   brood top --once
   brood top --json | jq .density.mib_per_guest")]
 pub(super) struct Top {
-    /// How often to look, in seconds
-    #[arg(long, short = 'i', value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
-    interval: f64,
+    /// How often to look
+    #[arg(long, short = 'i', value_name = "TIME", default_value = "2s", value_parser = interval)]
+    interval: Duration,
     /// What to sort guests by: private or shared (most first), name, state, or restored (newest
     /// first)
     #[arg(
@@ -61,10 +62,11 @@ pub(super) struct Top {
     json: bool,
 }
 
-fn interval(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(s) if (0.1..=3600.0).contains(&s) => Ok(s),
-        _ => Err("write a number of seconds, 0.1 to 3600".to_owned()),
+fn interval(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_millis(100), Duration::from_secs(3600));
+    match wait(text)? {
+        interval if (least..=most).contains(&interval) => Ok(interval),
+        _ => Err("write 0.1 to 3600 seconds, as in 500ms or 2s".to_owned()),
     }
 }
 
@@ -90,7 +92,7 @@ impl Top {
             filter: self.filter,
             ..Display::default()
         };
-        let ended = run(source, display, Duration::from_secs_f64(self.interval))?;
+        let ended = run(source, display, self.interval)?;
         Ok(match ended {
             Ended::Quit => ExitCode::SUCCESS,
             Ended::Signal => ExitCode::from(INTERRUPTED),

@@ -36,7 +36,7 @@ use crate::{
 /// How often somebody who waits looks whether they are to wait no longer.
 const GLANCE: Duration = Duration::from_millis(20);
 /// Guests that are named in one request.
-const NAMES: usize = 500;
+pub(crate) const NAMES: usize = 500;
 
 /// How a restore is watched.
 pub(crate) struct Watch<'a> {
@@ -44,6 +44,18 @@ pub(crate) struct Watch<'a> {
     pub(crate) cancelled: &'a AtomicBool,
     /// Is told how it comes along.
     pub(crate) observe: &'a mut dyn FnMut(&RestoreEvent),
+}
+
+/// Guests to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Doomed<'a> {
+    /// All; those that somebody has claimed only when `force` is set.
+    All { force: bool },
+    /// These: names or ids, [`NAMES`] at most.
+    Named {
+        guests: &'a [String],
+        ignore_missing: bool,
+    },
 }
 
 impl Client {
@@ -116,14 +128,20 @@ impl Client {
         self.call(&Call::change(Method::POST, path, "resume a guest"))
     }
 
-    /// Ends guests; those of these names or ids, or all.
-    pub(crate) fn destroy(&self, named: Option<&[String]>) -> Result<Destroyed, Error> {
-        let which = match named {
-            None => "all=true".to_owned(),
-            Some(names) if names.len() <= NAMES => {
-                format!("guests={}", Segment(&names.join(",")))
+    /// Ends guests; those of these names or ids, or all. Returns the names of those that it has ended.
+    pub(crate) fn destroy(&self, which: Doomed<'_>) -> Result<Destroyed, Error> {
+        let which = match which {
+            Doomed::All { force } => format!("all=true&force={force}"),
+            Doomed::Named {
+                guests,
+                ignore_missing,
+            } => {
+                let guests = guests.join(",");
+                format!(
+                    "guests={}&ignore_missing={ignore_missing}",
+                    Segment(&guests)
+                )
             }
-            Some(_) => return Err(Error::NotBegun("these are too many names".to_owned())),
         };
         let path = format!("/api/v1/guests?{which}");
         let call = Call::change(Method::DELETE, path, "destroy guests");

@@ -18,7 +18,7 @@ use tokio::runtime::{self, Runtime};
 
 pub(crate) use error::Error;
 
-pub(crate) use calls::Watch;
+pub(crate) use calls::{Doomed, NAMES, Watch};
 pub(crate) use events::Told;
 
 use crate::api::host::Daemon;

@@ -76,6 +76,12 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Whether somebody has claimed it.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        matches!(self.row.entry, Some((_, EntryState::Claimed)))
+    }
+
     /// Its process, when it has one.
     #[must_use]
     pub fn process(&self) -> Option<Process> {

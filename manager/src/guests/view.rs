@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Guest, GuestState};
-use crate::{checkpoint::manifest::EngineKind, engine::Usage};
+use crate::{checkpoint::manifest::EngineKind, engine::Usage, state::EntryState};
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -34,6 +34,10 @@ pub struct View {
     pub mac: String,
     /// When it was restored, RFC 3339.
     pub created_at: String,
+    /// The pool that it belongs to, if it does.
+    pub pool: Option<String>,
+    /// How far its entry in that pool has come.
+    pub entry: Option<EntryState>,
     /// How it ended, when it did.
     pub reason: Option<String>,
     /// What its disk was cloned from, when it has one: `PROVIDER:SOURCE`.
@@ -75,6 +79,7 @@ impl View {
     #[must_use]
     pub fn new(guest: &Guest, engine: EngineKind, usage: Option<Usage>) -> Self {
         let row = &guest.row;
+        let (pool, entry) = row.entry.clone().unzip();
         Self {
             name: row.name.clone(),
             id: row.id.to_string(),
@@ -87,6 +92,8 @@ impl View {
             generation: row.generation.clone(),
             mac: row.mac.clone(),
             created_at: row.created_at.clone(),
+            pool,
+            entry,
             reason: row.reason.clone(),
             disk: row.disk.clone(),
             disk_path: None,

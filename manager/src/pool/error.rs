@@ -13,6 +13,22 @@ pub enum Error {
     /// The name is taken.
     #[error("there is a pool {0:?} already")]
     Exists(String),
+    /// A name that a pool cannot have.
+    #[error("{name:?} cannot be a pool's name: {reason}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// What it should be contradicts itself.
+    #[error("pool {pool} can never be as asked for: {reason}")]
+    Contradiction {
+        /// The pool.
+        pool: String,
+        /// Why not.
+        reason: String,
+    },
     /// Something was asked for that a pool keeps for good.
     #[error("cannot change the {what} of pool {pool}, which is kept as long as the pool is")]
     Fixed {
@@ -116,6 +132,13 @@ impl Error {
             Self::Exists(pool) => Some(format!(
                 "change it with `brood pool set {pool}`, or remove it first: brood pool remove {pool}"
             )),
+            Self::Name { name, .. } if name.contains('/') => {
+                Some("the name comes first: brood pool create NAME CHECKPOINT --hot N".to_owned())
+            }
+            Self::Name { .. } => None,
+            Self::Contradiction { .. } => {
+                Some("change --hot, --hot-min, --max, --max-memory or --private-limit".to_owned())
+            }
             Self::Fixed { pool, .. } => Some(format!(
                 "make the pool anew (brood pool remove {pool}), or take another name"
             )),

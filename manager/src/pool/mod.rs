@@ -50,10 +50,36 @@ use crate::{
         mass::{self, Names, Request},
     },
     state::{
-        EntryState, Failing, Lease, Membership, Policy, PoolChange, PoolRow, State, lock, new_names,
+        self, EntryState, Failing, Lease, Membership, Policy, PoolChange, PoolRow, State, lock,
+        new_names,
     },
     units::Bytes,
 };
+
+/// Whether a pool can be as it should be, when each of its guests may come to hold so much.
+fn check(pool: &str, policy: &Policy, each: Bytes) -> Result<(), Error> {
+    let contradiction = |reason| {
+        Err(Error::Contradiction {
+            pool: pool.to_owned(),
+            reason,
+        })
+    };
+    let hot = policy.hot;
+    if let Some(most) = policy.most.filter(|most| *most < hot) {
+        return contradiction(format!(
+            "it may have {most} guests, and should have {hot} hot"
+        ));
+    }
+    if let Some(low) = policy.hot_min.filter(|low| *low > hot) {
+        return contradiction(format!("it never has {low} hot guests, but up to {hot}"));
+    }
+    if let Some(memory) = policy.max_memory.filter(|memory| *memory < each) {
+        return contradiction(format!(
+            "its guests may come to hold {memory} together, and one alone {each}"
+        ));
+    }
+    Ok(())
+}
 
 /// How long a claim lasts when nobody says otherwise.
 pub const LEASE: Duration = Duration::from_secs(300);
@@ -147,8 +173,12 @@ impl Pools<'_> {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Pool, Error> {
         // The name that its first guest would have.
-        new_names(&[], &new.name, 1)?;
+        if let Err(state::Error::Name { name, reason }) = new_names(&[], &new.name, 1) {
+            return Err(Error::Name { name, reason });
+        }
         let checkpoint = Checkpoint::open(&new.checkpoint)?;
+        let overhead = cost::measured(self.state, &checkpoint)?.overhead;
+        check(&new.name, &new.policy, new.allowance + overhead)?;
         mass::verify(self.state, &checkpoint, progress)?;
         let row = PoolRow {
             name: new.name.clone(),
@@ -173,6 +203,9 @@ impl Pools<'_> {
     /// # Errors
     /// When there is no such pool.
     pub fn change(&mut self, name: &str, change: &PoolChange) -> Result<Pool, Error> {
+        let row = self.row(name)?;
+        // What guests cost besides is left out: the checkpoint may be away for now.
+        check(name, &change.apply(&row.policy), row.allowance)?;
         self.state.change_pool(name, change)?;
         self.show(name)
     }

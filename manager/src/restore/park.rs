@@ -2,26 +2,31 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use crate::units::parse_duration;
+
+/// The longest that anybody may want to wait.
+const LONGEST: Duration = Duration::from_secs(1_000_000);
+
 /// How long a guest must be idle until it gives its virtual machine back to the host; it gets one
 /// again when it is asked. `None` is never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParkAfter(pub Option<Duration>);
 
-/// A text that is neither a number of seconds nor `never`.
+/// A text that is neither a duration nor `never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write a number of seconds, or never")]
+#[error("write seconds, a duration such as 90s, 5m or 1h, or never")]
 pub struct ParseParkAfterError;
 
 impl FromStr for ParkAfter {
     type Err = ParseParkAfterError;
 
-    /// Reads `never`, or seconds such as `0.5` and `60`, up to a million.
+    /// Reads `never`, or a duration such as `0.5`, `60` (seconds) and `5m`, up to a million seconds.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "never" {
             return Ok(Self(None));
         }
-        match text.parse::<f64>() {
-            Ok(s) if (0.0..=1e6).contains(&s) => Ok(Self(Some(Duration::from_secs_f64(s)))),
+        match parse_duration(text) {
+            Ok(idle) if idle <= LONGEST => Ok(Self(Some(idle))),
             _ => Err(ParseParkAfterError),
         }
     }

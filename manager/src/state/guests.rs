@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::Serialize;
 
-use super::{Error, Membership, State, pools::since_boot};
+use super::{EntryState, Error, Membership, State, pools::since_boot};
 use crate::{
     engine::{Described, GuestId, Order, Process},
     units::Bytes,
@@ -64,6 +64,8 @@ pub struct GuestRow {
     pub reason: Option<String>,
     /// What its disk is a clone of ([`crate::disk::Source`]), when it has one.
     pub disk: Option<String>,
+    /// The pool that it belongs to and how far its entry has come, when it belongs to one.
+    pub entry: Option<(String, EntryState)>,
     boot: String,
 }
 
@@ -100,6 +102,10 @@ impl State {
     /// When the database cannot be read.
     pub fn guests(&self) -> Result<Vec<GuestRow>, Error> {
         let mut rows = self.unsorted_guests()?;
+        let mut entries = self.entries_by_guest()?;
+        for row in &mut rows {
+            row.entry = entries.remove(&row.id);
+        }
         rows.sort_by_cached_key(|row| natural(&row.name));
         Ok(rows)
     }
@@ -139,6 +145,13 @@ impl State {
             )
             .optional()
             .map_err(|e| self.database_error(e))
+            .and_then(|row| row.map(|row| self.with_entry(row)).transpose())
+    }
+
+    fn with_entry(&self, row: GuestRow) -> Result<GuestRow, Error> {
+        let pool = self.entry_pool(&row.id)?;
+        let entry = pool.zip(self.entry_state(&row.id)?);
+        Ok(GuestRow { entry, ..row })
     }
 
     /// Runs `decide` on all recorded guests and records those it orders, as one step: no other
@@ -449,6 +462,7 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         state,
         process,
         reason: row.get(13)?,
+        entry: None,
         boot: row.get(14)?,
         disk: row.get(15)?,
     })

@@ -7,7 +7,7 @@
 //! Guests end with the host's boot, and so do their entries; leases are counted on the clock that
 //! begins with it.
 
-use std::{io, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub struct PoolRow {
 }
 
 /// How far an entry has come, as recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryState {
     /// Its guest is being restored; it is nobody's yet.
@@ -212,6 +212,20 @@ impl State {
                 })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|e| self.database_error(e))
+    }
+
+    /// The pool and the state of each entry, by its guest.
+    pub(super) fn entries_by_guest(&self) -> Result<HashMap<GuestId, (String, EntryState)>, Error> {
+        let read = || {
+            let mut statement = self
+                .database
+                .prepare_cached("SELECT guest, pool, state FROM entry")?;
+            let rows = statement.query_map([], |row| {
+                Ok((guest_id(row, 0)?, (row.get(1)?, entry_state(row, 2)?)))
+            })?;
+            rows.collect::<rusqlite::Result<HashMap<_, _>>>()
         };
         read().map_err(|e| self.database_error(e))
     }

@@ -224,7 +224,7 @@ impl Brood {
 
     /// Ends all guests.
     pub(crate) fn destroy_all(&self) -> Result<(), Error> {
-        self.run(&["destroy", "--all"]).map(drop)
+        self.run(&["destroy", "--all", "--force"]).map(drop)
     }
 
     /// How many guests there are.

@@ -65,7 +65,7 @@ pub(crate) enum Error {
     },
     /// Guests are left that could not be destroyed.
     #[error(
-        "{guests} guests are still there; the state folder is kept: BROOD_STATE_DIR={} brood destroy --all",
+        "{guests} guests are still there; the state folder is kept: BROOD_STATE_DIR={} brood destroy --all --force",
         state.display()
     )]
     LeftBehind {

@@ -1,0 +1,63 @@
+//! Filters of guests: by the beginning of their names, their state, their pool.
+
+use clap::{Args, ValueEnum};
+
+use crate::guests::{Guest, GuestState, View};
+
+/// What guests must be to be meant.
+#[derive(Debug, Default, Args)]
+pub(super) struct Filter {
+    /// Guests whose names begin so
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Guests in this state: restoring, running, paused or dead
+    #[arg(long, value_name = "STATE", hide_possible_values = true)]
+    state: Option<State>,
+    /// Guests of this pool
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+}
+
+/// What a guest is doing, as a word on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    Restoring,
+    Running,
+    Paused,
+    Dead,
+}
+
+impl From<State> for GuestState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Restoring => Self::Restoring,
+            State::Running => Self::Running,
+            State::Paused => Self::Paused,
+            State::Dead => Self::Dead,
+        }
+    }
+}
+
+impl Filter {
+    /// Whether a guest is meant.
+    pub(super) fn takes(&self, view: &View) -> bool {
+        self.takes_parts(&view.name, view.state, view.pool.as_deref())
+    }
+
+    /// The same of a guest that was looked for here.
+    pub(super) fn takes_guest(&self, guest: &Guest) -> bool {
+        let pool = guest.row.entry.as_ref().map(|(pool, _)| pool.as_str());
+        self.takes_parts(&guest.row.name, guest.state, pool)
+    }
+
+    fn takes_parts(&self, name: &str, state: GuestState, pool: Option<&str>) -> bool {
+        self.prefix
+            .as_deref()
+            .is_none_or(|prefix| name.starts_with(prefix))
+            && self.state.is_none_or(|wanted| state == wanted.into())
+            && self
+                .pool
+                .as_deref()
+                .is_none_or(|wanted| pool == Some(wanted))
+    }
+}
