@@ -297,7 +297,12 @@ impl Machine {
         let raw = path.dir().join(format!("{}.first", path.name()));
         self.suspend_with(config, &raw);
         self.engine(&[])
-            .import(&raw, path, Self::guest_of(config), &|_| {})
+            .import(
+                &raw,
+                path,
+                Self::guest_of(config),
+                &brood::checkpoint::unwatched,
+            )
             .expect("a checkpoint")
     }
 

@@ -299,7 +299,9 @@ fn a_suspend_that_was_not_sealed_is_told_of_and_can_be() {
         let name = |of: &Path| format!("{}{end}", of.display());
         fs::copy(name(&raw), name(&copy)).unwrap();
     }
-    engine.import(&copy, &other, guest, &|_| {}).unwrap();
+    engine
+        .import(&copy, &other, guest, &brood::checkpoint::unwatched)
+        .unwrap();
     // And with it, it is suspended after all. To another bundle it is not.
     let elsewhere = lab.bundle("elsewhere").to_string();
     let _ = lab
@@ -358,7 +360,7 @@ fn what_does_not_fit_together_is_refused() {
         ("virtio-net", "e1000", "pci.0.3.0.device"),
     ] {
         let refusal = engine
-            .import(&raw, &path, guest(from, to), &|_| {})
+            .import(&raw, &path, guest(from, to), &brood::checkpoint::unwatched)
             .unwrap_err();
         assert!(refusal.to_string().contains(key), "{refusal}");
         assert_eq!(
@@ -368,7 +370,12 @@ fn what_does_not_fit_together_is_refused() {
     }
     // Clones that would write to one disk are refused before anything is started.
     engine
-        .import(&raw, &path, guest("pci.0.2.0.ro=true\n", ""), &|_| {})
+        .import(
+            &raw,
+            &path,
+            guest("pci.0.2.0.ro=true\n", ""),
+            &brood::checkpoint::unwatched,
+        )
         .unwrap();
     let ran = lab
         .brood(&["restore", &path.to_string(), "-n", "1"])
@@ -426,7 +433,7 @@ fn a_guest_without_an_agent_is_ready_when_it_says_so_otherwise() {
         };
         lab.machine
             .engine(&[])
-            .import(&raw, &path, guest, &|_| {})
+            .import(&raw, &path, guest, &brood::checkpoint::unwatched)
             .unwrap();
         if n == 3 {
             // Never ready: the wait is ended by the guest's end.

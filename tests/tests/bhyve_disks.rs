@@ -539,7 +539,15 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
             Ok(Vec::new())
         };
         let from = web.manifest();
-        engine.suspend(&run_dir, &id, "a", from, &warm, &mut disks, &|_| {})
+        engine.suspend(
+            &run_dir,
+            &id,
+            "a",
+            from,
+            &warm,
+            &mut disks,
+            &brood::checkpoint::unwatched,
+        )
     };
     let sealed = suspend().unwrap();
     // As if the manager had been killed before it had removed the last name.

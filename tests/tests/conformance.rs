@@ -162,7 +162,9 @@ fn on_every_engine_with_disks(check: impl Fn(&Bench<'_>, &Path)) {
 fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>)) {
     if let Some(home) = Home::with_kvm() {
         let kvm = Kvm::with_binary(brood_tests::brood());
-        let make = |path: &BundlePath| kvm.make_demo_checkpoint(path, Bytes::mib(4), &|_| {});
+        let make = |path: &BundlePath| {
+            kvm.make_demo_checkpoint(path, Bytes::mib(4), &brood::checkpoint::unwatched)
+        };
         check(&Bench::new(&kvm, &home, |path| make(path).unwrap()));
     }
     let home = Home::bare();
@@ -261,7 +263,7 @@ fn a_guest_is_suspended_and_restored_again() {
                 taken += 1;
                 Ok(Vec::new())
             },
-            &|_| {},
+            &brood::checkpoint::unwatched,
         );
         assert!(onto_itself.is_err());
         assert_eq!(
@@ -282,7 +284,7 @@ fn a_guest_is_suspended_and_restored_again() {
                     taken += 1;
                     Ok(Vec::new())
                 },
-                &|_| {},
+                &brood::checkpoint::unwatched,
             )
             .unwrap();
         assert_eq!(taken, 1);
@@ -346,7 +348,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
                 from.manifest(),
                 &to,
                 &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
-                &|_| {},
+                &brood::checkpoint::unwatched,
             )
             .unwrap();
         gone(alive.process);

@@ -65,7 +65,9 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         allowance: Bytes(1 << 20),
         policy: Policy::hot(0, 600),
     };
-    manager.pools(|pools| pools.create(&new, &|_| {})).unwrap();
+    manager
+        .pools(|pools| pools.create(&new, &brood::checkpoint::unwatched))
+        .unwrap();
     let nursery = |home: &Home| {
         let nurseries = home.nurseries();
         assert_eq!(nurseries.len(), 1, "{nurseries:?}");

@@ -129,7 +129,7 @@ pub(super) async fn verify(
     let path = app.bundle(&named)?;
     blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
-        checkpoint.verify_memory(&|_| {})?;
+        checkpoint.verify_memory(&crate::checkpoint::unwatched)?;
         let disks = &checkpoint.manifest().disks;
         if !disks.is_empty() {
             disk::verify(&path.absolute()?, disks).map_err(library::Error::from)?;
@@ -228,7 +228,7 @@ pub(super) async fn demo(
     let workers = Arc::clone(&app.workers);
     blocking(move || {
         let engine = workers.engine();
-        let manifest = engine.make_demo_checkpoint(&path, memory, &|_| {})?;
+        let manifest = engine.make_demo_checkpoint(&path, memory, &crate::checkpoint::unwatched)?;
         let view = View::new(&path, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })
@@ -263,7 +263,7 @@ pub(super) async fn flatten(
     let (path, new) = (app.bundle(&named)?, app.bundle(&flattening.checkpoint)?);
     blocking(move || {
         let delta = Checkpoint::open(&path)?;
-        let manifest = checkpoint::flatten(&delta, &new, &|_| {})?;
+        let manifest = checkpoint::flatten(&delta, &new, &crate::checkpoint::unwatched)?;
         let view = View::new(&new, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })

@@ -293,7 +293,7 @@ impl App {
     ) -> Result<CheckpointView, Problem> {
         self.change_guests(move |guests| {
             let guest = guests.find(&name)?;
-            let manifest = guests.suspend(&guest, &path, delta, &|_| {})?;
+            let manifest = guests.suspend(&guest, &path, delta, &crate::checkpoint::unwatched)?;
             Ok(CheckpointView::new(&path, &manifest))
         })
         .await

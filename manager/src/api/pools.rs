@@ -225,7 +225,7 @@ pub(super) async fn create(
     let new = making.new_pool(&app)?;
     let Some(filling) = filling else {
         let pool = app
-            .change_pools(move |pools| pools.create(&new, &|_| {}))
+            .change_pools(move |pools| pools.create(&new, &crate::checkpoint::unwatched))
             .await?;
         return Ok((StatusCode::CREATED, Answer(pool)).into_response());
     };
@@ -306,7 +306,7 @@ pub(super) async fn apply(
     }
     let wanted = making.new_pool(&app)?;
     let applied = app.change_pools(move |pools| {
-        let applied = pools.apply(&wanted, &|_| {})?;
+        let applied = pools.apply(&wanted, &crate::checkpoint::unwatched)?;
         let pool = pools.show(&name)?;
         Ok(AppliedPool { pool, applied })
     });

@@ -31,7 +31,10 @@ impl App {
                 }
             };
             for wanted in &pools {
-                match app.workers.pools(|pools| pools.apply(wanted, &|_| {})) {
+                match app
+                    .workers
+                    .pools(|pools| pools.apply(wanted, &crate::checkpoint::unwatched))
+                {
                     Ok(applied) => tracing::info!(pool = wanted.name, ?applied, "configured"),
                     Err(error) => {
                         tracing::error!(pool = wanted.name, "not as configured: {error}");

@@ -84,7 +84,7 @@ pub(super) async fn suspend(
     let suspended = app.change_pools(move |pools| {
         let digest = TokenDigest::of(&token);
         let rested = pools.state.cold(&digest)?;
-        let manifest = pools.suspend(&token, &|_| {})?;
+        let manifest = pools.suspend(&token, &crate::checkpoint::unwatched)?;
         let cold = pools.state.cold(&digest)?.ok_or(Error::NoSuchClaim)?;
         let news = rested.is_none_or(|rested| rested.state != ColdState::Cold);
         Ok((cold.pool, manifest, news))

@@ -1,6 +1,7 @@
 //! Restores under way, for requests and for pools: how they come along, and how one is cancelled.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -64,8 +65,8 @@ impl Begun {
         self.work.progress().asked = u32::try_from(guests).unwrap_or(u32::MAX);
     }
 
-    /// The checkpoint is being checked.
-    pub(super) fn verifying(&self, progress: Progress) {
+    /// The checkpoint is being checked. Says whether that is to go on.
+    pub(super) fn verifying(&self, progress: Progress) -> ControlFlow<()> {
         let mut told = self
             .work
             .told
@@ -80,6 +81,10 @@ impl Begun {
             self.app
                 .events
                 .send_of(&event.request_id, "restore", &event);
+        }
+        match &self.work.cancelled {
+            Some(cancelled) if cancelled.load(Ordering::Relaxed) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
         }
     }
 

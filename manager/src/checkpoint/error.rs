@@ -5,8 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::path::BundlePath;
+use super::{hash, path::BundlePath};
 use crate::units::Bytes;
+
+/// What to do where a file may not grow so large.
+const TOO_LARGE: &str = "allow larger files (ulimit -f unlimited, or LimitFSIZE= of the service), or choose another file system";
 
 /// A bundle that cannot be written, opened, verified or removed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,12 @@ pub enum Error {
         file: PathBuf,
         /// What it answered.
         cause: io::Error,
+    },
+    /// Whoever wanted it wants it no more.
+    #[error("interrupted while at {}", file.display())]
+    Interrupted {
+        /// The file that was read or written.
+        file: PathBuf,
     },
     /// No file of the bundle exists.
     #[error("there is no checkpoint {bundle}: {} does not exist", file.display())]
@@ -152,6 +161,14 @@ pub enum Error {
         /// Which file.
         file: PathBuf,
     },
+    /// Somebody may write to a sealed file.
+    #[error("{} is open for writing{}: what is written there would be guests' memory", file.display(), by_whom(by))]
+    OpenForWriting {
+        /// Which file.
+        file: PathBuf,
+        /// Processes that have it open, as far as they are known.
+        by: Vec<String>,
+    },
     /// A parent of a delta cannot be used.
     #[error("checkpoint {bundle} is a delta of {parent}, which cannot be used: {cause}")]
     Parent {
@@ -217,6 +234,13 @@ pub enum Error {
     },
 }
 
+fn by_whom(processes: &[String]) -> String {
+    if processes.is_empty() {
+        return String::new();
+    }
+    format!(" by process {}", processes.join(", "))
+}
+
 fn count(users: &[String]) -> String {
     match users.len() {
         1 => "1 guest".to_owned(),
@@ -226,10 +250,14 @@ fn count(users: &[String]) -> String {
 
 impl Error {
     pub(super) fn io(action: &'static str, file: &Path, cause: impl Into<io::Error>) -> Self {
+        let (file, cause) = (file.to_owned(), cause.into());
+        if hash::is_interrupted(&cause) {
+            return Self::Interrupted { file };
+        }
         Self::Io {
             action,
-            file: file.to_owned(),
-            cause: cause.into(),
+            file,
+            cause,
         }
     }
 
@@ -247,6 +275,7 @@ impl Error {
         match self {
             Self::Name { given: file, .. }
             | Self::Io { file, .. }
+            | Self::Interrupted { file }
             | Self::NotFound { file, .. }
             | Self::Incomplete { file, .. }
             | Self::Exists { file, .. }
@@ -259,6 +288,7 @@ impl Error {
             | Self::Field { file, .. }
             | Self::Size { file, .. }
             | Self::Digest { file, .. }
+            | Self::OpenForWriting { file, .. }
             | Self::Changed { file } => file,
             Self::Parent { cause, .. } => cause.file(),
             Self::OtherParent { parent, .. } => parent.dir(),
@@ -282,6 +312,12 @@ impl Error {
         }
     }
 
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
+    }
+
     /// What to do next, when there is something to do.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -292,8 +328,10 @@ impl Error {
                     format!("check who owns it: ls -ld {}", file.display())
                 }
                 io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
+                io::ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
                 _ => return None,
             },
+            Self::Interrupted { .. } => return None,
             Self::NotFound { bundle, .. } => {
                 format!(
                     "see what is there: brood checkpoint list {}",
@@ -329,6 +367,7 @@ impl Error {
                 "the bundle is damaged: bring back a good copy of all four files, or make it again"
                     .to_owned()
             }
+            Self::OpenForWriting { .. } => "end that process, then try again".to_owned(),
             Self::Changed { file } => format!(
                 "find who writes to it (fuser -v {}), then verify it again",
                 file.display()

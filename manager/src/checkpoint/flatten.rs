@@ -3,7 +3,7 @@
 use super::{
     copy::copy_range,
     error::Error,
-    hash::Progress,
+    hash::{Progress, Watch},
     manifest::Manifest,
     open::Checkpoint,
     path::BundlePath,
@@ -17,11 +17,7 @@ use crate::units::PAGE_SIZE;
 /// # Errors
 /// [`Error::NotADelta`] for a full checkpoint, [`Error::OwnDisk`] for one with a disk; what verifying
 /// the chain or writing a bundle answers. Then nothing of the new bundle is left.
-pub fn flatten(
-    delta: &Checkpoint,
-    path: &BundlePath,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Manifest, Error> {
+pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Result<Manifest, Error> {
     let layers = delta.layers();
     let [base, _, ..] = layers[..] else {
         return Err(Error::NotADelta {
@@ -45,15 +41,21 @@ pub fn flatten(
         ..
     } = delta.manifest().clone();
     let mut writer = Writer::create(path, memory.size)?;
-    delta.verify_memory(progress)?;
+    delta.verify_memory(watch)?;
     let copied = |cause| Error::io("copy the memory to", &path.ckp(), cause);
     let to = writer.memory();
-    copy_range(base.memory_file(), 0, to, 0, memory.size.0).map_err(copied)?;
+    // What was verified is what there is to tell of; the copy takes less.
+    let told = Progress {
+        done: memory.size,
+        total: memory.size,
+    };
+    let go_on = || watch(told).is_continue();
+    copy_range(base.memory_file(), 0, to, 0, memory.size.0, &go_on).map_err(copied)?;
     for extent in delta.extents() {
         let [from, at, size] =
             [extent.file_page, extent.first, extent.count].map(|pages| pages * PAGE_SIZE);
         let file = layers[extent.layer].memory_file();
-        copy_range(file, from, to, at, size).map_err(copied)?;
+        copy_range(file, from, to, at, size, &go_on).map_err(copied)?;
     }
     // What was copied is what was verified.
     delta.unchanged()?;
@@ -68,5 +70,5 @@ pub fn flatten(
         disks,
         working_set,
     };
-    writer.seal(description, jiff::Timestamp::now(), progress)
+    writer.seal(description, jiff::Timestamp::now(), watch)
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    ops::ControlFlow,
     os::unix::fs::FileExt,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -25,13 +26,40 @@ pub struct Progress {
     pub total: Bytes,
 }
 
+/// Is told how far hashing or copying has come, and says whether it is to go on. After
+/// [`ControlFlow::Break`] what was begun ends with an error, and leaves nothing.
+pub type Watch<'a> = &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync);
+
+/// A [`Watch`] of nobody: it goes on to the end.
+pub fn unwatched(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// What work answers that a [`Watch`] has ended.
+pub(crate) fn interrupted() -> io::Error {
+    io::Error::other(Interrupted)
+}
+
+/// Whether an error is [`interrupted`]'s. (`ErrorKind::Interrupted` is that of a system call that is
+/// to be made again.)
+pub(super) fn is_interrupted(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner
+        .and_then(|inner| inner.downcast_ref::<Interrupted>())
+        .is_some()
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted;
+
 /// The SHA-256 of a whole file as 64 lower-case hexadecimal digits. Neither uses nor moves the
-/// file's position. `progress` is told at least once, at the end.
+/// file's position. `watch` is told at least once, at the end.
 ///
 /// # Errors
 /// What reading the file answers.
-pub fn sha256_file(file: &File, progress: &(dyn Fn(Progress) + Sync)) -> io::Result<String> {
-    let tally = Tally::new(Bytes(file.metadata()?.len()), progress);
+pub fn sha256_file(file: &File, watch: Watch<'_>) -> io::Result<String> {
+    let tally = Tally::new(Bytes(file.metadata()?.len()), watch);
     sha256_tallied(file, &tally)
 }
 
@@ -39,24 +67,25 @@ pub fn sha256_file(file: &File, progress: &(dyn Fn(Progress) + Sync)) -> io::Res
 pub(super) struct Tally<'a> {
     done: AtomicU64,
     total: Bytes,
-    report: &'a (dyn Fn(Progress) + Sync),
+    watch: Watch<'a>,
 }
 
 impl<'a> Tally<'a> {
-    pub(super) fn new(total: Bytes, report: &'a (dyn Fn(Progress) + Sync)) -> Self {
+    pub(super) fn new(total: Bytes, watch: Watch<'a>) -> Self {
         Self {
             done: AtomicU64::new(0),
             total,
-            report,
+            watch,
         }
     }
 
-    fn add(&self, bytes: u64) {
+    fn add(&self, bytes: u64) -> io::Result<()> {
         let done = Bytes(self.done.fetch_add(bytes, Ordering::Relaxed) + bytes);
-        (self.report)(Progress {
-            done,
-            total: self.total,
-        });
+        let total = self.total;
+        match (self.watch)(Progress { done, total }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(interrupted()),
+        }
     }
 }
 
@@ -74,11 +103,11 @@ pub(super) fn sha256_tallied(file: &File, tally: &Tally<'_>) -> io::Result<Strin
         hasher.update(&buffer[..read]);
         offset += read as u64;
         if offset - reported >= REPORT {
-            tally.add(offset - reported);
+            tally.add(offset - reported)?;
             reported = offset;
         }
     }
-    tally.add(offset - reported);
+    tally.add(offset - reported)?;
     Ok(hex(&hasher.finalize()))
 }
 

@@ -30,6 +30,7 @@ mod stamp;
 mod validate;
 mod view;
 mod writer;
+mod writers;
 
 pub use bhyve_guest::{BhyveGuest, Readiness};
 pub use catalogue::{Listed, State, deltas_of, is_being_written, list, remove, spare_parent};
@@ -38,7 +39,8 @@ pub use compose::Extent;
 pub(crate) use copy::copy_range;
 pub use error::Error;
 pub use flatten::flatten;
-pub use hash::{Progress, sha256_file};
+pub(crate) use hash::interrupted;
+pub use hash::{Progress, Watch, sha256_file, unwatched};
 pub use open::{Checkpoint, DELTAS_MAX};
 pub use pages::{Malformed, PageList};
 pub use path::BundlePath;

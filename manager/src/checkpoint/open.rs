@@ -9,13 +9,14 @@ use super::{
     compose::{Extent, compose},
     error::{Error, printable},
     folder::Folder,
-    hash::{self, Progress, Tally},
+    hash::{self, Tally, Watch},
     json,
     manifest::{EngineKind, FORMAT, FileSeal, Manifest, Parent, VERSION},
     meta::{self, Meta},
     path::{BundlePath, Part},
     stamp::FileStamp,
     validate::{KERN_MAX, MANIFEST_MAX, META_MAX},
+    writers,
 };
 use crate::units::Bytes;
 
@@ -164,13 +165,14 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Changed`] when a file is not what it was when it was opened, [`Error::Digest`]
     /// when its content is not what was sealed, [`Error::Io`] when it cannot be read.
-    pub fn verify_memory(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), Error> {
+    pub fn verify_memory(&self, watch: Watch<'_>) -> Result<(), Error> {
+        self.refuse_writers()?;
         let layers = self.layers();
         let total = layers
             .iter()
             .map(|layer| layer.manifest.files.ckp.size)
             .sum();
-        let tally = Tally::new(total, progress);
+        let tally = Tally::new(total, watch);
         layers.iter().try_for_each(|layer| layer.verify_own(&tally))
     }
 
@@ -178,21 +180,36 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As of [`Self::verify_memory`].
-    pub fn verify_layer(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<(), Error> {
-        self.verify_own(&Tally::new(self.manifest.files.ckp.size, progress))
+    pub fn verify_layer(&self, watch: Watch<'_>) -> Result<(), Error> {
+        self.verify_own(&Tally::new(self.manifest.files.ckp.size, watch))
     }
 
     fn verify_own(&self, tally: &Tally<'_>) -> Result<(), Error> {
         let file = self.path.ckp();
-        self.unchanged_own()?;
+        let before = self.stamp_now()?;
+        if before.size != self.stamp.size {
+            return Err(Error::Changed { file });
+        }
         let actual = hash::sha256_tallied(&self.memory, tally)
             .map_err(|cause| Error::io("read", &file, cause))?;
-        self.unchanged_own()?;
+        if self.stamp_now()? != before {
+            return Err(Error::Changed { file });
+        }
         check_digest(&self.path, Part::Ckp, &self.manifest.files.ckp, actual)
     }
 
+    /// Refuses memory files that somebody may write to: see [`super::writers`].
+    ///
+    /// # Errors
+    /// [`Error::OpenForWriting`].
+    pub fn refuse_writers(&self) -> Result<(), Error> {
+        self.layers()
+            .iter()
+            .try_for_each(|layer| writers::refuse(&layer.path.ckp(), &layer.memory))
+    }
+
     /// Checks that the memory file and those of all parents are what they were when they were
-    /// opened, by their stamps.
+    /// opened: by their stamps, and where one is another, by the content.
     ///
     /// # Errors
     /// [`Error::Changed`] when one is not.
@@ -203,14 +220,21 @@ impl Checkpoint {
     }
 
     fn unchanged_own(&self) -> Result<(), Error> {
-        let file = self.path.ckp();
-        let now =
-            FileStamp::of(&self.memory).map_err(|cause| Error::io("examine", &file, cause))?;
-        if now == self.stamp {
-            Ok(())
-        } else {
-            Err(Error::Changed { file })
+        if self.stamp_now()? == self.stamp {
+            return Ok(());
         }
+        // A backup changes attributes, and some set times: the content decides.
+        self.verify_layer(&hash::unwatched)
+            .map_err(|error| match error {
+                Error::Digest { .. } => Error::Changed {
+                    file: self.path.ckp(),
+                },
+                error => error,
+            })
+    }
+
+    fn stamp_now(&self) -> Result<FileStamp, Error> {
+        FileStamp::of(&self.memory).map_err(|cause| Error::io("examine", &self.path.ckp(), cause))
     }
 }
 

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 ///
 /// The kernel sets the times, and nobody can set `ctime_ns` back. What the stamp cannot see: a
 /// change within the clock tick of the stamp itself (Linux before 6.13: up to 4 ms), and stores
-/// through a shared writable mapping until the kernel writes them back. It also changes with the
-/// file's owner, mode, name and number of links, which leave the content alone.
+/// through a shared writable mapping: on tmpfs all of them, elsewhere those to a page that was
+/// written to before, until the kernel writes it back. So a file is refused that somebody has open
+/// for writing ([`super::writers`]). The stamp also changes with the file's owner, mode, name and
+/// number of links, which leave the content alone: then the content decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileStamp {
     /// Device that holds the file.

@@ -18,7 +18,7 @@ pub(super) use lock::Lock;
 use super::{
     BhyveGuest,
     error::Error,
-    hash::{Progress, Tally, sha256, sha256_tallied},
+    hash::{Tally, Watch, sha256, sha256_tallied},
     manifest::{
         Device, DiskSnapshot, EngineKind, FORMAT, FileSeal, Files, Manifest, Memory, PageRange,
         Parent, VERSION,
@@ -249,13 +249,13 @@ impl Writer {
         mut self,
         description: Description,
         created_at: jiff::Timestamp,
-        progress: &(dyn Fn(Progress) + Sync),
+        watch: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let mut manifest = self.describe(description, created_at)?;
         let meta_file = self.write_meta(&mut manifest)?;
         self.step(Step::Described)?;
 
-        self.hash(&mut manifest, &meta_file, progress)?;
+        self.hash(&mut manifest, &meta_file, watch)?;
         manifest
             .validate()
             .map_err(|wrong| self.invalid(&wrong.field, &wrong.reason))?;
@@ -337,15 +337,10 @@ impl Writer {
     }
 
     /// Makes the three files read-only and durable, and hashes them, each in its own thread.
-    fn hash(
-        &self,
-        manifest: &mut Manifest,
-        meta: &File,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<(), Error> {
+    fn hash(&self, manifest: &mut Manifest, meta: &File, watch: Watch<'_>) -> Result<(), Error> {
         let seals = &mut manifest.files;
         let total = seals.ckp.size + seals.kern.size + seals.meta.size;
-        let tally = Tally::new(total, progress);
+        let tally = Tally::new(total, watch);
         let work = [
             (Part::Ckp, &self.memory, &mut seals.ckp),
             (Part::Kern, &self.kern, &mut seals.kern),
@@ -359,7 +354,7 @@ impl Writer {
             for thread in threads {
                 match thread.join() {
                     Ok(result) => result?,
-                    // Only the caller's progress callback can panic: let it.
+                    // Only the caller's watch can panic: let it.
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }

@@ -1,7 +1,14 @@
 //! Progress bars on standard error. A bar is drawn where there is a terminal, from the moment that
 //! it has a length, and leaves nothing behind when it is dropped.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
@@ -12,6 +19,7 @@ use crate::checkpoint::Progress;
 pub(super) struct Bar {
     bar: ProgressBar,
     quiet: bool,
+    cancelled: Option<Arc<AtomicBool>>,
 }
 
 impl Bar {
@@ -47,6 +55,16 @@ impl Bar {
         Self {
             bar: bar.with_style(style).with_message(message),
             quiet,
+            cancelled: None,
+        }
+    }
+
+    /// Has what it shows end when this flag is set: see [`Self::advance`].
+    pub(super) fn until(self, cancelled: &Arc<AtomicBool>) -> Self {
+        Self {
+            cancelled: Some(Arc::clone(cancelled)),
+            bar: self.bar.clone(),
+            quiet: self.quiet,
         }
     }
 
@@ -62,10 +80,14 @@ impl Bar {
         }
     }
 
-    /// Shows what is done of so many bytes.
-    pub(super) fn advance(&self, progress: Progress) {
+    /// Shows what is done of so many bytes, and says whether that is to go on.
+    pub(super) fn advance(&self, progress: Progress) -> ControlFlow<()> {
         self.set_length(progress.total.0);
         self.bar.set_position(progress.done.0);
+        match &self.cancelled {
+            Some(cancelled) if cancelled.load(Ordering::Relaxed) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     /// Shows how many are done.

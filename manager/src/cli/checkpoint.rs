@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Failure,
     bar::Bar,
-    output::{age, engine, json, line, state, table},
+    output::{age, cancellation, engine, json, line, state, table},
 };
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
@@ -79,7 +79,7 @@ pub(super) struct Demo {
 
 impl Demo {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let bar = Bar::bytes("sealing", self.json);
+        let bar = Bar::bytes("sealing", self.json).until(&cancellation());
         let manifest =
             engine(config)?
                 .make_demo_checkpoint(&self.checkpoint, self.memory, &|p| bar.advance(p))?;
@@ -176,7 +176,7 @@ impl Import {
             agent: self.agent,
             readiness: self.ready,
         };
-        let bar = Bar::bytes("sealing", self.json);
+        let bar = Bar::bytes("sealing", self.json).until(&cancellation());
         let manifest =
             Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| bar.advance(p))?;
         bar.clear();
@@ -278,7 +278,7 @@ pub(super) struct Verify {
 impl Verify {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let bar = Bar::bytes("verifying", self.json);
+        let bar = Bar::bytes("verifying", self.json).until(&cancellation());
         checkpoint.verify_memory(&|p| bar.advance(p))?;
         let disks = &checkpoint.manifest().disks;
         if !disks.is_empty() {
@@ -364,7 +364,7 @@ pub(super) struct Flatten {
 impl Flatten {
     fn run(self) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let bar = Bar::bytes("flattening", self.json);
+        let bar = Bar::bytes("flattening", self.json).until(&cancellation());
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| bar.advance(p))?;
         bar.clear();
         if self.json {

@@ -14,7 +14,7 @@ use super::{
     bar::Bar,
     daemon::{by_daemon, daemon, done},
     failure::SOME,
-    output::{json, line, written},
+    output::{cancellation, json, line, written},
     pool::with_pools,
     values::{timeout, wait, whole_seconds},
 };
@@ -188,7 +188,7 @@ impl Suspend {
         let (guest, written) = match rested {
             Some(rested) => (rested.guest, rested.written_bytes),
             None => {
-                let bar = Bar::bytes("sealing", self.json);
+                let bar = Bar::bytes("sealing", self.json).until(&cancellation());
                 let manifest = with_pools(config, |pools| {
                     Ok(pools.suspend(&self.token, &|p| bar.advance(p))?)
                 })?;

@@ -56,15 +56,21 @@ macro_rules! failure_from {
     };
 }
 
-failure_from!(
-    api::Error,
-    checkpoint::Error,
-    config::Error,
-    engine::Error,
-    guests::Error,
-    rebuild::Error,
-    state::Error
-);
+/// Of errors that tell an interruption from what failed.
+macro_rules! failure_or_interruption_from {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                let code = if error.is_interrupted() { INTERRUPTED } else { 1 };
+                Self { code, ..Self::new(&error, error.hint()) }
+            }
+        })*
+    };
+}
+
+failure_or_interruption_from!(checkpoint::Error, engine::Error, guests::Error);
+
+failure_from!(api::Error, config::Error, rebuild::Error, state::Error);
 
 impl From<host::proc::Error> for Failure {
     fn from(error: host::proc::Error) -> Self {
@@ -86,6 +92,8 @@ impl From<restore::mass::Error> for Failure {
                 | restore::mass::Error::State(state::Error::PoolFull(_))
         ) {
             REFUSED
+        } else if error.is_interrupted() {
+            INTERRUPTED
         } else {
             1
         };
@@ -107,6 +115,10 @@ impl From<pool::Error> for Failure {
             error @ pool::Error::Left { .. } => Self {
                 code: SOME,
                 ..Self::new(&error, error.hint())
+            },
+            error if error.is_interrupted() => Self {
+                code: INTERRUPTED,
+                ..Self::new(&error, None)
             },
             error => Self::new(&error, error.hint()),
         }

@@ -13,7 +13,7 @@ use super::{
     daemon::only_daemon,
     failure::SOME,
     filter::Filter,
-    output::{age, count, engine, json, line, state, table},
+    output::{age, cancellation, count, engine, json, line, state, table},
     values::timeout,
 };
 use crate::{
@@ -449,7 +449,7 @@ impl Suspend {
             engine: &*engine,
         };
         let guest = guests.find(&self.guest)?;
-        let bar = Bar::bytes("sealing", self.json);
+        let bar = Bar::bytes("sealing", self.json).until(&cancellation());
         let progress = |p| bar.advance(p);
         let manifest = guests.suspend(&guest, &self.checkpoint, self.delta, &progress)?;
         bar.clear();

@@ -31,6 +31,7 @@ use clap::{
     Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 pub(crate) use failure::Failure;
 
@@ -187,6 +188,10 @@ pub fn grammar() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // A limit on the size of files (RLIMIT_FSIZE) is an error like a full disk, not the end: what was
+    // begun is removed.
+    // SAFETY: a signal that is ignored runs no handler.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Also help and version, which are asked for and so are output like any other.

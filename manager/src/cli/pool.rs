@@ -12,7 +12,7 @@ use super::{
     daemon::{by_daemon, daemon, only_daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
-    output::{engine, json, line, state, table},
+    output::{cancellation, engine, json, line, state, table},
     policy::Limits,
     restore::absolute,
     values::whole_seconds,
@@ -150,7 +150,7 @@ impl Create {
             return Ok(code);
         }
         with_pools(config, |pools| {
-            let bar = Bar::bytes("verifying", self.json);
+            let bar = Bar::bytes("verifying", self.json).until(&cancellation());
             let pool = pools.create(&new, &|p| bar.advance(p))?;
             bar.clear();
             if self.empty {
@@ -269,7 +269,7 @@ fn apply(
     wanted: &NewPool,
     quiet: bool,
 ) -> Result<ExitCode, Failure> {
-    let bar = Bar::bytes("verifying", quiet);
+    let bar = Bar::bytes("verifying", quiet).until(&cancellation());
     pools.apply(wanted, &|p| bar.advance(p))?;
     bar.clear();
     fill(config, pools, &wanted.name, None, quiet)

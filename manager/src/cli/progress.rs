@@ -29,7 +29,7 @@ impl Shown {
     pub(super) fn note(&mut self, event: &RestoreEvent) {
         if let (Some(done), Some(total)) = (event.verified_bytes, event.verify_bytes) {
             let (done, total) = (Bytes(done), Bytes(total));
-            self.bytes.advance(Progress { done, total });
+            let _ = self.bytes.advance(Progress { done, total });
             return;
         }
         self.bytes.clear();

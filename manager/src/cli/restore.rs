@@ -1,6 +1,10 @@
 //! `brood restore`
 
-use std::{process::ExitCode, sync::atomic::AtomicBool, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -100,7 +104,7 @@ impl Restore {
         }
         let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
-        verify(&state, &checkpoint, self.json)?;
+        verify(&state, &checkpoint, self.json, &cancelled)?;
 
         let defaults = &config.restore;
         let job = Job {
@@ -265,8 +269,13 @@ pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
 }
 
 /// Checks the checkpoint's memory, with a progress bar, unless that was done before.
-pub(super) fn verify(state: &State, checkpoint: &Checkpoint, quiet: bool) -> Result<(), Failure> {
-    let bar = Bar::bytes("verifying", quiet);
+pub(super) fn verify(
+    state: &State,
+    checkpoint: &Checkpoint,
+    quiet: bool,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<(), Failure> {
+    let bar = Bar::bytes("verifying", quiet).until(cancelled);
     mass::verify(state, checkpoint, &|p| bar.advance(p))?;
     bar.clear();
     Ok(())

@@ -324,7 +324,7 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
         source,
     };
     let file = std::fs::File::open(checkpoint.path().ckp()).map_err(read)?;
-    sha256_file(&file, &|_| {}).map_err(read)
+    sha256_file(&file, &crate::checkpoint::unwatched).map_err(read)
 }
 
 /// Waits until the host's memory is stable, or will not become so, or nobody wants to know any more.

@@ -166,7 +166,9 @@ pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> 
         };
         let provider = provider(&source, owner, None);
         let sealed = Sealed { bundle, disk };
-        provider.open(Some(sealed), &|file| sha256_file(file, &|_| ()))
+        provider.open(Some(sealed), &|file| {
+            sha256_file(file, &crate::checkpoint::unwatched)
+        })
     })
 }
 

@@ -101,7 +101,7 @@ impl Reflink {
             .map_err(|e| Error::io("write to disk", temporary, e))?;
         rename(temporary, to)?;
         sync_folder(to)?;
-        sha256_file(&file, &|_| ()).map_err(|e| Error::io("read", to, e))
+        sha256_file(&file, &crate::checkpoint::unwatched).map_err(|e| Error::io("read", to, e))
     }
 
     fn share(&self, from: &File, from_path: &Path, to: &File, to_path: &Path) -> Result<(), Error> {

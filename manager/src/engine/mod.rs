@@ -29,7 +29,7 @@ pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
     checkpoint::{
-        BundlePath, Checkpoint, Progress,
+        BundlePath, Checkpoint, Watch,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
     disk, host,
@@ -140,6 +140,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Whoever wanted it wants it no more.
+    #[error("interrupted: nothing was changed")]
+    Interrupted,
     /// The bundle itself.
     #[error(transparent)]
     Bundle(#[from] crate::checkpoint::Error),
@@ -178,6 +181,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted) || matches!(self, Self::Bundle(e) if e.is_interrupted())
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -318,7 +327,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         &self,
         path: &BundlePath,
         memory: Bytes,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error>;
 
     /// Whether guests of a checkpoint read a disk of their own, which then must be in their orders.
@@ -400,7 +409,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         from: &Manifest,
         path: &BundlePath,
         disks: TakeDisks<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error>;
 
     /// Suspends a guest into a delta of `from`, the checkpoint that it was restored from; the guest
@@ -421,7 +430,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         _from: &Checkpoint,
         _path: &BundlePath,
         _disks: TakeDisks<'_>,
-        _progress: &(dyn Fn(Progress) + Sync),
+        _progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         Err(Error::Refused(
             "its engine writes no deltas: suspend it in full, without --delta".to_owned(),

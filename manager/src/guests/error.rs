@@ -119,6 +119,16 @@ impl Error {
         }
     }
 
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Engine { source, .. } | Self::Files(source) => source.is_interrupted(),
+            Self::Checkpoint(e) => e.is_interrupted(),
+            _ => false,
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

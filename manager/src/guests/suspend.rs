@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, alive, disks};
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, Progress, manifest::Manifest},
+    checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
     engine,
 };
 
@@ -25,7 +25,7 @@ impl Guests<'_> {
         guest: &Guest,
         path: &BundlePath,
         delta: bool,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         match self.try_suspend(guest, path, delta, progress) {
             // It was at it already, for somebody who was cut off, and came to its end just now.
@@ -51,7 +51,7 @@ impl Guests<'_> {
         guest: &Guest,
         path: &BundlePath,
         delta: bool,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let process = if self.was_cut_off(guest, path)? {
             None

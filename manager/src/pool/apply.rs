@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Error, NewPool, Pools};
-use crate::checkpoint::Progress;
+use crate::checkpoint::Watch;
 
 /// What had to be done to a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -25,11 +25,7 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::Fixed`] when it would have to be another pool; when the pool's checkpoint is not
     /// good.
-    pub fn apply(
-        &mut self,
-        wanted: &NewPool,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Applied, Error> {
+    pub fn apply(&mut self, wanted: &NewPool, progress: Watch<'_>) -> Result<Applied, Error> {
         let Some(row) = self.state.pool(&wanted.name)? else {
             self.create(wanted, progress)?;
             return Ok(Applied::Made);

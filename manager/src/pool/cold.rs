@@ -14,7 +14,7 @@ use nix::fcntl::Flock;
 
 use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint, Progress, manifest::Manifest},
+    checkpoint::{self, BundlePath, Checkpoint, Watch, manifest::Manifest, unwatched},
     disk::Place,
     engine::{self, GuestId},
     guests::{self, GuestState},
@@ -41,11 +41,7 @@ impl Pools<'_> {
     ///
     /// # Errors
     /// [`Error::NoSuchClaim`], or when the bundle cannot be written.
-    pub fn suspend(
-        &mut self,
-        token: &str,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Manifest, Error> {
+    pub fn suspend(&mut self, token: &str, progress: Watch<'_>) -> Result<Manifest, Error> {
         let token = &TokenDigest::of(token);
         self.settle_claim(token)?;
         let _lock = self.cold_lock(false, self.lock_limit)?;
@@ -190,7 +186,7 @@ impl Pools<'_> {
         let lasts = lease.unwrap_or(Duration::from_secs(pool.policy.lease_s));
         let path: BundlePath = cold.bundle.parse()?;
         let checkpoint = Checkpoint::open(&path)?;
-        mass::verify(self.state, &checkpoint, &|_| {})?;
+        mass::verify(self.state, &checkpoint, &unwatched)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
         // It begins when the guest has answered.
         let lease = Lease {

@@ -122,6 +122,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Restore(e) => e.is_interrupted(),
+            Self::Checkpoint(e) => e.is_interrupted(),
+            Self::Guests(e) => e.is_interrupted(),
+            _ => false,
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -40,7 +40,7 @@ pub use pace::Pace;
 pub use settle::{Filled, Refill, Settled};
 
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, Progress},
+    checkpoint::{BundlePath, Checkpoint, Watch, unwatched},
     disk::Choice,
     engine::{Engine, GuestId},
     guests::{Guest, Guests, Left},
@@ -167,11 +167,7 @@ impl Pools<'_> {
     ///
     /// # Errors
     /// When there is one of this name, or its checkpoint is not good.
-    pub fn create(
-        &mut self,
-        new: &NewPool,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Pool, Error> {
+    pub fn create(&mut self, new: &NewPool, progress: Watch<'_>) -> Result<Pool, Error> {
         // The name that its first guest would have.
         if let Err(state::Error::Name { name, reason }) = new_names(&[], &new.name, 1) {
             return Err(Error::Name { name, reason });
@@ -379,7 +375,7 @@ impl Pools<'_> {
                 checkpoint: pool.checkpoint.clone(),
             });
         }
-        mass::verify(self.state, &checkpoint, &|_| {})?;
+        mass::verify(self.state, &checkpoint, &unwatched)?;
         Ok(checkpoint)
     }
 }

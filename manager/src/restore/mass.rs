@@ -17,7 +17,7 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    checkpoint::{self, Checkpoint, FileStamp, Progress},
+    checkpoint::{self, Checkpoint, FileStamp, Progress, Watch},
     disk::{self, Choice},
     engine::{self, Engine, GuestId, Process},
     guests,
@@ -164,6 +164,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Checkpoint(e) => e.is_interrupted(),
+            Self::Engine(e) => e.is_interrupted(),
+            Self::Guests(e) => e.is_interrupted(),
+            _ => false,
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -189,11 +200,8 @@ impl Error {
 ///
 /// # Errors
 /// When it is not, or cannot be read.
-pub fn verify(
-    state: &State,
-    checkpoint: &Checkpoint,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<(), Error> {
+pub fn verify(state: &State, checkpoint: &Checkpoint, progress: Watch<'_>) -> Result<(), Error> {
+    checkpoint.refuse_writers()?;
     for layer in checkpoint.layers() {
         let stamp = layer.stamp();
         let sealed = &layer.manifest().files.ckp.sha256;

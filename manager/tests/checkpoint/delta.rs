@@ -48,7 +48,7 @@ fn chain() -> (Sample, BundlePath, BundlePath) {
 }
 
 fn check(path: &BundlePath) -> Result<(), Error> {
-    Checkpoint::open(path)?.verify_memory(&|_| ())
+    Checkpoint::open(path)?.verify_memory(&brood::checkpoint::unwatched)
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_chain_is_opened_verified_and_joined() {
     assert!(ids[1] != ids[0] && ids[2] != ids[1]);
 
     let full = bundle(sample.dir.path(), "full");
-    let manifest = flatten(&opened, &full, &|_| ()).unwrap();
+    let manifest = flatten(&opened, &full, &brood::checkpoint::unwatched).unwrap();
     assert_eq!(manifest.parent, None);
     check(&full).unwrap();
     let mut expected = fs::read(sample.path.ckp()).unwrap();
@@ -83,7 +83,12 @@ fn a_chain_is_opened_verified_and_joined() {
     let joined = Checkpoint::open(&full).unwrap();
     assert_eq!(joined.kern(), KERN);
     assert_eq!(joined.manifest().memory, description().memory);
-    let refused = flatten(&joined, &bundle(sample.dir.path(), "again"), &|_| ()).unwrap_err();
+    let refused = flatten(
+        &joined,
+        &bundle(sample.dir.path(), "again"),
+        &brood::checkpoint::unwatched,
+    )
+    .unwrap_err();
     assert!(matches!(refused, Error::NotADelta { .. }), "{refused}");
 }
 
@@ -175,7 +180,12 @@ fn a_chain_has_an_end() {
     assert!(error.hint().unwrap().contains("flatten"), "{error}");
     assert!(!over.manifest().exists());
     let full = bundle(sample.dir.path(), "full");
-    flatten(&Checkpoint::open(&last).unwrap(), &full, &|_| ()).unwrap();
+    flatten(
+        &Checkpoint::open(&last).unwrap(),
+        &full,
+        &brood::checkpoint::unwatched,
+    )
+    .unwrap();
     delta(&over, &full, "1", 5).unwrap();
     check(&over).unwrap();
 }
@@ -187,7 +197,7 @@ fn a_chain_with_a_disk_of_its_own_is_not_joined() {
     seal(written(&with_disk, &one, "5", 3).unwrap()).unwrap();
     let full = bundle(sample.dir.path(), "full");
     let opened = Checkpoint::open(&with_disk).unwrap();
-    let error = flatten(&opened, &full, &|_| ()).unwrap_err();
+    let error = flatten(&opened, &full, &brood::checkpoint::unwatched).unwrap_err();
     assert!(matches!(error, Error::OwnDisk { .. }), "{error}");
     assert!(!full.manifest().exists() && !full.ckp().exists());
 }

@@ -132,7 +132,9 @@ fn other_memory_is_found_by_its_digest() {
     replace(&sample.path.ckp(), &memory);
     // Opening does not read the memory.
     let checkpoint = Checkpoint::open(&sample.path).unwrap();
-    let error = checkpoint.verify_memory(&|_| ()).unwrap_err();
+    let error = checkpoint
+        .verify_memory(&brood::checkpoint::unwatched)
+        .unwrap_err();
     assert!(matches!(error, Error::Digest { .. }), "{error}");
     assert_eq!(
         (error.file(), error.field()),
@@ -150,7 +152,10 @@ fn memory_that_changes_after_opening_is_noticed() {
         .open(sample.path.ckp())
         .unwrap();
     file.set_len(4096).unwrap();
-    let error = checkpoint.verify_memory(&|_| ()).unwrap_err();
+    drop(file);
+    let error = checkpoint
+        .verify_memory(&brood::checkpoint::unwatched)
+        .unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     assert_eq!(error.file(), sample.path.ckp());
     assert_ne!(
@@ -163,7 +168,7 @@ fn memory_that_changes_after_opening_is_noticed() {
 fn what_was_opened_stays_what_it_is() {
     let sample = Sample::new();
     let checkpoint = sample.check().unwrap();
-    let digest = || sha256_file(checkpoint.memory_file(), &|_| ()).unwrap();
+    let digest = || sha256_file(checkpoint.memory_file(), &brood::checkpoint::unwatched).unwrap();
     replace(&sample.path.ckp(), b"another checkpoint's memory");
     assert_eq!(digest(), sample.manifest.files.ckp.sha256);
     remove(&sample.path, &[]).unwrap();
@@ -307,7 +312,7 @@ fn sealed_files_are_read_only() {
     for file in sample.files() {
         assert_eq!(
             fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
-            0o444
+            0o400
         );
         assert!(File::open(&file).is_ok());
     }

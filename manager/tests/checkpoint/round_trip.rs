@@ -107,10 +107,10 @@ proptest! {
         writer.write_kern(b"replaced by the second call").unwrap();
         writer.write_kern(&kern).unwrap();
         let created_at = jiff::Timestamp::from_second(seconds).unwrap();
-        let manifest = writer.seal(described.clone(), created_at, &|_| ()).unwrap();
+        let manifest = writer.seal(described.clone(), created_at, &brood::checkpoint::unwatched).unwrap();
 
         let checkpoint = Checkpoint::open(&path).unwrap();
-        checkpoint.verify_memory(&|_| ()).unwrap();
+        checkpoint.verify_memory(&brood::checkpoint::unwatched).unwrap();
         prop_assert_eq!(checkpoint.manifest(), &manifest);
         prop_assert_eq!(checkpoint.kern(), &kern);
         let mut read = vec![0; 4096];

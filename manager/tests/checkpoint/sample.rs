@@ -87,7 +87,7 @@ fn seal_as(writer: Writer, description: Description) -> Result<Manifest, Error> 
     writer.seal(
         description,
         "2026-01-31T12:00:00Z".parse().unwrap(),
-        &|_| (),
+        &brood::checkpoint::unwatched,
     )
 }
 
@@ -122,7 +122,7 @@ impl Sample {
     /// Everything that brood checks before it restores.
     pub(crate) fn check(&self) -> Result<Checkpoint, Error> {
         let checkpoint = Checkpoint::open(&self.path)?;
-        checkpoint.verify_memory(&|_| ())?;
+        checkpoint.verify_memory(&brood::checkpoint::unwatched)?;
         Ok(checkpoint)
     }
 

@@ -33,9 +33,11 @@ fn a_writer_that_gives_up_leaves_nothing() {
     // Nor does one whose description is refused.
     let mut wrong = description();
     wrong.vcpus = 0;
-    let error = writer(&path)
-        .unwrap()
-        .seal(wrong, jiff::Timestamp::UNIX_EPOCH, &|_| ());
+    let error = writer(&path).unwrap().seal(
+        wrong,
+        jiff::Timestamp::UNIX_EPOCH,
+        &brood::checkpoint::unwatched,
+    );
     assert_eq!(error.unwrap_err().field(), Some("vcpus"));
     assert!(is_empty(path.dir()));
     // Nor one that was told nothing of the CPUs.
@@ -128,7 +130,7 @@ fn of_many_writers_one_wins() {
         }
         Checkpoint::open(&path)
             .unwrap()
-            .verify_memory(&|_| ())
+            .verify_memory(&brood::checkpoint::unwatched)
             .unwrap();
         assert_eq!(path.dir().read_dir().unwrap().count(), 4);
     }
@@ -183,7 +185,10 @@ fn a_killed_writer_is_told_from_a_living_one() {
 fn progress_reaches_the_end() {
     let dir = TempDir::new().unwrap();
     let reports = Mutex::new(Vec::<Progress>::new());
-    let report = |progress| reports.lock().unwrap().push(progress);
+    let report = |progress| {
+        reports.lock().unwrap().push(progress);
+        std::ops::ControlFlow::Continue(())
+    };
     let size = Bytes::mib(32);
     let mut what = description();
     what.memory.segments.truncate(1);

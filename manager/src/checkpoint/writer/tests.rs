@@ -45,7 +45,11 @@ fn write(path: &BundlePath, content: &[u8], crash_at: Option<Step>) -> Result<Ma
     writer.memory().write_all_at(content, 4096).unwrap();
     writer.write_kern(content).unwrap();
     writer.crash_at = crash_at;
-    writer.seal(description(), jiff::Timestamp::UNIX_EPOCH, &|_| ())
+    writer.seal(
+        description(),
+        jiff::Timestamp::UNIX_EPOCH,
+        &crate::checkpoint::unwatched,
+    )
 }
 
 /// Writes a delta of `parent` with one page of its own.
@@ -59,7 +63,11 @@ fn write_delta(
     writer.set_pages("9".parse().unwrap());
     writer.write_kern(b"delta").unwrap();
     writer.crash_at = crash_at;
-    writer.seal(description(), jiff::Timestamp::UNIX_EPOCH, &|_| ())
+    writer.seal(
+        description(),
+        jiff::Timestamp::UNIX_EPOCH,
+        &crate::checkpoint::unwatched,
+    )
 }
 
 fn entries(dir: &TempDir) -> usize {
@@ -81,7 +89,9 @@ fn a_crash_at_any_step_leaves_a_whole_bundle_or_none() {
             Ok(checkpoint) => {
                 assert!(whole, "{step:?}");
                 assert!(matches!(listed[0].state, State::Whole(_)), "{listed:?}");
-                checkpoint.verify_memory(&|_| ()).unwrap();
+                checkpoint
+                    .verify_memory(&crate::checkpoint::unwatched)
+                    .unwrap();
                 let refusal = write(&path, b"second", None).unwrap_err();
                 assert!(
                     matches!(refusal, Error::Exists { .. }),
@@ -89,7 +99,7 @@ fn a_crash_at_any_step_leaves_a_whole_bundle_or_none() {
                 );
                 Checkpoint::open(&path)
                     .unwrap()
-                    .verify_memory(&|_| ())
+                    .verify_memory(&crate::checkpoint::unwatched)
                     .unwrap();
             }
             Err(error) => {
@@ -101,7 +111,7 @@ fn a_crash_at_any_step_leaves_a_whole_bundle_or_none() {
                 assert!(matches!(listed[0].state, State::Incomplete), "{listed:?}");
                 write(&path, b"second", None).unwrap();
                 let again = Checkpoint::open(&path).unwrap();
-                again.verify_memory(&|_| ()).unwrap();
+                again.verify_memory(&crate::checkpoint::unwatched).unwrap();
                 assert_eq!(again.kern(), b"second");
             }
         }
@@ -122,7 +132,7 @@ fn a_crash_at_any_step_leaves_a_whole_delta_or_none() {
         let again = write_delta(&path, &parent, None);
         assert_eq!(again.is_err(), whole, "{step:?}: {again:?}");
         let delta = Checkpoint::open(&path).unwrap();
-        delta.verify_memory(&|_| ()).unwrap();
+        delta.verify_memory(&crate::checkpoint::unwatched).unwrap();
         assert_eq!(delta.kern(), b"delta");
         assert_eq!(delta.layers()[0].path(), &parent);
         assert_eq!(entries(&dir), 8, "{step:?}: temporary files are left");
@@ -180,7 +190,11 @@ fn a_file_that_appears_while_sealing_is_not_replaced() {
     writer.write_kern(b"first").unwrap();
     fs::write(path.meta(), b"precious").unwrap();
     let refusal = writer
-        .seal(description(), jiff::Timestamp::UNIX_EPOCH, &|_| ())
+        .seal(
+            description(),
+            jiff::Timestamp::UNIX_EPOCH,
+            &crate::checkpoint::unwatched,
+        )
         .unwrap_err();
     assert!(matches!(refusal, Error::Exists { .. }), "{refusal}");
     assert_eq!(fs::read(path.meta()).unwrap(), b"precious");
@@ -202,7 +216,9 @@ fn a_crash_between_two_names_of_one_file_is_recovered() {
         let again = write(&path, b"second", None);
         assert_eq!(again.is_err(), whole, "{part:?}: {again:?}");
         let checkpoint = Checkpoint::open(&path).unwrap();
-        checkpoint.verify_memory(&|_| ()).unwrap();
+        checkpoint
+            .verify_memory(&crate::checkpoint::unwatched)
+            .unwrap();
         assert_eq!(
             checkpoint.kern(),
             if whole {

@@ -28,6 +28,7 @@ mod usage;
 use std::{
     fs::File,
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
@@ -40,7 +41,7 @@ pub use rctl::{ParseRctlError, Rctl};
 use super::{Answer, Described, Engine, Error, GuestId, Process, Session, Unsealed, Usage};
 use crate::{
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, Progress, Readiness,
+        BhyveGuest, BundlePath, Checkpoint, Readiness, Watch,
         manifest::{EngineKind, Manifest},
     },
     engine::TakeDisks,
@@ -97,7 +98,7 @@ impl Bhyve {
         raw: &Path,
         path: &BundlePath,
         guest: BhyveGuest,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let version = self.version();
         suspend::seal(
@@ -192,7 +193,7 @@ impl Engine for Bhyve {
         &self,
         _: &BundlePath,
         _: Bytes,
-        _: &(dyn Fn(Progress) + Sync),
+        _: Watch<'_>,
     ) -> Result<Manifest, Error> {
         Err(Error::Refused(
             "bhyve has no demo guest: suspend one of yours with `bhyvectl --suspend`, and seal it \
@@ -338,7 +339,7 @@ impl Engine for Bhyve {
         _: &Manifest,
         path: &BundlePath,
         disks: TakeDisks<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
+        watch: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let raw = suspend::raw(&path.absolute()?);
         let cut_off = self.unsealed(run_dir, id).filter(|u| u.memory == raw);
@@ -379,7 +380,11 @@ impl Engine for Bhyve {
             record.guest,
             self.version(),
             &mut disks,
-            progress,
+            // The guest has ended for it: what is left to do is not given up.
+            &|told| {
+                let _ = watch(told);
+                ControlFlow::Continue(())
+            },
         )?;
         folder.suspended();
         Ok(manifest)

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, Description, Progress, Writer,
+        BhyveGuest, BundlePath, Checkpoint, Description, Watch, Writer,
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
     },
@@ -295,7 +295,7 @@ pub(super) fn seal(
     guest: BhyveGuest,
     engine_version: String,
     disks: TakeDisks<'_>,
-    progress: &(dyn Fn(Progress) + Sync),
+    watch: Watch<'_>,
 ) -> Result<Manifest, Error> {
     let refuse = |reason: String| Error::Checkpoint {
         checkpoint: raw.display().to_string(),
@@ -327,7 +327,7 @@ pub(super) fn seal(
         disks: disks()?,
         working_set: Vec::new(),
     };
-    let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
+    let manifest = writer.seal(description, jiff::Timestamp::now(), watch)?;
     remove_files(raw).map_err(io("remove what bhyve wrote"))?;
     Ok(manifest)
 }

@@ -371,7 +371,7 @@ impl Guest<'_> {
             machine.finish_exit().map_err(|e| e.to_string())?;
             let state =
                 VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;
-            let written = to.write(&nursery.layers, &machine.ram);
+            let written = to.write(&nursery.layers, &machine.ram, &|| !hung_up(client));
             Ok((state.to_bytes(), written))
         });
         let state = match written {
@@ -381,7 +381,16 @@ impl Guest<'_> {
                     io::ErrorKind::StorageFull => REPLY_NO_ROOM,
                     _ => REPLY_FAILED,
                 };
-                return Reply::new(kind, &format!("cannot write the guest's memory: {e}"));
+                let limit = match e.kind() {
+                    io::ErrorKind::FileTooLarge => {
+                        " (it was restored under a limit on the size of files: ulimit -f)"
+                    }
+                    _ => "",
+                };
+                return Reply::new(
+                    kind,
+                    &format!("cannot write the guest's memory: {e}{limit}"),
+                );
             }
             Err(e) => return Reply::new(REPLY_FAILED, &e),
         };
@@ -437,11 +446,11 @@ impl Destination {
         }
     }
 
-    fn write(&self, layers: &Layers, ram: &Ram) -> io::Result<()> {
+    fn write(&self, layers: &Layers, ram: &Ram, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         match self {
-            Self::Full(memory) => dump::write_memory(layers, ram, memory),
+            Self::Full(memory) => dump::write_memory(layers, ram, memory, go_on),
             Self::Delta { memory, pages } => {
-                let list = dump::write_delta(layers, ram, memory)?;
+                let list = dump::write_delta(layers, ram, memory, go_on)?;
                 pages.write_all_at(list.to_string().as_bytes(), 0)
             }
         }
@@ -453,6 +462,13 @@ fn receive_call(client: RawFd) -> Option<(Call, Vec<File>)> {
     let mut call = Call::new_zeroed();
     let files = super::control::receive_with_files(client, &mut call).ok()?;
     Some((call, files))
+}
+
+/// Whether a client is gone.
+fn hung_up(client: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(client.as_fd(), PollFlags::empty())];
+    // POLLHUP comes unasked.
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
 fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {

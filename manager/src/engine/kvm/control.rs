@@ -3,13 +3,14 @@
 use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Seek},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
     fcntl::{OFlag, open},
+    poll::{PollFd, PollFlags, poll},
     sys::{
         memfd::{MFdFlags, memfd_create},
         socket::{
@@ -30,10 +31,18 @@ use super::{
         REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,
     },
 };
-use crate::{checkpoint::PageList, engine::GuestId};
+use crate::{
+    checkpoint::{PageList, Progress, Watch},
+    engine::GuestId,
+    units::Bytes,
+};
 
 /// Most bytes of vCPU state that a guest may send.
 const STATE_MAX: usize = 128 << 10;
+
+/// How often somebody who waits for a guest's memory is asked whether they still want it, in
+/// milliseconds.
+const WATCH_MS: u8 = 50;
 
 /// Why a call to a guest brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +56,9 @@ pub enum CallError {
     /// It is busy with an earlier request.
     #[error("the guest is busy with an earlier request")]
     Busy,
+    /// Whoever wanted it wants it no more.
+    #[error("interrupted")]
+    Interrupted,
     /// It died over the request.
     #[error("the guest died: {0}")]
     Died(String),
@@ -122,16 +134,20 @@ impl Conversation {
 
     /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
     /// waits for [`Self::commit`]; hanging up lets it go on.
-    pub(super) fn suspend(&self, memory: &File) -> Result<Vec<u8>, CallError> {
-        self.suspend_to(CALL_SUSPEND, &[memory])
+    pub(super) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
+        self.suspend_to(CALL_SUSPEND, &[memory], watch)
     }
 
     /// Has the guest write the pages that its checkpoint does not have to `memory`; returns the
     /// state of its vCPU and the list of the pages. Otherwise as [`Self::suspend`].
-    pub(super) fn suspend_delta(&self, memory: &File) -> Result<(Vec<u8>, PageList), CallError> {
+    pub(super) fn suspend_delta(
+        &self,
+        memory: &File,
+        watch: Watch<'_>,
+    ) -> Result<(Vec<u8>, PageList), CallError> {
         let pages = memfd_create(c"brood-pages", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?;
         let mut pages = File::from(pages);
-        let state = self.suspend_to(CALL_SUSPEND_DELTA, &[memory, &pages])?;
+        let state = self.suspend_to(CALL_SUSPEND_DELTA, &[memory, &pages], watch)?;
         let mut list = String::new();
         pages.rewind()?;
         pages.read_to_string(&mut list)?;
@@ -141,7 +157,12 @@ impl Conversation {
         Ok((state, list))
     }
 
-    fn suspend_to(&self, kind: u64, files: &[&File]) -> Result<Vec<u8>, CallError> {
+    fn suspend_to(
+        &self,
+        kind: u64,
+        files: &[&File],
+        watch: Watch<'_>,
+    ) -> Result<Vec<u8>, CallError> {
         let call = Call {
             kind,
             ..Call::new_zeroed()
@@ -154,12 +175,35 @@ impl Conversation {
                 nix::sys::signal::Signal::SIGUSR1,
             );
         }
+        self.wait(files[0], watch)?;
         self.reply()?;
         let mut state = vec![0; STATE_MAX];
         let length = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty())
             .map_err(|e| self.failed(e.into()))?;
         state.truncate(length);
         Ok(state)
+    }
+
+    /// Waits until the guest has written its memory, or `watch` ends it: then the guest finds out
+    /// that this conversation is over, and goes on.
+    fn wait(&self, memory: &File, watch: Watch<'_>) -> Result<(), CallError> {
+        let begin = Instant::now();
+        let total = Bytes(memory.metadata()?.len());
+        let done = Bytes(0);
+        loop {
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, WATCH_MS) {
+                Ok(0) | Err(nix::Error::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(e) => return Err(io::Error::from(e).into()),
+            }
+            if watch(Progress { done, total }).is_break() {
+                return Err(CallError::Interrupted);
+            }
+            if begin.elapsed() >= self.timeout {
+                return Err(CallError::Timeout(self.timeout));
+            }
+        }
     }
 
     /// Ends a suspended guest: its bundle is sealed.

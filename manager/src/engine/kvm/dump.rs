@@ -7,7 +7,10 @@ mod tests;
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::{layers::Layers, ram::Ram};
-use crate::{checkpoint::PageList, units::PAGE_SIZE};
+use crate::{
+    checkpoint::{PageList, interrupted},
+    units::PAGE_SIZE,
+};
 
 /// Bit of a pagemap entry: the page is in memory.
 const PRESENT: u64 = 1 << 63;
@@ -23,11 +26,16 @@ const CHUNK: usize = 256 << 10;
 /// Writes all of `ram`, a private mapping of `layers`, to `to`, which has its size already.
 ///
 /// Pages that the guest never wrote are copied file to file, which costs nothing on filesystems
-/// that share extents.
-pub(super) fn write_memory(layers: &Layers, ram: &Ram, to: &File) -> io::Result<()> {
-    layers.copy_to(to)?;
+/// that share extents. `go_on` is asked every few MiB whether anybody still wants it.
+pub(super) fn write_memory(
+    layers: &Layers,
+    ram: &Ram,
+    to: &File,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    layers.copy_to(to, go_on)?;
     let mut page = vec![0_u8; PAGE_SIZE as usize];
-    each_private_page(ram, |number| {
+    each_private_page(ram, go_on, |number| {
         ram.read(number * PAGE_SIZE, &mut page);
         to.write_all_at(&page, number * PAGE_SIZE)
     })
@@ -37,8 +45,13 @@ pub(super) fn write_memory(layers: &Layers, ram: &Ram, to: &File) -> io::Result<
 /// other, and says which they are.
 ///
 /// A page that was written and is what it was before is left to the checkpoint. One that is all
-/// zeros becomes a hole.
-pub(super) fn write_delta(layers: &Layers, ram: &Ram, to: &File) -> io::Result<PageList> {
+/// zeros becomes a hole. `go_on` is as of [`write_memory`].
+pub(super) fn write_delta(
+    layers: &Layers,
+    ram: &Ram,
+    to: &File,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<PageList> {
     let mut page = vec![0_u8; PAGE_SIZE as usize];
     let mut before = page.clone();
     let mut pages = PageList::default();
@@ -47,7 +60,7 @@ pub(super) fn write_delta(layers: &Layers, ram: &Ram, to: &File) -> io::Result<P
         start: 0,
         chunk: Vec::with_capacity(CHUNK),
     };
-    each_private_page(ram, |number| {
+    each_private_page(ram, go_on, |number| {
         ram.read(number * PAGE_SIZE, &mut page);
         layers.read_page(number, &mut before)?;
         if page == before {
@@ -88,12 +101,19 @@ impl Packed<'_> {
 }
 
 /// Calls `each` with the number of every page that the guest has to itself, ascending.
-fn each_private_page(ram: &Ram, mut each: impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
+fn each_private_page(
+    ram: &Ram,
+    go_on: &dyn Fn() -> bool,
+    mut each: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<()> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let first = ram.host_address() / PAGE_SIZE;
     let pages = ram.size() / PAGE_SIZE;
     let mut entries = vec![0_u8; BATCH * 8];
     for start in (0..pages).step_by(BATCH) {
+        if !go_on() {
+            return Err(interrupted());
+        }
         let count = usize::try_from(pages - start).map_or(BATCH, |left| left.min(BATCH));
         pagemap.read_exact_at(&mut entries[..count * 8], (first + start) * 8)?;
         for (entry, number) in entries[..count * 8].chunks_exact(8).zip(start..) {

@@ -4,8 +4,9 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 
 use serde::{Deserialize, Serialize};
 
+use super::verdict::Verdicts;
 use crate::{
-    checkpoint::{Checkpoint, Extent, FileStamp, copy_range, sha256_file},
+    checkpoint::{Checkpoint, Extent, FileStamp, copy_range},
     units::{Bytes, PAGE_SIZE},
 };
 
@@ -44,6 +45,7 @@ impl Plan {
 pub(super) struct Layers {
     files: Vec<File>,
     plan: Plan,
+    verdicts: Verdicts,
 }
 
 impl Layers {
@@ -53,7 +55,12 @@ impl Layers {
         {
             return Err("its memory files are not those of its orders".to_owned());
         }
-        Ok(Self { files, plan })
+        let verdicts = Verdicts::new().map_err(|e| format!("cannot make a memory file: {e}"))?;
+        Ok(Self {
+            files,
+            plan,
+            verdicts,
+        })
     }
 
     /// Size of the guest's memory.
@@ -97,23 +104,24 @@ impl Layers {
         }
     }
 
-    /// Writes all of the checkpoint's memory to `to`.
-    pub(super) fn copy_to(&self, to: &File) -> io::Result<()> {
-        copy_range(self.base(), 0, to, 0, self.memory().0)?;
+    /// Writes all of the checkpoint's memory to `to`, as long as `go_on` says so.
+    pub(super) fn copy_to(&self, to: &File, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        copy_range(self.base(), 0, to, 0, self.memory().0, go_on)?;
         self.extents().iter().try_for_each(|extent| {
             let [from, at, size] =
                 [extent.file_page, extent.first, extent.count].map(|pages| pages * PAGE_SIZE);
-            copy_range(self.file(extent), from, to, at, size)
+            copy_range(self.file(extent), from, to, at, size, go_on)
         })
     }
 
     /// Makes sure that the files are still what was sealed. Says what has changed, if something has.
     ///
-    /// A change to a file's content changes its size or times. Its attributes (mode, name, links)
-    /// change one of the times as well; then the content itself is looked at, once, and the new
-    /// stamp takes the old one's place in `stamps`.
+    /// A change to a file's content changes its size or times. So do its attributes (mode, name,
+    /// links), and times can be set; then the content itself is looked at, once for all guests, and
+    /// the new stamp takes the old one's place in `stamps`.
     pub(super) fn check(&self, stamps: &mut [FileStamp]) -> Result<(), String> {
-        for ((file, sealed), stamp) in self.files.iter().zip(&self.plan.sealed).zip(stamps) {
+        for (n, stamp) in stamps.iter_mut().enumerate() {
+            let (file, sealed) = (&self.files[n], &self.plan.sealed[n]);
             let now = FileStamp::of(file).map_err(|e| e.to_string())?;
             if now == *stamp {
                 continue;
@@ -124,12 +132,9 @@ impl Layers {
                     stamp.size, now.size
                 ));
             }
-            if now.mtime_ns != stamp.mtime_ns {
-                return Err("its file was written to".to_owned());
-            }
-            match sha256_file(file, &|_| {}) {
-                Ok(sha256) if sha256 == sealed.sha256 => *stamp = now,
-                Ok(_) => return Err("its content is not what was sealed".to_owned()),
+            match self.verdicts.of(n, file, &sealed.sha256) {
+                Ok(Some(now)) => *stamp = now,
+                Ok(None) => return Err("its content is not what was sealed".to_owned()),
                 Err(e) => return Err(e.to_string()),
             }
         }
@@ -139,11 +144,5 @@ impl Layers {
     /// The files' stamps when they were verified.
     pub(super) fn stamps(&self) -> Vec<FileStamp> {
         self.plan.sealed.iter().map(|sealed| sealed.stamp).collect()
-    }
-
-    /// Whether the files are now what they were when they were verified.
-    pub(super) fn unchanged(&self) -> bool {
-        let now: Result<Vec<_>, _> = self.files.iter().map(FileStamp::of).collect();
-        now.is_ok_and(|now| now == self.stamps())
     }
 }

@@ -23,6 +23,7 @@ mod session;
 mod slots;
 mod usage;
 mod vcpu;
+mod verdict;
 mod wire;
 
 use std::{
@@ -47,7 +48,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        BundlePath, Checkpoint, Description, Progress, Writer,
+        BundlePath, Checkpoint, Description, Watch, Writer,
         manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
     },
     host::{
@@ -102,7 +103,7 @@ impl Engine for Kvm {
         &self,
         path: &BundlePath,
         memory: Bytes,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         if !demo::layout::MEMORY.contains(&memory) || !memory.0.is_multiple_of(PAGE_SIZE) {
             let (least, most) = (*demo::layout::MEMORY.start(), *demo::layout::MEMORY.end());
@@ -116,8 +117,12 @@ impl Engine for Kvm {
             source,
         })?;
         let mut writer = Writer::create(path, memory)?;
-        let state = demo::boot(&kvm, writer.memory(), memory, &identity)
-            .map_err(|e| Error::Boot(e.to_string()))?;
+        let state = demo::boot(&kvm, writer.memory(), memory, &identity, progress).map_err(
+            |e| match e {
+                BootError::Interrupted => Error::Interrupted,
+                e => Error::Boot(e.to_string()),
+            },
+        )?;
         writer.write_kern(&state.to_bytes())?;
         let range = demo::layout::WORKING_SET;
         let description = Description {
@@ -202,11 +207,11 @@ impl Engine for Kvm {
         from: &Manifest,
         path: &BundlePath,
         disks: TakeDisks<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
         let mut writer = Writer::create(path, from.memory.size)?;
-        let state = conversation.suspend(writer.memory())?;
+        let state = conversation.suspend(writer.memory(), progress)?;
         readable(&state)?;
         writer.write_kern(&state)?;
         let description = suspended(name, from, disks()?)?;
@@ -224,7 +229,7 @@ impl Engine for Kvm {
         from: &Checkpoint,
         path: &BundlePath,
         disks: TakeDisks<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
+        progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
         let process = process_of(&conversation)?.ok_or(Error::Gone)?;
@@ -233,7 +238,7 @@ impl Engine for Kvm {
             from,
             self.usage(run_dir, id, process)?.private.pages(),
         )?;
-        let (state, pages) = conversation.suspend_delta(writer.memory())?;
+        let (state, pages) = conversation.suspend_delta(writer.memory(), progress)?;
         readable(&state)?;
         writer.set_pages(pages);
         writer.write_kern(&state)?;
@@ -366,6 +371,7 @@ impl From<CallError> for Error {
             CallError::Gone => Self::Gone,
             CallError::Timeout(limit) => Self::Timeout(limit),
             CallError::Busy => Self::Busy,
+            CallError::Interrupted => Self::Interrupted,
             CallError::Died(reason) => Self::Died(reason),
             CallError::NoRoom => Self::Io {
                 action: "write the guest's memory",
@@ -391,6 +397,8 @@ pub(crate) enum BootError {
     Died(ExitReason),
     #[error("the guest came up but did not answer its first request rightly")]
     NoAnswer,
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl From<KvmError> for BootError {

@@ -158,9 +158,9 @@ impl Nursery {
         let machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
         let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(|e| e.to_string())?;
         drop(machine);
-        if !layers.unchanged() {
-            return Err("the checkpoint was changed since it was verified".to_owned());
-        }
+        layers
+            .check(&mut layers.stamps())
+            .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
         let pid = Pid::this();
         Ok(Self {
             kvm,

@@ -90,7 +90,7 @@ impl Manager {
             policy,
             allowance: Bytes(1 << 20),
         };
-        self.run(|pools| pools.create(&new, &|_| {}))?;
+        self.run(|pools| pools.create(&new, &brood::checkpoint::unwatched))?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use kvm_ioctls::Kvm;
 
 use super::{Clock, Request, code, lay_down_identity, layout as l, put_request, take_response};
 use crate::{
+    checkpoint::{Progress, Watch},
     engine::{
         Identity,
         kvm::{
@@ -33,9 +34,10 @@ pub(in crate::engine::kvm) fn boot(
     memory: &File,
     size: Bytes,
     identity: &Identity,
+    watch: Watch<'_>,
 ) -> Result<VcpuState, BootError> {
     let ram = Ram::shared(memory, size).map_err(BootError::Map)?;
-    fill(&ram);
+    fill(&ram, watch)?;
     let rom = Ram::anonymous(Bytes(ROM_SIZE)).map_err(BootError::Map)?;
     assert!(
         ram.write(l::CODE, code::guest()),
@@ -133,7 +135,7 @@ fn run_to_doorbell(machine: &mut Machine) -> Result<(), BootError> {
 /// Fills all memory that is not the guest's own with words that differ everywhere (SplitMix64 of
 /// the word's number), so that a page in the wrong place, or a missing one, changes every sum. The
 /// guest would need minutes for it.
-fn fill(ram: &Ram) {
+fn fill(ram: &Ram, watch: Watch<'_>) -> Result<(), BootError> {
     const CHUNK: usize = 1 << 20;
     let mut chunk = vec![0_u8; CHUNK];
     let mut address = l::USER;
@@ -144,7 +146,16 @@ fn fill(ram: &Ram) {
         }
         ram.write(address, &chunk[..length]);
         address += length as u64;
+        // It is told of when it is hashed, which takes most of the time.
+        let told = Progress {
+            done: Bytes(0),
+            total: Bytes(ram.size()),
+        };
+        if watch(told).is_break() {
+            return Err(BootError::Interrupted);
+        }
     }
+    Ok(())
 }
 
 fn split_mix(number: u64) -> u64 {
