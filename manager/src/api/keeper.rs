@@ -178,11 +178,11 @@ impl Keeper {
         let (all, failing) = (Arc::clone(&self.at_once), Arc::clone(&self.failing_at_once));
         self.under_way.spawn(async move {
             let cancelled = app.fills.begin(&row.name);
-            let failed = app.failing(&row.name).await.unwrap_or_default();
+            let (failed, alone) = app.failed(&row.name).await.unwrap_or_default();
             // Pools that fail wait for each other, and not the others for them.
-            let turn = if failed.is_some() { failing } else { all };
+            let turn = if failed { failing } else { all };
             let turn = turn.acquire_owned().await;
-            let rests = rests || failed.is_some_and(|failed| failed.retry_in_s > 0);
+            let rests = rests || alone;
             let (keeper, flag) = (app.clone(), Arc::clone(&cancelled));
             let pool = row.name.clone();
             let looked = tokio::task::spawn_blocking(move || {
@@ -273,9 +273,16 @@ impl App {
         })
     }
 
-    async fn failing(&self, pool: &str) -> Result<Option<state::Failing>, Problem> {
+    /// Whether a pool failed the last time, and whether it is to be left alone for that now.
+    async fn failed(&self, pool: &str) -> Result<(bool, bool), Problem> {
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
-        blocking(move || Ok(workers.call(|state, _| state.failing(&pool))?)).await
+        let look = move || {
+            workers.call(|state, _| {
+                let failed = state.failing(&pool)?.is_some();
+                Ok::<_, Problem>((failed, failed && state.is_left_alone(&pool)?))
+            })
+        };
+        blocking(look).await
     }
 
     /// Settles a pool, and fills it unless it rests; returns why entries are still missing.

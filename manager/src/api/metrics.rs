@@ -420,12 +420,15 @@ fn gauges(sample: &Sample) -> Registry {
     );
 
     let entries = Gauges::default();
+    let failing = Gauges::default();
     let wanted = Gauges::default();
     let memory = Gauges::default();
     for PoolSample { pool, cost } in &sample.pools {
         let name = ("pool", pool.row.name.as_str());
         let checkpoint = ("checkpoint", pool.row.checkpoint.as_str());
         set(&wanted, &[name, checkpoint], pool.row.policy.hot);
+        let failures = pool.failing.as_ref().map_or(0, |failing| failing.tries);
+        set(&failing, &[name, checkpoint], failures);
         for (kind, bytes) in kinds(cost) {
             set(&memory, &[name, checkpoint, ("kind", kind)], bytes);
         }
@@ -440,6 +443,11 @@ fn gauges(sample: &Sample) -> Registry {
         }
     }
     registry.register("pool_entries", "Entries of a pool by state", entries);
+    registry.register(
+        "pool_failing",
+        "Times in a row that a pool could not be filled",
+        failing,
+    );
     registry.register(
         "pool_hot_wanted",
         "Hot entries that a pool should have",

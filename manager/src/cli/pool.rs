@@ -124,7 +124,8 @@ pub(super) struct Create {
     /// How long a claim lasts when it is not renewed: seconds, or 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = whole_seconds)]
     lease: u32,
-    /// Worst case to allow for: private memory that each guest may come to hold [default: as
+    /// Worst case to allow for: private memory that each guest may come to hold. Admission counts with it; nothing
+    /// keeps a guest from writing more [default: as
     /// configured for restores, 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
@@ -311,7 +312,7 @@ fn failing_text(failing: &Failing) -> String {
         error,
         since,
         tries,
-        retry_in_s,
+        pause_s,
     } = failing;
     let tried = if *tries == 1 { "once" } else { "in a row" };
     let tried = if *tries == 1 {
@@ -320,7 +321,7 @@ fn failing_text(failing: &Failing) -> String {
         format!("{tries} times {tried}")
     };
     format!(
-        "failing since {since}, {tried}: {error}\nthe daemon tries again in {retry_in_s} s; brood pool fill tries now"
+        "failing since {since}, {tried}: {error}\nthe daemon tries again {pause_s} s after that; `brood pool fill` tries now"
     )
 }
 

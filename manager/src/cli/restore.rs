@@ -68,7 +68,8 @@ pub(super) struct Restore {
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
-    /// Worst case to allow for: private memory that each guest may come to hold [default: 1M]
+    /// Worst case to allow for: private memory that each guest may come to hold. Admission counts
+    /// with it; nothing keeps a guest from writing more [default: 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
     /// Go ahead when that worst case does not fit in memory, and say what it risks

@@ -25,8 +25,8 @@ pub struct Failing {
     pub since: String,
     /// How often it failed in a row.
     pub tries: u64,
-    /// When the daemon tries again, in seconds from now.
-    pub retry_in_s: u64,
+    /// How long the daemon leaves it alone after that, in seconds.
+    pub pause_s: u64,
 }
 
 impl State {
@@ -36,9 +36,7 @@ impl State {
     /// When the database cannot be written.
     pub fn note_failing(&self, pool: &str, error: &str) -> Result<(), Error> {
         let tries = self.failing(pool)?.map_or(0, |failing| failing.tries) + 1;
-        let doubled = u32::try_from(tries - 1).unwrap_or(u32::MAX).min(16);
-        let pause = (FIRST_PAUSE * 2_u32.pow(doubled)).min(LONGEST_PAUSE);
-        let retry_at = since_boot().saturating_add(milliseconds(pause));
+        let retry_at = since_boot().saturating_add(milliseconds(pause(tries)));
         self.changed(
             "INSERT INTO failing (pool, error, since, tries, retry_at) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (pool) DO UPDATE SET error = ?2, tries = ?4, retry_at = ?5",
@@ -70,25 +68,47 @@ impl State {
     /// # Errors
     /// When the database cannot be read.
     pub fn failing(&self, pool: &str) -> Result<Option<Failing>, Error> {
-        let now = since_boot();
         self.database
-            .prepare_cached("SELECT error, since, tries, retry_at FROM failing WHERE pool = ?1")
+            .prepare_cached("SELECT error, since, tries FROM failing WHERE pool = ?1")
             .and_then(|mut statement| {
                 statement.query_row([pool], |row| {
-                    // A time of an earlier boot may be far away.
-                    let left = row.get::<_, i64>(3)?.saturating_sub(now);
-                    let left = left.clamp(0, milliseconds(LONGEST_PAUSE)).cast_unsigned();
+                    let tries = row.get::<_, i64>(2)?.cast_unsigned();
                     Ok(Failing {
                         error: row.get(0)?,
                         since: row.get(1)?,
-                        tries: row.get::<_, i64>(2)?.cast_unsigned(),
-                        retry_in_s: left.div_ceil(1000),
+                        tries,
+                        pause_s: pause(tries).as_secs(),
                     })
                 })
             })
             .optional()
             .map_err(|e| self.database_error(e))
     }
+
+    /// Whether a pool that could not be filled is to be left alone for now.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn is_left_alone(&self, pool: &str) -> Result<bool, Error> {
+        let now = since_boot();
+        let left = self
+            .database
+            .prepare_cached("SELECT retry_at FROM failing WHERE pool = ?1")
+            .and_then(|mut statement| statement.query_row([pool], |row| row.get::<_, i64>(0)))
+            .optional()
+            .map_err(|e| self.database_error(e))?
+            .map(|at| at.saturating_sub(now));
+        // A time of an earlier boot may be far away: it is none.
+        Ok(left.is_some_and(|left| left > 0 && left <= milliseconds(LONGEST_PAUSE)))
+    }
+}
+
+/// How long a pool is left alone after so many failures in a row.
+fn pause(tries: u64) -> Duration {
+    let doubled = u32::try_from(tries.saturating_sub(1))
+        .unwrap_or(u32::MAX)
+        .min(16);
+    (FIRST_PAUSE * 2_u32.pow(doubled)).min(LONGEST_PAUSE)
 }
 
 fn milliseconds(time: Duration) -> i64 {
@@ -109,13 +129,15 @@ mod tests {
             state.note_failing("web", &format!("error {n}")).unwrap();
             let failing = state.failing("web").unwrap().unwrap();
             assert_eq!((failing.tries, failing.error), (n, format!("error {n}")));
-            pauses.push(failing.retry_in_s);
+            assert!(state.is_left_alone("web").unwrap());
+            pauses.push(failing.pause_s);
         }
         assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(state.failing("other").unwrap(), None);
+        assert!(!state.is_left_alone("other").unwrap());
         assert!(state.note_not_failing("web").unwrap());
         assert!(!state.note_not_failing("web").unwrap());
         state.note_failing("web", "again").unwrap();
-        assert_eq!(state.failing("web").unwrap().unwrap().retry_in_s, 5);
+        assert_eq!(state.failing("web").unwrap().unwrap().pause_s, 5);
     }
 }

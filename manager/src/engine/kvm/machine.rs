@@ -88,6 +88,8 @@ pub enum ExitReason {
         /// The control group whose counter says so; none when only the host's does.
         group: Option<String>,
     },
+    /// Its nursery ended it: it had not answered when its manager was gone.
+    NotAnswered,
     /// The guest's process ended by itself.
     Exited {
         /// Its exit code.
@@ -136,6 +138,9 @@ impl fmt::Display for ExitReason {
             Self::OutOfMemory { group: None } => f.write_str(
                 "its process was killed by SIGKILL, probably for want of memory: the kernel counted such a kill",
             ),
+            Self::NotAnswered => {
+                f.write_str("it had not answered when the command that restored it was gone")
+            }
             Self::Exited { code } => write!(f, "its process ended with code {code}"),
             Self::Unknown => f.write_str("its process is gone; nothing was left to see why"),
         }

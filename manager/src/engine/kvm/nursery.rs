@@ -215,7 +215,7 @@ impl Nursery {
                 drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
             }
             if let Some((_, lock)) = time_is_up.take_if(|(at, _)| *at <= Instant::now()) {
-                end_orphans(&lock);
+                children.orphans = end_orphans(&lock);
             }
         }
         exit(0)
@@ -282,13 +282,14 @@ impl Pipe {
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ends the children of this process that still restore: they hold the lock open.
-fn end_orphans(lock: &fs::Metadata) {
+fn end_orphans(lock: &fs::Metadata) -> Vec<Pid> {
     let Ok(Some(this)) = Process::with_pid(Pid::this().as_raw()) else {
-        return;
+        return Vec::new();
     };
-    for guest in this.children_with(lock) {
-        let _ = guest.signal(Signal::SIGKILL);
-    }
+    let mut orphans = this.children_with(lock);
+    orphans.retain(|guest| matches!(guest.signal(Signal::SIGKILL), Ok(true)));
+    let orphans = orphans.into_iter();
+    orphans.map(|guest| Pid::from_raw(guest.pid)).collect()
 }
 
 /// Spares that may die one after the other, without ever having taken an order, before the nursery
@@ -305,6 +306,8 @@ struct Children {
     /// How many spares in a row have died as such.
     stillborn: u32,
     oom_kills: OomKills,
+    /// Those that were ended because they had not answered.
+    orphans: Vec<Pid>,
 }
 
 #[derive(Clone, Copy)]
@@ -329,6 +332,7 @@ impl Children {
             free: (0..spares).collect(),
             stillborn: 0,
             oom_kills: OomKills::watch(),
+            orphans: Vec::new(),
         })
     }
 
@@ -375,6 +379,11 @@ impl Children {
                     (pid, ExitReason::CheckpointChanged { detail })
                 }
                 Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited { code }),
+                Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _))
+                    if self.orphans.contains(&pid) =>
+                {
+                    (pid, ExitReason::NotAnswered)
+                }
                 Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _)) => {
                     let signal = Signal::SIGKILL as i32;
                     let for_memory = self.oom_kills.reason();
