@@ -196,13 +196,14 @@ pub(crate) fn end(scene: Scene) {
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     println!(
         "soaked: {} claims, {} suspends, {} resumes, {} releases, {} left to their lease; {} kills, \
-         {} daemons; {} guests lost that were killed; nothing handed out twice, lost or left",
+         {} hangs, {} daemons; {} guests lost that were killed; nothing handed out twice, lost or left",
         of(&counts.claims),
         of(&counts.suspends),
         of(&counts.resumes),
         of(&counts.releases),
         of(&counts.abandoned),
         of(&counts.kills),
+        of(&counts.hangs),
         of(&counts.daemons),
         of(&counts.lost_with_their_guest)
     );

@@ -1,11 +1,14 @@
 //! Kills, stops and replaces whatever there is.
 
-use std::{thread, time::Duration};
+use std::{fs::File, io::Write, process::Command, thread, time::Duration};
 
-use brood_tests::{Daemon, Random, processes_in, signal, until};
+use brood_tests::{Daemon, Random, Running, processes_in, signal, until};
 use nix::sys::signal::Signal;
 
 use super::scene::{Counts, Scene, lock};
+
+/// No command takes so long that waits for nobody.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Kills until the soak is over; a daemon is there then.
 pub(crate) fn run(scene: &Scene, mut random: Random) {
@@ -18,6 +21,10 @@ pub(crate) fn run(scene: &Scene, mut random: Random) {
             6 => replace_ended(scene),
             7..9 => kill_nurseries(scene),
             9 => stop_nurseries(scene, &mut random),
+            11 => restore_silent(scene),
+            12 => stop_a_command(scene, &mut random),
+            13 => starve_daemon(scene, &mut random),
+            14 => fill_disk(scene, &mut random),
             10 if random.below(3) == 0 => kill_all(scene),
             _ => kill_a_guest(scene, &mut random),
         }
@@ -83,6 +90,78 @@ fn stop_nurseries(scene: &Scene, random: &mut Random) {
     for nursery in &nurseries {
         signal(nursery.pid, Signal::SIGCONT);
     }
+}
+
+/// Guests that never answer: their restore ends in time, and leaves nothing.
+fn restore_silent(scene: &Scene) {
+    let Some(silent) = &scene.silent else { return };
+    let restore = [
+        "restore",
+        silent,
+        "-n",
+        "2",
+        "-c",
+        "2",
+        "--prefix",
+        "silent",
+        "--timeout",
+        "1",
+    ];
+    let ran = scene.home.brood(&restore);
+    assert_ne!(ran.code(), Some(0), "{ran:?}");
+    assert!(ran.took < LONG, "{ran:?}");
+    Counts::add(&scene.counts.hangs);
+}
+
+/// A command that fills a pool is stopped for a while, and may be killed then.
+fn stop_a_command(scene: &Scene, random: &mut Random) {
+    let pool = random.choose(&scene.pools).name;
+    let command = scene.home.command(&["--no-daemon", "pool", "fill", pool]);
+    let command = Running::start(command);
+    thread::sleep(Duration::from_millis(random.below(60)));
+    command.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_millis(random.below(1500)));
+    if random.below(2) == 0 {
+        command.signal(Signal::SIGKILL);
+    }
+    command.signal(Signal::SIGCONT);
+    let ran = command.wait();
+    assert!(ran.took < LONG, "{ran:?}");
+    Counts::add(&scene.counts.hangs);
+}
+
+/// The daemon can open nothing more for a while.
+fn starve_daemon(scene: &Scene, random: &mut Random) {
+    let daemon = lock(&scene.daemon);
+    let Some(pid) = daemon.as_ref().map(Daemon::pid) else {
+        return;
+    };
+    let limit = |limit: &str| {
+        let set = Command::new("prlimit")
+            .args([format!("--pid={pid}"), format!("--nofile={limit}:")])
+            .status();
+        set.is_ok_and(|status| status.success())
+    };
+    if limit("12") {
+        thread::sleep(Duration::from_millis(random.below(700)));
+        assert!(limit("1024"), "the daemon has its descriptors again");
+        Counts::add(&scene.counts.hangs);
+    }
+}
+
+/// The file system of the state has no room for a while.
+fn fill_disk(scene: &Scene, random: &mut Random) {
+    let Some(storage) = &scene.storage else {
+        return;
+    };
+    let filler = storage.folder().join("filler");
+    if let Ok(mut file) = File::create(&filler) {
+        let block = vec![0; 1 << 20];
+        while file.write_all(&block).is_ok() {}
+        Counts::add(&scene.counts.hangs);
+    }
+    thread::sleep(Duration::from_millis(random.below(500)));
+    std::fs::remove_file(&filler).expect("the filler is there");
 }
 
 /// As when the host's memory is gone: all guests at once.

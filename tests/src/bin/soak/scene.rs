@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    path::Path,
+    process::Command,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -54,6 +56,8 @@ pub(crate) struct Scene {
     pub(crate) done: AtomicBool,
     pub(crate) counts: Counts,
     pub(crate) storage: Option<Storage>,
+    /// A checkpoint whose guest never answers, where one can be made.
+    pub(crate) silent: Option<String>,
 }
 
 /// What was done.
@@ -67,6 +71,7 @@ pub(crate) struct Counts {
     pub(crate) lost_with_their_guest: AtomicU64,
     pub(crate) daemons: AtomicU64,
     pub(crate) kills: AtomicU64,
+    pub(crate) hangs: AtomicU64,
 }
 
 impl Counts {
@@ -95,6 +100,7 @@ impl Scene {
         let warm = storage
             .as_ref()
             .map(|storage| with_disk(&home, &demo, storage));
+        let silent = silent(&home, &demo);
         let daemon = Daemon::start(&home);
         let mut pools = Vec::new();
         let mut make = |name, demo: &Demo, hot, most: Option<u64>| {
@@ -124,6 +130,7 @@ impl Scene {
             done: AtomicBool::new(false),
             counts: Counts::default(),
             storage,
+            silent,
         })
     }
 
@@ -185,6 +192,22 @@ impl Scene {
             }
         }
     }
+}
+
+const MAKE_SPIN: &str = "import sys; sys.path.insert(0, sys.argv[1]); import guests; \
+                         guests.make(sys.argv[2], sys.argv[3], 'spin', guests.P['spin'])";
+
+/// A checkpoint whose guest never answers; none without the tools that make it.
+fn silent(home: &Home, demo: &Demo) -> Option<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/hostile");
+    let made = Command::new("python3")
+        .args(["-c", MAKE_SPIN])
+        .arg(&folder)
+        .arg(&demo.path)
+        .arg(home.checkpoints())
+        .output();
+    let made = made.is_ok_and(|made| made.status.success());
+    made.then(|| home.named("spin").path)
 }
 
 /// A checkpoint of a guest that has a disk.
