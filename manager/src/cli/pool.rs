@@ -124,9 +124,8 @@ pub(super) struct Create {
     /// How long a claim lasts when it is not renewed: seconds, or 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = whole_seconds)]
     lease: u32,
-    /// Worst case to allow for: private memory that each guest may come to hold. Admission counts with it; nothing
-    /// keeps a guest from writing more [default: as
-    /// configured for restores, 1M]
+    /// Worst case to allow for: private memory that each guest may come to hold. Admission counts
+    /// with it; nothing keeps a guest from writing more [default: as configured for restores, 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
     /// Leave it empty: `brood pool fill` comes later
