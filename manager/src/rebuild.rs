@@ -16,7 +16,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint},
+    checkpoint::{self, BundlePath},
     disk::Place,
     engine::{Engine, ProcessState},
     guests::{self, GuestState, Guests},
@@ -111,11 +111,12 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
         }
     }
     for kept in state.claims_not_recorded()?.iter().chain(&salvage.claims) {
-        let whole = kept
-            .bundle
-            .parse()
-            .is_ok_and(|path| Checkpoint::open(&path).is_ok());
-        if whole
+        // Its parents may only not be there now.
+        let sealed = match kept.bundle.parse::<BundlePath>() {
+            Ok(path) => checkpoint::is_sealed(&path)?,
+            Err(_) => false,
+        };
+        if sealed
             && !state
                 .guests()?
                 .iter()
@@ -142,7 +143,7 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
 /// Pools, as they are kept beside the database, else as they were recorded.
 fn pools(state: &State, salvage: &Salvage) -> Result<BTreeMap<String, PoolRow>, Error> {
     let recorded = salvage.pools.iter().cloned();
-    let all = recorded.chain(state.kept_pools());
+    let all = recorded.chain(state.kept_pools()?);
     let pools: BTreeMap<String, PoolRow> = all.map(|pool| (pool.name.clone(), pool)).collect();
     for pool in pools.values() {
         state.add_pool(pool)?;
@@ -217,35 +218,28 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
     let recorded = state.all_cold()?.into_iter().map(|cold| cold.bundle);
     let recorded = recorded.chain(state.guests()?.into_iter().map(|row| row.checkpoint));
     let recorded: Vec<String> = recorded.collect();
-    let listed = checkpoint::list(&dir)?;
-    let whole = listed
-        .iter()
-        .filter_map(|listed| Checkpoint::open(&listed.path).ok());
-    let whole: Vec<Checkpoint> = whole.collect();
-    // What another one is a delta of belongs to that one.
-    for bundle in &whole {
-        if let [parents @ .., _] = &bundle.layers()[..] {
-            for parent in parents {
-                needed.insert(parent.path().absolute()?.to_string());
-            }
+    // Manifests tell; what else is damaged, or away now, is still somebody's.
+    let mut whole = Vec::new();
+    for listed in checkpoint::list(&dir)? {
+        if let Some(manifest) = checkpoint::manifest_of(&listed.path)? {
+            let parents = checkpoint::parents_of(&listed.path)?;
+            // What another one is a delta of belongs to that one.
+            needed.extend(parents.iter().map(name_of));
+            whole.push((listed.path, manifest, parents));
         }
     }
     for bundle in recorded {
-        if let Ok(opened) = bundle
-            .parse()
-            .and_then(|path: BundlePath| Checkpoint::open(&path))
-        {
-            for layer in opened.layers() {
-                needed.insert(layer.path().absolute()?.to_string());
-            }
+        if let Ok(path) = bundle.parse::<BundlePath>() {
+            needed.insert(name_of(&path));
+            needed.extend(checkpoint::parents_of(&path)?.iter().map(name_of));
         }
     }
-    for bundle in whole {
-        let path = bundle.path().absolute()?.to_string();
-        let base = bundle
-            .layers()
-            .first()
-            .map(|base| base.manifest().memory_sha256());
+    for (bundle, manifest, parents) in whole {
+        let path = name_of(&bundle);
+        let base = match parents.last() {
+            Some(base) => checkpoint::manifest_of(base)?.map(|base| base.memory_sha256()),
+            None => Some(manifest.memory_sha256()),
+        };
         let pool = pools
             .values()
             .find(|pool| Some(&pool.sha256) == base.as_ref());
@@ -259,9 +253,9 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
         state.recall_cold(&KeptClaim {
             token: TokenDigest::of(&token),
             pool: pool.name.clone(),
-            guest: bundle.path().name().to_owned(),
+            guest: bundle.name().to_owned(),
             bundle: path.clone(),
-            created_at: bundle.manifest().created_at.clone(),
+            created_at: manifest.created_at,
         })?;
         found.push(Orphan {
             bundle: path,
@@ -269,6 +263,14 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
         });
     }
     Ok(found)
+}
+
+/// A bundle's absolute path, where its folder is there.
+fn name_of(bundle: &BundlePath) -> String {
+    bundle
+        .absolute()
+        .unwrap_or_else(|_| bundle.clone())
+        .to_string()
 }
 
 /// Guests with a pool's name that are no entries of it.

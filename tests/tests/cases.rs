@@ -54,6 +54,7 @@ cases! {
     attack_01_silent_guest_holds_all_pools = "attack/01-silent-guest-holds-all-pools.sh",
     attack_02_silent_guest_wedges_daemon = "attack/02-silent-guest-wedges-daemon.sh",
     attack_07_claim_tokens_are_world_readable = "attack/07-claim-tokens-are-world-readable.sh",
+    attack_14_one_lost_bundle_stops_all_sweeping = "attack/14-one-lost-bundle-stops-all-sweeping.sh",
     attack_15_stopped_command_holds_all_pools = "attack/15-stopped-command-holds-all-pools.sh",
     attack_17_claim_timeout_is_not_kept = "attack/17-claim-timeout-is-not-kept.sh",
     attack_18_orphaned_silent_restore_is_never_ended = "attack/18-orphaned-silent-restore-is-never-ended.sh",
@@ -62,6 +63,8 @@ cases! {
     bugs_01_hardlink_makes_each_guest_read_the_checkpoint = "bugs/01-hardlink-makes-each-guest-read-the-checkpoint.sh",
     bugs_02_full_stdout_loses_the_token = "bugs/02-full-stdout-loses-the-token.sh",
     bugs_03_umask_077_checkpoint_readable_by_all = "bugs/03-umask-077-checkpoint-readable-by-all.sh",
+    bugs_04_remove_parent_of_resting_claim = "bugs/04-remove-parent-of-resting-claim.sh",
+    bugs_05_remove_parent_of_delta_elsewhere = "bugs/05-remove-parent-of-delta-elsewhere.sh",
     bugs_06_destroy_all_stops_at_one_that_cannot_be_killed = "bugs/06-destroy-all-stops-at-one-that-cannot-be-killed.sh",
     bugs_08_lost_socket_told_as_dead_process = "bugs/08-lost-socket-told-as-dead-process.sh",
     bugs_09_touch_ends_all_guests = "bugs/09-touch-ends-all-guests.sh",
@@ -81,17 +84,8 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
     ("attack/10-full-disk-stops-destroy.sh", "to be mended"),
     (
-        "attack/14-one-lost-bundle-stops-all-sweeping.sh",
-        "to be mended",
-    ),
-    (
         "attack/16-guest-process-is-not-confined.sh",
         "guests have no jail",
-    ),
-    ("bugs/04-remove-parent-of-resting-claim.sh", "to be mended"),
-    (
-        "bugs/05-remove-parent-of-delta-elsewhere.sh",
-        "to be mended",
     ),
     (
         "bugs/17-import-of-a-guest-with-uefi-variables.sh",

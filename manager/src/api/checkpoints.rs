@@ -162,7 +162,7 @@ pub(super) struct Removing {
     force: bool,
 }
 
-/// Removes a checkpoint that no guest uses
+/// Removes a checkpoint that nobody uses
 #[utoipa::path(
     delete, path = "/checkpoints/{checkpoint}", tag = "checkpoints",
     operation_id = "removeCheckpoint",
@@ -184,11 +184,7 @@ pub(super) async fn remove(
         workers.standing().end(&path.absolute()?.to_string());
         let freed = workers.call(|state, engine| {
             let mut guests = guests(state, engine);
-            let users = guests.users_of(&path)?;
-            if !removing.force {
-                checkpoint::spare_parent(&path)?;
-            }
-            Ok::<_, Problem>(guests.remove_checkpoint(&path, &users)?)
+            Ok::<_, Problem>(guests.remove_checkpoint(&path, removing.force)?)
         })?;
         Ok(Json(Removed {
             checkpoint: path.to_string(),

@@ -29,7 +29,6 @@ use super::{
     workers::{Workers, blocking},
 };
 use crate::{
-    checkpoint::Checkpoint,
     disk::{Choice, Source},
     restore::{
         job::{ALLOWANCE, Ending, Job, View},
@@ -201,7 +200,8 @@ impl App {
         id: &RequestId,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<(Ending, View), Problem> {
-        let checkpoint = Checkpoint::open(&job.checkpoint)?;
+        let checkpoint =
+            workers.call(|state, _| Ok::<_, Problem>(state.open_checkpoint(&job.checkpoint)?))?;
         let facts = workers.facts(Some(job.checkpoint.dir().to_owned()))?;
         let progress = RestoreEvent {
             request_id: id.to_string(),

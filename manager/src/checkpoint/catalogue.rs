@@ -6,9 +6,8 @@ use super::{
     error::Error,
     folder::Folder,
     manifest::Manifest,
-    open::{Checkpoint, parent_path, parse_manifest, read_whole},
+    open::Checkpoint,
     path::{BundlePath, Part},
-    validate::MANIFEST_MAX,
     writer::Lock,
 };
 use crate::units::Bytes;
@@ -59,47 +58,8 @@ pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
     Ok(listed)
 }
 
-/// Names of the deltas in a bundle's folder whose parent it is. What cannot be read is none.
-///
-/// # Errors
-/// [`Error::Io`] when the folder cannot be read.
-pub fn deltas_of(path: &BundlePath) -> Result<Vec<String>, Error> {
-    let own = path.absolute()?;
-    let folder =
-        Folder::open(own.dir()).map_err(|cause| Error::io("open the folder", own.dir(), cause))?;
-    let mut deltas = Vec::new();
-    for bundle in bundles(own.dir())? {
-        let Ok(Some(file)) = folder.open_file(&bundle.file_name(Part::Manifest)) else {
-            continue;
-        };
-        let manifest = read_whole(&file, &bundle.manifest(), MANIFEST_MAX)
-            .and_then(|text| parse_manifest(&bundle.manifest(), &text));
-        let parent = manifest.ok().and_then(|manifest| manifest.parent);
-        let parent = parent.and_then(|parent| parent_path(&bundle, &parent).ok()?.absolute().ok());
-        if parent.as_ref() == Some(&own) {
-            deltas.push(bundle.name().to_owned());
-        }
-    }
-    Ok(deltas)
-}
-
-/// Refuses to have a bundle removed that deltas in its folder need.
-///
-/// # Errors
-/// [`Error::Needed`] with their names; [`Error::Io`] when the folder cannot be read.
-pub fn spare_parent(path: &BundlePath) -> Result<(), Error> {
-    let deltas = deltas_of(path)?;
-    if deltas.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Needed {
-        bundle: path.clone(),
-        deltas,
-    })
-}
-
 /// Every bundle of which something lies in a folder, sorted by name.
-fn bundles(dir: &Path) -> Result<BTreeSet<BundlePath>, Error> {
+pub(super) fn bundles(dir: &Path) -> Result<BTreeSet<BundlePath>, Error> {
     let read = |cause| Error::io("list", dir, cause);
     let mut paths = BTreeSet::new();
     for entry in dir.read_dir().map_err(read)? {
@@ -123,18 +83,12 @@ pub fn is_being_written(path: &BundlePath) -> Result<bool, Error> {
 }
 
 /// Removes a bundle, whole or not, and says how many bytes its files had (holes not counted).
-/// `users` are the guests that share its memory: none may be left.
+/// Whether anybody uses it is for the caller to ask.
 ///
 /// # Errors
-/// [`Error::InUse`] with the guests, [`Error::Busy`] while a process writes the bundle,
-/// [`Error::NotFound`] when there is nothing to remove.
-pub fn remove(path: &BundlePath, users: &[String]) -> Result<Bytes, Error> {
-    if !users.is_empty() {
-        return Err(Error::InUse {
-            bundle: path.clone(),
-            users: users.to_vec(),
-        });
-    }
+/// [`Error::Busy`] while a process writes the bundle, [`Error::NotFound`] when there is nothing to
+/// remove.
+pub fn remove(path: &BundlePath) -> Result<Bytes, Error> {
     let folder = Folder::open(path.dir())
         .map_err(|cause| Error::io("open the folder", path.dir(), cause))?;
     let mut exists = false;

@@ -216,13 +216,13 @@ pub enum Error {
         /// The bundle.
         bundle: BundlePath,
     },
-    /// Deltas still need the bundle.
-    #[error("cannot remove checkpoint {bundle}: it is the parent of {}", deltas.join(", "))]
+    /// What is not running needs the bundle.
+    #[error("cannot remove checkpoint {bundle}: {}", users.join("; "))]
     Needed {
         /// Which bundle.
         bundle: BundlePath,
-        /// Names of the deltas.
-        deltas: Vec<String>,
+        /// Deltas, pools and suspended claims, with what each needs it for.
+        users: Vec<String>,
     },
     /// Guests still share the bundle's memory.
     #[error("cannot remove checkpoint {bundle}: {} use it: {}", count(users), users.join(", "))]
@@ -372,9 +372,12 @@ impl Error {
                 "find who writes to it (fuser -v {}), then verify it again",
                 file.display()
             ),
-            Self::Parent { parent, .. } | Self::OtherParent { parent, .. } => format!(
-                "a delta is nothing without its parents: bring {parent} back as it was"
-            ),
+            Self::Parent { bundle, parent, .. } | Self::OtherParent { bundle, parent, .. } => {
+                format!(
+                    "a delta is nothing without its parents: bring {parent} back as it was, or \
+                     say where it lies now: brood checkpoint rebase {bundle} --parent DIR/NAME"
+                )
+            }
             Self::TooDeep { parent, .. } => format!(
                 "suspend in full (without --delta), or join the chain: brood checkpoint flatten {parent} DIR/NEW"
             ),
@@ -382,7 +385,7 @@ impl Error {
             Self::OwnDisk { .. } => {
                 "restore a guest from it, and suspend that one in full: brood suspend".to_owned()
             }
-            Self::Needed { .. } => "join each of them to a full checkpoint first (brood checkpoint flatten DELTA DIR/NEW), or remove it with --force and lose them".to_owned(),
+            Self::Needed { .. } => "join deltas to full checkpoints first (brood checkpoint flatten DELTA DIR/NEW), release claims, remove pools; or remove it with --force, and lose what needs it".to_owned(),
             Self::InUse { .. } => "destroy these guests first: brood destroy GUEST...".to_owned(),
         })
     }

@@ -124,6 +124,12 @@ impl Folder {
         }
     }
 
+    /// Gives a file another name; what had that name has none any more.
+    pub(super) fn replace(&self, from: &str, to: &str) -> Result<(), Error> {
+        nix::fcntl::renameat(&self.handle, from, &self.handle, to)
+            .map_err(|cause| Error::io("rename", &self.file(from), cause))
+    }
+
     /// Removes a name that may or may not be there.
     pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
         match unlinkat(&self.handle, name, UnlinkatFlags::NoRemoveDir) {

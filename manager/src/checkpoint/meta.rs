@@ -241,8 +241,22 @@ fn parts(file: &Path, key: &str, entries: Vec<Entry>, kern: Bytes) -> Result<Vec
     Ok(parts)
 }
 
-/// SHA-256 of the compact JSON of each field of a manifest except `files`.
+/// SHA-256 of the compact JSON of each field of a manifest except `files`. Of `parent` without its
+/// path: what the parent is says its digest, and where it lies may change.
 pub(super) fn field_digests(manifest: &Manifest) -> BTreeMap<String, String> {
+    let mut placeless = manifest.clone();
+    if let Some(parent) = &mut placeless.parent {
+        parent.path.clear();
+    }
+    digests(&placeless)
+}
+
+/// The same with the parent's path, as earlier versions sealed it.
+pub(super) fn field_digests_with_path(manifest: &Manifest) -> BTreeMap<String, String> {
+    digests(manifest)
+}
+
+fn digests(manifest: &Manifest) -> BTreeMap<String, String> {
     fn digest(field: &impl Serialize) -> String {
         // Plain data: there is nothing in a manifest that has no JSON.
         super::hash::sha256(&serde_json::to_vec(field).unwrap_or_default())

@@ -21,11 +21,13 @@ mod flatten;
 mod folder;
 mod hash;
 mod json;
+mod lineage;
 pub mod manifest;
 pub mod meta;
 mod open;
 mod pages;
 mod path;
+mod rebase;
 mod stamp;
 mod validate;
 mod view;
@@ -33,7 +35,7 @@ mod writer;
 mod writers;
 
 pub use bhyve_guest::{BhyveGuest, Readiness};
-pub use catalogue::{Listed, State, deltas_of, is_being_written, list, remove, spare_parent};
+pub use catalogue::{Listed, State, is_being_written, list, remove};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;
@@ -41,9 +43,11 @@ pub use error::Error;
 pub use flatten::flatten;
 pub(crate) use hash::interrupted;
 pub use hash::{Progress, Watch, sha256_file, unwatched};
+pub use lineage::{Target, is_sealed, manifest_of, parents_of};
 pub use open::{Checkpoint, DELTAS_MAX};
 pub use pages::{Malformed, PageList};
 pub use path::BundlePath;
+pub use rebase::{find_parent, rebase};
 pub use stamp::FileStamp;
 pub use validate::{
     Invalid, KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX, VCPUS_MAX, WORKING_SET_MAX,

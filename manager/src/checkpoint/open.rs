@@ -1,6 +1,10 @@
 //! Opening a bundle to restore from.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,7 +14,7 @@ use super::{
     error::{Error, printable},
     folder::Folder,
     hash::{self, Tally, Watch},
-    json,
+    json, lineage,
     manifest::{EngineKind, FORMAT, FileSeal, Manifest, Parent, VERSION},
     meta::{self, Meta},
     path::{BundlePath, Part},
@@ -47,11 +51,20 @@ impl Checkpoint {
     /// not as it was sealed, the variant that names the file and the field. What is wrong with a
     /// parent is an [`Error::Parent`], and [`Error::OtherParent`] when another lies in its place.
     pub fn open(path: &BundlePath) -> Result<Self, Error> {
-        Self::open_over(path, 0)
+        Self::open_over(path, 0, &[])
+    }
+
+    /// The same, with more folders in which a parent is looked for that is neither where it was nor
+    /// beside its delta.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub fn open_among(path: &BundlePath, folders: &[PathBuf]) -> Result<Self, Error> {
+        Self::open_over(path, 0, folders)
     }
 
     /// Opens a bundle that has `deltas` deltas over it.
-    fn open_over(path: &BundlePath, deltas: usize) -> Result<Self, Error> {
+    fn open_over(path: &BundlePath, deltas: usize, folders: &[PathBuf]) -> Result<Self, Error> {
         let folder = Folder::open(path.dir()).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => Error::NotFound {
                 bundle: path.clone(),
@@ -77,7 +90,10 @@ impl Checkpoint {
         let meta = Meta::parse(&path.meta(), &meta_text, files.kern.size)?;
         agree(path, &manifest, &meta)?;
         let parent = match &manifest.parent {
-            Some(parent) => Some(Box::new(open_parent(path, &manifest, parent, deltas)?)),
+            Some(parent) => {
+                let over = Over { deltas, folders };
+                Some(Box::new(open_parent(path, &manifest, parent, &over)?))
+            }
             None => None,
         };
         Ok(Self {
@@ -238,22 +254,42 @@ impl Checkpoint {
     }
 }
 
-/// Opens the parent of a delta that has `deltas` deltas over it, and makes sure that it is the one
-/// that the delta was made of.
+/// What a parent is opened for.
+struct Over<'a> {
+    /// How many deltas lie over the delta whose parent it is.
+    deltas: usize,
+    /// Where else it may lie.
+    folders: &'a [PathBuf],
+}
+
+/// Opens the parent of a delta, and makes sure that it is the one that the delta was made of. One
+/// that is not where it was is looked for by its digest.
 fn open_parent(
     bundle: &BundlePath,
     manifest: &Manifest,
     parent: &Parent,
-    deltas: usize,
+    over: &Over<'_>,
 ) -> Result<Checkpoint, Error> {
-    let path = parent_path(bundle, parent)?;
-    if deltas >= DELTAS_MAX {
+    let mut path = parent_path(bundle, parent)?;
+    if over.deltas >= DELTAS_MAX {
         return Err(Error::TooDeep {
             bundle: bundle.clone(),
             parent: path,
         });
     }
-    let opened = match Checkpoint::open_over(&path, deltas + 1) {
+    let open = |path: &BundlePath| Checkpoint::open_over(path, over.deltas + 1, over.folders);
+    let mut opened = open(&path);
+    let other = opened
+        .as_ref()
+        .is_ok_and(|opened| opened.manifest.memory_sha256() != parent.sha256);
+    if (other || matches!(opened, Err(Error::NotFound { .. })))
+        && let Some(found) = lineage::locate(bundle, parent, over.folders)?
+        && found != path
+    {
+        opened = open(&found);
+        path = found;
+    }
+    let opened = match opened {
         Ok(opened) => opened,
         // Which of the parents it is says the innermost.
         Err(error @ (Error::Parent { .. } | Error::OtherParent { .. } | Error::TooDeep { .. })) => {
@@ -439,7 +475,11 @@ fn agree(path: &BundlePath, manifest: &Manifest, meta: &Meta) -> Result<(), Erro
     }
     match &meta.manifest_fields {
         Some(sealed) => {
-            let fields = meta::field_digests(manifest);
+            let mut fields = meta::field_digests(manifest);
+            let with_path = meta::field_digests_with_path(manifest);
+            if sealed.get("parent") == with_path.get("parent") {
+                fields = with_path;
+            }
             if let Some(field) = sealed.keys().find(|field| !fields.contains_key(*field)) {
                 return differ(field, "was there when it was sealed, by its SHA-256");
             }

@@ -151,6 +151,17 @@ impl BundlePath {
         })
     }
 
+    /// What a delta calls this bundle as its parent: by name where both lie in one folder, so that
+    /// the folder can be moved as a whole, else by its absolute path.
+    pub(super) fn named_from(&self, delta: &Self) -> Result<String, Error> {
+        let (place, own) = (self.absolute()?, delta.absolute()?);
+        Ok(if place.dir == own.dir {
+            place.name
+        } else {
+            place.to_string()
+        })
+    }
+
     pub(super) fn file(&self, part: Part) -> PathBuf {
         self.dir.join(self.file_name(part))
     }

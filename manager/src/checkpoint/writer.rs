@@ -118,13 +118,8 @@ impl Writer {
             });
         }
         let mut writer = Self::begin(path, Bytes(PAGE_SIZE).saturating_mul(pages))?;
-        let (place, own) = (parent.path().absolute()?, path.absolute()?);
         writer.parent = Some(Parent {
-            path: if place.dir() == own.dir() {
-                place.name().to_owned()
-            } else {
-                place.to_string()
-            },
+            path: parent.path().named_from(path)?,
             sha256: parent.manifest().memory_sha256(),
             pages: PageList::default(),
         });

@@ -42,7 +42,9 @@ pub(super) enum Command {
     List(List),
     /// Join a delta and its parents to one full checkpoint
     Flatten(Flatten),
-    /// Remove a checkpoint that no guest uses
+    /// Say where the parent of a delta lies now, when it was moved
+    Rebase(Rebase),
+    /// Remove a checkpoint that nobody uses
     Remove(Remove),
 }
 
@@ -55,6 +57,7 @@ impl Command {
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Flatten(command) => command.run(),
+            Self::Rebase(command) => command.run(config),
             Self::Remove(command) => command.run(config),
         }
     }
@@ -382,32 +385,54 @@ impl Flatten {
     }
 }
 
+/// Deltas find a parent that was moved with them, or to a folder that brood has used, by themselves.
+/// What this writes is in the delta's manifest alone, in one step.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint rebase /srv/ckp/warm --parent /mnt/base/demo
+  brood checkpoint rebase /srv/ckp/warm")]
+pub(super) struct Rebase {
+    /// DIR/NAME of the delta
+    delta: BundlePath,
+    /// DIR/NAME of its parent; without it, brood looks for it in the folders that it knows
+    #[arg(long, value_name = "DIR/NAME")]
+    parent: Option<BundlePath>,
+}
+
+impl Rebase {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let parent = match self.parent {
+            Some(parent) => parent,
+            None => {
+                let folders = state(config)?.folders_of_bundles(&[])?;
+                checkpoint::find_parent(&self.delta, &Vec::from_iter(folders))?
+            }
+        };
+        checkpoint::rebase(&self.delta, &parent)?;
+        line(format_args!("{} is a delta of {parent}", self.delta));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood checkpoint remove /var/tmp/ckp/demo")]
 pub(super) struct Remove {
     /// DIR/NAME of the checkpoint
     checkpoint: BundlePath,
-    /// Remove it even when deltas in its folder need it: they are lost
+    /// Remove it even when deltas, pools or suspended claims need it: they are lost
     #[arg(long)]
     force: bool,
 }
 
 impl Remove {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let path = self
-            .checkpoint
-            .absolute()
-            .unwrap_or_else(|_| self.checkpoint.clone());
         let (mut state, engine) = (state(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
         };
-        let users = guests.users_of(&path)?;
-        if !self.force {
-            checkpoint::spare_parent(&path)?;
-        }
-        let freed = guests.remove_checkpoint(&self.checkpoint, &users)?;
+        let freed = guests.remove_checkpoint(&self.checkpoint, self.force)?;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));
         Ok(ExitCode::SUCCESS)
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::{events::RestoreEvent, restores::Restoring},
-    checkpoint::{BundlePath, Checkpoint, manifest::EngineKind},
+    checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
     client::Watch,
     config::Config,
     density::percentiles::Percentiles,
@@ -92,7 +92,13 @@ pub(super) struct Restore {
 impl Restore {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let checkpoint = match Checkpoint::open(&self.checkpoint) {
+            // The folders that brood knows may have it.
+            Err(checkpoint::Error::Parent { .. } | checkpoint::Error::OtherParent { .. }) => {
+                state(config)?.open_checkpoint(&self.checkpoint)?
+            }
+            opened => opened?,
+        };
         let rctl: Rctl = self.rctl.iter().cloned().collect();
         // Disks are made where the user may write, which need not be where the daemon may;
         // limits of guests are the daemon's own.

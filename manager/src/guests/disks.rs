@@ -104,23 +104,18 @@ impl Guests<'_> {
         }
     }
 
-    /// Removes a bundle with the snapshots of its disks. `users` are the guests that share its
-    /// memory: none may be left. Returns the bytes that its own files had.
+    /// Removes a bundle that nobody uses, with the snapshots of its disks. With `force` only
+    /// guests count as users: deltas, pools and suspended claims lose what they need. Returns the
+    /// bytes that its own files had.
     ///
     /// # Errors
     /// When the bundle is in use or cannot be removed, or a snapshot cannot.
-    pub fn remove_checkpoint(
-        &mut self,
-        path: &BundlePath,
-        users: &[String],
-    ) -> Result<Bytes, Error> {
+    pub fn remove_checkpoint(&mut self, path: &BundlePath, force: bool) -> Result<Bytes, Error> {
+        self.spare(path, force)?;
         // Without its manifest, what it had is found only by whoever looks for leftovers.
-        let disks = Checkpoint::open(path).map_or_else(
-            |_| Vec::new(),
-            |checkpoint| checkpoint.manifest().disks.clone(),
-        );
+        let disks = checkpoint::manifest_of(path)?.map_or_else(Vec::new, |manifest| manifest.disks);
         let bundle = path.absolute().unwrap_or_else(|_| path.clone());
-        let freed = checkpoint::remove(path, users)?;
+        let freed = checkpoint::remove(path)?;
         for disk in &disks {
             let place = disk::sealed_source(&bundle, disk)?.place();
             for left in self.leftovers(&[place])? {

@@ -129,6 +129,20 @@ impl Error {
         }
     }
 
+    /// Whether nobody knows what the guest is, rather than that it is gone or does not answer.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::State(_)
+                | Self::OtherNamespace { .. }
+                | Self::Engine {
+                    source: engine::Error::Io { .. },
+                    ..
+                }
+        )
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -10,10 +10,10 @@ mod error;
 mod pause;
 mod reconcile;
 mod suspend;
+mod users;
 mod view;
 
 use std::{
-    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -24,12 +24,12 @@ use utoipa::ToSchema;
 pub use destroy::{Destroyed, Left};
 pub use disks::Leftover;
 pub use error::Error;
+pub use users::User;
 pub use view::{UsageView, View};
 
 use reconcile::UNEXPLAINED;
 
 use crate::{
-    checkpoint::{BundlePath, Checkpoint},
     engine::{self, Answer, Engine, GuestId, MemoryMap, Process, Usage},
     state::{EntryState, GuestRow, State},
 };
@@ -113,24 +113,6 @@ impl Guests<'_> {
         self.end_lost(&mut guests)?;
         self.state.sweep_sessions();
         Ok(guests)
-    }
-
-    /// Names of the guests that share the memory of a bundle: those restored from it, and from
-    /// deltas of it.
-    ///
-    /// # Errors
-    /// When the state cannot be read or written.
-    pub fn users_of(&mut self, bundle: &BundlePath) -> Result<Vec<String>, Error> {
-        let mut known = BTreeMap::new();
-        let mut users = self.list()?;
-        users.retain(|guest| {
-            // A dead guest's disk may still be a clone of the checkpoint's.
-            (guest.state != GuestState::Dead || guest.row.disk.is_some())
-                && *known
-                    .entry(guest.row.checkpoint.clone())
-                    .or_insert_with(|| shares(&guest.row.checkpoint, bundle))
-        });
-        Ok(users.into_iter().map(|guest| guest.row.name).collect())
     }
 
     /// The guest of this name or id.
@@ -240,18 +222,6 @@ impl Guests<'_> {
             .memory_map(process, cells)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
-}
-
-/// Whether the checkpoint at `path` is `bundle` or, as far as it can be read, a delta over it.
-fn shares(path: &str, bundle: &BundlePath) -> bool {
-    let Ok(path) = path.parse::<BundlePath>() else {
-        return false;
-    };
-    let same =
-        |path: &BundlePath| path == bundle || path.absolute().is_ok_and(|path| path == *bundle);
-    same(&path)
-        || Checkpoint::open(&path)
-            .is_ok_and(|opened| opened.layers().iter().any(|layer| same(layer.path())))
 }
 
 fn alive(guest: &Guest) -> Result<Process, Error> {

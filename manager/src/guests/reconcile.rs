@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{self, Checkpoint},
     engine::{GuestId, ProcessState, process},
     state::{self, GuestRow, RowState},
 };
@@ -38,6 +38,10 @@ impl Guests<'_> {
                 .checkpoint
                 .parse()
                 .and_then(|path| Checkpoint::open(&path));
+            // One that cannot be read now is not missing.
+            if let Err(error @ checkpoint::Error::Io { .. }) = bundle {
+                return Err(error.into());
+            }
             let disk = bundle.as_ref().ok().and_then(disks::sealed_disk);
             let sha256 = bundle.map_or(String::new(), |b| b.manifest().memory_sha256());
             self.state

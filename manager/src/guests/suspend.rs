@@ -64,7 +64,7 @@ impl Guests<'_> {
         self.free(guest, "suspend")?;
         let name = &guest.row.name;
         let from: BundlePath = guest.row.checkpoint.parse()?;
-        let from = Checkpoint::open(&from)?;
+        let from = self.state.open_checkpoint(&from)?;
         if from.manifest().memory_sha256() != guest.row.sha256 {
             return Err(Error::OtherCheckpoint {
                 guest: name.clone(),
@@ -86,6 +86,9 @@ impl Guests<'_> {
         }
         if disk.is_some() {
             self.note_bundle_place(path)?;
+        }
+        if delta {
+            self.state.note_bundle_folder(path.dir())?;
         }
         let mut taken = None;
         let mut take = || match &disk {

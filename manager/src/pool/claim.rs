@@ -265,6 +265,7 @@ impl Pools<'_> {
     pub fn release(&mut self, token: &str) -> Result<(), Error> {
         let token = &TokenDigest::of(token);
         self.settle_claim(token)?;
+        let bundle = self.state.cold(token)?.map(|cold| cold.bundle);
         let rested = self.state.forget_cold(token, true)?;
         match self.state.release_claim(token)? {
             Some(guest) => {
@@ -277,6 +278,9 @@ impl Pools<'_> {
             None => return Err(Error::NoSuchClaim),
         }
         if rested {
+            if let Some(bundle) = bundle {
+                self.sweep_released(&bundle.parse()?)?;
+            }
             self.settle_cold()?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use nix::fcntl::Flock;
 
 use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint, Watch, manifest::Manifest, unwatched},
+    checkpoint::{self, BundlePath, Watch, manifest::Manifest, unwatched},
     disk::Place,
     engine::{self, GuestId},
     guests::{self, GuestState},
@@ -48,7 +48,7 @@ impl Pools<'_> {
         if let Some(cold) = self.state.cold(token)? {
             // Whoever wanted this before was cut off before being told.
             let path: BundlePath = cold.bundle.parse()?;
-            return Ok(Checkpoint::open(&path)?.manifest().clone());
+            return Ok(self.state.open_checkpoint(&path)?.manifest().clone());
         }
         let id = self.state.claimed_by(token)?.ok_or(Error::NoSuchClaim)?;
         let guest = self.guests().find(&id.to_string())?;
@@ -77,7 +77,8 @@ impl Pools<'_> {
                 Ok(manifest)
             }
             Err(e) => {
-                if Checkpoint::open(&bundle).is_err() {
+                // When nobody knows whether it is sealed, whoever settles claims finds out.
+                if matches!(checkpoint::is_sealed(&bundle), Ok(false)) {
                     self.state.forget_cold(token, false)?;
                     self.last(token, Duration::from_secs(lease_s))?;
                 }
@@ -157,10 +158,12 @@ impl Pools<'_> {
         };
         let bundle: BundlePath = guest.row.checkpoint.parse()?;
         let cold = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
-        let rested = bundle.name().parse::<GuestId>().ok().filter(|_| {
-            cold.absolute().is_ok_and(|cold| cold.dir() == bundle.dir())
-                && sealed(&guest.row.checkpoint)
-        });
+        let rested = match bundle.name().parse::<GuestId>() {
+            Ok(id) if cold.absolute()?.dir() == bundle.dir() => {
+                checkpoint::is_sealed(&bundle)?.then_some(id)
+            }
+            _ => None,
+        };
         let Some(rested) = rested else {
             return Err(error.into());
         };
@@ -185,7 +188,7 @@ impl Pools<'_> {
         let pool = self.row(&cold.pool)?;
         let lasts = lease.unwrap_or(Duration::from_secs(pool.policy.lease_s));
         let path: BundlePath = cold.bundle.parse()?;
-        let checkpoint = Checkpoint::open(&path)?;
+        let checkpoint = self.state.open_checkpoint(&path)?;
         mass::verify(self.state, &checkpoint, &unwatched)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
         // It begins when the guest has answered.
@@ -226,36 +229,53 @@ impl Pools<'_> {
     }
 
     /// Brings suspensions and restores that were cut off to their end, and removes bundles that
-    /// nobody needs. Does nothing while somebody is at one.
+    /// nobody needs. Does nothing while somebody is at one. What fails is logged and tried again by
+    /// the next one: it holds up neither the others nor the pool.
     pub(super) fn settle_cold(&mut self) -> Result<(), Error> {
         let Ok(_lock) = self.cold_lock(true, Duration::ZERO) else {
             return Ok(());
         };
-        self.settle_cold_locked()
+        if let Err(error) = self.settle_cold_locked() {
+            tracing::warn!(%error, "suspended claims are not all settled");
+        }
+        Ok(())
     }
 
+    /// Does all that it can; returns the first error.
     fn settle_cold_locked(&mut self) -> Result<(), Error> {
         self.state.sweep_claim_files();
-        self.recall_claims()?;
+        let mut result = self.recall_claims();
         for cold in self.state.all_cold()? {
-            match cold.state {
-                ColdState::Cold => {}
-                ColdState::Suspending => self.settle_suspend(&cold)?,
-                ColdState::Resuming => self.settle_resume(&cold)?,
-            }
+            let settled = match cold.state {
+                ColdState::Cold => Ok(()),
+                ColdState::Suspending => self.settle_suspend(&cold),
+                ColdState::Resuming => self.settle_resume(&cold),
+            };
+            result = result.and(settled);
         }
-        self.sweep_bundles()
+        result.and(self.sweep_bundles())
     }
 
-    /// Records claims again that are kept beside their bundle and were lost from the record.
+    /// Records claims again that are kept beside their bundle and were lost from the record. One
+    /// with neither a record nor a bundle is dropped: its suspension failed.
     fn recall_claims(&mut self) -> Result<(), Error> {
         for kept in self.state.claims_not_recorded()? {
+            let path: BundlePath = kept.bundle.parse()?;
+            if !checkpoint::is_sealed(&path)? {
+                tracing::warn!(
+                    guest = kept.guest,
+                    pool = kept.pool,
+                    "a suspended claim is dropped: it is not recorded, and has no checkpoint"
+                );
+                self.state.drop_kept_claim(&kept)?;
+                continue;
+            }
             let lives = match self.guests().find(&kept.guest) {
                 Ok(guest) => guest.process().is_some(),
                 Err(guests::Error::NoSuchGuest(_)) => false,
                 Err(e) => return Err(e.into()),
             };
-            if !lives && sealed(&kept.bundle) {
+            if !lives {
                 self.state.recall_cold(&kept)?;
             }
         }
@@ -265,8 +285,14 @@ impl Pools<'_> {
     /// A suspension that was cut off. A guest that still answers has gone on, and knows more than
     /// its bundle; one that does not is what the bundle holds.
     fn settle_suspend(&mut self, cold: &ColdRow) -> Result<(), Error> {
-        let goes_on = self.guests().wake(&cold.guest, ANSWER_PATIENCE).is_ok();
-        if !goes_on && sealed(&cold.bundle) {
+        let bundle: BundlePath = cold.bundle.parse()?;
+        let sealed = checkpoint::is_sealed(&bundle)?;
+        let goes_on = match self.guests().wake(&cold.guest, ANSWER_PATIENCE) {
+            Ok(_) => true,
+            Err(e) if e.is_unknown() => return Err(e.into()),
+            Err(_) => false,
+        };
+        if !goes_on && sealed {
             // One that cannot be ended does not answer any more, and is found when its pool is settled.
             self.destroy(&[cold.guest])?;
             self.state.mark_cold(&cold.token)?;
@@ -277,7 +303,6 @@ impl Pools<'_> {
             .state
             .guest(&cold.guest.to_string())?
             .is_none_or(|row| row.disk.is_some());
-        let bundle: BundlePath = cold.bundle.parse()?;
         // Where there is no folder yet, there is no snapshot.
         if has_disk && let Ok(bundle) = bundle.absolute() {
             self.sweep_disks(&[], |of| *of == bundle)?;
@@ -329,38 +354,84 @@ impl Pools<'_> {
         }
     }
 
-    /// Removes bundles of claims that neither rest nor were restored from them.
+    /// Removes bundles of claims that neither rest nor were restored from them, and that are the
+    /// parent of no delta. Names decide: one that is lost or damaged does not keep the others.
     fn sweep_bundles(&mut self) -> Result<(), Error> {
         let dir = self.state.dir().join("cold");
         if !dir.exists() {
             return Ok(());
         }
         let mut needed = HashSet::new();
+        for bundle in self.state.bundles_of_kept_claims()? {
+            needed.insert(BundlePath::new(&bundle)?);
+        }
         let resting = self.state.all_cold()?.into_iter().map(|cold| cold.bundle);
-        let kept = self.state.claims_not_recorded()?.into_iter();
-        let resting = resting.chain(kept.map(|kept| kept.bundle));
         let living = self.guests().list()?.into_iter().map(|g| g.row.checkpoint);
         for bundle in resting.chain(living) {
-            let path: BundlePath = bundle.parse()?;
-            needed.insert(path.to_string());
-            if path.dir() != dir {
-                continue;
-            }
-            // What cannot be read now may be read later: then nothing is removed.
-            let Ok(checkpoint) = Checkpoint::open(&path) else {
-                return Ok(());
-            };
-            for layer in checkpoint.layers() {
-                needed.insert(layer.path().absolute()?.to_string());
-            }
+            needed.insert(bundle.parse()?);
         }
         let dir = BundlePath::new(&dir.join("any"))?.absolute()?;
-        for listed in checkpoint::list(dir.dir())? {
-            if !needed.contains(&listed.path.absolute()?.to_string()) {
-                self.guests().remove_checkpoint(&listed.path, &[])?;
+        let mut names = HashSet::new();
+        for path in needed {
+            let parents = checkpoint::parents_of(&path)?;
+            for path in parents.into_iter().chain([path]) {
+                names.insert(path.absolute().unwrap_or(path));
             }
         }
-        self.sweep_snapshots(dir.dir())
+        let mut doomed: Vec<BundlePath> = Vec::new();
+        for listed in checkpoint::list(dir.dir())? {
+            if !names.contains(&listed.path.absolute()?) {
+                doomed.push(listed.path);
+            }
+        }
+        // One that another of them is a delta of goes after that one.
+        let swept = loop {
+            let before = doomed.len();
+            let mut result = Ok(());
+            let mut left = Vec::new();
+            for path in doomed {
+                match self.sweep_bundle(&path) {
+                    Ok(true) => {}
+                    Ok(false) => left.push(path),
+                    Err(error) => {
+                        result = Err(error);
+                        left.push(path);
+                    }
+                }
+            }
+            if left.is_empty() || left.len() == before {
+                break result;
+            }
+            doomed = left;
+        };
+        swept.and(self.sweep_snapshots(dir.dir()))
+    }
+
+    /// Removes the bundle of a claim that was released, and those under it that no other needs:
+    /// also while somebody is at another claim.
+    pub(super) fn sweep_released(&mut self, bundle: &BundlePath) -> Result<(), Error> {
+        let dir = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
+        let Ok(dir) = dir.absolute() else {
+            return Ok(());
+        };
+        let under = checkpoint::parents_of(bundle)?;
+        for path in std::iter::once(bundle.clone()).chain(under) {
+            let own = path.absolute().is_ok_and(|path| path.dir() == dir.dir());
+            if own && checkpoint::is_sealed(&path)? {
+                self.sweep_bundle(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the bundle of a claim that is over, unless a delta needs it; says whether it did.
+    fn sweep_bundle(&mut self, path: &BundlePath) -> Result<bool, Error> {
+        match self.guests().remove_checkpoint(path, false) {
+            Err(guests::Error::Checkpoint(
+                checkpoint::Error::Needed { .. } | checkpoint::Error::InUse { .. },
+            )) => Ok(false),
+            removed => Ok(removed.map(|_| true)?),
+        }
     }
 
     /// Removes snapshots of disks, beside the bundles, whose bundle is not there: whoever took or
@@ -409,9 +480,4 @@ impl Pools<'_> {
         let wait = Wait { limit, cancelled };
         Ok(lock::take(self.state.dir(), lock::COLD, exclusive, wait)?)
     }
-}
-
-fn sealed(bundle: &str) -> bool {
-    let path: Result<BundlePath, _> = bundle.parse();
-    path.is_ok_and(|path| Checkpoint::open(&path).is_ok())
 }

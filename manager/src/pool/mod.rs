@@ -172,7 +172,7 @@ impl Pools<'_> {
         if let Err(state::Error::Name { name, reason }) = new_names(&[], &new.name, 1) {
             return Err(Error::Name { name, reason });
         }
-        let checkpoint = Checkpoint::open(&new.checkpoint)?;
+        let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;
         let overhead = cost::measured(self.state, &checkpoint)?.overhead;
         check(&new.name, &new.policy, new.allowance + overhead)?;
         mass::verify(self.state, &checkpoint, progress)?;
@@ -268,6 +268,8 @@ impl Pools<'_> {
     pub fn remove(&mut self, name: &str, force: bool) -> Result<(), Error> {
         self.row(name)?;
         let _lock = self.lock(name, self.cancelled)?;
+        // A suspended claim that the record has lost is the pool's too.
+        self.settle_cold()?;
         let entries = self.show(name)?.entries;
         let claimed = entries.claimed + entries.cold;
         if claimed > 0 && !force {
@@ -368,7 +370,7 @@ impl Pools<'_> {
     /// The pool's checkpoint, which must be what it was when the pool was made.
     fn checkpoint(&self, pool: &PoolRow) -> Result<Checkpoint, Error> {
         let path: BundlePath = pool.checkpoint.parse()?;
-        let checkpoint = Checkpoint::open(&path)?;
+        let checkpoint = self.state.open_checkpoint(&path)?;
         if checkpoint.manifest().memory_sha256() != pool.sha256 {
             return Err(Error::OtherCheckpoint {
                 pool: pool.name.clone(),

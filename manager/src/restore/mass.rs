@@ -202,6 +202,10 @@ impl Error {
 /// When it is not, or cannot be read.
 pub fn verify(state: &State, checkpoint: &Checkpoint, progress: Watch<'_>) -> Result<(), Error> {
     checkpoint.refuse_writers()?;
+    if checkpoint.parent().is_some() {
+        // Nobody is to remove its parents, however it came here.
+        state.note_bundle_folder(checkpoint.path().dir())?;
+    }
     for layer in checkpoint.layers() {
         let stamp = layer.stamp();
         let sealed = &layer.manifest().files.ckp.sha256;

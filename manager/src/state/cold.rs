@@ -71,7 +71,9 @@ impl State {
         )?;
         if begun && let Some(cold) = self.cold(token)? {
             self.keep_claim(&cold).inspect_err(|_| {
-                // Else whoever settles claims finds out that it was not suspended.
+                // Else whoever settles claims finds out that it was not suspended. What was kept of
+                // it may have its name already.
+                let _ = self.unkeep_claim(&cold.guest);
                 let _ = self.changed("DELETE FROM cold WHERE token = ?1", [token]);
             })?;
         }

@@ -43,7 +43,7 @@ fn journal_was_taken(dir: &Path) -> bool {
 
 /// Refuses a database that is new where there was one.
 pub(super) fn check_new(dir: &Path) -> Result<(), Error> {
-    if !keepsake::are_in(dir) {
+    if !keepsake::are_in(dir)? {
         return Ok(());
     }
     Err(Error::Damaged {

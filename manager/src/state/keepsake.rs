@@ -37,8 +37,9 @@ pub(crate) struct KeptClaim {
 }
 
 /// Whether anything is kept in the state folder `dir`.
-pub(super) fn are_in(dir: &Path) -> bool {
-    !files(&dir.join(POOLS), ".json").is_empty() || !files(&dir.join(CLAIMS), ".claim").is_empty()
+pub(super) fn are_in(dir: &Path) -> Result<bool, Error> {
+    Ok(!files(&dir.join(POOLS), ".json")?.is_empty()
+        || !files(&dir.join(CLAIMS), ".claim")?.is_empty())
 }
 
 impl State {
@@ -72,25 +73,37 @@ impl State {
         remove(&self.claim_file(guest))
     }
 
-    /// Claims that are kept and not recorded. What cannot be read is left out.
+    /// Claims that are kept and not recorded. What makes no sense is left out.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When the database or what is kept cannot be read.
     pub(crate) fn claims_not_recorded(&self) -> Result<Vec<KeptClaim>, Error> {
         // First what is kept: what is recorded goes later.
-        let mut kept = files(&self.dir.join(CLAIMS), ".claim");
+        let mut kept = files(&self.dir.join(CLAIMS), ".claim")?;
         let recorded = self.all_cold()?;
         let recorded: HashSet<PathBuf> = recorded
             .iter()
             .map(|cold| self.claim_file(&cold.guest))
             .collect();
         kept.retain(|file| !recorded.contains(file));
-        Ok(read_all(kept))
+        read_all(kept)
+    }
+
+    /// Names of the bundles that a claim is kept for, whatever its file says.
+    pub(crate) fn bundles_of_kept_claims(&self) -> Result<Vec<PathBuf>, Error> {
+        let kept = files(&self.dir.join(CLAIMS), ".claim")?;
+        Ok(kept.iter().map(|file| file.with_extension("")).collect())
+    }
+
+    /// Drops a claim that is kept and has nothing behind it: no record, and no bundle.
+    pub(crate) fn drop_kept_claim(&self, kept: &KeptClaim) -> Result<(), Error> {
+        remove(&self.dir.join(CLAIMS).join(format!("{}.claim", kept.guest)))
     }
 
     /// Removes what killed commands did not write to its end. Nobody may be writing.
     pub(crate) fn sweep_claim_files(&self) {
-        for file in files(&self.dir.join(CLAIMS), &format!(".claim{UNFINISHED}")) {
+        let left = files(&self.dir.join(CLAIMS), &format!(".claim{UNFINISHED}"));
+        for file in left.unwrap_or_default() {
             let _ = fs::remove_file(file);
         }
     }
@@ -110,9 +123,12 @@ impl State {
         remove(&self.pool_file(name))
     }
 
-    /// All pools that are kept. What cannot be read is left out.
-    pub(crate) fn kept_pools(&self) -> Vec<PoolRow> {
-        read_all(files(&self.dir.join(POOLS), ".json"))
+    /// All pools that are kept. What makes no sense is left out.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(crate) fn kept_pools(&self) -> Result<Vec<PoolRow>, Error> {
+        read_all(files(&self.dir.join(POOLS), ".json")?)
     }
 
     fn pool_file(&self, name: &str) -> PathBuf {
@@ -159,20 +175,41 @@ fn remove(path: &Path) -> Result<(), Error> {
     })
 }
 
-fn read_all<T: DeserializeOwned>(files: Vec<PathBuf>) -> Vec<T> {
-    let texts = files.into_iter().map(fs::read);
-    texts
-        .filter_map(|text| serde_json::from_slice(&text.ok()?).ok())
-        .collect()
+fn read_all<T: DeserializeOwned>(files: Vec<PathBuf>) -> Result<Vec<T>, Error> {
+    let mut all = Vec::with_capacity(files.len());
+    for file in files {
+        match fs::read(&file) {
+            Ok(text) => all.extend(serde_json::from_slice(&text).ok()),
+            // Somebody else has removed it meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(unread(&file, e)),
+        }
+    }
+    Ok(all)
 }
 
-/// Files of a folder whose names end like this, by name.
-fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().ends_with(end))
-        .map(|entry| entry.path())
-        .collect();
+/// Files of a folder whose names end like this, by name; none when there is no such folder.
+fn files(dir: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(unread(dir, e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| unread(dir, e))?;
+        if entry.file_name().to_string_lossy().ends_with(end) {
+            found.push(entry.path());
+        }
+    }
     found.sort();
-    found
+    Ok(found)
+}
+
+fn unread(path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    }
 }

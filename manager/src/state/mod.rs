@@ -13,6 +13,7 @@
 //! STATE/run/ID.lock       held while a restore runs
 //! ```
 
+mod bundles;
 mod change;
 mod cold;
 mod damage;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFl
 use super::{Error, TokenDigest, damage};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -110,6 +110,11 @@ const MIGRATIONS: [&str; 6] = [
         since       TEXT NOT NULL,
         tries       INTEGER NOT NULL,                 -- failures in a row
         retry_at    INTEGER NOT NULL                  -- milliseconds since boot
+    ) STRICT;
+",
+    "
+    CREATE TABLE bundle_folder (                 -- where deltas were written or used
+        folder      TEXT PRIMARY KEY             -- absolute
     ) STRICT;
 ",
 ];

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use brood::checkpoint::{
-    BundlePath, Checkpoint, DELTAS_MAX, Error, PageList, Writer, deltas_of, flatten, remove,
-    spare_parent,
+    BundlePath, Checkpoint, DELTAS_MAX, Error, PageList, Target, Writer, flatten, parents_of,
+    rebase, remove,
 };
 use serde_json::{Value, json};
 
@@ -135,7 +135,7 @@ fn a_parent_that_is_not_what_it_was_is_named() {
         parent == &one && matches!(**cause, Error::Size { .. }),
         "{error}"
     );
-    remove(&one, &[]).unwrap();
+    remove(&one).unwrap();
     let error = wrong(&two);
     assert!(
         error.to_string().contains("one.ckp.brood does not exist"),
@@ -144,7 +144,7 @@ fn a_parent_that_is_not_what_it_was_is_named() {
 
     // The parent's parent, in the parent's words.
     let (sample, one, two) = chain();
-    remove(&sample.path, &[]).unwrap();
+    remove(&sample.path).unwrap();
     let error = wrong(&two);
     let Error::Parent { bundle, parent, .. } = &error else {
         panic!("{error}")
@@ -154,7 +154,7 @@ fn a_parent_that_is_not_what_it_was_is_named() {
     // Another in its place: the same pages, other content; the same content, other pages.
     for (list, byte) in [("2-4,9", 7), ("2-4,10", 1)] {
         let (sample, one, two) = chain();
-        remove(&one, &[]).unwrap();
+        remove(&one).unwrap();
         delta(&one, &sample.path, list, byte).unwrap();
         let error = wrong(&two);
         let Error::OtherParent { parent, .. } = &error else {
@@ -203,18 +203,45 @@ fn a_chain_with_a_disk_of_its_own_is_not_joined() {
 }
 
 #[test]
-fn a_parent_is_spared() {
+fn deltas_of_a_bundle_are_found_by_name_and_by_digest() {
     let (sample, one, two) = chain();
-    assert_eq!(deltas_of(&sample.path).unwrap(), ["one"]);
-    assert_eq!(deltas_of(&one).unwrap(), ["two"]);
-    let error = spare_parent(&one).unwrap_err();
-    let Error::Needed { deltas, .. } = &error else {
-        panic!("{error}")
+    let deltas = |bundle: &BundlePath| {
+        let found = Target::of(bundle).unwrap().deltas_in(sample.dir.path());
+        let found = found.unwrap().into_iter();
+        found
+            .map(|delta| delta.name().to_owned())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(deltas, &["two"]);
-    spare_parent(&two).unwrap();
-    remove(&two, &[]).unwrap();
-    spare_parent(&one).unwrap();
+    assert_eq!(deltas(&sample.path), ["one"]);
+    assert_eq!(deltas(&one), ["two"]);
+    assert_eq!(
+        parents_of(&two).unwrap(),
+        [one.clone(), sample.path.clone()]
+    );
+    assert!(
+        Target::of(&sample.path)
+            .unwrap()
+            .is_needed_by(&two)
+            .unwrap()
+    );
+    // What is damaged needs nothing; what lost its parent needs another of that memory.
+    replace(&one.manifest(), b"{");
+    assert_eq!(deltas(&sample.path), Vec::<String>::new());
+    let (sample, one, _) = chain();
+    let moved = bundle(sample.dir.path(), "moved");
+    for end in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
+        let file = |bundle: &BundlePath| bundle.dir().join(format!("{}.{end}", bundle.name()));
+        fs::rename(file(&one), file(&moved)).unwrap();
+    }
+    let target = Target::of(&moved).unwrap();
+    assert_eq!(target.deltas_in(sample.dir.path()).unwrap().len(), 1);
+    let two = bundle(sample.dir.path(), "two");
+    check(&two).unwrap();
+    rebase(&two, &moved).unwrap();
+    assert_eq!(parents_of(&two).unwrap()[0], moved);
+    check(&two).unwrap();
+    remove(&two).unwrap();
+    assert!(target.deltas_in(sample.dir.path()).unwrap().is_empty());
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn what_was_opened_stays_what_it_is() {
     let digest = || sha256_file(checkpoint.memory_file(), &brood::checkpoint::unwatched).unwrap();
     replace(&sample.path.ckp(), b"another checkpoint's memory");
     assert_eq!(digest(), sample.manifest.files.ckp.sha256);
-    remove(&sample.path, &[]).unwrap();
+    remove(&sample.path).unwrap();
     assert_eq!(digest(), sample.manifest.files.ckp.sha256);
     assert!(
         checkpoint.memory_file().write_at(b"x", 0).is_err(),
@@ -272,24 +272,12 @@ fn a_folder_is_listed_with_what_is_broken_in_it() {
 }
 
 #[test]
-fn removing_is_refused_while_guests_use_it() {
+fn a_broken_bundle_is_removed_once() {
     let sample = Sample::new();
-    let users = ["web-7".to_owned(), "web-9".to_owned()];
-    let error = remove(&sample.path, &users).unwrap_err();
-    let shown = error.to_string();
-    assert!(
-        shown.contains("2 guests") && shown.contains("web-7, web-9"),
-        "{shown}"
-    );
-    sample.check().unwrap();
-
     replace(&sample.path.meta(), b"broken");
-    assert!(remove(&sample.path, &[]).unwrap() > Bytes(0));
+    assert!(remove(&sample.path).unwrap() > Bytes(0));
     assert_eq!(sample.dir.path().read_dir().unwrap().count(), 0);
-    assert!(matches!(
-        remove(&sample.path, &[]),
-        Err(Error::NotFound { .. })
-    ));
+    assert!(matches!(remove(&sample.path), Err(Error::NotFound { .. })));
 }
 
 #[test]
@@ -297,7 +285,7 @@ fn a_bundle_that_is_being_written_is_not_removed() {
     let dir = TempDir::new().unwrap();
     let path = BundlePath::new(&dir.path().join("web")).unwrap();
     let writing = writer(&path).unwrap();
-    let error = remove(&path, &[]).unwrap_err();
+    let error = remove(&path).unwrap_err();
     assert!(
         matches!(error, Error::Busy { .. }) && error.hint().is_some(),
         "{error}"

@@ -101,6 +101,26 @@ impl Lock {
         self.file.sync_all()
     }
 
+    /// Puts another manifest in the place of the bundle's own, in one step.
+    pub(in crate::checkpoint) fn replace_manifest(
+        mut self,
+        manifest: &Manifest,
+    ) -> Result<(), Error> {
+        let (from, to) = (
+            self.path.temporary_name(Part::Manifest),
+            self.path.file_name(Part::Manifest),
+        );
+        let path = self.folder.file(&from);
+        let written = |cause: io::Error| Error::io("write", &path, cause);
+        let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| written(e.into()))?;
+        text.push(b'\n');
+        self.write(&text).map_err(written)?;
+        self.folder.replace(&from, &to)?;
+        // The lock has the manifest's name now.
+        self.leave();
+        self.folder.sync()
+    }
+
     /// Leaves what has a temporary name where it is.
     pub(super) fn leave(&mut self) {
         self.cleans = false;

@@ -246,7 +246,7 @@ impl Engine for Kvm {
         let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
         // Its parents may have gone meanwhile: the guest ends only for what can be restored.
         if let Err(e) = Checkpoint::open(path) {
-            crate::checkpoint::remove(path, &[])?;
+            crate::checkpoint::remove(path)?;
             return Err(e.into());
         }
         conversation.commit()?;

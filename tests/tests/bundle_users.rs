@@ -1,0 +1,265 @@
+//! Who uses a bundle is one question: whatever removes one asks it, a delta that was moved finds its
+//! parent, and what was released is gone from the disk.
+
+use std::{fs, path::Path, process::Command};
+
+use brood_tests::{Demo, Home, Running, pool_home, skip, text};
+
+/// A delta of `demo` at this path, suspended by brood.
+#[track_caller]
+fn delta(home: &Home, demo: &Demo, path: &Path) -> String {
+    home.restore(demo, 1, "d");
+    let path = path.to_str().unwrap().to_owned();
+    let _ = home.brood(&["suspend", "d-1", &path, "--delta"]).ok();
+    path
+}
+
+/// Moves the files of a bundle.
+fn moved(from: &str, to: &Path) -> String {
+    let name = Path::new(from).file_name().unwrap();
+    for end in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
+        let file = format!("{}.{end}", name.to_str().unwrap());
+        fs::rename(format!("{from}.{end}"), to.join(file)).unwrap();
+    }
+    to.join(name).to_str().unwrap().to_owned()
+}
+
+fn folder(home: &Home, name: &str) -> std::path::PathBuf {
+    let folder = home.path().join(name);
+    fs::create_dir(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn a_pool_without_entries_needs_its_checkpoint() {
+    let Some((home, demo)) = pool_home(0, &[]) else {
+        return;
+    };
+    let remove =
+        |force: &[&str]| home.brood(&[&["checkpoint", "remove", &demo.path], force].concat());
+    let _ = remove(&[]).exits(1).says(&["pool p", "restores from it"]);
+    assert!(demo.ckp().exists());
+    let _ = home.brood(&["pool", "remove", "p"]).ok();
+    let _ = remove(&[]).ok();
+}
+
+#[test]
+fn deltas_in_every_folder_are_asked_about_and_named() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let remove = |bundle: &str| home.brood(&["checkpoint", "remove", bundle]);
+    let places = ["one", "two", "three"].map(|name| {
+        let path = folder(&home, name).join("warm");
+        delta(&home, &demo, &path)
+    });
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    let _ = remove(&demo.path).exits(1).says(&places);
+    // One over a delta, in a fourth folder: the one between is needed too.
+    let between = Demo {
+        path: places[0].to_owned(),
+    };
+    let over = delta(&home, &between, &folder(&home, "four").join("over"));
+    let _ = remove(places[0]).exits(1).says(&[&over]);
+    let _ = remove(&over).ok();
+    // What is not there any more needs nothing.
+    fs::remove_dir_all(home.path().join("three")).unwrap();
+    let _ = remove(places[0]).ok();
+    let ran = remove(&demo.path).exits(1).says(&[places[1]]);
+    assert!(!ran.stderr.contains("three"), "{}", ran.stderr);
+    let restored = Demo {
+        path: places[1].to_owned(),
+    };
+    home.restore(&restored, 1, "r");
+    home.destroy_all();
+    let _ = remove(places[1]).ok();
+    let _ = remove(&demo.path).ok();
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_is_not_one_that_needs_nothing() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let elsewhere = folder(&home, "elsewhere");
+    let warm = delta(&home, &demo, &elsewhere.join("warm"));
+    // Without the right to pass over permissions, as every user but root.
+    let drop = [
+        "--bounding-set",
+        "-dac_override,-dac_read_search",
+        "--inh-caps",
+        "-dac_override,-dac_read_search",
+    ];
+    if !Command::new("setpriv")
+        .args(drop)
+        .arg("true")
+        .status()
+        .is_ok_and(|s| s.success())
+    {
+        return skip("setpriv does not work here");
+    }
+    let manifest = format!("{warm}.ckp.brood");
+    let mode = |mode: &str| {
+        assert!(
+            Command::new("chmod")
+                .args([mode, &manifest])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    mode("000");
+    let brood = home.command(&["checkpoint", "remove", &demo.path]);
+    let mut command = Command::new("setpriv");
+    command
+        .args(drop)
+        .arg(brood.get_program())
+        .args(brood.get_args());
+    command
+        .env("BROOD_STATE_DIR", home.state())
+        .env("BROOD_CONFIG", "/dev/null");
+    command.current_dir(home.path());
+    let _ = Running::start(command)
+        .wait()
+        .exits(1)
+        .says(&["cannot open", "warm.ckp.brood"]);
+    assert!(demo.ckp().exists());
+    mode("400");
+    home.restore(&Demo { path: warm }, 1, "r");
+}
+
+#[test]
+fn a_delta_that_was_moved_finds_its_parent_by_its_digest() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let other = home.demo("other", "4M");
+    let old = folder(&home, "old");
+    let warm = delta(&home, &demo, &old.join("warm"));
+    let fails = |bundle: &str| {
+        let ran = home.brood(&["restore", bundle, "-n", "1"]).exits(1);
+        let _ = ran.says(&["is a delta of", "brood checkpoint rebase", "--parent"]);
+    };
+    let restores = |bundle: &str| {
+        home.restore(
+            &Demo {
+                path: bundle.to_owned(),
+            },
+            1,
+            "r",
+        );
+        let _ = home.ask("r-1", "ping");
+        home.destroy_all();
+    };
+    // Both into one new folder.
+    let new = folder(&home, "new");
+    let warm = moved(&warm, &new);
+    let parent = moved(&demo.path, &new);
+    restores(&warm);
+    // The parent into a folder that nobody has told brood of.
+    let far = folder(&home, "far");
+    let parent = moved(&parent, &far);
+    fails(&warm);
+    let rebase = |parent: &[&str]| home.brood(&[&["checkpoint", "rebase", &warm], parent].concat());
+    let _ = rebase(&[]).exits(1).says(&["is a delta of"]);
+    let _ = rebase(&["--parent", &other.path])
+        .exits(1)
+        .says(&["had SHA-256"]);
+    let _ = rebase(&["--parent", &parent]).ok();
+    restores(&warm);
+    let _ = home.brood(&["checkpoint", "verify", &warm]).ok();
+    let listed = home.json(&["checkpoint", "inspect", &warm]);
+    assert_eq!(listed["parents"][0], parent.as_str());
+    // Into a folder that brood knows, as one of a pool's.
+    let known = folder(&home, "known");
+    let pool = moved(&other.path, &known);
+    let _ = home
+        .brood(&["pool", "create", "p", &pool, "--hot", "0"])
+        .ok();
+    let parent = moved(&parent, &known);
+    restores(&warm);
+    let _ = home.brood(&["pool", "remove", "p"]).ok();
+    fails(&warm);
+    let _ = rebase(&["--parent", &parent]).ok();
+    let _ = rebase(&["--parent", &warm]).exits(1);
+    restores(&warm);
+    // It is spared where it lies now.
+    let _ = home
+        .brood(&["checkpoint", "remove", &parent])
+        .exits(1)
+        .says(&[&warm]);
+}
+
+/// Names of the files of suspended claims.
+fn rests(home: &Home) -> Vec<String> {
+    let entries = fs::read_dir(home.state().join("cold")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.collect()
+}
+
+#[test]
+fn a_damaged_claim_does_not_keep_the_memory_of_those_that_are_released() {
+    let Some((home, _)) = pool_home(2, &[]) else {
+        return;
+    };
+    for damage in ["ckp", "ckp.brood", "ckp.meta"] {
+        let (a, b) = (home.claim(), home.claim());
+        let _ = home.json(&["pool", "suspend", text(&a["token"])]);
+        let file = rests(&home)
+            .into_iter()
+            .find(|name| name.ends_with(&format!(".{damage}")));
+        let file = home.state().join("cold").join(file.unwrap());
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, "this was not sealed").unwrap();
+        let kept = rests(&home);
+        let _ = home.json(&["pool", "suspend", text(&b["token"])]);
+        assert!(rests(&home).len() > kept.len());
+        home.release(&b);
+        let mut left = rests(&home);
+        let mut expected = kept.clone();
+        left.sort();
+        expected.sort();
+        assert_eq!(left, expected, "{damage}");
+        home.release(&a);
+        assert_eq!(rests(&home), Vec::<String>::new(), "{damage}");
+        home.fill();
+    }
+}
+
+#[test]
+fn a_claim_file_with_nothing_behind_it_is_dropped() {
+    let Some((home, _)) = pool_home(1, &[]) else {
+        return;
+    };
+    let claimed = home.claim();
+    let _ = home.json(&["pool", "suspend", text(&claimed["token"])]);
+    let cold = home.state().join("cold");
+    let orphan = cold.join("00112233445566aa.claim");
+    let bundle = cold.join("00112233445566aa");
+    let text_of = format!(
+        r#"{{"token":"{}","pool":"p","guest":"00112233445566aa","bundle":"{}","created_at":"2026-01-01T00:00:00Z"}}"#,
+        "0f".repeat(32),
+        bundle.display()
+    );
+    fs::write(&orphan, text_of).unwrap();
+    home.release(&claimed);
+    assert_eq!(rests(&home), Vec::<String>::new());
+}
+
+#[test]
+fn a_pool_is_removed_with_claims_that_the_record_has_lost_at_the_first_try() {
+    let Some((home, _)) = pool_home(1, &[]) else {
+        return;
+    };
+    let claimed = home.claim();
+    let _ = home.json(&["pool", "suspend", text(&claimed["token"])]);
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    assert_eq!(database.execute("DELETE FROM cold", []).unwrap(), 1);
+    drop(database);
+    let _ = home
+        .brood(&["pool", "remove", "p"])
+        .exits(1)
+        .says(&["1 of its entries"]);
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    assert_eq!(database.execute("DELETE FROM cold", []).unwrap(), 1);
+    drop(database);
+    let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
+    assert_eq!(rests(&home), Vec::<String>::new());
+}
