@@ -232,6 +232,11 @@ fn a_database_whose_journal_was_taken_is_made_anew() {
     let Some(scene) = Scene::new() else { return };
     let before = processes_in(&scene.home.state()).len();
     let daemon = Daemon::start(&scene.home);
+    // Something that is in the journal alone.
+    let other = rusqlite::Connection::open(database(&scene.home)).unwrap();
+    let changed = other.execute("UPDATE guest SET allowance = allowance + 1", []);
+    assert!(changed.unwrap() > 0);
+    drop(other);
     daemon.signal(Signal::SIGKILL);
     let _ = daemon.wait();
     until("what it started to be gone", || {

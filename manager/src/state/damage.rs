@@ -1,11 +1,16 @@
 //! Whether the database can be relied on. SQLite says so of what it reads; this is about what it
 //! does not see: a journal that was taken away, and a file that is empty where it must not be.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use rusqlite::Connection;
 
-use super::{DATABASE, Error, keepsake};
+use super::{DATABASE, Error, journal::Journal, keepsake};
 
 /// What a file is called, in `dir`, that a rebuild is still filling.
 pub(super) const UNFINISHED: &str = "brood.sqlite.new";
@@ -29,16 +34,56 @@ pub(super) fn check_files(dir: &Path) -> Result<(), Error> {
 }
 
 /// SQLite makes the journal before the index of it (`-shm`), and removes it after that: an index
-/// alone is what is left when somebody took the journal.
+/// alone is what is left when somebody took the journal. It is also left when SQLite could not
+/// remove it, or a power cut undid that; then all that the journal had is in the database, and the
+/// index says so.
 fn journal_was_taken(dir: &Path) -> bool {
-    let file = |end| fs::symlink_metadata(dir.join(format!("{DATABASE}-{end}"))).ok();
-    let look = || match (file("shm"), file("wal")) {
-        (Some(index), None) => Some(index.ino()),
-        _ => None,
-    };
+    let index = dir.join(format!("{DATABASE}-shm"));
+    let ino = |path: &Path| fs::symlink_metadata(path).ok().map(|file| file.ino());
+    let journal = dir.join(format!("{DATABASE}-wal"));
+    let look = || ino(&index).filter(|_| ino(&journal).is_none());
     // Another command may be between the two just now.
     let first = look();
-    first.is_some() && look() == first && look() == first
+    first.is_some() && look() == first && look() == first && !all_is_in_the_database(&index)
+}
+
+/// Whether an index says that all of its journal was brought into the database (SQLite's file
+/// format, "The WAL-Index File Format"), and nobody uses it.
+fn all_is_in_the_database(index: &Path) -> bool {
+    // SQLite's locks of a process go when it closes any descriptor of the file: where this process
+    // has the database open, nothing is looked at.
+    if Journal::is_any_open() {
+        return false;
+    }
+    let Ok(file) = File::options().read(true).write(true).open(index) else {
+        return false;
+    };
+    let mut head = [0; 100];
+    if file.read_exact_at(&mut head, 0).is_err() || is_locked(&file) {
+        return false;
+    }
+    let word = |at: usize| {
+        head[at..]
+            .first_chunk()
+            .map(|word| u32::from_ne_bytes(*word))
+    };
+    let (is_made, frames, brought) = (head[12] == 1, word(16), word(96));
+    is_made && frames == brought
+}
+
+/// Whether another process has the index open: each holds a lock on this byte.
+fn is_locked(file: &File) -> bool {
+    const DEAD_MAN_SWITCH: libc::off_t = 128;
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: DEAD_MAN_SWITCH,
+        l_len: 1,
+        // SAFETY: plain numbers, which may all be 0.
+        ..unsafe { std::mem::zeroed() }
+    };
+    let asked = fcntl(file, FcntlArg::F_GETLK(&mut lock));
+    asked.is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 /// Refuses a database that is new where there was one.

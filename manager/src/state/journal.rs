@@ -50,6 +50,13 @@ impl Journal {
         Ok(Self { file, changes })
     }
 
+    /// Whether this process has any database open.
+    pub(super) fn is_any_open() -> bool {
+        lock(&OPEN)
+            .values()
+            .any(|changes| changes.strong_count() > 0)
+    }
+
     /// Where the journal of a database is.
     pub(super) fn path(database: &Path) -> PathBuf {
         Self::beside(database, "-wal")
