@@ -23,6 +23,7 @@ pub mod config;
 pub mod density;
 pub mod disk;
 pub mod engine;
+mod escaped;
 pub mod guests;
 pub mod host;
 mod owner_only;

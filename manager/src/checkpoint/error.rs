@@ -328,6 +328,10 @@ impl Error {
                     format!("check who owns it: ls -ld {}", file.display())
                 }
                 io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
+                io::ErrorKind::CrossesDevices => format!(
+                    "a checkpoint lies in the file system of its memory: name a place beside {}, or copy that first",
+                    file.display()
+                ),
                 io::ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
                 _ => return None,
             },
@@ -364,7 +368,7 @@ impl Error {
             | Self::Field { .. }
             | Self::Size { .. }
             | Self::Digest { .. } => {
-                "the bundle is damaged: bring back a good copy of all four files, or make it again"
+                "the bundle is damaged: bring back a good copy of its files, or make it again"
                     .to_owned()
             }
             Self::OpenForWriting { .. } => "end that process, then try again".to_owned(),
@@ -400,7 +404,7 @@ pub(super) fn printable(text: &str) -> String {
             shown.push('…');
             break;
         }
-        if super::validate::is_unprintable(c) {
+        if crate::escaped::is_unprintable(c) {
             shown.extend(c.escape_unicode());
         } else {
             shown.push(c);

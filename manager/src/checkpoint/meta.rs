@@ -14,6 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::{error::Error, json, manifest::Manifest};
 use crate::units::Bytes;
 
+/// `VM_MEM_F_WIRED` of vmmapi(3): all guest memory is held in memory.
+const WIRED: i32 = 0x02;
+/// The structures that `vm_restore_kern_structs` of bhyve wants, all of them.
+const BHYVE_STRUCTS: [&str; 9] = [
+    "vhpet", "vm", "vioapic", "vlapic", "vmcx", "vatpit", "vatpic", "vpmtmr", "vrtc",
+];
+
 /// Name of the one structure in the `.kern` of a KVM checkpoint.
 const KVM_STATE: &str = "brood-kvm";
 
@@ -117,6 +124,30 @@ impl Meta {
             devices: parts(file, "devices", devices, kern)?,
             manifest_fields: brood.map(|brood| brood.manifest_fields),
         })
+    }
+
+    /// Says why `bhyve -r` could not restore from it, or not share its memory.
+    pub(crate) fn unfit_for_bhyve(&self) -> Option<String> {
+        if self.memflags & WIRED != 0 {
+            return Some(format!(
+                "memflags is {}: its memory is wired, which clones cannot share; suspend a guest \
+                 without memory.wired (bhyve -S)",
+                self.memflags
+            ));
+        }
+        let there = |name: &&&str| self.structs.iter().any(|part| part.name == **name);
+        let missing: Vec<&str> = BHYVE_STRUCTS
+            .iter()
+            .filter(|name| !there(name))
+            .copied()
+            .collect();
+        if missing.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "the kernel's structures {} are missing in it: bhyve restores all of them or none",
+            missing.join(", ")
+        ))
     }
 
     /// The file's text, in FreeBSD 15's layout.

@@ -86,7 +86,7 @@ impl BundlePath {
         if name.len() > NAME_MAX {
             return Err(refuse("its name is longer than 200 bytes"));
         }
-        if name.chars().any(super::validate::is_unprintable) {
+        if name.chars().any(crate::escaped::is_unprintable) {
             return Err(refuse("its name has control characters"));
         }
         let dir = match path.parent() {

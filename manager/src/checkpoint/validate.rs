@@ -6,7 +6,11 @@ use std::{collections::HashSet, fmt};
 use super::manifest::{
     DiskProvider, DiskSnapshot, FORMAT, FileSeal, Manifest, Memory, PageRange, Parent, VERSION,
 };
-use crate::units::{Bytes, PAGE_SIZE};
+use crate::{
+    disk::SnapshotName,
+    escaped::is_unprintable,
+    units::{Bytes, PAGE_SIZE},
+};
 
 /// Longest manifest that is read. It holds the list of pages of a 3 GiB guest that has written
 /// every other page.
@@ -139,6 +143,8 @@ impl DiskSnapshot {
         let field = |name: &str| format!("disks[{n}].{name}");
         text(field("source"), &self.source, PATH_MAX)?;
         text(field("snapshot"), &self.snapshot, TEXT_MAX)?;
+        let name = disk_name(self.provider, &self.snapshot);
+        name.map_err(|reason| invalid(field("snapshot"), reason))?;
         match self.provider {
             DiskProvider::Zfs => {
                 let guid = self.identity.parse::<u64>().ok();
@@ -152,6 +158,23 @@ impl DiskSnapshot {
             DiskProvider::Reflink => sha256(field("identity"), &self.identity)?,
         }
         Ok(())
+    }
+}
+
+/// Says why a snapshot cannot have this name: one of ZFS is that of a dataset, and a file lies beside
+/// the bundle.
+fn disk_name(provider: DiskProvider, name: &str) -> Result<(), String> {
+    match provider {
+        DiskProvider::Zfs => {
+            let parsed = name.parse::<SnapshotName>();
+            parsed
+                .map(|_| ())
+                .map_err(|e| format!("names no snapshot: {e}"))
+        }
+        DiskProvider::Reflink if name.contains('/') || matches!(name, "." | "..") => {
+            Err("must be the name of a file beside the bundle".to_owned())
+        }
+        DiskProvider::Reflink => Ok(()),
     }
 }
 
@@ -290,11 +313,4 @@ fn at_most(field: &str, items: usize, max: usize) -> Verdict {
         ));
     }
     Ok(())
-}
-
-/// Characters that a terminal acts on, or that change the order or break the lines of what
-/// surrounds them.
-pub(super) fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

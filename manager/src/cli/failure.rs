@@ -1,6 +1,6 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use super::output::{color_errors, note};
+use super::output::note_with;
 use crate::{
     api, checkpoint, config, density, engine, guests, host, pool, rebuild, restore, state,
 };
@@ -34,14 +34,9 @@ impl Failure {
 
     /// Tells it on standard error.
     pub(crate) fn print(&self) {
-        let (red, cyan, reset) = if color_errors() {
-            ("\x1b[1;31m", "\x1b[36m", "\x1b[0m")
-        } else {
-            ("", "", "")
-        };
-        note(format_args!("{red}error{reset}: {}", self.message));
+        note_with("\x1b[1;31m", "error", &self.message);
         if let Some(hint) = &self.hint {
-            note(format_args!("  {cyan}hint{reset}: {hint}"));
+            note_with("\x1b[36m", "  hint", hint);
         }
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use super::{
     Failure,
     daemon::by_daemon,
-    output::{color, engine, facts, json, line, state, width},
+    output::{color, engine, facts, json, line, state, styled, width},
 };
 use crate::{
     api::host::Host,
@@ -63,7 +63,11 @@ impl Doctor {
             json(&host);
         } else {
             let text = doctor_text::render(&host.checks, color(), width());
-            line(text.trim_end());
+            if color() {
+                styled(text.trim_end());
+            } else {
+                line(text.trim_end());
+            }
         }
         Ok(if host.ok {
             ExitCode::SUCCESS

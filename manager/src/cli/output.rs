@@ -21,6 +21,7 @@ use super::Failure;
 use crate::{
     config::Config,
     engine::{self, Engine, bhyve::Rctl},
+    escaped,
     host::facts::HostFacts,
     restore::ParkAfter,
     state::State,
@@ -29,9 +30,14 @@ use crate::{
 /// Why standard output lost something, when it did.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
 
-/// Prints a line to standard output. A failure is kept for [`written`]. A reader that has gone away
+/// Prints a line to standard output, without what a terminal would act on. A failure is kept for [`written`]. A reader that has gone away
 /// (`brood list | head`) is none: the command's work is done all the same.
 pub(crate) fn line(text: impl std::fmt::Display) {
+    styled(escaped::lines(&text.to_string()));
+}
+
+/// The same with colours, of text that has nothing else that a terminal acts on.
+pub(crate) fn styled(text: impl std::fmt::Display) {
     keep_error(writeln!(io::stdout().lock(), "{text}"));
 }
 
@@ -72,12 +78,27 @@ pub(crate) fn print_usage(usage: &clap::Error) -> Result<(), Failure> {
 
 /// Prints a line to standard error. Whether anybody can read it never changes what a command does.
 pub(crate) fn note(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let text = text.to_string();
+    let _ = writeln!(io::stderr().lock(), "{}", escaped::lines(&text));
+}
+
+/// The same behind a word in a colour, such as `\x1b[36m`, where standard error is coloured.
+pub(crate) fn note_with(color: &str, word: &str, text: &str) {
+    let (color, reset) = if color_errors() {
+        (color, "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    let text = escaped::lines(text);
+    let indent = &word[..word.len() - word.trim_start().len()];
+    let word = word.trim_start();
+    let _ = writeln!(io::stderr().lock(), "{indent}{color}{word}{reset}: {text}");
 }
 
 /// Prints a value as JSON: one line, so that a stream of them can be read line by line.
 pub(crate) fn json(value: &impl Serialize) {
-    line(serde_json::to_string(value).expect("what commands print is plain data"));
+    let text = serde_json::to_string(value).expect("what commands print is plain data");
+    line(escaped::json(&text));
 }
 
 /// How long ago a moment was, in its largest unit; none, when it is no moment or has not come.
@@ -121,6 +142,10 @@ pub(crate) fn width() -> Option<usize> {
 
 /// Prints rows under a header, each column as wide as it must be.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
+    let rows: Vec<Vec<_>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| escaped::line(cell)).collect())
+        .collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0).max(header[column].len())
@@ -134,8 +159,8 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
         line(padded.join("  ").trim_end());
     };
     print(&mut header.iter().copied());
-    for row in rows {
-        print(&mut row.iter().map(String::as_str));
+    for row in &rows {
+        print(&mut row.iter().map(AsRef::as_ref));
     }
 }
 

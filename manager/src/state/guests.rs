@@ -406,7 +406,7 @@ fn check(stem: &str, whole: &str) -> Result<(), Error> {
             reason,
         })
     };
-    if stem.is_empty() || stem.starts_with('-') {
+    if !stem.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return refuse("it must begin with a letter or digit");
     }
     if !stem

@@ -312,18 +312,18 @@ impl State {
             source,
         })?;
         let opened = schema::open(&path, || damage::check_new(dir))?;
-        let state = Self::with(dir, opened.database)?;
+        let state = Self::with(dir, &path, opened.database)?;
         if (1..schema::TOKEN_DIGESTS).contains(&opened.version) {
             state.keep_claims_again()?;
         }
         Ok(state)
     }
 
-    fn with(dir: &Path, database: Connection) -> Result<Self, Error> {
-        let path = PathBuf::from(database.path().unwrap_or_default());
-        let journal = Journal::of(&path).map_err(|source| Error::Io {
+    /// The state in `dir`, whose database is the file `path`.
+    fn with(dir: &Path, path: &Path, database: Connection) -> Result<Self, Error> {
+        let journal = Journal::of(path).map_err(|source| Error::Io {
             action: "open",
-            path: Journal::path(&path),
+            path: Journal::path(path),
             source,
         })?;
         Ok(Self {

@@ -44,7 +44,7 @@ impl Rebuild {
             .map_err(failed("write", &unfinished))?;
         let aside = keep_aside(dir)?;
         let database = schema::open(&unfinished, || Ok(()))?.database;
-        let state = State::with(dir, database)?;
+        let state = State::with(dir, &unfinished, database)?;
         Ok(Self { state, aside })
     }
 

@@ -5,7 +5,10 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::config::mac;
-use crate::engine::{Answer, Identity};
+use crate::{
+    engine::{Answer, Identity},
+    escaped,
+};
 
 /// Longest request: what an agent must be able to read as one line.
 pub(super) const REQUEST_MAX: usize = 1024;
@@ -48,10 +51,7 @@ pub(super) struct Words(pub(super) String);
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What a guest says must not act on the terminal that it is shown on.
-        for c in self.0.chars().filter(|c| !c.is_control()) {
-            write!(f, "{c}")?;
-        }
-        Ok(())
+        f.write_str(&escaped::line(&self.0))
     }
 }
 

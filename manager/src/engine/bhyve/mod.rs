@@ -222,6 +222,9 @@ impl Engine for Bhyve {
             _ => return Err(refuse("it was not made by bhyve".to_owned())),
         };
         let config = checked(&guest).map_err(refuse)?;
+        if let Some(unfit) = checkpoint.meta().unfit_for_bhyve() {
+            return Err(refuse(unfit));
+        }
         let bundle = checkpoint.path().absolute()?;
         let ckp = bundle.ckp();
         if ckp.as_os_str().len() > PATH_MAX {

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
     engine::{GuestId, Order, Process, Restored, process},
+    owner_only,
     units::Bytes,
 };
 
@@ -53,6 +54,8 @@ exec "$@" </dev/null"#;
 /// Why a guest was not restored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
+    #[error("cannot copy lpc.bootvars {path}: {source}")]
+    Variables { path: String, source: io::Error },
     #[error("cannot {action}: {source}")]
     Io {
         action: &'static str,
@@ -194,8 +197,13 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
         record.disk = Some(own_disk(source, location)?);
         note(&record)?;
     }
+    let bootvars = match &source.config.bootvars {
+        Some(from) => Some(copy_variables(source, from, folder)?),
+        None => None,
+    };
     let own = record.disk.as_ref();
     let back_ends = BackEnds {
+        bootvars,
         disk: own.map(|disk| (disk.device.clone(), disk.path.clone())),
         vm: record.vm.clone(),
         taps: record.taps.iter().copied().map(network::tap_name).collect(),
@@ -215,6 +223,26 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
         host.run("bhyvectl", &["--create", &format!("--vm={}", record.vm)])?;
     }
     Ok(record)
+}
+
+/// Copies the firmware's variables into the guest's folder: the guest writes to them, and they go with
+/// it. Returns where they are.
+fn copy_variables(source: &Source, from: &str, folder: &Folder) -> Result<String, Error> {
+    let to = folder.file("uefi-vars");
+    let cannot = |source| Error::Variables {
+        path: from.to_owned(),
+        source,
+    };
+    let mut original = File::open(source.host.file(Path::new(from))).map_err(cannot)?;
+    let mut copy = owner_only::options()
+        .write(true)
+        .create_new(true)
+        .open(&to)
+        .map_err(cannot)?;
+    io::copy(&mut original, &mut copy).map_err(cannot)?;
+    to.into_os_string()
+        .into_string()
+        .map_err(|path| cannot(io::Error::other(format!("{} is not UTF-8", path.display()))))
 }
 
 /// The back end that is a guest's own disk, once it is there. A folder is a ZFS file system, and has

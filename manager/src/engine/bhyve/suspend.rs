@@ -233,6 +233,9 @@ pub(super) fn is_whole(raw: &Path) -> bool {
 
 /// Says why a description is not of a guest with this configuration.
 fn agree(config: &Config, described: &Meta) -> Result<(), String> {
+    if let Some(unfit) = described.unfit_for_bhyve() {
+        return Err(unfit);
+    }
     if config.cpus.cpus() != described.ncpus {
         let (ours, theirs) = (config.cpus.cpus(), described.ncpus);
         return Err(format!(

@@ -356,6 +356,8 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
         "it has devices that this engine does not have".to_owned()
     } else if manifest.working_set.is_empty() {
         "its working set is empty: the guest could not execute its first instruction".to_owned()
+    } else if let Err(e) = VcpuState::from_bytes(checkpoint.kern()) {
+        format!("{}: {e}", checkpoint.path().kern().display())
     } else {
         return Ok(());
     };

@@ -15,8 +15,9 @@ const FORMAT: &str = "brood-kvm-vcpu";
 const VERSION: u32 = 1;
 /// The time stamp counter's MSR.
 const IA32_TSC: u32 = 0x10;
-/// Most entries in a list of the state.
-const MAX_ENTRIES: usize = 1024;
+/// Most entries in a list of the state: as many as KVM's own lists may have (`KVM_MAX_MSR_ENTRIES` of
+/// arch/x86/kvm/x86.c, and `KVM_MAX_CPUID_ENTRIES`).
+const MAX_ENTRIES: usize = 256;
 
 /// Everything that KVM knows of a vCPU, as JSON in `.ckp.kern`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,8 +59,8 @@ pub(super) enum StateError {
         "its format is {format:?} version {version}; this brood reads {FORMAT:?} version {VERSION}"
     )]
     Version { format: String, version: u32 },
-    #[error("its field {0} has too many entries")]
-    TooLong(&'static str),
+    #[error("its field {field} has {length} entries; KVM takes {MAX_ENTRIES} at most")]
+    TooLong { field: &'static str, length: usize },
 }
 
 impl VcpuState {
@@ -118,9 +119,9 @@ impl VcpuState {
                 version: state.version,
             });
         }
-        for (name, length) in [("msrs", state.msrs.len()), ("cpuid", state.cpuid.len())] {
+        for (field, length) in [("msrs", state.msrs.len()), ("cpuid", state.cpuid.len())] {
             if length > MAX_ENTRIES {
-                return Err(StateError::TooLong(name));
+                return Err(StateError::TooLong { field, length });
             }
         }
         Ok(state)

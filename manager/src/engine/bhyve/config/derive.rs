@@ -12,6 +12,8 @@ pub struct BackEnds {
     pub taps: Vec<String>,
     /// The guest's ends of null modems, one for each connected serial port, in their order.
     pub consoles: Vec<String>,
+    /// The clone's copy of the firmware's variables, when its guest has such a file.
+    pub bootvars: Option<String>,
     /// The disk that the clone has to itself: the device's key, and the path.
     pub disk: Option<(String, String)>,
 }
@@ -168,6 +170,13 @@ impl Config {
         clone
             .settings
             .insert("destroy_on_poweroff".to_owned(), "true".to_owned());
+        if let Some(path) = &mut clone.bootvars {
+            let copy = back_ends.bootvars.as_ref();
+            let copy = copy.ok_or_else(|| DeriveError::NoBackEnd {
+                key: "lpc.bootvars".to_owned(),
+            })?;
+            path.clone_from(copy);
+        }
         let mut consoles = back_ends.consoles.iter();
         for (com, path) in &mut clone.com {
             let console = consoles.next().ok_or_else(|| DeriveError::NoBackEnd {

@@ -194,6 +194,8 @@ pub struct Config {
     pub memory: Bytes,
     /// Path of the boot ROM; the guest was loaded by bhyveload(8) when there is none.
     pub bootrom: Option<String>,
+    /// Path of the firmware's variables, which the guest writes to; each clone has a copy.
+    pub bootvars: Option<String>,
     /// Serial ports of the LPC bridge that have a back end: a terminal or `tcp=ADDRESS:PORT`.
     pub com: BTreeMap<Com, String>,
     /// PCI devices.

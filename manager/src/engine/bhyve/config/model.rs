@@ -5,8 +5,9 @@ use std::path::Path;
 use super::{Config, PciAddress};
 
 /// Settings of the whole machine that are a guest's own.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     "name",
+    "lpc.bootvars",
     "uuid",
     "destroy_on_poweroff",
     "board.asset_tag",

@@ -71,6 +71,7 @@ fn identity() -> Identity {
 
 fn back_ends() -> BackEnds {
     BackEnds {
+        bootvars: None,
         disk: None,
         vm: "brood-7".to_owned(),
         taps: vec!["tap70".to_owned(), "tap71".to_owned()],
@@ -333,6 +334,7 @@ prop_compose! {
         // The bridge is in a place of its own, which the others leave free.
         devices.insert(PciAddress { bus: 0, slot: 31, function: 0 }, Device::Lpc);
         Config {
+            bootvars: None,
             name, uuid, cpus: Topology { sockets, cores, threads }, memory: Bytes(pages * 4096),
             bootrom, com, devices, settings,
         }

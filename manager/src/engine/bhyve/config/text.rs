@@ -27,14 +27,13 @@ pub(super) const SETTINGS: [&str; 13] = [
 
 /// Settings that would keep a guest from sharing its memory, or a checkpoint from being taken of
 /// it, when they are true.
-const NEVER: [(&str, &str); 4] = [
+const NEVER: [(&str, &str); 3] = [
     ("memory.wired", "wired memory cannot be shared"),
     (
         "memory.guest_in_core",
         "a core file would hold all guest memory",
     ),
     ("gdb.wait", "the guest would wait for a debugger"),
-    ("config.dump", "bhyve would print this and end"),
 ];
 
 /// A configuration as bhyve keeps it: a text for each key.
@@ -117,12 +116,15 @@ impl TryFrom<Variables> for Config {
                 return Err(wrong(key, "true", format_args!("cannot be: {why}")));
             }
         }
+        // `bhyve -o config.dump=1`, which prints a configuration, prints that as well.
+        from.take("config.dump");
         let config = Self {
             name: from.take("name"),
             uuid: from.take("uuid"),
             cpus: topology(&mut from)?,
             memory: memory(&mut from)?,
             bootrom: from.take("lpc.bootrom"),
+            bootvars: from.take("lpc.bootvars"),
             com: com(&mut from)?,
             devices: devices(&mut from)?,
             settings: settings(&mut from),
@@ -152,6 +154,7 @@ impl Config {
             ("name", &self.name),
             ("uuid", &self.uuid),
             ("lpc.bootrom", &self.bootrom),
+            ("lpc.bootvars", &self.bootvars),
         ] {
             if let Some(value) = value {
                 all.put(key, value);
@@ -187,6 +190,13 @@ impl Config {
             if value.contains(['\n', '\0']) || key.contains(['\n', '\0', '=']) {
                 return Err(wrong(key, value, "has characters that end a line"));
             }
+        }
+        if let (None, Some(path)) = (&self.bootrom, &self.bootvars) {
+            return Err(wrong(
+                "lpc.bootvars",
+                path,
+                "is nothing without lpc.bootrom",
+            ));
         }
         let mut bridges = self
             .devices
@@ -254,6 +264,11 @@ fn memory(from: &mut Variables) -> Result<Bytes, Error> {
     let bytes = number
         .checked_mul(1 << shift)
         .ok_or_else(|| bad("is too much"))?;
+    if shift < 20 && bytes < 1 << 20 {
+        return Err(bad(
+            "is less than 1 MiB, which bhyve takes for a number of MiB: write it in MiB",
+        ));
+    }
     if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) {
         return Err(bad("is not a whole number of pages, at least one"));
     }

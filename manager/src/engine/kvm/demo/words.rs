@@ -8,6 +8,7 @@ use super::{
     layout as l,
     mailbox::{Answer, Request},
 };
+use crate::escaped;
 
 /// What can be asked, for help and error messages.
 pub const REQUESTS: &str = "\
@@ -278,21 +279,17 @@ impl fmt::Display for Answered {
                 if text.is_empty() {
                     Ok(())
                 } else {
-                    write!(f, " text={text}")
+                    write!(f, " text={}", escaped::line(&text))
                 }
             }
             Kind::Sum => write!(f, "sum={first:016x}"),
-            Kind::Dirty => write!(
-                f,
-                "dirtied {first} pages from {:#x}",
-                l::HEAP + second * 4096
-            ),
+            Kind::Dirty => write!(f, "dirtied {first} pages from {:#x}", heap_page(second)),
             Kind::Peek => write!(f, "{first:#018x}"),
             Kind::Poke => f.write_str("written"),
             Kind::Identity => write!(
                 f,
                 "name={} generation={} mac={} seed={}",
-                self.name(),
+                escaped::line(&self.name()),
                 self.generation(),
                 self.mac(),
                 self.seed()
@@ -308,13 +305,18 @@ impl fmt::Display for Answered {
     }
 }
 
+/// Address of a page of the heap. The number is the guest's, and may be any.
+fn heap_page(number: u64) -> u64 {
+    l::HEAP.wrapping_add(number.wrapping_mul(4096))
+}
+
 impl crate::engine::Answer for Answered {
     fn to_json(&self) -> Value {
         let [first, second, ..] = self.answer.values;
         let mut json = match self.kind {
             Kind::Ping => json!({ "text": self.text() }),
             Kind::Sum => json!({ "sum": format!("{first:016x}") }),
-            Kind::Dirty => json!({ "pages": first, "address": l::HEAP + second * 4096 }),
+            Kind::Dirty => json!({ "pages": first, "address": heap_page(second) }),
             Kind::Peek => json!({ "value": first }),
             Kind::Poke | Kind::Spin | Kind::Crash => json!({}),
             Kind::Identity => json!({

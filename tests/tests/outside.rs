@@ -1,0 +1,328 @@
+//! What comes from outside: bundles that somebody made with other tools, names of folders, words of
+//! guests. What is wrong is told where it enters, with file and field, and no terminal acts on it.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use brood::checkpoint::{BhyveGuest, unwatched};
+use brood_tests::{Demo, Home, Lab, Running, skip, text};
+use proptest::prelude::*;
+use serde_json::Value;
+
+/// Has `tests/cases/hostile/bundle.py` make another bundle of one: `change` is Python that has it
+/// as `b`, and `path` to write it to. `None` where there is no Python.
+fn resealed(home: &Home, from: &Demo, name: &str, change: &str) -> Option<Demo> {
+    let hostile = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/hostile");
+    let to = home.named(name);
+    let script = format!(
+        "import json, sys\nsys.dont_write_bytecode = True\nsys.path.insert(0, sys.argv[1])\n\
+         from bundle import Bundle, put\nb = Bundle(sys.argv[2]); path = sys.argv[3]\n{change}"
+    );
+    let python = Command::new("python3")
+        .args(["-c", &script])
+        .arg(hostile)
+        .args([&from.path, &to.path])
+        .output();
+    let Ok(output) = python else {
+        skip("there is no python3");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    Some(to)
+}
+
+#[test]
+fn lists_that_kvm_does_not_take_are_told_with_file_and_field() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    for field in ["msrs", "cpuid"] {
+        let change = format!(
+            "k = json.loads(b.kern); k['{field}'] = (k['{field}'] * 300)[:300]\n\
+             b.kern = json.dumps(k).encode(); b.write(path)"
+        );
+        let Some(hostile) = resealed(&home, &demo, field, &change) else {
+            return;
+        };
+        let _ = home
+            .brood(&["restore", &hostile.path, "-n", "1"])
+            .exits(1)
+            .says(&[&format!("{field}.ckp.kern"), field, "300"]);
+    }
+    assert!(home.nurseries().is_empty() && home.list().is_empty());
+}
+
+#[test]
+fn a_disks_name_is_checked_wherever_a_bundle_is_looked_at() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    for (n, (provider, identity, name)) in [
+        ("reflink", "0".repeat(64), "../../etc/passwd"),
+        ("reflink", "0".repeat(64), "/etc/passwd"),
+        ("zfs", "1".to_owned(), "tank/../other@now"),
+        ("zfs", "1".to_owned(), "-r@now"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let change = format!(
+            "b.manifest['disks'] = [{{'device': None, 'provider': '{provider}', 'source': '/disk', \
+             'snapshot': '{name}', 'identity': '{identity}'}}]\nb.write(path)"
+        );
+        let Some(hostile) = resealed(&home, &demo, &format!("disk{n}"), &change) else {
+            return;
+        };
+        let file = format!("disk{n}.ckp.brood");
+        for command in [
+            &["checkpoint", "inspect", &hostile.path][..],
+            &["restore", &hostile.path, "-n", "1"],
+        ] {
+            let _ = home
+                .brood(command)
+                .exits(1)
+                .says(&[&file, "disks[0].snapshot"]);
+        }
+    }
+}
+
+/// Whether a terminal would act on it.
+fn acts(text: &str) -> bool {
+    text.chars()
+        .any(|c| (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}'))
+}
+
+/// What terminals act on: a title, colours by C0 and by C1, and a turn of the writing direction.
+const HOSTILE: &str = "a\u{1b}]0;x\u{7}\u{9b}31m\u{202e}z";
+
+#[test]
+fn names_of_folders_reach_a_terminal_escaped() {
+    let Some(home) = Home::with_kvm() else { return };
+    let folder = home.path().join(HOSTILE);
+    fs::create_dir(&folder).unwrap();
+    let made = format!("{}/demo", folder.display());
+    let _ = home
+        .brood(&["checkpoint", "demo", &made, "--memory", "4M"])
+        .ok();
+    let missing = format!("{}/none", folder.display());
+    let there = folder.display().to_string();
+    let _ = home
+        .brood(&["restore", &made, "-n", "1", "--prefix", "g"])
+        .ok();
+    let _ = home
+        .brood(&["pool", "create", "p", &made, "--hot", "1"])
+        .ok();
+    for command in [
+        &["list"][..],
+        &["show", "g-1"],
+        &["pool", "list"],
+        &["pool", "show", "p"],
+        &["checkpoint", "list", &there],
+        &["checkpoint", "inspect", &made],
+        &["checkpoint", "inspect", &missing],
+        &["checkpoint", "verify", &made],
+        &["restore", &missing, "-n", "1"],
+        &["doctor", "--checkpoint-dir", &there, "--guests", "1"],
+        &["top", "--once"],
+        &["disk", "list"],
+        &["list", "--json"],
+        &["show", "g-1", "--json"],
+        &["checkpoint", "list", &there, "--json"],
+    ] {
+        let ran = home.brood(command);
+        assert!(!acts(&ran.stdout), "{command:?}: {:?}", ran.stdout);
+        assert!(!acts(&ran.stderr), "{command:?}: {:?}", ran.stderr);
+    }
+    // JSON says the same all the same.
+    let shown = home.json(&["show", "g-1"]);
+    assert!(text(&shown["checkpoint"]).contains(HOSTILE), "{shown}");
+}
+
+#[test]
+fn words_of_guests_reach_a_terminal_escaped() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 1, "g");
+    let ran = home.brood(&["ask", "g-1", "ping", HOSTILE]).ok();
+    assert!(
+        !acts(&ran.stdout) && ran.stdout.contains(r"\u{1b}"),
+        "{:?}",
+        ran.stdout
+    );
+    let ran = home.brood(&["ask", "--json", "g-1", "ping", HOSTILE]).ok();
+    assert!(!acts(&ran.stdout), "{:?}", ran.stdout);
+    assert_eq!(ran.json()["text"], HOSTILE);
+}
+
+#[test]
+fn a_guests_name_begins_with_a_letter_or_digit() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    for prefix in [".", "..", "-", "_", ".hidden", ""] {
+        let ran = home.brood(&[
+            "restore",
+            &demo.path,
+            "-n",
+            "1",
+            &format!("--prefix={prefix}"),
+        ]);
+        assert!(matches!(ran.code(), Some(1 | 2)), "{prefix}: {ran:?}");
+    }
+    assert!(home.list().is_empty());
+}
+
+#[test]
+fn a_state_folder_may_have_any_name() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let state = home
+        .path()
+        .join(OsString::from_vec(b"st\xff\xfeate".to_vec()));
+    let run = |args: &[&str]| {
+        let mut command = home.command(args);
+        command.env("BROOD_STATE_DIR", &state);
+        Running::start(command).wait()
+    };
+    let _ = run(&["restore", &demo.path, "-n", "1", "--prefix", "g"]).ok();
+    let _ = run(&["ask", "g-1", "ping"]).ok();
+    let _ = run(&["destroy", "--all"]).ok();
+    // No file has got a name of something else.
+    let mut names: Vec<PathBuf> = fs::read_dir(home.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    names.retain(|name| *name != state && !name.ends_with("ckp") && !name.ends_with("state"));
+    assert_eq!(names, [] as [PathBuf; 0]);
+}
+
+/// Makes bhyve's files, and a guest of whom a change is wanted.
+fn bhyves(lab: &Lab, change: &dyn Fn(&mut BhyveGuest)) -> (PathBuf, BhyveGuest) {
+    let raw = lab.home.checkpoints().join("first");
+    lab.machine.suspend_to(&raw);
+    let mut guest = lab.machine.guest();
+    change(&mut guest);
+    (raw, guest)
+}
+
+#[test]
+fn each_clone_has_its_own_firmware_variables() {
+    let lab = Lab::new();
+    let vars = lab.home.path().join("VARS.fd");
+    fs::write(&vars, b"variables of the firmware").unwrap();
+    fs::set_permissions(&vars, fs::Permissions::from_mode(0o644)).unwrap();
+    let (raw, guest) = bhyves(&lab, &|guest| {
+        let path = vars.display().to_string();
+        guest.config.insert("lpc.bootvars".to_owned(), path);
+        // `bhyve -o config.dump=1` prints it as well.
+        guest
+            .config
+            .insert("config.dump".to_owned(), "true".to_owned());
+    });
+    let web = lab.bundle("web");
+    lab.machine
+        .engine(&[])
+        .import(&raw, &web, guest, &unwatched)
+        .unwrap();
+    lab.restore(&web, 2);
+    let mut copies = Vec::new();
+    for entry in fs::read_dir(lab.home.run_dir()).unwrap() {
+        let folder = entry.unwrap().path();
+        let Ok(conf) = fs::read_to_string(folder.join("conf")) else {
+            continue;
+        };
+        assert!(!conf.contains("config.dump"), "{conf}");
+        let path = conf
+            .lines()
+            .find_map(|line| line.strip_prefix("lpc.bootvars="));
+        let path = PathBuf::from(path.expect("it has variables"));
+        assert_eq!(fs::read(&path).unwrap(), fs::read(&vars).unwrap());
+        fs::write(&path, "written by the guest").unwrap();
+        copies.push(path);
+    }
+    assert_eq!(copies.len(), 2);
+    assert_ne!(copies[0], copies[1]);
+    assert_eq!(fs::read(&vars).unwrap(), b"variables of the firmware");
+    lab.destroy_all();
+    assert!(copies.iter().all(|copy| !copy.exists()));
+    // Without the file no clone can be made, and that is told.
+    fs::remove_file(&vars).unwrap();
+    let _ = lab
+        .brood(&["restore", &web.to_string(), "-n", "1"])
+        .exits(1)
+        .says(&["lpc.bootvars", "VARS.fd"]);
+    lab.destroy_all();
+}
+
+#[test]
+fn what_bhyve_could_not_restore_is_not_sealed() {
+    let lab = Lab::new();
+    let (raw, guest) = bhyves(&lab, &|_| ());
+    let meta = lab.home.checkpoints().join("first.meta");
+    let whole: Value = serde_json::from_slice(&fs::read(&meta).unwrap()).unwrap();
+    let web = lab.bundle("web");
+    let refuses = |change: &dyn Fn(&mut Value), says: &[&str]| {
+        let mut changed = whole.clone();
+        change(&mut changed);
+        fs::write(&meta, changed.to_string()).unwrap();
+        let refused = lab
+            .machine
+            .engine(&[])
+            .import(&raw, &web, guest.clone(), &unwatched)
+            .unwrap_err();
+        for word in says {
+            assert!(refused.to_string().contains(word), "{refused}");
+        }
+    };
+    refuses(
+        &|meta| meta["basic metadata"]["memflags"] = 2.into(),
+        &["memflags", "wired"],
+    );
+    refuses(
+        &|meta| {
+            let structs = meta["kern_structs"].as_array_mut().unwrap();
+            structs.retain(|part| part["device"] != "vlapic" && part["device"] != "vrtc");
+        },
+        &["vlapic, vrtc"],
+    );
+    fs::write(&meta, whole.to_string()).unwrap();
+    lab.machine
+        .engine(&[])
+        .import(&raw, &web, guest, &unwatched)
+        .unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// A bundle with any one field changed is restored or refused with a message; no process is left
+    /// and nothing panics.
+    #[test]
+    fn a_bundle_with_a_changed_field_is_restored_or_refused(
+        field in prop::sample::select(vec![
+            "guest", "created_at", "engine", "engine_version", "memory", "vcpus", "devices",
+            "disks", "working_set", "parent", "bhyve",
+        ]),
+        value in prop::sample::select(vec![
+            "None", "0", "-1", "2**63", "''", "'\\x1b[2J'", "[]", "{}", "[{}]", "'x' * 5000",
+            "[[0] * 9] * 9", "True",
+        ]),
+    ) {
+        let Some(home) = Home::with_kvm() else { return Ok(()) };
+        let demo = home.demo("demo", "4M");
+        let change = format!("b.manifest['{field}'] = {value}\nb.write(path)");
+        let Some(hostile) = resealed(&home, &demo, "hostile", &change) else { return Ok(()) };
+        for command in [
+            &["checkpoint", "inspect", &hostile.path][..],
+            &["restore", &hostile.path, "-n", "1"],
+        ] {
+            let ran = home.brood(command);
+            prop_assert!(matches!(ran.code(), Some(0 | 1)), "{ran:?}");
+            prop_assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+            prop_assert!(!acts(&ran.stdout) && !acts(&ran.stderr), "{ran:?}");
+        }
+    }
+}
