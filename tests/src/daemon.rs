@@ -4,11 +4,14 @@ use std::{
     fs::{self, Permissions},
     io::{BufRead, BufReader},
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, setrlimit},
+    signal::Signal,
+};
 use reqwest::{
     Method, StatusCode,
     blocking::{Client, RequestBuilder, Response},
@@ -74,11 +77,7 @@ impl Daemon {
     /// When it does not.
     #[must_use]
     pub fn on_a_port(home: &Home) -> Self {
-        // One that is free now; nobody else in this test takes it.
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("it has an address").port();
-        drop(free);
-        Self::on_port(home, port)
+        Self::on_port(home, free_port())
     }
 
     /// Starts one that listens on this port, as another did before.
@@ -87,21 +86,55 @@ impl Daemon {
     /// When it does not.
     #[must_use]
     pub fn on_port(home: &Home, port: u16) -> Self {
-        let token = home.path().join("token");
-        fs::write(&token, TOKEN).expect("the home can be written");
-        fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("it is ours");
-        let address = format!("127.0.0.1:{port}");
-        let token = token.to_str().expect("plain letters").to_owned();
+        let (address, token) = (format!("127.0.0.1:{port}"), token_file(home));
         let args = ["--listen", &address, "--token-file", &token];
         Self::with(home, &args, &[], Some(port))
     }
 
+    /// Starts one that may have so many descriptors, and no more.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn with_descriptors(home: &Home, descriptors: u64) -> Self {
+        Self::begin(home, &[], &[], None, Some(descriptors))
+    }
+
+    /// The same, on a port.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn on_a_port_with_descriptors(home: &Home, descriptors: u64) -> Self {
+        let port = free_port();
+        let (address, token) = (format!("127.0.0.1:{port}"), token_file(home));
+        let args = ["--listen", &address, "--token-file", &token];
+        Self::begin(home, &args, &[], Some(port), Some(descriptors))
+    }
+
     fn with(home: &Home, args: &[&str], environment: &[(&str, &str)], port: Option<u16>) -> Self {
+        Self::begin(home, args, environment, port, None)
+    }
+
+    fn begin(
+        home: &Home,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        port: Option<u16>,
+        descriptors: Option<u64>,
+    ) -> Self {
         let checkpoints = home.checkpoints();
         let folder = checkpoints.to_str().expect("plain letters");
         let serve = ["serve", "--log", "json", "--checkpoints", folder];
         let mut command = home.command(&[&serve, args].concat());
         command.envs(environment.iter().copied());
+        if let Some(most) = descriptors {
+            let limit = move || {
+                setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(std::io::Error::from)
+            };
+            // SAFETY: setrlimit may be called between fork and exec.
+            unsafe { command.pre_exec(limit) };
+        }
         let running = Running::start(command);
         let socket = home.state().join("api.sock");
         let client = Client::builder()
@@ -219,15 +252,41 @@ impl Daemon {
     /// When there is none.
     #[must_use]
     pub fn events(&self) -> Events {
-        let stream = self
-            .request(Method::GET, "/api/v1/events")
-            .send()
-            .expect("a stream");
+        self.events_of("", None)
+    }
+
+    /// The same, with a query, and after the event with this id.
+    ///
+    /// # Panics
+    /// When there is no stream.
+    #[must_use]
+    pub fn events_of(&self, query: &str, last: Option<&str>) -> Events {
+        let request = self.request(Method::GET, &format!("/api/v1/events{query}"));
+        let request = match last {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        let stream = request.send().expect("a stream");
         assert_eq!(stream.status(), StatusCode::OK);
         Events {
             lines: BufReader::new(stream),
+            id: String::new(),
+            retry: None,
         }
     }
+}
+
+/// A port that is free now; nobody else in this test takes it.
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free.local_addr().expect("it has an address").port()
+}
+
+fn token_file(home: &Home) -> String {
+    let token = home.path().join("token");
+    fs::write(&token, TOKEN).expect("the home can be written");
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("it is ours");
+    token.to_str().expect("plain letters").to_owned()
 }
 
 /// Sends a request, whose answer must have this status; returns its body, null when it has none.
@@ -267,6 +326,10 @@ pub fn content_type(response: &Response) -> String {
 #[derive(Debug)]
 pub struct Events {
     lines: BufReader<Response>,
+    /// Id of the last event.
+    pub id: String,
+    /// After how many milliseconds whoever is cut off is to come again, once that was told.
+    pub retry: Option<u64>,
 }
 
 impl Events {
@@ -300,7 +363,11 @@ impl Events {
         while self.read().is_some() {}
     }
 
-    fn read(&mut self) -> Option<(String, Value)> {
+    /// The next event of any kind.
+    ///
+    /// # Panics
+    /// When the stream fails.
+    pub fn read(&mut self) -> Option<(String, Value)> {
         let (mut kind, mut data) = (String::new(), Value::Null);
         loop {
             let mut line = String::new();
@@ -310,6 +377,10 @@ impl Events {
             let line = line.trim_end();
             if let Some(word) = line.strip_prefix("event: ") {
                 word.clone_into(&mut kind);
+            } else if let Some(id) = line.strip_prefix("id: ") {
+                id.clone_into(&mut self.id);
+            } else if let Some(retry) = line.strip_prefix("retry: ") {
+                self.retry = retry.parse().ok();
             } else if let Some(json) = line.strip_prefix("data: ") {
                 data = serde_json::from_str(json).expect("events are JSON");
             } else if line.is_empty() && !kind.is_empty() {

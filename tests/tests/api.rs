@@ -33,6 +33,7 @@ fn the_api_and_the_command_line_tell_the_same() {
             "shared_bytes",
             "process_bytes",
             "page_table_bytes",
+            "kernel_bytes",
         ];
         for cost in costs {
             assert!(guest[cost].is_u64(), "{cost} of {guest}");
@@ -253,9 +254,10 @@ fn a_request_has_an_id_that_is_echoed_and_logged() {
         .iter()
         .filter(|line| line["span"]["request_id"] == first.as_str())
         .collect();
-    // The problem, and the answer.
-    assert_eq!(of_first.len(), 2, "{of_first:?}");
-    assert!(of_first.iter().all(|line| line["status"] == 404));
+    // The answer, and the problem in it.
+    assert_eq!(of_first.len(), 1, "{of_first:?}");
+    assert_eq!(of_first[0]["status"], 404);
+    assert_eq!(of_first[0]["kind"], "urn:brood:error:no-such-pool");
     assert!(
         !ran.stderr.contains(&token),
         "a claim's token is in the log"

@@ -11,7 +11,7 @@ fn pools_are_kept_filled_and_claimed_from() {
     let _ = home.demo("demo", "4M");
     let daemon = Daemon::start(&home);
     let mut events = daemon.events();
-    let new = json!({ "name": "web", "checkpoint": "demo", "hot": 2, "most": 3, "lease_s": 60 });
+    let new = json!({ "name": "web", "checkpoint": "demo", "hot": 2, "max": 3, "lease_s": 60 });
     let made = daemon.post("/api/v1/pools", &new, 201);
     assert_eq!((&made["name"], &made["hot"]), (&"web".into(), &2.into()));
     let _ = daemon.post("/api/v1/pools", &new, 409);
@@ -126,7 +126,7 @@ fn claims_rest_and_come_back_over_the_api() {
     let _ = home.demo("demo", "4M");
     let daemon = Daemon::start(&home);
     let mut events = daemon.events();
-    let new = json!({ "name": "web", "checkpoint": "demo", "hot": 0, "most": 1, "lease_s": 60 });
+    let new = json!({ "name": "web", "checkpoint": "demo", "hot": 0, "max": 1, "lease_s": 60 });
     let _ = daemon.post("/api/v1/pools", &new, 201);
     let claims = "/api/v1/pools/web/claims";
     let claimed = daemon.post(claims, &json!({}), 201);

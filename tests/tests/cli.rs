@@ -350,7 +350,6 @@ fn a_day_with_a_pool_reads_well() {
         let filled = ["pool", "create", "p", &demo.path, "--hot", "2"];
         let filled = home.json(&filled);
         let expected = [
-            "allowance",
             "checkpoint",
             "created_at",
             "entries",
@@ -358,13 +357,14 @@ fn a_day_with_a_pool_reads_well() {
             "hot",
             "hot_min",
             "lease_s",
+            "max",
             "max_age_s",
             "max_memory",
             "missing",
-            "most",
             "name",
             "no_room",
-            "refill_per_s",
+            "private_limit",
+            "refill_rate",
             "restored",
             "settled",
             "sha256",

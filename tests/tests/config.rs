@@ -142,7 +142,7 @@ fn restores_and_pools_do_as_is_configured() {
         .brood(&[&create[..], &["--config", &file]].concat())
         .ok();
     let pool = home.json(&["pool", "show", "web"]);
-    assert_eq!(pool["allowance"], 900_u64 << 40);
+    assert_eq!(pool["private_limit"], 900_u64 << 40);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn pools_become_what_the_configuration_has() {
     let lease = format!("{}lease = 7\nmax = 9\n", pool("a", &demo, 1));
     let _ = apply(&[lease], 0);
     let shown = home.json(&["pool", "show", "a"]);
-    assert_eq!((whole(&shown["lease_s"]), whole(&shown["most"])), (7, 9));
+    assert_eq!((whole(&shown["lease_s"]), whole(&shown["max"])), (7, 9));
     assert_eq!(ids("b"), before);
 
     // What cannot be changed is told, and holds nothing else up.
@@ -188,7 +188,7 @@ fn pools_become_what_the_configuration_has() {
     let _ = apply(&mixed[..1], 1);
     // A limit that is not there any more is taken away.
     let _ = apply(&[pool("a", &demo, 1)], 0);
-    assert!(home.json(&["pool", "show", "a"])["most"].is_null());
+    assert!(home.json(&["pool", "show", "a"])["max"].is_null());
     for name in ["a", "b", "c"] {
         let _ = home.brood(&["pool", "remove", name]).ok();
     }

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
+    events::About,
     extract::{Json, Path},
     guests::limit,
     permits::of_a_pool,
@@ -162,15 +163,13 @@ pub(super) async fn claim(
     app.metrics.claimed(&pool, claimed.tier, took);
     app.pools_changed.notify_one();
     app.events.poke();
-    app.events.send(
-        "claim",
-        &ClaimEvent {
-            pool,
-            guest: claimed.guest.clone(),
-            tier: claimed.tier,
-            claim_ms: took.as_secs_f64() * 1e3,
-        },
-    );
+    let event = ClaimEvent {
+        pool,
+        guest: claimed.guest.clone(),
+        tier: claimed.tier,
+        claim_ms: took.as_secs_f64() * 1e3,
+    };
+    app.events.send("claim", About::pool(&event.pool), &event);
     Ok((StatusCode::CREATED, Answer(Claim::new(claimed, took))).into_response())
 }
 

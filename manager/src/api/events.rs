@@ -1,78 +1,207 @@
 //! The event stream: what happens to guests, how restores come along, and what it all costs, as
 //! server-sent events.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::ready,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
+    Extension,
     extract::State,
+    http::HeaderMap,
     response::{
         IntoResponse,
         sse::{Event, KeepAlive, Sse},
     },
 };
-use futures_util::stream::{self, Stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, Stream},
+};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{
-    Notify,
+    Mutex as AsyncMutex, Notify,
     broadcast::{self, error::RecvError},
     watch,
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{App, extract::Query, problem::Problem, workers};
-use crate::{guests::View, pool::Pool, restore::job::FailureView};
+use super::{
+    App,
+    connections::{Client, Listens},
+    extract::Query,
+    problem::Problem,
+    watch::{Look, Seen, look},
+};
+use crate::{guests::View, restore::job::FailureView};
 
-/// Events that a slow listener may be behind before it is told everything anew.
+/// Events that are remembered: a listener who was away for less is told what it has missed, one who
+/// is behind for more is told everything anew.
 const BACKLOG: usize = 1024;
+/// How long events are remembered after the last listener has gone.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// After what time a listener who was cut off is to come again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often a listener is told something, be it nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The header with the id of the last event that a listener has seen.
+const LAST_EVENT_ID: &str = "last-event-id";
+/// All kinds of events.
+const KINDS: [&str; 9] = [
+    "claim", "counters", "guest", "guests", "pools", "release", "restore", "resume", "suspend",
+];
 
 /// Where events go out from.
 #[derive(Debug)]
 pub(super) struct Events {
+    /// What an id begins with: those of other daemons are none of this one's.
+    life: String,
+    ring: Mutex<Ring>,
     sender: broadcast::Sender<Message>,
     poke: Notify,
+    /// What was last told to somebody who had to be told everything, and when it was begun.
+    everything: AsyncMutex<Option<(Instant, Arc<Look>)>>,
+}
+
+/// The last events.
+#[derive(Debug)]
+struct Ring {
+    /// Number of the last event.
+    last: u64,
+    /// Every event from this number on is here.
+    from: u64,
+    messages: VecDeque<Message>,
+    /// When somebody listened last.
+    heard: Option<Instant>,
+}
+
+impl Ring {
+    fn push(&mut self, message: Message) {
+        self.messages.push_back(message);
+        if self.messages.len() > BACKLOG
+            && let Some(forgotten) = self.messages.pop_front()
+        {
+            self.from = forgotten.number + 1;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.messages.clear();
+        self.from = self.last + 1;
+    }
+
+    /// What came after event `seen`; `None` when not all of that is remembered.
+    fn after(&self, seen: u64) -> Option<VecDeque<Message>> {
+        if seen > self.last || seen + 1 < self.from {
+            return None;
+        }
+        let missed = self.messages.iter().filter(|m| m.number > seen);
+        Some(missed.cloned().collect())
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Message {
+    number: u64,
     kind: &'static str,
     data: Arc<str>,
     /// The request that it is of.
     request: Option<Arc<str>>,
+    /// The pool that it is about.
+    pool: Option<Arc<str>>,
 }
 
-impl Message {
-    fn new(kind: &'static str, data: &impl Serialize) -> Self {
-        let data = serde_json::to_string(data).expect("events are plain data");
+/// What an event is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct About<'a> {
+    /// The request that does it.
+    pub(super) request: Option<&'a str>,
+    /// The pool that it happens to.
+    pub(super) pool: Option<&'a str>,
+}
+
+impl<'a> About<'a> {
+    /// About a pool.
+    pub(super) fn pool(pool: &'a str) -> Self {
         Self {
-            kind,
-            data: data.into(),
-            request: None,
+            pool: Some(pool),
+            ..Self::default()
         }
     }
+}
+
+fn json(data: &impl Serialize) -> Arc<str> {
+    let data = serde_json::to_string(data).expect("events are plain data");
+    data.into()
+}
+
+/// What somebody who comes to listen begins with.
+struct Beginning {
+    receiver: broadcast::Receiver<Message>,
+    /// What it has missed; `None` when it must be told everything.
+    missed: Option<VecDeque<Message>>,
+    /// Number of the last event before.
+    last: u64,
 }
 
 impl Events {
     pub(super) fn new() -> Self {
         Self {
+            life: format!("{:x}", Timestamp::now().as_millisecond()),
+            ring: Mutex::new(Ring {
+                last: 0,
+                from: 1,
+                messages: VecDeque::new(),
+                heard: None,
+            }),
             sender: broadcast::channel(BACKLOG).0,
             poke: Notify::new(),
+            everything: AsyncMutex::default(),
         }
     }
 
-    /// Tells everybody who listens.
-    pub(super) fn send(&self, kind: &'static str, data: &impl Serialize) {
-        if self.heard() {
-            // It fails only when the last listener has just gone.
-            let _ = self.sender.send(Message::new(kind, data));
-        }
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same, of what a request does.
-    pub(super) fn send_of(&self, request: &str, kind: &'static str, data: &impl Serialize) {
+    /// Tells everybody who listens, and remembers it for those who were cut off.
+    pub(super) fn send(&self, kind: &'static str, about: About<'_>, data: &impl Serialize) {
+        let mut ring = self.ring();
+        ring.last += 1;
         if self.heard() {
+            ring.heard = Some(Instant::now());
+        }
+        if ring.heard.is_none_or(|heard| heard.elapsed() > REMEMBERED) {
+            ring.forget();
+            return;
+        }
+        let message = Message {
+            number: ring.last,
+            kind,
+            data: json(data),
+            request: about.request.map(Into::into),
+            pool: about.pool.map(Into::into),
+        };
+        ring.push(message.clone());
+        // It fails only when the last listener has just gone.
+        let _ = self.sender.send(message);
+    }
+
+    /// Tells everybody who listens something that is soon told again: it is not remembered.
+    pub(super) fn send_passing(&self, kind: &'static str, data: &impl Serialize) {
+        if self.heard() {
+            let number = self.ring().last;
             let _ = self.sender.send(Message {
-                request: Some(request.into()),
-                ..Message::new(kind, data)
+                number,
+                kind,
+                data: json(data),
+                request: None,
+                pool: None,
             });
         }
     }
@@ -80,6 +209,21 @@ impl Events {
     /// Whether anybody listens.
     pub(super) fn heard(&self) -> bool {
         self.sender.receiver_count() > 0
+    }
+
+    /// Begins to listen, after the event with the id `seen`, if there was one.
+    fn begin(&self, seen: Option<&str>) -> Beginning {
+        let mut ring = self.ring();
+        ring.heard = Some(Instant::now());
+        let seen = seen.and_then(|id| {
+            let number = id.strip_prefix(&self.life)?.strip_prefix('-')?;
+            number.parse().ok()
+        });
+        Beginning {
+            receiver: self.sender.subscribe(),
+            missed: seen.and_then(|seen| ring.after(seen)),
+            last: ring.last,
+        }
     }
 
     /// Has the guests looked at now: something was done to them.
@@ -130,6 +274,65 @@ pub(crate) struct RestoreEvent {
 pub(super) struct Listening {
     /// Only how the restore of the request with this id comes along.
     request: Option<String>,
+    /// Only events of these types, with commas between them.
+    #[param(example = "claim,release")]
+    types: Option<String>,
+    /// Only what is about this pool.
+    #[param(example = "web")]
+    pool: Option<String>,
+}
+
+/// Which events a listener wants.
+#[derive(Debug)]
+struct Filter {
+    request: Option<String>,
+    types: Option<Vec<String>>,
+    pool: Option<String>,
+}
+
+impl TryFrom<Listening> for Filter {
+    type Error = Problem;
+
+    fn try_from(listening: Listening) -> Result<Self, Problem> {
+        let types = listening.types.map(|types| {
+            let types: Vec<String> = types.split(',').map(str::to_owned).collect();
+            types
+        });
+        let unknown = types
+            .iter()
+            .flatten()
+            .find(|kind| !KINDS.contains(&kind.as_str()));
+        if let Some(unknown) = unknown {
+            let problem = Problem::bad_request(format!("there are no events {unknown:?}"));
+            return Err(problem.with_hint(format!("types are: {}", KINDS.join(", "))));
+        }
+        Ok(Self {
+            request: listening.request,
+            types,
+            pool: listening.pool,
+        })
+    }
+}
+
+impl Filter {
+    fn wants(&self, kind: &str) -> bool {
+        let wanted = |types: &Vec<String>| types.iter().any(|wanted| wanted == kind);
+        self.types.as_ref().is_none_or(wanted)
+    }
+
+    /// Lists of all there is are for those who do not listen for one request.
+    fn wants_list(&self, kind: &str) -> bool {
+        self.request.is_none() && self.wants(kind)
+    }
+
+    fn passes(&self, message: &Message) -> bool {
+        let request = self.request.as_deref();
+        let pool = self.pool.as_deref();
+        self.wants(message.kind)
+            && request.is_none_or(|id| message.request.as_deref() == Some(id))
+            // All pools are told of at once; the others' are taken out.
+            && pool.is_none_or(|pool| message.pool.as_deref() == Some(pool) || message.kind == "pools")
+    }
 }
 
 /// What happens, as it happens (server-sent events)
@@ -137,50 +340,79 @@ pub(super) struct Listening {
 /// Begins with an event `guests`: all guests (an array of Guest), and `pools`: all pools (an array
 /// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
 /// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
-/// along), `claim` (ClaimEvent), `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or
-/// is back) and, every two seconds, `counters` (Sample). A client that is too slow is told everything
-/// anew, from `guests` on. Whoever listens for one request is told only how its restore comes along.
+/// along), `claim` and `release` (ClaimEvent, ReleaseEvent: a claim was made, or is over), `suspend`
+/// and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or is back) and, every two seconds,
+/// `counters` (Sample).
+///
+/// Each event has an id. A client that was cut off and sends the last one that it has seen, as
+/// `Last-Event-ID`, is told what it has missed; when that is too much, or is not known any more, it
+/// is told everything anew, from `guests` on. So is a client that is too slow. Whoever listens for
+/// one request is told only how its restore comes along; of a pool, what happens to it and to its
+/// guests.
 #[utoipa::path(
     get, path = "/events", tag = "host", operation_id = "events",
-    params(Listening),
+    params(
+        Listening,
+        ("last-event-id" = Option<String>, Header, description = "Id of the last event that was seen"),
+    ),
     responses(
         (status = 200, description = "The stream", body = String, content_type = "text/event-stream"),
+        (status = 503, description = "As many streams are open as may be", body = Problem,
+         content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn events(
     State(app): State<App>,
+    Extension(client): Extension<Arc<Client>>,
+    headers: HeaderMap,
     Query(listening): Query<Listening>,
-) -> impl IntoResponse {
+) -> Result<impl IntoResponse, Problem> {
+    let only = Filter::try_from(listening)?;
+    let listens = client.listens()?;
+    let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+    let since = Instant::now();
+    let Beginning {
+        receiver,
+        missed,
+        last,
+    } = app.events.begin(seen);
     let listener = Listener {
-        receiver: app.events.sender.subscribe(),
+        _listens: listens,
+        receiver,
         draining: app.draining.subscribe(),
-        behind: true,
-        only: listening.request,
-        pools: None,
+        behind: missed.is_none().then_some((since, last)),
+        waiting: missed.unwrap_or_default(),
+        only,
         app,
     };
-    Sse::new(listener.stream()).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+    let hello = stream::once(ready(Ok(Event::default().retry(RETRY))));
+    let stream = hello.chain(listener.stream());
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 /// Somebody who listens.
 struct Listener {
+    _listens: Listens,
     app: App,
     receiver: broadcast::Receiver<Message>,
     draining: watch::Receiver<bool>,
-    /// Whether it must be told everything first.
-    behind: bool,
-    /// What it must be told after that.
-    pools: Option<Message>,
-    /// The request that it wants to be told of, and of nothing else.
-    only: Option<String>,
+    /// Since when, and after which event it must be told everything, if it must.
+    behind: Option<(Instant, u64)>,
+    /// What it must be told before anything new.
+    waiting: VecDeque<Message>,
+    only: Filter,
 }
 
 impl Listener {
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, async |mut listener| {
             let message = listener.next().await?;
-            let event = Event::default().event(message.kind).data(message.data);
+            let id = format!("{}-{}", listener.app.events.life, message.number);
+            let event = Event::default()
+                .event(message.kind)
+                .id(id)
+                .data(message.data);
             Some((Ok(event), listener))
         })
     }
@@ -188,43 +420,164 @@ impl Listener {
     /// The next event; none when the daemon drains, or cannot tell any more.
     async fn next(&mut self) -> Option<Message> {
         loop {
-            if std::mem::take(&mut self.behind) && self.only.is_none() {
-                let (guests, pools) = everything(&self.app).await.ok()?;
-                self.pools = Some(Message::new("pools", &pools));
-                return Some(Message::new("guests", &guests));
+            if let Some((since, last)) = self.behind.take() {
+                self.tell_everything(since, last).await.ok()?;
             }
-            if let Some(pools) = self.pools.take() {
-                return Some(pools);
-            }
-            tokio::select! {
-                message = self.receiver.recv() => match message {
-                    Ok(message) => {
-                        if self.only.is_none() || self.only.as_deref() == message.request.as_deref() {
-                            return Some(message);
+            let message = match self.waiting.pop_front() {
+                Some(message) => message,
+                None => tokio::select! {
+                    message = self.receiver.recv() => match message {
+                        Ok(message) => message,
+                        Err(RecvError::Lagged(_)) => {
+                            let since = Instant::now();
+                            let again = self.app.events.begin(None);
+                            self.receiver = again.receiver;
+                            self.behind = Some((since, again.last));
+                            continue;
                         }
-                    }
-                    Err(RecvError::Lagged(_)) => {
-                        self.receiver = self.receiver.resubscribe();
-                        self.behind = true;
-                    }
-                    Err(RecvError::Closed) => return None,
+                        Err(RecvError::Closed) => return None,
+                    },
+                    _ = self.draining.wait_for(|draining| *draining) => return None,
                 },
-                _ = self.draining.wait_for(|draining| *draining) => return None,
+            };
+            if self.only.passes(&message) {
+                return Some(self.cut(message));
             }
+        }
+    }
+
+    /// Puts all guests and pools before what is told next.
+    async fn tell_everything(&mut self, since: Instant, last: u64) -> Result<(), Problem> {
+        let (guests, pools) = (
+            self.only.wants_list("guests"),
+            self.only.wants_list("pools"),
+        );
+        if !guests && !pools {
+            return Ok(());
+        }
+        let look = self.app.everything(since).await?;
+        let pool = self.only.pool.as_deref();
+        let mut tell = |kind, data| {
+            self.waiting.push_back(Message {
+                number: last,
+                kind,
+                data,
+                request: None,
+                pool: pool.map(Into::into),
+            });
+        };
+        if guests {
+            let of_pool = |seen: &&Seen| pool.is_none_or(|pool| seen.pool() == Some(pool));
+            let guests = look.guests.values().filter(of_pool);
+            let views: Vec<&View> = guests.map(|seen| &seen.view).collect();
+            tell("guests", json(&views));
+        }
+        if pools {
+            tell("pools", json(&look.pools));
+        }
+        Ok(())
+    }
+
+    /// Without the pools that it did not ask for.
+    fn cut(&self, message: Message) -> Message {
+        let Some(wanted) = self
+            .only
+            .pool
+            .as_deref()
+            .filter(|_| message.kind == "pools")
+        else {
+            return message;
+        };
+        let Ok(serde_json::Value::Array(mut pools)) = serde_json::from_str(&message.data) else {
+            return message;
+        };
+        pools.retain(|pool| pool["name"] == wanted);
+        Message {
+            data: json(&pools),
+            ..message
         }
     }
 }
 
-async fn everything(app: &App) -> Result<(Vec<View>, Vec<Pool>), Problem> {
-    let workers = Arc::clone(&app.workers);
-    workers::blocking(move || {
-        let kind = workers.engine().kind();
-        let guests = workers.call(|state, engine| workers::guests(state, engine).list())?;
-        let guests = guests
-            .iter()
-            .map(|guest| View::new(guest, kind, None))
-            .collect();
-        Ok((guests, workers.pools(|pools| pools.list())?))
-    })
-    .await
+impl App {
+    /// All guests and pools as they were at `since` or later. However many want to know at once, they
+    /// are looked at by one after the other, and one look is for all who came before it.
+    async fn everything(&self, since: Instant) -> Result<Arc<Look>, Problem> {
+        let mut last = self.events.everything.lock().await;
+        if let Some((begun, look)) = &*last
+            && *begun >= since
+        {
+            return Ok(Arc::clone(look));
+        }
+        let begun = Instant::now();
+        let look = Arc::new(look(self).await?);
+        *last = Some((begun, Arc::clone(&look)));
+        Ok(look)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_missed_is_told_as_long_as_all_of_it_is_remembered() {
+        let events = Events::new();
+        let id = |number: u64| format!("{}-{number}", events.life);
+        let missed = |seen: &str| {
+            let missed = events.begin(Some(seen)).missed?;
+            Some(missed.iter().map(|m| m.number).collect::<Vec<_>>())
+        };
+        // Before anybody has listened, nothing is remembered.
+        events.send("claim", About::default(), &0);
+        let listener = events.begin(None);
+        assert!(listener.missed.is_none());
+        assert_eq!(listener.last, 1);
+        events.send("claim", About::pool("web"), &1);
+        events.send_passing("counters", &2);
+        events.send("claim", About::default(), &3);
+        drop(listener);
+        // The listener is cut off; what happens now is remembered for it.
+        events.send("claim", About::default(), &4);
+        assert_eq!(missed(&id(1)), Some(vec![2, 3, 4]));
+        assert_eq!(missed(&id(3)), Some(vec![4]));
+        assert_eq!(missed(&id(4)), Some(vec![]));
+        // Not an event of this daemon, not yet one, or one before those that are remembered.
+        assert_eq!(missed("1-3"), None);
+        assert_eq!(missed(&id(5)), None);
+        assert_eq!(missed(&id(0)), None);
+        for _ in 0..BACKLOG {
+            events.send("claim", About::default(), &5);
+        }
+        assert_eq!(missed(&id(3)), None);
+        assert_eq!(missed(&id(4)).map(|missed| missed.len()), Some(BACKLOG));
+    }
+
+    #[test]
+    fn events_are_chosen_by_type_pool_and_request() {
+        let message = |kind, request: Option<&str>, pool: Option<&str>| Message {
+            number: 1,
+            kind,
+            data: "{}".into(),
+            request: request.map(Into::into),
+            pool: pool.map(Into::into),
+        };
+        let filter = |request: Option<&str>, types: Option<&str>, pool: Option<&str>| {
+            Filter::try_from(Listening {
+                request: request.map(Into::into),
+                types: types.map(Into::into),
+                pool: pool.map(Into::into),
+            })
+        };
+        let all = filter(None, None, None).unwrap();
+        let claims = filter(None, Some("claim,release"), Some("web")).unwrap();
+        let one = filter(Some("a"), None, None).unwrap();
+        let claim = message("claim", None, Some("web"));
+        let restore = message("restore", Some("a"), None);
+        assert!(all.passes(&claim) && claims.passes(&claim) && !one.passes(&claim));
+        assert!(all.passes(&restore) && !claims.passes(&restore) && one.passes(&restore));
+        assert!(!claims.passes(&message("claim", None, Some("api"))));
+        assert!(!claims.wants_list("pools") && all.wants_list("pools") && !one.wants_list("pools"));
+        assert_eq!(filter(None, Some("claims"), None).unwrap_err().status, 400);
+    }
 }

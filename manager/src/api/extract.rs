@@ -30,6 +30,14 @@ impl From<JsonRejection> for Problem {
         match rejection.status() {
             // A body of the wrong shape is as bad as one that is no JSON.
             StatusCode::UNPROCESSABLE_ENTITY => Self::bad_request(rejection.body_text()),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                let detail = "the body is not said to be JSON";
+                Self::new(rejection.status(), "unsupported-media-type", detail)
+                    .with_hint("send the header Content-Type: application/json")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(rejection.status(), "body-too-large", rejection.body_text())
+            }
             status => Self::new(status, "bad-request", rejection.body_text()),
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, View as CheckpointView},
-    guests::{Guest, Guests, View},
+    guests::{Guest, Guests, UsageView, View},
     restore::job::FailureView,
 };
 
@@ -76,9 +76,11 @@ pub(super) async fn list(
 ) -> Result<Answer<Vec<View>>, Problem> {
     app.on_guests(move |guests| {
         let all = guests.list()?;
+        let overheads = guests.overheads()?;
         let views = all.iter().map(|guest| {
             // One that ended since it was listed costs nothing any more.
             let usage = listing.usage.then(|| guests.usage(guest).ok()).flatten();
+            let usage = usage.map(|usage| UsageView::new(usage, overheads.of(&guest.row.sha256)));
             View::new(guest, guests.engine.kind(), usage)
         });
         Ok(Answer(views.collect()))
@@ -105,7 +107,11 @@ pub(super) async fn show(
         // What cannot be asked for must not keep the rest from being shown.
         let disk = guests.disk_location(&guest.row).ok().flatten();
         let view = match usage {
-            Ok(usage) => View::new(&guest, guests.engine.kind(), usage),
+            Ok(usage) => {
+                let overhead = guests.overheads()?.of(&guest.row.sha256);
+                let usage = usage.map(|usage| UsageView::new(usage, overhead));
+                View::new(&guest, guests.engine.kind(), usage)
+            }
             // It may have ended since it was found.
             Err(_) => View::new(&guests.find(&name)?, guests.engine.kind(), None),
         };

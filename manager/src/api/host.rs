@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{App, extract::Query, problem::Problem, workers::blocking};
+use super::{App, extract::Query, problem::Problem, request::Authorized, workers::blocking};
 use crate::{
     checkpoint::manifest::EngineKind,
     host::{
@@ -29,6 +29,9 @@ pub(super) struct Health {
     version: &'static str,
     /// Its process id.
     pid: u32,
+    /// Whether it takes other requests that are made as this one is: over the port, whether this one
+    /// bears the token.
+    authorized: bool,
 }
 
 /// Whether the daemon answers, and can read its state
@@ -39,13 +42,17 @@ pub(super) struct Health {
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, Problem> {
+pub(super) async fn health(
+    State(app): State<App>,
+    authorized: Option<Extension<Authorized>>,
+) -> Result<Json<Health>, Problem> {
     let workers = Arc::clone(&app.workers);
     blocking(move || workers.call(|state, _| Ok::<_, Problem>(state.guests()?))).await?;
     Ok(Json(Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
+        authorized: authorized.is_none_or(|Extension(Authorized(is))| is),
     }))
 }
 

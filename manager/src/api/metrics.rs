@@ -1,12 +1,13 @@
-//! Metrics in the text form of OpenMetrics, which Prometheus reads.
+//! Metrics of the daemon: what it counts from its start on. What is looked at instead is in
+//! [`gauges`], how all of it is written in [`text`].
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+mod gauges;
+mod process;
+pub(super) mod text;
 
-use axum::{
-    extract::State,
-    http::header,
-    response::{IntoResponse, Response},
-};
+use std::time::Duration;
+
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{
         EncodeLabelSet, EncodeLabelValue,
@@ -22,17 +23,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{
-    App,
-    problem::Problem,
-    sample::{Cost, PoolSample, Sample},
-};
+use super::sample::Sample;
 use crate::{pool::Tier, state::PoolRow, units::Bytes};
-
-/// Media type of the answer.
-const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-type Gauges = Family<Vec<(&'static str, String)>, Gauge<u64, AtomicU64>>;
 
 /// What is counted from the daemon's start on.
 #[derive(Debug)]
@@ -53,6 +45,8 @@ pub(super) struct Metrics {
     requests: Family<Requests, Counter>,
     request_seconds: Histogram,
     in_flight: Gauge,
+    /// When the daemon began.
+    started: Timestamp,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -161,6 +155,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: latencies(),
             in_flight: Gauge::default(),
+            started: Timestamp::now(),
         };
         let registry = &mut metrics.registry;
         registry.register(
@@ -187,7 +182,7 @@ impl Metrics {
         );
         registry.register(
             "guests_ended",
-            "Guests that ended without having been asked to, as far as they were seen to",
+            "Guests that ended while nobody was ending them, as far as they were seen to",
             metrics.ended.clone(),
         );
         registry.register_with_unit(
@@ -359,7 +354,8 @@ impl Metrics {
     fn render(&self, sample: &Sample) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &gauges(sample))?;
+        encode_registry(&mut text, &gauges::of(sample))?;
+        encode_registry(&mut text, &process::metrics(self.started))?;
         encode_eof(&mut text)?;
         Ok(text)
     }
@@ -372,123 +368,4 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-fn kinds(cost: &Cost) -> [(&'static str, u64); 5] {
-    [
-        ("private", cost.private_bytes),
-        ("shared", cost.shared_bytes),
-        ("process", cost.process_bytes),
-        ("page_tables", cost.page_table_bytes),
-        ("unshared", cost.memory_bytes),
-    ]
-}
-
-/// What is not counted but looked at.
-fn gauges(sample: &Sample) -> Registry {
-    let mut registry = Registry::with_prefix("brood");
-    let set = |family: &Gauges, labels: &[(&'static str, &str)], value: u64| {
-        let labels = labels.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
-        family.get_or_create(&labels).set(value);
-    };
-    let guests = Gauges::default();
-    for (state, count) in &sample.guests {
-        set(&guests, &[("state", state)], *count);
-    }
-    registry.register("guests", "Guests by state", guests);
-
-    let living = Gauges::default();
-    let memory = Gauges::default();
-    for checkpoint in &sample.checkpoints {
-        let name = ("checkpoint", checkpoint.checkpoint.as_str());
-        set(&living, &[name], checkpoint.cost.guests);
-        for (kind, bytes) in kinds(&checkpoint.cost) {
-            set(&memory, &[name, ("kind", kind)], bytes);
-        }
-    }
-    registry.register(
-        "checkpoint_guests",
-        "Guests of a checkpoint that live",
-        living,
-    );
-    registry.register_with_unit(
-        "checkpoint_memory",
-        "Memory of a checkpoint's living guests together: private to each, shared with the \
-         checkpoint, of their processes and page tables, and what they would take unshared",
-        Unit::Bytes,
-        memory,
-    );
-
-    let entries = Gauges::default();
-    let failing = Gauges::default();
-    let wanted = Gauges::default();
-    let memory = Gauges::default();
-    for PoolSample { pool, cost } in &sample.pools {
-        let name = ("pool", pool.row.name.as_str());
-        let checkpoint = ("checkpoint", pool.row.checkpoint.as_str());
-        set(&wanted, &[name, checkpoint], pool.row.policy.hot);
-        let failures = pool.failing.as_ref().map_or(0, |failing| failing.tries);
-        set(&failing, &[name, checkpoint], failures);
-        for (kind, bytes) in kinds(cost) {
-            set(&memory, &[name, checkpoint, ("kind", kind)], bytes);
-        }
-        for (state, count) in [
-            ("filling", pool.entries.filling),
-            ("hot", pool.entries.hot),
-            ("claimed", pool.entries.claimed),
-            ("cold", pool.entries.cold),
-            ("releasing", pool.entries.releasing),
-        ] {
-            set(&entries, &[name, checkpoint, ("state", state)], count);
-        }
-    }
-    registry.register("pool_entries", "Entries of a pool by state", entries);
-    registry.register(
-        "pool_failing",
-        "Times in a row that a pool could not be filled",
-        failing,
-    );
-    registry.register(
-        "pool_hot_wanted",
-        "Hot entries that a pool should have",
-        wanted,
-    );
-    registry.register_with_unit(
-        "pool_memory",
-        "Memory of a pool's living guests together, as of checkpoint_memory",
-        Unit::Bytes,
-        memory,
-    );
-
-    let host = Gauges::default();
-    set(&host, &[("kind", "total")], sample.host.memory_total_bytes);
-    set(
-        &host,
-        &[("kind", "available")],
-        sample.host.memory_available_bytes,
-    );
-    registry.register_with_unit("host_memory", "Memory of the host", Unit::Bytes, host);
-    let tasks = Gauges::default();
-    set(&tasks, &[("kind", "running")], sample.host.tasks);
-    set(&tasks, &[("kind", "max")], sample.host.pid_max);
-    registry.register("host_tasks", "Tasks of the host, and their limit", tasks);
-    registry
-}
-
-/// Metrics for Prometheus
-#[utoipa::path(
-    get, path = "/metrics", tag = "host", operation_id = "metrics",
-    responses(
-        (status = 200, description = "OpenMetrics text", body = String,
-         content_type = "application/openmetrics-text"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
-    let sample = app.sampler.sample(&app.workers).await?;
-    let text = app
-        .metrics
-        .render(&sample)
-        .expect("writing to a string cannot fail");
-    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }

@@ -8,6 +8,7 @@
 mod checkpoints;
 pub(crate) mod claims;
 mod cloud_hypervisor;
+mod connections;
 mod disks;
 mod error;
 pub(crate) mod events;
@@ -46,7 +47,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use error::Error;
 pub use openapi::document;
 pub use reload::{Reload, Reloaded};
-pub use serve::{Config, Listen, serve};
+pub use serve::{Config, Ended, Listen, serve};
 
 use events::Events;
 use keeper::Fills;

@@ -2,8 +2,11 @@
 
 use axum::{Json, Router, extract::State, routing::get};
 use utoipa::{
-    OpenApi,
-    openapi::{self, OpenApi as Document},
+    Modify, OpenApi,
+    openapi::{
+        self, OpenApi as Document, RefOr,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -17,7 +20,8 @@ use super::{
     info(
         title = "brood",
         description = "Restores hundreds to thousands of microVMs from one memory checkpoint, \
-            sharing every page that no guest has written.\n\nErrors are problem details (RFC 9457).",
+            sharing every page that no guest has written.\n\nErrors are problem details (RFC 9457). \
+            The daemon's socket is for its owner and needs no token; over the port, requests bear one.",
         license(name = "BSD-2-Clause", identifier = "BSD-2-Clause"),
     ),
     components(schemas(
@@ -25,7 +29,15 @@ use super::{
         claims::ClaimEvent,
         resting::ResumeEvent,
         watch::GuestEvent,
+        watch::ReleaseEvent,
         sample::Sample,
+    )),
+    modifiers(&Contract),
+    security((), ("token" = [])),
+    servers((
+        url = "http://127.0.0.1:{port}",
+        description = "brood serve --listen PORT --token-file FILE",
+        variables(("port" = (default = "7300", description = "The port that the daemon listens on"))),
     )),
     tags(
         (name = "host", description = "The host and the daemon"),
@@ -38,6 +50,47 @@ use super::{
     ),
 )]
 struct Base;
+
+/// What the token is.
+struct Contract;
+
+impl Modify for Contract {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The token in the daemon's --token-file"))
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Every answer says what it is, as the specification demands: where nothing more is said of one, it
+/// is what the operation does, or an error.
+fn describe(document: &mut Document) {
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            let does = operation.summary.clone().unwrap_or_default();
+            for (status, answer) in &mut operation.responses.responses {
+                if let RefOr::T(answer) = answer
+                    && answer.description.is_empty()
+                {
+                    answer.description = match status.as_str() {
+                        "default" => "What went wrong, why, and what to do next".to_owned(),
+                        _ => does.clone(),
+                    };
+                }
+            }
+        }
+    }
+}
 
 /// All routes, and the document.
 pub(super) fn routes() -> (Router<App>, Document) {
@@ -86,12 +139,13 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(cloud_hypervisor::resume))
         .routes(routes!(cloud_hypervisor::snapshot))
         .routes(routes!(cloud_hypervisor::restore));
-    let (router, document) = OpenApiRouter::with_openapi(Base::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(host::health))
-        .routes(routes!(metrics::metrics))
+        .routes(routes!(metrics::text::metrics))
         .nest("/api/v1", v1)
         .nest("/guests/{guest}/api/v1", of_guest)
         .split_for_parts();
+    describe(&mut document);
     let served = document.clone();
     let router = router.route(
         "/openapi.json",

@@ -17,8 +17,6 @@ use tokio::{
 
 use super::problem::Problem;
 
-/// Long calls at once: well below the number of threads.
-const IN_ALL: usize = 192;
 /// For one pool, at least.
 const OF_A_POOL: usize = 8;
 /// For one guest, which answers one request at a time.
@@ -46,16 +44,15 @@ pub(super) struct Permit {
     _in_all: OwnedSemaphorePermit,
 }
 
-impl Default for Permits {
-    fn default() -> Self {
+impl Permits {
+    /// Permits for calls that are made on so many threads: a quarter of them is left for others.
+    pub(super) fn new(threads: usize) -> Self {
         Self {
-            in_all: Arc::new(Semaphore::new(IN_ALL)),
+            in_all: Arc::new(Semaphore::new((threads - threads / 4).max(1))),
             of: Mutex::default(),
         }
     }
-}
 
-impl Permits {
     /// Waits for one of `at_most` permits for `what`.
     ///
     /// # Errors
@@ -126,7 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_busy_holds_up_nobody_else() {
-        let permits = Permits::default();
+        let permits = Permits::new(256);
         let first = permits.take("pool a", 1, SOON).await.unwrap();
         let busy = permits.take("pool a", 1, SOON).await.unwrap_err();
         assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -137,9 +134,9 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_hold_none_of_all() {
-        let permits = Permits::default();
+        let permits = Permits::new(256);
         let mut held = Vec::new();
-        for n in 0..IN_ALL - 1 {
+        for n in 0..192 - 1 {
             let what = format!("pool {n}");
             held.push(permits.take(&what, 1, SOON).await.unwrap());
         }

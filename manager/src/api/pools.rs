@@ -89,6 +89,7 @@ pub(crate) struct Making {
     pub(crate) hot_min: Option<NonZeroU32>,
     /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
     /// said.
+    #[serde(rename = "max")]
     pub(crate) most: Option<u32>,
     /// What its guests may come to hold together, in bytes: each counts with its private limit and
     /// what it costs besides. As much as the host has, when it is not said.
@@ -99,13 +100,14 @@ pub(crate) struct Making {
     pub(crate) max_age_s: Option<NonZeroU32>,
     /// How many guests are restored for it a second, at most.
     #[schema(value_type = Option<u32>, minimum = 1)]
+    #[serde(rename = "refill_rate")]
     pub(crate) refill_per_s: Option<NonZeroU32>,
     /// How long a claim lasts when it is not renewed, in seconds.
     #[schema(default = 300, minimum = 1)]
     pub(crate) lease_s: Option<u32>,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
     #[schema(default = 1_048_576)]
-    pub(crate) private_limit_bytes: Option<u64>,
+    pub(crate) private_limit: Option<u64>,
     /// Answer when it is filled, with what came of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fill: Option<Filling>,
@@ -138,7 +140,7 @@ impl Making {
         Ok(NewPool {
             name: self.name,
             checkpoint: app.bundle(&self.checkpoint)?,
-            allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+            allowance: self.private_limit.map_or(ALLOWANCE, Bytes),
             policy: Policy {
                 hot: self.hot.into(),
                 hot_min: self.hot_min.map(number),
@@ -183,7 +185,7 @@ impl Making {
             max_age_s: max_age_s.map(positive),
             refill_per_s: refill_per_s.map(positive),
             lease_s: Some(small(lease_s)),
-            private_limit_bytes: Some(new.allowance.0),
+            private_limit: Some(new.allowance.0),
             fill,
         }
     }
@@ -336,6 +338,7 @@ pub(crate) struct Changing {
     pub(crate) hot_min: Option<Option<NonZeroU32>>,
     /// How many guests it may have.
     #[serde(
+        rename = "max",
         default,
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
@@ -360,6 +363,7 @@ pub(crate) struct Changing {
     pub(crate) max_age_s: Option<Option<NonZeroU32>>,
     /// How many guests are restored for it a second, at most.
     #[serde(
+        rename = "refill_rate",
         default,
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"

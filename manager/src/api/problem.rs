@@ -49,11 +49,12 @@ impl Problem {
     pub(super) fn new(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         // Past the request's own faults, it is what the command line calls "nothing was done".
-        let exit_code = if status == StatusCode::BAD_REQUEST {
-            2
-        } else {
-            1
-        };
+        let of_request = [
+            StatusCode::BAD_REQUEST,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ];
+        let exit_code = if of_request.contains(&status) { 2 } else { 1 };
         Self {
             kind: format!("{KINDS}{kind}"),
             title: title.to_owned(),
@@ -118,15 +119,21 @@ impl Problem {
     }
 }
 
+/// What the log tells of a problem, in the line of its request.
+#[derive(Clone, Debug)]
+pub(super) struct ToldProblem {
+    pub(super) kind: String,
+    pub(super) detail: String,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.status();
-        if status.is_server_error() {
-            tracing::error!(status = self.status, kind = self.kind, "{}", self.detail);
-        } else {
-            tracing::info!(status = self.status, kind = self.kind, "{}", self.detail);
-        }
-        let mut response = (status, Json(self)).into_response();
+        let told = ToldProblem {
+            kind: self.kind.clone(),
+            detail: self.detail.clone(),
+        };
+        let mut response = (self.status(), Json(self)).into_response();
+        response.extensions_mut().insert(told);
         let media_type = HeaderValue::from_static(MEDIA_TYPE);
         response
             .headers_mut()

@@ -1,4 +1,5 @@
-//! SIGHUP: the configuration is read again, and what can change while the daemon runs does.
+//! The configuration's pools, when the daemon starts and at SIGHUP, when the configuration is read
+//! again, and what can change while the daemon runs does.
 
 use std::sync::Arc;
 
@@ -18,6 +19,43 @@ pub struct Reloaded {
 pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
 
 impl App {
+    /// Has the pools be what the configuration says when the daemon starts.
+    pub(super) async fn configure(self, pools: Vec<NewPool>) {
+        if pools.is_empty() {
+            return;
+        }
+        let app = self.clone();
+        let configured = blocking(move || {
+            app.have(&pools);
+            Ok(())
+        });
+        // It is told of in the log.
+        let _ = configured.await;
+        self.pools_changed.notify_one();
+        self.events.poke();
+    }
+
+    fn have(&self, pools: &[NewPool]) {
+        for wanted in pools {
+            if *self.draining.borrow() {
+                return;
+            }
+            let pool = &wanted.name;
+            match self
+                .workers
+                .pools(|pools| pools.apply(wanted, &crate::checkpoint::unwatched))
+            {
+                Ok(applied) => tracing::info!(pool, "configured: {}", applied.words()),
+                Err(error) => {
+                    let hint = error.hint().unwrap_or_default();
+                    tracing::error!(pool, hint, "not as configured: {error}");
+                }
+            }
+            // The keeper fills it now, whatever the next one takes.
+            self.pools_changed.notify_one();
+        }
+    }
+
     /// Reads the configuration again, and has the pools be what it says. Pools that it does not
     /// name stay as they are.
     pub(super) async fn reload(self, reload: Reload) {
@@ -30,17 +68,7 @@ impl App {
                     return Ok(());
                 }
             };
-            for wanted in &pools {
-                match app
-                    .workers
-                    .pools(|pools| pools.apply(wanted, &crate::checkpoint::unwatched))
-                {
-                    Ok(applied) => tracing::info!(pool = wanted.name, ?applied, "configured"),
-                    Err(error) => {
-                        tracing::error!(pool = wanted.name, "not as configured: {error}");
-                    }
-                }
-            }
+            app.have(&pools);
             if !later.is_empty() {
                 tracing::warn!("start the daemon again for {}", later.join(", "));
             }
@@ -48,7 +76,7 @@ impl App {
             Ok(())
         });
         if let Err(problem) = reloaded.await {
-            tracing::error!(?problem, "the configuration was not read again");
+            tracing::error!("the configuration was not read again: {}", problem.detail);
         }
         self.pools_changed.notify_one();
         self.events.poke();

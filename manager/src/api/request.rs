@@ -1,18 +1,27 @@
 //! What is done with every request: it gets an id, which is in each line of the log that it causes
 //! and in its answer; it is counted; and where it came over TCP, it must bear the token.
 
-use std::{fmt, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
-use super::{App, page, problem::Problem};
+use super::{
+    App,
+    connections::Client,
+    page,
+    problem::{Problem, ToldProblem},
+};
 
 /// The header with a request's id, in the request and in its answer.
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,6 +56,9 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// Longest body that is read, as of axum's own limit.
+const BODY_MAX: u64 = 2 << 20;
+
 /// Goes around every request.
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
@@ -64,8 +76,11 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         request.uri().path().to_owned()
     };
     request.extensions_mut().insert(id.clone());
-    let span = tracing::info_span!("request", request_id = %id, %method, path);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let span = tracing::error_span!("request", request_id = %id, %method, path);
+    let mut response = match refuse(&request) {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).instrument(span.clone()).await,
+    };
     drop(under_way);
     let (took, status) = (begin.elapsed(), response.status());
     // A client may make methods up; there is one count for all of those.
@@ -83,10 +98,66 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         "other"
     };
     app.metrics.answered(counted, &route, status.as_u16(), took);
-    let ms = took.as_secs_f64() * 1e3;
-    span.in_scope(|| tracing::info!(status = status.as_u16(), ms, "answered"));
+    let told = response.extensions_mut().remove::<ToldProblem>();
+    span.in_scope(|| tell(&route, status, took, told.as_ref()));
     response.headers_mut().insert(HEADER, id.0);
     response
+}
+
+/// What is wrong with a request, whatever it asks for.
+fn refuse(request: &Request) -> Option<Problem> {
+    let headers = request.headers();
+    if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
+        let detail = "a request of HTTP/1.1 has one header Host (RFC 9112, 3.2)";
+        return Some(Problem::bad_request(detail));
+    }
+    let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
+    if length.parse().is_ok_and(|length: u64| length <= BODY_MAX) {
+        return None;
+    }
+    let detail = format!("the body would be {length} bytes long; at most {BODY_MAX} are read");
+    Some(Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body-too-large",
+        detail,
+    ))
+}
+
+/// Tells of an answered request in the log, in one line. What machines ask for again and again is
+/// told only to those who want to know more.
+fn tell(route: &str, status: StatusCode, took: Duration, problem: Option<&ToldProblem>) {
+    let status_code = status.as_u16();
+    // Microseconds are as much as means anything.
+    let ms = (took.as_secs_f64() * 1e6).round() / 1e3;
+    match problem {
+        Some(problem) if status.is_server_error() => {
+            tracing::error!(
+                status = status_code,
+                ms,
+                kind = problem.kind,
+                "{}",
+                problem.detail
+            );
+        }
+        Some(problem) => {
+            tracing::info!(
+                status = status_code,
+                ms,
+                kind = problem.kind,
+                "{}",
+                problem.detail
+            );
+        }
+        None if is_routine(route) && status.is_success() => {
+            tracing::debug!(status = status_code, ms, "answered");
+        }
+        None => tracing::info!(status = status_code, ms, "answered"),
+    }
+}
+
+/// Whether a machine asks for this again and again, or every visit of the page does.
+fn is_routine(route: &str) -> bool {
+    ["/health", "/metrics", "/openapi.json", "/api/v1/daemon"].contains(&route) || page::has(route)
 }
 
 /// The bearer token that requests over TCP must show, as its digest: digests are compared in a time
@@ -100,9 +171,17 @@ impl Token {
     }
 }
 
+/// Whether a request bears the token, where it must.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Authorized(pub(super) bool);
+
 /// Lets only requests through that bear the token; the page and `/health` tell nothing that is
 /// secret.
-pub(super) async fn require(State(token): State<Token>, request: Request, next: Next) -> Response {
+pub(super) async fn require(
+    State(token): State<Token>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let bearer = request
         .headers()
         .get(header::AUTHORIZATION)
@@ -112,7 +191,14 @@ pub(super) async fn require(State(token): State<Token>, request: Request, next: 
         .map(|(_, token)| Token::new(token.trim()));
     let path = request.uri().path();
     let open = path == "/health" || page::has(path);
-    if open || bearer == Some(token) {
+    let known = bearer == Some(token);
+    if let Some(client) = request.extensions().get::<Arc<Client>>()
+        && known
+    {
+        client.is_known();
+    }
+    if open || known {
+        request.extensions_mut().insert(Authorized(known));
         return next.run(request).await;
     }
     let problem = Problem::new(

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     claims::{Claim, wait},
+    events::About,
     extract::{Json, Path},
     guests::limit,
     pools::lease,
@@ -101,7 +102,8 @@ pub(super) async fn suspend(
     if news {
         let written = rested.written_bytes;
         app.metrics.claim_suspended(&rested.pool, took, written);
-        app.events.send("suspend", &rested);
+        app.events
+            .send("suspend", About::pool(&rested.pool), &rested);
         // There may be one entry more now.
         app.room.notify_waiters();
     }
@@ -178,14 +180,12 @@ pub(super) async fn resume(
     // One that was there already is no news.
     if claimed.tier == Tier::Cold {
         app.metrics.claim_resumed(&pool, took);
-        app.events.send(
-            "resume",
-            &ResumeEvent {
-                pool,
-                guest: claimed.guest.clone(),
-                resume_ms: took.as_secs_f64() * 1e3,
-            },
-        );
+        let event = ResumeEvent {
+            pool,
+            guest: claimed.guest.clone(),
+            resume_ms: took.as_secs_f64() * 1e3,
+        };
+        app.events.send("resume", About::pool(&event.pool), &event);
     }
     Ok(Answer(Claim::new(claimed, took)))
 }

@@ -62,7 +62,7 @@ pub(crate) struct Restoring {
     pub(crate) paused: bool,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
     #[schema(default = 1_048_576)]
-    pub(crate) private_limit_bytes: Option<u64>,
+    pub(crate) private_limit: Option<u64>,
     /// Go ahead when that worst case does not fit in memory.
     #[serde(default)]
     pub(crate) overcommit: bool,
@@ -100,7 +100,7 @@ impl Restoring {
             names: Job::numbered(self.prefix, &checkpoint),
             checkpoint,
             paused: self.paused,
-            allowance: self.private_limit_bytes.map_or(ALLOWANCE, Bytes),
+            allowance: self.private_limit.map_or(ALLOWANCE, Bytes),
             overcommit: self.overcommit,
             park_after,
             all_or_nothing: self.all_or_nothing,

@@ -17,7 +17,12 @@ use super::{
     problem::Problem,
     workers::{Workers, blocking, guests},
 };
-use crate::{engine::Usage, guests::GuestState, host::facts::HostFacts, pool::Pool, units::Bytes};
+use crate::{
+    guests::{GuestState, UsageView},
+    host::facts::HostFacts,
+    pool::Pool,
+    units::Bytes,
+};
 
 /// How long a sample is as good as a new one.
 const FRESH: Duration = Duration::from_secs(1);
@@ -73,6 +78,11 @@ pub(crate) struct Cost {
     pub(crate) process_bytes: u64,
     /// Their page tables.
     pub(crate) page_table_bytes: u64,
+    /// Other memory of the kernel that they take, which no process shows: what a density run of the
+    /// checkpoint found for each guest, else what guests cost in general.
+    pub(crate) kernel_bytes: u64,
+    /// Whether that was measured by a density run, for all of them.
+    pub(crate) kernel_measured: bool,
 }
 
 /// The host.
@@ -128,6 +138,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
             let entries = guests.state.entries(&pool.row.name)?;
             pool_of.extend(entries.into_iter().map(|entry| (entry.guest, index)));
         }
+        let overheads = guests.overheads()?;
         let mut checkpoints = BTreeMap::<&str, Cost>::new();
         let mut of_pools = vec![Cost::default(); pools.len()];
         for guest in &all {
@@ -136,6 +147,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
             let Ok(usage) = guests.usage(guest) else {
                 continue;
             };
+            let usage = UsageView::new(usage, overheads.of(&guest.row.sha256));
             let checkpoint = match pool_of.get(&guest.row.id) {
                 Some(&index) => {
                     of_pools[index].add(guest.row.memory, usage);
@@ -165,16 +177,18 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
 }
 
 impl Cost {
-    fn add(&mut self, memory: Bytes, usage: Usage) {
+    fn add(&mut self, memory: Bytes, usage: UsageView) {
+        self.kernel_measured = usage.kernel_measured && (self.guests == 0 || self.kernel_measured);
         self.guests += 1;
         for (sum, amount) in [
-            (&mut self.memory_bytes, memory),
-            (&mut self.private_bytes, usage.private),
-            (&mut self.shared_bytes, usage.shared),
-            (&mut self.process_bytes, usage.process),
-            (&mut self.page_table_bytes, usage.page_tables),
+            (&mut self.memory_bytes, memory.0),
+            (&mut self.private_bytes, usage.private_bytes),
+            (&mut self.shared_bytes, usage.shared_bytes),
+            (&mut self.process_bytes, usage.process_bytes),
+            (&mut self.page_table_bytes, usage.page_table_bytes),
+            (&mut self.kernel_bytes, usage.kernel_bytes),
         ] {
-            *sum = sum.saturating_add(amount.0);
+            *sum = sum.saturating_add(amount);
         }
     }
 }

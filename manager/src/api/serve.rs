@@ -3,26 +3,28 @@
 
 use std::{
     fs::File,
-    future::Future,
     io::{self, Read},
     net::SocketAddr,
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, net::UnixListener as StdListener},
     path::{Path, PathBuf},
-    process::exit,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use axum::{Router, serve::Listener};
 
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, watch},
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
     time::sleep,
 };
 
 use super::{
     App, Error, Parts,
+    connections::{Budget, Clients},
     events::Events,
     keeper::{self, Fills},
     metrics::Metrics,
@@ -31,26 +33,21 @@ use super::{
     request::Token,
     router,
     sample::Sampler,
-    socket::Place,
+    socket::{Name, Place},
     under_way::UnderWay,
     watch as watcher,
     workers::Workers,
 };
-use crate::{engine::bhyve::Rctl, owner_only, state::State};
+use crate::{engine::bhyve::Rctl, owner_only, pool::NewPool, state::State};
 
 /// How often the daemon looks whether its socket is still its own.
 const GLANCE: Duration = Duration::from_millis(200);
 /// How long the port of a daemon that is being replaced is waited for.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
-/// Library calls at once. Further ones wait.
-const BLOCKING_THREADS: usize = 256;
 /// Shortest token that is taken.
 const TOKEN_MIN: usize = 16;
 /// Longest token file that is read.
 const TOKEN_MAX: u64 = 4096;
-/// Exit code after a second signal: what was under way was cut off.
-const INTERRUPTED: i32 = 130;
-
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -66,6 +63,17 @@ pub struct Config {
     pub listen: Option<Listen>,
     /// Limits of guests of the bhyve engine.
     pub rctl: Rctl,
+    /// The pools that there should be.
+    pub pools: Vec<NewPool>,
+}
+
+/// How the daemon came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All that was asked was answered.
+    Drained,
+    /// It was told to end a second time: what was under way was cut off.
+    CutOff,
 }
 
 /// A port to listen on.
@@ -77,13 +85,15 @@ pub struct Listen {
     pub token_file: PathBuf,
 }
 
-/// Serves until SIGTERM or SIGINT, reading the configuration again at SIGHUP, or until another daemon has taken over; then answers what was
-/// asked before, and returns. A second signal ends the process at once.
+/// Serves until SIGTERM or SIGINT, or until another daemon has taken over; then answers what was
+/// asked before, and returns. A second signal ends it at once. SIGHUP has it read the configuration
+/// again.
 ///
 /// # Errors
 /// When the state cannot be opened, or no socket be made.
-pub fn serve(config: Config, reload: &Reload) -> Result<(), Error> {
+pub fn serve(config: Config, reload: &Reload) -> Result<Ended, Error> {
     let token = config.listen.as_ref().map(token).transpose()?;
+    let budget = Budget::of_process();
     // Opened once here, so that a folder that cannot be used is told at once.
     drop(State::open(&config.state)?);
     if owner_only::is_open(&config.state) {
@@ -94,16 +104,149 @@ pub fn serve(config: Config, reload: &Reload) -> Result<(), Error> {
     }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
+        .max_blocking_threads(budget.calls)
         .build()
         .map_err(|source| Error::Start {
             action: "start threads",
             source,
         })?;
-    runtime.block_on(run(config, token, reload))
+    let ended = runtime.block_on(run(config, budget, token, reload));
+    if matches!(ended, Ok(Ended::CutOff)) {
+        runtime.shutdown_background();
+    }
+    ended
 }
 
-async fn run(config: Config, token: Option<Token>, reload: &Reload) -> Result<(), Error> {
+/// The daemon's part that listens.
+struct Doors {
+    app: App,
+    budget: Budget,
+    clients: Arc<Clients>,
+    place: Place,
+    /// The door of the socket, and others before it whose clients are still served.
+    socket: Door,
+    before: Vec<JoinHandle<()>>,
+    port: Option<Door>,
+}
+
+/// A listener that is served.
+struct Door {
+    /// It stops listening when this is dropped.
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Door {
+    fn open(app: &App, clients: &Arc<Clients>, listener: impl Listener, router: Router) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let draining = app.draining.subscribe();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let serving = Arc::clone(clients).serve(listener, router, draining, stopped);
+        Self {
+            stop,
+            serving: tokio::spawn(serving),
+        }
+    }
+
+    /// Stops listening; what this returns ends with its last client.
+    fn close(self) -> JoinHandle<()> {
+        drop(self.stop);
+        self.serving
+    }
+}
+
+impl Doors {
+    fn open(app: &App, budget: Budget, config: &Config) -> Result<Self, Error> {
+        let (listener, place) = Place::take(&config.state, &config.socket, config.socket_mode)?;
+        let clients = Clients::of_socket(&budget);
+        let listener = async_listener(listener, &place)?;
+        Ok(Self {
+            socket: Door::open(app, &clients, listener, router(app.clone(), None)),
+            app: app.clone(),
+            budget,
+            clients,
+            place,
+            before: Vec::new(),
+            port: None,
+        })
+    }
+
+    /// The name of the socket was removed: it is made again.
+    fn open_socket_again(&mut self) -> Result<(), Error> {
+        let Some((listener, place)) = self.place.take_again()? else {
+            return Ok(());
+        };
+        let listener = async_listener(listener, &place)?;
+        let router = router(self.app.clone(), None);
+        let door = Door::open(&self.app, &self.clients, listener, router);
+        let before = std::mem::replace(&mut self.socket, door);
+        self.place = place;
+        self.before.retain(|serving| !serving.is_finished());
+        self.before.push(before.close());
+        Ok(())
+    }
+
+    async fn open_port(&mut self, address: SocketAddr, token: Token) -> Result<(), Error> {
+        let listener = port(address).await?;
+        let address = listener.local_addr().unwrap_or(address);
+        let clients = Clients::of_port(&self.budget);
+        let router = router(self.app.clone(), Some(token));
+        self.port = Some(Door::open(&self.app, &clients, listener, router));
+        tracing::info!(%address, "listening on a port, for those who bear the token");
+        Ok(())
+    }
+
+    /// Until all clients are answered; the daemon drains.
+    async fn close(self) {
+        self.place.give_back();
+        let doors = [self.socket].into_iter().chain(self.port);
+        let serving: Vec<_> = doors.map(Door::close).chain(self.before).collect();
+        for serving in serving {
+            let _ = serving.await;
+        }
+    }
+
+    /// Looks after the socket's name until it is another's; returns why the daemon is to end.
+    async fn until_replaced(&mut self) -> &'static str {
+        let mut told = false;
+        loop {
+            match self.place.name() {
+                Name::Ours => told = false,
+                Name::Taken => return "another daemon has taken over",
+                Name::Replaced => return "another file has the name of the socket",
+                Name::Gone => match self.open_socket_again() {
+                    Ok(()) => {
+                        let socket = self.place.path().display();
+                        tracing::warn!(%socket, "the socket had been removed: listening on it again");
+                    }
+                    // The folder may come back.
+                    Err(e) if !told => {
+                        tracing::error!("the socket was removed: {e}");
+                        told = true;
+                    }
+                    Err(_) => {}
+                },
+            }
+            sleep(GLANCE).await;
+        }
+    }
+}
+
+fn async_listener(listener: StdListener, place: &Place) -> Result<UnixListener, Error> {
+    UnixListener::from_std(listener).map_err(|source| Error::Listen {
+        on: place.path().display().to_string(),
+        source,
+    })
+}
+
+async fn run(
+    config: Config,
+    budget: Budget,
+    token: Option<Token>,
+    reload: &Reload,
+) -> Result<Ended, Error> {
     let signals = |kind| {
         signal(kind).map_err(|source| Error::Start {
             action: "wait for signals",
@@ -124,78 +267,51 @@ async fn run(config: Config, token: Option<Token>, reload: &Reload) -> Result<()
         pools_changed: Notify::new(),
         room: Notify::new(),
         fills: Fills::default(),
-        permits: Permits::default(),
-        checkpoints: config.checkpoints,
+        permits: Permits::new(budget.calls),
+        checkpoints: config.checkpoints.clone(),
         draining: watch::Sender::new(false),
     }));
-    let (listener, place) = Place::take(&config.state, &config.socket, config.socket_mode)?;
-    let listener = UnixListener::from_std(listener).map_err(|source| Error::Listen {
-        on: place.path().display().to_string(),
-        source,
-    })?;
-    let port = match config.listen.zip(token) {
-        None => None,
+    let mut doors = Doors::open(&app, budget, &config)?;
+    if let Some((listen, token)) = config.listen.as_ref().zip(token) {
         // The socket is taken: a daemon that had the port lets go of it now.
-        Some((listen, token)) => Some((port(listen.address).await?, token)),
-    };
-    tracing::info!(socket = %place.path().display(), pid = std::process::id(), "serving");
+        doors.open_port(listen.address, token).await?;
+    }
+    let socket = doors.place.path().display().to_string();
+    tracing::info!(socket, pid = std::process::id(), "serving");
 
     let watching = tokio::spawn(watcher::watch(app.clone()));
     let keeping = tokio::spawn(keeper::keep(app.clone()));
-    let over_socket =
-        axum::serve(listener, router(app.clone(), None)).with_graceful_shutdown(drained(&app));
-    let over_socket = tokio::spawn(over_socket.into_future());
-    let over_port = port.map(|(listener, token)| {
-        tracing::info!(address = ?listener.local_addr().ok(), "serving with a token");
-        let router = router(app.clone(), Some(token));
-        let serving = axum::serve(listener, router).with_graceful_shutdown(drained(&app));
-        tokio::spawn(serving.into_future())
-    });
+    let begun = tokio::spawn(app.clone().configure(config.pools));
 
-    let why = loop {
-        tokio::select! {
-            _ = term.recv() => break "told to end",
-            _ = int.recv() => break "told to end",
-            () = replaced(&place) => break "another daemon has taken over",
-            _ = hup.recv() => drop(tokio::spawn(app.clone().reload(Arc::clone(reload)))),
+    let why = {
+        let mut replaced = std::pin::pin!(doors.until_replaced());
+        loop {
+            tokio::select! {
+                _ = term.recv() => break "told to end",
+                _ = int.recv() => break "told to end",
+                why = &mut replaced => break why,
+                _ = hup.recv() => drop(tokio::spawn(app.clone().reload(Arc::clone(reload)))),
+            }
         }
     };
     tracing::info!("{why}: draining");
     app.draining.send_replace(true);
-    place.give_back();
     let rest = async {
-        let _ = over_socket.await;
-        if let Some(over_port) = over_port {
-            let _ = over_port.await;
-        }
+        doors.close().await;
         let _ = watching.await;
         let _ = keeping.await;
+        let _ = begun.await;
     };
-    tokio::select! {
-        () = rest => tracing::info!("drained"),
-        _ = term.recv() => cut_off(),
-        _ = int.recv() => cut_off(),
+    let ended = tokio::select! {
+        () = rest => Ended::Drained,
+        _ = term.recv() => Ended::CutOff,
+        _ = int.recv() => Ended::CutOff,
+    };
+    match ended {
+        Ended::Drained => tracing::info!("drained"),
+        Ended::CutOff => tracing::warn!("told to end again: what is under way is cut off"),
     }
-    Ok(())
-}
-
-fn cut_off() {
-    tracing::warn!("told to end again: what is under way is cut off");
-    exit(INTERRUPTED);
-}
-
-fn drained(app: &App) -> impl Future<Output = ()> + Send + 'static {
-    let mut draining = app.draining.subscribe();
-    async move {
-        // It fails only when the daemon is gone altogether.
-        let _ = draining.wait_for(|draining| *draining).await;
-    }
-}
-
-async fn replaced(place: &Place) {
-    while place.is_ours() {
-        sleep(GLANCE).await;
-    }
+    Ok(ended)
 }
 
 /// Listens on a port, which a daemon that is being replaced may still have for a moment.

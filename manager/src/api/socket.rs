@@ -8,9 +8,9 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io,
+    io::{self, ErrorKind},
     os::unix::{
-        fs::{MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -29,14 +29,42 @@ const LOCK: &str = "api.lock";
 pub(super) struct Place {
     dir: PathBuf,
     path: PathBuf,
+    mode: u32,
     inode: (u64, u64),
+}
+
+/// Whose the name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// This daemon's, or so it must be taken to be: it cannot be looked at.
+    Ours,
+    /// Nobody's: it was removed.
+    Gone,
+    /// Another socket's: another daemon has taken over.
+    Taken,
+    /// Another file's.
+    Replaced,
 }
 
 impl Place {
     /// Listens, and takes the name.
     pub(super) fn take(dir: &Path, path: &Path, mode: u32) -> Result<(UnixListener, Self), Error> {
-        let path = path.to_owned();
         let _lock = lock(dir)?;
+        Self::bind(dir, path, mode)
+    }
+
+    /// Listens again under the name that was removed; `None` when it has a file again.
+    pub(super) fn take_again(&self) -> Result<Option<(UnixListener, Self)>, Error> {
+        let _lock = lock(&self.dir)?;
+        match self.name() {
+            Name::Gone => Self::bind(&self.dir, &self.path, self.mode).map(Some),
+            Name::Ours | Name::Taken | Name::Replaced => Ok(None),
+        }
+    }
+
+    /// The lock is held.
+    fn bind(dir: &Path, path: &Path, mode: u32) -> Result<(UnixListener, Self), Error> {
+        let path = path.to_owned();
         sweep(&path);
         let mut unnamed = path.clone().into_os_string();
         unnamed.push(format!(".{}", std::process::id()));
@@ -55,7 +83,13 @@ impl Place {
         };
         let inode = take().map_err(failed)?;
         let dir = dir.to_owned();
-        Ok((listener, Self { dir, path, inode }))
+        let place = Self {
+            dir,
+            path,
+            mode,
+            inode,
+        };
+        Ok((listener, place))
     }
 
     /// Where clients find it.
@@ -63,9 +97,19 @@ impl Place {
         &self.path
     }
 
-    /// Whether clients who come now still come here.
-    pub(super) fn is_ours(&self) -> bool {
-        inode(&self.path).is_ok_and(|inode| inode == self.inode)
+    /// Whether clients who come now still come here. The inode of a socket is not another's as long
+    /// as somebody listens on it.
+    pub(super) fn name(&self) -> Name {
+        match fs::symlink_metadata(&self.path) {
+            Ok(file) if (file.dev(), file.ino()) == self.inode => Name::Ours,
+            Ok(file) if file.file_type().is_socket() => Name::Taken,
+            Ok(_) => Name::Replaced,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Name::Gone
+            }
+            // That it cannot be looked at does not make it another's.
+            Err(_) => Name::Ours,
+        }
     }
 
     /// Removes the name, unless another daemon has taken it.
@@ -73,7 +117,7 @@ impl Place {
         let Ok(_lock) = lock(&self.dir) else {
             return;
         };
-        if self.is_ours() {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -126,16 +170,26 @@ mod tests {
         fs::write(dir.path().join("api.sock.4194305"), "").unwrap();
         let (_first_listener, first) =
             Place::take(dir.path(), &dir.path().join("api.sock"), 0o600).unwrap();
-        assert!(first.is_ours());
+        assert_eq!(first.name(), Name::Ours);
         let mode = fs::metadata(first.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (_second_listener, second) =
             Place::take(dir.path(), &dir.path().join("api.sock"), 0o600).unwrap();
-        assert!(!first.is_ours() && second.is_ours());
+        assert_eq!((first.name(), second.name()), (Name::Taken, Name::Ours));
+        assert!(first.take_again().unwrap().is_none());
         // The first has nothing left to give back.
         first.give_back();
-        assert!(second.is_ours());
+        assert_eq!(second.name(), Name::Ours);
         second.give_back();
+        assert_eq!(second.name(), Name::Gone);
+        let (_third_listener, third) = second.take_again().unwrap().unwrap();
+        assert_eq!((second.name(), third.name()), (Name::Taken, Name::Ours));
+        let mode = fs::metadata(third.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        third.give_back();
+        fs::write(third.path(), "").unwrap();
+        assert_eq!(third.name(), Name::Replaced);
+        fs::remove_file(third.path()).unwrap();
         let mut left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -11,7 +11,13 @@ use std::{
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 
-use super::{App, events::RestoreEvent, extract::Path, metrics::Origin, problem::Problem};
+use super::{
+    App,
+    events::{About, RestoreEvent},
+    extract::Path,
+    metrics::Origin,
+    problem::Problem,
+};
 use crate::{
     checkpoint::Progress,
     restore::{job, mass::Event},
@@ -78,9 +84,7 @@ impl Begun {
             let mut event = self.work.progress().clone();
             event.verified_bytes = Some(progress.done.0);
             event.verify_bytes = Some(progress.total.0);
-            self.app
-                .events
-                .send_of(&event.request_id, "restore", &event);
+            self.app.tell_restore(&event);
         }
         match &self.work.cancelled {
             Some(cancelled) if cancelled.load(Ordering::Relaxed) => ControlFlow::Break(()),
@@ -104,11 +108,19 @@ impl Begun {
             told.failure = Some((*failure).into());
         }
         told.warning = job::warning(event);
-        self.app.events.send_of(&told.request_id, "restore", &told);
+        self.app.tell_restore(&told);
     }
 }
 
 impl App {
+    fn tell_restore(&self, event: &RestoreEvent) {
+        let about = About {
+            request: Some(&event.request_id),
+            pool: event.pool.as_deref(),
+        };
+        self.events.send("restore", about, event);
+    }
+
     /// Begins a restore. Whoever knows its request may cancel it, when there is a flag for that.
     pub(super) fn begin(
         &self,

@@ -2,7 +2,7 @@
 //! at them once a second, and at once when the API has done something; tells what is different.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,17 +11,16 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
-use super::{App, problem::Problem, workers};
+use super::{App, events::About, problem::Problem, workers};
 use crate::{
     engine::GuestId,
     guests::{GuestState, View},
     pool::Pool,
+    state::EntryState,
 };
 
 /// How often guests are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long a guest must be dead before that is told.
-const DOUBT: Duration = Duration::from_millis(800);
 /// How many looks there are to one sample of what guests cost.
 const LOOKS_PER_SAMPLE: u32 = 2;
 
@@ -32,6 +31,29 @@ pub(super) struct GuestEvent {
     pub happened: Happened,
     /// The guest, as it is now, or as it last was.
     pub guest: View,
+}
+
+/// A claim is over.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ReleaseEvent {
+    /// The pool.
+    pub pool: String,
+    /// Name of the guest, which is gone or goes.
+    pub guest: String,
+    /// Why.
+    pub because: Because,
+}
+
+/// Why a claim is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Because {
+    /// It was released, or its guest destroyed.
+    Released,
+    /// Its lease was over.
+    LeaseOver,
+    /// Its guest had ended.
+    GuestEnded,
 }
 
 /// Watches until the daemon drains.
@@ -48,35 +70,90 @@ pub(super) async fn watch(app: App) {
             _ = draining.wait_for(|draining| *draining) => return,
         }
         match look(&app).await {
-            Ok((guests, pools)) => {
-                watcher.saw(&app, guests);
-                if watcher.pools != pools {
-                    app.events.send("pools", &pools);
-                    watcher.pools = pools;
-                }
-            }
-            Err(problem) => tracing::warn!(?problem, "cannot look at the guests"),
+            Ok(look) => watcher.saw(&app, look),
+            Err(problem) => tracing::warn!("cannot look at the guests: {}", problem.detail),
         }
+        app.workers.close_idle();
         looks = looks.wrapping_add(1);
         if looks.is_multiple_of(LOOKS_PER_SAMPLE)
             && app.events.heard()
             && let Ok(sample) = app.sampler.sample(&app.workers).await
         {
-            app.events.send("counters", &*sample);
+            app.events.send_passing("counters", &*sample);
         }
     }
 }
 
-async fn look(app: &App) -> Result<(BTreeMap<GuestId, View>, Vec<Pool>), Problem> {
+/// What there is at one moment.
+#[derive(Debug)]
+pub(super) struct Look {
+    at: Instant,
+    pub(super) guests: BTreeMap<GuestId, Seen>,
+    pub(super) pools: Vec<Pool>,
+    /// Guests that ended, and of which nobody had asked that.
+    unasked: HashSet<GuestId>,
+    /// Guests whose claims are suspended: those are not over.
+    suspended: HashSet<GuestId>,
+}
+
+/// A guest that was seen.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) view: View,
+    /// The pool that it is an entry of, and how far that has come.
+    entry: Option<(String, EntryState)>,
+    /// What was left of its claim's lease.
+    lease: Option<Duration>,
+}
+
+impl Seen {
+    /// The pool that it is of.
+    pub(super) fn pool(&self) -> Option<&str> {
+        self.entry.as_ref().map(|(pool, _)| pool.as_str())
+    }
+
+    fn is_claimed(&self) -> bool {
+        matches!(self.entry, Some((_, EntryState::Claimed)))
+    }
+}
+
+/// Looks at the guests and the pools.
+pub(super) async fn look(app: &App) -> Result<Look, Problem> {
     let workers = Arc::clone(&app.workers);
     workers::blocking(move || {
+        let at = Instant::now();
         let kind = workers.engine().kind();
-        let guests = workers.call(|state, engine| workers::guests(state, engine).list())?;
-        let guests = guests
-            .iter()
-            .map(|guest| (guest.row.id, View::new(guest, kind, None)))
-            .collect();
-        Ok((guests, workers.pools(|pools| pools.list())?))
+        let pools = workers.pools(|pools| pools.list())?;
+        workers.call(|state, engine| {
+            let guests = workers::guests(state, engine).list()?;
+            let mut seen: BTreeMap<GuestId, Seen> = guests
+                .iter()
+                .map(|guest| {
+                    let view = View::new(guest, kind, None);
+                    let (entry, lease) = (None, None);
+                    (guest.row.id, Seen { view, entry, lease })
+                })
+                .collect();
+            for pool in &pools {
+                let name = &pool.row.name;
+                for row in state.entries(name)? {
+                    if let Some(seen) = seen.get_mut(&row.guest) {
+                        seen.entry = Some((name.clone(), row.state));
+                        seen.lease = row.lease;
+                    }
+                }
+            }
+            // Only now: whoever ends a guest notes that before.
+            let unasked = state.ended_unasked()?;
+            let suspended = state.all_cold()?.iter().map(|cold| cold.guest).collect();
+            Ok(Look {
+                at,
+                guests: seen,
+                pools,
+                unasked,
+                suspended,
+            })
+        })
     })
     .await
 }
@@ -84,51 +161,84 @@ async fn look(app: &App) -> Result<(BTreeMap<GuestId, View>, Vec<Pool>), Problem
 /// What is known from earlier looks.
 #[derive(Debug, Default)]
 struct Watcher {
-    /// Guests as they were told of; none before the first look.
-    known: Option<BTreeMap<GuestId, View>>,
-    /// Guests that were found dead, and when: one that is being destroyed is dead for a moment.
-    dying: BTreeMap<GuestId, Instant>,
-    /// Pools as they were told of.
-    pools: Vec<Pool>,
+    /// The last look; none before the first.
+    known: Option<Look>,
 }
 
 impl Watcher {
-    fn saw(&mut self, app: &App, mut now: BTreeMap<GuestId, View>) {
+    fn saw(&mut self, app: &App, mut now: Look) {
         // What was there at the first look is no news.
         let Some(known) = self.known.take() else {
             self.known = Some(now);
             return;
         };
-        self.dying.retain(|id, _| now.contains_key(id));
-        for (id, guest) in &mut now {
-            let was = known.get(id);
-            let died = guest.state == GuestState::Dead
-                && was.is_none_or(|was| was.state != GuestState::Dead);
-            if died && self.dying.entry(*id).or_insert_with(Instant::now).elapsed() < DOUBT {
+        for (id, guest) in &mut now.guests {
+            let was = known.guests.get(id);
+            let died = guest.view.state == GuestState::Dead
+                && was.is_none_or(|was| was.view.state != GuestState::Dead);
+            // One that is being destroyed is dead for a moment.
+            if died && !now.unasked.contains(id) {
                 if let Some(was) = was {
-                    guest.clone_from(was);
+                    guest.view.clone_from(&was.view);
                 }
                 continue;
             }
-            let was = was.map(|guest| guest.state);
-            if let Some(happened) = happened(was, Some(guest.state)) {
+            let was = was.map(|was| was.view.state);
+            if let Some(happened) = happened(was, Some(guest.view.state)) {
                 tell(app, happened, guest);
             }
         }
-        for (_, guest) in known.iter().filter(|(id, _)| !now.contains_key(id)) {
-            tell(app, Happened::Gone, guest);
+        for (id, guest) in &known.guests {
+            let is = now.guests.get(id);
+            let is_over = guest.is_claimed() && !is.is_some_and(Seen::is_claimed);
+            if is_over && !now.suspended.contains(id) {
+                tell_release(app, guest, is, now.at.duration_since(known.at));
+            }
+            if is.is_none() {
+                tell(app, Happened::Gone, guest);
+            }
+        }
+        if known.pools != now.pools {
+            app.events.send("pools", About::default(), &now.pools);
         }
         self.known = Some(now);
     }
 }
 
-fn tell(app: &App, happened: Happened, guest: &View) {
+fn tell(app: &App, happened: Happened, guest: &Seen) {
+    let view = &guest.view;
     if happened == Happened::Ended {
         app.metrics.ended();
-        tracing::warn!(guest = guest.name, reason = guest.reason, "a guest ended");
+        tracing::warn!(guest = view.name, reason = view.reason, "a guest ended");
     }
-    let guest = guest.clone();
-    app.events.send("guest", &GuestEvent { happened, guest });
+    let about = About {
+        pool: guest.pool(),
+        ..About::default()
+    };
+    let guest = view.clone();
+    app.events
+        .send("guest", about, &GuestEvent { happened, guest });
+}
+
+/// A claim is over that there was `ago`.
+fn tell_release(app: &App, was: &Seen, is: Option<&Seen>, ago: Duration) {
+    let Some((pool, _)) = &was.entry else {
+        return;
+    };
+    let ended = is.is_some_and(|is| is.view.state == GuestState::Dead);
+    let because = if was.lease.is_some_and(|left| left <= ago) {
+        Because::LeaseOver
+    } else if ended || was.view.state == GuestState::Dead {
+        Because::GuestEnded
+    } else {
+        Because::Released
+    };
+    let event = ReleaseEvent {
+        pool: pool.clone(),
+        guest: was.view.name.clone(),
+        because,
+    };
+    app.events.send("release", About::pool(pool), &event);
 }
 
 /// What happened to a guest between two looks at it.

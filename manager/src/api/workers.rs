@@ -6,8 +6,8 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, atomic::AtomicBool},
-    time::Duration,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
 use super::problem::Problem;
@@ -29,24 +29,55 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 pub(super) struct Workers {
     dir: PathBuf,
     engine: Box<dyn Engine>,
-    idle: Mutex<Vec<Opened>>,
+    states: Mutex<States>,
     /// Nurseries, warm from one restore to the next: of pools by their name, of others by their
     /// checkpoint, which has a slash in it.
     standing: Slots,
 }
+
+/// How long a state that nobody uses stays open: it has three descriptors, and memory of SQLite's.
+const IDLE: Duration = Duration::from_secs(10);
+/// Idle states, at most.
+const IDLE_MAX: usize = 32;
 
 /// A state, and the database file that it was opened from.
 #[derive(Debug)]
 struct Opened {
     state: State,
     database: Option<(u64, u64)>,
+    /// When it was used last.
+    used: Instant,
+}
+
+/// The states that are open.
+#[derive(Debug, Default)]
+struct States {
+    idle: Vec<Opened>,
+    /// How many are being used.
+    used: usize,
+    /// How many were closed while others were open. SQLite keeps the descriptor of such a one until
+    /// the process has no other: locks of files are the process's, and would go with it.
+    half_closed: usize,
+}
+
+/// A state that is being used until this is dropped, also by a panic.
+struct InUse<'a>(&'a Workers);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.states().used -= 1;
+    }
 }
 
 impl Opened {
     fn new(dir: &Path) -> Result<Self, state::Error> {
         let state = State::open(dir)?;
         let database = database(dir);
-        Ok(Self { state, database })
+        Ok(Self {
+            state,
+            database,
+            used: Instant::now(),
+        })
     }
 }
 
@@ -61,7 +92,7 @@ impl Workers {
         Ok(Self {
             dir: dir.to_owned(),
             engine: engine::choose(Path::new(THIS_PROGRAM), rctl)?,
-            idle: Mutex::default(),
+            states: Mutex::default(),
             standing: Slots::default(),
         })
     }
@@ -76,15 +107,24 @@ impl Workers {
         &*self.engine
     }
 
+    fn states(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An opened state. One whose database was moved away or replaced is not used again: what the
     /// command line sees is what counts.
-    fn opened(&self) -> Result<Opened, state::Error> {
+    fn opened(&self) -> Result<(Opened, InUse<'_>), state::Error> {
         let now = database(&self.dir);
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|opened| opened.database == now && now.is_some());
-        let found = idle.pop();
-        drop(idle);
-        found.map_or_else(|| Opened::new(&self.dir), Ok)
+        let mut states = self.states();
+        states
+            .idle
+            .retain(|opened| opened.database == now && now.is_some());
+        let found = states.idle.pop();
+        states.used += 1;
+        drop(states);
+        let in_use = InUse(self);
+        let opened = found.map_or_else(|| Opened::new(&self.dir), Ok)?;
+        Ok((opened, in_use))
     }
 
     /// Makes a library call here and now; for use on a thread that may block.
@@ -95,12 +135,38 @@ impl Workers {
     where
         E: From<state::Error>,
     {
-        let mut opened = self.opened()?;
+        let (mut opened, in_use) = self.opened()?;
         let result = work(&mut opened.state, &*self.engine);
         // One that a panic went through is dropped instead.
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(opened);
+        opened.used = Instant::now();
+        let mut states = self.states();
+        if states.idle.len() < IDLE_MAX {
+            states.idle.push(opened);
+        } else {
+            states.half_closed += 1;
+        }
+        drop(states);
+        drop(in_use);
         result
+    }
+
+    /// Closes states that nobody has used for a while. The last one to come is the first to be used
+    /// again, so those that were only needed at the busiest moment are found here. When some were
+    /// closed, the others follow as soon as none is used.
+    pub(super) fn close_idle(&self) {
+        let mut states = self.states();
+        let is_quiet = states.used == 0;
+        let all = is_quiet && states.half_closed > 0;
+        let (kept, closed): (Vec<_>, Vec<_>) = std::mem::take(&mut states.idle)
+            .into_iter()
+            .partition(|opened| !all && opened.used.elapsed() < IDLE);
+        states.half_closed += closed.len();
+        if is_quiet && kept.is_empty() {
+            states.half_closed = 0;
+        }
+        states.idle = kept;
+        // Nobody opens one until these are closed.
+        drop(closed);
     }
 
     /// The same, on pools.

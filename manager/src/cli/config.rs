@@ -131,6 +131,6 @@ fn described(pool: &NewPool) -> serde_json::Value {
     let mut value = serde_json::to_value(pool.policy).expect("plain data");
     value["name"] = pool.name.clone().into();
     value["checkpoint"] = pool.checkpoint.to_string().into();
-    value["allowance"] = pool.allowance.0.into();
+    value["private_limit"] = pool.allowance.0.into();
     value
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     checkpoint::BundlePath,
     config::Config,
-    guests::{Guests, View},
+    guests::{Guests, UsageView, View},
     state::EntryState,
     units::Bytes,
 };
@@ -101,9 +101,11 @@ fn look(config: &Config, usage: bool) -> Result<Vec<View>, Failure> {
         engine: &*engine,
     };
     let all = guests.list()?;
+    let overheads = guests.overheads()?;
     let views = all.iter().map(|guest| {
         // One that ended since it was listed costs nothing any more.
         let usage = usage.then(|| guests.usage(guest).ok()).flatten();
+        let usage = usage.map(|usage| UsageView::new(usage, overheads.of(&guest.row.sha256)));
         View::new(guest, engine.kind(), usage)
     });
     Ok(views.collect())
@@ -224,6 +226,8 @@ impl Show {
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
+        let overhead = guests.overheads()?.of(&guest.row.sha256);
+        let usage = usage.map(|usage| UsageView::new(usage, overhead));
         // What cannot be asked for must not keep the rest from being shown.
         let disk = guests.disk_location(&guest.row).ok().flatten();
         Ok(View {

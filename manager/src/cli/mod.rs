@@ -14,6 +14,7 @@ mod fill;
 mod filter;
 mod guests;
 mod host;
+mod log;
 mod manual;
 pub(crate) mod output;
 mod policy;

@@ -129,7 +129,7 @@ pub(crate) fn color_errors() -> bool {
 }
 
 /// As <https://no-color.org> has it: set, and not empty.
-fn may_color() -> bool {
+pub(super) fn may_color() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 

@@ -170,7 +170,7 @@ impl Restore {
                     .unwrap_or_else(|| self.checkpoint.name().to_owned()),
             ),
             paused: self.paused,
-            private_limit_bytes: Some(self.private_limit.unwrap_or(defaults.private_limit.value).0),
+            private_limit: Some(self.private_limit.unwrap_or(defaults.private_limit.value).0),
             overcommit: self.overcommit,
             park_after_s: park_after.map(|idle| idle.as_secs_f64()),
             all_or_nothing: self.all_or_nothing,

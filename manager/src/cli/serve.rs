@@ -1,24 +1,21 @@
 //! `brood serve`
 
-use std::{
-    ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
-};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
-use tracing_subscriber::EnvFilter;
 
-use super::Failure;
+use super::{Failure, failure::INTERRUPTED, log};
 use crate::{
-    api::{self, Listen, Reload, Reloaded},
-    config::{Config, LogFormat, LogLevel, Sources},
+    api::{self, Ended, Listen, Reload, Reloaded},
+    config::{Config, LogFormat, Sources, listen_address},
 };
 
 /// Serves the API over HTTP on a socket in the state folder, STATE/api.sock, for its owner alone.
 ///
 /// The daemon keeps nothing of its own: it can be killed or replaced at any time, and guests live
-/// on. A second daemon on the same state folder takes over from the first. SIGTERM lets it answer
-/// what it was asked before. SIGHUP has it read the configuration again: the level of its log, and
-/// the pools, which are made and changed as by `brood pool apply`.
+/// on. A second daemon on the same state folder takes over from the first. The pools of the
+/// configuration are made and changed as by `brood pool apply`. SIGTERM lets it answer what it was
+/// asked before. SIGHUP has it read the configuration again: the level of its log, and the pools.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,8 +24,8 @@ Examples:
   brood serve --listen 127.0.0.1:7300 --token-file /etc/brood/token")]
 pub(super) struct Serve {
     /// Listen on this port, too; requests must bear the token. Only an address that this machine
-    /// alone can reach is taken
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// alone can reach is taken; without an address, it is 127.0.0.1
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = listen_address)]
     listen: Option<SocketAddr>,
     /// File with the token that requests over the port must bear; only its owner may read it
     #[arg(long, value_name = "FILE")]
@@ -36,9 +33,9 @@ pub(super) struct Serve {
     /// Folder of the checkpoints that requests name without one [default: STATE/checkpoints]
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// How to write the log, on standard error: text, or json [default: text]
-    #[arg(long, value_name = "FORM")]
-    log: Option<String>,
+    /// How to write the log, on standard error [default: text]
+    #[arg(long, value_name = "FORM", value_enum)]
+    log: Option<LogFormat>,
 }
 
 impl Serve {
@@ -53,7 +50,10 @@ impl Serve {
                 "serve.checkpoints",
                 self.checkpoints.map(PathBuf::into_os_string),
             ),
-            ("serve.log_format", self.log.map(OsString::from)),
+            (
+                "serve.log_format",
+                self.log.map(|format| OsString::from(format.to_string())),
+            ),
         ];
         for (key, value) in flags {
             if let Some(value) = value {
@@ -62,7 +62,8 @@ impl Serve {
         }
         let config = Config::load(&sources)?;
         let serve = &config.serve;
-        let set_level = start_log(serve.log_format.value, serve.log_level.value);
+        let log = log::start(serve.log_format.value, serve.log_level.value);
+        let set_level = log.level();
         let listen = serve.listen.as_ref().zip(serve.token_file.as_ref());
         let serving = api::Config {
             state: config.state_dir()?.to_owned(),
@@ -74,6 +75,7 @@ impl Serve {
                 token_file: token_file.value.to_path_buf(),
             }),
             rctl: config.bhyve.rctl.value.clone(),
+            pools: config.pools.clone(),
         };
         let reload: Reload = Arc::new(move || {
             let now = Config::load(&sources).map_err(|e| e.to_string())?;
@@ -83,8 +85,12 @@ impl Serve {
                 pools: now.pools,
             })
         });
-        api::serve(serving, &reload)?;
-        Ok(ExitCode::SUCCESS)
+        let ended = api::serve(serving, &reload)?;
+        drop(log);
+        Ok(match ended {
+            Ended::Drained => ExitCode::SUCCESS,
+            Ended::CutOff => ExitCode::from(INTERRUPTED),
+        })
     }
 }
 
@@ -106,49 +112,4 @@ fn later(then: &Config, now: &Config) -> Vec<String> {
         })
         .map(|setting| setting.key.to_owned())
         .collect()
-}
-
-/// Starts the log; returns what changes its level. `RUST_LOG` says more exactly than the
-/// configuration what is in it, and stays.
-fn start_log(format: LogFormat, level: LogLevel) -> Box<dyn Fn(LogLevel) + Send + Sync> {
-    let name = |level| match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
-    let exact = EnvFilter::try_from_default_env().ok();
-    let fixed = exact.is_some();
-    let filter = exact.unwrap_or_else(|| EnvFilter::new(name(level)));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    let changed = move |level| (!fixed).then(|| EnvFilter::new(name(level)));
-    // It fails only when the log is gone, and then there is nobody to tell.
-    match format {
-        LogFormat::Text => {
-            let log = log
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            Box::new(move |level| {
-                if let Some(filter) = changed(level) {
-                    let _ = handle.reload(filter);
-                }
-            })
-        }
-        LogFormat::Json => {
-            let log = log.json().flatten_event(true).with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            Box::new(move |level| {
-                if let Some(filter) = changed(level) {
-                    let _ = handle.reload(filter);
-                }
-            })
-        }
-    }
 }

@@ -32,7 +32,7 @@ use serde::Serialize;
 
 pub use error::Error;
 pub use shown::Shown;
-pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon};
+pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon, listen_address};
 
 use crate::{
     engine::bhyve::Rctl,

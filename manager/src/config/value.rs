@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fmt, io,
     marker::PhantomData,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     ops::Deref,
     path::{Path, PathBuf},
@@ -183,11 +183,28 @@ impl Value for BundlePath {
 
 impl Value for SocketAddr {
     fn read(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| {
-            format!(
-                "{text:?} is no address: write an IP address and a port, such as \"127.0.0.1:7300\""
-            )
-        })
+        listen_address(text)
+    }
+}
+
+/// An address to listen on: an IP address and a port, or a port of this machine alone (`7300`,
+/// `:7300`, `localhost:7300`).
+///
+/// # Errors
+/// When it is none; the error says what to write.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let port = text
+        .strip_prefix("localhost:")
+        .or_else(|| text.strip_prefix(':'))
+        .unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => Err(format!(
+            "{text:?} is no address: write an IP address and a port, such as \"127.0.0.1:7300\""
+        )),
     }
 }
 

@@ -77,6 +77,9 @@ impl Guests<'_> {
             left.insert(guest.row.id, Error::BeingRestored { guests });
         }
         self.state.sweep_sessions();
+        // Should one of those end later, it does so by itself.
+        let staying: Vec<GuestId> = left.keys().copied().collect();
+        self.state.forget_ending(&staying)?;
         let mut destroyed = Destroyed::default();
         for guest in guests {
             let (id, name) = (guest.row.id, guest.row.name.clone());
@@ -122,6 +125,8 @@ impl Guests<'_> {
         let run_dir = self.state.run_dir();
         let begin = Instant::now();
         for batch in guests.chunks(BATCH) {
+            let ids: Vec<GuestId> = batch.iter().map(|guest| guest.row.id).collect();
+            self.state.note_ending(&ids)?;
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 match self.kill(guest) {

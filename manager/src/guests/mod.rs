@@ -25,7 +25,7 @@ pub use destroy::{Destroyed, Left};
 pub use disks::Leftover;
 pub use error::Error;
 pub use users::User;
-pub use view::{UsageView, View};
+pub use view::{Overhead, Overheads, UsageView, View};
 
 use reconcile::UNEXPLAINED;
 
@@ -209,6 +209,15 @@ impl Guests<'_> {
         self.engine
             .usage(&self.state.run_dir(), &guest.row.id, process)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
+    }
+
+    /// What guests cost besides their private memory, by checkpoint.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn overheads(&self) -> Result<Overheads, Error> {
+        let measured = self.state.overheads()?;
+        Ok(Overheads::new(measured, self.engine.kind()))
     }
 
     /// Where the memory of a guest that lives is its own, in at most that many cells; `None` when

@@ -27,6 +27,23 @@ impl Guests<'_> {
         delta: bool,
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
+        let id = guest.row.id;
+        self.state.note_ending(&[id])?;
+        let suspended = self.suspend_or_take_up(guest, path, delta, progress);
+        if suspended.is_err() {
+            // What failed matters more than that this did.
+            let _ = self.state.forget_ending(&[id]);
+        }
+        suspended
+    }
+
+    fn suspend_or_take_up(
+        &mut self,
+        guest: &Guest,
+        path: &BundlePath,
+        delta: bool,
+        progress: Watch<'_>,
+    ) -> Result<Manifest, Error> {
         match self.try_suspend(guest, path, delta, progress) {
             // It was at it already, for somebody who was cut off, and came to its end just now.
             Err(Error::Engine {

@@ -1,10 +1,15 @@
 //! A guest as programs see it: one form for the command line's JSON and for the API.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Guest, GuestState};
-use crate::{checkpoint::manifest::EngineKind, engine::Usage, state::EntryState};
+use crate::{
+    checkpoint::manifest::EngineKind, engine::Usage, host::plan::CostModel, state::EntryState,
+    units::Bytes,
+};
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -61,15 +66,76 @@ pub struct UsageView {
     pub process_bytes: u64,
     /// Page tables of its process.
     pub page_table_bytes: u64,
+    /// Other memory of the kernel that it takes, which no process shows: what a density run of its
+    /// checkpoint found for each guest, else what guests cost in general.
+    #[serde(default)]
+    pub kernel_bytes: u64,
+    /// Whether that was measured by a density run of its checkpoint.
+    #[serde(default)]
+    pub kernel_measured: bool,
 }
 
-impl From<Usage> for UsageView {
-    fn from(usage: Usage) -> Self {
+impl UsageView {
+    /// What a guest costs whose process tells this of it.
+    #[must_use]
+    pub fn new(usage: Usage, overhead: Overhead) -> Self {
+        let told = usage.process.0.saturating_add(usage.page_tables.0);
         Self {
             private_bytes: usage.private.0,
             shared_bytes: usage.shared.0,
             process_bytes: usage.process.0,
             page_table_bytes: usage.page_tables.0,
+            kernel_bytes: overhead.bytes.0.saturating_sub(told),
+            kernel_measured: overhead.measured,
+        }
+    }
+
+    /// What the host would have more without it.
+    #[must_use]
+    pub fn cost(&self) -> Bytes {
+        Bytes(self.private_bytes)
+            + Bytes(self.process_bytes)
+            + Bytes(self.page_table_bytes)
+            + Bytes(self.kernel_bytes)
+    }
+}
+
+/// What a guest costs besides its private memory: its process and the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overhead {
+    /// How much.
+    pub bytes: Bytes,
+    /// Whether a density run found it; else it is what guests cost in general.
+    pub measured: bool,
+}
+
+/// The overhead of guests, by their checkpoint.
+#[derive(Clone, Debug)]
+pub struct Overheads {
+    measured: HashMap<String, Bytes>,
+    general: Bytes,
+}
+
+impl Overheads {
+    pub(super) fn new(measured: HashMap<String, Bytes>, engine: EngineKind) -> Self {
+        Self {
+            measured,
+            general: CostModel::built_in(engine).overhead,
+        }
+    }
+
+    /// That of guests of the checkpoint with this digest.
+    #[must_use]
+    pub fn of(&self, sha256: &str) -> Overhead {
+        match self.measured.get(sha256) {
+            Some(&bytes) => Overhead {
+                bytes,
+                measured: true,
+            },
+            None => Overhead {
+                bytes: self.general,
+                measured: false,
+            },
         }
     }
 }
@@ -77,7 +143,7 @@ impl From<Usage> for UsageView {
 impl View {
     /// What is to be told of a guest.
     #[must_use]
-    pub fn new(guest: &Guest, engine: EngineKind, usage: Option<Usage>) -> Self {
+    pub fn new(guest: &Guest, engine: EngineKind, usage: Option<UsageView>) -> Self {
         let row = &guest.row;
         let (pool, entry) = row.entry.clone().unzip();
         Self {
@@ -97,7 +163,7 @@ impl View {
             reason: row.reason.clone(),
             disk: row.disk.clone(),
             disk_path: None,
-            usage: usage.map(Into::into),
+            usage,
         }
     }
 }

@@ -18,6 +18,18 @@ pub enum Applied {
     Same,
 }
 
+impl Applied {
+    /// The word for it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Changed => "changed",
+            Self::Same => "as it was",
+        }
+    }
+}
+
 impl Pools<'_> {
     /// Makes a pool that is not there, and changes one that is otherwise. Its entries follow when it
     /// is settled and filled. Can be repeated; pools that nobody names stay as they are.

@@ -1,5 +1,7 @@
 //! What guests of a checkpoint were measured to cost, for `brood plan` and for admission.
 
+use std::collections::HashMap;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{Error, State};
@@ -43,6 +45,25 @@ impl State {
             )
             .optional()
             .map_err(|e| self.database_error(e))
+    }
+
+    /// What guests of all checkpoints that were measured cost besides their private memory, by the
+    /// checkpoint's digest.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn overheads(&self) -> Result<HashMap<String, Bytes>, Error> {
+        let read = || {
+            let mut statement = self
+                .database
+                .prepare_cached("SELECT sha256, overhead FROM measured")?;
+            let rows = statement.query_map([], |row| {
+                let overhead = row.get::<_, i64>(1)?;
+                Ok((row.get(0)?, Bytes(u64::try_from(overhead).unwrap_or(0))))
+            })?;
+            rows.collect::<rusqlite::Result<HashMap<_, _>>>()
+        };
+        read().map_err(|e| self.database_error(e))
     }
 
     /// Notes a measurement.

@@ -18,6 +18,7 @@ mod change;
 mod cold;
 mod damage;
 mod disks;
+mod ending;
 mod failing;
 mod guests;
 mod journal;

@@ -15,6 +15,7 @@ pub struct Policy {
     /// missing.
     pub hot_min: Option<u64>,
     /// How many entries of any kind it may have.
+    #[serde(rename = "max", alias = "most")]
     pub most: Option<u64>,
     /// What its entries may come to hold of the host's memory together, in bytes: each counts with
     /// its private limit and what it costs besides.
@@ -22,6 +23,7 @@ pub struct Policy {
     /// How old a hot entry may become until a new one takes its place, in seconds.
     pub max_age_s: Option<u64>,
     /// How many guests the daemon restores for it a second, at most.
+    #[serde(rename = "refill_rate", alias = "refill_per_s")]
     pub refill_per_s: Option<u64>,
     /// How long a claim lasts when it is not renewed, in seconds.
     pub lease_s: u64,

@@ -34,6 +34,7 @@ pub struct PoolRow {
     #[serde(flatten)]
     pub policy: Policy,
     /// Private memory that each of its guests is allowed, in bytes.
+    #[serde(rename = "private_limit", alias = "allowance")]
     pub allowance: Bytes,
     /// When it was made, RFC 3339.
     pub created_at: String,

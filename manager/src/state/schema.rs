@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFl
 use super::{Error, TokenDigest, damage};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -116,6 +116,15 @@ const MIGRATIONS: [&str; 7] = [
     CREATE TABLE bundle_folder (                 -- where deltas were written or used
         folder      TEXT PRIMARY KEY             -- absolute
     ) STRICT;
+",
+    "
+    CREATE TABLE ending (                             -- guests that somebody is ending
+        guest       TEXT PRIMARY KEY
+    ) STRICT;
+    CREATE TRIGGER ending_goes_with_its_guest AFTER DELETE ON guest
+    BEGIN
+        DELETE FROM ending WHERE guest = OLD.id;
+    END;
 ",
 ];
 

@@ -240,8 +240,9 @@ fn help(frame: &mut Frame<'_>, area: Rect) {
         .map(|(key, what)| Line::from(vec![format!("{key:<12}").cyan(), (*what).into()]))
         .chain([
             Line::from(""),
-            Line::from("MiB each: memory that a guest has written, its process, and its"),
-            Line::from("page tables. Claims and restores are those that the daemon does."),
+            Line::from("MiB each: memory that a guest has written, its process, page tables,"),
+            Line::from("and the kernel's, as `density` found it or as guests cost in general."),
+            Line::from("Claims and restores are those that the daemon does."),
         ])
         .collect();
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX) + 2;

@@ -34,7 +34,8 @@ pub(crate) struct Picture {
 pub(crate) struct Density {
     /// How many they are.
     pub(crate) guests: u64,
-    /// What they have to themselves together: guest memory, their processes' own, page tables.
+    /// What they have to themselves together: guest memory, their processes' own, page tables, and
+    /// other memory of the kernel.
     pub(crate) own_bytes: u64,
     /// That, for each, in MiB.
     pub(crate) mib_per_guest: f64,
@@ -47,10 +48,7 @@ impl Density {
         let (mut count, mut own) = (0_u64, Bytes(0));
         for usage in costs {
             count += 1;
-            own = own
-                + Bytes(usage.private_bytes)
-                + Bytes(usage.process_bytes)
-                + Bytes(usage.page_table_bytes);
+            own = own + usage.cost();
         }
         Self {
             guests: count,

@@ -17,7 +17,7 @@ use crate::{
     client::{Client, Error},
     config::Config,
     engine::Engine,
-    guests::{Guests, View},
+    guests::{Guests, UsageView, View},
     pool::{LOCK_LIMIT, NEVER, Pool, Pools},
     restore::Slots,
     state::State,
@@ -115,8 +115,10 @@ impl Source {
             engine: &**engine,
         };
         let all = guests.list()?;
+        let overheads = guests.overheads()?;
         let views = all.iter().map(|guest| {
             let usage = guest.process().and_then(|_| guests.usage(guest).ok());
+            let usage = usage.map(|usage| UsageView::new(usage, overheads.of(&guest.row.sha256)));
             View::new(guest, guests.engine.kind(), usage)
         });
         let views = views.collect();

@@ -32,6 +32,19 @@ async function fetched(method, path, body, signal) {
   return response;
 }
 
+/** Whether the daemon takes this page's requests: it may want a token. It is asked without being refused. */
+export async function authorized() {
+  const headers = token.get() ? { authorization: `Bearer ${token.get()}` } : {};
+  let response;
+  try {
+    response = await fetch("/health", { headers });
+  } catch {
+    throw new Problem(0, { hint: "the page goes on by itself as soon as it does: brood serve" });
+  }
+  if (!response.ok) throw new Problem(response.status, await response.json().catch(() => ({})));
+  return (await response.json()).authorized;
+}
+
 /** Answers with the body; null where there is none. */
 export async function request(method, path, body) {
   const response = await fetched(method, path, body);

@@ -7,7 +7,7 @@ const STATES = ["running", "paused", "restoring", "dead"];
 const MOST_POINTS = 400;
 const byGuests = new Map(); // number of guests -> newest sample with so many
 
-const costOf = (checkpoint) => checkpoint.private_bytes + checkpoint.process_bytes + checkpoint.page_table_bytes;
+const costOf = (one) => one.private_bytes + one.process_bytes + one.page_table_bytes + one.kernel_bytes;
 const sum = (sample, of) => sample.checkpoints.reduce((total, checkpoint) => total + of(checkpoint), 0);
 
 function tile({ name }) {
@@ -24,11 +24,15 @@ export function drawSample(sample) {
   const states = STATES.map((state) => [state, sample.guests[state] ?? 0]).filter(([, n]) => n > 0);
   keyed($("counters"), [
     { name: "Guests", value: count(states.reduce((all, [, n]) => all + n, 0)), more: states.map(([state, n]) => `${count(n)} ${state}`).join(" · ") || "none yet" },
-    { name: "Memory they take", value: size(cost), more: guests > 0 ? `${size(cost / guests)} each, all told` : "private memory, processes, page tables" },
+    { name: "Memory they take", value: size(cost), more: guests > 0 ? `${size(cost / guests)} each, all told` : "private memory, processes, kernel" },
     { name: "Unshared it would be", value: size(unshared), more: cost > 0 ? `${count(Math.round(unshared / cost))} times as much` : "" },
     { name: "Host memory available", value: size(available), more: `of ${size(total)}` },
   ], (one) => one.name, tile);
+  const measured = sample.checkpoints.every((checkpoint) => checkpoint.kernel_measured);
+  text($("kernel"), measured && guests > 0 ? "That is what density runs of these checkpoints found." : "That is what guests cost in general: brood density measures it.");
   if (guests > 0) {
+    $("no-curve").hidden = true;
+    $("curve").removeAttribute("hidden");
     byGuests.set(guests, { guests, cost, unshared });
     if (byGuests.size > MOST_POINTS) byGuests.delete(byGuests.keys().next().value);
     drawCurve(guests);
@@ -51,14 +55,12 @@ function drawCurve(now) {
   const y = (bytes) => BOTTOM - (BOTTOM - TOP) * Math.min(1, bytes / highest);
   const line = sorted.map((point) => `L${x(point.guests)} ${y(point.cost)}`).join("");
   const last = byGuests.get(now);
-  const steep = Math.min(1, highest / widest.unshared);
   $("curve").replaceChildren(
     ...steps(highest, 4, 2).map((bytes) => element("g", {},
       element("line", { class: "grid", x1: LEFT, x2: RIGHT, y1: y(bytes), y2: y(bytes) }),
       element("text", { x: LEFT - 8, y: y(bytes) + 4, "text-anchor": "end" }, size(bytes).replace(".0 ", " ")))),
     ...steps(widest.guests, 5, 10).map((guests) => element("text", { x: x(guests), y: BOTTOM + 20, "text-anchor": x(guests) > RIGHT - 20 ? "end" : "middle" }, count(guests))),
     element("text", { x: RIGHT, y: BOTTOM + 36, "text-anchor": "end" }, "guests"),
-    element("path", { class: "unshared", d: `M${LEFT} ${BOTTOM}L${x(widest.guests * steep)} ${y(highest)}` }),
     element("path", { class: "area", d: `M${LEFT} ${BOTTOM}${line}V${BOTTOM}z` }),
     element("path", { class: "curve", d: `M${LEFT} ${BOTTOM}${line}` }),
     ...sorted.map((point) => element("circle", { class: point === last ? "point now" : "point", cx: x(point.guests), cy: y(point.cost), r: point === last ? 5 : 2.5 })),

@@ -8,6 +8,7 @@ import * as strips from "./strip.js";
 
 const ROWS = 25;
 const PERIOD = 2000;
+const BATCH = 200;
 const order = new Intl.Collator("en", { numeric: true });
 
 let guests = new Map(); // id -> guest
@@ -15,20 +16,39 @@ let sorted = null;
 let first = 0;
 let inSight = [];
 const memory = new Map(); // id -> what the guest costs
+const selected = new Set(); // ids
+let by = "name";
+let ascending = true;
 
 export function replace(all) {
   guests = new Map(all.map((guest) => [guest.id, guest]));
   for (const id of memory.keys()) if (!guests.has(id)) memory.delete(id);
+  for (const id of selected) if (!guests.has(id)) selected.delete(id);
   sorted = null;
 }
 
 export function change({ happened, guest }) {
-  if (happened === "gone") { guests.delete(guest.id); memory.delete(guest.id); } else guests.set(guest.id, guest);
+  if (happened === "gone") {
+    for (const known of [guests, memory, selected]) known.delete(guest.id);
+  } else guests.set(guest.id, guest);
   sorted = null;
 }
 
+/** By the chosen column, then by name. The youngest has the latest time. */
+function compare(a, b) {
+  const turned = ascending === (by !== "created_at") ? 1 : -1;
+  return turned * order.compare(a[by] ?? "", b[by] ?? "") || order.compare(a.name, b.name);
+}
+
+function age(guest) {
+  const seconds = Math.max(0, Math.round((Date.now() - Date.parse(guest.created_at)) / 1000));
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
+}
+
 function found() {
-  sorted ??= [...guests.values()].sort((a, b) => order.compare(a.name, b.name));
+  sorted ??= [...guests.values()].sort(compare);
   const wanted = $("search").value.trim().toLowerCase();
   const state = $("state").value;
   if (!wanted && !state) return sorted;
@@ -43,7 +63,13 @@ function make({ name, id }) {
   const reason = element("span", { class: "reason" });
   const strip = strips.make();
   const [own, shared] = [cell("Private", "–"), cell("Shared", "–")];
-  own.className = shared.className = "number";
+  const old = cell("Age");
+  own.className = shared.className = old.className = "number";
+  const chosen = element("input", { type: "checkbox", "aria-label": `Select ${name}` });
+  chosen.addEventListener("change", () => {
+    if (chosen.checked) selected.add(id); else selected.delete(id);
+    drawGuests();
+  });
   const checkpoint = element("span", { class: "path" });
   const actions = {
     release: button("Release", () => release(tokenOf(name)), { "aria-label": `Release ${name}` }),
@@ -54,8 +80,9 @@ function make({ name, id }) {
     }, { class: "danger", "aria-label": `Destroy ${name}` }),
   };
   const node = element("tr", {},
-    element("th", { scope: "row" }, name),
+    element("th", { scope: "row" }, chosen, name),
     cell("State", badge, reason),
+    old,
     cell("Memory", strip.node),
     own, shared,
     cell("Checkpoint", checkpoint),
@@ -64,6 +91,9 @@ function make({ name, id }) {
     node,
     update(guest) {
       node.dataset.guest = name;
+      chosen.checked = selected.has(guest.id);
+      text(old, age(guest));
+      set(old, "title", guest.created_at);
       text(badge, guest.state);
       badge.dataset.state = guest.state;
       text(reason, guest.reason ?? "");
@@ -92,6 +122,14 @@ export function drawGuests() {
   const asked = inSight;
   inSight = shown.map((guest) => guest.id);
   if (inSight.some((id) => !asked.includes(id) && !memory.has(id))) soon();
+  const many = $("destroy-selected").firstElementChild;
+  many.hidden = selected.size === 0;
+  text(many, `Destroy ${count(selected.size)} selected`);
+  $("select").hidden = all.length === 0;
+  text($("select"), selected.size > 0 ? "Select none" : `Select all ${count(all.length)}`);
+  for (const head of document.querySelectorAll("thead [data-sort]")) {
+    set(head.parentElement, "aria-sort", head.dataset.sort !== by ? "none" : ascending ? "ascending" : "descending");
+  }
   $("no-guests").hidden = all.length > 0;
   text($("no-guests"), guests.size > 0 ? "No guest is like that." : "No guests. Restore some: brood restore /var/tmp/ckp/demo --guests 100");
   text($("range"), all.length > 0 ? `${count(first + 1)}–${count(first + shown.length)} of ${count(all.length)}` : "");
@@ -121,7 +159,34 @@ async function ask() {
   timer = setTimeout(ask, PERIOD);
 }
 
+async function destroySelected() {
+  const ids = [...selected].filter((id) => guests.has(id));
+  if (!await confirmed(`Destroy ${count(ids.length)} guests, also those that somebody has claimed? What is in their memory is lost.`)) return;
+  for (let at = 0; at < ids.length; at += BATCH) {
+    const batch = ids.slice(at, at + BATCH);
+    await request("DELETE", `/guests?guests=${batch.join(",")}`);
+    for (const id of batch) selected.delete(id);
+  }
+  drawGuests();
+}
+
 export function start() {
+  $("destroy-selected").append(button("", destroySelected, { class: "danger" }));
+  $("select").addEventListener("click", () => {
+    if (selected.size > 0) selected.clear();
+    else for (const guest of found()) selected.add(guest.id);
+    drawGuests();
+  });
+  for (const head of document.querySelectorAll("thead [data-sort]")) {
+    head.addEventListener("click", () => {
+      ascending = head.dataset.sort === by ? !ascending : true;
+      by = head.dataset.sort;
+      sorted = null;
+      first = 0;
+      drawGuests();
+    });
+  }
+  setInterval(() => { if (!document.hidden) drawGuests(); }, 10000);
   const from = (place) => { first = place; drawGuests(); };
   $("search").addEventListener("input", () => from(0));
   $("state").addEventListener("change", () => from(0));

@@ -1,6 +1,6 @@
 // What the page shows is told by the event stream; it is drawn once a frame, however much is told.
 
-import { Problem, listen, token } from "./api.js";
+import { Problem, authorized, listen, token } from "./api.js";
 import * as claims from "./claims.js";
 import { drawSample } from "./curve.js";
 import { $, tell, text } from "./dom.js";
@@ -56,6 +56,13 @@ async function stayConnected() {
   let rest = FIRST_REST;
   for (;;) {
     try {
+      if (!await authorized()) {
+        throw new Problem(401, {
+          title: "Unauthorized",
+          detail: "this is not the daemon's token",
+          hint: "it is in the file that brood serve --token-file was given",
+        });
+      }
       await listen(() => {
         rest = FIRST_REST;
         link("live", "live");

@@ -37,7 +37,7 @@ function make({ name }) {
       const told = [`${count(entries.hot)} of ${count(pool.hot)} hot`, `${count(entries.claimed)} claimed`];
       if (entries.filling > 0) told.push(`${count(entries.filling)} filling`);
       if (entries.cold > 0) told.push(`${count(entries.cold)} resting`);
-      if (pool.most !== null) told.push(`at most ${count(pool.most)}`);
+      if (pool.max !== null) told.push(`at most ${count(pool.max)}`);
       text(words, told.join(" · "));
       set(bar, "aria-label", told.join(", "));
       evict.disabled = entries.hot === 0;

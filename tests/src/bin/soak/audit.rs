@@ -76,7 +76,7 @@ fn pools(scene: &Scene, talk: &Talk) -> Option<String> {
 fn is_full(pool: &Pool, shown: &Value) -> bool {
     let entries = &shown["entries"];
     let count = |what: &str| entries[what].as_u64().unwrap_or(u64::MAX);
-    let room = match shown["most"].as_u64() {
+    let room = match shown["max"].as_u64() {
         Some(most) => most.saturating_sub(count("claimed")),
         None => u64::MAX,
     };

@@ -104,7 +104,7 @@ impl Scene {
         let daemon = Daemon::start(&home);
         let mut pools = Vec::new();
         let mut make = |name, demo: &Demo, hot, most: Option<u64>| {
-            let pool = json!({ "name": name, "checkpoint": demo.path, "hot": hot, "most": most,
+            let pool = json!({ "name": name, "checkpoint": demo.path, "hot": hot, "max": most,
                                "lease_s": LEASE_S });
             daemon.post("/api/v1/pools", &pool, 201);
             let pristine = demo.words().at(MARK_AT);

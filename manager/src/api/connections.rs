@@ -1,0 +1,444 @@
+//! Connections of clients: how many there may be at once, how long one may be idle, and which one is
+//! closed for another.
+//!
+//! The socket and the port have budgets of their own. Anybody on this machine can open the port, so
+//! what strangers do there must not keep the socket's owner out. When all connections of a budget are
+//! taken, the one that has been idle for longest makes room; clients that have shown the token come
+//! last. A connection with a request that is being answered is never closed for another.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    http::{Request, Response, StatusCode},
+    serve::Listener,
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use super::problem::Problem;
+
+/// How long a client may take to send the head of a request, from the last answer on: over the port,
+/// which strangers may open, and over the socket.
+const IDLE_ON_PORT: Duration = Duration::from_secs(30);
+const IDLE_ON_SOCKET: Duration = Duration::from_secs(120);
+/// How long a half-sent request holds up a daemon that is to end.
+const HALF_SENT: Duration = Duration::from_secs(1);
+/// Bytes of a request's head, and of its body in flight.
+const BUFFER: usize = 64 << 10;
+/// Descriptors that are asked for, at most: more are of no use, and some programs that are started
+/// from here look at each of them.
+const DESCRIPTORS_MAX: u64 = 65_536;
+/// Connections of one budget, at most.
+const CONNECTIONS_MAX: usize = 2048;
+
+/// What the daemon's descriptors are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// Connections over the socket.
+    pub(super) socket: usize,
+    /// Connections over the port.
+    pub(super) port: usize,
+    /// Library calls at once: each may have a database and a process open.
+    pub(super) calls: usize,
+}
+
+impl Budget {
+    /// Of a process that may have so many descriptors: half of them are for connections, of which
+    /// the port has a quarter.
+    fn of(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let connections = (descriptors / 2).clamp(4, CONNECTIONS_MAX * 2);
+        Self {
+            socket: (connections - connections / 4).min(CONNECTIONS_MAX),
+            port: (connections / 4).min(CONNECTIONS_MAX / 2),
+            calls: (descriptors / 10).clamp(4, 256),
+        }
+    }
+
+    /// Of this process, whose soft limit of descriptors is raised as far as it may be.
+    pub(super) fn of_process() -> Self {
+        let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
+            Ok((soft, hard)) => {
+                let wanted = hard.min(DESCRIPTORS_MAX);
+                let raised =
+                    soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
+                if raised { wanted } else { soft }
+            }
+            Err(_) => 1024,
+        };
+        Self::of(descriptors)
+    }
+}
+
+/// Clients that came the same way, and how many there may be.
+#[derive(Debug)]
+pub(super) struct Clients {
+    /// How they came, in words.
+    by: &'static str,
+    connections_max: usize,
+    /// How long each may be idle.
+    idle: Duration,
+    /// Whether each must show the token before it is known.
+    strangers: bool,
+    all: Mutex<Vec<Arc<Client>>>,
+    /// Told when a connection has ended.
+    left: Notify,
+    streams: AtomicUsize,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    of: Arc<Clients>,
+    /// Requests being answered, their bodies included.
+    answering: AtomicUsize,
+    /// Whether it is the owner's, or has shown the token.
+    known: AtomicBool,
+    idle_since: Mutex<Instant>,
+    /// Told when it is to make room.
+    make_room: Notify,
+}
+
+impl Clients {
+    /// Those of the socket.
+    pub(super) fn of_socket(budget: &Budget) -> Arc<Self> {
+        Self::new("socket", budget.socket, IDLE_ON_SOCKET, false)
+    }
+
+    /// Those of the port.
+    pub(super) fn of_port(budget: &Budget) -> Arc<Self> {
+        Self::new("port", budget.port, IDLE_ON_PORT, true)
+    }
+
+    fn new(by: &'static str, connections_max: usize, idle: Duration, strangers: bool) -> Arc<Self> {
+        Arc::new(Self {
+            by,
+            connections_max,
+            idle,
+            strangers,
+            all: Mutex::default(),
+            left: Notify::new(),
+            streams: AtomicUsize::new(0),
+        })
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more, when there is room for it; else the one that can best be spared is told.
+    fn try_enter(self: &Arc<Self>) -> Option<Entered> {
+        let mut all = self.all();
+        if all.len() < self.connections_max {
+            let client = Arc::new(Client {
+                of: Arc::clone(self),
+                answering: AtomicUsize::new(0),
+                known: AtomicBool::new(!self.strangers),
+                idle_since: Mutex::new(Instant::now()),
+                make_room: Notify::new(),
+            });
+            all.push(Arc::clone(&client));
+            return Some(Entered(client));
+        }
+        let idle = all.iter().filter(|client| client.is_idle());
+        if let Some(spared) =
+            idle.min_by_key(|client| (client.known.load(Ordering::Relaxed), client.idle_since()))
+        {
+            spared.make_room.notify_one();
+        }
+        None
+    }
+
+    /// One more, as soon as there is room for it.
+    async fn enter(self: &Arc<Self>) -> Entered {
+        loop {
+            let left = self.left.notified();
+            if let Some(entered) = self.try_enter() {
+                return entered;
+            }
+            left.await;
+        }
+    }
+
+    /// Serves whoever comes, until it is told to `stop`; those who came before are accepted then.
+    pub(super) async fn serve<L>(
+        self: Arc<Self>,
+        mut listener: L,
+        router: Router,
+        draining: watch::Receiver<bool>,
+        stop: impl Future<Output = ()> + Send,
+    ) where
+        L: Listener,
+    {
+        // Once for all connections: it is the size of all routes.
+        let router = router.with_state(());
+        let mut stop = pin!(stop);
+        let mut served = tokio::task::JoinSet::new();
+        loop {
+            let stream = tokio::select! {
+                biased;
+                (stream, _) = listener.accept() => stream,
+                () = &mut stop => break,
+            };
+            let entered = tokio::select! {
+                entered = self.enter() => entered,
+                () = &mut stop => break,
+            };
+            served.spawn(entered.serve(stream, router.clone(), draining.clone()));
+            while served.try_join_next().is_some() {}
+        }
+        drop(listener);
+        while served.join_next().await.is_some() {}
+    }
+}
+
+impl Client {
+    fn is_idle(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) == 0
+    }
+
+    fn idle_since(&self) -> Instant {
+        *self
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has shown the token.
+    pub(super) fn is_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    /// It listens to the event stream until what this returns is dropped. Half of the connections
+    /// are for other requests.
+    pub(super) fn listens(&self) -> Result<Listens, Problem> {
+        let most = self.of.connections_max.div_ceil(2);
+        if self.of.streams.fetch_add(1, Ordering::Relaxed) < most {
+            return Ok(Listens(Arc::clone(&self.of)));
+        }
+        self.of.streams.fetch_sub(1, Ordering::Relaxed);
+        let detail = format!("{most} event streams are open over the {}", self.of.by);
+        let problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-listeners",
+            detail,
+        );
+        Err(problem.with_hint(
+            "close some, or start the daemon with a higher limit of open files: ulimit -n",
+        ))
+    }
+}
+
+/// An event stream that is open.
+#[derive(Debug)]
+pub(super) struct Listens(Arc<Clients>);
+
+impl Drop for Listens {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that counts until this is dropped.
+struct Entered(Arc<Client>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let clients = &self.0.of;
+        clients.all().retain(|client| !Arc::ptr_eq(client, &self.0));
+        clients.left.notify_one();
+    }
+}
+
+impl Entered {
+    async fn serve<S>(self, stream: S, router: Router, mut draining: watch::Receiver<bool>)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let client = &self.0;
+        let router = TowerToHyperService::new(router);
+        let service = service_fn(|request| answer(Arc::clone(client), &router, request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(client.of.idle)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        loop {
+            tokio::select! {
+                // A client that breaks off or speaks no HTTP is its own affair.
+                _ = connection.as_mut() => return,
+                () = client.make_room.notified() => {
+                    if client.is_idle() {
+                        return;
+                    }
+                    // Another one is looked for.
+                    client.of.left.notify_one();
+                }
+                _ = draining.wait_for(|draining| *draining) => break,
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        loop {
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = sleep(HALF_SENT) => if client.is_idle() { return },
+            }
+        }
+    }
+}
+
+fn answer(
+    client: Arc<Client>,
+    router: &TowerToHyperService<Router>,
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
+    let answering = Answering::begin(&client);
+    request.extensions_mut().insert(client);
+    let response = router.call(request);
+    async move {
+        let response = response.await?;
+        Ok(response.map(|body| {
+            Body::new(AnsweringBody {
+                body,
+                _answering: answering,
+            })
+        }))
+    }
+}
+
+/// A request that is being answered until this is dropped.
+struct Answering(Arc<Client>);
+
+impl Answering {
+    fn begin(client: &Arc<Client>) -> Self {
+        client.answering.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(client))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut since = self
+            .0
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *since = Instant::now();
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+        // Somebody may wait for one that can be spared.
+        self.0.of.left.notify_one();
+    }
+}
+
+/// The body of an answer, whose request is being answered until all of it is sent.
+struct AnsweringBody {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for AnsweringBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_have_a_budget_of_their_own() {
+        for (descriptors, socket, port, calls) in [
+            (80, 30, 10, 8),
+            (1024, 384, 128, 102),
+            (20_000, 2048, 1024, 256),
+            (8, 3, 1, 4),
+        ] {
+            let budget = Budget::of(descriptors);
+            assert_eq!(
+                (budget.socket, budget.port, budget.calls),
+                (socket, port, calls)
+            );
+        }
+    }
+
+    #[test]
+    fn the_stranger_who_was_idle_longest_makes_room() {
+        let clients = Clients::new("port", 3, IDLE_ON_PORT, true);
+        let known = clients.try_enter().unwrap();
+        known.0.is_known();
+        let first = clients.try_enter().unwrap();
+        let second = clients.try_enter().unwrap();
+        let told = |client: &Entered| {
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            pin!(client.0.make_room.notified())
+                .poll(&mut context)
+                .is_ready()
+        };
+        assert!(clients.try_enter().is_none());
+        assert!(told(&first) && !told(&second) && !told(&known));
+        // One that is answered is spared.
+        let answering = Answering::begin(&first.0);
+        assert!(clients.try_enter().is_none());
+        assert!(told(&second) && !told(&first) && !told(&known));
+        drop(second);
+        let third = clients.try_enter().unwrap();
+        let busy = Answering::begin(&third.0);
+        // Only now one who has shown the token.
+        assert!(clients.try_enter().is_none());
+        assert!(told(&known));
+        drop((answering, busy));
+        assert_eq!(clients.all().len(), 3);
+    }
+
+    #[test]
+    fn event_streams_leave_room_for_requests() {
+        let clients = Clients::new("socket", 4, IDLE_ON_SOCKET, false);
+        let client = clients.try_enter().unwrap();
+        let first = client.0.listens().unwrap();
+        let second = client.0.listens().unwrap();
+        let refused = client.0.listens().unwrap_err();
+        assert_eq!(refused.status, 503);
+        drop(first);
+        let _ = (client.0.listens().unwrap(), second);
+    }
+}

@@ -1,0 +1,256 @@
+//! The daemon's log: lines on standard error, written by a thread of its own.
+//!
+//! Whoever reads the log must never hold up the daemon, nor end it. A line that nobody reads in time,
+//! or that cannot be written, as to a full disk or after the reader's end, is lost and counted; the
+//! next line that can be written is preceded by how many were lost.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Lines that wait to be written.
+const LINES: usize = 4096;
+/// How long the last lines may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What the writing thread is told.
+#[derive(Debug)]
+enum Order {
+    Line(Vec<u8>),
+    /// Tell when all lines before this are written.
+    Flush(Sender<()>),
+}
+
+/// The end of the log that lines go into.
+#[derive(Clone, Debug)]
+struct Lines {
+    orders: SyncSender<Order>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// Starts the thread that writes them to `to`.
+    fn written_to(to: impl Write + Send + 'static, format: LogFormat) -> Self {
+        let (orders, taken) = sync_channel(LINES);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lost);
+        let writing = move || write_all(&taken, to, &counted, format);
+        // Without a thread every line is lost, which is no reason to end.
+        let _ = thread::Builder::new().name("log".into()).spawn(writing);
+        Self { orders, lost }
+    }
+
+    /// Waits until all lines are written, but not for long.
+    fn flush(&self) {
+        let begin = Instant::now();
+        let (done, is_done) = channel();
+        let mut order = Order::Flush(done);
+        while let Err(TrySendError::Full(unsent)) = self.orders.try_send(order) {
+            if begin.elapsed() > PATIENCE {
+                return;
+            }
+            order = unsent;
+            thread::sleep(POLL_INTERVAL);
+        }
+        let _ = is_done.recv_timeout(PATIENCE);
+    }
+}
+
+fn write_all(orders: &Receiver<Order>, mut to: impl Write, lost: &AtomicU64, format: LogFormat) {
+    for order in orders {
+        match order {
+            Order::Line(line) => {
+                let before = lost.swap(0, Ordering::Relaxed);
+                let notice = if before == 0 {
+                    String::new()
+                } else {
+                    notice(before, format)
+                };
+                if to.write_all(notice.as_bytes()).is_err() {
+                    lost.fetch_add(before + 1, Ordering::Relaxed);
+                } else if to.write_all(&line).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Order::Flush(done) => {
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+fn notice(lost: u64, format: LogFormat) -> String {
+    let message = format!("{lost} lines of this log could not be written");
+    match format {
+        LogFormat::Text => format!("WARN {message}\n"),
+        LogFormat::Json => format!("{{\"level\":\"WARN\",\"message\":\"{message}\"}}\n"),
+    }
+}
+
+impl Write for Lines {
+    /// Takes a line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.orders.try_send(Order::Line(line.to_vec())).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// Changes how much is in the log.
+pub(super) type SetLevel = Arc<dyn Fn(LogLevel) + Send + Sync>;
+
+/// The log. What is in it is written when this is dropped.
+pub(super) struct Log {
+    lines: Lines,
+    set_level: SetLevel,
+}
+
+impl Log {
+    /// What changes its level.
+    pub(super) fn level(&self) -> SetLevel {
+        Arc::clone(&self.set_level)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lines.flush();
+    }
+}
+
+/// Starts the log. `RUST_LOG` says more exactly than the configuration what is in it, and stays.
+pub(super) fn start(format: LogFormat, level: LogLevel) -> Log {
+    let name = |level| match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    let exact = EnvFilter::try_from_default_env().ok();
+    let fixed = exact.is_some();
+    let filter = exact.unwrap_or_else(|| EnvFilter::new(name(level)));
+    let lines = Lines::written_to(io::stderr(), format);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines.clone())
+        .with_target(false)
+        // It would tell of a standard error that cannot be written to by a panic.
+        .log_internal_errors(false);
+    let changed = move |level| (!fixed).then(|| EnvFilter::new(name(level)));
+    // It fails only when the log is gone, and then there is nobody to tell.
+    let set_level: SetLevel = match format {
+        LogFormat::Text => {
+            let log = log
+                .with_ansi(io::stderr().is_terminal() && super::output::may_color())
+                .with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Arc::new(move |level| {
+                if let Some(filter) = changed(level) {
+                    let _ = handle.reload(filter);
+                }
+            })
+        }
+        LogFormat::Json => {
+            let log = log
+                .json()
+                .flatten_event(true)
+                .with_span_list(false)
+                .with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Arc::new(move |level| {
+                if let Some(filter) = changed(level) {
+                    let _ = handle.reload(filter);
+                }
+            })
+        }
+    };
+    Log { lines, set_level }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc::sync_channel};
+
+    use super::*;
+
+    /// A standard error that fails at first, and whose reader is slow.
+    struct Stream {
+        failures: u32,
+        go: Receiver<()>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Stream {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.go.recv();
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_hold_nobody_up() {
+        let (going, go) = sync_channel(0);
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let stream = Stream {
+            failures: 2,
+            go,
+            written: Arc::clone(&written),
+        };
+        let mut lines = Lines::written_to(stream, LogFormat::Json);
+        // Nobody reads: more lines than wait are lost at once.
+        for line in 0..LINES + 10 {
+            writeln!(lines, "{line}").unwrap();
+        }
+        drop(going);
+        lines.flush();
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let told: u64 = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|line| {
+                let message = line["message"].as_str()?;
+                message.split(' ').next()?.parse::<u64>().ok()
+            })
+            .sum();
+        let whole = text.lines().filter(|line| !line.starts_with('{')).count();
+        assert_eq!(told + whole as u64, LINES as u64 + 10, "{told} lost");
+        assert!(told >= 2);
+    }
+}
