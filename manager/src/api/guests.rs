@@ -352,6 +352,21 @@ impl crate::guests::Destroyed {
     }
 }
 
+impl From<crate::guests::EndedStrays> for Destroyed {
+    fn from(ended: crate::guests::EndedStrays) -> Self {
+        let left = ended.left.into_iter().map(|(name, error)| FailureView {
+            name,
+            error: error.to_string(),
+        });
+        Self {
+            destroyed: ended.names.len(),
+            guests: ended.names,
+            left: left.collect(),
+            spared: Vec::new(),
+        }
+    }
+}
+
 impl From<&crate::guests::Left> for FailureView {
     fn from(left: &crate::guests::Left) -> Self {
         Self {

@@ -11,7 +11,7 @@ use super::{
     daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
     filter::Filter,
-    output::{cancellation, count, engine, json, line, state},
+    output::{cancellation, count, engine, json, line, state_to_look},
 };
 use crate::{
     api::guests::Destroyed,
@@ -154,7 +154,7 @@ impl<'a> Actor<'a> {
         act: impl FnOnce(&mut Guests<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.here.is_none() {
-            self.here = Some((state(self.config)?, engine(self.config)?));
+            self.here = Some((state_to_look(self.config)?, engine(self.config)?));
         }
         let (state, engine) = self.here.as_mut().expect("it was just made");
         act(&mut Guests {

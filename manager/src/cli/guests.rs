@@ -13,7 +13,8 @@ use super::{
     daemon::only_daemon,
     failure::SOME,
     filter::Filter,
-    output::{age, cancellation, count, engine, json, line, state, table},
+    output::{age, cancellation, count, engine, json, line, state, state_to_look, table},
+    strays,
     values::timeout,
 };
 use crate::{
@@ -32,7 +33,8 @@ Examples:
   brood list --pool web --state paused
   brood list --long --sort private
   brood pause $(brood list -q --prefix demo-)
-  brood list --json | jq -r .[].name")]
+  brood list --json | jq -r .[].name
+  brood list --strays")]
 pub(super) struct List {
     #[command(flatten)]
     filter: Filter,
@@ -50,6 +52,9 @@ pub(super) struct List {
     /// Print names only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
+    /// Only guests' processes that nothing knows of: their state folder was lost, or their record
+    #[arg(long, conflicts_with_all = ["prefix", "state", "pool", "long", "sort", "quiet"])]
+    strays: bool,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -66,6 +71,9 @@ enum Sort {
 
 impl List {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if self.strays {
+            return strays::list(config, self.json);
+        }
         let long = self.long || self.sort == Sort::Private;
         let mut guests = match only_daemon(config) {
             Some(daemon) => daemon.guests(long)?,
@@ -95,7 +103,7 @@ impl List {
 }
 
 fn look(config: &Config, usage: bool) -> Result<Vec<View>, Failure> {
-    let (mut state, engine) = (state(config)?, engine(config)?);
+    let (mut state, engine) = (state_to_look(config)?, engine(config)?);
     let mut guests = Guests {
         state: &mut state,
         engine: &*engine,
@@ -219,7 +227,7 @@ impl Show {
     }
 
     fn look(&self, config: &Config) -> Result<View, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
+        let (mut state, engine) = (state_to_look(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
@@ -280,7 +288,7 @@ impl Ask {
             json(&daemon.ask(&self.guest, &self.request, timeout_s)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let (mut state, engine) = (state(config)?, engine(config)?);
+        let (mut state, engine) = (state_to_look(config)?, engine(config)?);
         let answer = Guests {
             state: &mut state,
             engine: &*engine,
@@ -373,7 +381,9 @@ Examples:
   brood destroy --prefix demo-
   brood destroy --state dead
   brood destroy --all             all but those that somebody has claimed from a pool
-  brood destroy --all --force     those, too")]
+  brood destroy --all --force     those, too
+  brood destroy --strays")]
+#[command(mut_arg("guests", |guests| guests.required_unless_present("strays")))]
 pub(super) struct Destroy {
     #[command(flatten)]
     which: Which,
@@ -383,6 +393,12 @@ pub(super) struct Destroy {
     /// Pass over names that no guest has
     #[arg(long)]
     ignore_missing: bool,
+    /// Guests' processes that nothing knows of, as `brood list --strays` shows them
+    #[arg(
+        long,
+        conflicts_with_all = ["guests", "all", "prefix", "state", "pool", "force", "ignore_missing"],
+    )]
+    strays: bool,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -390,7 +406,11 @@ pub(super) struct Destroy {
 
 impl Destroy {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let destroyed = Actor::new(config).destroy(&self.which, self.force, self.ignore_missing)?;
+        let destroyed = if self.strays {
+            strays::destroy(config)?
+        } else {
+            Actor::new(config).destroy(&self.which, self.force, self.ignore_missing)?
+        };
         if self.json {
             let names: Vec<_> = destroyed
                 .guests

@@ -23,6 +23,7 @@ mod progress;
 mod restore;
 mod serve;
 mod state;
+mod strays;
 mod top;
 mod values;
 

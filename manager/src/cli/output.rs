@@ -169,6 +169,19 @@ pub(crate) fn state(config: &Config) -> Result<State, Failure> {
     Ok(State::open(config.state_dir()?)?)
 }
 
+/// The state folder for those who look at guests or end them: that works also where it cannot be
+/// written, which is told.
+pub(crate) fn state_to_look(config: &Config) -> Result<State, Failure> {
+    let state = State::open_to_look(config.state_dir()?)?;
+    if let Some(why) = state.unwritable() {
+        note(format_args!(
+            "warning: {why}; guests are seen as they are, and what is done now is recorded by the \
+             next command that can write"
+        ));
+    }
+    Ok(state)
+}
+
 /// The engine of this host, as it is configured.
 pub(crate) fn engine(config: &Config) -> Result<Box<dyn Engine>, Failure> {
     engine_with(&config.bhyve.rctl.value)

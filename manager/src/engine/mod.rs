@@ -213,6 +213,17 @@ impl Error {
     }
 }
 
+/// The process of a guest, found without any record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// The guest's name, or the first 15 bytes of it.
+    pub name: String,
+    /// Its process.
+    pub process: Process,
+    /// The bundle that its memory is of, when that can be told.
+    pub checkpoint: Option<String>,
+}
+
 /// One guest to restore.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -375,6 +386,19 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the folder cannot be read.
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>>;
+
+    /// Guests' processes that work in the run folder, recorded or not, also when that folder has
+    /// been removed.
+    ///
+    /// # Errors
+    /// When processes cannot be looked at, or the engine cannot tell its guests' from others.
+    fn strays(&self, _run_dir: &Path) -> Result<Vec<Stray>, Error> {
+        Err(Error::Refused(
+            "this engine finds no guests without their folder: see /dev/vmm for virtual machines, \
+             and end one with `bhyvectl --destroy --vm=NAME`"
+                .to_owned(),
+        ))
+    }
 
     /// What can be told of a guest that is recorded nowhere, from its process or the run folder.
     fn describe(&self, run_dir: &Path, id: &GuestId, process: Process) -> Option<Described>;

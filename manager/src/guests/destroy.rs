@@ -79,7 +79,7 @@ impl Guests<'_> {
         self.state.sweep_sessions();
         // Should one of those end later, it does so by itself.
         let staying: Vec<GuestId> = left.keys().copied().collect();
-        self.state.forget_ending(&staying)?;
+        Self::if_possible(self.state.forget_ending(&staying))?;
         let mut destroyed = Destroyed::default();
         for guest in guests {
             let (id, name) = (guest.row.id, guest.row.name.clone());
@@ -126,7 +126,7 @@ impl Guests<'_> {
         let begin = Instant::now();
         for batch in guests.chunks(BATCH) {
             let ids: Vec<GuestId> = batch.iter().map(|guest| guest.row.id).collect();
-            self.state.note_ending(&ids)?;
+            Self::if_possible(self.state.note_ending(&ids))?;
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 match self.kill(guest) {
@@ -149,8 +149,15 @@ impl Guests<'_> {
             // Only now: a guest that runs can be reached, also when this command is killed here.
             // One whose files or disk cannot be removed stays recorded.
             let (engine, owner) = (self.engine, self.state.owner());
+            let unwritable = self.state.unwritable().is_some();
             let removed = each(&gone, |guest| {
-                engine.forget(&run_dir, &guest.row.id)?;
+                match engine.forget(&run_dir, &guest.row.id) {
+                    // Its process is gone, and no record of that can be kept either.
+                    Err(engine::Error::Io { source, .. })
+                        if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem
+                            && unwritable => {}
+                    forgotten => forgotten?,
+                }
                 disks::release(owner, &guest.row).map_err(|source| Error::Release {
                     guest: guest.row.name.clone(),
                     source,
@@ -163,7 +170,7 @@ impl Guests<'_> {
                     Err(e) => drop(left.insert(guest.row.id, e)),
                 }
             }
-            self.state.remove_guests(&ids)?;
+            Self::if_possible(self.state.remove_guests(&ids))?;
         }
         Ok(())
     }

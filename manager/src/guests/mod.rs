@@ -9,6 +9,7 @@ mod disks;
 mod error;
 mod pause;
 mod reconcile;
+mod strays;
 mod suspend;
 mod users;
 mod view;
@@ -24,6 +25,7 @@ use utoipa::ToSchema;
 pub use destroy::{Destroyed, Left};
 pub use disks::Leftover;
 pub use error::Error;
+pub use strays::{EndedStrays, destroy_strays, strays};
 pub use users::User;
 pub use view::{Overhead, Overheads, UsageView, View};
 

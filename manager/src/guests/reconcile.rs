@@ -162,10 +162,25 @@ impl Guests<'_> {
             }
             guests.push(Guest { row, state });
         }
-        self.state.record_running(&running)?;
-        self.state.record_dead(&dead)?;
-        self.state.remove_guests(&gone)?;
+        let recorded = self
+            .state
+            .record_running(&running)
+            .and_then(|()| self.state.record_dead(&dead))
+            .and_then(|()| self.state.remove_guests(&gone));
+        Self::if_possible(recorded)?;
         Ok(guests)
+    }
+
+    /// Passes over a record that cannot be written because the file system is full or read-only:
+    /// what runs is what counts, and the next command that can write finds the same.
+    pub(super) fn if_possible(recorded: Result<(), state::Error>) -> Result<(), Error> {
+        match recorded {
+            Err(error) if error.is_unwritable() => {
+                tracing::warn!(%error, "what guests are could not be recorded");
+                Ok(())
+            }
+            recorded => Ok(recorded?),
+        }
     }
 
     /// Refuses to judge a guest whose process belongs to another PID namespace, unless it is gone

@@ -24,6 +24,7 @@ mod guests;
 mod journal;
 mod keepsake;
 pub(crate) mod lock;
+mod look;
 mod measured;
 mod policy;
 mod pools;
@@ -270,6 +271,10 @@ pub struct State {
     database: Connection,
     journal: Journal,
     boot_id: String,
+    /// Why changes are not kept, when the database is a copy.
+    unwritable: Option<String>,
+    /// Where the copy is. It goes after the connection to it.
+    scratch: Option<look::Scratch>,
 }
 
 impl State {
@@ -336,6 +341,8 @@ impl State {
                 path: dir.to_owned(),
                 source,
             })?,
+            unwritable: None,
+            scratch: None,
         })
     }
 

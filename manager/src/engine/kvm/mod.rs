@@ -21,6 +21,7 @@ mod ram;
 mod record;
 mod session;
 mod slots;
+mod strays;
 mod usage;
 mod vcpu;
 mod verdict;
@@ -43,8 +44,8 @@ pub use machine::ExitReason;
 pub use session::NURSERY_COMMAND;
 
 use super::{
-    Answer, Described, Engine, Error, GuestId, Identity, MemoryMap, Process, Session, TakeDisks,
-    Usage,
+    Answer, Described, Engine, Error, GuestId, Identity, MemoryMap, Process, Session, Stray,
+    TakeDisks, Usage,
 };
 use crate::{
     checkpoint::{
@@ -179,6 +180,13 @@ impl Engine for Kvm {
 
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
         record::sockets(run_dir)
+    }
+
+    fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
+        strays::find(run_dir).map_err(|source| Error::Io {
+            action: "look for guests among all processes",
+            source,
+        })
     }
 
     fn describe(&self, _: &Path, _: &GuestId, process: Process) -> Option<Described> {

@@ -1,0 +1,47 @@
+//! Guests' processes that nothing knows of, on the command line.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{
+    Failure,
+    output::{engine, json, line, table},
+};
+use crate::{api::guests::Destroyed, config::Config, engine::Stray, guests};
+
+fn find(config: &Config) -> Result<Vec<Stray>, Failure> {
+    Ok(guests::strays(config.state_dir()?, &*engine(config)?)?)
+}
+
+/// Prints them.
+pub(super) fn list(config: &Config, as_json: bool) -> Result<ExitCode, Failure> {
+    let strays = find(config)?;
+    if as_json {
+        json(&Vec::from_iter(strays.iter().map(view)));
+    } else if strays.is_empty() {
+        line("no strays");
+    } else {
+        let rows: Vec<_> = strays.into_iter().map(row).collect();
+        table(&["NAME", "PID", "CHECKPOINT"], &rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends them.
+pub(super) fn destroy(config: &Config) -> Result<Destroyed, Failure> {
+    Ok(guests::destroy_strays(&find(config)?)?.into())
+}
+
+fn view(stray: &Stray) -> serde_json::Value {
+    json!({
+        "name": stray.name,
+        "pid": stray.process.pid,
+        "checkpoint": stray.checkpoint,
+    })
+}
+
+fn row(stray: Stray) -> Vec<String> {
+    let checkpoint = stray.checkpoint.unwrap_or_default();
+    vec![stray.name, stray.process.pid.to_string(), checkpoint]
+}

@@ -1,0 +1,102 @@
+//! Guests' processes that nothing knows of: their state folder was lost, or their record.
+
+use std::{collections::HashSet, path::Path, time::Duration};
+
+use nix::sys::signal::Signal;
+
+use super::{Error, Guests};
+use crate::{
+    engine::{self, Engine, Process, Stray, process},
+    state::{RowState, State},
+};
+
+/// How long a killed process may take to go.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Guests' processes of a state folder that it does not know; the folder need not be there. Those
+/// that can be talked to are recorded again, and are none.
+///
+/// # Errors
+/// When there is a record that cannot be read, or processes cannot be looked at.
+pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
+    let (mut known, mut coming) = (HashSet::new(), HashSet::new());
+    if dir.join(crate::state::DATABASE).exists() {
+        let mut state = State::open_to_look(dir)?;
+        let mut guests = Guests {
+            state: &mut state,
+            engine,
+        };
+        for guest in guests.list()? {
+            known.extend(guest.row.process);
+            if guest.row.state == RowState::Restoring {
+                coming.insert(short(&guest.row.name).to_owned());
+            }
+        }
+    }
+    let mut found = engine.strays(&dir.join("run"))?;
+    found.retain(|stray| !known.contains(&stray.process) && !coming.contains(&stray.name));
+    if known.is_empty() && coming.is_empty() {
+        return Ok(found);
+    }
+    // A guest may have come between the two looks: then it is recorded now.
+    let state = State::open_to_look(dir)?;
+    let recorded: HashSet<Process> = state
+        .guests()?
+        .iter()
+        .filter_map(|row| row.process)
+        .collect();
+    found.retain(|stray| !recorded.contains(&stray.process));
+    Ok(found)
+}
+
+/// What became of strays that were to be ended.
+#[derive(Debug, Default)]
+pub struct EndedStrays {
+    /// Names of those that are gone.
+    pub names: Vec<String>,
+    /// Those that are not, and why.
+    pub left: Vec<(String, Error)>,
+}
+
+/// Ends strays. One that cannot be ended does not hold up the others.
+///
+/// # Errors
+/// When none could be ended.
+pub fn destroy_strays(strays: &[Stray]) -> Result<EndedStrays, Error> {
+    let mut ended = EndedStrays::default();
+    for stray in strays {
+        match end(stray) {
+            Ok(()) => ended.names.push(stray.name.clone()),
+            Err(error) => ended.left.push((stray.name.clone(), error)),
+        }
+    }
+    if ended.names.is_empty() && !ended.left.is_empty() {
+        return Err(ended.left.swap_remove(0).1);
+    }
+    Ok(ended)
+}
+
+fn end(stray: &Stray) -> Result<(), Error> {
+    let failed = |source| {
+        let source = engine::Error::Io {
+            action: "kill its process",
+            source,
+        };
+        Error::engine("destroy", &stray.name, source)
+    };
+    let Some(handle) = stray.process.open().map_err(failed)? else {
+        return Ok(());
+    };
+    process::send(&handle, Signal::SIGKILL).map_err(failed)?;
+    if process::wait_for_end(&handle, PATIENCE).map_err(failed)? {
+        return Ok(());
+    }
+    let source = engine::Error::Timeout(PATIENCE);
+    Err(Error::engine("see the end of", &stray.name, source))
+}
+
+/// A name as a process has it.
+fn short(name: &str) -> &str {
+    // Names are ASCII.
+    name.get(..15).unwrap_or(name)
+}
