@@ -123,15 +123,16 @@ fn databases_are_closed_when_they_are_not_used() {
     let Some(home) = Home::with_kvm() else { return };
     let _ = home.demo("demo", "4M");
     let daemon = Daemon::start(&home);
-    daemon.restore(4, "g");
+    daemon.restore(10, "g");
     let open = || open_files(daemon.pid(), "brood.sqlite");
     std::thread::scope(|scope| {
-        for n in 0..12 {
-            // Each waits for its turn with the guest, with a database of its own.
-            let (daemon, guest) = (&daemon, format!("g-{}", n % 4 + 1));
-            scope.spawn(move || daemon.ask(&guest, &["spin", "1000000"], 200));
+        for n in 1..=10 {
+            // Each waits for a guest of its own, with a database of its own: a file and its
+            // journal's two.
+            let (daemon, guest) = (&daemon, format!("g-{n}"));
+            scope.spawn(move || daemon.ask(&guest, &["spin", "500000"], 200));
         }
-        until("databases to be open", || (open() >= 24).then_some(()));
+        until("databases to be open", || (open() >= 18).then_some(()));
     });
     until("those of the busiest moment to be closed", || {
         (open() <= 12).then_some(())

@@ -236,7 +236,8 @@ mod tests {
         let mut lines = Lines::written_to(stream, LogFormat::Json);
         // Nobody reads: more lines than wait are lost at once.
         for line in 0..LINES + 10 {
-            writeln!(lines, "{line}").unwrap();
+            // In one piece, as the log is written: writeln! would make two of it.
+            lines.write_all(format!("{line}\n").as_bytes()).unwrap();
         }
         drop(going);
         lines.flush();

@@ -33,8 +33,8 @@ pub(super) struct Serve {
     /// Folder of the checkpoints that requests name without one [default: STATE/checkpoints]
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// How to write the log, on standard error [default: text]
-    #[arg(long, value_name = "FORM", value_enum)]
+    /// How to write the log, on standard error: text, or json [default: text]
+    #[arg(long, value_name = "FORM", value_enum, hide_possible_values = true)]
     log: Option<LogFormat>,
 }
 

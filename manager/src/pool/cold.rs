@@ -29,6 +29,10 @@ use crate::{
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a restore whose manager is gone may take to end by itself.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long another process that removes the same bundle is waited for, and how often it is looked
+/// at.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A lease that is longer than a host runs.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often a restore whose manager is gone is looked at.
@@ -424,13 +428,25 @@ impl Pools<'_> {
         Ok(())
     }
 
-    /// Removes the bundle of a claim that is over, unless a delta needs it; says whether it did.
+    /// Removes the bundle of a claim that is over, unless a delta needs it; says whether it is gone.
+    /// Whoever removes it at the same moment is waited for.
     fn sweep_bundle(&mut self, path: &BundlePath) -> Result<bool, Error> {
-        match self.guests().remove_checkpoint(path, false) {
-            Err(guests::Error::Checkpoint(
-                checkpoint::Error::Needed { .. } | checkpoint::Error::InUse { .. },
-            )) => Ok(false),
-            removed => Ok(removed.map(|_| true)?),
+        let begin = Instant::now();
+        loop {
+            let removed = self.guests().remove_checkpoint(path, false);
+            let Err(guests::Error::Checkpoint(error)) = removed else {
+                return Ok(removed.map(|_| true)?);
+            };
+            match error {
+                checkpoint::Error::Needed { .. } | checkpoint::Error::InUse { .. } => {
+                    return Ok(false);
+                }
+                checkpoint::Error::NotFound { .. } => return Ok(true),
+                checkpoint::Error::Busy { .. } if begin.elapsed() < REMOVAL_PATIENCE => {
+                    thread::sleep(POLL_INTERVAL);
+                }
+                error => return Err(error.into()),
+            }
         }
     }
 

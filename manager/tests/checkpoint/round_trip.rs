@@ -62,7 +62,8 @@ fn description() -> impl Strategy<Value = Description> {
                 }
             };
             let disk = |(name, (_, snapshot)): (&String, &(String, Option<String>))| {
-                let snapshot = snapshot.clone()?;
+                // A file beside the bundle.
+                let snapshot = snapshot.as_ref()?.replace(['/', '.'], "_");
                 Some(DiskSnapshot {
                     device: Some(name.clone()),
                     provider: DiskProvider::Reflink,
