@@ -279,6 +279,7 @@ impl Machine {
         });
         until("bhyve to end", || running.ended().then_some(()));
         fs::remove_file(&socket).expect("bhyve leaves it");
+        self.run("bhyvectl", &["--destroy", "--vm=first"]);
     }
 
     /// Makes a checkpoint of a guest of the machine.

@@ -18,6 +18,9 @@ use crate::sample::{KERN, Sample, replace};
 
 const NEW: &str = include_str!("../../../tests/fixtures/checkpoint/freebsd-15.meta");
 const NEW_KERN: Bytes = Bytes(11_024);
+/// What a running bhyve wrote, word for word.
+const REAL: &str = include_str!("../../../tests/fixtures/checkpoint/freebsd-14.2.meta");
+const REAL_KERN: Bytes = Bytes(7_572);
 const OLD: &str = include_str!("../../../tests/fixtures/checkpoint/freebsd-13.meta");
 const OLD_KERN: Bytes = Bytes(8_704);
 
@@ -35,6 +38,22 @@ fn refused(document: &Value, kern: Bytes) -> String {
         "{shown}"
     );
     field
+}
+
+#[test]
+fn what_a_running_bhyve_wrote_is_read() {
+    assert_eq!(REAL.len(), 1_166);
+    let real = parse(REAL, REAL_KERN).unwrap();
+    assert_eq!(
+        (real.ncpus, real.vmname.as_str(), real.memsize),
+        (1, "a", Bytes::mib(16))
+    );
+    let last = real.devices.last().unwrap();
+    // The keyboard controller has no address.
+    assert_eq!(last.name, "atkbdc");
+    assert_eq!(last.file_offset + last.size.0, REAL_KERN.0);
+    let lengths: Vec<u64> = real.structs.iter().map(|part| part.size.0).collect();
+    assert_eq!(lengths, [284, 312, 388, 4169, 772, 172, 118, 4, 140]);
 }
 
 #[test]

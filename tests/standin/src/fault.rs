@@ -1,9 +1,10 @@
 //! Points at which a command can be made to fail, so that a test can stop the work between any two
 //! of its steps.
 //!
-//! `BROOD_STANDIN_FAIL=point[:nth][:kill|error|hang]`, several of them parted by commas. With `nth`
+//! `BROOD_STANDIN_FAIL=point[:nth][:kill|error|hang|slow]`, several of them parted by commas. With `nth`
 //! only the nth passage of the point in the whole world fails, whichever process it is in; without,
-//! each one does. `kill` is SIGKILL to the command itself, `hang` waits for a signal, and `error`,
+//! each one does. `kill` is SIGKILL to the command itself, `hang` waits for a signal, `slow` goes on
+//! after three seconds, and `error`,
 //! the default, ends the step as the real command would end it there.
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
     fs::OpenOptions,
     io::{Seek, Write},
     os::fd::AsFd,
+    time::Duration,
 };
 
 use nix::{
@@ -107,7 +109,7 @@ points! {
         "Failed to snapshot device state.\n";
     SUSPEND_COMPLETE = "suspend.complete", "the files are complete, the VM still exists", 4,
         "vm_run error -1, errno 5\n";
-    SUSPEND_DESTROYED = "suspend.destroyed", "the VM is destroyed, the process still lives", 4,
+    SUSPEND_DESTROYED = "suspend.destroyed", "all is done, the process still lives", 4,
         "vm_run error -1, errno 6\n";
     CTL_OPENED = "bhyvectl.opened", "the VM was opened and nothing done yet", 1, "errno = 5\n";
     CTL_DESTROYED = "bhyvectl.destroyed", "the VM was destroyed", 1, "errno = 5\n";
@@ -143,11 +145,15 @@ points! {
         "ifconfig: SIOCIFDESTROY: Input/output error\n";
 }
 
+/// How long a slow step takes.
+const SLOW: Duration = Duration::from_secs(3);
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
     Kill,
     Error,
     Hang,
+    Slow,
 }
 
 /// Passes the point, unless it is made to fail here.
@@ -166,6 +172,7 @@ pub(crate) fn pass(world: &World, point: Point) -> Result<(), Exit> {
         match action {
             Action::Error => return Err(Exit::saying(point.code, point.message)),
             Action::Hang => hang(world),
+            Action::Slow => std::thread::sleep(SLOW),
             Action::Kill => {
                 let _ = raise(Signal::SIGKILL);
             }
@@ -191,7 +198,7 @@ fn hang(world: &World) -> ! {
 fn parse(fault: &str) -> Result<(&str, Option<u64>, Action), Exit> {
     let wrong = || {
         let text = format!(
-            "standin: BROOD_STANDIN_FAIL: {fault:?} is not point[:nth][:kill|error|hang]; \
+            "standin: BROOD_STANDIN_FAIL: {fault:?} is not point[:nth][:kill|error|hang|slow]; \
              `standin points` lists the points\n"
         );
         Exit::saying(EX_SOFTWARE, text)
@@ -207,6 +214,7 @@ fn parse(fault: &str) -> Result<(&str, Option<u64>, Action), Exit> {
             (0 | 1, "kill") => action = Action::Kill,
             (0 | 1, "error") => action = Action::Error,
             (0 | 1, "hang") => action = Action::Hang,
+            (0 | 1, "slow") => action = Action::Slow,
             (0, number) => nth = Some(number.parse().map_err(|_| wrong())?),
             _ => return Err(wrong()),
         }

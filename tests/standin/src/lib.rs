@@ -57,8 +57,9 @@ pub fn run(arguments: &[String]) -> ExitCode {
         own(rest)
     };
     let exit = result.err().unwrap_or_else(|| Exit::silent(0));
-    let _ = io::stdout().flush();
     let _ = io::stderr().write_all(exit.message.as_bytes());
+    let _ = io::stdout().flush();
+    bhyve::flush();
     ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -11,6 +11,7 @@ use std::{
     },
     path::PathBuf,
     process,
+    sync::{Mutex, PoisonError},
 };
 
 use nix::{
@@ -45,8 +46,32 @@ impl Output {
 
     /// FPRINTLN(stdout, ...).
     pub(crate) fn print(self, text: &str) {
-        let _ = io::stdout().write_all(self.line(text).as_bytes());
+        print(&self.line(text));
     }
+}
+
+/// What was printed and not written yet.
+static PRINTED: Mutex<String> = Mutex::new(String::new());
+
+/// printf(3). To a file or pipe standard output is block-buffered: what is printed comes out when
+/// the process exits, after all that it said on standard error, and never when a signal ends it
+/// (seen with bhyve 14.2).
+pub(crate) fn print(text: &str) {
+    PRINTED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push_str(text);
+    if io::stdout().is_terminal() {
+        flush();
+    }
+}
+
+/// What exit(3) does with it.
+pub(crate) fn flush() {
+    let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = io::stdout().write_all(printed.as_bytes());
+    let _ = io::stdout().flush();
+    printed.clear();
 }
 
 /// An open back end.

@@ -11,10 +11,7 @@ mod memory;
 mod options;
 mod suspend;
 
-use std::{
-    fs::File,
-    io::{self, Write},
-};
+use std::{fs::File, io};
 
 use crate::{
     errno::{EACCES, EEXIST, EINVAL, ENODEV, ENOENT, Errno},
@@ -27,6 +24,7 @@ use crate::{
 use checkpoint::Checkpoint;
 use config::Config;
 use console::Output;
+pub(crate) use console::flush;
 use guest::Guest;
 use machine::Machine;
 use memory::{Memory, PAGE};
@@ -154,7 +152,6 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
     let machine = Machine {
         world: world.clone(),
         vm,
-        config,
         output,
         devices,
         guest,
@@ -296,7 +293,7 @@ fn restore(
                 )));
             }
             let memory = Memory::copy(&checkpoint.memory, memsize);
-            let _ = io::stdout().write_all(b"\r\n");
+            console::print("\r\n");
             memory.map_err(|e| {
                 // bhyve has one message for reading and writing.
                 failed(format!(

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{
     checkpoint::{ATKBDC, KERN_STRUCTS, with_extension},
-    console::Output,
+    console::{Output, print},
     devices::Device,
     guest::Guest,
 };
@@ -99,7 +99,7 @@ impl Saved<'_> {
             pass(point)?;
         }
         // vm_snapshot_mem() ends its progress bar, shown or not.
-        let _ = std::io::stdout().write_all(b"\r\n");
+        print("\r\n");
 
         let mut offset = 0;
         let mut part = |name: &str, length: u64| {

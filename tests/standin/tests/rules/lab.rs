@@ -179,6 +179,7 @@ impl Lab {
         self.run("bhyvectl", &["--vm=base", &format!("--suspend={file}")])
             .good();
         assert_eq!(guest.end().code, 0);
+        self.run("bhyvectl", &["--vm=base", "--destroy"]).good();
         file
     }
 

@@ -158,7 +158,7 @@ fn devices_that_cannot_be_restored() {
         1,
         "Restore device size is 0: hostbridge@pci.0.0.0\nFailed to restore PCI device state.\n",
     );
-    edit(&meta, |v| v["devices"][0]["size"] = json!(310));
+    edit(&meta, |v| v["devices"][0]["size"] = json!(452));
     lab.run("bhyvectl", &["--vm=vm", "--destroy"]).good();
     lab.restore_refused("vm", &file, &["pci.0.6.0.device=virtio-console"]).refused(
         1,

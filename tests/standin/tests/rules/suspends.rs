@@ -1,6 +1,10 @@
 //! What a suspend writes, and when it cannot.
 
-use std::{fs, io::Write, os::unix::net::UnixStream};
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::net::UnixStream,
+};
 
 use brood::{checkpoint::meta::Meta, units::Bytes};
 
@@ -39,6 +43,55 @@ fn brood_reads_the_description() {
         .last()
         .map(|part| part.file_offset + part.size.0);
     assert_eq!(end, Some(kern), "the parts fill the file");
+}
+
+/// Structures, devices, lengths, offsets and their order are those of the bhyve that ran.
+#[test]
+fn the_description_is_the_one_that_bhyve_wrote() {
+    const REAL: &str = include_str!("../../../fixtures/checkpoint/freebsd-14.2.meta");
+    let lab = Lab::new();
+    let file = lab.checkpoint();
+    let text = fs::read_to_string(format!("{file}.meta")).expect("a description");
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+    let (ours, real) = (parse(&text), parse(REAL));
+    assert_eq!(ours["kern_structs"], real["kern_structs"]);
+    assert_eq!(ours["devices"], real["devices"]);
+    for name in ["", ".kern", ".meta"] {
+        let meta = fs::metadata(format!("{file}{name}")).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
+        assert_eq!(mode & 0o777, 0o700, "{file}{name}");
+    }
+}
+
+#[test]
+fn progress_comes_at_the_end_and_after_the_reason() {
+    let lab = Lab::new();
+    let file = lab.checkpoint();
+    let config = lab.config("vm", &["pci.0.9.0.device=virtio-rnd"]);
+    let log = File::create(lab.path("log")).expect("a log");
+    let status = lab
+        .command("bhyve", &["-k", &config, "-r", &file, "clone"])
+        .stdout(log.try_clone().expect("the same file"))
+        .stderr(log)
+        .status()
+        .expect("bhyve");
+    assert_eq!(status.code(), Some(1));
+    let log = fs::read_to_string(lab.path("log")).expect("a log");
+    let lines: Vec<&str> = log
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "Failed to lookup dev: virtio-rnd@pci.0.9.0",
+            "Failed to restore PCI device state.",
+            "Pausing pci devs...",
+            "Restoring vm mem...",
+            "Restoring pci devs...",
+        ]
+    );
 }
 
 #[test]
