@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use brood::checkpoint::manifest::EngineKind;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole, without_kvm,
+    Machine, Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole,
+    without_kvm,
 };
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
@@ -25,6 +27,8 @@ const GONE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Home {
     dir: TempDir,
+    /// What its guests run on, when that is not this machine.
+    machine: Option<Machine>,
 }
 
 impl Home {
@@ -35,6 +39,29 @@ impl Home {
     #[must_use]
     pub fn with_kvm() -> Option<Self> {
         (!without_kvm()).then(Self::bare)
+    }
+
+    /// A home whose guests run on this engine: KVM of this machine, or bhyve of a made-up one;
+    /// `None` where it must be skipped for want of KVM.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made.
+    #[must_use]
+    pub fn on(engine: EngineKind) -> Option<Self> {
+        match engine {
+            EngineKind::Kvm => Self::with_kvm(),
+            EngineKind::Bhyve => {
+                let mut home = Self::bare();
+                home.machine = Some(Machine::new(home.path()));
+                Some(home)
+            }
+        }
+    }
+
+    /// The made-up machine that its guests run on.
+    #[must_use]
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
     }
 
     /// A home for a test that runs no guest.
@@ -57,7 +84,7 @@ impl Home {
             .tempdir_in(folder)
             .expect("a folder in it");
         fs::create_dir(dir.path().join("ckp")).expect("a folder in it");
-        Self { dir }
+        Self { dir, machine: None }
     }
 
     /// The state folder.
@@ -94,6 +121,9 @@ impl Home {
             .env("BROOD_CONFIG", "/dev/null")
             .env_remove("NO_COLOR")
             .current_dir(self.dir.path());
+        if let Some(machine) = &self.machine {
+            command.envs(machine.environment());
+        }
         command
     }
 
@@ -117,11 +147,21 @@ impl Home {
         self.brood(&with_json).ok().json()
     }
 
-    /// Makes a checkpoint of the demo guest.
+    /// Makes a checkpoint of the demo guest, or of the made-up machine's.
+    ///
+    /// # Panics
+    /// When that fails.
     #[track_caller]
     #[must_use]
     pub fn demo(&self, name: &str, memory: &str) -> Demo {
         let demo = self.named(name);
+        if let Some(machine) = &self.machine {
+            let config = machine
+                .config()
+                .replace("memory.size=4M", &format!("memory.size={memory}"));
+            machine.checkpoint_of(&config, &demo.path.parse().expect("a bundle's path"));
+            return demo;
+        }
         let _ = self
             .brood(&["checkpoint", "demo", &demo.path, "--memory", memory])
             .ok();
@@ -319,6 +359,9 @@ impl Home {
             self.list().is_empty(),
             "guests are listed after destroy --all"
         );
+        if let Some(machine) = &self.machine {
+            assert_eq!(machine.leftovers(), Vec::<String>::new());
+        }
     }
 
     fn clean_up(&self) {

@@ -46,10 +46,12 @@ impl Proc {
         })
     }
 
-    /// Whether it is a nursery and not a guest: nurseries begin a session, and guests stay in it.
+    /// Whether it is a nursery and not a guest: nurseries begin a session, and their guests stay in
+    /// it. A bhyve begins one too, before it becomes what it is.
     #[must_use]
     pub fn is_nursery(&self) -> bool {
-        self.pid == self.session
+        let bhyve = ["bhyve ", "/bin/sh "];
+        self.pid == self.session && !bhyve.iter().any(|name| self.command.starts_with(name))
     }
 
     /// Whether it is stopped.

@@ -504,3 +504,32 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
     fs::remove_file(lab.home.path().join("lock")).unwrap();
     lab.nothing_is_left();
 }
+
+#[test]
+fn a_checkpoint_of_another_makers_processor_is_refused() {
+    let (lab, web) = Lab::with_checkpoint();
+    let bin = lab.home.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let script = "#!/bin/sh\n\
+                  [ \"$*\" = '-n hw.model' ] && echo \"$MODEL\" && exit\n\
+                  PATH=${PATH#*:} exec sysctl \"$@\"\n";
+    fs::write(bin.join("sysctl"), script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(bin.join("sysctl"), executable).unwrap();
+    let on = |model: &str| {
+        let web = web.to_string();
+        let mut command = lab.command(&["restore", &web, "--guests", "1", "--prefix", "g"]);
+        let path = lab.machine.environment();
+        let (_, path) = path.iter().find(|(name, _)| name == "PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", bin.display()));
+        command.env("MODEL", model);
+        Running::start(command).wait()
+    };
+    // The stand-in's virtual CPUs have the state of AMD's.
+    let _ = on("Intel(R) Xeon(R) Gold 6338")
+        .exits(1)
+        .says(&["a processor of AMD", "Intel(R) Xeon(R) Gold 6338"]);
+    assert!(lab.list().is_empty());
+    let _ = on("AMD EPYC 7763 64-Core Processor").ok();
+    lab.destroy_all();
+}

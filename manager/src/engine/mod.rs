@@ -462,7 +462,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     }
 
     /// Begins to stop a guest: from a moment soon on, which its process's state shows, it does
-    /// nothing until SIGCONT comes. `false` when its process is gone.
+    /// nothing until [`Self::unfreeze`] or [`Self::resume`]. `false` when its process is gone.
     ///
     /// # Errors
     /// When it may not be signalled.
@@ -476,6 +476,26 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn lost(&self) -> Vec<(GuestId, String)> {
         Vec::new()
     }
+
+    /// Lets a stopped guest run on, and waits for nothing. `false` when its process is gone.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    fn unfreeze(&self, process: Process) -> io::Result<bool> {
+        process.signal(Signal::SIGCONT)
+    }
+
+    /// Lets a guest run on that may be stopped, and waits until it shows that it does.
+    ///
+    /// # Errors
+    /// When it is gone, or shows nothing within `timeout`.
+    fn resume(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        process: Process,
+        timeout: Duration,
+    ) -> Result<(), Error>;
 
     /// Memory of a guest.
     ///

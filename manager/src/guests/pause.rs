@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
-
 use super::{Error, Guest, GuestState, Guests, alive};
 use crate::{
     engine::{self, GuestId, Process, ProcessState},
@@ -65,9 +63,7 @@ impl Guests<'_> {
         let state = GuestState::Paused;
         let guest = Guest { row, state };
         let process = alive(&guest)?;
-        self.signal(&guest, process, Signal::SIGCONT)?;
-        let answer = self.ask_id(id, &guest.row.name, &["ping".to_owned()], timeout);
-        answer.map_err(|e| self.unreachable("wake", &guest, process, e))?;
+        self.run_on("wake", &guest, process, timeout)?;
         Ok((guest.row, process))
     }
 
@@ -78,12 +74,24 @@ impl Guests<'_> {
     pub fn resume(&mut self, guest: &Guest, timeout: Duration) -> Result<Duration, Error> {
         let process = alive(guest)?;
         self.free(guest, "resume")?;
-        let ping = ["ping".to_owned()];
         let begin = Instant::now();
-        self.signal(guest, process, Signal::SIGCONT)?;
-        let answer = self.ask_id(&guest.row.id, &guest.row.name, &ping, timeout);
-        answer.map_err(|e| self.unreachable("hear from", guest, process, e))?;
+        self.run_on("hear from", guest, process, timeout)?;
         Ok(begin.elapsed())
+    }
+
+    fn run_on(
+        &self,
+        action: &'static str,
+        guest: &Guest,
+        process: Process,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let (run_dir, id) = (self.state.run_dir(), &guest.row.id);
+        let resumed = self.engine.resume(&run_dir, id, process, timeout);
+        resumed.map_err(|source| {
+            let error = Error::engine(action, &guest.row.name, source);
+            self.unreachable(action, guest, process, error)
+        })
     }
 
     /// What went wrong with a guest of which the engine found nothing: its process may live, and
@@ -124,13 +132,9 @@ impl Guests<'_> {
         Self::signalled(guest, self.engine.stop(process))
     }
 
-    pub(super) fn signal(
-        &self,
-        guest: &Guest,
-        process: Process,
-        signal: Signal,
-    ) -> Result<(), Error> {
-        Self::signalled(guest, process.signal(signal))
+    /// Lets a guest run on that may be stopped, and waits for nothing.
+    pub(super) fn unfreeze(&self, guest: &Guest, process: Process) -> Result<(), Error> {
+        Self::signalled(guest, self.engine.unfreeze(process))
     }
 
     fn signalled(guest: &Guest, sent: io::Result<bool>) -> Result<(), Error> {

@@ -2,14 +2,12 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use jiff::Timestamp;
-use nix::sys::signal::Signal;
-
 use super::{Error, Guest, GuestState, Guests, alive, disks};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
     engine,
 };
+use jiff::Timestamp;
 
 impl Guests<'_> {
     /// Suspends a guest into a new bundle and ends it: all of its memory, or as a delta of its
@@ -99,7 +97,7 @@ impl Guests<'_> {
             return Err(Error::engine("suspend", name, refused));
         }
         if let Some(process) = process {
-            self.signal(guest, process, Signal::SIGCONT)?;
+            self.unfreeze(guest, process)?;
         }
         if disk.is_some() {
             self.note_bundle_place(path)?;

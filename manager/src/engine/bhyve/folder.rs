@@ -172,12 +172,9 @@ impl Folder {
         (command.contains(&id) && process.may_live()).then_some(process)
     }
 
-    /// The last line that bhyve said.
+    /// The reason that bhyve gave last.
     pub(super) fn last_words(&self) -> Option<String> {
-        let log = fs::read(self.file("log")).ok()?;
-        let text = String::from_utf8_lossy(&log);
-        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-        Some(last.chars().take(300).collect())
+        reason(&String::from_utf8_lossy(&fs::read(self.file("log")).ok()?))
     }
 
     /// Forgets where the guest was being suspended to: nothing of that is left to do.
@@ -207,6 +204,45 @@ impl Folder {
     }
 }
 
+/// How far bhyve's restore has come, on its standard output. That is a file, so the lines come when
+/// bhyve exits, after the reason, or never if a signal ends it (seen with bhyve 14.2).
+const PROGRESS: [&str; 5] = [
+    "Pausing pci devs...",
+    "Restoring vm mem...",
+    "Restoring pci devs...",
+    "Restoring kernel structs...",
+    "Resuming pci devs...",
+];
+
+/// Beginnings of lines that say which step failed. Why it did is in the line before.
+const STEPS: [&str; 8] = [
+    "Device emulation initialization error",
+    "Failed to restore PCI device state",
+    "Failed to restore VM memory",
+    "Failed to snapshot device state",
+    "Failed to load guest",
+    "Failed to read checkpoint info",
+    "Could not write guest memory to file",
+    "bhyve: Failed to start checkpoint thread",
+];
+
+/// The last reason in what bhyve said: its last line that is no progress, with those before it as
+/// long as it only names a step.
+fn reason(log: &str) -> Option<String> {
+    let mut lines = log.lines().map(str::trim).rev();
+    let mut said = lines
+        .by_ref()
+        .filter(|line| !line.is_empty() && !PROGRESS.contains(line));
+    let mut reason = said.next()?.to_owned();
+    let mut first = reason.clone();
+    while STEPS.iter().any(|step| first.starts_with(step)) {
+        let Some(before) = said.next() else { break };
+        reason = format!("{before}; {reason}");
+        before.clone_into(&mut first);
+    }
+    Some(reason.chars().take(300).collect())
+}
+
 /// The command line of a process, as ps(1) of any Unix shows it.
 fn command_line(pid: i32) -> Option<String> {
     let output = std::process::Command::new("ps")
@@ -214,4 +250,39 @@ fn command_line(pid: i32) -> Option<String> {
         .output()
         .ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    /// Logs of bhyve 14.2, word for word.
+    #[test]
+    fn the_reason_is_no_progress_and_no_mere_step() {
+        let progress = "Pausing pci devs...\r\nRestoring vm mem...\r\nRestoring pci devs...\r\n";
+        let lookup = "Failed to lookup dev: virtio-rnd@pci.0.3.0\r\n\
+                      Failed to restore PCI device state.\r\n";
+        assert_eq!(
+            reason(&format!("{lookup}{progress}")).unwrap(),
+            "Failed to lookup dev: virtio-rnd@pci.0.3.0; Failed to restore PCI device state."
+        );
+        let rom = "Error opening bootrom \"/vm/guest.rom\": No such file or directory\n\
+                   Device emulation initialization error: No such file or directory\n";
+        assert_eq!(
+            reason(rom).unwrap(),
+            "Error opening bootrom \"/vm/guest.rom\": No such file or directory; \
+             Device emulation initialization error: No such file or directory"
+        );
+        assert_eq!(
+            reason("Failed to snapshot nvme@pci.0.4.0; ret=45\nFailed to snapshot device state.\n")
+                .unwrap(),
+            "Failed to snapshot nvme@pci.0.4.0; ret=45; Failed to snapshot device state."
+        );
+        assert_eq!(reason(progress), None);
+        assert_eq!(reason(&format!("\r\n{progress}\r\n")), None);
+        assert_eq!(
+            reason("Failed to restore VM memory.").unwrap(),
+            "Failed to restore VM memory."
+        );
+    }
 }

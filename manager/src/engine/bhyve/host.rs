@@ -120,6 +120,20 @@ impl Host {
     /// # Errors
     /// When it cannot be run, fails, or does not end.
     pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Result<String, Error> {
+        self.run_within(program, arguments, PATIENCE)
+    }
+
+    /// The same, for at most so long.
+    ///
+    /// # Errors
+    /// When it cannot be run, fails, or does not end in time.
+    pub(super) fn run_within(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<String, Error> {
+        let limit = limit.min(PATIENCE);
         let command = [&[program], arguments].concat().join(" ");
         let failed = |source| Error::Run {
             command: command.clone(),
@@ -141,7 +155,7 @@ impl Host {
             if let Some(status) = child.try_wait().map_err(failed)? {
                 break status;
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > limit {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(Error::Slow { command });
@@ -149,7 +163,7 @@ impl Host {
             thread::sleep(GLANCE);
         };
         // A child of the command may hold the pipes for longer: nobody waits for that.
-        let patience = PATIENCE.saturating_sub(begin.elapsed());
+        let patience = limit.saturating_sub(begin.elapsed());
         let text = |pipe: &Receiver<String>| pipe.recv_timeout(patience).unwrap_or_default();
         if status.success() {
             return Ok(text(&told));

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! With the kernel patch and `vmm_vnode.ko` guest memory is the checkpoint file; without them bhyve
-//! says so and reads it. All of this is processes, files and terminals, so it builds on any Unix.
+//! reads it (a patched one says so in its log, a stock one does not). All of this is processes, files and terminals, so it builds on any Unix.
 
 mod agent;
 pub mod config;
@@ -19,11 +19,13 @@ mod lost;
 mod network;
 mod probe;
 mod rctl;
+mod ready;
 mod restore;
 mod serial;
 mod session;
 mod suspend;
 mod usage;
+mod vendor;
 
 use std::{
     fs::File,
@@ -53,11 +55,15 @@ use crate::{
 };
 use config::{Com, Config, Variables};
 use folder::Folder;
+use ready::Sign;
 use serial::{Line, Wait};
 
 /// Longest name of a checkpoint's memory file, with its folders: bhyve makes another of it, in
 /// `NAME_MAX` bytes (`strcat_extension()` of snapshot.c).
 const PATH_MAX: usize = 255 - ".kern".len();
+
+/// How often a guest that was stopped is looked at until it shows that it runs on.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The engine.
 #[derive(Clone, Debug, Default)]
@@ -240,6 +246,9 @@ impl Engine for Bhyve {
                 reason,
             });
         }
+        if let Some(reason) = vendor::mismatch(checkpoint.meta(), &self.host) {
+            return Err(refuse(reason));
+        }
         let lock = lock.try_clone().map_err(|source| Error::Io {
             action: "hand on the lock",
             source,
@@ -331,6 +340,46 @@ impl Engine for Bhyve {
                     .unwrap_or_else(|| source.to_string()),
             )),
             Err(serial::Error::Io(source)) => Err(io(source)),
+        }
+    }
+
+    fn resume(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        process: Process,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let begin = Instant::now();
+        let record = Folder::of(run_dir, id).record().ok_or(Error::Gone)?;
+        if !self.unfreeze(process).map_err(|source| Error::Io {
+            action: "signal its process",
+            source,
+        })? {
+            return Err(Error::Gone);
+        }
+        if record.agent.is_some() {
+            return match self.ask(run_dir, id, &["ping".to_owned()], timeout) {
+                // That it cannot is an answer as well.
+                Ok(_) | Err(Error::Refused(_)) => Ok(()),
+                Err(e) => Err(e),
+            };
+        }
+        let Some(sign) = Sign::of(&record.guest.readiness, &record.name) else {
+            // Words that it wrote once to its console tell nothing of now: its process does.
+            return Ok(());
+        };
+        loop {
+            if sign.is_seen(&self.host, timeout.saturating_sub(begin.elapsed())) {
+                return Ok(());
+            }
+            if !process.may_live() {
+                return Err(Error::Died(self.ended(run_dir, id).unwrap_or_default()));
+            }
+            if begin.elapsed() >= timeout {
+                return Err(Error::Timeout(timeout));
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 

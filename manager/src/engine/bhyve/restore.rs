@@ -4,7 +4,6 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    net::{TcpStream, ToSocketAddrs},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
@@ -13,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::setsid};
 
 use super::{
     agent,
@@ -22,6 +21,7 @@ use super::{
     host::{self, Host},
     network,
     rctl::Rctl,
+    ready::Sign,
     serial::{self, Line, Wait},
     suspend,
 };
@@ -43,10 +43,11 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Has bhyve's allocator keep little for itself (jemalloc(3)): docs/freebsd-footprint.md.
 const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
-/// Notes its own process id, limits itself, then becomes bhyve. Its standard input is the lock of
+/// Notes its own process id, limits itself, then becomes bhyve. A bhyve that aborts (a missing
+/// iasl(8) has it do so) leaves no core file among the guests' folders. Its standard input is the lock of
 /// the restore, which so is held until the process id can be found: nobody looks for it before. What
 /// comes before `--` are rules of rctl(8) without their subject.
-const BECOME: &str = r#"umask 077; echo $$ >"$1" && shift || exit
+const BECOME: &str = r#"umask 077; ulimit -c 0; echo $$ >"$1" && shift || exit
 while [ "$1" != -- ]; do rctl -a "process:$$:$1" </dev/null || exit; shift; done
 shift
 exec "$@" </dev/null"#;
@@ -276,6 +277,11 @@ fn null_modem(id: &GuestId, com: u8, side: char) -> String {
 /// What names of guests' virtual machines begin with; the guest's id follows.
 pub(super) const VM_PREFIX: &str = "brood-";
 
+/// Where a guest's bhyve takes requests for checkpoints (init_checkpoint_thread() of snapshot.c).
+fn checkpoint_socket(id: &GuestId) -> String {
+    format!("/var/run/bhyve/{}", vm_name(id))
+}
+
 /// Name of a guest's virtual machine, which no other state folder on this host uses.
 pub(super) fn vm_name(id: &GuestId) -> String {
     format!("{VM_PREFIX}{id}")
@@ -289,9 +295,8 @@ fn start(source: &Source, folder: &Folder, record: &Record) -> Result<Child, Err
         .map_err(io("make the guest's log"))?;
     let both = log.try_clone().map_err(io("make the guest's log"))?;
     let lock = source.lock.try_clone().map_err(io("hand on the lock"))?;
-    source
-        .host
-        .command("/bin/sh")
+    let mut command = source.host.command("/bin/sh");
+    command
         .args(["-c", BECOME, "sh"])
         .arg(folder.file("pid"))
         .args(source.rctl.rules())
@@ -303,12 +308,18 @@ fn start(source: &Source, folder: &Folder, record: &Record) -> Result<Child, Err
         .arg(&record.vm)
         .env("MALLOC_CONF", MALLOC)
         .current_dir(&source.run_dir)
-        .process_group(0)
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(log))
-        .stderr(Stdio::from(both))
-        .spawn()
-        .map_err(io("start bhyve"))
+        .stderr(Stdio::from(both));
+    // A session of its own, not just a process group: a group becomes orphaned when this process
+    // ends, and the kernel sends an orphaned group that has a stopped member SIGHUP and SIGCONT
+    // (POSIX, _exit(); orphanpg() of kern_proc.c). A session's leader has no group to lose, so
+    // guests that are stopped outlive whoever restored them.
+    // SAFETY: setsid(2) is async-signal-safe, and the closure allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| setsid().map(drop).map_err(io::Error::from));
+    }
+    command.spawn().map_err(io("start bhyve"))
 }
 
 /// A guest on its way.
@@ -377,6 +388,10 @@ impl Watched<'_> {
     fn introduce(&mut self, agent: &str, order: &Order) -> Result<(u64, u64), Error> {
         let path = self.source.host.path(agent);
         let request = agent::identity(&order.identity);
+        // nmdm(4) drops what is written before the other side is open. bhyve opens its consoles
+        // before it makes its checkpoint socket, and a virtual machine's name is never used twice.
+        let socket = self.source.host.path(&checkpoint_socket(self.id));
+        self.again_and_again("bhyve's checkpoint socket", |_| socket.exists())?;
         let answer = self.on_line("its agent's answer", |wait| {
             Line::open_when_there(&path, wait)?.insist(&request, wait)
         })?;
@@ -393,21 +408,12 @@ impl Watched<'_> {
                     Line::open_when_there(&path, wait)?.expect(words, wait)
                 })
             }
-            Readiness::Tcp { address } => {
-                let address = address.replace("%(name)", name);
-                self.again_and_again(&format!("a connection to {address}"), || {
-                    let mut found = address.to_socket_addrs().into_iter().flatten();
-                    found.any(|at| TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok())
-                })
-            }
-            Readiness::Command { argv } => {
-                let argv: Vec<String> = argv.iter().map(|a| a.replace("%(name)", name)).collect();
-                let what = argv.join(" ");
-                let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-                self.again_and_again(&what, || match words.split_first() {
-                    Some((program, rest)) => self.source.host.run(program, rest).is_ok(),
-                    None => false,
-                })
+            readiness @ (Readiness::Tcp { .. } | Readiness::Command { .. }) => {
+                let Some(sign) = Sign::of(readiness, name) else {
+                    return Ok(());
+                };
+                let host = &self.source.host;
+                self.again_and_again(&sign.to_string(), |left| sign.is_seen(host, left))
             }
         }
     }
@@ -415,10 +421,10 @@ impl Watched<'_> {
     fn again_and_again(
         &mut self,
         what: &str,
-        mut ready: impl FnMut() -> bool,
+        mut ready: impl FnMut(Duration) -> bool,
     ) -> Result<(), Error> {
         loop {
-            if ready() {
+            if ready(self.deadline.saturating_duration_since(Instant::now())) {
                 return Ok(());
             }
             let ended = self.child.try_wait().ok().flatten().is_some();
@@ -448,7 +454,7 @@ pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Er
         other => drop(other?),
     }
     // bhyve never removes it (init_checkpoint_thread() of snapshot.c).
-    match std::fs::remove_file(host.path(&format!("/var/run/bhyve/{vm}"))) {
+    match std::fs::remove_file(host.path(&checkpoint_socket(id))) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             return Err(io("remove the checkpoint socket")(source));
         }

@@ -23,8 +23,11 @@ use crate::engine::random;
 
 /// How often whoever waits looks up.
 const GLANCE: Duration = Duration::from_millis(50);
-/// After so long without an answer a request that may be repeated is.
-const REPEAT: Duration = Duration::from_millis(500);
+/// After so long without an answer a request that may be repeated is; each further time after twice
+/// as long. A null modem keeps what a slow guest has not read, and the guest works it all off before
+/// it hears anything else, so copies are few: five in 50 s are less than what nmdm(4) holds for a
+/// guest that reads nothing, and close(2) of this side does not wait for them.
+const REPEAT: Duration = Duration::from_secs(2);
 /// Longest line that is waited for the end of.
 const LINE_MAX: usize = 64 << 10;
 
@@ -104,7 +107,7 @@ impl Line {
         let request = format!("\n@{tag:08x} {words}\n");
         let prefix = format!("!{tag:08x} ");
         self.send(request.as_bytes(), wait)?;
-        let mut sent = Instant::now();
+        let (mut sent, mut patience) = (Instant::now(), REPEAT);
         loop {
             if let Some(line) = self.line(wait)? {
                 if let Some(answer) = line.strip_prefix(&prefix) {
@@ -115,9 +118,9 @@ impl Line {
                         None => Ok(answer.to_owned()),
                     };
                 }
-            } else if repeat && sent.elapsed() > REPEAT {
+            } else if repeat && sent.elapsed() > patience {
                 self.send(request.as_bytes(), wait)?;
-                sent = Instant::now();
+                (sent, patience) = (Instant::now(), patience * 2);
             }
         }
     }

@@ -261,6 +261,24 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
+    fn resume(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        process: Process,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let continued = self.unfreeze(process).map_err(|source| Error::Io {
+            action: "signal its process",
+            source,
+        })?;
+        if !continued {
+            return Err(Error::Gone);
+        }
+        self.ask(run_dir, id, &["ping".to_owned()], timeout)
+            .map(drop)
+    }
+
     fn stop(&self, process: Process) -> io::Result<bool> {
         process.signal(nursery::STOP)
     }
