@@ -1,5 +1,6 @@
 //! A home with one pool, `p`.
 
+use brood::checkpoint::manifest::EngineKind;
 use serde_json::Value;
 
 use crate::{Demo, Home, array, text};
@@ -10,8 +11,8 @@ use crate::{Demo, Home, array, text};
 /// # Panics
 /// When it cannot be made.
 #[must_use]
-pub fn pool_home(hot: u64, more: &[&str]) -> Option<(Home, Demo)> {
-    let home = Home::with_kvm()?;
+pub fn pool_home(on: EngineKind, hot: u64, more: &[&str]) -> Option<(Home, Demo)> {
+    let home = Home::on(on)?;
     let demo = home.demo("demo", "4M");
     let hot = hot.to_string();
     let mut args = vec!["pool", "create", "p", &demo.path, "--hot", &hot];

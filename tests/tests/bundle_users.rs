@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use brood_tests::{Demo, Home, Running, pool_home, skip, text};
+use brood_tests::{Demo, EngineKind, Home, Running, pool_home, skip, text};
 
 /// A delta of `demo` at this path, suspended by brood.
 #[track_caller]
@@ -32,7 +32,7 @@ fn folder(home: &Home, name: &str) -> std::path::PathBuf {
 
 #[test]
 fn a_pool_without_entries_needs_its_checkpoint() {
-    let Some((home, demo)) = pool_home(0, &[]) else {
+    let Some((home, demo)) = pool_home(EngineKind::Kvm, 0, &[]) else {
         return;
     };
     let remove =
@@ -196,7 +196,7 @@ fn rests(home: &Home) -> Vec<String> {
 
 #[test]
 fn a_damaged_claim_does_not_keep_the_memory_of_those_that_are_released() {
-    let Some((home, _)) = pool_home(2, &[]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 2, &[]) else {
         return;
     };
     for damage in ["ckp", "ckp.brood", "ckp.meta"] {
@@ -225,7 +225,7 @@ fn a_damaged_claim_does_not_keep_the_memory_of_those_that_are_released() {
 
 #[test]
 fn a_claim_file_with_nothing_behind_it_is_dropped() {
-    let Some((home, _)) = pool_home(1, &[]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 1, &[]) else {
         return;
     };
     let claimed = home.claim();
@@ -245,7 +245,7 @@ fn a_claim_file_with_nothing_behind_it_is_dropped() {
 
 #[test]
 fn a_pool_is_removed_with_claims_that_the_record_has_lost_at_the_first_try() {
-    let Some((home, _)) = pool_home(1, &[]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 1, &[]) else {
         return;
     };
     let claimed = home.claim();

@@ -3,14 +3,27 @@
 use std::{collections::HashSet, fs, time::Duration};
 
 use brood_tests::{
-    Ran, Random, Running, array, keys, pool_home, processes_in, signal, text, until, whole,
+    EngineKind, Ran, Random, Running, array, keys, on_both_engines, pool_home, processes_in,
+    signal, text, until, whole,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-#[test]
-fn a_pool_is_filled_claimed_from_released_and_removed() {
-    let Some((home, demo)) = pool_home(3, &["--lease", "60"]) else {
+on_both_engines! {
+    a_pool_is_filled_claimed_from_released_and_removed,
+    a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given,
+    a_releaser_killed_at_any_moment_has_released_or_not,
+    nobody_finds_what_another_has_left,
+    a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped,
+    a_claim_ends_with_its_lease_unless_it_is_renewed,
+    a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait,
+    a_pool_keeps_to_its_checkpoint,
+    destroying_all_guests_empties_pools_and_evicting_drops_the_oldest,
+    whatever_is_killed_nothing_is_handed_out_twice_lost_or_left,
+}
+
+fn a_pool_is_filled_claimed_from_released_and_removed(on: EngineKind) {
+    let Some((home, demo)) = pool_home(on, 3, &["--lease", "60"]) else {
         return;
     };
     assert_eq!(home.names("paused"), ["p-1", "p-2", "p-3"]);
@@ -75,7 +88,7 @@ fn a_pool_is_filled_claimed_from_released_and_removed() {
 fn a_hundred_claimers_at_once_get_a_guest_each() {
     const CLAIMERS: usize = 100;
     const HOT: usize = 70;
-    let Some((home, _)) = pool_home(HOT as u64, &[]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, HOT as u64, &[]) else {
         return;
     };
     let claimers: Vec<Running> = (0..CLAIMERS)
@@ -108,10 +121,9 @@ fn a_hundred_claimers_at_once_get_a_guest_each() {
     assert!(home.list().is_empty() && home.guests().is_empty());
 }
 
-#[test]
-fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given() {
+fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given(on: EngineKind) {
     const HOT: u64 = 6;
-    let Some((home, _)) = pool_home(HOT, &["--lease", "3600"]) else {
+    let Some((home, _)) = pool_home(on, HOT, &["--lease", "3600"]) else {
         return;
     };
     let mut random = Random::seeded();
@@ -147,7 +159,7 @@ fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given() {
 #[test]
 fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next() {
     const HOT: u64 = 60;
-    let Some((home, demo)) = pool_home(0, &[]) else {
+    let Some((home, demo)) = pool_home(EngineKind::Kvm, 0, &[]) else {
         return;
     };
     let _ = demo;
@@ -179,9 +191,8 @@ fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next() {
     println!("{saved} guests of cut-off fills were kept");
 }
 
-#[test]
-fn a_releaser_killed_at_any_moment_has_released_or_not() {
-    let Some((home, _)) = pool_home(2, &["--lease", "3600"]) else {
+fn a_releaser_killed_at_any_moment_has_released_or_not(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 2, &["--lease", "3600"]) else {
         return;
     };
     let mut random = Random::seeded();
@@ -205,10 +216,9 @@ fn a_releaser_killed_at_any_moment_has_released_or_not() {
     }
 }
 
-#[test]
-fn nobody_finds_what_another_has_left() {
+fn nobody_finds_what_another_has_left(on: EngineKind) {
     const WHERE: u64 = 0x30_0000;
-    let Some((home, demo)) = pool_home(2, &[]) else {
+    let Some((home, demo)) = pool_home(on, 2, &[]) else {
         return;
     };
     let pristine = demo.words().at(WHERE);
@@ -231,7 +241,7 @@ fn nobody_finds_what_another_has_left() {
 
 #[test]
 fn the_clock_of_a_claimed_guest_is_right() {
-    let Some((home, _)) = pool_home(1, &[]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 1, &[]) else {
         return;
     };
     let waited = std::time::Instant::now();
@@ -256,9 +266,8 @@ fn the_clock_of_a_claimed_guest_is_right() {
     );
 }
 
-#[test]
-fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped() {
-    let Some((home, _)) = pool_home(4, &[]) else {
+fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 4, &[]) else {
         return;
     };
     signal(home.pid("p-1"), Signal::SIGKILL);
@@ -293,9 +302,8 @@ fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped() {
     );
 }
 
-#[test]
-fn a_claim_ends_with_its_lease_unless_it_is_renewed() {
-    let Some((home, _)) = pool_home(2, &["--lease", "1"]) else {
+fn a_claim_ends_with_its_lease_unless_it_is_renewed(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 2, &["--lease", "1"]) else {
         return;
     };
     let (short, long) = (home.claim(), home.claim());
@@ -324,9 +332,8 @@ fn a_claim_ends_with_its_lease_unless_it_is_renewed() {
     }
 }
 
-#[test]
-fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait() {
-    let Some((home, _)) = pool_home(2, &["--max", "3"]) else {
+fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 2, &["--max", "3"]) else {
         return;
     };
     let claims: Vec<Value> = (0..3).map(|_| home.claim()).collect();
@@ -357,7 +364,7 @@ fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait() {
 #[test]
 fn after_a_reboot_a_pool_is_rebuilt_and_its_claims_are_over() {
     const HOT: u64 = 8;
-    let Some((home, _)) = pool_home(HOT, &["--lease", "36000"]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, HOT, &["--lease", "36000"]) else {
         return;
     };
     let claimed = home.claim();
@@ -389,9 +396,8 @@ fn after_a_reboot_a_pool_is_rebuilt_and_its_claims_are_over() {
     assert_eq!(home.claim()["tier"], "hot");
 }
 
-#[test]
-fn a_pool_keeps_to_its_checkpoint() {
-    let Some((home, demo)) = pool_home(1, &[]) else {
+fn a_pool_keeps_to_its_checkpoint(on: EngineKind) {
+    let Some((home, demo)) = pool_home(on, 1, &[]) else {
         return;
     };
     let other = home.demo("other", "8M");
@@ -406,9 +412,8 @@ fn a_pool_keeps_to_its_checkpoint() {
     }
 }
 
-#[test]
-fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest() {
-    let Some((home, _)) = pool_home(5, &[]) else {
+fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 5, &[]) else {
         return;
     };
     assert_eq!(
@@ -439,11 +444,10 @@ struct Told {
     token: String,
 }
 
-#[test]
-fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left() {
+fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left(on: EngineKind) {
     const HOT: u64 = 8;
     const ROUNDS: u32 = 40;
-    let Some((home, _)) = pool_home(HOT, &["--lease", "36000"]) else {
+    let Some((home, _)) = pool_home(on, HOT, &["--lease", "36000"]) else {
         return;
     };
     let mut random = Random::seeded();

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use brood_tests::{Home, Random, pool_home, processes_in, signal, text, until, whole};
+use brood_tests::{EngineKind, Home, Random, pool_home, processes_in, signal, text, until, whole};
 use nix::sys::signal::Signal;
 
 /// Writes that a claimer would not want to lose.
@@ -40,7 +40,7 @@ fn bundles(home: &Home) -> Vec<String> {
 
 #[test]
 fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
-    let Some((home, _)) = pool_home(1, &["--lease", "600"]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 1, &["--lease", "600"]) else {
         return;
     };
     let mut claimed = home.claim();
@@ -118,7 +118,7 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
 
 #[test]
 fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
-    let Some((home, _)) = pool_home(0, &["--lease", "36000"]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 0, &["--lease", "36000"]) else {
         return;
     };
     let mut random = Random::seeded();
@@ -153,7 +153,7 @@ fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
 
 #[test]
 fn a_guest_that_came_back_and_died_comes_back_again_as_it_rested() {
-    let Some((home, _)) = pool_home(0, &["--lease", "36000"]) else {
+    let Some((home, _)) = pool_home(EngineKind::Kvm, 0, &["--lease", "36000"]) else {
         return;
     };
     let claimed = home.claim();

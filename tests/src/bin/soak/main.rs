@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_tests::Random;
+use brood_tests::{EngineKind, Random};
 use clap::Parser;
 
 use self::scene::Scene;
@@ -39,15 +39,25 @@ struct Options {
     /// Clients at once
     #[arg(long, value_name = "N", default_value_t = 6)]
     clients: u64,
+    /// Engine of the guests: `kvm` of this machine, or `bhyve` of a made-up one
+    #[arg(long, value_name = "ENGINE", default_value = "kvm", value_parser = engine)]
+    engine: EngineKind,
     /// Seed of all choices [default: a new one]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
+fn engine(name: &str) -> Result<EngineKind, String> {
+    [EngineKind::Kvm, EngineKind::Bhyve]
+        .into_iter()
+        .find(|engine| engine.name() == name)
+        .ok_or_else(|| "kvm or bhyve".to_owned())
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut random = options.seed.map_or_else(Random::seeded, Random::new);
-    let Some(scene) = Scene::new(&mut random) else {
+    let Some(scene) = Scene::new(options.engine, &mut random) else {
         return ExitCode::SUCCESS;
     };
     let end = Instant::now() + Duration::from_secs(options.seconds);

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use brood_tests::{Daemon, Demo, Home, Kind, Random, Storage, without_kvm};
+use brood_tests::{Daemon, Demo, EngineKind, Home, Kind, Random, Storage, without_kvm};
 use serde_json::json;
 
 use super::talk::Talk;
@@ -86,15 +86,16 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Scene {
     /// Starts a daemon with its pools; `None` where guests cannot be run, which is said.
-    pub(crate) fn new(random: &mut Random) -> Option<Self> {
-        if without_kvm() {
-            return None;
-        }
-        let storage = Storage::files(Kind::Xfs);
+    pub(crate) fn new(engine: EngineKind, random: &mut Random) -> Option<Self> {
+        let storage = match engine {
+            EngineKind::Kvm if without_kvm() => return None,
+            EngineKind::Kvm => Storage::files(Kind::Xfs),
+            EngineKind::Bhyve => None,
+        };
         // Bundles of claims that rest share blocks with their guests' disks.
         let home = match &storage {
             Some(storage) => Home::inside(&storage.folder()),
-            None => Home::bare(),
+            None => Home::on(engine)?,
         };
         let demo = home.demo("demo", "4M");
         let warm = storage
