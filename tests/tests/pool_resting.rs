@@ -117,6 +117,30 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again() {
 }
 
 #[test]
+fn a_claim_rests_in_full_where_the_engine_writes_no_deltas() {
+    let Some((home, _)) = pool_home(EngineKind::Bhyve, 1, &["--lease", "600"]) else {
+        return;
+    };
+    let mut claimed = home.claim();
+    let token = text(&claimed["token"]).to_owned();
+    for round in 0..3 {
+        write_mine(&home, text(&claimed["guest"]), round);
+        let _ = home.json(&["pool", "suspend", &token]);
+        assert_eq!(home.show_pool()["entries"]["cold"], 1);
+        claimed = home.json(&["pool", "resume", &token]);
+        assert_eq!(claimed["tier"], "cold");
+        finds_mine(&home, text(&claimed["guest"]), round);
+    }
+    home.release(&claimed);
+    home.fill();
+    assert_eq!(
+        bundles(&home),
+        Vec::<String>::new(),
+        "a released claim leaves nothing"
+    );
+}
+
+#[test]
 fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing() {
     let Some((home, _)) = pool_home(EngineKind::Kvm, 0, &["--lease", "36000"]) else {
         return;

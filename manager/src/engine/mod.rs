@@ -436,6 +436,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
         progress: Watch<'_>,
     ) -> Result<Manifest, Error>;
 
+    /// Whether [`Self::suspend_delta`] can be.
+    fn writes_deltas(&self) -> bool {
+        false
+    }
+
     /// Suspends a guest into a delta of `from`, the checkpoint that it was restored from; the guest
     /// ends. When anything fails, it goes on.
     ///

@@ -1,5 +1,5 @@
 //! Claims that rest: the guest is suspended into a delta of what it was restored from, which has
-//! only the pages that it has to itself, and is restored when its claimer wants it again. The claim
+//! only the pages that it has to itself, or in full where its engine writes no deltas, and is restored when its claimer wants it again. The claim
 //! lasts, through the host's end too, until it is released.
 
 use std::{
@@ -65,7 +65,8 @@ impl Pools<'_> {
         }
         // Whoever settles the pool meanwhile must not end the guest.
         self.last(token, FOR_EVER)?;
-        let suspended = match self.guests().suspend(&guest, &bundle, true, progress) {
+        let delta = self.engine.writes_deltas();
+        let suspended = match self.guests().suspend(&guest, &bundle, delta, progress) {
             Err(
                 guests::Error::Checkpoint(checkpoint::Error::TooDeep { .. })
                 | guests::Error::Engine {

@@ -229,6 +229,10 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
+    fn writes_deltas(&self) -> bool {
+        true
+    }
+
     fn suspend_delta(
         &self,
         run_dir: &Path,
