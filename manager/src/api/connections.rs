@@ -33,7 +33,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
     time::sleep,
@@ -81,16 +81,18 @@ impl Budget {
 
     /// Of this process, whose soft limit of descriptors is raised as far as it may be.
     pub(super) fn of_process() -> Self {
-        let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
-            Ok((soft, hard)) => {
-                let wanted = hard.min(DESCRIPTORS_MAX);
-                let raised =
-                    soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
-                if raised { wanted } else { soft }
-            }
-            Err(_) => 1024,
+        // No limit is more than is ever wanted.
+        let limit = getrlimit(Resource::Nofile);
+        let soft = limit.current.unwrap_or(DESCRIPTORS_MAX);
+        let wanted = limit
+            .maximum
+            .map_or(DESCRIPTORS_MAX, |hard| hard.min(DESCRIPTORS_MAX));
+        let higher = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
         };
-        Self::of(descriptors)
+        let raised = soft < wanted && setrlimit(Resource::Nofile, higher).is_ok();
+        Self::of(if raised { wanted } else { soft })
     }
 }
 

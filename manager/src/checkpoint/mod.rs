@@ -41,6 +41,7 @@ pub use compose::Extent;
 pub(crate) use copy::copy_range;
 pub use error::Error;
 pub use flatten::flatten;
+#[cfg(target_os = "linux")]
 pub(crate) use hash::interrupted;
 pub use hash::{Progress, Watch, sha256_file, unwatched};
 pub use lineage::{Target, is_sealed, manifest_of, parents_of};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::sys::resource::{UsageWho, getrusage};
 use prometheus_client::{
     metrics::{
         counter::{Atomic, Counter},
@@ -14,6 +14,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use rustix::process::{Resource, getrlimit};
 
 /// A count of seconds.
 #[derive(Debug, Default)]
@@ -71,7 +72,7 @@ pub(super) fn metrics(started: Timestamp) -> Registry {
         let open = open.count().saturating_sub(1) as u64;
         registry.register("open_fds", "Open files of the daemon", gauge(open));
     }
-    if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
+    if let Some(soft) = getrlimit(Resource::Nofile).current {
         let help = "Files that the daemon may have open";
         registry.register("max_fds", help, gauge(soft));
     }
