@@ -84,7 +84,7 @@ impl List {
         match self.sort {
             Sort::Name => {}
             Sort::State => guests.sort_by_key(|guest| guest.state),
-            Sort::Age => guests.sort_by(|a, b| a.created_at.cmp(&b.created_at)),
+            Sort::Age => guests.sort_by_key(|guest| guest.created_at.parse::<Timestamp>().ok()),
             Sort::Private => guests.sort_by_key(|guest| Reverse(private(guest))),
         }
         if self.json {

@@ -37,7 +37,12 @@ export function change({ happened, guest }) {
 /** By the chosen column, then by name. The youngest has the latest time. */
 function compare(a, b) {
   const turned = ascending === (by !== "created_at") ? 1 : -1;
-  return turned * order.compare(a[by] ?? "", b[by] ?? "") || order.compare(a.name, b.name);
+  // Times have fractions of any length, which are no numbers to compare by.
+  const apart =
+    by === "created_at"
+      ? Date.parse(a.created_at) - Date.parse(b.created_at)
+      : order.compare(a[by] ?? "", b[by] ?? "");
+  return turned * apart || order.compare(a.name, b.name);
 }
 
 function age(guest) {
