@@ -21,6 +21,11 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, is_unprintable)
 }
 
+/// The same of a line whose colours stay.
+pub(crate) fn colored_line(text: &str) -> Cow<'_, str> {
+    escape(text, |c| is_unprintable(c) && c != '\u{1b}')
+}
+
 fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_bad) {
         return Cow::Borrowed(text);

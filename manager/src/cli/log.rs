@@ -5,6 +5,7 @@
 //! next line that can be written is preceded by how many were lost.
 
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal, Write},
     sync::{
         Arc,
@@ -17,7 +18,10 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::config::{LogFormat, LogLevel};
+use crate::{
+    config::{LogFormat, LogLevel},
+    escaped,
+};
 
 /// Lines that wait to be written.
 const LINES: usize = 4096;
@@ -38,18 +42,32 @@ enum Order {
 struct Lines {
     orders: SyncSender<Order>,
     lost: Arc<AtomicU64>,
+    escape: Escape,
 }
+
+/// Writes out what a terminal would act on in a line.
+type Escape = fn(&str) -> Cow<'_, str>;
 
 impl Lines {
     /// Starts the thread that writes them to `to`.
-    fn written_to(to: impl Write + Send + 'static, format: LogFormat) -> Self {
+    fn written_to(to: impl Write + Send + 'static, format: LogFormat, colored: bool) -> Self {
+        let escape: Escape = match format {
+            LogFormat::Json => escaped::json,
+            // Escape characters are the colours': those of fields are written out before.
+            LogFormat::Text if colored => escaped::colored_line,
+            LogFormat::Text => escaped::line,
+        };
         let (orders, taken) = sync_channel(LINES);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
         let writing = move || write_all(&taken, to, &counted, format);
         // Without a thread every line is lost, which is no reason to end.
         let _ = thread::Builder::new().name("log".into()).spawn(writing);
-        Self { orders, lost }
+        Self {
+            orders,
+            lost,
+            escape,
+        }
     }
 
     /// Waits until all lines are written, but not for long.
@@ -100,9 +118,13 @@ fn notice(lost: u64, format: LogFormat) -> String {
 }
 
 impl Write for Lines {
-    /// Takes a line.
+    /// Takes a line. Names of folders and guests' words in it end no line and turn no terminal.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.orders.try_send(Order::Line(line.to_vec())).is_err() {
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let mut escaped = (self.escape)(text).into_owned();
+        escaped.push('\n');
+        if self.orders.try_send(Order::Line(escaped.into())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -155,7 +177,9 @@ pub(super) fn start(format: LogFormat, level: LogLevel) -> Log {
     let exact = EnvFilter::try_from_default_env().ok();
     let fixed = exact.is_some();
     let filter = exact.unwrap_or_else(|| EnvFilter::new(name(level)));
-    let lines = Lines::written_to(io::stderr(), format);
+    let colored =
+        format == LogFormat::Text && io::stderr().is_terminal() && super::output::may_color();
+    let lines = Lines::written_to(io::stderr(), format, colored);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lines.clone())
@@ -166,9 +190,7 @@ pub(super) fn start(format: LogFormat, level: LogLevel) -> Log {
     // It fails only when the log is gone, and then there is nobody to tell.
     let set_level: SetLevel = match format {
         LogFormat::Text => {
-            let log = log
-                .with_ansi(io::stderr().is_terminal() && super::output::may_color())
-                .with_filter_reloading();
+            let log = log.with_ansi(colored).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
             Arc::new(move |level| {
@@ -225,6 +247,39 @@ mod tests {
     }
 
     #[test]
+    fn no_line_has_what_a_terminal_acts_on_but_its_colours() {
+        for (format, colored) in [
+            (LogFormat::Text, false),
+            (LogFormat::Text, true),
+            (LogFormat::Json, false),
+        ] {
+            let (going, go) = sync_channel(0);
+            drop(going);
+            let written = Arc::new(Mutex::new(Vec::new()));
+            let stream = Stream {
+                failures: 0,
+                go,
+                written: Arc::clone(&written),
+            };
+            let mut lines = Lines::written_to(stream, format, colored);
+            let event: &[u8] = match format {
+                LogFormat::Text => "\u{1b}[32mINFO\u{1b}[0m /a\nWARN\u{9b}31m\u{202e}\n".as_bytes(),
+                LogFormat::Json => "{\"folder\":\"/a\\n\u{9b}31m\u{202e}\"}\n".as_bytes(),
+            };
+            lines.write_all(event).unwrap();
+            lines.flush();
+            let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+            let line = text.strip_suffix('\n').unwrap();
+            let acts = |c: char| escaped::is_unprintable(c) && !(colored && c == '\u{1b}');
+            assert!(!line.contains(acts), "{line:?}");
+            if format == LogFormat::Json {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(event["folder"], "/a\n\u{9b}31m\u{202e}");
+            }
+        }
+    }
+
+    #[test]
     fn lines_that_cannot_be_written_are_counted_and_hold_nobody_up() {
         let (going, go) = sync_channel(0);
         let written = Arc::new(Mutex::new(Vec::new()));
@@ -233,7 +288,7 @@ mod tests {
             go,
             written: Arc::clone(&written),
         };
-        let mut lines = Lines::written_to(stream, LogFormat::Json);
+        let mut lines = Lines::written_to(stream, LogFormat::Json, false);
         // Nobody reads: more lines than wait are lost at once.
         for line in 0..LINES + 10 {
             // In one piece, as the log is written: writeln! would make two of it.

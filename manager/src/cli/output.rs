@@ -5,6 +5,7 @@
 //! where a disk is full or a reader has gone.
 
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -68,10 +69,16 @@ pub(crate) fn written() -> Result<(), Failure> {
 
 /// Prints what clap has to say: help and version to standard output, mistakes to standard error.
 pub(crate) fn print_usage(usage: &clap::Error) -> Result<(), Failure> {
-    let printed = usage.print();
     if usage.use_stderr() {
+        // It repeats what it was given, which a shell may have taken from names of files.
+        let plain = usage.render().to_string();
+        match escaped::lines(&plain) {
+            Cow::Borrowed(_) => drop(usage.print()),
+            Cow::Owned(escaped) => note(escaped.trim_end()),
+        }
         return Ok(());
     }
+    let printed = usage.print();
     keep_error(printed);
     written()
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::doctor::{Check, Status, can_mass_restore};
+use crate::escaped;
 
 /// Widest that the columns of names and of what was found become: a long path or list of options
 /// does not push the last column off the screen.
@@ -11,10 +12,12 @@ const WIDEST: (usize, usize) = (32, 48);
 const MARK: usize = 2;
 
 /// Renders the checks, one a line, each hint below its check, and a last line with the outcome.
-/// With `color`, marks are coloured by ANSI escapes. Lines are wrapped to `width` columns, if that
+/// With `color`, marks are coloured by ANSI escapes: all that a terminal acts on in names of
+/// folders is written out, so that they are the only ones. Lines are wrapped to `width` columns, if that
 /// is known, and go on below the column that they belong to.
 #[must_use]
 pub fn render(checks: &[Check], color: bool, width: Option<usize>) -> String {
+    let checks: Vec<Check> = checks.iter().map(escaped).collect();
     let widest = |column: fn(&Check) -> &str, most: usize| {
         let cells = checks.iter().map(|check| column(check).chars().count());
         cells.max().unwrap_or(0).min(most)
@@ -24,7 +27,7 @@ pub fn render(checks: &[Check], color: bool, width: Option<usize>) -> String {
     // Continuation lines and hints begin where the second column does.
     let indent = MARK + name + 2;
     let mut text = String::new();
-    for check in checks {
+    for check in &checks {
         let need = match check.need.as_str() {
             "" => String::new(),
             need => format!("need {need}"),
@@ -49,7 +52,7 @@ pub fn render(checks: &[Check], color: bool, width: Option<usize>) -> String {
     }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let (fails, warnings) = (count(Status::Fail), count(Status::Warn));
-    let outcome = match (can_mass_restore(checks), fails, warnings) {
+    let outcome = match (can_mass_restore(&checks), fails, warnings) {
         (true, _, 0) => "is ready for mass restore.".to_owned(),
         (true, _, 1) => "can do mass restore; one thing could be better.".to_owned(),
         (true, _, n) => format!("can do mass restore; {n} things could be better."),
@@ -58,6 +61,17 @@ pub fn render(checks: &[Check], color: bool, width: Option<usize>) -> String {
     };
     let _ = writeln!(text, "\nThis host {outcome}");
     text
+}
+
+fn escaped(check: &Check) -> Check {
+    let line = |text: &str| escaped::line(text).into_owned();
+    Check {
+        name: line(&check.name),
+        status: check.status,
+        found: line(&check.found),
+        need: line(&check.need),
+        hint: check.hint.as_deref().map(line),
+    }
 }
 
 /// `text` in lines of at most `width` columns: the first begins at column `begin`, the others at

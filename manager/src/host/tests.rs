@@ -286,6 +286,32 @@ fn doctor_without_kvm() {
 }
 
 #[test]
+fn folders_names_are_written_out_beside_coloured_marks() {
+    let hostile = "/a\u{1b}]0;x\u{7}\u{9b}31m\u{202e}\nz";
+    let mut host = healthy();
+    host.state_folder = folder(hostile, "ext4");
+    host.state_folder.open_to_others = true;
+    let mut checkpoints = folder(hostile, hostile);
+    checkpoints.exists = false;
+    host.checkpoint_folder = Some(checkpoints);
+    for width in [None, Some(80)] {
+        let text = doctor_text::render(&doctor(&host, 10), true, width);
+        let plain = [
+            "\u{1b}[2m",
+            "\u{1b}[31m",
+            "\u{1b}[32m",
+            "\u{1b}[33m",
+            "\u{1b}[0m",
+        ]
+        .iter()
+        .fold(text, |text, colour| text.replace(colour, ""));
+        let acts = |c: char| crate::escaped::is_unprintable(c) && c != '\n';
+        assert!(!plain.contains(acts), "{plain:?}");
+        assert!(plain.contains(r"\u{202e}\u{a}z"), "{plain}");
+    }
+}
+
+#[test]
 fn doctor_on_a_host_with_tiny_limits() {
     let mut host = healthy();
     host.memory.available = Bytes::mib(600);

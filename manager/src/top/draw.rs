@@ -12,6 +12,7 @@ use ratatui::{
 use super::{format::percent, picture::Picture, text, view::Display};
 use crate::{
     api::events::RestoreEvent,
+    escaped,
     guests::{GuestState, View as Guest},
 };
 
@@ -150,7 +151,7 @@ fn restores(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
 pub(super) fn restore(event: &RestoreEvent) -> String {
     let what = match &event.pool {
         Some(pool) => format!("pool {pool}"),
-        None => event.checkpoint.clone(),
+        None => escaped::line(&event.checkpoint).into_owned(),
     };
     let failed = match event.failed {
         0 => String::new(),
@@ -168,7 +169,7 @@ fn guests(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictur
         .take(area.height.into())
         .map(|guest| {
             let last = guest.reason.clone().unwrap_or_else(|| from(guest, area));
-            let cells = text::guest(picture, guest, last);
+            let cells = text::guest(picture, guest, &last);
             let style = match guest.state {
                 GuestState::Running => Style::new(),
                 GuestState::Paused => DIM,

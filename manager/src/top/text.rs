@@ -8,6 +8,7 @@ use super::{
     view::{Sort, chosen},
 };
 use crate::{
+    escaped,
     guests::{GuestState, View as Guest},
     units::Bytes,
 };
@@ -34,7 +35,7 @@ pub(crate) fn render(picture: &Picture, sort: Sort, filter: &str) -> String {
         say(format_args!(""));
         let rows = chosen
             .iter()
-            .map(|guest| self::guest(picture, guest, guest.checkpoint.clone()));
+            .map(|guest| self::guest(picture, guest, &guest.checkpoint));
         say(format_args!(
             "{}",
             table(&GUESTS, &rows.collect::<Vec<_>>())
@@ -60,7 +61,7 @@ pub(super) const POOLS: [&str; 10] = [
 ];
 
 /// A guest's row, with what is said of it last.
-pub(super) fn guest(picture: &Picture, guest: &Guest, last: String) -> Vec<String> {
+pub(super) fn guest(picture: &Picture, guest: &Guest, last: &str) -> Vec<String> {
     let pid = guest.pid.map(|pid| pid.to_string());
     vec![
         guest.name.clone(),
@@ -69,7 +70,7 @@ pub(super) fn guest(picture: &Picture, guest: &Guest, last: String) -> Vec<Strin
         bytes(shared(guest)),
         pid.unwrap_or_else(|| "-".to_owned()),
         picture.age_s(guest).map(age).unwrap_or_default(),
-        last,
+        escaped::line(last).into_owned(),
     ]
 }
 

@@ -119,6 +119,26 @@ fn nothing_is_too_small_for_it() {
 }
 
 #[test]
+fn names_of_folders_are_written_out() {
+    let hostile = "/a\u{1b}]0;x\u{7}\u{9b}31m\u{202e}\nz/demo";
+    let mut picture = picture();
+    picture.guests[0].checkpoint = hostile.to_owned();
+    picture.guests[1].reason = Some(hostile.to_owned());
+    picture.restores[0].checkpoint = hostile.to_owned();
+    let text = text::render(&picture, crate::top::view::Sort::Private, "");
+    let mut display = display();
+    display.update(picture);
+    for seen in [seen(&display, 160, 40), text] {
+        let acts = |c: char| crate::escaped::is_unprintable(c) && c != '\n';
+        assert!(!seen.contains(acts), "{seen:?}");
+        assert!(
+            seen.contains(r"\u{1b}]0;x\u{7}\u{9b}31m\u{202e}\u{a}z"),
+            "{seen}"
+        );
+    }
+}
+
+#[test]
 fn keys_sort_filter_explain_and_stop() {
     let mut display = display();
     press(&mut display, "ss/demo-1\n");
