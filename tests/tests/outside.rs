@@ -10,9 +10,9 @@ use std::{
 };
 
 use brood::checkpoint::{BhyveGuest, unwatched};
-use brood_tests::{Demo, Home, Lab, Running, skip, text};
+use brood_tests::{Daemon, Demo, Home, Lab, Ran, Running, skip, text, until};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Has `tests/cases/hostile/bundle.py` make another bundle of one: `change` is Python that has it
 /// as `b`, and `path` to write it to. `None` where there is no Python.
@@ -88,6 +88,96 @@ fn a_disks_name_is_checked_wherever_a_bundle_is_looked_at() {
                 .says(&[&file, "disks[0].snapshot"]);
         }
     }
+}
+
+/// Bytes that a process has read, by its calls, until now (proc_pid_io(5)).
+fn bytes_read(pid: i32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    read.unwrap().parse().unwrap()
+}
+
+/// Runs brood to its end; with what it has read.
+fn reading(home: &Home, args: &[&str]) -> (Ran, u64) {
+    let running = home.start(args);
+    let stat = format!("/proc/{}/stat", running.pid());
+    until("brood to end", || {
+        fs::read_to_string(&stat)
+            .unwrap()
+            .contains(") Z ")
+            .then_some(())
+    });
+    let read = bytes_read(running.pid());
+    (running.wait(), read)
+}
+
+/// More than a command reads of files that are no guest's memory.
+const FEW: u64 = 64 << 20;
+
+#[test]
+fn what_no_engine_here_can_hold_is_refused_before_it_is_read() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    // Four TiB of holes: whoever reads them is at it for half an hour.
+    let huge = "import os\nn = 4 << 40\n\
+        b.manifest['memory'] = {'size': n, 'segments': [{'guest_address': 0, 'size': n, 'file_offset': 0}]}\n\
+        b.meta['basic metadata']['memsize'] = n\n\
+        man, meta = b.texts()\n\
+        m = json.loads(man); m['files']['ckp'] = {'size': n, 'sha256': '0' * 64}\n\
+        put(path + '.ckp', b''); os.chmod(path + '.ckp', 0o600); os.truncate(path + '.ckp', n)\n\
+        put(path + '.ckp.kern', b.kern); put(path + '.ckp.meta', meta)\n\
+        put(path + '.ckp.brood', json.dumps(m).encode())";
+    // And half a GiB of them, of guests that have what no engine here has.
+    let of = |change: &str| {
+        let smaller = huge.replace("4 << 40", "512 << 20");
+        smaller.replace("man, meta", &format!("{change}\nman, meta"))
+    };
+    let vcpus = of("b.manifest['vcpus'] = 2; b.meta['basic metadata']['ncpus'] = 2");
+    let devices = of("b.manifest['devices'] = [{'name': 'disk', 'model': 'virtio-blk'}]");
+    let cpuid =
+        of("k = json.loads(b.kern); k['cpuid'] = k['cpuid'] * 99; b.kern = json.dumps(k).encode()");
+    let mut all = Vec::new();
+    for (name, change, says) in [
+        ("huge", huge, "3 GiB"),
+        ("vcpus", &vcpus, "2 virtual CPUs"),
+        (
+            "devices",
+            &devices,
+            "devices that this engine does not have",
+        ),
+        ("cpuid", &cpuid, "cpuid"),
+    ] {
+        let Some(bundle) = resealed(&home, &demo, name, change) else {
+            return;
+        };
+        for command in [
+            &["restore", &bundle.path, "-n", "1"][..],
+            &["pool", "create", "p", &bundle.path, "--hot", "1"],
+            &["density", &bundle.path, "--guests", "1"],
+        ] {
+            let (ran, read) = reading(&home, command);
+            let _ = ran.exits(1).says(&[says]);
+            assert!(read < FEW, "{command:?} has read {read} bytes");
+        }
+        all.push((bundle, says));
+    }
+    let daemon = Daemon::start(&home);
+    let before = bytes_read(daemon.pid());
+    for (bundle, says) in &all {
+        for (path, body) in [
+            ("/guests", json!({ "checkpoint": bundle.path, "guests": 1 })),
+            (
+                "/pools",
+                json!({ "name": "p", "checkpoint": bundle.path, "hot": 1 }),
+            ),
+        ] {
+            let problem = daemon.post(&format!("/api/v1{path}"), &body, 422);
+            assert!(text(&problem["detail"]).contains(says), "{problem}");
+        }
+    }
+    let read = bytes_read(daemon.pid()) - before;
+    assert!(read < 2 * FEW, "the daemon has read {read} bytes");
+    assert!(home.list().is_empty() && home.nurseries().is_empty());
 }
 
 /// Whether a terminal would act on it.

@@ -215,7 +215,9 @@ impl App {
             pool: String::new(),
         };
         let done = workers.call(|state, engine| {
-            mass::verify(state, &checkpoint, &|progress| begun.verifying(progress))?;
+            mass::verify(state, engine, &checkpoint, &|progress| {
+                begun.verifying(progress)
+            })?;
             // More guests of it are often wanted soon.
             let slot = workers.standing().named(&origin.checkpoint);
             job.run(

@@ -111,7 +111,7 @@ impl Restore {
         }
         let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
-        verify(&state, &checkpoint, self.json, &cancelled)?;
+        verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
 
         let defaults = &config.restore;
         let job = Job {
@@ -278,12 +278,13 @@ pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
 /// Checks the checkpoint's memory, with a progress bar, unless that was done before.
 pub(super) fn verify(
     state: &State,
+    engine: &dyn Engine,
     checkpoint: &Checkpoint,
     quiet: bool,
     cancelled: &Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     let bar = Bar::bytes("verifying", quiet).until(cancelled);
-    mass::verify(state, checkpoint, &|p| bar.advance(p))?;
+    mass::verify(state, engine, checkpoint, &|p| bar.advance(p))?;
     bar.clear();
     Ok(())
 }

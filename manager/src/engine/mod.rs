@@ -360,6 +360,13 @@ pub trait Engine: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Refuses a checkpoint that no guest of this engine can be restored from, before its memory is
+    /// read.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], with the reason.
+    fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error>;
+
     /// Starts restoring from a checkpoint. `lock` is held by all that may still be restoring.
     /// Guests that are idle for `park_after` give their virtual machine back until they are asked
     /// again; never, when there is none.

@@ -195,22 +195,33 @@ impl Error {
 }
 
 /// Makes sure that the memory file of `checkpoint`, and those of its parents when it is a delta,
-/// are what was sealed. A file whose digest was
-/// computed before, and that was not changed since, is not read again.
+/// are what was sealed. A file whose digest was computed before, and that was not changed since, is
+/// not read again. What the engine cannot restore from is refused before anything is read.
 ///
 /// # Errors
 /// When it is not, or cannot be read.
-pub fn verify(state: &State, checkpoint: &Checkpoint, progress: Watch<'_>) -> Result<(), Error> {
+pub fn verify(
+    state: &State,
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+    progress: Watch<'_>,
+) -> Result<(), Error> {
     checkpoint.refuse_writers()?;
     if checkpoint.parent().is_some() {
         // Nobody is to remove its parents, however it came here.
         state.note_bundle_folder(checkpoint.path().dir())?;
     }
+    let mut suits = false;
     for layer in checkpoint.layers() {
         let stamp = layer.stamp();
         let sealed = &layer.manifest().files.ckp.sha256;
         if state.verified_digest(&stamp)?.as_ref() == Some(sealed) {
             continue;
+        }
+        if !suits {
+            // The session asks as well; here a file may have terabytes to be read first.
+            engine.suits(checkpoint)?;
+            suits = true;
         }
         layer.verify_layer(progress)?;
         if !is_fresh(&stamp) {

@@ -179,6 +179,27 @@ fn checked(guest: &BhyveGuest) -> Result<Config, String> {
     Ok(config)
 }
 
+/// The guest of a checkpoint, and its configuration, when it can be restored.
+fn guest_of(checkpoint: &Checkpoint) -> Result<(BhyveGuest, Config), Error> {
+    let refuse = |reason: String| Error::Checkpoint {
+        checkpoint: checkpoint.path().to_string(),
+        reason,
+    };
+    let manifest = checkpoint.manifest();
+    let guest = match (&manifest.engine, &manifest.bhyve) {
+        (EngineKind::Bhyve, Some(guest)) => guest.clone(),
+        (EngineKind::Bhyve, None) => {
+            return Err(refuse("it has no guest's configuration".to_owned()));
+        }
+        _ => return Err(refuse("it was not made by bhyve".to_owned())),
+    };
+    let config = checked(&guest).map_err(refuse)?;
+    match checkpoint.meta().unfit_for_bhyve() {
+        Some(unfit) => Err(refuse(unfit)),
+        None => Ok((guest, config)),
+    }
+}
+
 impl Engine for Bhyve {
     fn kind(&self) -> EngineKind {
         EngineKind::Bhyve
@@ -208,6 +229,10 @@ impl Engine for Bhyve {
         ))
     }
 
+    fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        guest_of(checkpoint).map(|_| ())
+    }
+
     fn session(
         &self,
         checkpoint: &Checkpoint,
@@ -220,17 +245,7 @@ impl Engine for Bhyve {
             reason,
         };
         let manifest = checkpoint.manifest();
-        let guest = match (&manifest.engine, &manifest.bhyve) {
-            (EngineKind::Bhyve, Some(guest)) => guest.clone(),
-            (EngineKind::Bhyve, None) => {
-                return Err(refuse("it has no guest's configuration".to_owned()));
-            }
-            _ => return Err(refuse("it was not made by bhyve".to_owned())),
-        };
-        let config = checked(&guest).map_err(refuse)?;
-        if let Some(unfit) = checkpoint.meta().unfit_for_bhyve() {
-            return Err(refuse(unfit));
-        }
+        let (guest, config) = guest_of(checkpoint)?;
         let bundle = checkpoint.path().absolute()?;
         let ckp = bundle.ckp();
         if ckp.as_os_str().len() > PATH_MAX {

@@ -152,6 +152,10 @@ impl Engine for Kvm {
         Ok(writer.seal(description, jiff::Timestamp::now(), progress)?)
     }
 
+    fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        suits(checkpoint)
+    }
+
     fn session(
         &self,
         checkpoint: &Checkpoint,
