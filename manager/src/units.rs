@@ -1,4 +1,4 @@
-//! Amounts of memory as a type, so that bytes, MiB and pages are never mixed up; and durations as
+//! Units: amounts of memory as a type, so that nobody mixes up bytes, MiB and pages; and durations as
 //! people write them.
 
 use std::{fmt, num::ParseIntError, ops, str::FromStr, time::Duration};

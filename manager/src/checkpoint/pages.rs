@@ -1,8 +1,8 @@
-//! Which pages a delta holds, as a list of ranges in ascending order: `8,256-511,600`.
+//! Page list of a delta: which pages its `.ckp` holds, as ascending ranges such as `8,256-511,600`.
 //!
-//! The pages lie in the delta's `.ckp` in this order, one after the other, so the list alone says
-//! where each page is. As text it takes a few bytes a range; as JSON objects it would take sixty,
-//! and a guest may have hundreds of thousands of ranges.
+//! The pages lie in the `.ckp` in the list's order, one after the other, so the list alone says where
+//! each page is. As text a range takes a few bytes. As a JSON object it would take sixty, and a guest
+//! may have hundreds of thousands.
 
 use std::{fmt, str::FromStr};
 

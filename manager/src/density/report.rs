@@ -1,5 +1,5 @@
-//! The report of a density run: one page that needs nothing beside it, the figures as JSON, and the
-//! density curve as an SVG for a README.
+//! Report of a density run: one HTML page that needs no other file, the figures as JSON, and the
+//! density curve as an SVG.
 
 mod breakdown_plot;
 mod figures;

@@ -1,5 +1,5 @@
-//! Which boot of the host this is, and how long ago it was: what was true before a reboot is not
-//! true after it.
+//! The host's boot: its id, and how long ago it was. What was true of processes before a reboot is
+//! not true after it.
 
 use std::{io, time::Duration};
 

@@ -1,4 +1,5 @@
-//! `brood doctor`: each fact that decides whether and how much this host can do, and what to change.
+//! Checks of `brood doctor`: each fact that decides whether this host can restore guests, and how
+//! many, with what to change.
 
 mod freebsd;
 mod linux;

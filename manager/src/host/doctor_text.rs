@@ -1,4 +1,4 @@
-//! The checks of `brood doctor` as an aligned table with marks.
+//! Text of `brood doctor`: the checks as an aligned table with marks.
 
 use std::fmt::Write;
 

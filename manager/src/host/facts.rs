@@ -1,4 +1,5 @@
-//! What decides whether and how much this host can do, read once.
+//! Facts of a host: what decides whether it can restore guests, and how many. Read once, then passed
+//! down as a value.
 
 use std::path::PathBuf;
 

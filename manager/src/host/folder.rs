@@ -1,4 +1,4 @@
-//! A folder's filesystem: what it is, how much room it has, whether it can be written.
+//! Facts of a folder: its file system, the room on it, and whether it can be written.
 
 use std::path::{Path, PathBuf};
 

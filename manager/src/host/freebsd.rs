@@ -1,7 +1,7 @@
 //! Facts of a FreeBSD host, from sysctl(3).
 //!
-//! What the kernel is asked goes through [`Kernel`]: this very one on FreeBSD, one that commands
-//! tell of, or one that a test makes up.
+//! All questions to the kernel go through [`Kernel`]. It is this kernel on FreeBSD, one that a
+//! stand-in's sysctl(8) tells of, or one that a test makes up.
 
 #[cfg(target_os = "freebsd")]
 mod this_kernel;

@@ -1,4 +1,5 @@
-//! What `/dev/kvm` offers.
+//! Facts of KVM: whether `/dev/kvm` opens, what it can do, its modules, and the process ids that a guest
+//! takes.
 
 use serde::Serialize;
 

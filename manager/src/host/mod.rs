@@ -1,7 +1,7 @@
-//! What this machine can hold: facts read once and passed down as values.
+//! This machine and what it can hold: facts read once and passed down as values.
 //!
-//! [`Source`] is the only place that looks at the machine. Everything else here takes
-//! `&HostFacts`, so that a test makes a host up.
+//! [`Source`] alone looks at the machine. Everything else here takes `&HostFacts`, so a test can
+//! make a host up.
 
 pub mod boot;
 pub mod cgroup;

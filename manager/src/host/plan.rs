@@ -1,4 +1,5 @@
-//! `brood plan`: how many guests fit, from best to worst, and what binds.
+//! Capacity of a host, for `brood plan`: how many guests fit, best, expected and worst, and which limit
+//! binds.
 
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -1,4 +1,4 @@
-//! The plan as people read it.
+//! Text of `brood plan`.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Reading `/proc` and `/sys` below a root, so that a test can give a made-up tree.
+//! Reader of `/proc` and `/sys` below a root, so that a test can give a made-up tree.
 
 use std::{
     fs, io,

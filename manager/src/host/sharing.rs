@@ -1,5 +1,6 @@
-//! Whether guests share a checkpoint's memory on this host, as far as that can be told before they
-//! run. Where they do not, each costs all its memory, and plan, doctor and admission count so.
+//! Sharing of a checkpoint's memory: whether guests will share it on this host, as far as that can be
+//! known before they run. Where they do not, each costs all its memory; plan, doctor and admission
+//! count so.
 
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -1,4 +1,4 @@
-//! Which kernel the host's facts are asked of.
+//! Source of facts: the kernel that is asked about the host.
 
 use std::path::PathBuf;
 

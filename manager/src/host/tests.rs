@@ -1,4 +1,4 @@
-//! Linux's facts from made-up `/proc` and `/sys` trees; doctor and plan on made-up hosts.
+//! Tests of Linux's facts on made-up `/proc` and `/sys` trees, and of doctor and plan on made-up hosts.
 
 use std::{fs, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Where the host memory of a guest goes: one stacked bar for each step.
+//! Breakdown plot: where a guest's host memory goes, one stacked bar for each step.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formatting of numbers for people.
 
 /// A whole number with its thousands set apart.
 pub(super) fn whole(n: u64) -> String {

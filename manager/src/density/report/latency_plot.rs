@@ -1,5 +1,5 @@
-//! How restore latency is distributed: for each step, the share of guests that had answered after a
-//! time. Time is logarithmic, so that the bulk and the tail are both seen.
+//! Latency plot: for each step, the share of guests that had answered after a time. Time is
+//! logarithmic, so that a reader sees both the bulk and the tail.
 
 use plotters::prelude::*;
 

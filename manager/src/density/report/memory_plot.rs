@@ -1,5 +1,5 @@
-//! The density curve: host memory against guests, both logarithmic, because guests go from eight to
-//! ten thousand and the three lines lie orders of magnitude apart.
+//! Density curve: host memory against guests. Both axes are logarithmic, because guests go from eight
+//! to ten thousand and the three lines lie orders of magnitude apart.
 
 use plotters::{
     prelude::*,

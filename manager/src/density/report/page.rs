@@ -1,4 +1,4 @@
-//! The page: a template, a style sheet, and the figures put into it.
+//! Report page: a template, a style sheet, and the figures filled in.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! Colours for light and dark pages.
+//! Palette of the plots, for light and dark pages.
 //!
-//! Plots are drawn in the light colours, which every SVG viewer shows. Where the page is dark, a
-//! style sheet that is made from the same table replaces each colour by its dark counterpart.
+//! Plots are drawn in the light colours, which every SVG viewer shows. On a dark page a style sheet,
+//! made from the same table, replaces each colour by its dark counterpart.
 
 use std::fmt::Write;
 

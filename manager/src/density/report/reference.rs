@@ -1,4 +1,4 @@
-//! What brood is measured against.
+//! Reference figures that brood is measured against.
 
 /// The density reference: guests, and the host memory in MiB that they took together.
 pub(super) const CURVE: [(u64, f64); 5] = [

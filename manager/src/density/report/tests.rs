@@ -1,4 +1,4 @@
-//! The report as a reader gets it.
+//! Tests of the report as a reader gets it.
 
 use std::fs;
 

@@ -1,7 +1,7 @@
-//! A guest's process, from the fork to its end.
+//! Guest process: from the fork to its end.
 //!
-//! What is done once, or seldom, is kept out of the frames of what waits for clients
-//! (`inline(never)`): each page of stack that a guest comes to touch is its own.
+//! Code that runs once or seldom stands outside the frames of the loop that waits for clients
+//! (`inline(never)`): each page of stack that a guest touches is its own.
 
 use std::{
     ffi::CStr,

@@ -1,4 +1,4 @@
-//! Talking to a guest's process from outside: asking, suspending, kicking.
+//! Client of a guest's control socket: asks, suspends and kicks the guest's process from outside.
 
 use std::{
     fs::File,

@@ -1,8 +1,8 @@
-//! Where spares receive their orders: memory that they share with the nursery.
+//! Shared orders: memory in which spares receive their orders, shared with the nursery.
 //!
-//! A spare may be killed right after it received an order, before it could say so. The kernel has
-//! written the order here by then, so the nursery, which waits for its ended children, still finds
-//! whose order it was.
+//! A spare may be killed after it received an order and before it said so. The kernel has written the
+//! order here by then, so the nursery, which waits for its ended children, still finds whose order it
+//! was.
 
 use std::{io, num::NonZeroUsize, os::fd::RawFd, ptr::NonNull, slice};
 

@@ -1,5 +1,4 @@
-//! Writes a guest's memory to a file: whole, or only the pages that it has and its checkpoint has
-//! not.
+//! Writer of a guest's memory: all of it, or only the private pages that differ from its checkpoint.
 
 #[cfg(test)]
 mod tests;

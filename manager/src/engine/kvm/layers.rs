@@ -1,4 +1,4 @@
-//! The files that a guest's memory is read from: a full checkpoint, and the deltas over it.
+//! Memory files of a guest: a full checkpoint, and the deltas over it.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 

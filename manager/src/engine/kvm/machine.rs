@@ -1,4 +1,4 @@
-//! One virtual machine of this process: the VM, its vCPU, its memory and the slots over it.
+//! Virtual machine of a guest process: the VM, its vCPU, its memory and the slots over it.
 
 use std::{fmt, io};
 

@@ -1,4 +1,4 @@
-//! Where a guest's memory is its own, read from its process in /proc/PID/pagemap
+//! Map of a guest's private memory, read from /proc/PID/pagemap of its process
 //! (Documentation/admin-guide/mm/pagemap.rst).
 
 use std::{

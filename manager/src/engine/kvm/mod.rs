@@ -1,5 +1,5 @@
-//! The Linux engine: KVM, embedded. A process per guest, its memory a private mapping of the
-//! checkpoint and of the deltas over it.
+//! The KVM engine: a process for each guest, forked by a *nursery* (a fork server), with a private
+//! mapping of the checkpoint and of the deltas over it as its memory. `docs/kvm.md` has the whole.
 //!
 //! ```text
 //! manager ── orders ──▶ nursery ── fork ──▶ guest process (VM, vCPU, private mapping of the .ckp)

@@ -1,18 +1,19 @@
-//! The nursery: a single-threaded process that guests are forked from.
+//! Nursery: a *fork server* (elsewhere called a zygote), the single-threaded process that guests are
+//! forked from.
 //!
-//! Forking is the cheapest way to a new guest process: everything that is the same for all clones
-//! (`/dev/kvm` open, the checkpoint open, its state parsed, the plan of restoring it made) is done
-//! once, here, and inherited. A process with threads cannot be forked soundly, and the manager has
-//! threads; so the nursery is a process of its own, of the same binary.
+//! Fork is the cheapest way to a new guest process: the nursery does once what is the same for all
+//! clones (open `/dev/kvm` and the checkpoint, parse its state, make the restore plan), and each guest
+//! inherits it. A process with threads cannot be forked soundly, and the manager has threads; so the
+//! nursery is a process of its own, of the same binary.
 //!
-//! It forks ahead: there are always a few *spares*, with a virtual machine in the checkpoint's
-//! state but no identity yet. Whichever spare is free takes the next order from the socket itself,
-//! tells the nursery, which forks another, and becomes that guest.
+//! It forks ahead: there are always a few *spares*, with a virtual machine in the checkpoint's state
+//! and no identity yet. Whichever spare is free receives the next order from the socket itself, tells
+//! the nursery, which forks another, and becomes that guest.
 //!
-//! It outlives the command that started it, as the parent of its guests: it waits for them, and
-//! leaves a record of how each ended. Guests outlive the nursery too, should it be killed; only
-//! that record is lost then. Those that have not answered some time after the manager has hung up
-//! are ended: nobody waits for them. It ends when the manager has hung up and its last guest is gone.
+//! The nursery outlives the command that started it. It is the parent of its guests: it waits for
+//! them, and records how each ended. Guests outlive a nursery that is killed, and only that record is
+//! lost. When the manager has hung up, the nursery ends guests that do not answer soon, because nobody
+//! waits for them; when its last guest is gone, it ends too.
 
 use std::{
     fs::{self, File},

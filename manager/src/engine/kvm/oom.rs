@@ -1,9 +1,9 @@
-//! Guests that the kernel ends for want of memory: which come first, and how such an end is told from
-//! a SIGKILL that somebody sent.
+//! Out-of-memory kills: which process the kernel takes first, and how the nursery tells such an end
+//! from a SIGKILL that somebody sent.
 //!
-//! The kernel counts the processes that it ended so, for each control group (`memory.events` of
-//! version 2, `memory.oom_control` of version 1) and for the host (`oom_kill` in /proc/vmstat). A
-//! guest inherits its nursery's group, so the nursery looks at the counters of its own.
+//! The kernel counts these kills for each control group (`memory.events` of version 2,
+//! `memory.oom_control` of version 1) and for the host (`oom_kill` in /proc/vmstat). A guest inherits
+//! its nursery's group, so the nursery reads the counters of its own.
 
 use std::{
     fs::{self, File},

@@ -1,9 +1,9 @@
-//! Guest memory as this process sees it: private over a checkpoint, or shared with the file that a
+//! Guest memory as a mapping of this process: private over a checkpoint, or shared with the file that a
 //! checkpoint is being made in.
 //!
-//! Over a delta it is the full checkpoint's file with the delta's pages mapped over it, run by run.
-//! A thousand runs would cost every guest 4 ms and 400 KiB of kernel memory before it has touched
-//! any of them; so they are laid over one region at a time, just before the guest first uses it.
+//! Over a delta it is the full checkpoint's file, with the delta's pages mapped over it, run by run.
+//! A thousand runs would cost every guest 4 ms and 400 KiB of kernel memory before it has touched any
+//! of them. So they are mapped one region at a time, just before the guest first uses that region.
 
 use std::{
     fs::File, io, num::NonZeroUsize, os::fd::AsFd, os::unix::fs::FileExt, ptr::NonNull, sync::Arc,

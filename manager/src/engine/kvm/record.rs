@@ -1,7 +1,7 @@
-//! How a guest ended: a small file beside its control socket, `ID.exit`.
+//! Exit record: how a guest ended, in a small file beside its control socket, `ID.exit`.
 //!
-//! The guest's own process writes it when the guest dies; its nursery writes it when the process
-//! itself was killed. A guest that was destroyed has lost its socket, and keeps none.
+//! The guest's own process writes it when the guest dies. The nursery writes it when that process was
+//! killed. `destroy` removes the socket first, and no record is kept without one.
 
 use std::{fs, io, path::Path};
 

@@ -1,4 +1,4 @@
-//! The manager's side of a nursery.
+//! Client of a nursery: the manager starts it, sends orders and receives reports.
 
 use std::{
     fs::File,

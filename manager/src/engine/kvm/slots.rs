@@ -1,9 +1,9 @@
-//! Which parts of guest memory KVM has been told of.
+//! Memory slots: the parts of guest memory that KVM knows.
 //!
-//! KVM keeps about 2.5 KiB of bookkeeping per MiB of memory slot, whether the guest touches it or
-//! not: 650 KiB for a 256 MiB guest. So a restored guest starts with a slot over its working set
-//! alone, and gets more as it touches more. New slots grow with what the guest already has, so that
-//! a guest that walks through all its memory needs tens of slots, not thousands.
+//! KVM keeps about 2.5 KiB for each MiB of memory slot, whether the guest touches it or not: 650 KiB
+//! for a 256 MiB guest. So a restored guest starts with a slot over its working set alone, and gets
+//! more as it touches more. New slots grow with what the guest already has, so a guest that walks
+//! through all its memory needs tens of slots, not thousands.
 
 /// Smallest region added when the guest touches memory that has no slot, and its alignment.
 const STEP: u64 = 2 << 20;

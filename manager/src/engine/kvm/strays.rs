@@ -1,4 +1,4 @@
-//! Guests that no record knows, found by what their processes are: they run in the run folder as a
+//! Strays: guests that no record knows, found by their processes. They run in the run folder as a
 //! nursery's children do, and have a guest's name.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What a guest costs, read from its process in /proc.
+//! Memory usage of a guest, read from its process in /proc.
 
 use std::{fs, io};
 

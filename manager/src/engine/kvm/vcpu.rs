@@ -1,4 +1,4 @@
-//! A vCPU's state: captured into `.ckp.kern`, and put back with as few calls as will do.
+//! State of a vCPU: captured into `.ckp.kern`, and restored with as few calls as will do.
 
 use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,

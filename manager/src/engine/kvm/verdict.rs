@@ -1,8 +1,8 @@
-//! One verdict over a checkpoint's files for all guests of a nursery.
+//! Verdicts over a checkpoint's files, one for all guests of a nursery.
 //!
-//! A backup changes a file's attributes, and some set its times: then the content decides, and one of
-//! the guests reads it for all. What it finds stands in a file of memory that all have inherited,
-//! which nobody touches as long as nothing has changed.
+//! A backup changes a file's attributes, and some set its times. Then the content decides, and one of
+//! the guests reads it for all. Its verdict stands in a memory file that all guests inherit, and that
+//! nobody touches as long as nothing has changed.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! What `doctor` looks at on FreeBSD only: vmm, its modules, what of bhyve is installed, ZFS.
+//! Checks of `doctor` on FreeBSD only: vmm and its modules, the installed bhyve, ZFS.
 
 use nix::errno::Errno;
 use vmm_sys::abi::VM_VNODE_ABI;

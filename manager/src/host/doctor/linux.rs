@@ -1,4 +1,4 @@
-//! What `doctor` looks at on Linux only: KVM, mappings, overcommit.
+//! Checks of `doctor` on Linux only: KVM, mappings, overcommit.
 
 use super::{Check, Status};
 use crate::{

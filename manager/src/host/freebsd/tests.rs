@@ -1,4 +1,4 @@
-//! Facts from a made-up kernel.
+//! Tests of FreeBSD's facts on a made-up kernel.
 
 use std::{collections::HashMap, path::Path};
 

@@ -1,4 +1,4 @@
-//! The kernel that runs here.
+//! The FreeBSD kernel that brood itself runs on.
 
 use std::{
     env, io,

@@ -1,4 +1,5 @@
-//! Makes the demo guest ready by running it: from the reset vector to its first answer.
+//! Boot of the demo guest: from the reset vector to its first answer, after which its memory and vCPU
+//! make a checkpoint.
 
 use std::fs::File;
 

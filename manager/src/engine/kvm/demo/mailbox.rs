@@ -1,4 +1,4 @@
-//! Requests to the guest and its answers, as they lie in its data page.
+//! Mailbox of the demo guest: requests and answers as they lie in its data page.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

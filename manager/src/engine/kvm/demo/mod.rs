@@ -1,4 +1,4 @@
-//! The demo guest: what it is made of, and how the host talks to it.
+//! The demo guest: its code, its memory layout, and the requests it answers.
 
 mod boot;
 mod code;

@@ -1,4 +1,4 @@
-//! Requests and answers as people and scripts write them.
+//! Text protocol of the demo guest: requests and answers as people and scripts write them.
 
 use std::fmt;
 

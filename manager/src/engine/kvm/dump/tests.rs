@@ -1,4 +1,4 @@
-//! Memory over chains of deltas, against a plain copy of it.
+//! Tests of memory over chains of deltas, against a plain copy of it.
 
 use std::{collections::BTreeSet, os::unix::fs::MetadataExt, sync::Arc};
 
