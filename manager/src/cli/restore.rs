@@ -13,7 +13,7 @@ use super::{
     bar::Bar,
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
-    output::{Park, cancellation, engine, engine_with, facts, json, line, state},
+    output::{Park, cancellation, engine, engine_with, facts, json, line, note, state},
     progress::Shown,
     values::timeout,
 };
@@ -192,6 +192,9 @@ impl Restore {
     }
 
     fn finish(&self, view: &View) -> ExitCode {
+        for undone in &view.undone {
+            note(format_args!("error: {undone}"));
+        }
         if self.json {
             json(view);
         } else {

@@ -110,15 +110,39 @@ impl Job {
         );
         drop(own);
         let report = report?;
+        let mut undone = Vec::new();
+        if let Some(error) = &report.unrecorded {
+            undone.push(format!(
+                "the guests run and are not recorded: {error}; the next `brood list` that can write \
+                 records them"
+            ));
+        }
         let mut guests = Guests { state, engine };
         let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
         let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());
         if rolled_back {
-            let mine = restored(&mut guests, &report)?;
-            guests.destroy(&mine)?.whole()?;
+            let destroyed = restored(&mut guests, &report).and_then(|g| Ok(guests.destroy(&g)?));
+            let left = destroyed.map(|destroyed| destroyed.left);
+            undone.extend(match left {
+                Ok(left) => left.first().map(|first| {
+                    format!(
+                        "{} guests could not be destroyed: {}",
+                        left.len(),
+                        first.error
+                    )
+                }),
+                Err(error) => Some(format!("the guests that answered run on: {error}")),
+            });
         } else if self.paused {
-            for guest in restored(&mut guests, &report)? {
-                guests.pause(&guest)?;
+            match restored(&mut guests, &report) {
+                Ok(mine) => {
+                    for guest in mine {
+                        if let Err(error) = guests.pause(&guest) {
+                            undone.push(format!("{} is not paused: {error}", guest.row.name));
+                        }
+                    }
+                }
+                Err(error) => undone.push(format!("the guests are not paused: {error}")),
             }
         }
         Ok(Done {
@@ -126,6 +150,7 @@ impl Job {
             paused: self.paused,
             interrupted,
             rolled_back,
+            undone,
             warnings,
         })
     }
@@ -149,6 +174,8 @@ pub struct Done {
     pub interrupted: bool,
     /// Whether the guests that were restored were destroyed again.
     pub rolled_back: bool,
+    /// What could not be done when the guests had answered.
+    pub undone: Vec<String>,
     /// What was odd on the way; see [`warning`].
     pub warnings: Vec<String>,
 }
@@ -230,6 +257,10 @@ pub struct View {
     pub guests: Vec<GuestView>,
     /// Those that failed.
     pub errors: Vec<FailureView>,
+    /// What could not be done when the guests had answered: they run, and are not recorded, paused or
+    /// destroyed as was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undone: Vec<String>,
     /// What was odd on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -281,6 +312,7 @@ impl View {
             restore_ms: done.latency(),
             guests: done.guests().iter().map(GuestView::from).collect(),
             errors: report.failures.iter().map(Into::into).collect(),
+            undone: done.undone.clone(),
             warnings: done.warnings.clone(),
         }
     }
@@ -290,9 +322,9 @@ impl View {
     pub fn ending(&self) -> Ending {
         if self.interrupted {
             Ending::Interrupted
-        } else if self.failed == 0 && self.not_begun == 0 {
+        } else if self.failed == 0 && self.not_begun == 0 && self.undone.is_empty() {
             Ending::Whole
-        } else if self.restored == 0 {
+        } else if self.restored == 0 && self.undone.is_empty() {
             Ending::Nothing
         } else {
             Ending::Some

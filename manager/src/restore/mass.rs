@@ -133,6 +133,9 @@ pub struct Report {
     pub not_begun: usize,
     /// From the admission to the last answer.
     pub wall: Duration,
+    /// Why the guests that answered are not recorded as running, when that failed. Whoever looks at
+    /// guests next and can write finds and records them.
+    pub unrecorded: Option<state::Error>,
 }
 
 /// Why nothing was restored at all.
@@ -356,6 +359,7 @@ pub fn restore_by(
             failures: Vec::new(),
             not_begun: 0,
             wall: Duration::ZERO,
+            unrecorded: None,
         },
     };
     let result = run.all(request.concurrency.max(1), cancelled, observe);

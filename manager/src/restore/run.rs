@@ -119,7 +119,7 @@ impl Run<'_> {
                         self.furthest = self.furthest.max(outcome.order);
                         // The next guest is under way while this one is written down.
                         self.give_out(concurrency, cancelled, observe)?;
-                        self.settle(order, self.heard - begin, outcome.result, observe)?;
+                        self.settle(order, self.heard - begin, outcome.result, observe);
                     }
                 }
                 Ok(None) => {}
@@ -185,7 +185,7 @@ impl Run<'_> {
         // Answers that came before the end are still to be had.
         while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
             if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
-                let _ = self.settle(order, begin.elapsed(), outcome.result, observe);
+                self.settle(order, begin.elapsed(), outcome.result, observe);
             }
         }
         self.session.abort();
@@ -238,7 +238,7 @@ impl Run<'_> {
         latency: Duration,
         result: Result<Restored, String>,
         observe: &mut dyn FnMut(&Event<'_>),
-    ) -> Result<(), Error> {
+    ) {
         let name = order.identity.name;
         let found = result.and_then(|restored| match Process::with_pid(restored.pid) {
             Ok(Some(process)) => Ok((restored, process)),
@@ -260,13 +260,12 @@ impl Run<'_> {
                 observe(&Event::Restored(&guest));
                 self.unrecorded.push((guest.id, guest.process));
                 self.report.guests.push(guest);
-                if self.unrecorded.len() >= BATCH {
-                    self.record()?;
+                if self.unrecorded.len().is_multiple_of(BATCH) {
+                    self.record();
                 }
             }
             Err(error) => self.fail(order.id, name, error, observe),
         }
-        Ok(())
     }
 
     fn fail(
@@ -342,10 +341,16 @@ impl Run<'_> {
         }
     }
 
-    fn record(&mut self) -> Result<(), Error> {
-        self.state
-            .record_running(&std::mem::take(&mut self.unrecorded))?;
-        Ok(())
+    /// Records the guests that have answered. They run whatever comes of it: they are recorded as
+    /// being restored, and whoever looks at them once this restore's lock is gone finds them.
+    fn record(&mut self) {
+        match self.state.record_running(&self.unrecorded) {
+            Ok(()) => {
+                self.unrecorded.clear();
+                self.report.unrecorded = None;
+            }
+            Err(error) => self.report.unrecorded = Some(error),
+        }
     }
 
     /// The nursery is gone, and with it every guest that had not answered. Their orders are given
@@ -354,7 +359,7 @@ impl Run<'_> {
         // Answers that came before the end are still to be had.
         while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
             if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
-                self.settle(order, begin.elapsed(), outcome.result, observe)?;
+                self.settle(order, begin.elapsed(), outcome.result, observe);
             }
         }
         self.session.abort();
@@ -400,7 +405,7 @@ impl Run<'_> {
         result: Result<(), Error>,
         slot: Slot<'_>,
     ) -> Result<Report, Error> {
-        self.record()?;
+        self.record();
         if result.is_err() {
             // Whoever still restores may have a disk open, and has no place among the guests.
             self.session.abort();
@@ -415,10 +420,21 @@ impl Run<'_> {
             .collect();
         let released = |id: &&GuestId| self.release(id).is_ok();
         let gone: Vec<_> = rest.iter().filter(released).copied().collect();
-        self.state.remove_guests(&gone)?;
+        match self.state.remove_guests(&gone) {
+            Err(error) if self.report.guests.is_empty() => return Err(error.into()),
+            // Those who are listed and never came are found not to be there by the next look.
+            Err(error) => drop(self.report.unrecorded.get_or_insert(error)),
+            Ok(()) => {}
+        }
         self.report.not_begun = rest.len();
         self.report.wall = begin.elapsed();
-        let is_good = self.report.failures.is_empty() && !self.broken;
+        // A session that stays keeps its lock, and guests that are not recorded would seem to be on
+        // their way as long as it does.
+        let is_recorded = self.report.unrecorded.is_none();
+        if let Some(error) = &self.report.unrecorded {
+            tracing::warn!(%error, "guests run, and are not recorded as running");
+        }
+        let is_good = self.report.failures.is_empty() && !self.broken && is_recorded;
         if result.is_ok() && is_good && self.given_out.is_empty() {
             slot.put(Standing {
                 session: self.session,
