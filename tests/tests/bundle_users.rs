@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path, process::Command};
 
-use brood_tests::{Demo, EngineKind, Home, Running, pool_home, skip, text};
+use brood_tests::{Demo, EngineKind, Home, Running, Then, pool_home, skip, text, traced, until};
+use nix::sys::signal::Signal;
 
 /// A delta of `demo` at this path, suspended by brood.
 #[track_caller]
@@ -22,6 +23,14 @@ fn moved(from: &str, to: &Path) -> String {
         fs::rename(format!("{from}.{end}"), to.join(file)).unwrap();
     }
     to.join(name).to_str().unwrap().to_owned()
+}
+
+/// Whether a process says in this folder that it is at a bundle.
+fn says_so(in_use: &Path) -> bool {
+    let files = fs::read_dir(in_use).into_iter().flatten().flatten();
+    files
+        .map(|file| file.path())
+        .any(|file| file.extension().is_none())
 }
 
 fn folder(home: &Home, name: &str) -> std::path::PathBuf {
@@ -262,4 +271,95 @@ fn a_pool_is_removed_with_claims_that_the_record_has_lost_at_the_first_try() {
     drop(database);
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
     assert_eq!(rests(&home), Vec::<String>::new());
+}
+
+#[test]
+fn a_restore_that_reads_a_checkpoint_is_a_user_of_it() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "512M");
+    let in_use = home.state().join("bundles");
+    let restore = home.start(&["restore", &demo.path, "-n", "1"]);
+    until("it to read", || says_so(&in_use).then_some(()));
+    restore.signal(Signal::SIGSTOP);
+    let pid = format!("process {}", restore.pid());
+    for force in [&[][..], &["--force"]] {
+        let remove = [&["checkpoint", "remove", &demo.path][..], force].concat();
+        let words = [&pid[..], "brood restore", "reads it"];
+        let _ = home.brood(&remove).exits(1).says(&words);
+        assert!(demo.ckp().exists());
+    }
+    restore.signal(Signal::SIGCONT);
+    let _ = restore.wait().ok();
+    assert!(!in_use.exists(), "it reads no more");
+    home.destroy_all();
+    let _ = home.brood(&["checkpoint", "remove", &demo.path]).ok();
+}
+
+#[test]
+fn a_restore_of_a_delta_uses_its_parents_and_keeps_its_place_from_being_changed() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "512M");
+    let other = home.demo("other", "512M");
+    home.restore(&demo, 1, "d");
+    let warm = home.named("warm");
+    let _ = home.brood(&["suspend", "d-1", &warm.path, "--delta"]).ok();
+    // Another record, which has verified nothing yet.
+    let state = home.path().join("fresh");
+    let brood = |args: &[&str]| {
+        let mut command = home.command(args);
+        command.env("BROOD_STATE_DIR", &state);
+        Running::start(command)
+    };
+    let restore = brood(&["restore", &warm.path, "-n", "1"]);
+    until("it to read", || {
+        says_so(&state.join("bundles")).then_some(())
+    });
+    restore.signal(Signal::SIGSTOP);
+    let refused: [&[&str]; 3] = [
+        &["checkpoint", "remove", &demo.path, "--force"],
+        &["checkpoint", "remove", &warm.path],
+        &["checkpoint", "rebase", &warm.path, "--parent", &demo.path],
+    ];
+    for command in refused {
+        let ran = brood(command).wait().exits(1);
+        let _ = ran.says(&[&restore.pid().to_string(), "reads it"]);
+    }
+    // Nobody reads the other one.
+    let _ = brood(&["checkpoint", "remove", &other.path]).wait().ok();
+    // One that is killed is no user any more.
+    restore.signal(Signal::SIGKILL);
+    let _ = restore.wait();
+    let _ = brood(&["checkpoint", "rebase", &warm.path, "--parent", &demo.path])
+        .wait()
+        .ok();
+    let _ = brood(&["checkpoint", "remove", &warm.path]).wait().ok();
+    assert!(!state.join("bundles").exists());
+}
+
+#[test]
+fn a_checkpoint_that_is_being_removed_is_not_restored_from() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "16M");
+    home.restore(&demo, 1, "first");
+    home.destroy_all();
+    // It says so before it looks for users; a restore that begins at that moment does nothing.
+    let in_use = home.state().join("bundles");
+    let mut restore = home.command(&["restore", &demo.path, "-n", "1"]);
+    let mut tried = false;
+    let remove = home.command(&["checkpoint", "remove", &demo.path]);
+    let (ran, stopped) = traced(&remove, home.path(), move |_| {
+        if !tried && says_so(&in_use) {
+            tried = true;
+            let output = restore.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("being removed"), "{said}");
+        }
+        Then::GoOn
+    });
+    assert_eq!(stopped, None);
+    let _ = ran.ok();
+    assert!(!demo.ckp().exists());
+    assert!(home.list().is_empty());
+    assert!(home.guests().is_empty());
 }

@@ -169,7 +169,9 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
         E::Incomplete { .. } => (StatusCode::CONFLICT, "checkpoint-incomplete"),
         E::Exists { .. } => (StatusCode::CONFLICT, "checkpoint-exists"),
-        E::Busy { .. } => (StatusCode::CONFLICT, "checkpoint-busy"),
+        E::Busy { .. } | E::BeingRemoved { .. } | E::BeingRead { .. } => {
+            (StatusCode::CONFLICT, "checkpoint-busy")
+        }
         E::InUse { .. } => (StatusCode::CONFLICT, "checkpoint-in-use"),
         E::Needed { .. } => (StatusCode::CONFLICT, "checkpoint-needed"),
         E::NotADelta { .. } => (StatusCode::CONFLICT, "checkpoint-not-a-delta"),

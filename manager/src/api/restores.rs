@@ -215,7 +215,7 @@ impl App {
             pool: String::new(),
         };
         let done = workers.call(|state, engine| {
-            mass::verify(state, engine, &checkpoint, &|progress| {
+            let _use = mass::verify(state, engine, &checkpoint, &|progress| {
                 begun.verifying(progress)
             })?;
             // More guests of it are often wanted soon.

@@ -216,6 +216,22 @@ pub enum Error {
         /// The bundle.
         bundle: BundlePath,
     },
+    /// Somebody removes the bundle now.
+    #[error("checkpoint {bundle} is being removed: {by}")]
+    BeingRemoved {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// Who does it.
+        by: String,
+    },
+    /// Somebody reads the bundle now.
+    #[error("cannot remove or change checkpoint {bundle}: {by}")]
+    BeingRead {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// Who does it.
+        by: String,
+    },
     /// What is not running needs the bundle.
     #[error("cannot remove checkpoint {bundle}: {}", users.join("; "))]
     Needed {
@@ -295,6 +311,8 @@ impl Error {
             Self::TooDeep { bundle, .. }
             | Self::NotADelta { bundle }
             | Self::OwnDisk { bundle }
+            | Self::BeingRemoved { bundle, .. }
+            | Self::BeingRead { bundle, .. }
             | Self::Needed { bundle, .. }
             | Self::InUse { bundle, .. } => bundle.dir(),
         }
@@ -348,7 +366,7 @@ impl Error {
             Self::Exists { bundle, .. } => {
                 format!("choose another name, or remove it: brood checkpoint remove {bundle}")
             }
-            Self::Busy { .. } => "wait until that process has ended, then try again".to_owned(),
+            Self::Busy { .. } | Self::BeingRemoved { .. } | Self::BeingRead { .. } => "wait until that process has ended, then try again".to_owned(),
             Self::NoSpace { needed, free, .. } => format!(
                 "free {} or choose a folder on a larger file system",
                 needed.saturating_sub(*free)

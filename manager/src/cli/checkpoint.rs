@@ -20,6 +20,7 @@ use crate::{
         config::{self, Config as GuestConfig, Variables},
     },
     guests::{self, Guests},
+    state::BundleAction,
     units::Bytes,
 };
 
@@ -402,13 +403,21 @@ pub(super) struct Rebase {
 
 impl Rebase {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (mut state, engine) = (state(config)?, engine(config)?);
         let parent = match self.parent {
             Some(parent) => parent,
             None => {
-                let folders = state(config)?.folders_of_bundles(&[])?;
+                let folders = state.folders_of_bundles(&[])?;
                 checkpoint::find_parent(&self.delta, &Vec::from_iter(folders))?
             }
         };
+        let _use = state.use_bundle(&self.delta, BundleAction::Remove)?;
+        let guests = Guests {
+            state: &mut state,
+            engine: &*engine,
+        };
+        // What it restores is kept from removal by its old parent's name.
+        guests.refuse_readers(&self.delta)?;
         checkpoint::rebase(&self.delta, &parent)?;
         line(format_args!("{} is a delta of {parent}", self.delta));
         Ok(ExitCode::SUCCESS)

@@ -66,7 +66,7 @@ impl Density {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let (mut state, engine) = (state(config)?, engine_with(&Rctl::default())?);
-        verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
+        let _use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         if self.dirty_pages > 0 && !run::can_be_asked(&checkpoint) {
             note(

@@ -29,7 +29,7 @@ use crate::{
         job::{Ending, Job, View, warning},
         mass::{self, Event},
     },
-    state::State,
+    state::{BundleUse, State},
     units::Bytes,
 };
 
@@ -111,7 +111,7 @@ impl Restore {
         }
         let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
-        verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
+        let _use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
 
         let defaults = &config.restore;
         let job = Job {
@@ -278,16 +278,17 @@ pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
     flag.or(configured.map(|k| k.value.get()))
 }
 
-/// Checks the checkpoint's memory, with a progress bar, unless that was done before.
+/// Checks the checkpoint's memory, with a progress bar, unless that was done before. Nobody removes
+/// it until what this returns is dropped.
 pub(super) fn verify(
     state: &State,
     engine: &dyn Engine,
     checkpoint: &Checkpoint,
     quiet: bool,
     cancelled: &Arc<AtomicBool>,
-) -> Result<(), Failure> {
+) -> Result<Option<BundleUse>, Failure> {
     let bar = Bar::bytes("verifying", quiet).until(cancelled);
-    mass::verify(state, engine, checkpoint, &|p| bar.advance(p))?;
+    let in_use = mass::verify(state, engine, checkpoint, &|p| bar.advance(p))?;
     bar.clear();
-    Ok(())
+    Ok(in_use)
 }

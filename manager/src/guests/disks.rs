@@ -7,7 +7,7 @@ use crate::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
     disk::{self, Choice, Command, Found, Owner, Place, Provider, Source, Token},
     engine::GuestId,
-    state::GuestRow,
+    state::{BundleAction, GuestRow},
     units::Bytes,
 };
 
@@ -111,6 +111,7 @@ impl Guests<'_> {
     /// # Errors
     /// When the bundle is in use or cannot be removed, or a snapshot cannot.
     pub fn remove_checkpoint(&mut self, path: &BundlePath, force: bool) -> Result<Bytes, Error> {
+        let _use = self.state.use_bundle(path, BundleAction::Remove)?;
         self.spare(path, force)?;
         // Without its manifest, what it had is found only by whoever looks for leftovers.
         let disks = checkpoint::manifest_of(path)?.map_or_else(Vec::new, |manifest| manifest.disks);

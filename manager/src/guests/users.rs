@@ -6,10 +6,13 @@ use std::{
 };
 
 use super::{Error, GuestState, Guests};
-use crate::checkpoint::{self, BundlePath, Target};
+use crate::{
+    checkpoint::{self, BundlePath, Target},
+    state::{BundleAction, BundleUser},
+};
 
 /// A user of a bundle: it shares the bundle's memory, or cannot be restored without it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
     /// A guest that was restored from it, or from a delta over it; also one that is being restored.
     Guest(String),
@@ -24,6 +27,8 @@ pub enum User {
     },
     /// A bundle that is a delta of it.
     Delta(BundlePath),
+    /// A process that reads it, and has recorded nothing yet.
+    Reader(BundleUser),
 }
 
 impl fmt::Display for User {
@@ -35,13 +40,14 @@ impl fmt::Display for User {
                 write!(f, "a suspended claim of pool {pool} needs it ({bundle})")
             }
             Self::Delta(delta) => write!(f, "it is the parent of {delta}"),
+            Self::Reader(reader) => reader.fmt(f),
         }
     }
 }
 
 impl Guests<'_> {
-    /// Who uses a bundle: guests, those that are being restored too, pools, suspended claims, and
-    /// deltas in every folder that brood knows of.
+    /// Who uses a bundle: guests, those that are being restored too, pools, suspended claims,
+    /// deltas in every folder that brood knows of, and processes that read it to restore from it.
     ///
     /// # Errors
     /// When the state or a bundle that may be over it cannot be read: then nobody knows.
@@ -61,6 +67,11 @@ impl Guests<'_> {
             Ok(needs)
         };
         let mut users = Vec::new();
+        for user in self.state.bundle_users()? {
+            if user.action == BundleAction::Read && needs(&user.bundle)? {
+                users.push(User::Reader(user));
+            }
+        }
         for guest in self.list()? {
             // A dead guest's disk may still be a clone of the checkpoint's.
             let counts = guest.state != GuestState::Dead || guest.row.disk.is_some();
@@ -117,6 +128,7 @@ impl Guests<'_> {
         let mut others = Vec::new();
         for user in users {
             match user {
+                User::Reader(reader) => return Err(being_read(bundle, &reader)),
                 User::Guest(name) => guests.push(name),
                 User::Delta(delta) if delta.dir() == bundle.dir() => {
                     others.push(format!("it is the parent of {}", delta.name()));
@@ -135,7 +147,25 @@ impl Guests<'_> {
         .into())
     }
 
+    /// Refuses to have a bundle changed that somebody reads now, or a delta over it.
+    ///
+    /// # Errors
+    /// [`checkpoint::Error::BeingRead`].
+    pub fn refuse_readers(&self, bundle: &BundlePath) -> Result<(), Error> {
+        let target = Target::of(bundle)?;
+        for user in self.state.bundle_users()? {
+            let path = user.bundle.parse::<BundlePath>();
+            // One that cannot be looked at may be over it.
+            let needs = path.is_ok_and(|path| target.is_needed_by(&path).unwrap_or(true));
+            if user.action == BundleAction::Read && needs {
+                return Err(being_read(bundle, &user));
+            }
+        }
+        Ok(())
+    }
+
     fn spare_guests_alone(&mut self, bundle: &BundlePath) -> Result<(), Error> {
+        self.refuse_readers(bundle)?;
         let target = Target::of(bundle)?;
         let mut names = Vec::new();
         for guest in self.list()? {
@@ -148,6 +178,11 @@ impl Guests<'_> {
         }
         refuse_guests(bundle, names)
     }
+}
+
+fn being_read(bundle: &BundlePath, reader: &BundleUser) -> Error {
+    let (bundle, by) = (bundle.clone(), reader.to_string());
+    checkpoint::Error::BeingRead { bundle, by }.into()
 }
 
 fn refuse_guests(bundle: &BundlePath, users: Vec<String>) -> Result<(), Error> {

@@ -194,7 +194,13 @@ impl Pools<'_> {
         let lasts = lease.unwrap_or(Duration::from_secs(pool.policy.lease_s));
         let path: BundlePath = cold.bundle.parse()?;
         let checkpoint = self.state.open_checkpoint(&path)?;
-        mass::verify(self.state, self.engine, &checkpoint, &unwatched)?;
+        // The claim itself is a user of it.
+        drop(mass::verify(
+            self.state,
+            self.engine,
+            &checkpoint,
+            &unwatched,
+        )?);
         let facts = (self.facts)(checkpoint.path().dir())?;
         // It begins when the guest has answered.
         let lease = Lease {

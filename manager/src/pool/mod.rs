@@ -175,7 +175,7 @@ impl Pools<'_> {
         let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;
         let overhead = cost::measured(self.state, &checkpoint)?.overhead;
         check(&new.name, &new.policy, new.allowance + overhead)?;
-        mass::verify(self.state, self.engine, &checkpoint, progress)?;
+        let _use = mass::verify(self.state, self.engine, &checkpoint, progress)?;
         let row = PoolRow {
             name: new.name.clone(),
             checkpoint: checkpoint.path().absolute()?.to_string(),
@@ -377,7 +377,13 @@ impl Pools<'_> {
                 checkpoint: pool.checkpoint.clone(),
             });
         }
-        mass::verify(self.state, self.engine, &checkpoint, &unwatched)?;
+        // The pool itself is a user of it.
+        drop(mass::verify(
+            self.state,
+            self.engine,
+            &checkpoint,
+            &unwatched,
+        )?);
         Ok(checkpoint)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
@@ -22,7 +24,7 @@ use crate::{
     engine::{self, Engine, GuestId, Process},
     guests,
     host::facts::HostFacts,
-    state::{self, Membership, State},
+    state::{self, BundleAction, BundleUse, Membership, State},
     units::Bytes,
 };
 
@@ -199,7 +201,9 @@ impl Error {
 
 /// Makes sure that the memory file of `checkpoint`, and those of its parents when it is a delta,
 /// are what was sealed. A file whose digest was computed before, and that was not changed since, is
-/// not read again. What the engine cannot restore from is refused before anything is read.
+/// not read again. What the engine cannot restore from is refused before anything is read. While one
+/// is read, and until what this returns is dropped, nobody removes the checkpoint; keep it until
+/// guests are recorded.
 ///
 /// # Errors
 /// When it is not, or cannot be read.
@@ -208,27 +212,53 @@ pub fn verify(
     engine: &dyn Engine,
     checkpoint: &Checkpoint,
     progress: Watch<'_>,
-) -> Result<(), Error> {
+) -> Result<Option<BundleUse>, Error> {
+    let mut in_use = None;
     checkpoint.refuse_writers()?;
     if checkpoint.parent().is_some() {
         // Nobody is to remove its parents, however it came here.
         state.note_bundle_folder(checkpoint.path().dir())?;
     }
-    let mut suits = false;
     for layer in checkpoint.layers() {
         let stamp = layer.stamp();
         let sealed = &layer.manifest().files.ckp.sha256;
         if state.verified_digest(&stamp)?.as_ref() == Some(sealed) {
             continue;
         }
-        if !suits {
+        if in_use.is_none() {
             // The session asks as well; here a file may have terabytes to be read first.
             engine.suits(checkpoint)?;
-            suits = true;
+            in_use = Some(state.use_bundle(checkpoint.path(), BundleAction::Read)?);
+            refuse_removal(state, checkpoint)?;
         }
         layer.verify_layer(progress)?;
         if !is_fresh(&stamp) {
             state.note_verified(&stamp, sealed)?;
+        }
+    }
+    Ok(in_use)
+}
+
+/// Makes sure that nobody removes the checkpoint or a parent of it, and that the files of memory
+/// which are open are still there.
+fn refuse_removal(state: &State, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let users = state.bundle_users()?;
+    let removers = users.iter().filter(|u| u.action == BundleAction::Remove);
+    for layer in checkpoint.layers() {
+        let bundle = layer.path().absolute()?;
+        let named = bundle.to_string();
+        if let Some(remover) = removers.clone().find(|user| user.bundle == named) {
+            let by = remover.to_string();
+            return Err(checkpoint::Error::BeingRemoved { bundle, by }.into());
+        }
+        let then = layer.stamp();
+        let there = match fs::metadata(bundle.ckp()) {
+            Ok(now) => (now.dev(), now.ino()) == (then.device, then.inode),
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        };
+        if !there {
+            let file = bundle.ckp();
+            return Err(checkpoint::Error::NotFound { bundle, file }.into());
         }
     }
     Ok(())
@@ -297,6 +327,12 @@ pub fn restore_by(
             ..request.clone()
         };
         let orders = reserve(state, engine, facts, checkpoint, &request, &lock, observe)?;
+        // From here on the guests are users of the checkpoint: whoever removed it before is seen.
+        if let Err(refused) = refuse_removal(state, checkpoint) {
+            let ids: Vec<_> = orders.iter().map(|order| order.id).collect();
+            state.remove_guests(&ids)?;
+            return Err(refused);
+        }
         Ok((orders, disk))
     });
     let (orders, disk) = match reserved {

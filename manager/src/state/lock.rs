@@ -168,7 +168,7 @@ fn sign(mut file: &File) -> io::Result<()> {
 }
 
 /// The command that a process is, in a few words: without options and the folder of its program.
-fn command(words: impl Iterator<Item = String>) -> String {
+pub(super) fn command(words: impl Iterator<Item = String>) -> String {
     let mut words = words.filter(|word| !word.starts_with('-'));
     let program = words.next().unwrap_or_default();
     let program = program.rsplit('/').next().unwrap_or_default().to_owned();

@@ -8,11 +8,13 @@
 //! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
 //! STATE/pools/            what each pool should be, to make the database anew from
 //! STATE/cold.lock         held, shared, while one is suspended or resumed
+//! STATE/bundles/          which checkpoints are being read or removed, and by whom
 //! STATE/run/ID.sock       a guest's control socket    (the engine's)
 //! STATE/run/ID.exit       how a guest ended           (the engine's)
 //! STATE/run/ID.lock       held while a restore runs
 //! ```
 
+mod bundle_use;
 mod bundles;
 mod change;
 mod cold;
@@ -45,6 +47,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
+pub use bundle_use::{BundleAction, BundleUse, BundleUser};
 pub use cold::{ColdRow, ColdState};
 pub use failing::Failing;
 pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};

@@ -1,0 +1,212 @@
+//! Bundles in use before any record says so: a restore reads one to its end before its guests are
+//! recorded, and whoever removes one must not do it meanwhile.
+//!
+//! Each such process has a file in `STATE/bundles`, which it holds locked (flock(2)) and which says
+//! what it does to which bundle. A restore first says that it reads, or has recorded its guests, and
+//! then looks whether somebody removes the bundle; whoever removes first says so, and then looks for
+//! readers and guests. So at least one of two sees the other, and neither waits.
+
+use std::{
+    env,
+    fs::{self, File, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, State, lock};
+use crate::{
+    checkpoint::BundlePath,
+    engine::{Process, random},
+    owner_only,
+};
+
+/// The folder of the files, which is there as long as there are any.
+const FOLDER: &str = "bundles";
+
+/// What is done to a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BundleAction {
+    /// It is read, with its parents.
+    Read,
+    /// It is removed, or its manifest is replaced.
+    Remove,
+}
+
+/// A process that is at a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleUser {
+    /// The process.
+    pub process: Process,
+    /// What it is, in a few words.
+    pub command: String,
+    /// Absolute `DIR/NAME`.
+    pub bundle: String,
+    /// What it does to the bundle.
+    pub action: BundleAction,
+}
+
+impl std::fmt::Display for BundleUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.action {
+            BundleAction::Read => "reads it",
+            BundleAction::Remove => "removes or changes it",
+        };
+        write!(f, "process {} ({}) {what}", self.process.pid, self.command)
+    }
+}
+
+/// Says what this process does to a bundle, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the bundle is in use until this is dropped"]
+pub struct BundleUse {
+    path: PathBuf,
+    // Closed, and so unlocked, after its name is gone.
+    _file: File,
+}
+
+impl Drop for BundleUse {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        if let Some(folder) = self.path.parent() {
+            // Unless others have a file there.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+impl State {
+    /// Says that this process is at a bundle.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn use_bundle(
+        &self,
+        bundle: &BundlePath,
+        action: BundleAction,
+    ) -> Result<BundleUse, Error> {
+        let folder = self.dir().join(FOLDER);
+        self.try_use(&folder, bundle, action)
+            .map_err(|source| Error::Io {
+                action: "say which checkpoint is in use, in",
+                path: folder,
+                source,
+            })
+    }
+
+    fn try_use(
+        &self,
+        folder: &Path,
+        bundle: &BundlePath,
+        action: BundleAction,
+    ) -> io::Result<BundleUse> {
+        let this = Process::with_pid(std::process::id().cast_signed())?;
+        let user = BundleUser {
+            process: this.ok_or(io::ErrorKind::NotFound)?,
+            command: lock::command(env::args_os().map(|word| word.to_string_lossy().into_owned())),
+            bundle: bundle
+                .absolute()
+                .unwrap_or_else(|_| bundle.clone())
+                .to_string(),
+            action,
+        };
+        let random: [u8; 8] = random()?;
+        let path = folder.join(format!("{:016x}", u64::from_ne_bytes(random)));
+        // It has its name only once it is whole and held.
+        let unnamed = path.with_extension("new");
+        let open = || {
+            owner_only::create_folder(folder)?;
+            owner_only::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&unnamed)
+        };
+        let mut file = match open() {
+            // The folder went with somebody else's last file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => open()?,
+            opened => opened?,
+        };
+        file.try_lock().map_err(io::Error::from)?;
+        file.write_all(&serde_json::to_vec(&user)?)
+            .and_then(|()| fs::rename(&unnamed, &path))
+            .inspect_err(|_| drop(fs::remove_file(&unnamed)))?;
+        Ok(BundleUse { path, _file: file })
+    }
+
+    /// Processes that are at a bundle, this one too; files of those that are gone are removed.
+    ///
+    /// # Errors
+    /// When they cannot be looked at.
+    pub fn bundle_users(&self) -> Result<Vec<BundleUser>, Error> {
+        let folder = self.dir().join(FOLDER);
+        let failed = |source| Error::Io {
+            action: "look which checkpoints are in use, in",
+            path: folder.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut users = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            users.extend(user_in(&path).map_err(failed)?);
+        }
+        Ok(users)
+    }
+}
+
+/// Who holds this file; nobody when its process is gone, and then it is removed.
+fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let is_whole = path.extension().is_none();
+    match file.try_lock() {
+        // One that has no name yet may be about to be locked.
+        Ok(()) if is_whole => {
+            let _ = fs::remove_file(path);
+            Ok(None)
+        }
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) if is_whole => {
+            Ok(Some(serde_json::from_slice(&fs::read(path)?)?))
+        }
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_is_seen_as_long_as_it_lasts_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        let bundle: BundlePath = dir.path().join("demo").to_str().unwrap().parse().unwrap();
+        assert_eq!(state.bundle_users().unwrap(), []);
+        let reads = state.use_bundle(&bundle, BundleAction::Read).unwrap();
+        let removes = state.use_bundle(&bundle, BundleAction::Remove).unwrap();
+        assert_eq!(state.bundle_users().unwrap().len(), 2);
+        drop(reads);
+        let left = state.bundle_users().unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].process.pid, std::process::id().cast_signed());
+        assert_eq!(left[0].action, BundleAction::Remove);
+        drop(removes);
+        assert!(!state.dir().join(FOLDER).exists());
+        // Of a process that is gone the file is left, and held by nobody.
+        fs::create_dir(state.dir().join(FOLDER)).unwrap();
+        let left = state.dir().join(FOLDER).join("0123456789abcdef");
+        fs::write(&left, "{}").unwrap();
+        assert_eq!(state.bundle_users().unwrap(), []);
+        assert!(!left.exists());
+    }
+}
