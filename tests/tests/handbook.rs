@@ -1,5 +1,5 @@
-//! docs/freebsd.md: every command in it is one that the tools take, and its agent is one that brood
-//! can talk to.
+//! Documents: every command of docs/freebsd.md is one that the tools take, and its agent is one that
+//! brood can talk to. brood's commands in the others parse, and their links lead somewhere.
 
 use std::{
     fs::{self, File},
@@ -68,6 +68,108 @@ fn it_says_that_none_of_it_was_run() {
         "measured on FreeBSD",
     ] {
         assert!(!DOCUMENT.contains(claim), "{claim}");
+    }
+}
+
+/// The documents for people, by their paths in the repository.
+fn documents() -> Vec<(String, String)> {
+    let mut paths: Vec<String> = ["README.md", "CONTRIBUTING.md", "sys/README.md"]
+        .map(str::to_owned)
+        .into();
+    for entry in fs::read_dir(repository().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        paths.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
+    }
+    let read = |path: String| {
+        let text = fs::read_to_string(repository().join(&path)).unwrap();
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The lines of a document inside its blocks of code, or outside of them.
+fn lines(text: &str, inside: bool) -> Vec<&str> {
+    let mut code = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("```") {
+            code = !code;
+        } else if code == inside {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[test]
+fn brood_takes_its_commands_in_all_documents() {
+    let mut commands = 0;
+    for (path, text) in documents() {
+        let mut block = String::new();
+        for line in lines(&text, true) {
+            // Behind two spaces is what it does; what has an ellipsis is no whole command.
+            let command = line.split("  ").next().unwrap_or_default();
+            if command.starts_with("brood ") && !command.contains("...") {
+                commands += 1;
+                block.push_str(command);
+                block.push('\n');
+            }
+        }
+        if !block.is_empty() {
+            assert_eq!(said("sh", &block), [] as [String; 0], "{path}");
+        }
+    }
+    assert!(commands > 40, "{commands}");
+}
+
+/// What GitHub and others call a heading in a link.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
+        .collect()
+}
+
+#[test]
+fn links_of_documents_lead_somewhere_and_the_index_has_all() {
+    let documents = documents();
+    let mut broken = Vec::new();
+    let mut seen = 0;
+    for (path, text) in &documents {
+        let prose = lines(text, false).join("\n");
+        for link in prose.split("](").skip(1) {
+            let link = link.split(')').next().unwrap_or_default();
+            if link.starts_with("http") {
+                continue;
+            }
+            seen += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => repository().join(path),
+                file => repository().join(path).with_file_name(file),
+            };
+            let there = fs::read_to_string(&target).unwrap_or_default();
+            let mut headings = lines(&there, false)
+                .into_iter()
+                .filter(|line| line.starts_with('#'))
+                .map(|line| anchor(line.trim_start_matches('#').trim()));
+            let named = heading.is_empty() || headings.any(|name| name == heading);
+            if !target.exists() || !named {
+                broken.push(format!("{path}: {link}"));
+            }
+        }
+    }
+    assert_eq!(broken, [] as [String; 0]);
+    assert!(seen > 40, "{seen}");
+    let (_, index) = documents
+        .iter()
+        .find(|(path, _)| path == "docs/README.md")
+        .unwrap();
+    for (path, _) in &documents {
+        if let Some(name) = path.strip_prefix("docs/") {
+            let listed = name == "README.md" || index.contains(&format!("]({name})"));
+            assert!(listed, "{path} is not in the index");
+        }
     }
 }
 
