@@ -11,11 +11,15 @@ use std::{
 };
 
 use brood::{
-    checkpoint::{BhyveGuest, BundlePath, Readiness, manifest::Manifest},
-    engine::bhyve::{
-        Bhyve, Host,
-        config::{Config, Variables},
+    checkpoint::{BhyveGuest, BundlePath, Checkpoint, Readiness, manifest::Manifest, unwatched},
+    engine::{
+        Error,
+        bhyve::{
+            Bhyve, Host,
+            config::{Config, Variables},
+        },
     },
+    state::State,
 };
 use brood_standin::{Release, World};
 
@@ -297,14 +301,29 @@ impl Machine {
     pub fn checkpoint_of(&self, config: &str, path: &BundlePath) -> Manifest {
         let raw = path.dir().join(format!("{}.first", path.name()));
         self.suspend_with(config, &raw);
-        self.engine(&[])
-            .import(
-                &raw,
-                path,
-                Self::guest_of(config),
-                &brood::checkpoint::unwatched,
-            )
+        self.import(&raw, path, Self::guest_of(config))
             .expect("a checkpoint")
+    }
+
+    /// Imports what bhyve wrote, as `brood checkpoint import` does: the state folder beside the
+    /// machine trusts it.
+    ///
+    /// # Errors
+    /// When it is refused.
+    ///
+    /// # Panics
+    /// When the state folder cannot be written.
+    pub fn import(
+        &self,
+        raw: &Path,
+        path: &BundlePath,
+        guest: BhyveGuest,
+    ) -> Result<Manifest, Error> {
+        let sealed = self.engine(&[]).import(raw, path, guest, &unwatched)?;
+        let opened = Checkpoint::open(path).expect("it was sealed just now");
+        let state = State::open(&self.dir.with_file_name("state")).expect("a state folder");
+        state.trust(&opened).expect("it can be written");
+        Ok(sealed)
     }
 
     /// What guests have on the machine: virtual machines, taps but the first, sockets, null

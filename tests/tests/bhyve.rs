@@ -369,13 +369,8 @@ fn what_does_not_fit_together_is_refused() {
         );
     }
     // Clones that would write to one disk are refused before anything is started.
-    engine
-        .import(
-            &raw,
-            &path,
-            guest("pci.0.2.0.ro=true\n", ""),
-            &brood::checkpoint::unwatched,
-        )
+    lab.machine
+        .import(&raw, &path, guest("pci.0.2.0.ro=true\n", ""))
         .unwrap();
     let ran = lab
         .brood(&["restore", &path.to_string(), "-n", "1"])
@@ -431,10 +426,7 @@ fn a_guest_without_an_agent_is_ready_when_it_says_so_otherwise() {
             agent: None,
             readiness,
         };
-        lab.machine
-            .engine(&[])
-            .import(&raw, &path, guest, &brood::checkpoint::unwatched)
-            .unwrap();
+        lab.machine.import(&raw, &path, guest).unwrap();
         if n == 3 {
             // Never ready: the wait is ended by the guest's end.
             let mut restore =

@@ -387,10 +387,7 @@ fn a_density_run_of_guests_without_an_agent_is_not_refused() {
         },
     };
     let path: BundlePath = lab.home.named("mute").path.parse().unwrap();
-    lab.machine
-        .engine(&[])
-        .import(&raw, &path, guest, &brood::checkpoint::unwatched)
-        .unwrap();
+    lab.machine.import(&raw, &path, guest).unwrap();
     let ran = lab
         .brood(&[
             "density",

@@ -64,6 +64,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         checkpoint: demo.path.parse().unwrap(),
         allowance: Bytes(1 << 20),
         policy: Policy::hot(0, 600),
+        trust: false,
     };
     manager
         .pools(|pools| pools.create(&new, &brood::checkpoint::unwatched))

@@ -94,9 +94,39 @@ pub(super) async fn show(
     Path(named): Path<String>,
 ) -> Result<Json<View>, Problem> {
     let path = app.bundle(&named)?;
+    let workers = Arc::clone(&app.workers);
     blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
-        Ok(Json(View::of(&checkpoint)))
+        let trusted = workers.call(|state, _| state.is_trusted(&checkpoint))?;
+        Ok(Json(View::of(&checkpoint, Some(trusted))))
+    })
+    .await
+}
+
+/// Has the host do what a checkpoint wants of it, now and later, as `brood checkpoint trust`
+///
+/// A checkpoint that was made elsewhere can name commands to run, files to open and addresses to
+/// connect to (`wants` of showCheckpoint). Until this is said it is refused. It is remembered by the
+/// digest of its manifest.
+#[utoipa::path(
+    post, path = "/checkpoints/{checkpoint}/trust", tag = "checkpoints",
+    operation_id = "trustCheckpoint",
+    params(("checkpoint" = String, Path, description = "As for showCheckpoint")),
+    responses(
+        (status = 200, description = "It is trusted", body = View),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn trust(
+    State(app): State<App>,
+    Path(named): Path<String>,
+) -> Result<Json<View>, Problem> {
+    let path = app.bundle(&named)?;
+    let workers = Arc::clone(&app.workers);
+    blocking(move || {
+        let checkpoint = Checkpoint::open(&path)?;
+        workers.call(|state, _| state.trust(&checkpoint))?;
+        Ok(Json(View::of(&checkpoint, Some(true))))
     })
     .await
 }

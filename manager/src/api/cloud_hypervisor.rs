@@ -321,6 +321,7 @@ pub(super) async fn restore(
         park_after: None,
         all_or_nothing: false,
         disk: Choice::Sealed,
+        trust: false,
     };
     let (ending, view) = app.restore(job, id).await?;
     match ending {

@@ -101,6 +101,7 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::show, checkpoints::remove))
         .routes(routes!(checkpoints::verify))
+        .routes(routes!(checkpoints::trust))
         .routes(routes!(checkpoints::plan))
         .routes(routes!(checkpoints::demo))
         .routes(routes!(checkpoints::flatten))

@@ -108,6 +108,9 @@ pub(crate) struct Making {
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
     #[schema(default = 1_048_576)]
     pub(crate) private_limit: Option<u64>,
+    /// Have the host do what the checkpoint wants of it, now and later: see trustCheckpoint.
+    #[serde(default)]
+    pub(crate) trust: bool,
     /// Answer when it is filled, with what came of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fill: Option<Filling>,
@@ -150,6 +153,7 @@ impl Making {
                 refill_per_s: self.refill_per_s.map(number),
                 lease_s: lease(self.lease_s)?.unwrap_or(pool::LEASE).as_secs(),
             },
+            trust: self.trust,
         })
     }
 }
@@ -186,6 +190,7 @@ impl Making {
             refill_per_s: refill_per_s.map(positive),
             lease_s: Some(small(lease_s)),
             private_limit: Some(new.allowance.0),
+            trust: new.trust,
             fill,
         }
     }

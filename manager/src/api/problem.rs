@@ -176,6 +176,7 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::Needed { .. } => (StatusCode::CONFLICT, "checkpoint-needed"),
         E::NotADelta { .. } => (StatusCode::CONFLICT, "checkpoint-not-a-delta"),
         E::OwnDisk { .. } => (StatusCode::CONFLICT, "checkpoint-has-a-disk"),
+        E::NotTrusted { .. } => (StatusCode::FORBIDDEN, "checkpoint-not-trusted"),
         E::TooDeep { .. } => (StatusCode::CONFLICT, "checkpoint-too-deep"),
         // What is left is about the content of a bundle.
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-broken"),

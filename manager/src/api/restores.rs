@@ -78,6 +78,9 @@ pub(crate) struct Restoring {
     /// said.
     #[schema(example = "none")]
     pub(crate) disk: Option<String>,
+    /// Have the host do what the checkpoint wants of it, now and later: see trustCheckpoint.
+    #[serde(default)]
+    pub(crate) trust: bool,
 }
 
 impl Restoring {
@@ -105,6 +108,7 @@ impl Restoring {
             park_after,
             all_or_nothing: self.all_or_nothing,
             disk: self.disk.as_deref().map_or(Ok(Choice::Sealed), disk)?,
+            trust: self.trust,
         })
     }
 }
@@ -215,6 +219,9 @@ impl App {
             pool: String::new(),
         };
         let done = workers.call(|state, engine| {
+            if job.trust {
+                state.trust(&checkpoint)?;
+            }
             let _use = mass::verify(state, engine, &checkpoint, &|progress| {
                 begun.verifying(progress)
             })?;

@@ -161,6 +161,14 @@ pub enum Error {
         /// Which file.
         file: PathBuf,
     },
+    /// It was made elsewhere, and wants this host to do something for it.
+    #[error("checkpoint {bundle} was not made here, and would have this host {}", wants.join(", "))]
+    NotTrusted {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// What it wants.
+        wants: Vec<String>,
+    },
     /// Somebody may write to a sealed file.
     #[error("{} is open for writing{}: what is written there would be guests' memory", file.display(), by_whom(by))]
     OpenForWriting {
@@ -314,6 +322,7 @@ impl Error {
             | Self::BeingRemoved { bundle, .. }
             | Self::BeingRead { bundle, .. }
             | Self::Needed { bundle, .. }
+            | Self::NotTrusted { bundle, .. }
             | Self::InUse { bundle, .. } => bundle.dir(),
         }
     }
@@ -389,6 +398,10 @@ impl Error {
                 "the bundle is damaged: bring back a good copy of its files, or make it again"
                     .to_owned()
             }
+            Self::NotTrusted { bundle, .. } => format!(
+                "if you know who made it and want that, say so once: brood checkpoint trust {bundle}, \
+                 or --trust with restore and pool create"
+            ),
             Self::OpenForWriting { .. } => "end that process, then try again".to_owned(),
             Self::Changed { file } => format!(
                 "find who writes to it (fuser -v {}), then verify it again",

@@ -29,6 +29,7 @@ mod pages;
 mod path;
 mod rebase;
 mod stamp;
+mod trust;
 mod validate;
 mod view;
 mod writer;

@@ -30,6 +30,7 @@ use crate::units::Bytes;
 pub struct Checkpoint {
     path: BundlePath,
     manifest: Manifest,
+    manifest_sha256: String,
     meta: Meta,
     memory: File,
     kern: Vec<u8>,
@@ -80,6 +81,11 @@ impl Checkpoint {
 
         let text = read_whole(&manifest_file, &path.manifest(), MANIFEST_MAX)?;
         let manifest = parse_manifest(&path.manifest(), &text)?;
+        // Nobody asks for that of others.
+        let manifest_sha256 = match manifest.wants()[..] {
+            [] => String::new(),
+            _ => hash::sha256(&text),
+        };
 
         let stamp =
             FileStamp::of(&memory).map_err(|cause| Error::io("examine", &path.ckp(), cause))?;
@@ -99,6 +105,7 @@ impl Checkpoint {
         Ok(Self {
             path: path.clone(),
             manifest,
+            manifest_sha256,
             meta,
             memory,
             kern,
@@ -117,6 +124,12 @@ impl Checkpoint {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// SHA-256 of the manifest's text, of a bundle that wants something of this host: see
+    /// [`Manifest::wants`].
+    pub(crate) fn manifest_sha256(&self) -> &str {
+        &self.manifest_sha256
     }
 
     /// What the `.meta` file says, checked against the manifest and the `.kern` file.

@@ -113,6 +113,11 @@ pub struct View {
     /// The bundles that it is a delta of, the nearest first; empty when it is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parents: Option<Vec<String>>,
+    /// What it would have this host do beyond using its own files: nothing is, when it was made
+    /// elsewhere, until somebody says so (`brood checkpoint trust`).
+    pub wants: Vec<String>,
+    /// Whether somebody has, or it was made here; null where it wants nothing, or that is not known.
+    pub trusted: Option<bool>,
     /// Its manifest.
     #[serde(flatten)]
     pub manifest: Manifest,
@@ -127,17 +132,21 @@ impl View {
             memory_mib: manifest.memory.size.as_mib(),
             memory_sha256: manifest.memory_sha256(),
             parents: None,
+            wants: manifest.wants(),
+            trusted: None,
             manifest: manifest.clone(),
         }
     }
 
     /// What is to be told of a bundle that was opened, its parents too.
     #[must_use]
-    pub fn of(checkpoint: &Checkpoint) -> Self {
+    pub fn of(checkpoint: &Checkpoint, trusted: Option<bool>) -> Self {
         let parents = std::iter::successors(checkpoint.parent(), |parent| parent.parent());
+        let view = Self::new(checkpoint.path(), checkpoint.manifest());
         Self {
             parents: Some(parents.map(|parent| parent.path().to_string()).collect()),
-            ..Self::new(checkpoint.path(), checkpoint.manifest())
+            trusted: trusted.filter(|_| !view.wants.is_empty()),
+            ..view
         }
     }
 }

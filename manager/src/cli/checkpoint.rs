@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Failure,
     bar::Bar,
-    output::{age, cancellation, engine, json, line, state, table},
+    output::{age, cancellation, engine, json, line, note_with, state, table},
 };
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
@@ -39,6 +39,8 @@ pub(super) enum Command {
     Inspect(Inspect),
     /// Read a checkpoint whole and compare it with its digests
     Verify(Verify),
+    /// Have this host do what a checkpoint wants that was made elsewhere
+    Trust(Trust),
     /// List the checkpoints in a folder
     List(List),
     /// Join a delta and its parents to one full checkpoint
@@ -54,7 +56,8 @@ impl Command {
         match self {
             Self::Demo(command) => command.run(config),
             Self::Import(command) => command.run(config),
-            Self::Inspect(command) => command.run(),
+            Self::Inspect(command) => command.run(config),
+            Self::Trust(command) => command.run(config),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Flatten(command) => command.run(),
@@ -184,6 +187,14 @@ impl Import {
         let manifest =
             Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| bar.advance(p))?;
         bar.clear();
+        // Whoever imports it has just said what it wants.
+        if let Err(e) = state(config)?.trust(&Checkpoint::open(&self.checkpoint)?) {
+            note_with(
+                "\x1b[33m",
+                "warning",
+                &format!("it is sealed, but not trusted: {e}"),
+            );
+        }
         if self.json {
             json(&View::new(&self.checkpoint, &manifest));
         } else {
@@ -212,11 +223,16 @@ pub(super) struct Inspect {
 }
 
 impl Inspect {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let m = checkpoint.manifest();
+        let wants = m.wants();
+        let trusted = match wants[..] {
+            [] => None,
+            _ => is_trusted(config, &checkpoint),
+        };
         if self.json {
-            json(&View::of(&checkpoint));
+            json(&View::of(&checkpoint, trusted));
             return Ok(ExitCode::SUCCESS);
         }
         let devices: Vec<_> = m
@@ -256,6 +272,10 @@ impl Inspect {
             let size = parent.manifest().files.ckp.size;
             lines.push(("parent", format!("{} ({size})", parent.path())));
         }
+        if let Some(trusted) = trusted {
+            lines.push(("trusted", if trusted { "yes" } else { "no" }.to_owned()));
+        }
+        lines.extend(wants.into_iter().map(|want| ("wants to", want)));
         for (key, value) in lines {
             line(format_args!("{key:<12} {value}"));
         }
@@ -267,6 +287,15 @@ impl Inspect {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Whether the state folder trusts a checkpoint; none, when that cannot be told. To look at a
+/// checkpoint makes no state folder.
+fn is_trusted(config: &Config, checkpoint: &Checkpoint) -> Option<bool> {
+    if !config.state_dir().ok()?.exists() {
+        return Some(false);
+    }
+    state(config).ok()?.is_trusted(checkpoint).ok()
 }
 
 #[derive(Debug, Args)]
@@ -297,6 +326,49 @@ impl Verify {
         } else {
             line(format_args!(
                 "{} is whole: sha256 {sha256}",
+                self.checkpoint
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Has this host do what a checkpoint wants that was made elsewhere
+///
+/// A checkpoint can name commands to run, files to open and addresses to connect to. One that was
+/// imported or suspended here is trusted; any other is refused until this is said. It is remembered by
+/// the digest of its manifest, wherever the checkpoint is moved to.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  brood checkpoint inspect /srv/ckp/web
+  brood checkpoint trust /srv/ckp/web")]
+pub(super) struct Trust {
+    /// DIR/NAME of the checkpoint
+    checkpoint: BundlePath,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Trust {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        state(config)?.trust(&checkpoint)?;
+        if self.json {
+            json(&View::of(&checkpoint, Some(true)));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let wants = checkpoint.manifest().wants();
+        if wants.is_empty() {
+            line(format_args!(
+                "{} wants nothing of this host",
+                self.checkpoint
+            ));
+        }
+        for want in wants {
+            line(format_args!(
+                "{} may have this host {want}",
                 self.checkpoint
             ));
         }

@@ -128,6 +128,9 @@ pub(super) struct Create {
     /// with it; nothing keeps a guest from writing more [default: as configured for restores, 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
+    /// Have this host do what the checkpoint wants of it (`brood checkpoint inspect`), now and later
+    #[arg(long)]
+    trust: bool,
     /// Leave it empty: `brood pool fill` comes later
     #[arg(long)]
     empty: bool,
@@ -145,6 +148,7 @@ impl Create {
             allowance: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
+            trust: self.trust,
         };
         if let Some(code) = self.by_daemon(config, &new)? {
             return Ok(code);

@@ -79,6 +79,9 @@ pub(super) struct Restore {
     /// again. For bhyve, with kern.racct.enable=1 [default: those of the configuration]
     #[arg(long, value_name = "RESOURCE:ACTION=AMOUNT")]
     rctl: Vec<Rctl>,
+    /// Have this host do what the checkpoint wants of it (`brood checkpoint inspect`), now and later
+    #[arg(long)]
+    trust: bool,
     #[command(flatten)]
     park: Park,
     /// If any guest fails, destroy those that this command restored
@@ -111,6 +114,9 @@ impl Restore {
         }
         let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
+        if self.trust {
+            state.trust(&checkpoint)?;
+        }
         let _use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
 
         let defaults = &config.restore;
@@ -126,6 +132,7 @@ impl Restore {
             park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
             all_or_nothing: self.all_or_nothing,
             disk: self.disk.clone().unwrap_or_default(),
+            trust: self.trust,
         };
         let bar = Bar::guests("restoring", self.guests.into(), self.json);
         let done = job.run(
@@ -175,6 +182,7 @@ impl Restore {
             park_after_s: park_after.map(|idle| idle.as_secs_f64()),
             all_or_nothing: self.all_or_nothing,
             disk: None,
+            trust: self.trust,
         };
         let mut shown = Shown::new(self.json);
         let view = by_daemon(config, |daemon| {

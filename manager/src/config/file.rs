@@ -106,6 +106,9 @@ pub(super) struct Pool {
     pub(super) lease: Option<At<NonZeroU32>>,
     /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.
     pub(super) private_limit: Option<At<Bytes>>,
+    /// Have this host do what the checkpoint wants of it.
+    #[serde(default)]
+    pub(super) trust: bool,
 }
 
 /// A configuration file that was read.

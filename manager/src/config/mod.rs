@@ -386,6 +386,7 @@ impl Look<'_> {
                     lease_s: positive(row.lease).unwrap_or(pool::LEASE.as_secs()),
                 },
                 allowance: row.private_limit.map_or(limit, |size| size.into_inner().0),
+                trust: row.trust,
             });
         }
         Ok(pools)

@@ -71,6 +71,7 @@ impl Guests<'_> {
         let process = if self.was_cut_off(guest, path)? {
             None
         } else if let Some(manifest) = sealed_already(guest, path) {
+            self.state.trust_own(path);
             self.destroy(std::slice::from_ref(guest))?.whole()?;
             return Ok(manifest);
         } else {
@@ -123,6 +124,10 @@ impl Guests<'_> {
         .map_err(|source| Error::engine("suspend", name, source));
         match result {
             Ok(manifest) => {
+                if !manifest.wants().is_empty() {
+                    // It is what the guest had here.
+                    self.state.trust_own(path);
+                }
                 self.destroy(std::slice::from_ref(guest))?.whole()?;
                 Ok(manifest)
             }

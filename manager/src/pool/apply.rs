@@ -53,6 +53,10 @@ impl Pools<'_> {
                 what,
             });
         }
+        if wanted.trust {
+            self.state
+                .trust(&self.state.open_checkpoint(&wanted.checkpoint)?)?;
+        }
         if row.policy == wanted.policy {
             return Ok(Applied::Same);
         }

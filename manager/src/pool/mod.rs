@@ -98,6 +98,8 @@ pub struct NewPool {
     pub allowance: Bytes,
     /// What it should be.
     pub policy: Policy,
+    /// Have this host do what the checkpoint wants of it, now and later.
+    pub trust: bool,
 }
 
 /// How many of a pool's entries are in which state.
@@ -175,6 +177,9 @@ impl Pools<'_> {
         let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;
         let overhead = cost::measured(self.state, &checkpoint)?.overhead;
         check(&new.name, &new.policy, new.allowance + overhead)?;
+        if new.trust {
+            self.state.trust(&checkpoint)?;
+        }
         let _use = mass::verify(self.state, self.engine, &checkpoint, progress)?;
         let row = PoolRow {
             name: new.name.clone(),

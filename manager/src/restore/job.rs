@@ -53,6 +53,8 @@ pub struct Job {
     pub all_or_nothing: bool,
     /// The disk that each guest gets a clone of.
     pub disk: Choice,
+    /// Have this host do what the checkpoint wants of it, now and later.
+    pub trust: bool,
 }
 
 impl Job {

@@ -201,7 +201,8 @@ impl Error {
 
 /// Makes sure that the memory file of `checkpoint`, and those of its parents when it is a delta,
 /// are what was sealed. A file whose digest was computed before, and that was not changed since, is
-/// not read again. What the engine cannot restore from is refused before anything is read. While one
+/// not read again. What the engine cannot restore from is refused before anything is read, and so is
+/// what wants more of this host than its own files, unless it is trusted ([`State::trust`]). While one
 /// is read, and until what this returns is dropped, nobody removes the checkpoint; keep it until
 /// guests are recorded.
 ///
@@ -213,6 +214,11 @@ pub fn verify(
     checkpoint: &Checkpoint,
     progress: Watch<'_>,
 ) -> Result<Option<BundleUse>, Error> {
+    let wants = checkpoint.manifest().wants();
+    if !wants.is_empty() && !state.is_trusted(checkpoint)? {
+        let bundle = checkpoint.path().clone();
+        return Err(checkpoint::Error::NotTrusted { bundle, wants }.into());
+    }
     let mut in_use = None;
     checkpoint.refuse_writers()?;
     if checkpoint.parent().is_some() {

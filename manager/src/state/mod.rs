@@ -7,6 +7,7 @@
 //! STATE/pools.lock        held, shared, by whoever has the lock of a pool
 //! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
 //! STATE/pools/            what each pool should be, to make the database anew from
+//! STATE/trusted/SHA256   of a checkpoint that may have this host do things
 //! STATE/cold.lock         held, shared, while one is suspended or resumed
 //! STATE/bundles/          which checkpoints are being read or removed, and by whom
 //! STATE/run/ID.sock       a guest's control socket    (the engine's)
@@ -35,6 +36,7 @@ mod salvage;
 mod schema;
 mod session;
 mod token;
+mod trusted;
 mod verified;
 mod waiting;
 

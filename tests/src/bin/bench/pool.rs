@@ -89,6 +89,7 @@ impl Manager {
             checkpoint: checkpoint.parse().map_err(pool::Error::from)?,
             policy,
             allowance: Bytes(1 << 20),
+            trust: false,
         };
         self.run(|pools| pools.create(&new, &brood::checkpoint::unwatched))?;
         Ok(())

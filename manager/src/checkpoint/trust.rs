@@ -1,0 +1,40 @@
+//! What a bundle would have a host do beyond using the bundle's own files. A bundle vouches only for
+//! itself: whoever made it chose these commands, files and addresses, and could choose any.
+
+use super::{
+    Readiness,
+    manifest::{DiskProvider, Manifest},
+};
+
+impl Manifest {
+    /// What it wants of a host, each for a person to read; empty, when it wants nothing but its own
+    /// files.
+    #[must_use]
+    pub fn wants(&self) -> Vec<String> {
+        let mut wants = Vec::new();
+        if let Some(guest) = &self.bhyve {
+            match &guest.readiness {
+                Readiness::Command { argv } => wants.push(format!("run {:?}", argv.join(" "))),
+                Readiness::Tcp { address } => wants.push(format!("connect to {address:?}")),
+                Readiness::Agent | Readiness::Console { .. } => {}
+            }
+            for (key, value) in &guest.config {
+                // Taps, serial ports and the like are made anew for each clone.
+                if matches!(key.as_str(), "lpc.bootrom" | "lpc.bootvars")
+                    || (key.starts_with("pci.") && key.ends_with(".path"))
+                {
+                    wants.push(format!("open {value:?} ({key})"));
+                } else if key.starts_with("pci.") && key.ends_with(".bridge") {
+                    wants.push(format!("join a tap to {value:?} ({key})"));
+                }
+            }
+        }
+        for disk in &self.disks {
+            // A snapshot that is a file lies beside the bundle, and is the bundle's own.
+            if disk.provider == DiskProvider::Zfs {
+                wants.push(format!("clone {:?}", disk.snapshot));
+            }
+        }
+        wants
+    }
+}

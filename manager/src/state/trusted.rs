@@ -1,0 +1,70 @@
+//! Checkpoints that may have this host do more than use their own files: those that were imported or
+//! suspended here, and those that somebody has said so of.
+//!
+//! A file for each lies in `STATE/trusted`, named by the SHA-256 of the checkpoint's manifest, which
+//! has the digests of all else. So trust goes where a checkpoint is moved to, ends when anything of it
+//! is changed, and outlasts the database.
+
+use std::{io, path::PathBuf};
+
+use super::{Error, State};
+use crate::{
+    checkpoint::{BundlePath, Checkpoint},
+    owner_only,
+};
+
+impl State {
+    /// Whether the checkpoint is trusted. What rests in the state folder is: nobody else writes there.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read.
+    pub fn is_trusted(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
+        let cold = BundlePath::new(&self.dir.join("cold").join("any")).and_then(|p| p.absolute());
+        if let (Ok(cold), Ok(path)) = (cold, checkpoint.path().absolute())
+            && cold.dir() == path.dir()
+        {
+            return Ok(true);
+        }
+        let file = self.trusted(checkpoint);
+        file.try_exists().map_err(|source| Error::Io {
+            action: "look for",
+            path: file,
+            source,
+        })
+    }
+
+    /// Trusts a checkpoint from now on. Nothing is noted of one that wants nothing of this host.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written.
+    pub fn trust(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        if checkpoint.manifest().wants().is_empty() {
+            return Ok(());
+        }
+        let file = self.trusted(checkpoint);
+        let note = || {
+            owner_only::create_folder(&self.dir.join("trusted"))?;
+            owner_only::options().create(true).append(true).open(&file)
+        };
+        note().map(drop).map_err(|source: io::Error| Error::Io {
+            action: "write",
+            path: file.clone(),
+            source,
+        })
+    }
+
+    /// Trusts a checkpoint that was made here. When that cannot be noted, it is only told: somebody can
+    /// still say so later.
+    pub(crate) fn trust_own(&self, path: &BundlePath) {
+        let trusted = Checkpoint::open(path)
+            .map_err(|e| e.to_string())
+            .and_then(|checkpoint| self.trust(&checkpoint).map_err(|e| e.to_string()));
+        if let Err(error) = trusted {
+            tracing::warn!(checkpoint = %path, error, "it is not noted that this checkpoint was made here");
+        }
+    }
+
+    fn trusted(&self, checkpoint: &Checkpoint) -> PathBuf {
+        self.dir.join("trusted").join(checkpoint.manifest_sha256())
+    }
+}
