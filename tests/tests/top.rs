@@ -1,9 +1,13 @@
 //! `brood top` in a real terminal (tmux), and for scripts.
 
-use std::process::Command;
+use std::{fs::File, io::Read, process::Command};
 
 use brood_tests::{Daemon, Home, array, brood, keys, skip, text, until, whole};
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    pty::{Winsize, openpty},
+    sys::signal::Signal,
+};
 
 /// A tmux server of this test, with one window that runs a shell.
 struct Tmux<'a> {
@@ -201,6 +205,76 @@ fn the_terminal_is_given_back_however_it_ends() {
     tmux.keys(&["q"]);
     tmux.is_given_back(0);
     std::fs::remove_dir_all(home.state()).expect("it is ours");
+}
+
+/// Its terminal closes, and no signal comes: it leads no session.
+#[test]
+fn it_ends_when_its_terminal_is_gone() {
+    let home = Home::bare();
+    for typed in ["", "/we"] {
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(Some(&size), None).expect("a terminal");
+        // Else the other end would stay open: the process itself would have it.
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("it is ours");
+        fcntl(&pty.slave, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("it is ours");
+        let slave = || pty.slave.try_clone().expect("a descriptor");
+        let mut command = home.command(&["top", "-i", "0.2"]);
+        command.env("TERM", "xterm-256color");
+        command.stdin(slave()).stdout(slave()).stderr(slave());
+        let mut top = command.spawn().expect("brood runs");
+        drop((command, pty.slave));
+        let mut terminal = File::from(pty.master);
+        std::io::Write::write_all(&mut terminal, typed.as_bytes()).expect("typed");
+        let mut seen = Vec::new();
+        let wanted = b"available";
+        while !seen.windows(wanted.len()).any(|part| part == wanted) {
+            let mut bytes = [0; 4096];
+            let count = terminal.read(&mut bytes).expect("it draws");
+            seen.extend_from_slice(&bytes[..count]);
+        }
+        drop(terminal);
+        let ended = until("it to end", || top.try_wait().expect("it is ours"));
+        assert_eq!(ended.code(), Some(130), "{ended:?}");
+    }
+}
+
+#[test]
+fn at_80_columns_nothing_is_cut_off() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let Some(tmux) = Tmux::start(&home, 80, 24) else {
+        return;
+    };
+    let long = "a-pool-whose-name-is-as-long-x";
+    let _ = home
+        .brood(&["pool", "create", long, &demo.path, "--hot", "2"])
+        .ok();
+    home.restore(&demo, 12, "web");
+    let _ = home.brood(&["pause", "web-2"]).ok();
+    brood_tests::signal(home.pid("web-3"), Signal::SIGKILL);
+    tmux.top("--sort name");
+    let seen = tmux.until("the guests", |seen| {
+        seen.contains("11 running") || seen.contains("1 dead")
+    });
+    let words: Vec<&str> = seen.split_whitespace().collect();
+    let words = words.join(" ");
+    for whole in ["14: ", "10 running", "3 paused", "1 dead", "MiB each"] {
+        assert!(words.contains(whole), "{whole}\n{seen}");
+    }
+    let row = seen.lines().find(|line| line.starts_with(long));
+    assert!(row.is_some_and(|row| row.contains("2/2")), "{seen}");
+    for heading in ["CLAIMED", "CLAIMS", "P50 MS", "P99 MS", "CHECKPOINT"] {
+        assert!(seen.contains(heading), "{heading}\n{seen}");
+    }
+    assert!(seen.contains(&format!("{long}-1 ")), "{seen}");
+    tmux.keys(&["q"]);
+    tmux.is_given_back(0);
+    let _ = home.brood(&["pool", "remove", long, "--force"]).ok();
 }
 
 #[test]

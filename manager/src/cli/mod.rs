@@ -35,7 +35,7 @@ use clap::{
 };
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-pub(crate) use failure::Failure;
+pub(crate) use failure::{Failure, INTERRUPTED};
 
 use crate::config::{Config, Sources};
 

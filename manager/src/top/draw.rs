@@ -6,10 +6,16 @@ use ratatui::{
     layout::{Alignment, Constraint, Layout, Margin, Rect},
     style::{Color, Modifier, Style, Stylize},
     text::{Line, Span},
-    widgets::{Block, Clear, Gauge, Paragraph, Row, Sparkline, Table},
+    widgets::{Block, Clear, Gauge, Paragraph, Row, Sparkline, Wrap},
 };
 
-use super::{format::percent, picture::Picture, text, view::Display};
+use super::{
+    fit::{Fit, columns},
+    format::percent,
+    picture::Picture,
+    text,
+    view::Display,
+};
 use crate::{
     api::events::RestoreEvent,
     escaped,
@@ -23,10 +29,13 @@ const RESTORES: usize = 3;
 const FULL: u64 = 90;
 /// Columns from which on there is room for whole paths.
 const ROOMY: u16 = 110;
-/// Widths of a guest's columns but the last, which has the rest.
-const WIDTHS: [u16; 6] = [18, 9, 10, 10, 8, 4];
+/// Columns of the curve beside the guests' line, at least.
+const CURVE: u16 = 8;
+/// Columns that are left out, in this order, where there is no room for all: of pools MEAN MS and
+/// FILLING, of guests SHARED and PID.
+const POOL_COLUMNS_TO_SPARE: [usize; 2] = [9, 4];
+const GUEST_COLUMNS_TO_SPARE: [usize; 2] = [3, 4];
 
-const HEAD: Style = Style::new().add_modifier(Modifier::BOLD);
 const ACCENT: Style = Style::new().fg(Color::Cyan);
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 
@@ -94,8 +103,11 @@ fn host(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
         (text::memory(picture), used, host.memory_total_bytes),
         (text::tasks(picture), host.tasks, host.pid_max),
     ];
-    for ((words, part, whole), row) in lines.into_iter().zip(area.rows()) {
-        let [left, right] = Layout::horizontal([Constraint::Length(48), Constraint::Min(8)])
+    let widest = lines.iter().map(|(words, ..)| columns(words)).max();
+    for ((words, part, whole), row) in lines.iter().zip(area.rows()) {
+        let (part, whole) = (*part, *whole);
+        let words_wide = Constraint::Length(widest.unwrap_or(0));
+        let [left, right] = Layout::horizontal([words_wide, Constraint::Min(8)])
             .spacing(1)
             .areas(row);
         frame.render_widget(words.as_str(), left);
@@ -114,11 +126,14 @@ fn host(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     }
 }
 
+/// Two lines: words that are too long for one go on in the second.
 fn density(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Picture) {
-    let [left, right] = Layout::horizontal([Constraint::Length(58), Constraint::Min(8)])
-        .spacing(1)
-        .areas(area);
-    frame.render_widget(text::guests(picture), left);
+    let words = text::guests(picture);
+    let [left, right] =
+        Layout::horizontal([Constraint::Max(columns(&words)), Constraint::Min(CURVE)])
+            .spacing(1)
+            .areas(area);
+    frame.render_widget(Paragraph::new(words).wrap(Wrap { trim: true }), left);
     let newest = display.history.iter().rev().take(right.width.into());
     let mut bytes: Vec<u64> = newest.copied().collect();
     bytes.reverse();
@@ -126,17 +141,15 @@ fn density(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictu
 }
 
 fn pools(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
-    let mut rows: Vec<Row<'_>> = Vec::new();
-    for line in picture.pools.iter().take(POOLS) {
+    let cells: Vec<Vec<String>> = picture.pools.iter().take(POOLS).map(text::pool).collect();
+    let area = below(area);
+    let fit = Fit::new(&text::POOLS, &cells, area.width, &POOL_COLUMNS_TO_SPARE);
+    let rows = picture.pools.iter().zip(cells).map(|(line, cells)| {
         let short = line.pool.entries.hot < line.pool.row.policy.hot;
-        let row = Row::new(text::pool(line));
-        rows.push(if short { row.yellow() } else { row });
-    }
-    let widths = [18, 9, 7, 5, 7, 7, 6, 6, 6, 7].map(Constraint::Length);
-    let table = Table::new(rows, widths)
-        .header(Row::new(text::POOLS).style(HEAD))
-        .column_spacing(1);
-    frame.render_widget(table, below(area));
+        let row = Row::new(fit.chosen(cells));
+        if short { row.yellow() } else { row }
+    });
+    frame.render_widget(fit.table(rows, &text::POOLS), area);
 }
 
 fn restores(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
@@ -163,29 +176,24 @@ pub(super) fn restore(event: &RestoreEvent) -> String {
 fn guests(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Picture) {
     let all = display.guests();
     let area = below(area);
-    let rows = all
-        .iter()
-        .skip(display.skip)
-        .take(area.height.into())
+    let shown = || all.iter().skip(display.skip).take(area.height.into());
+    let cells: Vec<Vec<String>> = shown()
         .map(|guest| {
             let last = guest.reason.clone().unwrap_or_else(|| from(guest, area));
-            let cells = text::guest(picture, guest, &last);
-            let style = match guest.state {
-                GuestState::Running => Style::new(),
-                GuestState::Paused => DIM,
-                GuestState::Restoring => ACCENT,
-                GuestState::Dead => Style::new().fg(Color::Red),
-            };
-            Row::new(cells).style(style)
-        });
-    let widths = WIDTHS
-        .map(Constraint::Length)
-        .into_iter()
-        .chain([Constraint::Min(8)]);
-    let table = Table::new(rows, widths)
-        .header(Row::new(text::GUESTS).style(HEAD))
-        .column_spacing(1);
-    frame.render_widget(table, area);
+            text::guest(picture, guest, &last)
+        })
+        .collect();
+    let fit = Fit::new(&text::GUESTS, &cells, area.width, &GUEST_COLUMNS_TO_SPARE);
+    let rows = shown().zip(cells).map(|(guest, cells)| {
+        let style = match guest.state {
+            GuestState::Running => Style::new(),
+            GuestState::Paused => DIM,
+            GuestState::Restoring => ACCENT,
+            GuestState::Dead => Style::new().fg(Color::Red),
+        };
+        Row::new(fit.chosen(cells)).style(style)
+    });
+    frame.render_widget(fit.table(rows, &text::GUESTS), area);
 }
 
 /// What a guest was restored from; its name alone where there is not much room.

@@ -5,6 +5,7 @@
 
 pub(crate) mod claims;
 pub(crate) mod draw;
+mod fit;
 mod format;
 pub(crate) mod picture;
 pub(crate) mod run;

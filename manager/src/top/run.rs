@@ -2,6 +2,8 @@
 
 use std::{
     io,
+    os::fd::AsFd,
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -22,7 +25,7 @@ use super::{
     source::Source,
     view::{Display, Then},
 };
-use crate::cli::Failure;
+use crate::cli::{Failure, INTERRUPTED};
 
 /// How long a key is waited for before anything else is looked at.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -42,8 +45,41 @@ struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        ratatui::restore();
+        // `ratatui::restore` would panic where standard error is the terminal that fails.
+        let _ = ratatui::try_restore();
     }
+}
+
+/// Ends the process when the terminal is gone. There is nothing to give back then, and what reads
+/// keys does not return: it takes the end of its input, and the error of a terminal that hung up,
+/// for "no key yet", and asks again at once, for ever.
+fn end_with_the_terminal() {
+    thread::spawn(|| {
+        while !is_gone(PollTimeout::NONE) {
+            thread::sleep(GLANCE);
+        }
+        leave();
+    });
+}
+
+/// Whether the terminal hangs up within `limit`. Only that is waited for, no key.
+fn is_gone(limit: PollTimeout) -> bool {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
+    let seen = poll(&mut fds, limit).is_ok_and(|ready| ready > 0);
+    seen && fds[0].any().unwrap_or(true)
+}
+
+fn leave() -> ! {
+    process::exit(INTERRUPTED.into())
+}
+
+/// Why nothing can be drawn; ends the process when that is because the terminal is gone.
+fn cannot_draw(error: &io::Error) -> Failure {
+    if is_gone(PollTimeout::ZERO) {
+        leave();
+    }
+    terminal(error)
 }
 
 /// Shows what `source` sees until a key or a signal ends it.
@@ -59,6 +95,7 @@ pub(crate) fn run(
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, Arc::clone(&stop)).map_err(|e| terminal(&e))?;
     }
+    end_with_the_terminal();
     let (pictures, again) = look(source, interval);
     let mut screen = ratatui::try_init().map_err(|e| terminal(&e))?;
     let _restore = Restore;
@@ -74,7 +111,7 @@ pub(crate) fn run(
         }
         screen
             .draw(|frame| draw(frame, &display))
-            .map_err(|e| terminal(&e))?;
+            .map_err(|e| cannot_draw(&e))?;
         if stop.load(Ordering::Relaxed) {
             return Ok(Ended::Signal);
         }
