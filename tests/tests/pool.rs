@@ -19,6 +19,7 @@ on_both_engines! {
     a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait,
     a_pool_keeps_to_its_checkpoint,
     destroying_all_guests_empties_pools_and_evicting_drops_the_oldest,
+    no_guest_gets_a_name_that_somebody_may_have,
     whatever_is_killed_nothing_is_handed_out_twice_lost_or_left,
 }
 
@@ -353,10 +354,7 @@ fn a_pool_has_no_more_entries_than_it_may_and_claimers_can_wait(on: EngineKind) 
     let waiting = home.start(&["pool", "claim", "p", "--wait", "60", "--json"]);
     home.release(&claims[1]);
     let got = waiting.wait().ok().json();
-    assert_eq!(
-        got["guest"], claims[1]["guest"],
-        "the name that is free again"
-    );
+    assert_ne!(got["guest"], claims[1]["guest"], "a name that somebody had");
     assert_ne!(got["token"], claims[1]["token"]);
     assert_eq!(home.show_pool()["entries"]["claimed"], 3);
 }
@@ -410,6 +408,50 @@ fn a_pool_keeps_to_its_checkpoint(on: EngineKind) {
         let ran: Ran = home.brood(&["pool", verb, "p"]);
         assert_eq!(ran.code(), Some(1), "{ran:?}");
     }
+}
+
+fn no_guest_gets_a_name_that_somebody_may_have(on: EngineKind) {
+    let Some((home, demo)) = pool_home(on, 1, &["--lease", "600"]) else {
+        return;
+    };
+    let claim = || home.claim();
+    let name = |claimed: &Value| text(&claimed["guest"]).to_owned();
+    let mut given = HashSet::new();
+    for _ in 0..3 {
+        let claimed = claim();
+        assert!(given.insert(name(&claimed)), "{claimed} {given:?}");
+        home.release(&claimed);
+        home.fill();
+    }
+    // A guest has its name while its claim is suspended, and has it again afterwards.
+    let suspended = claim();
+    let token = text(&suspended["token"]);
+    let _ = home.json(&["pool", "suspend", token]);
+    for _ in 0..2 {
+        let other = claim();
+        assert_ne!(other["guest"], suspended["guest"]);
+        given.insert(name(&other));
+        home.release(&other);
+        // Free guests of the same prefix fill no gaps either.
+        let free = home.restore(&demo, 1, "p");
+        let free = text(&free["guests"][0]["name"]).to_owned();
+        assert!(given.insert(free.clone()), "{free} {given:?}");
+        let _ = home.brood(&["destroy", &free]).ok();
+    }
+    let resumed = home.json(&["pool", "resume", token]);
+    assert_eq!(resumed["guest"], suspended["guest"]);
+    // It is the same claim that is suspended once more.
+    let _ = home.json(&["pool", "suspend", token]);
+    let resumed = home.json(&["pool", "resume", token]);
+    assert_eq!(resumed["guest"], suspended["guest"]);
+    home.release(&resumed);
+    // Not in a pool of the same name that is made anew, either.
+    let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
+    let _ = home
+        .brood(&["pool", "create", "p", &demo.path, "--hot", "1"])
+        .ok();
+    let claimed = claim();
+    assert!(given.insert(name(&claimed)), "{claimed} {given:?}");
 }
 
 fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest(on: EngineKind) {

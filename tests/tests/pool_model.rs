@@ -106,8 +106,8 @@ impl Scene {
             claim,
             room: None,
         };
-        self.state.reserve(|_, add| {
-            add(&NewGuest {
+        self.state.reserve(|_, reservation| {
+            reservation.add(&NewGuest {
                 order: &order,
                 checkpoint: "/ckp/demo",
                 sha256: "0",

@@ -168,7 +168,7 @@ pub(super) struct PoolName(pub(super) String);
 
 impl Value for PoolName {
     fn read(text: &str) -> Result<Self, String> {
-        new_names(&[], text, 1).map_err(|e| e.to_string())?;
+        new_names(&[], text, 0, 1).map_err(|e| e.to_string())?;
         Ok(Self(text.to_owned()))
     }
 }

@@ -209,6 +209,11 @@ impl Pools<'_> {
         };
         let request = mass::Request {
             timeout: timeout.unwrap_or(mass::TIMEOUT),
+            // Its claimer may know it by that.
+            names: mass::Names::Again {
+                name: checkpoint.manifest().guest.clone(),
+                prefix: pool.name.clone(),
+            },
             ..self.request(&pool, &checkpoint, 1, 1, Some(lease))?
         };
         let report = mass::restore(

@@ -171,7 +171,7 @@ impl Pools<'_> {
     /// When there is one of this name, or its checkpoint is not good.
     pub fn create(&mut self, new: &NewPool, progress: Watch<'_>) -> Result<Pool, Error> {
         // The name that its first guest would have.
-        if let Err(state::Error::Name { name, reason }) = new_names(&[], &new.name, 1) {
+        if let Err(state::Error::Name { name, reason }) = new_names(&[], &new.name, 0, 1) {
             return Err(Error::Name { name, reason });
         }
         let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;

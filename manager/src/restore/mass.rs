@@ -38,8 +38,15 @@ const FRESH: i128 = 2_000_000_000;
 /// How guests are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// `PREFIX-1`, `PREFIX-2`, ...: the lowest that are free.
+    /// `PREFIX-1`, `PREFIX-2`, ...: from the last one that was given on.
     Numbered(String),
+    /// The name that a guest had before; if that is taken, a number.
+    Again {
+        /// The name.
+        name: String,
+        /// What else it is made of.
+        prefix: String,
+    },
     /// This very name, for a single guest.
     Only(String),
 }

@@ -14,7 +14,7 @@ use crate::{
     engine::{self, Engine, GuestId, Identity, Order},
     guests::{GuestState, Guests},
     host::facts::HostFacts,
-    state::{GuestRow, NewGuest, RowState, SessionLock, State, new_name, new_names},
+    state::{GuestRow, NewGuest, RowState, SessionLock, State, new_name},
     units::Bytes,
 };
 
@@ -114,7 +114,7 @@ fn reserve_if(
         Choice::Source(source) => Some(source.to_string()),
         Choice::Sealed | Choice::None => None,
     };
-    state.reserve(|rows, add| {
+    state.reserve(|rows, reservation| {
         let mut demand = Demand {
             guests: request.guests as u64,
             overhead: request.overhead,
@@ -132,8 +132,14 @@ fn reserve_if(
         verdict.check(request.overcommit && looked)?;
         observe(&Event::Admitted { verdict: &verdict });
 
+        let of_pool = request.membership.is_some();
+        let numbered = |prefix: &str| reservation.names(rows, prefix, request.guests, of_pool);
         let names = match &request.names {
-            Names::Numbered(prefix) => new_names(rows, prefix, request.guests)?,
+            Names::Numbered(prefix) => numbered(prefix)?,
+            Names::Again { name, prefix } => match new_name(rows, name) {
+                Ok(name) => vec![name],
+                Err(_) => numbered(prefix)?,
+            },
             Names::Only(name) => vec![new_name(rows, name)?],
         };
         let mut orders = Vec::with_capacity(names.len());
@@ -147,7 +153,7 @@ fn reserve_if(
                 id: GuestId::random().map_err(randomness)?,
                 identity: Identity::fresh(&name).map_err(randomness)?,
             };
-            add(&NewGuest {
+            reservation.add(&NewGuest {
                 order: &order,
                 checkpoint: &bundle,
                 sha256: &sha256,

@@ -92,6 +92,64 @@ pub struct NewGuest<'a> {
     pub disk: Option<&'a str>,
 }
 
+/// What can be recorded while nobody else can ([`State::reserve`]).
+#[derive(Debug)]
+pub struct Reservation<'a>(&'a State);
+
+impl Reservation<'_> {
+    /// Records a guest.
+    ///
+    /// # Errors
+    /// When its name is taken, its pool is full, or the database cannot be written.
+    pub fn add(&self, new: &NewGuest<'_>) -> Result<(), Error> {
+        self.0.add(new)
+    }
+
+    /// Names of new guests, `PREFIX-N`. Numbers go on from the last one that was given, so that who
+    /// still has a name that was given before does not reach another guest by it. They begin again
+    /// when no guest of the prefix is left, except in a pool (`of_pool`), whose guests are handed
+    /// out.
+    ///
+    /// # Errors
+    /// [`Error::Name`] when the prefix makes names that a guest cannot have, or when the database
+    /// cannot be written.
+    pub fn names(
+        &self,
+        existing: &[GuestRow],
+        prefix: &str,
+        count: usize,
+        of_pool: bool,
+    ) -> Result<Vec<String>, Error> {
+        let state = self.0;
+        if !of_pool {
+            // '.' comes after '-'.
+            state.changed(
+                "DELETE FROM numbered WHERE NOT of_pool AND NOT EXISTS
+                 (SELECT 1 FROM guest WHERE name >= prefix || '-' AND name < prefix || '.')",
+                [],
+            )?;
+        }
+        let last: Option<i64> = state
+            .database
+            .prepare_cached("SELECT last FROM numbered WHERE prefix = ?1")
+            .and_then(|mut statement| statement.query_row([prefix], |row| row.get(0)))
+            .optional()
+            .map_err(|e| state.database_error(e))?;
+        let last = u64::try_from(last.unwrap_or(0)).unwrap_or(0);
+        let names = new_names(existing, prefix, last, count)?;
+        let last = names
+            .last()
+            .and_then(|name| name.rsplit_once('-')?.1.parse().ok())
+            .unwrap_or(last);
+        state.changed(
+            "INSERT INTO numbered (prefix, last, of_pool) VALUES (?1, ?2, ?3)
+             ON CONFLICT (prefix) DO UPDATE SET last = ?2, of_pool = of_pool OR ?3",
+            params![prefix, signed(last), of_pool],
+        )?;
+        Ok(names)
+    }
+}
+
 pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
                        created_at, state, pid, start_time, reason, boot, disk";
 
@@ -161,14 +219,11 @@ impl State {
     /// What `decide` says, or when the database cannot be written.
     pub fn reserve<T, E: From<Error>>(
         &mut self,
-        decide: impl FnOnce(
-            &[GuestRow],
-            &mut dyn FnMut(&NewGuest<'_>) -> Result<(), Error>,
-        ) -> Result<T, E>,
+        decide: impl FnOnce(&[GuestRow], &Reservation<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         self.at_once(|state| {
             let rows = state.unsorted_guests()?;
-            decide(&rows, &mut |new| state.add(new))
+            decide(&rows, &Reservation(state))
         })
     }
 
@@ -368,13 +423,18 @@ fn namespace_of(recorded: &str) -> Option<&str> {
     recorded.split_once('/').map(|(_, namespace)| namespace)
 }
 
-/// Names of new guests: `PREFIX-N`, with the lowest numbers that are free.
+/// Names of new guests: `PREFIX-N`, with the lowest numbers after `last` that are free.
 ///
 /// # Errors
 /// [`Error::Name`] when the prefix makes names that a guest cannot have.
-pub fn new_names(existing: &[GuestRow], prefix: &str, count: usize) -> Result<Vec<String>, Error> {
+pub fn new_names(
+    existing: &[GuestRow],
+    prefix: &str,
+    last: u64,
+    count: usize,
+) -> Result<Vec<String>, Error> {
     let taken: HashSet<&str> = existing.iter().map(|row| row.name.as_str()).collect();
-    let names: Vec<String> = (1_u64..)
+    let names: Vec<String> = (last.saturating_add(1)..)
         .map(|n| format!("{prefix}-{n}"))
         .filter(|name| !taken.contains(name.as_str()))
         .take(count)
@@ -496,9 +556,10 @@ mod tests {
 
     #[test]
     fn names_are_the_lowest_free_ones() {
-        assert_eq!(new_names(&[], "g", 3).unwrap(), ["g-1", "g-2", "g-3"]);
+        assert_eq!(new_names(&[], "g", 0, 3).unwrap(), ["g-1", "g-2", "g-3"]);
+        assert_eq!(new_names(&[], "g", 8, 2).unwrap(), ["g-9", "g-10"]);
         for bad in ["", "-x", "a b", "a/b", "ä", &"x".repeat(31)] {
-            assert!(new_names(&[], bad, 1).is_err(), "{bad:?}");
+            assert!(new_names(&[], bad, 0, 1).is_err(), "{bad:?}");
         }
     }
 

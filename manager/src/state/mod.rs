@@ -52,7 +52,7 @@ use rusqlite::{Connection, ErrorCode};
 pub use bundle_use::{BundleAction, BundleUse, BundleUser};
 pub use cold::{ColdRow, ColdState};
 pub use failing::Failing;
-pub use guests::{GuestRow, NewGuest, RowState, new_name, new_names};
+pub use guests::{GuestRow, NewGuest, Reservation, RowState, new_name, new_names};
 pub(crate) use keepsake::KeptClaim;
 pub use measured::Measured;
 pub use policy::{Policy, PoolChange};

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFl
 use super::{Error, TokenDigest, damage};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -125,6 +125,13 @@ const MIGRATIONS: [&str; 8] = [
     BEGIN
         DELETE FROM ending WHERE guest = OLD.id;
     END;
+",
+    "
+    CREATE TABLE numbered (                      -- names PREFIX-N that were given to guests
+        prefix      TEXT PRIMARY KEY,
+        last        INTEGER NOT NULL,            -- the last N
+        of_pool     INTEGER NOT NULL             -- whether numbers go on for ever
+    ) STRICT;
 ",
 ];
 
@@ -242,6 +249,30 @@ mod tests {
 
     use super::*;
     use crate::state::{DATABASE, State, TokenDigest};
+
+    #[test]
+    fn a_record_without_numbers_gets_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(dir.path().join(DATABASE)).unwrap();
+        to_write_ahead_log(&old).unwrap();
+        add_token_digest(&old).unwrap();
+        for migration in &MIGRATIONS[..8] {
+            old.execute_batch(migration).unwrap();
+        }
+        old.pragma_update(None, "user_version", 8).unwrap();
+        drop(old);
+        let mut state = State::open(dir.path()).unwrap();
+        let mut names = |prefix: &str, count, of_pool| {
+            state
+                .reserve(|rows, reservation| reservation.names(rows, prefix, count, of_pool))
+                .unwrap()
+        };
+        assert_eq!(names("p", 2, true), ["p-1", "p-2"]);
+        assert_eq!(names("p", 1, true), ["p-3"]);
+        assert_eq!(names("p", 1, false), ["p-4"], "a pool's prefix stays one");
+        assert_eq!(names("g", 2, false), ["g-1", "g-2"]);
+        assert_eq!(names("g", 1, false), ["g-1"], "no guest has such a name");
+    }
 
     #[test]
     fn an_earlier_record_keeps_its_claims_and_loses_their_tokens() {
