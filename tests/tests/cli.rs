@@ -45,6 +45,8 @@ macro_rules! shows {
                 (r"(shared +)[0-9.]+ \S+", "${1}SIZE"),
                 (r"(private +)[0-9.]+ \S+", "${1}SIZE"),
                 (r"in [0-9.]+ s \(\d+ a second\)", "in TIME (RATE)"),
+                // What was checked a moment ago is checked again, or not.
+                (r"[0-9.]+ s in all, [0-9.]+ s of that to check .*\n", ""),
                 (r"(p50|p90|p99|max) [0-9.]+ ms", "$1 TIME"),
                 (r"[0-9.]+ [MGT]iB(  freed| freed)", "SIZE$1"),
                 // Columns are as wide as process ids are.
@@ -52,6 +54,29 @@ macro_rules! shows {
             ],
         }, { assert_snapshot!($name, steady($home, &$text)) })
     };
+}
+
+#[test]
+fn the_time_of_a_check_is_told_when_there_is_one() {
+    with_a_daemon_and_without(|home| {
+        let demo = home.demo("demo", "64M");
+        // A file that was written just now is checked each time.
+        let checks = |prefix: &str| {
+            let restored = home.restore(&demo, 1, prefix);
+            restored["verify_s"].as_f64().expect("a number")
+        };
+        let said = home.brood(&["restore", &demo.path, "--guests", "1", "--prefix", "a"]);
+        assert!(
+            said.ok()
+                .stdout
+                .contains(" s of that to check the checkpoint's memory")
+        );
+        until("a check that is not needed", || {
+            (checks("b") == 0.0).then_some(())
+        });
+        let said = home.brood(&["restore", &demo.path, "--guests", "1", "--prefix", "c"]);
+        assert!(!said.ok().stdout.contains("of that to check"));
+    });
 }
 
 #[test]
@@ -416,6 +441,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
                 "restore_ms",
                 "restored",
                 "rolled_back",
+                "verify_s",
                 "wall_s"
             ]
         );

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -218,13 +218,18 @@ impl App {
             checkpoint: job.checkpoint.absolute()?.to_string(),
             pool: String::new(),
         };
+        let mut verify = Duration::ZERO;
         let done = workers.call(|state, engine| {
             if job.trust {
                 state.trust(&checkpoint)?;
             }
-            let _use = mass::verify(state, engine, &checkpoint, &|progress| {
+            let begin = Instant::now();
+            let in_use = mass::verify(state, engine, &checkpoint, &|progress| {
                 begun.verifying(progress)
             })?;
+            if in_use.is_some() {
+                verify = begin.elapsed();
+            }
             // More guests of it are often wanted soon.
             let slot = workers.standing().named(&origin.checkpoint);
             job.run(
@@ -237,13 +242,14 @@ impl App {
                 &mut |event| begun.note(event, &origin),
             )
         })?;
-        let view = View::new(job, &done);
+        let view = View::new(job, &done, verify);
         tracing::info!(
             checkpoint = view.checkpoint,
             asked = view.asked,
             restored = view.restored,
             failed = view.failed,
             wall_s = view.wall_s,
+            verify_s = view.verify_s,
             "restored"
         );
         Ok((view.ending(), view))

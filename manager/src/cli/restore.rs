@@ -3,7 +3,7 @@
 use std::{
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -117,7 +117,9 @@ impl Restore {
         if self.trust {
             state.trust(&checkpoint)?;
         }
-        let _use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
+        let begin = Instant::now();
+        let in_use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
+        let verify = in_use.as_ref().map_or(Duration::ZERO, |_| begin.elapsed());
 
         let defaults = &config.restore;
         let job = Job {
@@ -156,7 +158,7 @@ impl Restore {
             },
         )?;
         bar.clear();
-        Ok(self.finish(&View::new(&job, &done)))
+        Ok(self.finish(&View::new(&job, &done, verify)))
     }
 
     /// Has the daemon restore; none, when it has begun nothing.
@@ -230,6 +232,13 @@ fn print(view: &View) {
     ));
     if answered > 0 {
         let Percentiles { p50, p90, p99, max } = view.restore_ms;
+    if view.verify_s > 0.0 {
+        line(format_args!(
+            "{:.2} s in all, {:.2} s of that to check the checkpoint's memory, as is done once",
+            wall + view.verify_s,
+            view.verify_s
+        ));
+    }
         line(format_args!(
             "latency to the guest's answer: p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"
         ));

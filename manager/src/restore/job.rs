@@ -253,6 +253,9 @@ pub struct View {
     pub paused: bool,
     /// From the admission to the last answer, in seconds.
     pub wall_s: f64,
+    /// Before that, to check the checkpoint's memory by its digest, in seconds; none when that was
+    /// done before.
+    pub verify_s: f64,
     /// From the order to the guest's own answer, in milliseconds.
     pub restore_ms: Percentiles,
     /// The guests, in the order in which they answered.
@@ -297,9 +300,9 @@ pub struct FailureView {
 }
 
 impl View {
-    /// What is to be told of a job.
+    /// What is to be told of a job, and of the check before it.
     #[must_use]
-    pub fn new(job: &Job, done: &Done) -> Self {
+    pub fn new(job: &Job, done: &Done, verify: Duration) -> Self {
         let report = &done.report;
         Self {
             checkpoint: job.checkpoint.to_string(),
@@ -311,6 +314,7 @@ impl View {
             rolled_back: done.rolled_back,
             paused: done.paused,
             wall_s: report.wall.as_secs_f64(),
+            verify_s: verify.as_secs_f64(),
             restore_ms: done.latency(),
             guests: done.guests().iter().map(GuestView::from).collect(),
             errors: report.failures.iter().map(Into::into).collect(),
