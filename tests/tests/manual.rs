@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use brood_tests::{Home, skip};
+use brood_tests::{Home, brood, skip};
 
 /// Runs a tool, if this machine has it: what it printed, and whether it was content.
 fn tool(command: &mut Command) -> Option<(bool, String)> {
@@ -126,6 +126,41 @@ fn pages_have_examples_and_refer_to_pages_that_are_there() {
 }
 
 #[test]
+fn a_synopsis_says_what_options_take() {
+    let home = Home::bare();
+    let _ = pages(&home);
+    let synopsis = |page: &str| {
+        let text = fs::read_to_string(home.path().join("man/man1").join(page)).unwrap();
+        let (_, text) = text.split_once(".SH SYNOPSIS\n").expect(page);
+        let text = text.split("\n.").next().unwrap().replace("\\-", "-");
+        let plain = ["\\fB", "\\fI", "\\fR"];
+        plain.iter().fold(text, |text, font| text.replace(font, ""))
+    };
+    let claim = synopsis("brood-pool-claim.1");
+    for part in [
+        "[--lease TIME]",
+        "[--wait TIME]",
+        "[--json]",
+        "[-v|--verbose]",
+        "[--config FILE]",
+    ] {
+        assert!(claim.contains(part), "{part}: {claim}");
+    }
+    assert!(
+        claim.starts_with("brood pool claim ") && claim.trim_end().ends_with(" POOL"),
+        "{claim}"
+    );
+    let restore = synopsis("brood-restore.1");
+    assert!(
+        restore.contains(" -n|--guests N ") && restore.trim_end().ends_with(" CHECKPOINT"),
+        "{restore}"
+    );
+    let destroy = synopsis("brood-destroy.1");
+    assert!(destroy.trim_end().ends_with("[GUEST ...]"), "{destroy}");
+    assert!(synopsis("brood-pool.1").trim_end().ends_with(" COMMAND"));
+}
+
+#[test]
 fn mandoc_has_nothing_against_the_pages() {
     let home = Home::bare();
     let pages = pages(&home);
@@ -159,29 +194,152 @@ fn shells_read_the_completions() {
     let _ = home.brood(&["completions", "ksh"]).exits(2);
 }
 
-#[test]
-fn bash_completes_words() {
-    let home = Home::bare();
-    let script = home.path().join("brood.bash");
-    fs::write(&script, home.brood(&["completions", "bash"]).ok().stdout).unwrap();
-    let complete = |words: &str| -> Option<BTreeSet<String>> {
+/// What real shells offer for words that are being typed.
+struct Shells {
+    home: Home,
+    path: String,
+}
+
+impl Shells {
+    fn new(home: Home) -> Self {
+        for (shell, file) in [
+            ("bash", "brood.bash"),
+            ("zsh", "_brood"),
+            ("fish", "brood.fish"),
+        ] {
+            let script = home.brood(&["completions", shell]).ok().stdout;
+            fs::write(home.path().join(file), script).unwrap();
+        }
+        let bin = brood();
+        let folder = bin.parent().expect("a folder").display().to_string();
+        let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
+        Self { home, path }
+    }
+
+    fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .current_dir(self.home.checkpoints())
+            .env("PATH", &self.path)
+            .env("HOME", self.home.path())
+            .env("BROOD_STATE_DIR", self.home.state())
+            .env("BROOD_CONFIG", "/dev/null");
+        command
+    }
+
+    fn bash(&self, words: &str) -> Option<BTreeSet<String>> {
         let run = format!(
-            "source {}; COMP_WORDS=(brood {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             _brood brood \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
-             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            script.display()
+            "source {}/brood.bash; line='brood {words}'; COMP_WORDS=(brood {words}); \
+             [[ $line == *' ' ]] && COMP_WORDS+=(''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             COMP_TYPE=9; $(complete -p brood | sed 's/.*-F \\([^ ]*\\).*/\\1/') brood \
+             \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            self.home.path().display()
         );
-        let (content, said) = tool(Command::new("bash").args(["-c", &run]))?;
-        assert!(content, "{said}");
-        Some(said.split_whitespace().map(str::to_owned).collect())
-    };
-    let set = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-    let Some(re) = complete("re") else { return };
-    assert_eq!(re, set(&["restore", "resume"]));
-    assert_eq!(complete("pool ev").unwrap(), set(&["evict"]));
+        self.words("bash", &["-c", &run])
+    }
+
+    fn fish(&self, words: &str) -> Option<BTreeSet<String>> {
+        let run = format!(
+            "source {}/brood.fish; complete -C 'brood {words}'",
+            self.home.path().display()
+        );
+        let mut told = self.words("fish", &["--no-config", "-c", &run])?;
+        told = told
+            .iter()
+            .filter_map(|line| line.split('\t').next())
+            .map(str::to_owned)
+            .collect();
+        Some(told)
+    }
+
+    /// Zsh completes in a terminal only: one is made for it.
+    fn zsh(&self, words: &str) -> Option<BTreeSet<String>> {
+        let run = format!(
+            "zmodload zsh/zpty; zpty -b z zsh -f; zpty -w z 'PS1=; fpath=({} $fpath); \
+             autoload -Uz compinit; compinit -u -D; zstyle \":completion:*\" list-prompt \"\"; \
+             LISTMAX=10000; setopt no_beep; compadd () {{ builtin compadd -O found \"$@\"; \
+             print -rl -- \"<\"${{^found}}\">\" >&9; builtin compadd \"$@\" }}; \
+             exec 9>told; echo re\"\"ady'; \
+             until [[ $got == *ready* ]]; do zpty -r z got '*ready*'; done; \
+             zpty -n -w z $'brood {words}\t'; \
+             for i in {{1..200}}; do [[ -s told ]] && break; sleep 0.05; done; sleep 0.2; \
+             zpty -d z; cat told",
+            self.home.path().display()
+        );
+        let told = self.words("zsh", &["-f", "-c", &run])?;
+        let told = told
+            .iter()
+            .filter_map(|line| line.strip_prefix('<')?.strip_suffix('>'));
+        Some(told.map(str::to_owned).collect())
+    }
+
+    fn words(&self, shell: &str, args: &[&str]) -> Option<BTreeSet<String>> {
+        let (content, said) = tool(&mut self.command(shell, args))?;
+        assert!(content, "{shell}: {said}");
+        let lines = said
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty());
+        Some(lines.map(str::to_owned).collect())
+    }
+
+    /// Each shell that is there offers exactly these, and these only.
+    #[track_caller]
+    fn offer(&self, words: &str, expected: &[&str]) {
+        let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
+        let told = [
+            ("bash", self.bash(words)),
+            ("zsh", self.zsh(words)),
+            ("fish", self.fish(words)),
+        ];
+        for (shell, told) in told {
+            // Bash and zsh are told of folders and names as they stand on the line.
+            if let Some(told) = told {
+                assert_eq!(told, expected, "{shell}: brood {words}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shells_complete_commands_and_options() {
+    let shells = Shells::new(Home::bare());
+    fs::create_dir_all(shells.home.checkpoints()).unwrap();
+    shells.offer("rest", &["restore"]);
+    shells.offer("pool ev", &["evict"]);
+    shells.offer("restore --priv", &["--private-limit"]);
     assert_eq!(
-        complete("restore --priv").unwrap(),
-        set(&["--private-limit"])
+        shells.bash("ma").unwrap_or_default(),
+        BTreeSet::new(),
+        "hidden"
     );
-    assert_eq!(complete("ma").unwrap(), set(&[]), "hidden");
+    let nobody = shells.bash("show we").unwrap_or_default();
+    assert_eq!(nobody, BTreeSet::new());
+    assert!(!shells.home.state().exists(), "a state was made");
+}
+
+#[test]
+fn shells_complete_names() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 2, "web");
+    home.restore(&demo, 1, "api");
+    let _ = home
+        .brood(&["pool", "create", "pond", &demo.path, "--hot", "0"])
+        .ok();
+    let shells = Shells::new(home);
+    shells.offer("show web-", &["web-1", "web-2"]);
+    shells.offer("destroy web-1 ap", &["api-1"]);
+    shells.offer("pool claim po", &["pond"]);
+    shells.offer("list --pool po", &["pond"]);
+    shells.offer("restore de", &["demo"]);
+    let folder = shells.home.checkpoints().display().to_string();
+    let typed = format!("checkpoint verify {folder}/de");
+    let whole = BTreeSet::from([format!("{folder}/demo")]);
+    assert_eq!(shells.bash(&typed).unwrap_or_else(|| whole.clone()), whole);
+    // Of the state that the line names.
+    let other = shells.home.path().join("none").display().to_string();
+    let typed = format!("--state-dir {other} show we");
+    assert_eq!(shells.bash(&typed).unwrap_or_default(), BTreeSet::new());
 }

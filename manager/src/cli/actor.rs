@@ -30,6 +30,7 @@ pub(super) struct Which {
         value_name = "GUEST",
         required_unless_present_any = ["all", "prefix", "state", "pool"],
         conflicts_with_all = ["all", "prefix", "state", "pool"],
+        add = super::complete::with(super::complete::guests),
     )]
     pub(super) guests: Vec<String>,
     /// All guests

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     Failure,
     bar::Bar,
+    complete,
     output::{age, cancellation, engine, json, line, note_with, state, table},
 };
 use crate::{
@@ -216,6 +217,7 @@ Examples:
   brood checkpoint inspect /var/tmp/ckp/demo --json | jq .memory")]
 pub(super) struct Inspect {
     /// DIR/NAME of the checkpoint
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// Print the manifest as JSON
     #[arg(long)]
@@ -302,6 +304,7 @@ fn is_trusted(config: &Config, checkpoint: &Checkpoint) -> Option<bool> {
 #[command(after_help = "Example: brood checkpoint verify /var/tmp/ckp/demo")]
 pub(super) struct Verify {
     /// DIR/NAME of the checkpoint
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// Print JSON
     #[arg(long)]
@@ -429,6 +432,7 @@ impl List {
 #[command(after_help = "Example: brood checkpoint flatten /var/tmp/ckp/warm /var/tmp/ckp/full")]
 pub(super) struct Flatten {
     /// DIR/NAME of the delta
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// DIR/NAME of the new checkpoint
     new: BundlePath,
@@ -500,6 +504,7 @@ impl Rebase {
 #[command(after_help = "Example: brood checkpoint remove /var/tmp/ckp/demo")]
 pub(super) struct Remove {
     /// DIR/NAME of the checkpoint
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// Remove it even when deltas, pools or suspended claims need it: they are lost
     #[arg(long)]

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{
     Failure,
     bar::Bar,
+    complete,
     daemon::{by_daemon, daemon, done},
     failure::SOME,
     output::{cancellation, json, line, written},
@@ -43,6 +44,7 @@ Examples:
   brood pool claim web --lease 1h --wait 10s --json")]
 pub(super) struct Claim {
     /// The pool
+    #[arg(add = complete::with(complete::pools))]
     pool: String,
     /// How long the claim lasts when it is not renewed: seconds, or 5m, 1h [default: the pool's]
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{
     Failure,
     bar::Bar,
+    complete,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine_with, facts, json, line, note, state},
     restore::verify,
@@ -38,6 +39,7 @@ Example:
   brood density /var/tmp/ckp/demo --guests 8,50,200,1000 --report /var/tmp/density")]
 pub(super) struct Density {
     /// DIR/NAME of the checkpoint
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// Numbers of guests, one step each
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', required = true, value_parser = clap::value_parser!(u32).range(1..))]

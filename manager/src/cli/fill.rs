@@ -10,6 +10,7 @@ use clap::Args;
 use super::{
     Failure,
     bar::Bar,
+    complete,
     daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
     output::{cancellation, json, line},
@@ -40,7 +41,7 @@ Examples:
   brood pool fill --all     at the start of the host")]
 pub(super) struct Fill {
     /// The pool
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", add = complete::with(complete::pools))]
     pool: Option<String>,
     /// All pools
     #[arg(long, conflicts_with = "pool")]

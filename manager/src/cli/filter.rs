@@ -14,7 +14,7 @@ pub(super) struct Filter {
     #[arg(long, value_name = "STATE", hide_possible_values = true)]
     state: Option<State>,
     /// Guests of this pool
-    #[arg(long, value_name = "POOL")]
+    #[arg(long, value_name = "POOL", add = super::complete::with(super::complete::pools))]
     pool: Option<String>,
 }
 

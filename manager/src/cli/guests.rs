@@ -10,6 +10,7 @@ use super::{
     Failure,
     actor::{Actor, Done, Which},
     bar::Bar,
+    complete,
     daemon::only_daemon,
     failure::SOME,
     filter::Filter,
@@ -167,6 +168,7 @@ fn print_table(guests: &[View], long: bool) {
 #[command(after_help = "Example: brood show demo-1")]
 pub(super) struct Show {
     /// Name or id
+    #[arg(add = complete::with(complete::guests))]
     guest: String,
     /// Print a JSON object
     #[arg(long)]
@@ -250,6 +252,7 @@ impl Show {
 #[command(after_help = after_ask())]
 pub(super) struct Ask {
     /// Name or id
+    #[arg(add = complete::with(complete::guests))]
     guest: String,
     /// The request. What of it begins with a hyphen stands after --
     #[arg(required = true)]
@@ -453,6 +456,7 @@ impl Destroy {
 )]
 pub(super) struct Suspend {
     /// Name or id
+    #[arg(add = complete::with(complete::guests))]
     guest: String,
     /// DIR/NAME of the new checkpoint
     checkpoint: BundlePath,

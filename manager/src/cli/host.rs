@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    Failure,
+    Failure, complete,
     daemon::by_daemon,
     output::{color, engine, facts, json, line, state, styled, width},
 };
@@ -83,6 +83,7 @@ impl Doctor {
 #[command(after_help = "Example: brood plan /var/tmp/ckp/demo --host-memory 24G")]
 pub(super) struct Plan {
     /// DIR/NAME of the checkpoint
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// Plan for a host with so much memory available, instead of this one as it is now
     #[arg(long, value_name = "SIZE")]

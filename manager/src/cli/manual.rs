@@ -4,10 +4,10 @@
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Arg, Args, Command, CommandFactory};
 use clap_mangen::{
     Man,
-    roff::{Roff, bold, roman},
+    roff::{Roff, bold, italic, roman},
 };
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
@@ -65,7 +65,7 @@ impl Pages {
         let man = self.man(command.clone(), "1");
         man.render_title(&mut page)?;
         man.render_name_section(&mut page)?;
-        man.render_synopsis_section(&mut page)?;
+        synopsis(command).to_writer(&mut page)?;
         man.render_description_section(&mut page)?;
         man.render_options_section(&mut page)?;
 
@@ -128,6 +128,61 @@ impl Pages {
     fn path(&self, name: &str, section: char) -> PathBuf {
         self.dir.join(format!("man{section}/{name}.{section}"))
     }
+}
+
+/// How a command is called: each option with what it takes, those that may be left out in brackets.
+fn synopsis(command: &Command) -> Roff {
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    let mut words = vec![bold(name)];
+    let shown = || command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let (own, common): (Vec<&Arg>, Vec<&Arg>) = shown()
+        .filter(|arg| !arg.is_positional())
+        .partition(|arg| !arg.is_global_set() && arg.get_id() != "help");
+    let positional = shown().filter(|arg| arg.is_positional());
+    for arg in own.into_iter().chain(common).chain(positional) {
+        let (open, close) = match arg.is_required_set() {
+            true => (" ", ""),
+            false => (" [", "]"),
+        };
+        words.push(roman(open));
+        if let Some(long) = arg.get_long() {
+            if let Some(short) = arg.get_short() {
+                words.extend([bold(format!("-{short}")), roman("|")]);
+            }
+            words.push(bold(format!("--{long}")));
+        }
+        let takes = arg.get_action().takes_values();
+        for (n, value) in arg
+            .get_value_names()
+            .filter(|_| takes)
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            let space = if n > 0 || !arg.is_positional() {
+                " "
+            } else {
+                ""
+            };
+            words.extend([roman(space), italic(value.as_str())]);
+        }
+        let many = arg
+            .get_num_args()
+            .is_some_and(|range| range.max_values() > 1);
+        words.push(roman(if many && arg.is_positional() {
+            " ..."
+        } else {
+            ""
+        }));
+        words.push(roman(close));
+    }
+    if command.has_subcommands() {
+        words.extend([roman(" "), italic("COMMAND")]);
+    }
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text(words);
+    roff
 }
 
 /// Subcommands that people are meant to use.

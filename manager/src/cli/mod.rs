@@ -4,6 +4,7 @@ mod actor;
 mod bar;
 mod checkpoint;
 mod claims;
+mod complete;
 mod completions;
 mod config;
 pub(crate) mod daemon;
@@ -194,6 +195,7 @@ pub fn main() -> ExitCode {
     // begun is removed.
     // SAFETY: a signal that is ignored runs no handler.
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    complete::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Also help and version, which are asked for and so are output like any other.

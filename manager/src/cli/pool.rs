@@ -9,6 +9,7 @@ use super::{
     Failure,
     bar::Bar,
     claims::{Claim, Release, Renew, Resume, Suspend},
+    complete,
     daemon::{by_daemon, daemon, only_daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
@@ -115,6 +116,7 @@ pub(super) struct Create {
     /// Its name; its guests are NAME-1, NAME-2, ...
     name: String,
     /// DIR/NAME of the checkpoint that its guests are restored from
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
@@ -191,6 +193,7 @@ Examples:
   brood pool set web --max-memory 8G --max none")]
 pub(super) struct Set {
     /// The pool
+    #[arg(add = complete::with(complete::pools))]
     pool: String,
     /// How many guests wait to be claimed
     #[arg(long, value_name = "N")]
@@ -369,6 +372,7 @@ fn print_pool(pool: &Pool, as_json: bool) -> ExitCode {
 #[command(after_help = "Example: brood pool show web")]
 pub(super) struct Show {
     /// The pool
+    #[arg(add = complete::with(complete::pools))]
     pool: String,
     /// Print a JSON object
     #[arg(long)]
@@ -428,6 +432,7 @@ The next `brood pool fill` restores as many again: `brood pool set --hot` lowers
 Example: brood pool evict web --entries 10")]
 pub(super) struct Evict {
     /// The pool
+    #[arg(add = complete::with(complete::pools))]
     pool: String,
     /// How many, at most
     #[arg(long, value_name = "N")]
@@ -463,6 +468,7 @@ Examples:
   brood pool remove web --force     claimed guests end, too")]
 pub(super) struct Remove {
     /// The pool
+    #[arg(add = complete::with(complete::pools))]
     pool: String,
     /// End claimed guests too
     #[arg(long)]

@@ -11,6 +11,7 @@ use clap::Args;
 use super::{
     Failure,
     bar::Bar,
+    complete,
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine, engine_with, facts, json, line, note, state},
@@ -47,6 +48,7 @@ Examples:
   brood restore /ckp/web --guests 50 --rctl pcpu:deny=100 --rctl writebps:throttle=10M")]
 pub(super) struct Restore {
     /// DIR/NAME of the checkpoint
+    #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
     /// How many guests
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -230,8 +232,6 @@ fn print(view: &View) {
         if view.paused { " and paused" } else { "" },
         answered as f64 / wall.max(1e-9),
     ));
-    if answered > 0 {
-        let Percentiles { p50, p90, p99, max } = view.restore_ms;
     if view.verify_s > 0.0 {
         line(format_args!(
             "{:.2} s in all, {:.2} s of that to check the checkpoint's memory, as is done once",
@@ -239,6 +239,8 @@ fn print(view: &View) {
             view.verify_s
         ));
     }
+    if answered > 0 {
+        let Percentiles { p50, p90, p99, max } = view.restore_ms;
         line(format_args!(
             "latency to the guest's answer: p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"
         ));
