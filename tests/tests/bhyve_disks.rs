@@ -556,11 +556,11 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     let note = run_dir.join(format!("{id}.bhyve/suspending"));
     let begun = serde_json::json!({ "memory": raw, "log": 0 });
     fs::write(note, begun.to_string()).unwrap();
-    let unsealed = engine.unsealed(&run_dir, &id).unwrap();
+    let unsealed = engine.unsealed(&run_dir, &id).unwrap().unwrap();
     assert_eq!(unsealed.memory, raw);
     assert_eq!(suspend().unwrap(), sealed);
     assert!(!raw.exists() && taken.get() == 1);
-    assert_eq!(engine.unsealed(&run_dir, &id), None);
+    assert_eq!(engine.unsealed(&run_dir, &id).unwrap(), None);
     session.abort();
     engine.forget(&run_dir, &id).unwrap();
 }

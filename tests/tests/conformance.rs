@@ -190,7 +190,7 @@ fn guests_are_restored_and_answer() {
                 bench.engine.find(&bench.home.run_dir(), id).unwrap(),
                 Some(restored.process)
             );
-            assert_eq!(bench.engine.ended(&bench.home.run_dir(), id), None);
+            assert_eq!(bench.engine.ended(&bench.home.run_dir(), id).unwrap(), None);
         }
         assert!(bench.ask(&guests[0].0, "nonsense").is_err());
         for (id, restored) in guests {
@@ -396,13 +396,13 @@ fn the_end_of_a_guest_is_recorded_until_it_is_forgotten() {
         killed.1.process.signal(Signal::SIGKILL).unwrap();
         for (id, restored) in [crashes, killed] {
             gone(restored.process);
-            let reason = until("the reason", || bench.engine.ended(&run_dir, &id));
+            let reason = until("the reason", || bench.engine.ended(&run_dir, &id).unwrap());
             assert!(!reason.is_empty());
             bench.engine.forget(&run_dir, &id).unwrap();
-            assert_eq!(bench.engine.ended(&run_dir, &id), None);
+            assert_eq!(bench.engine.ended(&run_dir, &id).unwrap(), None);
         }
         bench.end(&destroyed.0, destroyed.1.process);
-        assert_eq!(bench.engine.ended(&run_dir, &destroyed.0), None);
+        assert_eq!(bench.engine.ended(&run_dir, &destroyed.0).unwrap(), None);
         until("the nursery to end", || {
             bench.home.nurseries().is_empty().then_some(())
         });

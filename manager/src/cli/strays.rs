@@ -30,7 +30,8 @@ pub(super) fn list(config: &Config, as_json: bool) -> Result<ExitCode, Failure> 
 
 /// Ends them.
 pub(super) fn destroy(config: &Config) -> Result<Destroyed, Failure> {
-    Ok(guests::destroy_strays(&find(config)?)?.into())
+    let (dir, engine) = (config.state_dir()?, engine(config)?);
+    Ok(guests::destroy_strays(dir, &*engine, &find(config)?)?.into())
 }
 
 fn view(stray: &Stray) -> serde_json::Value {

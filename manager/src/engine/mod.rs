@@ -216,6 +216,8 @@ impl Error {
 /// The process of a guest, found without any record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
+    /// The guest's id, when its process tells it.
+    pub id: Option<GuestId>,
     /// The guest's name, or the first 15 bytes of it.
     pub name: String,
     /// Its process.
@@ -350,14 +352,20 @@ pub trait Engine: fmt::Debug + Send + Sync {
     }
 
     /// Where the disk is that a guest has to itself and reads.
-    fn own_disk(&self, _run_dir: &Path, _id: &GuestId) -> Option<PathBuf> {
-        None
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn own_disk(&self, _run_dir: &Path, _id: &GuestId) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
     }
 
     /// The suspend of a guest that was cut off when the guest had ended already. To suspend it to
     /// the same bundle again does what is left to do.
-    fn unsealed(&self, _run_dir: &Path, _id: &GuestId) -> Option<Unsealed> {
-        None
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn unsealed(&self, _run_dir: &Path, _id: &GuestId) -> Result<Option<Unsealed>, Error> {
+        Ok(None)
     }
 
     /// Refuses a checkpoint that no guest of this engine can be restored from, before its memory is
@@ -398,17 +406,27 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// been removed.
     ///
     /// # Errors
-    /// When processes cannot be looked at, or the engine cannot tell its guests' from others.
-    fn strays(&self, _run_dir: &Path) -> Result<Vec<Stray>, Error> {
-        Err(Error::Refused(
-            "this engine finds no guests without their folder: see /dev/vmm for virtual machines, \
-             and end one with `bhyvectl --destroy --vm=NAME`"
-                .to_owned(),
-        ))
+    /// When processes cannot be looked at.
+    fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error>;
+
+    /// Removes what a stray has on the host besides its process, which has ended.
+    ///
+    /// # Errors
+    /// When that cannot be removed.
+    fn forget_stray(&self, _run_dir: &Path, _id: &GuestId) -> Result<(), Error> {
+        Ok(())
     }
 
     /// What can be told of a guest that is recorded nowhere, from its process or the run folder.
-    fn describe(&self, run_dir: &Path, id: &GuestId, process: Process) -> Option<Described>;
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    fn describe(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        process: Process,
+    ) -> Result<Option<Described>, Error>;
 
     /// Puts a request in words to a running guest.
     ///
@@ -525,7 +543,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     }
 
     /// How a guest ended, in words, when that was recorded.
-    fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String>;
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error>;
 
     /// Removes what a guest has in the run folder. Comes after the end of its process, and also
     /// keeps that end from being recorded any more.

@@ -113,7 +113,7 @@ impl Guests<'_> {
         let ended = || {
             self.engine
                 .ended(&self.state.run_dir(), &guest.row.id)
-                .is_some()
+                .is_ok_and(|how| how.is_some())
         };
         match process.state() {
             Ok(ProcessState::Gone) => error,

@@ -30,7 +30,9 @@ impl Guests<'_> {
             let Some(process) = found else {
                 continue;
             };
-            let Some(described) = self.engine.describe(&run_dir, &id, process) else {
+            let described = self.engine.describe(&run_dir, &id, process);
+            let described = described.map_err(|e| Error::engine("look at", &id.to_string(), e))?;
+            let Some(described) = described else {
                 continue;
             };
             // Without the bundle it can be asked and ended, but not suspended.
@@ -101,6 +103,7 @@ impl Guests<'_> {
                 let found = self.engine.find(&run_dir, &row.id);
                 process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
                 let ended = self.engine.ended(&run_dir, &row.id);
+                let ended = ended.map_err(|e| Error::engine("look at", &row.name, e))?;
                 match (process, ended) {
                     (Some(found), _) => {
                         running.push((row.id, found));
@@ -149,9 +152,9 @@ impl Guests<'_> {
                 row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
             if state == GuestState::Dead && unexplained {
                 let reason = if self.state.of_this_boot(&row) {
-                    self.engine
-                        .ended(&run_dir, &row.id)
-                        .unwrap_or_else(|| UNEXPLAINED.to_owned())
+                    // One that cannot be read now is asked for again with the next look.
+                    let ended = self.engine.ended(&run_dir, &row.id).ok().flatten();
+                    ended.unwrap_or_else(|| UNEXPLAINED.to_owned())
                 } else {
                     "the host was rebooted".to_owned()
                 };

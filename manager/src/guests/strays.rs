@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When there is a record that cannot be read, or processes cannot be looked at.
 pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
-    let (mut known, mut coming) = (HashSet::new(), HashSet::new());
+    let (mut known, mut coming, mut ids) = (HashSet::new(), HashSet::new(), HashSet::new());
     if dir.join(crate::state::DATABASE).exists() {
         let mut state = State::open_to_look(dir)?;
         let mut guests = Guests {
@@ -30,11 +30,18 @@ pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
             known.extend(guest.row.process);
             if guest.row.state == RowState::Restoring {
                 coming.insert(short(&guest.row.name).to_owned());
+                ids.insert(guest.row.id);
             }
         }
     }
     let mut found = engine.strays(&dir.join("run"))?;
-    found.retain(|stray| !known.contains(&stray.process) && !coming.contains(&stray.name));
+    found.retain(|stray| {
+        let comes = match &stray.id {
+            Some(id) => ids.contains(id),
+            None => coming.contains(&stray.name),
+        };
+        !known.contains(&stray.process) && !comes
+    });
     if known.is_empty() && coming.is_empty() {
         return Ok(found);
     }
@@ -62,10 +69,20 @@ pub struct EndedStrays {
 ///
 /// # Errors
 /// When none could be ended.
-pub fn destroy_strays(strays: &[Stray]) -> Result<EndedStrays, Error> {
+pub fn destroy_strays(
+    dir: &Path,
+    engine: &dyn Engine,
+    strays: &[Stray],
+) -> Result<EndedStrays, Error> {
     let mut ended = EndedStrays::default();
     for stray in strays {
-        match end(stray) {
+        let gone = end(stray).and_then(|()| match &stray.id {
+            Some(id) => engine
+                .forget_stray(&dir.join("run"), id)
+                .map_err(|e| Error::engine("remove what is left of", &stray.name, e)),
+            None => Ok(()),
+        });
+        match gone {
             Ok(()) => ended.names.push(stray.name.clone()),
             Err(error) => ended.left.push((stray.name.clone(), error)),
         }

@@ -89,6 +89,7 @@ impl Guests<'_> {
         }
         let disk = self.disk(&guest.row)?;
         let read = self.engine.own_disk(&self.state.run_dir(), &guest.row.id);
+        let read = read.map_err(|e| Error::engine("suspend", name, e))?;
         if let (None, Some(read)) = (&disk, read) {
             // The record was lost and made anew. Memory without its disk would be no guest.
             let refused = engine::Error::Refused(format!(
@@ -153,6 +154,7 @@ impl Guests<'_> {
             return Ok(false);
         }
         let unsealed = self.engine.unsealed(&self.state.run_dir(), &guest.row.id);
+        let unsealed = unsealed.map_err(|e| Error::engine("suspend", &guest.row.name, e))?;
         Ok(match unsealed {
             Some(unsealed) => unsealed.bundle == path.absolute()?,
             None => false,
@@ -171,12 +173,14 @@ impl Guests<'_> {
             matches!((file(other), file(memory)), (Ok(a), Ok(b)) if a == b)
         };
         let rows = self.state.guests()?.into_iter();
-        let mut with_disks = rows.filter(|row| row.disk.is_some());
-        let found = with_disks.find(|row| {
+        for row in rows.filter(|row| row.disk.is_some()) {
             let unsealed = self.engine.unsealed(&run_dir, &row.id);
-            unsealed.is_some_and(|unsealed| same(&unsealed.memory))
-        });
-        Ok(found.map(|row| row.name))
+            let unsealed = unsealed.map_err(|e| Error::engine("look at", &row.name, e))?;
+            if unsealed.is_some_and(|unsealed| same(&unsealed.memory)) {
+                return Ok(Some(row.name));
+            }
+        }
+        Ok(None)
     }
 }
 

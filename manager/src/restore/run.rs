@@ -196,8 +196,11 @@ impl Run<'_> {
                     self.tell_failure(order.identity.name, error, observe);
                 }
                 End::Ended | End::NotFound => {
-                    let _ = self.engine.forget(&self.state.run_dir(), &order.id);
-                    self.queue.push_front(order);
+                    match self.engine.forget(&self.state.run_dir(), &order.id) {
+                        Ok(()) => self.queue.push_front(order),
+                        // It keeps its record, so that the next look removes what is left.
+                        Err(e) => self.tell_failure(order.identity.name, e.to_string(), observe),
+                    }
                 }
             }
         }
@@ -409,16 +412,19 @@ impl Run<'_> {
         if result.is_err() {
             // Whoever still restores may have a disk open, and has no place among the guests.
             self.session.abort();
-            for (order, _) in self.given_out.values() {
-                let _ = self.engine.forget(&self.state.run_dir(), &order.id);
-            }
         }
         // What was not begun was never there.
         let rest = self.queue.iter().map(|order| order.id);
         let rest: Vec<_> = rest
             .chain(self.given_out.values().map(|(order, _)| order.id))
             .collect();
-        let released = |id: &&GuestId| self.release(id).is_ok();
+        // One of which something is left keeps its record, so that the next look removes it.
+        let forgotten = |id: &GuestId| {
+            let begun =
+                result.is_err() && self.given_out.values().any(|(order, _)| order.id == *id);
+            !begun || self.engine.forget(&self.state.run_dir(), id).is_ok()
+        };
+        let released = |id: &&GuestId| forgotten(id) && self.release(id).is_ok();
         let gone: Vec<_> = rest.iter().filter(released).copied().collect();
         match self.state.remove_guests(&gone) {
             Err(error) if self.report.guests.is_empty() => return Err(error.into()),

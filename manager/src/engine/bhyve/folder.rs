@@ -8,7 +8,10 @@
 //! log          what bhyve said
 //! ready        its process, written when it has answered and is connected
 //! suspending   where it is being suspended to
+//! remover      who removes it
 //! ```
+//!
+//! The folder itself is locked (flock(2)) by whoever makes or removes what the guest has on this host.
 
 use std::{
     fs::{self, File},
@@ -20,6 +23,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::marks;
 use crate::{
     checkpoint::BhyveGuest,
     engine::{GuestId, Process, ProcessState},
@@ -103,9 +107,9 @@ impl Folder {
         fs::DirBuilder::new().mode(0o700).create(&self.path)
     }
 
-    /// Whether it is there.
-    pub(super) fn exists(&self) -> bool {
-        self.path.is_dir()
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Removes it with all that is in it.
@@ -123,8 +127,20 @@ impl Folder {
         fs::rename(new, self.file(name))
     }
 
-    fn json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_slice(&fs::read(self.file(name)).ok()?).ok()
+    /// A file's content; `None` only when there is no such file.
+    fn text(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.file(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(named(&self.file(name), &e)),
+        }
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let text = self.text(name)?;
+        let parsed = text.map(|text| serde_json::from_slice(&text)).transpose();
+        let damaged = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+        parsed.map_err(|e| named(&self.file(name), &damaged(e)))
     }
 
     /// Writes what the guest has.
@@ -133,7 +149,10 @@ impl Folder {
     }
 
     /// What the guest has; `None` when it has nothing yet.
-    pub(super) fn record(&self) -> Option<Record> {
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no record.
+    pub(super) fn record(&self) -> io::Result<Option<Record>> {
         self.json("guest.json")
     }
 
@@ -143,33 +162,47 @@ impl Folder {
     }
 
     /// The process of a guest that has answered.
-    pub(super) fn ready(&self) -> Option<Process> {
+    pub(super) fn ready(&self) -> io::Result<Option<Process>> {
         self.json("ready")
     }
 
     /// The process of a guest that has answered and may live; `None` when it is gone or has not
     /// answered.
     pub(super) fn living(&self) -> io::Result<Option<Process>> {
-        let process: Process = match fs::read(self.file("ready")) {
-            Ok(text) => serde_json::from_slice(&text)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
+        let Some(process) = self.ready()? else {
+            return Ok(None);
         };
         Ok((process.state()? != ProcessState::Gone).then_some(process))
     }
 
     /// The process that was started for the guest, if it still is there: one whose command line
     /// names the guest's virtual machine or folder.
-    pub(super) fn started(&self) -> Option<Process> {
-        if let Some(ready) = self.ready() {
-            return ready.may_live().then_some(ready);
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn started(&self) -> io::Result<Option<Process>> {
+        if self.ready()?.is_some() {
+            return self.living();
         }
-        let text = fs::read_to_string(self.file("pid")).ok()?;
-        let process = Process::with_pid(text.trim().parse().ok()?).ok()??;
+        let text = self.text("pid")?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        // Whoever wrote nothing into it was killed before it could.
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let number = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+        let pid = text
+            .trim()
+            .parse()
+            .map_err(|e| named(&self.file("pid"), &number(e)))?;
+        let Some(process) = Process::with_pid(pid)? else {
+            return Ok(None);
+        };
         // Both the folder's and the virtual machine's name have the id in them.
-        let id = self.path.file_stem()?.to_str()?.to_owned();
-        let command = command_line(process.pid)?;
-        (command.contains(&id) && process.may_live()).then_some(process)
+        let id = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let command = marks::command_line(process.pid)?;
+        let is_its_own = command.is_some_and(|command| command.contains(&*id));
+        Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
     }
 
     /// The reason that bhyve gave last.
@@ -189,7 +222,7 @@ impl Folder {
     }
 
     /// Where the guest is being suspended to.
-    pub(super) fn suspending(&self) -> Option<Suspending> {
+    pub(super) fn suspending(&self) -> io::Result<Option<Suspending>> {
         self.json("suspending")
     }
 
@@ -243,18 +276,51 @@ fn reason(log: &str) -> Option<String> {
     Some(reason.chars().take(300).collect())
 }
 
-/// The command line of a process, as ps(1) of any Unix shows it.
-fn command_line(pid: i32) -> Option<String> {
-    let output = std::process::Command::new("ps")
-        .args(["-ww", "-o", "args=", "-p", &pid.to_string()])
-        .output()
-        .ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+/// The same error, with the file that it is of.
+fn named(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::reason;
+    use std::{fs, io};
+
+    use super::{Folder, reason};
+    use crate::engine::GuestId;
+
+    /// A file that cannot be read is not one that is not there.
+    #[test]
+    fn an_unreadable_file_is_an_error_and_a_missing_one_is_none() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = Folder::of(run.path(), &GuestId([7; 8]));
+        folder.create().unwrap();
+        assert_eq!(folder.record().unwrap(), None);
+        assert_eq!(folder.ready().unwrap(), None);
+        assert_eq!(folder.living().unwrap(), None);
+        assert_eq!(folder.started().unwrap(), None);
+        assert_eq!(folder.suspending().unwrap(), None);
+        // A folder cannot be read as a file, whoever tries.
+        for name in ["guest.json", "ready", "pid", "suspending"] {
+            fs::create_dir(folder.file(name)).unwrap();
+        }
+        let errors = [
+            folder.record().map(drop).unwrap_err(),
+            folder.ready().map(drop).unwrap_err(),
+            folder.living().map(drop).unwrap_err(),
+            folder.started().map(drop).unwrap_err(),
+            folder.suspending().map(drop).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), io::ErrorKind::IsADirectory, "{error}");
+        }
+        fs::remove_dir(folder.file("ready")).unwrap();
+        assert!(folder.started().is_err(), "its pid cannot be read");
+        fs::remove_dir(folder.file("pid")).unwrap();
+        fs::write(folder.file("pid"), "").unwrap();
+        assert_eq!(folder.started().unwrap(), None);
+        fs::write(folder.file("ready"), "{").unwrap();
+        assert!(folder.living().is_err(), "it is no process");
+    }
 
     /// Logs of bhyve 14.2, word for word.
     #[test]

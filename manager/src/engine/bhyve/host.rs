@@ -1,7 +1,9 @@
 //! The host: where its devices are, and its commands, each run to its end or for a limited time.
 
 use std::{
-    env, io,
+    env,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -120,7 +122,24 @@ impl Host {
     /// # Errors
     /// When it cannot be run, fails, or does not end.
     pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Result<String, Error> {
-        self.run_within(program, arguments, PATIENCE)
+        self.run_to_end(program, arguments, PATIENCE, Stdio::null())
+    }
+
+    /// The same, with a file that the command has open until it ends, as its standard input.
+    ///
+    /// # Errors
+    /// When it cannot be run, fails, or does not end.
+    pub(super) fn run_holding(
+        &self,
+        file: &File,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<String, Error> {
+        let held = file.try_clone().map_err(|source| Error::Run {
+            command: [&[program], arguments].concat().join(" "),
+            source,
+        })?;
+        self.run_to_end(program, arguments, PATIENCE, held.into())
     }
 
     /// The same, for at most so long.
@@ -133,7 +152,16 @@ impl Host {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<String, Error> {
-        let limit = limit.min(PATIENCE);
+        self.run_to_end(program, arguments, limit.min(PATIENCE), Stdio::null())
+    }
+
+    fn run_to_end(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        limit: Duration,
+        input: Stdio,
+    ) -> Result<String, Error> {
         let command = [&[program], arguments].concat().join(" ");
         let failed = |source| Error::Run {
             command: command.clone(),
@@ -142,7 +170,7 @@ impl Host {
         let mut child = self
             .command(program)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -13,13 +13,16 @@
 mod agent;
 pub mod config;
 mod folder;
+mod folder_lock;
 mod host;
 mod kernel;
 mod lost;
+mod marks;
 mod network;
 mod probe;
 mod rctl;
 mod ready;
+mod removal;
 mod restore;
 mod serial;
 mod session;
@@ -40,7 +43,10 @@ pub use host::Host;
 pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
-use super::{Answer, Described, Engine, Error, GuestId, Process, Session, Unsealed, Usage};
+use super::{
+    Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Stray, Unsealed,
+    Usage,
+};
 use crate::{
     checkpoint::{
         BhyveGuest, BundlePath, Checkpoint, Readiness, Watch,
@@ -130,10 +136,15 @@ impl Bhyve {
     /// A guest that has answered: its folder and process.
     fn alive(&self, run_dir: &Path, id: &GuestId) -> Result<(Folder, Process), Error> {
         let folder = Folder::of(run_dir, id);
-        match folder.ready() {
-            Some(process) if process.may_live() => Ok((folder, process)),
-            _ => Err(Error::Gone),
-        }
+        let process = folder.living().map_err(look)?.ok_or(Error::Gone)?;
+        Ok((folder, process))
+    }
+}
+
+fn look(source: io::Error) -> Error {
+    Error::Io {
+        action: "look at the guest",
+        source,
     }
 }
 
@@ -284,24 +295,43 @@ impl Engine for Bhyve {
     }
 
     fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {
-        let living = Folder::of(run_dir, id).living();
-        living.map_err(|source| Error::Io {
-            action: "look at the guest's process",
-            source,
-        })
+        Folder::of(run_dir, id).living().map_err(look)
     }
 
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
         Folder::all(run_dir)
     }
 
-    fn describe(&self, run_dir: &Path, id: &GuestId, _: Process) -> Option<Described> {
-        let record = Folder::of(run_dir, id).record()?;
-        Some(Described {
+    fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
+        let marked = marks::find(run_dir).map_err(look)?;
+        let stray = |marked: marks::Marked| {
+            let record = Folder::of(run_dir, &marked.id).record().ok().flatten();
+            Stray {
+                id: Some(marked.id),
+                name: record.map_or_else(|| restore::vm_name(&marked.id), |record| record.name),
+                process: marked.process,
+                checkpoint: marks::checkpoint(&marked.command),
+            }
+        };
+        Ok(marked.into_iter().map(stray).collect())
+    }
+
+    fn forget_stray(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
+        removal::remove_lost(&self.host, run_dir, id).map_err(Error::from)
+    }
+
+    fn describe(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        _: Process,
+    ) -> Result<Option<Described>, Error> {
+        let record = Folder::of(run_dir, id).record().map_err(look)?;
+        Ok(record.map(|record| Described {
             name: record.name,
             checkpoint: record.checkpoint,
             memory: record.memory,
-        })
+        }))
     }
 
     fn ask(
@@ -313,7 +343,7 @@ impl Engine for Bhyve {
     ) -> Result<Box<dyn Answer>, Error> {
         let begin = Instant::now();
         let (folder, process) = self.alive(run_dir, id)?;
-        let record = folder.record().ok_or(Error::Gone)?;
+        let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         let agent = record
             .agent
             .ok_or_else(|| Error::Refused("this guest has no agent to ask".to_owned()))?;
@@ -348,10 +378,10 @@ impl Engine for Bhyve {
             Err(serial::Error::Refused(why)) => Err(Error::Refused(why)),
             Err(serial::Error::Timeout) => Err(Error::Timeout(timeout)),
             Err(serial::Error::GivenUp) => {
-                Err(Error::Died(self.ended(run_dir, id).unwrap_or_default()))
+                Err(Error::Died(self.ended(run_dir, id)?.unwrap_or_default()))
             }
             Err(serial::Error::Io(source)) if !process.may_live() => Err(Error::Died(
-                self.ended(run_dir, id)
+                self.ended(run_dir, id)?
                     .unwrap_or_else(|| source.to_string()),
             )),
             Err(serial::Error::Io(source)) => Err(io(source)),
@@ -366,7 +396,8 @@ impl Engine for Bhyve {
         timeout: Duration,
     ) -> Result<(), Error> {
         let begin = Instant::now();
-        let record = Folder::of(run_dir, id).record().ok_or(Error::Gone)?;
+        let record = Folder::of(run_dir, id).record().map_err(look)?;
+        let record = record.ok_or(Error::Gone)?;
         if !self.unfreeze(process).map_err(|source| Error::Io {
             action: "signal its process",
             source,
@@ -389,7 +420,7 @@ impl Engine for Bhyve {
                 return Ok(());
             }
             if !process.may_live() {
-                return Err(Error::Died(self.ended(run_dir, id).unwrap_or_default()));
+                return Err(Error::Died(self.ended(run_dir, id)?.unwrap_or_default()));
             }
             if begin.elapsed() >= timeout {
                 return Err(Error::Timeout(timeout));
@@ -409,9 +440,9 @@ impl Engine for Bhyve {
         watch: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let raw = suspend::raw(&path.absolute()?);
-        let cut_off = self.unsealed(run_dir, id).filter(|u| u.memory == raw);
+        let cut_off = self.unsealed(run_dir, id)?.filter(|u| u.memory == raw);
         let folder = Folder::of(run_dir, id);
-        let record = folder.record().ok_or(Error::Gone)?;
+        let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         match cut_off {
             // Its files are all that there is of it: only the seal is missing, if even that.
             Some(_) => {
@@ -474,26 +505,36 @@ impl Engine for Bhyve {
         }
     }
 
-    fn own_disk(&self, run_dir: &Path, id: &GuestId) -> Option<PathBuf> {
-        let disk = Folder::of(run_dir, id).record()?.disk?;
-        Some(disk.path.into())
+    fn own_disk(&self, run_dir: &Path, id: &GuestId) -> Result<Option<PathBuf>, Error> {
+        let record = Folder::of(run_dir, id).record().map_err(look)?;
+        let disk = record.and_then(|record| record.disk);
+        Ok(disk.map(|disk| disk.path.into()))
     }
 
-    fn unsealed(&self, run_dir: &Path, id: &GuestId) -> Option<Unsealed> {
+    fn unsealed(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Unsealed>, Error> {
         let folder = Folder::of(run_dir, id);
-        if folder.ready()?.may_live() {
-            return None;
-        }
-        let memory = folder.suspending()?.memory;
-        let bundle = suspend::bundle(&memory)?;
+        let ended = || -> io::Result<Option<PathBuf>> {
+            match folder.ready()? {
+                Some(process) if process.state()? == ProcessState::Gone => {
+                    Ok(folder.suspending()?.map(|begun| begun.memory))
+                }
+                _ => Ok(None),
+            }
+        };
+        let Some(memory) = ended().map_err(look)? else {
+            return Ok(None);
+        };
+        let Some(bundle) = suspend::bundle(&memory) else {
+            return Ok(None);
+        };
         // All but the last of its names may be gone when it was sealed.
-        let all = suspend::is_whole(&memory) || suspend::is_memory_of(&memory, &bundle);
-        all.then_some(Unsealed { bundle, memory })
+        let all =
+            suspend::is_memory_of(&memory, &bundle) || suspend::is_whole(&memory).map_err(look)?;
+        Ok(all.then_some(Unsealed { bundle, memory }))
     }
 
     fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {
-        let record = Folder::of(run_dir, id).record();
-        match record {
+        match Folder::of(run_dir, id).record().map_err(look)? {
             Some(record) if process.may_live() => {
                 usage::read(&self.host, &record.vm, record.memory, process)
             }
@@ -505,27 +546,39 @@ impl Engine for Bhyve {
         lost::guests(&self.host)
     }
 
-    fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {
+    fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error> {
         let folder = Folder::of(run_dir, id);
-        let ready = folder.ready()?;
-        if ready.may_live() {
-            return None;
+        if folder.ready().map_err(look)?.is_none() || folder.living().map_err(look)?.is_some() {
+            return Ok(None);
         }
-        if let Some(Unsealed { bundle, memory }) = self.unsealed(run_dir, id) {
-            let name = folder.record().map_or_else(|| id.to_string(), |r| r.name);
-            return Some(format!(
+        if let Some(Unsealed { bundle, memory }) = self.unsealed(run_dir, id)? {
+            let record = folder.record().map_err(look)?;
+            let name = record.map_or_else(|| id.to_string(), |record| record.name);
+            return Ok(Some(format!(
                 "it was suspended to {}, which was not sealed: `brood suspend {name} {bundle}` does",
                 memory.display()
-            ));
+            )));
         }
-        Some(match folder.last_words() {
+        Ok(Some(match folder.last_words() {
             Some(words) => format!("bhyve ended; the last it said: {words}"),
             None => "bhyve ended and said nothing".to_owned(),
-        })
+        }))
     }
 
     fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-        restore::remove(&self.host, run_dir, id).map_err(|e| Error::Refused(e.to_string()))
+        removal::remove(&self.host, run_dir, id).map_err(Error::from)
+    }
+}
+
+impl From<restore::Error> for Error {
+    fn from(error: restore::Error) -> Self {
+        match error {
+            restore::Error::Io { action, source } => Self::Io { action, source },
+            other => Self::Io {
+                action: "remove what the guest has on this host",
+                source: io::Error::other(other.to_string()),
+            },
+        }
     }
 }
 

@@ -6,12 +6,26 @@
 //! bridge only when its guest has taken its own identity: until then two clones could have the
 //! same address.
 
-use super::host::{Error, Host};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    folder_lock::FolderLock,
+    host::{Error, Host},
+};
 use crate::engine::GuestId;
 
 /// Numbers of brood's taps. An interface has at most 32,767 (`IF_MAXUNIT` of `net/if.h`).
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
+/// How long a tap may take to go that somebody is destroying.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a tap may be without a description that another command has just made.
+const UNDESCRIBED: Duration = Duration::from_secs(1);
+/// How often it is looked at.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// The tap of this number.
 pub(super) fn tap_name(number: u16) -> String {
@@ -37,9 +51,14 @@ fn description(id: &GuestId) -> String {
 ///
 /// # Errors
 /// When ifconfig(8) fails for another reason.
-pub(super) fn create(host: &Host, number: u16, id: &GuestId) -> Result<bool, Error> {
+pub(super) fn create(
+    lock: &FolderLock,
+    host: &Host,
+    number: u16,
+    id: &GuestId,
+) -> Result<bool, Error> {
     let (tap, description) = (tap_name(number), description(id));
-    match host.run("ifconfig", &[&tap, "create", "descr", &description]) {
+    match lock.run(host, "ifconfig", &[&tap, "create", "descr", &description]) {
         Ok(_) => Ok(true),
         Err(Error::Failed { said, .. }) if said.contains("File exists") => Ok(false),
         Err(e) => Err(e),
@@ -50,42 +69,119 @@ pub(super) fn create(host: &Host, number: u16, id: &GuestId) -> Result<bool, Err
 ///
 /// # Errors
 /// When ifconfig(8) fails.
-pub(super) fn connect(host: &Host, number: u16, bridge: Option<&str>) -> Result<(), Error> {
+pub(super) fn connect(
+    lock: &FolderLock,
+    host: &Host,
+    number: u16,
+    bridge: Option<&str>,
+) -> Result<(), Error> {
     let tap = tap_name(number);
     if let Some(bridge) = bridge {
-        host.run("ifconfig", &[bridge, "addm", &tap])?;
+        lock.run(host, "ifconfig", &[bridge, "addm", &tap])?;
     }
-    host.run("ifconfig", &[&tap, "up"])?;
+    lock.run(host, "ifconfig", &[&tap, "up"])?;
     Ok(())
 }
 
 /// Removes a guest's tap, if it is there and is that guest's. One without a description is what a
-/// crash left between its creation and its description.
+/// crash left between its creation and its description, unless it gets one soon.
+///
+/// # Errors
+/// When ifconfig(8) fails, or the tap stays.
+pub(super) fn destroy(
+    lock: &FolderLock,
+    host: &Host,
+    number: u16,
+    id: &GuestId,
+) -> Result<(), Error> {
+    let tap = tap_name(number);
+    let begin = Instant::now();
+    loop {
+        let shown = match lock.run(host, "ifconfig", &[&tap]) {
+            Ok(shown) => shown,
+            Err(e) if says(&e, &["does not exist"]) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        match shown.lines().find_map(described) {
+            Some(text) if text != description(id) => return Ok(()),
+            None if begin.elapsed() < UNDESCRIBED => {}
+            _ => match lock.run(host, "ifconfig", &[&tap, "destroy"]) {
+                Ok(_) => return Ok(()),
+                // Somebody else destroys it, or has: it is looked at again.
+                Err(e)
+                    if says(
+                        &e,
+                        &["does not exist", "Device not configured", "Device busy"],
+                    ) && begin.elapsed() < PATIENCE => {}
+                Err(e) => return Err(e),
+            },
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+/// Numbers of the taps whose description names a guest.
 ///
 /// # Errors
 /// When ifconfig(8) fails.
-pub(super) fn destroy(host: &Host, number: u16, id: &GuestId) -> Result<(), Error> {
-    let tap = tap_name(number);
-    let shown = match host.run("ifconfig", &[&tap]) {
-        Ok(shown) => shown,
-        Err(Error::Failed { said, .. }) if said.contains("does not exist") => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let described = shown
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("description: "));
-    if described.is_some_and(|text| text != description(id)) {
-        return Ok(());
+pub(super) fn of_guest(host: &Host, id: &GuestId) -> Result<Vec<u16>, Error> {
+    Ok(described_as(
+        &host.run("ifconfig", &["-a"])?,
+        &description(id),
+    ))
+}
+
+fn described_as(shown: &str, description: &str) -> Vec<u16> {
+    let mut found = Vec::new();
+    let mut interface = "";
+    for line in shown.lines() {
+        if !line.starts_with(char::is_whitespace) {
+            interface = line.split(':').next().unwrap_or_default();
+        } else if described(line) == Some(description) {
+            found.extend(
+                interface
+                    .strip_prefix("tap")
+                    .and_then(|n| n.parse::<u16>().ok()),
+            );
+        }
     }
-    match host.run("ifconfig", &[&tap, "destroy"]) {
-        Err(Error::Failed { said, .. }) if said.contains("does not exist") => Ok(()),
-        other => other.map(|_| ()),
+    found
+}
+
+fn described(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("description: ")
+}
+
+fn says(error: &Error, words: &[&str]) -> bool {
+    match error {
+        Error::Failed { said, .. } => words.iter().any(|word| said.contains(word)),
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guests_taps_are_found_by_their_description() {
+        let shown = "\
+tap10001: flags=1008843<UP,BROADCAST> metric 0 mtu 1500
+\tdescription: brood-0707070707070707
+\tgroups: tap
+bridge0: flags=8843<UP> metric 0 mtu 1500
+\tmember: tap10001 flags=143<LEARNING>
+tap10002: flags=1008843<UP> metric 0 mtu 1500
+\tdescription: brood-0807070707070707
+tap10003: flags=1008843<UP> metric 0 mtu 1500
+em0: flags=8843<UP> metric 0 mtu 1500
+\tdescription: brood-0707070707070707
+";
+        assert_eq!(
+            described_as(shown, &description(&GuestId([7; 8]))),
+            [10_001]
+        );
+    }
 
     #[test]
     fn numbers_stay_in_the_range_and_come_to_all_of_it() {

@@ -1,5 +1,5 @@
 //! One guest brought up from a checkpoint, step by step. Each step is known from the guest's
-//! folder before it is taken, so that [`remove`] finds what a crash left after any of them.
+//! folder before it is taken, so that [`removal::remove`] finds what a crash left after any of them.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,30 +12,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{sys::signal::Signal, unistd::setsid};
+use nix::unistd::setsid;
 
 use super::{
     agent,
     config::{BackEnds, Config, DeriveError},
     folder::{Folder, OwnDisk, Record},
+    folder_lock::{self, FolderLock},
     host::{self, Host},
     network,
     rctl::Rctl,
     ready::Sign,
+    removal,
     serial::{self, Line, Wait},
-    suspend,
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
-    engine::{GuestId, Order, Process, Restored, process},
+    engine::{GuestId, Order, Process, Restored},
     owner_only,
     units::Bytes,
 };
 
 /// How long a guest may take from its process's start to its answer.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// How long a killed bhyve may take to go.
-const KILL_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a disk's device may take to appear.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a guest that is waited for is tried again.
@@ -79,9 +78,15 @@ pub(super) enum Error {
     NoDisk { device: String, path: PathBuf },
     #[error("the restore was called off")]
     CalledOff,
+    #[error("another command has removed it")]
+    Removed,
+    #[error("its virtual machine {0} does not go: `bhyvectl --destroy --vm={0}` should remove it")]
+    MachineStays(String),
+    #[error(transparent)]
+    Locked(#[from] folder_lock::Error),
 }
 
-fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
+pub(super) fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { action, source }
 }
 
@@ -123,7 +128,7 @@ pub(super) fn restore(source: &Source, order: &Order) -> Result<(Restored, Child
     });
     if result.is_err() {
         // The error is told; what cannot be removed now is found later by its folder.
-        let _ = remove(&source.host, &source.run_dir, &order.id);
+        let _ = removal::remove(&source.host, &source.run_dir, &order.id);
     }
     result
 }
@@ -148,8 +153,11 @@ fn bring_up(
         Some(agent) => guest.introduce(agent, order)?,
         None => (0, 0),
     };
-    for (number, bridge) in record.taps.iter().zip(source.config.bridges()) {
-        network::connect(&source.host, *number, bridge.as_deref())?;
+    if !record.taps.is_empty() {
+        let lock = FolderLock::take(folder)?.ok_or(Error::Removed)?;
+        for (number, bridge) in record.taps.iter().zip(source.config.bridges()) {
+            network::connect(&lock, &source.host, *number, bridge.as_deref())?;
+        }
     }
     guest.await_ready(&order.identity.name)?;
     let process = Process::with_pid(guest.child.id().cast_signed());
@@ -168,6 +176,7 @@ fn bring_up(
 fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Error> {
     let Source { host, guest, .. } = source;
     folder.create().map_err(io("make the guest's folder"))?;
+    let lock = FolderLock::take(folder)?.ok_or(Error::Removed)?;
     let end = |com: u8, side: char| null_modem(&order.id, com, side);
     let mut record = Record {
         name: order.identity.name.clone(),
@@ -186,7 +195,7 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
     for _ in 0..cards {
         record.taps.push(number);
         note(&record)?;
-        while !network::create(host, number, &order.id)? {
+        while !network::create(&lock, host, number, &order.id)? {
             number = network::next_number(number);
             record.taps.pop();
             record.taps.push(number);
@@ -221,7 +230,11 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
         .map_err(io("write the guest's configuration"))?;
     if config.bootrom.is_none() {
         // bhyve makes a virtual machine only for a boot ROM (do_open() of bhyverun.c).
-        host.run("bhyvectl", &["--create", &format!("--vm={}", record.vm)])?;
+        lock.run(
+            host,
+            "bhyvectl",
+            &["--create", &format!("--vm={}", record.vm)],
+        )?;
     }
     Ok(record)
 }
@@ -278,7 +291,7 @@ fn null_modem(id: &GuestId, com: u8, side: char) -> String {
 pub(super) const VM_PREFIX: &str = "brood-";
 
 /// Where a guest's bhyve takes requests for checkpoints (init_checkpoint_thread() of snapshot.c).
-fn checkpoint_socket(id: &GuestId) -> String {
+pub(super) fn checkpoint_socket(id: &GuestId) -> String {
     format!("/var/run/bhyve/{}", vm_name(id))
 }
 
@@ -434,52 +447,5 @@ impl Watched<'_> {
             }
             thread::sleep(RETRY);
         }
-    }
-}
-
-/// Removes everything that a guest has on this host: its process, virtual machine, socket, taps
-/// and folder. Repeating it is no error, and neither is a guest that there is nothing of.
-pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-    let folder = Folder::of(run_dir, id);
-    if !folder.exists() {
-        return Ok(());
-    }
-    if let Some(process) = folder.started() {
-        end(process).map_err(io("kill bhyve"))?;
-    }
-    let vm = vm_name(id);
-    match host.run("bhyvectl", &["--destroy", &format!("--vm={vm}")]) {
-        // There is no such virtual machine: it was never made, or has gone with its guest.
-        Err(host::Error::Failed { said, .. }) if said.contains("could not be opened") => {}
-        other => drop(other?),
-    }
-    // bhyve never removes it (init_checkpoint_thread() of snapshot.c).
-    match std::fs::remove_file(host.path(&checkpoint_socket(id))) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(io("remove the checkpoint socket")(source));
-        }
-        _ => {}
-    }
-    for number in folder.record().map(|r| r.taps).unwrap_or_default() {
-        network::destroy(host, number, id)?;
-    }
-    // Half a suspend is nobody's; what is whole may still be sealed.
-    let begun = folder.suspending().map(|begun| begun.memory);
-    if let Some(raw) = begun.filter(|raw| !suspend::is_whole(raw)) {
-        suspend::remove_files(&raw).map_err(io("remove what bhyve had begun to write"))?;
-    }
-    folder.remove().map_err(io("remove the guest's folder"))
-}
-
-/// Kills a process and waits until it is gone.
-fn end(process: Process) -> io::Result<()> {
-    let Some(handle) = process.open()? else {
-        return Ok(());
-    };
-    process::send(&handle, Signal::SIGKILL)?;
-    if process::wait_for_end(&handle, KILL_PATIENCE)? {
-        Ok(())
-    } else {
-        Err(io::Error::from(io::ErrorKind::TimedOut))
     }
 }

@@ -97,6 +97,7 @@ pub(super) fn write(
 ) -> Result<(), Error> {
     if let Some(begun) = folder
         .suspending()
+        .map_err(io("see whether it is being suspended"))?
         .filter(|begun| any_is_there(&begun.memory))
     {
         if begun.memory != raw {
@@ -175,7 +176,8 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
     let mut complained = None;
     loop {
         if !process.may_live() {
-            return if is_whole(raw) {
+            let whole = is_whole(raw).map_err(io("look at what bhyve wrote"));
+            return if whole.map_err(End::Unknown)? {
                 Ok(())
             } else {
                 let said = folder.last_words().unwrap_or_default();
@@ -187,7 +189,8 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
         if let Some(complaint) = complaint(folder, said) {
             let since = *complained.get_or_insert_with(Instant::now);
             // When all is written, its last words may be those of an end that comes at once.
-            if !is_whole(raw) || since.elapsed() > LAST_WORDS {
+            let whole = is_whole(raw).map_err(io("look at what bhyve wrote"));
+            if !whole.map_err(End::Unknown)? || since.elapsed() > LAST_WORDS {
                 let refused = Error::Refused(format!("bhyve could not suspend it: {complaint}"));
                 return Err(End::GaveUp(refused));
             }
@@ -221,14 +224,21 @@ fn complaint(folder: &Folder, since: u64) -> Option<String> {
 
 /// Whether the files are those of a whole checkpoint: the description is written last, and says
 /// how long the memory is.
-pub(super) fn is_whole(raw: &Path) -> bool {
+///
+/// # Errors
+/// When that cannot be told: then nobody may remove them.
+pub(super) fn is_whole(raw: &Path) -> io::Result<bool> {
     let [memory, kern, meta] = files(raw);
-    let size = |file: &Path| fs::metadata(file).map(|facts| Bytes(facts.len())).ok();
-    let whole = || {
-        let described = Meta::parse(&meta, &fs::read(&meta).ok()?, size(&kern)?).ok()?;
-        (Some(described.memsize) == size(&memory)).then_some(())
+    let size = |file: &Path| match fs::metadata(file) {
+        Ok(facts) => Ok(Some(Bytes(facts.len()))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     };
-    whole().is_some()
+    let (Some(memory), Some(kern), Some(_)) = (size(&memory)?, size(&kern)?, size(&meta)?) else {
+        return Ok(false);
+    };
+    let described = Meta::parse(&meta, &fs::read(&meta)?, kern);
+    Ok(described.is_ok_and(|described| described.memsize == memory))
 }
 
 /// Says why a description is not of a guest with this configuration.

@@ -193,8 +193,13 @@ impl Engine for Kvm {
         })
     }
 
-    fn describe(&self, _: &Path, _: &GuestId, process: Process) -> Option<Described> {
-        usage::describe(process)
+    fn describe(
+        &self,
+        _: &Path,
+        _: &GuestId,
+        process: Process,
+    ) -> Result<Option<Described>, Error> {
+        Ok(usage::describe(process))
     }
 
     fn ask(
@@ -301,8 +306,14 @@ impl Engine for Kvm {
             .map_err(not_measured)
     }
 
-    fn ended(&self, run_dir: &Path, id: &GuestId) -> Option<String> {
-        record::read(run_dir, id).map(|reason| reason.to_string())
+    fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error> {
+        match record::read(run_dir, id) {
+            Ok(reason) => Ok(reason.map(|reason| reason.to_string())),
+            Err(source) => Err(Error::Io {
+                action: "read how the guest ended",
+                source,
+            }),
+        }
     }
 
     fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {

@@ -49,9 +49,16 @@ pub(super) fn ended(id: &GuestId, reason: &ExitReason) {
 }
 
 /// Reads what was recorded of a guest in `run_dir`.
-pub(super) fn read(run_dir: &Path, id: &GuestId) -> Option<ExitReason> {
-    let text = fs::read(run_dir.join(record_name(id))).ok()?;
-    serde_json::from_slice(&text).ok()
+///
+/// # Errors
+/// When there is a record that cannot be read: it is not one that is not there.
+pub(super) fn read(run_dir: &Path, id: &GuestId) -> io::Result<Option<ExitReason>> {
+    match fs::read(run_dir.join(record_name(id))) {
+        // What a crash of the host left of it tells nothing.
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Removes everything that a guest has in `run_dir`.

@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::{session::NURSERY_COMMAND, usage};
-use crate::engine::{Process, Stray};
+use crate::engine::{Process, Stray, process};
 
 /// All guests' processes of a run folder, which may be gone itself.
 pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Stray>> {
-    let run_dir = absolute(run_dir)?;
+    let run_dir = process::absolute(run_dir)?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -29,10 +29,7 @@ pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Stray>> {
 
 fn guest(pid: i32, run_dir: &Path) -> Option<Stray> {
     let process = Process::with_pid(pid).ok().flatten()?;
-    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    let cwd = cwd.as_os_str().as_bytes();
-    let removed = cwd.strip_suffix(b" (deleted)").unwrap_or(cwd);
-    if removed != run_dir.as_os_str().as_bytes() {
+    if !process.works_in(run_dir) {
         return None;
     }
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -50,6 +47,7 @@ fn guest(pid: i32, run_dir: &Path) -> Option<Stray> {
     }
     let described = usage::describe(process);
     Some(Stray {
+        id: None,
         name: String::from_utf8_lossy(name).into_owned(),
         process,
         checkpoint: described.map(|guest| guest.checkpoint),
@@ -59,23 +57,3 @@ fn guest(pid: i32, run_dir: &Path) -> Option<Stray> {
 
 /// Longest name of a process, in bytes (prctl(2), `PR_SET_NAME`).
 const NAME_MAX: usize = 15;
-
-/// The absolute path of a folder that may not be there, or not any more.
-fn absolute(dir: &Path) -> io::Result<PathBuf> {
-    let dir = std::path::absolute(dir)?;
-    let mut missing = Vec::new();
-    let mut there = dir.as_path();
-    loop {
-        if let Ok(found) = there.canonicalize() {
-            return Ok(missing
-                .iter()
-                .rev()
-                .fold(found, |path, name| path.join(name)));
-        }
-        let (Some(parent), Some(name)) = (there.parent(), there.file_name()) else {
-            return Ok(dir);
-        };
-        missing.push(name.to_owned());
-        there = parent;
-    }
-}

@@ -3,7 +3,7 @@
 //! Process descriptors (pdfork(2)) are for children only, and guests outlive whoever started them.
 //! So a process is known by its id and its start, which is looked at before each signal.
 
-use std::{io, time::Duration};
+use std::{io, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -70,6 +70,21 @@ pub(super) fn own_memory(pid: i32) -> Option<Bytes> {
     let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_VMMAP, pid];
     let own = vmmap::own_pages(&sysctl::read_at(&place).ok()?)?;
     Some(Bytes(PAGE_SIZE).saturating_mul(own))
+}
+
+/// The folder that a process works in; `None` when the process is gone.
+pub(super) fn works_in(pid: i32) -> io::Result<Option<PathBuf>> {
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_CWD, pid];
+    let record = match sysctl::read_at(&place) {
+        Ok(record) => record,
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    // A `struct kinfo_file`, cut off after its path.
+    let path = record
+        .get(std::mem::offset_of!(libc::kinfo_file, kf_path)..)
+        .and_then(|rest| rest.split(|byte| *byte == 0).next());
+    Ok(path.map(|path| std::ffi::OsStr::from_bytes(path).into()))
 }
 
 /// `kern.boottime` in microseconds.

@@ -6,6 +6,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
+    path::PathBuf,
     time::Duration,
 };
 
@@ -85,6 +86,15 @@ fn parse(text: &[u8]) -> Option<(ProcessState, u64)> {
     };
     let start_time = fields.nth(18)?.parse().ok()?;
     Some((state, start_time))
+}
+
+/// The folder that a process works in; `None` when the process is gone.
+pub(super) fn works_in(pid: i32) -> io::Result<Option<PathBuf>> {
+    match fs::read_link(format!("/proc/{pid}/cwd")) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Children of a process that have this file open.

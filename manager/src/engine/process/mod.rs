@@ -9,7 +9,12 @@ mod linux;
 #[cfg(any(target_os = "freebsd", test))]
 mod vmmap;
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -69,6 +74,16 @@ impl Process {
         !matches!(self.state(), Ok(ProcessState::Gone))
     }
 
+    /// Whether it works in this folder, which may be gone itself. `false` when that may not be seen.
+    pub(crate) fn works_in(&self, folder: &Path) -> bool {
+        let Ok(Some(cwd)) = system::works_in(self.pid) else {
+            return false;
+        };
+        let cwd = cwd.as_os_str().as_bytes();
+        // So Linux calls one that was removed.
+        cwd.strip_suffix(b" (deleted)").unwrap_or(cwd) == folder.as_os_str().as_bytes()
+    }
+
     /// Its children that have this file open.
     pub(crate) fn children_with(&self, file: &std::fs::Metadata) -> Vec<Self> {
         system::children_with(self.pid, file)
@@ -98,6 +113,27 @@ impl Process {
 #[cfg(target_os = "freebsd")]
 pub(crate) fn own_memory(process: Process) -> Option<crate::units::Bytes> {
     system::own_memory(process.pid)
+}
+
+/// The absolute path of a folder that may not be there, or not any more, as the system calls it that
+/// processes work in.
+pub(crate) fn absolute(dir: &Path) -> io::Result<PathBuf> {
+    let dir = std::path::absolute(dir)?;
+    let mut missing = Vec::new();
+    let mut there = dir.as_path();
+    loop {
+        if let Ok(found) = there.canonicalize() {
+            return Ok(missing
+                .iter()
+                .rev()
+                .fold(found, |path, name| path.join(name)));
+        }
+        let (Some(parent), Some(name)) = (there.parent(), there.file_name()) else {
+            return Ok(dir);
+        };
+        missing.push(name.to_owned());
+        there = parent;
+    }
 }
 
 /// Sends a signal to a process that is held; `false` when it is gone.

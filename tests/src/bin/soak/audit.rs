@@ -105,7 +105,7 @@ fn processes(scene: &Scene) -> Option<String> {
         let (stem, end) = name.split_once('.').unwrap_or((name, ""));
         match end {
             "lock" => false,
-            "sock" | "exit" => !ids.contains(stem),
+            "sock" | "exit" | "bhyve" => !ids.contains(stem),
             _ => true,
         }
     });
