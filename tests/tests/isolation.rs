@@ -1,5 +1,7 @@
 //! Clones share a checkpoint's memory and never each other's.
 
+use std::fs;
+
 use brood_tests::{HEAP, Home, USER, array, crowd, sha256, signal, text, whole};
 use nix::sys::signal::Signal;
 
@@ -140,4 +142,66 @@ fn private_memory_is_what_was_written_and_no_more() {
     // What one wrote costs the others nothing.
     let (others, _) = home.private_and_shared("c-3");
     assert!(others <= 4 * PAGE, "{others}");
+}
+
+/// What the descriptors of a process are open on, in ascending order of their names.
+fn open_files(pid: i32) -> Vec<String> {
+    let mut files: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("its descriptors")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .map(|link| {
+            let link = link.to_string_lossy();
+            // Sockets and files of memory have a number or a path of their own.
+            let name = link.rsplit('/').next().unwrap_or(&link);
+            name.split(['[', ' ']).next().unwrap_or(name).to_owned()
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// What a process has mapped so that others see what it writes.
+fn shared_mappings(pid: i32) -> Vec<String> {
+    fs::read_to_string(format!("/proc/{pid}/maps"))
+        .expect("its mappings")
+        .lines()
+        .filter(|line| {
+            line.split(' ')
+                .nth(1)
+                .is_some_and(|mode| mode.ends_with('s'))
+        })
+        .map(|line| {
+            line.split_whitespace()
+                .skip(5)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect()
+}
+
+#[test]
+fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "8M");
+    home.restore(&demo, 5, "full");
+    let warm = home.named("warm");
+    let _ = home
+        .brood(&["suspend", "full-1", &warm.path, "--delta"])
+        .ok();
+    home.restore(&warm, 2, "delta");
+    for (guest, layers) in [("full-2", 1), ("full-5", 1), ("delta-1", 2), ("delta-2", 2)] {
+        let pid = home.pid(guest);
+        let mut needed = vec!["null"; 3];
+        needed.extend(vec!["kvm", "socket:", "memfd:brood-verdicts"]);
+        needed.extend(["anon_inode:kvm-vm", "anon_inode:kvm-vcpu:0"]);
+        needed.extend(["demo.ckp", "warm.ckp"].iter().take(layers));
+        needed.sort_unstable();
+        assert_eq!(open_files(pid), needed, "{guest}");
+        assert_eq!(shared_mappings(pid), ["anon_inode:kvm-vcpu:0"], "{guest}");
+    }
+    // It would show: their nurseries share the memory of orders with the spares.
+    for nursery in home.nurseries() {
+        assert_eq!(shared_mappings(nursery.pid), ["/dev/zero (deleted)"]);
+        assert!(open_files(nursery.pid).len() > 8);
+    }
 }

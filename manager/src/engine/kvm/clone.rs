@@ -38,7 +38,7 @@ use super::{
     dump,
     layers::Layers,
     machine::{ExitReason, Machine, Parked, Stop},
-    nursery::{Nursery, Pipe, SOCKET, failure, handle},
+    nursery::{Nursery, Pipe, SOCKET, close_own, failure, handle},
     oom,
     ram::Ram,
     record,
@@ -67,8 +67,10 @@ pub(super) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize)
     let session_lock = nursery.session_lock.take();
     let machine = prepare(nursery);
     let order = take_order(&pipe.take, desk, place);
-    // Nothing of the guest has run yet.
-    pipe.close();
+    // Nothing of the guest has run yet, and it is to reach no sibling by what its process has.
+    close_own();
+    // SAFETY: this process does not come back to the nursery's code, and takes no other order.
+    unsafe { desk.unmap() };
     match machine.and_then(|machine| restore(nursery, machine, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);

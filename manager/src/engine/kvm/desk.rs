@@ -2,12 +2,12 @@
 //!
 //! A spare may be killed after it received an order and before it said so. The kernel has written the
 //! order here by then, so the nursery, which waits for its ended children, still finds whose order it
-//! was.
+//! was. A spare that becomes a guest gives this memory up before the guest runs.
 
 use std::{io, num::NonZeroUsize, os::fd::RawFd, ptr::NonNull, slice};
 
 use nix::sys::{
-    mman::{MapFlags, ProtFlags, mmap_anonymous},
+    mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
     socket::MsgFlags,
 };
 use zerocopy::{FromZeros, IntoBytes};
@@ -15,7 +15,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::wire::{Order, receive_message};
 
 /// Places for one order each, shared by a process and those that it forks from then on. Lives as
-/// long as the process.
+/// long as the process, or until it is unmapped.
 #[derive(Debug)]
 pub(super) struct Desk {
     start: NonNull<Order>,
@@ -65,6 +65,17 @@ impl Desk {
             .then_some(taken)
     }
 
+    /// Takes the desk from this process, which has its order: by what lies there it could give
+    /// orders to its siblings.
+    ///
+    /// # Safety
+    /// This process may not use the desk any more.
+    pub(super) unsafe fn unmap(&self) {
+        let length = self.places * size_of::<Order>();
+        // SAFETY: the mapping is this value's, and nothing will use it, as the caller warrants.
+        let _ = unsafe { munmap(self.start.cast(), length) };
+    }
+
     /// # Safety
     /// No other process may use the place as long as the reference lives, nor may this one by
     /// another reference.
@@ -74,8 +85,8 @@ impl Desk {
     )]
     unsafe fn place(&self, place: usize) -> &mut [Order] {
         assert!(place < self.places);
-        // SAFETY: inside the mapping, which is aligned to a page, is never unmapped, and in which
-        // any bytes make an order.
+        // SAFETY: inside the mapping, which is aligned to a page, is there as long as the desk is
+        // used, and in which any bytes make an order.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr().add(place), 1) }
     }
 }

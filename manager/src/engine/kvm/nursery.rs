@@ -18,7 +18,7 @@
 use std::{
     fs::{self, File},
     io::{self, IoSliceMut, Read, Seek},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     process::exit,
     sync::{
         Arc,
@@ -30,7 +30,7 @@ use std::{
 use kvm_ioctls::Kvm;
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, ppoll},
     sys::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -177,10 +177,7 @@ impl Nursery {
     }
 
     fn run(mut self) -> ! {
-        let Ok((taken, take)) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
-            exit(1)
-        };
-        let pipe = Pipe { taken, take };
+        let Ok(pipe) = Pipe::new() else { exit(1) };
         let Ok(mut children) = Children::new(self.spares) else {
             exit(1)
         };
@@ -262,21 +259,35 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// Closes both ends, in a process that never looks at this again: what a guest could do with them
-    /// would be done to its siblings. One call, as they were made one after the other.
-    pub(super) fn close(&self) {
-        let (taken, take) = (self.taken.as_raw_fd(), self.take.as_raw_fd());
-        let (first, last) = (taken.min(take), taken.max(take));
-        if last - first == 1 {
-            // SAFETY: closes these two descriptors and no others. The caller never uses or drops them.
-            unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) };
-        } else {
-            for fd in [taken, take] {
-                // SAFETY: as above.
-                unsafe { libc::close(fd) };
-            }
-        }
+    fn new() -> nix::Result<Self> {
+        let (taken, take) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok(Self {
+            taken: own(taken)?,
+            take: own(take)?,
+        })
     }
+}
+
+/// The first descriptor that is the nursery's own: spares have those from here on until they become
+/// guests. Low enough for the table of descriptors that is part of a process's own structure (64).
+const OWN: RawFd = 48;
+// Below it: standard input and output, the socket, what the manager sent, and what is opened.
+const _: () = assert!(SOCKET as usize + 5 + DELTAS_MAX + 16 < OWN as usize);
+
+/// Moves a descriptor to where no guest keeps it.
+pub(super) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(OWN))?;
+    drop(fd);
+    // SAFETY: the kernel has just made this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// Closes what is the nursery's own, in a process that becomes a guest: what a guest could do with
+/// it would be done to its siblings.
+pub(super) fn close_own() {
+    // SAFETY: closes descriptors of values that the caller, which never returns to the nursery's
+    // code, neither uses nor drops.
+    unsafe { libc::close_range(OWN.unsigned_abs(), libc::c_uint::MAX, 0) };
 }
 
 /// How long guests that have not answered may still take when the manager has hung up.

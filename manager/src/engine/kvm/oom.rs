@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::machine::ExitReason;
+use super::{machine::ExitReason, nursery::own};
 
 /// What the kernel takes into account beside a process's memory (proc_pid_oom_score_adj(5)): first
 /// guests, then nurseries, then the manager, which keeps what it has.
@@ -122,8 +122,9 @@ fn parse(text: &str) -> Option<u64> {
 
 impl Counter {
     fn open(path: &Path, group: String) -> Option<Self> {
+        let file = own(File::open(path).ok()?.into()).ok()?;
         let mut counter = Self {
-            file: File::open(path).ok()?,
+            file: file.into(),
             group,
             told: 0,
             counted: 0,
