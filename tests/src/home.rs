@@ -14,12 +14,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Machine, Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole,
+    Machine, PATIENCE, Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole,
     without_kvm,
 };
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
-const GONE: Duration = Duration::from_secs(20);
+const GONE: Duration = PATIENCE;
 
 /// A state folder and a folder of checkpoints for one test. When it is dropped all guests are
 /// destroyed, and nothing may be left: no process, no file in the run folder. After a panic it

@@ -346,12 +346,11 @@ fn a_second_interrupt_does_not_wait_for_a_stopped_nursery() {
         signal(nursery.pid, Signal::SIGSTOP);
     }
     manager.signal(Signal::SIGINT);
-    let begin = Instant::now();
+    // It would wait for ever.
     until("the command to give up", || {
         manager.signal(Signal::SIGINT);
         manager.ended().then_some(())
     });
-    assert!(begin.elapsed() < Duration::from_secs(5));
     let ran = manager.wait();
     assert_eq!(ran.code(), Some(130), "{ran:?}");
     for nursery in &nurseries {

@@ -53,7 +53,7 @@ fn a_silent_guest_is_ended_by_itself_and_its_siblings_go_on() {
         "--prefix",
         "s",
         "--timeout",
-        "5",
+        "10",
         "--json",
     ];
     let report = home.brood(&restore).exits(3).json();
@@ -63,7 +63,7 @@ fn a_silent_guest_is_ended_by_itself_and_its_siblings_go_on() {
         "{report}"
     );
     for error in array(&report["errors"]) {
-        assert!(text(&error["error"]).contains("within 5 s"), "{error}");
+        assert!(text(&error["error"]).contains("within 10 s"), "{error}");
     }
     assert_eq!(home.converges(), ["s-2", "s-4", "s-6", "s-8"]);
     home.destroy_all();
