@@ -31,8 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// A daemon, and a client of it. It is ended when this is dropped.
-struct Daemon {
-    process: Child,
+pub(super) struct Daemon {
+    pub(super) process: Child,
+    pub(super) socket: PathBuf,
     client: Client,
 }
 
@@ -44,15 +45,19 @@ struct Claim {
 }
 
 impl Daemon {
-    fn start(workplace: &Workplace) -> Result<Self, Error> {
+    pub(super) fn start(workplace: &Workplace) -> Result<Self, Error> {
         let socket: PathBuf = workplace.brood.state.join("api.sock");
         let mut command = workplace.brood.command(&["serve"]);
         let process = command
             .stderr(Stdio::null())
             .spawn()
             .map_err(Error::io("run brood serve"))?;
-        let client = Client::builder().unix_socket(socket).build()?;
-        let daemon = Self { process, client };
+        let client = Client::builder().unix_socket(socket.as_path()).build()?;
+        let daemon = Self {
+            process,
+            socket,
+            client,
+        };
         let begin = Instant::now();
         while let Err(error) = daemon.client.get("http://brood/health").send() {
             workplace.brood.interrupt.check()?;

@@ -77,6 +77,7 @@ impl fmt::Display for Measurement {
             Self::Pool => "pool",
             Self::PoolCycles => "pool-cycles",
             Self::Api => "api",
+            Self::Connections => "connections",
             Self::Delta => "delta",
             Self::BhyveManager => "bhyve-manager",
             Self::TenThousand => "ten-thousand",

@@ -10,6 +10,7 @@ mod bhyve;
 mod brood;
 mod cgroup;
 mod command;
+mod connections;
 mod contest;
 mod error;
 mod floor;
@@ -34,7 +35,7 @@ use self::{command::Interrupt, error::Error, table::Table, workplace::Workplace}
 #[derive(Debug, Parser)]
 #[command(name = "tools/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure [default: latency wall density resume pool api delta]
+    /// What to measure [default: latency wall density resume pool api connections delta]
     #[arg(value_name = "MEASUREMENT")]
     measurements: Vec<Measurement>,
     /// Rounds; each measures brood and the floor once (ten-thousand has one round)
@@ -83,6 +84,8 @@ enum Measurement {
     PoolCycles,
     /// Hot claims over the daemon's API, and what that adds to a call of the library
     Api,
+    /// 1,000 idle connections: memory of the daemon, and time of a request of the socket's owner
+    Connections,
     /// A guest with 1,000 pages of its own, far apart: what it takes as a delta, and to restore
     Delta,
     /// 1,000 stand-ins of bhyve: what the manager itself needs for each
@@ -92,13 +95,14 @@ enum Measurement {
 }
 
 impl Measurement {
-    const DEFAULT: [Self; 7] = [
+    const DEFAULT: [Self; 8] = [
         Self::Latency,
         Self::Wall,
         Self::Density,
         Self::Resume,
         Self::Pool,
         Self::Api,
+        Self::Connections,
         Self::Delta,
     ];
 
@@ -111,6 +115,7 @@ impl Measurement {
             Self::Pool => pool::pool(workplace),
             Self::PoolCycles => pool::cycles(workplace),
             Self::Api => api::api(workplace),
+            Self::Connections => connections::connections(workplace),
             Self::Delta => measure::delta(workplace),
             Self::BhyveManager => bhyve::manager(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
