@@ -26,6 +26,7 @@ pub mod engine;
 mod escaped;
 pub mod guests;
 pub mod host;
+mod other_writer;
 mod owner_only;
 pub mod pool;
 pub mod rebuild;

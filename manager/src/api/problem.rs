@@ -177,6 +177,7 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::NotADelta { .. } => (StatusCode::CONFLICT, "checkpoint-not-a-delta"),
         E::OwnDisk { .. } => (StatusCode::CONFLICT, "checkpoint-has-a-disk"),
         E::NotTrusted { .. } => (StatusCode::FORBIDDEN, "checkpoint-not-trusted"),
+        E::Exposed { .. } => (StatusCode::FORBIDDEN, "checkpoint-exposed"),
         E::TooDeep { .. } => (StatusCode::CONFLICT, "checkpoint-too-deep"),
         // What is left is about the content of a bundle.
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-broken"),

@@ -268,6 +268,7 @@ impl App {
                 self.metrics.failed(origin);
                 tracing::warn!(guest = failure.name, "not restored: {}", failure.error);
             }
+            Event::Exposed(exposure) => tracing::warn!("{exposure}"),
             Event::NurseryReplaced => tracing::warn!("the nursery was killed; a new one goes on"),
             Event::Verifying(_) => {}
         }

@@ -99,7 +99,7 @@ impl Begun {
         match event {
             Event::Restored(_) => progress.restored += 1,
             Event::Failed(_) => progress.failed += 1,
-            Event::Admitted { .. } | Event::NurseryReplaced => {}
+            Event::Admitted { .. } | Event::NurseryReplaced | Event::Exposed(_) => {}
             Event::Verifying(_) => return,
         }
         let mut told = progress.clone();

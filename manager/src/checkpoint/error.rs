@@ -169,6 +169,14 @@ pub enum Error {
         /// What it wants.
         wants: Vec<String>,
     },
+    /// Everybody on this host may change it.
+    #[error("everybody on this host may change {}: guests of checkpoint {bundle} would be anybody's", file.display())]
+    Exposed {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// The file or folder.
+        file: PathBuf,
+    },
     /// Somebody may write to a sealed file.
     #[error("{} is open for writing{}: what is written there would be guests' memory", file.display(), by_whom(by))]
     OpenForWriting {
@@ -306,6 +314,7 @@ impl Error {
             | Self::Busy { file, .. }
             | Self::NoSpace { dir: file, .. }
             | Self::Symlink { file }
+            | Self::Exposed { file, .. }
             | Self::NotRegular { file }
             | Self::TooLarge { file, .. }
             | Self::Version { file, .. }
@@ -401,6 +410,10 @@ impl Error {
             Self::NotTrusted { bundle, .. } => format!(
                 "if you know who made it and want that, say so once: brood checkpoint trust {bundle}, \
                  or --trust with restore and pool create"
+            ),
+            Self::Exposed { bundle, file } => format!(
+                "if it is what you made, take it from them: chmod o-w {}; brood checkpoint verify {bundle}",
+                file.display()
             ),
             Self::OpenForWriting { .. } => "end that process, then try again".to_owned(),
             Self::Changed { file } => format!(

@@ -42,6 +42,10 @@ impl Folder {
         })
     }
 
+    pub(super) fn handle(&self) -> &File {
+        &self.handle
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

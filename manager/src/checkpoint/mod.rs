@@ -17,6 +17,7 @@ mod catalogue;
 mod compose;
 mod copy;
 mod error;
+mod exposure;
 mod flatten;
 mod folder;
 mod hash;
@@ -41,6 +42,7 @@ pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;
 pub use error::Error;
+pub use exposure::Exposure;
 pub use flatten::flatten;
 #[cfg(target_os = "linux")]
 pub(crate) use hash::interrupted;

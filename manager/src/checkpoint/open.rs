@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     compose::{Extent, compose},
     error::{Error, printable},
+    exposure::{self, Exposure},
     folder::Folder,
     hash::{self, Tally, Watch},
     json, lineage,
@@ -35,6 +36,7 @@ pub struct Checkpoint {
     memory: File,
     kern: Vec<u8>,
     stamp: FileStamp,
+    exposures: Vec<Exposure>,
     /// What a delta is relative to.
     parent: Option<Box<Checkpoint>>,
 }
@@ -95,6 +97,13 @@ impl Checkpoint {
         let meta_text = read_sealed(path, Part::Meta, &meta_file, &files.meta, META_MAX)?;
         let meta = Meta::parse(&path.meta(), &meta_text, files.kern.size)?;
         agree(path, &manifest, &meta)?;
+        let files = [
+            (Part::Manifest, &manifest_file),
+            (Part::Ckp, &memory),
+            (Part::Kern, &kern_file),
+            (Part::Meta, &meta_file),
+        ];
+        let exposures = exposure::find(&folder, path, files, &manifest)?;
         let parent = match &manifest.parent {
             Some(parent) => {
                 let over = Over { deltas, folders };
@@ -110,6 +119,7 @@ impl Checkpoint {
             memory,
             kern,
             stamp,
+            exposures,
             parent,
         })
     }
@@ -130,6 +140,11 @@ impl Checkpoint {
     /// [`Manifest::wants`].
     pub(crate) fn manifest_sha256(&self) -> &str {
         &self.manifest_sha256
+    }
+
+    /// What of this bundle alone others may change.
+    pub(super) fn own_exposures(&self) -> &[Exposure] {
+        &self.exposures
     }
 
     /// What the `.meta` file says, checked against the manifest and the `.kern` file.

@@ -118,6 +118,9 @@ pub struct View {
     pub wants: Vec<String>,
     /// Whether somebody has, or it was made here; null where it wants nothing, or that is not known.
     pub trusted: Option<bool>,
+    /// What of it and of its parents others than this user and root may change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exposed: Vec<String>,
     /// Its manifest.
     #[serde(flatten)]
     pub manifest: Manifest,
@@ -134,6 +137,7 @@ impl View {
             parents: None,
             wants: manifest.wants(),
             trusted: None,
+            exposed: Vec::new(),
             manifest: manifest.clone(),
         }
     }
@@ -145,6 +149,11 @@ impl View {
         let view = Self::new(checkpoint.path(), checkpoint.manifest());
         Self {
             parents: Some(parents.map(|parent| parent.path().to_string()).collect()),
+            exposed: checkpoint
+                .exposures()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             trusted: trusted.filter(|_| !view.wants.is_empty()),
             ..view
         }

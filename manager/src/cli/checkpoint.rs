@@ -278,6 +278,8 @@ impl Inspect {
             lines.push(("trusted", if trusted { "yes" } else { "no" }.to_owned()));
         }
         lines.extend(wants.into_iter().map(|want| ("wants to", want)));
+        let exposures = checkpoint.exposures().into_iter();
+        lines.extend(exposures.map(|exposure| ("exposed", exposure.to_string())));
         for (key, value) in lines {
             line(format_args!("{key:<12} {value}"));
         }

@@ -141,7 +141,7 @@ pub(super) fn fill(
             Event::NurseryReplaced => {
                 bar.note("the nursery was killed; a new one goes on");
             }
-            Event::Verifying(_) | Event::Admitted { .. } => {}
+            Event::Verifying(_) | Event::Admitted { .. } | Event::Exposed(_) => {}
         },
     );
     bar.clear();

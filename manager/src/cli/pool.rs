@@ -13,14 +13,14 @@ use super::{
     daemon::{by_daemon, daemon, only_daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
-    output::{cancellation, engine, json, line, state, table},
+    output::{cancellation, engine, json, line, note_with, state, table},
     policy::Limits,
     restore::absolute,
     values::whole_seconds,
 };
 use crate::{
     api::pools::{Changing, Making},
-    checkpoint::BundlePath,
+    checkpoint::{BundlePath, Checkpoint},
     config::Config,
     pool::{LOCK_LIMIT, NEVER, NewPool, Pool, Pools},
     restore::Slots,
@@ -152,6 +152,12 @@ impl Create {
                 .unwrap_or(config.restore.private_limit.value),
             trust: self.trust,
         };
+        // The daemon may be able to open what this user cannot; then it alone knows.
+        if let Ok(checkpoint) = Checkpoint::open(&self.checkpoint) {
+            for exposure in checkpoint.exposures() {
+                note_with("\x1b[33m", "warning", &exposure.to_string());
+            }
+        }
         if let Some(code) = self.by_daemon(config, &new)? {
             return Ok(code);
         }

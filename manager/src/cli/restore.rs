@@ -155,7 +155,10 @@ impl Restore {
                     Event::Failed(failure) => {
                         bar.note(format_args!("{}: {}", failure.name, failure.error));
                     }
-                    Event::Admitted { .. } | Event::NurseryReplaced | Event::Verifying(_) => {}
+                    Event::Admitted { .. }
+                    | Event::NurseryReplaced
+                    | Event::Exposed(_)
+                    | Event::Verifying(_) => {}
                 }
             },
         )?;

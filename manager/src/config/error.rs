@@ -13,6 +13,12 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// The file says what this user runs, and everybody may write it.
+    #[error("refusing the configuration {}: everybody on this host may change it", .path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
     /// Something in the file.
     #[error("cannot use the configuration {}, line {line}, column {column}: {message}", .path.display())]
     File {
@@ -57,6 +63,7 @@ impl Error {
             Self::Read { .. } => {
                 Some("name another file with --config FILE, or none: --config /dev/null")
             }
+            Self::Exposed { .. } => Some("look through it, and take it from them: chmod o-w"),
             Self::File { .. } | Self::Environment { .. } => {
                 Some("`brood config example` shows every setting")
             }

@@ -1,7 +1,8 @@
 //! The form of the configuration file: TOML, every key optional, no key unknown.
 
 use std::{
-    fs, io,
+    fs::{self, Metadata},
+    io,
     net::SocketAddr,
     num::NonZeroU32,
     ops::Range,
@@ -15,7 +16,10 @@ use super::{
     Error,
     value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
 };
-use crate::{checkpoint::BundlePath, engine::bhyve::Rctl, restore::ParkAfter, units::Bytes};
+use crate::{
+    checkpoint::BundlePath, engine::bhyve::Rctl, other_writer::OtherWriter, restore::ParkAfter,
+    units::Bytes,
+};
 
 /// A value, and where in the file it stands.
 pub(super) type At<T> = Spanned<InFile<T>>;
@@ -121,6 +125,14 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     /// Reads a file; `None` when there is none of this name.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let exposed = |facts: Metadata| {
+            facts.is_file() && OtherWriter::of(&facts) == Some(OtherWriter::Everybody)
+        };
+        if fs::metadata(path).is_ok_and(exposed) {
+            return Err(Error::Exposed {
+                path: path.to_owned(),
+            });
+        }
         match fs::read_to_string(path) {
             Ok(text) => Ok(Some(Self {
                 path: path.to_owned(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     checkpoint::manifest::EngineKind,
+    other_writer::OtherWriter,
     restore::admission::{self, Demand, Limit, Unit},
     units::Bytes,
 };
@@ -217,6 +218,11 @@ fn state_folder(folder: &Folder) -> [Check; 2] {
                 format!("others may look into it, though at none of brood's files: chmod 700 {path}"),
             )
             .unless(
+                folder.changed_by.is_none(),
+                severity(folder),
+                by_others(folder, "brood's files"),
+            )
+            .unless(
                 folder.writable,
                 Status::Fail,
                 "set BROOD_STATE_DIR to a folder that this user may write",
@@ -244,6 +250,28 @@ fn state_folder(folder: &Folder) -> [Check; 2] {
     ]
 }
 
+/// Nothing is restored from what everybody may change.
+fn severity(folder: &Folder) -> Status {
+    match folder.changed_by {
+        Some(OtherWriter::Everybody) => Status::Fail,
+        _ => Status::Warn,
+    }
+}
+
+/// That others may change what lies in a folder, and what to do.
+fn by_others(folder: &Folder, what: &str) -> String {
+    let (path, change) = (
+        folder.path.display(),
+        match folder.changed_by {
+            Some(OtherWriter::User(_)) => "chown $(id -u)",
+            _ => "chmod go-w",
+        },
+    );
+    let who = folder.changed_by.map(|by| by.to_string());
+    let who = who.unwrap_or_default();
+    format!("{who} may change {what}: {change} {path}")
+}
+
 fn checkpoint_folder(folder: &Folder) -> Check {
     let options = match folder.options.join(",") {
         none if none.is_empty() => none,
@@ -258,6 +286,11 @@ fn checkpoint_folder(folder: &Folder) -> Check {
         !folder.is_remote(),
         Status::Warn,
         "a guest's page fault waits for the network; copy the checkpoint to a local disk",
+    )
+    .unless(
+        folder.changed_by.is_none(),
+        severity(folder),
+        by_others(folder, "checkpoints, and with them all guests"),
     )
     .unless(
         folder.exists,

@@ -172,6 +172,7 @@ pub(crate) fn folder(path: &str, filesystem: &str) -> Folder {
         mount_point: Some("/".into()),
         free: Bytes::gib(100),
         open_to_others: false,
+        changed_by: None,
         writable: true,
     }
 }

@@ -1,6 +1,9 @@
 //! Facts of a folder: its file system, the room on it, and whether it can be written.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nix::{
     sys::statvfs::statvfs,
@@ -9,7 +12,7 @@ use nix::{
 use serde::Serialize;
 
 use super::proc::Mount;
-use crate::{owner_only, units::Bytes};
+use crate::{other_writer::OtherWriter, owner_only, units::Bytes};
 
 /// The filesystem behind a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +32,8 @@ pub struct Folder {
     pub free: Bytes,
     /// Whether others than its owner may enter or read it.
     pub open_to_others: bool,
+    /// Others than this user and root who may change what lies there.
+    pub changed_by: Option<OtherWriter>,
     /// Whether this process may make files there.
     pub writable: bool,
 }
@@ -95,6 +100,10 @@ impl Folder {
             options: on.map(|on| on.options).unwrap_or_default(),
             free: Bytes(u64::try_from(free).unwrap_or(u64::MAX)),
             open_to_others: there == wanted && owner_only::is_open(&real),
+            changed_by: fs::metadata(&real)
+                .ok()
+                .filter(|_| there == wanted)
+                .and_then(|facts| OtherWriter::of(&facts)),
             writable: access(&real, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
         }
     }

@@ -181,6 +181,9 @@ impl Pools<'_> {
             self.state.trust(&checkpoint)?;
         }
         let _use = mass::verify(self.state, self.engine, &checkpoint, progress)?;
+        for exposure in checkpoint.exposures() {
+            tracing::warn!(pool = new.name, "{exposure}");
+        }
         let row = PoolRow {
             name: new.name.clone(),
             checkpoint: checkpoint.path().absolute()?.to_string(),

@@ -96,6 +96,11 @@ impl Job {
             disk: self.disk.clone(),
         };
         let mut warnings = Vec::new();
+        for exposure in checkpoint.exposures() {
+            let event = Event::Exposed(exposure);
+            warnings.extend(warning(&event));
+            observe(&event);
+        }
         let own = Slots::default();
         let report = mass::restore_by(
             slot.unwrap_or_else(|| own.named("")),
@@ -189,6 +194,7 @@ pub fn warning(event: &Event<'_>) -> Option<String> {
         Event::Admitted { verdict } => verdict
             .memory_risk()
             .map(|risk| format!("overcommitted: {risk}")),
+        Event::Exposed(exposure) => Some(exposure.to_string()),
         Event::NurseryReplaced => Some("the nursery was killed; a new one goes on".to_owned()),
         Event::Restored(_) | Event::Failed(_) | Event::Verifying(_) => None,
     }

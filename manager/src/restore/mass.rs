@@ -101,6 +101,8 @@ pub enum Event<'a> {
     Failed(&'a Failure),
     /// The nursery was killed; a new one goes on.
     NurseryReplaced,
+    /// Others may change the checkpoint.
+    Exposed(&'a checkpoint::Exposure),
 }
 
 /// A guest that was restored and has answered.
@@ -209,9 +211,9 @@ impl Error {
 /// Makes sure that the memory file of `checkpoint`, and those of its parents when it is a delta,
 /// are what was sealed. A file whose digest was computed before, and that was not changed since, is
 /// not read again. What the engine cannot restore from is refused before anything is read, and so is
-/// what wants more of this host than its own files, unless it is trusted ([`State::trust`]). While one
-/// is read, and until what this returns is dropped, nobody removes the checkpoint; keep it until
-/// guests are recorded.
+/// what wants more of this host than its own files, unless it is trusted ([`State::trust`]), or
+/// what everybody may change. While one is read, and until what this returns is dropped, nobody removes
+/// the checkpoint; keep it until guests are recorded.
 ///
 /// # Errors
 /// When it is not, or cannot be read.
@@ -226,6 +228,7 @@ pub fn verify(
         let bundle = checkpoint.path().clone();
         return Err(checkpoint::Error::NotTrusted { bundle, wants }.into());
     }
+    checkpoint.refuse_exposed()?;
     let mut in_use = None;
     checkpoint.refuse_writers()?;
     if checkpoint.parent().is_some() {

@@ -5,11 +5,15 @@
 //! has the digests of all else. So trust goes where a checkpoint is moved to, ends when anything of it
 //! is changed, and outlasts the database.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{Error, State};
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
+    other_writer::OtherWriter,
     owner_only,
 };
 
@@ -26,11 +30,17 @@ impl State {
             return Ok(true);
         }
         let file = self.trusted(checkpoint);
-        file.try_exists().map_err(|source| Error::Io {
-            action: "look for",
-            path: file,
-            source,
-        })
+        let look = |path: &Path| match fs::symlink_metadata(path) {
+            // What others may put there says nothing.
+            Ok(facts) => Ok(OtherWriter::of(&facts).is_none()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::Io {
+                action: "look for",
+                path: path.to_owned(),
+                source,
+            }),
+        };
+        Ok(look(&self.dir.join("trusted"))? && look(&file)?)
     }
 
     /// Trusts a checkpoint from now on. Nothing is noted of one that wants nothing of this host.
