@@ -1,6 +1,14 @@
 //! `brood density`: figures that add up, and nothing left behind.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use brood_tests::{Home, crowd, keys, sha256, text, until, whole};
 use nix::sys::signal::Signal;
@@ -178,4 +186,73 @@ fn guests_of_others_are_left_alone() {
         .ok();
     assert_eq!(ran.json()["answered"], 5);
     assert_eq!(home.converges(), ["mine-1", "mine-2", "mine-3"]);
+}
+
+/// Takes memory and gives it back, again and again, until it is dropped.
+struct Noise {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Noise {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let taken = vec![1_u8; 448 << 20];
+                thread::sleep(Duration::from_millis(150));
+                assert_eq!(taken[taken.len() / 2], 1);
+                drop(taken);
+                thread::sleep(Duration::from_millis(150));
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Noise {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn a_noisy_host_is_measured_again_and_then_warned_of() {
+    let Some(home) = Home::with_kvm() else { return };
+    let _turn = crowd();
+    let demo = home.demo("demo", "4M");
+    let report = home.path().join("report");
+    let out = report.to_str().expect("plain letters");
+    let noise = Noise::start();
+    let args = ["density", &demo.path, "--guests", "50", "--report", out];
+    let ran = home.brood(&args).ok();
+    drop(noise);
+    let again = ran.stderr.matches("50 guests are measured again: ").count();
+    assert_eq!(again, 2, "{ran:?}");
+    assert!(
+        ran.stderr.contains("warning: the host is too noisy"),
+        "{ran:?}"
+    );
+    let row = ran.stdout.lines().nth(1).expect("a row");
+    assert!(row.contains("host noise"), "{row}");
+    assert_eq!(
+        ran.stdout.matches("host noise").count(),
+        1,
+        "one row: {ran:?}"
+    );
+    let page = fs::read_to_string(report.join("index.html")).unwrap();
+    assert!(page.contains("the step of 50 guests does not say what they cost"));
+    let plan = home.json(&["plan", &demo.path]).to_string();
+    assert!(
+        !plan.contains("density run"),
+        "noise is planned with: {plan}"
+    );
+    assert!(home.guests().is_empty());
 }

@@ -32,6 +32,9 @@ use crate::{
 ///
 /// For each step: the host settles, guests are restored and answer, write --dirty-pages pages each,
 /// the host settles again, memory is measured, all guests are asked once more, and destroyed.
+/// A host that does other things meanwhile is noticed: such a step is measured up to three times, and
+/// what is still noise then is called so and is not used for plans.
+///
 /// Nothing but its flags says how: what is set for restores in the configuration is not used here.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -81,7 +84,9 @@ impl Density {
         if !self.json {
             line(HEADER);
         }
-        for &guests in &self.guests {
+        let mut again = TRIES;
+        let mut wanted = self.guests.iter().peekable();
+        while let Some(&&guests) = wanted.peek() {
             let bar = Bar::guests("settling", guests.into(), self.json);
             let run = Run {
                 guests: guests as usize,
@@ -109,13 +114,27 @@ impl Density {
                 },
             )?;
             bar.clear();
+            let interrupted = cancelled.load(Ordering::Relaxed);
+            if let Some(noise) = &step.noise {
+                again -= 1;
+                if again > 0 && !interrupted {
+                    note(format_args!("{guests} guests are measured again: {noise}"));
+                    continue;
+                }
+                note(format_args!(
+                    "warning: the host is too noisy to tell what {guests} guests cost: {noise}; \
+                     hint: stop what else runs, or measure more guests"
+                ));
+            }
+            again = TRIES;
+            let _ = wanted.next();
             if self.json {
                 json(&step);
             } else {
                 line(row(&step));
             }
             steps.push(step);
-            if cancelled.load(Ordering::Relaxed) {
+            if interrupted {
                 break;
             }
         }
@@ -128,6 +147,9 @@ impl Density {
         Ok(exit_code(&steps, cancelled.load(Ordering::Relaxed)))
     }
 }
+
+/// How often a step is measured while the host is noisy.
+const TRIES: u32 = 3;
 
 const HEADER: &str =
     "guests  answered   wall s   p50 ms   p99 ms   host MiB  MiB/guest  checkpoint unchanged";
@@ -143,7 +165,11 @@ fn row(step: &Step) -> String {
         step.restore_ms.p99,
         step.host_delta_mib,
         step.per_guest_mib,
-        if same { "yes" } else { "NO" },
+        match (same, &step.noise) {
+            (true, None) => "yes",
+            (true, Some(_)) => "yes, and host noise",
+            (false, _) => "NO",
+        },
     )
 }
 

@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    noise::{moved, noise},
     percentiles::Percentiles,
     settle::{Sample, settled},
     snapshot::MemorySnapshot,
@@ -27,7 +28,9 @@ use crate::{
 };
 
 /// How long a host that does not settle is waited for.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(40);
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
+/// What is said meanwhile.
+const SETTLING: &str = "waiting for the host's memory to settle";
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// How long a guest may take to write its pages, or to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
@@ -43,6 +46,9 @@ fn credible_overhead(engine: EngineKind) -> (Bytes, Bytes) {
         EngineKind::Bhyve => (Bytes::kib(256), Bytes::mib(64)),
     }
 }
+
+/// What restores guests, and stays while they are there, costs less than this.
+const NURSERY_MOST: Bytes = Bytes::mib(16);
 
 /// One step to measure.
 #[derive(Clone, Debug)]
@@ -125,8 +131,8 @@ pub fn step(
     let asks = can_be_asked(checkpoint);
     observe(Event::Phase("digesting"));
     let sha256_before = digest(checkpoint)?;
-    observe(Event::Phase("settling"));
-    let before = settle(engine, cancelled)?;
+    observe(Event::Phase(SETTLING));
+    let (before, moved_before) = settle(engine, cancelled)?;
     observe(Event::Phase("restoring"));
     let request = Request {
         timeout: mass::TIMEOUT,
@@ -188,7 +194,15 @@ pub fn step(
         measured.usage.private,
         measured.usage.process,
     );
-    if own.len() >= ENOUGH_TO_MEASURE && run.park_after.is_none() {
+    let (_, overhead) = credible_overhead(manifest.engine);
+    let most = measured.usage.private + Bytes(overhead.0 * count) + NURSERY_MOST;
+    let noise = noise(
+        count,
+        delta.available,
+        moved_before.max(measured.moved),
+        most,
+    );
+    if own.len() >= ENOUGH_TO_MEASURE && run.park_after.is_none() && noise.is_none() {
         note(
             guests.state,
             checkpoint,
@@ -207,6 +221,7 @@ pub fn step(
         restore_ms: Percentiles::of(&latencies_ms),
         host_delta_mib: delta.available,
         per_guest_mib,
+        noise,
         breakdown,
         checkpoint_sha256_before: sha256_before,
         checkpoint_sha256_after: sha256_after,
@@ -221,6 +236,8 @@ pub fn step(
 
 struct Measurement {
     after: MemorySnapshot,
+    /// By how much the host's memory moved then, when nothing was done.
+    moved: Bytes,
     usage: Usage,
     answered: u64,
 }
@@ -247,10 +264,10 @@ fn measure(
             let _ = ask(guest, &words);
         }
     }
-    observe(Event::Phase("settling"));
+    observe(Event::Phase(SETTLING));
     // Guests that are to be parked are not at rest before.
     thread::sleep(run.park_after.unwrap_or_default());
-    let after = settle(guests.engine, cancelled)?;
+    let (after, moved) = settle(guests.engine, cancelled)?;
     observe(Event::Phase("measuring"));
     let usage = own
         .iter()
@@ -273,6 +290,7 @@ fn measure(
     let answered = own.iter().filter(answers).count() as u64;
     Ok(Measurement {
         after,
+        moved,
         usage,
         answered,
     })
@@ -327,7 +345,8 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
 }
 
 /// Waits until the host's memory is stable, or will not become so, or nobody wants to know any more.
-fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<MemorySnapshot, Error> {
+/// Returns by how much it moved at the end, too.
+fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<(MemorySnapshot, Bytes), Error> {
     let begin = Instant::now();
     let mut samples: Vec<Sample> = Vec::new();
     loop {
@@ -338,7 +357,7 @@ fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<MemorySnapshot,
         });
         let late = begin.elapsed() > SETTLE_PATIENCE;
         if settled(&samples) || late || cancelled.load(Ordering::Relaxed) {
-            return Ok(snapshot);
+            return Ok((snapshot, moved(&samples)));
         }
         thread::sleep(SAMPLE_EVERY);
     }

@@ -33,6 +33,9 @@ pub struct Step {
     pub host_delta_mib: f64,
     /// [`Self::host_delta_mib`] divided by [`Self::guests`].
     pub per_guest_mib: f64,
+    /// Why these two cannot be relied on, when they cannot: the host did other things meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<String>,
     /// Where [`Self::per_guest_mib`] goes.
     pub breakdown: Breakdown,
     /// SHA-256 of the checkpoint's memory file before the step, in hexadecimal.
@@ -231,6 +234,7 @@ pub(super) mod tests {
             },
             host_delta_mib: 510.0,
             per_guest_mib: 0.51,
+            noise: None,
             breakdown: Breakdown::of(&delta, 1000, Bytes::kib(100_000), Bytes::kib(40_000)),
             checkpoint_sha256_before: "ab".repeat(32),
             checkpoint_sha256_after: "ab".repeat(32),

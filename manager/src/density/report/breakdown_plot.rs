@@ -73,9 +73,15 @@ fn draw_on(
         let above = font().color(&INK).pos(Pos::new(HPos::Center, VPos::Bottom));
         let below = font().color(&MUTED).pos(Pos::new(HPos::Center, VPos::Top));
         let guests = format!("{} guests", whole(step.guests));
-        chart.draw_series([EmptyElement::at((middle, base))
-            + Text::new(measured(step.per_guest_mib), (0, -6), above)])?;
+        chart.draw_series([
+            EmptyElement::at((middle, base)) + Text::new(amount(step), (0, -6), above)
+        ])?;
         chart.draw_series([EmptyElement::at((middle, 0.0)) + Text::new(guests, (0, 10), below)])?;
     }
     root.present()
+}
+
+fn amount(step: &Step) -> String {
+    let noisy = if step.noise.is_some() { " (noise)" } else { "" };
+    format!("{}{noisy}", measured(step.per_guest_mib))
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::density::step::Step;
 
 const SIZE: (u32, u32) = (920, 470);
-/// Less than this is noise, and a logarithm needs a bound.
+/// A logarithm needs a bound.
 const LEAST_MIB: f64 = 1.0;
 
 pub(super) fn draw(steps: &[Step]) -> Result<String, DrawError> {
@@ -31,8 +31,9 @@ fn draw_on(
     root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     steps: &[Step],
 ) -> Result<(), DrawError> {
-    let curve: Vec<_> = steps
-        .iter()
+    // What is not more than nothing has no place here, and is no cost: the page says which.
+    let plotted = || steps.iter().filter(|step| step.host_delta_mib > 0.0);
+    let curve: Vec<_> = plotted()
         .map(|step| (count(step.guests), step.host_delta_mib.max(LEAST_MIB)))
         .collect();
     let reference = reference::CURVE.map(|(guests, mib)| (count(guests), mib));
@@ -102,10 +103,15 @@ fn draw_on(
     chart.draw_series(reference.map(|point| {
         EmptyElement::at(point) + Text::new(measured(point.1), (0, -8), above.clone())
     }))?;
-    chart.draw_series(steps.iter().zip(&curve).map(|(step, point)| {
-        EmptyElement::at(*point) + Text::new(measured(step.host_delta_mib), (0, 9), label.clone())
+    chart.draw_series(plotted().zip(&curve).map(|(step, point)| {
+        EmptyElement::at(*point) + Text::new(amount(step), (0, 9), label.clone())
     }))?;
     root.present()
+}
+
+fn amount(step: &Step) -> String {
+    let noisy = if step.noise.is_some() { " (noise)" } else { "" };
+    format!("{}{noisy}", measured(step.host_delta_mib))
 }
 
 /// The names of the lines, in one row above the plot.

@@ -32,6 +32,7 @@ pub(super) fn render(dir: &Path, steps: &[Step], plots: &Plots<'_>) -> Result<St
         ("checkpoint", escape(&largest.checkpoint)),
         ("started", escape(&steps[0].started_at.to_string())),
         ("tiles", tiles(largest, steps)),
+        ("noise", noise(steps)),
         ("reference", escape(reference::SOURCE)),
         (
             "memory_plot",
@@ -94,6 +95,10 @@ fn title(text: &str) -> String {
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 fn headline(step: &Step) -> String {
     let guest_memory = memory(step.memory_mib * step.guests as f64);
+    if step.host_delta_mib <= 0.0 {
+        let guests = whole(step.guests);
+        return format!("{guests} guests, {guest_memory} of guest memory; the host was too noisy");
+    }
     format!(
         "{} guests, {guest_memory} of guest memory, in {} of the host’s",
         whole(step.guests),
@@ -126,8 +131,11 @@ fn tiles(largest: &Step, steps: &[Step]) -> String {
     [
         tile(
             format!("{} MiB", measured(largest.per_guest_mib)),
-            "",
-            format!("host memory per guest{reference}"),
+            if largest.noise.is_some() { "bad" } else { "" },
+            match &largest.noise {
+                Some(_) => "noise of the host, not what a guest costs".to_owned(),
+                None => format!("host memory per guest{reference}"),
+            },
         ),
         tile(
             format!("{} ms", measured(largest.restore_ms.p50)),
@@ -153,6 +161,27 @@ fn tiles(largest: &Step, steps: &[Step]) -> String {
         ),
     ]
     .concat()
+}
+
+/// Which steps cannot be relied on, and why.
+fn noise(steps: &[Step]) -> String {
+    let noisy = steps
+        .iter()
+        .filter_map(|step| Some((step, step.noise.as_ref()?)));
+    noisy
+        .map(|(step, why)| {
+            let plotted = match step.host_delta_mib > 0.0 {
+                true => "",
+                false => " It is not in the first plot.",
+            };
+            format!(
+                "<p class=\"note\"><b class=\"bad\">Noise:</b> the step of {} guests does not say \
+                 what they cost: {}.{plotted}</p>\n",
+                whole(step.guests),
+                escape(why)
+            )
+        })
+        .collect()
 }
 
 /// Colour keys for the series of a plot, in their order.

@@ -178,3 +178,23 @@ fn odd_steps_are_still_reported() {
         "{error}"
     );
 }
+
+#[test]
+fn noise_is_called_noise_and_nothing_negative_is_plotted() {
+    let quiet = example();
+    let mut noisy = Step {
+        guests: 50,
+        noise: Some("memory moved <by> itself".into()),
+        ..example()
+    };
+    noisy.host_delta_mib = -42.5;
+    noisy.per_guest_mib = -0.85;
+    let plot = memory_plot::draw(&[noisy.clone(), quiet]).unwrap();
+    assert!(!plot.contains("−42.5"), "a negative amount is plotted");
+    let dir = tempfile::tempdir().unwrap();
+    let page = fs::read_to_string(write_report(dir.path(), &[noisy]).unwrap()).unwrap();
+    assert!(page.contains("the step of 50 guests does not say"));
+    assert!(page.contains("memory moved &lt;by&gt; itself"));
+    assert!(page.contains("the host was too noisy"));
+    assert!(page.contains("−0.850 (noise)"));
+}
