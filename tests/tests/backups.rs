@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, FileTimes, Permissions},
     os::unix::fs::{FileExt, PermissionsExt, chown},
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -149,4 +150,53 @@ fn hot_guests_of_a_pool_wait_through_a_backup() {
         let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
         Some(())
     });
+}
+
+#[test]
+fn nurseries_of_one_checkpoint_share_one_look_at_it() {
+    const NURSERIES: usize = 3;
+    const MEMORY: u64 = 64 << 20;
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "64M");
+    for n in 0..NURSERIES {
+        home.restore(&demo, 3, &format!("n{n}"));
+    }
+    assert_eq!(home.nurseries().len(), NURSERIES);
+    let ask_all = || {
+        let before = read_by(&home);
+        thread::scope(|scope| {
+            // The first of each nursery at once: they wait for one of them.
+            for n in 0..NURSERIES {
+                let home = &home;
+                scope.spawn(move || home.ask(&format!("n{n}-1"), "ping"));
+            }
+        });
+        for n in 0..NURSERIES {
+            for guest in 2..=3 {
+                let _ = home.ask(&format!("n{n}-{guest}"), "ping");
+            }
+        }
+        read_by(&home) - before
+    };
+    fs::hard_link(demo.ckp(), home.path().join("backup")).unwrap();
+    let read = ask_all();
+    assert!(read >= MEMORY, "nobody looked at the content");
+    assert!(read < 2 * MEMORY, "{read} bytes were read");
+    // A nursery that comes later knows it, too.
+    fs::set_permissions(demo.ckp(), Permissions::from_mode(0o440)).unwrap();
+    let read = ask_all();
+    assert!((MEMORY..2 * MEMORY).contains(&read), "{read} bytes");
+    // When the manager has read the file, guests need not.
+    fs::remove_file(home.path().join("backup")).unwrap();
+    until("the change to be an old one", || {
+        use std::os::unix::fs::MetadataExt;
+        let changed = fs::metadata(demo.ckp()).ok()?.ctime();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .ok()?;
+        (now.as_secs() > changed.cast_unsigned() + 3).then_some(())
+    });
+    home.restore(&demo, 1, "later");
+    assert!(ask_all() < MEMORY);
+    home.destroy_all();
 }

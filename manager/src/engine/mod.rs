@@ -29,7 +29,7 @@ pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
     checkpoint::{
-        BundlePath, Checkpoint, Watch,
+        BundlePath, Checkpoint, FileStamp, Watch,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
     disk, host,
@@ -431,6 +431,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Puts a request in words to a running guest.
     ///
     /// # Errors
+    /// Tells guests to come that a file of memory with this stamp is what was sealed: they need not
+    /// read it to find that out.
+    fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
+
     /// When the words make no request, or no answer comes.
     fn ask(
         &self,

@@ -251,6 +251,7 @@ pub fn verify(
         if !is_fresh(&stamp) {
             state.note_verified(&stamp, sealed)?;
         }
+            engine.note_whole(&state.run_dir(), &stamp, sealed);
     }
     Ok(in_use)
 }

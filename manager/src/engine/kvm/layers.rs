@@ -1,6 +1,6 @@
 //! Memory files of a guest: a full checkpoint, and the deltas over it.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,13 +49,14 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn new(files: Vec<File>, plan: Plan) -> Result<Self, String> {
+    pub(super) fn new(files: Vec<File>, plan: Plan, run_dir: &Path) -> Result<Self, String> {
         let within = |extent: &Extent| extent.layer < files.len();
         if files.is_empty() || files.len() != plan.sealed.len() || !plan.extents.iter().all(within)
         {
             return Err("its memory files are not those of its orders".to_owned());
         }
-        let verdicts = Verdicts::new().map_err(|e| format!("cannot make a memory file: {e}"))?;
+        let verdicts = Verdicts::of_nursery(run_dir, &files)
+            .map_err(|e| format!("cannot make a memory file: {e}"))?;
         Ok(Self {
             files,
             plan,
@@ -117,7 +118,7 @@ impl Layers {
     /// Makes sure that the files are still what was sealed. Says what has changed, if something has.
     ///
     /// A change to a file's content changes its size or times. So do its attributes (mode, name,
-    /// links), and times can be set; then the content itself is looked at, once for all guests, and
+    /// links), and times can be set; then the content itself is looked at, once for all guests, of all nurseries, and
     /// the new stamp takes the old one's place in `stamps`.
     pub(super) fn check(&self, stamps: &mut [FileStamp]) -> Result<(), String> {
         for (n, stamp) in stamps.iter_mut().enumerate() {
@@ -132,7 +133,7 @@ impl Layers {
                     stamp.size, now.size
                 ));
             }
-            match self.verdicts.of(n, file, &sealed.sha256) {
+            match self.verdicts.of(file, &sealed.sha256) {
                 Ok(Some(now)) => *stamp = now,
                 Ok(None) => return Err("its content is not what was sealed".to_owned()),
                 Err(e) => return Err(e.to_string()),

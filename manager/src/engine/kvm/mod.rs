@@ -38,6 +38,7 @@ use control::Conversation;
 use demo::words;
 use machine::KvmError;
 use vcpu::VcpuState;
+use verdict::Verdicts;
 
 pub use control::CallError;
 pub use machine::ExitReason;
@@ -49,7 +50,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        BundlePath, Checkpoint, Description, Watch, Writer,
+        BundlePath, Checkpoint, Description, FileStamp, Watch, Writer,
         manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
     },
     host::{
@@ -172,6 +173,12 @@ impl Engine for Kvm {
             lock,
             park_after,
         )?))
+    }
+
+    fn note_whole(&self, run_dir: &Path, stamp: &FileStamp, sha256: &str) {
+        if let Ok(verdicts) = Verdicts::of_state(run_dir) {
+            verdicts.note_whole(stamp, sha256);
+        }
     }
 
     fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {

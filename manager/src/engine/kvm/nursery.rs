@@ -19,6 +19,7 @@ use std::{
     fs::{self, File},
     io::{self, IoSliceMut, Read, Seek},
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
     process::exit,
     sync::{
         Arc,
@@ -143,7 +144,11 @@ impl Nursery {
         let kern = contents(kern).map_err(|e| e.to_string())?;
         let state =
             VcpuState::from_bytes(&kern).map_err(|e| format!("cannot use the .ckp.kern: {e}"))?;
-        let layers = Arc::new(Layers::new(fds.map(File::from).collect(), start.layers)?);
+        let layers = Arc::new(Layers::new(
+            fds.map(File::from).collect(),
+            start.layers,
+            Path::new("."),
+        )?);
         let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
         let regions: Vec<_> = start
             .working_set

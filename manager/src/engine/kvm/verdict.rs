@@ -1,13 +1,14 @@
-//! Verdicts over a checkpoint's files, one for all guests of a nursery.
+//! Verdicts over checkpoints' files, one for all guests and nurseries of a state folder.
 //!
 //! A backup changes a file's attributes, and some set its times. Then the content decides, and one of
-//! the guests reads it for all. Its verdict stands in a memory file that all guests inherit, and that
-//! nobody touches as long as nothing has changed.
+//! the guests reads it for all. Its verdict stands in the file `STATE/verdicts`, which all guests
+//! inherit, and which nobody touches as long as nothing has changed.
 
 use std::{
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::FileExt},
+    path::Path,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -23,11 +24,20 @@ use nix::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::nursery::STOP;
-use crate::checkpoint::{FileStamp, sha256_file, unwatched};
+use crate::{
+    checkpoint::{FileStamp, sha256_file, unwatched},
+    engine::{Process, ProcessState},
+    owner_only,
+};
 
-/// How long another guest that reads the file may take before one looks for itself: it may have been
-/// stopped from outside.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The file, beside the run folder.
+const FILE: &str = "verdicts";
+/// Records in it. Two files that share one only forget each other's verdict.
+const SLOTS: u64 = 1024;
+/// How long another who reads a file is waited for before a look whether it was stopped from outside,
+/// and how long in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked whether it is done.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A change within the same tick of the file's clock does not show in its times. Longer than a tick
@@ -36,132 +46,238 @@ const TICK: Duration = Duration::from_millis(20);
 /// Looks at a file that changes all the time.
 const MOST_LOOKS: usize = 3;
 
-/// Verdicts over the files, one record for each.
+/// Verdicts over files, one record for each.
 #[derive(Debug)]
 pub(super) struct Verdicts {
     file: File,
 }
 
-/// What was found in a file that had these times.
+/// What was found in a file that had this stamp.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Verdict {
     mtime_ns: i128,
     ctime_ns: i128,
+    device: u64,
+    inode: u64,
+    size: u64,
     found: u64,
     padding: u64,
+    /// Of the other fields: what is read while it is written is not taken for a verdict.
+    check: u64,
+    /// The digest that it was compared with, in hexadecimal.
+    sealed: [u8; 64],
 }
 
 const WHOLE: u64 = 1;
 const OTHER: u64 = 2;
 
-impl Verdicts {
-    /// None yet.
-    pub(super) fn new() -> io::Result<Self> {
-        let file = memfd_create(c"brood-verdicts", MFdFlags::MFD_CLOEXEC)?;
-        Ok(Self { file: file.into() })
+impl Verdict {
+    fn new(stamp: &FileStamp, sha256: &str, whole: bool) -> Self {
+        let mut sealed = [0; 64];
+        let length = sha256.len().min(sealed.len());
+        sealed[..length].copy_from_slice(&sha256.as_bytes()[..length]);
+        Self {
+            mtime_ns: stamp.mtime_ns,
+            ctime_ns: stamp.ctime_ns,
+            device: stamp.device,
+            inode: stamp.inode,
+            size: stamp.size,
+            found: if whole { WHOLE } else { OTHER },
+            padding: 0,
+            check: 0,
+            sealed,
+        }
     }
 
-    /// Whether the content of `file`, the one of this place, is what was sealed, though it is not
-    /// what it was by its stamp. Returns its stamp now.
-    pub(super) fn of(
-        &self,
-        place: usize,
-        file: &File,
-        sha256: &str,
-    ) -> io::Result<Option<FileStamp>> {
+    /// Its bytes in one number (FNV-1a), as if `check` were 0.
+    fn sum(&self) -> u64 {
+        let without = Self { check: 0, ..*self };
+        let add = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        without.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, add)
+    }
+
+    /// What it says of the file with this stamp, compared with this digest.
+    fn of(&self, stamp: &FileStamp, sha256: &str) -> Option<bool> {
+        let wanted = Self::new(stamp, sha256, true);
+        let is_about = (self.device, self.inode, self.size)
+            == (wanted.device, wanted.inode, wanted.size)
+            && (self.mtime_ns, self.ctime_ns) == (wanted.mtime_ns, wanted.ctime_ns)
+            && self.sealed == wanted.sealed
+            && self.check == self.sum();
+        match self.found {
+            WHOLE if is_about => Some(true),
+            OTHER if is_about => Some(false),
+            _ => None,
+        }
+    }
+}
+
+impl Verdicts {
+    /// Those of the state folder that `run_dir` is in.
+    pub(super) fn of_state(run_dir: &Path) -> io::Result<Self> {
+        let mut options = owner_only::options();
+        options.create(true).read(true).write(true);
+        let file = options.open(run_dir.join("..").join(FILE))?;
+        Ok(Self { file })
+    }
+
+    /// The same for a nursery that works in `run_dir`, with room for these files; its own where the
+    /// state folder has none.
+    pub(super) fn of_nursery(run_dir: &Path, files: &[File]) -> io::Result<Self> {
+        let shared = Self::of_state(run_dir).and_then(|verdicts| {
+            for file in files {
+                verdicts.make_room(&FileStamp::of(file)?)?;
+            }
+            Ok(verdicts)
+        });
+        shared.or_else(|_| {
+            let file = memfd_create(c"brood-verdicts", MFdFlags::MFD_CLOEXEC)?;
+            Ok(Self { file: file.into() })
+        })
+    }
+
+    /// Gives the record of a file its block, before the disk is full.
+    fn make_room(&self, stamp: &FileStamp) -> io::Result<()> {
+        let mut verdict = Verdict::new_zeroed();
+        let at = slot(stamp);
+        if self.file.read_at(verdict.as_mut_bytes(), at)? < size_of::<Verdict>() {
+            let empty = Verdict::new_zeroed();
+            self.file.write_all_at(empty.as_bytes(), at)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the content of `file` is what was sealed, though it is not what it was by its stamp.
+    /// Returns its stamp now.
+    pub(super) fn of(&self, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
         let now = FileStamp::of(file)?;
-        if let Some(whole) = self.known(place, &now)? {
+        if let Some(whole) = self.read(&now)?.of(&now, sha256) {
             return Ok(whole.then_some(now));
         }
         // Whoever is stopped in the middle of it would keep all others waiting.
         let stop = SigSet::from_iter([STOP]);
         let _ = stop.thread_block();
-        let verdict = self.take(place, file, sha256);
+        let verdict = self.take(slot(&now), file, sha256);
         let _ = stop.thread_unblock();
         verdict
     }
 
-    fn take(&self, place: usize, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
-        let locked = self.lock()?;
-        let verdict = self.look(place, file, sha256);
+    fn take(&self, at: u64, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
+        let locked = self.lock(at)?;
+        let verdict = self.look(file, sha256);
         if locked {
-            let _ = self.set_lock(libc::F_UNLCK);
+            let _ = self.set_lock(libc::F_UNLCK, at);
         }
         verdict
     }
 
-    fn look(&self, place: usize, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
+    fn look(&self, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
         for _ in 0..MOST_LOOKS {
             let before = settled(file)?;
-            if let Some(whole) = self.known(place, &before)? {
+            if let Some(whole) = self.read(&before)?.of(&before, sha256) {
                 return Ok(whole.then_some(before));
             }
+            let verdict = Verdict::new(&before, sha256, true);
             let whole = sha256_file(file, &unwatched)? == sha256;
             if FileStamp::of(file)? == before {
-                self.note(place, &before, whole)?;
+                let found = if whole { WHOLE } else { OTHER };
+                self.note(Verdict { found, ..verdict }, &before);
                 return Ok(whole.then_some(before));
             }
         }
         Ok(None)
     }
 
-    fn known(&self, place: usize, stamp: &FileStamp) -> io::Result<Option<bool>> {
+    /// A file with this stamp was found to be what was sealed.
+    pub(super) fn note_whole(&self, stamp: &FileStamp, sha256: &str) {
+        self.note(Verdict::new(stamp, sha256, true), stamp);
+    }
+
+    fn read(&self, stamp: &FileStamp) -> io::Result<Verdict> {
         let mut verdict = Verdict::new_zeroed();
-        let read = self.file.read_at(verdict.as_mut_bytes(), offset(place))?;
-        let same = read == size_of::<Verdict>()
-            && (verdict.mtime_ns, verdict.ctime_ns) == (stamp.mtime_ns, stamp.ctime_ns);
-        Ok(match verdict.found {
-            WHOLE if same => Some(true),
-            OTHER if same => Some(false),
-            _ => None,
+        let length = self.file.read_at(verdict.as_mut_bytes(), slot(stamp))?;
+        let whole = length == size_of::<Verdict>();
+        Ok(if whole {
+            verdict
+        } else {
+            Verdict::new_zeroed()
         })
     }
 
-    fn note(&self, place: usize, stamp: &FileStamp, whole: bool) -> io::Result<()> {
-        let verdict = Verdict {
-            mtime_ns: stamp.mtime_ns,
-            ctime_ns: stamp.ctime_ns,
-            found: if whole { WHOLE } else { OTHER },
-            padding: 0,
-        };
-        self.file.write_all_at(verdict.as_bytes(), offset(place))
+    /// What cannot be noted is looked at again: the verdict is good all the same.
+    fn note(&self, verdict: Verdict, stamp: &FileStamp) {
+        let check = verdict.sum();
+        let verdict = Verdict { check, ..verdict };
+        let _ = self.file.write_all_at(verdict.as_bytes(), slot(stamp));
     }
 
-    /// Waits for the lock, which is a process' own and goes with it. `false` when whoever has it takes
-    /// too long.
-    fn lock(&self) -> io::Result<bool> {
+    /// Waits for the lock of a record, which is a process' own and goes with it. `false` when whoever
+    /// has it is stopped, or takes for ever.
+    fn lock(&self, at: u64) -> io::Result<bool> {
         let begin = Instant::now();
-        while begin.elapsed() < PATIENCE {
-            match self.set_lock(libc::F_WRLCK) {
+        let mut looked = begin;
+        while begin.elapsed() < PATIENCE_MAX {
+            match self.set_lock(libc::F_WRLCK, at) {
                 Ok(()) => return Ok(true),
                 Err(Errno::EACCES | Errno::EAGAIN | Errno::EINTR) => thread::sleep(POLL_INTERVAL),
                 Err(e) => return Err(e.into()),
+            }
+            if looked.elapsed() > PATIENCE {
+                looked = Instant::now();
+                if self.is_held_by_a_stopped(at) {
+                    break;
+                }
             }
         }
         Ok(false)
     }
 
-    fn set_lock(&self, kind: libc::c_int) -> nix::Result<()> {
-        // SAFETY: all zeros is a valid flock, and means the whole file.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        lock.l_type = i16::try_from(kind).expect("a small number");
+    fn set_lock(&self, kind: libc::c_int, at: u64) -> nix::Result<()> {
+        let lock = record_lock(kind, at);
         fcntl(self.file.as_fd(), FcntlArg::F_SETLK(&lock)).map(drop)
+    }
+
+    fn is_held_by_a_stopped(&self, at: u64) -> bool {
+        let mut lock = record_lock(libc::F_WRLCK, at);
+        if fcntl(self.file.as_fd(), FcntlArg::F_GETLK(&mut lock)).is_err() {
+            return true;
+        }
+        let holder = Process::with_pid(lock.l_pid).ok().flatten();
+        holder.is_some_and(|holder| matches!(holder.state(), Ok(ProcessState::Stopped)))
     }
 }
 
-fn offset(place: usize) -> u64 {
-    (place * size_of::<Verdict>()) as u64
+/// A lock of the record at this place.
+fn record_lock(kind: libc::c_int, at: u64) -> libc::flock {
+    // SAFETY: all zeros is a valid flock.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = i16::try_from(kind).expect("a small number");
+    lock.l_start = at.cast_signed();
+    lock.l_len = size_of::<Verdict>().cast_signed() as i64;
+    lock
+}
+
+/// Where the record of a file is.
+fn slot(stamp: &FileStamp) -> u64 {
+    let mixed = (stamp.inode ^ stamp.device.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) % SLOTS * size_of::<Verdict>() as u64
+}
+
+/// How long ago the last change of a file was; no time when a clock was set back since.
+fn since(stamp: &FileStamp) -> Duration {
+    let changed = u64::try_from(stamp.ctime_ns.max(stamp.mtime_ns)).unwrap_or(0);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_nanos(changed);
+    SystemTime::now()
+        .duration_since(changed)
+        .unwrap_or_default()
 }
 
 /// The stamp of a file, taken when its last change is so long ago that a later one shows.
 fn settled(file: &File) -> io::Result<FileStamp> {
     let stamp = FileStamp::of(file)?;
-    let changed = u64::try_from(stamp.ctime_ns).unwrap_or(0);
-    let since =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_nanos(changed));
     // A clock that was set back says nothing.
-    if since.is_ok_and(|since| since < TICK) {
+    if since(&stamp) < TICK {
         thread::sleep(TICK);
         return FileStamp::of(file);
     }
@@ -181,14 +297,21 @@ mod tests {
         fs::write(&path, "what was sealed").unwrap();
         let file = File::open(&path).unwrap();
         let sha256 = sha256_file(&file, &unwatched).unwrap();
-        let verdicts = Verdicts::new().unwrap();
+        let run = dir.path().join("run");
+        fs::create_dir(&run).unwrap();
+        let open = || Verdicts::of_nursery(&run, std::slice::from_ref(&file)).unwrap();
+        let verdicts = open();
 
         fs::hard_link(&path, dir.path().join("backup")).unwrap();
-        let stamp = verdicts.of(1, &file, &sha256).unwrap().unwrap();
-        // Known now: another digest is not even compared.
-        assert_eq!(verdicts.of(1, &file, "").unwrap(), Some(stamp));
-        // That says nothing of another file.
-        assert_eq!(verdicts.of(0, &file, "").unwrap(), None);
+        let stamp = verdicts.of(&file, &sha256).unwrap().unwrap();
+        // Known now, to others too: the content is not even looked at.
+        let elsewhere = open();
+        let known = |stamp: &FileStamp| elsewhere.read(stamp).unwrap().of(stamp, &sha256);
+        assert_eq!(known(&stamp), Some(true));
+        // That says nothing of another file, or another digest.
+        let inode = stamp.inode + 1;
+        assert_eq!(known(&FileStamp { inode, ..stamp }), None);
+        assert_eq!(elsewhere.of(&file, "").unwrap(), None);
 
         File::options()
             .write(true)
@@ -196,9 +319,9 @@ mod tests {
             .unwrap()
             .write_all(b"WHAT")
             .unwrap();
-        assert_eq!(verdicts.of(1, &file, &sha256).unwrap(), None);
+        assert_eq!(verdicts.of(&file, &sha256).unwrap(), None);
         let other = sha256_file(&file, &unwatched).unwrap();
-        assert_eq!(verdicts.of(1, &file, &other).unwrap(), None, "known");
+        assert_eq!(verdicts.of(&file, &other).unwrap(), None, "known");
         // The same content again, and another time.
         fs::write(&path, "what was sealed").unwrap();
         let times = fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
@@ -208,7 +331,7 @@ mod tests {
             .unwrap()
             .set_times(times)
             .unwrap();
-        let stamp = verdicts.of(1, &file, &sha256).unwrap().unwrap();
+        let stamp = verdicts.of(&file, &sha256).unwrap().unwrap();
         assert_eq!(stamp.mtime_ns, 0);
     }
 }

@@ -52,7 +52,10 @@ fn layers(files: Vec<File>, memory: u64, lists: &[Vec<u64>]) -> Arc<Layers> {
         sealed: files.iter().map(sealed).collect(),
         extents: extents.into_values().collect(),
     };
-    Arc::new(Layers::new(files, plan).unwrap())
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    Arc::new(Layers::new(files, plan, &run).unwrap())
 }
 
 fn contents(file: &File) -> Vec<u8> {
