@@ -217,3 +217,75 @@ fn what_a_killed_manager_leaves_silent_ends_by_itself() {
     assert!(told && listed.len() == 2, "{listed:?}");
     home.destroy_all();
 }
+
+#[test]
+fn a_stopped_suspend_holds_up_no_other_claim_and_is_named() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "128M");
+    for pool in ["a", "b"] {
+        let _ = home
+            .brood(&["pool", "create", pool, &demo.path, "--hot", "0"])
+            .ok();
+    }
+    let claim = |pool: &str| {
+        let claim = home.json(&["pool", "claim", pool]);
+        let _ = home.ask(text(&claim["guest"]), "dirty 8000");
+        text(&claim["token"]).to_owned()
+    };
+    let claims = home.state().join("claims");
+    let is_held = || fs::read_dir(&claims).is_ok_and(|mut files| files.next().is_some());
+    // It writes the guest's memory, and has nothing else in hand.
+    let cold = home.state().join("cold");
+    let writes = || {
+        let files = fs::read_dir(&cold).into_iter().flatten().flatten();
+        files.map(|file| file.path()).any(|file| {
+            let is_new = file.extension().is_some_and(|end| end == "new");
+            is_new && fs::metadata(&file).is_ok_and(|facts| facts.len() > 0)
+        })
+    };
+    let (token, stopped) = (0..20)
+        .find_map(|_| {
+            let token = claim("a");
+            let mut suspend = home.start(&["pool", "suspend", &token]);
+            while !writes() && !suspend.ended() {}
+            suspend.signal(Signal::SIGSTOP);
+            if writes() && is_held() && !suspend.ended() {
+                return Some((token, suspend));
+            }
+            suspend.signal(Signal::SIGCONT);
+            let _ = suspend.wait();
+            let _ = home.brood(&["pool", "release", &token]).ok();
+            None
+        })
+        .expect("one is stopped in the middle");
+    // Those of this pool and of another one come and go.
+    for pool in ["a", "b"] {
+        let other = claim(pool);
+        let _ = home.brood(&["pool", "suspend", &other]).ok();
+        let _ = home.brood(&["pool", "resume", &other]).ok();
+        let _ = home.brood(&["pool", "suspend", &other]).ok();
+        let _ = home.brood(&["pool", "release", &other]).ok();
+        let _ = home.brood(&["pool", "fill", pool]).ok();
+    }
+    // Whoever wants this one is told.
+    for command in ["suspend", "resume"] {
+        let pid = stopped.pid().to_string();
+        let ran = home.brood(&["pool", command, &token]).exits(1);
+        let words = [
+            &pid[..],
+            "brood pool suspend",
+            "the claim",
+            "is stopped",
+            "kill -CONT",
+        ];
+        let ran = ran.says(&words);
+        assert!(!ran.stderr.contains(&token), "{ran:?}");
+    }
+    stopped.signal(Signal::SIGCONT);
+    let _ = stopped.wait().ok();
+    assert!(!is_held(), "a lock that nobody has is not kept");
+    let _ = home.brood(&["pool", "resume", &token]).ok();
+    for pool in ["a", "b"] {
+        let _ = home.brood(&["pool", "remove", pool, "--force"]).ok();
+    }
+}

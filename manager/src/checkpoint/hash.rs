@@ -5,7 +5,7 @@ use std::{
     io,
     ops::ControlFlow,
     os::unix::fs::FileExt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use sha2::{Digest, Sha256};
@@ -33,6 +33,14 @@ pub type Watch<'a> = &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync);
 /// A [`Watch`] of nobody: it goes on to the end.
 pub fn unwatched(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
+}
+
+/// A [`Watch`] that ends the work when the flag is set: whoever wanted it has gone.
+pub fn until(cancelled: &AtomicBool) -> impl Fn(Progress) -> ControlFlow<()> + Sync + '_ {
+    |_| match cancelled.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }
 
 /// What work answers that a [`Watch`] has ended.

@@ -46,7 +46,7 @@ pub use exposure::Exposure;
 pub use flatten::flatten;
 #[cfg(target_os = "linux")]
 pub(crate) use hash::interrupted;
-pub use hash::{Progress, Watch, sha256_file, unwatched};
+pub use hash::{Progress, Watch, sha256_file, until, unwatched};
 pub use lineage::{Target, is_sealed, manifest_of, parents_of};
 pub use open::{Checkpoint, DELTAS_MAX};
 pub use pages::{Malformed, PageList};

@@ -281,7 +281,7 @@ impl Pools<'_> {
             if let Some(bundle) = bundle {
                 self.sweep_released(&bundle.parse()?)?;
             }
-            self.settle_cold()?;
+            self.settle_cold();
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -14,13 +14,13 @@ use nix::fcntl::Flock;
 
 use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
-    checkpoint::{self, BundlePath, Watch, manifest::Manifest, unwatched},
+    checkpoint::{self, BundlePath, Watch, manifest::Manifest, until},
     disk::Place,
     engine::{self, GuestId},
     guests::{self, GuestState},
     restore::mass,
     state::{
-        ColdRow, ColdState, Lease, TokenDigest,
+        self, ColdRow, ColdState, Lease, TokenDigest,
         lock::{self, Wait},
     },
 };
@@ -38,6 +38,22 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often a restore whose manager is gone is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
 
+/// The locks of whoever is at a claim.
+#[derive(Debug)]
+struct ClaimLock {
+    dir: PathBuf,
+    name: String,
+    _own: Flock<File>,
+    _all: Option<Flock<File>>,
+}
+
+impl Drop for ClaimLock {
+    fn drop(&mut self) {
+        // As long as it is held: nobody else has it.
+        lock::remove(&self.dir, &self.name);
+    }
+}
+
 impl Pools<'_> {
     /// Suspends the guest of a claim. When this returns the guest is gone, and what it was is on
     /// the disk. When anything fails, the guest goes on. Of one that rests already it tells what
@@ -47,8 +63,7 @@ impl Pools<'_> {
     /// [`Error::NoSuchClaim`], or when the bundle cannot be written.
     pub fn suspend(&mut self, token: &str, progress: Watch<'_>) -> Result<Manifest, Error> {
         let token = &TokenDigest::of(token);
-        self.settle_claim(token)?;
-        let _lock = self.cold_lock(false, self.lock_limit)?;
+        let _lock = self.claim_to_work_at(token)?;
         if let Some(cold) = self.state.cold(token)? {
             // Whoever wanted this before was cut off before being told.
             let path: BundlePath = cold.bundle.parse()?;
@@ -104,8 +119,7 @@ impl Pools<'_> {
     ) -> Result<Claimed, Error> {
         let begin = Instant::now();
         let digest = TokenDigest::of(token);
-        self.settle_claim(&digest)?;
-        let _lock = self.cold_lock(false, self.lock_limit)?;
+        let _lock = self.claim_to_work_at(&digest)?;
         if let Some(id) = self.state.claimed_by(&digest)?
             && let Some(claimed) = self.resumed(token, id, lease, timeout, begin)?
         {
@@ -199,7 +213,7 @@ impl Pools<'_> {
             self.state,
             self.engine,
             &checkpoint,
-            &unwatched,
+            &until(self.cancelled),
         )?);
         let facts = (self.facts)(checkpoint.path().dir())?;
         // It begins when the guest has answered.
@@ -237,39 +251,69 @@ impl Pools<'_> {
                 state: ColdState::Cold,
                 ..
             }) => Ok(()),
-            Some(_) => {
-                let _lock = self.cold_lock(true, self.lock_limit)?;
-                self.settle_cold_locked()
-            }
+            Some(_) => self.claim_to_work_at(token).map(drop),
         }
     }
 
-    /// Brings suspensions and restores that were cut off to their end, and removes bundles that
-    /// nobody needs. Does nothing while somebody is at one. What fails is logged and tried again by
-    /// the next one: it holds up neither the others nor the pool.
-    pub(super) fn settle_cold(&mut self) -> Result<(), Error> {
-        let Ok(_lock) = self.cold_lock(true, Duration::ZERO) else {
-            return Ok(());
+    /// Takes the lock of a claim, and settles the claim.
+    fn claim_to_work_at(&mut self, token: &TokenDigest) -> Result<ClaimLock, Error> {
+        let lock = self.claim_lock(token, self.lock_limit)?;
+        if let Some(cold) = self.state.cold(token)? {
+            self.settle_one(&cold)?;
+        }
+        Ok(lock)
+    }
+
+    fn settle_one(&mut self, cold: &ColdRow) -> Result<(), Error> {
+        match cold.state {
+            ColdState::Cold => Ok(()),
+            ColdState::Suspending => self.settle_suspend(cold),
+            ColdState::Resuming => self.settle_resume(cold),
+        }
+    }
+
+    /// Brings suspensions and restores that were cut off to their end, but for those that somebody is
+    /// at, and removes bundles that nobody needs, when nobody is at any. What fails is logged and
+    /// tried again by the next one: it holds up neither the others nor the pool.
+    pub(super) fn settle_cold(&mut self) {
+        let settled = self.settle_claims();
+        let swept = match self.cold_lock(true, Duration::ZERO) {
+            Ok(_lock) => {
+                self.state.sweep_claim_files();
+                self.recall_claims().and(self.sweep_bundles())
+            }
+            Err(Error::State(state::Error::Locked {
+                pid, stopped: true, ..
+            })) => {
+                tracing::warn!(
+                    pid,
+                    "released claims stay on the disk: this process, which suspends or resumes one, is stopped"
+                );
+                Ok(())
+            }
+            Err(_) => Ok(()),
         };
-        if let Err(error) = self.settle_cold_locked() {
+        if let Err(error) = settled.and(swept) {
             tracing::warn!(%error, "suspended claims are not all settled");
         }
-        Ok(())
     }
 
-    /// Does all that it can; returns the first error.
-    fn settle_cold_locked(&mut self) -> Result<(), Error> {
-        self.state.sweep_claim_files();
-        let mut result = self.recall_claims();
+    /// Settles all claims that nobody is at; returns the first error.
+    fn settle_claims(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
         for cold in self.state.all_cold()? {
-            let settled = match cold.state {
-                ColdState::Cold => Ok(()),
-                ColdState::Suspending => self.settle_suspend(&cold),
-                ColdState::Resuming => self.settle_resume(&cold),
+            if cold.state == ColdState::Cold {
+                continue;
+            }
+            let Ok(_lock) = self.claim_lock(&cold.token, Duration::ZERO) else {
+                continue;
             };
-            result = result.and(settled);
+            // Whoever was at it may have come to its end just now.
+            if let Some(now) = self.state.cold(&cold.token)? {
+                result = result.and(self.settle_one(&now));
+            }
         }
-        result.and(self.sweep_bundles())
+        result
     }
 
     /// Records claims again that are kept beside their bundle and were lost from the record. One
@@ -305,7 +349,7 @@ impl Pools<'_> {
         let sealed = checkpoint::is_sealed(&bundle)?;
         let goes_on = match self.guests().wake(&cold.guest, ANSWER_PATIENCE) {
             Ok(_) => true,
-            Err(e) if e.is_unknown() => return Err(e.into()),
+            Err(e) if e.is_unknown() || e.is_interrupted() => return Err(e.into()),
             Err(_) => false,
         };
         if !goes_on && sealed {
@@ -501,6 +545,21 @@ impl Pools<'_> {
             lasts,
         })?;
         Ok(())
+    }
+
+    /// The lock of a claim, which whoever suspends, resumes or settles it has alone.
+    fn claim_lock(&self, token: &TokenDigest, limit: Duration) -> Result<ClaimLock, Error> {
+        let (dir, name) = (self.state.dir().to_owned(), lock::of_claim(token));
+        let cancelled = self.cancelled;
+        let own = lock::take(&dir, &name, true, Wait { limit, cancelled })?;
+        let mut lock = ClaimLock {
+            dir,
+            name,
+            _own: own,
+            _all: None,
+        };
+        lock._all = Some(self.cold_lock(false, limit)?);
+        Ok(lock)
     }
 
     fn cold_lock(&self, exclusive: bool, limit: Duration) -> Result<Flock<File>, Error> {

@@ -277,7 +277,7 @@ impl Pools<'_> {
         self.row(name)?;
         let _lock = self.lock(name, self.cancelled)?;
         // A suspended claim that the record has lost is the pool's too.
-        self.settle_cold()?;
+        self.settle_cold();
         let entries = self.show(name)?.entries;
         let claimed = entries.claimed + entries.cold;
         if claimed > 0 && !force {
@@ -306,7 +306,7 @@ impl Pools<'_> {
                 self.state.forget_cold(&cold.token, false)?;
             }
         }
-        self.settle_cold()?;
+        self.settle_cold();
         self.standing.end(name);
         none_left(name, &left)?;
         if self.state.remove_pool(name)? {

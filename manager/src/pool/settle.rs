@@ -126,7 +126,7 @@ impl Pools<'_> {
 
     fn settle_locked(&mut self, name: &str) -> Result<Settled, Error> {
         let pool = self.row(name)?;
-        self.settle_cold()?;
+        self.settle_cold();
         let (guests, entries) = self.when_restores_are_over(name)?;
         let (mut saved, mut doomed, mut hot) = (Vec::new(), Vec::new(), 0);
         for entry in entries {

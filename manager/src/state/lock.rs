@@ -21,7 +21,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, TokenDigest};
 use crate::{
     engine::{Process, ProcessState},
     owner_only,
@@ -29,10 +29,14 @@ use crate::{
 
 /// Held, shared, by whoever has the lock of a pool; alone by whoever makes the record anew.
 pub(crate) const POOLS: &str = "pools.lock";
-/// Held, shared, while a claim is suspended or resumed.
+/// Held, shared, while a claim is suspended or resumed; alone by whoever removes what no claim needs.
 pub(crate) const COLD: &str = "cold.lock";
 /// The folder of the pools' own locks.
 const LOCKS: &str = "locks";
+/// The folder of the claims' own locks, which are there as long as somebody has them.
+pub(super) const CLAIMS: &str = "claims";
+/// Characters of a token's digest that name a lock.
+const DIGEST: usize = 32;
 
 /// How long a command waits for a lock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,6 +51,11 @@ const WORDS: usize = 3;
 /// Name of the lock of a pool, which is held while the pool is brought to what it should be.
 pub(crate) fn of_pool(pool: &str) -> String {
     format!("{LOCKS}/{pool}.lock")
+}
+
+/// Name of the lock of a claim, which is held while the claim is suspended or resumed.
+pub(crate) fn of_claim(token: &TokenDigest) -> String {
+    format!("{CLAIMS}/{}.lock", &token.as_str()[..DIGEST])
 }
 
 /// How long a lock is waited for.
@@ -107,7 +116,7 @@ pub(crate) fn take(
         }
         let waited = begin.elapsed();
         if waited >= wait.limit.min(STOPPED_PATIENCE) {
-            let owner = owner(&path);
+            let owner = holder(dir, name);
             let stopped = owner.as_ref().is_some_and(Owner::is_stopped);
             if stopped || waited >= wait.limit {
                 return Err(Error::Locked {
@@ -176,6 +185,21 @@ pub(super) fn command(words: impl Iterator<Item = String>) -> String {
     [vec![program], rest].concat().join(" ")
 }
 
+/// Who has the lock of this name. Those who share the one of all claims have one of a claim each; of
+/// them one that is stopped is told, if there is one.
+fn holder(dir: &Path, name: &str) -> Option<Owner> {
+    let mut claims: Vec<Owner> = match name {
+        COLD => fs::read_dir(dir.join(CLAIMS))
+            .into_iter()
+            .flatten()
+            .filter_map(|file| owner(&file.ok()?.path()))
+            .collect(),
+        _ => Vec::new(),
+    };
+    claims.sort_by_key(|owner| !owner.is_stopped());
+    claims.into_iter().next().or_else(|| owner(&dir.join(name)))
+}
+
 fn owner(path: &Path) -> Option<Owner> {
     let owner: Owner = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     owner.process.may_live().then_some(owner)
@@ -222,6 +246,24 @@ mod tests {
         assert!(error.to_string().contains("process"), "{error}");
         drop(held);
         take_now(dir.path(), &of_pool("a"), true).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_all_claims_is_told_who_has_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let _all = take_now(dir.path(), COLD, false).unwrap();
+        let token = TokenDigest::of("token");
+        let _own = take_now(dir.path(), &of_claim(&token), true).unwrap();
+        let error = take_now(dir.path(), COLD, true).unwrap_err();
+        let Error::Locked { pid, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*pid, Some(process::id().cast_signed()));
+        let error = take_now(dir.path(), &of_claim(&token), true).unwrap_err();
+        assert!(error.to_string().contains("the claim"), "{error}");
+        assert!(!error.to_string().contains(token.as_str()), "{error}");
+        let other = TokenDigest::of("other");
+        let _other = take_now(dir.path(), &of_claim(&other), true).unwrap();
     }
 
     #[test]

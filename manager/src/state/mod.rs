@@ -8,7 +8,9 @@
 //! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
 //! STATE/pools/            what each pool should be, to make the database anew from
 //! STATE/trusted/SHA256   of a checkpoint that may have this host do things
-//! STATE/cold.lock         held, shared, while one is suspended or resumed
+//! STATE/claims/DIGEST.lock held while one is suspended or resumed
+//! STATE/cold.lock         held, shared, meanwhile
+//! STATE/verdicts         what was found in files of checkpoints that were changed
 //! STATE/bundles/          which checkpoints are being read or removed, and by whom
 //! STATE/run/ID.sock       a guest's control socket    (the engine's)
 //! STATE/run/ID.exit       how a guest ended           (the engine's)
@@ -222,7 +224,11 @@ fn locked(
         name => format!("pool {}", name.trim_end_matches(".lock")),
     };
     let who = match (pid, command) {
+    let is_claim = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with(lock::CLAIMS));
         (Some(pid), Some(command)) => format!("process {pid} ({command})"),
+        _ if is_claim => "the claim".to_owned(),
         (Some(pid), None) => format!("process {pid}"),
         (None, _) => "another command".to_owned(),
     };

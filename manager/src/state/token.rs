@@ -23,6 +23,11 @@ impl TokenDigest {
         let digest = Sha256::digest(token.as_bytes());
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+
+    /// 64 hexadecimal digits.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// From the record or from what is kept beside it: earlier versions wrote the token itself, which is
