@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::{
     checkpoint::{self, BundlePath},
     disk::Place,
-    engine::{Engine, ProcessState},
+    engine::{Engine, NEVER, ProcessState},
     guests::{self, GuestState, Guests},
     state::{
         self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, TokenDigest,
@@ -175,7 +175,12 @@ fn find_guests(
             state.recall_guest(row)?;
         }
     }
-    let mut living = Guests { state, engine }.list()?;
+    let mut living = Guests {
+        state,
+        engine,
+        cancelled: &NEVER,
+    }
+    .list()?;
     living.retain(|guest| guest.state != GuestState::Dead);
     Ok(living.into_iter().map(|guest| guest.row).collect())
 }

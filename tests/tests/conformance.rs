@@ -15,7 +15,7 @@ use brood::{
         manifest::{EngineKind, Manifest},
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
-    engine::{Engine, GuestId, Identity, Order, Process, ProcessState, Restored, kvm::Kvm},
+    engine::{Engine, GuestId, Identity, Limit, Order, Process, ProcessState, Restored, kvm::Kvm},
     units::Bytes,
 };
 use brood_tests::{Home, Machine, until};
@@ -108,7 +108,7 @@ impl<'a> Bench<'a> {
         let words = [words.to_owned()];
         let answer = self
             .engine
-            .ask(&self.home.run_dir(), id, &words, PATIENCE)?;
+            .ask(&self.home.run_dir(), id, &words, Limit::of(PATIENCE))?;
         assert!(!answer.to_string().is_empty());
         Ok(answer.to_json())
     }
@@ -211,7 +211,7 @@ fn a_guest_is_stopped_and_continued_by_signals() {
             (process.state().unwrap() == ProcessState::Stopped).then_some(())
         });
         let words = ["ping".to_owned()];
-        let short = Duration::from_millis(100);
+        let short = Limit::of(Duration::from_millis(100));
         let asked = bench.engine.ask(&bench.home.run_dir(), &id, &words, short);
         assert!(
             matches!(asked, Err(brood::engine::Error::Timeout(_))),

@@ -14,14 +14,15 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json as Body, Path, Query},
+    permits::{Bound, Permit},
     problem::Problem,
-    workers::{blocking, guests},
+    workers::{blocking, guests, until_hang_up},
 };
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint, ListedView, View},
+    checkpoint::{self, BundlePath, Checkpoint, ListedView, View, until},
     disk, guests as library,
     host::plan::{Plan, plan as make_plan},
-    restore::cost,
+    restore::{cost, mass},
     units::Bytes,
 };
 
@@ -39,6 +40,12 @@ impl App {
             );
         }
         Ok(BundlePath::new(&self.checkpoints.join(named))?)
+    }
+
+    /// Waits for a permit for work at a checkpoint that takes as long as its memory is large.
+    async fn at_checkpoint(&self, path: &BundlePath) -> Result<Permit, Problem> {
+        let bound = Bound::checkpoint(&path.to_string());
+        self.permits.take(&[bound], mass::TIMEOUT).await
     }
 }
 
@@ -157,9 +164,11 @@ pub(super) async fn verify(
     Path(named): Path<String>,
 ) -> Result<Json<Verified>, Problem> {
     let path = app.bundle(&named)?;
-    blocking(move || {
+    let permit = app.at_checkpoint(&path).await?;
+    until_hang_up(move |cancelled| {
+        let _permit = permit;
         let checkpoint = Checkpoint::open(&path)?;
-        checkpoint.verify_memory(&crate::checkpoint::unwatched)?;
+        checkpoint.verify_memory(&until(cancelled))?;
         let disks = &checkpoint.manifest().disks;
         if !disks.is_empty() {
             disk::verify(&path.absolute()?, disks).map_err(library::Error::from)?;
@@ -209,11 +218,13 @@ pub(super) async fn remove(
 ) -> Result<Json<Removed>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
-    blocking(move || {
+    let permit = app.at_checkpoint(&path).await?;
+    until_hang_up(move |cancelled| {
+        let _permit = permit;
         // One that stands by has its files open.
         workers.standing().end(&path.absolute()?.to_string());
         let freed = workers.call(|state, engine| {
-            let mut guests = guests(state, engine);
+            let mut guests = guests(state, engine, cancelled);
             Ok::<_, Problem>(guests.remove_checkpoint(&path, removing.force)?)
         })?;
         Ok(Json(Removed {
@@ -252,9 +263,11 @@ pub(super) async fn demo(
     let path = app.bundle(&named)?;
     let memory = making.memory_bytes.map_or(DEMO_MEMORY, Bytes);
     let workers = Arc::clone(&app.workers);
-    blocking(move || {
+    let permit = app.at_checkpoint(&path).await?;
+    until_hang_up(move |cancelled| {
+        let _permit = permit;
         let engine = workers.engine();
-        let manifest = engine.make_demo_checkpoint(&path, memory, &crate::checkpoint::unwatched)?;
+        let manifest = engine.make_demo_checkpoint(&path, memory, &until(cancelled))?;
         let view = View::new(&path, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })
@@ -287,9 +300,11 @@ pub(super) async fn flatten(
     Body(flattening): Body<Flattening>,
 ) -> Result<Response, Problem> {
     let (path, new) = (app.bundle(&named)?, app.bundle(&flattening.checkpoint)?);
-    blocking(move || {
+    let permit = app.at_checkpoint(&path).await?;
+    until_hang_up(move |cancelled| {
+        let _permit = permit;
         let delta = Checkpoint::open(&path)?;
-        let manifest = checkpoint::flatten(&delta, &new, &crate::checkpoint::unwatched)?;
+        let manifest = checkpoint::flatten(&delta, &new, &until(cancelled))?;
         let view = View::new(&new, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })

@@ -25,11 +25,10 @@ use super::{
     events::About,
     extract::{Json, Path},
     guests::limit,
-    permits::of_a_pool,
+    permits::Bound,
     pools::lease,
     problem::Problem,
-    restores::CancelOnDrop,
-    workers::blocking,
+    workers::{CancelOnDrop, until_hang_up},
 };
 use crate::{
     pool::{self, Claimed, LOCK_LIMIT, Pools, Tier, Wanted},
@@ -319,12 +318,10 @@ impl App {
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
     ) -> Result<T, Refused> {
         let workers = Arc::clone(&self.workers);
-        let permit = self.permits.take_for_claim(token, limit).await?;
-        let cancelled = Arc::<AtomicBool>::default();
-        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
-        blocking(move || {
+        let permit = self.permits.take(&[Bound::claim(token)], limit).await?;
+        until_hang_up(move |cancelled| {
             let _permit = permit;
-            Ok(workers.pools_until(&cancelled, LOCK_LIMIT, work))
+            Ok(workers.pools_until(cancelled, LOCK_LIMIT, work))
         })
         .await?
         .map_err(Refused::from)
@@ -335,8 +332,7 @@ impl App {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
         let limit = wanted.timeout.unwrap_or(mass::TIMEOUT);
-        let what = format!("pool {pool}");
-        let permit = self.permits.take(&what, of_a_pool(), limit).await?;
+        let permit = self.permits.take(&[Bound::pool(&pool)], limit).await?;
         // A client that hangs up ends what is restored for it.
         let cancelled = Arc::<AtomicBool>::default();
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));

@@ -16,6 +16,8 @@ use utoipa::ToSchema;
 use super::{
     App,
     extract::{Json, Path},
+    guests::TIMEOUT,
+    permits::Bound,
     problem::Problem,
     request::RequestId,
 };
@@ -170,7 +172,9 @@ pub(super) async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
+    let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
     app.change_guests(move |guests| {
+        let _permit = permit;
         let guest = guests.find(&name)?;
         must_be(&guest, &[GuestState::Running], "paused")?;
         guests.pause(&guest)?;
@@ -196,11 +200,13 @@ pub(super) async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
+    let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
     let took = app
         .change_guests(move |guests| {
+            let _permit = permit;
             let guest = guests.find(&name)?;
             must_be(&guest, &[GuestState::Paused], "resumed")?;
-            Ok(guests.resume(&guest, super::guests::TIMEOUT)?)
+            Ok(guests.resume(&guest, TIMEOUT)?)
         })
         .await?;
     app.metrics.resumed(took);

@@ -12,9 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json, Query},
+    permits::Bound,
     problem::Problem,
 };
-use crate::{disk::Place, guests};
+use crate::{disk::Place, guests, restore::mass};
 
 /// Where to look.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -66,7 +67,9 @@ pub(super) async fn leftovers(
     Query(looking): Query<Looking>,
 ) -> Result<Answer<Leftovers>, Problem> {
     let places = places(looking.place.as_slice())?;
+    let permit = app.permits.take(&[Bound::disks()], mass::TIMEOUT).await?;
     app.on_guests(move |guests| {
+        let _permit = permit;
         let left = guests.leftovers(&places)?;
         let leftovers = left.iter().map(Into::into).collect();
         Ok(Answer(Leftovers { leftovers }))
@@ -125,7 +128,9 @@ pub(super) async fn sweep(
     Json(sweeping): Json<Sweeping>,
 ) -> Result<Response, Problem> {
     let places = places(&sweeping.places)?;
+    let permit = app.permits.take(&[Bound::disks()], mass::TIMEOUT).await?;
     app.on_guests(move |guests| {
+        let _permit = permit;
         let left = guests.leftovers(&places)?;
         let failed = guests.sweep(&left);
         let removed = left

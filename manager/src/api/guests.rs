@@ -14,14 +14,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json, Path, Query},
-    permits::OF_A_GUEST,
+    permits::Bound,
     problem::Problem,
-    workers::{self, blocking},
+    workers::{self, until_hang_up},
 };
 use crate::{
-    checkpoint::{BundlePath, View as CheckpointView},
+    checkpoint::{BundlePath, View as CheckpointView, until},
     guests::{Guest, Guests, UsageView, View},
-    restore::job::FailureView,
+    restore::{job::FailureView, mass},
 };
 
 /// How long an answer is waited for when nobody says otherwise.
@@ -30,14 +30,16 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT_MAX_S: f64 = 3600.0;
 
 impl App {
-    /// Makes a library call on guests, on a thread for that.
+    /// Makes a library call on guests, on a thread for that, until the client hangs up.
     pub(super) async fn on_guests<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let workers = Arc::clone(&self.workers);
-        blocking(move || workers.call(|state, engine| work(&mut workers::guests(state, engine))))
-            .await
+        until_hang_up(move |cancelled| {
+            workers.call(|state, engine| work(&mut workers::guests(state, engine, cancelled)))
+        })
+        .await
     }
 
     /// The same, for something that is done to them.
@@ -136,6 +138,8 @@ pub(super) struct Asked {
 }
 
 /// Puts a request to a guest; answers with its answer
+///
+/// When the client hangs up, the answer is waited for no more.
 #[utoipa::path(
     post, path = "/guests/{guest}/ask", tag = "guests", operation_id = "askGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -154,8 +158,7 @@ pub(super) async fn ask(
     if asked.request.is_empty() {
         return Err(Problem::bad_request("the request has no words"));
     }
-    let what = format!("guest {name}");
-    let permit = app.permits.take(&what, OF_A_GUEST, timeout).await?;
+    let permit = app.permits.take(&[Bound::guest(&name)], timeout).await?;
     app.on_guests(move |guests| {
         let _permit = permit;
         let answer = guests.ask(&name, &asked.request, timeout)?;
@@ -195,7 +198,9 @@ pub(super) async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<View>, Problem> {
+    let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
     app.change_guests(move |guests| {
+        let _permit = permit;
         let guest = guests.find(&name)?;
         guests.pause(&guest)?;
         Ok(Answer(View::new(
@@ -241,8 +246,7 @@ pub(super) async fn resume(
     Query(resuming): Query<Resuming>,
 ) -> Result<Answer<Resumed>, Problem> {
     let timeout = timeout(resuming.timeout_s)?;
-    let what = format!("guest {name}");
-    let permit = app.permits.take(&what, OF_A_GUEST, timeout).await?;
+    let permit = app.permits.take(&[Bound::guest(&name)], timeout).await?;
     let (name, took) = app
         .change_guests(move |guests| {
             let _permit = permit;
@@ -271,6 +275,8 @@ pub(super) struct Suspending {
 }
 
 /// Suspends a guest into a new checkpoint and ends it; when anything fails, the guest goes on
+///
+/// When the client hangs up before the checkpoint is sealed, the guest goes on.
 #[utoipa::path(
     post, path = "/guests/{guest}/suspend", tag = "guests", operation_id = "suspendGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -297,9 +303,20 @@ impl App {
         path: BundlePath,
         delta: bool,
     ) -> Result<CheckpointView, Problem> {
+        let found = name.clone();
+        let find = move |guests: &mut Guests<'_>| Ok(guests.find(&found)?.row.checkpoint);
+        let from = self.on_guests(find).await?;
+        // All guests of a checkpoint may be as silent as one of them.
+        let bounds = [
+            Bound::guest(&name),
+            Bound::suspends(&format!("checkpoint {from}")),
+        ];
+        let permit = self.permits.take(&bounds, mass::TIMEOUT).await?;
         self.change_guests(move |guests| {
+            let _permit = permit;
             let guest = guests.find(&name)?;
-            let manifest = guests.suspend(&guest, &path, delta, &crate::checkpoint::unwatched)?;
+            let wanted = until(guests.cancelled);
+            let manifest = guests.suspend(&guest, &path, delta, &wanted)?;
             Ok(CheckpointView::new(&path, &manifest))
         })
         .await

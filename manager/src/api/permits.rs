@@ -20,13 +20,67 @@ use super::problem::Problem;
 /// For one pool, at least.
 const OF_A_POOL: usize = 8;
 /// For one guest, which answers one request at a time.
-pub(super) const OF_A_GUEST: usize = 4;
+const OF_A_GUEST: usize = 4;
 /// From one checkpoint.
-pub(super) const OF_A_CHECKPOINT: usize = 16;
+const OF_A_CHECKPOINT: usize = 16;
+/// Suspends of the guests of one pool or checkpoint: each writes a guest's memory to the disk.
+const OF_SUSPENDS: usize = 8;
+/// Looks for disks, each of which runs commands of the host.
+const OF_DISKS: usize = 2;
 
-/// For one pool: a few for each core, so that guests which spin do not take the host from all others.
-pub(super) fn of_a_pool() -> usize {
-    OF_A_POOL.max(2 * super::pools::at_once())
+/// What a call may take long at, and how many of its kind may be under way.
+#[derive(Debug)]
+pub(super) struct Bound {
+    key: String,
+    /// What is told of it: a claim's token is not.
+    what: String,
+    at_most: usize,
+}
+
+impl Bound {
+    fn new(what: String, at_most: usize) -> Self {
+        Self {
+            key: what.clone(),
+            what,
+            at_most,
+        }
+    }
+
+    /// For one pool: a few for each core, so that guests which spin do not take the host from all
+    /// others.
+    pub(super) fn pool(name: &str) -> Self {
+        let at_most = OF_A_POOL.max(2 * super::pools::at_once());
+        Self::new(format!("pool {name}"), at_most)
+    }
+
+    pub(super) fn guest(name: &str) -> Self {
+        Self::new(format!("guest {name}"), OF_A_GUEST)
+    }
+
+    pub(super) fn claim(token: &str) -> Self {
+        Self {
+            key: token.to_owned(),
+            what: "the claim".to_owned(),
+            at_most: OF_A_GUEST,
+        }
+    }
+
+    pub(super) fn checkpoint(bundle: &str) -> Self {
+        Self::new(format!("checkpoint {bundle}"), OF_A_CHECKPOINT)
+    }
+
+    /// For suspends of guests of this pool or checkpoint.
+    pub(super) fn suspends(of: &str) -> Self {
+        Self {
+            key: format!("suspends of {of}"),
+            what: of.to_owned(),
+            at_most: OF_SUSPENDS,
+        }
+    }
+
+    pub(super) fn disks() -> Self {
+        Self::new("looking for disks".to_owned(), OF_DISKS)
+    }
 }
 
 /// All permits.
@@ -40,7 +94,7 @@ pub(super) struct Permits {
 /// One permit, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    _own: OwnedSemaphorePermit,
+    _own: Vec<OwnedSemaphorePermit>,
     _in_all: OwnedSemaphorePermit,
 }
 
@@ -53,46 +107,29 @@ impl Permits {
         }
     }
 
-    /// Waits for one of `at_most` permits for `what`.
+    /// Waits for a permit of each of these bounds, in this order.
     ///
     /// # Errors
     /// When there is none within `limit`.
-    pub(super) async fn take(
-        &self,
-        what: &str,
-        at_most: usize,
-        limit: Duration,
-    ) -> Result<Permit, Problem> {
-        self.take_for(what, what, at_most, limit).await
-    }
-
-    /// The same for a claim, whose token is not told.
-    pub(super) async fn take_for_claim(
-        &self,
-        token: &str,
-        limit: Duration,
-    ) -> Result<Permit, Problem> {
-        self.take_for(token, "the claim", OF_A_GUEST, limit).await
-    }
-
-    async fn take_for(
-        &self,
-        key: &str,
-        what: &str,
-        at_most: usize,
-        limit: Duration,
-    ) -> Result<Permit, Problem> {
-        let (own, in_all) = (self.own(key, at_most), Arc::clone(&self.in_all));
-        let both = async {
+    pub(super) async fn take(&self, bounds: &[Bound], limit: Duration) -> Result<Permit, Problem> {
+        let mut waits_for = bounds.first();
+        let all = async {
+            let mut own = Vec::with_capacity(bounds.len());
             // Its own first: nobody holds one of all while it waits.
-            let own = own.acquire_owned().await.ok()?;
-            let in_all = in_all.acquire_owned().await.ok()?;
+            for bound in bounds {
+                waits_for = Some(bound);
+                let permits = self.own(&bound.key, bound.at_most);
+                own.push(permits.acquire_owned().await.ok()?);
+            }
+            let in_all = Arc::clone(&self.in_all).acquire_owned().await.ok()?;
             Some(Permit {
                 _own: own,
                 _in_all: in_all,
             })
         };
-        timeout(limit, both).await.ok().flatten().ok_or_else(|| {
+        let taken = timeout(limit, all).await.ok().flatten();
+        taken.ok_or_else(|| {
+            let (what, at_most) = waits_for.map_or(("it", 0), |b| (&b.what[..], b.at_most));
             let detail = format!(
                 "{what} is busy: {at_most} requests to it are under way, and none of them came to its \
                  end within {} s",
@@ -121,15 +158,19 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
+    fn one(what: &str) -> Bound {
+        Bound::new(what.to_owned(), 1)
+    }
+
     #[tokio::test]
     async fn one_that_is_busy_holds_up_nobody_else() {
         let permits = Permits::new(256);
-        let first = permits.take("pool a", 1, SOON).await.unwrap();
-        let busy = permits.take("pool a", 1, SOON).await.unwrap_err();
+        let first = permits.take(&[one("pool a")], SOON).await.unwrap();
+        let busy = permits.take(&[one("pool a")], SOON).await.unwrap_err();
         assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
-        let _other = permits.take("pool b", 1, SOON).await.unwrap();
+        let _other = permits.take(&[one("pool b")], SOON).await.unwrap();
         drop(first);
-        let _again = permits.take("pool a", 1, SOON).await.unwrap();
+        let _again = permits.take(&[one("pool a")], SOON).await.unwrap();
     }
 
     #[tokio::test]
@@ -138,15 +179,35 @@ mod tests {
         let mut held = Vec::new();
         for n in 0..192 - 1 {
             let what = format!("pool {n}");
-            held.push(permits.take(&what, 1, SOON).await.unwrap());
+            held.push(permits.take(&[one(&what)], SOON).await.unwrap());
         }
         // These wait for their own, and give up.
         for _ in 0..3 {
-            permits.take("pool 0", 1, SOON).await.unwrap_err();
+            permits.take(&[one("pool 0")], SOON).await.unwrap_err();
         }
-        let last = permits.take("last", 1, SOON).await.unwrap();
-        permits.take("too many", 1, SOON).await.unwrap_err();
+        let last = permits.take(&[one("last")], SOON).await.unwrap();
+        permits.take(&[one("too many")], SOON).await.unwrap_err();
         drop(last);
-        permits.take("not too many", 1, SOON).await.unwrap();
+        permits.take(&[one("not too many")], SOON).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn suspends_of_one_pool_are_bounded_and_hold_up_no_other_pool() {
+        let permits = Permits::new(256);
+        let mut held = Vec::new();
+        for n in 0..OF_SUSPENDS {
+            let bounds = [Bound::claim(&n.to_string()), Bound::suspends("pool a")];
+            held.push(permits.take(&bounds, SOON).await.unwrap());
+        }
+        let bounds = [Bound::claim("more"), Bound::suspends("pool a")];
+        permits.take(&bounds, SOON).await.unwrap_err();
+        let bounds = [Bound::claim("other"), Bound::suspends("pool b")];
+        permits.take(&bounds, SOON).await.unwrap();
+        // Nobody who has given up holds a place.
+        for _ in 0..OF_A_GUEST {
+            let bounds = [Bound::claim("more"), Bound::suspends("pool a")];
+            permits.take(&bounds, SOON).await.unwrap_err();
+        }
+        permits.take(&[Bound::claim("more")], SOON).await.unwrap();
     }
 }

@@ -20,15 +20,15 @@ use super::{
     events::RestoreEvent,
     extract::{Json, Path, Query},
     metrics::{self, Origin},
-    permits::of_a_pool,
+    permits::Bound,
     problem::Problem,
     request::RequestId,
-    restores::CancelOnDrop,
     under_way::Begun,
-    workers::blocking,
+    workers::{CancelOnDrop, until_hang_up},
 };
 use crate::{
-    pool::{self, Applied, Details, Filled, NewPool, Pool, Pools, Refill, Settled},
+    checkpoint::until,
+    pool::{self, Applied, Details, Filled, LOCK_LIMIT, NewPool, Pool, Pools, Refill, Settled},
     restore::{
         job::{ALLOWANCE, FailureView, cores},
         mass,
@@ -38,13 +38,13 @@ use crate::{
 };
 
 impl App {
-    /// Makes a library call on pools, on a thread for that.
+    /// Makes a library call on pools, on a thread for that, until the client hangs up.
     pub(super) async fn on_pools<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
     ) -> Result<T, Problem> {
         let workers = Arc::clone(&self.workers);
-        blocking(move || Ok(workers.pools(work)?)).await
+        until_hang_up(move |cancelled| Ok(workers.pools_until(cancelled, LOCK_LIMIT, work)?)).await
     }
 
     /// The same, for something that is done to them: the keeper looks at them afterwards.
@@ -232,7 +232,10 @@ pub(super) async fn create(
     let new = making.new_pool(&app)?;
     let Some(filling) = filling else {
         let pool = app
-            .change_pools(move |pools| pools.create(&new, &crate::checkpoint::unwatched))
+            .change_pools(move |pools| {
+                let wanted = until(pools.cancelled);
+                pools.create(&new, &wanted)
+            })
             .await?;
         return Ok((StatusCode::CREATED, Answer(pool)).into_response());
     };
@@ -313,7 +316,8 @@ pub(super) async fn apply(
     }
     let wanted = making.new_pool(&app)?;
     let applied = app.change_pools(move |pools| {
-        let applied = pools.apply(&wanted, &crate::checkpoint::unwatched)?;
+        let still = until(pools.cancelled);
+        let applied = pools.apply(&wanted, &still)?;
         let pool = pools.show(&name)?;
         Ok(AppliedPool { pool, applied })
     });
@@ -531,8 +535,10 @@ impl App {
         first: impl FnOnce(&mut Pools<'_>, &Begun) -> Result<(), pool::Error> + Send + 'static,
     ) -> Result<FilledPool, Problem> {
         let at_once = filling.at_once()?;
-        let what = format!("pool {name}");
-        let permit = self.permits.take(&what, of_a_pool(), mass::TIMEOUT).await?;
+        let permit = self
+            .permits
+            .take(&[Bound::pool(&name)], mass::TIMEOUT)
+            .await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let progress = RestoreEvent {

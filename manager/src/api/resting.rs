@@ -12,10 +12,12 @@ use super::{
     events::About,
     extract::{Json, Path},
     guests::limit,
+    permits::Bound,
     pools::lease,
     problem::Problem,
 };
 use crate::{
+    checkpoint::until,
     pool::{ClaimView, Error, Tier},
     restore::mass,
     state::{ColdState, TokenDigest},
@@ -68,7 +70,8 @@ pub(super) struct ResumeEvent {
 ///
 /// Only the pages that the guest has to itself are written. The claim and its token stay until they
 /// are released, through the host's end too; there is no lease meanwhile. When anything fails, the
-/// guest goes on. Said again, it is the same.
+/// guest goes on; so it does when the client hangs up before all is written. Said again, it is the
+/// same.
 #[utoipa::path(
     post, path = "/claims/{token}/suspend", tag = "pools", operation_id = "suspendClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
@@ -82,10 +85,25 @@ pub(super) async fn suspend(
     Path(token): Path<String>,
 ) -> Result<Answer<Rested>, Problem> {
     let begin = Instant::now();
+    let digest = TokenDigest::of(&token);
+    let pool = app.on_pools(move |pools| match pools.state.cold(&digest)? {
+        Some(cold) => Ok(cold.pool),
+        None => {
+            let guest = pools.state.claimed_by(&digest)?.ok_or(Error::NoSuchClaim)?;
+            pools.state.entry_pool(&guest)?.ok_or(Error::NoSuchClaim)
+        }
+    });
+    let bounds = [
+        Bound::claim(&token),
+        Bound::suspends(&format!("pool {}", pool.await?)),
+    ];
+    let permit = app.permits.take(&bounds, mass::TIMEOUT).await?;
     let suspended = app.change_pools(move |pools| {
+        let _permit = permit;
         let digest = TokenDigest::of(&token);
         let rested = pools.state.cold(&digest)?;
-        let manifest = pools.suspend(&token, &crate::checkpoint::unwatched)?;
+        let wanted = until(pools.cancelled);
+        let manifest = pools.suspend(&token, &wanted)?;
         let cold = pools.state.cold(&digest)?.ok_or(Error::NoSuchClaim)?;
         let news = rested.is_none_or(|rested| rested.state != ColdState::Cold);
         Ok((cold.pool, manifest, news))

@@ -1,10 +1,7 @@
 //! Restoring guests: one request restores any number, and answers when each has answered.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -23,10 +20,10 @@ use super::{
     extract::Json,
     guests::limit,
     metrics::Origin,
-    permits::OF_A_CHECKPOINT,
+    permits::Bound,
     problem::Problem,
     request::RequestId,
-    workers::{Workers, blocking},
+    workers::{CancelOnDrop, Workers, blocking},
 };
 use crate::{
     disk::{Choice, Source},
@@ -167,23 +164,11 @@ pub(super) async fn restore(
     }
 }
 
-/// Sets the flag when the request that it belongs to is dropped: its client has hung up.
-pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 impl App {
     /// Carries out a job for the request of this id.
     pub(super) async fn restore(&self, job: Job, id: RequestId) -> Result<(Ending, View), Problem> {
-        let what = format!("checkpoint {}", job.checkpoint);
-        let permit = self
-            .permits
-            .take(&what, OF_A_CHECKPOINT, mass::TIMEOUT)
-            .await?;
+        let bound = Bound::checkpoint(&job.checkpoint.to_string());
+        let permit = self.permits.take(&[bound], mass::TIMEOUT).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let app = self.clone();

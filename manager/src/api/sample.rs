@@ -18,6 +18,7 @@ use super::{
     workers::{Workers, blocking, guests},
 };
 use crate::{
+    engine::NEVER,
     guests::{GuestState, UsageView},
     host::facts::HostFacts,
     pool::Pool,
@@ -122,7 +123,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
     let facts = workers.facts(None)?;
     let pools = workers.pools(|pools| pools.list())?;
     workers.call(|state, engine| {
-        let mut guests = guests(state, engine);
+        let mut guests = guests(state, engine, &NEVER);
         let all = guests.list()?;
         let mut states = BTreeMap::from(
             [

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{App, events::About, problem::Problem, workers};
 use crate::{
-    engine::GuestId,
+    engine::{GuestId, NEVER},
     guests::{GuestState, View},
     pool::Pool,
     state::EntryState,
@@ -125,7 +125,7 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
         let kind = workers.engine().kind();
         let pools = workers.pools(|pools| pools.list())?;
         workers.call(|state, engine| {
-            let guests = workers::guests(state, engine).list()?;
+            let guests = workers::guests(state, engine, &NEVER).list()?;
             let mut seen: BTreeMap<GuestId, Seen> = guests
                 .iter()
                 .map(|guest| {

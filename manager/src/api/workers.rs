@@ -6,7 +6,10 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -220,7 +223,34 @@ pub(super) async fn blocking<T: Send + 'static>(
         })
 }
 
+/// Sets the flag when the request that it belongs to is dropped: its client has hung up.
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The same, with a flag that is set when the client hangs up: whatever waits for somebody else looks
+/// at it, so that no thread is held for a client that is not there.
+pub(super) async fn until_hang_up<T: Send + 'static>(
+    work: impl FnOnce(&AtomicBool) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let cancelled = Arc::<AtomicBool>::default();
+    let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+    blocking(move || work(&cancelled)).await
+}
+
 /// Guests of an opened state.
-pub(super) fn guests<'a>(state: &'a mut State, engine: &'a dyn Engine) -> Guests<'a> {
-    Guests { state, engine }
+pub(super) fn guests<'a>(
+    state: &'a mut State,
+    engine: &'a dyn Engine,
+    cancelled: &'a AtomicBool,
+) -> Guests<'a> {
+    Guests {
+        state,
+        engine,
+        cancelled,
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
     api::guests::Destroyed,
     client::{self, Client, Doomed, NAMES},
     config::Config,
-    engine::Engine,
+    engine::{Engine, NEVER},
     guests::{self, Guest, GuestState, Guests, View},
     state::{EntryState, State},
 };
@@ -161,6 +161,7 @@ impl<'a> Actor<'a> {
         act(&mut Guests {
             state,
             engine: &**engine,
+            cancelled: &NEVER,
         })
     }
 

@@ -16,6 +16,7 @@ use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
     config::Config,
     disk,
+    engine::NEVER,
     engine::bhyve::{
         Bhyve,
         config::{self, Config as GuestConfig, Variables},
@@ -161,6 +162,7 @@ impl Import {
             let guests = Guests {
                 state: &mut state(config)?,
                 engine: &Bhyve::new(),
+                cancelled: &NEVER,
             };
             if let Some(name) = guests.with_disk_and_memory(&self.raw)? {
                 let raw = self.raw.display();
@@ -493,6 +495,7 @@ impl Rebase {
         let guests = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         };
         // What it restores is kept from removal by its old parent's name.
         guests.refuse_readers(&self.delta)?;
@@ -519,6 +522,7 @@ impl Remove {
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         };
         let freed = guests.remove_checkpoint(&self.checkpoint, self.force)?;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::Config,
     disk::Place,
+    engine::NEVER,
     guests::{Guests, Leftover},
 };
 
@@ -63,6 +64,7 @@ impl Leftovers {
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         };
         let left = guests.leftovers(&self.places.places)?;
         if self.places.json {
@@ -92,6 +94,7 @@ impl Sweep {
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         };
         let left = guests.leftovers(&self.places.places)?;
         let failed = guests.sweep(&left);

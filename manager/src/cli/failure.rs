@@ -63,9 +63,14 @@ macro_rules! failure_or_interruption_from {
     };
 }
 
-failure_or_interruption_from!(checkpoint::Error, engine::Error, guests::Error);
+failure_or_interruption_from!(
+    checkpoint::Error,
+    engine::Error,
+    guests::Error,
+    state::Error
+);
 
-failure_from!(api::Error, config::Error, rebuild::Error, state::Error);
+failure_from!(api::Error, config::Error, rebuild::Error);
 
 impl From<host::proc::Error> for Failure {
     fn from(error: host::proc::Error) -> Self {

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     checkpoint::BundlePath,
     config::Config,
+    engine::NEVER,
     guests::{Guests, UsageView, View},
     state::EntryState,
     units::Bytes,
@@ -108,6 +109,7 @@ fn look(config: &Config, usage: bool) -> Result<Vec<View>, Failure> {
     let mut guests = Guests {
         state: &mut state,
         engine: &*engine,
+        cancelled: &NEVER,
     };
     let all = guests.list()?;
     let overheads = guests.overheads()?;
@@ -233,6 +235,7 @@ impl Show {
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         };
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
@@ -295,6 +298,7 @@ impl Ask {
         let answer = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         }
         .ask(&self.guest, &self.request, self.timeout)?;
         if self.json {
@@ -475,6 +479,7 @@ impl Suspend {
         let mut guests = Guests {
             state: &mut state,
             engine: &*engine,
+            cancelled: &NEVER,
         };
         let guest = guests.find(&self.guest)?;
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     checkpoint::manifest::EngineKind,
     checkpoint::{self, Checkpoint, sha256_file},
-    engine::{Engine, Usage},
+    engine::{Engine, Limit, NEVER, Usage},
     guests::{self, Guest, Guests},
     host::proc,
     restore::mass::{self, Failure, Names, Request},
@@ -161,7 +161,11 @@ pub fn step(
     )?;
 
     let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
-    let mut guests = Guests { state, engine };
+    let mut guests = Guests {
+        state,
+        engine,
+        cancelled: &NEVER,
+    };
     let own: Vec<Guest> = guests
         .list()?
         .into_iter()
@@ -254,7 +258,7 @@ fn measure(
     let ask = |guest: &Guest, words: &[String]| {
         guests
             .engine
-            .ask(&run_dir, &guest.row.id, words, ANSWER_PATIENCE)
+            .ask(&run_dir, &guest.row.id, words, Limit::of(ANSWER_PATIENCE))
     };
     if run.dirty_pages > 0 && asks {
         observe(Event::Phase("writing"));
@@ -282,7 +286,7 @@ fn measure(
     // A guest that runs already only shows that it does.
     let answers = |guest: &&Guest| {
         let (engine, id) = (guests.engine, &guest.row.id);
-        let resume = |process| engine.resume(&run_dir, id, process, ANSWER_PATIENCE);
+        let resume = |process| engine.resume(&run_dir, id, process, Limit::of(ANSWER_PATIENCE));
         guest
             .process()
             .is_some_and(|process| resume(process).is_ok())

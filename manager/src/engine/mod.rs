@@ -17,6 +17,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -313,6 +314,37 @@ pub struct Described {
 /// Takes the snapshots of a stopped guest's disks for the bundle that is being written.
 pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
 
+/// The flag of those whom nobody cancels.
+pub static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit<'a> {
+    /// No longer than so.
+    pub timeout: Duration,
+    /// Ends the wait when it is set: whoever wanted the answer has gone.
+    pub cancelled: &'a AtomicBool,
+}
+
+impl Limit<'static> {
+    /// So long, whatever happens.
+    #[must_use]
+    pub fn of(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            cancelled: &NEVER,
+        }
+    }
+}
+
+impl Limit<'_> {
+    /// Whether nobody wants the answer any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
 /// A guest's answer, for people and for programs.
 pub trait Answer: fmt::Display + fmt::Debug {
     /// The answer as JSON.
@@ -389,6 +421,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
         park_after: Option<Duration>,
     ) -> Result<Box<dyn Session>, Error>;
 
+    /// Tells guests to come that a file of memory with this stamp is what was sealed: they need not
+    /// read it to find that out.
+    fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
+
     /// The process of a guest whose restore was cut off before it was recorded; `None` when there
     /// is no such guest.
     ///
@@ -431,17 +467,13 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Puts a request in words to a running guest.
     ///
     /// # Errors
-    /// Tells guests to come that a file of memory with this stamp is what was sealed: they need not
-    /// read it to find that out.
-    fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
-
     /// When the words make no request, or no answer comes.
     fn ask(
         &self,
         run_dir: &Path,
         id: &GuestId,
         words: &[String],
-        timeout: Duration,
+        limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error>;
 
     /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
@@ -522,13 +554,13 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Lets a guest run on that may be stopped, and waits until it shows that it does.
     ///
     /// # Errors
-    /// When it is gone, or shows nothing within `timeout`.
+    /// When it is gone, or shows nothing within the limit.
     fn resume(
         &self,
         run_dir: &Path,
         id: &GuestId,
         process: Process,
-        timeout: Duration,
+        limit: Limit<'_>,
     ) -> Result<(), Error>;
 
     /// Memory of a guest.

@@ -96,7 +96,9 @@ impl Guests<'_> {
     fn wait_for(&mut self, mut coming: Vec<Guest>) -> Result<(Vec<Guest>, Vec<Guest>), Error> {
         let begin = Instant::now();
         let mut arrived = Vec::new();
-        while !coming.is_empty() && begin.elapsed() < RESTORE_PATIENCE {
+        let cancelled = self.cancelled;
+        let is_wanted = || !cancelled.load(Ordering::Relaxed);
+        while !coming.is_empty() && begin.elapsed() < RESTORE_PATIENCE && is_wanted() {
             if begin.elapsed() > ORPHAN_PATIENCE {
                 for guest in &coming {
                     self.state.end_orphans(&guest.row.session);

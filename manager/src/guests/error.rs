@@ -125,6 +125,7 @@ impl Error {
         match self {
             Self::Engine { source, .. } | Self::Files(source) => source.is_interrupted(),
             Self::Checkpoint(e) => e.is_interrupted(),
+            Self::State(e) => e.is_interrupted(),
             _ => false,
         }
     }

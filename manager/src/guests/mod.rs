@@ -15,6 +15,7 @@ mod users;
 mod view;
 
 use std::{
+    sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ pub use view::{Overhead, Overheads, UsageView, View};
 use reconcile::UNEXPLAINED;
 
 use crate::{
-    engine::{self, Answer, Engine, GuestId, MemoryMap, Process, Usage},
+    engine::{self, Answer, Engine, GuestId, Limit, MemoryMap, Process, Usage},
     state::{EntryState, GuestRow, State},
 };
 
@@ -101,6 +102,8 @@ pub struct Guests<'a> {
     pub state: &'a mut State,
     /// What runs them.
     pub engine: &'a dyn Engine,
+    /// Ends what is waited for when it is set: whoever wanted it has gone.
+    pub cancelled: &'a AtomicBool,
 }
 
 impl Guests<'_> {
@@ -179,6 +182,11 @@ impl Guests<'_> {
         }
     }
 
+    fn limit(&self, timeout: Duration) -> Limit<'_> {
+        let cancelled = self.cancelled;
+        Limit { timeout, cancelled }
+    }
+
     fn ask_id(
         &self,
         id: &GuestId,
@@ -187,7 +195,7 @@ impl Guests<'_> {
         timeout: Duration,
     ) -> Result<Box<dyn Answer>, Error> {
         self.engine
-            .ask(&self.state.run_dir(), id, words, timeout)
+            .ask(&self.state.run_dir(), id, words, self.limit(timeout))
             .map_err(|source| Error::engine("ask", name, source))
     }
 

@@ -1,13 +1,15 @@
 //! Guests that are stopped, and run on.
 
 use std::{
-    io, thread,
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
 use super::{Error, Guest, GuestState, Guests, alive};
 use crate::{
-    engine::{self, GuestId, Process, ProcessState},
+    engine::{self, GuestId, NEVER, Process, ProcessState},
     state::GuestRow,
 };
 
@@ -26,11 +28,12 @@ impl Guests<'_> {
         }
         self.stop(guest, process)?;
         let look = |source| Error::look(&guest.row.name, source);
-        if stopped(process).map_err(look)? {
+        if stopped(process, self.cancelled).map_err(look)? {
             return Ok(());
         }
         let source = match process.state().map_err(look)? {
             ProcessState::Gone => engine::Error::Gone,
+            _ if self.cancelled.load(Ordering::Relaxed) => engine::Error::Interrupted,
             ProcessState::Running | ProcessState::Stopped => engine::Error::Timeout(STOP_PATIENCE),
         };
         Err(Error::engine("stop", &guest.row.name, source))
@@ -48,7 +51,7 @@ impl Guests<'_> {
                 stopping.push((guest.row.id, process));
             }
         }
-        stopping.retain(|(_, process)| matches!(stopped(*process), Ok(true)));
+        stopping.retain(|(_, process)| matches!(stopped(*process, &NEVER), Ok(true)));
         stopping.into_iter().map(|(id, _)| id).collect()
     }
 
@@ -87,7 +90,9 @@ impl Guests<'_> {
         timeout: Duration,
     ) -> Result<(), Error> {
         let (run_dir, id) = (self.state.run_dir(), &guest.row.id);
-        let resumed = self.engine.resume(&run_dir, id, process, timeout);
+        let resumed = self
+            .engine
+            .resume(&run_dir, id, process, self.limit(timeout));
         resumed.map_err(|source| {
             let error = Error::engine(action, &guest.row.name, source);
             self.unreachable(action, guest, process, error)
@@ -156,14 +161,15 @@ impl Guests<'_> {
     }
 }
 
-/// Waits until a guest that was told to stop has done so.
-fn stopped(process: Process) -> io::Result<bool> {
+/// Waits until a guest that was told to stop has done so, or nobody wants to know any more.
+fn stopped(process: Process, cancelled: &AtomicBool) -> io::Result<bool> {
     let begin = Instant::now();
     loop {
         // One look decides: that of a traced process changes back and forth.
         match process.state()? {
             ProcessState::Stopped => return Ok(true),
             ProcessState::Gone => return Ok(false),
+            _ if cancelled.load(Ordering::Relaxed) => return Ok(false),
             ProcessState::Running if begin.elapsed() > STOP_PATIENCE => return Ok(false),
             ProcessState::Running => thread::sleep(Duration::from_micros(200)),
         }

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::{Error, Guests};
 use crate::{
-    engine::{self, Engine, Process, Stray, process},
+    engine::{self, Engine, NEVER, Process, Stray, process},
     state::{RowState, State},
 };
 
@@ -25,6 +25,7 @@ pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
         let mut guests = Guests {
             state: &mut state,
             engine,
+            cancelled: &NEVER,
         };
         for guest in guests.list()? {
             known.extend(guest.row.process);

@@ -179,6 +179,10 @@ impl Pools<'_> {
             };
             self.state.give_up(&id, EntryState::Claimed)?;
             self.destroy(&[id])?;
+            // One that was not wanted any more says nothing of the next.
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(state::Error::Cancelled.into());
+            }
             tries += 1;
             if tries == TRIES {
                 return Err(Error::Broken {

@@ -126,6 +126,7 @@ impl Error {
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         match self {
+            Self::State(e) => e.is_interrupted(),
             Self::Restore(e) => e.is_interrupted(),
             Self::Checkpoint(e) => e.is_interrupted(),
             Self::Guests(e) => e.is_interrupted(),

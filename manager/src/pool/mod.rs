@@ -40,7 +40,7 @@ pub use pace::Pace;
 pub use settle::{Filled, Refill, Settled};
 
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, Watch, unwatched},
+    checkpoint::{BundlePath, Checkpoint, Watch, until},
     disk::Choice,
     engine::{Engine, GuestId},
     guests::{Guest, Guests, Left},
@@ -159,8 +159,8 @@ pub struct Pools<'a> {
     pub lock_limit: Duration,
 }
 
-/// Of those whom nobody cancels.
-pub static NEVER: AtomicBool = AtomicBool::new(false);
+pub use crate::engine::NEVER;
+
 /// How long another who works at the same pool is waited for, usually.
 pub const LOCK_LIMIT: Duration = lock::PATIENCE;
 
@@ -328,6 +328,7 @@ impl Pools<'_> {
         Guests {
             state: self.state,
             engine: self.engine,
+            cancelled: self.cancelled,
         }
     }
 
@@ -390,7 +391,7 @@ impl Pools<'_> {
             self.state,
             self.engine,
             &checkpoint,
-            &unwatched,
+            &until(self.cancelled),
         )?);
         Ok(checkpoint)
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     checkpoint::Checkpoint,
-    engine::Engine,
+    engine::{Engine, NEVER},
     guests::{self, Guest, Guests},
     host::plan::CostModel,
     state::{self, Measured, State},
@@ -38,7 +38,11 @@ pub fn live(
 ) -> Result<CostModel, guests::Error> {
     let model = measured(state, checkpoint)?;
     let sha256 = checkpoint.manifest().memory_sha256();
-    let mut guests = Guests { state, engine };
+    let mut guests = Guests {
+        state,
+        engine,
+        cancelled: &NEVER,
+    };
     let live: Vec<Guest> = guests
         .list()?
         .into_iter()

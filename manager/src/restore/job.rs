@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{BundlePath, Checkpoint},
     density::percentiles::Percentiles,
     disk::Choice,
-    engine::Engine,
+    engine::{Engine, NEVER},
     guests::{Guest, Guests},
     host::facts::HostFacts,
     state::State,
@@ -124,7 +124,11 @@ impl Job {
                  records them"
             ));
         }
-        let mut guests = Guests { state, engine };
+        let mut guests = Guests {
+            state,
+            engine,
+            cancelled: &NEVER,
+        };
         let interrupted = report.not_begun > 0 && cancelled.load(Ordering::Relaxed);
         let rolled_back = self.all_or_nothing && (interrupted || !report.failures.is_empty());
         if rolled_back {

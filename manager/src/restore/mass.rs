@@ -184,6 +184,7 @@ impl Error {
         match self {
             Self::Checkpoint(e) => e.is_interrupted(),
             Self::Engine(e) => e.is_interrupted(),
+            Self::State(e) => e.is_interrupted(),
             Self::Guests(e) => e.is_interrupted(),
             _ => false,
         }
@@ -250,8 +251,8 @@ pub fn verify(
         layer.verify_layer(progress)?;
         if !is_fresh(&stamp) {
             state.note_verified(&stamp, sealed)?;
-        }
             engine.note_whole(&state.run_dir(), &stamp, sealed);
+        }
     }
     Ok(in_use)
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoint,
     disk::Choice,
-    engine::{self, Engine, GuestId, Identity, Order},
+    engine::{self, Engine, GuestId, Identity, NEVER, Order},
     guests::{GuestState, Guests},
     host::facts::HostFacts,
     state::{GuestRow, NewGuest, RowState, SessionLock, State, new_name},
@@ -34,14 +34,24 @@ pub(super) fn reserve(
 ) -> Result<Vec<Order>, Error> {
     // Their names are free again when they are found not to be there.
     if state.has_restoring()? {
-        Guests { state, engine }.list()?;
+        Guests {
+            state,
+            engine,
+            cancelled: &NEVER,
+        }
+        .list()?;
     }
     let mut reserve = |state: &mut State, known: Known<'_>| {
         reserve_if(state, known, facts, checkpoint, request, lock, observe)
     };
     match reserve(state, Known::Nothing) {
         Err(Error::Admission(_)) => {
-            let live = Guests { state, engine }.list()?;
+            let live = Guests {
+                state,
+                engine,
+                cancelled: &NEVER,
+            }
+            .list()?;
             let run_dir = state.run_dir();
             let used = live
                 .iter()

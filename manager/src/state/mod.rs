@@ -167,6 +167,12 @@ impl Error {
         }
     }
 
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -218,17 +224,17 @@ fn locked(
     stopped: bool,
 ) -> String {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_claim = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with(lock::CLAIMS));
     let what = match file.as_ref() {
+        _ if is_claim => "the claim".to_owned(),
         lock::POOLS => "pools".to_owned(),
         lock::COLD => "suspended claims".to_owned(),
         name => format!("pool {}", name.trim_end_matches(".lock")),
     };
     let who = match (pid, command) {
-    let is_claim = path
-        .parent()
-        .is_some_and(|folder| folder.ends_with(lock::CLAIMS));
         (Some(pid), Some(command)) => format!("process {pid} ({command})"),
-        _ if is_claim => "the claim".to_owned(),
         (Some(pid), None) => format!("process {pid}"),
         (None, _) => "another command".to_owned(),
     };

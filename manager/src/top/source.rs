@@ -113,6 +113,7 @@ impl Source {
         let mut guests = Guests {
             state,
             engine: &**engine,
+            cancelled: &NEVER,
         };
         let all = guests.list()?;
         let overheads = guests.overheads()?;

@@ -44,8 +44,8 @@ pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
-    Answer, Described, Engine, Error, GuestId, Process, ProcessState, Session, Stray, Unsealed,
-    Usage,
+    Answer, Described, Engine, Error, GuestId, Limit, Process, ProcessState, Session, Stray,
+    Unsealed, Usage,
 };
 use crate::{
     checkpoint::{
@@ -339,7 +339,7 @@ impl Engine for Bhyve {
         run_dir: &Path,
         id: &GuestId,
         words: &[String],
-        timeout: Duration,
+        limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let begin = Instant::now();
         let (folder, process) = self.alive(run_dir, id)?;
@@ -363,20 +363,24 @@ impl Engine for Bhyve {
             if let Some(lock) = folder.lock().map_err(io)? {
                 break lock;
             }
-            if begin.elapsed() >= timeout {
+            if limit.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            if begin.elapsed() >= limit.timeout {
                 return Err(Error::Busy);
             }
             std::thread::sleep(Duration::from_millis(1));
         };
         let wait = Wait {
-            until: begin + timeout,
-            still: &|| process.may_live(),
+            until: begin + limit.timeout,
+            still: &|| process.may_live() && !limit.is_cancelled(),
         };
         let mut line = Line::open(&self.host.path(&agent)).map_err(io)?;
         match line.ask(&request, wait) {
             Ok(answer) => Ok(Box::new(agent::Words(answer))),
             Err(serial::Error::Refused(why)) => Err(Error::Refused(why)),
-            Err(serial::Error::Timeout) => Err(Error::Timeout(timeout)),
+            Err(serial::Error::Timeout) => Err(Error::Timeout(limit.timeout)),
+            Err(serial::Error::GivenUp) if limit.is_cancelled() => Err(Error::Interrupted),
             Err(serial::Error::GivenUp) => {
                 Err(Error::Died(self.ended(run_dir, id)?.unwrap_or_default()))
             }
@@ -393,7 +397,7 @@ impl Engine for Bhyve {
         run_dir: &Path,
         id: &GuestId,
         process: Process,
-        timeout: Duration,
+        limit: Limit<'_>,
     ) -> Result<(), Error> {
         let begin = Instant::now();
         let record = Folder::of(run_dir, id).record().map_err(look)?;
@@ -405,7 +409,7 @@ impl Engine for Bhyve {
             return Err(Error::Gone);
         }
         if record.agent.is_some() {
-            return match self.ask(run_dir, id, &["ping".to_owned()], timeout) {
+            return match self.ask(run_dir, id, &["ping".to_owned()], limit) {
                 // That it cannot is an answer as well.
                 Ok(_) | Err(Error::Refused(_)) => Ok(()),
                 Err(e) => Err(e),
@@ -416,14 +420,17 @@ impl Engine for Bhyve {
             return Ok(());
         };
         loop {
-            if sign.is_seen(&self.host, timeout.saturating_sub(begin.elapsed())) {
+            if sign.is_seen(&self.host, limit.timeout.saturating_sub(begin.elapsed())) {
                 return Ok(());
             }
             if !process.may_live() {
                 return Err(Error::Died(self.ended(run_dir, id)?.unwrap_or_default()));
             }
-            if begin.elapsed() >= timeout {
-                return Err(Error::Timeout(timeout));
+            if limit.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            if begin.elapsed() >= limit.timeout {
+                return Err(Error::Timeout(limit.timeout));
             }
             std::thread::sleep(LOOK_AGAIN);
         }

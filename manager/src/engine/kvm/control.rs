@@ -33,15 +33,15 @@ use super::{
 };
 use crate::{
     checkpoint::{PageList, Progress, Watch},
-    engine::GuestId,
+    engine::{GuestId, Limit},
     units::Bytes,
 };
 
 /// Most bytes of vCPU state that a guest may send.
 const STATE_MAX: usize = 128 << 10;
 
-/// How often somebody who waits for a guest's memory is asked whether they still want it, in
-/// milliseconds.
+/// How often somebody who waits for a guest's memory, or for its answer, is asked whether they still
+/// want it, in milliseconds.
 const WATCH_MS: u8 = 50;
 
 /// Why a call to a guest brought no answer.
@@ -75,14 +75,14 @@ pub enum CallError {
 
 /// A conversation with one guest's process.
 #[derive(Debug)]
-pub(super) struct Conversation {
+pub(super) struct Conversation<'a> {
     socket: OwnedFd,
-    timeout: Duration,
+    limit: Limit<'a>,
 }
 
-impl Conversation {
+impl<'a> Conversation<'a> {
     /// Connects to the guest's control socket in `run_dir`.
-    pub(super) fn open(run_dir: &Path, id: &GuestId, timeout: Duration) -> Result<Self, CallError> {
+    pub(super) fn open(run_dir: &Path, id: &GuestId, limit: Limit<'a>) -> Result<Self, CallError> {
         // A socket's path may have 107 bytes, a state folder's path more: go by descriptor.
         let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(
             |e| match e {
@@ -103,18 +103,33 @@ impl Conversation {
             None,
         )
         .map_err(io::Error::from)?;
-        let limit = TimeVal::milliseconds(
-            i64::try_from(timeout.as_millis())
-                .unwrap_or(i64::MAX)
-                .max(1),
-        );
-        setsockopt(&socket, sockopt::ReceiveTimeout, &limit).map_err(io::Error::from)?;
-        setsockopt(&socket, sockopt::SendTimeout, &limit).map_err(io::Error::from)?;
-        match connect(socket.as_raw_fd(), &address) {
-            Ok(()) => Ok(Self { socket, timeout }),
-            Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => Err(CallError::Gone),
-            Err(nix::Error::EAGAIN) => Err(CallError::Timeout(timeout)),
-            Err(e) => Err(io::Error::from(e).into()),
+        // What waits for longer looks in between whether it is still wanted.
+        let at_once = limit.timeout.min(Duration::from_millis(WATCH_MS.into()));
+        let at_once = TimeVal::milliseconds(i64::try_from(at_once.as_millis()).unwrap_or(0).max(1));
+        setsockopt(&socket, sockopt::ReceiveTimeout, &at_once).map_err(io::Error::from)?;
+        setsockopt(&socket, sockopt::SendTimeout, &at_once).map_err(io::Error::from)?;
+        let conversation = Self { socket, limit };
+        conversation.patiently(|| {
+            connect(conversation.socket.as_raw_fd(), &address).map_err(io::Error::from)
+        })?;
+        Ok(conversation)
+    }
+
+    /// Tries again what ended because nothing had come or gone for a while, as long as there is time
+    /// and somebody wants it.
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T, CallError> {
+        let begin = Instant::now();
+        loop {
+            match attempt() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result.map_err(failed),
+            }
+            if self.limit.is_cancelled() {
+                return Err(CallError::Interrupted);
+            }
+            if begin.elapsed() >= self.limit.timeout {
+                return Err(CallError::Timeout(self.limit.timeout));
+            }
         }
     }
 
@@ -178,8 +193,10 @@ impl Conversation {
         self.wait(files[0], watch)?;
         self.reply()?;
         let mut state = vec![0; STATE_MAX];
-        let length = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty())
-            .map_err(|e| self.failed(e.into()))?;
+        let length = self.patiently(|| {
+            let received = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty());
+            received.map_err(io::Error::from)
+        })?;
         state.truncate(length);
         Ok(state)
     }
@@ -200,8 +217,8 @@ impl Conversation {
             if watch(Progress { done, total }).is_break() {
                 return Err(CallError::Interrupted);
             }
-            if begin.elapsed() >= self.timeout {
-                return Err(CallError::Timeout(self.timeout));
+            if begin.elapsed() >= self.limit.timeout {
+                return Err(CallError::Timeout(self.limit.timeout));
             }
         }
     }
@@ -216,15 +233,14 @@ impl Conversation {
     }
 
     fn send(&self, call: &Call) -> Result<(), CallError> {
-        send_message(self.socket.as_raw_fd(), call).map_err(|e| self.failed(e))
+        self.patiently(|| send_message(self.socket.as_raw_fd(), call))
     }
 
     fn reply(&self) -> Result<Reply, CallError> {
         let mut reply = Reply::new_zeroed();
-        match receive_message(self.socket.as_raw_fd(), &mut reply, MsgFlags::empty()) {
-            Ok(true) => {}
-            Ok(false) => return Err(CallError::Gone),
-            Err(e) => return Err(self.failed(e)),
+        let socket = self.socket.as_raw_fd();
+        if !self.patiently(|| receive_message(socket, &mut reply, MsgFlags::empty()))? {
+            return Err(CallError::Gone);
         }
         match reply.kind {
             REPLY_DONE => Ok(reply),
@@ -234,13 +250,15 @@ impl Conversation {
             _ => Err(CallError::Failed((&reply.text).into())),
         }
     }
+}
 
-    fn failed(&self, error: io::Error) -> CallError {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => CallError::Timeout(self.timeout),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CallError::Gone,
-            _ => CallError::Io(error),
-        }
+fn failed(error: io::Error) -> CallError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::NotFound => CallError::Gone,
+        _ => CallError::Io(error),
     }
 }
 

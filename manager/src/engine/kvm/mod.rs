@@ -45,7 +45,7 @@ pub use machine::ExitReason;
 pub use session::NURSERY_COMMAND;
 
 use super::{
-    Answer, Described, Engine, Error, GuestId, Identity, MemoryMap, Process, Session, Stray,
+    Answer, Described, Engine, Error, GuestId, Identity, Limit, MemoryMap, Process, Session, Stray,
     TakeDisks, Usage,
 };
 use crate::{
@@ -182,7 +182,7 @@ impl Engine for Kvm {
     }
 
     fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {
-        match Conversation::open(run_dir, id, Duration::from_secs(1)) {
+        match Conversation::open(run_dir, id, Limit::of(Duration::from_secs(1))) {
             Ok(conversation) => process_of(&conversation),
             Err(CallError::Gone) => Ok(None),
             Err(e) => Err(e.into()),
@@ -214,10 +214,10 @@ impl Engine for Kvm {
         run_dir: &Path,
         id: &GuestId,
         request: &[String],
-        timeout: Duration,
+        limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
-        let answer = Conversation::open(run_dir, id, timeout)?.ask(&asked.request)?;
+        let answer = Conversation::open(run_dir, id, limit)?.ask(&asked.request)?;
         let answered =
             words::Answered::new(&asked, answer).map_err(|e| Error::Refused(e.to_owned()))?;
         Ok(Box::new(answered))
@@ -233,7 +233,7 @@ impl Engine for Kvm {
         disks: TakeDisks<'_>,
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
-        let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
+        let conversation = Conversation::open(run_dir, id, Limit::of(SUSPEND_PATIENCE))?;
         let mut writer = Writer::create(path, from.memory.size)?;
         let state = conversation.suspend(writer.memory(), progress)?;
         readable(&state)?;
@@ -259,7 +259,7 @@ impl Engine for Kvm {
         disks: TakeDisks<'_>,
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
-        let conversation = Conversation::open(run_dir, id, SUSPEND_PATIENCE)?;
+        let conversation = Conversation::open(run_dir, id, Limit::of(SUSPEND_PATIENCE))?;
         let process = process_of(&conversation)?.ok_or(Error::Gone)?;
         let mut writer = Writer::create_delta(
             path,
@@ -286,7 +286,7 @@ impl Engine for Kvm {
         run_dir: &Path,
         id: &GuestId,
         process: Process,
-        timeout: Duration,
+        limit: Limit<'_>,
     ) -> Result<(), Error> {
         let continued = self.unfreeze(process).map_err(|source| Error::Io {
             action: "signal its process",
@@ -295,8 +295,7 @@ impl Engine for Kvm {
         if !continued {
             return Err(Error::Gone);
         }
-        self.ask(run_dir, id, &["ping".to_owned()], timeout)
-            .map(drop)
+        self.ask(run_dir, id, &["ping".to_owned()], limit).map(drop)
     }
 
     fn stop(&self, process: Process) -> io::Result<bool> {
@@ -332,7 +331,7 @@ impl Engine for Kvm {
 }
 
 /// The process at the other end of a conversation; `None` when it has ended meanwhile.
-fn process_of(conversation: &Conversation) -> Result<Option<Process>, Error> {
+fn process_of(conversation: &Conversation<'_>) -> Result<Option<Process>, Error> {
     let look = |source| Error::Io {
         action: "look at the guest's process",
         source,
