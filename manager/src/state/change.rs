@@ -2,7 +2,7 @@
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
-use super::{Error, State, journal::Journal, pools::guest_id};
+use super::{Error, State, journal::Journal, pools::guest_id, stops::Change};
 use crate::engine::GuestId;
 
 impl State {
@@ -14,6 +14,7 @@ impl State {
         }
         let count = || self.database.total_changes();
         let change = || {
+            let _under_way = Change::begin();
             let before = count();
             let value = change()?;
             Ok((value, count() != before))

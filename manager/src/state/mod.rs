@@ -26,6 +26,7 @@ mod disks;
 mod ending;
 mod failing;
 mod guests;
+mod holder;
 mod journal;
 mod keepsake;
 pub(crate) mod lock;
@@ -37,6 +38,7 @@ mod rebuild;
 mod salvage;
 mod schema;
 mod session;
+mod stops;
 mod token;
 mod trusted;
 mod verified;
@@ -163,6 +165,16 @@ impl Error {
                 path,
                 reason: source.to_string(),
             },
+            Some(ErrorCode::DatabaseBusy) => match holder::of(&path) {
+                Some(process) => Self::Locked {
+                    waited: holder::waited(),
+                    pid: Some(process.pid),
+                    command: None,
+                    stopped: holder::is_stopped(&process),
+                    path,
+                },
+                None => Self::Database { path, source },
+            },
             _ => Self::Database { path, source },
         }
     }
@@ -231,6 +243,7 @@ fn locked(
         _ if is_claim => "the claim".to_owned(),
         lock::POOLS => "pools".to_owned(),
         lock::COLD => "suspended claims".to_owned(),
+        DATABASE => "the state".to_owned(),
         name => format!("pool {}", name.trim_end_matches(".lock")),
     };
     let who = match (pid, command) {

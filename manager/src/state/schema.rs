@@ -8,7 +8,10 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFlags};
 
-use super::{Error, TokenDigest, damage};
+use super::{
+    Error, TokenDigest, damage,
+    holder::{self, PATIENCE},
+};
 
 /// Statements that lead from each version to the next.
 const MIGRATIONS: [&str; 9] = [
@@ -135,12 +138,6 @@ const MIGRATIONS: [&str; 9] = [
 ",
 ];
 
-/// How long a command waits for another one's transaction.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it tries: a transaction takes tens of microseconds, and SQLite's own handler is soon
-/// down to ten tries a second.
-const TRY_AGAIN: Duration = Duration::from_micros(250);
-
 /// First version whose tokens are digests.
 pub(super) const TOKEN_DIGESTS: i64 = 5;
 
@@ -159,7 +156,8 @@ pub(super) fn open(
     let failed = |source| Error::database(path, source);
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut database = Connection::open(path).map_err(failed)?;
-    database.busy_handler(Some(wait_for_lock)).map_err(failed)?;
+    holder::note(path);
+    database.busy_handler(Some(holder::wait)).map_err(failed)?;
     let version =
         |c: &Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
     let found = version(&database).map_err(failed)?;
@@ -216,12 +214,6 @@ fn add_token_digest(database: &Connection) -> rusqlite::Result<()> {
         FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC,
         |call| call.get::<TokenDigest>(0),
     )
-}
-
-/// SQLite calls this when another connection holds the lock, with how often it did so before.
-fn wait_for_lock(tries: i32) -> bool {
-    thread::sleep(TRY_AGAIN);
-    TRY_AGAIN * u32::try_from(tries).unwrap_or(0) < PATIENCE
 }
 
 /// Switches the journal. SQLite does not wait for others who do the same at the same moment, as
