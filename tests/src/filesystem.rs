@@ -82,6 +82,12 @@ impl FileSystem {
         self.dir.path().join("fs")
     }
 
+    /// Unmounts it and removes its folder, for those who end without dropping it.
+    pub fn remove(&self) {
+        unmount(&self.path());
+        let _ = fs::remove_dir_all(self.dir.path());
+    }
+
     /// Bytes in use, with all that was written on the disk.
     ///
     /// # Panics

@@ -29,6 +29,8 @@ pub struct Home {
     dir: TempDir,
     /// What its guests run on, when that is not this machine.
     machine: Option<Machine>,
+    /// Where that machine is, when it is not in the home.
+    machine_dir: Option<TempDir>,
 }
 
 impl Home {
@@ -58,6 +60,32 @@ impl Home {
         }
     }
 
+    /// A home in this folder, which may be another file system, whose guests run on this engine; `None`
+    /// where it must be skipped for want of KVM. A made-up machine is elsewhere: it is a kernel, which
+    /// no full disk hurts.
+    ///
+    /// # Panics
+    /// When no folder can be made in it.
+    #[must_use]
+    pub fn on_inside(engine: EngineKind, folder: &Path) -> Option<Self> {
+        if engine == EngineKind::Kvm {
+            return (!without_kvm()).then(|| Self::inside(folder));
+        }
+        let mut home = Self::inside(folder);
+        let machine_dir = tempfile::Builder::new().prefix("brood-").tempdir();
+        let machine_dir = machine_dir.expect("a temporary folder");
+        home.machine = Some(Machine::new(machine_dir.path()));
+        home.machine_dir = Some(machine_dir);
+        Some(home)
+    }
+
+    /// Folders of it that are not in [`Self::path`].
+    #[must_use]
+    pub fn other_folders(&self) -> Vec<PathBuf> {
+        let folder = self.machine_dir.as_ref().map(TempDir::path);
+        folder.map(Path::to_owned).into_iter().collect()
+    }
+
     /// The made-up machine that its guests run on.
     #[must_use]
     pub fn machine(&self) -> Option<&Machine> {
@@ -84,7 +112,11 @@ impl Home {
             .tempdir_in(folder)
             .expect("a folder in it");
         fs::create_dir(dir.path().join("ckp")).expect("a folder in it");
-        Self { dir, machine: None }
+        Self {
+            dir,
+            machine: None,
+            machine_dir: None,
+        }
     }
 
     /// The state folder.
@@ -160,6 +192,10 @@ impl Home {
                 .config()
                 .replace("memory.size=4M", &format!("memory.size={memory}"));
             machine.checkpoint_of(&config, &demo.path.parse().expect("a bundle's path"));
+            if self.machine_dir.is_some() {
+                // Only the state folder beside a machine trusts what was made there.
+                let _ = self.brood(&["checkpoint", "trust", &demo.path]).ok();
+            }
             return demo;
         }
         let _ = self

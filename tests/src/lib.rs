@@ -59,7 +59,7 @@ pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until};
 pub use pool::pool_home;
-pub use procs::{Proc, processes_in, signal};
+pub use procs::{Proc, processes_in, processes_of, signal};
 pub use ran::{Ran, Running};
 pub use random::Random;
 pub use skip::{skip, without_kvm};

@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 
 use nix::{sys::signal::Signal, unistd::Pid};
 
+use crate::Home;
+
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proc {
@@ -76,6 +78,26 @@ pub fn processes_in(state: &Path) -> Vec<Proc> {
         .filter_map(Proc::read)
         .filter(|proc| proc.state != 'Z')
         .collect()
+}
+
+/// Processes that work for a home, however they came to be: those with its state folder in their
+/// environment, and those that work in its run folder. Zombies are none, and neither is this process.
+#[must_use]
+pub fn processes_of(home: &Home) -> Vec<Proc> {
+    let state = home.state();
+    let mark = format!("BROOD_STATE_DIR={}", state.display());
+    let named = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+    };
+    let mut found = processes_in(&state);
+    let known: Vec<i32> = found.iter().map(|process| process.pid).collect();
+    let others = all().filter(|pid| !known.contains(pid)).filter(named);
+    found.extend(others.filter_map(Proc::read));
+    found.retain(|process| process.state != 'Z' && process.pid != std::process::id().cast_signed());
+    found
 }
 
 /// Sends a signal; a process that is gone already is no error.

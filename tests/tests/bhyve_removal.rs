@@ -14,6 +14,18 @@ use nix::sys::signal::Signal;
 
 const DESTROY: [&str; 3] = ["destroy", "--all", "--force"];
 
+/// Waits until a remover runs a command that destroys something.
+fn at_it(lab: &Lab) {
+    until("a command that destroys something", || {
+        let commands = lab.machine.held_up().into_iter();
+        let mut lines = commands.map(|pid| fs::read(format!("/proc/{pid}/cmdline")));
+        let is_one = |line: std::io::Result<Vec<u8>>| {
+            line.is_ok_and(|line| line.windows(7).any(|word| word == b"destroy"))
+        };
+        lines.any(is_one).then_some(())
+    });
+}
+
 /// Each of them has the same list of guests before any of them has removed one.
 #[test]
 fn many_processes_remove_the_same_guests_at_once() {
@@ -38,9 +50,7 @@ fn of_two_removers_one_waits_for_the_other() {
     for point in ["ifconfig.destroy", "bhyvectl.opened", "bhyvectl.destroyed"] {
         let _ = lab.restore(&web, 1);
         let first = lab.failing(&format!("{point}:1:slow"), &DESTROY);
-        until("the first to be at it", || {
-            (!lab.machine.held_up().is_empty()).then_some(())
-        });
+        at_it(&lab);
         let _ = lab.brood(&DESTROY).ok();
         lab.nothing_is_left();
         let _ = first.wait().ok();
@@ -55,9 +65,7 @@ fn a_command_of_a_killed_remover_has_ended_when_the_next_one_has_removed_the_gue
     for point in ["ifconfig.destroy", "bhyvectl.opened"] {
         let _ = lab.restore(&web, 1);
         let mut first = lab.failing(&format!("{point}:1:slow"), &DESTROY);
-        until("the first to be at it", || {
-            (!lab.machine.held_up().is_empty()).then_some(())
-        });
+        at_it(&lab);
         first.signal(Signal::SIGKILL);
         until("it to be dead", || first.ended().then_some(()));
         let _ = lab.brood(&DESTROY).ok();
@@ -102,9 +110,7 @@ fn a_stopped_remover_is_named() {
     let (lab, web) = Lab::with_checkpoint();
     let _ = lab.restore(&web, 1);
     let first = lab.failing("ifconfig.destroy:1:slow", &DESTROY);
-    until("the first to be at it", || {
-        (!lab.machine.held_up().is_empty()).then_some(())
-    });
+    at_it(&lab);
     first.signal(Signal::SIGSTOP);
     let ran = lab.brood(&DESTROY).exits(1);
     let pid = first.pid();

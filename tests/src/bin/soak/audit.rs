@@ -28,13 +28,10 @@ const SPARES: usize = 3;
 const CYCLES: usize = 100;
 
 /// Waits until `wrong` finds nothing wrong; it is told what was wrong last, when that takes too long.
-fn at_rest(scene: &Scene, wrong: impl Fn() -> Option<String>) {
+fn at_rest(wrong: impl Fn() -> Option<String>) {
     let begin = Instant::now();
     while let Some(what) = wrong() {
-        if begin.elapsed() > PATIENCE {
-            scene.tell_of_daemons();
-            panic!("does not come to rest: {what}");
-        }
+        assert!(begin.elapsed() <= PATIENCE, "does not come to rest: {what}");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -42,7 +39,7 @@ fn at_rest(scene: &Scene, wrong: impl Fn() -> Option<String>) {
 /// Everything is as it should be, with the claims that there are.
 pub(crate) fn whole(scene: &Scene) {
     let talk = scene.talk();
-    at_rest(scene, || pools(scene, &talk).or_else(|| processes(scene)));
+    at_rest(|| pools(scene, &talk).or_else(|| processes(scene)));
     let held = scene.held();
     let ids: HashSet<&str> = held.values().map(|held| held.id.as_str()).collect();
     assert_eq!(ids.len(), held.len(), "two claims have one guest: {held:?}");
@@ -145,7 +142,7 @@ pub(crate) fn end(scene: Scene) {
         scene.let_go(&token);
     }
     // What nobody was told of ends with its lease.
-    at_rest(&scene, || {
+    at_rest(|| {
         pools(&scene, &talk)
             .or_else(|| processes(&scene))
             .or_else(|| {
@@ -158,13 +155,13 @@ pub(crate) fn end(scene: Scene) {
             })
     });
     let hot: u64 = scene.pools.iter().map(|pool| pool.hot).sum();
-    at_rest(&scene, || {
+    at_rest(|| {
         let listed = scene.home.list();
         // One that was killed while it waited is replaced.
         let all_wait = listed.iter().all(|guest| guest["state"] == "paused");
         (listed.len() as u64 != hot || !all_wait).then(|| format!("listed: {listed:?}"))
     });
-    at_rest(&scene, || {
+    at_rest(|| {
         let cold = scene.home.state().join("cold");
         let mut left = files(&cold);
         // The folder of guests' disks.
@@ -228,10 +225,10 @@ fn no_descriptor_leaks(scene: &Scene, talk: &Talk) {
     };
     // Once for what it opens for good.
     cycle(CYCLES);
-    at_rest(scene, || pools(scene, talk));
+    at_rest(|| pools(scene, talk));
     let before = open();
     cycle(CYCLES);
-    at_rest(scene, || {
+    at_rest(|| {
         let now = open();
         let leaks = now > before + CYCLES / 10;
         leaks.then(|| format!("the daemon had {before} descriptors, and has {now}"))
@@ -245,7 +242,7 @@ fn no_descriptor_leaks(scene: &Scene, talk: &Talk) {
             .cast_unsigned()
     };
     let hot: u64 = scene.pools.iter().map(|pool| pool.hot).sum();
-    at_rest(scene, || {
+    at_rest(|| {
         let found = (count("entry"), count("guest"), count("cold"));
         (found != (hot, hot, 0)).then(|| format!("rows of entry, guest, cold: {found:?}"))
     });

@@ -97,7 +97,7 @@ fn restore_silent(scene: &Scene) {
     let Some(silent) = &scene.silent else { return };
     let restore = [
         "restore",
-        silent,
+        &silent.checkpoint,
         "-n",
         "2",
         "-c",
@@ -107,7 +107,11 @@ fn restore_silent(scene: &Scene) {
         "--timeout",
         "1",
     ];
-    let ran = scene.home.brood(&restore);
+    let mut command = scene.home.command(&restore);
+    if let Some(fault) = silent.fault {
+        command.env("BROOD_STANDIN_FAIL", fault);
+    }
+    let ran = Running::start(command).wait();
     assert_ne!(ran.code(), Some(0), "{ran:?}");
     assert!(ran.took < LONG, "{ran:?}");
     Counts::add(&scene.counts.hangs);

@@ -8,12 +8,13 @@
 mod audit;
 mod chaos;
 mod claimer;
+mod guard;
 mod scene;
 mod talk;
 
 use std::{
     process::ExitCode,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -29,7 +30,8 @@ const BETWEEN_AUDITS: Duration = Duration::from_secs(8);
 /// Uses a daemon and its pools while everything is killed at random, and makes sure that nothing is
 /// handed out twice, lost or left.
 ///
-/// Exits with 0 when all was as it should be; otherwise it says what was not.
+/// Exits with 0 when all was as it should be; otherwise it says what was not, and kills whatever it has
+/// started. It does so when it is ended by a signal, too.
 #[derive(Debug, Parser)]
 #[command(name = "tools/soak", max_term_width = 100)]
 struct Options {
@@ -56,10 +58,13 @@ fn engine(name: &str) -> Result<EngineKind, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let signals = guard::block_signals();
     let mut random = options.seed.map_or_else(Random::seeded, Random::new);
     let Some(scene) = Scene::new(options.engine, &mut random) else {
         return ExitCode::SUCCESS;
     };
+    let scene = Arc::new(scene);
+    guard::watch(Arc::downgrade(&scene), signals, options.seconds);
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let seeds: Vec<u64> = (0..=options.clients)
         .map(|_| random.below(u64::MAX))
@@ -67,7 +72,7 @@ fn main() -> ExitCode {
     let ran = thread::scope(|scope| {
         let mut threads = Vec::new();
         for seed in &seeds[1..] {
-            let scene = &scene;
+            let scene = &*scene;
             threads.push(scope.spawn(move || claimer::run(scene, Random::new(*seed))));
         }
         let chaos = scope.spawn(|| chaos::run(&scene, Random::new(seeds[0])));
@@ -78,13 +83,10 @@ fn main() -> ExitCode {
             drop(still);
         }
         scene.done.store(true, Ordering::Relaxed);
-        // A panic says what was wrong.
+        // After a panic, which says what was wrong, `guard` ends all of it.
         threads.into_iter().all(|thread| thread.join().is_ok()) & chaos.join().is_ok()
     });
-    if !ran {
-        scene.tell_of_daemons();
-        return ExitCode::FAILURE;
-    }
-    audit::end(scene);
+    assert!(ran, "a thread has panicked");
+    audit::end(Arc::into_inner(scene).expect("all threads have ended"));
     ExitCode::SUCCESS
 }

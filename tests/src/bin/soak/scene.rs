@@ -56,8 +56,16 @@ pub(crate) struct Scene {
     pub(crate) done: AtomicBool,
     pub(crate) counts: Counts,
     pub(crate) storage: Option<Storage>,
-    /// A checkpoint whose guest never answers, where one can be made.
-    pub(crate) silent: Option<String>,
+    /// A guest that never answers, where one can be made.
+    pub(crate) silent: Option<Silent>,
+}
+
+/// A guest that never answers.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    pub(crate) checkpoint: String,
+    /// What a made-up machine is told for that.
+    pub(crate) fault: Option<&'static str>,
 }
 
 /// What was done.
@@ -87,21 +95,28 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Scene {
     /// Starts a daemon with its pools; `None` where guests cannot be run, which is said.
     pub(crate) fn new(engine: EngineKind, random: &mut Random) -> Option<Self> {
-        let storage = match engine {
-            EngineKind::Kvm if without_kvm() => return None,
-            EngineKind::Kvm => Storage::files(Kind::Xfs),
-            EngineKind::Bhyve => None,
-        };
-        // Bundles of claims that rest share blocks with their guests' disks.
+        if engine == EngineKind::Kvm && without_kvm() {
+            return None;
+        }
+        // A file system of its own, which can be filled; and bundles of claims that rest share blocks
+        // with their guests' disks.
+        let storage = Storage::files(Kind::Xfs);
         let home = match &storage {
-            Some(storage) => Home::inside(&storage.folder()),
+            Some(storage) => Home::on_inside(engine, &storage.folder())?,
             None => Home::on(engine)?,
         };
         let demo = home.demo("demo", "4M");
         let warm = storage
             .as_ref()
+            .filter(|_| engine == EngineKind::Kvm)
             .map(|storage| with_disk(&home, &demo, storage));
-        let silent = silent(&home, &demo);
+        let silent = match engine {
+            EngineKind::Kvm => silent(&home, &demo),
+            EngineKind::Bhyve => Some(Silent {
+                checkpoint: demo.path.clone(),
+                fault: Some("guest.answer:hang"),
+            }),
+        };
         let daemon = Daemon::start(&home);
         let mut pools = Vec::new();
         let mut make = |name, demo: &Demo, hot, most: Option<u64>| {
@@ -182,15 +197,15 @@ impl Scene {
         lock(&self.held).clone()
     }
 
-    /// Prints what the last daemon logged.
-    pub(crate) fn tell_of_daemons(&self) {
-        if let Some(daemon) = lock(&self.daemon).take() {
-            daemon.signal(nix::sys::signal::Signal::SIGTERM);
-            let said = daemon.wait().stderr;
-            let lines: Vec<&str> = said.lines().collect();
-            for line in &lines[lines.len().saturating_sub(40)..] {
-                eprintln!("{line}");
-            }
+    /// Prints what the daemon logged last, unless somebody is just replacing it.
+    pub(crate) fn tell_of_daemon(&self) {
+        let Ok(daemon) = self.daemon.try_lock() else {
+            return;
+        };
+        let said = daemon.as_ref().map(Daemon::log).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        for line in &lines[lines.len().saturating_sub(40)..] {
+            eprintln!("{line}");
         }
     }
 }
@@ -199,7 +214,7 @@ const MAKE_SPIN: &str = "import sys; sys.path.insert(0, sys.argv[1]); import gue
                          guests.make(sys.argv[2], sys.argv[3], 'spin', guests.P['spin'])";
 
 /// A checkpoint whose guest never answers; none without the tools that make it.
-fn silent(home: &Home, demo: &Demo) -> Option<String> {
+fn silent(home: &Home, demo: &Demo) -> Option<Silent> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/hostile");
     let made = Command::new("python3")
         .args(["-c", MAKE_SPIN])
@@ -208,7 +223,10 @@ fn silent(home: &Home, demo: &Demo) -> Option<String> {
         .arg(home.checkpoints())
         .output();
     let made = made.is_ok_and(|made| made.status.success());
-    made.then(|| home.named("spin").path)
+    made.then(|| Silent {
+        checkpoint: home.named("spin").path,
+        fault: None,
+    })
 }
 
 /// A checkpoint of a guest that has a disk.
