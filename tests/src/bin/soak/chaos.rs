@@ -96,6 +96,8 @@ fn stop_nurseries(scene: &Scene, random: &mut Random) {
 fn restore_silent(scene: &Scene) {
     let Some(silent) = &scene.silent else { return };
     let restore = [
+        // A daemon has no fault in its environment.
+        "--no-daemon",
         "restore",
         &silent.checkpoint,
         "-n",
