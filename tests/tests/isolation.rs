@@ -179,6 +179,12 @@ fn shared_mappings(pid: i32) -> Vec<String> {
         .collect()
 }
 
+/// How readily the kernel takes a process when memory is short.
+fn score(pid: &str) -> i32 {
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+    score.expect("its score").trim().parse().expect("a number")
+}
+
 #[test]
 fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
     let Some(home) = Home::with_kvm() else { return };
@@ -203,5 +209,9 @@ fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
     for nursery in home.nurseries() {
         assert_eq!(shared_mappings(nursery.pid), ["/dev/zero (deleted)"]);
         assert!(open_files(nursery.pid).len() > 8);
+        // When memory is short the kernel takes guests first, then nurseries, then whoever made them.
+        let (own, guest) = (score("self"), score(&home.pid("full-2").to_string()));
+        let nursery = score(&nursery.pid.to_string());
+        assert!(own < nursery && nursery < guest, "{own} {nursery} {guest}");
     }
 }

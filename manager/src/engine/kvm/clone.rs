@@ -39,7 +39,6 @@ use super::{
     layers::Layers,
     machine::{ExitReason, Machine, Parked, Stop},
     nursery::{Nursery, Pipe, SOCKET, close_own, failure, handle},
-    oom,
     ram::Ram,
     record,
     vcpu::VcpuState,
@@ -90,7 +89,6 @@ pub(super) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize)
 /// Everything that is the same for all clones: a machine in the checkpoint's state.
 #[inline(never)]
 fn prepare(nursery: &Nursery) -> Result<Machine, String> {
-    oom::prefer_guest(nursery.guest_score);
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
     let ram =

@@ -48,7 +48,7 @@ use super::{
     desk::Desk,
     layers::Layers,
     machine::{ExitReason, Machine},
-    oom::{self, OomKills},
+    oom::{OomKills, Scores},
     ram::Ram,
     record,
     slots::Region,
@@ -89,8 +89,8 @@ pub(super) struct Nursery {
     /// Held by everything that may still be restoring.
     pub(super) session_lock: Option<OwnedFd>,
     pub(super) pid: Pid,
-    /// How readily the kernel takes a guest when memory is short; as it is, when there is none.
-    pub(super) guest_score: Option<i32>,
+    /// None where the kernel cannot be told whom to take when memory is short.
+    scores: Option<Scores>,
 }
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
@@ -177,7 +177,7 @@ impl Nursery {
             regions,
             session_lock: Some(session_lock),
             pid,
-            guest_score: oom::prefer_nursery(),
+            scores: Scores::new(),
         })
     }
 
@@ -226,6 +226,15 @@ impl Nursery {
 
     /// Forks until there are enough spares.
     fn breed(&mut self, children: &mut Children, pipe: &Pipe) {
+        if children.free.is_empty() {
+            return;
+        }
+        self.scores.as_ref().inspect(|scores| scores.for_guests());
+        self.fork_spares(children, pipe);
+        self.scores.as_ref().inspect(|scores| scores.for_nursery());
+    }
+
+    fn fork_spares(&mut self, children: &mut Children, pipe: &Pipe) {
         while let Some(place) = children.free.last().copied() {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.

@@ -7,6 +7,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -25,25 +26,48 @@ const RECENT: Duration = Duration::from_secs(10);
 /// More than any of these files has before the counter.
 const TEXT_MAX: usize = 16 << 10;
 
-/// Has the kernel take this nursery before its manager, when it takes any; returns what its guests
-/// are to have.
-pub(super) fn prefer_nursery() -> Option<i32> {
-    let own: i32 = fs::read_to_string(OWN_SCORE).ok()?.trim().parse().ok()?;
-    prefer(own.max(NURSERY_SCORE)).then_some(())?;
-    Some(own.saturating_add(1).clamp(GUEST_SCORE, SCORE_MAX))
-}
-
-/// Has the kernel take this guest before its nursery.
-pub(super) fn prefer_guest(score: Option<i32>) {
-    if let Some(score) = score {
-        prefer(score);
-    }
-}
-
 const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 
-fn prefer(score: i32) -> bool {
-    fs::write(OWN_SCORE, score.to_string()).is_ok()
+/// How readily the kernel takes a nursery and its guests when memory is short.
+///
+/// A child has its parent's score, so the nursery takes that of its guests while it forks them. Each
+/// guest would need three calls and memory of the kernel's to set its own.
+#[derive(Debug)]
+pub(super) struct Scores {
+    file: File,
+    nursery: String,
+    guests: String,
+}
+
+impl Scores {
+    /// Has the kernel take this nursery before its manager, when it takes any; none where the kernel
+    /// cannot be told.
+    pub(super) fn new() -> Option<Self> {
+        let score: i32 = fs::read_to_string(OWN_SCORE).ok()?.trim().parse().ok()?;
+        let file = File::options().write(true).open(OWN_SCORE).ok()?;
+        let guests = score.saturating_add(1).clamp(GUEST_SCORE, SCORE_MAX);
+        let scores = Self {
+            file: own(file.into()).ok()?.into(),
+            nursery: score.max(NURSERY_SCORE).to_string(),
+            guests: guests.to_string(),
+        };
+        scores.set(&scores.nursery).ok()?;
+        Some(scores)
+    }
+
+    /// What is forked from now on is taken before the nursery.
+    pub(super) fn for_guests(&self) {
+        let _ = self.set(&self.guests);
+    }
+
+    /// This process is the nursery again.
+    pub(super) fn for_nursery(&self) {
+        let _ = self.set(&self.nursery);
+    }
+
+    fn set(&self, score: &str) -> io::Result<()> {
+        self.file.write_all_at(score.as_bytes(), 0)
+    }
 }
 
 /// Counters of kills for want of memory.
