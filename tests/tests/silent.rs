@@ -209,7 +209,11 @@ fn what_a_killed_manager_leaves_silent_ends_by_itself() {
     restore.signal(Signal::SIGKILL);
     let _ = restore.wait();
     // Nobody destroys them, and nobody waits.
-    until("both to end", || home.guests().is_empty().then_some(()));
+    // The nursery goes last: it has told by then how they ended.
+    until("both to end, and their nursery", || {
+        let left = home.guests().len() + home.nurseries().len();
+        (left == 0).then_some(())
+    });
     let listed = home.list();
     let told = listed.iter().all(|guest| {
         guest["state"] == "dead" && text(&guest["reason"]).contains("had not answered")
