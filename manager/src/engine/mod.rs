@@ -400,6 +400,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// The bundle that the guest is being suspended to by its own process, which goes on when whoever
+    /// asked for it is gone, and ends when the guest is written.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn suspending(&self, _run_dir: &Path, _id: &GuestId) -> Result<Option<BundlePath>, Error> {
+        Ok(None)
+    }
+
     /// Refuses a checkpoint that no guest of this engine can be restored from, before its memory is
     /// read.
     ///

@@ -97,8 +97,11 @@ impl Pools<'_> {
                 Ok(manifest)
             }
             Err(e) => {
-                // When nobody knows whether it is sealed, whoever settles claims finds out.
-                if matches!(checkpoint::is_sealed(&bundle), Ok(false)) {
+                // When nobody knows whether it is sealed, or the guest's process is still at it, whoever
+                // settles claims finds out.
+                if matches!(checkpoint::is_sealed(&bundle), Ok(false))
+                    && !self.is_suspending(&id, &bundle)
+                {
                     self.state.forget_cold(token, false)?;
                     self.last(token, Duration::from_secs(lease_s))?;
                 }
@@ -346,6 +349,9 @@ impl Pools<'_> {
     /// its bundle; one that does not is what the bundle holds.
     fn settle_suspend(&mut self, cold: &ColdRow) -> Result<(), Error> {
         let bundle: BundlePath = cold.bundle.parse()?;
+        if self.is_suspending(&cold.guest, &bundle) && self.finish_suspend(cold, &bundle)? {
+            return Ok(());
+        }
         let sealed = checkpoint::is_sealed(&bundle)?;
         let goes_on = match self.guests().wake(&cold.guest, ANSWER_PATIENCE) {
             Ok(_) => true,
@@ -372,6 +378,59 @@ impl Pools<'_> {
             self.last(&cold.token, Duration::from_secs(pool.policy.lease_s))?;
         }
         Ok(())
+    }
+
+    /// Whether the guest's own process was told to suspend it to this bundle, and nobody has seen what
+    /// came of it.
+    fn is_suspending(&self, id: &GuestId, bundle: &BundlePath) -> bool {
+        match self.engine.suspending(&self.state.run_dir(), id) {
+            Ok(Some(begun)) => bundle.absolute().is_ok_and(|bundle| bundle == begun),
+            Ok(None) => false,
+            // Nobody knows: the claim is not given up for that.
+            Err(_) => true,
+        }
+    }
+
+    /// Whether a guest that was being suspended may be, or come to be, whole on the disk.
+    fn may_be_written(&mut self, id: &GuestId) -> Result<bool, Error> {
+        let unsealed = self.engine.unsealed(&self.state.run_dir(), id);
+        if !matches!(unsealed, Ok(None)) {
+            return Ok(true);
+        }
+        match self.guests().find(&id.to_string()) {
+            Ok(guest) => Ok(guest.process().is_some()),
+            Err(guests::Error::NoSuchGuest(_)) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Brings a suspension that the guest's process goes on with to its end: the guest would end a
+    /// moment after it had answered, and the bundle is what it was. `false` when it goes on after all,
+    /// or has died.
+    fn finish_suspend(&mut self, cold: &ColdRow, bundle: &BundlePath) -> Result<bool, Error> {
+        let guest = match self.guests().find(&cold.guest.to_string()) {
+            Ok(guest) => guest,
+            Err(guests::Error::NoSuchGuest(_)) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
+        let watch = until(self.cancelled);
+        match self.guests().suspend(&guest, bundle, false, &watch) {
+            Ok(_) => {
+                self.state.mark_cold(&cold.token)?;
+                Ok(true)
+            }
+            // It is still at it, or has ended for it and is not sealed yet: nothing else holds it.
+            Err(e)
+                if self.is_suspending(&cold.guest, bundle)
+                    && self.may_be_written(&cold.guest)? =>
+            {
+                Err(e.into())
+            }
+            Err(error) => {
+                tracing::warn!(%error, guest = guest.row.name, "a suspension was not brought to its end");
+                Ok(false)
+            }
+        }
     }
 
     fn settle_resume(&mut self, cold: &ColdRow) -> Result<(), Error> {

@@ -540,6 +540,11 @@ impl Engine for Bhyve {
         Ok(all.then_some(Unsealed { bundle, memory }))
     }
 
+    fn suspending(&self, run_dir: &Path, id: &GuestId) -> Result<Option<BundlePath>, Error> {
+        let begun = Folder::of(run_dir, id).suspending().map_err(look)?;
+        Ok(begun.and_then(|begun| suspend::bundle(&begun.memory)))
+    }
+
     fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {
         match Folder::of(run_dir, id).record().map_err(look)? {
             Some(record) if process.may_live() => {
