@@ -86,6 +86,15 @@ impl Home {
         folder.map(Path::to_owned).into_iter().collect()
     }
 
+    /// What its guests run on.
+    #[must_use]
+    pub fn engine(&self) -> EngineKind {
+        match self.machine {
+            None => EngineKind::Kvm,
+            Some(_) => EngineKind::Bhyve,
+        }
+    }
+
     /// The made-up machine that its guests run on.
     #[must_use]
     pub fn machine(&self) -> Option<&Machine> {
@@ -398,6 +407,28 @@ impl Home {
         if let Some(machine) = &self.machine {
             assert_eq!(machine.leftovers(), Vec::<String>::new());
         }
+    }
+
+    /// Ends the host and starts it again: its processes are gone, and so is what only a kernel keeps.
+    /// The run folder goes where the host may have it in memory; that of FreeBSD is on a disk.
+    ///
+    /// # Panics
+    /// When it cannot be done.
+    pub fn reboot(&self) {
+        for process in processes_in(&self.state()) {
+            signal(process.pid, Signal::SIGKILL);
+        }
+        until("all processes to be gone", || {
+            processes_in(&self.state()).is_empty().then_some(())
+        });
+        match &self.machine {
+            None => fs::remove_dir_all(self.run_dir()).expect("a run folder"),
+            Some(machine) => machine.reboot(),
+        }
+        let database = rusqlite::Connection::open(self.state().join("brood.sqlite"));
+        let guests = "UPDATE guest SET boot = 'an earlier one'";
+        let changed = database.and_then(|database| database.execute(guests, []));
+        let _ = changed.expect("brood's database");
     }
 
     fn clean_up(&self) {

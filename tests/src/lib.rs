@@ -13,6 +13,7 @@ mod binary;
 pub mod browser;
 mod crowd;
 mod daemon;
+mod engines;
 mod filesystem;
 pub mod handbook;
 mod home;
@@ -32,25 +33,12 @@ mod tracer;
 pub mod vnode_model;
 mod zpool;
 
-/// Runs each of these functions as two tests, one on each engine, which is its argument: KVM of this
-/// machine, and bhyve of a made-up one ([`Machine`]).
-#[macro_export]
-macro_rules! on_both_engines {
-    ($($test:ident),* $(,)?) => {
-        mod kvm {
-            $(#[test] fn $test() { super::$test($crate::EngineKind::Kvm); })*
-        }
-        mod bhyve {
-            $(#[test] fn $test() { super::$test($crate::EngineKind::Bhyve); })*
-        }
-    };
-}
-
 pub use binary::{brood, standin};
 pub use brood::checkpoint::manifest::EngineKind;
 pub use browser::Browser;
 pub use crowd::{Crowd, crowd};
 pub use daemon::{Daemon, Events, TOKEN, content_type};
+pub use engines::by_engine;
 pub use filesystem::{FileSystem, Kind};
 pub use home::{Demo, Home};
 pub use json::{array, keys, number, text, whole};

@@ -182,6 +182,29 @@ impl Machine {
         self.world.set_release(release).expect("a machine");
     }
 
+    /// Takes from it what does not outlive a boot: virtual machines, taps but the first, sockets. Its
+    /// processes must have ended.
+    ///
+    /// # Panics
+    /// When the machine cannot be changed.
+    pub fn reboot(&self) {
+        let files = |folder: &str| {
+            let entries = fs::read_dir(self.world.path(folder)).expect("a folder of the machine");
+            entries.map(|entry| entry.expect("an entry").path())
+        };
+        for vm in files("dev/vmm") {
+            let name = vm.file_name().unwrap_or_default().to_string_lossy();
+            self.run("bhyvectl", &["--destroy", &format!("--vm={name}")]);
+        }
+        let taps = self.run("ifconfig", &["-g", "tap"]);
+        for tap in taps.lines().filter(|tap| *tap != "tap0") {
+            self.run("ifconfig", &[tap, "destroy"]);
+        }
+        for socket in files("var/run/bhyve") {
+            fs::remove_file(socket).expect("a socket");
+        }
+    }
+
     /// Makes its bhyve a stock one: it has checkpoints, and no patch that maps them.
     ///
     /// # Panics
@@ -370,7 +393,8 @@ impl Machine {
     /// Processes that run as this machine's bhyve.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
-        self.own(|command| command.starts_with(b"bhyve\0"))
+        // The second is its title, once it runs (setproctitle(3)).
+        self.own(|command| command.starts_with(b"bhyve\0") || command.starts_with(b"bhyve: "))
     }
 
     /// Processes of this machine with such a command line.

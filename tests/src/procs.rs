@@ -52,7 +52,7 @@ impl Proc {
     /// it. A bhyve begins one too, before it becomes what it is.
     #[must_use]
     pub fn is_nursery(&self) -> bool {
-        let bhyve = ["bhyve ", "/bin/sh "];
+        let bhyve = ["bhyve ", "bhyve: ", "/bin/sh "];
         self.pid == self.session && !bhyve.iter().any(|name| self.command.starts_with(name))
     }
 

@@ -9,10 +9,19 @@ use std::{
     },
 };
 
-use brood_tests::{Daemon, Home, array, content_type, signal, text, until};
+use brood_tests::{
+    Daemon, EngineKind, Home, array, by_engine, content_type, on_both_engines, signal, text, until,
+};
 use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+
+on_both_engines! {
+    guests_outlive_a_daemon_that_is_killed,
+    a_daemon_takes_over_from_another_that_drains,
+    ended_children_are_not_left_as_zombies,
+    a_client_that_hangs_up_ends_its_restore_but_not_its_guests,
+}
 
 #[test]
 fn the_page_loads_nothing_from_elsewhere() {
@@ -126,9 +135,8 @@ fn a_port_is_not_opened_without_a_good_token_or_for_others() {
     assert!(!home.state().join("api.sock").exists());
 }
 
-#[test]
-fn guests_outlive_a_daemon_that_is_killed() {
-    let Some(home) = Home::with_kvm() else { return };
+fn guests_outlive_a_daemon_that_is_killed(on: EngineKind) {
+    let Some(home) = Home::on(on) else { return };
     let _ = home.demo("demo", "4M");
     let daemon = Daemon::start(&home);
     daemon.restore(3, "g");
@@ -169,9 +177,8 @@ fn guests_outlive_a_daemon_that_is_killed() {
     assert_eq!(home.converges(), ["g-1", "g-2", "g-3"]);
 }
 
-#[test]
-fn a_daemon_takes_over_from_another_that_drains() {
-    let Some(home) = Home::with_kvm() else { return };
+fn a_daemon_takes_over_from_another_that_drains(on: EngineKind) {
+    let Some(home) = Home::on(on) else { return };
     let _ = home.demo("demo", "4M");
     let old = Daemon::on_a_port(&home);
     old.restore(1, "g");
@@ -204,9 +211,8 @@ fn a_daemon_takes_over_from_another_that_drains() {
     let _ = new.ask("g-1", &["ping"], 200);
 }
 
-#[test]
-fn ended_nurseries_are_not_left_as_zombies() {
-    let Some(home) = Home::with_kvm() else { return };
+fn ended_children_are_not_left_as_zombies(on: EngineKind) {
+    let Some(home) = Home::on(on) else { return };
     let _ = home.demo("demo", "4M");
     let daemon = Daemon::start(&home);
     for round in 0..3 {
@@ -215,7 +221,7 @@ fn ended_nurseries_are_not_left_as_zombies() {
     let all = daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
     assert_eq!(all["destroyed"], 6);
     let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
-    until("all nurseries to be waited for", || {
+    until("all of them to be waited for", || {
         let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).ok()?;
         let mut left = String::new();
         for thread in threads {
@@ -226,12 +232,14 @@ fn ended_nurseries_are_not_left_as_zombies() {
     assert_eq!(fs::read_to_string(children).unwrap(), "");
 }
 
-#[test]
-fn a_client_that_hangs_up_ends_its_restore_but_not_its_guests() {
-    let Some(home) = Home::with_kvm() else { return };
+fn a_client_that_hangs_up_ends_its_restore_but_not_its_guests(on: EngineKind) {
+    let Some(home) = Home::on(on) else { return };
     let _ = home.demo("demo", "4M");
-    let daemon = Daemon::start(&home);
-    let body = json!({ "checkpoint": "demo", "guests": 150, "concurrency": 1 }).to_string();
+    // Held up, so that the client is sure to be gone before the end: on KVM by a nursery that is
+    // stopped, on bhyve by guests that take seconds for an answer.
+    let (asked, slow) = by_engine(on, (150, ""), (8, "guest.answer:slow"));
+    let daemon = Daemon::with_environment(&home, &[("BROOD_STANDIN_FAIL", slow)]);
+    let body = json!({ "checkpoint": "demo", "guests": asked, "concurrency": 1 }).to_string();
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
     let head = format!(
         "POST /api/v1/guests HTTP/1.1\r\nhost: brood\r\ncontent-type: application/json\r\n\
@@ -240,9 +248,14 @@ fn a_client_that_hangs_up_ends_its_restore_but_not_its_guests() {
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
-    // Held up, so that the client is sure to be gone before the end.
-    let nursery = until("the nursery", || home.nurseries().pop());
-    signal(nursery.pid, Signal::SIGSTOP);
+    until("it to begin", || match on {
+        EngineKind::Kvm => home.nurseries().pop(),
+        EngineKind::Bhyve => home.guests().pop(),
+    });
+    let nurseries = home.nurseries();
+    for nursery in &nurseries {
+        signal(nursery.pid, Signal::SIGSTOP);
+    }
     drop(stream);
     until("the request to be over", || {
         let metrics = daemon
@@ -255,9 +268,11 @@ fn a_client_that_hangs_up_ends_its_restore_but_not_its_guests() {
             .contains("brood_http_requests_in_flight 1\n")
             .then_some(())
     });
-    signal(nursery.pid, Signal::SIGCONT);
+    for nursery in &nurseries {
+        signal(nursery.pid, Signal::SIGCONT);
+    }
     // Those that were begun stand, and nothing goes on.
     let there = home.converges();
-    assert!(there.len() < 150, "it went on to its end");
+    assert!(there.len() < asked, "it went on to its end");
     assert_eq!(home.guests().len(), there.len());
 }

@@ -10,14 +10,28 @@ use std::{
     thread,
 };
 
-use brood_tests::{Daemon, Demo, Home, Ran, Running, array, skip, text, until, whole};
+use brood_tests::{
+    Daemon, Demo, EngineKind, Home, Ran, Running, array, by_engine, on_both_engines, skip, text,
+    until, whole,
+};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
 
+on_both_engines! {
+    a_claim_takes_the_daemons_way,
+    an_interrupted_restore_tells_what_stands,
+    a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so,
+    a_claim_that_waits_outlives_an_upgrade_and_not_a_kill,
+    commands_do_without_a_daemon_that_is_stopped_or_keeps_other_guests,
+    a_daemon_of_another_version_is_used_for_what_it_knows,
+    the_limits_that_doctor_tells_of_are_the_daemons,
+    whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon,
+}
+
 /// A home with a daemon.
-fn kept() -> Option<(Home, Demo, Daemon)> {
-    let home = Home::with_kvm()?;
+fn kept(on: EngineKind) -> Option<(Home, Demo, Daemon)> {
+    let home = Home::on(on)?;
     let demo = home.demo("demo", "4M");
     let daemon = Daemon::start(&home);
     Some((home, demo, daemon))
@@ -43,9 +57,8 @@ fn said(home: &Home, args: &[&str]) -> Ran {
     home.brood(&[&["--verbose"], args].concat())
 }
 
-#[test]
-fn a_claim_takes_the_daemons_way() {
-    let Some((home, demo, daemon)) = kept() else {
+fn a_claim_takes_the_daemons_way(on: EngineKind) {
+    let Some((home, demo, daemon)) = kept(on) else {
         return;
     };
     let claims = || {
@@ -82,13 +95,12 @@ fn a_claim_takes_the_daemons_way() {
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
 }
 
-#[test]
-fn an_interrupted_restore_tells_what_stands() {
-    const ASKED: u64 = 200;
-    let Some((home, demo, _daemon)) = kept() else {
+fn an_interrupted_restore_tells_what_stands(on: EngineKind) {
+    let asked = by_engine(on, 200, 40);
+    let Some((home, demo, _daemon)) = kept(on) else {
         return;
     };
-    let guests = ASKED.to_string();
+    let guests = asked.to_string();
     let args = ["restore", &demo.path, "-n", &guests, "-c", "1", "--json"];
     let restoring = home.start(&args);
     until("some guests", || (home.guests().len() > 5).then_some(()));
@@ -96,7 +108,7 @@ fn an_interrupted_restore_tells_what_stands() {
     let ran = restoring.wait();
     let report = ran.json();
     let (stand, not_begun) = (whole(&report["restored"]), whole(&report["not_begun"]));
-    assert_eq!(stand + not_begun, ASKED, "{report}");
+    assert_eq!(stand + not_begun, asked, "{report}");
     assert_eq!(ran.code(), Some(if not_begun > 0 { 130 } else { 0 }));
     assert_eq!(report["interrupted"], not_begun > 0);
     assert_eq!(array(&report["guests"]).len() as u64, stand);
@@ -107,12 +119,11 @@ fn an_interrupted_restore_tells_what_stands() {
     );
 }
 
-#[test]
-fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so() {
-    const ASKED: usize = 200;
-    let Some(home) = Home::with_kvm() else { return };
+fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so(on: EngineKind) {
+    let asked: usize = by_engine(on, 200, 40);
+    let Some(home) = Home::on(on) else { return };
     let demo = home.demo("demo", "4M");
-    let guests = ASKED.to_string();
+    let guests = asked.to_string();
     // A restore that is done before the daemon is killed shows nothing: then another one is tried.
     let cut_off = (0..10).find_map(|_| {
         let daemon = Daemon::start(&home);
@@ -134,7 +145,7 @@ fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so() {
     ]);
     // Nothing was tried again: there are those that the daemon had begun, and no others come.
     let stand = home.converges().len();
-    assert!((1..ASKED).contains(&stand), "{stand} guests");
+    assert!((1..asked).contains(&stand), "{stand} guests");
     // A socket that nobody listens on is no obstacle.
     let _ = said(&home, &["destroy", "--all"])
         .ok()
@@ -142,9 +153,8 @@ fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so() {
     assert_eq!(home.guests(), []);
 }
 
-#[test]
-fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill() {
-    let Some((home, demo, first)) = kept() else {
+fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill(on: EngineKind) {
+    let Some((home, demo, first)) = kept(on) else {
         return;
     };
     let _ = home
@@ -183,9 +193,8 @@ fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill() {
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
 }
 
-#[test]
-fn commands_do_without_a_daemon_that_is_stopped_or_keeps_other_guests() {
-    let Some((home, demo, daemon)) = kept() else {
+fn commands_do_without_a_daemon_that_is_stopped_or_keeps_other_guests(on: EngineKind) {
+    let Some((home, demo, daemon)) = kept(on) else {
         return;
     };
     daemon.signal(Signal::SIGSTOP);
@@ -193,7 +202,7 @@ fn commands_do_without_a_daemon_that_is_stopped_or_keeps_other_guests() {
     daemon.signal(Signal::SIGCONT);
     let _ = ran.ok().says(&["does not answer"]);
 
-    let other = Home::bare();
+    let Some(other) = Home::on(on) else { return };
     let mut command = other.command(&["-v", "destroy", "--all"]);
     command.env("BROOD_SERVE_SOCKET", daemon.socket());
     let _ = Running::start(command)
@@ -204,12 +213,13 @@ fn commands_do_without_a_daemon_that_is_stopped_or_keeps_other_guests() {
 }
 
 /// Answers requests on a socket as a daemon might that is of another version.
-fn another_version(socket: &Path, knows: &'static [(&'static str, &'static str)], dir: &Path) {
+fn another_version(socket: &Path, knows: &'static [(&'static str, &'static str)], home: &Home) {
     let listener = UnixListener::bind(socket).expect("a socket");
-    let dir = dir.canonicalize().expect("the folder is there");
+    let dir = home.state().canonicalize().expect("the folder is there");
     let daemon = format!(
-        r#"{{"version":"99.0.0","pid":1,"state_dir":"{}","engine":"kvm","new":[]}}"#,
-        dir.display()
+        r#"{{"version":"99.0.0","pid":1,"state_dir":"{}","engine":"{}","new":[]}}"#,
+        dir.display(),
+        by_engine(home.engine(), "kvm", "bhyve"),
     );
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -249,9 +259,8 @@ fn another_version(socket: &Path, knows: &'static [(&'static str, &'static str)]
     });
 }
 
-#[test]
-fn a_daemon_of_another_version_is_used_for_what_it_knows() {
-    let Some(home) = Home::with_kvm() else { return };
+fn a_daemon_of_another_version_is_used_for_what_it_knows(on: EngineKind) {
+    let Some(home) = Home::on(on) else { return };
     let demo = home.demo("demo", "4M");
     home.restore(&demo, 1, "g");
     let socket = home.state().join("api.sock");
@@ -261,7 +270,7 @@ fn a_daemon_of_another_version_is_used_for_what_it_knows() {
             ("POST /api/v1/pools/p/evict", r#"{"evicted":7,"more":1}"#),
             ("POST /api/v1/pools/q/evict", r#"{"nothing":"known"}"#),
         ],
-        &home.state(),
+        &home,
     );
     // What it does not know is done without it.
     let _ = said(&home, &["pause", "g-1"])
@@ -282,9 +291,8 @@ fn a_daemon_of_another_version_is_used_for_what_it_knows() {
     let _ = home.brood(&["--no-daemon", "pool", "remove", "p"]).ok();
 }
 
-#[test]
-fn the_limits_that_doctor_tells_of_are_the_daemons() {
-    let Some((home, _, daemon)) = kept() else {
+fn the_limits_that_doctor_tells_of_are_the_daemons(on: EngineKind) {
+    let Some((home, _, daemon)) = kept(on) else {
         return;
     };
     let facts = |args: &[&str]| -> Value { home.brood(args).json() };
@@ -303,11 +311,10 @@ fn the_limits_that_doctor_tells_of_are_the_daemons() {
 }
 
 /// Somebody of the socket's group who may not enter the state folder.
-#[test]
-fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon() {
+fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon(on: EngineKind) {
     const GROUP: u32 = 12345;
     const USER: u32 = 65534;
-    let Some(home) = Home::with_kvm() else { return };
+    let Some(home) = Home::on(on) else { return };
     if !nix::unistd::geteuid().is_root() {
         return skip("not root: cannot become another user");
     }
@@ -340,7 +347,9 @@ fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon() {
     shows(&["list"], &[guest, "running", "4 MiB"]);
     shows(&["show", guest], &["private", "4 MiB"]);
     let answer = other(&["ask", guest, "ping", "hello"]).ok().json();
-    assert_eq!(answer["answer"], home.ask(guest, "ping hello")["answer"]);
+    // Each answer is counted.
+    let counter = whole(&answer["counter"]);
+    assert_eq!(whole(&home.ask(guest, "ping")["counter"]), counter + 1);
     shows(&["pool", "list"], &["p ", &demo.path]);
     shows(&["pool", "show", "p"], &[guest, "s left"]);
     let _ = other(&["pool", "release", text(&claim["token"])]).ok();

@@ -10,6 +10,8 @@
 //! | `peek A`, `poke A N` | the 64-bit word at an address, read or written |
 //! | `read S`, `write S N` | the first 64-bit word of a sector of the first disk that can be written |
 //! | `dirty N` | writes to N pages after the first |
+//! | `spin N` | `spin`, after N microseconds of processor time |
+//! | `drive` | `drive`; a driver has programmed its ahci disks, which a checkpoint needs |
 //! | `private` | how many pages of its memory are its own |
 //! | `poweroff`, `reboot`, `halt` | it ends that way |
 //! | `fault`, `crash` | a triple fault |
@@ -17,7 +19,9 @@
 //!
 //! A line `@TAG WORDS` is answered with `!TAG ANSWER`: the agent's protocol of docs/bhyve.md.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::memory::Memory;
 use crate::vm::Suspend;
@@ -25,6 +29,8 @@ use crate::vm::Suspend;
 const MAGIC: &[u8; 16] = b"stand-in guest 1";
 const NONCE: usize = 16;
 const COUNTER: usize = 24;
+/// Whether a driver has programmed the ports of ahci.
+const DRIVEN: usize = 32;
 /// Bytes of a disk sector.
 const SECTOR: u64 = 512;
 
@@ -55,6 +61,14 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
+}
+
+/// Keeps a processor busy. Its own time counts, so that it takes long on a loaded machine too.
+fn spin(busy: Duration) -> io::Result<()> {
+    let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let end = used()? + busy;
+    while used()? < end {}
+    Ok(())
 }
 
 impl Guest {
@@ -98,6 +112,11 @@ impl Guest {
             self.word(COUNTER)?,
             self.generation
         ))
+    }
+
+    /// Whether a driver has programmed the ports of ahci, in this process or before a checkpoint.
+    pub(crate) fn drives_ahci(&self) -> bool {
+        self.word(DRIVEN).is_ok_and(|word| word == 1)
     }
 
     /// Begins to run, after a boot or a restore. Memory without the guest's code is a triple fault.
@@ -217,6 +236,17 @@ impl Guest {
                     _ => Does::Says(format!("error: {} pages at most\n", pages - 1)),
                 }
             }
+            (Some("drive"), _) => {
+                self.memory.write(0, DRIVEN, &1_u64.to_le_bytes())?;
+                Does::Says("drive\n".to_owned())
+            }
+            (Some("spin"), Some(micros)) => match micros.parse() {
+                Ok(micros) => {
+                    spin(Duration::from_micros(micros))?;
+                    Does::Says("spin\n".to_owned())
+                }
+                Err(e) => Does::Says(format!("error: {e}\n")),
+            },
             (Some("private"), _) => Does::Says(format!("private {}\n", self.memory.private())),
             (Some("poweroff"), _) => Does::Ends(Suspend::Poweroff),
             (Some("reboot"), _) => Does::Ends(Suspend::Reset),
