@@ -434,7 +434,7 @@ fn a_guest_without_an_agent_is_ready_when_it_says_so_otherwise() {
             // Not one that only told what this bhyve can do.
             let restores = |pid: &i32| {
                 let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                String::from_utf8_lossy(&command).contains("vnode_restore")
+                command.starts_with(b"bhyve: brood-")
             };
             let pid = until("bhyve", || {
                 lab.machine.processes().into_iter().find(restores)

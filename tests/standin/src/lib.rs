@@ -30,7 +30,7 @@ use std::{
 };
 
 pub use accepts::accepts;
-pub use world::{COMMANDS, ROOT, Release, STOCK, World};
+pub use world::{COMMANDS, IASL, ROOT, Release, STOCK, World};
 
 use exit::{EX_SOFTWARE, EX_USAGE, Exit};
 
@@ -52,6 +52,11 @@ pub fn run(arguments: &[String]) -> ExitCode {
                 "rctl" => rctl::main(&world, rest),
                 _ => kldstat::main(&world, rest),
             }
+        })
+    } else if name == "iasl" {
+        World::of_environment().and_then(|world| {
+            world.note(&[&[name.into_owned()], rest].concat());
+            bhyve::iasl(rest)
         })
     } else {
         own(rest)

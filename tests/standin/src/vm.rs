@@ -101,6 +101,9 @@ pub(crate) struct Record {
     pub(crate) resident: u64,
     /// The checkpoint file that its memory is.
     pub(crate) segment: Option<Segment>,
+    /// The process that runs it, or was the last to.
+    #[serde(default)]
+    pub(crate) process: Option<u32>,
 }
 
 /// An open VM.
@@ -244,9 +247,17 @@ impl Vm {
             memory: None,
             resident: 0,
             segment: None,
+            process: None,
         };
+        // Its owner's alone (`crw-------`, seen with bhyve 14.2).
         let new = world.path("new");
-        fs::write(&new, text(&record)?)?;
+        let _ = fs::remove_file(&new);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&text(&record)?)?;
         fs::rename(new, path(world, name))?;
         Ok(Self {
             world: world.clone(),

@@ -4,6 +4,7 @@
 //! | in the folder | what it is |
 //! |---|---|
 //! | `bin/` | the commands, links to one binary |
+//! | `usr/sbin/iasl`, `tmp/` | the compiler that bhyve runs by its whole path, and where it works |
 //! | `dev/vmmctl`, `dev/vmm/NAME` | vmm(4); the VM as the kernel knows it, see `vm.rs` |
 //! | `dev/tapN` | a tap; open while a lock is held on it |
 //! | `dev/nmdmNA`, `dev/nmdmNB` | a null-modem pair; B is a link to a pseudo-terminal |
@@ -45,6 +46,9 @@ pub const COMMANDS: [&str; 7] = [
     "bhyve", "bhyvectl", "zfs", "ifconfig", "sysctl", "kldstat", "rctl",
 ];
 
+/// The compiler of ACPI tables, below the world's folder: bhyve runs it by its whole path.
+pub const IASL: &str = "usr/sbin/iasl";
+
 /// Names the folder in the environment of every command.
 pub const ROOT: &str = "BROOD_STANDIN_ROOT";
 
@@ -85,6 +89,8 @@ impl World {
             "pool",
             "faults",
             "wake",
+            "tmp",
+            "usr/sbin",
         ] {
             fs::create_dir_all(root.join(folder))?;
         }
@@ -97,6 +103,7 @@ impl World {
             symlink(&binary, world.bin().join(name))?;
         }
         symlink(&binary, world.bin().join("standin"))?;
+        symlink(&binary, world.path(IASL))?;
         world.set_loaded(&["kernel", "vmm", "nmdm"])?;
         world.set_loadable(&["vmm_vnode"])?;
         Ok(world)

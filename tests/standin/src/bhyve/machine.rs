@@ -168,6 +168,7 @@ impl Machine {
         let private = self.guest.memory.private();
         let _ = self.vm.change(|record| {
             record.resident = private * super::memory::PAGE;
+            record.process = Some(process::id());
             if let Some(segment) = &mut record.segment {
                 segment.private = private;
             }

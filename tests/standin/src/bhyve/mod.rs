@@ -10,6 +10,8 @@ mod machine;
 mod memory;
 mod options;
 mod suspend;
+mod tables;
+mod title;
 
 use std::{fs::File, io};
 
@@ -28,6 +30,7 @@ pub(crate) use console::flush;
 use guest::Guest;
 use machine::Machine;
 use memory::{Memory, PAGE};
+pub(crate) use tables::iasl;
 
 const PROGRAM: &str = "bhyve";
 
@@ -134,6 +137,8 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
         None => Memory::zero(memsize),
     };
 
+    tables::build(world, &config, !power_button)?;
+    title::set(&name).map_err(|e| Exit::broken("set the title", &e))?;
     fault::pass(world, fault::RESTORE_SOCKET)?;
     let listener = socket::bind(world, &name).map_err(|e| {
         let text = Errno::from(&e).text;

@@ -12,7 +12,7 @@ use nix::{
     fcntl::{OFlag, openat},
     sys::stat::Mode,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     checkpoint::{ATKBDC, KERN_STRUCTS, with_extension},
@@ -52,6 +52,40 @@ impl Saved<'_> {
         openat(folder, name, flags, Mode::S_IRWXU)
             .map(File::from)
             .map_err(|errno| perror(what, Errno::from(&errno.into())))
+    }
+
+    /// Length of a device's state.
+    ///
+    /// # Errors
+    /// What bhyve says of a device that cannot be saved.
+    fn length(&self, device: &Device) -> Result<u64, String> {
+        const EFAULT: i32 = 14;
+        const EOPNOTSUPP: i32 = 45;
+        let failed = |ret: i32| {
+            self.output
+                .line(&format!("Failed to snapshot {}; ret={ret}", device.name))
+        };
+        if device.name.starts_with("ahci@") && !self.guest.drives_ahci() {
+            // Its ports hold addresses of the guest, which its driver has not set (seen with bhyve 14.2).
+            let why = "pci_ahci_snapshot: invalid address: port->cmd_lst";
+            return Err(self.output.line(why) + &failed(EFAULT));
+        }
+        device.state.ok_or_else(|| failed(EOPNOTSUPP))
+    }
+
+    /// The `.meta` with these parts.
+    fn description(&self, structs: &[Value], devices: &[Value]) -> String {
+        let text = json!({
+            "basic metadata": {
+                "ncpus": self.ncpus,
+                "vmname": self.name,
+                "memsize": self.guest.memory.length(),
+                "memflags": 0,
+            },
+            "kern_structs": structs,
+            "devices": devices,
+        });
+        format!("{text:#}")
     }
 
     /// Writes the three files into a folder.
@@ -123,30 +157,23 @@ impl Saved<'_> {
         pass(fault::SUSPEND_KERN)?;
         let mut devices = Vec::new();
         for device in self.devices {
-            const EOPNOTSUPP: i32 = 45;
-            let Some(length) = device.state else {
-                let what = format!("Failed to snapshot {}; ret={EOPNOTSUPP}", device.name);
-                let text = self.output.line(&what) + "Failed to snapshot device state.\n";
-                return Err(Exit::saying(1, text));
+            let length = match self.length(device) {
+                Ok(length) => length,
+                Err(why) => {
+                    // The description is written as it goes, and is not ended.
+                    let text = self.description(&structs, &devices);
+                    let begun = text.find("\n  ]").map_or("", |end| &text[..end]);
+                    let _ = meta.write_all(begun.as_bytes());
+                    let text = why + "Failed to snapshot device state.\n";
+                    return Err(Exit::saying(1, text));
+                }
             };
             devices.push(part(&device.name, length).map_err(unwritten)?);
         }
         devices.push(part(ATKBDC.0, ATKBDC.1).map_err(unwritten)?);
         pass(fault::SUSPEND_META)?;
-        let text = json!({
-            "basic metadata": {
-                "ncpus": self.ncpus,
-                "vmname": self.name,
-                "memsize": self.guest.memory.length(),
-                "memflags": 0,
-            },
-            "kern_structs": structs,
-            "devices": devices,
-        });
-        let written = serde_json::to_writer_pretty(&meta, &text).map_err(std::io::Error::from);
-        let written = written
-            .and_then(|()| meta.write_all(b"\n"))
-            .and_then(|()| meta.rewind());
+        let text = self.description(&structs, &devices) + "\n";
+        let written = meta.write_all(text.as_bytes()).and_then(|()| meta.rewind());
         written.map_err(|e| failed("Failed to write all snapshotted data.", "", &e))?;
         pass(fault::SUSPEND_COMPLETE)
     }

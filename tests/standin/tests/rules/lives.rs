@@ -1,5 +1,8 @@
 //! A VM from boot to end: how it ends, what it leaves, what of it a restore brings back.
 
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use brood_standin::{IASL, STOCK};
 use nix::sys::signal::Signal;
 
 use crate::lab::{Lab, field, until};
@@ -252,4 +255,57 @@ fn all_that_runs_ends_with_the_worlds_owner() {
     // Nor does one that comes too late live.
     let config = lab.config("late", &[]);
     assert_eq!(lab.start("late", &["-k", &config]).end().code, 71);
+}
+
+/// Seen with bhyve 14.2: a shell and iasl at each start with `-A`, and SIGABRT when they fail.
+#[test]
+fn tables_are_compiled_at_each_start_but_not_by_the_patched_bhyve_in_a_restore() {
+    let lab = Lab::new();
+    let compiled = || {
+        let commands = fs::read_to_string(lab.world.path("commands")).expect("commands");
+        let programs = commands.lines().filter_map(|line| line.split(' ').nth(1));
+        programs.filter(|program| *program == "iasl").count()
+    };
+    let file = lab.checkpoint();
+    assert_eq!(compiled(), 1);
+    let left = fs::read_dir(lab.world.path("tmp"))
+        .expect("a folder")
+        .count();
+    assert_eq!(left, 0, "both files are removed");
+    let config = lab.config("stock", &[]);
+    let stock = |name: &str| {
+        let arguments = ["-k", &config, "-r", &file, "-o", "config.dump=false", name];
+        let mut command = lab.command("bhyve", &arguments);
+        command.env(STOCK, "1").output().expect("bhyve")
+    };
+    fs::remove_file(lab.world.path(IASL)).expect("a link");
+    let ended = stock("a");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        ended.status.code().is_none() && said.contains("Assertion failed: (error == 0)"),
+        "{ended:?}"
+    );
+    assert!(lab.vm_exists("a"), "the VM is left behind");
+    // It had restored the guest before.
+    assert!(String::from_utf8_lossy(&ended.stdout).contains("Resuming pci devs..."));
+    let mut clone = lab.restore("clone", &file, &[]);
+    clone.ready();
+    lab.run("bhyve", &["-k", &lab.config("new", &[]), "new"])
+        .refused_with(-6, "Assertion failed: (error == 0)");
+}
+
+/// Seen with bhyve 14.2.
+#[test]
+fn a_running_bhyve_has_a_title_and_a_device_of_its_owners() {
+    let lab = Lab::new();
+    let guest = lab.boot("vm");
+    let mut ps = Command::new("ps");
+    ps.args(["-ww", "-o", "args=", "-p", &guest.pid().to_string()]);
+    let shown = ps.output().expect("ps").stdout;
+    assert_eq!(
+        String::from_utf8_lossy(&shown).trim_end(),
+        "bhyve: vm (bhyve)"
+    );
+    let device = fs::metadata(lab.world.path("dev/vmm/vm")).expect("a device");
+    assert_eq!(device.permissions().mode() & 0o777, 0o600);
 }
