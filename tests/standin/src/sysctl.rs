@@ -1,6 +1,6 @@
 //! sysctl(8): the values that bear on VMs and taps, and those of vmm_vnode(4).
 
-use std::{collections::BTreeMap, fmt::Write, io};
+use std::{collections::BTreeMap, fmt::Write, fs, io};
 
 use crate::{
     errno::{EINVAL, Errno},
@@ -120,7 +120,25 @@ pub(crate) fn set_number(world: &World, name: &str, value: u64) -> io::Result<()
     world.store("sysctl", &set)
 }
 
-/// A number less or more what the VMs take: for each a share, and of free memory what is its own.
+/// Pages of a process that no other has and no file: what it takes of free memory. Those of a stand-in
+/// are as real as brood finds them. None of one that has ended.
+fn own_pages(process: u32) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let own = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = own.and_then(|text| {
+        text.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<i64>()
+            .ok()
+    });
+    kib.unwrap_or(0) / 4
+}
+
+/// A number less or more what the VMs take: for each a share, and of free memory what is its own and
+/// its process's.
 fn beside_vms(world: &World, name: &str, number: u64) -> io::Result<u64> {
     let Some((_, each)) = EACH_VM.iter().find(|(other, _)| *other == name) else {
         return Ok(number);
@@ -135,6 +153,7 @@ fn beside_vms(world: &World, name: &str, number: u64) -> io::Result<u64> {
         change += each;
         if name == "vm.stats.vm.v_free_count" {
             change -= i64::try_from(own).unwrap_or(i64::MAX / 2);
+            change -= record.process.map_or(0, own_pages);
         }
     }
     Ok(number.saturating_add_signed(change))
