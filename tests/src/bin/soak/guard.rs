@@ -5,6 +5,7 @@ use std::{
     fs, panic, process,
     sync::{
         Mutex, Weak,
+        atomic::{AtomicI32, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -12,7 +13,10 @@ use std::{
 };
 
 use brood_tests::{Storage, processes_of, signal, until};
-use nix::sys::signal::{SigSet, Signal};
+use nix::{
+    libc,
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+};
 
 use super::scene::Scene;
 
@@ -20,6 +24,8 @@ use super::scene::Scene;
 const SLACK: Duration = Duration::from_secs(400);
 /// How long other threads may go on after the first panic: what they say may tell more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often it is looked for a signal.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// Why the soak ends.
 enum End {
@@ -30,26 +36,39 @@ enum End {
 /// What is to be cleaned up, as soon as it is there.
 static SCENE: Mutex<Weak<Scene>> = Mutex::new(Weak::new());
 
-/// Blocks the signals that end this process, for all of its threads: one of them waits for those.
-pub(crate) fn block_signals() -> SigSet {
-    let mut signals = SigSet::empty();
+/// The signal that ends the soak, once there is one.
+static SIGNALLED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn on_signal(which: libc::c_int) {
+    SIGNALLED.store(which, Ordering::Relaxed);
+}
+
+/// Notes the signals that end this process. They are not blocked: whatever it starts would be deaf to
+/// them, too.
+pub(crate) fn note_signals() {
     for which in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(which);
+        let handler = SigHandler::Handler(on_signal);
+        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handler stores a number, and does nothing else.
+        unsafe { sigaction(which, &action) }.expect("these can be handled");
     }
-    signals.thread_block().expect("signals can be blocked");
-    signals
+}
+
+fn wait_for_signal() -> Signal {
+    loop {
+        if let Ok(which) = Signal::try_from(SIGNALLED.load(Ordering::Relaxed)) {
+            return which;
+        }
+        thread::sleep(GLANCE);
+    }
 }
 
 /// Watches over a soak of so many seconds.
-pub(crate) fn watch(scene: Weak<Scene>, signals: SigSet, seconds: u64) {
+pub(crate) fn watch(scene: Weak<Scene>, seconds: u64) {
     *SCENE.lock().expect("nobody panics with it") = scene;
     let (sender, receiver) = channel();
     tell_of_panics(sender.clone());
-    thread::spawn(move || {
-        if let Ok(which) = signals.wait() {
-            let _ = sender.send(End::Signal(which));
-        }
-    });
+    thread::spawn(move || sender.send(End::Signal(wait_for_signal())));
     thread::spawn(move || end(&receiver, Duration::from_secs(seconds) + SLACK));
 }
 

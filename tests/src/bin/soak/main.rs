@@ -58,13 +58,13 @@ fn engine(name: &str) -> Result<EngineKind, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let signals = guard::block_signals();
+    guard::note_signals();
     let mut random = options.seed.map_or_else(Random::seeded, Random::new);
     let Some(scene) = Scene::new(options.engine, &mut random) else {
         return ExitCode::SUCCESS;
     };
     let scene = Arc::new(scene);
-    guard::watch(Arc::downgrade(&scene), signals, options.seconds);
+    guard::watch(Arc::downgrade(&scene), options.seconds);
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let seeds: Vec<u64> = (0..=options.clients)
         .map(|_| random.below(u64::MAX))
