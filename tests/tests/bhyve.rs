@@ -5,7 +5,8 @@ use std::{fs, path::Path, time::Duration};
 
 use brood::{
     checkpoint::{BhyveGuest, Checkpoint, Readiness},
-    engine::{Engine, GuestId, Identity, Order, Outcome, bhyve::config::Variables},
+    engine::{Engine, Identity, Order, Outcome, bhyve::config::Variables},
+    guest_id::GuestId,
 };
 use brood_tests::{Lab, Running, array, signal, text, until, whole};
 use nix::sys::signal::Signal;

@@ -6,7 +6,8 @@ use std::{cell::Cell, fs, path::PathBuf};
 
 use brood::{
     checkpoint::{BundlePath, Checkpoint},
-    engine::{Engine, GuestId, Identity, Order},
+    engine::{Engine, Identity, Order},
+    guest_id::GuestId,
 };
 use brood_tests::{Kind, Lab, Running, Storage, array, signal, text, until};
 use nix::sys::signal::Signal;

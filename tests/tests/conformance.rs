@@ -15,7 +15,8 @@ use brood::{
         manifest::{EngineKind, Manifest},
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
-    engine::{Engine, GuestId, Identity, Limit, Order, Process, ProcessState, Restored, kvm::Kvm},
+    engine::{Engine, Identity, Limit, Order, Process, ProcessState, Restored, kvm::Kvm},
+    guest_id::GuestId,
     units::Bytes,
 };
 use brood_tests::{Home, Machine, until};

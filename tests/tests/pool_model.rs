@@ -5,7 +5,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use brood::{
-    engine::{GuestId, Identity, Order, Process},
+    engine::{Identity, Order, Process},
+    guest_id::GuestId,
     state::{
         EntryState, Error, Lease, Membership, NewGuest, Place, Policy, PoolRow, State, TokenDigest,
     },

@@ -10,7 +10,7 @@ use std::{
 use brood::{
     checkpoint::{BundlePath, sha256_file},
     disk::{self, Command, Error, Found, Owner, Place, Provider, Reflink, Sealed, Token},
-    engine::GuestId,
+    guest_id::GuestId,
 };
 use brood_tests::{FileSystem, Kind, image};
 

@@ -15,7 +15,7 @@ use brood::{
     disk::{
         self, Answer, Command, Error, Found, Owner, Place, Provider, Runner, Sealed, Token, Zfs,
     },
-    engine::GuestId,
+    guest_id::GuestId,
 };
 use brood_tests::ZfsPool;
 

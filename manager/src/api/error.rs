@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{engine, state};
+use crate::{engine, failure::Failure, state};
 
 /// Why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -76,5 +76,11 @@ impl Error {
                 path.display()
             )),
         }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(&error, error.hint())
     }
 }

@@ -32,7 +32,7 @@ use super::{
     workers::blocking,
 };
 use crate::{
-    engine::GuestId,
+    guest_id::GuestId,
     pool::{self, NEVER, Pace},
     restore::mass::Event,
     state::{self, PoolRow},

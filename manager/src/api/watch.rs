@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 
 use super::{App, events::About, problem::Problem, workers};
 use crate::{
-    engine::{GuestId, NEVER},
+    engine::NEVER,
+    guest_id::GuestId,
     guests::{GuestState, View},
     pool::Pool,
     state::EntryState,

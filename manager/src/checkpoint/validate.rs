@@ -7,9 +7,9 @@ use super::manifest::{
     DiskProvider, DiskSnapshot, FORMAT, FileSeal, Manifest, Memory, PageRange, Parent, VERSION,
 };
 use crate::{
-    disk::SnapshotName,
     escaped::is_unprintable,
     units::{Bytes, PAGE_SIZE},
+    zfs_name::SnapshotName,
 };
 
 /// Longest manifest that is read. It holds the list of pages of a 3 GiB guest that has written

@@ -6,13 +6,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Failure,
     bar::Bar,
     daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
     filter::Filter,
     output::{cancellation, count, engine, json, line, state_to_look},
 };
+use crate::failure::Failure;
 use crate::{
     api::guests::Destroyed,
     client::{self, Client, Doomed, NAMES},
@@ -324,7 +324,7 @@ impl Done {
         }
         for (_, result) in &self.results {
             if let Err(failure) = result {
-                failure.print();
+                super::output::failure(failure);
             }
         }
         if self.interrupted {

@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    Failure,
     bar::Bar,
     complete,
     output::{age, cancellation, engine, json, line, note_with, state, table},
 };
+use crate::failure::Failure;
 use crate::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
     config::Config,

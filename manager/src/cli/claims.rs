@@ -10,7 +10,6 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Failure,
     bar::Bar,
     complete,
     daemon::{by_daemon, daemon, done},
@@ -19,6 +18,7 @@ use super::{
     pool::with_pools,
     values::{timeout, wait, whole_seconds},
 };
+use crate::failure::Failure;
 use crate::{
     api::{
         claims::{Claim as Claimed, Claiming},
@@ -303,7 +303,7 @@ impl Release {
             line(format_args!("{released} released"));
         }
         for failure in &failures {
-            failure.print();
+            super::output::failure(failure);
         }
         Ok(match (released, failures.len()) {
             (_, 0) => ExitCode::SUCCESS,

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, Failure, complete, output::line};
+use super::{Cli, complete, output::line};
+use crate::failure::Failure;
 
 /// Prints a script that lets a shell complete the words of this command
 ///

@@ -5,10 +5,8 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{
-    Failure,
-    output::{json, line, table},
-};
+use super::output::{json, line, table};
+use crate::failure::Failure;
 use crate::{
     config::{Config, EXAMPLE, Sources},
     pool::NewPool,

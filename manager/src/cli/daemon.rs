@@ -11,7 +11,7 @@ use nix::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::Failure;
+use crate::failure::Failure;
 use crate::{
     client::{Client, Error},
     config::{Config, UseDaemon},

@@ -5,13 +5,13 @@ use std::{path::PathBuf, process::ExitCode, sync::atomic::Ordering};
 use clap::Args;
 
 use super::{
-    Failure,
     bar::Bar,
     complete,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine_with, facts, json, line, note, state},
     restore::verify,
 };
+use crate::failure::Failure;
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
     config::Config,

@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    Failure,
     failure::SOME,
     output::{engine, json, line, state, table},
 };
+use crate::failure::Failure;
 use crate::{
     config::Config,
     disk::Place,
@@ -122,7 +122,7 @@ impl Sweep {
             }
         }
         for (_, error) in &failed {
-            Failure::new(error, error.hint()).print();
+            super::output::failure(&Failure::new(error, error.hint()));
         }
         Ok(match (removed.is_empty(), failed.is_empty()) {
             (_, true) => ExitCode::SUCCESS,

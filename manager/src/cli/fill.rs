@@ -8,7 +8,6 @@ use std::{
 use clap::Args;
 
 use super::{
-    Failure,
     bar::Bar,
     complete,
     daemon::{daemon, done},
@@ -18,6 +17,7 @@ use super::{
     progress::Shown,
     restore::concurrency,
 };
+use crate::failure::Failure;
 use crate::{
     api::{
         events::RestoreEvent,

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    Failure,
     actor::{Actor, Done, Which},
     bar::Bar,
     complete,
@@ -18,6 +17,7 @@ use super::{
     strays,
     values::timeout,
 };
+use crate::failure::Failure;
 use crate::{
     checkpoint::BundlePath,
     config::Config,
@@ -443,7 +443,7 @@ impl Destroy {
             ));
         }
         for left in &destroyed.left {
-            Failure::new(&left.error, None).print();
+            super::output::failure(&Failure::new(&left.error, None));
         }
         Ok(if destroyed.left.is_empty() {
             ExitCode::SUCCESS

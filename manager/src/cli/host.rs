@@ -8,10 +8,11 @@ use std::{
 use clap::Args;
 
 use super::{
-    Failure, complete,
+    complete,
     daemon::by_daemon,
     output::{color, engine, facts, json, line, state, styled, width},
 };
+use crate::failure::Failure;
 use crate::{
     api::host::Host,
     checkpoint::{BundlePath, Checkpoint},

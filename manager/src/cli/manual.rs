@@ -11,8 +11,9 @@ use clap_mangen::{
 };
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use super::{Cli, Failure};
+use super::Cli;
 use crate::config::EXAMPLE;
+use crate::failure::Failure;
 
 /// Writes the manual pages into a folder, below it man1 and man5
 #[derive(Debug, Args)]

@@ -10,7 +10,6 @@ mod config;
 pub(crate) mod daemon;
 mod density;
 mod disk;
-mod failure;
 mod fill;
 mod filter;
 mod guests;
@@ -36,9 +35,10 @@ use clap::{
 };
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-pub(crate) use failure::{Failure, INTERRUPTED};
-
-use crate::config::{Config, Sources};
+use crate::{
+    config::{Config, Sources},
+    failure::{self, Failure},
+};
 
 const EXIT_CODES: &str = "\
 Errors go to standard error as text, with --json, too.
@@ -208,12 +208,12 @@ pub fn main() -> ExitCode {
         }
     };
     let code = cli.run().unwrap_or_else(|failure| {
-        failure.print();
+        output::failure(&failure);
         ExitCode::from(failure.code)
     });
     match output::written() {
         Err(lost) if code == ExitCode::SUCCESS => {
-            lost.print();
+            output::failure(&lost);
             ExitCode::from(lost.code)
         }
         _ => code,
@@ -244,7 +244,7 @@ fn told(code: i32, written: Result<(), Failure>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(lost) => {
-            lost.print();
+            output::failure(&lost);
             ExitCode::from(lost.code)
         }
     }

@@ -18,13 +18,12 @@ use signal_hook::{
     flag,
 };
 
-use super::Failure;
+use crate::failure::Failure;
 use crate::{
     config::Config,
-    engine::{self, Engine, bhyve::Rctl},
+    engine::{self, Engine, ParkAfter, bhyve::Rctl},
     escaped,
     host::facts::HostFacts,
-    restore::ParkAfter,
     state::State,
 };
 
@@ -48,6 +47,14 @@ fn keep_error(result: io::Result<()>) {
     {
         // The first one tells what happened; later ones follow from it.
         let _ = WRITE_ERROR.set(e);
+    }
+}
+
+/// Tells on standard error how a command failed, and what to do next.
+pub(crate) fn failure(failure: &Failure) {
+    note_with("\x1b[1;31m", "error", &failure.message);
+    if let Some(hint) = &failure.hint {
+        note_with("\x1b[36m", "  hint", hint);
     }
 }
 
@@ -230,7 +237,7 @@ pub(crate) fn cancellation() -> Arc<AtomicBool> {
         // Registered first, so that it sees the flag as it was before this signal.
         let _ = flag::register_conditional_shutdown(
             signal,
-            super::failure::INTERRUPTED.into(),
+            crate::failure::INTERRUPTED.into(),
             Arc::clone(&cancelled),
         );
         let _ = flag::register(signal, Arc::clone(&cancelled));

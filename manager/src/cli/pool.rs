@@ -6,7 +6,6 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    Failure,
     bar::Bar,
     claims::{Claim, Release, Renew, Resume, Suspend},
     complete,
@@ -18,6 +17,7 @@ use super::{
     restore::absolute,
     values::whole_seconds,
 };
+use crate::failure::Failure;
 use crate::{
     api::pools::{Changing, Making},
     checkpoint::{BundlePath, Checkpoint},
@@ -262,7 +262,7 @@ impl Apply {
                         break;
                     }
                     Ok(_) => {}
-                    Err(failure) => failure.print(),
+                    Err(failure) => super::output::failure(&failure),
                 }
             }
             Ok(())

@@ -9,7 +9,6 @@ use std::{
 use clap::Args;
 
 use super::{
-    Failure,
     bar::Bar,
     complete,
     daemon::by_daemon,
@@ -18,14 +17,15 @@ use super::{
     progress::Shown,
     values::timeout,
 };
+use crate::failure::Failure;
 use crate::{
     api::{events::RestoreEvent, restores::Restoring},
     checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
     client::Watch,
     config::Config,
-    density::percentiles::Percentiles,
     disk::Choice,
     engine::{self, Engine, bhyve::Rctl},
+    percentiles::Percentiles,
     restore::{
         job::{Ending, Job, View, warning},
         mass::{self, Event},

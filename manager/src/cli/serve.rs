@@ -4,7 +4,8 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, sync
 
 use clap::Args;
 
-use super::{Failure, failure::INTERRUPTED, log};
+use super::{failure::INTERRUPTED, log};
+use crate::failure::Failure;
 use crate::{
     api::{self, Ended, Listen, Reload, Reloaded},
     config::{Config, LogFormat, Sources, listen_address},

@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    Failure,
     failure::SOME,
     output::{engine, json, line, state},
 };
+use crate::failure::Failure;
 use crate::{
     config::Config,
     rebuild::{Rebuilt, rebuild},

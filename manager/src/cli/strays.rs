@@ -4,10 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{
-    Failure,
-    output::{engine, json, line, table},
-};
+use super::output::{engine, json, line, table};
+use crate::failure::Failure;
 use crate::{api::guests::Destroyed, config::Config, engine::Stray, guests};
 
 fn find(config: &Config) -> Result<Vec<Stray>, Failure> {

@@ -1,25 +1,34 @@
-//! `brood top`
+//! `brood top`: the host, pools and guests as they are now, live in a terminal or once as text.
+//!
+//! [`source`] looks at them, with the daemon or without; [`view`] is what a person has chosen to
+//! see; [`draw`] draws it; [`run`] is the terminal.
+
+pub(crate) mod claims;
+pub(crate) mod draw;
+mod fit;
+mod format;
+pub(crate) mod picture;
+pub(crate) mod run;
+pub(crate) mod source;
+pub(crate) mod text;
+pub(crate) mod view;
 
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::Args;
 
+use self::{
+    run::{Ended, run},
+    source::Source,
+    view::{Display, Sort},
+};
 use super::{
-    Failure,
     failure::INTERRUPTED,
     output::{json, line},
     values::wait,
 };
-use crate::{
-    config::Config,
-    top::{
-        claims,
-        run::{Ended, run},
-        source::Source,
-        text,
-        view::{Display, Sort},
-    },
-};
+use crate::config::Config;
+use crate::failure::Failure;
 
 /// Shows the host, pools and guests, live: memory and process ids that are left, what is hot, cold and
 /// claimed, how often and how fast guests are claimed, restores under way, and guests by the memory

@@ -27,7 +27,7 @@ use crate::{
         resting::{Rested, ResumingClaim},
         restores::Restoring,
     },
-    engine::random,
+    guest_id::random,
     guests::View as Guest,
     pool::{Details, Pool},
     restore::job::View,

@@ -1,6 +1,6 @@
 //! Why the daemon did not do what it was asked.
 
-use crate::{api::problem::Problem, cli::Failure};
+use crate::{api::problem::Problem, failure::Failure};
 
 /// Why the daemon did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

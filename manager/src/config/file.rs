@@ -17,7 +17,9 @@ use super::{
     value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
 };
 use crate::{
-    checkpoint::BundlePath, engine::bhyve::Rctl, other_writer::OtherWriter, restore::ParkAfter,
+    checkpoint::BundlePath,
+    engine::{ParkAfter, bhyve::Rctl},
+    other_writer::OtherWriter,
     units::Bytes,
 };
 

@@ -35,9 +35,8 @@ pub use shown::Shown;
 pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon, listen_address};
 
 use crate::{
-    engine::bhyve::Rctl,
+    engine::{ParkAfter, bhyve::Rctl},
     pool::{self, NewPool},
-    restore::ParkAfter,
     state::{self, Policy, State},
     units::Bytes,
 };

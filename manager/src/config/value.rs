@@ -15,7 +15,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    checkpoint::BundlePath, engine::bhyve::Rctl, restore::ParkAfter, state::new_names, units::Bytes,
+    checkpoint::BundlePath,
+    engine::{ParkAfter, bhyve::Rctl},
+    state::new_names,
+    units::Bytes,
 };
 
 /// A value that is written as text, and perhaps as a number.
@@ -240,7 +243,7 @@ impl Value for ParkAfter {
 
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
-            .map_err(|e: crate::restore::ParseParkAfterError| e.to_string())
+            .map_err(|e: crate::engine::ParseParkAfterError| e.to_string())
     }
 }
 

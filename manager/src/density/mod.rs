@@ -1,7 +1,6 @@
 //! Density: measurements and the reports made of them.
 
 pub mod noise;
-pub mod percentiles;
 pub mod report;
 pub mod run;
 pub mod settle;

@@ -11,11 +11,12 @@ use jiff::Timestamp;
 
 use super::{
     noise::{moved, noise},
-    percentiles::Percentiles,
     settle::{Sample, settled},
     snapshot::MemorySnapshot,
     step::{Breakdown, Machine, Step},
 };
+use crate::percentiles::Percentiles;
+
 use crate::{
     checkpoint::manifest::EngineKind,
     checkpoint::{self, Checkpoint, sha256_file},

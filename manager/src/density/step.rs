@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{percentiles::Percentiles, snapshot::MemoryDelta};
+use super::snapshot::MemoryDelta;
+use crate::percentiles::Percentiles;
 use crate::{
     checkpoint::manifest::EngineKind,
     host::{

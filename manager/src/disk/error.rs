@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::zfs_name::NameError;
+
 /// Why something could not be done with a disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -109,6 +111,13 @@ pub enum Error {
         /// What it answered.
         cause: io::Error,
     },
+}
+
+impl From<NameError> for Error {
+    fn from(error: NameError) -> Self {
+        let NameError { given, reason } = error;
+        Self::Name { given, reason }
+    }
 }
 
 impl Error {

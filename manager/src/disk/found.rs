@@ -10,10 +10,11 @@ use std::{
 };
 
 use super::{
-    Dataset, Error, Owner, Place, Provider, Runner, SnapshotName, Zfs, reflink,
+    Error, Owner, Place, Provider, Runner, Zfs, reflink,
     zfs::{self, BUNDLE, GUEST, PREFIX, RELEASED},
 };
-use crate::{checkpoint::BundlePath, engine::GuestId};
+use crate::zfs_name::{Dataset, SnapshotName};
+use crate::{checkpoint::BundlePath, guest_id::GuestId};
 
 /// Something of brood that lies in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]

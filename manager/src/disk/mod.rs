@@ -30,7 +30,7 @@ use std::{fmt, fs::File, io, path::PathBuf};
 
 pub use error::Error;
 pub use found::{Found, find};
-pub use name::{Choice, Dataset, Place, SnapshotName, Source};
+pub use name::{Choice, Place, Source};
 pub use owner::{Owner, Token};
 pub use reflink::Reflink;
 pub use zfs::{Answer, Command, Runner, Zfs};
@@ -41,7 +41,7 @@ use crate::{
         manifest::{DiskProvider, DiskSnapshot},
         sha256_file,
     },
-    engine::GuestId,
+    guest_id::GuestId,
 };
 
 /// Computes the SHA-256 of an open file, or remembers it.

@@ -4,7 +4,7 @@ use std::{fmt, io, path::Path, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
-use crate::engine::{GuestId, random};
+use crate::guest_id::{GuestId, random};
 
 /// The state folder that a guest's disk belongs to, so that two of them can share a pool: the
 /// first bytes of the SHA-256 of its path. It does not get lost with the database.

@@ -25,7 +25,7 @@ use crate::{
         manifest::{DiskProvider, DiskSnapshot},
         sha256_file,
     },
-    engine::GuestId,
+    guest_id::GuestId,
     owner_only,
 };
 

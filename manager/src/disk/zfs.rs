@@ -14,13 +14,14 @@ use std::{path::PathBuf, thread, time::Duration};
 
 pub use command::{Answer, Command, Runner};
 
-use super::{Dataset, Digest, Error, Owner, Provider, Sealed, SnapshotName, Token};
+use super::{Digest, Error, Owner, Provider, Sealed, Token};
+use crate::zfs_name::{Dataset, SnapshotName};
 use crate::{
     checkpoint::{
         BundlePath,
         manifest::{DiskProvider, DiskSnapshot},
     },
-    engine::GuestId,
+    guest_id::GuestId,
 };
 
 /// What the names of brood's datasets, snapshots and holds begin with.

@@ -8,15 +8,15 @@ mod choose;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 mod memory_map;
+mod park;
 pub(crate) mod process;
-pub(crate) mod roll;
+pub mod restore_lock;
 
 use std::{
     fmt,
     fs::File,
     io,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use choose::{ENGINE_VARIABLE, choose};
 pub use memory_map::MemoryMap;
+pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
@@ -33,50 +34,12 @@ use crate::{
         BundlePath, Checkpoint, FileStamp, Watch,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
-    disk, host,
+    disk,
+    guest_id::{GuestId, random},
+    host,
     host::facts::HostFacts,
     units::Bytes,
 };
-
-/// Identity of a guest for as long as it is known: random, never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GuestId(pub [u8; 8]);
-
-impl GuestId {
-    /// A new random id.
-    ///
-    /// # Errors
-    /// When the system has no randomness to give.
-    pub fn random() -> io::Result<Self> {
-        Ok(Self(random()?))
-    }
-}
-
-impl fmt::Display for GuestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0))
-    }
-}
-
-impl fmt::Debug for GuestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GuestId({self})")
-    }
-}
-
-impl FromStr for GuestId {
-    type Err = std::num::ParseIntError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u64::from_str_radix(text, 16).map(|n| Self(n.to_be_bytes()))
-    }
-}
-
-/// `N` bytes of the system's randomness.
-pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
-}
 
 /// What makes one clone this clone; laid down before its first instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]

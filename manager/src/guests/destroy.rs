@@ -11,7 +11,10 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, disks};
-use crate::engine::{self, GuestId, ProcessHandle, process};
+use crate::{
+    engine::{self, ProcessHandle, process, restore_lock},
+    guest_id::GuestId,
+};
 
 /// Guests whose descriptors are held at once: far fewer than the lowest usual limit.
 const BATCH: usize = 128;
@@ -76,7 +79,7 @@ impl Guests<'_> {
             let guests = guests_coming;
             left.insert(guest.row.id, Error::BeingRestored { guests });
         }
-        self.state.sweep_sessions();
+        restore_lock::sweep(&self.state.run_dir());
         // Should one of those end later, it does so by itself.
         let staying: Vec<GuestId> = left.keys().copied().collect();
         Self::if_possible(self.state.forget_ending(&staying))?;
@@ -101,7 +104,7 @@ impl Guests<'_> {
         while !coming.is_empty() && begin.elapsed() < RESTORE_PATIENCE && is_wanted() {
             if begin.elapsed() > ORPHAN_PATIENCE {
                 for guest in &coming {
-                    self.state.end_orphans(&guest.row.session);
+                    restore_lock::end_orphans(&self.state.run_dir(), &guest.row.session);
                 }
             }
             thread::sleep(Duration::from_millis(20));

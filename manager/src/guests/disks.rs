@@ -6,7 +6,7 @@ use super::{Error, Guests};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
     disk::{self, Choice, Command, Found, Owner, Place, Provider, Source, Token},
-    engine::GuestId,
+    guest_id::GuestId,
     state::{BundleAction, GuestRow},
     units::Bytes,
 };

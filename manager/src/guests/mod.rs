@@ -33,7 +33,8 @@ pub use view::{Overhead, Overheads, UsageView, View};
 use reconcile::UNEXPLAINED;
 
 use crate::{
-    engine::{self, Answer, Engine, GuestId, Limit, MemoryMap, Process, Usage},
+    engine::{self, Answer, Engine, Limit, MemoryMap, Process, Usage, restore_lock},
+    guest_id::GuestId,
     state::{EntryState, GuestRow, State},
 };
 
@@ -116,7 +117,7 @@ impl Guests<'_> {
         let rows = self.state.guests()?;
         let mut guests = self.reconcile(rows)?;
         self.end_lost(&mut guests)?;
-        self.state.sweep_sessions();
+        restore_lock::sweep(&self.state.run_dir());
         Ok(guests)
     }
 

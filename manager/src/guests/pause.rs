@@ -9,7 +9,8 @@ use std::{
 
 use super::{Error, Guest, GuestState, Guests, alive};
 use crate::{
-    engine::{self, GuestId, NEVER, Process, ProcessState},
+    engine::{self, NEVER, Process, ProcessState},
+    guest_id::GuestId,
     state::GuestRow,
 };
 

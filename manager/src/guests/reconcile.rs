@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::{self, Checkpoint},
-    engine::{GuestId, ProcessState, process},
+    engine::{ProcessState, process},
+    guest_id::GuestId,
     state::{self, GuestRow, RowState},
 };
 

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     checkpoint::manifest::EngineKind,
+    host::admission::{self, Demand, Limit, Unit},
     other_writer::OtherWriter,
-    restore::admission::{self, Demand, Limit, Unit},
     units::Bytes,
 };
 

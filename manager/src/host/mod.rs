@@ -3,6 +3,7 @@
 //! [`Source`] alone looks at the machine. Everything else here takes `&HostFacts`, so a test can
 //! make a host up.
 
+pub mod admission;
 pub mod boot;
 pub mod cgroup;
 pub mod doctor;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     checkpoint::manifest::EngineKind,
-    restore::admission::{self, Demand},
+    host::admission::{self, Demand},
     units::Bytes,
 };
 

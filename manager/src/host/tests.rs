@@ -6,16 +6,15 @@ use super::{
     Source,
     cgroup::GroupLimit,
     doctor::{Check, DEFAULT_GUESTS, Status, can_mass_restore, doctor},
-    doctor_text,
     examples::{bhyve, folder, freebsd, healthy},
     facts::{HostFacts, Paths, System},
     folder::Folder,
     freebsd::{BhyveTools, Holes, Vmm},
     linux,
     plan::{CostModel, plan},
-    plan_text,
     proc::ProcRoot,
 };
+use crate::host::{doctor_text, plan_text};
 use crate::{checkpoint::manifest::EngineKind, units::Bytes};
 
 /// A tree below a temporary folder, with an ordinary host's files to start from.

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
-    engine::{self, GuestId, Process},
+    engine::{self, Process},
+    guest_id::GuestId,
     restore::mass::{self, Report, Request},
     state::{self, EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
 };

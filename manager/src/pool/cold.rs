@@ -16,7 +16,8 @@ use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
     checkpoint::{self, BundlePath, Watch, manifest::Manifest, until},
     disk::Place,
-    engine::{self, GuestId},
+    engine::{self, restore_lock},
+    guest_id::GuestId,
     guests::{self, GuestState},
     restore::mass,
     state::{
@@ -455,7 +456,7 @@ impl Pools<'_> {
                 // Its manager is gone, and so it ends soon, or is there.
                 Some((GuestState::Restoring, guest)) if begin.elapsed() < ANSWER_PATIENCE => {
                     if begin.elapsed() > ORPHAN_PATIENCE {
-                        self.state.end_orphans(&guest.row.session);
+                        restore_lock::end_orphans(&self.state.run_dir(), &guest.row.session);
                     }
                     thread::sleep(GLANCE);
                     continue;

@@ -42,7 +42,8 @@ pub use settle::{Filled, Refill, Settled};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, until},
     disk::Choice,
-    engine::{Engine, GuestId},
+    engine::Engine,
+    guest_id::GuestId,
     guests::{Guest, Guests, Left},
     host::{self, facts::HostFacts},
     restore::{

@@ -15,7 +15,8 @@ use utoipa::ToSchema;
 
 use super::{AGED_AT_ONCE, Error, Pool, Pools};
 use crate::{
-    engine::GuestId,
+    engine::restore_lock,
+    guest_id::GuestId,
     guests::{Guest, GuestState},
     restore::{
         cost,
@@ -213,7 +214,7 @@ impl Pools<'_> {
                     .map(|guest| guest.row.session.as_str())
                     .collect();
                 for session in sessions {
-                    self.state.end_orphans(session);
+                    restore_lock::end_orphans(&self.state.run_dir(), session);
                 }
             }
             thread::sleep(POLL_INTERVAL);

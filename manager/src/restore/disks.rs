@@ -6,8 +6,8 @@ use super::mass::{self, is_fresh};
 use crate::{
     checkpoint::{Checkpoint, FileStamp, sha256_file},
     disk::{self, Choice, Provider, Sealed, Source},
-    engine::Engine,
-    state::{SessionLock, State},
+    engine::{Engine, restore_lock::RestoreLock},
+    state::State,
 };
 
 /// What the guests of a restore get clones of.
@@ -28,7 +28,7 @@ pub(super) fn open(
     engine: &dyn Engine,
     checkpoint: &Checkpoint,
     choice: &Choice,
-    lock: &SessionLock,
+    lock: &RestoreLock,
 ) -> Result<Option<Opened>, mass::Error> {
     let bundle = checkpoint.path().absolute()?;
     let failed = |source| mass::Error::Disk {

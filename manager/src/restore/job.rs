@@ -16,11 +16,11 @@ use super::{
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
-    density::percentiles::Percentiles,
     disk::Choice,
     engine::{Engine, NEVER},
     guests::{Guest, Guests},
     host::facts::HostFacts,
+    percentiles::Percentiles,
     state::State,
     units::Bytes,
 };

@@ -11,21 +11,23 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Slot, Slots,
-    admission::{self, Verdict},
-    disks,
+    Slot, Slots, disks,
     reserve::reserve,
     run::{CANCEL_PATIENCE, Run, begin_session},
-    standing::Standing,
 };
 use crate::{
     checkpoint::{self, Checkpoint, FileStamp, Progress, Watch},
     disk::{self, Choice},
-    engine::{self, Engine, GuestId, Process},
+    engine::{self, Engine, Process, restore_lock::RestoreLock},
+    guest_id::GuestId,
     guests,
     host::facts::HostFacts,
     state::{self, BundleAction, BundleUse, Membership, State},
     units::Bytes,
+};
+use crate::{
+    host::admission::{self, Verdict},
+    restore::session_cache::Standing,
 };
 
 /// How long a guest may take from its order to its answer, when nobody says otherwise.
@@ -334,7 +336,10 @@ pub fn restore_by(
             next,
             ..
         }) => (lock, Some((session, next))),
-        None => (state.begin_session()?, None),
+        None => (
+            RestoreLock::take(&state.run_dir()).map_err(state::Error::from)?,
+            None,
+        ),
     };
     let disk = disks::open(state, engine, checkpoint, &request.disk, &lock);
     let reserved = disk.and_then(|disk| {

@@ -1,14 +1,11 @@
 //! Mass restore: from one checkpoint to many running guests.
 
-pub mod admission;
 pub mod cost;
 mod disks;
 pub mod job;
 pub mod mass;
-mod park;
 mod reserve;
 mod run;
-mod standing;
+mod session_cache;
 
-pub use park::{ParkAfter, ParseParkAfterError};
-pub use standing::{Slot, Slots};
+pub use session_cache::{Slot, Slots};

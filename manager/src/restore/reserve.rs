@@ -4,18 +4,20 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{
-    admission::{self, Demand, admit},
-    mass::{Error, Event, Names, Request},
-};
+use super::mass::{Error, Event, Names, Request};
 use crate::{
     checkpoint::Checkpoint,
     disk::Choice,
-    engine::{self, Engine, GuestId, Identity, NEVER, Order},
+    engine::{self, Engine, Identity, NEVER, Order},
+    guest_id::GuestId,
     guests::{GuestState, Guests},
     host::facts::HostFacts,
-    state::{GuestRow, NewGuest, RowState, SessionLock, State, new_name},
+    state::{GuestRow, NewGuest, RowState, State, new_name},
     units::Bytes,
+};
+use crate::{
+    engine::restore_lock::RestoreLock,
+    host::admission::{self, Demand, admit},
 };
 
 /// Admits the request and records its guests.
@@ -29,7 +31,7 @@ pub(super) fn reserve(
     facts: &HostFacts,
     checkpoint: &Checkpoint,
     request: &Request,
-    lock: &SessionLock,
+    lock: &RestoreLock,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Vec<Order>, Error> {
     // Their names are free again when they are found not to be there.
@@ -113,7 +115,7 @@ fn reserve_if(
     facts: &HostFacts,
     checkpoint: &Checkpoint,
     request: &Request,
-    lock: &SessionLock,
+    lock: &RestoreLock,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Vec<Order>, Error> {
     let bundle = checkpoint.path().absolute()?.to_string();

@@ -15,14 +15,15 @@ use super::{
     Slot,
     disks::Opened,
     mass::{Error, Event, Failure, Report, RestoredGuest},
-    standing::Standing,
 };
+use crate::restore::session_cache::Standing;
 use crate::{
     checkpoint::Checkpoint,
     disk,
-    engine::{self, Engine, GuestId, Order, Process, Restored, Session, process},
+    engine::{self, Engine, Order, Process, Restored, Session, process, restore_lock::RestoreLock},
+    guest_id::GuestId,
     guests,
-    state::{SessionLock, State},
+    state::State,
 };
 
 /// How often the process that guests are forked from is replaced when it was killed.
@@ -74,7 +75,7 @@ pub(super) struct Run<'a> {
     pub(super) state: &'a mut State,
     pub(super) engine: &'a dyn Engine,
     pub(super) checkpoint: &'a Checkpoint,
-    pub(super) lock: SessionLock,
+    pub(super) lock: RestoreLock,
     pub(super) park_after: Option<Duration>,
     pub(super) timeout: Duration,
     /// How long guests that are under way may still take when the restore was cancelled.

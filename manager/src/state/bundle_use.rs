@@ -16,11 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Error, State, lock};
-use crate::{
-    checkpoint::BundlePath,
-    engine::{Process, random},
-    owner_only,
-};
+use crate::{checkpoint::BundlePath, engine::Process, guest_id::random, owner_only};
 
 /// The folder of the files, which is there as long as there are any.
 const FOLDER: &str = "bundles";

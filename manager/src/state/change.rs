@@ -3,7 +3,7 @@
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
 use super::{Error, State, journal::Journal, pools::guest_id, stops::Change};
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 impl State {
     /// Makes a change when it is this thread's turn. When this returns, it is on the disk; within

@@ -10,7 +10,7 @@ use super::{
     Error, KeptClaim, State, TokenDigest,
     pools::{bad, guest_id},
 };
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 /// How far a claim's guest is suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::{Error, State, pools::guest_id};
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 impl State {
     /// Notes that these guests are being ended. That of entries which are being released, and of

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{EntryState, Error, Membership, State, pools::since_boot};
 use crate::{
-    engine::{Described, GuestId, Order, Process},
+    engine::{Described, Order, Process, restore_lock},
+    guest_id::GuestId,
     units::Bytes,
 };
 
@@ -391,7 +392,7 @@ impl State {
     /// # Errors
     /// When the restore's lock cannot be looked at.
     pub fn may_come(&self, row: &GuestRow) -> Result<bool, Error> {
-        Ok(self.of_this_boot(row) && self.session_lives(&row.session)?)
+        Ok(self.of_this_boot(row) && restore_lock::is_held(&self.run_dir(), &row.session)?)
     }
 
     /// Whether the host has not been booted since the guest was restored.

@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{ColdRow, Error, PoolRow, State, TokenDigest};
-use crate::{engine::GuestId, owner_only};
+use crate::{guest_id::GuestId, owner_only};
 
 const POOLS: &str = "pools";
 const CLAIMS: &str = "cold";

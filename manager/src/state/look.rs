@@ -12,7 +12,7 @@ use std::{
 use rusqlite::ErrorCode;
 
 use super::{DATABASE, Error, State, damage, schema};
-use crate::engine::random;
+use crate::guest_id::random;
 
 /// How often a copy is made anew that another command has written to meanwhile.
 const TRIES: usize = 3;

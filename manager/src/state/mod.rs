@@ -37,7 +37,6 @@ mod pools;
 mod rebuild;
 mod salvage;
 mod schema;
-mod session;
 mod stops;
 mod token;
 mod trusted;
@@ -64,13 +63,16 @@ pub(crate) use pools::new_token;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
 pub(crate) use rebuild::Rebuild;
 pub(crate) use salvage::{Salvage, SavedEntry};
-pub use session::SessionLock;
 pub use token::TokenDigest;
 pub use waiting::Place;
 
 use journal::Journal;
 
-use crate::{engine::process, host::boot, owner_only};
+use crate::{
+    engine::{process, restore_lock},
+    host::boot,
+    owner_only,
+};
 
 /// Environment variable that names the state folder.
 pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
@@ -154,6 +156,21 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+}
+
+impl From<restore_lock::Error> for Error {
+    fn from(error: restore_lock::Error) -> Self {
+        let restore_lock::Error {
+            action,
+            path,
+            source,
+        } = error;
+        Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
 }
 
 impl Error {

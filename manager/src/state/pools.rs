@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{Error, Place, Policy, PoolChange, SavedEntry, State, TokenDigest, waiting::before};
 use crate::{
-    engine::{GuestId, random},
+    guest_id::{GuestId, random},
     host::boot,
     units::Bytes,
 };
@@ -96,7 +96,7 @@ impl State {
     /// # Errors
     /// When the database cannot be written.
     pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
-        let added = self.at_once(|state| {
+        let added = self.at_once(|state| -> Result<_, Error> {
             let added = state.changed(
                 "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, allowance,
                                              created_at)

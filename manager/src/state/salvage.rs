@@ -11,7 +11,7 @@ use super::{
     journal::Journal,
     pools::{POOL, bad, entry_state, guest_id, pool_from_row},
 };
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 /// An entry of a pool, as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use scraper::{Html, Selector};
 use super::*;
 use crate::{
     density::{
-        percentiles::Percentiles,
         snapshot::MemoryDelta,
         step::{Breakdown, tests::example},
     },
+    percentiles::Percentiles,
     units::Bytes,
 };
 

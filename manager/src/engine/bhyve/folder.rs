@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::marks;
 use crate::{
     checkpoint::BhyveGuest,
-    engine::{GuestId, Process, ProcessState},
+    engine::{Process, ProcessState},
+    guest_id::GuestId,
     units::Bytes,
 };
 
@@ -286,7 +287,7 @@ mod tests {
     use std::{fs, io};
 
     use super::{Folder, reason};
-    use crate::engine::GuestId;
+    use crate::guest_id::GuestId;
 
     /// A file that cannot be read is not one that is not there.
     #[test]

@@ -147,7 +147,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::GuestId;
+    use crate::guest_id::GuestId;
 
     #[test]
     fn a_folder_that_is_removed_while_it_is_waited_for_is_nobodys_to_lock() {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use vmm_sys::sysctl;
 
 use super::{host::Host, restore::VM_PREFIX};
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 /// How many segments have lost their file; absent with a module that does not tell.
 const COUNT: &str = "hw.vmm.vnode.file_lost";

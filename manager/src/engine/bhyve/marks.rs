@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::restore::VM_PREFIX;
-use crate::engine::{GuestId, Process, process};
+use crate::{
+    engine::{Process, process},
+    guest_id::GuestId,
+};
 
 /// The command line of a process, as ps(1) of any Unix shows it; `None` when there is no such process.
 ///

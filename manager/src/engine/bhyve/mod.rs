@@ -44,9 +44,10 @@ pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
-    Answer, Described, Engine, Error, GuestId, Limit, Process, ProcessState, Session, Stray,
-    Unsealed, Usage,
+    Answer, Described, Engine, Error, Limit, Process, ProcessState, Session, Stray, Unsealed, Usage,
 };
+use crate::guest_id::GuestId;
+
 use crate::{
     checkpoint::{
         BhyveGuest, BundlePath, Checkpoint, Readiness, Watch,

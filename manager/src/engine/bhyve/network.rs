@@ -15,7 +15,7 @@ use super::{
     folder_lock::FolderLock,
     host::{Error, Host},
 };
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 /// Numbers of brood's taps. An interface has at most 32,767 (`IF_MAXUNIT` of `net/if.h`).
 const FIRST: u16 = 10_000;

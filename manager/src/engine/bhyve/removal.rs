@@ -23,7 +23,8 @@ use super::{
     suspend,
 };
 use crate::{
-    engine::{GuestId, Process, process},
+    engine::{Process, process},
+    guest_id::GuestId,
     owner_only,
 };
 

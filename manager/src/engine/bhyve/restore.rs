@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
-    engine::{GuestId, Order, Process, Restored},
+    engine::{Order, Process, Restored},
+    guest_id::GuestId,
     owner_only,
     units::Bytes,
 };

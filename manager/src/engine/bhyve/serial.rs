@@ -19,7 +19,7 @@ use nix::{
     sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
 };
 
-use crate::engine::random;
+use crate::guest_id::random;
 
 /// How often whoever waits looks up.
 const GLANCE: Duration = Duration::from_millis(50);

@@ -48,7 +48,7 @@ use super::{
         send_message,
     },
 };
-use crate::{checkpoint::FileStamp, engine::GuestId};
+use crate::{checkpoint::FileStamp, guest_id::GuestId};
 
 /// Exit code of a guest process that found its checkpoint file cut short under its memory.
 pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;

@@ -33,7 +33,8 @@ use super::{
 };
 use crate::{
     checkpoint::{PageList, Progress, Watch},
-    engine::{GuestId, Limit},
+    engine::Limit,
+    guest_id::GuestId,
     units::Bytes,
 };
 

@@ -45,9 +45,11 @@ pub use machine::ExitReason;
 pub use session::NURSERY_COMMAND;
 
 use super::{
-    Answer, Described, Engine, Error, GuestId, Identity, Limit, MemoryMap, Process, Session, Stray,
+    Answer, Described, Engine, Error, Identity, Limit, MemoryMap, Process, Session, Stray,
     TakeDisks, Usage,
 };
+use crate::guest_id::GuestId;
+
 use crate::{
     checkpoint::{
         BundlePath, Checkpoint, Description, FileStamp, Watch, Writer,

@@ -59,10 +59,7 @@ use super::{
     },
 };
 use crate::{
-    checkpoint::DELTAS_MAX,
-    engine::{GuestId, Process},
-    owner_only,
-    units::PAGE_SIZE,
+    checkpoint::DELTAS_MAX, engine::Process, guest_id::GuestId, owner_only, units::PAGE_SIZE,
 };
 
 /// The descriptor on which a nursery finds the socket to its manager.

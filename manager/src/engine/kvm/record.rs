@@ -6,7 +6,7 @@
 use std::{fs, io, path::Path};
 
 use super::machine::ExitReason;
-use crate::engine::GuestId;
+use crate::guest_id::GuestId;
 
 /// Name of a guest's control socket in the run folder.
 pub(super) fn socket_name(id: &GuestId) -> String {

@@ -38,7 +38,7 @@ use crate::{
     checkpoint::Checkpoint,
     engine::{
         Error, Order, Outcome, Process, ProcessHandle, Restored,
-        roll::{self, Worker},
+        restore_lock::{self, LockOwner},
     },
 };
 
@@ -272,7 +272,7 @@ fn hold(mut nursery: Child, lock: &File) -> Result<(Child, ProcessHandle), Error
     let process = Process::with_pid(nursery.id().cast_signed());
     let held = process.and_then(|process| match process {
         Some(process) => {
-            roll::sign(lock, Worker::Nursery(process))?;
+            restore_lock::sign(lock, LockOwner::Nursery(process))?;
             process.open()
         }
         None => Ok(None),

@@ -1,13 +1,11 @@
 //! Checks of `doctor` on Linux only: KVM, mappings, overcommit.
 
 use super::{Check, Status};
-use crate::{
-    host::{
-        facts::Memory,
-        kvm::{API_VERSION, KvmFacts},
-        linux::RunFolder,
-    },
-    restore::admission::Unit,
+use crate::host::{
+    admission::Unit,
+    facts::Memory,
+    kvm::{API_VERSION, KvmFacts},
+    linux::RunFolder,
 };
 
 /// Memory slots with which a guest's slots can be added on demand in useful sizes.

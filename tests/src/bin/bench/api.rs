@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::{density::percentiles::Percentiles, pool::Tier, state::Policy};
+use brood::{percentiles::Percentiles, pool::Tier, state::Policy};
 use reqwest::blocking::Client;
 use serde::Deserialize;
 use serde_json::json;

@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use brood::density::percentiles::Percentiles;
+use brood::percentiles::Percentiles;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 

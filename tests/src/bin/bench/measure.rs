@@ -7,7 +7,7 @@ use std::{
 };
 
 use brood::{
-    density::percentiles::Percentiles,
+    percentiles::Percentiles,
     units::{Bytes, PAGE_SIZE},
 };
 use brood_tests::HEAP;

@@ -12,9 +12,9 @@ use std::{
 };
 
 use brood::{
-    density::percentiles::Percentiles,
     engine::kvm::Kvm,
     host::Source,
+    percentiles::Percentiles,
     pool::{self, NewPool, Pools, Refill, Tier, Wanted},
     restore::Slots,
     state::{Policy, State},

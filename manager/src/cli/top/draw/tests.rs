@@ -9,7 +9,7 @@ use ratatui::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::top::view::Then;
+use crate::cli::top::view::Then;
 
 fn guest(name: &str, state: &str, private_kib: u64, age: u32) -> Value {
     let mut guest = json!({
@@ -70,7 +70,7 @@ fn picture() -> Picture {
         "guests": guests,
     }))
     .expect("a picture");
-    picture.density = crate::top::picture::Density::of(&picture.guests);
+    picture.density = crate::cli::top::picture::Density::of(&picture.guests);
     picture
 }
 
@@ -125,7 +125,7 @@ fn names_of_folders_are_written_out() {
     picture.guests[0].checkpoint = hostile.to_owned();
     picture.guests[1].reason = Some(hostile.to_owned());
     picture.restores[0].checkpoint = hostile.to_owned();
-    let text = text::render(&picture, crate::top::view::Sort::Private, "");
+    let text = text::render(&picture, crate::cli::top::view::Sort::Private, "");
     let mut display = display();
     display.update(picture);
     for seen in [seen(&display, 160, 40), text] {
@@ -185,6 +185,6 @@ fn without_a_daemon_it_says_so() {
 #[test]
 fn as_text_it_is_the_same() {
     let picture = picture();
-    let text = text::render(&picture, crate::top::view::Sort::Private, "web");
+    let text = text::render(&picture, crate::cli::top::view::Sort::Private, "web");
     assert_snapshot!("as_text", text);
 }

@@ -9,9 +9,7 @@ use std::{
 };
 
 use super::picture::Claims;
-use crate::{
-    api::claims::ClaimEvent, cli, client::Told, config::Config, density::percentiles::Percentiles,
-};
+use crate::{api::claims::ClaimEvent, cli, client::Told, config::Config, percentiles::Percentiles};
 
 /// How long claims are remembered, for latencies.
 const MINUTE: Duration = Duration::from_secs(60);

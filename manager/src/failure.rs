@@ -1,9 +1,6 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use super::output::note_with;
-use crate::{
-    api, checkpoint, config, density, engine, guests, host, pool, rebuild, restore, state,
-};
+use crate::{checkpoint, config, density, engine, guests, host, pool, rebuild, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]
@@ -29,14 +26,6 @@ impl Failure {
             message: message.to_string(),
             hint,
             code: 1,
-        }
-    }
-
-    /// Tells it on standard error.
-    pub(crate) fn print(&self) {
-        note_with("\x1b[1;31m", "error", &self.message);
-        if let Some(hint) = &self.hint {
-            note_with("\x1b[36m", "  hint", hint);
         }
     }
 }
@@ -70,7 +59,7 @@ failure_or_interruption_from!(
     state::Error
 );
 
-failure_from!(api::Error, config::Error, rebuild::Error);
+failure_from!(config::Error, rebuild::Error);
 
 impl From<host::proc::Error> for Failure {
     fn from(error: host::proc::Error) -> Self {

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     api::{events::RestoreEvent, sample::HostSample},
-    cli::{self, Failure},
+    cli,
     client::{Client, Error},
     config::Config,
     engine::Engine,
+    failure::Failure,
     guests::{Guests, UsageView, View},
     pool::{LOCK_LIMIT, NEVER, Pool, Pools},
     restore::Slots,

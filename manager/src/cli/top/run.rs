@@ -25,7 +25,7 @@ use super::{
     source::Source,
     view::{Display, Then},
 };
-use crate::cli::{Failure, INTERRUPTED};
+use crate::failure::{Failure, INTERRUPTED};
 
 /// How long a key is waited for before anything else is looked at.
 const GLANCE: Duration = Duration::from_millis(100);

@@ -11,8 +11,7 @@ use std::{
 
 use crate::{
     checkpoint::{Checkpoint, FileStamp},
-    engine::Session,
-    state::SessionLock,
+    engine::{Session, restore_lock::RestoreLock},
 };
 
 /// A session that stands by.
@@ -21,7 +20,7 @@ pub(super) struct Standing {
     pub(super) session: Box<dyn Session>,
     /// How many orders it was given.
     pub(super) next: u64,
-    pub(super) lock: SessionLock,
+    pub(super) lock: RestoreLock,
     /// What it restores: the files as they were when their content was known to be right.
     pub(super) stamps: Vec<FileStamp>,
     pub(super) park_after: Option<Duration>,
