@@ -1,6 +1,7 @@
 //! Errors as a person reads them: one line, and a hint what to do next.
 
-use crate::{checkpoint, config, density, engine, guests, host, pool, rebuild, restore, state};
+use crate::{config, density};
+use brood_core::{checkpoint, engine, guests, host, pool, rebuild, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]

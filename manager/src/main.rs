@@ -8,9 +8,9 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if std::env::args_os()
         .nth(1)
-        .is_some_and(|word| word == brood::engine::kvm::NURSERY_COMMAND)
+        .is_some_and(|word| word == brood_core::engine::kvm::NURSERY_COMMAND)
     {
-        brood::engine::kvm::nursery::main()
+        brood_core::engine::kvm::nursery::main()
     }
     brood::cli::main()
 }

@@ -1,7 +1,7 @@
 //! Tests of both engines: one body, run on KVM of this machine and on bhyve of a made-up one
 //! ([`crate::Machine`]).
 
-use brood::checkpoint::manifest::EngineKind;
+use brood_core::checkpoint::manifest::EngineKind;
 
 /// Runs each of these functions as two tests, one on each engine, which is its argument.
 #[macro_export]

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::checkpoint::manifest::EngineKind;
+use brood_core::checkpoint::manifest::EngineKind;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;

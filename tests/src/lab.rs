@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
-use brood::checkpoint::BundlePath;
+use brood_core::checkpoint::BundlePath;
 use serde_json::Value;
 
 use crate::{Home, Machine, Ran, Running, array};

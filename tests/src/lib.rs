@@ -34,7 +34,7 @@ pub mod vnode_model;
 mod zpool;
 
 pub use binary::{brood, standin};
-pub use brood::checkpoint::manifest::EngineKind;
+pub use brood_core::checkpoint::manifest::EngineKind;
 pub use browser::Browser;
 pub use crowd::{Crowd, crowd};
 pub use daemon::{Daemon, Events, TOKEN, content_type};

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use brood::{
+use brood_core::{
     checkpoint::{BhyveGuest, BundlePath, Checkpoint, Readiness, manifest::Manifest, unwatched},
     engine::{
         Error,

@@ -1,6 +1,6 @@
 //! A home with one pool, `p`.
 
-use brood::checkpoint::manifest::EngineKind;
+use brood_core::checkpoint::manifest::EngineKind;
 use serde_json::Value;
 
 use crate::{Demo, Home, array, text};

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use brood::{
+use brood_core::{
     checkpoint::{BhyveGuest, Checkpoint, Readiness},
     engine::{Engine, Identity, Order, Outcome, bhyve::config::Variables},
     guest_id::GuestId,
@@ -301,7 +301,7 @@ fn a_suspend_that_was_not_sealed_is_told_of_and_can_be() {
         fs::copy(name(&raw), name(&copy)).unwrap();
     }
     engine
-        .import(&copy, &other, guest, &brood::checkpoint::unwatched)
+        .import(&copy, &other, guest, &brood_core::checkpoint::unwatched)
         .unwrap();
     // And with it, it is suspended after all. To another bundle it is not.
     let elsewhere = lab.bundle("elsewhere").to_string();
@@ -361,7 +361,12 @@ fn what_does_not_fit_together_is_refused() {
         ("virtio-net", "e1000", "pci.0.3.0.device"),
     ] {
         let refusal = engine
-            .import(&raw, &path, guest(from, to), &brood::checkpoint::unwatched)
+            .import(
+                &raw,
+                &path,
+                guest(from, to),
+                &brood_core::checkpoint::unwatched,
+            )
             .unwrap_err();
         assert!(refusal.to_string().contains(key), "{refusal}");
         assert_eq!(

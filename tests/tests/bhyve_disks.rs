@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, fs, path::PathBuf};
 
-use brood::{
+use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
     engine::{Engine, Identity, Order},
     guest_id::GuestId,
@@ -547,7 +547,7 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
             from,
             &warm,
             &mut disks,
-            &brood::checkpoint::unwatched,
+            &brood_core::checkpoint::unwatched,
         )
     };
     let sealed = suspend().unwrap();

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use brood::checkpoint::{BhyveGuest, BundlePath, Readiness};
+use brood_core::checkpoint::{BhyveGuest, BundlePath, Readiness};
 use brood_standin::Release;
 use brood_tests::{Daemon, Lab, Running, array, number, text, until, whole};
 use serde_json::Value;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::{
+use brood_core::{
     checkpoint::{
         BundlePath, Checkpoint,
         manifest::{EngineKind, Manifest},
@@ -105,7 +105,11 @@ impl<'a> Bench<'a> {
             .collect()
     }
 
-    fn ask(&self, id: &GuestId, words: &str) -> Result<serde_json::Value, brood::engine::Error> {
+    fn ask(
+        &self,
+        id: &GuestId,
+        words: &str,
+    ) -> Result<serde_json::Value, brood_core::engine::Error> {
         let words = [words.to_owned()];
         let answer = self
             .engine
@@ -164,7 +168,7 @@ fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>
     if let Some(home) = Home::with_kvm() {
         let kvm = Kvm::with_binary(brood_tests::brood());
         let make = |path: &BundlePath| {
-            kvm.make_demo_checkpoint(path, Bytes::mib(4), &brood::checkpoint::unwatched)
+            kvm.make_demo_checkpoint(path, Bytes::mib(4), &brood_core::checkpoint::unwatched)
         };
         check(&Bench::new(&kvm, &home, |path| make(path).unwrap()));
     }
@@ -215,7 +219,7 @@ fn a_guest_is_stopped_and_continued_by_signals() {
         let short = Limit::of(Duration::from_millis(100));
         let asked = bench.engine.ask(&bench.home.run_dir(), &id, &words, short);
         assert!(
-            matches!(asked, Err(brood::engine::Error::Timeout(_))),
+            matches!(asked, Err(brood_core::engine::Error::Timeout(_))),
             "{asked:?}"
         );
         assert!(process.signal(Signal::SIGCONT).unwrap());
@@ -241,7 +245,7 @@ fn memory_is_counted() {
         let grown = (after.private.0 - before.private.0) / 4096;
         assert!((196..=204).contains(&grown), "{grown}");
         bench.end(&id, process);
-        assert!(matches!(usage(), Err(brood::engine::Error::Gone)));
+        assert!(matches!(usage(), Err(brood_core::engine::Error::Gone)));
     });
 }
 
@@ -264,7 +268,7 @@ fn a_guest_is_suspended_and_restored_again() {
                 taken += 1;
                 Ok(Vec::new())
             },
-            &brood::checkpoint::unwatched,
+            &brood_core::checkpoint::unwatched,
         );
         assert!(onto_itself.is_err());
         assert_eq!(
@@ -285,7 +289,7 @@ fn a_guest_is_suspended_and_restored_again() {
                     taken += 1;
                     Ok(Vec::new())
                 },
-                &brood::checkpoint::unwatched,
+                &brood_core::checkpoint::unwatched,
             )
             .unwrap();
         assert_eq!(taken, 1);
@@ -349,7 +353,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
                 from.manifest(),
                 &to,
                 &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
-                &brood::checkpoint::unwatched,
+                &brood_core::checkpoint::unwatched,
             )
             .unwrap();
         gone(alive.process);
@@ -391,7 +395,7 @@ fn the_end_of_a_guest_is_recorded_until_it_is_forgotten() {
         let (crashes, killed, destroyed) = (guests[0], guests[1], guests[2]);
         let died = bench.ask(&crashes.0, "crash");
         assert!(
-            matches!(died, Err(brood::engine::Error::Died(_))),
+            matches!(died, Err(brood_core::engine::Error::Died(_))),
             "{died:?}"
         );
         killed.1.process.signal(Signal::SIGKILL).unwrap();

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use brood::{
+use brood_core::{
     checkpoint::Checkpoint,
     engine::bhyve::{Bhyve, config::Variables},
 };
@@ -166,7 +166,7 @@ fn an_import_that_is_interrupted_leaves_what_bhyve_wrote() {
         .unwrap_err();
     assert!(error.is_interrupted(), "{error}");
     assert_eq!(names(&lab.home.checkpoints()), before);
-    let whole = &brood::checkpoint::unwatched;
+    let whole = &brood_core::checkpoint::unwatched;
     Bhyve::new().import(&raw, &web, guest, whole).unwrap();
     Checkpoint::open(&web).unwrap();
 }

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use brood::checkpoint::{BhyveGuest, BundlePath, Readiness, unwatched};
+use brood_core::checkpoint::{BhyveGuest, BundlePath, Readiness, unwatched};
 use brood_tests::{Daemon, Demo, Home, Lab, Ran, Running, skip, text, until};
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use brood::{
+use brood_core::{
     engine::{Identity, Order, Process},
     guest_id::GuestId,
     state::{

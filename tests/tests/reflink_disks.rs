@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use brood::{
+use brood_core::{
     checkpoint::{BundlePath, sha256_file},
     disk::{self, Command, Error, Found, Owner, Place, Provider, Reflink, Sealed, Token},
     guest_id::GuestId,
@@ -74,7 +74,7 @@ fn guest() -> GuestId {
 }
 
 fn digest(file: &File) -> std::io::Result<String> {
-    sha256_file(file, &brood::checkpoint::unwatched)
+    sha256_file(file, &brood_core::checkpoint::unwatched)
 }
 
 /// What a file is called until it is whole.

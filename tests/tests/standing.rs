@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use brood::{
+use brood_core::{
     engine::kvm::Kvm,
     host::Source,
     pool::{Claimed, NewPool, Pools, Tier, Wanted},
@@ -36,8 +36,8 @@ impl Manager {
             engine: &self.engine,
             facts: &facts,
             standing: &self.standing,
-            cancelled: &brood::pool::NEVER,
-            lock_limit: brood::pool::LOCK_LIMIT,
+            cancelled: &brood_core::pool::NEVER,
+            lock_limit: brood_core::pool::LOCK_LIMIT,
         })
     }
 
@@ -67,7 +67,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         trust: false,
     };
     manager
-        .pools(|pools| pools.create(&new, &brood::checkpoint::unwatched))
+        .pools(|pools| pools.create(&new, &brood_core::checkpoint::unwatched))
         .unwrap();
     let nursery = |home: &Home| {
         let nurseries = home.nurseries();

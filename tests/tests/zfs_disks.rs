@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use brood::{
+use brood_core::{
     checkpoint::{BundlePath, manifest::DiskSnapshot},
     disk::{
         self, Answer, Command, Error, Found, Owner, Place, Provider, Runner, Sealed, Token, Zfs,

@@ -18,7 +18,7 @@ use super::{
     problem::Problem,
     workers::{blocking, guests, until_hang_up},
 };
-use crate::{
+use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, ListedView, View, until},
     disk, guests as library,
     host::plan::{Plan, plan as make_plan},

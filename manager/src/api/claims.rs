@@ -30,7 +30,7 @@ use super::{
     problem::Problem,
     workers::{CancelOnDrop, until_hang_up},
 };
-use crate::{
+use brood_core::{
     pool::{self, Claimed, LOCK_LIMIT, Pools, Tier, Wanted},
     restore::mass,
     state::Place,

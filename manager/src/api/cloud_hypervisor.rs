@@ -21,7 +21,7 @@ use super::{
     problem::Problem,
     request::RequestId,
 };
-use crate::{
+use brood_core::{
     checkpoint::BundlePath,
     disk::Choice,
     guests::{Guest, GuestState},
@@ -303,7 +303,7 @@ pub(super) async fn restore(
     let exists = app
         .on_guests(move |guests| match guests.find(&wanted) {
             Ok(_) => Ok(true),
-            Err(crate::guests::Error::NoSuchGuest(_)) => Ok(false),
+            Err(brood_core::guests::Error::NoSuchGuest(_)) => Ok(false),
             Err(e) => Err(e.into()),
         })
         .await?;

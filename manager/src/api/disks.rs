@@ -15,7 +15,7 @@ use super::{
     permits::Bound,
     problem::Problem,
 };
-use crate::{disk::Place, guests, restore::mass};
+use brood_core::{disk::Place, guests, restore::mass};
 
 /// Where to look.
 #[derive(Debug, Deserialize, IntoParams)]

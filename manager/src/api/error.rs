@@ -2,7 +2,8 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{engine, failure::Failure, state};
+use crate::failure::Failure;
+use brood_core::{engine, state};
 
 /// Why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]

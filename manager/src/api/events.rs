@@ -38,7 +38,7 @@ use super::{
     problem::Problem,
     watch::{Look, Seen, look},
 };
-use crate::{guests::View, restore::job::FailureView};
+use brood_core::{guests::View, restore::job::FailureView};
 
 /// Events that are remembered: a listener who was away for less is told what it has missed, one who
 /// is behind for more is told everything anew.

@@ -18,7 +18,7 @@ use super::{
     problem::Problem,
     workers::{self, until_hang_up},
 };
-use crate::{
+use brood_core::{
     checkpoint::{BundlePath, View as CheckpointView, until},
     guests::{Guest, Guests, UsageView, View},
     restore::{job::FailureView, mass},
@@ -348,29 +348,31 @@ impl Destroyed {
     }
 }
 
-impl crate::guests::Destroyed {
-    /// What is to be told of it; an error when nothing was destroyed that was to be.
-    pub(crate) fn into_view(self) -> Result<Destroyed, crate::guests::Error> {
-        if self.names.is_empty() {
-            self.whole().map(|guests| Destroyed {
+impl TryFrom<brood_core::guests::Destroyed> for Destroyed {
+    type Error = brood_core::guests::Error;
+
+    /// What is told of it; an error when nothing was destroyed that was to be.
+    fn try_from(ended: brood_core::guests::Destroyed) -> Result<Self, Self::Error> {
+        if ended.names.is_empty() {
+            ended.whole().map(|guests| Self {
                 destroyed: 0,
                 guests,
                 left: Vec::new(),
                 spared: Vec::new(),
             })
         } else {
-            Ok(Destroyed {
-                destroyed: self.names.len(),
-                guests: self.names,
-                left: self.left.iter().map(Into::into).collect(),
+            Ok(Self {
+                destroyed: ended.names.len(),
+                guests: ended.names,
+                left: ended.left.iter().map(failure_view).collect(),
                 spared: Vec::new(),
             })
         }
     }
 }
 
-impl From<crate::guests::EndedStrays> for Destroyed {
-    fn from(ended: crate::guests::EndedStrays) -> Self {
+impl From<brood_core::guests::EndedStrays> for Destroyed {
+    fn from(ended: brood_core::guests::EndedStrays) -> Self {
         let left = ended.left.into_iter().map(|(name, error)| FailureView {
             name,
             error: error.to_string(),
@@ -384,12 +386,10 @@ impl From<crate::guests::EndedStrays> for Destroyed {
     }
 }
 
-impl From<&crate::guests::Left> for FailureView {
-    fn from(left: &crate::guests::Left) -> Self {
-        Self {
-            name: left.name.clone(),
-            error: left.error.to_string(),
-        }
+fn failure_view(left: &brood_core::guests::Left) -> FailureView {
+    FailureView {
+        name: left.name.clone(),
+        error: left.error.to_string(),
     }
 }
 
@@ -408,7 +408,7 @@ pub(super) async fn destroy(
 ) -> Result<Answer<Destroyed>, Problem> {
     app.change_guests(move |guests| {
         let guest = guests.find(&name)?;
-        Ok(Answer(guests.destroy(&[guest])?.into_view()?))
+        Ok(Answer(guests.destroy(&[guest])?.try_into()?))
     })
     .await
 }
@@ -474,7 +474,7 @@ pub(super) async fn destroy_many(
                 let mut found: Vec<Guest> = Vec::new();
                 for name in names.split(',') {
                     let guest = match guests.find(name) {
-                        Err(crate::guests::Error::NoSuchGuest(_)) if which.ignore_missing => {
+                        Err(brood_core::guests::Error::NoSuchGuest(_)) if which.ignore_missing => {
                             continue;
                         }
                         found => found?,
@@ -486,7 +486,7 @@ pub(super) async fn destroy_many(
                 found
             }
         };
-        let destroyed = guests.destroy(&doomed)?.into_view()?;
+        let destroyed = guests.destroy(&doomed)?.try_into()?;
         Ok(Answer(Destroyed {
             spared,
             ..destroyed

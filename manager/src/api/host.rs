@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{App, extract::Query, problem::Problem, request::Authorized, workers::blocking};
-use crate::{
+use brood_core::{
     checkpoint::manifest::EngineKind,
     host::{
         doctor::{Check, DEFAULT_GUESTS, can_mass_restore, doctor},

@@ -31,7 +31,7 @@ use super::{
     problem::Problem,
     workers::blocking,
 };
-use crate::{
+use brood_core::{
     guest_id::GuestId,
     pool::{self, NEVER, Pace},
     restore::mass::Event,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{App, extract::Query, problem::Problem};
-use crate::{
+use brood_core::{
     engine::MemoryMap,
     guests::{self, Guest, Guests},
     units::Bytes,

@@ -24,7 +24,7 @@ use prometheus_client::{
 };
 
 use super::sample::Sample;
-use crate::{pool::Tier, state::PoolRow, units::Bytes};
+use brood_core::{pool::Tier, state::PoolRow, units::Bytes};
 
 /// What is counted from the daemon's start on.
 #[derive(Debug)]

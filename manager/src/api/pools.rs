@@ -26,7 +26,7 @@ use super::{
     under_way::Begun,
     workers::{CancelOnDrop, until_hang_up},
 };
-use crate::{
+use brood_core::{
     checkpoint::until,
     pool::{self, Applied, Details, Filled, LOCK_LIMIT, NewPool, Pool, Pools, Refill, Settled},
     restore::{

@@ -9,7 +9,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{checkpoint, disk, engine, failure::Failure, guests, host, pool, restore, state};
+use crate::failure::Failure;
+use brood_core::{checkpoint, disk, engine, guests, host, pool, restore, state};
 
 /// Media type of an error.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";

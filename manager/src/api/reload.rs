@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{App, workers::blocking};
-use crate::pool::NewPool;
+use brood_core::pool::NewPool;
 
 /// What the configuration says now.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl App {
             let pool = &wanted.name;
             match self
                 .workers
-                .pools(|pools| pools.apply(wanted, &crate::checkpoint::unwatched))
+                .pools(|pools| pools.apply(wanted, &brood_core::checkpoint::unwatched))
             {
                 Ok(applied) => tracing::info!(pool, "configured: {}", applied.words()),
                 Err(error) => {

@@ -44,7 +44,7 @@ impl RequestId {
             return Self(given.clone());
         }
         // Without randomness requests cannot be told apart, but they can be served.
-        let random: [u8; 8] = crate::guest_id::random().unwrap_or_default();
+        let random: [u8; 8] = brood_core::guest_id::random().unwrap_or_default();
         let text = format!("{:016x}", u64::from_be_bytes(random));
         Self(HeaderValue::try_from(text).expect("hexadecimal digits"))
     }

@@ -16,7 +16,7 @@ use super::{
     pools::lease,
     problem::Problem,
 };
-use crate::{
+use brood_core::{
     checkpoint::until,
     pool::{ClaimView, Error, Tier},
     restore::mass,

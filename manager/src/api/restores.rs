@@ -25,7 +25,7 @@ use super::{
     request::RequestId,
     workers::{CancelOnDrop, Workers, blocking},
 };
-use crate::{
+use brood_core::{
     disk::{Choice, Source},
     restore::{
         job::{ALLOWANCE, Ending, Job, View},
@@ -113,7 +113,8 @@ impl Restoring {
 /// The disk that a client chose. A relative path would depend on where the daemon was started.
 fn disk(text: &str) -> Result<Choice, Problem> {
     let choice = text.parse();
-    let choice = choice.map_err(|e: crate::disk::Error| Problem::bad_request(e.to_string()))?;
+    let choice =
+        choice.map_err(|e: brood_core::disk::Error| Problem::bad_request(e.to_string()))?;
     match &choice {
         Choice::Source(Source::Reflink { file, .. }) if !file.is_absolute() => {
             let problem = Problem::bad_request(format!("{text:?} has a relative path"));

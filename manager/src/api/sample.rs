@@ -17,7 +17,7 @@ use super::{
     problem::Problem,
     workers::{Workers, blocking, guests},
 };
-use crate::{
+use brood_core::{
     engine::NEVER,
     guests::{GuestState, UsageView},
     host::facts::HostFacts,

@@ -38,7 +38,7 @@ use super::{
     watch as watcher,
     workers::Workers,
 };
-use crate::{engine::bhyve::Rctl, owner_only, pool::NewPool, state::State};
+use brood_core::{engine::bhyve::Rctl, owner_only, pool::NewPool, state::State};
 
 /// How often the daemon looks whether its socket is still its own.
 const GLANCE: Duration = Duration::from_millis(200);

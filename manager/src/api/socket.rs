@@ -19,7 +19,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::Error;
-use crate::owner_only;
+use brood_core::owner_only;
 
 /// Held while the name is taken or given back.
 const LOCK: &str = "api.lock";

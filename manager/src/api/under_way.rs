@@ -18,7 +18,7 @@ use super::{
     metrics::Origin,
     problem::Problem,
 };
-use crate::{
+use brood_core::{
     checkpoint::Progress,
     restore::{job, mass::Event},
 };

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
 use super::{App, events::About, problem::Problem, workers};
-use crate::{
+use brood_core::{
     engine::NEVER,
     guest_id::GuestId,
     guests::{GuestState, View},

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::problem::Problem;
-use crate::{
+use brood_core::{
     engine::{self, Engine, bhyve::Rctl},
     guests::Guests,
     host::{facts::HostFacts, proc},

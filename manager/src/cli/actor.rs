@@ -17,6 +17,8 @@ use crate::{
     api::guests::Destroyed,
     client::{self, Client, Doomed, NAMES},
     config::Config,
+};
+use brood_core::{
     engine::{Engine, NEVER},
     guests::{self, Guest, GuestState, Guests, View},
     state::{EntryState, State},
@@ -215,7 +217,7 @@ impl<'a> Actor<'a> {
                         None => found.extend(look(guests, &guest.id, ignore_missing)?),
                     }
                 }
-                Ok(guests.destroy(&found)?.into_view()?)
+                Ok(guests.destroy(&found)?.try_into()?)
             })?);
         }
         Ok(done)

@@ -13,7 +13,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::output::note;
-use crate::checkpoint::Progress;
+use brood_core::checkpoint::Progress;
 
 /// A progress bar.
 pub(super) struct Bar {

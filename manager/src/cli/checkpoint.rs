@@ -11,15 +11,17 @@ use super::{
     complete,
     output::{age, cancellation, engine, json, line, note_with, state, table},
 };
+use crate::config::Config;
 use crate::failure::Failure;
-use crate::{
+use brood_core::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
-    config::Config,
     disk,
-    engine::NEVER,
-    engine::bhyve::{
-        Bhyve,
-        config::{self, Config as GuestConfig, Variables},
+    engine::{
+        NEVER,
+        bhyve::{
+            Bhyve,
+            config::{self, Config as GuestConfig, Variables},
+        },
     },
     guests::{self, Guests},
     state::BundleAction,

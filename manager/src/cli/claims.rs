@@ -26,8 +26,8 @@ use crate::{
     },
     client,
     config::Config,
-    pool::Wanted,
 };
+use brood_core::pool::Wanted;
 
 /// How long a claim waits for the daemon that takes over from one that ends.
 const GLANCE: Duration = Duration::from_millis(20);

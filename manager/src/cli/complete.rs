@@ -14,10 +14,8 @@ use clap_complete::{
 };
 
 use super::completions::visible;
-use crate::{
-    config::{Config, Sources},
-    state::{DATABASE, State},
-};
+use crate::config::{Config, Sources};
+use brood_core::state::{DATABASE, State};
 
 /// Says that a shell asks, and which.
 const VARIABLE: &str = "BROOD_COMPLETE";

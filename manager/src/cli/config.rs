@@ -6,11 +6,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::output::{json, line, table};
+use crate::config::{Config, EXAMPLE, Sources};
 use crate::failure::Failure;
-use crate::{
-    config::{Config, EXAMPLE, Sources},
-    pool::NewPool,
-};
+use brood_core::pool::NewPool;
 
 /// What is set once: the state folder, what restores do, the daemon, pools
 #[derive(Debug, Subcommand)]

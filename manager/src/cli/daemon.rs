@@ -15,8 +15,8 @@ use crate::failure::Failure;
 use crate::{
     client::{Client, Error},
     config::{Config, UseDaemon},
-    engine::ENGINE_VARIABLE,
 };
+use brood_core::engine::ENGINE_VARIABLE;
 
 /// The daemon of the state folder, when one answers and may be used.
 pub(crate) fn daemon(config: &Config) -> Option<Client> {

@@ -13,13 +13,15 @@ use super::{
 };
 use crate::failure::Failure;
 use crate::{
-    checkpoint::{BundlePath, Checkpoint},
     config::Config,
     density::{
         report::write_report,
         run::{self, Event, Run},
         step::Step,
     },
+};
+use brood_core::{
+    checkpoint::{BundlePath, Checkpoint},
     engine::bhyve::Rctl,
     restore::{
         cost,
@@ -79,7 +81,10 @@ impl Density {
                  count as answering when they are ready and live",
             );
         }
-        let written = Bytes(self.dirty_pages.saturating_mul(crate::units::PAGE_SIZE));
+        let written = Bytes(
+            self.dirty_pages
+                .saturating_mul(brood_core::units::PAGE_SIZE),
+        );
         let mut steps: Vec<Step> = Vec::new();
         if !self.json {
             line(HEADER);

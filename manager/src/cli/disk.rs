@@ -9,9 +9,9 @@ use super::{
     failure::SOME,
     output::{engine, json, line, state, table},
 };
+use crate::config::Config;
 use crate::failure::Failure;
-use crate::{
-    config::Config,
+use brood_core::{
     disk::Place,
     engine::NEVER,
     guests::{Guests, Leftover},

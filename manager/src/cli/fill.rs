@@ -25,6 +25,8 @@ use crate::{
     },
     client::{self, Client, Watch},
     config::Config,
+};
+use brood_core::{
     pool::{Pool, Pools, Refill},
     restore::{job::cores, mass::Event},
 };

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::guests::{Guest, GuestState, View};
+use brood_core::guests::{Guest, GuestState, View};
 
 /// What guests must be to be meant.
 #[derive(Debug, Default, Args)]

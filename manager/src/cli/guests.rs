@@ -17,10 +17,10 @@ use super::{
     strays,
     values::timeout,
 };
+use crate::config::Config;
 use crate::failure::Failure;
-use crate::{
+use brood_core::{
     checkpoint::BundlePath,
-    config::Config,
     engine::NEVER,
     guests::{Guests, UsageView, View},
     state::EntryState,
@@ -277,7 +277,7 @@ fn after_ask() -> String {
 
 #[cfg(target_os = "linux")]
 fn demo_requests() -> String {
-    let requests = crate::engine::kvm::demo::words::REQUESTS;
+    let requests = brood_core::engine::kvm::demo::words::REQUESTS;
     format!("The demo guest knows:\n{requests}\n\n")
 }
 

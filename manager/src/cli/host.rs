@@ -13,10 +13,9 @@ use super::{
     output::{color, engine, facts, json, line, state, styled, width},
 };
 use crate::failure::Failure;
-use crate::{
-    api::host::Host,
+use crate::{api::host::Host, config::Config};
+use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
-    config::Config,
     host::{doctor_text, plan::plan, plan_text},
     restore::cost,
     units::Bytes,

@@ -18,10 +18,8 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::{
-    config::{LogFormat, LogLevel},
-    escaped,
-};
+use crate::config::{LogFormat, LogLevel};
+use brood_core::escaped;
 
 /// Lines that wait to be written.
 const LINES: usize = 4096;

@@ -18,9 +18,9 @@ use signal_hook::{
     flag,
 };
 
+use crate::config::Config;
 use crate::failure::Failure;
-use crate::{
-    config::Config,
+use brood_core::{
     engine::{self, Engine, ParkAfter, bhyve::Rctl},
     escaped,
     host::facts::HostFacts,

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, str::FromStr};
 use clap::Args;
 
 use super::values::whole_seconds;
-use crate::{
+use brood_core::{
     state::{Policy, PoolChange},
     units::Bytes,
 };

@@ -20,8 +20,10 @@ use super::{
 use crate::failure::Failure;
 use crate::{
     api::pools::{Changing, Making},
-    checkpoint::{BundlePath, Checkpoint},
     config::Config,
+};
+use brood_core::{
+    checkpoint::{BundlePath, Checkpoint},
     pool::{LOCK_LIMIT, NEVER, NewPool, Pool, Pools},
     restore::Slots,
     state::{EntryState, Failing},

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use super::{bar::Bar, output::note};
-use crate::{
-    api::events::RestoreEvent, checkpoint::Progress, restore::job::FailureView, units::Bytes,
-};
+use crate::api::events::RestoreEvent;
+use brood_core::{checkpoint::Progress, restore::job::FailureView, units::Bytes};
 
 /// What is shown of a restore under way.
 pub(super) struct Shown {

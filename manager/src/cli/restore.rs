@@ -20,9 +20,11 @@ use super::{
 use crate::failure::Failure;
 use crate::{
     api::{events::RestoreEvent, restores::Restoring},
-    checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
     client::Watch,
     config::Config,
+};
+use brood_core::{
+    checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
     disk::Choice,
     engine::{self, Engine, bhyve::Rctl},
     percentiles::Percentiles,

@@ -9,11 +9,9 @@ use super::{
     failure::SOME,
     output::{engine, json, line, state},
 };
+use crate::config::Config;
 use crate::failure::Failure;
-use crate::{
-    config::Config,
-    rebuild::{Rebuilt, rebuild},
-};
+use brood_core::rebuild::{Rebuilt, rebuild};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::output::{engine, json, line, table};
 use crate::failure::Failure;
-use crate::{api::guests::Destroyed, config::Config, engine::Stray, guests};
+use crate::{api::guests::Destroyed, config::Config};
+use brood_core::{engine::Stray, guests};
 
 fn find(config: &Config) -> Result<Vec<Stray>, Failure> {
     Ok(guests::strays(config.state_dir()?, &*engine(config)?)?)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::units::parse_duration;
+use brood_core::units::parse_duration;
 
 /// The longest that anybody may want to wait.
 const LONGEST: Duration = Duration::from_secs(1_000_000);

@@ -17,16 +17,16 @@ use super::{
     events::Stream,
     path::Segment,
 };
-use crate::{
-    api::{
-        claims::{Claim, Claiming, Renewed, Renewing},
-        events::RestoreEvent,
-        guests::{Destroyed, Resumed},
-        host::Host,
-        pools::{Changing, Evicted, Evicting, FilledPool, Filling, Making},
-        resting::{Rested, ResumingClaim},
-        restores::Restoring,
-    },
+use crate::api::{
+    claims::{Claim, Claiming, Renewed, Renewing},
+    events::RestoreEvent,
+    guests::{Destroyed, Resumed},
+    host::Host,
+    pools::{Changing, Evicted, Evicting, FilledPool, Filling, Making},
+    resting::{Rested, ResumingClaim},
+    restores::Restoring,
+};
+use brood_core::{
     guest_id::random,
     guests::View as Guest,
     pool::{Details, Pool},

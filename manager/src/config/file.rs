@@ -16,7 +16,7 @@ use super::{
     Error,
     value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
 };
-use crate::{
+use brood_core::{
     checkpoint::BundlePath,
     engine::{ParkAfter, bhyve::Rctl},
     other_writer::OtherWriter,

@@ -34,7 +34,7 @@ pub use error::Error;
 pub use shown::Shown;
 pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon, listen_address};
 
-use crate::{
+use brood_core::{
     engine::{ParkAfter, bhyve::Rctl},
     pool::{self, NewPool},
     state::{self, Policy, State},
@@ -57,7 +57,7 @@ pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
-pub const PRIVATE_LIMIT: Bytes = crate::restore::job::ALLOWANCE;
+pub const PRIVATE_LIMIT: Bytes = brood_core::restore::job::ALLOWANCE;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

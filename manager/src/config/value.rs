@@ -14,7 +14,7 @@ use std::{
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{
+use brood_core::{
     checkpoint::BundlePath,
     engine::{ParkAfter, bhyve::Rctl},
     state::new_names,
@@ -180,7 +180,7 @@ impl Value for BundlePath {
     fn read(text: &str) -> Result<Self, String> {
         AbsolutePath::read(text)?;
         text.parse()
-            .map_err(|e: crate::checkpoint::Error| e.to_string())
+            .map_err(|e: brood_core::checkpoint::Error| e.to_string())
     }
 }
 
@@ -234,7 +234,7 @@ impl Value for Bytes {
 
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
-            .map_err(|e: crate::units::ParseBytesError| e.to_string())
+            .map_err(|e: brood_core::units::ParseBytesError| e.to_string())
     }
 }
 
@@ -243,14 +243,14 @@ impl Value for ParkAfter {
 
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
-            .map_err(|e: crate::engine::ParseParkAfterError| e.to_string())
+            .map_err(|e: brood_core::engine::ParseParkAfterError| e.to_string())
     }
 }
 
 impl Value for Rctl {
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
-            .map_err(|e: crate::engine::bhyve::ParseRctlError| e.to_string())
+            .map_err(|e: brood_core::engine::bhyve::ParseRctlError| e.to_string())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::settle::{Sample, WINDOW};
-use crate::units::Bytes;
+use brood_core::units::Bytes;
 
 /// Host memory that moves by this part of what is measured, or more, drowns it.
 const DROWNS: f64 = 0.5;

@@ -15,11 +15,10 @@ use super::{
     snapshot::MemorySnapshot,
     step::{Breakdown, Machine, Step},
 };
-use crate::percentiles::Percentiles;
+use brood_core::percentiles::Percentiles;
 
-use crate::{
-    checkpoint::manifest::EngineKind,
-    checkpoint::{self, Checkpoint, sha256_file},
+use brood_core::{
+    checkpoint::{self, Checkpoint, manifest::EngineKind, sha256_file},
     engine::{Engine, Limit, NEVER, Usage},
     guests::{self, Guest, Guests},
     host::proc,
@@ -145,7 +144,7 @@ pub fn step(
         overcommit: run.overcommit,
         park_after: run.park_after,
         membership: None,
-        disk: crate::disk::Choice::Sealed,
+        disk: brood_core::disk::Choice::Sealed,
     };
     let report = mass::restore(
         state,
@@ -346,7 +345,7 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
         source,
     };
     let file = std::fs::File::open(checkpoint.path().ckp()).map_err(read)?;
-    sha256_file(&file, &crate::checkpoint::unwatched).map_err(read)
+    sha256_file(&file, &brood_core::checkpoint::unwatched).map_err(read)
 }
 
 /// Waits until the host's memory is stable, or will not become so, or nobody wants to know any more.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::units::Bytes;
+use brood_core::units::Bytes;
 
 /// How long memory must have been stable.
 pub const WINDOW: Duration = Duration::from_secs(1);

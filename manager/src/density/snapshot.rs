@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use brood_core::{
     host::{
         Source,
         freebsd::{self, Kernel},
@@ -161,7 +161,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::host::{folder::MountedOn, freebsd::Value};
+    use brood_core::host::{folder::MountedOn, freebsd::Value};
 
     /// A FreeBSD kernel that tells of pages, and of its zones.
     struct Pages {

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::snapshot::MemoryDelta;
-use crate::percentiles::Percentiles;
-use crate::{
+use brood_core::percentiles::Percentiles;
+use brood_core::{
     checkpoint::manifest::EngineKind,
     host::{
         facts::{HostFacts, System},

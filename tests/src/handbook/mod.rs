@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use brood::engine::bhyve::config::{Config, Variables};
+use brood_core::engine::bhyve::config::{Config, Variables};
 use brood_standin::{Release, World};
 use tempfile::TempDir;
 
@@ -207,7 +207,7 @@ impl Checker {
         let doctor = ["host/freebsd.rs", "host/doctor/freebsd.rs"]
             .iter()
             .any(|file| {
-                let text = fs::read_to_string(self.repository.join("manager/src").join(file));
+                let text = fs::read_to_string(self.repository.join("manager/core/src").join(file));
                 text.is_ok_and(|text| text.contains(&format!("\"{name}\"")))
             });
         let arguments = ["-n".to_owned(), name.to_owned()];

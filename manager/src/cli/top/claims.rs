@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::picture::Claims;
-use crate::{api::claims::ClaimEvent, cli, client::Told, config::Config, percentiles::Percentiles};
+use crate::{api::claims::ClaimEvent, cli, client::Told, config::Config};
+use brood_core::percentiles::Percentiles;
 
 /// How long claims are remembered, for latencies.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -129,7 +130,7 @@ pub(crate) fn counted(metrics: &str) -> BTreeMap<String, Counted> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::Tier;
+    use brood_core::pool::Tier;
 
     #[test]
     fn what_was_counted_and_what_was_heard_go_together() {

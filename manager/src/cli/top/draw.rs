@@ -16,8 +16,8 @@ use super::{
     text,
     view::Display,
 };
-use crate::{
-    api::events::RestoreEvent,
+use crate::api::events::RestoreEvent;
+use brood_core::{
     escaped,
     guests::{GuestState, View as Guest},
 };

@@ -1,6 +1,6 @@
 //! Figures in few letters.
 
-use crate::{guests::View, units::Bytes};
+use brood_core::{guests::View, units::Bytes};
 
 /// An age in one unit: `5s`, `12m`, `3h`, `9d`.
 pub(super) fn age(seconds: i64) -> String {

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    api::{events::RestoreEvent, sample::HostSample},
+use crate::api::{events::RestoreEvent, sample::HostSample};
+use brood_core::{
     guests::{GuestState, View},
     pool::Pool,
     units::Bytes,

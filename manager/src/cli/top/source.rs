@@ -16,8 +16,10 @@ use crate::{
     cli,
     client::{Client, Error},
     config::Config,
-    engine::Engine,
     failure::Failure,
+};
+use brood_core::{
+    engine::Engine,
     guests::{Guests, UsageView, View},
     pool::{LOCK_LIMIT, NEVER, Pool, Pools},
     restore::Slots,

@@ -7,7 +7,7 @@ use super::{
     picture::Picture,
     view::{Sort, chosen},
 };
-use crate::{
+use brood_core::{
     escaped,
     guests::{GuestState, View as Guest},
     units::Bytes,

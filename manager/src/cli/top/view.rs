@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{format, picture::Picture};
-use crate::guests::View as Guest;
+use brood_core::guests::View as Guest;
 
 /// Samples of the density that are kept: as many as the widest line may show.
 const HISTORY: usize = 400;

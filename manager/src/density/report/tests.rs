@@ -5,14 +5,11 @@ use std::fs;
 use scraper::{Html, Selector};
 
 use super::*;
-use crate::{
-    density::{
-        snapshot::MemoryDelta,
-        step::{Breakdown, tests::example},
-    },
-    percentiles::Percentiles,
-    units::Bytes,
+use crate::density::{
+    snapshot::MemoryDelta,
+    step::{Breakdown, tests::example},
 };
+use brood_core::{percentiles::Percentiles, units::Bytes};
 
 /// Steps as a run of 8, 50, 200, 1,000 and 10,000 guests would leave them.
 fn run() -> Vec<Step> {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::{percentiles::Percentiles, pool::Tier, state::Policy};
+use brood_core::{percentiles::Percentiles, pool::Tier, state::Policy};
 use reqwest::blocking::Client;
 use serde::Deserialize;
 use serde_json::json;

@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use brood::percentiles::Percentiles;
+use brood_core::percentiles::Percentiles;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 

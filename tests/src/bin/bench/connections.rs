@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::percentiles::Percentiles;
+use brood_core::percentiles::Percentiles;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::blocking::Client;
 

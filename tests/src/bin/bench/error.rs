@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use brood::host::proc;
+use brood_core::host::proc;
 
 /// Why a benchmark has no result.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +48,13 @@ pub(crate) enum Error {
     Host(#[from] proc::Error),
     /// A pool could not do what it was to do.
     #[error(transparent)]
-    Pool(#[from] brood::pool::Error),
+    Pool(#[from] brood_core::pool::Error),
     /// The daemon did not answer, or with an error.
     #[error(transparent)]
     Http(#[from] reqwest::Error),
     /// The state cannot be read.
     #[error(transparent)]
-    State(#[from] brood::state::Error),
+    State(#[from] brood_core::state::Error),
     /// Something is left of what was released.
     #[error("claims and releases leave something: before {before}, after {after}")]
     Leak {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, process::Command};
 
-use brood::percentiles::Percentiles;
+use brood_core::percentiles::Percentiles;
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::{
+use brood_core::{
     percentiles::Percentiles,
     units::{Bytes, PAGE_SIZE},
 };

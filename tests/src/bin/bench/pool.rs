@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::{
+use brood_core::{
     engine::kvm::Kvm,
     host::Source,
     percentiles::Percentiles,
@@ -75,8 +75,8 @@ impl Manager {
             engine: &self.engine,
             facts: &facts,
             standing: &self.standing,
-            cancelled: &brood::pool::NEVER,
-            lock_limit: brood::pool::LOCK_LIMIT,
+            cancelled: &brood_core::pool::NEVER,
+            lock_limit: brood_core::pool::LOCK_LIMIT,
         };
         Ok(work(&mut pools)?)
     }
@@ -91,7 +91,7 @@ impl Manager {
             allowance: Bytes(1 << 20),
             trust: false,
         };
-        self.run(|pools| pools.create(&new, &brood::checkpoint::unwatched))?;
+        self.run(|pools| pools.create(&new, &brood_core::checkpoint::unwatched))?;
         Ok(())
     }
 

@@ -5,13 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood::{
-    density::{
-        settle::{Sample, settled},
-        snapshot::MemorySnapshot,
-    },
-    host::proc::ProcRoot,
+use brood::density::{
+    settle::{Sample, settled},
+    snapshot::MemorySnapshot,
 };
+use brood_core::host::proc::ProcRoot;
 
 use super::{command::Interrupt, error::Error};
 

@@ -3,7 +3,8 @@
 
 use std::{io, os::unix::fs::symlink, path::Path};
 
-use brood::{density::step::Machine, host::Source};
+use brood::density::step::Machine;
+use brood_core::host::Source;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use brood::{checkpoint::meta::Meta, units::Bytes};
+use brood_core::{checkpoint::meta::Meta, units::Bytes};
 
 use crate::lab::{Lab, until};
 
@@ -23,7 +23,7 @@ fn brood_reads_the_description() {
         meta.memsize,
         Bytes(fs::metadata(&file).expect("memory").len())
     );
-    let names = |parts: &[brood::checkpoint::meta::Part]| {
+    let names = |parts: &[brood_core::checkpoint::meta::Part]| {
         parts
             .iter()
             .map(|part| part.name.clone())

@@ -129,7 +129,7 @@ fn names_of_folders_are_written_out() {
     let mut display = display();
     display.update(picture);
     for seen in [seen(&display, 160, 40), text] {
-        let acts = |c: char| crate::escaped::is_unprintable(c) && c != '\n';
+        let acts = |c: char| brood_core::escaped::is_unprintable(c) && c != '\n';
         assert!(!seen.contains(acts), "{seen:?}");
         assert!(
             seen.contains(r"\u{1b}]0;x\u{7}\u{9b}31m\u{202e}\u{a}z"),

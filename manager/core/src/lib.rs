@@ -1,0 +1,34 @@
+//! The core of brood: restores hundreds to thousands of microVMs from one memory checkpoint.
+//!
+//! Each module is one idea, and imports run one way through them, from left to right:
+//!
+//! ```text
+//! pool ──▶ restore ──▶ guests ──▶ state ──▶ engine ──▶ guest process
+//!            │                                │
+//!            │                                ├─▶ disk       (clones and snapshots)
+//!            └─▶ host                         └─▶ checkpoint (what guests are restored from)
+//!                (facts, limits, admission)
+//! ```
+//!
+//! The crate knows no command line, no HTTP, no terminal and no asynchronous runtime: those are the
+//! crate `brood`.
+
+// Both panic where what they print cannot be written, and nobody has asked the core to print.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
+pub mod checkpoint;
+pub mod disk;
+pub mod engine;
+pub mod escaped;
+pub mod guest_id;
+pub mod guests;
+pub mod host;
+pub mod other_writer;
+pub mod owner_only;
+pub mod percentiles;
+pub mod pool;
+pub mod rebuild;
+pub mod restore;
+pub mod state;
+pub mod units;
+pub mod zfs_name;

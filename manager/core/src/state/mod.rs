@@ -1,0 +1,434 @@
+//! What must survive a crash: one folder with a SQLite database, and a run folder for what lives
+//! only as long as guests do.
+//!
+//! ```text
+//! STATE/brood.sqlite      guests, pools, verified checkpoints, measurements
+//! STATE/locks/POOL.lock   held while a pool is brought to what it should be
+//! STATE/pools.lock        held, shared, by whoever has the lock of a pool
+//! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
+//! STATE/pools/            what each pool should be, to make the database anew from
+//! STATE/trusted/SHA256   of a checkpoint that may have this host do things
+//! STATE/claims/DIGEST.lock held while one is suspended or resumed
+//! STATE/cold.lock         held, shared, meanwhile
+//! STATE/verdicts         what was found in files of checkpoints that were changed
+//! STATE/bundles/          which checkpoints are being read or removed, and by whom
+//! STATE/run/ID.sock       a guest's control socket    (the engine's)
+//! STATE/run/ID.exit       how a guest ended           (the engine's)
+//! STATE/run/ID.lock       held while a restore runs
+//! ```
+
+mod bundle_use;
+mod bundles;
+mod change;
+mod cold;
+mod damage;
+mod disks;
+mod ending;
+mod failing;
+mod guests;
+mod holder;
+mod journal;
+mod keepsake;
+pub(crate) mod lock;
+mod look;
+mod measured;
+mod policy;
+mod pools;
+mod rebuild;
+mod salvage;
+mod schema;
+mod stops;
+mod token;
+mod trusted;
+mod verified;
+mod waiting;
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode};
+
+pub use bundle_use::{BundleAction, BundleUse, BundleUser};
+pub use cold::{ColdRow, ColdState};
+pub use failing::Failing;
+pub use guests::{GuestRow, NewGuest, Reservation, RowState, new_name, new_names};
+pub(crate) use keepsake::KeptClaim;
+pub use measured::Measured;
+pub use policy::{Policy, PoolChange};
+pub(crate) use pools::new_token;
+pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
+pub(crate) use rebuild::Rebuild;
+pub(crate) use salvage::{Salvage, SavedEntry};
+pub use token::TokenDigest;
+pub use waiting::Place;
+
+use journal::Journal;
+
+use crate::{
+    engine::{process, restore_lock},
+    host::boot,
+    owner_only,
+};
+
+/// Environment variable that names the state folder.
+pub const STATE_DIR_VARIABLE: &str = "BROOD_STATE_DIR";
+
+/// Name of the database in its folder.
+pub const DATABASE: &str = "brood.sqlite";
+
+/// Why the state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The database.
+    #[error("cannot use the state in {}: {source}", .path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The database is not what was written.
+    #[error("the state in {} is damaged: {reason}", .path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is nothing to make anew.
+    #[error("the state in {} is whole: nothing was changed", .path.display())]
+    Whole {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The database was written by a newer brood.
+    #[error("the state in {} has version {found}; this brood knows versions up to {known}", .path.display())]
+    TooNew {
+        /// The database file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest that is known.
+        known: i64,
+    },
+    /// Somebody else has a lock, and does not let go of it.
+    #[error("{}", locked(.path, *.waited, *.pid, .command.as_deref(), *.stopped))]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Who has it, when that is known.
+        pid: Option<i32>,
+        /// What that process is.
+        command: Option<String>,
+        /// Whether it is stopped.
+        stopped: bool,
+    },
+    /// Whoever wanted it does not want it any more.
+    #[error("interrupted")]
+    Cancelled,
+    /// No folder was named and none can be guessed.
+    #[error("no state folder: neither {STATE_DIR_VARIABLE} nor HOME is set")]
+    Nowhere,
+    /// A pool has as many entries as it may have, or is not there any more.
+    #[error("pool {0} takes no more entries")]
+    PoolFull(String),
+    /// A name that a guest cannot have.
+    #[error("{name:?} cannot be a guest's name: {reason}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl From<restore_lock::Error> for Error {
+    fn from(error: restore_lock::Error) -> Self {
+        let restore_lock::Error {
+            action,
+            path,
+            source,
+        } = error;
+        Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+impl Error {
+    /// What SQLite said of the database at `path`.
+    pub(crate) fn database(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged {
+                path,
+                reason: source.to_string(),
+            },
+            Some(ErrorCode::DatabaseBusy) => match holder::of(&path) {
+                Some(process) => Self::Locked {
+                    waited: holder::waited(),
+                    pid: Some(process.pid),
+                    command: None,
+                    stopped: holder::is_stopped(&process),
+                    path,
+                },
+                None => Self::Database { path, source },
+            },
+            _ => Self::Database { path, source },
+        }
+    }
+
+    /// Whether it ended because whoever wanted it wants it no more.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some(no_room(path))
+            }
+            Self::Io { .. } | Self::Nowhere => Some(format!(
+                "name a folder you may write: {STATE_DIR_VARIABLE}=DIR"
+            )),
+            Self::Database { path, source } => match source.sqlite_error_code() {
+                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Some(no_room(path)),
+                Some(ErrorCode::DatabaseBusy) => {
+                    Some("another command holds it for too long: try again".to_owned())
+                }
+                _ => Some(format!(
+                    "it must be a file that you may read and write, in a folder that you may write: {}",
+                    path.display()
+                )),
+            },
+            Self::Damaged { .. } => Some(
+                "guests go on; `brood state rebuild` keeps the file aside and makes a new one from \
+                 what can still be read, from what runs, and from the bundles"
+                    .to_owned(),
+            ),
+            Self::Whole { .. } | Self::Cancelled => None,
+            Self::Locked { pid, stopped, .. } => Some(match (pid, stopped) {
+                (Some(pid), true) => {
+                    format!("let it go on (kill -CONT {pid}), or end it: kill -KILL {pid}")
+                }
+                (Some(pid), false) => format!("wait until it is done, or end it: kill {pid}"),
+                (None, _) => "wait until it is done, and try again".to_owned(),
+            }),
+            Self::TooNew { .. } => Some("use the newer brood, or another state folder".to_owned()),
+            Self::PoolFull(pool) => Some(format!(
+                "wait until one is released (--wait), or allow more: brood pool set {pool} --max N --max-memory SIZE"
+            )),
+            Self::Name { .. } => None,
+        }
+    }
+}
+
+/// Who has a lock, in words.
+fn locked(
+    path: &Path,
+    waited: Duration,
+    pid: Option<i32>,
+    command: Option<&str>,
+    stopped: bool,
+) -> String {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_claim = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with(lock::CLAIMS));
+    let what = match file.as_ref() {
+        _ if is_claim => "the claim".to_owned(),
+        lock::POOLS => "pools".to_owned(),
+        lock::COLD => "suspended claims".to_owned(),
+        DATABASE => "the state".to_owned(),
+        name => format!("pool {}", name.trim_end_matches(".lock")),
+    };
+    let who = match (pid, command) {
+        (Some(pid), Some(command)) => format!("process {pid} ({command})"),
+        (Some(pid), None) => format!("process {pid}"),
+        (None, _) => "another command".to_owned(),
+    };
+    let how = if stopped { ", and is stopped" } else { "" };
+    format!(
+        "{who} works at {what}{how}; waited {} s for it",
+        waited.as_secs()
+    )
+}
+
+fn no_room(path: &Path) -> String {
+    format!(
+        "make room on the file system of {}, and try again; guests go on meanwhile",
+        path.display()
+    )
+}
+
+/// Makes the state folder and the run folder in it.
+fn make_folders(dir: &Path, run: &Path) -> io::Result<()> {
+    if !dir.is_dir() {
+        owner_only::create_folder(dir)?;
+    }
+    owner_only::create_folder(run)
+}
+
+/// Makes the database's file, if it is not there, for its owner alone: SQLite gives its journal the
+/// same mode. One that others may read, as earlier versions made it, is taken from them.
+fn make_database(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(facts) if facts.mode() & owner_only::OTHERS == 0 => Ok(()),
+        Ok(_) => {
+            let journals = ["-wal", "-shm"].map(|end| Journal::beside(path, end));
+            owner_only::restrict(path)?;
+            journals
+                .iter()
+                .try_for_each(|path| owner_only::restrict(path))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => owner_only::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(drop),
+        Err(e) => Err(e),
+    }
+}
+
+/// The state folder, open.
+#[derive(Debug)]
+pub struct State {
+    dir: PathBuf,
+    database: Connection,
+    journal: Journal,
+    boot_id: String,
+    /// Why changes are not kept, when the database is a copy.
+    unwritable: Option<String>,
+    /// Where the copy is. It goes after the connection to it.
+    scratch: Option<look::Scratch>,
+}
+
+impl State {
+    /// The folder that is used when the configuration names none: `/var/db/brood` for root, else
+    /// the XDG state folder.
+    ///
+    /// # Errors
+    /// [`Error::Nowhere`].
+    pub fn usual_dir() -> Result<PathBuf, Error> {
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        if nix::unistd::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/db/brood"));
+        }
+        set("XDG_STATE_HOME")
+            .filter(|dir| dir.is_absolute())
+            .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+            .map(|dir| dir.join("brood"))
+            .ok_or(Error::Nowhere)
+    }
+
+    /// Opens the state in `dir`, making it when it is not there. Only its owner may enter it.
+    ///
+    /// # Errors
+    /// When it cannot be made, read or understood.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let run = dir.join("run");
+        make_folders(dir, &run).map_err(|source| Error::Io {
+            action: "make the folder",
+            path: run.clone(),
+            source,
+        })?;
+        damage::check_files(dir)?;
+        let path = dir.join(DATABASE);
+        make_database(&path).map_err(|source| Error::Io {
+            action: "make",
+            path: path.clone(),
+            source,
+        })?;
+        let opened = schema::open(&path, || damage::check_new(dir))?;
+        let state = Self::with(dir, &path, opened.database)?;
+        if (1..schema::TOKEN_DIGESTS).contains(&opened.version) {
+            state.keep_claims_again()?;
+        }
+        Ok(state)
+    }
+
+    /// The state in `dir`, whose database is the file `path`.
+    fn with(dir: &Path, path: &Path, database: Connection) -> Result<Self, Error> {
+        let journal = Journal::of(path).map_err(|source| Error::Io {
+            action: "open",
+            path: Journal::path(path),
+            source,
+        })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            database,
+            journal,
+            boot_id: whence().map_err(|source| Error::Io {
+                action: "find out which guests run: cannot read the id of the boot, or of the PID namespace, for",
+                path: dir.to_owned(),
+                source,
+            })?,
+            unwritable: None,
+            scratch: None,
+        })
+    }
+
+    /// Checks all of the database, its indexes too.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when something is wrong with it.
+    pub fn check(&self) -> Result<(), Error> {
+        match damage::check_all(&self.database).map_err(|e| self.database_error(e))? {
+            None => Ok(()),
+            Some(reason) => Err(Error::Damaged {
+                path: self.path(),
+                reason,
+            }),
+        }
+    }
+
+    /// The folder of sockets, records and locks.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join(DATABASE)
+    }
+
+    fn database_error(&self, source: rusqlite::Error) -> Error {
+        Error::database(&self.path(), source)
+    }
+}
+
+/// What process ids of guests that are restored now belong to: the boot, and the PID namespace.
+fn whence() -> io::Result<String> {
+    Ok(format!("{}/{}", boot::id()?, process::namespace()?))
+}
