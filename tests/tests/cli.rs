@@ -57,6 +57,20 @@ macro_rules! shows {
 }
 
 #[test]
+fn a_folder_in_the_place_of_a_checkpoint_leads_to_what_is_in_it() {
+    let Some(home) = Home::with_kvm() else { return };
+    let folder = home.checkpoints().display().to_string();
+    let restore = |path: &str| home.brood(&["restore", path, "--guests", "1"]).exits(1);
+    std::fs::create_dir_all(&folder).expect("it is ours");
+    let _ = restore(&folder).says(&["is a folder, with no checkpoint in it"]);
+    let demo = home.demo("demo", "4M");
+    let _ = restore(&folder).says(&["is a folder; name a checkpoint in it: ", &demo.path]);
+    let lost = format!("{folder}/nowhere");
+    let _ = restore(&format!("{lost}/demo")).says(&[&format!("there is no folder {lost}")]);
+    let _ = restore(&format!("{folder}/other")).says(&["brood checkpoint list "]);
+}
+
+#[test]
 fn the_time_of_a_check_is_told_when_there_is_one() {
     with_a_daemon_and_without(|home| {
         let demo = home.demo("demo", "64M");

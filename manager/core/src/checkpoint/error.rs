@@ -361,6 +361,9 @@ impl Error {
             Self::Name { .. } => "name it as DIR/NAME, such as checkpoints/web".to_owned(),
             Self::Io { cause, file, .. } => match cause.kind() {
                 io::ErrorKind::PermissionDenied => {
+                    // What could not be made is not there to be looked at; its folder is.
+                    let folder = file.parent().filter(|_| !file.exists());
+                    let file = folder.unwrap_or(file);
                     format!("check who owns it: ls -ld {}", file.display())
                 }
                 io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
@@ -372,12 +375,7 @@ impl Error {
                 _ => return None,
             },
             Self::Interrupted { .. } => return None,
-            Self::NotFound { bundle, .. } => {
-                format!(
-                    "see what is there: brood checkpoint list {}",
-                    bundle.dir().display()
-                )
-            }
+            Self::NotFound { bundle, .. } => where_it_may_be(bundle),
             Self::Incomplete { bundle, .. } => format!(
                 "if nobody is writing it now, remove what is left and make it again: brood checkpoint remove {bundle}"
             ),
@@ -455,4 +453,44 @@ pub(super) fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// What to look at when there is no such checkpoint: what was named may be a folder of some, or be in
+/// a folder that is not there.
+fn where_it_may_be(bundle: &BundlePath) -> String {
+    /// Names that are given; there may be thousands.
+    const GIVEN: usize = 5;
+    let dir = bundle.dir();
+    let folder = dir.join(bundle.name());
+    if folder.is_dir() {
+        let mut names: Vec<String> = std::fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|name| Some(name.strip_suffix(".ckp.brood")?.to_owned()))
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        names.sort();
+        let more = names.len().saturating_sub(GIVEN);
+        names.truncate(GIVEN);
+        let mut given: Vec<String> = names
+            .iter()
+            .map(|name| folder.join(name).display().to_string())
+            .collect();
+        if more > 0 {
+            given.push(format!("and {more} more"));
+        }
+        return match given.is_empty() {
+            true => format!("{} is a folder, with no checkpoint in it", folder.display()),
+            false => format!(
+                "{} is a folder; name a checkpoint in it: {}",
+                folder.display(),
+                given.join(", ")
+            ),
+        };
+    }
+    if !dir.exists() {
+        return format!("there is no folder {}", dir.display());
+    }
+    format!("see what is there: brood checkpoint list {}", dir.display())
 }

@@ -153,6 +153,8 @@ impl Error {
             }
             Self::Io { file, cause, .. } => match cause.kind() {
                 io::ErrorKind::PermissionDenied => {
+                    let folder = file.parent().filter(|_| !file.exists());
+                    let file = folder.unwrap_or(file);
                     format!("check who owns it: ls -ld {}", file.display())
                 }
                 io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
