@@ -164,7 +164,8 @@ fn strays_are_found_and_ended_when_the_state_folder_is_lost() {
     assert_eq!(found, expected, "{strays}");
     for stray in array(&strays) {
         assert!(text(&stray["name"]).starts_with("brood-"), "{stray}");
-        assert_eq!(stray["checkpoint"], web.to_string(), "{stray}");
+        // bhyve's title has the name of the virtual machine, and no words of its command line.
+        assert_eq!(stray["checkpoint"], serde_json::Value::Null, "{stray}");
     }
     // Guests of another state folder are none of its own.
     let other = lab.home.path().join("other");
