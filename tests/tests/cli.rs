@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use brood_tests::{Daemon, Home, array, keys, signal, text, until};
+use brood_tests::{Daemon, Home, Running, array, keys, signal, text, until};
 use insta::{assert_snapshot, with_settings};
 use nix::sys::signal::Signal;
 
@@ -54,6 +54,26 @@ macro_rules! shows {
             ],
         }, { assert_snapshot!($name, steady($home, &$text)) })
     };
+}
+
+#[test]
+fn an_empty_folder_leads_to_the_daemons_checkpoints() {
+    let home = Home::bare();
+    let folder = home.path().join("empty");
+    std::fs::create_dir(&folder).unwrap();
+    let list = || {
+        let mut command = home.command(&["checkpoint", "list"]);
+        command.current_dir(&folder);
+        Running::start(command).wait().ok().stdout
+    };
+    assert_eq!(list(), "no checkpoints in .\n");
+    let daemons = home.state().join("checkpoints");
+    std::fs::create_dir_all(&daemons).unwrap();
+    let expected = format!(
+        "no checkpoints in .\nthe daemon's: brood checkpoint list {}\n",
+        daemons.display()
+    );
+    assert_eq!(list(), expected);
 }
 
 #[test]

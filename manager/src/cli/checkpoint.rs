@@ -63,7 +63,7 @@ impl Command {
             Self::Inspect(command) => command.run(config),
             Self::Trust(command) => command.run(config),
             Self::Verify(command) => command.run(),
-            Self::List(command) => command.run(),
+            Self::List(command) => command.run(config),
             Self::Flatten(command) => command.run(),
             Self::Rebase(command) => command.run(config),
             Self::Remove(command) => command.run(config),
@@ -391,7 +391,7 @@ Examples:
   brood checkpoint list /var/tmp/ckp
   brood checkpoint list /var/tmp/ckp --json | jq -r .[].name")]
 pub(super) struct List {
-    /// The folder
+    /// The folder; the daemon keeps its own checkpoints in serve.checkpoints of the configuration
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Print a JSON array
@@ -400,7 +400,7 @@ pub(super) struct List {
 }
 
 impl List {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bundles = checkpoint::list(&self.dir)?;
         let views: Vec<ListedView> = bundles.iter().map(Into::into).collect();
         if self.json {
@@ -427,6 +427,15 @@ impl List {
             .collect();
         if rows.is_empty() {
             line(format_args!("no checkpoints in {}", self.dir.display()));
+            // The folder that nobody named may not be the one that was meant.
+            if let Ok(daemons) = config.checkpoints()
+                && daemons.is_dir()
+            {
+                let daemons = daemons.display();
+                line(format_args!(
+                    "the daemon's: brood checkpoint list {daemons}"
+                ));
+            }
         } else {
             table(&["NAME", "STATE", "SIZE", "MEMORY", "PARENT", "AGE"], &rows);
         }

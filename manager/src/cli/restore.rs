@@ -61,7 +61,8 @@ pub(super) struct Restore {
     /// How long each may take to answer. One that takes longer is ended, and the others go on
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     timeout: Duration,
-    /// Names of the guests are PREFIX-1, PREFIX-2, ... [default: the checkpoint's name]
+    /// Names of the guests are PREFIX-1, PREFIX-2, ..., of at most 32 bytes each
+    /// [default: the checkpoint's name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
     /// Disk that each guest gets a clone of: zfs:POOL/DATASET@SNAPSHOT, reflink:FILE,
