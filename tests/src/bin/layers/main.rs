@@ -1,0 +1,124 @@
+//! `tools/layers`: the arrows between the modules of the manager's two crates, and those that run
+//! upwards.
+//!
+//! A module of a crate is a floor, and [`FLOORS`] has them from the ground up. A module may import
+//! from the floors below it: then no circle of modules is possible. That the crate `brood-core`
+//! imports nothing from `brood` is cargo's to keep.
+
+mod arrows;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use self::arrows::{Arrow, arrows};
+
+/// The crates, each with its modules from the ground up.
+const FLOORS: [(&str, &[&str]); 2] = [
+    (
+        "manager/core/src",
+        &[
+            "units",
+            "guest_id",
+            "percentiles",
+            "zfs_name",
+            "escaped",
+            "owner_only",
+            "other_writer",
+            "checkpoint",
+            "host",
+            "disk",
+            "engine",
+            "state",
+            "guests",
+            "restore",
+            "pool",
+            "rebuild",
+        ],
+    ),
+    (
+        "manager/src",
+        &[
+            "brood_core",
+            "config",
+            "density",
+            "failure",
+            "api",
+            "client",
+            "cli",
+            "main",
+        ],
+    ),
+];
+
+/// Prints which module of the manager imports from which, with the number of imports, and those
+/// that run upwards, with file and line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tools/layers",
+    after_help = "Exit codes: 0 all imports run downwards, 1 some do not, 2 bad command line."
+)]
+struct Options {
+    /// Root of the repository to look at [default: the one that this was built from]
+    repository: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let repository = Options::parse().repository.unwrap_or_else(own);
+    let mut sound = true;
+    for (folder, floors) in FLOORS {
+        match arrows(&repository, folder) {
+            Ok(found) => sound &= print(folder, floors, &found),
+            Err(e) => {
+                eprintln!("error: {e}");
+                return ExitCode::from(1);
+            }
+        }
+    }
+    if sound {
+        println!("all imports run downwards");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    }
+}
+
+/// Prints the arrows of a crate from the top down; whether all run downwards.
+fn print(folder: &str, floors: &[&str], arrows: &[Arrow]) -> bool {
+    println!("{folder}");
+    let floor = |module: &str| floors.iter().position(|floor| *floor == module);
+    let mut sound = true;
+    for module in floors.iter().rev() {
+        let mut counts = BTreeMap::<_, u32>::new();
+        for arrow in arrows.iter().filter(|arrow| arrow.from == *module) {
+            *counts.entry(floor(&arrow.to)).or_default() += 1;
+        }
+        let to = counts.iter().rev().filter_map(|(to, count)| {
+            let to = floors[(*to)?];
+            Some(format!("{to} {count}"))
+        });
+        let to: Vec<_> = to.collect();
+        println!("  {module:<12} -> {}", to.join(", "));
+    }
+    for arrow in arrows {
+        let what = match (floor(&arrow.from), floor(&arrow.to)) {
+            (Some(from), Some(to)) if to < from => continue,
+            (Some(_), Some(_)) => "runs upwards",
+            _ => "has no floor; give it one in tests/src/bin/layers/main.rs",
+        };
+        sound = false;
+        let Arrow {
+            from,
+            to,
+            file,
+            line,
+        } = arrow;
+        println!("error: {file}:{line}: {from} -> {to} {what}");
+    }
+    sound
+}
