@@ -44,10 +44,10 @@ fn one_of_two_hundred_fails_and_the_others_stand() {
     let running = home.converges();
     assert_eq!(running.len(), 199);
     assert!(!running.contains(&"f-150".to_owned()));
-    // Its name is free again.
+    // Its name has been told, and nobody gets it again.
     home.restore(&demo, 1, "f");
     assert_eq!(home.names("running").len(), 200);
-    let _ = home.ask("f-150", "ping");
+    let _ = home.ask("f-201", "ping");
 }
 
 #[test]
