@@ -68,6 +68,7 @@ impl From<host::proc::Error> for Failure {
     }
 }
 
+#[cfg(feature = "plots")]
 impl From<density::report::Error> for Failure {
     fn from(error: density::report::Error) -> Self {
         Self::new(&error, Some(error.hint().to_owned()))

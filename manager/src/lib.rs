@@ -11,6 +11,11 @@
 
 // Both panic where what they print cannot be written; `cli::output` prints.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+// A build without some features has code that only those use.
+#![cfg_attr(
+    not(all(feature = "page", feature = "plots", feature = "top")),
+    allow(dead_code)
+)]
 
 pub mod api;
 pub mod cli;

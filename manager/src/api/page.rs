@@ -14,7 +14,8 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Its files: path, media type and content. They tell nothing of this host.
-const FILES: [(&str, &str, &str); 11] = [
+#[cfg(feature = "page")]
+const FILES: &[(&str, &str, &str)] = &[
     (
         "/",
         "text/html; charset=utf-8",
@@ -31,6 +32,9 @@ const FILES: [(&str, &str, &str); 11] = [
     ("/strip.js", SCRIPT, include_str!("page/strip.js")),
     ("/curve.js", SCRIPT, include_str!("page/curve.js")),
 ];
+/// A build without the page has none.
+#[cfg(not(feature = "page"))]
+const FILES: &[(&str, &str, &str)] = &[];
 
 /// What the page may load: its own files, and the API.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
@@ -38,8 +42,8 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 
 pub(super) fn routes() -> Router<App> {
     FILES
-        .into_iter()
-        .fold(Router::new(), |router, (path, media_type, text)| {
+        .iter()
+        .fold(Router::new(), |router, &(path, media_type, text)| {
             router.route(path, get(async move || file(media_type, text)))
         })
 }

@@ -1,6 +1,6 @@
 //! `brood density`
 
-use std::{path::PathBuf, process::ExitCode, sync::atomic::Ordering};
+use std::{process::ExitCode, sync::atomic::Ordering};
 
 use clap::Args;
 
@@ -11,11 +11,12 @@ use super::{
     output::{Park, cancellation, engine_with, facts, json, line, note, state},
     restore::verify,
 };
+#[cfg(feature = "plots")]
+use crate::density::report::write_report;
 use crate::failure::Failure;
 use crate::{
     config::Config,
     density::{
-        report::write_report,
         run::{self, Event, Run},
         step::Step,
     },
@@ -60,9 +61,10 @@ pub(super) struct Density {
     overcommit: bool,
     #[command(flatten)]
     park: Park,
+    #[cfg(feature = "plots")]
     /// Write a report there: index.html, density.json, density.svg
     #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    report: Option<std::path::PathBuf>,
     /// Print one JSON object per step
     #[arg(long)]
     json: bool,
@@ -143,6 +145,7 @@ impl Density {
                 break;
             }
         }
+        #[cfg(feature = "plots")]
         if let Some(dir) = &self.report {
             let page = write_report(dir, &steps)?;
             if !self.json {

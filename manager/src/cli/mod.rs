@@ -24,6 +24,7 @@ mod restore;
 mod serve;
 mod state;
 mod strays;
+#[cfg(feature = "top")]
 mod top;
 mod values;
 
@@ -131,6 +132,7 @@ enum Command {
     #[command(about = "Measure host memory and latency for growing numbers of guests")]
     Density(density::Density),
     #[command(about = "Show the host, pools and guests, live")]
+    #[cfg(feature = "top")]
     Top(top::Top),
     #[command(about = "Serve the API over HTTP")]
     Serve(serve::Serve),
@@ -174,6 +176,7 @@ impl Cli {
             Command::Disk(command) => command.run(&config()?),
             Command::State(command) => command.run(&config()?),
             Command::Density(command) => command.run(&config()?),
+            #[cfg(feature = "top")]
             Command::Top(command) => command.run(&config()?),
             Command::Serve(command) => command.run(sources),
             Command::Config(command) => command.run(&sources),

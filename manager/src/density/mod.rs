@@ -1,6 +1,7 @@
 //! Density: measurements and the reports made of them.
 
 pub mod noise;
+#[cfg(feature = "plots")]
 pub mod report;
 pub mod run;
 pub mod settle;
