@@ -170,6 +170,77 @@ fn event_streams_leave_room_for_other_requests() {
     });
 }
 
+/// A metric of the daemon, as it is now.
+fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.request(Method::GET, "/metrics").send().unwrap();
+    let metrics = metrics.text().unwrap();
+    let found = metrics.lines().find_map(|line| line.strip_prefix(name));
+    let found = found.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
+    found.trim().parse().unwrap()
+}
+
+#[test]
+fn connections_and_event_streams_are_counted_while_they_are_open() {
+    raise_descriptors();
+    let home = Home::bare();
+    // 512 connections, 128 of them over the port; half of the socket's may be event streams.
+    let daemon = Daemon::on_a_port_with_descriptors(&home, 1024);
+    let max = |by: &str| {
+        let name = format!("brood_http_connections_max{{by=\"{by}\"}}");
+        metric(&daemon, &name)
+    };
+    assert_eq!((max("socket"), max("port")), (384, 128));
+    let open = |by: &str| {
+        let name = format!("brood_http_connections{{by=\"{by}\"}}");
+        metric(&daemon, &name)
+    };
+    let streams = || metric(&daemon, "brood_event_streams{by=\"socket\"}");
+    let (before, none) = (open("socket"), open("port"));
+    // The test's own client may keep some open.
+    assert!((1..10).contains(&before) && none == 0, "{before} {none}");
+
+    let request = "GET /api/v1/events HTTP/1.1\r\nhost: brood\r\n\r\n";
+    let mut listeners = Vec::new();
+    for _ in 0..200 {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        listeners.push(stream);
+    }
+    assert_eq!(streams(), 192);
+    let refused = metric(&daemon, "brood_event_streams_refused_total{by=\"socket\"}");
+    assert_eq!(refused, 8);
+    assert!(open("socket") >= 200);
+
+    // More than there is room for: the first make room.
+    let strangers: Vec<TcpStream> = (0..150)
+        .map(|_| TcpStream::connect(("127.0.0.1", daemon.port())).unwrap())
+        .collect();
+    let displaced = || {
+        let name = "brood_http_connections_displaced_total{by=\"port\"}";
+        metric(&daemon, name)
+    };
+    until("some to make room", || (displaced() == 22).then_some(()));
+    until("the others to be taken", || {
+        (open("port") == 128).then_some(())
+    });
+    assert_eq!(
+        metric(
+            &daemon,
+            "brood_http_connections_displaced_total{by=\"socket\"}"
+        ),
+        0
+    );
+
+    drop((listeners, strangers));
+    until("all to be closed", || {
+        let closed = open("socket") < 10 && open("port") == 0 && streams() == 0;
+        closed.then_some(())
+    });
+}
+
 #[test]
 fn a_socket_that_was_removed_is_there_again() {
     let home = Home::bare();

@@ -39,7 +39,10 @@ use tokio::{
     time::sleep,
 };
 
-use super::problem::Problem;
+use super::{
+    metrics::{DoorMetrics, Metrics},
+    problem::Problem,
+};
 
 /// How long a client may take to send the head of a request, from the last answer on: over the port,
 /// which strangers may open, and over the socket.
@@ -52,6 +55,9 @@ const BUFFER: usize = 64 << 10;
 /// Descriptors that are asked for, at most: more are of no use, and some programs that are started
 /// from here look at each of them.
 const DESCRIPTORS_MAX: u64 = 65_536;
+/// The ways in which clients come, in words.
+const SOCKET: &str = "socket";
+const PORT: &str = "port";
 /// Connections of one budget, at most.
 const CONNECTIONS_MAX: usize = 2048;
 
@@ -110,6 +116,7 @@ pub(super) struct Clients {
     /// Told when a connection has ended.
     left: Notify,
     streams: AtomicUsize,
+    metrics: DoorMetrics,
 }
 
 /// A connection.
@@ -127,24 +134,32 @@ pub(super) struct Client {
 
 impl Clients {
     /// Those of the socket.
-    pub(super) fn of_socket(budget: &Budget) -> Arc<Self> {
-        Self::new("socket", budget.socket, IDLE_ON_SOCKET, false)
+    pub(super) fn of_socket(budget: &Budget, metrics: &Metrics) -> Arc<Self> {
+        let metrics = metrics.of_door(SOCKET, budget.socket);
+        Self::new(SOCKET, budget.socket, IDLE_ON_SOCKET, metrics)
     }
 
     /// Those of the port.
-    pub(super) fn of_port(budget: &Budget) -> Arc<Self> {
-        Self::new("port", budget.port, IDLE_ON_PORT, true)
+    pub(super) fn of_port(budget: &Budget, metrics: &Metrics) -> Arc<Self> {
+        let metrics = metrics.of_door(PORT, budget.port);
+        Self::new(PORT, budget.port, IDLE_ON_PORT, metrics)
     }
 
-    fn new(by: &'static str, connections_max: usize, idle: Duration, strangers: bool) -> Arc<Self> {
+    fn new(
+        by: &'static str,
+        connections_max: usize,
+        idle: Duration,
+        metrics: DoorMetrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
             by,
             connections_max,
             idle,
-            strangers,
+            strangers: by == PORT,
             all: Mutex::default(),
             left: Notify::new(),
             streams: AtomicUsize::new(0),
+            metrics,
         })
     }
 
@@ -164,6 +179,7 @@ impl Clients {
                 make_room: Notify::new(),
             });
             all.push(Arc::clone(&client));
+            self.metrics.connections.inc();
             return Some(Entered(client));
         }
         let idle = all.iter().filter(|client| client.is_idle());
@@ -240,9 +256,11 @@ impl Client {
     pub(super) fn listens(&self) -> Result<Listens, Problem> {
         let most = self.of.connections_max.div_ceil(2);
         if self.of.streams.fetch_add(1, Ordering::Relaxed) < most {
+            self.of.metrics.event_streams.inc();
             return Ok(Listens(Arc::clone(&self.of)));
         }
         self.of.streams.fetch_sub(1, Ordering::Relaxed);
+        self.of.metrics.event_streams_refused.inc();
         let detail = format!("{most} event streams are open over the {}", self.of.by);
         let problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -262,6 +280,7 @@ pub(super) struct Listens(Arc<Clients>);
 impl Drop for Listens {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.event_streams.dec();
     }
 }
 
@@ -272,6 +291,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let clients = &self.0.of;
         clients.all().retain(|client| !Arc::ptr_eq(client, &self.0));
+        clients.metrics.connections.dec();
         clients.left.notify_one();
     }
 }
@@ -296,6 +316,7 @@ impl Entered {
                 _ = connection.as_mut() => return,
                 () = client.make_room.notified() => {
                     if client.is_idle() {
+                        client.of.metrics.connections_displaced.inc();
                         return;
                     }
                     // Another one is looked for.
@@ -405,7 +426,7 @@ mod tests {
 
     #[test]
     fn the_stranger_who_was_idle_longest_makes_room() {
-        let clients = Clients::new("port", 3, IDLE_ON_PORT, true);
+        let clients = Clients::new(PORT, 3, IDLE_ON_PORT, DoorMetrics::default());
         let known = clients.try_enter().unwrap();
         known.0.is_known();
         let first = clients.try_enter().unwrap();
@@ -430,17 +451,24 @@ mod tests {
         assert!(told(&known));
         drop((answering, busy));
         assert_eq!(clients.all().len(), 3);
+        assert_eq!(clients.metrics.connections.get(), 3);
+        drop((known, first, third));
+        assert_eq!(clients.metrics.connections.get(), 0);
     }
 
     #[test]
     fn event_streams_leave_room_for_requests() {
-        let clients = Clients::new("socket", 4, IDLE_ON_SOCKET, false);
+        let clients = Clients::new(SOCKET, 4, IDLE_ON_SOCKET, DoorMetrics::default());
         let client = clients.try_enter().unwrap();
         let first = client.0.listens().unwrap();
         let second = client.0.listens().unwrap();
         let refused = client.0.listens().unwrap_err();
         assert_eq!(refused.status, 503);
+        let metrics = &clients.metrics;
+        assert_eq!(metrics.event_streams.get(), 2);
+        assert_eq!(metrics.event_streams_refused.get(), 1);
         drop(first);
-        let _ = (client.0.listens().unwrap(), second);
+        drop((client.0.listens().unwrap(), second));
+        assert_eq!(metrics.event_streams.get(), 0);
     }
 }

@@ -1,12 +1,15 @@
 //! Metrics of the daemon: what it counts from its start on. What is looked at instead is in
 //! [`gauges`], how all of it is written in [`text`].
 
+mod doors;
 mod gauges;
 mod process;
 pub(super) mod text;
 
 use std::time::Duration;
 
+pub(super) use doors::DoorMetrics;
+use doors::Doors;
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{
@@ -45,6 +48,7 @@ pub(super) struct Metrics {
     requests: Family<Requests, Counter>,
     request_seconds: Histogram,
     in_flight: Gauge,
+    doors: Doors,
     /// When the daemon began.
     started: Timestamp,
 }
@@ -155,6 +159,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: latencies(),
             in_flight: Gauge::default(),
+            doors: Doors::default(),
             started: Timestamp::now(),
         };
         let registry = &mut metrics.registry;
@@ -245,7 +250,13 @@ impl Metrics {
             "Requests being answered",
             metrics.in_flight.clone(),
         );
+        metrics.doors.register(registry);
         metrics
+    }
+
+    /// What is counted of the connections that come this way.
+    pub(super) fn of_door(&self, by: &'static str, connections_max: usize) -> DoorMetrics {
+        self.doors.of(by, connections_max)
     }
 
     /// A guest was restored, and answered after `latency`.

@@ -160,7 +160,7 @@ impl Door {
 impl Doors {
     fn open(app: &App, budget: Budget, config: &Config) -> Result<Self, Error> {
         let (listener, place) = Place::take(&config.state, &config.socket, config.socket_mode)?;
-        let clients = Clients::of_socket(&budget);
+        let clients = Clients::of_socket(&budget, &app.metrics);
         let listener = async_listener(listener, &place)?;
         Ok(Self {
             socket: Door::open(app, &clients, listener, router(app.clone(), None)),
@@ -191,7 +191,7 @@ impl Doors {
     async fn open_port(&mut self, address: SocketAddr, token: Token) -> Result<(), Error> {
         let listener = port(address).await?;
         let address = listener.local_addr().unwrap_or(address);
-        let clients = Clients::of_port(&self.budget);
+        let clients = Clients::of_port(&self.budget, &self.app.metrics);
         let router = router(self.app.clone(), Some(token));
         self.port = Some(Door::open(&self.app, &clients, listener, router));
         tracing::info!(%address, "listening on a port, for those who bear the token");
