@@ -3,7 +3,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use brood_tests::{Demo, EngineKind, Home, Running, Then, pool_home, skip, text, traced, until};
+use brood_tests::{
+    Daemon, Demo, EngineKind, Home, Running, Then, pool_home, skip, text, traced, until,
+};
 use nix::sys::signal::Signal;
 
 /// A delta of `demo` at this path, suspended by brood.
@@ -293,6 +295,51 @@ fn a_restore_that_reads_a_checkpoint_is_a_user_of_it() {
     assert!(!in_use.exists(), "it reads no more");
     home.destroy_all();
     let _ = home.brood(&["checkpoint", "remove", &demo.path]).ok();
+}
+
+#[test]
+fn a_flatten_uses_the_delta_and_its_parents() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "512M");
+    home.restore(&demo, 1, "d");
+    let warm = home.named("warm");
+    let _ = home.brood(&["suspend", "d-1", &warm.path, "--delta"]).ok();
+    let (full, in_use) = (home.named("full"), home.state().join("bundles"));
+    let flatten = home.start(&["checkpoint", "flatten", &warm.path, &full.path]);
+    until("it to read", || says_so(&in_use).then_some(()));
+    flatten.signal(Signal::SIGSTOP);
+    let pid = format!("process {}", flatten.pid());
+    let refused: [&[&str]; 3] = [
+        &["checkpoint", "remove", &demo.path, "--force"],
+        &["checkpoint", "remove", &warm.path],
+        &["checkpoint", "rebase", &warm.path, "--parent", &demo.path],
+    ];
+    for command in refused {
+        let _ = home.brood(command).exits(1).says(&[&pid, "reads it"]);
+    }
+    flatten.signal(Signal::SIGCONT);
+    let _ = flatten.wait().ok();
+    assert!(!in_use.exists(), "it reads no more");
+    let _ = home.brood(&["checkpoint", "verify", &full.path]).ok();
+    // Over the API it is the daemon that reads, as long as its client waits.
+    let daemon = Daemon::start(&home);
+    let route = format!(
+        "/api/v1/checkpoints/{}/flatten",
+        warm.path.replace('/', "%2F")
+    );
+    let other = home.named("other");
+    let body = serde_json::json!({ "checkpoint": other.path });
+    std::thread::scope(|scope| {
+        let flattened = scope.spawn(|| daemon.post(&route, &body, 201));
+        until("the daemon to read", || says_so(&in_use).then_some(()));
+        daemon.signal(Signal::SIGSTOP);
+        let pid = format!("process {}", daemon.pid());
+        let remove = ["--no-daemon", "checkpoint", "remove", &warm.path];
+        let _ = home.brood(&remove).exits(1).says(&[&pid, "reads it"]);
+        daemon.signal(Signal::SIGCONT);
+        let _ = flattened.join().unwrap();
+    });
+    let _ = home.brood(&["checkpoint", "remove", &warm.path]).ok();
 }
 
 #[test]

@@ -22,7 +22,10 @@ use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, ListedView, View, until},
     disk, guests as library,
     host::plan::{Plan, plan as make_plan},
-    restore::{cost, mass},
+    restore::{
+        cost,
+        mass::{self, read_bundle},
+    },
     units::Bytes,
 };
 
@@ -301,9 +304,11 @@ pub(super) async fn flatten(
 ) -> Result<Response, Problem> {
     let (path, new) = (app.bundle(&named)?, app.bundle(&flattening.checkpoint)?);
     let permit = app.at_checkpoint(&path).await?;
+    let workers = Arc::clone(&app.workers);
     until_hang_up(move |cancelled| {
         let _permit = permit;
         let delta = Checkpoint::open(&path)?;
+        let _use = workers.call(|state, _| read_bundle(state, &delta))?;
         let manifest = checkpoint::flatten(&delta, &new, &until(cancelled))?;
         let view = View::new(&new, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())

@@ -24,6 +24,7 @@ use brood_core::{
         },
     },
     guests::{self, Guests},
+    restore::mass::read_bundle,
     state::BundleAction,
     units::Bytes,
 };
@@ -64,7 +65,7 @@ impl Command {
             Self::Trust(command) => command.run(config),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(config),
-            Self::Flatten(command) => command.run(),
+            Self::Flatten(command) => command.run(config),
             Self::Rebase(command) => command.run(config),
             Self::Remove(command) => command.run(config),
         }
@@ -457,8 +458,10 @@ pub(super) struct Flatten {
 }
 
 impl Flatten {
-    fn run(self) -> Result<ExitCode, Failure> {
+    fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let state = state(config)?;
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let _use = read_bundle(&state, &checkpoint)?;
         let bar = Bar::bytes("flattening", self.json).until(&cancellation());
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| bar.advance(p))?;
         bar.clear();

@@ -247,8 +247,7 @@ pub fn verify(
         if in_use.is_none() {
             // The session asks as well; here a file may have terabytes to be read first.
             engine.suits(checkpoint)?;
-            in_use = Some(state.use_bundle(checkpoint.path(), BundleAction::Read)?);
-            refuse_removal(state, checkpoint)?;
+            in_use = Some(read_bundle(state, checkpoint)?);
         }
         layer.verify_layer(progress)?;
         if !is_fresh(&stamp) {
@@ -256,6 +255,17 @@ pub fn verify(
             engine.note_whole(&state.run_dir(), &stamp, sealed);
         }
     }
+    Ok(in_use)
+}
+
+/// Says that this process reads a checkpoint with its parents, until what this returns is dropped:
+/// nobody removes them meanwhile.
+///
+/// # Errors
+/// When one of them is being removed, or it cannot be said.
+pub fn read_bundle(state: &State, checkpoint: &Checkpoint) -> Result<BundleUse, Error> {
+    let in_use = state.use_bundle(checkpoint.path(), BundleAction::Read)?;
+    refuse_removal(state, checkpoint)?;
     Ok(in_use)
 }
 
