@@ -58,6 +58,56 @@ fn lists_that_kvm_does_not_take_are_told_with_file_and_field() {
 }
 
 #[test]
+fn what_kvm_refuses_is_told_once_with_file_and_field() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let changes = [
+        (
+            "unknown",
+            "k['msrs'].insert(1, {'index': 0xdeadbeef, 'value': 5})",
+            &["MSR 0xdeadbeef to 0x5", "msrs[1]"][..],
+        ),
+        // EFER with a bit that no processor has.
+        (
+            "value",
+            "k['msrs'] = [{'index': 0xc0000080, 'value': 1 << 63}]",
+            &["MSR 0xc0000080 to 0x8000000000000000", "msrs[0]"],
+        ),
+        // KVM's structures are lists of bytes. Of XCR0 here, which always has its lowest bit.
+        ("xcrs", "k['xcrs'][16:24] = [0] * 8", &["field xcrs"]),
+        // CR0 with paging and without protection (Intel SDM volume 3, 2.5).
+        (
+            "sregs",
+            "k['sregs'][224:232] = [0, 0, 0, 128, 0, 0, 0, 0]",
+            &["field sregs"],
+        ),
+        (
+            "type",
+            "k['msrs'][2]['index'] = 'x'",
+            &["field msrs[2].index"],
+        ),
+        ("deep", "k['cpuid'][1][3] = -1", &["field cpuid[1]"]),
+    ];
+    for (name, change, words) in changes {
+        let change = format!(
+            "k = json.loads(b.kern); {change}\nb.kern = json.dumps(k).encode(); b.write(path)"
+        );
+        let Some(hostile) = resealed(&home, &demo, name, &change) else {
+            return;
+        };
+        let file = format!("{name}.ckp.kern");
+        let ran = home
+            .brood(&["restore", &hostile.path, "-n", "8"])
+            .exits(1)
+            .says(&[&file])
+            .says(words);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert_eq!(said.matches(&file).count(), 1, "{said}");
+    }
+    assert!(home.nurseries().is_empty() && home.list().is_empty());
+}
+
+#[test]
 fn a_disks_name_is_checked_wherever_a_bundle_is_looked_at() {
     let Some(home) = Home::with_kvm() else { return };
     let demo = home.demo("demo", "4M");

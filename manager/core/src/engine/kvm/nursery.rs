@@ -16,6 +16,7 @@
 //! waits for them; when its last guest is gone, it ends too.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, IoSliceMut, Read, Seek},
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -54,8 +55,8 @@ use super::{
     slots::Region,
     vcpu::{RestorePlan, VcpuState},
     wire::{
-        Order, REPORT_FAILED, REPORT_READY, Report, Start, Taken, Text, receive_message,
-        send_message,
+        Order, REPORT_FAILED, REPORT_READY, REPORT_UNUSABLE_KERN, Report, Start, Taken, Text,
+        receive_message, send_message,
     },
 };
 use crate::{
@@ -90,6 +91,32 @@ pub(super) struct Nursery {
     scores: Option<Scores>,
 }
 
+/// Why a nursery cannot start.
+struct Unstarted {
+    /// What kind of report this is.
+    kind: u32,
+    reason: String,
+}
+
+impl Unstarted {
+    /// Because of what stands in the `.ckp.kern`.
+    fn kern(error: impl fmt::Display) -> Self {
+        Self {
+            kind: REPORT_UNUSABLE_KERN,
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<String> for Unstarted {
+    fn from(reason: String) -> Self {
+        Self {
+            kind: REPORT_FAILED,
+            reason,
+        }
+    }
+}
+
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
 pub fn main() -> ! {
     // Whatever the command's caller had open (a pipe that it waits on, a lock) is not for guests,
@@ -116,8 +143,8 @@ pub fn main() -> ! {
     handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
     let nursery = match Nursery::receive() {
         Ok(nursery) => nursery,
-        Err(reason) => {
-            report(REPORT_FAILED, &reason);
+        Err(Unstarted { kind, reason }) => {
+            report(kind, &reason);
             exit(1);
         }
     };
@@ -126,21 +153,20 @@ pub fn main() -> ! {
 }
 
 impl Nursery {
-    fn receive() -> Result<Self, String> {
+    fn receive() -> Result<Self, Unstarted> {
         let mut fds = descriptors()
             .map_err(|e| format!("cannot receive its descriptors: {e}"))?
             .into_iter();
         let (Some(start), Some(kern), Some(run_dir), Some(session_lock)) =
             (fds.next(), fds.next(), fds.next(), fds.next())
         else {
-            return Err("it was sent too few descriptors".to_owned());
+            return Err("it was sent too few descriptors".to_owned().into());
         };
         nix::unistd::fchdir(&run_dir).map_err(|e| format!("cannot enter the run folder: {e}"))?;
         let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
             .map_err(|e| format!("cannot read its orders: {e}"))?;
         let kern = contents(kern).map_err(|e| e.to_string())?;
-        let state =
-            VcpuState::from_bytes(&kern).map_err(|e| format!("cannot use the .ckp.kern: {e}"))?;
+        let state = VcpuState::from_bytes(&kern).map_err(Unstarted::kern)?;
         let layers = Arc::new(Layers::new(
             fds.map(File::from).collect(),
             start.layers,
@@ -158,8 +184,9 @@ impl Nursery {
         // One machine is made and thrown away: what it has in common with the checkpoint need not
         // be restored, and what KVM refuses is found before any guest is forked.
         let ram = Ram::private(&layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
-        let machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
-        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(|e| e.to_string())?;
+        let mut machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
+        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(Unstarted::kern)?;
+        plan.try_on(&mut machine.vcpu).map_err(Unstarted::kern)?;
         drop(machine);
         layers
             .check(&mut layers.stamps())

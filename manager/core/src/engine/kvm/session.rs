@@ -30,8 +30,8 @@ use super::{
     layers::Plan,
     nursery,
     wire::{
-        Order as WireOrder, REPORT_READY, REPORT_RESTORED, Report, Start, receive_message,
-        send_message,
+        Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN, Report, Start,
+        receive_message, send_message,
     },
 };
 use crate::{
@@ -129,7 +129,13 @@ impl Session {
             Some(report) if report.kind == REPORT_READY => Ok(session),
             Some(report) => Err(Error::Checkpoint {
                 checkpoint: checkpoint.path().to_string(),
-                reason: String::from(&report.text),
+                reason: match report.kind {
+                    REPORT_UNUSABLE_KERN => {
+                        let kern = checkpoint.path().kern();
+                        format!("{}: {}", kern.display(), String::from(&report.text))
+                    }
+                    _ => String::from(&report.text),
+                },
             }),
             None => Err(Error::Nursery(format!(
                 "it was not ready within {} s",

@@ -15,6 +15,8 @@ const FORMAT: &str = "brood-kvm-vcpu";
 const VERSION: u32 = 1;
 /// The time stamp counter's MSR.
 const IA32_TSC: u32 = 0x10;
+/// A step, and the field that it is for.
+const CPUID: &str = "set the CPUID table (field cpuid)";
 /// Most entries in a list of the state: as many as KVM's own lists may have (`KVM_MAX_MSR_ENTRIES` of
 /// arch/x86/kvm/x86.c, and `KVM_MAX_CPUID_ENTRIES`).
 const MAX_ENTRIES: usize = 256;
@@ -54,13 +56,34 @@ struct Msr {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateError {
     #[error("it is not a KVM vCPU state: {0}")]
-    Parse(#[from] serde_json::Error),
+    Parse(serde_json::Error),
+    #[error("it is not a KVM vCPU state: its field {field}: {source}")]
+    Field {
+        /// Where it is, as in "msrs[3].index".
+        field: String,
+        source: serde_json::Error,
+    },
     #[error(
         "its format is {format:?} version {version}; this brood reads {FORMAT:?} version {VERSION}"
     )]
     Version { format: String, version: u32 },
     #[error("its field {field} has {length} entries; KVM takes {MAX_ENTRIES} at most")]
     TooLong { field: &'static str, length: usize },
+}
+
+impl StateError {
+    /// The reason why `bytes` could not be parsed, with the field. They are parsed once more for
+    /// that, so that a state that can be used costs nothing more.
+    fn parsing(bytes: &[u8], error: serde_json::Error) -> Self {
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        match serde_path_to_error::deserialize::<_, VcpuState>(&mut reader) {
+            Err(e) if e.path().iter().next().is_some() => Self::Field {
+                field: e.path().to_string(),
+                source: e.into_inner(),
+            },
+            _ => Self::Parse(error),
+        }
+    }
 }
 
 impl VcpuState {
@@ -112,7 +135,8 @@ impl VcpuState {
 
     /// Reads what [`Self::to_bytes`] wrote. What the registers hold is KVM's to judge.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
-        let state: Self = serde_json::from_slice(bytes)?;
+        let state: Self =
+            serde_json::from_slice(bytes).map_err(|e| StateError::parsing(bytes, e))?;
         if state.format != FORMAT || state.version != VERSION {
             return Err(StateError::Version {
                 format: state.format,
@@ -169,7 +193,7 @@ impl RestorePlan {
         let cpuid = (!state.cpuid.is_empty())
             .then(|| CpuId::from_entries(&state.cpuid).expect("the table's length was checked"));
         if let Some(cpuid) = &cpuid {
-            fresh.set_cpuid2(cpuid).map_err(at("set the CPUID table"))?;
+            fresh.set_cpuid2(cpuid).map_err(at(CPUID))?;
         }
         let blank = VcpuState::capture(kvm, fresh, false)?;
         let msrs: Vec<_> = state
@@ -263,20 +287,23 @@ impl RestorePlan {
     /// Carries the plan out on a fresh vCPU, with these registers.
     pub(super) fn apply(&self, vcpu: &mut VcpuFd, registers: &Registers) -> Result<(), KvmError> {
         if let Some(cpuid) = &self.cpuid {
-            vcpu.set_cpuid2(cpuid).map_err(at("set the CPUID table"))?;
+            vcpu.set_cpuid2(cpuid).map_err(at(CPUID))?;
         }
         if let Some(khz) = self.tsc_khz {
-            vcpu.set_tsc_khz(khz).map_err(at("set the TSC rate"))?;
+            vcpu.set_tsc_khz(khz)
+                .map_err(at("set the TSC rate (field tsc_khz)"))?;
         }
         if let Some(xcrs) = &self.xcrs {
-            vcpu.set_xcrs(xcrs).map_err(at("set the XCRs"))?;
+            vcpu.set_xcrs(xcrs)
+                .map_err(at("set the XCRs (field xcrs)"))?;
         }
         if self.xsave {
             // SAFETY: no dynamic feature was enabled for this process (arch_prctl), so KVM reads
             // no more than the 4,096 bytes that `kvm_xsave` has.
-            unsafe { vcpu.set_xsave(&self.state.xsave) }.map_err(at("set the XSAVE area"))?;
+            unsafe { vcpu.set_xsave(&self.state.xsave) }
+                .map_err(at("set the XSAVE area (field xsave)"))?;
         }
-        set_msrs(vcpu, &self.msrs)?;
+        self.set_msrs(vcpu, &self.msrs)?;
         // While the guest had no vCPU, its counter went on all the same. Counters of unequal rates
         // are never compared: such a guest is not parked.
         let passed = registers
@@ -287,18 +314,18 @@ impl RestorePlan {
             data: registers.tsc.wrapping_add(passed),
             ..Default::default()
         };
-        set_msrs(vcpu, &Msrs::from_entries(&[tsc]).expect("one entry fits"))?;
+        self.set_msrs(vcpu, &Msrs::from_entries(&[tsc]).expect("one entry fits"))?;
         if let Some(events) = &self.events {
             vcpu.set_vcpu_events(events)
-                .map_err(at("set the pending events"))?;
+                .map_err(at("set the pending events (field events)"))?;
         }
         if let Some(debug_regs) = &self.debug_regs {
             vcpu.set_debug_regs(debug_regs)
-                .map_err(at("set the debug registers"))?;
+                .map_err(at("set the debug registers (field debug_regs)"))?;
         }
         if let Some(mp_state) = self.mp_state {
             vcpu.set_mp_state(mp_state)
-                .map_err(at("set the MP state"))?;
+                .map_err(at("set the MP state (field mp_state)"))?;
         }
         // Registers travel in the run page with the first KVM_RUN: no call of their own.
         let sync = vcpu.sync_regs_mut();
@@ -308,16 +335,43 @@ impl RestorePlan {
         vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
         Ok(())
     }
-}
 
-fn set_msrs(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), KvmError> {
-    let count = msrs.as_slice().len();
-    if count > 0 && vcpu.set_msrs(msrs).map_err(at("set the MSRs"))? != count {
-        return Err(at("set every MSR")(std::io::Error::from(
-            std::io::ErrorKind::InvalidData,
-        )));
+    /// Carries the plan out on a vCPU that no guest gets, so that what KVM refuses is found once,
+    /// and not by each guest.
+    pub(super) fn try_on(&self, vcpu: &mut VcpuFd) -> Result<(), KvmError> {
+        self.apply(vcpu, &self.registers())?;
+        // These would travel with the first KVM_RUN, which would refuse them all in one.
+        let VcpuState { regs, sregs, .. } = &self.state;
+        vcpu.set_sregs(sregs)
+            .map_err(at("set the system registers (field sregs)"))?;
+        vcpu.set_regs(regs)
+            .map_err(at("set the registers (field regs)"))
     }
-    Ok(())
+
+    fn set_msrs(&self, vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), KvmError> {
+        let entries = msrs.as_slice();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let set = vcpu
+            .set_msrs(msrs)
+            .map_err(at("set the MSRs (field msrs)"))?;
+        match entries.get(set) {
+            Some(refused) => Err(self.refused(refused)),
+            None => Ok(()),
+        }
+    }
+
+    /// KVM sets a list up to the first MSR that it refuses, and this is that one.
+    #[cold]
+    fn refused(&self, entry: &kvm_msr_entry) -> KvmError {
+        let is_it = |msr: &Msr| msr.index == entry.index && msr.value == entry.data;
+        KvmError::Msr {
+            index: entry.index,
+            value: entry.data,
+            place: self.state.msrs.iter().position(is_it).unwrap_or(0),
+        }
+    }
 }
 
 /// Whether two XSAVE areas hold the same state. Their headers need not say the same: whether a part

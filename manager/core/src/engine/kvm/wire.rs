@@ -49,6 +49,8 @@ pub(super) const REPORT_READY: u32 = 1;
 pub(super) const REPORT_RESTORED: u32 = 2;
 /// A guest could not be restored, or the nursery could not start.
 pub(super) const REPORT_FAILED: u32 = 3;
+/// The nursery could not start, because of what stands in the checkpoint's `.ckp.kern`.
+pub(super) const REPORT_UNUSABLE_KERN: u32 = 4;
 
 /// What became of an order, guest process or nursery to manager.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
