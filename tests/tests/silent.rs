@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_tests::{Daemon, Demo, Home, array, text, until, whole};
+use brood_tests::{Daemon, Demo, Home, Proc, array, signal, text, until, whole};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
@@ -218,6 +218,60 @@ fn what_a_killed_manager_leaves_silent_ends_by_itself() {
     let told = listed.iter().all(|guest| {
         guest["state"] == "dead" && text(&guest["reason"]).contains("had not answered")
     });
+    assert!(told && listed.len() == 2, "{listed:?}");
+    home.destroy_all();
+}
+
+#[test]
+fn a_guest_whose_end_is_not_recorded_yet_is_not_forgotten() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let spin = hostile(&home, &demo, "spin");
+    let restore = home.start(&["restore", &spin.path, "-n", "2", "-c", "2"]);
+    until("both to be on their way", || {
+        let sockets = fs::read_dir(home.run_dir())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "sock"));
+        (sockets.count() == 2).then_some(())
+    });
+    let nurseries = home.nurseries();
+    assert_eq!(nurseries.len(), 1, "{nurseries:?}");
+    let nursery = nurseries[0].pid;
+    restore.signal(Signal::SIGKILL);
+    let _ = restore.wait();
+    // Its end of the conversation is descriptor 3.
+    let socket = format!("/proc/{nursery}/fd/3");
+    until("the nursery to see it", || {
+        fs::read_link(&socket).is_err().then_some(())
+    });
+    // It is held up between the guests' ends and its record of them.
+    signal(nursery, Signal::SIGSTOP);
+    let guests = until("its spares to have ended", || {
+        let guests = home.guests();
+        (guests.len() == 2).then_some(guests)
+    });
+    for guest in &guests {
+        signal(guest.pid, Signal::SIGKILL);
+    }
+    until("both to end", || {
+        let ended = |guest: &Proc| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", guest.pid));
+            stat.is_ok_and(|stat| stat.contains(") Z "))
+        };
+        guests.iter().all(ended).then_some(())
+    });
+    let listed = home.list();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    signal(nursery, Signal::SIGCONT);
+    until("the nursery to end", || {
+        home.nurseries().is_empty().then_some(())
+    });
+    let listed = home.list();
+    let told = listed
+        .iter()
+        .all(|guest| guest["state"] == "dead" && text(&guest["reason"]).contains("SIGKILL"));
     assert!(told && listed.len() == 2, "{listed:?}");
     home.destroy_all();
 }

@@ -17,6 +17,7 @@ mod machine;
 mod memory_map;
 pub mod nursery;
 mod oom;
+mod orphans;
 mod ram;
 mod record;
 mod session;

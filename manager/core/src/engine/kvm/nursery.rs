@@ -17,7 +17,7 @@
 
 use std::{
     fmt,
-    fs::{self, File},
+    fs::File,
     io::{self, IoSliceMut, Read, Seek},
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
@@ -26,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kvm_ioctls::Kvm;
@@ -50,6 +50,7 @@ use super::{
     layers::Layers,
     machine::{ExitReason, Machine},
     oom::{OomKills, Scores},
+    orphans::Orphans,
     ram::Ram,
     record,
     slots::Region,
@@ -59,9 +60,7 @@ use super::{
         receive_message, send_message,
     },
 };
-use crate::{
-    checkpoint::DELTAS_MAX, engine::Process, guest_id::GuestId, owner_only, units::PAGE_SIZE,
-};
+use crate::{checkpoint::DELTAS_MAX, guest_id::GuestId, owner_only, units::PAGE_SIZE};
 
 /// The descriptor on which a nursery finds the socket to its manager.
 pub(super) const SOCKET: RawFd = 3;
@@ -211,15 +210,11 @@ impl Nursery {
             exit(1)
         };
         let mut open = true;
-        // The end of the time that those have who have not answered when the manager hung up.
-        let mut time_is_up: Option<(Instant, fs::Metadata)> = None;
         while open || !children.is_empty() {
             if open {
                 self.breed(&mut children, &pipe);
             }
-            let limit = time_is_up
-                .as_ref()
-                .map(|(at, _)| at.saturating_duration_since(Instant::now()));
+            let limit = children.orphans.as_ref().and_then(Orphans::limit);
             // SIGCHLD comes in here and nowhere else, so none is missed.
             let hung_up = wait(open.then_some(SOCKET), &pipe.taken, limit);
             children.note_taken(&pipe.taken);
@@ -235,14 +230,12 @@ impl Nursery {
                 // restored hold the lock and the socket on.
                 open = false;
                 let lock = self.session_lock.take().map(File::from);
-                time_is_up = lock
-                    .and_then(|lock| lock.metadata().ok())
-                    .map(|lock| (Instant::now() + ORPHAN_PATIENCE, lock));
+                children.orphans = lock.and_then(Orphans::new);
                 // SAFETY: the descriptor is this process's and nothing uses it from here on.
                 drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
             }
-            if let Some((_, lock)) = time_is_up.take_if(|(at, _)| *at <= Instant::now()) {
-                children.orphans = end_orphans(&lock);
+            if let Some(orphans) = &mut children.orphans {
+                orphans.look(children.all.iter().map(|child| child.pid));
             }
         }
         exit(0)
@@ -328,20 +321,6 @@ pub(super) fn close_own() {
     unsafe { libc::close_range(OWN.unsigned_abs(), libc::c_uint::MAX, 0) };
 }
 
-/// How long guests that have not answered may still take when the manager has hung up.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Ends the children of this process that still restore: they hold the lock open.
-fn end_orphans(lock: &fs::Metadata) -> Vec<Pid> {
-    let Ok(Some(this)) = Process::with_pid(Pid::this().as_raw()) else {
-        return Vec::new();
-    };
-    let mut orphans = this.children_with(lock);
-    orphans.retain(|guest| matches!(guest.signal(Signal::SIGKILL), Ok(true)));
-    let orphans = orphans.into_iter();
-    orphans.map(|guest| Pid::from_raw(guest.pid)).collect()
-}
-
 /// Spares that may die one after the other, without ever having taken an order, before the nursery
 /// gives up.
 const MOST_STILLBORN: u32 = 16;
@@ -356,8 +335,8 @@ struct Children {
     /// How many spares in a row have died as such.
     stillborn: u32,
     oom_kills: OomKills,
-    /// Those that were ended because they had not answered.
-    orphans: Vec<Pid>,
+    /// Those that were being restored when the manager hung up; none before.
+    orphans: Option<Orphans>,
 }
 
 #[derive(Clone, Copy)]
@@ -382,7 +361,7 @@ impl Children {
             free: (0..spares).collect(),
             stillborn: 0,
             oom_kills: OomKills::watch(),
-            orphans: Vec::new(),
+            orphans: None,
         })
     }
 
@@ -430,7 +409,7 @@ impl Children {
                 }
                 Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited { code }),
                 Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _))
-                    if self.orphans.contains(&pid) =>
+                    if self.orphans.as_ref().is_some_and(|all| all.ended(pid)) =>
                 {
                     (pid, ExitReason::NotAnswered)
                 }
