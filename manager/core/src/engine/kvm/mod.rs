@@ -209,7 +209,10 @@ impl Engine for Kvm {
         _: &GuestId,
         process: Process,
     ) -> Result<Option<Described>, Error> {
-        Ok(usage::describe(process))
+        usage::describe(process).map_err(|source| Error::Io {
+            action: "look at the guest's process",
+            source,
+        })
     }
 
     fn ask(

@@ -1,13 +1,12 @@
 //! Strays: guests that no record knows, found by their processes. They run in the run folder as a
 //! nursery's children do, and have a guest's name.
 
-use std::{
-    fs, io,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
 
-use super::{session::NURSERY_COMMAND, usage};
+use super::{
+    session::NURSERY_COMMAND,
+    usage::{self, there},
+};
 use crate::engine::{Process, Stray, process};
 
 /// All guests' processes of a run folder, which may be gone itself.
@@ -20,39 +19,49 @@ pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Stray>> {
             continue;
         };
         // One that may not be looked at is another user's; one that has ended is nobody's.
-        if let Some(stray) = guest(pid, &run_dir) {
-            found.push(stray);
-        }
+        found.extend(guest(pid, &run_dir)?);
     }
     Ok(found)
 }
 
-fn guest(pid: i32, run_dir: &Path) -> Option<Stray> {
-    let process = Process::with_pid(pid).ok().flatten()?;
+fn guest(pid: i32, run_dir: &Path) -> io::Result<Option<Stray>> {
+    let Some(process) = Process::with_pid(pid)? else {
+        return Ok(None);
+    };
     if !process.works_in(run_dir) {
-        return None;
+        return Ok(None);
     }
-    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let mut words = command.split(|byte| *byte == 0);
-    let program = PathBuf::from(std::ffi::OsStr::from_bytes(words.next()?));
-    if words.next()? != NURSERY_COMMAND.as_bytes() {
-        return None;
-    }
-    // A nursery, and what it has forked to become a guest, have the program's name yet.
-    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let (Some(command), Some(name)) = (
+        there(fs::read(format!("/proc/{pid}/cmdline")))?,
+        there(fs::read(format!("/proc/{pid}/comm")))?,
+    ) else {
+        return Ok(None);
+    };
     let name = name.strip_suffix(b"\n").unwrap_or(&name);
-    let program = program.file_name()?.as_bytes();
-    if name == &program[..program.len().min(NAME_MAX)] {
-        return None;
+    if !is_guests(&command, name) {
+        return Ok(None);
     }
-    let described = usage::describe(process);
-    Some(Stray {
+    let described = usage::describe(process)?;
+    let stray = Stray {
         id: None,
         name: String::from_utf8_lossy(name).into_owned(),
         process,
         checkpoint: described.map(|guest| guest.checkpoint),
-    })
-    .filter(|stray| stray.process.may_live())
+    };
+    Ok(Some(stray).filter(|stray| stray.process.may_live()))
+}
+
+/// Whether a process with this command line and name is a guest. A nursery, and what it has forked to
+/// become a guest, have the program's name yet.
+fn is_guests(command: &[u8], name: &[u8]) -> bool {
+    let mut words = command.split(|byte| *byte == 0);
+    let program = words.next().map(std::ffi::OsStr::from_bytes);
+    let Some(program) = program.and_then(|program| Path::new(program).file_name()) else {
+        return false;
+    };
+    let program = program.as_bytes();
+    words.next() == Some(NURSERY_COMMAND.as_bytes())
+        && name != &program[..program.len().min(NAME_MAX)]
 }
 
 /// Longest name of a process, in bytes (prctl(2), `PR_SET_NAME`).

@@ -1,6 +1,6 @@
 //! Memory usage of a guest, read from its process in /proc.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use crate::{
     engine::{Described, Process, Usage},
@@ -28,23 +28,57 @@ pub(super) fn read(process: Process) -> io::Result<Usage> {
 ///
 /// All of its memory is mapped from memory files of checkpoints. It has them open in the order in
 /// which they lie over each other: the last one is the checkpoint's own.
-pub(super) fn describe(process: Process) -> Option<Described> {
-    let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).ok()?;
-    let name = fs::read_to_string(format!("/proc/{}/comm", process.pid)).ok()?;
-    let open = fs::read_dir(format!("/proc/{}/fd", process.pid)).ok()?;
-    let (_, checkpoint) = open
-        .filter_map(|file| {
-            let file = file.ok()?;
-            let number: u32 = file.file_name().to_str()?.parse().ok()?;
-            let link = fs::read_link(file.path()).ok()?;
-            Some((number, bundle(link.to_str()?)?.to_owned()))
-        })
-        .max()?;
-    Some(Described {
+///
+/// `None` when the process is gone, or has no memory file: then it is no guest.
+///
+/// # Errors
+/// When it is there and cannot be looked at.
+pub(super) fn describe(process: Process) -> io::Result<Option<Described>> {
+    describe_in(Path::new("/proc"), process.pid)
+}
+
+fn describe_in(proc: &Path, pid: i32) -> io::Result<Option<Described>> {
+    let of_process = proc.join(pid.to_string());
+    let Some(maps) = there(fs::read_to_string(of_process.join("maps")))? else {
+        return Ok(None);
+    };
+    let Some(name) = there(fs::read_to_string(of_process.join("comm")))? else {
+        return Ok(None);
+    };
+    let Some(open) = there(fs::read_dir(of_process.join("fd")))? else {
+        return Ok(None);
+    };
+    let mut last: Option<(u32, String)> = None;
+    for file in open {
+        // The process may end, or close a file, while it is looked at.
+        let Some(file) = there(file)? else { break };
+        let Some(link) = there(fs::read_link(file.path()))? else {
+            continue;
+        };
+        let number = file.file_name().to_str().and_then(|name| name.parse().ok());
+        let bundle = link.to_str().and_then(bundle);
+        if let (Some(number), Some(bundle)) = (number, bundle)
+            && last.as_ref().is_none_or(|(before, _)| *before < number)
+        {
+            last = Some((number, bundle.to_owned()));
+        }
+    }
+    Ok(last.map(|(_, checkpoint)| Described {
         name: name.trim_end().to_owned(),
         checkpoint,
         memory: maps.lines().filter_map(mapped).sum(),
-    })
+    }))
+}
+
+/// What was read of a process; `None` only when it is gone, or what it had.
+pub(super) fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => Ok(None),
+            _ => Err(e),
+        },
+    }
 }
 
 /// The bundle of a memory file, from what a link or a mapping in /proc calls it.
@@ -107,6 +141,44 @@ mod tests {
         assert_eq!(mapped(line), Some(Bytes::mib(256)));
         assert_eq!(bundle("/srv/a b/demo.ckp (deleted)"), Some("/srv/a b/demo"));
         assert_eq!(mapped("7f00-7f01 r-xp 0 fe:00 9 /usr/bin/brood"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_absent() {
+        let proc = tempfile::tempdir().unwrap();
+        let describe = || describe_in(proc.path(), 4711);
+        assert_eq!(describe().unwrap(), None, "there is no such process");
+        let of_process = proc.path().join("4711");
+        fs::create_dir_all(of_process.join("fd")).unwrap();
+        let line = "7f0000000000-7f0000010000 rw-p 00000000 fe:00 99 /srv/warm.ckp\n";
+        for name in ["maps", "comm"] {
+            fs::create_dir(of_process.join(name)).unwrap();
+            let _ = describe().unwrap_err();
+            fs::remove_dir(of_process.join(name)).unwrap();
+            fs::write(of_process.join(name), line).unwrap();
+        }
+        fs::write(of_process.join("comm"), "web-1\n").unwrap();
+        assert_eq!(describe().unwrap(), None, "it has no memory file");
+        // What is no link cannot be read as one.
+        let file = of_process.join("fd/9");
+        fs::write(&file, "").unwrap();
+        let _ = describe().unwrap_err();
+        fs::remove_file(&file).unwrap();
+        for (number, to) in [
+            ("4", "/srv/demo.ckp"),
+            ("11", "/srv/warm.ckp"),
+            ("12", "/x"),
+        ] {
+            std::os::unix::fs::symlink(to, of_process.join("fd").join(number)).unwrap();
+        }
+        let described = describe().unwrap().unwrap();
+        assert_eq!(
+            (&*described.name, &*described.checkpoint, described.memory),
+            ("web-1", "/srv/warm", Bytes::kib(64))
+        );
+        fs::remove_dir_all(of_process.join("fd")).unwrap();
+        fs::write(of_process.join("fd"), "").unwrap();
+        let _ = describe().unwrap_err();
     }
 
     #[test]
