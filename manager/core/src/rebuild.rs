@@ -94,7 +94,7 @@ impl Error {
 /// [`state::Error::Whole`] when the database is not damaged; when the folder cannot be written.
 pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
     let wait = Wait {
-        limit: lock::PATIENCE,
+        limit: lock::LOCK_TIMEOUT,
         cancelled: &AtomicBool::new(false),
     };
     let _pools = lock::take(dir, lock::POOLS, true, wait)?;

@@ -37,7 +37,7 @@ use brood_core::{
 };
 
 /// How often a claim that waits for room looks again. It does so at once when a claim is released.
-const GLANCE: Duration = Duration::from_millis(100);
+const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How many glances apart those look, at most, who have others before them.
 const FAR: u32 = 20;
 /// The longest that a claim may wait for room, in seconds.
@@ -143,7 +143,7 @@ pub(super) async fn claim(
                     wanted.place = Some(in_line.wait(&pool, wait).await?);
                     continue;
                 }
-                let at_most = GLANCE * refused.waiters.clamp(1, FAR);
+                let at_most = ROOM_POLL_INTERVAL * refused.waiters.clamp(1, FAR);
                 app.until_room(at_most, &mut draining).await;
             }
             Err(refused) => break Err(refused),
@@ -294,7 +294,7 @@ impl App {
                 Err(refused) if refused.may_pass && may_wait => {}
                 result => return result,
             }
-            self.until_room(GLANCE, &mut draining).await;
+            self.until_room(ROOM_POLL_INTERVAL, &mut draining).await;
         }
     }
 

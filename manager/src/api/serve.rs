@@ -41,7 +41,7 @@ use super::{
 use brood_core::{engine::bhyve::Rctl, owner_only, pool::NewPool, state::State};
 
 /// How often the daemon looks whether its socket is still its own.
-const GLANCE: Duration = Duration::from_millis(200);
+const SOCKET_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the port of a daemon that is being replaced is waited for.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
 /// Shortest token that is taken.
@@ -229,7 +229,7 @@ impl Doors {
                     Err(_) => {}
                 },
             }
-            sleep(GLANCE).await;
+            sleep(SOCKET_POLL_INTERVAL).await;
         }
     }
 }
@@ -320,7 +320,7 @@ async fn port(address: SocketAddr) -> Result<TcpListener, Error> {
     loop {
         match TcpListener::bind(address).await {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < PORT_PATIENCE => {
-                sleep(GLANCE).await;
+                sleep(SOCKET_POLL_INTERVAL).await;
             }
             result => {
                 return result.map_err(|source| Error::Listen {

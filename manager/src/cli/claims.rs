@@ -30,7 +30,7 @@ use crate::{
 use brood_core::pool::Wanted;
 
 /// How long a claim waits for the daemon that takes over from one that ends.
-const GLANCE: Duration = Duration::from_millis(20);
+const TAKEOVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Takes a guest: the oldest hot one, or one that is restored now. It has answered when this
 /// returns.
@@ -77,7 +77,7 @@ impl Claim {
                 Err(client::Error::Problem(problem))
                     if problem.is_for_want_of_room() && begin.elapsed() < wait =>
                 {
-                    thread::sleep(GLANCE);
+                    thread::sleep(TAKEOVER_POLL_INTERVAL);
                     continue;
                 }
                 claim => done(claim)?,

@@ -24,7 +24,7 @@ use brood_core::escaped;
 /// Lines that wait to be written.
 const LINES: usize = 4096;
 /// How long the last lines may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the writing thread is told.
@@ -74,13 +74,13 @@ impl Lines {
         let (done, is_done) = channel();
         let mut order = Order::Flush(done);
         while let Err(TrySendError::Full(unsent)) = self.orders.try_send(order) {
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > FLUSH_TIMEOUT {
                 return;
             }
             order = unsent;
             thread::sleep(POLL_INTERVAL);
         }
-        let _ = is_done.recv_timeout(PATIENCE);
+        let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 

@@ -34,7 +34,7 @@ use brood_core::{
 };
 
 /// How often somebody who waits looks whether they are to wait no longer.
-const GLANCE: Duration = Duration::from_millis(20);
+const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Guests that are named in one request.
 pub(crate) const NAMES: usize = 500;
 
@@ -282,7 +282,7 @@ impl Client {
             let mut stream = Stream::open(&socket, &dir, &path).await.ok();
             let answer = connection.call(&call);
             tokio::pin!(answer);
-            let mut ticks = interval(GLANCE);
+            let mut ticks = interval(CANCEL_POLL_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut told = false;
             loop {
@@ -318,7 +318,7 @@ impl Client {
         let (socket, dir) = self.connection.borrow().place();
         self.runtime.block_on(async {
             let mut stream = Some(Stream::open(&socket, &dir, "/api/v1/events").await?);
-            let mut ticks = interval(GLANCE);
+            let mut ticks = interval(CANCEL_POLL_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let told = tokio::select! {

@@ -23,7 +23,7 @@ use super::Error;
 use crate::api::{host::Daemon, problem::Problem};
 
 /// How long a daemon may take to say who it is. One that is stopped must hold up nobody.
-const PATIENCE: Duration = Duration::from_secs(2);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// What errors that a request ran into are called where the daemon does not know the request: it is
 /// of another version. Nothing was begun then.
 const UNKNOWN: [&str; 3] = ["no-such-path", "method-not-allowed", "bad-request"];
@@ -208,7 +208,7 @@ impl Connection {
             let (status, body) = whole(response.map_err(|e| call.lost(&e))?, &call).await?;
             Ok::<_, Error>((sender, call.read::<Daemon>(status, &body)?))
         };
-        let (sender, daemon) = timeout(PATIENCE, hello).await.map_err(|_| {
+        let (sender, daemon) = timeout(HELLO_TIMEOUT, hello).await.map_err(|_| {
             let socket = self.socket.display();
             Error::NotBegun(format!("the daemon on {socket} does not answer"))
         })??;

@@ -19,7 +19,7 @@ use crate::{
 /// Guests whose descriptors are held at once: far fewer than the lowest usual limit.
 const BATCH: usize = 128;
 /// How long a killed process may take to go. Under load thousands are waiting for the processor.
-const PATIENCE: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a restore whose manager is gone may take to end by itself.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a restore by another command is waited for.
@@ -142,7 +142,7 @@ impl Guests<'_> {
             }
             for (guest, handle) in ending {
                 // One that hangs in the kernel is waited for once, not each of its kind.
-                let patience = PATIENCE.saturating_sub(begin.elapsed());
+                let patience = EXIT_TIMEOUT.saturating_sub(begin.elapsed());
                 if let Err(e) = wait_for_end(&guest.row.name, &handle, patience) {
                     left.insert(guest.row.id, e);
                 }
@@ -208,7 +208,7 @@ fn wait_for_end(name: &str, handle: &ProcessHandle, patience: Duration) -> Resul
     if ended {
         return Ok(());
     }
-    let source = engine::Error::Timeout(PATIENCE);
+    let source = engine::Error::Timeout(EXIT_TIMEOUT);
     Err(Error::engine("see the end of", name, source))
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long a killed process may take to go.
-const PATIENCE: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Guests' processes of a state folder that it does not know; the folder need not be there. Those
 /// that can be talked to are recorded again, and are none.
@@ -106,10 +106,10 @@ fn end(stray: &Stray) -> Result<(), Error> {
         return Ok(());
     };
     process::send(&handle, Signal::SIGKILL).map_err(failed)?;
-    if process::wait_for_end(&handle, PATIENCE).map_err(failed)? {
+    if process::wait_for_end(&handle, EXIT_TIMEOUT).map_err(failed)? {
         return Ok(());
     }
-    let source = engine::Error::Timeout(PATIENCE);
+    let source = engine::Error::Timeout(EXIT_TIMEOUT);
     Err(Error::engine("see the end of", &stray.name, source))
 }
 

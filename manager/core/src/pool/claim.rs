@@ -23,7 +23,7 @@ const TRIES: u32 = 3;
 /// How long a hot guest may take to answer, when nobody says otherwise.
 pub const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a claim that waits for room looks again.
-const GLANCE: Duration = Duration::from_millis(20);
+const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a claimer wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Pools<'_> {
                     // Leases that are over make room, and nobody else may be there to see it.
                     let expired = self.expire(name)?;
                     self.end_expired(&expired)?;
-                    thread::sleep(GLANCE);
+                    thread::sleep(ROOM_POLL_INTERVAL);
                 }
                 result => break result,
             }

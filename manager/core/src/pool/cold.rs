@@ -37,7 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A lease that is longer than a host runs.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often a restore whose manager is gone is looked at.
-const GLANCE: Duration = Duration::from_millis(5);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The locks of whoever is at a claim.
 #[derive(Debug)]
@@ -458,7 +458,7 @@ impl Pools<'_> {
                     if begin.elapsed() > ORPHAN_PATIENCE {
                         restore_lock::end_orphans(&self.state.run_dir(), &guest.row.session);
                     }
-                    thread::sleep(GLANCE);
+                    thread::sleep(LOCK_POLL_INTERVAL);
                     continue;
                 }
                 Some((GuestState::Restoring, _)) => {}

@@ -163,7 +163,7 @@ pub struct Pools<'a> {
 pub use crate::engine::NEVER;
 
 /// How long another who works at the same pool is waited for, usually.
-pub const LOCK_LIMIT: Duration = lock::PATIENCE;
+pub const LOCK_LIMIT: Duration = lock::LOCK_TIMEOUT;
 
 impl Pools<'_> {
     /// Makes a pool, which has no entries yet.

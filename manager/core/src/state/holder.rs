@@ -18,7 +18,7 @@ use super::journal::Journal;
 use crate::engine::{Process, ProcessState};
 
 /// How long another command may hold a lock.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one that is stopped: somebody at a terminal may let it go on.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a lock is tried: a change takes tens of microseconds, and SQLite's own handler is soon
@@ -66,7 +66,7 @@ pub(super) fn wait(tries: i32) -> bool {
             return false;
         }
     }
-    waited < PATIENCE
+    waited < LOCK_TIMEOUT
 }
 
 /// How long this thread has waited for the last lock that it did not get.

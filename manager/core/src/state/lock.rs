@@ -39,7 +39,7 @@ pub(super) const CLAIMS: &str = "claims";
 const DIGEST: usize = 32;
 
 /// How long a command waits for a lock.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it waits for a holder that is stopped: somebody at a terminal may let it go on.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it tries: soon at first, and then more seldom.
@@ -271,7 +271,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _held = take_now(dir.path(), COLD, true).unwrap();
         let cancelled = &AtomicBool::new(true);
-        let limit = PATIENCE;
+        let limit = LOCK_TIMEOUT;
         let error = take(dir.path(), COLD, false, Wait { limit, cancelled }).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");
     }

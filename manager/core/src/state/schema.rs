@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, functions::FunctionFl
 
 use super::{
     Error, TokenDigest, damage,
-    holder::{self, PATIENCE},
+    holder::{self, LOCK_TIMEOUT},
 };
 
 /// Statements that lead from each version to the next.
@@ -224,7 +224,7 @@ fn to_write_ahead_log(database: &Connection) -> rusqlite::Result<()> {
         match database.pragma_update(None, "journal_mode", "WAL") {
             Err(e)
                 if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && begin.elapsed() < PATIENCE =>
+                    && begin.elapsed() < LOCK_TIMEOUT =>
             {
                 thread::sleep(Duration::from_millis(5));
             }

@@ -28,7 +28,7 @@ use super::{
 use crate::failure::{Failure, INTERRUPTED};
 
 /// How long a key is waited for before anything else is looked at.
-const GLANCE: Duration = Duration::from_millis(100);
+const KEY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Drop for Restore {
 fn end_with_the_terminal() {
     thread::spawn(|| {
         while !is_gone(PollTimeout::NONE) {
-            thread::sleep(GLANCE);
+            thread::sleep(KEY_TIMEOUT);
         }
         leave();
     });
@@ -116,7 +116,7 @@ pub(crate) fn run(
             return Ok(Ended::Signal);
         }
         // A signal cuts the waiting short.
-        let come = match event::poll(GLANCE) {
+        let come = match event::poll(KEY_TIMEOUT) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => false,
             come => come.map_err(|e| terminal(&e))?,
         };

@@ -24,7 +24,7 @@ use super::{
 use crate::engine::{Process, ProcessState};
 
 /// How long it is waited for: a holder may wait for a killed bhyve to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a holder is waited for that is stopped.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it is tried: soon at first, and then more seldom.
@@ -92,7 +92,7 @@ impl FolderLock {
             if waited >= STOPPED_PATIENCE {
                 let remover = remover(folder);
                 let stopped = remover.is_some_and(|(_, state)| state == ProcessState::Stopped);
-                if stopped || waited >= PATIENCE {
+                if stopped || waited >= LOCK_TIMEOUT {
                     return Err(Error::Held {
                         by: remover.map(|(process, _)| process.pid),
                         stopped,

@@ -14,9 +14,9 @@ use std::{
 /// Names a folder that stands for the host's root, for its devices and sockets. For tests.
 pub(super) const ROOT_VARIABLE: &str = "BROOD_BHYVE_ROOT";
 /// How long a command may take. All of them ask the kernel for one thing.
-const PATIENCE: Duration = Duration::from_secs(20);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a command is looked at while it runs.
-const GLANCE: Duration = Duration::from_millis(1);
+const COMMAND_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A command of the host that failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub(super) enum Error {
         said: String,
     },
     /// It did not end in time, and was killed.
-    #[error("{command}: it did not end within {} s", PATIENCE.as_secs())]
+    #[error("{command}: it did not end within {} s", COMMAND_TIMEOUT.as_secs())]
     Slow {
         /// Program and arguments.
         command: String,
@@ -122,7 +122,7 @@ impl Host {
     /// # Errors
     /// When it cannot be run, fails, or does not end.
     pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Result<String, Error> {
-        self.run_to_end(program, arguments, PATIENCE, Stdio::null())
+        self.run_to_end(program, arguments, COMMAND_TIMEOUT, Stdio::null())
     }
 
     /// The same, with a file that the command has open until it ends, as its standard input.
@@ -139,7 +139,7 @@ impl Host {
             command: [&[program], arguments].concat().join(" "),
             source,
         })?;
-        self.run_to_end(program, arguments, PATIENCE, held.into())
+        self.run_to_end(program, arguments, COMMAND_TIMEOUT, held.into())
     }
 
     /// The same, for at most so long.
@@ -152,7 +152,12 @@ impl Host {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<String, Error> {
-        self.run_to_end(program, arguments, limit.min(PATIENCE), Stdio::null())
+        self.run_to_end(
+            program,
+            arguments,
+            limit.min(COMMAND_TIMEOUT),
+            Stdio::null(),
+        )
     }
 
     fn run_to_end(
@@ -188,7 +193,7 @@ impl Host {
                 let _ = child.wait();
                 return Err(Error::Slow { command });
             }
-            thread::sleep(GLANCE);
+            thread::sleep(COMMAND_POLL_INTERVAL);
         };
         // A child of the command may hold the pipes for longer: nobody waits for that.
         let patience = limit.saturating_sub(begin.elapsed());

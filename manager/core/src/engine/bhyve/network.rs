@@ -21,7 +21,7 @@ use crate::guest_id::GuestId;
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
 /// How long a tap may take to go that somebody is destroying.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DESTROY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a tap may be without a description that another command has just made.
 const UNDESCRIBED: Duration = Duration::from_secs(1);
 /// How often it is looked at.
@@ -112,7 +112,7 @@ pub(super) fn destroy(
                     if says(
                         &e,
                         &["does not exist", "Device not configured", "Device busy"],
-                    ) && begin.elapsed() < PATIENCE => {}
+                    ) && begin.elapsed() < DESTROY_TIMEOUT => {}
                 Err(e) => return Err(e),
             },
         }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How long a guest may take from its process's start to its answer.
-const PATIENCE: Duration = Duration::from_secs(50);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(50);
 /// How long a disk's device may take to appear.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a guest that is waited for is tried again.
@@ -71,7 +71,7 @@ pub(super) enum Error {
         status: ExitStatus,
         said: Option<String>,
     },
-    #[error("it was not ready within {} s: {waited_for}", PATIENCE.as_secs())]
+    #[error("it was not ready within {} s: {waited_for}", ANSWER_TIMEOUT.as_secs())]
     NotReady { waited_for: String },
     #[error("its agent did not take its identity: {0}")]
     Agent(String),
@@ -142,7 +142,7 @@ fn bring_up(
     record: &Record,
     child: &mut Child,
 ) -> Result<Restored, Error> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut guest = Watched {
         source,
         id: &order.id,

@@ -22,7 +22,7 @@ use nix::{
 use crate::guest_id::random;
 
 /// How often whoever waits looks up.
-const GLANCE: Duration = Duration::from_millis(50);
+const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// After so long without an answer a request that may be repeated is; each further time after twice
 /// as long. A null modem keeps what a slow guest has not read, and the guest works it all off before
 /// it hears anything else, so copies are few: five in 50 s are less than what nmdm(4) holds for a
@@ -189,7 +189,8 @@ impl Line {
     fn ready(&self, what: PollFlags, wait: Wait<'_>) -> Result<bool, Error> {
         check(wait)?;
         let left = wait.until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left.min(GLANCE)).unwrap_or(PollTimeout::ZERO);
+        let timeout =
+            PollTimeout::try_from(left.min(CANCEL_POLL_INTERVAL)).unwrap_or(PollTimeout::ZERO);
         let mut fds = [PollFd::new(self.file.as_fd(), what)];
         match poll(&mut fds, timeout) {
             Ok(count) => Ok(count > 0),

@@ -36,7 +36,7 @@ const UNHEARD: Duration = Duration::from_secs(3);
 /// A bhyve that has complained, and goes on for so long, has gone on.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the files are looked at.
-const GLANCE: Duration = Duration::from_millis(5);
+const FILES_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Low memory ends here in the guest; what is more begins at 4 GiB (`VM_LOWMEM_LIMIT` and
 /// `VM_HIGHMEM_BASE` of libvmmapi).
 const LOW_MEMORY: Bytes = Bytes::gib(3);
@@ -206,7 +206,7 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
         if moved.elapsed() > STALL {
             return Err(End::Unknown(Error::Timeout(STALL)));
         }
-        std::thread::sleep(GLANCE);
+        std::thread::sleep(FILES_POLL_INTERVAL);
     }
 }
 

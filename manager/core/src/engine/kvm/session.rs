@@ -49,7 +49,7 @@ const SPARES: usize = 3;
 /// Stack of a thread that does nothing but wait, in bytes.
 const WAITER_STACK: usize = 64 << 10;
 /// How long a nursery may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A nursery at work.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Session {
             nursery: Some(nursery),
             next: 0,
         };
-        match session.receive(PATIENCE)? {
+        match session.receive(READY_TIMEOUT)? {
             Some(report) if report.kind == REPORT_READY => Ok(session),
             Some(report) => Err(Error::Checkpoint {
                 checkpoint: checkpoint.path().to_string(),
@@ -139,7 +139,7 @@ impl Session {
             }),
             None => Err(Error::Nursery(format!(
                 "it was not ready within {} s",
-                PATIENCE.as_secs()
+                READY_TIMEOUT.as_secs()
             ))),
         }
     }
