@@ -147,9 +147,8 @@ fn bytes_read(pid: i32) -> u64 {
     read.unwrap().parse().unwrap()
 }
 
-/// Runs brood to its end; with what it has read.
-fn reading(home: &Home, args: &[&str]) -> (Ran, u64) {
-    let running = home.start(args);
+/// Waits for brood's end; with what it has read.
+fn reading(running: Running) -> (Ran, u64) {
     let stat = format!("/proc/{}/stat", running.pid());
     until("brood to end", || {
         fs::read_to_string(&stat)
@@ -205,7 +204,7 @@ fn what_no_engine_here_can_hold_is_refused_before_it_is_read() {
             &["pool", "create", "p", &bundle.path, "--hot", "1"],
             &["density", &bundle.path, "--guests", "1"],
         ] {
-            let (ran, read) = reading(&home, command);
+            let (ran, read) = reading(home.start(command));
             let _ = ran.exits(1).says(&[says]);
             assert!(read < FEW, "{command:?} has read {read} bytes");
         }
@@ -228,6 +227,71 @@ fn what_no_engine_here_can_hold_is_refused_before_it_is_read() {
     let read = bytes_read(daemon.pid()) - before;
     assert!(read < 2 * FEW, "the daemon has read {read} bytes");
     assert!(home.list().is_empty() && home.nurseries().is_empty());
+}
+
+#[test]
+fn a_huge_guest_that_bhyve_cannot_restore_is_refused_before_it_is_read() {
+    let (lab, web) = Lab::with_checkpoint();
+    let change = "import os\nn = 512 << 20\n\
+        b.manifest['memory'] = {'size': n, 'segments': [{'guest_address': 0, 'size': n, 'file_offset': 0}]}\n\
+        b.meta['basic metadata']['memsize'] = n\n\
+        b.manifest['bhyve']['agent'] = 9\n\
+        man, meta = b.texts(structs=False)\n\
+        m = json.loads(man); m['files']['ckp'] = {'size': n, 'sha256': '0' * 64}\n\
+        put(path + '.ckp', b''); os.chmod(path + '.ckp', 0o600); os.truncate(path + '.ckp', n)\n\
+        put(path + '.ckp.kern', b.kern); put(path + '.ckp.meta', meta)\n\
+        put(path + '.ckp.brood', json.dumps(m).encode())";
+    let from = Demo {
+        path: web.to_string(),
+    };
+    let Some(huge) = resealed(&lab.home, &from, "huge", change) else {
+        return;
+    };
+    for command in [
+        &["restore", &huge.path, "-n", "1", "--trust"][..],
+        &["pool", "create", "p", &huge.path, "--hot", "1", "--trust"],
+    ] {
+        let (ran, read) = reading(Running::start(lab.command(command)));
+        let _ = ran.exits(1).says(&["com9"]);
+        assert!(read < FEW, "{command:?} has read {read} bytes");
+    }
+    assert!(lab.list().is_empty());
+    // What bhyve can restore is read, and found not to be what was sealed.
+    let good = change.replace("b.manifest['bhyve']['agent'] = 9\n", "");
+    let good = resealed(&lab.home, &from, "good", &good).unwrap();
+    let restore = ["restore", &good.path, "-n", "1", "--trust"];
+    let (ran, read) = reading(Running::start(lab.command(&restore)));
+    let _ = ran.exits(1).says(&["good.ckp"]);
+    assert!(read >= 512 << 20, "it has read {read} bytes");
+}
+
+#[test]
+fn a_sealed_disk_that_others_may_change_is_exposed_like_the_bundle() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let change = "import hashlib\n\
+        b.manifest['disks'] = [{'device': None, 'provider': 'reflink', 'source': '/disk', \
+        'snapshot': 'sealed.img', 'identity': hashlib.sha256(b'disk').hexdigest()}]\nb.write(path)";
+    let Some(bundle) = resealed(&home, &demo, "disk", change) else {
+        return;
+    };
+    let disk = home.checkpoints().join("sealed.img");
+    fs::write(&disk, "disk").unwrap();
+    let set = |mode| fs::set_permissions(&disk, fs::Permissions::from_mode(mode)).unwrap();
+    let inspect = || {
+        home.brood(&["checkpoint", "inspect", &bundle.path])
+            .ok()
+            .stdout
+    };
+    set(0o444);
+    assert!(!inspect().contains("may change"));
+    set(0o646);
+    let told = inspect();
+    let words = format!("everybody may change {}", disk.display());
+    assert!(told.contains(&words), "{told}");
+    let restore = ["restore", &bundle.path, "-n", "1", "--trust"];
+    let _ = home.brood(&restore).exits(1).says(&["sealed.img"]);
+    assert!(home.list().is_empty());
 }
 
 /// Whether a terminal would act on it.
