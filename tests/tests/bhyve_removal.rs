@@ -179,3 +179,51 @@ fn strays_are_found_and_ended_when_the_state_folder_is_lost() {
     lab.nothing_is_left();
     assert_eq!(lab.json(&["list", "--strays"]), serde_json::json!([]));
 }
+
+/// The database is lost, guests have ended meanwhile, and of one even the folder is gone: their
+/// virtual machines and taps are all that tells of them.
+#[test]
+fn what_dead_guests_left_is_found_when_their_record_is_lost() {
+    let (lab, web) = Lab::with_checkpoint();
+    let _ = lab.restore(&web, 3);
+    let guests = lab.list();
+    for guest in &guests {
+        let pid = guest["pid"].as_i64().unwrap();
+        signal(i32::try_from(pid).unwrap(), Signal::SIGKILL);
+    }
+    until("them to end", || {
+        lab.machine.processes().is_empty().then_some(())
+    });
+    // Those that are recorded are no strays, dead as they are.
+    assert_eq!(lab.json(&["list", "--strays"]), serde_json::json!([]));
+    for end in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(lab.home.state().join(format!("brood.sqlite{end}")));
+    }
+    let lost = text(&guests[0]["id"]);
+    fs::remove_dir_all(lab.home.run_dir().join(format!("{lost}.bhyve"))).unwrap();
+    // One that is restored now, on a new record, is none either.
+    let report = lab.json(&["restore", &web.to_string(), "-n", "1", "--prefix", "new"]);
+    assert_eq!(report["restored"], 1, "{report}");
+    let strays = lab.json(&["list", "--strays"]);
+    let mut names: Vec<&str> = array(&strays).iter().map(|s| text(&s["name"])).collect();
+    names.sort_unstable();
+    let nameless = format!("brood-{lost}");
+    let mut expected = vec![
+        nameless.as_str(),
+        text(&guests[1]["name"]),
+        text(&guests[2]["name"]),
+    ];
+    expected.sort_unstable();
+    assert_eq!(names, expected, "{strays}");
+    for stray in array(&strays) {
+        assert_eq!(stray["pid"], serde_json::Value::Null, "{stray}");
+        let by_folder = stray["name"] != nameless;
+        assert_eq!(by_folder, stray["checkpoint"] == web.to_string(), "{stray}");
+    }
+    let told = lab.brood(&["list", "--strays"]).ok().stdout;
+    assert_eq!(told.matches(" ended").count(), 3, "{told}");
+    let _ = lab.brood(&["destroy", "--strays"]).ok();
+    assert_eq!(lab.json(&["list", "--strays"]), serde_json::json!([]));
+    assert_eq!(lab.list().len(), 1, "the new one lives");
+    lab.destroy_all();
+}

@@ -36,12 +36,16 @@ pub(super) fn destroy(config: &Config) -> Result<Destroyed, Failure> {
 fn view(stray: &Stray) -> serde_json::Value {
     json!({
         "name": stray.name,
-        "pid": stray.process.pid,
+        "pid": stray.process.map(|process| process.pid),
         "checkpoint": stray.checkpoint,
     })
 }
 
 fn row(stray: Stray) -> Vec<String> {
     let checkpoint = stray.checkpoint.unwrap_or_default();
-    vec![stray.name, stray.process.pid.to_string(), checkpoint]
+    let process = match stray.process {
+        Some(process) => process.pid.to_string(),
+        None => "ended".to_owned(),
+    };
+    vec![stray.name, process, checkpoint]
 }

@@ -177,15 +177,15 @@ impl Error {
     }
 }
 
-/// The process of a guest, found without any record.
+/// A guest that is found without any record: its process, or what is left of it on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
     /// The guest's id, when its process tells it.
     pub id: Option<GuestId>,
     /// The guest's name, or the first 15 bytes of it.
     pub name: String,
-    /// Its process.
-    pub process: Process,
+    /// Its process; none when it has ended, and something else of the guest is left.
+    pub process: Option<Process>,
     /// The bundle that its memory is of, when that can be told.
     pub checkpoint: Option<String>,
 }
@@ -411,7 +411,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>>;
 
     /// Guests' processes that work in the run folder, recorded or not, also when that folder has
-    /// been removed.
+    /// been removed; and guests whose processes have ended, and who have something on the host still.
     ///
     /// # Errors
     /// When processes cannot be looked at.

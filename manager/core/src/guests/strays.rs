@@ -1,4 +1,5 @@
-//! Guests' processes that nothing knows of: their state folder was lost, or their record.
+//! Guests that nothing knows of: their state folder was lost, or their record. They are found by their
+//! processes, and where those have ended by what is left of them.
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
@@ -13,14 +14,15 @@ use crate::{
 /// How long a killed process may take to go.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Guests' processes of a state folder that it does not know; the folder need not be there. Those
-/// that can be talked to are recorded again, and are none.
+/// Guests of a state folder that it does not know; the folder need not be there. Those that can be
+/// talked to are recorded again, and are none.
 ///
 /// # Errors
 /// When there is a record that cannot be read, or processes cannot be looked at.
 pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
     let (mut known, mut coming, mut ids) = (HashSet::new(), HashSet::new(), HashSet::new());
-    if dir.join(crate::state::DATABASE).exists() {
+    let has_record = dir.join(crate::state::DATABASE).exists();
+    if has_record {
         let mut state = State::open_to_look(dir)?;
         let mut guests = Guests {
             state: &mut state,
@@ -29,31 +31,37 @@ pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
         };
         for guest in guests.list()? {
             known.extend(guest.row.process);
+            // One that is recorded, dead or not, is removed by its name.
+            ids.insert(guest.row.id);
             if guest.row.state == RowState::Restoring {
                 coming.insert(short(&guest.row.name).to_owned());
-                ids.insert(guest.row.id);
             }
         }
     }
     let mut found = engine.strays(&dir.join("run"))?;
     found.retain(|stray| {
-        let comes = match &stray.id {
+        let is_known = match &stray.id {
             Some(id) => ids.contains(id),
             None => coming.contains(&stray.name),
         };
-        !known.contains(&stray.process) && !comes
+        !stray
+            .process
+            .is_some_and(|process| known.contains(&process))
+            && !is_known
     });
-    if known.is_empty() && coming.is_empty() {
+    if found.is_empty() || !has_record {
         return Ok(found);
     }
     // A guest may have come between the two looks: then it is recorded now.
-    let state = State::open_to_look(dir)?;
-    let recorded: HashSet<Process> = state
-        .guests()?
-        .iter()
-        .filter_map(|row| row.process)
-        .collect();
-    found.retain(|stray| !recorded.contains(&stray.process));
+    let rows = State::open_to_look(dir)?.guests()?;
+    let recorded: HashSet<Process> = rows.iter().filter_map(|row| row.process).collect();
+    found.retain(|stray| {
+        let by_process = stray
+            .process
+            .is_some_and(|process| recorded.contains(&process));
+        let by_id = rows.iter().any(|row| Some(row.id) == stray.id);
+        !by_process && !by_id
+    });
     Ok(found)
 }
 
@@ -102,7 +110,10 @@ fn end(stray: &Stray) -> Result<(), Error> {
         };
         Error::engine("destroy", &stray.name, source)
     };
-    let Some(handle) = stray.process.open().map_err(failed)? else {
+    let Some(process) = stray.process else {
+        return Ok(());
+    };
+    let Some(handle) = process.open().map_err(failed)? else {
         return Ok(());
     };
     process::send(&handle, Signal::SIGKILL).map_err(failed)?;

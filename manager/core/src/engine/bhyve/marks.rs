@@ -43,11 +43,22 @@ pub(super) struct Marked {
 /// # Errors
 /// When processes cannot be looked at.
 pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Marked>> {
+    let run_dir = process::absolute(run_dir)?;
+    let mut all = of_all_folders()?;
+    // One whose folder may not be seen is another user's.
+    all.retain(|marked| marked.process.works_in(&run_dir));
+    Ok(all)
+}
+
+/// Guests' processes, whatever run folder they work in.
+///
+/// # Errors
+/// When processes cannot be looked at.
+pub(super) fn of_all_folders() -> io::Result<Vec<Marked>> {
     let output = ps(&["-ax", "-o", "pid=,args="])?;
     if !output.status.success() {
         return Err(failed(&output));
     }
-    let run_dir = process::absolute(run_dir)?;
     let mut found = Vec::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Some((pid, id, command)) = marked(line) else {
@@ -56,8 +67,7 @@ pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Marked>> {
         let Some(process) = Process::with_pid(pid)? else {
             continue;
         };
-        // One whose folder may not be seen is another user's.
-        if process.works_in(&run_dir) && process.may_live() {
+        if process.may_live() {
             let command = command.to_owned();
             found.push(Marked {
                 id,

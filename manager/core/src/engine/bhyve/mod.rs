@@ -26,6 +26,7 @@ mod removal;
 mod restore;
 mod serial;
 mod session;
+mod strays;
 mod suspend;
 mod usage;
 mod vendor;
@@ -304,17 +305,7 @@ impl Engine for Bhyve {
     }
 
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
-        let marked = marks::find(run_dir).map_err(look)?;
-        let stray = |marked: marks::Marked| {
-            let record = Folder::of(run_dir, &marked.id).record().ok().flatten();
-            Stray {
-                id: Some(marked.id),
-                name: record.map_or_else(|| restore::vm_name(&marked.id), |record| record.name),
-                process: marked.process,
-                checkpoint: marks::checkpoint(&marked.command),
-            }
-        };
-        Ok(marked.into_iter().map(stray).collect())
+        strays::find(&self.host, run_dir).map_err(look)
     }
 
     fn forget_stray(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {

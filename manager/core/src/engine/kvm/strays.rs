@@ -45,10 +45,10 @@ fn guest(pid: i32, run_dir: &Path) -> io::Result<Option<Stray>> {
     let stray = Stray {
         id: None,
         name: String::from_utf8_lossy(name).into_owned(),
-        process,
+        process: Some(process),
         checkpoint: described.map(|guest| guest.checkpoint),
     };
-    Ok(Some(stray).filter(|stray| stray.process.may_live()))
+    Ok(Some(stray).filter(|_| process.may_live()))
 }
 
 /// Whether a process with this command line and name is a guest. A nursery, and what it has forked to
