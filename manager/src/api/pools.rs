@@ -106,6 +106,7 @@ pub(crate) struct Making {
     #[schema(default = 300, minimum = 1)]
     pub(crate) lease_s: Option<u32>,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
+    /// Admission counts with it; nothing keeps a guest from writing more.
     #[schema(default = 1_048_576)]
     pub(crate) private_limit: Option<u64>,
     /// Have the host do what the checkpoint wants of it, now and later: see trustCheckpoint.

@@ -58,6 +58,7 @@ pub(crate) struct Restoring {
     #[serde(default)]
     pub(crate) paused: bool,
     /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
+    /// Admission counts with it; nothing keeps a guest from writing more.
     #[schema(default = 1_048_576)]
     pub(crate) private_limit: Option<u64>,
     /// Go ahead when that worst case does not fit in memory.
