@@ -11,6 +11,7 @@ on_both_engines! {
     a_claim_rests_on_disk_and_comes_back_again_and_again,
     a_suspension_or_its_end_killed_at_any_moment_loses_nothing,
     a_guest_that_came_back_and_died_comes_back_again_as_it_rested,
+    what_a_suspension_that_was_cut_off_has_left_is_in_nobodys_way,
 }
 
 /// Writes that a claimer would not want to lose.
@@ -180,6 +181,26 @@ fn a_guest_that_came_back_and_died_comes_back_again_as_it_rested(on: EngineKind)
         finds_mine(&home, text(&back["guest"]), 7);
         assert!(home.names("dead").is_empty());
     }
+    home.release(&back);
+    home.fill();
+    assert_eq!(bundles(&home), Vec::<String>::new());
+}
+
+fn what_a_suspension_that_was_cut_off_has_left_is_in_nobodys_way(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 0, &["--lease", "36000"]) else {
+        return;
+    };
+    let claimed = home.claim();
+    let token = text(&claimed["token"]).to_owned();
+    write_mine(&home, text(&claimed["guest"]), 3);
+    // Its bundle was sealed, and it went on: what is there is not the guest.
+    let cold = home.state().join("cold");
+    fs::create_dir_all(&cold).unwrap();
+    let left = cold.join(text(&claimed["id"]));
+    let _ = home.demo(left.to_str().unwrap(), "4M");
+    let _ = home.json(&["pool", "suspend", &token]);
+    let back = home.json(&["pool", "resume", &token]);
+    finds_mine(&home, text(&back["guest"]), 3);
     home.release(&back);
     home.fill();
     assert_eq!(bundles(&home), Vec::<String>::new());

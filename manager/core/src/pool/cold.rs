@@ -76,6 +76,10 @@ impl Pools<'_> {
         let bundle = BundlePath::new(&bundle)?;
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lease_s = self.row(&pool)?.policy.lease_s;
+        // A suspension that was cut off after the seal has left it, and the guest has gone on since.
+        if checkpoint::is_sealed(&bundle)? {
+            self.sweep_bundle(&bundle)?;
+        }
         if !self.state.begin_cold(token, &bundle.to_string())? {
             return Err(Error::NoSuchClaim);
         }
