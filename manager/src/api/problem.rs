@@ -202,7 +202,9 @@ fn of_disk(error: &disk::Error) -> (StatusCode, &'static str) {
                 (StatusCode::NOT_FOUND, "no-such-folder")
             }
             ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "not-permitted"),
-            ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                (StatusCode::INSUFFICIENT_STORAGE, "no-space")
+            }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
         },
         // What is left is about what was named: it cannot be used as a disk.

@@ -157,7 +157,7 @@ impl Error {
                     let file = folder.unwrap_or(file);
                     format!("check who owns it: ls -ld {}", file.display())
                 }
-                io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space, then try again".to_owned(),
                 _ => return None,
             },
             Self::Many(_) | Self::NotRegular { .. } => return None,

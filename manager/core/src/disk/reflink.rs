@@ -105,18 +105,24 @@ impl Reflink {
     }
 
     fn share(&self, from: &File, from_path: &Path, to: &File, to_path: &Path) -> Result<(), Error> {
-        let cannot = |cause| Error::CannotShare {
-            from: from_path.to_owned(),
-            to: to_path.to_owned(),
-            cause,
-        };
         match share_blocks(from, to) {
             Err(_) if self.copy => copy(from, to).map_err(|e| Error::io("copy to", to_path, e)),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                Err(Error::io("make a clone of", from_path, e))
-            }
-            result => result.map_err(cannot),
+            result => result.map_err(|e| not_shared(from_path, to_path, e)),
         }
+    }
+}
+
+/// Why two files do not share blocks: a full disk says nothing of what its file system can.
+fn not_shared(from: &Path, to: &Path, cause: io::Error) -> Error {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::io("make a clone of", from, cause)
+        }
+        _ => Error::CannotShare {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            cause,
+        },
     }
 }
 
@@ -126,13 +132,8 @@ impl Provider for Reflink {
         if !self.copy {
             // Told once, and not for each guest.
             let folder = self.folder();
-            can_share(file, folder.parent().unwrap_or(Path::new("/"))).map_err(|cause| {
-                Error::CannotShare {
-                    from: self.source.clone(),
-                    to: folder,
-                    cause,
-                }
-            })?;
+            can_share(file, folder.parent().unwrap_or(Path::new("/")))
+                .map_err(|cause| not_shared(&self.source, &folder, cause))?;
         }
         let Some(sealed) = sealed else {
             return Ok(());
@@ -309,5 +310,31 @@ fn sync_folder(of: &Path) -> Result<(), Error> {
         // Nothing is left of it, then.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(|e| Error::io("write to disk", dir, e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_one_that_cannot_share() {
+        let told = |errno: Errno| not_shared(Path::new("/a"), Path::new("/b"), errno.into());
+        for full in [Errno::ENOSPC, Errno::EDQUOT] {
+            let error = told(full);
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+            assert_eq!(
+                error.hint().as_deref(),
+                Some("free disk space, then try again")
+            );
+        }
+        for cannot in [Errno::EOPNOTSUPP, Errno::EXDEV] {
+            assert!(
+                matches!(told(cannot), Error::CannotShare { .. }),
+                "{cannot}"
+            );
+        }
     }
 }
