@@ -61,7 +61,8 @@ impl Daemon {
     /// Puts a request to a guest, which must be answered with this status; returns the answer.
     #[track_caller]
     pub fn ask(&self, guest: &str, words: &[&str], status: u16) -> Value {
-        let body = json!({ "request": words });
+        // A loaded machine is slow, not wrong.
+        let body = json!({ "request": words, "timeout_s": PATIENCE.as_secs() });
         self.post(&format!("/api/v1/guests/{guest}/ask"), &body, status)
     }
 
