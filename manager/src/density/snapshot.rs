@@ -15,7 +15,7 @@ use brood_core::{
 /// see proc_meminfo(5), or FreeBSD in `vm.stats` and `vm.pmap`. What a kernel does not say is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySnapshot {
-    /// `MemAvailable`, and the free pages that wait in the lists of each core: see [`waiting`].
+    /// `MemAvailable`, and the free pages that wait in the lists of each core: see `waiting`.
     /// FreeBSD: pages that are free, inactive or in the laundry.
     pub available: Bytes,
     /// `Slab`: kernel objects. FreeBSD: `vm.uma_kmem_total`, its zones and large allocations.

@@ -242,7 +242,7 @@ impl Checkpoint {
         check_digest(&self.path, Part::Ckp, &self.manifest.files.ckp, actual)
     }
 
-    /// Refuses memory files that somebody may write to: see [`super::writers`].
+    /// Refuses memory files that somebody may write to: see `writers.rs`.
     ///
     /// # Errors
     /// [`Error::OpenForWriting`].

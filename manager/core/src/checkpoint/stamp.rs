@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// change within the clock tick of the stamp itself (Linux before 6.13: up to 4 ms), and stores
 /// through a shared writable mapping: on tmpfs all of them, elsewhere those to a page that was
 /// written to before, until the kernel writes it back. So a file is refused that somebody has open
-/// for writing ([`super::writers`]). The stamp also changes with the file's owner, mode, name and
+/// for writing (`writers.rs`). The stamp also changes with the file's owner, mode, name and
 /// number of links, which leave the content alone: then the content decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileStamp {

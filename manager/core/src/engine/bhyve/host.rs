@@ -56,7 +56,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// This host, or the folder that [`ROOT_VARIABLE`] names.
+    /// This host, or the folder that `BROOD_BHYVE_ROOT` names.
     #[must_use]
     pub fn new() -> Self {
         let root = env::var_os(ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);

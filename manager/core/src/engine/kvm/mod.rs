@@ -7,25 +7,14 @@
 //!    └──────────── "it has answered" ────────────┘    └── control socket: ask, suspend
 //! ```
 
-mod clone;
-mod control;
 pub mod demo;
-mod desk;
-mod dump;
-mod layers;
-mod machine;
+pub mod fork_server;
+mod guest;
 mod memory_map;
-pub mod nursery;
-mod oom;
-mod orphans;
-mod ram;
-mod record;
-mod session;
-mod slots;
 mod strays;
 mod usage;
-mod vcpu;
 mod verdict;
+mod vm;
 mod wire;
 
 use std::{
@@ -35,27 +24,25 @@ use std::{
     time::Duration,
 };
 
-use control::Conversation;
 use demo::words;
-use machine::KvmError;
-use vcpu::VcpuState;
+use guest::control::Conversation;
 use verdict::Verdicts;
+use vm::{machine::KvmError, vcpu::VcpuState};
 
-pub use control::CallError;
-pub use machine::ExitReason;
-pub use session::NURSERY_COMMAND;
+pub use fork_server::client::NURSERY_COMMAND;
+pub use guest::control::CallError;
+pub use vm::machine::ExitReason;
 
 use super::{
     Answer, Described, Engine, Error, Identity, Limit, MemoryMap, Process, Session, Stray,
     TakeDisks, Usage,
 };
-use crate::guest_id::GuestId;
-
 use crate::{
     checkpoint::{
         BundlePath, Checkpoint, Description, FileStamp, Watch, Writer,
         manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
     },
+    guest_id::GuestId,
     host::{
         facts::{HostFacts, System},
         linux::RunFolder,
@@ -169,7 +156,7 @@ impl Engine for Kvm {
     ) -> Result<Box<dyn Session>, Error> {
         suits(checkpoint)?;
         open_kvm()?;
-        Ok(Box::new(session::Session::start(
+        Ok(Box::new(fork_server::client::Session::start(
             &self.binary,
             checkpoint,
             run_dir,
@@ -193,7 +180,7 @@ impl Engine for Kvm {
     }
 
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
-        record::sockets(run_dir)
+        guest::exit_record::sockets(run_dir)
     }
 
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
@@ -305,7 +292,7 @@ impl Engine for Kvm {
     }
 
     fn stop(&self, process: Process) -> io::Result<bool> {
-        process.signal(nursery::STOP)
+        process.signal(fork_server::server::STOP)
     }
 
     fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
@@ -319,7 +306,7 @@ impl Engine for Kvm {
     }
 
     fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error> {
-        match record::read(run_dir, id) {
+        match guest::exit_record::read(run_dir, id) {
             Ok(reason) => Ok(reason.map(|reason| reason.to_string())),
             Err(source) => Err(Error::Io {
                 action: "read how the guest ended",
@@ -329,7 +316,7 @@ impl Engine for Kvm {
     }
 
     fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-        record::forget(run_dir, id).map_err(|source| Error::Io {
+        guest::exit_record::forget(run_dir, id).map_err(|source| Error::Io {
             action: "remove the guest's files",
             source,
         })

@@ -3,10 +3,8 @@
 
 use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
 
-use super::{
-    session::NURSERY_COMMAND,
-    usage::{self, there},
-};
+use super::usage::{self, there};
+use crate::engine::kvm::fork_server::client::NURSERY_COMMAND;
 use crate::engine::{Process, Stray, process};
 
 /// All guests' processes of a run folder, which may be gone itself.

@@ -23,7 +23,7 @@ use nix::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::nursery::STOP;
+use crate::engine::kvm::fork_server::server::STOP;
 use crate::{
     checkpoint::{FileStamp, sha256_file, unwatched},
     engine::{Process, ProcessState},

@@ -7,67 +7,65 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{
-    demo::{Answer, IdentityBlock, Request},
-    layers::Plan,
-};
+use super::demo::{Answer, IdentityBlock, Request};
 use crate::checkpoint::manifest::PageRange;
+use crate::engine::kvm::vm::layers::Plan;
 
 /// What a nursery is told once, as JSON in a memory file.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Start {
-    pub(super) layers: Plan,
-    pub(super) working_set: Vec<PageRange>,
+pub(crate) struct Start {
+    pub(crate) layers: Plan,
+    pub(crate) working_set: Vec<PageRange>,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
-    pub(super) park_after: Option<Duration>,
+    pub(crate) park_after: Option<Duration>,
     /// Processes to hold ready for orders to come.
-    pub(super) spares: usize,
+    pub(crate) spares: usize,
 }
 
 /// "Restore one guest", manager to nursery.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Order {
-    pub(super) seq: u64,
-    pub(super) id: [u8; 8],
-    pub(super) identity: IdentityBlock,
+pub(crate) struct Order {
+    pub(crate) seq: u64,
+    pub(crate) id: [u8; 8],
+    pub(crate) identity: IdentityBlock,
 }
 
 /// "I have taken this order", spare to nursery, through a pipe.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Taken {
-    pub(super) seq: u64,
-    pub(super) id: [u8; 8],
-    pub(super) pid: i32,
-    pub(super) padding: [u8; 4],
+pub(crate) struct Taken {
+    pub(crate) seq: u64,
+    pub(crate) id: [u8; 8],
+    pub(crate) pid: i32,
+    pub(crate) padding: [u8; 4],
 }
 
 /// The nursery is ready for orders, or will never be.
-pub(super) const REPORT_READY: u32 = 1;
+pub(crate) const REPORT_READY: u32 = 1;
 /// A guest has answered its first request.
-pub(super) const REPORT_RESTORED: u32 = 2;
+pub(crate) const REPORT_RESTORED: u32 = 2;
 /// A guest could not be restored, or the nursery could not start.
-pub(super) const REPORT_FAILED: u32 = 3;
+pub(crate) const REPORT_FAILED: u32 = 3;
 /// The nursery could not start, because of what stands in the checkpoint's `.ckp.kern`.
-pub(super) const REPORT_UNUSABLE_KERN: u32 = 4;
+pub(crate) const REPORT_UNUSABLE_KERN: u32 = 4;
 
 /// What became of an order, guest process or nursery to manager.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Report {
-    pub(super) seq: u64,
-    pub(super) kind: u32,
-    pub(super) pid: i32,
-    pub(super) nonce: u64,
-    pub(super) counter: u64,
-    pub(super) text: Text,
+pub(crate) struct Report {
+    pub(crate) seq: u64,
+    pub(crate) kind: u32,
+    pub(crate) pid: i32,
+    pub(crate) nonce: u64,
+    pub(crate) counter: u64,
+    pub(crate) text: Text,
 }
 
 /// A short text for a person, NUL-padded.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Text(pub(super) [u8; 248]);
+pub(crate) struct Text(pub(super) [u8; 248]);
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
@@ -87,45 +85,45 @@ impl From<&Text> for String {
 }
 
 /// Put a request to the guest.
-pub(super) const CALL_ASK: u64 = 1;
+pub(crate) const CALL_ASK: u64 = 1;
 /// Write the guest's memory to the descriptor that comes along and send its vCPU's state.
-pub(super) const CALL_SUSPEND: u64 = 2;
+pub(crate) const CALL_SUSPEND: u64 = 2;
 /// Write the pages that the guest's checkpoint does not have to the first descriptor that comes
 /// along, a list of them to the second, and send its vCPU's state.
-pub(super) const CALL_SUSPEND_DELTA: u64 = 4;
+pub(crate) const CALL_SUSPEND_DELTA: u64 = 4;
 /// The suspended guest's bundle is sealed: end.
-pub(super) const CALL_COMMIT: u64 = 3;
+pub(crate) const CALL_COMMIT: u64 = 3;
 
 /// A call to a guest process, over its control socket.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Call {
-    pub(super) kind: u64,
-    pub(super) request: Request,
+pub(crate) struct Call {
+    pub(crate) kind: u64,
+    pub(crate) request: Request,
 }
 
 /// The call was carried out.
-pub(super) const REPLY_DONE: u64 = 0;
+pub(crate) const REPLY_DONE: u64 = 0;
 /// The guest is busy with an earlier request.
-pub(super) const REPLY_BUSY: u64 = 1;
+pub(crate) const REPLY_BUSY: u64 = 1;
 /// The call failed; the guest goes on. The text says why.
-pub(super) const REPLY_FAILED: u64 = 2;
+pub(crate) const REPLY_FAILED: u64 = 2;
 /// The guest has died of it. The text says why.
-pub(super) const REPLY_DEAD: u64 = 3;
+pub(crate) const REPLY_DEAD: u64 = 3;
 /// There was no room on the disk for what should be written; the guest goes on.
-pub(super) const REPLY_NO_ROOM: u64 = 4;
+pub(crate) const REPLY_NO_ROOM: u64 = 4;
 
 /// A guest process's reply.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Reply {
-    pub(super) kind: u64,
-    pub(super) answer: Answer,
-    pub(super) text: Text,
+pub(crate) struct Reply {
+    pub(crate) kind: u64,
+    pub(crate) answer: Answer,
+    pub(crate) text: Text,
 }
 
 impl Reply {
-    pub(super) fn new(kind: u64, text: &str) -> Self {
+    pub(crate) fn new(kind: u64, text: &str) -> Self {
         Self {
             kind,
             text: text.into(),
@@ -135,7 +133,7 @@ impl Reply {
 }
 
 /// Sends one message whole.
-pub(super) fn send_message<T: IntoBytes + Immutable>(socket: RawFd, message: &T) -> io::Result<()> {
+pub(crate) fn send_message<T: IntoBytes + Immutable>(socket: RawFd, message: &T) -> io::Result<()> {
     loop {
         match send(socket, message.as_bytes(), MsgFlags::MSG_NOSIGNAL) {
             Ok(_) => return Ok(()),
@@ -147,7 +145,7 @@ pub(super) fn send_message<T: IntoBytes + Immutable>(socket: RawFd, message: &T)
 
 /// Receives one message into `message`; `false` at the end of the conversation or when what came
 /// is not such a message.
-pub(super) fn receive_message<T: FromBytes + IntoBytes>(
+pub(crate) fn receive_message<T: FromBytes + IntoBytes>(
     socket: RawFd,
     message: &mut T,
     flags: MsgFlags,

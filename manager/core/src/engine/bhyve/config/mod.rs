@@ -200,7 +200,7 @@ pub struct Config {
     pub com: BTreeMap<Com, String>,
     /// PCI devices.
     pub devices: BTreeMap<PciAddress, Device>,
-    /// Settings of the machine that have no structure: see [`text::SETTINGS`].
+    /// Settings of the machine that have no structure: see `text.rs`.
     pub settings: BTreeMap<String, String>,
 }
 

@@ -13,10 +13,12 @@ use crate::{
         Identity,
         kvm::{
             BootError,
-            machine::{Machine, Stop, at},
-            ram::Ram,
-            slots::Region,
-            vcpu::VcpuState,
+            vm::{
+                machine::{Machine, Stop, at},
+                ram::Ram,
+                slots::Region,
+                vcpu::VcpuState,
+            },
         },
     },
     units::Bytes,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout as l;
-use crate::engine::{Identity, kvm::ram::Ram};
+use crate::engine::{Identity, kvm::vm::ram::Ram};
 
 /// One request to the guest.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -55,7 +55,7 @@ const _: () = assert!(l::RESPONSE_NONCE - l::RESPONSE_SEQ == std::mem::offset_of
 const _: () = assert!(l::RESPONSE_VALUES - l::RESPONSE_SEQ == std::mem::offset_of!(Answer, values));
 
 /// Writes a request where the guest reads it. The guest must be waiting at its doorbell.
-pub(in crate::engine::kvm) fn put_request(ram: &Ram, seq: u64, request: &Request) -> bool {
+pub(crate) fn put_request(ram: &Ram, seq: u64, request: &Request) -> bool {
     // The payload matters to `ping` alone.
     let head = ram.write(l::DATA + l::REQUEST_SEQ as u64, &seq.to_le_bytes())
         && ram.write(l::DATA + l::REQUEST_OP as u64, &request.op.to_le_bytes())
@@ -65,7 +65,7 @@ pub(in crate::engine::kvm) fn put_request(ram: &Ram, seq: u64, request: &Request
 }
 
 /// Reads the answer that the guest left when it rang.
-pub(in crate::engine::kvm) fn take_response(ram: &Ram) -> Option<Answer> {
+pub(crate) fn take_response(ram: &Ram) -> Option<Answer> {
     let mut answer = Answer {
         seq: 0,
         status: 0,
@@ -80,14 +80,14 @@ pub(in crate::engine::kvm) fn take_response(ram: &Ram) -> Option<Answer> {
 
 /// What the guest's clock is reckoned from: the time now, and the rate of its counter.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine::kvm) struct Clock {
+pub(crate) struct Clock {
     wall: Duration,
     tsc_khz: u32,
 }
 
 impl Clock {
     /// The clock of a guest that is about to run.
-    pub(in crate::engine::kvm) fn now(tsc_khz: u32) -> Self {
+    pub(crate) fn now(tsc_khz: u32) -> Self {
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -103,7 +103,7 @@ impl Clock {
 /// An identity as it lies in the guest's data page, from `layout::ID_GENERATION` on.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(in crate::engine::kvm) struct IdentityBlock {
+pub(crate) struct IdentityBlock {
     generation: [u8; 16],
     name: [u8; l::NAME_SIZE],
     mac: [u8; 6],
@@ -120,7 +120,7 @@ const _: () =
 
 impl IdentityBlock {
     /// The name, NUL-padded.
-    pub(in crate::engine::kvm) fn name(&self) -> &[u8] {
+    pub(crate) fn name(&self) -> &[u8] {
         &self.name
     }
 }
@@ -149,7 +149,7 @@ impl From<&Identity> for IdentityBlock {
 }
 
 /// Writes identity, entropy and clock where the guest looks for a new generation.
-pub(in crate::engine::kvm) fn lay_down_identity(
+pub(crate) fn lay_down_identity(
     ram: &Ram,
     identity: &IdentityBlock,
     clock: Clock,

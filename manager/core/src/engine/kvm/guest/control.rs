@@ -23,9 +23,9 @@ use nix::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use super::{
+use crate::engine::kvm::{
     demo::{Answer, Request},
-    record,
+    guest::exit_record,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY, REPLY_DEAD,
         REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,
@@ -76,14 +76,14 @@ pub enum CallError {
 
 /// A conversation with one guest's process.
 #[derive(Debug)]
-pub(super) struct Conversation<'a> {
+pub(crate) struct Conversation<'a> {
     socket: OwnedFd,
     limit: Limit<'a>,
 }
 
 impl<'a> Conversation<'a> {
     /// Connects to the guest's control socket in `run_dir`.
-    pub(super) fn open(run_dir: &Path, id: &GuestId, limit: Limit<'a>) -> Result<Self, CallError> {
+    pub(crate) fn open(run_dir: &Path, id: &GuestId, limit: Limit<'a>) -> Result<Self, CallError> {
         // A socket's path may have 107 bytes, a state folder's path more: go by descriptor.
         let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(
             |e| match e {
@@ -94,7 +94,7 @@ impl<'a> Conversation<'a> {
         let path = format!(
             "/proc/self/fd/{}/{}",
             folder.as_raw_fd(),
-            record::socket_name(id)
+            exit_record::socket_name(id)
         );
         let address = UnixAddr::new(path.as_str()).map_err(io::Error::from)?;
         let socket = socket(
@@ -135,12 +135,12 @@ impl<'a> Conversation<'a> {
     }
 
     /// The guest's process id, as the kernel knows it.
-    pub(super) fn pid(&self) -> io::Result<i32> {
+    pub(crate) fn pid(&self) -> io::Result<i32> {
         Ok(getsockopt(&self.socket, sockopt::PeerCredentials)?.pid())
     }
 
     /// Puts a request to the guest and returns its answer.
-    pub(super) fn ask(&self, request: &Request) -> Result<Answer, CallError> {
+    pub(crate) fn ask(&self, request: &Request) -> Result<Answer, CallError> {
         self.send(&Call {
             kind: CALL_ASK,
             request: *request,
@@ -150,13 +150,13 @@ impl<'a> Conversation<'a> {
 
     /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
     /// waits for [`Self::commit`]; hanging up lets it go on.
-    pub(super) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
+    pub(crate) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
         self.suspend_to(CALL_SUSPEND, &[memory], watch)
     }
 
     /// Has the guest write the pages that its checkpoint does not have to `memory`; returns the
     /// state of its vCPU and the list of the pages. Otherwise as [`Self::suspend`].
-    pub(super) fn suspend_delta(
+    pub(crate) fn suspend_delta(
         &self,
         memory: &File,
         watch: Watch<'_>,
@@ -225,7 +225,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Ends a suspended guest: its bundle is sealed.
-    pub(super) fn commit(&self) -> Result<(), CallError> {
+    pub(crate) fn commit(&self) -> Result<(), CallError> {
         self.send(&Call {
             kind: CALL_COMMIT,
             ..Call::new_zeroed()
@@ -277,7 +277,7 @@ fn send_with_files<T: IntoBytes + Immutable>(
 }
 
 /// Receives a whole message and the descriptors that came with it, two at most.
-pub(super) fn receive_with_files<T: FromBytes + IntoBytes>(
+pub(crate) fn receive_with_files<T: FromBytes + IntoBytes>(
     socket: RawFd,
     message: &mut T,
 ) -> io::Result<Vec<File>> {

@@ -12,19 +12,19 @@ use nix::sys::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::wire::{Order, receive_message};
+use crate::engine::kvm::wire::{Order, receive_message};
 
 /// Places for one order each, shared by a process and those that it forks from then on. Lives as
 /// long as the process, or until it is unmapped.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(crate) struct Desk {
     start: NonNull<Order>,
     places: usize,
 }
 
 impl Desk {
     /// A desk with so many empty places.
-    pub(super) fn new(places: usize) -> io::Result<Self> {
+    pub(crate) fn new(places: usize) -> io::Result<Self> {
         let length = NonZeroUsize::new(places * size_of::<Order>())
             .ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -39,7 +39,7 @@ impl Desk {
 
     /// Receives an order from `socket` at `place`, which must be this process's alone until it has
     /// told the nursery; `None` at the end of the conversation.
-    pub(super) fn receive(&self, place: usize, socket: RawFd) -> Option<Order> {
+    pub(crate) fn receive(&self, place: usize, socket: RawFd) -> Option<Order> {
         // SAFETY: nobody else uses the place now: the nursery looks at it only when this process
         // has ended or has told what it took.
         let order = unsafe { &mut self.place(place)[0] };
@@ -53,7 +53,7 @@ impl Desk {
 
     /// What lies at `place`, whose user has ended or has told what it took. The place is empty
     /// from then on.
-    pub(super) fn take(&self, place: usize) -> Option<Order> {
+    pub(crate) fn take(&self, place: usize) -> Option<Order> {
         // SAFETY: as the caller warrants, nobody else uses the place now.
         let order = unsafe { &mut self.place(place)[0] };
         let taken = *order;
@@ -70,7 +70,7 @@ impl Desk {
     ///
     /// # Safety
     /// This process may not use the desk any more.
-    pub(super) unsafe fn unmap(&self) {
+    pub(crate) unsafe fn unmap(&self) {
         let length = self.places * size_of::<Order>();
         // SAFETY: the mapping is this value's, and nothing will use it, as the caller warrants.
         let _ = unsafe { munmap(self.start.cast(), length) };
@@ -97,7 +97,8 @@ mod tests {
 
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-    use super::{super::wire::send_message, *};
+    use super::*;
+    use crate::engine::kvm::wire::send_message;
 
     #[test]
     fn what_was_received_stays_until_it_is_taken() {

@@ -22,7 +22,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 
 /// The orphans of a nursery.
 #[derive(Debug)]
-pub(super) struct Orphans {
+pub(crate) struct Orphans {
     /// The restore lock, held.
     lock: Option<File>,
     /// Its file, by which those who restore are found.
@@ -36,7 +36,7 @@ pub(super) struct Orphans {
 
 impl Orphans {
     /// Those of a manager that hangs up now; none where they cannot be found.
-    pub(super) fn new(lock: File) -> Option<Self> {
+    pub(crate) fn new(lock: File) -> Option<Self> {
         let of_lock = lock.metadata().ok()?;
         let now = Instant::now();
         // A manager that came to its end has recorded what there was to record, and has removed the
@@ -53,7 +53,7 @@ impl Orphans {
     }
 
     /// How long the nursery may wait for something to happen; for ever, when there is none.
-    pub(super) fn limit(&self) -> Option<Duration> {
+    pub(crate) fn limit(&self) -> Option<Duration> {
         let at = match (&self.lock, &self.ended) {
             (None, Some(_)) => return None,
             (None, None) => self.time_is_up,
@@ -64,12 +64,12 @@ impl Orphans {
     }
 
     /// Whether this child was ended because it had not answered.
-    pub(super) fn ended(&self, pid: Pid) -> bool {
+    pub(crate) fn ended(&self, pid: Pid) -> bool {
         self.ended.as_ref().is_some_and(|all| all.contains(&pid))
     }
 
     /// Does what there is to do by now. `children` are those whose end is not recorded yet.
-    pub(super) fn look(&mut self, children: impl Iterator<Item = Pid>) {
+    pub(crate) fn look(&mut self, children: impl Iterator<Item = Pid>) {
         let now = Instant::now();
         if self.ended.is_none() && self.time_is_up <= now {
             self.ended = Some(self.end());

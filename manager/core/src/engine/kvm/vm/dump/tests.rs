@@ -8,7 +8,7 @@ use tempfile::tempfile;
 use super::*;
 use crate::{
     checkpoint::{Extent, FileStamp},
-    engine::kvm::{
+    engine::kvm::vm::{
         layers::{Plan, Sealed},
         slots::Region,
     },

@@ -44,17 +44,23 @@ use nix::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{
-    clone::{self, EXIT_CHECKPOINT_CUT},
-    desk::Desk,
-    layers::Layers,
-    machine::{ExitReason, Machine},
-    oom::{OomKills, Scores},
-    orphans::Orphans,
-    ram::Ram,
-    record,
-    slots::Region,
-    vcpu::{RestorePlan, VcpuState},
+use crate::engine::kvm::{
+    fork_server::{
+        oom::{OomKills, Scores},
+        orphans::Orphans,
+        shared_orders::Desk,
+    },
+    guest::{
+        exit_record,
+        serve::{self, EXIT_CHECKPOINT_CUT},
+    },
+    vm::{
+        layers::Layers,
+        machine::{ExitReason, Machine},
+        ram::Ram,
+        slots::Region,
+        vcpu::{RestorePlan, VcpuState},
+    },
     wire::{
         Order, REPORT_FAILED, REPORT_READY, REPORT_UNUSABLE_KERN, Report, Start, Taken, Text,
         receive_message, send_message,
@@ -63,29 +69,29 @@ use super::{
 use crate::{checkpoint::DELTAS_MAX, guest_id::GuestId, owner_only, units::PAGE_SIZE};
 
 /// The descriptor on which a nursery finds the socket to its manager.
-pub(super) const SOCKET: RawFd = 3;
+pub(crate) const SOCKET: RawFd = 3;
 
 /// The signal by which a guest stops itself, between two of its system calls.
 ///
 /// SIGSTOP from outside may come while it closes its virtual machine. The kernel then stops KVM's
 /// worker thread in the guest's process, whose end the close waits for (`vhost_task_stop` in
 /// kernel/vhost_task.c): the process is neither stopped nor does it go on, until SIGCONT.
-pub(super) const STOP: Signal = Signal::SIGTSTP;
+pub(crate) const STOP: Signal = Signal::SIGTSTP;
 
 /// What every guest inherits.
 #[derive(Debug)]
-pub(super) struct Nursery {
-    pub(super) kvm: Kvm,
-    pub(super) layers: Arc<Layers>,
+pub(crate) struct Nursery {
+    pub(crate) kvm: Kvm,
+    pub(crate) layers: Arc<Layers>,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
-    pub(super) park_after: Option<Duration>,
+    pub(crate) park_after: Option<Duration>,
     /// Processes to hold ready for orders to come.
     spares: usize,
-    pub(super) plan: RestorePlan,
-    pub(super) regions: Vec<Region>,
+    pub(crate) plan: RestorePlan,
+    pub(crate) regions: Vec<Region>,
     /// Held by everything that may still be restoring.
-    pub(super) session_lock: Option<OwnedFd>,
-    pub(super) pid: Pid,
+    pub(crate) session_lock: Option<OwnedFd>,
+    pub(crate) pid: Pid,
     /// None where the kernel cannot be told whom to take when memory is short.
     scores: Option<Scores>,
 }
@@ -256,7 +262,7 @@ impl Nursery {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.
             match unsafe { fork() } {
-                Ok(ForkResult::Child) => clone::run(self, pipe, &children.desk, place),
+                Ok(ForkResult::Child) => serve::run(self, pipe, &children.desk, place),
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
                 Err(_) if children.free.len() < self.spares => return,
@@ -284,9 +290,9 @@ impl Nursery {
 
 /// The pipe by which spares tell the nursery that they took an order.
 #[derive(Debug)]
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     taken: OwnedFd,
-    pub(super) take: OwnedFd,
+    pub(crate) take: OwnedFd,
 }
 
 impl Pipe {
@@ -306,7 +312,7 @@ const OWN: RawFd = 48;
 const _: () = assert!(SOCKET as usize + 5 + DELTAS_MAX + 16 < OWN as usize);
 
 /// Moves a descriptor to where no guest keeps it.
-pub(super) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
+pub(crate) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
     let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(OWN))?;
     drop(fd);
     // SAFETY: the kernel has just made this descriptor.
@@ -315,7 +321,7 @@ pub(super) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
 
 /// Closes what is the nursery's own, in a process that becomes a guest: what a guest could do with
 /// it would be done to its siblings.
-pub(super) fn close_own() {
+pub(crate) fn close_own() {
     // SAFETY: closes descriptors of values that the caller, which never returns to the nursery's
     // code, neither uses nor drops.
     unsafe { libc::close_range(OWN.unsigned_abs(), libc::c_uint::MAX, 0) };
@@ -443,7 +449,7 @@ impl Children {
                     }
                 },
             };
-            record::ended(&id, &reason);
+            exit_record::ended(&id, &reason);
             if let Some(socket) = socket {
                 let report = failure(seq, &reason.to_string());
                 // A manager that waits for nothing does not read: never wait for it.
@@ -485,7 +491,7 @@ fn wait(socket: Option<RawFd>, taken: &OwnedFd, limit: Option<Duration>) -> bool
         .is_some_and(|seen| seen.intersects(end))
 }
 
-pub(super) fn handle(signal: Signal, handler: SigHandler) {
+pub(crate) fn handle(signal: Signal, handler: SigHandler) {
     // No SA_RESTART: a blocking call must notice.
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: the handlers used here do nothing that is not async-signal-safe.
@@ -501,7 +507,7 @@ fn report(kind: u32, text: &str) {
 }
 
 /// The report that the order `seq` failed.
-pub(super) fn failure(seq: u64, text: &str) -> Report {
+pub(crate) fn failure(seq: u64, text: &str) -> Report {
     Report {
         seq,
         kind: REPORT_FAILED,

@@ -5,16 +5,16 @@
 
 use std::{fs, io, path::Path};
 
-use super::machine::ExitReason;
+use crate::engine::kvm::vm::machine::ExitReason;
 use crate::guest_id::GuestId;
 
 /// Name of a guest's control socket in the run folder.
-pub(super) fn socket_name(id: &GuestId) -> String {
+pub(crate) fn socket_name(id: &GuestId) -> String {
     format!("{id}.sock")
 }
 
 /// Guests that have a control socket in `run_dir`.
-pub(super) fn sockets(run_dir: &Path) -> io::Result<Vec<GuestId>> {
+pub(crate) fn sockets(run_dir: &Path) -> io::Result<Vec<GuestId>> {
     let mut guests = Vec::new();
     for entry in fs::read_dir(run_dir)? {
         let name = entry?.file_name();
@@ -29,7 +29,7 @@ fn record_name(id: &GuestId) -> String {
 }
 
 /// Records, in the current folder, how a guest ended, unless that is known already.
-pub(super) fn ended(id: &GuestId, reason: &ExitReason) {
+pub(crate) fn ended(id: &GuestId, reason: &ExitReason) {
     let name = record_name(id);
     if !Path::new(&socket_name(id)).exists() || Path::new(&name).exists() {
         return;
@@ -52,7 +52,7 @@ pub(super) fn ended(id: &GuestId, reason: &ExitReason) {
 ///
 /// # Errors
 /// When there is a record that cannot be read: it is not one that is not there.
-pub(super) fn read(run_dir: &Path, id: &GuestId) -> io::Result<Option<ExitReason>> {
+pub(crate) fn read(run_dir: &Path, id: &GuestId) -> io::Result<Option<ExitReason>> {
     match fs::read(run_dir.join(record_name(id))) {
         // What a crash of the host left of it tells nothing.
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
@@ -62,7 +62,7 @@ pub(super) fn read(run_dir: &Path, id: &GuestId) -> io::Result<Option<ExitReason
 }
 
 /// Removes everything that a guest has in `run_dir`.
-pub(super) fn forget(run_dir: &Path, id: &GuestId) -> io::Result<()> {
+pub(crate) fn forget(run_dir: &Path, id: &GuestId) -> io::Result<()> {
     for name in [
         socket_name(id),
         record_name(id),

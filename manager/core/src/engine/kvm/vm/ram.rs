@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-use super::{layers::Layers, slots::Region};
+use crate::engine::kvm::vm::{layers::Layers, slots::Region};
 use crate::{
     checkpoint::Extent,
     units::{Bytes, PAGE_SIZE},
@@ -26,7 +26,7 @@ const PRIVATE: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
 
 /// A mapping of guest memory, unmapped on drop.
 #[derive(Debug)]
-pub(super) struct Ram {
+pub(crate) struct Ram {
     start: NonNull<u8>,
     size: usize,
     deltas: Option<Deltas>,
@@ -45,7 +45,7 @@ impl Ram {
     /// Maps a checkpoint: reads come from the files' pages, which all mappings share; a page that
     /// is written becomes this process's own. A region has the right content only after
     /// [`Self::place`].
-    pub(super) fn private(layers: &Arc<Layers>) -> io::Result<Self> {
+    pub(crate) fn private(layers: &Arc<Layers>) -> io::Result<Self> {
         let mut ram = Self::map(layers.base(), layers.memory(), PRIVATE)?;
         if !layers.extents().is_empty() {
             ram.deltas = Some(Deltas {
@@ -62,7 +62,7 @@ impl Ram {
     ///
     /// An extent that reaches out of the region is laid down whole: none of its pages can have been
     /// used yet, or it would be in place.
-    pub(super) fn place(&mut self, region: Region) -> io::Result<()> {
+    pub(crate) fn place(&mut self, region: Region) -> io::Result<()> {
         let Some(mut deltas) = self.deltas.take() else {
             return Ok(());
         };
@@ -121,12 +121,12 @@ impl Ram {
     }
 
     /// Maps the first `size` bytes of `file`: what is written reaches the file.
-    pub(super) fn shared(file: &File, size: Bytes) -> io::Result<Self> {
+    pub(crate) fn shared(file: &File, size: Bytes) -> io::Result<Self> {
         Self::map(file, size, MapFlags::MAP_SHARED)
     }
 
     /// Memory of no file, zeroed.
-    pub(super) fn anonymous(size: Bytes) -> io::Result<Self> {
+    pub(crate) fn anonymous(size: Bytes) -> io::Result<Self> {
         let length = length(size)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
@@ -150,17 +150,17 @@ impl Ram {
         })
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size as u64
     }
 
     /// Host address of guest-physical 0.
-    pub(super) fn host_address(&self) -> u64 {
+    pub(crate) fn host_address(&self) -> u64 {
         self.start.as_ptr() as u64
     }
 
     /// Copies `bytes` to guest-physical `address`; `false` when they do not fit in memory.
-    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> bool {
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> bool {
         let Some(offset) = self.offset(address, bytes.len()) else {
             return false;
         };
@@ -175,7 +175,7 @@ impl Ram {
     }
 
     /// Copies from guest-physical `address` into `bytes`; `false` when they do not lie in memory.
-    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+    pub(crate) fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
         let Some(offset) = self.offset(address, bytes.len()) else {
             return false;
         };

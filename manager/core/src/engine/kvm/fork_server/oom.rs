@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{machine::ExitReason, nursery::own};
+use crate::engine::kvm::{fork_server::server::own, vm::machine::ExitReason};
 
 /// What the kernel takes into account beside a process's memory (proc_pid_oom_score_adj(5)): first
 /// guests, then nurseries, then the manager, which keeps what it has.
@@ -33,7 +33,7 @@ const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 /// A child has its parent's score, so the nursery takes that of its guests while it forks them. Each
 /// guest would need three calls and memory of the kernel's to set its own.
 #[derive(Debug)]
-pub(super) struct Scores {
+pub(crate) struct Scores {
     file: File,
     nursery: String,
     guests: String,
@@ -42,7 +42,7 @@ pub(super) struct Scores {
 impl Scores {
     /// Has the kernel take this nursery before its manager, when it takes any; none where the kernel
     /// cannot be told.
-    pub(super) fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let score: i32 = fs::read_to_string(OWN_SCORE).ok()?.trim().parse().ok()?;
         let file = File::options().write(true).open(OWN_SCORE).ok()?;
         let guests = score.saturating_add(1).clamp(GUEST_SCORE, SCORE_MAX);
@@ -56,12 +56,12 @@ impl Scores {
     }
 
     /// What is forked from now on is taken before the nursery.
-    pub(super) fn for_guests(&self) {
+    pub(crate) fn for_guests(&self) {
         let _ = self.set(&self.guests);
     }
 
     /// This process is the nursery again.
-    pub(super) fn for_nursery(&self) {
+    pub(crate) fn for_nursery(&self) {
         let _ = self.set(&self.nursery);
     }
 
@@ -72,7 +72,7 @@ impl Scores {
 
 /// Counters of kills for want of memory.
 #[derive(Debug)]
-pub(super) struct OomKills {
+pub(crate) struct OomKills {
     group: Option<Counter>,
     host: Option<Counter>,
 }
@@ -91,7 +91,7 @@ struct Counter {
 
 impl OomKills {
     /// Counts from now on.
-    pub(super) fn watch() -> Self {
+    pub(crate) fn watch() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let group = counters(&groups)
             .into_iter()
@@ -103,7 +103,7 @@ impl OomKills {
     }
 
     /// Why a child ended that was killed by SIGKILL, if it was for want of memory.
-    pub(super) fn reason(&mut self) -> Option<ExitReason> {
+    pub(crate) fn reason(&mut self) -> Option<ExitReason> {
         if let Some(group) = &mut self.group {
             let group_name = group.group.clone();
             return group.take().then_some(ExitReason::OutOfMemory {

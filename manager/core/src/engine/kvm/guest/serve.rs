@@ -32,16 +32,20 @@ use nix::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{
+use crate::engine::kvm::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
-    desk::Desk,
-    dump,
-    layers::Layers,
-    machine::{ExitReason, Machine, Parked, Stop},
-    nursery::{Nursery, Pipe, SOCKET, close_own, failure, handle},
-    ram::Ram,
-    record,
-    vcpu::VcpuState,
+    fork_server::{
+        server::{Nursery, Pipe, SOCKET, close_own, failure, handle},
+        shared_orders::Desk,
+    },
+    guest::exit_record,
+    vm::{
+        dump,
+        layers::Layers,
+        machine::{ExitReason, Machine, Parked, Stop},
+        ram::Ram,
+        vcpu::VcpuState,
+    },
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order, REPLY_BUSY,
         REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply, Report, Taken,
@@ -51,13 +55,13 @@ use super::{
 use crate::{checkpoint::FileStamp, guest_id::GuestId};
 
 /// Exit code of a guest process that found its checkpoint file cut short under its memory.
-pub(super) const EXIT_CHECKPOINT_CUT: i32 = 77;
+pub(crate) const EXIT_CHECKPOINT_CUT: i32 = 77;
 /// How long a client may take to say what it wants, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(super) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize) -> ! {
+pub(crate) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != nursery.pid {
@@ -166,7 +170,7 @@ fn restore<'a>(
     }
     let reply = guest.ask(&Request::new(layout::OP_PING, &[]));
     if reply.kind != REPLY_DONE {
-        let _ = unlink(record::socket_name(&id).as_str());
+        let _ = unlink(exit_record::socket_name(&id).as_str());
         return Err(String::from(&reply.text));
     }
     let report = Report {
@@ -326,7 +330,7 @@ impl Guest<'_> {
     }
 
     fn died(&mut self, reason: &ExitReason) -> Reply {
-        record::ended(&self.id, reason);
+        exit_record::ended(&self.id, reason);
         Reply::new(REPLY_DEAD, &reason.to_string())
     }
 
@@ -410,7 +414,7 @@ impl Guest<'_> {
         let _ = setsockopt(client, sockopt::ReceiveTimeout, &TimeVal::zero());
         match receive_call(client.as_raw_fd()) {
             Some((call, _)) if call.kind == CALL_COMMIT => {
-                let _ = unlink(record::socket_name(&self.id).as_str());
+                let _ = unlink(exit_record::socket_name(&self.id).as_str());
                 let _ = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, ""));
                 exit(0)
             }
@@ -460,7 +464,7 @@ impl Destination {
 /// Receives a call and the descriptors that came along.
 fn receive_call(client: RawFd) -> Option<(Call, Vec<File>)> {
     let mut call = Call::new_zeroed();
-    let files = super::control::receive_with_files(client, &mut call).ok()?;
+    let files = crate::engine::kvm::guest::control::receive_with_files(client, &mut call).ok()?;
     Some((call, files))
 }
 
@@ -480,7 +484,7 @@ fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {
     )?;
     bind(
         control.as_raw_fd(),
-        &UnixAddr::new(record::socket_name(id).as_str())?,
+        &UnixAddr::new(exit_record::socket_name(id).as_str())?,
     )?;
     listen(&control, Backlog::new(16)?)?;
     Ok(control)

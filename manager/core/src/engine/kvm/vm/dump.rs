@@ -5,7 +5,7 @@ mod tests;
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use super::{layers::Layers, ram::Ram};
+use crate::engine::kvm::vm::{layers::Layers, ram::Ram};
 use crate::{
     checkpoint::{PageList, interrupted},
     units::PAGE_SIZE,
@@ -26,7 +26,7 @@ const CHUNK: usize = 256 << 10;
 ///
 /// Pages that the guest never wrote are copied file to file, which costs nothing on filesystems
 /// that share extents. `go_on` is asked every few MiB whether anybody still wants it.
-pub(super) fn write_memory(
+pub(crate) fn write_memory(
     layers: &Layers,
     ram: &Ram,
     to: &File,
@@ -45,7 +45,7 @@ pub(super) fn write_memory(
 ///
 /// A page that was written and is what it was before is left to the checkpoint. One that is all
 /// zeros becomes a hole. `go_on` is as of [`write_memory`].
-pub(super) fn write_delta(
+pub(crate) fn write_delta(
     layers: &Layers,
     ram: &Ram,
     to: &File,

@@ -12,20 +12,20 @@ const SLOTS_PER_SIZE: usize = 8;
 
 /// A contiguous part of guest memory: `[start, end)`, page-aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Region {
-    pub(super) start: u64,
-    pub(super) end: u64,
+pub(crate) struct Region {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
 }
 
 /// The regions that have slots, in ascending order; the slot number is the order of addition.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     memory_size: u64,
     regions: Vec<Region>,
 }
 
 impl Slots {
-    pub(super) fn new(memory_size: u64) -> Self {
+    pub(crate) fn new(memory_size: u64) -> Self {
         Self {
             memory_size,
             regions: Vec::new(),
@@ -33,19 +33,19 @@ impl Slots {
     }
 
     /// How many slots there are, which is the number of the next one.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.regions.len()
     }
 
     /// Notes that `region` has a slot now.
-    pub(super) fn insert(&mut self, region: Region) {
+    pub(crate) fn insert(&mut self, region: Region) {
         let at = self.regions.partition_point(|r| r.start < region.start);
         self.regions.insert(at, region);
     }
 
     /// The region to add so that `address` has a slot: `None` when the address lies outside memory
     /// or has a slot already.
-    pub(super) fn missing(&self, address: u64) -> Option<Region> {
+    pub(crate) fn missing(&self, address: u64) -> Option<Region> {
         if address >= self.memory_size {
             return None;
         }

@@ -26,9 +26,9 @@ use nix::{
 };
 use zerocopy::FromZeros;
 
-use super::{
-    layers::Plan,
-    nursery,
+use crate::engine::kvm::{
+    fork_server::server,
+    vm::layers::Plan,
     wire::{
         Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN, Report, Start,
         receive_message, send_message,
@@ -53,7 +53,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A nursery at work.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     socket: OwnedFd,
     /// Tells of the nursery's end. The socket does not when a guest was stopped that has answered
     /// and not let go of it yet.
@@ -65,7 +65,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Starts a nursery for `checkpoint` and waits until it is ready.
-    pub(super) fn start(
+    pub(crate) fn start(
         binary: &Path,
         checkpoint: &Checkpoint,
         run_dir: &Path,
@@ -253,14 +253,14 @@ fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let place = move || -> io::Result<()> {
-        if socket == nursery::SOCKET {
+        if socket == server::SOCKET {
             // SAFETY: the descriptor is open: the parent holds it until the child has started.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         } else {
             // SAFETY: dup2 touches no memory. The child has nothing else at this number yet that
             // it will need: all it inherits is close-on-exec.
-            if unsafe { libc::dup2(socket, nursery::SOCKET as RawFd) } < 0 {
+            if unsafe { libc::dup2(socket, server::SOCKET as RawFd) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }

@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, SyncReg, VcpuFd};
 use serde::{Deserialize, Serialize};
 
-use super::machine::{KvmError, at};
+use crate::engine::kvm::vm::machine::{KvmError, at};
 
 /// Value of [`VcpuState::format`].
 const FORMAT: &str = "brood-kvm-vcpu";
@@ -24,13 +24,13 @@ const MAX_ENTRIES: usize = 256;
 /// Everything that KVM knows of a vCPU, as JSON in `.ckp.kern`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct VcpuState {
+pub(crate) struct VcpuState {
     format: String,
     version: u32,
     /// The guest was in the middle of a request: it must run to its doorbell before it is asked.
-    pub(super) busy: bool,
+    pub(crate) busy: bool,
     /// Rate of the guest's time stamp counter.
-    pub(super) tsc_khz: u32,
+    pub(crate) tsc_khz: u32,
     cpuid: Vec<kvm_cpuid_entry2>,
     regs: kvm_regs,
     // Not sregs2: that adds only the PDPTRs of PAE paging, which no long-mode guest has.
@@ -54,12 +54,12 @@ struct Msr {
 
 /// A `.ckp.kern` that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StateError {
+pub(crate) enum StateError {
     #[error("it is not a KVM vCPU state: {0}")]
     Parse(serde_json::Error),
     #[error("it is not a KVM vCPU state: its field {field}: {source}")]
     Field {
-        /// Where it is, as in "msrs[3].index".
+        /// Where it is, as in `msrs[3].index`.
         field: String,
         source: serde_json::Error,
     },
@@ -88,7 +88,7 @@ impl StateError {
 
 impl VcpuState {
     /// Reads the state of a vCPU that is not running and has no exit to finish.
-    pub(super) fn capture(kvm: &Kvm, vcpu: &VcpuFd, busy: bool) -> Result<Self, KvmError> {
+    pub(crate) fn capture(kvm: &Kvm, vcpu: &VcpuFd, busy: bool) -> Result<Self, KvmError> {
         let indices = kvm.get_msr_index_list().map_err(at("list the MSRs"))?;
         let mut msrs = Vec::with_capacity(indices.as_slice().len());
         let mut read_only_msrs = Vec::new();
@@ -134,7 +134,7 @@ impl VcpuState {
     }
 
     /// Reads what [`Self::to_bytes`] wrote. What the registers hold is KVM's to judge.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
         let state: Self =
             serde_json::from_slice(bytes).map_err(|e| StateError::parsing(bytes, e))?;
         if state.format != FORMAT || state.version != VERSION {
@@ -152,14 +152,14 @@ impl VcpuState {
     }
 
     /// The state as it stands in `.ckp.kern`.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("the state is plain numbers and lists")
     }
 }
 
 /// What a guest changes whenever it runs: its registers and its time stamp counter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Registers {
+pub(crate) struct Registers {
     regs: kvm_regs,
     sregs: kvm_sregs,
     tsc: u64,
@@ -173,7 +173,7 @@ pub(super) struct Registers {
 /// Most of a tiny guest's state is what a fresh vCPU has anyway. What differs is found once, on a
 /// fresh vCPU of the same kernel, and only that is set in each clone.
 #[derive(Debug)]
-pub(super) struct RestorePlan {
+pub(crate) struct RestorePlan {
     cpuid: Option<CpuId>,
     tsc_khz: Option<u32>,
     xcrs: Option<kvm_xcrs>,
@@ -189,7 +189,7 @@ pub(super) struct RestorePlan {
 
 impl RestorePlan {
     /// Compares `state` with `fresh`, a vCPU that has never run. Sets the CPUID table of `fresh`.
-    pub(super) fn new(kvm: &Kvm, state: VcpuState, fresh: &VcpuFd) -> Result<Self, KvmError> {
+    pub(crate) fn new(kvm: &Kvm, state: VcpuState, fresh: &VcpuFd) -> Result<Self, KvmError> {
         let cpuid = (!state.cpuid.is_empty())
             .then(|| CpuId::from_entries(&state.cpuid).expect("the table's length was checked"));
         if let Some(cpuid) = &cpuid {
@@ -220,12 +220,12 @@ impl RestorePlan {
     }
 
     /// The state that the plan leads to.
-    pub(super) fn state(&self) -> &VcpuState {
+    pub(crate) fn state(&self) -> &VcpuState {
         &self.state
     }
 
     /// The registers that the checkpoint was taken with.
-    pub(super) fn registers(&self) -> Registers {
+    pub(crate) fn registers(&self) -> Registers {
         let VcpuState { regs, sregs, .. } = self.state;
         let tsc = self.state.msrs.iter().find(|msr| msr.index == IA32_TSC);
         Registers {
@@ -238,7 +238,7 @@ impl RestorePlan {
 
     /// The registers of a vCPU that ran on from this plan, if they are all in which it differs
     /// from the plan; none if the guest has changed anything else.
-    pub(super) fn registers_beyond(&self, vcpu: &VcpuFd) -> Result<Option<Registers>, KvmError> {
+    pub(crate) fn registers_beyond(&self, vcpu: &VcpuFd) -> Result<Option<Registers>, KvmError> {
         if self.tsc_khz.is_some() {
             return Ok(None);
         }
@@ -285,7 +285,7 @@ impl RestorePlan {
     }
 
     /// Carries the plan out on a fresh vCPU, with these registers.
-    pub(super) fn apply(&self, vcpu: &mut VcpuFd, registers: &Registers) -> Result<(), KvmError> {
+    pub(crate) fn apply(&self, vcpu: &mut VcpuFd, registers: &Registers) -> Result<(), KvmError> {
         if let Some(cpuid) = &self.cpuid {
             vcpu.set_cpuid2(cpuid).map_err(at(CPUID))?;
         }
@@ -338,7 +338,7 @@ impl RestorePlan {
 
     /// Carries the plan out on a vCPU that no guest gets, so that what KVM refuses is found once,
     /// and not by each guest.
-    pub(super) fn try_on(&self, vcpu: &mut VcpuFd) -> Result<(), KvmError> {
+    pub(crate) fn try_on(&self, vcpu: &mut VcpuFd) -> Result<(), KvmError> {
         self.apply(vcpu, &self.registers())?;
         // These would travel with the first KVM_RUN, which would refuse them all in one.
         let VcpuState { regs, sregs, .. } = &self.state;

@@ -6,16 +6,18 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::engine::kvm::{
     demo::layout,
-    ram::Ram,
-    slots::{Region, Slots},
-    vcpu::{Registers, RestorePlan},
+    vm::{
+        ram::Ram,
+        slots::{Region, Slots},
+        vcpu::{Registers, RestorePlan},
+    },
 };
 
 /// What KVM refused, and its answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum KvmError {
+pub(crate) enum KvmError {
     #[error("KVM refused to {step}: {source}")]
     Step {
         /// The step, as in "refused to ...".
@@ -35,7 +37,7 @@ pub(super) enum KvmError {
 }
 
 /// Names the step in an error of KVM's.
-pub(super) fn at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> KvmError {
+pub(crate) fn at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> KvmError {
     move |source| KvmError::Step {
         step,
         source: source.into(),
@@ -44,7 +46,7 @@ pub(super) fn at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Kv
 
 /// Why a vCPU stopped running.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// The guest rang the doorbell: it has answered, and waits for a request.
     Doorbell,
     /// A signal, or `immediate_exit`.
@@ -161,14 +163,14 @@ impl fmt::Display for ExitReason {
 
 /// A guest at rest: its memory and registers, with no virtual machine around them.
 #[derive(Debug)]
-pub(super) struct Parked {
+pub(crate) struct Parked {
     registers: Registers,
     ram: Ram,
 }
 
 impl Parked {
     /// Makes the virtual machine again. Until that has worked nothing is lost.
-    pub(super) fn unpark(
+    pub(crate) fn unpark(
         self,
         kvm: &Kvm,
         regions: &[Region],
@@ -194,18 +196,18 @@ impl Parked {
 
 /// A virtual machine with one vCPU.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     // Dropped in this order: the vCPU, the VM, then the memory they use.
-    pub(super) vcpu: VcpuFd,
-    pub(super) vm: VmFd,
+    pub(crate) vcpu: VcpuFd,
+    pub(crate) vm: VmFd,
     slots: Slots,
-    pub(super) ram: Ram,
+    pub(crate) ram: Ram,
 }
 
 impl Machine {
     /// A machine in reset state over `ram`, with slots for `regions`.
     /// When that fails, the memory is handed back.
-    pub(super) fn new(
+    pub(crate) fn new(
         kvm: &Kvm,
         mut ram: Ram,
         regions: &[Region],
@@ -240,7 +242,7 @@ impl Machine {
     /// Gives the virtual machine back to the kernel and keeps only what it takes to make it again:
     /// the guest's memory and its registers. The rest of the vCPU's state is what `plan` sets;
     /// where the guest has changed it, the machine is kept.
-    pub(super) fn park(mut self, plan: &RestorePlan) -> Result<Parked, Self> {
+    pub(crate) fn park(mut self, plan: &RestorePlan) -> Result<Parked, Self> {
         match self
             .finish_exit()
             .and_then(|()| plan.registers_beyond(&self.vcpu))
@@ -262,7 +264,7 @@ impl Machine {
 
     /// Runs the guest until it rings the doorbell, is interrupted or cannot go on. Memory that has
     /// no slot yet gets one when the guest touches it.
-    pub(super) fn run(&mut self) -> Stop {
+    pub(crate) fn run(&mut self) -> Stop {
         loop {
             let (address, region, inside) = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(layout::DOORBELL, _)) => return Stop::Doorbell,
@@ -320,13 +322,13 @@ impl Machine {
     }
 
     /// The byte that makes KVM_RUN return at once while it is not zero.
-    pub(super) fn immediate_exit(&mut self) -> *mut u8 {
+    pub(crate) fn immediate_exit(&mut self) -> *mut u8 {
         &raw mut self.vcpu.get_kvm_run().immediate_exit
     }
 
     /// Lets KVM finish the instruction that made the last exit, without running on, so that the
     /// registers say where the guest really is.
-    pub(super) fn finish_exit(&mut self) -> Result<(), KvmError> {
+    pub(crate) fn finish_exit(&mut self) -> Result<(), KvmError> {
         self.vcpu.set_kvm_immediate_exit(1);
         let result = self.vcpu.run().map(|_| ());
         self.vcpu.set_kvm_immediate_exit(0);

@@ -4,7 +4,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::verdict::Verdicts;
+use crate::engine::kvm::verdict::Verdicts;
 use crate::{
     checkpoint::{Checkpoint, Extent, FileStamp, copy_range},
     units::{Bytes, PAGE_SIZE},
@@ -12,22 +12,22 @@ use crate::{
 
 /// What a file was when it was verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Sealed {
-    pub(super) stamp: FileStamp,
-    pub(super) sha256: String,
+pub(crate) struct Sealed {
+    pub(crate) stamp: FileStamp,
+    pub(crate) sha256: String,
 }
 
 /// Which files, and which pages come from which: what a nursery is told. The files themselves come
 /// as descriptors.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Plan {
-    pub(super) memory: Bytes,
-    pub(super) sealed: Vec<Sealed>,
-    pub(super) extents: Vec<Extent>,
+pub(crate) struct Plan {
+    pub(crate) memory: Bytes,
+    pub(crate) sealed: Vec<Sealed>,
+    pub(crate) extents: Vec<Extent>,
 }
 
 impl Plan {
-    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
         let sealed = |layer: &&Checkpoint| Sealed {
             stamp: layer.stamp(),
             sha256: layer.manifest().files.ckp.sha256.clone(),
@@ -42,14 +42,14 @@ impl Plan {
 
 /// The files, open, the full checkpoint first.
 #[derive(Debug)]
-pub(super) struct Layers {
+pub(crate) struct Layers {
     files: Vec<File>,
     plan: Plan,
     verdicts: Verdicts,
 }
 
 impl Layers {
-    pub(super) fn new(files: Vec<File>, plan: Plan, run_dir: &Path) -> Result<Self, String> {
+    pub(crate) fn new(files: Vec<File>, plan: Plan, run_dir: &Path) -> Result<Self, String> {
         let within = |extent: &Extent| extent.layer < files.len();
         if files.is_empty() || files.len() != plan.sealed.len() || !plan.extents.iter().all(within)
         {
@@ -65,27 +65,27 @@ impl Layers {
     }
 
     /// Size of the guest's memory.
-    pub(super) fn memory(&self) -> Bytes {
+    pub(crate) fn memory(&self) -> Bytes {
         self.plan.memory
     }
 
     /// The full checkpoint's memory file: whatever no extent covers.
-    pub(super) fn base(&self) -> &File {
+    pub(crate) fn base(&self) -> &File {
         &self.files[0]
     }
 
     /// Parts of the memory that lie in deltas, ascending.
-    pub(super) fn extents(&self) -> &[Extent] {
+    pub(crate) fn extents(&self) -> &[Extent] {
         &self.plan.extents
     }
 
     /// The file that an extent lies in.
-    pub(super) fn file(&self, extent: &Extent) -> &File {
+    pub(crate) fn file(&self, extent: &Extent) -> &File {
         &self.files[extent.layer]
     }
 
     /// Places of the extents that have pages in `[first, end)`.
-    pub(super) fn extents_in(&self, first: u64, end: u64) -> std::ops::Range<usize> {
+    pub(crate) fn extents_in(&self, first: u64, end: u64) -> std::ops::Range<usize> {
         let extents = self.extents();
         let from = extents.partition_point(|extent| extent.end() <= first);
         let to = extents.partition_point(|extent| extent.first < end);
@@ -93,7 +93,7 @@ impl Layers {
     }
 
     /// Reads a page as the checkpoint has it.
-    pub(super) fn read_page(&self, page: u64, bytes: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read_page(&self, page: u64, bytes: &mut [u8]) -> io::Result<()> {
         let at = self.extents_in(page, page + 1);
         match self.extents()[at].first() {
             Some(extent) => {
@@ -106,7 +106,7 @@ impl Layers {
     }
 
     /// Writes all of the checkpoint's memory to `to`, as long as `go_on` says so.
-    pub(super) fn copy_to(&self, to: &File, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+    pub(crate) fn copy_to(&self, to: &File, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         copy_range(self.base(), 0, to, 0, self.memory().0, go_on)?;
         self.extents().iter().try_for_each(|extent| {
             let [from, at, size] =
@@ -120,7 +120,7 @@ impl Layers {
     /// A change to a file's content changes its size or times. So do its attributes (mode, name,
     /// links), and times can be set; then the content itself is looked at, once for all guests, of all nurseries, and
     /// the new stamp takes the old one's place in `stamps`.
-    pub(super) fn check(&self, stamps: &mut [FileStamp]) -> Result<(), String> {
+    pub(crate) fn check(&self, stamps: &mut [FileStamp]) -> Result<(), String> {
         for (n, stamp) in stamps.iter_mut().enumerate() {
             let (file, sealed) = (&self.files[n], &self.plan.sealed[n]);
             let now = FileStamp::of(file).map_err(|e| e.to_string())?;
@@ -143,7 +143,7 @@ impl Layers {
     }
 
     /// The files' stamps when they were verified.
-    pub(super) fn stamps(&self) -> Vec<FileStamp> {
+    pub(crate) fn stamps(&self) -> Vec<FileStamp> {
         self.plan.sealed.iter().map(|sealed| sealed.stamp).collect()
     }
 }

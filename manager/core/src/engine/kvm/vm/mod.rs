@@ -1,0 +1,9 @@
+//! The virtual machine: KVM's file descriptors, the vCPU's state, and guest memory as a private mapping of
+//! the checkpoint's layers.
+
+pub(crate) mod dump;
+pub(crate) mod layers;
+pub(crate) mod machine;
+pub(crate) mod ram;
+pub(crate) mod slots;
+pub(crate) mod vcpu;
