@@ -149,11 +149,7 @@ impl From<&Identity> for IdentityBlock {
 }
 
 /// Writes identity, entropy and clock where the guest looks for a new generation.
-pub(crate) fn lay_down_identity(
-    ram: &Ram,
-    identity: &IdentityBlock,
-    clock: Clock,
-) -> bool {
+pub(crate) fn lay_down_identity(ram: &Ram, identity: &IdentityBlock, clock: Clock) -> bool {
     let wall_ns = u64::try_from(clock.wall.as_nanos()).unwrap_or(u64::MAX);
     let put = |offset: usize, bytes: &[u8]| ram.write(l::DATA + offset as u64, bytes);
     put(l::ID_GENERATION, identity.as_bytes())
