@@ -25,6 +25,7 @@ mod details;
 mod error;
 mod pace;
 mod settle;
+mod sweep;
 
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 

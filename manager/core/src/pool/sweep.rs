@@ -1,0 +1,147 @@
+//! What claims that are over have left on the disk: bundles, and snapshots of disks beside them.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Error, Pools};
+use crate::{
+    checkpoint::{self, BundlePath},
+    disk::Place,
+    guests,
+};
+
+/// How long another process that removes the same bundle is waited for, and how often it is looked
+/// at.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+impl Pools<'_> {
+    /// Removes bundles of claims that neither rest nor were restored from them, and that are the
+    /// parent of no delta. Names decide: one that is lost or damaged does not keep the others.
+    pub(super) fn sweep_bundles(&mut self) -> Result<(), Error> {
+        let dir = self.state.dir().join("cold");
+        if !dir.exists() {
+            return Ok(());
+        }
+        let mut needed = HashSet::new();
+        for bundle in self.state.bundles_of_kept_claims()? {
+            needed.insert(BundlePath::new(&bundle)?);
+        }
+        let resting = self.state.all_cold()?.into_iter().map(|cold| cold.bundle);
+        let living = self.guests().list()?.into_iter().map(|g| g.row.checkpoint);
+        for bundle in resting.chain(living) {
+            needed.insert(bundle.parse()?);
+        }
+        let dir = BundlePath::new(&dir.join("any"))?.absolute()?;
+        let mut names = HashSet::new();
+        for path in needed {
+            let parents = checkpoint::parents_of(&path)?;
+            for path in parents.into_iter().chain([path]) {
+                names.insert(path.absolute().unwrap_or(path));
+            }
+        }
+        let mut doomed: Vec<BundlePath> = Vec::new();
+        for listed in checkpoint::list(dir.dir())? {
+            if !names.contains(&listed.path.absolute()?) {
+                doomed.push(listed.path);
+            }
+        }
+        // One that another of them is a delta of goes after that one.
+        let swept = loop {
+            let before = doomed.len();
+            let mut result = Ok(());
+            let mut left = Vec::new();
+            for path in doomed {
+                match self.sweep_bundle(&path) {
+                    Ok(true) => {}
+                    Ok(false) => left.push(path),
+                    Err(error) => {
+                        result = Err(error);
+                        left.push(path);
+                    }
+                }
+            }
+            if left.is_empty() || left.len() == before {
+                break result;
+            }
+            doomed = left;
+        };
+        swept.and(self.sweep_snapshots(dir.dir()))
+    }
+
+    /// Removes the bundle of a claim that was released, and those under it that no other needs:
+    /// also while somebody is at another claim.
+    pub(super) fn sweep_released(&mut self, bundle: &BundlePath) -> Result<(), Error> {
+        let dir = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
+        let Ok(dir) = dir.absolute() else {
+            return Ok(());
+        };
+        let under = checkpoint::parents_of(bundle)?;
+        for path in std::iter::once(bundle.clone()).chain(under) {
+            let own = path.absolute().is_ok_and(|path| path.dir() == dir.dir());
+            if own && checkpoint::is_sealed(&path)? {
+                self.sweep_bundle(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the bundle of a claim that is over, unless a delta needs it; says whether it is gone.
+    /// Whoever removes it at the same moment is waited for.
+    pub(super) fn sweep_bundle(&mut self, path: &BundlePath) -> Result<bool, Error> {
+        let begin = Instant::now();
+        loop {
+            let removed = self.guests().remove_checkpoint(path, false);
+            let Err(guests::Error::Checkpoint(error)) = removed else {
+                return Ok(removed.map(|_| true)?);
+            };
+            match error {
+                checkpoint::Error::Needed { .. } | checkpoint::Error::InUse { .. } => {
+                    return Ok(false);
+                }
+                checkpoint::Error::NotFound { .. } => return Ok(true),
+                checkpoint::Error::Busy { .. } if begin.elapsed() < REMOVAL_TIMEOUT => {
+                    thread::sleep(POLL_INTERVAL);
+                }
+                error => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Removes snapshots of disks, beside the bundles, whose bundle is not there: whoever took or
+    /// removed them was killed.
+    fn sweep_snapshots(&mut self, dir: &Path) -> Result<(), Error> {
+        let of_bundle = |name: &str| {
+            name.split_once(".ckp.disk-")
+                .map(|(bundle, _)| bundle.to_owned())
+        };
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let strays = entries.any(|entry| {
+            let bundle = of_bundle(&entry.file_name().to_string_lossy());
+            bundle.is_some_and(|bundle| !dir.join(format!("{bundle}.ckp.brood")).exists())
+        });
+        if strays {
+            self.sweep_disks(&[Place::Folder(dir.to_owned())], |_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots in these places, of all that were ever used when none is named, whose
+    /// bundle is one of these and is not there. What cannot be removed is found again.
+    pub(super) fn sweep_disks(
+        &mut self,
+        places: &[Place],
+        whose: impl Fn(&BundlePath) -> bool,
+    ) -> Result<(), Error> {
+        let mut guests = self.guests();
+        let mut left = guests.leftovers(places)?;
+        left.retain(|left| left.found.bundle().is_some_and(|(bundle, _)| whose(bundle)));
+        guests.sweep(&left);
+        Ok(())
+    }
+}
