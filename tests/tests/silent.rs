@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_tests::{Daemon, Demo, Home, Proc, array, signal, text, until, whole};
+use brood_tests::{Daemon, Demo, Home, Proc, Running, array, signal, text, until, whole};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
@@ -192,11 +192,9 @@ fn whoever_waits_for_a_stopped_command_is_told_of_it() {
     let _ = home.brood(&["pool", "remove", "slow", "--force"]).ok();
 }
 
-#[test]
-fn what_a_killed_manager_leaves_silent_ends_by_itself() {
-    let Some(home) = Home::with_kvm() else { return };
-    let demo = home.demo("demo", "4M");
-    let spin = hostile(&home, &demo, "spin");
+/// A restore of two guests that never answer, when both are on their way.
+fn restore_of_two_silent(home: &Home, demo: &Demo) -> Running {
+    let spin = hostile(home, demo, "spin");
     let restore = home.start(&["restore", &spin.path, "-n", "2", "-c", "2"]);
     until("both to be on their way", || {
         let sockets = fs::read_dir(home.run_dir())
@@ -206,6 +204,14 @@ fn what_a_killed_manager_leaves_silent_ends_by_itself() {
             .filter(|entry| entry.path().extension().is_some_and(|end| end == "sock"));
         (sockets.count() == 2).then_some(())
     });
+    restore
+}
+
+#[test]
+fn what_a_killed_manager_leaves_silent_ends_by_itself() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let restore = restore_of_two_silent(&home, &demo);
     restore.signal(Signal::SIGKILL);
     let _ = restore.wait();
     // Nobody destroys them, and nobody waits.
@@ -226,16 +232,7 @@ fn what_a_killed_manager_leaves_silent_ends_by_itself() {
 fn a_guest_whose_end_is_not_recorded_yet_is_not_forgotten() {
     let Some(home) = Home::with_kvm() else { return };
     let demo = home.demo("demo", "4M");
-    let spin = hostile(&home, &demo, "spin");
-    let restore = home.start(&["restore", &spin.path, "-n", "2", "-c", "2"]);
-    until("both to be on their way", || {
-        let sockets = fs::read_dir(home.run_dir())
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|end| end == "sock"));
-        (sockets.count() == 2).then_some(())
-    });
+    let restore = restore_of_two_silent(&home, &demo);
     let nurseries = home.nurseries();
     assert_eq!(nurseries.len(), 1, "{nurseries:?}");
     let nursery = nurseries[0].pid;
