@@ -11,7 +11,9 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::{BhyveGuest, BundlePath, Checkpoint, Readiness, manifest::Manifest, unwatched},
+    checkpoint::{
+        BhyveGuest, BundlePath, Checkpoint, Readiness, manifest::Manifest, unnoted, unwatched,
+    },
     engine::{
         Error,
         bhyve::{
@@ -342,7 +344,9 @@ impl Machine {
         path: &BundlePath,
         guest: BhyveGuest,
     ) -> Result<Manifest, Error> {
-        let sealed = self.engine(&[]).import(raw, path, guest, &unwatched)?;
+        let sealed = self
+            .engine(&[])
+            .import(raw, path, guest, &mut unnoted, &unwatched)?;
         let opened = Checkpoint::open(path).expect("it was sealed just now");
         let state = State::open(&self.dir.with_file_name("state")).expect("a state folder");
         state.trust(&opened).expect("it can be written");

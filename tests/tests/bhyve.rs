@@ -4,8 +4,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use brood_core::{
-    checkpoint::{BhyveGuest, Checkpoint, Readiness},
-    engine::{Engine, Identity, Order, Outcome, bhyve::config::Variables},
+    checkpoint::{BhyveGuest, Checkpoint, Readiness, unnoted},
+    engine::{Engine, GuestRef, Identity, Order, Outcome, bhyve::config::Variables},
     guest_id::GuestId,
 };
 use brood_tests::{Lab, Running, array, signal, text, until, whole};
@@ -301,7 +301,13 @@ fn a_suspend_that_was_not_sealed_is_told_of_and_can_be() {
         fs::copy(name(&raw), name(&copy)).unwrap();
     }
     engine
-        .import(&copy, &other, guest, &brood_core::checkpoint::unwatched)
+        .import(
+            &copy,
+            &other,
+            guest,
+            &mut unnoted,
+            &brood_core::checkpoint::unwatched,
+        )
         .unwrap();
     // And with it, it is suspended after all. To another bundle it is not.
     let elsewhere = lab.bundle("elsewhere").to_string();
@@ -365,6 +371,7 @@ fn what_does_not_fit_together_is_refused() {
                 &raw,
                 &path,
                 guest(from, to),
+                &mut unnoted,
                 &brood_core::checkpoint::unwatched,
             )
             .unwrap_err();
@@ -492,12 +499,17 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
     session.abort();
     drop(session);
     assert_eq!(lab.machine.processes().len(), 1);
-    let found = ids
-        .iter()
-        .filter(|id| engine.find(&lab.home.run_dir(), id).unwrap().is_some());
+    let found = ids.iter().filter(|id| {
+        engine
+            .find(GuestRef::new(&lab.home.run_dir(), id))
+            .unwrap()
+            .is_some()
+    });
     assert_eq!(found.count(), 1);
     for id in ids {
-        engine.forget(&lab.home.run_dir(), &id).unwrap();
+        engine
+            .forget(GuestRef::new(&lab.home.run_dir(), &id))
+            .unwrap();
     }
     fs::remove_file(lab.home.path().join("lock")).unwrap();
     lab.nothing_is_left();

@@ -5,8 +5,8 @@
 use std::{cell::Cell, fs, path::PathBuf};
 
 use brood_core::{
-    checkpoint::{BundlePath, Checkpoint},
-    engine::{Engine, Identity, Order},
+    checkpoint::{BundlePath, Checkpoint, unnoted},
+    engine::{Engine, GuestRef, Identity, Order, Suspend},
     guest_id::GuestId,
 };
 use brood_tests::{Kind, Lab, Running, Storage, array, signal, text, until};
@@ -539,15 +539,17 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
             taken.set(taken.get() + 1);
             Ok(Vec::new())
         };
-        let from = web.manifest();
         engine.suspend(
-            &run_dir,
-            &id,
-            "a",
-            from,
-            &warm,
-            &mut disks,
-            &brood_core::checkpoint::unwatched,
+            GuestRef::new(&run_dir, &id),
+            Suspend {
+                name: "a",
+                from: &web,
+                to: &warm,
+                delta: false,
+                disks: &mut disks,
+                note: &mut unnoted,
+                progress: &brood_core::checkpoint::unwatched,
+            },
         )
     };
     let sealed = suspend().unwrap();
@@ -557,11 +559,14 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     let note = run_dir.join(format!("{id}.bhyve/suspending"));
     let begun = serde_json::json!({ "memory": raw, "log": 0 });
     fs::write(note, begun.to_string()).unwrap();
-    let unsealed = engine.unsealed(&run_dir, &id).unwrap().unwrap();
+    let unsealed = engine
+        .unsealed(GuestRef::new(&run_dir, &id))
+        .unwrap()
+        .unwrap();
     assert_eq!(unsealed.memory, raw);
     assert_eq!(suspend().unwrap(), sealed);
     assert!(!raw.exists() && taken.get() == 1);
-    assert_eq!(engine.unsealed(&run_dir, &id).unwrap(), None);
+    assert_eq!(engine.unsealed(GuestRef::new(&run_dir, &id)).unwrap(), None);
     session.abort();
-    engine.forget(&run_dir, &id).unwrap();
+    engine.forget(GuestRef::new(&run_dir, &id)).unwrap();
 }

@@ -13,9 +13,13 @@ use brood_core::{
     checkpoint::{
         BundlePath, Checkpoint,
         manifest::{EngineKind, Manifest},
+        unnoted,
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
-    engine::{Engine, Identity, Limit, Order, Process, ProcessState, Restored, kvm::Kvm},
+    engine::{
+        Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, Restored, Suspend,
+        kvm::Kvm,
+    },
     guest_id::GuestId,
     units::Bytes,
 };
@@ -111,9 +115,11 @@ impl<'a> Bench<'a> {
         words: &str,
     ) -> Result<serde_json::Value, brood_core::engine::Error> {
         let words = [words.to_owned()];
-        let answer = self
-            .engine
-            .ask(&self.home.run_dir(), id, &words, Limit::of(PATIENCE))?;
+        let answer = self.engine.ask(
+            GuestRef::new(&self.home.run_dir(), id),
+            &words,
+            Limit::of(PATIENCE),
+        )?;
         assert!(!answer.to_string().is_empty());
         Ok(answer.to_json())
     }
@@ -121,7 +127,9 @@ impl<'a> Bench<'a> {
     fn end(&self, id: &GuestId, process: Process) {
         assert!(process.signal(Signal::SIGKILL).unwrap());
         gone(process);
-        self.engine.forget(&self.home.run_dir(), id).unwrap();
+        self.engine
+            .forget(GuestRef::new(&self.home.run_dir(), id))
+            .unwrap();
     }
 }
 
@@ -192,16 +200,31 @@ fn guests_are_restored_and_answer() {
             let ping = bench.ask(id, "ping x").unwrap();
             assert_eq!(ping["counter"], restored.counter + 2);
             assert_eq!(
-                bench.engine.find(&bench.home.run_dir(), id).unwrap(),
+                bench
+                    .engine
+                    .find(GuestRef::new(&bench.home.run_dir(), id))
+                    .unwrap(),
                 Some(restored.process)
             );
-            assert_eq!(bench.engine.ended(&bench.home.run_dir(), id).unwrap(), None);
+            assert_eq!(
+                bench
+                    .engine
+                    .ended(GuestRef::new(&bench.home.run_dir(), id))
+                    .unwrap(),
+                None
+            );
         }
         assert!(bench.ask(&guests[0].0, "nonsense").is_err());
         for (id, restored) in guests {
             bench.end(&id, restored.process);
             assert!(bench.ask(&id, "ping").is_err());
-            assert_eq!(bench.engine.find(&bench.home.run_dir(), &id).unwrap(), None);
+            assert_eq!(
+                bench
+                    .engine
+                    .find(GuestRef::new(&bench.home.run_dir(), &id))
+                    .unwrap(),
+                None
+            );
         }
     });
 }
@@ -217,7 +240,9 @@ fn a_guest_is_stopped_and_continued_by_signals() {
         });
         let words = ["ping".to_owned()];
         let short = Limit::of(Duration::from_millis(100));
-        let asked = bench.engine.ask(&bench.home.run_dir(), &id, &words, short);
+        let asked = bench
+            .engine
+            .ask(GuestRef::new(&bench.home.run_dir(), &id), &words, short);
         assert!(
             matches!(asked, Err(brood_core::engine::Error::Timeout(_))),
             "{asked:?}"
@@ -232,7 +257,11 @@ fn a_guest_is_stopped_and_continued_by_signals() {
 fn memory_is_counted() {
     on_every_engine(|bench| {
         let (id, Alive { process, .. }) = bench.restore(&bench.path, &["a"])[0];
-        let usage = || bench.engine.usage(&bench.home.run_dir(), &id, process);
+        let usage = || {
+            bench
+                .engine
+                .usage(GuestRef::new(&bench.home.run_dir(), &id), process)
+        };
         let before = usage().unwrap();
         assert!(
             before.process.0 > 0 && before.page_tables.0 > 0,
@@ -259,16 +288,19 @@ fn a_guest_is_suspended_and_restored_again() {
         // Onto itself it cannot be suspended, and goes on.
         let mut taken = 0;
         let onto_itself = bench.engine.suspend(
-            &run_dir,
-            &id,
-            "a",
-            from.manifest(),
-            &bench.path,
-            &mut || {
-                taken += 1;
-                Ok(Vec::new())
+            GuestRef::new(&run_dir, &id),
+            Suspend {
+                name: "a",
+                from: &from,
+                to: &bench.path,
+                delta: false,
+                disks: &mut || {
+                    taken += 1;
+                    Ok(Vec::new())
+                },
+                note: &mut unnoted,
+                progress: &brood_core::checkpoint::unwatched,
             },
-            &brood_core::checkpoint::unwatched,
         );
         assert!(onto_itself.is_err());
         assert_eq!(
@@ -280,22 +312,25 @@ fn a_guest_is_suspended_and_restored_again() {
         let manifest = bench
             .engine
             .suspend(
-                &run_dir,
-                &id,
-                "a",
-                from.manifest(),
-                &to,
-                &mut || {
-                    taken += 1;
-                    Ok(Vec::new())
+                GuestRef::new(&run_dir, &id),
+                Suspend {
+                    name: "a",
+                    from: &from,
+                    to: &to,
+                    delta: false,
+                    disks: &mut || {
+                        taken += 1;
+                        Ok(Vec::new())
+                    },
+                    note: &mut unnoted,
+                    progress: &brood_core::checkpoint::unwatched,
                 },
-                &brood_core::checkpoint::unwatched,
             )
             .unwrap();
         assert_eq!(taken, 1);
         assert_eq!(manifest.guest, "a");
         gone(process);
-        bench.engine.forget(&run_dir, &id).unwrap();
+        bench.engine.forget(GuestRef::new(&run_dir, &id)).unwrap();
         let (id, again) = bench.restore(&to, &["b"])[0];
         assert_eq!(again.nonce, nonce);
         assert_eq!(bench.ask(&id, "peek 0x200000").unwrap()["value"], 99);
@@ -347,13 +382,16 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
         let manifest = bench
             .engine
             .suspend(
-                &run_dir,
-                &a,
-                "a",
-                from.manifest(),
-                &to,
-                &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
-                &brood_core::checkpoint::unwatched,
+                GuestRef::new(&run_dir, &a),
+                Suspend {
+                    name: "a",
+                    from: &from,
+                    to: &to,
+                    delta: false,
+                    disks: &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
+                    note: &mut unnoted,
+                    progress: &brood_core::checkpoint::unwatched,
+                },
             )
             .unwrap();
         gone(alive.process);
@@ -363,7 +401,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
         for (id, alive) in [(a, None), (b, Some(other))] {
             match alive {
                 Some(alive) => bench.end(&id, alive.process),
-                None => bench.engine.forget(&run_dir, &id).unwrap(),
+                None => bench.engine.forget(GuestRef::new(&run_dir, &id)).unwrap(),
             }
             disks.release(&id).unwrap();
         }
@@ -401,13 +439,24 @@ fn the_end_of_a_guest_is_recorded_until_it_is_forgotten() {
         killed.1.process.signal(Signal::SIGKILL).unwrap();
         for (id, restored) in [crashes, killed] {
             gone(restored.process);
-            let reason = until("the reason", || bench.engine.ended(&run_dir, &id).unwrap());
+            let reason = until("the reason", || {
+                bench.engine.ended(GuestRef::new(&run_dir, &id)).unwrap()
+            });
             assert!(!reason.is_empty());
-            bench.engine.forget(&run_dir, &id).unwrap();
-            assert_eq!(bench.engine.ended(&run_dir, &id).unwrap(), None);
+            bench.engine.forget(GuestRef::new(&run_dir, &id)).unwrap();
+            assert_eq!(
+                bench.engine.ended(GuestRef::new(&run_dir, &id)).unwrap(),
+                None
+            );
         }
         bench.end(&destroyed.0, destroyed.1.process);
-        assert_eq!(bench.engine.ended(&run_dir, &destroyed.0).unwrap(), None);
+        assert_eq!(
+            bench
+                .engine
+                .ended(GuestRef::new(&run_dir, &destroyed.0))
+                .unwrap(),
+            None
+        );
         until("the nursery to end", || {
             bench.home.nurseries().is_empty().then_some(())
         });
@@ -444,27 +493,31 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
         session.abort();
         drop(session);
         until("what was under way to end", || {
-            let found = ids
-                .iter()
-                .filter(|id| bench.engine.find(&run_dir, id).unwrap().is_some());
+            let found = ids.iter().filter(|id| {
+                bench
+                    .engine
+                    .find(GuestRef::new(&run_dir, id))
+                    .unwrap()
+                    .is_some()
+            });
             (found.count() == bench.home.guests().len()).then_some(())
         });
         for id in ids {
-            if let Some(process) = bench.engine.find(&run_dir, &id).unwrap() {
+            if let Some(process) = bench.engine.find(GuestRef::new(&run_dir, &id)).unwrap() {
                 match bench.ask(&id, "ping") {
                     Ok(_) => bench.end(&id, process),
                     // It had not answered yet, and was just about to end.
                     Err(_) => until("its end", || {
                         bench
                             .engine
-                            .find(&run_dir, &id)
+                            .find(GuestRef::new(&run_dir, &id))
                             .unwrap()
                             .is_none()
                             .then_some(())
                     }),
                 }
             }
-            bench.engine.forget(&run_dir, &id).unwrap();
+            bench.engine.forget(GuestRef::new(&run_dir, &id)).unwrap();
         }
         assert!(bench.home.guests().is_empty());
     });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, unnoted},
     engine::bhyve::{Bhyve, config::Variables},
 };
 use brood_tests::{Daemon, Home, Lab, Machine, PATIENCE, Running, text, until};
@@ -162,12 +162,16 @@ fn an_import_that_is_interrupted_leaves_what_bhyve_wrote() {
     let _: &Variables = &Variables(guest.config.clone());
     let web = lab.bundle("web");
     let error = Bhyve::new()
-        .import(&raw, &web, guest.clone(), &|_| ControlFlow::Break(()))
+        .import(&raw, &web, guest.clone(), &mut unnoted, &|_| {
+            ControlFlow::Break(())
+        })
         .unwrap_err();
     assert!(error.is_interrupted(), "{error}");
     assert_eq!(names(&lab.home.checkpoints()), before);
     let whole = &brood_core::checkpoint::unwatched;
-    Bhyve::new().import(&raw, &web, guest, whole).unwrap();
+    Bhyve::new()
+        .import(&raw, &web, guest, &mut unnoted, whole)
+        .unwrap();
     Checkpoint::open(&web).unwrap();
 }
 

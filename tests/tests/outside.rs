@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use brood_core::checkpoint::{BhyveGuest, BundlePath, Readiness, unwatched};
+use brood_core::checkpoint::{BhyveGuest, BundlePath, Readiness, unnoted, unwatched};
 use brood_tests::{Daemon, Demo, Home, Lab, Ran, Running, skip, text, until};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -496,7 +496,9 @@ fn made_elsewhere(lab: &Lab, name: &str, change: &dyn Fn(&mut BhyveGuest)) -> Bu
     let (raw, guest) = bhyves(lab, change);
     let path = lab.bundle(name);
     let engine = lab.machine.engine(&[]);
-    engine.import(&raw, &path, guest, &unwatched).unwrap();
+    engine
+        .import(&raw, &path, guest, &mut unnoted, &unwatched)
+        .unwrap();
     path
 }
 

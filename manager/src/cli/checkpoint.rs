@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     bar::Bar,
     complete,
-    output::{age, cancellation, engine, json, line, note_with, state, table},
+    output::{age, cancellation, engine, json, line, state, table},
 };
 use crate::config::Config;
 use crate::failure::Failure;
@@ -161,18 +161,17 @@ fn readiness(text: &str) -> Result<Readiness, String> {
 
 impl Import {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        if config.state_dir()?.exists() {
-            let guests = Guests {
-                state: &mut state(config)?,
-                engine: &Bhyve::new(),
-                cancelled: &NEVER,
-            };
-            if let Some(name) = guests.with_disk_and_memory(&self.raw)? {
-                let raw = self.raw.display();
-                let message = format!("{raw} is the memory of {name}, which has a disk");
-                let hint = format!("`brood show {name}` says how to seal both");
-                return Err(Failure::new(&message, Some(hint)));
-            }
+        let mut state = state(config)?;
+        let guests = Guests {
+            state: &mut state,
+            engine: &Bhyve::new(),
+            cancelled: &NEVER,
+        };
+        if let Some(name) = guests.with_disk_and_memory(&self.raw)? {
+            let raw = self.raw.display();
+            let message = format!("{raw} is the memory of {name}, which has a disk");
+            let hint = format!("`brood show {name}` says how to seal both");
+            return Err(Failure::new(&message, Some(hint)));
         }
         let text = std::fs::read_to_string(&self.bhyve_config).map_err(|e| {
             let message = format!("cannot read {}: {e}", self.bhyve_config.display());
@@ -190,17 +189,12 @@ impl Import {
             readiness: self.ready,
         };
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-        let manifest =
-            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &|p| bar.advance(p))?;
-        bar.clear();
         // Whoever imports it has just said what it wants.
-        if let Err(e) = state(config)?.trust(&Checkpoint::open(&self.checkpoint)?) {
-            note_with(
-                "\x1b[33m",
-                "warning",
-                &format!("it is sealed, but not trusted: {e}"),
-            );
-        }
+        let mut trust = |manifest: &_, sha256: &_| state.trust_seal(manifest, sha256);
+        let progress = |p| bar.advance(p);
+        let manifest =
+            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &mut trust, &progress)?;
+        bar.clear();
         if self.json {
             json(&View::new(&self.checkpoint, &manifest));
         } else {

@@ -15,7 +15,7 @@ use super::{
     snapshot::MemorySnapshot,
     step::{Breakdown, Machine, Step},
 };
-use brood_core::percentiles::Percentiles;
+use brood_core::{engine::GuestRef, percentiles::Percentiles};
 
 use brood_core::{
     checkpoint::{self, Checkpoint, manifest::EngineKind, sha256_file},
@@ -256,9 +256,11 @@ fn measure(
 ) -> Result<Measurement, Error> {
     let run_dir = guests.state.run_dir();
     let ask = |guest: &Guest, words: &[String]| {
-        guests
-            .engine
-            .ask(&run_dir, &guest.row.id, words, Limit::of(ANSWER_PATIENCE))
+        guests.engine.ask(
+            GuestRef::new(&run_dir, &guest.row.id),
+            words,
+            Limit::of(ANSWER_PATIENCE),
+        )
     };
     if run.dirty_pages > 0 && asks {
         observe(Event::Phase("writing"));
@@ -286,7 +288,13 @@ fn measure(
     // A guest that runs already only shows that it does.
     let answers = |guest: &&Guest| {
         let (engine, id) = (guests.engine, &guest.row.id);
-        let resume = |process| engine.resume(&run_dir, id, process, Limit::of(ANSWER_PATIENCE));
+        let resume = |process| {
+            engine.resume(
+                GuestRef::new(&run_dir, id),
+                process,
+                Limit::of(ANSWER_PATIENCE),
+            )
+        };
         guest
             .process()
             .is_some_and(|process| resume(process).is_ok())

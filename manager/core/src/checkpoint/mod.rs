@@ -57,4 +57,4 @@ pub use validate::{
     Invalid, KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX, VCPUS_MAX, WORKING_SET_MAX,
 };
 pub use view::{ListedState, ListedView, View};
-pub use writer::{Description, Writer};
+pub use writer::{Description, NoteSeal, Writer, unnoted};

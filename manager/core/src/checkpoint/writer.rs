@@ -56,6 +56,14 @@ pub struct Description {
     pub working_set: Vec<PageRange>,
 }
 
+/// Is told of a manifest and its SHA-256 when the bundle's files are on the disk, and the bundle has
+/// not its name yet. So whatever rests on the manifest is noted of each bundle that exists, also when
+/// the writer is killed.
+pub type NoteSeal<'a> = &'a mut dyn FnMut(&Manifest, &str);
+
+/// The note of those who note nothing.
+pub fn unnoted(_: &Manifest, _: &str) {}
+
 /// A moment at which a test can stop a writer, as a crash would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -241,9 +249,23 @@ impl Writer {
     /// when the memory is written to meanwhile, [`Error::Exists`] when a file of the bundle
     /// appeared meanwhile. After any error nothing of the bundle is left.
     pub fn seal(
+        self,
+        description: Description,
+        created_at: jiff::Timestamp,
+        watch: Watch<'_>,
+    ) -> Result<Manifest, Error> {
+        self.seal_noted(description, created_at, &mut unnoted, watch)
+    }
+
+    /// As [`Self::seal`]; `note` is told of the manifest before the first of the names.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn seal_noted(
         mut self,
         description: Description,
         created_at: jiff::Timestamp,
+        note: NoteSeal<'_>,
         watch: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let mut manifest = self.describe(description, created_at)?;
@@ -256,8 +278,9 @@ impl Writer {
             .map_err(|wrong| self.invalid(&wrong.field, &wrong.reason))?;
         self.step(Step::Hashed)?;
 
-        self.write_manifest(&manifest)?;
+        let digest = self.write_manifest(&manifest)?;
         self.lock.folder().sync()?;
+        note(&manifest, &digest);
         self.step(Step::Journaled)?;
 
         for part in Part::SEALED {
@@ -357,7 +380,8 @@ impl Writer {
         })
     }
 
-    fn write_manifest(&self, manifest: &Manifest) -> Result<(), Error> {
+    /// Writes the manifest under its temporary name; returns its SHA-256.
+    fn write_manifest(&self, manifest: &Manifest) -> Result<String, Error> {
         let file = self.temporary(Part::Manifest);
         let mut text = serde_json::to_vec_pretty(manifest)
             .map_err(|cause| Error::io("write", &file, cause))?;
@@ -372,7 +396,8 @@ impl Writer {
         }
         self.lock
             .write(&text)
-            .map_err(|cause| Error::io("write", &file, cause))
+            .map_err(|cause| Error::io("write", &file, cause))?;
+        Ok(sha256(&text))
     }
 
     fn give_name(&mut self, part: Part) -> Result<(), Error> {

@@ -31,7 +31,7 @@ pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
     checkpoint::{
-        BundlePath, Checkpoint, FileStamp, Watch,
+        BundlePath, Checkpoint, FileStamp, NoteSeal, Watch,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
     disk,
@@ -274,8 +274,44 @@ pub struct Described {
     pub memory: Bytes,
 }
 
+/// A guest of an engine: the run folder that the engine works in, and the guest's id.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestRef<'a> {
+    /// The run folder.
+    pub run_dir: &'a Path,
+    /// The guest's id.
+    pub id: &'a GuestId,
+}
+
+impl<'a> GuestRef<'a> {
+    /// The guest with this id in this run folder.
+    #[must_use]
+    pub fn new(run_dir: &'a Path, id: &'a GuestId) -> Self {
+        Self { run_dir, id }
+    }
+}
+
 /// Takes the snapshots of a stopped guest's disks for the bundle that is being written.
 pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
+
+/// A suspend: from a running guest to a sealed bundle.
+pub struct Suspend<'a> {
+    /// The guest's name.
+    pub name: &'a str,
+    /// The checkpoint that the guest was restored from.
+    pub from: &'a Checkpoint,
+    /// The new bundle.
+    pub to: &'a BundlePath,
+    /// Whether the bundle is a delta of `from`: only the pages that the guest has to itself.
+    pub delta: bool,
+    /// Takes the snapshots of the guest's disks. The engine calls it once, when the guest is stopped
+    /// and the bundle is locked, and seals what it returns.
+    pub disks: TakeDisks<'a>,
+    /// Is told of the manifest before the bundle has its name.
+    pub note: NoteSeal<'a>,
+    /// Is told how far the writing is, and can end it.
+    pub progress: Watch<'a>,
+}
 
 /// The flag of those whom nobody cancels.
 pub static NEVER: AtomicBool = AtomicBool::new(false);
@@ -350,7 +386,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When that cannot be told.
-    fn own_disk(&self, _run_dir: &Path, _id: &GuestId) -> Result<Option<PathBuf>, Error> {
+    fn own_disk(&self, _guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
         Ok(None)
     }
 
@@ -359,7 +395,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When that cannot be told.
-    fn unsealed(&self, _run_dir: &Path, _id: &GuestId) -> Result<Option<Unsealed>, Error> {
+    fn unsealed(&self, _guest: GuestRef<'_>) -> Result<Option<Unsealed>, Error> {
         Ok(None)
     }
 
@@ -368,7 +404,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When that cannot be told.
-    fn suspending(&self, _run_dir: &Path, _id: &GuestId) -> Result<Option<BundlePath>, Error> {
+    fn suspending(&self, _guest: GuestRef<'_>) -> Result<Option<BundlePath>, Error> {
         Ok(None)
     }
 
@@ -402,7 +438,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When that cannot be told.
-    fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error>;
+    fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error>;
 
     /// Guests that have something in the run folder, whether or not they are recorded anywhere.
     ///
@@ -421,7 +457,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When that cannot be removed.
-    fn forget_stray(&self, _run_dir: &Path, _id: &GuestId) -> Result<(), Error> {
+    fn forget_stray(&self, _guest: GuestRef<'_>) -> Result<(), Error> {
         Ok(())
     }
 
@@ -429,12 +465,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    fn describe(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        process: Process,
-    ) -> Result<Option<Described>, Error>;
+    fn describe(&self, guest: GuestRef<'_>, process: Process) -> Result<Option<Described>, Error>;
 
     /// Puts a request in words to a running guest.
     ///
@@ -442,61 +473,21 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// When the words make no request, or no answer comes.
     fn ask(
         &self,
-        run_dir: &Path,
-        id: &GuestId,
+        guest: GuestRef<'_>,
         words: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error>;
 
     /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
-    /// `disks` takes the snapshots of its disks: it is called once, when the guest is stopped and
-    /// the bundle is locked, and what it returns is sealed.
     ///
     /// # Errors
-    /// When the bundle cannot be written, the guest not be stopped, or `disks` fails.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the guest, its bundles, and two callbacks"
-    )]
-    fn suspend(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        name: &str,
-        from: &Manifest,
-        path: &BundlePath,
-        disks: TakeDisks<'_>,
-        progress: Watch<'_>,
-    ) -> Result<Manifest, Error>;
+    /// When the bundle cannot be written, the guest not be stopped, its disks' snapshots not be taken,
+    /// or the engine writes no deltas and one is wanted.
+    fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error>;
 
-    /// Whether [`Self::suspend_delta`] can be.
+    /// Whether [`Self::suspend`] can write a delta.
     fn writes_deltas(&self) -> bool {
         false
-    }
-
-    /// Suspends a guest into a delta of `from`, the checkpoint that it was restored from; the guest
-    /// ends. When anything fails, it goes on.
-    ///
-    /// # Errors
-    /// When the bundle cannot be written, the guest not be stopped, `disks` fails, or the engine has
-    /// no deltas.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the guest, its bundles, and two callbacks"
-    )]
-    fn suspend_delta(
-        &self,
-        _run_dir: &Path,
-        _id: &GuestId,
-        _name: &str,
-        _from: &Checkpoint,
-        _path: &BundlePath,
-        _disks: TakeDisks<'_>,
-        _progress: Watch<'_>,
-    ) -> Result<Manifest, Error> {
-        Err(Error::Refused(
-            "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
-        ))
     }
 
     /// Begins to stop a guest: from a moment soon on, which its process's state shows, it does
@@ -527,19 +518,13 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When it is gone, or shows nothing within the limit.
-    fn resume(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        process: Process,
-        limit: Limit<'_>,
-    ) -> Result<(), Error>;
+    fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error>;
 
     /// Memory of a guest.
     ///
     /// # Errors
     /// When its process cannot be looked at.
-    fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error>;
+    fn usage(&self, guest: GuestRef<'_>, process: Process) -> Result<Usage, Error>;
 
     /// Where a guest's memory is its own, in at most that many cells; `None` when that cannot be
     /// told from its process.
@@ -554,12 +539,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When the record cannot be read.
-    fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error>;
+    fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error>;
 
     /// Removes what a guest has in the run folder. Comes after the end of its process, and also
     /// keeps that end from being recorded any more.
     ///
     /// # Errors
     /// When the run folder cannot be written.
-    fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error>;
+    fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error>;
 }

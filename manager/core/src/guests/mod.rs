@@ -33,7 +33,7 @@ pub use view::{Overhead, Overheads, UsageView, View};
 use reconcile::UNEXPLAINED;
 
 use crate::{
-    engine::{self, Answer, Engine, Limit, MemoryMap, Process, Usage, restore_lock},
+    engine::{self, Answer, Engine, GuestRef, Limit, MemoryMap, Process, Usage, restore_lock},
     guest_id::GuestId,
     state::{EntryState, GuestRow, State},
 };
@@ -196,7 +196,11 @@ impl Guests<'_> {
         timeout: Duration,
     ) -> Result<Box<dyn Answer>, Error> {
         self.engine
-            .ask(&self.state.run_dir(), id, words, self.limit(timeout))
+            .ask(
+                GuestRef::new(&self.state.run_dir(), id),
+                words,
+                self.limit(timeout),
+            )
             .map_err(|source| Error::engine("ask", name, source))
     }
 
@@ -218,7 +222,7 @@ impl Guests<'_> {
     pub fn usage(&self, guest: &Guest) -> Result<Usage, Error> {
         let process = alive(guest)?;
         self.engine
-            .usage(&self.state.run_dir(), &guest.row.id, process)
+            .usage(GuestRef::new(&self.state.run_dir(), &guest.row.id), process)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Error, Guest, GuestState, Guests, alive};
 use crate::{
-    engine::{self, NEVER, Process, ProcessState},
+    engine::{self, GuestRef, NEVER, Process, ProcessState},
     guest_id::GuestId,
     state::GuestRow,
 };
@@ -93,7 +93,7 @@ impl Guests<'_> {
         let (run_dir, id) = (self.state.run_dir(), &guest.row.id);
         let resumed = self
             .engine
-            .resume(&run_dir, id, process, self.limit(timeout));
+            .resume(GuestRef::new(&run_dir, id), process, self.limit(timeout));
         resumed.map_err(|source| {
             let error = Error::engine(action, &guest.row.name, source);
             self.unreachable(action, guest, process, error)
@@ -118,7 +118,7 @@ impl Guests<'_> {
         );
         let ended = || {
             self.engine
-                .ended(&self.state.run_dir(), &guest.row.id)
+                .ended(GuestRef::new(&self.state.run_dir(), &guest.row.id))
                 .is_ok_and(|how| how.is_some())
         };
         match process.state() {

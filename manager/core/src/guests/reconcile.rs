@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::{self, Checkpoint},
-    engine::{ProcessState, process},
+    engine::{GuestRef, ProcessState, process},
     guest_id::GuestId,
     state::{self, GuestRow, RowState},
 };
@@ -26,12 +26,12 @@ impl Guests<'_> {
         let run_dir = self.state.run_dir();
         let recorded: HashSet<GuestId> = self.state.guests()?.iter().map(|row| row.id).collect();
         for id in self.seen()?.into_iter().filter(|id| !recorded.contains(id)) {
-            let found = self.engine.find(&run_dir, &id);
+            let found = self.engine.find(GuestRef::new(&run_dir, &id));
             let found = found.map_err(|e| Error::engine("look at", &id.to_string(), e))?;
             let Some(process) = found else {
                 continue;
             };
-            let described = self.engine.describe(&run_dir, &id, process);
+            let described = self.engine.describe(GuestRef::new(&run_dir, &id), process);
             let described = described.map_err(|e| Error::engine("look at", &id.to_string(), e))?;
             let Some(described) = described else {
                 continue;
@@ -101,9 +101,9 @@ impl Guests<'_> {
                     continue;
                 }
                 // Its restore was cut off. Either it is there, or it never will be.
-                let found = self.engine.find(&run_dir, &row.id);
+                let found = self.engine.find(GuestRef::new(&run_dir, &row.id));
                 process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
-                let ended = self.engine.ended(&run_dir, &row.id);
+                let ended = self.engine.ended(GuestRef::new(&run_dir, &row.id));
                 let ended = ended.map_err(|e| Error::engine("look at", &row.name, e))?;
                 match (process, ended) {
                     (Some(found), _) => {
@@ -113,7 +113,7 @@ impl Guests<'_> {
                     (None, Some(_)) => {}
                     (None, None) => {
                         // What is left of it first: a process may have its disk open.
-                        self.engine.forget(&run_dir, &row.id)?;
+                        self.engine.forget(GuestRef::new(&run_dir, &row.id))?;
                         match self.release_disk(&row) {
                             Ok(()) => {
                                 gone.push(row.id);
@@ -154,7 +154,11 @@ impl Guests<'_> {
             if state == GuestState::Dead && unexplained {
                 let reason = if self.state.of_this_boot(&row) {
                     // One that cannot be read now is asked for again with the next look.
-                    let ended = self.engine.ended(&run_dir, &row.id).ok().flatten();
+                    let ended = self
+                        .engine
+                        .ended(GuestRef::new(&run_dir, &row.id))
+                        .ok()
+                        .flatten();
                     ended.unwrap_or_else(|| UNEXPLAINED.to_owned())
                 } else {
                     "the host was rebooted".to_owned()
@@ -193,7 +197,9 @@ impl Guests<'_> {
         if !self.state.of_other_namespace(row) {
             return Ok(());
         }
-        let found = self.engine.find(&self.state.run_dir(), &row.id);
+        let found = self
+            .engine
+            .find(GuestRef::new(&self.state.run_dir(), &row.id));
         if matches!(found, Ok(None)) && self.seen()?.contains(&row.id) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{Error, Guests};
 use crate::{
-    engine::{self, Engine, NEVER, Process, Stray, process},
+    engine::{self, Engine, GuestRef, NEVER, Process, Stray, process},
     state::{RowState, State},
 };
 
@@ -87,7 +87,7 @@ pub fn destroy_strays(
     for stray in strays {
         let gone = end(stray).and_then(|()| match &stray.id {
             Some(id) => engine
-                .forget_stray(&dir.join("run"), id)
+                .forget_stray(GuestRef::new(&dir.join("run"), id))
                 .map_err(|e| Error::engine("remove what is left of", &stray.name, e)),
             None => Ok(()),
         });

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use super::{Error, Guest, GuestState, Guests, alive, disks};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
-    engine,
+    engine::{self, GuestRef, Suspend},
 };
 use jiff::Timestamp;
 
@@ -71,7 +71,6 @@ impl Guests<'_> {
         let process = if self.was_cut_off(guest, path)? {
             None
         } else if let Some(manifest) = sealed_already(guest, path) {
-            self.state.trust_own(path);
             self.destroy(std::slice::from_ref(guest))?.whole()?;
             return Ok(manifest);
         } else {
@@ -88,7 +87,9 @@ impl Guests<'_> {
             });
         }
         let disk = self.disk(&guest.row)?;
-        let read = self.engine.own_disk(&self.state.run_dir(), &guest.row.id);
+        let read = self
+            .engine
+            .own_disk(GuestRef::new(&self.state.run_dir(), &guest.row.id));
         let read = read.map_err(|e| Error::engine("suspend", name, e))?;
         if let (None, Some(read)) = (&disk, read) {
             // The record was lost and made anew. Memory without its disk would be no guest.
@@ -115,20 +116,23 @@ impl Guests<'_> {
             }
             None => Ok(Vec::new()),
         };
-        let (engine, run_dir, id) = (self.engine, self.state.run_dir(), &guest.row.id);
-        let result = if delta {
-            engine.suspend_delta(&run_dir, id, name, &from, path, &mut take, progress)
-        } else {
-            let from = from.manifest();
-            engine.suspend(&run_dir, id, name, from, path, &mut take, progress)
-        }
-        .map_err(|source| Error::engine("suspend", name, source));
+        let state = &*self.state;
+        let suspend = Suspend {
+            name,
+            from: &from,
+            to: path,
+            delta,
+            disks: &mut take,
+            // It wants what the guest had here.
+            note: &mut |manifest, sha256| state.trust_seal(manifest, sha256),
+            progress,
+        };
+        let run_dir = self.state.run_dir();
+        let guest_ref = GuestRef::new(&run_dir, &guest.row.id);
+        let suspended = self.engine.suspend(guest_ref, suspend);
+        let result = suspended.map_err(|source| Error::engine("suspend", name, source));
         match result {
             Ok(manifest) => {
-                if !manifest.wants().is_empty() {
-                    // It is what the guest had here.
-                    self.state.trust_own(path);
-                }
                 self.destroy(std::slice::from_ref(guest))?.whole()?;
                 Ok(manifest)
             }
@@ -153,7 +157,9 @@ impl Guests<'_> {
         if guest.state != GuestState::Dead {
             return Ok(false);
         }
-        let unsealed = self.engine.unsealed(&self.state.run_dir(), &guest.row.id);
+        let unsealed = self
+            .engine
+            .unsealed(GuestRef::new(&self.state.run_dir(), &guest.row.id));
         let unsealed = unsealed.map_err(|e| Error::engine("suspend", &guest.row.name, e))?;
         Ok(match unsealed {
             Some(unsealed) => unsealed.bundle == path.absolute()?,
@@ -174,7 +180,7 @@ impl Guests<'_> {
         };
         let rows = self.state.guests()?.into_iter();
         for row in rows.filter(|row| row.disk.is_some()) {
-            let unsealed = self.engine.unsealed(&run_dir, &row.id);
+            let unsealed = self.engine.unsealed(GuestRef::new(&run_dir, &row.id));
             let unsealed = unsealed.map_err(|e| Error::engine("look at", &row.name, e))?;
             if unsealed.is_some_and(|unsealed| same(&unsealed.memory)) {
                 return Ok(Some(row.name));

@@ -14,7 +14,7 @@ use nix::fcntl::Flock;
 use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
     checkpoint::{self, BundlePath, Watch, manifest::Manifest, until},
-    engine::{self, restore_lock},
+    engine::{self, GuestRef, restore_lock},
     guest_id::GuestId,
     guests::{self, GuestState},
     restore::mass,
@@ -382,7 +382,10 @@ impl Pools<'_> {
     /// Whether the guest's own process was told to suspend it to this bundle, and nobody has seen what
     /// came of it.
     fn is_suspending(&self, id: &GuestId, bundle: &BundlePath) -> bool {
-        match self.engine.suspending(&self.state.run_dir(), id) {
+        match self
+            .engine
+            .suspending(GuestRef::new(&self.state.run_dir(), id))
+        {
             Ok(Some(begun)) => bundle.absolute().is_ok_and(|bundle| bundle == begun),
             Ok(None) => false,
             // Nobody knows: the claim is not given up for that.
@@ -392,7 +395,9 @@ impl Pools<'_> {
 
     /// Whether a guest that was being suspended may be, or come to be, whole on the disk.
     fn may_be_written(&mut self, id: &GuestId) -> Result<bool, Error> {
-        let unsealed = self.engine.unsealed(&self.state.run_dir(), id);
+        let unsealed = self
+            .engine
+            .unsealed(GuestRef::new(&self.state.run_dir(), id));
         if !matches!(unsealed, Ok(None)) {
             return Ok(true);
         }

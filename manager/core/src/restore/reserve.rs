@@ -8,7 +8,7 @@ use super::mass::{Error, Event, Names, Request};
 use crate::{
     checkpoint::Checkpoint,
     disk::Choice,
-    engine::{self, Engine, Identity, NEVER, Order},
+    engine::{self, Engine, GuestRef, Identity, NEVER, Order},
     guest_id::GuestId,
     guests::{GuestState, Guests},
     host::facts::HostFacts,
@@ -59,7 +59,13 @@ pub(super) fn reserve(
                 .iter()
                 .filter_map(|guest| {
                     let (id, process) = (guest.row.id, guest.process()?);
-                    Some((id, engine.usage(&run_dir, &id, process).ok()?.private))
+                    Some((
+                        id,
+                        engine
+                            .usage(GuestRef::new(&run_dir, &id), process)
+                            .ok()?
+                            .private,
+                    ))
                 })
                 .collect();
             let dead: Vec<GuestId> = live

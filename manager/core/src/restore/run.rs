@@ -16,7 +16,6 @@ use super::{
     disks::Opened,
     mass::{Error, Event, Failure, Report, RestoredGuest},
 };
-use crate::restore::session_cache::Standing;
 use crate::{
     checkpoint::Checkpoint,
     disk,
@@ -25,6 +24,7 @@ use crate::{
     guests,
     state::State,
 };
+use crate::{engine::GuestRef, restore::session_cache::Standing};
 
 /// How often the process that guests are forked from is replaced when it was killed.
 const NURSERIES: u32 = 5;
@@ -197,7 +197,10 @@ impl Run<'_> {
                     self.tell_failure(order.identity.name, error, observe);
                 }
                 End::Ended | End::NotFound => {
-                    match self.engine.forget(&self.state.run_dir(), &order.id) {
+                    match self
+                        .engine
+                        .forget(GuestRef::new(&self.state.run_dir(), &order.id))
+                    {
                         Ok(()) => self.queue.push_front(order),
                         // It keeps its record, so that the next look removes what is left.
                         Err(e) => self.tell_failure(order.identity.name, e.to_string(), observe),
@@ -283,8 +286,11 @@ impl Run<'_> {
         let run_dir = self.state.run_dir();
         // One that cannot be looked at may live: it keeps its record, and so does one whose disk is
         // left. The next command that looks tries again.
-        let known = self.engine.find(&run_dir, &id).is_ok();
-        if known && self.engine.forget(&run_dir, &id).is_ok() && self.release(&id).is_ok() {
+        let known = self.engine.find(GuestRef::new(&run_dir, &id)).is_ok();
+        if known
+            && self.engine.forget(GuestRef::new(&run_dir, &id)).is_ok()
+            && self.release(&id).is_ok()
+        {
             let _ = self.state.remove_guests(&[id]);
         }
     }
@@ -326,7 +332,7 @@ impl Run<'_> {
 
     /// Ends a guest that nobody has heard of.
     fn end(&self, id: &GuestId) -> End {
-        let guest = match self.engine.find(&self.state.run_dir(), id) {
+        let guest = match self.engine.find(GuestRef::new(&self.state.run_dir(), id)) {
             Ok(Some(guest)) => guest,
             Ok(None) => return End::NotFound,
             Err(e) => return End::Stays(e.to_string()),
@@ -386,7 +392,7 @@ impl Run<'_> {
             self.end(&order.id);
             // A control socket that the dead guest had made would be in the new one's way, and
             // what it had written on its disk.
-            self.engine.forget(&run_dir, &order.id)?;
+            self.engine.forget(GuestRef::new(&run_dir, &order.id))?;
             self.release(&order.id).map_err(guests::Error::from)?;
             self.queue.push_front(order);
         }
@@ -423,7 +429,11 @@ impl Run<'_> {
         let forgotten = |id: &GuestId| {
             let begun =
                 result.is_err() && self.given_out.values().any(|(order, _)| order.id == *id);
-            !begun || self.engine.forget(&self.state.run_dir(), id).is_ok()
+            !begun
+                || self
+                    .engine
+                    .forget(GuestRef::new(&self.state.run_dir(), id))
+                    .is_ok()
         };
         let released = |id: &&GuestId| forgotten(id) && self.release(id).is_ok();
         let gone: Vec<_> = rest.iter().filter(released).copied().collect();

@@ -12,7 +12,7 @@ use std::{
 
 use super::{Error, State};
 use crate::{
-    checkpoint::{BundlePath, Checkpoint},
+    checkpoint::{BundlePath, Checkpoint, manifest::Manifest},
     other_writer::OtherWriter,
     owner_only,
 };
@@ -51,27 +51,37 @@ impl State {
         if checkpoint.manifest().wants().is_empty() {
             return Ok(());
         }
-        let file = self.trusted(checkpoint);
+        self.trust_manifest(checkpoint.manifest_sha256())
+    }
+
+    /// Trusts a checkpoint that is made here, before it has its name: one that is whole is trusted,
+    /// wherever its maker was killed. When that cannot be noted, a log line says so: somebody can
+    /// still trust it later.
+    pub fn trust_seal(&self, manifest: &Manifest, sha256: &str) {
+        if manifest.wants().is_empty() {
+            return;
+        }
+        if let Err(error) = self.trust_manifest(sha256) {
+            tracing::warn!(%error, guest = manifest.guest, "its checkpoint is not trusted: `brood checkpoint trust` does that");
+        }
+    }
+
+    fn trust_manifest(&self, sha256: &str) -> Result<(), Error> {
+        let folder = self.dir.join("trusted");
+        let file = folder.join(sha256);
         let note = || {
-            owner_only::create_folder(&self.dir.join("trusted"))?;
-            owner_only::options().create(true).append(true).open(&file)
+            owner_only::create_folder(&folder)?;
+            owner_only::options()
+                .create(true)
+                .append(true)
+                .open(&file)?;
+            fs::File::open(&folder)?.sync_all()
         };
-        note().map(drop).map_err(|source: io::Error| Error::Io {
+        note().map_err(|source: io::Error| Error::Io {
             action: "write",
             path: file.clone(),
             source,
         })
-    }
-
-    /// Trusts a checkpoint that was made here. When that cannot be noted, it is only told: somebody can
-    /// still say so later.
-    pub(crate) fn trust_own(&self, path: &BundlePath) {
-        let trusted = Checkpoint::open(path)
-            .map_err(|e| e.to_string())
-            .and_then(|checkpoint| self.trust(&checkpoint).map_err(|e| e.to_string()));
-        if let Err(error) = trusted {
-            tracing::warn!(checkpoint = %path, error, "it is not noted that this checkpoint was made here");
-        }
     }
 
     fn trusted(&self, checkpoint: &Checkpoint) -> PathBuf {

@@ -70,6 +70,30 @@ fn write_delta(
     )
 }
 
+#[test]
+fn each_bundle_that_exists_was_noted_before() {
+    for step in STEPS {
+        let dir = TempDir::new().unwrap();
+        let path = BundlePath::new(&dir.path().join("web")).unwrap();
+        let mut writer = Writer::create(&path, Bytes::mib(1)).unwrap();
+        writer.write_kern(b"state").unwrap();
+        writer.crash_at = Some(step);
+        let mut noted = Vec::new();
+        let mut note = |_: &Manifest, sha256: &str| {
+            assert!(!path.ckp().exists() && !path.manifest().exists());
+            noted.push(sha256.to_owned());
+        };
+        let epoch = jiff::Timestamp::UNIX_EPOCH;
+        let unwatched = &crate::checkpoint::unwatched;
+        writer
+            .seal_noted(description(), epoch, &mut note, unwatched)
+            .unwrap_err();
+        if let Ok(text) = fs::read(path.manifest()) {
+            assert_eq!(noted, [sha256(&text)], "{step:?}");
+        }
+    }
+}
+
 fn entries(dir: &TempDir) -> usize {
     dir.path().read_dir().unwrap().count()
 }

@@ -14,6 +14,7 @@ mod agent;
 pub mod config;
 mod folder;
 mod folder_lock;
+mod guest_config;
 mod host;
 mod kernel;
 mod lost;
@@ -45,24 +46,23 @@ pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
-    Answer, Described, Engine, Error, Limit, Process, ProcessState, Session, Stray, Unsealed, Usage,
+    Answer, Described, Engine, Error, GuestRef, Limit, Process, ProcessState, Session, Stray,
+    Suspend, Unsealed, Usage,
 };
-use crate::guest_id::GuestId;
-
 use crate::{
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, Readiness, Watch,
+        BhyveGuest, BundlePath, Checkpoint, NoteSeal, Watch,
         manifest::{EngineKind, Manifest},
     },
-    engine::TakeDisks,
+    guest_id::GuestId,
     host::{
         Source,
         facts::{HostFacts, System},
     },
     units::Bytes,
 };
-use config::{Com, Config, Variables};
 use folder::Folder;
+use guest_config::{checked, guest_of, sealed_disk};
 use ready::Sign;
 use serial::{Line, Wait};
 
@@ -103,7 +103,8 @@ impl Bhyve {
     }
 
     /// Seals a checkpoint that `bhyvectl --suspend=RAW` wrote. Its three files, `RAW`, `RAW.kern`
-    /// and `RAW.meta`, become the bundle's: they must be in the same file system.
+    /// and `RAW.meta`, become the bundle's: they must be in the same file system. `note` is told of
+    /// the manifest before the bundle has its name.
     ///
     /// # Errors
     /// When they are not of a guest with this configuration, or cannot be sealed; then they stay.
@@ -112,18 +113,20 @@ impl Bhyve {
         raw: &Path,
         path: &BundlePath,
         guest: BhyveGuest,
+        note: NoteSeal<'_>,
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
-        let version = self.version();
-        suspend::seal(
+        let seal = suspend::Seal {
             raw,
-            path,
-            path.name(),
+            to: path,
+            name: path.name(),
             guest,
-            version,
-            &mut || Ok(Vec::new()),
+            engine_version: self.version(),
+            disks: &mut || Ok(Vec::new()),
+            note,
             progress,
-        )
+        };
+        seal.run()
     }
 
     fn version(&self) -> String {
@@ -136,8 +139,8 @@ impl Bhyve {
     }
 
     /// A guest that has answered: its folder and process.
-    fn alive(&self, run_dir: &Path, id: &GuestId) -> Result<(Folder, Process), Error> {
-        let folder = Folder::of(run_dir, id);
+    fn alive(&self, guest: GuestRef<'_>) -> Result<(Folder, Process), Error> {
+        let folder = Folder::of(guest.run_dir, guest.id);
         let process = folder.living().map_err(look)?.ok_or(Error::Gone)?;
         Ok((folder, process))
     }
@@ -147,69 +150,6 @@ fn look(source: io::Error) -> Error {
     Error::Io {
         action: "look at the guest",
         source,
-    }
-}
-
-/// The device whose disk was sealed with a checkpoint.
-fn sealed_disk(manifest: &Manifest) -> Option<String> {
-    manifest.disks.first().and_then(|disk| disk.device.clone())
-}
-
-/// The configuration of a checkpoint's guest, with all that restores rely on checked.
-fn checked(guest: &BhyveGuest) -> Result<Config, String> {
-    let config = Config::try_from(Variables(guest.config.clone())).map_err(|e| e.to_string())?;
-    let connected = |number: u8, what: &str| {
-        let com = Com::new(number).filter(|com| config.com.contains_key(com));
-        com.map(|_| ())
-            .ok_or_else(|| format!("{what} is at com{number}, which is not connected"))
-    };
-    if let Some(com) = guest.agent {
-        connected(com, "its agent")?;
-    }
-    match &guest.readiness {
-        Readiness::Agent if guest.agent.is_none() => {
-            return Err("its agent is to be waited for, and it has none".to_owned());
-        }
-        Readiness::Console { com, .. } if guest.agent == Some(*com) => {
-            return Err(format!("com{com} cannot be its agent's and its console"));
-        }
-        Readiness::Console { com, words } if words.is_empty() => {
-            return Err(format!("no words are to be waited for on com{com}"));
-        }
-        Readiness::Console { com, .. } => connected(*com, "its console")?,
-        Readiness::Command { argv } if argv.is_empty() => {
-            return Err("the command that is to be waited for is empty".to_owned());
-        }
-        _ => {}
-    }
-    if guest.agent.is_none() && config.bridges().iter().any(Option::is_some) {
-        return Err(
-            "it has a network card on a bridge and no agent to take a new address: two clones \
-             would have the same"
-                .to_owned(),
-        );
-    }
-    Ok(config)
-}
-
-/// The guest of a checkpoint, and its configuration, when it can be restored.
-fn guest_of(checkpoint: &Checkpoint) -> Result<(BhyveGuest, Config), Error> {
-    let refuse = |reason: String| Error::Checkpoint {
-        checkpoint: checkpoint.path().to_string(),
-        reason,
-    };
-    let manifest = checkpoint.manifest();
-    let guest = match (&manifest.engine, &manifest.bhyve) {
-        (EngineKind::Bhyve, Some(guest)) => guest.clone(),
-        (EngineKind::Bhyve, None) => {
-            return Err(refuse("it has no guest's configuration".to_owned()));
-        }
-        _ => return Err(refuse("it was not made by bhyve".to_owned())),
-    };
-    let config = checked(&guest).map_err(refuse)?;
-    match checkpoint.meta().unfit_for_bhyve() {
-        Some(unfit) => Err(refuse(unfit)),
-        None => Ok((guest, config)),
     }
 }
 
@@ -296,8 +236,8 @@ impl Engine for Bhyve {
         })))
     }
 
-    fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {
-        Folder::of(run_dir, id).living().map_err(look)
+    fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
+        Folder::of(guest.run_dir, guest.id).living().map_err(look)
     }
 
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
@@ -308,17 +248,12 @@ impl Engine for Bhyve {
         strays::find(&self.host, run_dir).map_err(look)
     }
 
-    fn forget_stray(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-        removal::remove_lost(&self.host, run_dir, id).map_err(Error::from)
+    fn forget_stray(&self, guest: GuestRef<'_>) -> Result<(), Error> {
+        removal::remove_lost(&self.host, guest.run_dir, guest.id).map_err(Error::from)
     }
 
-    fn describe(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        _: Process,
-    ) -> Result<Option<Described>, Error> {
-        let record = Folder::of(run_dir, id).record().map_err(look)?;
+    fn describe(&self, guest: GuestRef<'_>, _: Process) -> Result<Option<Described>, Error> {
+        let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
         Ok(record.map(|record| Described {
             name: record.name,
             checkpoint: record.checkpoint,
@@ -328,13 +263,12 @@ impl Engine for Bhyve {
 
     fn ask(
         &self,
-        run_dir: &Path,
-        id: &GuestId,
+        guest: GuestRef<'_>,
         words: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let begin = Instant::now();
-        let (folder, process) = self.alive(run_dir, id)?;
+        let (folder, process) = self.alive(guest)?;
         let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         let agent = record
             .agent
@@ -373,26 +307,17 @@ impl Engine for Bhyve {
             Err(serial::Error::Refused(why)) => Err(Error::Refused(why)),
             Err(serial::Error::Timeout) => Err(Error::Timeout(limit.timeout)),
             Err(serial::Error::GivenUp) if limit.is_cancelled() => Err(Error::Interrupted),
-            Err(serial::Error::GivenUp) => {
-                Err(Error::Died(self.ended(run_dir, id)?.unwrap_or_default()))
-            }
+            Err(serial::Error::GivenUp) => Err(Error::Died(self.ended(guest)?.unwrap_or_default())),
             Err(serial::Error::Io(source)) if !process.may_live() => Err(Error::Died(
-                self.ended(run_dir, id)?
-                    .unwrap_or_else(|| source.to_string()),
+                self.ended(guest)?.unwrap_or_else(|| source.to_string()),
             )),
             Err(serial::Error::Io(source)) => Err(io(source)),
         }
     }
 
-    fn resume(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        process: Process,
-        limit: Limit<'_>,
-    ) -> Result<(), Error> {
+    fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
         let begin = Instant::now();
-        let record = Folder::of(run_dir, id).record().map_err(look)?;
+        let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
         let record = record.ok_or(Error::Gone)?;
         if !self.unfreeze(process).map_err(|source| Error::Io {
             action: "signal its process",
@@ -401,7 +326,7 @@ impl Engine for Bhyve {
             return Err(Error::Gone);
         }
         if record.agent.is_some() {
-            return match self.ask(run_dir, id, &["ping".to_owned()], limit) {
+            return match self.ask(guest, &["ping".to_owned()], limit) {
                 // That it cannot is an answer as well.
                 Ok(_) | Err(Error::Refused(_)) => Ok(()),
                 Err(e) => Err(e),
@@ -416,7 +341,7 @@ impl Engine for Bhyve {
                 return Ok(());
             }
             if !process.may_live() {
-                return Err(Error::Died(self.ended(run_dir, id)?.unwrap_or_default()));
+                return Err(Error::Died(self.ended(guest)?.unwrap_or_default()));
             }
             if limit.is_cancelled() {
                 return Err(Error::Interrupted);
@@ -428,19 +353,23 @@ impl Engine for Bhyve {
         }
     }
 
-    fn suspend(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        name: &str,
-        _: &Manifest,
-        path: &BundlePath,
-        disks: TakeDisks<'_>,
-        watch: Watch<'_>,
-    ) -> Result<Manifest, Error> {
+    fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error> {
+        if suspend.delta {
+            return Err(Error::Refused(
+                "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
+            ));
+        }
+        let Suspend {
+            name,
+            to: path,
+            disks,
+            note,
+            progress,
+            ..
+        } = suspend;
         let raw = suspend::raw(&path.absolute()?);
-        let cut_off = self.unsealed(run_dir, id)?.filter(|u| u.memory == raw);
-        let folder = Folder::of(run_dir, id);
+        let cut_off = self.unsealed(guest)?.filter(|u| u.memory == raw);
+        let folder = Folder::of(guest.run_dir, guest.id);
         let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         match cut_off {
             // Its files are all that there is of it: only the seal is missing, if even that.
@@ -451,7 +380,7 @@ impl Engine for Bhyve {
                 }
             }
             None => {
-                let (_, process) = self.alive(run_dir, id)?;
+                let (_, process) = self.alive(guest)?;
                 // What could keep the bundle from being sealed is looked for while the guest runs.
                 drop(crate::checkpoint::Writer::create(path, record.memory)?);
                 suspend::write(&self.host, &folder, &record.vm, process, &raw)?;
@@ -470,19 +399,21 @@ impl Engine for Bhyve {
             }
             Ok(taken)
         };
-        let manifest = suspend::seal(
-            &raw,
-            path,
+        let seal = suspend::Seal {
+            raw: &raw,
+            to: path,
             name,
-            record.guest,
-            self.version(),
-            &mut disks,
+            guest: record.guest,
+            engine_version: self.version(),
+            disks: &mut disks,
+            note,
             // The guest has ended for it: what is left to do is not given up.
-            &|told| {
-                let _ = watch(told);
+            progress: &|told| {
+                let _ = progress(told);
                 ControlFlow::Continue(())
             },
-        )?;
+        };
+        let manifest = seal.run()?;
         folder.suspended();
         Ok(manifest)
     }
@@ -504,14 +435,14 @@ impl Engine for Bhyve {
         }
     }
 
-    fn own_disk(&self, run_dir: &Path, id: &GuestId) -> Result<Option<PathBuf>, Error> {
-        let record = Folder::of(run_dir, id).record().map_err(look)?;
+    fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
+        let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
         let disk = record.and_then(|record| record.disk);
         Ok(disk.map(|disk| disk.path.into()))
     }
 
-    fn unsealed(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Unsealed>, Error> {
-        let folder = Folder::of(run_dir, id);
+    fn unsealed(&self, guest: GuestRef<'_>) -> Result<Option<Unsealed>, Error> {
+        let folder = Folder::of(guest.run_dir, guest.id);
         let ended = || -> io::Result<Option<PathBuf>> {
             match folder.ready()? {
                 Some(process) if process.state()? == ProcessState::Gone => {
@@ -532,13 +463,15 @@ impl Engine for Bhyve {
         Ok(all.then_some(Unsealed { bundle, memory }))
     }
 
-    fn suspending(&self, run_dir: &Path, id: &GuestId) -> Result<Option<BundlePath>, Error> {
-        let begun = Folder::of(run_dir, id).suspending().map_err(look)?;
+    fn suspending(&self, guest: GuestRef<'_>) -> Result<Option<BundlePath>, Error> {
+        let begun = Folder::of(guest.run_dir, guest.id)
+            .suspending()
+            .map_err(look)?;
         Ok(begun.and_then(|begun| suspend::bundle(&begun.memory)))
     }
 
-    fn usage(&self, run_dir: &Path, id: &GuestId, process: Process) -> Result<Usage, Error> {
-        match Folder::of(run_dir, id).record().map_err(look)? {
+    fn usage(&self, guest: GuestRef<'_>, process: Process) -> Result<Usage, Error> {
+        match Folder::of(guest.run_dir, guest.id).record().map_err(look)? {
             Some(record) if process.may_live() => {
                 usage::read(&self.host, &record.vm, record.memory, process)
             }
@@ -550,14 +483,14 @@ impl Engine for Bhyve {
         lost::guests(&self.host)
     }
 
-    fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error> {
-        let folder = Folder::of(run_dir, id);
+    fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {
+        let folder = Folder::of(guest.run_dir, guest.id);
         if folder.ready().map_err(look)?.is_none() || folder.living().map_err(look)?.is_some() {
             return Ok(None);
         }
-        if let Some(Unsealed { bundle, memory }) = self.unsealed(run_dir, id)? {
+        if let Some(Unsealed { bundle, memory }) = self.unsealed(guest)? {
             let record = folder.record().map_err(look)?;
-            let name = record.map_or_else(|| id.to_string(), |record| record.name);
+            let name = record.map_or_else(|| guest.id.to_string(), |record| record.name);
             return Ok(Some(format!(
                 "it was suspended to {}, which was not sealed: `brood suspend {name} {bundle}` does",
                 memory.display()
@@ -569,8 +502,8 @@ impl Engine for Bhyve {
         }))
     }
 
-    fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-        removal::remove(&self.host, run_dir, id).map_err(Error::from)
+    fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
+        removal::remove(&self.host, guest.run_dir, guest.id).map_err(Error::from)
     }
 }
 
@@ -582,50 +515,6 @@ impl From<restore::Error> for Error {
                 action: "remove what the guest has on this host",
                 source: io::Error::other(other.to_string()),
             },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_restore_relies_on_is_checked() {
-        let guest = |config: &str, agent, readiness| BhyveGuest {
-            config: config.parse::<Variables>().unwrap().0,
-            agent,
-            readiness,
-        };
-        let lpc = "pci.0.31.0.device=lpc\nlpc.com1.path=/dev/nmdm0A\n";
-        let nic = "pci.0.3.0.device=virtio-net\npci.0.3.0.bridge=bridge0\n";
-        let console = |com, words: &str| Readiness::Console {
-            com,
-            words: words.to_owned(),
-        };
-        assert!(checked(&guest(lpc, Some(1), Readiness::Agent)).is_ok());
-        assert!(checked(&guest(lpc, None, console(1, "login:"))).is_ok());
-        assert!(checked(&guest(&(lpc.to_owned() + nic), Some(1), Readiness::Agent)).is_ok());
-        for (config, agent, readiness, why) in [
-            (lpc, None, Readiness::Agent, "it has none"),
-            (lpc, Some(2), Readiness::Agent, "com2"),
-            (lpc, Some(9), Readiness::Agent, "com9"),
-            (lpc, Some(1), console(1, "login:"), "cannot be its agent's"),
-            (lpc, None, console(1, ""), "no words"),
-            (lpc, None, console(3, "login:"), "com3"),
-            (lpc, None, Readiness::Command { argv: Vec::new() }, "empty"),
-            (
-                nic,
-                None,
-                Readiness::Tcp {
-                    address: "%(name):22".to_owned(),
-                },
-                "same",
-            ),
-            ("pci.0.9.0.device=nvme\n", None, Readiness::Agent, "nvme"),
-        ] {
-            let refusal = checked(&guest(config, agent, readiness)).unwrap_err();
-            assert!(refusal.contains(why), "{refusal}");
         }
     }
 }

@@ -17,11 +17,12 @@ use std::{
 use super::{
     config::Config,
     folder::{Folder, Suspending},
+    guest_config::checked,
     host::Host,
 };
 use crate::{
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, Description, Watch, Writer,
+        BhyveGuest, BundlePath, Checkpoint, Description, NoteSeal, Watch, Writer,
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
     },
@@ -300,47 +301,66 @@ pub(super) fn sealed_already(raw: &Path, path: &BundlePath) -> Result<Option<Man
     Ok(Some(checkpoint.manifest().clone()))
 }
 
-/// Seals the three files that bhyve wrote as the bundle `path`, and removes their own names.
-pub(super) fn seal(
-    raw: &Path,
-    path: &BundlePath,
-    name: &str,
-    guest: BhyveGuest,
-    engine_version: String,
-    disks: TakeDisks<'_>,
-    watch: Watch<'_>,
-) -> Result<Manifest, Error> {
-    let refuse = |reason: String| Error::Checkpoint {
-        checkpoint: raw.display().to_string(),
-        reason,
-    };
-    let config = super::checked(&guest).map_err(refuse)?;
-    let [memory, kern, meta] = files(raw);
-    let kern = fs::read(&kern).map_err(io("read the guest's state"))?;
-    let meta_text = fs::read(&meta).map_err(io("read the checkpoint's description"))?;
-    let described = Meta::parse(&meta, &meta_text, Bytes(kern.len() as u64))?;
-    agree(&config, &described).map_err(refuse)?;
-    let mut writer = Writer::around(path, &memory)?;
-    writer.write_kern(&kern)?;
-    writer.set_bhyve(guest, meta_text);
-    let description = Description {
-        guest: name.to_owned(),
-        engine: EngineKind::Bhyve,
-        engine_version,
-        memory: layout(described.memsize),
-        vcpus: described.ncpus,
-        devices: described
-            .devices
-            .iter()
-            .map(|part| Device {
-                name: part.name.clone(),
-                model: part.name.split('@').next().unwrap_or_default().to_owned(),
-            })
-            .collect(),
-        disks: disks()?,
-        working_set: Vec::new(),
-    };
-    let manifest = writer.seal(description, jiff::Timestamp::now(), watch)?;
-    remove_files(raw).map_err(io("remove what bhyve wrote"))?;
-    Ok(manifest)
+/// The last step of a suspend: the three files that bhyve wrote become a bundle.
+pub(super) struct Seal<'a> {
+    /// The memory file; the others lie beside it.
+    pub(super) raw: &'a Path,
+    /// The bundle.
+    pub(super) to: &'a BundlePath,
+    /// The guest's name.
+    pub(super) name: &'a str,
+    /// What a restore needs of the guest.
+    pub(super) guest: BhyveGuest,
+    /// Version of the engine.
+    pub(super) engine_version: String,
+    /// Takes the snapshots of its disks.
+    pub(super) disks: TakeDisks<'a>,
+    /// Is told of the manifest before the bundle has its name.
+    pub(super) note: NoteSeal<'a>,
+    /// Is told how far it is, and can end it.
+    pub(super) progress: Watch<'a>,
+}
+
+impl Seal<'_> {
+    /// Seals the bundle, and removes the files' own names.
+    pub(super) fn run(self) -> Result<Manifest, Error> {
+        let refuse = |reason: String| Error::Checkpoint {
+            checkpoint: self.raw.display().to_string(),
+            reason,
+        };
+        let config = checked(&self.guest).map_err(refuse)?;
+        let [memory, kern, meta] = files(self.raw);
+        let kern = fs::read(&kern).map_err(io("read the guest's state"))?;
+        let meta_text = fs::read(&meta).map_err(io("read the checkpoint's description"))?;
+        let described = Meta::parse(&meta, &meta_text, Bytes(kern.len() as u64))?;
+        agree(&config, &described).map_err(refuse)?;
+        let mut writer = Writer::around(self.to, &memory)?;
+        writer.write_kern(&kern)?;
+        writer.set_bhyve(self.guest, meta_text);
+        let description = Description {
+            guest: self.name.to_owned(),
+            engine: EngineKind::Bhyve,
+            engine_version: self.engine_version,
+            memory: layout(described.memsize),
+            vcpus: described.ncpus,
+            devices: described
+                .devices
+                .iter()
+                .map(|part| Device {
+                    name: part.name.clone(),
+                    model: part.name.split('@').next().unwrap_or_default().to_owned(),
+                })
+                .collect(),
+            disks: (self.disks)()?,
+            working_set: Vec::new(),
+        };
+        let manifest = writer.seal_noted(
+            description,
+            jiff::Timestamp::now(),
+            self.note,
+            self.progress,
+        )?;
+        remove_files(self.raw).map_err(io("remove what bhyve wrote"))?;
+        Ok(manifest)
+    }
 }

@@ -34,8 +34,8 @@ pub use guest::control::CallError;
 pub use vm::machine::ExitReason;
 
 use super::{
-    Answer, Described, Engine, Error, Identity, Limit, MemoryMap, Process, Session, Stray,
-    TakeDisks, Usage,
+    Answer, Described, Engine, Error, GuestRef, Identity, Limit, MemoryMap, Process, Session,
+    Stray, Suspend, Usage,
 };
 use crate::{
     checkpoint::{
@@ -171,8 +171,8 @@ impl Engine for Kvm {
         }
     }
 
-    fn find(&self, run_dir: &Path, id: &GuestId) -> Result<Option<Process>, Error> {
-        match Conversation::open(run_dir, id, Limit::of(Duration::from_secs(1))) {
+    fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
+        match Conversation::open(guest.run_dir, guest.id, Limit::of(Duration::from_secs(1))) {
             Ok(conversation) => process_of(&conversation),
             Err(CallError::Gone) => Ok(None),
             Err(e) => Err(e.into()),
@@ -190,12 +190,7 @@ impl Engine for Kvm {
         })
     }
 
-    fn describe(
-        &self,
-        _: &Path,
-        _: &GuestId,
-        process: Process,
-    ) -> Result<Option<Described>, Error> {
+    fn describe(&self, _: GuestRef<'_>, process: Process) -> Result<Option<Described>, Error> {
         usage::describe(process).map_err(|source| Error::Io {
             action: "look at the guest's process",
             source,
@@ -204,35 +199,51 @@ impl Engine for Kvm {
 
     fn ask(
         &self,
-        run_dir: &Path,
-        id: &GuestId,
+        guest: GuestRef<'_>,
         request: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
-        let answer = Conversation::open(run_dir, id, limit)?.ask(&asked.request)?;
+        let answer = Conversation::open(guest.run_dir, guest.id, limit)?.ask(&asked.request)?;
         let answered =
             words::Answered::new(&asked, answer).map_err(|e| Error::Refused(e.to_owned()))?;
         Ok(Box::new(answered))
     }
 
-    fn suspend(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        name: &str,
-        from: &Manifest,
-        path: &BundlePath,
-        disks: TakeDisks<'_>,
-        progress: Watch<'_>,
-    ) -> Result<Manifest, Error> {
-        let conversation = Conversation::open(run_dir, id, Limit::of(SUSPEND_PATIENCE))?;
-        let mut writer = Writer::create(path, from.memory.size)?;
-        let state = conversation.suspend(writer.memory(), progress)?;
+    fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error> {
+        let Suspend {
+            name,
+            from,
+            to,
+            progress,
+            ..
+        } = suspend;
+        let limit = Limit::of(SUSPEND_PATIENCE);
+        let conversation = Conversation::open(guest.run_dir, guest.id, limit)?;
+        let (mut writer, state) = if suspend.delta {
+            let process = process_of(&conversation)?.ok_or(Error::Gone)?;
+            let most = self.usage(guest, process)?.private.pages();
+            let mut writer = Writer::create_delta(to, from, most)?;
+            let (state, pages) = conversation.suspend_delta(writer.memory(), progress)?;
+            writer.set_pages(pages);
+            (writer, state)
+        } else {
+            let writer = Writer::create(to, from.manifest().memory.size)?;
+            let state = conversation.suspend(writer.memory(), progress)?;
+            (writer, state)
+        };
         readable(&state)?;
         writer.write_kern(&state)?;
-        let description = suspended(name, from, disks()?)?;
-        let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
+        let description = suspended(name, from.manifest(), (suspend.disks)()?)?;
+        let now = jiff::Timestamp::now();
+        let manifest = writer.seal_noted(description, now, suspend.note, progress)?;
+        // A delta's parents may have gone meanwhile: the guest ends only for what can be restored.
+        if suspend.delta
+            && let Err(e) = Checkpoint::open(to)
+        {
+            crate::checkpoint::remove(to)?;
+            return Err(e.into());
+        }
         // The bundle is whole: from here on it is the guest, and the process is not.
         conversation.commit()?;
         Ok(manifest)
@@ -242,45 +253,7 @@ impl Engine for Kvm {
         true
     }
 
-    fn suspend_delta(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        name: &str,
-        from: &Checkpoint,
-        path: &BundlePath,
-        disks: TakeDisks<'_>,
-        progress: Watch<'_>,
-    ) -> Result<Manifest, Error> {
-        let conversation = Conversation::open(run_dir, id, Limit::of(SUSPEND_PATIENCE))?;
-        let process = process_of(&conversation)?.ok_or(Error::Gone)?;
-        let mut writer = Writer::create_delta(
-            path,
-            from,
-            self.usage(run_dir, id, process)?.private.pages(),
-        )?;
-        let (state, pages) = conversation.suspend_delta(writer.memory(), progress)?;
-        readable(&state)?;
-        writer.set_pages(pages);
-        writer.write_kern(&state)?;
-        let description = suspended(name, from.manifest(), disks()?)?;
-        let manifest = writer.seal(description, jiff::Timestamp::now(), progress)?;
-        // Its parents may have gone meanwhile: the guest ends only for what can be restored.
-        if let Err(e) = Checkpoint::open(path) {
-            crate::checkpoint::remove(path)?;
-            return Err(e.into());
-        }
-        conversation.commit()?;
-        Ok(manifest)
-    }
-
-    fn resume(
-        &self,
-        run_dir: &Path,
-        id: &GuestId,
-        process: Process,
-        limit: Limit<'_>,
-    ) -> Result<(), Error> {
+    fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
         let continued = self.unfreeze(process).map_err(|source| Error::Io {
             action: "signal its process",
             source,
@@ -288,14 +261,14 @@ impl Engine for Kvm {
         if !continued {
             return Err(Error::Gone);
         }
-        self.ask(run_dir, id, &["ping".to_owned()], limit).map(drop)
+        self.ask(guest, &["ping".to_owned()], limit).map(drop)
     }
 
     fn stop(&self, process: Process) -> io::Result<bool> {
         process.signal(fork_server::server::STOP)
     }
 
-    fn usage(&self, _: &Path, _: &GuestId, process: Process) -> Result<Usage, Error> {
+    fn usage(&self, _: GuestRef<'_>, process: Process) -> Result<Usage, Error> {
         usage::read(process).map_err(not_measured)
     }
 
@@ -305,8 +278,8 @@ impl Engine for Kvm {
             .map_err(not_measured)
     }
 
-    fn ended(&self, run_dir: &Path, id: &GuestId) -> Result<Option<String>, Error> {
-        match guest::exit_record::read(run_dir, id) {
+    fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {
+        match guest::exit_record::read(guest.run_dir, guest.id) {
             Ok(reason) => Ok(reason.map(|reason| reason.to_string())),
             Err(source) => Err(Error::Io {
                 action: "read how the guest ended",
@@ -315,8 +288,8 @@ impl Engine for Kvm {
         }
     }
 
-    fn forget(&self, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
-        guest::exit_record::forget(run_dir, id).map_err(|source| Error::Io {
+    fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
+        guest::exit_record::forget(guest.run_dir, guest.id).map_err(|source| Error::Io {
             action: "remove the guest's files",
             source,
         })
