@@ -1,9 +1,9 @@
-//! Makes the record of a state folder anew when its database was damaged or lost: from what can
-//! still be read of it, from what runs, and from the bundles of claims that rest.
+//! Rebuild of a state folder's record after its database was damaged or lost. The sources are what
+//! can still be read of the database, the guests that run, and the bundles of suspended claims.
 //!
-//! Nothing is taken for granted that could hand out a guest twice or end somebody's. A guest that
-//! was hot may have been claimed since the last page that can be read; so it is listed as a guest
-//! like any other, and its pool restores a new one.
+//! The rebuild assumes nothing that could hand out a guest twice or end somebody's guest. A guest
+//! that was hot may have been claimed since the last readable page; so it is listed as a guest
+//! outside any pool, and its pool restores a new one.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -87,8 +87,8 @@ impl Error {
     }
 }
 
-/// Makes the record of the state folder `dir` anew. Commands that are at something are waited for;
-/// a rebuild that was cut off is done again.
+/// Rebuilds the record of the state folder `dir`. Waits for commands that work at pools or claims;
+/// an interrupted rebuild starts over.
 ///
 /// # Errors
 /// [`state::Error::Whole`] when the database is not damaged; when the folder cannot be written.

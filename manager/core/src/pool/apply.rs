@@ -1,4 +1,5 @@
-//! Pools as somebody wants them to be who does not know what there is: made, changed, or left.
+//! Declarative apply: creates or changes pools until they match the configuration, and leaves all
+//! others alone.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -31,12 +32,12 @@ impl Applied {
 }
 
 impl Pools<'_> {
-    /// Makes a pool that is not there, and changes one that is otherwise. Its entries follow when it
-    /// is settled and filled. Can be repeated; pools that nobody names stay as they are.
+    /// Creates a pool that does not exist, or changes one that differs. Its entries follow when the
+    /// pool is reconciled and filled. A caller may repeat this; it touches no other pool.
     ///
     /// # Errors
-    /// [`Error::Fixed`] when it would have to be another pool; when the pool's checkpoint is not
-    /// good.
+    /// [`Error::Fixed`] when a property differs that a pool keeps for good; when the pool's
+    /// checkpoint is not usable.
     pub fn apply(&mut self, wanted: &NewPool, progress: Watch<'_>) -> Result<Applied, Error> {
         let Some(row) = self.state.pool(&wanted.name)? else {
             self.create(wanted, progress)?;

@@ -1,4 +1,5 @@
-//! Claims: an entry is handed out once, its guest awake, for a time.
+//! Claims: `Pools::claim` hands out each entry once, with its guest running, for the time of a
+//! lease.
 
 use std::{
     sync::atomic::Ordering,
@@ -17,8 +18,8 @@ use crate::{
     state::{self, EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
 };
 
-/// Hot guests that may fail to wake up before a claim gives up: a host that is overloaded must not
-/// cost the whole pool.
+/// Hot guests that may fail to wake up before a claim gives up. Without a limit, one claim on an
+/// overloaded host would use up the whole pool.
 const TRIES: u32 = 3;
 /// How long a hot guest may take to answer, when nobody says otherwise.
 pub const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,12 +31,12 @@ const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub struct Wanted {
     /// How long the claim lasts when it is not renewed; the pool's own lease, when not given.
     pub lease: Option<Duration>,
-    /// How long a guest may take to answer; when not given, [`WAKE_TIMEOUT`] for one that is hot, and
-    /// [`mass::TIMEOUT`] for one that is restored.
+    /// How long a guest may take to answer; when not given, [`WAKE_TIMEOUT`] for one that is hot,
+    /// and [`mass::TIMEOUT`] for one that is restored.
     pub timeout: Option<Duration>,
     /// How long to wait for room when there is none.
     pub wait: Duration,
-    /// The claimer's place in the line, if it waits already.
+    /// The claimer's place in the queue, if it waits already.
     pub place: Option<Place>,
 }
 
@@ -80,13 +81,13 @@ pub struct Claimed {
 }
 
 impl Pools<'_> {
-    /// Claims an entry of a pool: the oldest hot one, which is continued, or one that is restored
-    /// now. When this returns, the guest itself has answered. Those who wait for room are served in
-    /// the order in which they came, and before all who come later.
+    /// Claims an entry of a pool: continues the oldest hot guest, or restores a new one when none
+    /// is hot. When this returns, the guest itself has answered. Claimers who wait for room are
+    /// served in the order in which they came, before all later ones.
     ///
     /// # Errors
-    /// When there is no such pool, or there is no room for one more guest and none is made within
-    /// the time to wait.
+    /// When the pool does not exist, or the host has no room for one more guest and gets none
+    /// within the time to wait.
     pub fn claim(&mut self, name: &str, wanted: &Wanted) -> Result<Claimed, Error> {
         let begin = Instant::now();
         let mut wanted = *wanted;
@@ -116,8 +117,8 @@ impl Pools<'_> {
         claimed
     }
 
-    /// Takes the last place in the line before a pool, for this process. Whoever has one and is
-    /// gone loses it.
+    /// Takes the last place in a pool's queue for this process. A process that ends loses its
+    /// place.
     ///
     /// # Errors
     /// When the state cannot be written.
@@ -248,10 +249,11 @@ impl Pools<'_> {
         })
     }
 
-    /// Lets a claim last so long from now.
+    /// Renews a claim: its lease ends `lasts` from now.
     ///
     /// # Errors
-    /// [`Error::NoSuchClaim`] when it is over, [`Error::Rests`] when it has no lease.
+    /// [`Error::NoSuchClaim`] when the claim is over, [`Error::Rests`] when its guest is suspended
+    /// and it has no lease.
     pub fn renew(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
         let token = TokenDigest::of(token);
         if self.state.cold(&token)?.is_some() {
@@ -263,7 +265,8 @@ impl Pools<'_> {
         }
     }
 
-    /// Gives an entry back: its guest is gone when this returns, or its bundle when it rested.
+    /// Gives an entry back. When this returns, its guest is gone, or its bundle if the claim was
+    /// suspended.
     ///
     /// # Errors
     /// [`Error::NoSuchClaim`] when it is over, or when the guest cannot be ended.

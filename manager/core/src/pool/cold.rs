@@ -1,6 +1,8 @@
-//! Suspended claims: the guest is suspended into a delta of what it was restored from, or in full
-//! where its engine writes no deltas, and is restored when its claimer wants it again. The claim
-//! lasts until it is released, through reboots of the host, too.
+//! Suspended claims: claims whose guest lies on disk.
+//!
+//! Suspending writes the guest into a delta of the checkpoint that it was restored from, or into a
+//! full checkpoint where the engine writes no deltas. Resuming restores it for its claimer. A
+//! suspended claim has no lease: it lasts until it is released, and survives reboots of the host.
 
 use std::{
     fs::File,
@@ -24,16 +26,16 @@ use crate::{
     },
 };
 
-/// How long a guest whose suspension was cut off may take to answer.
+/// How long a guest may take to answer after its suspension was interrupted.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a restore whose manager is gone may take to end by itself.
+/// How long a restore may take to end by itself after its manager has died.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 /// A lease that is longer than a host runs.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
-/// How often a restore whose manager is gone is looked at.
+/// Interval between looks at a restore whose manager has died.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The locks of whoever is at a claim.
+/// The locks that a process holds while it works at a claim.
 #[derive(Debug)]
 struct ClaimLock {
     dir: PathBuf,
@@ -50,9 +52,9 @@ impl Drop for ClaimLock {
 }
 
 impl Pools<'_> {
-    /// Suspends the guest of a claim. When this returns the guest is gone, and what it was is on
-    /// the disk. When anything fails, the guest goes on. Of one that rests already it tells what
-    /// was written.
+    /// Suspends the guest of a claim. When this returns, the guest is gone and its state is on the
+    /// disk. When anything fails, the guest goes on. For a claim that is suspended already, this
+    /// returns the manifest of its bundle.
     ///
     /// # Errors
     /// [`Error::NoSuchClaim`], or when the bundle cannot be written.
@@ -70,7 +72,8 @@ impl Pools<'_> {
         let bundle = BundlePath::new(&bundle)?;
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lease_s = self.row(&pool)?.policy.lease_s;
-        // A suspension that was cut off after the seal has left it, and the guest has gone on since.
+        // A suspension that was cut off after the seal has left it, and the guest has gone on
+        // since.
         if checkpoint::is_sealed(&bundle)? {
             self.sweep_bundle(&bundle)?;
         }
@@ -96,8 +99,8 @@ impl Pools<'_> {
                 Ok(manifest)
             }
             Err(e) => {
-                // When nobody knows whether it is sealed, or the guest's process is still at it, whoever
-                // settles claims finds out.
+                // When nobody knows whether it is sealed, or the guest's process is still at it,
+                // whoever settles claims finds out.
                 if matches!(checkpoint::is_sealed(&bundle), Ok(false))
                     && !self.is_suspending(&id, &bundle)
                 {
@@ -109,10 +112,11 @@ impl Pools<'_> {
         }
     }
 
-    /// Restores the guest of a claim that rests. It has answered when this returns.
+    /// Restores the guest of a suspended claim. The guest has answered when this returns.
     ///
     /// # Errors
-    /// [`Error::NoSuchClaim`] when there is none that rests, or when there is no room for the guest.
+    /// [`Error::NoSuchClaim`] when no suspended claim has this token; an admission error when the
+    /// host has no room for the guest.
     pub fn resume(
         &mut self,
         token: &str,
@@ -144,8 +148,8 @@ impl Pools<'_> {
         }
     }
 
-    /// The guest of a claim, when it is there already: whoever wanted it before was cut off before
-    /// being told. One that has died since rests again, as what it was when it last did.
+    /// The guest of a claim that an earlier, interrupted call has resumed already. If the guest has
+    /// died since, the claim is suspended again with its last bundle.
     fn resumed(
         &mut self,
         token: &str,
@@ -244,8 +248,8 @@ impl Pools<'_> {
         Self::only(&pool, report, token.to_owned(), lasts, begin)
     }
 
-    /// Brings a claim whose suspension or restore was cut off to where that leads; one that
-    /// somebody is at is waited for.
+    /// Completes or undoes an interrupted suspension or restore of a claim. If another process
+    /// works at the claim, waits for it first.
     pub(super) fn settle_claim(&mut self, token: &TokenDigest) -> Result<(), Error> {
         match self.state.cold(token)? {
             None
@@ -257,7 +261,7 @@ impl Pools<'_> {
         }
     }
 
-    /// Takes the lock of a claim, and settles the claim.
+    /// Takes the lock of a claim, and reconciles the claim.
     fn claim_to_work_at(&mut self, token: &TokenDigest) -> Result<ClaimLock, Error> {
         let lock = self.claim_lock(token, self.lock_limit)?;
         if let Some(cold) = self.state.cold(token)? {
@@ -274,9 +278,9 @@ impl Pools<'_> {
         }
     }
 
-    /// Brings suspensions and restores that were cut off to their end, but for those that somebody is
-    /// at, and removes bundles that nobody needs, when nobody is at any. What fails is logged and
-    /// tried again by the next one: it holds up neither the others nor the pool.
+    /// Completes interrupted suspensions and restores, except of claims whose lock another process
+    /// holds. Removes bundles that no claim needs, if no process works at any claim. Failures are
+    /// logged and retried by the next call: they hold up neither the other claims nor the pool.
     pub(super) fn settle_cold(&mut self) {
         let settled = self.settle_claims();
         let swept = match self.cold_lock(true, Duration::ZERO) {
@@ -300,7 +304,7 @@ impl Pools<'_> {
         }
     }
 
-    /// Settles all claims that nobody is at; returns the first error.
+    /// Reconciles all claims whose lock is free; returns the first error.
     fn settle_claims(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         for cold in self.state.all_cold()? {
@@ -318,8 +322,9 @@ impl Pools<'_> {
         result
     }
 
-    /// Records claims again that are kept beside their bundle and were lost from the record. One
-    /// with neither a record nor a bundle is dropped: its suspension failed.
+    /// Records claims again that the record has lost and whose recovery file lies beside their
+    /// bundle. Drops a recovery file that has neither a record nor a bundle: that suspension
+    /// failed.
     fn recall_claims(&mut self) -> Result<(), Error> {
         for kept in self.state.claims_not_recorded()? {
             let path: BundlePath = kept.bundle.parse()?;
@@ -344,8 +349,8 @@ impl Pools<'_> {
         Ok(())
     }
 
-    /// A suspension that was cut off. A guest that still answers has gone on, and knows more than
-    /// its bundle; one that does not is what the bundle holds.
+    /// Ends an interrupted suspension. A guest that still answers has gone on and is newer than its
+    /// bundle, so it counts. If the guest does not answer, the bundle counts.
     fn settle_suspend(&mut self, cold: &ColdRow) -> Result<(), Error> {
         let bundle: BundlePath = cold.bundle.parse()?;
         if self.is_suspending(&cold.guest, &bundle) && self.finish_suspend(cold, &bundle)? {
@@ -358,7 +363,8 @@ impl Pools<'_> {
             Err(_) => false,
         };
         if !goes_on && sealed {
-            // One that cannot be ended does not answer any more, and is found when its pool is settled.
+            // One that cannot be ended does not answer any more, and is found when its pool is
+            // settled.
             self.destroy(&[cold.guest])?;
             self.state.mark_cold(&cold.token)?;
             return Ok(());
@@ -379,8 +385,8 @@ impl Pools<'_> {
         Ok(())
     }
 
-    /// Whether the guest's own process was told to suspend it to this bundle, and nobody has seen what
-    /// came of it.
+    /// Whether the guest's process was ordered to suspend the guest to this bundle, and no manager
+    /// has seen the result.
     fn is_suspending(&self, id: &GuestId, bundle: &BundlePath) -> bool {
         match self
             .engine
@@ -393,7 +399,8 @@ impl Pools<'_> {
         }
     }
 
-    /// Whether a guest that was being suspended may be, or come to be, whole on the disk.
+    /// Whether the bundle of a guest that was being suspended may be complete, or may still become
+    /// so.
     fn may_be_written(&mut self, id: &GuestId) -> Result<bool, Error> {
         let unsealed = self
             .engine
@@ -408,9 +415,9 @@ impl Pools<'_> {
         }
     }
 
-    /// Brings a suspension that the guest's process goes on with to its end: the guest would end a
-    /// moment after it had answered, and the bundle is what it was. `false` when it goes on after all,
-    /// or has died.
+    /// Waits for a suspension that the guest's process still carries out: that guest would end a
+    /// moment after it had answered, and its bundle holds its state. `false` when the guest goes on
+    /// after all, or has died.
     fn finish_suspend(&mut self, cold: &ColdRow, bundle: &BundlePath) -> Result<bool, Error> {
         let guest = match self.guests().find(&cold.guest.to_string()) {
             Ok(guest) => guest,
@@ -486,7 +493,7 @@ impl Pools<'_> {
         Ok(())
     }
 
-    /// The lock of a claim, which whoever suspends, resumes or settles it has alone.
+    /// The exclusive lock of a claim, for suspending, resuming or reconciling it.
     fn claim_lock(&self, token: &TokenDigest, limit: Duration) -> Result<ClaimLock, Error> {
         let (dir, name) = (self.state.dir().to_owned(), lock::of_claim(token));
         let cancelled = self.cancelled;

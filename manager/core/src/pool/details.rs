@@ -1,4 +1,5 @@
-//! A pool with its entries and the claims that rest, and one claim as its claimer sees it.
+//! Views of pools: one pool with its entries and suspended claims, and one claim as its claimer
+//! sees it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Why something could not be done with a pool.
+//! Errors of pools: what was tried, on which pool, and why it failed.
 
 use std::io;
 
@@ -122,7 +122,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it ended because whoever wanted it wants it no more.
+    /// Whether the action ended because its requester cancelled it.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         match self {
@@ -182,7 +182,8 @@ impl Error {
         }
     }
 
-    /// Whether waiting may help: there is no room for one more guest, and others may make some.
+    /// Whether waiting may help: the host or the pool has no room for one more guest now, and other
+    /// guests may free some.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(

@@ -1,22 +1,22 @@
-//! Pools of guests that wait to be claimed.
+//! Pools: guests that wait, restored and stopped, until somebody claims one.
 //!
-//! The checkpoint on disk is a pool's cold tier: any number of entries can be restored from it.
-//! Its hot tier are guests that were restored, have answered, and were stopped (SIGSTOP): to be
-//! claimed, one has to be continued only. An entry goes one way:
+//! A pool's cold tier is its checkpoint on disk, from which any number of entries can be restored.
+//! Its hot tier holds guests that were restored, have answered, and were stopped (SIGSTOP): a claim
+//! only continues one. An entry goes one way:
 //!
 //! ```text
 //! filling ──▶ hot ──▶ claimed ──▶ releasing ──▶ gone
 //!    └─────────┴──────────────────────▲
 //! ```
 //!
-//! It is restored anew each time, so nobody finds what somebody else has left in its memory. An
-//! entry that was never claimed holds nothing that the checkpoint does not, so to evict it is to
-//! drop it.
+//! Each entry is restored anew, so no claimer finds what another has left in a guest's memory. An
+//! entry that was never claimed holds nothing that the checkpoint does not hold, so evicting it
+//! means dropping it.
 //!
-//! Each step is recorded before it is taken, by a statement that only one of many can be first
-//! with, and each can be taken twice. So what a manager leaves that was killed between two of them
-//! is brought on by whoever comes next: [`Pools::settle`] is the recovery, and the way things go
-//! every day.
+//! Each step is recorded before it is taken, by an SQL statement that only one of many processes
+//! can win, and each step can be repeated. So when a manager is killed between two steps, the next
+//! process goes on from there: [`Pools::settle`] reconciles the pool, after a crash and in everyday
+//! work alike.
 
 mod apply;
 mod claim;
@@ -58,7 +58,8 @@ use crate::{
     units::Bytes,
 };
 
-/// Whether a pool can be as it should be, when each of its guests may come to hold so much.
+/// Checks that a policy does not contradict itself, given the memory that each guest may come to
+/// hold.
 fn check(pool: &str, policy: &Policy, each: Bytes) -> Result<(), Error> {
     let contradiction = |reason| {
         Err(Error::Contradiction {
@@ -86,7 +87,7 @@ fn check(pool: &str, policy: &Policy, each: Bytes) -> Result<(), Error> {
 /// How long a claim lasts when nobody says otherwise.
 pub const LEASE: Duration = Duration::from_secs(300);
 
-/// Of how many hot entries one is replaced at a time when they have become too old.
+/// Divisor of the hot entries: at most one in so many aged entries is replaced at a time.
 const AGED_AT_ONCE: u64 = 8;
 
 /// A pool to make.
@@ -153,17 +154,18 @@ pub struct Pools<'a> {
     pub engine: &'a dyn Engine,
     /// What the host can hold.
     pub facts: ReadFacts<'a>,
-    /// Nurseries of pools, warm. Whoever claims once has none; whoever lives long keeps them.
+    /// Warm fork servers (nurseries) of pools. The daemon keeps them; a command that claims once
+    /// has none.
     pub standing: &'a Slots,
-    /// Ends what is waited for when it is set: whoever wanted it has gone.
+    /// Ends all waits when set: the requester has gone.
     pub cancelled: &'a AtomicBool,
-    /// How long another who works at the same pool is waited for.
+    /// How long to wait for another process that works at the same pool.
     pub lock_limit: Duration,
 }
 
 pub use crate::engine::NEVER;
 
-/// How long another who works at the same pool is waited for, usually.
+/// The usual `lock_limit`.
 pub const LOCK_LIMIT: Duration = lock::LOCK_TIMEOUT;
 
 impl Pools<'_> {
@@ -204,7 +206,7 @@ impl Pools<'_> {
         })
     }
 
-    /// Changes what a pool should be. Its entries follow when it is settled and filled.
+    /// Changes a pool's policy. Its entries follow when the pool is reconciled and filled.
     ///
     /// # Errors
     /// When there is no such pool.
@@ -334,8 +336,8 @@ impl Pools<'_> {
         }
     }
 
-    /// Ends guests whose entries are recorded as to be released; returns those that cannot be ended,
-    /// which stay recorded so.
+    /// Ends the guests of entries in the state `releasing`. Returns those that cannot be ended;
+    /// their entries stay in that state.
     fn destroy(&mut self, ids: &[GuestId]) -> Result<Vec<Left>, Error> {
         let mut guests = self.guests();
         let mut found: Vec<Guest> = Vec::with_capacity(ids.len());

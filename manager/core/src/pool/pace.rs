@@ -1,5 +1,5 @@
-//! How fast a pool is refilled by whoever keeps it: guests that are restored take processor time
-//! from those that work.
+//! Refill rate: limits how many guests a second the daemon restores for a pool, because restores
+//! take processor time from guests at work.
 
 use std::time::Instant;
 

@@ -1,5 +1,6 @@
-//! Reconciles a pool: repairs the entries that exist, then restores those that are missing. One
-//! process at a time, by the pool's own lock: no pool waits for another one's guests.
+//! Pool reconciliation: repairs the entries that exist, then restores those that are missing. One
+//! process at a time does this for a pool, by the pool's own lock: no pool waits for another pool's
+//! guests.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,16 +30,16 @@ use crate::{
     units::Bytes,
 };
 
-/// Guests restored in one go, after the first few: entries can be claimed when their go is done.
+/// Size of a batch of guests after the first few: entries can be claimed when their batch is done.
 const GO: usize = 128;
 
-/// How long a restore whose manager is gone may take to end by itself.
+/// How long a restore may take to end by itself after its manager has died.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
-/// How long it is waited for in all, and how often it is looked at.
+/// How long to wait for such a restore in all.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What was put in order.
+/// Result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Settled {
     /// Guests of a fill that was cut off, and are hot now.
@@ -83,7 +84,7 @@ pub struct Filled {
 }
 
 impl Pools<'_> {
-    /// Waits until nobody else settles or fills this pool.
+    /// Takes the pool's lock; waits until no other process reconciles or fills this pool.
     pub(super) fn lock(&self, name: &str, cancelled: &AtomicBool) -> Result<PoolLock, Error> {
         let (dir, limit) = (self.state.dir(), self.lock_limit);
         let wait = Wait { limit, cancelled };
@@ -93,7 +94,7 @@ impl Pools<'_> {
         })
     }
 
-    /// Puts the entries of a pool in order.
+    /// Reconciles the entries of a pool with the guests that exist.
     ///
     /// # Errors
     /// When there is no such pool, or the state cannot be written.
@@ -103,8 +104,7 @@ impl Pools<'_> {
         self.settle_locked(name)
     }
 
-    /// Ends claims of a pool whose lease is over: nobody has them any more when this returns.
-    /// Returns their guests, which are to be ended.
+    /// Ends claims of a pool whose lease is over. Returns their guests, which the caller is to end.
     ///
     /// # Errors
     /// When the state cannot be written.
@@ -116,7 +116,7 @@ impl Pools<'_> {
         Ok(expired)
     }
 
-    /// Ends guests of claims that are over. Needs no lock: whoever else is at it does the same.
+    /// Ends guests of claims that are over. Needs no lock: another process could only do the same.
     ///
     /// # Errors
     /// When the state cannot be read or written.
@@ -179,8 +179,8 @@ impl Pools<'_> {
         })
     }
 
-    /// The guests and the entries of a pool. Whoever is still restoring for an earlier fill, whose
-    /// manager is gone, is waited for, and ended when it does not end soon.
+    /// The guests and the entries of a pool. Waits for the restores of an earlier fill whose
+    /// manager has died, and ends them when they do not end soon.
     fn when_restores_are_over(
         &mut self,
         name: &str,
@@ -221,8 +221,8 @@ impl Pools<'_> {
         }
     }
 
-    /// Settles a pool and restores what it lacks. Entries can be claimed as they come; setting
-    /// `cancelled` ends it early. What goes wrong is recorded.
+    /// Reconciles a pool and restores the entries that it lacks. Entries can be claimed as they
+    /// come; setting `cancelled` ends the fill early. Failures are recorded.
     ///
     /// # Errors
     /// When there is no such pool, its checkpoint is not good, or nothing could be restored.
@@ -326,8 +326,8 @@ impl Pools<'_> {
         }
     }
 
-    /// Drops hot entries that have become too old, a few at a time: new ones take their place before
-    /// the next ones go.
+    /// Drops hot entries that have become too old, a few at a time: new ones take their place
+    /// before the next ones go.
     fn evict_aged(&mut self, name: &str) -> Result<u64, Error> {
         let Some(age_s) = self.row(name)?.policy.max_age_s else {
             return Ok(0);
@@ -345,8 +345,8 @@ impl Pools<'_> {
         Ok(doomed.len() as u64)
     }
 
-    /// Stops guests that were restored for a pool, and offers them. Returns how many there are.
-    /// Those that live and cannot be stopped are given up, to be ended.
+    /// Stops guests that were restored for a pool, and marks their entries hot. Returns how many
+    /// there are. Guests that live and cannot be stopped go to `doomed`, to be ended.
     fn heat(&mut self, guests: &[Guest], doomed: &mut Vec<GuestId>) -> Result<u64, Error> {
         // One that died meanwhile is found by whoever settles the pool next.
         let hot = self.guests().pause_all(guests);
@@ -361,7 +361,7 @@ impl Pools<'_> {
     }
 }
 
-/// The locks of whoever works at a pool.
+/// The locks that a process holds while it works at a pool.
 #[derive(Debug)]
 pub(super) struct PoolLock {
     // Its own goes first.
@@ -369,7 +369,8 @@ pub(super) struct PoolLock {
     _all: Flock<File>,
 }
 
-/// Why a pool could not be filled, unless it is for want of room, or somebody else is at it.
+/// Why a pool could not be filled; `None` when the host only lacks room, or another process works
+/// at the pool.
 fn why_failing(result: &Result<(Settled, Filled), Error>) -> Option<String> {
     match result {
         Ok((_, filled)) if filled.restored == 0 => {
@@ -386,7 +387,7 @@ fn why_failing(result: &Result<(Settled, Filled), Error>) -> Option<String> {
     }
 }
 
-/// Why a pool takes no more entries, each of which may come to hold so much.
+/// Why a pool takes no more entries, given the memory that each may come to hold.
 fn full(pool: &Pool, each: Bytes) -> String {
     let (policy, all) = (&pool.row.policy, pool.entries.all());
     match policy.max_memory {

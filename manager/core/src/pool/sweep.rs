@@ -1,4 +1,5 @@
-//! What claims that are over have left on the disk: bundles, and snapshots of disks beside them.
+//! Sweep of claims that are over: removes the bundles, and the disk snapshots beside them, that
+//! they left on the disk.
 
 use std::{
     collections::HashSet,
@@ -15,14 +16,13 @@ use crate::{
     guests,
 };
 
-/// How long another process that removes the same bundle is waited for, and how often it is looked
-/// at.
+/// How long to wait for another process that removes the same bundle.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Pools<'_> {
-    /// Removes bundles of claims that neither rest nor were restored from them, and that are the
-    /// parent of no delta. Names decide: one that is lost or damaged does not keep the others.
+    /// Removes bundles that no suspended claim and no guest uses, and that are the parent of no
+    /// delta. Names decide, so a lost or damaged bundle does not keep the others.
     pub(super) fn sweep_bundles(&mut self) -> Result<(), Error> {
         let dir = self.state.dir().join("cold");
         if !dir.exists() {
@@ -74,8 +74,8 @@ impl Pools<'_> {
         swept.and(self.sweep_snapshots(dir.dir()))
     }
 
-    /// Removes the bundle of a claim that was released, and those under it that no other needs:
-    /// also while somebody is at another claim.
+    /// Removes the bundle of a released claim, and the parents that no other bundle needs. Works
+    /// while another process is at another claim.
     pub(super) fn sweep_released(&mut self, bundle: &BundlePath) -> Result<(), Error> {
         let dir = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
         let Ok(dir) = dir.absolute() else {
@@ -91,8 +91,8 @@ impl Pools<'_> {
         Ok(())
     }
 
-    /// Removes the bundle of a claim that is over, unless a delta needs it; says whether it is gone.
-    /// Whoever removes it at the same moment is waited for.
+    /// Removes the bundle of a claim that is over, unless a delta needs it; returns whether it is
+    /// gone. Waits for another process that removes it at the same moment.
     pub(super) fn sweep_bundle(&mut self, path: &BundlePath) -> Result<bool, Error> {
         let begin = Instant::now();
         loop {
@@ -113,7 +113,7 @@ impl Pools<'_> {
         }
     }
 
-    /// Removes snapshots of disks, beside the bundles, whose bundle is not there: whoever took or
+    /// Removes disk snapshots, beside the bundles, that have no bundle: the process that took or
     /// removed them was killed.
     fn sweep_snapshots(&mut self, dir: &Path) -> Result<(), Error> {
         let of_bundle = |name: &str| {
@@ -131,8 +131,8 @@ impl Pools<'_> {
         Ok(())
     }
 
-    /// Removes snapshots in these places, of all that were ever used when none is named, whose
-    /// bundle is one of these and is not there. What cannot be removed is found again.
+    /// Removes snapshots of the named bundles if the bundle does not exist. Looks in these places,
+    /// or in all recorded ones when none is given. A later sweep finds what could not be removed.
     pub(super) fn sweep_disks(
         &mut self,
         places: &[Place],

@@ -1,4 +1,4 @@
-//! What a guest of a checkpoint costs the host, as far as it was measured.
+//! Cost of a guest on this host: private memory and overhead, as measured for its checkpoint.
 
 use crate::{
     checkpoint::Checkpoint,
@@ -9,8 +9,8 @@ use crate::{
     units::Bytes,
 };
 
-/// What the last density run of this checkpoint found; what guests cost in general, when there was
-/// none.
+/// The cost that the last density run of this checkpoint measured, or the general estimate when
+/// there was no run.
 ///
 /// # Errors
 /// When the state cannot be read.
@@ -27,7 +27,7 @@ pub fn measured(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, sta
     ))
 }
 
-/// The same, from guests of this checkpoint that live now, when there are any.
+/// As [`measured`], but taken from live guests of this checkpoint when there are any.
 ///
 /// # Errors
 /// When the state cannot be read or written.

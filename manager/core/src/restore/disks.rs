@@ -1,4 +1,4 @@
-//! The disk that the guests of a restore get clones of, opened and checked before the first one.
+//! Source disk of a restore: opened and checked before the first guest gets a clone of it.
 
 use std::{fs::File, io};
 
@@ -21,8 +21,8 @@ pub(super) struct Opened {
     pub(super) read: bool,
 }
 
-/// Opens what is to be cloned, and makes sure that it is what was sealed. `None` when the guests
-/// get no disk.
+/// Opens the source of the clones, and checks that it is unchanged since the checkpoint was sealed.
+/// `None` when the guests get no disk.
 pub(super) fn open(
     state: &State,
     engine: &dyn Engine,
@@ -58,8 +58,7 @@ pub(super) fn open(
     }))
 }
 
-/// SHA-256 of a disk's file. One that was computed before, of a file that was not changed since, is
-/// not computed again.
+/// SHA-256 of a disk's file. Reuses a recorded digest when the file was not changed since.
 fn digest(state: &State, file: &File) -> io::Result<String> {
     let stamp = FileStamp::of(file)?;
     if let Some(known) = state.verified_digest(&stamp).map_err(io::Error::other)? {

@@ -1,5 +1,5 @@
-//! A restore from its admission to its end: guests are restored, and then paused, or rolled
-//! back, as was asked. The command line and the API both restore so.
+//! Restore job: one restore from admission to its end, with the pause or rollback that the request
+//! asks for. The command line and the API share it.
 
 use std::{
     collections::HashSet,
@@ -64,9 +64,9 @@ impl Job {
         Names::Numbered(prefix.unwrap_or_else(|| checkpoint.name().to_owned()))
     }
 
-    /// Does it, by the session in `slot` if there is one that fits; without a slot, by one that ends
-    /// when the guests are there. `cancelled` is as for [`mass::restore`]. The checkpoint must have been
-    /// checked before ([`mass::verify`]).
+    /// Does it, by the session in `slot` if there is one that fits; without a slot, by one that
+    /// ends when the guests are there. `cancelled` is as for [`mass::restore`]. The checkpoint must
+    /// have been checked before ([`mass::verify`]).
     ///
     /// # Errors
     /// When nothing could be restored at all.
@@ -272,8 +272,8 @@ pub struct View {
     pub guests: Vec<GuestView>,
     /// Those that failed.
     pub errors: Vec<FailureView>,
-    /// What could not be done when the guests had answered: they run, and are not recorded, paused or
-    /// destroyed as was asked.
+    /// What could not be done when the guests had answered: they run, and are not recorded, paused
+    /// or destroyed as was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undone: Vec<String>,
     /// What was odd on the way.

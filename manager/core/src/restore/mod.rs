@@ -1,4 +1,4 @@
-//! Mass restore: from one checkpoint to many running guests.
+//! Mass restore: many running guests from one checkpoint.
 
 pub mod cost;
 mod disks;

@@ -1,4 +1,5 @@
-//! Admission of a restore and the record of its guests, as one step.
+//! Reservation: admits a restore and records its guests in one transaction, so that two restores
+//! cannot both get the same memory.
 
 use std::collections::HashMap;
 
@@ -22,9 +23,9 @@ use crate::{
 
 /// Admits the request and records its guests.
 ///
-/// To look at every guest that lives takes time for each. So first they are all taken to live and
-/// to have used nothing of what they were promised; only if there is no room then, or if the guests
-/// of a restore that was cut off are still recorded, they are looked at.
+/// Looking at live guests takes time for each. So the first try assumes that all recorded guests
+/// live and have used nothing of their promised memory. Only if there is no room under this
+/// assumption, or guests of an interrupted restore are still recorded, are the guests looked at.
 pub(super) fn reserve(
     state: &mut State,
     engine: &dyn Engine,
@@ -113,8 +114,7 @@ impl Known<'_> {
     }
 }
 
-/// Admits the request and records its guests, as one step: two restores at once cannot both be
-/// given the same memory.
+/// Admits the request and records its guests in one transaction.
 fn reserve_if(
     state: &mut State,
     known: Known<'_>,
@@ -188,7 +188,7 @@ fn reserve_if(
     })
 }
 
-/// Adds what an earlier guest was promised and has not used yet.
+/// Adds the memory that an earlier guest was promised and has not used yet.
 fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, facts: &HostFacts) {
     let allowance = admission::private(facts, row.allowance, row.memory);
     let outstanding = match (row.state, used) {

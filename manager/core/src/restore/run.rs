@@ -1,5 +1,5 @@
-//! A mass restore under way: orders are given out a few at a time, their outcomes written down, and
-//! a nursery that is killed is replaced.
+//! Run of a mass restore: gives out orders a few at a time, records their outcomes, and replaces a
+//! fork server (nursery) that was killed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -140,8 +140,8 @@ impl Run<'_> {
         }
     }
 
-    /// Ends guests whose time is up. An order's time counts from when it was given out; but one that
-    /// may still be in the line, behind others, has as long as any of them is heard of.
+    /// Ends guests whose time is up. An order's time counts from when it was given out; but one
+    /// that may still be in the line, behind others, has as long as any of them is heard of.
     fn end_silent(&mut self, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
         let nobody_is_heard = self.heard.elapsed() > self.timeout;
         let late = |(place, (_, begin)): &(&u64, &(Order, Instant))| {

@@ -1,6 +1,6 @@
-//! A session of the engine that is kept from one restore to the next: its nursery is warm, with
-//! guests ready to take an order, so that a guest costs what a guest costs and no start of a
-//! process. Whoever keeps one has a checkpoint's memory mapped and its file open.
+//! Session cache: engine sessions that stay between restores, each with a warm fork server
+//! (nursery) and spare guests, so that a restore pays for the guest alone and for no start of a
+//! process. A cached session keeps its checkpoint's file open and its memory mapped.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ pub(super) struct Standing {
     /// How many orders it was given.
     pub(super) next: u64,
     pub(super) lock: RestoreLock,
-    /// What it restores: the files as they were when their content was known to be right.
+    /// Stamps of the checkpoint's files at the time when their content was verified.
     pub(super) stamps: Vec<FileStamp>,
     pub(super) park_after: Option<Duration>,
 }
@@ -32,8 +32,8 @@ impl Standing {
     }
 }
 
-/// Sessions that stand by, one for each name of what they are kept for. Shared by threads: whoever
-/// takes one has it alone, and another who comes meanwhile begins his own.
+/// Idle sessions by the name of the pool or restore that they serve. Threads share the cache: a
+/// session that one thread has taken is its own, and another thread begins a new one meanwhile.
 #[derive(Default)]
 pub struct Slots(Mutex<HashMap<String, Kept>>);
 
@@ -47,7 +47,7 @@ impl Slots {
         Slot { slots: self, name }
     }
 
-    /// Ends sessions that nobody has used for so long, but for those that are always `wanted`.
+    /// Ends sessions that were not used for `after`, except those that are `wanted`.
     pub fn end_unused(&self, after: Duration, wanted: impl Fn(&str) -> bool) {
         let unused =
             |name: &String, (_, since): &mut Kept| !wanted(name) && since.elapsed() > after;
@@ -80,7 +80,7 @@ pub struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Takes the session out, if it restores this; ends it, if it restores something else.
+    /// Takes the session out if it restores this checkpoint; ends it if it restores another one.
     pub(super) fn take(
         self,
         checkpoint: &Checkpoint,
@@ -100,7 +100,8 @@ impl Slot<'_> {
         }
     }
 
-    /// Keeps a session. Of two the later one stays: it restores what is there now.
+    /// Puts a session into the slot. Of two sessions the later one stays, because it restores the
+    /// present content of the checkpoint.
     pub(super) fn put(self, standing: Standing) {
         let kept = (standing, Instant::now());
         let ended = self.slots.all().insert(self.name.to_owned(), kept);

@@ -1,10 +1,11 @@
-//! Bundles in use before any record says so: a restore reads one to its end before its guests are
-//! recorded, and whoever removes one must not do it meanwhile.
+//! Bundles in use: which process reads or removes which bundle, noted where the database cannot yet
+//! say so. A restore reads a bundle to its end before it records its guests, and nobody may remove
+//! the bundle meanwhile.
 //!
-//! Each such process has a file in `STATE/bundles`, which it holds locked (flock(2)) and which says
-//! what it does to which bundle. A restore first says that it reads, or has recorded its guests, and
-//! then looks whether somebody removes the bundle; whoever removes first says so, and then looks for
-//! readers and guests. So at least one of two sees the other, and neither waits.
+//! Each such process has a file in `STATE/bundles`. The process holds it locked (flock(2)), and the
+//! file names the bundle and the action. A restore first writes its file, or records its guests,
+//! and then looks for removers; a remover first writes its file, and then looks for readers and
+//! guests. So at least one of the two sees the other, and neither waits.
 
 use std::{
     env,
@@ -31,7 +32,7 @@ pub enum BundleAction {
     Remove,
 }
 
-/// A process that is at a bundle.
+/// A process that uses a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleUser {
     /// The process.
@@ -54,7 +55,7 @@ impl std::fmt::Display for BundleUser {
     }
 }
 
-/// Says what this process does to a bundle, until it is dropped.
+/// Notice of what this process does to a bundle, until it is dropped.
 #[derive(Debug)]
 #[must_use = "the bundle is in use until this is dropped"]
 pub struct BundleUse {
@@ -74,7 +75,7 @@ impl Drop for BundleUse {
 }
 
 impl State {
-    /// Says that this process is at a bundle.
+    /// Notes that this process uses a bundle.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -132,7 +133,8 @@ impl State {
         Ok(BundleUse { path, _file: file })
     }
 
-    /// Processes that are at a bundle, this one too; files of those that are gone are removed.
+    /// Processes that use a bundle, this one included. Removes the files of processes that have
+    /// ended.
     ///
     /// # Errors
     /// When they cannot be looked at.
@@ -156,7 +158,7 @@ impl State {
     }
 }
 
-/// Who holds this file; nobody when its process is gone, and then it is removed.
+/// The process that holds this file. `None` when that process has ended; then the file is removed.
 fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
     let file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,4 +1,5 @@
-//! Folders with deltas, so that nobody removes what a delta in another folder needs.
+//! Folders with deltas: recorded so that a removal finds deltas in other folders that need the
+//! bundle.
 
 use std::{
     collections::BTreeSet,
@@ -51,8 +52,8 @@ impl State {
         read().map_err(|e| self.database_error(e))
     }
 
-    /// Folders that may hold bundles: these, those in which deltas were written or used, and those
-    /// of guests, pools, suspended claims and disks. One that is not there is left out.
+    /// Folders that may hold bundles: `these`, those in which deltas were written or used, and
+    /// those of guests, pools, suspended claims and disks. Leaves out folders that do not exist.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -79,8 +80,7 @@ impl State {
         Ok(there.collect())
     }
 
-    /// Opens a bundle. The parent of a delta that was moved is looked for in all folders that are
-    /// known.
+    /// Opens a bundle. Searches all recorded folders for a delta's parent that was moved.
     ///
     /// # Errors
     /// When the bundle, or a parent of it, cannot be used.

@@ -1,4 +1,4 @@
-//! How the record is changed: each change is on the disk when it is told of.
+//! Changes of the record: each one is on the disk before its caller learns that it was made.
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 

@@ -1,5 +1,5 @@
-//! Claims whose guest is suspended: what it was lies in a bundle, and only the record says whose it
-//! is. So unlike all else that is recorded it must survive the host's end.
+//! Records of suspended claims. The guest's state lies in a bundle, and only this record says whose
+//! it is; so, unlike other records of guests, it must survive a reboot of the host.
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
@@ -80,8 +80,8 @@ impl State {
         Ok(begun)
     }
 
-    /// Claimed → cold again, with the bundle that the claim's guest was restored from, which is named
-    /// after the guest that was suspended into it. `false` when there is no such claim.
+    /// Claimed → cold again, with the bundle that the claim's guest was restored from, which is
+    /// named after the guest that was suspended into it. `false` when there is no such claim.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -108,8 +108,8 @@ impl State {
         Ok(rests)
     }
 
-    /// Records a claim that is kept beside its bundle, and was lost from the record. `false` when it
-    /// is recorded.
+    /// Records a claim that is kept beside its bundle, and was lost from the record. `false` when
+    /// it is recorded.
     ///
     /// # Errors
     /// When the database cannot be written.

@@ -1,5 +1,5 @@
-//! Whether the database can be relied on. SQLite says so of what it reads; this is about what it
-//! does not see: a journal that was taken away, and a file that is empty where it must not be.
+//! Damage checks of the database for what SQLite does not see: a journal that was taken away, and a
+//! file that is empty but must not be. SQLite itself reports damage in what it reads.
 
 use std::{
     fs::{self, File},
@@ -33,10 +33,10 @@ pub(super) fn check_files(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// SQLite makes the journal before the index of it (`-shm`), and removes it after that: an index
-/// alone is what is left when somebody took the journal. It is also left when SQLite could not
-/// remove it, or a power cut undid that; then all that the journal had is in the database, and the
-/// index says so.
+/// Whether somebody took the journal away. SQLite creates the journal before its index (`-shm`) and
+/// removes it after the index, so an index alone shows that the journal was taken. An index alone
+/// also stays when SQLite could not remove it, or a power cut undid the removal; then the database
+/// holds all that the journal held, and the index says so.
 fn journal_was_taken(dir: &Path) -> bool {
     let index = dir.join(format!("{DATABASE}-shm"));
     let ino = |path: &Path| fs::symlink_metadata(path).ok().map(|file| file.ino());

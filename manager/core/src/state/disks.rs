@@ -1,4 +1,5 @@
-//! Where disks lie, so that those without a guest or a bundle are found again.
+//! Places of disks: recorded so that disks without a guest, and snapshots without a bundle, are
+//! found again.
 
 use super::{Error, State};
 use crate::disk::{Owner, Place};

@@ -1,5 +1,5 @@
-//! Guests that somebody is ending: noted before their processes are killed, so that whoever sees one
-//! of them dead knows that it did not end by itself.
+//! Guests that a manager is ending: noted before their processes are killed. A process that then
+//! finds such a guest dead knows that it did not end by itself.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! Pools that could not be filled: why, since when, and when it is tried again. It is recorded so that
-//! every command tells it, and a new daemon does not begin from the start.
+//! Failing pools: why a pool could not be filled, since when, and when the daemon tries again. This
+//! is recorded so that every command can show it, and a new daemon keeps the pause.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 
 use super::{Error, State, pools::since_boot};
 
-/// How long a pool is left alone after its first failure; twice as long after each further one.
+/// Pause after a pool's first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// How long at most.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why a pool could not be filled.

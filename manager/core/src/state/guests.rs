@@ -1,4 +1,4 @@
-//! The guests that are recorded.
+//! Records of guests: one row for each guest from its order to its removal.
 
 use std::collections::HashSet;
 
@@ -93,7 +93,7 @@ pub struct NewGuest<'a> {
     pub disk: Option<&'a str>,
 }
 
-/// What can be recorded while nobody else can ([`State::reserve`]).
+/// Exclusive access to the record within [`State::reserve`].
 #[derive(Debug)]
 pub struct Reservation<'a>(&'a State);
 
@@ -106,10 +106,9 @@ impl Reservation<'_> {
         self.0.add(new)
     }
 
-    /// Names of new guests, `PREFIX-N`. Numbers go on from the last one that was given, so that who
-    /// still has a name that was given before does not reach another guest by it. They begin again
-    /// when no guest of the prefix is left, except in a pool (`of_pool`), whose guests are handed
-    /// out.
+    /// Names of new guests, `PREFIX-N`. Numbers go on from the last one that was given, so that an
+    /// old name never leads to another guest. They begin again when no guest of the prefix is left,
+    /// except in a pool (`of_pool`), because claimers hold the names of its guests.
     ///
     /// # Errors
     /// [`Error::Name`] when the prefix makes names that a guest cannot have, or when the database
@@ -213,8 +212,8 @@ impl State {
         Ok(GuestRow { entry, ..row })
     }
 
-    /// Runs `decide` on all recorded guests and records those it orders, as one step: no other
-    /// command can record a guest in between.
+    /// Runs `decide` on all recorded guests and records the guests that it orders, in one
+    /// transaction: no other command can record a guest in between.
     ///
     /// # Errors
     /// What `decide` says, or when the database cannot be written.
@@ -276,8 +275,8 @@ impl State {
         }
     }
 
-    /// Records a guest that lives and is not recorded, as after the database was lost. It gets its
-    /// id as its name when its own is taken or unusable.
+    /// Records a live guest that has no record, as after a loss of the database. The guest gets its
+    /// id as its name when its own name is taken or unusable.
     ///
     /// # Errors
     /// When the database cannot be written.

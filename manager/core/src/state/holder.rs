@@ -1,5 +1,5 @@
-//! Who holds the database's locks: a command that was stopped in the middle of a change holds up all
-//! others, and they say which one it is.
+//! Holder of the database's locks: the process that a command waits for. A process that was stopped
+//! in the middle of a change holds up all others, and their errors name it.
 
 use std::{
     cell::Cell,
@@ -19,7 +19,7 @@ use crate::engine::{Process, ProcessState};
 
 /// How long another command may hold a lock.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one that is stopped: somebody at a terminal may let it go on.
+/// How long to wait for a holder that is stopped: somebody at a terminal may let it go on.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a lock is tried: a change takes tens of microseconds, and SQLite's own handler is soon
 /// down to ten tries a second.

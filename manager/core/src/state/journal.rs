@@ -1,8 +1,8 @@
-//! The database's journal, its write-ahead log, brought to the disk for many changes at once.
+//! Journal of the database: SQLite's write-ahead log, synced to the disk once for many changes.
 //!
-//! SQLite itself would do that (`synchronous=FULL`) under its lock, for one change after the other.
-//! Here threads of a process make their changes one after the other, and then wait together: one of
-//! them has the system write out what all of them have changed until then.
+//! SQLite itself syncs under its lock (`synchronous=FULL`), for one change after the other. Here
+//! the threads of a process make their changes one after the other and then wait together: one
+//! thread has the system write out what all of them have changed until then.
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +26,8 @@ pub(super) struct Journal {
 /// What this process has changed in one database.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Whose turn it is to change something. SQLite has whoever finds its lock held sleep and try
-    /// again, so of fifty who come at once most would sleep while nobody writes.
+    /// Turn of the thread that changes something. A thread that finds SQLite's lock held sleeps and
+    /// tries again, so of fifty threads at once most would sleep while none writes.
     turn: Mutex<()>,
     made: AtomicU64,
     /// How many of them are on the disk.

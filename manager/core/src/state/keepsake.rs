@@ -1,8 +1,9 @@
-//! What is kept beside the database, so that it can be made anew: what a pool should be
-//! (`pools/NAME.json`), and whose a suspended guest is (`cold/ID.claim`, beside its bundle).
+//! Recovery files: what each pool should be (`pools/NAME.json`) and whose each suspended guest is
+//! (`cold/ID.claim`, beside its bundle). They lie beside the database, so that a rebuild finds them
+//! when the database is damaged.
 //!
-//! A claim is kept once it is recorded, and is no longer kept before the record of it goes. So one
-//! that is kept and not recorded was lost from the record.
+//! A claim's file is written after the claim is recorded, and removed before the record is. So a
+//! claim that has a file and no record was lost from the record.
 
 use std::{
     collections::HashSet,
@@ -18,7 +19,7 @@ use crate::{guest_id::GuestId, owner_only};
 
 const POOLS: &str = "pools";
 const CLAIMS: &str = "cold";
-/// How a file's name ends that is not written yet.
+/// Suffix of a file that is not complete yet.
 const UNFINISHED: &str = ".new";
 
 /// A claim whose guest is suspended, as it is kept.
@@ -73,7 +74,7 @@ impl State {
         remove(&self.claim_file(guest))
     }
 
-    /// Claims that are kept and not recorded. What makes no sense is left out.
+    /// Claims that have a recovery file and no record. Leaves out files that make no sense.
     ///
     /// # Errors
     /// When the database or what is kept cannot be read.
@@ -95,12 +96,12 @@ impl State {
         Ok(kept.iter().map(|file| file.with_extension("")).collect())
     }
 
-    /// Drops a claim that is kept and has nothing behind it: no record, and no bundle.
+    /// Removes the recovery file of a claim that has neither a record nor a bundle.
     pub(crate) fn drop_kept_claim(&self, kept: &KeptClaim) -> Result<(), Error> {
         remove(&self.dir.join(CLAIMS).join(format!("{}.claim", kept.guest)))
     }
 
-    /// Removes what killed commands did not write to its end. Nobody may be writing.
+    /// Removes unfinished files of killed commands. No process may be writing meanwhile.
     pub(crate) fn sweep_claim_files(&self) {
         let left = files(&self.dir.join(CLAIMS), &format!(".claim{UNFINISHED}"));
         for file in left.unwrap_or_default() {

@@ -1,7 +1,7 @@
-//! Locks on files of the state folder (flock(2)), held until what they return is dropped.
+//! Locks on files of the state folder (flock(2)), held until their guard is dropped.
 //!
-//! Who has an exclusive lock stands in its file, so that whoever waits can say for whom. Nobody
-//! waits without a limit: a holder may be stopped, or hang.
+//! The file of an exclusive lock names its holder, so that a process that waits can say for whom.
+//! Every wait has a limit: a holder may be stopped, or hang.
 
 use std::{
     env,
@@ -27,9 +27,10 @@ use crate::{
     owner_only,
 };
 
-/// Held, shared, by whoever has the lock of a pool; alone by whoever makes the record anew.
+/// Held, shared, by each process that has the lock of a pool; alone by a rebuild of the record.
 pub(crate) const POOLS: &str = "pools.lock";
-/// Held, shared, while a claim is suspended or resumed; alone by whoever removes what no claim needs.
+/// Held, shared, while a claim is suspended or resumed; alone by a sweep of bundles that no claim
+/// needs.
 pub(crate) const COLD: &str = "cold.lock";
 /// The folder of the pools' own locks.
 const LOCKS: &str = "locks";
@@ -40,7 +41,7 @@ const DIGEST: usize = 32;
 
 /// How long a command waits for a lock.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it waits for a holder that is stopped: somebody at a terminal may let it go on.
+/// How long a command waits for a holder that is stopped: somebody at a terminal may let it go on.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it tries: soon at first, and then more seldom.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -185,8 +186,8 @@ pub(super) fn command(words: impl Iterator<Item = String>) -> String {
     [vec![program], rest].concat().join(" ")
 }
 
-/// Who has the lock of this name. Those who share the one of all claims have one of a claim each; of
-/// them one that is stopped is told, if there is one.
+/// The holder of the lock of this name. Processes that share the lock of all claims hold one
+/// claim's lock each; of these, a stopped one is returned first.
 fn holder(dir: &Path, name: &str) -> Option<Owner> {
     let mut claims: Vec<Owner> = match name {
         COLD => fs::read_dir(dir.join(CLAIMS))

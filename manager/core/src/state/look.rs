@@ -1,6 +1,7 @@
-//! The state for those who only look at guests and end them, where its file system is full or
-//! read-only: SQLite would have to write before it can read, so a copy is read, and what is written
-//! to that is lost. What runs decides anyway: the next command that can write finds out by itself.
+//! Read-only view of the state, for commands that list and end guests on a file system that is full
+//! or read-only. SQLite would have to write before it can read; so this opens a copy, and what is
+//! recorded in the copy is lost. The running processes decide anyway: the next command that can
+//! write reconciles the record with them.
 
 use std::{
     fs::{self, DirBuilder},
@@ -14,7 +15,7 @@ use rusqlite::ErrorCode;
 use super::{DATABASE, Error, State, damage, schema};
 use crate::guest_id::random;
 
-/// How often a copy is made anew that another command has written to meanwhile.
+/// How often to copy again when another command has written meanwhile.
 const TRIES: usize = 3;
 
 /// A folder that goes with whoever has it.
@@ -68,8 +69,8 @@ impl Drop for Scratch {
 }
 
 impl State {
-    /// Opens the state in `dir` to look at guests, or to end them. Where it cannot be written, what
-    /// is recorded from now on is lost, and [`Self::unwritable`] says why.
+    /// Opens the state in `dir` to list guests, or to end them. If the folder cannot be written,
+    /// what is recorded from now on is lost, and [`Self::unwritable`] says why.
     ///
     /// # Errors
     /// As of [`Self::open`].

@@ -1,4 +1,4 @@
-//! What guests of a checkpoint were measured to cost, for `brood plan` and for admission.
+//! Measured costs of a checkpoint's guests, for `brood plan` and for admission.
 
 use std::collections::HashMap;
 

@@ -1,20 +1,20 @@
-//! What must survive a crash: one folder with a SQLite database, and a run folder for what lives
-//! only as long as guests do.
+//! The state folder: a SQLite database for what must survive a crash, and a run folder for what
+//! lives only as long as guests do.
 //!
 //! ```text
-//! STATE/brood.sqlite      guests, pools, verified checkpoints, measurements
-//! STATE/locks/POOL.lock   held while a pool is brought to what it should be
-//! STATE/pools.lock        held, shared, by whoever has the lock of a pool
-//! STATE/cold/             bundles of claims whose guests are suspended, and whose each is
-//! STATE/pools/            what each pool should be, to make the database anew from
-//! STATE/trusted/SHA256   of a checkpoint that may have this host do things
-//! STATE/claims/DIGEST.lock held while one is suspended or resumed
-//! STATE/cold.lock         held, shared, meanwhile
-//! STATE/verdicts         what was found in files of checkpoints that were changed
-//! STATE/bundles/          which checkpoints are being read or removed, and by whom
-//! STATE/run/ID.sock       a guest's control socket    (the engine's)
-//! STATE/run/ID.exit       how a guest ended           (the engine's)
-//! STATE/run/ID.lock       held while a restore runs
+//! STATE/brood.sqlite        guests, pools, verified checkpoints, measurements
+//! STATE/locks/POOL.lock     held while a process reconciles or fills a pool
+//! STATE/pools.lock          held, shared, with each pool's lock
+//! STATE/cold/               bundles of suspended claims, and whose each is
+//! STATE/pools/              what each pool should be, for a rebuild of the database
+//! STATE/trusted/SHA256      one file for each trusted checkpoint
+//! STATE/claims/DIGEST.lock  held while a process suspends or resumes a claim
+//! STATE/cold.lock           held, shared, with each claim's lock
+//! STATE/verdicts            results of checks of checkpoints whose files were changed
+//! STATE/bundles/            which process reads or removes which checkpoint
+//! STATE/run/ID.sock         a guest's control socket    (the engine's)
+//! STATE/run/ID.exit         how a guest ended           (the engine's)
+//! STATE/run/ID.lock         held while a restore runs
 //! ```
 
 mod bundle_use;
@@ -125,7 +125,7 @@ pub enum Error {
         /// The newest that is known.
         known: i64,
     },
-    /// Somebody else has a lock, and does not let go of it.
+    /// Another process holds a lock for too long.
     #[error("{}", locked(.path, *.waited, *.pid, .command.as_deref(), *.stopped))]
     Locked {
         /// The lock's file.
@@ -139,7 +139,7 @@ pub enum Error {
         /// Whether it is stopped.
         stopped: bool,
     },
-    /// Whoever wanted it does not want it any more.
+    /// The requester cancelled it.
     #[error("interrupted")]
     Cancelled,
     /// No folder was named and none can be guessed.
@@ -196,7 +196,7 @@ impl Error {
         }
     }
 
-    /// Whether it ended because whoever wanted it wants it no more.
+    /// Whether the action ended because its requester cancelled it.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         matches!(self, Self::Cancelled)
@@ -290,8 +290,9 @@ fn make_folders(dir: &Path, run: &Path) -> io::Result<()> {
     owner_only::create_folder(run)
 }
 
-/// Makes the database's file, if it is not there, for its owner alone: SQLite gives its journal the
-/// same mode. One that others may read, as earlier versions made it, is taken from them.
+/// Creates the database's file, if it does not exist, for its owner alone: SQLite gives its journal
+/// the same mode. A file that others may read, as earlier versions made it, becomes the owner's
+/// alone.
 fn make_database(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(facts) if facts.mode() & owner_only::OTHERS == 0 => Ok(()),
@@ -428,7 +429,7 @@ impl State {
     }
 }
 
-/// What process ids of guests that are restored now belong to: the boot, and the PID namespace.
+/// The boot and the PID namespace that process ids of newly restored guests belong to.
 fn whence() -> io::Result<String> {
     Ok(format!("{}/{}", boot::id()?, process::namespace()?))
 }

@@ -1,4 +1,4 @@
-//! What a pool should be: how many guests wait, and how far it may go for that.
+//! Policy of a pool: how many guests wait in it, and its limits of number, memory, age and rate.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,8 +1,8 @@
-//! Pools and their entries, as they are recorded.
+//! Records of pools and their entries.
 //!
-//! An entry is a guest that belongs to a pool; it goes from the record with its guest. Each
-//! transition is one statement that names the state which it leads from, so that of any number of
-//! commands that want the same entry one gets it.
+//! An entry is a guest that belongs to a pool; its row goes with the guest's. Each transition is
+//! one statement that names the state which it leads from, so that of any number of commands that
+//! want the same entry one gets it.
 //!
 //! Guests end with the host's boot, and so do their entries; leases are counted on the clock that
 //! begins with it.
@@ -385,7 +385,8 @@ impl State {
         )
     }
 
-    /// Records an entry that was found again. Its guest is recorded; a claim lasts so long from now.
+    /// Records an entry that was found again. Its guest is recorded; a claim lasts so long from
+    /// now.
     ///
     /// # Errors
     /// When the database cannot be written.

@@ -1,5 +1,5 @@
-//! A new database in the place of a damaged one, which is kept aside. Until the new one has all that
-//! it is to have, it has another name, and every command is told that.
+//! Replacement of a damaged database. The damaged one is kept aside. The new one has another name
+//! until it is complete, and every command that starts meanwhile says so.
 
 use std::{
     fs::{self, File},
@@ -23,7 +23,7 @@ pub(crate) struct Rebuild {
 }
 
 impl Rebuild {
-    /// Puts the database of `dir` aside, and begins a new one.
+    /// Moves the database of `dir` aside, and begins a new one.
     ///
     /// # Errors
     /// [`Error::Whole`] when it is not damaged; when the folder cannot be written.
@@ -81,8 +81,8 @@ impl Rebuild {
     }
 }
 
-/// Gives the database a second name, and its journal the name that goes with it. Where an earlier
-/// rebuild that was cut off has done so, that is it.
+/// Gives the database a second name, and its journal the matching one. Returns the name that an
+/// earlier, interrupted rebuild has given, if there is one.
 fn keep_aside(dir: &Path) -> Result<Option<PathBuf>, Error> {
     let path = dir.join(DATABASE);
     let Ok(damaged) = fs::metadata(&path) else {

@@ -1,5 +1,5 @@
-//! What can still be read of a damaged database. Each table is read from both ends: what lies behind
-//! a damaged page is found from the other side.
+//! Salvage of a damaged database: the rows that can still be read. Each table is read from both
+//! ends, so that the rows behind a damaged page are found from the other side.
 
 use std::{collections::HashSet, fmt::Display, hash::Hash, path::Path};
 

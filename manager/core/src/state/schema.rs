@@ -1,4 +1,4 @@
-//! The database's tables and their versions.
+//! Schema of the database: its tables, and the migrations from each version to the next.
 
 use std::{
     path::Path,

@@ -1,5 +1,5 @@
-//! Stops by a terminal (Ctrl-Z, SIGTSTP): one that comes in the middle of a change waits until the
-//! change is made, because the database is locked so long, for all commands. SIGSTOP cannot wait.
+//! Stops by a terminal (Ctrl-Z, SIGTSTP): a stop in the middle of a change waits until the change
+//! is made, because the database is locked for all commands meanwhile. SIGSTOP cannot wait.
 
 use std::sync::{
     Once,
@@ -49,7 +49,8 @@ fn set(handler: SigHandler) -> nix::Result<SigAction> {
     // Not blocked in its own handler, so that it stops the process from there.
     let flags = SaFlags::SA_RESTART | SaFlags::SA_NODEFER;
     let action = SigAction::new(handler, flags, SigSet::empty());
-    // SAFETY: the handler does nothing but what is async-signal-safe: atomics, sigaction(2), raise(3).
+    // SAFETY: the handler does nothing but what is async-signal-safe: atomics, sigaction(2),
+    // raise(3).
     unsafe { sigaction(Signal::SIGTSTP, &action) }
 }
 

@@ -1,5 +1,5 @@
-//! A claim's token as the record has it: its SHA-256. Whoever reads the record, or a copy of it,
-//! cannot claim anything with that.
+//! Digest of a claim's token: the record holds its SHA-256 only, so that nobody who reads the
+//! record, or a copy of it, can use the claim.
 
 use std::fmt;
 
@@ -30,8 +30,8 @@ impl TokenDigest {
     }
 }
 
-/// From the record or from what is kept beside it: earlier versions wrote the token itself, which is
-/// half as long.
+/// From the record or a recovery file. Earlier versions wrote the token itself, which is half as
+/// long.
 impl From<String> for TokenDigest {
     fn from(recorded: String) -> Self {
         if recorded.len() == 64 {

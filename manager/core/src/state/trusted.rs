@@ -1,9 +1,9 @@
-//! Checkpoints that may have this host do more than use their own files: those that were imported or
-//! suspended here, and those that somebody has said so of.
+//! Trusted checkpoints: those that may have this host do more than use their own files. They were
+//! imported or suspended here, or an operator has trusted them by a command.
 //!
-//! A file for each lies in `STATE/trusted`, named by the SHA-256 of the checkpoint's manifest, which
-//! has the digests of all else. So trust goes where a checkpoint is moved to, ends when anything of it
-//! is changed, and outlasts the database.
+//! Each has a file in `STATE/trusted`, named by the SHA-256 of the checkpoint's manifest, which
+//! holds the digests of all other files. So trust moves with a checkpoint, ends with any change of
+//! it, and outlasts the database.
 
 use std::{
     fs, io,
@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl State {
-    /// Whether the checkpoint is trusted. What rests in the state folder is: nobody else writes there.
+    /// Whether the checkpoint is trusted. Bundles of suspended claims in the state folder are:
+    /// nobody else writes there.
     ///
     /// # Errors
     /// When the state folder cannot be read.
@@ -43,7 +44,8 @@ impl State {
         Ok(look(&self.dir.join("trusted"))? && look(&file)?)
     }
 
-    /// Trusts a checkpoint from now on. Nothing is noted of one that wants nothing of this host.
+    /// Trusts a checkpoint from now on. Writes nothing for a checkpoint that wants nothing of this
+    /// host.
     ///
     /// # Errors
     /// When the state folder cannot be written.

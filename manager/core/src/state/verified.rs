@@ -1,4 +1,4 @@
-//! Memory files whose digest was computed once: the same file, unchanged, is not read again.
+//! Verified memory files: digests by file stamp, so that an unchanged file is read only once.
 
 use rusqlite::{OptionalExtension, params};
 

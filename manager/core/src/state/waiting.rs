@@ -1,18 +1,17 @@
-//! Who waits for an entry of a pool, in the order in which they came: whoever came later, or does
-//! not want to wait, gets none before them.
+//! Queue of claimers that wait for an entry of a pool, in the order in which they came. A claimer
+//! who came later, or does not want to wait, gets no entry before them.
 
 use rusqlite::params;
 
 use super::{Error, State, pools::since_boot};
 use crate::engine::Process;
 
-/// A place in the line before a pool.
+/// A place in a pool's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(i64);
 
 impl State {
-    /// Takes the last place in the line before a pool, for a process that waits no longer than
-    /// `wait_ms`.
+    /// Takes the last place in a pool's queue, for a process that waits no longer than `wait_ms`.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -35,8 +34,8 @@ impl State {
             .map(|_| ())
     }
 
-    /// How many others have a better place than this one, or than somebody who has none. Those who
-    /// are gone, or have waited for as long as they wanted to, lose theirs.
+    /// How many claimers stand before this place, or before somebody without a place. Claimers
+    /// whose process has ended, or whose time to wait is over, lose their place.
     ///
     /// # Errors
     /// When the database cannot be read or written.
