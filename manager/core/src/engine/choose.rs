@@ -1,4 +1,4 @@
-//! Which engine runs guests here: KVM on Linux, bhyve elsewhere, unless the environment names one.
+//! Choice of the engine: KVM on Linux, bhyve elsewhere, unless the environment names one.
 
 use std::{env, path::Path};
 

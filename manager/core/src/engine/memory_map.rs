@@ -1,4 +1,5 @@
-//! Where in a guest's memory its private pages lie, coarse enough to be shown.
+//! Memory map of a guest: how many private and shared pages lie in each part of its memory, coarse
+//! enough for a picture.
 
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -1,7 +1,8 @@
-//! Engines: what runs guests. Nothing above this module knows which one does.
+//! Engines: the programs and kernel interfaces that run guests, behind one trait. No module above
+//! this one knows which engine runs.
 //!
-//! An engine works inside a *run folder* that it is given. What it keeps there (control sockets,
-//! records of how guests ended) belongs to it alone.
+//! An engine works inside a *run folder* that its caller names. What it keeps there (control
+//! sockets, records of how guests ended) belongs to it alone.
 
 pub mod bhyve;
 mod choose;
@@ -304,8 +305,8 @@ pub struct Suspend<'a> {
     pub to: &'a BundlePath,
     /// Whether the bundle is a delta of `from`: only the pages that the guest has to itself.
     pub delta: bool,
-    /// Takes the snapshots of the guest's disks. The engine calls it once, when the guest is stopped
-    /// and the bundle is locked, and seals what it returns.
+    /// Takes the snapshots of the guest's disks. The engine calls it once, when the guest is
+    /// stopped and the bundle is locked, and seals what it returns.
     pub disks: TakeDisks<'a>,
     /// Is told of the manifest before the bundle has its name.
     pub note: NoteSeal<'a>,
@@ -399,8 +400,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The bundle that the guest is being suspended to by its own process, which goes on when whoever
-    /// asked for it is gone, and ends when the guest is written.
+    /// The bundle that the guest is being suspended to by its own process, which goes on when
+    /// whoever asked for it is gone, and ends when the guest is written.
     ///
     /// # Errors
     /// When that cannot be told.
@@ -447,7 +448,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>>;
 
     /// Guests' processes that work in the run folder, recorded or not, also when that folder has
-    /// been removed; and guests whose processes have ended, and who have something on the host still.
+    /// been removed; and guests whose processes have ended, and who have something on the host
+    /// still.
     ///
     /// # Errors
     /// When processes cannot be looked at.
@@ -481,8 +483,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
     ///
     /// # Errors
-    /// When the bundle cannot be written, the guest not be stopped, its disks' snapshots not be taken,
-    /// or the engine writes no deltas and one is wanted.
+    /// When the bundle cannot be written, the guest not be stopped, its disks' snapshots not be
+    /// taken, or the engine writes no deltas and one is wanted.
     fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error>;
 
     /// Whether [`Self::suspend`] can write a delta.
@@ -499,9 +501,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
         process.signal(Signal::SIGSTOP)
     }
 
-    /// Guests whose memory is not what they were restored from any more, and why: to let them run on
-    /// would be to let them compute with what they never wrote. Asked whenever guests are listed, so
-    /// it costs next to nothing when there are none.
+    /// Guests whose memory is not what they were restored from any more, and why: to let them run
+    /// on would be to let them compute with what they never wrote. Asked whenever guests are
+    /// listed, so it costs next to nothing when there are none.
     fn lost(&self) -> Vec<(GuestId, String)> {
         Vec::new()
     }

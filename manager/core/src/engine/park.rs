@@ -1,4 +1,4 @@
-//! When idle guests give their virtual machine back to the host.
+//! Parking time: how long a guest must be idle until it gives its virtual machine back to the host.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -20,7 +20,8 @@ pub struct ParseParkAfterError;
 impl FromStr for ParkAfter {
     type Err = ParseParkAfterError;
 
-    /// Reads `never`, or a duration such as `0.5`, `60` (seconds) and `5m`, up to a million seconds.
+    /// Reads `never`, or a duration such as `0.5`, `60` (seconds) and `5m`, up to a million
+    /// seconds.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "never" {
             return Ok(Self(None));

@@ -1,10 +1,11 @@
-//! Restore locks: a file of the run folder that is locked for as long as a restore goes on.
+//! Restore lock: a file of the run folder that is locked for as long as a restore goes on, with one
+//! JSON line for each of its owners.
 //!
-//! The manager, its nursery and each guest that is not ready yet hold the lock through one open
-//! file: a lock of flock(2) lasts until the last of them has let go or died. So a later command
-//! knows whether a guest that is recorded as "restoring" may still come to life. Manager and
-//! nursery sign the file, one JSON line each. So whoever finds the lock held knows who its owners
-//! are, and finds the nurseries that a killed manager left stopped.
+//! The manager, its fork server (nursery) and each guest that is not ready yet hold the lock
+//! through one open file: a flock(2) lock lasts until the last of them has closed the file or died.
+//! So a later command knows whether a guest that is recorded as "restoring" may still come to life.
+//! Manager and nursery each write a line with their process. From these lines a process that finds
+//! the lock held learns who holds it, and finds stopped nurseries whose manager was killed.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -83,7 +84,8 @@ impl Drop for RestoreLock {
     }
 }
 
-/// Takes a new lock; `None` when somebody took its file, not locked yet, for a dead one's.
+/// Takes a new lock; `None` when another process removed the file before it was locked, as if its
+/// owner had died.
 fn try_take(run: &Path) -> Result<Option<RestoreLock>, Error> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -172,8 +174,8 @@ pub(crate) fn is_held(run_dir: &Path, name: &str) -> Result<bool, Error> {
     }
 }
 
-/// Ends those who restore under this lock, if their manager is gone. Guests that have answered
-/// live on; of those that had not, nothing is left.
+/// Ends the processes that restore under this lock, if their manager has died. Guests that have
+/// answered live on; nothing is left of the others.
 pub(crate) fn end_orphans(run_dir: &Path, name: &str) {
     let path = run_dir.join(name);
     for nursery in orphans(&path) {
@@ -186,7 +188,7 @@ pub(crate) fn end_orphans(run_dir: &Path, name: &str) {
     }
 }
 
-/// The nurseries of a restore whose manager is gone; none when it lives.
+/// The nurseries of a restore whose manager has died; empty while the manager lives.
 fn orphans(lock: &Path) -> Vec<Process> {
     let (mut managed, mut nurseries) = (true, Vec::new());
     for owner in owners(lock) {
@@ -208,7 +210,8 @@ pub(crate) fn sign(mut file: &File, worker: LockOwner) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// The owners who have signed; half a line, as a kill leaves it, is none.
+/// The owners in the lock's file. Leaves out an incomplete line of a process that was killed while
+/// it wrote.
 fn owners(path: &Path) -> Vec<LockOwner> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()

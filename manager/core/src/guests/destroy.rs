@@ -1,4 +1,4 @@
-//! Ending guests for good, a few or thousands.
+//! Destruction of guests, a few or thousands at a time.
 
 use std::{
     collections::HashMap,
@@ -20,9 +20,9 @@ use crate::{
 const BATCH: usize = 128;
 /// How long a killed process may take to go. Under load thousands are waiting for the processor.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a restore whose manager is gone may take to end by itself.
+/// How long a restore may take to end by itself after its manager has died.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a restore by another command is waited for.
+/// How long to wait for a restore by another command.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was destroyed.
@@ -59,8 +59,8 @@ impl Destroyed {
 }
 
 impl Guests<'_> {
-    /// Destroys these guests: their processes are gone when this returns, and nothing of them is
-    /// left in the state folder. Guests that another command is still restoring are waited for. One
+    /// Destroys these guests: when this returns, their processes are gone and nothing of them is
+    /// left in the state folder. Waits for guests that another command is still restoring. A guest
     /// that cannot be destroyed does not hold up the others.
     ///
     /// # Errors
@@ -94,8 +94,8 @@ impl Guests<'_> {
         Ok(destroyed)
     }
 
-    /// Waits for the end of restores; returns the guests that came of them, and those that are
-    /// still on their way.
+    /// Waits for the end of restores; returns the guests that were restored, and those that are
+    /// still being restored.
     fn wait_for(&mut self, mut coming: Vec<Guest>) -> Result<(Vec<Guest>, Vec<Guest>), Error> {
         let begin = Instant::now();
         let mut arrived = Vec::new();
@@ -212,8 +212,8 @@ fn wait_for_end(name: &str, handle: &ProcessHandle, patience: Duration) -> Resul
     Err(Error::engine("see the end of", name, source))
 }
 
-/// Does something for each guest, as many at once as there are cores: most of it is waiting for
-/// commands. The results are in the guests' order.
+/// Runs `act` for each guest, in as many threads as there are cores: most of the time goes into
+/// waiting for commands. The results are in the guests' order.
 fn each<T: Send>(guests: &[&Guest], act: impl Fn(&Guest) -> T + Sync) -> Vec<T> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let next = AtomicUsize::new(0);

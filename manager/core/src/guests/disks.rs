@@ -1,4 +1,5 @@
-//! Disks of guests, and what is left of those whose guest or bundle is gone.
+//! Disks of guests: their release with the guest, and the sweep of those whose guest or bundle is
+//! gone.
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -50,8 +51,8 @@ impl Guests<'_> {
         release(self.state.owner(), row)
     }
 
-    /// Disks whose guest is not known here, and snapshots whose bundle is not there, in these
-    /// places; in all that were ever used, when none is named.
+    /// Disks without a recorded guest, and snapshots without a bundle. Looks in these places, or in
+    /// all recorded ones when none is given.
     ///
     /// # Errors
     /// When a place cannot be looked at.
@@ -79,8 +80,8 @@ impl Guests<'_> {
         Ok(left)
     }
 
-    /// Removes leftovers, those of a bundle first: what they were taken of may go with them.
-    /// Returns those that could not be removed, and why.
+    /// Removes leftovers, snapshots of bundles first: the disk that a snapshot was taken of may go
+    /// with it. Returns those that could not be removed, and why.
     pub fn sweep(&self, leftovers: &[Leftover]) -> Vec<(Leftover, disk::Error)> {
         let (snapshots, others): (Vec<_>, Vec<_>) = leftovers
             .iter()
@@ -166,15 +167,14 @@ pub(super) fn take(
     Ok((bundle, snapshot))
 }
 
-/// What guests get as their disk that are restored from a bundle, when nobody chose another.
+/// The disk that guests restored from a bundle get when the request names no other.
 pub(super) fn sealed_disk(checkpoint: &Checkpoint) -> Option<String> {
     let (bundle, disks) = (checkpoint.path(), &checkpoint.manifest().disks);
     let (source, _) = disk::choose(bundle, disks, &Choice::Sealed).ok()??;
     Some(source.to_string())
 }
 
-/// Whether a bundle has the snapshot of this name, or may come to have it. When that cannot be
-/// told for sure, it may.
+/// Whether a bundle has the snapshot of this name, or may still get it. `true` in case of doubt.
 pub(super) fn may_have(bundle: &BundlePath, snapshot: &str) -> Result<bool, checkpoint::Error> {
     // Its folder may only not be mounted now.
     if !bundle.dir().is_dir() {

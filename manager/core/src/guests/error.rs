@@ -1,4 +1,4 @@
-//! Why something could not be done with a guest.
+//! Errors of guests: what was tried, on which guest, and why it failed.
 
 use super::GuestState;
 use crate::{checkpoint, disk, engine, state};
@@ -119,7 +119,7 @@ impl Error {
         }
     }
 
-    /// Whether it ended because whoever wanted it wants it no more.
+    /// Whether the action ended because its requester cancelled it.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         match self {
@@ -130,7 +130,7 @@ impl Error {
         }
     }
 
-    /// Whether nobody knows what the guest is, rather than that it is gone or does not answer.
+    /// Whether the guest's state is unknown, as opposed to gone or silent.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(

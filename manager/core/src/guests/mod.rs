@@ -1,7 +1,7 @@
-//! The guests of a state folder, as they are recorded and as they run.
+//! Guests of a state folder, as they are recorded and as they run.
 //!
-//! What is recorded is what was intended; what runs is what counts. Every command that looks at
-//! guests first brings the record in line with the processes, so that a manager killed at any
+//! The record says what was intended; the processes say what is, and they win. Every command that
+//! looks at guests first reconciles the record with the processes, so that a manager killed at any
 //! moment leaves nothing that the next command does not see.
 
 mod destroy;
@@ -38,7 +38,7 @@ use crate::{
     state::{EntryState, GuestRow, State},
 };
 
-/// How long the reason of a guest's end is waited for.
+/// How long to wait for the reason of a guest's end.
 const REASON_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a guest is doing.
@@ -103,12 +103,12 @@ pub struct Guests<'a> {
     pub state: &'a mut State,
     /// What runs them.
     pub engine: &'a dyn Engine,
-    /// Ends what is waited for when it is set: whoever wanted it has gone.
+    /// Ends all waits when set: the requester has gone.
     pub cancelled: &'a AtomicBool,
 }
 
 impl Guests<'_> {
-    /// All guests, the record brought in line with what runs.
+    /// All guests, after reconciling the record with the processes.
     ///
     /// # Errors
     /// When the state cannot be read or written.

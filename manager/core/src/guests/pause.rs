@@ -1,4 +1,4 @@
-//! Guests that are stopped, and run on.
+//! Pause and resume: stops guests (SIGSTOP), and lets them run on.
 
 use std::{
     io,
@@ -100,8 +100,8 @@ impl Guests<'_> {
         })
     }
 
-    /// What went wrong with a guest of which the engine found nothing: its process may live, and
-    /// only its socket be gone.
+    /// The error for a guest that the engine did not find: its process may live, and only its
+    /// socket be gone.
     pub(super) fn unreachable(
         &self,
         action: &'static str,
@@ -162,7 +162,7 @@ impl Guests<'_> {
     }
 }
 
-/// Waits until a guest that was told to stop has done so, or nobody wants to know any more.
+/// Waits until a guest has stopped, or `cancelled` is set.
 fn stopped(process: Process, cancelled: &AtomicBool) -> io::Result<bool> {
     let begin = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! The record of guests, brought in line with what runs.
+//! Reconciliation of the record of guests with the processes that run.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,11 +17,11 @@ use crate::{
 
 /// How long a guest that is killed may take to end, before it is left to the next look.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// The reason of an end that nobody saw, or not yet.
+/// The reason of an end that no process has seen, or not yet.
 pub(super) const UNEXPLAINED: &str = "its process is gone; nothing was left to see why";
 
 impl Guests<'_> {
-    /// Records guests that live and are not recorded: the database was lost under them.
+    /// Records guests that live and have no record, because the database was lost while they ran.
     pub(super) fn adopt_unrecorded(&mut self) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
         let recorded: HashSet<GuestId> = self.state.guests()?.iter().map(|row| row.id).collect();
@@ -80,7 +80,7 @@ impl Guests<'_> {
         Ok(self.state.record_dead(&dead)?)
     }
 
-    /// What recorded guests are, now that it was looked at what runs.
+    /// The state of recorded guests, decided by what runs.
     pub(super) fn reconcile(&mut self, rows: Vec<GuestRow>) -> Result<Vec<Guest>, Error> {
         let run_dir = self.state.run_dir();
         let (mut guests, mut running, mut dead, mut gone) = (

@@ -1,5 +1,5 @@
-//! Guests that nothing knows of: their state folder was lost, or their record. They are found by their
-//! processes, and where those have ended by what is left of them.
+//! Strays: guests without a record, because their state folder or their record was lost. brood
+//! finds them by their processes, or by what is left on the host once those have ended.
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
@@ -14,8 +14,8 @@ use crate::{
 /// How long a killed process may take to go.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Guests of a state folder that it does not know; the folder need not be there. Those that can be
-/// talked to are recorded again, and are none.
+/// Guests of a state folder that have no record in it; the folder need not exist. A guest that
+/// still answers is recorded again, and is no stray.
 ///
 /// # Errors
 /// When there is a record that cannot be read, or processes cannot be looked at.

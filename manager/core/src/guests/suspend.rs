@@ -1,4 +1,4 @@
-//! Guests that are written into a bundle, and end.
+//! Suspend of guests: writes a guest into a bundle, and ends it.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -10,10 +10,10 @@ use crate::{
 use jiff::Timestamp;
 
 impl Guests<'_> {
-    /// Suspends a guest into a new bundle and ends it: all of its memory, or as a delta of its
-    /// checkpoint only the pages that it has to itself. When anything fails the guest goes on; one
-    /// that was paused is paused again. One whose suspend to this bundle was cut off after its end
-    /// is brought to its end.
+    /// Suspends a guest into a new bundle and ends it. A full bundle holds all of its memory, a
+    /// delta only its private pages. When anything fails, the guest goes on, paused if it was
+    /// paused. If an earlier suspend to this bundle was interrupted after the guest's end, this
+    /// completes it.
     ///
     /// # Errors
     /// When the guest does not live, its checkpoint cannot be read, the bundle not be written, or
@@ -190,8 +190,8 @@ impl Guests<'_> {
     }
 }
 
-/// What is sealed at `path`, when that is the guest: it ended for it, and nobody was left to forget
-/// it.
+/// The manifest of the bundle at `path` if the guest was suspended into it, and the interrupted
+/// command did not remove the guest from the record.
 fn sealed_already(guest: &Guest, path: &BundlePath) -> Option<Manifest> {
     if guest.state != GuestState::Dead {
         return None;

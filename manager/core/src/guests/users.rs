@@ -1,4 +1,5 @@
-//! Who uses a bundle: one question with one answer, which everything asks that removes a bundle.
+//! Users of a bundle: the one place that answers who uses a bundle, for everything that removes
+//! one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,8 +112,8 @@ impl Guests<'_> {
         Ok(users)
     }
 
-    /// Refuses to have a bundle removed that somebody uses. With `force` only guests count: what
-    /// else needs it is lost.
+    /// Refuses the removal of a bundle that has users. With `force` only guests count: all other
+    /// users lose what they need.
     ///
     /// # Errors
     /// [`checkpoint::Error::InUse`], [`checkpoint::Error::Needed`], or when nobody knows.
@@ -147,7 +148,7 @@ impl Guests<'_> {
         .into())
     }
 
-    /// Refuses to have a bundle changed that somebody reads now, or a delta over it.
+    /// Refuses the change of a bundle that a process reads now, itself or through a delta.
     ///
     /// # Errors
     /// [`checkpoint::Error::BeingRead`].

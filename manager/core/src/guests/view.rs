@@ -1,4 +1,4 @@
-//! A guest as programs see it: one form for the command line's JSON and for the API.
+//! View of a guest: one JSON form for the command line and for the API.
 
 use std::collections::HashMap;
 

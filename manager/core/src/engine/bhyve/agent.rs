@@ -1,4 +1,4 @@
-//! What the manager and a guest's agent say to each other (docs/bhyve.md).
+//! Agent protocol: the requests of the manager to a guest's agent, and its answers (docs/bhyve.md).
 
 use std::fmt;
 

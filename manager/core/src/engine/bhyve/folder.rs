@@ -1,17 +1,18 @@
-//! A guest's folder in the run folder, `ID.bhyve`: all that is known of a guest outside its
-//! process, so that whoever comes later can find it, ask it, and remove what is left of it.
+//! Folder of a guest in the run folder, `ID.bhyve`: all that brood knows of a guest outside its
+//! process. By it any later process finds the guest, asks it, and removes what is left of it.
 //!
 //! ```text
 //! guest.json   what the guest has on this host; written before anything of it is made
 //! conf         its configuration, for bhyve -k
 //! pid          id of its process, written by that process before it becomes bhyve
-//! log          what bhyve said
+//! log          bhyve's output
 //! ready        its process, written when it has answered and is connected
-//! suspending   where it is being suspended to
-//! remover      who removes it
+//! suspending   the files that it is being suspended to
+//! remover      the process that removes it
 //! ```
 //!
-//! The folder itself is locked (flock(2)) by whoever makes or removes what the guest has on this host.
+//! A process that makes or removes what the guest has on this host locks the folder itself
+//! (flock(2)).
 
 use std::{
     fs::{self, File},

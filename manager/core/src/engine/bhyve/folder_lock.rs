@@ -1,7 +1,8 @@
-//! The lock of a guest's folder, for those who make or remove what a guest has on this host.
+//! Lock of a guest's folder (flock(2) on the folder itself): a process holds it while it makes or
+//! removes what the guest has on this host.
 //!
-//! It is a lock of flock(2) on the folder itself. The commands that they run hold it too: one that
-//! outlives whoever ran it could otherwise destroy a tap that has become another guest's meanwhile.
+//! The commands that such a process runs hold the lock too. A command that outlives its caller
+//! could otherwise destroy a tap that belongs to another guest by then.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! The host: where its devices are, and its commands, each run to its end or for a limited time.
+//! Host of the bhyve engine: the paths of its devices, and its commands, each with a time limit.
 
 use std::{
     env,

@@ -1,5 +1,5 @@
-//! The kernel of a FreeBSD host, as its commands tell of it: where sysctl(3) is not to be had, which
-//! is everywhere but on FreeBSD itself. There the kernel is asked without commands.
+//! Kernel facts of a FreeBSD host, read through its commands. This serves every system but FreeBSD
+//! itself; there sysctl(3) answers without a command.
 
 use std::{
     collections::HashMap,

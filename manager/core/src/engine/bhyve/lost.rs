@@ -1,7 +1,7 @@
-//! Guests whose checkpoint is gone from under them.
+//! Lost checkpoints: finds guests whose checkpoint file disappeared while they ran.
 //!
-//! When the file system that a checkpoint lies on is unmounted by force, the file's memory object
-//! is dead (`OBJT_DEAD`), and pages that a guest has not written read as zeros, without any error.
+//! When somebody unmounts the checkpoint's file system by force, the file's memory object dies
+//! (`OBJT_DEAD`), and pages that a guest has not written read as zeros, without any error.
 //! vmm_vnode(4) counts such segments and marks them in its list.
 
 use std::str::FromStr;

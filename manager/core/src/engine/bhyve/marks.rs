@@ -1,5 +1,5 @@
-//! Processes of bhyve guests, known by their own marks: the name of the virtual machine in their
-//! command line (bhyve sets its title to `bhyve: NAME (bhyve)`), and the run folder that they work in.
+//! Marks of bhyve guests' processes: the virtual machine's name in the command line (bhyve sets its
+//! title to `bhyve: NAME (bhyve)`), and the run folder as the working folder.
 
 use std::{
     io,
@@ -13,7 +13,8 @@ use crate::{
     guest_id::GuestId,
 };
 
-/// The command line of a process, as ps(1) of any Unix shows it; `None` when there is no such process.
+/// The command line of a process, as ps(1) of any Unix shows it; `None` when there is no such
+/// process.
 ///
 /// # Errors
 /// When ps(1) cannot be run.

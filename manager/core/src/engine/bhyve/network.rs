@@ -1,10 +1,9 @@
 //! Taps: one for each network card of a guest.
 //!
-//! A tap is told apart from everybody else's by its number, of a range that brood has to itself,
-//! and by its description, which names the guest. Its number is recorded before it is made, so
-//! that a tap of which nothing else is known can be found and removed. It is made a member of its
-//! bridge only when its guest has taken its own identity: until then two clones could have the
-//! same address.
+//! Two properties tell brood's taps from all others: a number from a range that brood has to
+//! itself, and a description that names the guest. The number is recorded before the tap is made,
+//! so that a tap without any other trace can be found and removed. A tap joins its bridge only
+//! after its guest has taken its own identity: until then two clones could have the same address.
 
 use std::{
     thread,

@@ -1,4 +1,5 @@
-//! What is installed of what bhyve needs, as values. Nothing is changed, and no module loaded.
+//! Probe of the host: which of the programs and modules that bhyve needs are installed. It changes
+//! nothing and loads no module.
 
 use nix::unistd::{AccessFlags, access};
 
@@ -11,7 +12,8 @@ use crate::host::{
 const COMMANDS: [&str; 5] = ["bhyve", "bhyvectl", "ifconfig", "sysctl", "kldstat"];
 const MODULES: [&str; 3] = ["vmm", "vmm_vnode", "nmdm"];
 
-/// The compiler of ACPI tables, which bhyve runs by this very name (`basl_compile` of bhyve's acpi.c).
+/// The compiler of ACPI tables, which bhyve runs by this very name (`basl_compile` of bhyve's
+/// acpi.c).
 const IASL: &str = "/usr/sbin/iasl";
 
 /// Looks at this host. `checkpoint` is the folder that is meant, if one is.

@@ -1,12 +1,13 @@
-//! Limits of a guest's process, as rctl(8) rules.
+//! Resource limits of a guest's process, as rctl(8) rules.
 //!
-//! A rule belongs to the process: it is added before the process becomes bhyve, stays through
-//! execve(2), and goes when the process does (`racct_proc_exit()` of sys/kern/kern_racct.c). So there
-//! is nothing to remove, whoever is killed when.
+//! A rule belongs to the process: brood adds it before the process becomes bhyve, it stays through
+//! execve(2), and it goes when the process does (`racct_proc_exit()` of sys/kern/kern_racct.c). So
+//! there is nothing to remove, whichever process is killed when.
 
 use std::{fmt, str::FromStr};
 
-/// What a guest may be denied (`RACCT_DENIABLE` of sys/kern/kern_racct.c), as far as one bhyve has it.
+/// What a guest may be denied (`RACCT_DENIABLE` of sys/kern/kern_racct.c), as far as one bhyve has
+/// it.
 const DENIED: [&str; 4] = ["nthr", "openfiles", "pcpu", "vmemoryuse"];
 /// What a guest may be slowed down in (`RACCT_DECAYING`).
 const THROTTLED: [&str; 4] = ["readbps", "readiops", "writebps", "writeiops"];

@@ -1,6 +1,6 @@
-//! Signs by which a guest without an agent shows the host that it is ready: an open port, or a
-//! command that succeeds. Unlike words on a console they can be looked for again, so a guest that
-//! was stopped shows by them that it runs on.
+//! Readiness signs of a guest without an agent: an open port, or a command that succeeds. Unlike
+//! words on a console they can be checked again, so they also show that a guest runs on after a
+//! stop.
 
 use std::{
     fmt,

@@ -1,9 +1,9 @@
-//! The removal of a guest: everything that it has on this host goes, its folder last.
+//! Removal of a guest: everything that it has on this host goes, its folder last.
 //!
-//! Any number of processes may remove a guest at once, and each may be killed at any step. They take
-//! turns by the folder's lock, look again at what there is when it is theirs, and each step passes
-//! over what is gone already. So one that comes after a crash finishes it, and of two the second finds
-//! nothing.
+//! Any number of processes may remove a guest at once, and each may be killed at any step. They
+//! take turns by the folder's lock, each looks again at what exists when it has the lock, and each
+//! step passes over what is gone already. So a process that comes after a crash finishes the
+//! removal, and of two processes the second finds nothing.
 
 use std::{
     fs, io,
@@ -66,8 +66,8 @@ pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Er
     folder.remove().map_err(io("remove the guest's folder"))
 }
 
-/// Removes what a guest has whose folder was lost. The folder is made again, so that there is one to
-/// lock, and to find after a crash.
+/// Removes what a guest has whose folder was lost. The folder is made again, so that there is one
+/// to lock, and to find after a crash.
 pub(super) fn remove_lost(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
     let made = owner_only::create_folder(run_dir).and_then(|()| Folder::of(run_dir, id).create());
     match made {
@@ -130,7 +130,8 @@ fn destroy_machine(lock: &FolderLock, host: &Host, id: &GuestId) -> Result<(), E
     }
 }
 
-/// Whether bhyvectl(8) says that there is no such virtual machine. One that may not be opened is there.
+/// Whether bhyvectl(8) says that there is no such virtual machine. One that may not be opened is
+/// there.
 fn is_missing(said: &str) -> bool {
     said.contains("could not be opened") && said.contains("No such file or directory")
 }
@@ -143,8 +144,8 @@ fn remove_socket(host: &Host, id: &GuestId) -> Result<(), Error> {
     }
 }
 
-/// Numbers of the guest's taps: as its record says; where there is none that can be understood, those
-/// whose description names it.
+/// Numbers of the guest's taps: as its record says; where there is none that can be understood,
+/// those whose description names it.
 fn taps(folder: &Folder, host: &Host, id: &GuestId) -> Result<Vec<u16>, Error> {
     match folder.record() {
         Ok(Some(record)) => Ok(record.taps),

@@ -1,5 +1,5 @@
-//! One guest brought up from a checkpoint, step by step. Each step is known from the guest's
-//! folder before it is taken, so that [`removal::remove`] finds what a crash left after any of them.
+//! Restore of one guest from a checkpoint, step by step. Each step is noted in the guest's folder
+//! before it is taken, so that [`removal::remove`] finds what a crash left after any of them.
 
 use std::{
     fs::{File, OpenOptions},
@@ -44,9 +44,9 @@ const RETRY: Duration = Duration::from_millis(20);
 const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
 /// Notes its own process id, limits itself, then becomes bhyve. A bhyve that aborts (a missing
-/// iasl(8) has it do so) leaves no core file among the guests' folders. Its standard input is the lock of
-/// the restore, which so is held until the process id can be found: nobody looks for it before. What
-/// comes before `--` are rules of rctl(8) without their subject.
+/// iasl(8) has it do so) leaves no core file among the guests' folders. Its standard input is the
+/// lock of the restore, which so is held until the process id can be found: nobody looks for it
+/// before. What comes before `--` are rules of rctl(8) without their subject.
 const BECOME: &str = r#"umask 077; ulimit -c 0; echo $$ >"$1" && shift || exit
 while [ "$1" != -- ]; do rctl -a "process:$$:$1" </dev/null || exit; shift; done
 shift
@@ -240,8 +240,8 @@ fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Er
     Ok(record)
 }
 
-/// Copies the firmware's variables into the guest's folder: the guest writes to them, and they go with
-/// it. Returns where they are.
+/// Copies the firmware's variables into the guest's folder: the guest writes to them, and they go
+/// with it. Returns where they are.
 fn copy_variables(source: &Source, from: &str, folder: &Folder) -> Result<String, Error> {
     let to = folder.file("uefi-vars");
     let cannot = |source| Error::Variables {
@@ -260,8 +260,8 @@ fn copy_variables(source: &Source, from: &str, folder: &Folder) -> Result<String
         .map_err(|path| cannot(io::Error::other(format!("{} is not UTF-8", path.display()))))
 }
 
-/// The back end that is a guest's own disk, once it is there. A folder is a ZFS file system, and has
-/// in it a file that is called as the checkpoint's disk is.
+/// The back end that is a guest's own disk, once it is there. A folder is a ZFS file system, and
+/// has in it a file that is called as the checkpoint's disk is.
 fn own_disk(source: &Source, location: &Path) -> Result<OwnDisk, Error> {
     let device = source.config.own_disk(source.sealed_disk.as_deref())?;
     let mut path = location.to_owned();

@@ -1,9 +1,9 @@
-//! A serial line to a guest: the host's end of a null modem, nmdm(4).
+//! Serial line to a guest: the host's end of a null modem, nmdm(4).
 //!
-//! The agent's protocol (docs/bhyve.md) is lines of text. A request is `@TAG WORDS`, the answer to
-//! it is `!TAG WORDS`; everything else on the line is somebody else's, and passed over. The tag is
-//! new for each request, so a late answer is never taken for another's. An answer that begins with
-//! `error` is one.
+//! The agent's protocol (docs/bhyve.md) is lines of text. A request is `@TAG WORDS`, its answer
+//! `!TAG WORDS`; all other lines come from other programs, and the reader passes over them. The tag
+//! is new for each request, so a late answer is never taken for another's. An answer that begins
+//! with `error` is a refusal.
 
 use std::{
     fs::File,
@@ -24,9 +24,9 @@ use crate::guest_id::random;
 /// How often whoever waits looks up.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// After so long without an answer a request that may be repeated is; each further time after twice
-/// as long. A null modem keeps what a slow guest has not read, and the guest works it all off before
-/// it hears anything else, so copies are few: five in 50 s are less than what nmdm(4) holds for a
-/// guest that reads nothing, and close(2) of this side does not wait for them.
+/// as long. A null modem keeps what a slow guest has not read, and the guest works it all off
+/// before it hears anything else, so copies are few: five in 50 s are less than what nmdm(4) holds
+/// for a guest that reads nothing, and close(2) of this side does not wait for them.
 const REPEAT: Duration = Duration::from_secs(2);
 /// Longest line that is waited for the end of.
 const LINE_MAX: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! A run of restores: a thread for each guest that is on its way.
+//! Session of restores: one thread for each guest that is being restored.
 
 use std::{
     process::Child,

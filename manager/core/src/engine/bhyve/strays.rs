@@ -1,5 +1,5 @@
-//! Strays: bhyve guests that no record may know, found by their processes, and where those have ended
-//! by their folders and virtual machines.
+//! Strays: bhyve guests without a record, found by their processes, or by their folders and virtual
+//! machines once the processes have ended.
 
 use std::{
     collections::{BTreeSet, HashMap},

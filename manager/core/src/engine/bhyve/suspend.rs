@@ -1,11 +1,11 @@
-//! From a running guest to a sealed bundle, in two steps.
+//! Suspend of a guest: from a running guest to a sealed bundle, in two steps.
 //!
-//! `bhyvectl --suspend` has bhyve write three files and end the guest; then the files are sealed.
-//! bhyve answers nothing: that its process has ended is the sign that the files are whole, and
-//! while it goes on, only its log says that it could not. Once the guest has ended, its files are
-//! all that there is of it, so they lose their own names (`DIR/NAME.raw`, `.raw.kern`,
-//! `.raw.meta`) only when the bundle is sealed, that of the memory last: as long as it is there,
-//! the same suspend can be done again, and goes on where it was cut off.
+//! First `bhyvectl --suspend` has bhyve write three files and end the guest; then brood seals the
+//! files. bhyve sends no answer: the end of its process shows that the files are complete, and
+//! while the process goes on, only its log says that the suspend failed. Once the guest has ended,
+//! these files are all that remains of it. So they keep their own names (`DIR/NAME.raw`,
+//! `.raw.kern`, `.raw.meta`) until the bundle is sealed, and the memory's name goes last. As long
+//! as that name exists, a repeated suspend goes on where the first was interrupted.
 
 use std::{
     fs, io,

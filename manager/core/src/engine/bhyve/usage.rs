@@ -1,6 +1,6 @@
-//! What a guest costs. The kernel is asked by vmm_vnode(4)'s own requests, without a program for
-//! each guest; where it cannot be (another system, no module), what commands tell is taken:
-//! sysctl(8) lists private pages for each virtual machine, bhyvectl(8) resident ones.
+//! Memory usage of a guest. The kernel answers by vmm_vnode(4)'s own requests, without a program
+//! for each guest. Where it cannot (another system, no module), two commands do: sysctl(8) lists
+//! private pages for each virtual machine, bhyvectl(8) resident ones.
 
 use vmm_sys::{GuestMemory, Vm};
 
@@ -115,7 +115,8 @@ fn private(list: &str, vm: &str) -> Option<Bytes> {
     pages.map(|pages| Bytes(pages * PAGE_SIZE))
 }
 
-/// `Resident memory` of `bhyvectl --get-stats`: guest memory that is mapped for the guest, in bytes.
+/// `Resident memory` of `bhyvectl --get-stats`: guest memory that is mapped for the guest, in
+/// bytes.
 fn resident(stats: &str) -> Option<Bytes> {
     let line = stats
         .lines()
@@ -159,8 +160,8 @@ fn status(pid: i32, key: &str) -> Option<Bytes> {
     Some(Bytes::kib(kib.parse().ok()?))
 }
 
-/// What of a process in memory is its own. Memory of a guest that shares a checkpoint is a mapping of
-/// that file and is not counted; one that was read into is.
+/// What of a process in memory is its own. Memory of a guest that shares a checkpoint is a mapping
+/// of that file and is not counted; one that was read into is.
 #[cfg(not(target_os = "linux"))]
 fn process_memory(process: Process) -> Option<Bytes> {
     crate::engine::process::own_memory(process)

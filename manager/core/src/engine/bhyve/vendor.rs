@@ -1,5 +1,5 @@
-//! The maker of the processor that a checkpoint comes from. bhyve writes it nowhere, but the state of
-//! a virtual CPU (`vmcx`) is VMX's on Intel and SVM's on AMD, and these differ in length.
+//! Processor vendor of a checkpoint. bhyve does not write it anywhere; but the state of a virtual
+//! CPU (`vmcx`) is VMX's on Intel and SVM's on AMD, and the two differ in length.
 
 use super::host::Host;
 use crate::checkpoint::meta::{Meta, Part};

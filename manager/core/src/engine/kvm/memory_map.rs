@@ -1,4 +1,4 @@
-//! Map of a guest's private memory, read from /proc/PID/pagemap of its process
+//! Memory map of a KVM guest, read from /proc/PID/pagemap of its process
 //! (Documentation/admin-guide/mm/pagemap.rst).
 
 use std::{

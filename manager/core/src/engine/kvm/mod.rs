@@ -1,5 +1,6 @@
-//! The KVM engine: a process for each guest, forked by a *nursery* (a fork server), with a private
-//! mapping of the checkpoint and of the deltas over it as its memory. `docs/kvm.md` has the whole.
+//! KVM engine: one process for each guest, forked by a *nursery* (a fork server), with a private
+//! mapping of the checkpoint and its deltas as the guest's memory. `docs/kvm.md` describes all of
+//! it.
 //!
 //! ```text
 //! manager ── orders ──▶ nursery ── fork ──▶ guest process (VM, vCPU, private mapping of the .ckp)

@@ -1,5 +1,5 @@
-//! Strays: guests that no record knows, found by their processes. They run in the run folder as a
-//! nursery's children do, and have a guest's name.
+//! Strays of the KVM engine: guests without a record, found by their processes. Such a process
+//! works in the run folder as a nursery's children do, and has a guest's name.
 
 use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
 
@@ -49,8 +49,8 @@ fn guest(pid: i32, run_dir: &Path) -> io::Result<Option<Stray>> {
     Ok(Some(stray).filter(|_| process.may_live()))
 }
 
-/// Whether a process with this command line and name is a guest. A nursery, and what it has forked to
-/// become a guest, have the program's name yet.
+/// Whether a process with this command line and name is a guest. A nursery, and what it has forked
+/// to become a guest, have the program's name yet.
 fn is_guests(command: &[u8], name: &[u8]) -> bool {
     let mut words = command.split(|byte| *byte == 0);
     let program = words.next().map(std::ffi::OsStr::from_bytes);

@@ -1,4 +1,4 @@
-//! Memory usage of a guest, read from its process in /proc.
+//! Memory usage of a KVM guest, read from its process in /proc.
 
 use std::{fs, io, path::Path};
 

@@ -1,8 +1,9 @@
-//! Verdicts over checkpoints' files, one for all guests and nurseries of a state folder.
+//! Verdicts on checkpoints' files: whether a file whose stamp has changed still has the sealed
+//! content. All guests and nurseries of a state folder share them.
 //!
-//! A backup changes a file's attributes, and some set its times. Then the content decides, and one of
-//! the guests reads it for all. Its verdict stands in the file `STATE/verdicts`, which all guests
-//! inherit, and which nobody touches as long as nothing has changed.
+//! A backup changes a file's attributes, and some backups set its times. Then the content decides,
+//! and one guest reads it for all. Its verdict goes to the file `STATE/verdicts`, which all guests
+//! inherit, and which no process touches as long as no file has changed.
 
 use std::{
     fs::File,
@@ -34,8 +35,8 @@ use crate::{
 const FILE: &str = "verdicts";
 /// Records in it. Two files that share one only forget each other's verdict.
 const SLOTS: u64 = 1024;
-/// How long another who reads a file is waited for before a look whether it was stopped from outside,
-/// and how long in all.
+/// How long to wait for another process that reads a file before checking whether it was stopped
+/// from outside.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked whether it is done.
@@ -212,8 +213,8 @@ impl Verdicts {
         let _ = self.file.write_all_at(verdict.as_bytes(), slot(stamp));
     }
 
-    /// Waits for the lock of a record, which is a process' own and goes with it. `false` when whoever
-    /// has it is stopped, or takes for ever.
+    /// Waits for the lock of a record, which is a process' own and goes with it. `false` when
+    /// whoever has it is stopped, or takes for ever.
     fn lock(&self, at: u64) -> io::Result<bool> {
         let begin = Instant::now();
         let mut looked = begin;

@@ -1,5 +1,5 @@
-//! Messages between manager, nursery and guests: plain structures over SOCK_SEQPACKET sockets, so that
-//! a guest process reads and writes them without an allocation.
+//! Messages between manager, nursery and guests: plain structures over SOCK_SEQPACKET sockets, so
+//! that a guest process reads and writes them without an allocation.
 
 use std::{io, os::fd::RawFd, time::Duration};
 

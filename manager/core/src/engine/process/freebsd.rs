@@ -1,7 +1,8 @@
 //! Processes on FreeBSD: sysctl(3) of `kern.proc.pid`, and kqueue(2) for their end.
 //!
-//! Process descriptors (pdfork(2)) are for children only, and guests outlive whoever started them.
-//! So a process is known by its id and its start, which is looked at before each signal.
+//! Process descriptors (pdfork(2)) exist for children only, and guests outlive the process that
+//! started them. So brood knows a process by its id and start time, and checks both before each
+//! signal.
 
 use std::{io, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 

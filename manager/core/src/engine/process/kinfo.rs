@@ -1,4 +1,4 @@
-//! `struct kinfo_proc` of FreeBSD's `sys/user.h`, as it is laid out on amd64.
+//! Layout of `struct kinfo_proc` of FreeBSD's `sys/user.h` on amd64.
 
 use super::ProcessState;
 

@@ -1,4 +1,5 @@
-//! A guest's process, told apart from a later one with the same number by when it started.
+//! Process of a guest: its id and start time, which together tell it from a later process with the
+//! same id.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;
@@ -74,7 +75,8 @@ impl Process {
         !matches!(self.state(), Ok(ProcessState::Gone))
     }
 
-    /// Whether it works in this folder, which may be gone itself. `false` when that may not be seen.
+    /// Whether it works in this folder, which may be gone itself. `false` when that may not be
+    /// seen.
     pub(crate) fn works_in(&self, folder: &Path) -> bool {
         let Ok(Some(cwd)) = system::works_in(self.pid) else {
             return false;
@@ -115,8 +117,8 @@ pub(crate) fn own_memory(process: Process) -> Option<crate::units::Bytes> {
     system::own_memory(process.pid)
 }
 
-/// The absolute path of a folder that may not be there, or not any more, as the system calls it that
-/// processes work in.
+/// The absolute path of a folder that may not be there, or not any more, as the system calls it
+/// that processes work in.
 pub(crate) fn absolute(dir: &Path) -> io::Result<PathBuf> {
     let dir = std::path::absolute(dir)?;
     let mut missing = Vec::new();

@@ -1,5 +1,5 @@
-//! `struct kinfo_vmentry` of FreeBSD's `sys/user.h`, as it is laid out on 64-bit machines: what a
-//! process has mapped, and how much of it is in memory.
+//! Layout of `struct kinfo_vmentry` of FreeBSD's `sys/user.h` on 64-bit machines: what a process
+//! has mapped, and how much of it is in memory.
 
 /// Where `kve_structsize` is, an `int`: the length of this record.
 const SIZE: usize = 0;
@@ -25,9 +25,9 @@ const _: () = {
     assert!(RESIDENT == offset_of!(libc::kinfo_vmentry, kve_resident));
 };
 
-/// Pages that are a process's own: its heap, stacks and other memory that is no file's, and mappings
-/// of files that it has written to. Of those the pages that it has not written are counted too:
-/// the kernel does not tell them apart, and after relocation there are few.
+/// Pages that are a process's own: its heap, stacks and other memory that is no file's, and
+/// mappings of files that it has written to. Of those the pages that it has not written are counted
+/// too: the kernel does not tell them apart, and after relocation there are few.
 ///
 /// `kve_private_resident` does not say it: that is 0 for a copy of a file's pages, and all of a
 /// file's pages for a mapping that is shared (`sysctl_kern_proc_vmmap` of kern_proc.c).

@@ -1,4 +1,4 @@
-//! The configuration of one clone, made of its checkpoint's and its identity.
+//! Configuration of one clone, derived from its checkpoint's configuration and its identity.
 
 use super::{Config, Device, Disk, PciAddress};
 use crate::engine::Identity;

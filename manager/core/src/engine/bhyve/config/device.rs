@@ -1,8 +1,8 @@
 //! PCI devices that bhyve saves in a checkpoint, and their settings.
 //!
-//! Which they are is read from `usr.sbin/bhyve`: a device model is saved when its `struct
-//! pci_devemu` has `pe_snapshot`. bhyve saves every PCI device of a guest, and fails as a whole
-//! when one of them cannot be (`pci_snapshot` in `pci_emul.c`).
+//! The list follows `usr.sbin/bhyve`: bhyve saves a device model whose `struct pci_devemu` has
+//! `pe_snapshot`. It saves every PCI device of a guest, and the whole checkpoint fails when one
+//! device cannot be saved (`pci_snapshot` in `pci_emul.c`).
 
 use std::collections::BTreeMap;
 

@@ -1,11 +1,11 @@
-//! A guest's configuration, as `bhyve -k` reads it (`bhyve_config(5)`), typed.
+//! Configuration of a bhyve guest, typed, as `bhyve -k` reads it (`bhyve_config(5)`).
 //!
-//! Only what can be part of a checkpoint is known here: a device that bhyve cannot save
-//! (`pe_snapshot` in `usr.sbin/bhyve`) and a setting that keeps memory from being shared are
-//! refused when a configuration is read, by the name of their key. What a configuration says is
-//! of two kinds. The *model* (processors, memory, boot ROM, devices by place and kind) is the
-//! checkpoint's, and the same for each of its guests; `bhyve -r` takes it for granted. The *back
-//! ends* (tap, disk, console, MAC address, UUID, name) are each guest's own.
+//! It knows only what can be part of a checkpoint. Reading a configuration fails, with the name of
+//! the key, for a device that bhyve cannot save (`pe_snapshot` in `usr.sbin/bhyve`) and for a
+//! setting that keeps memory from being shared. A configuration has two parts. The *model*
+//! (processors, memory, boot ROM, devices by place and kind) is the checkpoint's, and the same for
+//! each of its guests; `bhyve -r` takes it for granted. The *back ends* (tap, disk, console, MAC
+//! address, UUID, name) are each guest's own.
 
 mod derive;
 mod device;

@@ -1,4 +1,5 @@
-//! What a checkpoint's guests must have in common: their configurations without the back ends.
+//! Model of a checkpoint's guests: the part of their configurations that must be equal, which is
+//! all but the back ends.
 
 use std::path::Path;
 

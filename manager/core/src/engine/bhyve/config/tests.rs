@@ -1,4 +1,4 @@
-//! Configurations as bhyve's manual has them, and any that can be made up.
+//! Tests of configurations: examples from bhyve's manual, and generated ones.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The text of a configuration: lines `key=value`, read as `bhyve -k` reads them
+//! Text form of a configuration: lines `key=value`, read as `bhyve -k` reads them
 //! (`bhyve_parse_simple_config_file` in `usr.sbin/bhyve/bhyverun.c`).
 
 use std::{collections::BTreeMap, fmt::Write, str::FromStr};

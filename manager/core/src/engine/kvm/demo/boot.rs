@@ -1,5 +1,5 @@
-//! Boot of the demo guest: from the reset vector to its first answer, after which its memory and vCPU
-//! make a checkpoint.
+//! Boot of the demo guest: from the reset vector to its first answer, after which its memory and
+//! vCPU make a checkpoint.
 
 use std::fs::File;
 

@@ -1,4 +1,4 @@
-//! The demo guest's machine code, assembled into the binary's read-only data.
+//! Machine code of the demo guest, assembled into the binary's read-only data.
 
 use std::slice;
 

@@ -1,5 +1,5 @@
-//! Where things lie in the demo guest's memory and what its numbers mean: the one source for the
-//! guest's assembly and for the host.
+//! Memory layout of the demo guest, and its numbers: the one source for the guest's assembly and
+//! for the host.
 //!
 //! | guest-physical | what |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The demo guest: its code, its memory layout, and the requests it answers.
+//! Demo guest of the KVM engine: its code, its memory layout, and the requests that it answers.
 
 mod boot;
 mod code;

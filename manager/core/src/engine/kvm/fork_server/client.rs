@@ -1,4 +1,4 @@
-//! Client of a nursery: the manager starts it, sends orders and receives reports.
+//! Client side of the nursery: the manager starts it, sends orders and receives reports.
 
 use std::{
     fs::File,

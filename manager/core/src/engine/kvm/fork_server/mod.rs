@@ -1,4 +1,4 @@
-//! The nursery, a fork server: `client` is the manager's side of it, `server` the process that guests
+//! Fork server (the *nursery*): `client` is the manager's side, `server` the process that guests
 //! are forked from.
 
 pub(crate) mod client;

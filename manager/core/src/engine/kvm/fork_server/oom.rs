@@ -1,9 +1,9 @@
-//! Out-of-memory kills: which process the kernel takes first, and how the nursery tells such an end
+//! Out-of-memory kills: which process the kernel kills first, and how the nursery tells such a kill
 //! from a SIGKILL that somebody sent.
 //!
 //! The kernel counts these kills for each control group (`memory.events` of version 2,
-//! `memory.oom_control` of version 1) and for the host (`oom_kill` in /proc/vmstat). A guest inherits
-//! its nursery's group, so the nursery reads the counters of its own.
+//! `memory.oom_control` of version 1) and for the host (`oom_kill` in /proc/vmstat). A guest
+//! inherits its nursery's group, so the nursery reads its own group's counters.
 
 use std::{
     fs::{self, File},
@@ -30,8 +30,8 @@ const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 
 /// How readily the kernel takes a nursery and its guests when memory is short.
 ///
-/// A child has its parent's score, so the nursery takes that of its guests while it forks them. Each
-/// guest would need three calls and memory of the kernel's to set its own.
+/// A child has its parent's score, so the nursery takes that of its guests while it forks them.
+/// Each guest would need three calls and memory of the kernel's to set its own.
 #[derive(Debug)]
 pub(crate) struct Scores {
     file: File,
@@ -40,8 +40,8 @@ pub(crate) struct Scores {
 }
 
 impl Scores {
-    /// Has the kernel take this nursery before its manager, when it takes any; none where the kernel
-    /// cannot be told.
+    /// Makes the kernel prefer this nursery to its manager when it has to kill a process; `None`
+    /// where the score cannot be written.
     pub(crate) fn new() -> Option<Self> {
         let score: i32 = fs::read_to_string(OWN_SCORE).ok()?.trim().parse().ok()?;
         let file = File::options().write(true).open(OWN_SCORE).ok()?;
@@ -55,7 +55,7 @@ impl Scores {
         Some(scores)
     }
 
-    /// What is forked from now on is taken before the nursery.
+    /// Gives processes that are forked from now on a higher score than the nursery's.
     pub(crate) fn for_guests(&self) {
         let _ = self.set(&self.guests);
     }
@@ -171,7 +171,7 @@ impl Counter {
         parse(std::str::from_utf8(text.get(..length)?).ok()?)
     }
 
-    /// Whether there was a kill that nobody was told of; it is told now.
+    /// Whether the counter has a kill that was not reported yet; marks it as reported.
     fn take(&mut self) -> bool {
         let Some(now) = self.read() else {
             return false;

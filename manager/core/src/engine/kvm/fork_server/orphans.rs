@@ -1,9 +1,9 @@
-//! Orphans: guests that were still being restored when their manager hung up. Nobody waits for them,
-//! and the nursery ends those that do not answer soon.
+//! Orphans: guests that were still being restored when their manager closed the connection. No
+//! process waits for them any more, so the nursery ends those that do not answer soon.
 //!
-//! Until it is recorded what became of each, the nursery holds the restore lock. Whoever looks at
-//! guests meanwhile sees them as being restored, and does not forget them before their reasons are
-//! there.
+//! The nursery holds the restore lock until it has recorded the result of each. A command that
+//! looks meanwhile sees these guests as being restored, and does not remove them before their
+//! reasons are recorded.
 
 use std::{
     fs::{self, File, Metadata},
@@ -102,8 +102,8 @@ impl Orphans {
     }
 }
 
-/// Whether a child has this lock open, or is about to end: then it has nothing open any more, and its
-/// end is not recorded yet.
+/// Whether a child has this lock open, or is about to end: then it has nothing open any more, and
+/// its end is not recorded yet.
 fn may_restore(pid: Pid, lock: &Metadata) -> bool {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return true;

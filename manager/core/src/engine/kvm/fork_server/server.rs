@@ -1,19 +1,19 @@
-//! Nursery: a *fork server* (elsewhere called a zygote), the single-threaded process that guests are
-//! forked from.
+//! Nursery: a *fork server* (elsewhere called a zygote), the single-threaded process that guests
+//! are forked from.
 //!
 //! Fork is the cheapest way to a new guest process: the nursery does once what is the same for all
-//! clones (open `/dev/kvm` and the checkpoint, parse its state, make the restore plan), and each guest
-//! inherits it. A process with threads cannot be forked soundly, and the manager has threads; so the
-//! nursery is a process of its own, of the same binary.
+//! clones (open `/dev/kvm` and the checkpoint, parse its state, make the restore plan), and each
+//! guest inherits the result. A process with threads cannot be forked soundly, and the manager has
+//! threads; so the nursery is a process of its own, of the same binary.
 //!
-//! It forks ahead: there are always a few *spares*, with a virtual machine in the checkpoint's state
-//! and no identity yet. Whichever spare is free receives the next order from the socket itself, tells
-//! the nursery, which forks another, and becomes that guest.
+//! It forks ahead: there are always a few *spares*, each with a virtual machine in the checkpoint's
+//! state and no identity yet. A free spare reads the next order from the socket itself, tells the
+//! nursery, which forks another spare, and becomes that guest.
 //!
 //! The nursery outlives the command that started it. It is the parent of its guests: it waits for
-//! them, and records how each ended. Guests outlive a nursery that is killed, and only that record is
-//! lost. When the manager has hung up, the nursery ends guests that do not answer soon, because nobody
-//! waits for them; when its last guest is gone, it ends too.
+//! them, and records how each ended. If the nursery is killed, its guests live on, and only these
+//! records are lost. When the manager has closed the connection, the nursery ends guests that do
+//! not answer soon, because no process waits for them; when its last guest is gone, it ends too.
 
 use std::{
     fmt,

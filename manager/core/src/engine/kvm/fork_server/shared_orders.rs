@@ -1,8 +1,9 @@
 //! Shared orders: memory in which spares receive their orders, shared with the nursery.
 //!
-//! A spare may be killed after it received an order and before it said so. The kernel has written the
-//! order here by then, so the nursery, which waits for its ended children, still finds whose order it
-//! was. A spare that becomes a guest gives this memory up before the guest runs.
+//! A spare may be killed after it received an order and before it told the nursery. By then the
+//! kernel has written the order to this memory; so the nursery, which waits for its ended children,
+//! still finds whose order it was. A spare that becomes a guest unmaps this memory before the guest
+//! runs.
 
 use std::{io, num::NonZeroUsize, os::fd::RawFd, ptr::NonNull, slice};
 

@@ -1,4 +1,5 @@
-//! Client of a guest's control socket: asks, suspends and kicks the guest's process from outside.
+//! Client of a guest's control socket: asks, suspends and interrupts the guest's process from
+//! outside.
 
 use std::{
     fs::File,
@@ -41,8 +42,8 @@ use crate::{
 /// Most bytes of vCPU state that a guest may send.
 const STATE_MAX: usize = 128 << 10;
 
-/// How often somebody who waits for a guest's memory, or for its answer, is asked whether they still
-/// want it, in milliseconds.
+/// How often somebody who waits for a guest's memory, or for its answer, is asked whether they
+/// still want it, in milliseconds.
 const WATCH_MS: u8 = 50;
 
 /// Why a call to a guest brought no answer.
@@ -116,8 +117,8 @@ impl<'a> Conversation<'a> {
         Ok(conversation)
     }
 
-    /// Tries again what ended because nothing had come or gone for a while, as long as there is time
-    /// and somebody wants it.
+    /// Tries again what ended because nothing had come or gone for a while, as long as there is
+    /// time and somebody wants it.
     fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T, CallError> {
         let begin = Instant::now();
         loop {

@@ -1,7 +1,7 @@
 //! Exit record: how a guest ended, in a small file beside its control socket, `ID.exit`.
 //!
-//! The guest's own process writes it when the guest dies. The nursery writes it when that process was
-//! killed. `destroy` removes the socket first, and no record is kept without one.
+//! The guest's own process writes it when the guest dies. The nursery writes it when that process
+//! was killed. `destroy` removes the socket first, and no record is kept without a socket.
 
 use std::{fs, io, path::Path};
 

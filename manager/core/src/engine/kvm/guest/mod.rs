@@ -1,5 +1,5 @@
-//! A guest's process: [`serve`] is its life after the fork, [`control`] the socket that it is asked by, and
-//! [`exit_record`] how it says why it ended.
+//! Process of a guest: [`serve`] is its life after the fork, [`control`] the client of its socket,
+//! and [`exit_record`] the file that says why it ended.
 
 pub(crate) mod control;
 pub(crate) mod exit_record;

@@ -1,7 +1,7 @@
 //! Guest process: from the fork to its end.
 //!
 //! Code that runs once or seldom stands outside the frames of the loop that waits for clients
-//! (`inline(never)`): each page of stack that a guest touches is its own.
+//! (`inline(never)`): each page of stack that a guest touches is private memory.
 
 use std::{
     ffi::CStr,

@@ -1,4 +1,5 @@
-//! Writer of a guest's memory: all of it, or only the private pages that differ from its checkpoint.
+//! Writer of a guest's memory: all of it, or only the private pages that differ from its
+//! checkpoint.
 
 #[cfg(test)]
 mod tests;

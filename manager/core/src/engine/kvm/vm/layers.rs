@@ -1,4 +1,4 @@
-//! Memory files of a guest: a full checkpoint, and the deltas over it.
+//! Layers of a guest's memory: the file of a full checkpoint, and those of the deltas over it.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -115,11 +115,12 @@ impl Layers {
         })
     }
 
-    /// Makes sure that the files are still what was sealed. Says what has changed, if something has.
+    /// Checks that the files are still as they were sealed. The error says what has changed.
     ///
-    /// A change to a file's content changes its size or times. So do its attributes (mode, name,
-    /// links), and times can be set; then the content itself is looked at, once for all guests, of all nurseries, and
-    /// the new stamp takes the old one's place in `stamps`.
+    /// A change of a file's content changes its size or times. A change of its attributes (mode,
+    /// name, links) does too, and times can be set. In these cases the content itself decides; one
+    /// guest reads it for all guests of all nurseries, and the new stamp replaces the old one in
+    /// `stamps`.
     pub(crate) fn check(&self, stamps: &mut [FileStamp]) -> Result<(), String> {
         for (n, stamp) in stamps.iter_mut().enumerate() {
             let (file, sealed) = (&self.files[n], &self.plan.sealed[n]);

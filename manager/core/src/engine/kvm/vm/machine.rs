@@ -1,4 +1,4 @@
-//! Virtual machine of a guest process: the VM, its vCPU, its memory and the slots over it.
+//! Virtual machine of a guest process: the VM, its vCPU, its memory and its memory slots.
 
 use std::{fmt, io};
 

@@ -1,5 +1,5 @@
-//! The virtual machine: KVM's file descriptors, the vCPU's state, and guest memory as a private mapping of
-//! the checkpoint's layers.
+//! Virtual machine of the KVM engine: KVM's file descriptors, the vCPU's state, and guest memory as
+//! a private mapping of the checkpoint's layers.
 
 pub(crate) mod dump;
 pub(crate) mod layers;

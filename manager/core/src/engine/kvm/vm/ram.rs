@@ -1,9 +1,10 @@
-//! Guest memory as a mapping of this process: private over a checkpoint, or shared with the file that a
-//! checkpoint is being made in.
+//! Guest memory as a mapping of this process: private over a checkpoint, or shared with the file
+//! that a checkpoint is being made in.
 //!
-//! Over a delta it is the full checkpoint's file, with the delta's pages mapped over it, run by run.
-//! A thousand runs would cost every guest 4 ms and 400 KiB of kernel memory before it has touched any
-//! of them. So they are mapped one region at a time, just before the guest first uses that region.
+//! Over a delta, the mapping is the full checkpoint's file with the delta's pages mapped over it,
+//! run by run. A thousand runs would cost every guest 4 ms and 400 KiB of kernel memory before it
+//! has touched any of them. So a guest maps them one region at a time, just before it first uses
+//! that region.
 
 use std::{
     fs::File, io, num::NonZeroUsize, os::fd::AsFd, os::unix::fs::FileExt, ptr::NonNull, sync::Arc,
@@ -104,7 +105,8 @@ impl Ram {
         let from = i64::try_from(from).map_err(io::Error::other)?;
         let file = layers.file(extent).as_fd();
         // SAFETY: the range is inside this value's own mapping, which is replaced there by another
-        // that is unmapped with it. Nothing has used that part yet, and no reference into it exists.
+        // that is unmapped with it. Nothing has used that part yet, and no reference into it
+        // exists.
         unsafe { mmap(Some(address), length, protection, flags, file, from) }?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Memory slots: the parts of guest memory that KVM knows.
 //!
-//! KVM keeps about 2.5 KiB for each MiB of memory slot, whether the guest touches it or not: 650 KiB
-//! for a 256 MiB guest. So a restored guest starts with a slot over its working set alone, and gets
+//! KVM keeps about 2.5 KiB for each MiB of memory slot, whether the guest touches it or not: 650
+//! KiB for a 256 MiB guest. So a restored guest starts with one slot over its working set, and gets
 //! more as it touches more. New slots grow with what the guest already has, so a guest that walks
 //! through all its memory needs tens of slots, not thousands.
 

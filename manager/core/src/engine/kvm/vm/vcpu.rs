@@ -1,4 +1,4 @@
-//! State of a vCPU: captured into `.ckp.kern`, and restored with as few calls as will do.
+//! State of a vCPU: captured into `.ckp.kern`, and restored with as few calls as possible.
 
 use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
@@ -17,8 +17,8 @@ const VERSION: u32 = 1;
 const IA32_TSC: u32 = 0x10;
 /// A step, and the field that it is for.
 const CPUID: &str = "set the CPUID table (field cpuid)";
-/// Most entries in a list of the state: as many as KVM's own lists may have (`KVM_MAX_MSR_ENTRIES` of
-/// arch/x86/kvm/x86.c, and `KVM_MAX_CPUID_ENTRIES`).
+/// Most entries in a list of the state: as many as KVM's own lists may have (`KVM_MAX_MSR_ENTRIES`
+/// of arch/x86/kvm/x86.c, and `KVM_MAX_CPUID_ENTRIES`).
 const MAX_ENTRIES: usize = 256;
 
 /// Everything that KVM knows of a vCPU, as JSON in `.ckp.kern`.
