@@ -1,4 +1,4 @@
-//! With the feature `host-headers`: takes the ABI from the headers of the host.
+//! Build script: with the feature `host-headers` it takes the ABI from the headers of the host.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,4 +1,4 @@
-//! Errors as a person reads them: one line, and a hint what to do next.
+//! Failure: an error as a person reads it, one line and a hint what to do next, with the exit code.
 
 use crate::{config, density};
 use brood_core::{checkpoint, engine, guests, host, pool, rebuild, restore, state};

@@ -1,7 +1,7 @@
 //! brood: restores hundreds to thousands of microVMs from one memory checkpoint.
 //!
 //! This crate is what people and programs meet: the command line, the daemon with its API, the
-//! configuration and the density report. What they stand on is the crate `brood_core`.
+//! configuration and the density report. They stand on the crate `brood_core`.
 //!
 //! ```text
 //! cli ──▶ client ──▶ api ──▶ brood_core

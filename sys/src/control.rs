@@ -1,4 +1,4 @@
-//! `/dev/vmmctl`: virtual machines are created and destroyed here.
+//! `/dev/vmmctl`: the device that creates and destroys virtual machines.
 
 use nix::errno::Errno;
 
@@ -57,8 +57,8 @@ impl VmmCtl {
     /// (`VMMCTL_VM_CREATE` of `dev/vmm/vmm_dev.h`).
     ///
     /// # Errors
-    /// [`Error::Request`]: `ENOMEM` if the user has `hw.vmm.maxvmms` machines (15.1 and later), `EEXIST` if the
-    /// name is taken. [`Error::Unsupported`] if the kernel does not know
+    /// [`Error::Request`]: `ENOMEM` if the user has `hw.vmm.maxvmms` machines (15.1 and later),
+    /// `EEXIST` if the name is taken. [`Error::Unsupported`] if the kernel does not know
     /// [`Lifetime::UntilClosed`]. Errors of [`Vm::open`]; the machine is destroyed again then.
     pub fn create(&self, name: &VmName, lifetime: Lifetime) -> Result<Vm, Error> {
         self.create_only(name, lifetime)?;

@@ -1,8 +1,8 @@
-//! An open device and the one place where requests are issued.
+//! Open device: the one place where requests are issued.
 //!
-//! A device is opened on FreeBSD/amd64 only; elsewhere opening is a typed error. Tests put a made-up
-//! kernel in the place of the device, so that what the safe types ask of the kernel, and what
-//! they make of its answers, is tested on any platform.
+//! A device opens on FreeBSD/amd64 only; elsewhere opening is a typed error. Tests replace the
+//! device by a fake kernel, so that they check on any platform what the safe types ask of the
+//! kernel, and how they read its answers.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! What can go wrong with the devices of vmm(4), and what to do about it.
+//! Errors of the devices of vmm(4), each with a hint what to do.
 
 use std::io;
 

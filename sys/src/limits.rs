@@ -1,4 +1,5 @@
-//! The sysctl variables of vmm(4) and vmm_vnode(4), and what else limits the number of guests.
+//! Limits on the number of guests: the sysctl variables of vmm(4) and vmm_vnode(4), and other
+//! limits of the system.
 
 use std::io;
 
@@ -100,8 +101,8 @@ impl VnodeTotals {
     }
 }
 
-/// `RLIMIT_VMM` of `sys/resource.h`. FreeBSD 15.0 has no such limit; a kernel without it refuses the
-/// number.
+/// `RLIMIT_VMM` of `sys/resource.h`. FreeBSD 15.0 has no such limit; a kernel without it refuses
+/// the number.
 #[cfg(target_os = "freebsd")]
 const RLIMIT_VMM: libc::c_int = 16;
 
@@ -205,7 +206,8 @@ mod tests {
         );
     }
 
-    /// FreeBSD 15.0 has no `hw.vmm.maxvmms`: that is no limit, and the others are read all the same.
+    /// FreeBSD 15.0 has no `hw.vmm.maxvmms`: that is no limit, and the others are read all the
+    /// same.
     #[test]
     fn a_kernel_without_maxvmms_has_its_other_limits() {
         let number = |name| match name {

@@ -1,4 +1,4 @@
-//! A kernel that is made up, request by request, for the tests of the safe types.
+//! Fake kernel, request by request, for the tests of the safe types.
 
 use std::{cell::RefCell, collections::BTreeMap, ffi::c_void, fmt, rc::Rc};
 

@@ -1,9 +1,9 @@
-//! The requests of vmm(4) and vmm_vnode(4): one table, each with the type of its argument.
+//! Requests of vmm(4) and vmm_vnode(4): one table, each with the type of its argument.
 //!
 //! A request's number holds its direction, group, number and the size of its argument (`_IOC` in
-//! FreeBSD's `sys/ioccom.h`). It is computed here, on any platform, and each is asserted to be
-//! what the C compiler made of the macro of the same name in FreeBSD's headers; its argument is
-//! asserted to have the type that the macro has.
+//! FreeBSD's `sys/ioccom.h`). This module computes the numbers on any platform, and asserts that
+//! each equals what the C compiler made of the macro of the same name in FreeBSD's headers, and
+//! that its argument has the type that the macro names.
 
 use core::{ffi::c_int, marker::PhantomData, mem::size_of};
 

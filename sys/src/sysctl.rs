@@ -1,4 +1,4 @@
-//! sysctl(3): values of the kernel, as the bytes it gives them in.
+//! sysctl(3): values of the kernel, as the bytes that it returns.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! vmm_vnode(4): memory of a virtual machine that is shared with others through a checkpoint.
+//! vmm_vnode(4): memory of a virtual machine that it shares with others through a checkpoint.
 
 use std::os::fd::{AsFd, AsRawFd};
 

@@ -1,5 +1,6 @@
-//! The safe types on the vmm(4) of this host. Elsewhere than on FreeBSD these tests are ignored,
-//! by name; on FreeBSD they need root and the vmm module, and say so where they are skipped.
+//! Tests of the safe types on the vmm(4) of this host. On other systems than FreeBSD they are
+//! ignored by name; on FreeBSD they need root and the vmm module, and a test that is skipped says
+//! so.
 
 use std::{
     fs::File,

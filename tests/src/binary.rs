@@ -1,4 +1,4 @@
-//! Where the `brood` binary under test is.
+//! Path of the `brood` binary under test.
 
 use std::{env, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven over WebDriver (<https://www.w3.org/TR/webdriver2/>) by chromedriver.
+//! Headless Chromium, driven over WebDriver (<https://www.w3.org/TR/webdriver2/>) by chromedriver.
 
 use std::{collections::BTreeSet, net::TcpListener, process::Command};
 
@@ -171,7 +171,8 @@ impl Browser {
         })
     }
 
-    /// Clicks what a CSS selector finds, as a person does: it must be in sight, and nothing over it.
+    /// Clicks what a CSS selector finds, as a person does: it must be in sight, and nothing over
+    /// it.
     #[track_caller]
     pub fn click(&self, selector: &str) {
         until(&format!("{selector} to be clicked"), || {

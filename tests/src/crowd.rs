@@ -1,4 +1,4 @@
-//! Tests that restore hundreds of guests take turns, whatever runs them.
+//! Turns for tests that restore hundreds of guests: one at a time, whichever runner starts them.
 
 use std::{env, fs::File};
 

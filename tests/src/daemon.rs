@@ -1,4 +1,4 @@
-//! A `brood serve` of a test's home, and HTTP clients of it.
+//! Daemon of a test: a `brood serve` in the test's home, and HTTP clients of it.
 
 use std::{
     fs::{self, Permissions},

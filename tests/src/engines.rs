@@ -1,4 +1,4 @@
-//! Tests of both engines: one body, run on KVM of this machine and on bhyve of a made-up one
+//! Tests of both engines: one body, run on KVM of this machine and on bhyve of a fake one
 //! ([`crate::Machine`]).
 
 use brood_core::checkpoint::manifest::EngineKind;
@@ -16,8 +16,8 @@ macro_rules! on_both_engines {
     };
 }
 
-/// What a test needs on this engine. A made-up bhyve is some ten processes for each restore, so that
-/// its crowds are smaller, its rounds fewer, and its random moments longer.
+/// What a test needs on this engine. A made-up bhyve is some ten processes for each restore, so
+/// that its crowds are smaller, its rounds fewer, and its random moments longer.
 pub fn by_engine<T>(engine: EngineKind, kvm: T, bhyve: T) -> T {
     match engine {
         EngineKind::Kvm => kvm,

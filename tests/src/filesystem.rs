@@ -1,5 +1,5 @@
-//! Real file systems for one test: XFS, Btrfs or ext4 on a loop device, with nothing left of it at the
-//! end, not even after a test that was killed.
+//! Real file systems for one test: XFS, Btrfs or ext4 on a loop device. Nothing of them is left at
+//! the end, not even after a test that was killed.
 
 use std::{
     fs,

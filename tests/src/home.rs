@@ -1,4 +1,4 @@
-//! A test's own place: state folder, checkpoints, and nothing left of it at the end.
+//! Home of a test: its state folder and checkpoints, and nothing left of them at the end.
 
 use std::{
     fs,
@@ -60,9 +60,9 @@ impl Home {
         }
     }
 
-    /// A home in this folder, which may be another file system, whose guests run on this engine; `None`
-    /// where it must be skipped for want of KVM. A made-up machine is elsewhere: it is a kernel, which
-    /// no full disk hurts.
+    /// A home in this folder, which may be another file system, whose guests run on this engine;
+    /// `None` where it must be skipped for want of KVM. A made-up machine is elsewhere: it is a
+    /// kernel, which no full disk hurts.
     ///
     /// # Panics
     /// When no folder can be made in it.
@@ -249,8 +249,8 @@ impl Home {
         }
     }
 
-    /// Puts a long request to a guest; returns when it is in the middle of it, with the command that
-    /// waits for the answer.
+    /// Puts a long request to a guest; returns when it is in the middle of it, with the command
+    /// that waits for the answer.
     ///
     /// # Panics
     /// When the guest does not begin.
@@ -409,8 +409,9 @@ impl Home {
         }
     }
 
-    /// Ends the host and starts it again: its processes are gone, and so is what only a kernel keeps.
-    /// The run folder goes where the host may have it in memory; that of FreeBSD is on a disk.
+    /// Ends the host and starts it again: its processes are gone, and so is what only a kernel
+    /// keeps. The run folder goes where the host may have it in memory; that of FreeBSD is on a
+    /// disk.
     ///
     /// # Panics
     /// When it cannot be done.

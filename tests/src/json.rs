@@ -1,4 +1,4 @@
-//! Values of an answer, as the types they must have.
+//! Values of an answer, checked for the types that they must have.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! A home whose `brood` runs bhyve on a made-up machine.
+//! Lab: a home whose `brood` runs bhyve on a fake machine.
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 

@@ -1,9 +1,9 @@
-//! What the tests of this crate share: a home for each test (state folder, checkpoints, the real
-//! `brood` binary), and a look at the processes that belong to it.
+//! Shared parts of the tests: a home for each test (state folder, checkpoints, the real `brood`
+//! binary), and a look at the processes that belong to it.
 //!
-//! The tests run the `brood` binary that was built into the folder they were built into
-//! themselves: build it first (`cargo build -p brood`, with the same `--release` and
-//! `CARGO_TARGET_DIR`); `tools/test` does. `BROOD_BINARY` names another one.
+//! The tests run the `brood` binary from the folder that they were built into themselves: build it
+//! first (`cargo build -p brood`, with the same `--release` and `CARGO_TARGET_DIR`); `tools/test`
+//! does. `BROOD_BINARY` names another one.
 //!
 //! Where `/dev/kvm` cannot be used, a test that needs it is skipped with one line on standard
 //! error, which is also appended to the file that `BROOD_SKIP_LOG` names; with

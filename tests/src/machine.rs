@@ -1,5 +1,5 @@
-//! A made-up FreeBSD machine, of stand-ins of its commands: what brood does with processes, files
-//! and terminals is real, bhyve and its guest are not.
+//! Fake FreeBSD machine, made of stand-ins of its commands: brood's work with processes, files and
+//! terminals is real, bhyve and its guest are not.
 
 use std::{
     env,
@@ -184,8 +184,8 @@ impl Machine {
         self.world.set_release(release).expect("a machine");
     }
 
-    /// Takes from it what does not outlive a boot: virtual machines, taps but the first, sockets. Its
-    /// processes must have ended.
+    /// Takes from it what does not outlive a boot: virtual machines, taps but the first, sockets.
+    /// Its processes must have ended.
     ///
     /// # Panics
     /// When the machine cannot be changed.

@@ -1,4 +1,5 @@
-//! What is in a checkpoint's memory, as a test reckons it: to hold guests' answers against.
+//! Expected content of a checkpoint's memory, computed by the test, to compare guests' answers
+//! with.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 

@@ -1,4 +1,4 @@
-//! Waiting for something to become so, instead of sleeping and hoping.
+//! Patience: waits for a condition, with a limit, instead of sleeping and hoping.
 
 use std::{
     thread,

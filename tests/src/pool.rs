@@ -1,12 +1,12 @@
-//! A home with one pool, `p`.
+//! Home with one pool, `p`.
 
 use brood_core::checkpoint::manifest::EngineKind;
 use serde_json::Value;
 
 use crate::{Demo, Home, array, text};
 
-/// A home with a pool `p` of so many hot guests of 4 MiB; `None` where it must be skipped for want of
-/// KVM.
+/// A home with a pool `p` of so many hot guests of 4 MiB; `None` where it must be skipped for want
+/// of KVM.
 ///
 /// # Panics
 /// When it cannot be made.

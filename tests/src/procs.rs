@@ -1,5 +1,5 @@
-//! The processes of a state folder, found without brood's own help: nurseries and guests work in
-//! its run folder.
+//! Processes of a state folder, found without brood's own help: nurseries and guests work in its
+//! run folder.
 
 use std::{fs, path::Path};
 
@@ -81,7 +81,8 @@ pub fn processes_in(state: &Path) -> Vec<Proc> {
 }
 
 /// Processes that work for a home, however they came to be: those with its state folder in their
-/// environment, and those that work in its run folder. Zombies are none, and neither is this process.
+/// environment, and those that work in its run folder. Zombies are none, and neither is this
+/// process.
 #[must_use]
 pub fn processes_of(home: &Home) -> Vec<Proc> {
     let state = home.state();

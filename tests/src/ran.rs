@@ -1,4 +1,4 @@
-//! A run of the binary, under way or done.
+//! Run of the binary, in progress or done.
 
 use std::{
     fs::File,

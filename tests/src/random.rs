@@ -1,4 +1,4 @@
-//! Randomness that can be had again: the seed is printed, and `BROOD_TEST_SEED` sets it.
+//! Repeatable randomness: the seed is printed, and `BROOD_TEST_SEED` sets it.
 
 use std::{env, time::SystemTime};
 

@@ -1,4 +1,4 @@
-//! Tests that this machine cannot run are skipped by name, never silently.
+//! Skips: tests that this machine cannot run are skipped by name, never silently.
 
 use std::{
     env,

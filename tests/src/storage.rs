@@ -1,5 +1,5 @@
-//! Where guests' disks come from in a test: a real file system or a real pool, with one image in
-//! it, and one way to look at all of them.
+//! Storage for guests' disks in a test: a real file system or a real pool with one image in it, and
+//! one way to look at all of them.
 
 use std::{
     fs,

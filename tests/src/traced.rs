@@ -1,4 +1,4 @@
-//! A command that is traced from its first system call on.
+//! Command that is traced from its first system call on.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,5 +1,5 @@
-//! Looks at each system call of a process (ptrace(2)), and ends or stops it at one of them: so that
-//! what happens there is tried on purpose, and not when the moment happens to be met.
+//! Tracer: stops at each system call of a process (ptrace(2)), and ends or stops the process at one
+//! of them. So a test hits a moment on purpose, and not by luck.
 
 use std::{
     collections::{HashMap, HashSet},

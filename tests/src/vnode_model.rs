@@ -1,10 +1,9 @@
-//! A model of the objects behind guest memory on FreeBSD, for the order of operations in
+//! Model of the objects behind guest memory on FreeBSD, for the order of operations in
 //! `kmod/vmm_vnode.c` and in the hook.
 //!
-//! It knows pages, references and flags, and nothing of locks: every step is atomic, and a reader
-//! of the books runs between any two of them. Steps are named as in C and come in the same order,
-//! so that a change there is a change here. [`Bug`] leaves a step out or moves it, which the
-//! invariants must notice.
+//! It has pages, references and flags, and no locks: every step is atomic, and a check of the
+//! invariants runs between any two of them. Steps have C's names and C's order, so that a change
+//! there is a change here. [`Bug`] leaves a step out or moves it, which the invariants must notice.
 
 mod memory;
 

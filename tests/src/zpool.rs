@@ -1,5 +1,5 @@
-//! A real ZFS pool for one test, on a file: with the kernel's ZFS where there is one, else with
-//! zfs-fuse, which is a ZFS of pool version 23 in a process of its own.
+//! Real ZFS pool for one test, on a file: with the kernel's ZFS where it exists, else with
+//! zfs-fuse, a ZFS of pool version 23 in a process of its own.
 
 use std::{
     env,

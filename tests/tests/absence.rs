@@ -1,5 +1,5 @@
-//! An error is not absence: a guest that cannot be looked at is not recorded as dead, its files stay,
-//! and the command says why.
+//! An error is not absence: a guest that cannot be looked at is not recorded as dead, its files
+//! stay, and the command says why.
 
 use std::{fs, process::Command};
 

@@ -1,4 +1,4 @@
-//! The API: real clients over the socket, and real guests.
+//! API: real clients over the socket, and real guests.
 
 use brood_tests::{Daemon, Home, array, keys, sha256, signal, text, until, whole};
 use nix::sys::signal::Signal;

@@ -1,4 +1,4 @@
-//! The daemon: who may reach it, and that it is killed and replaced under real guests.
+//! Daemon: who may reach it, and its death and replacement under real guests.
 
 use std::{
     fs::{self, Permissions},

@@ -1,4 +1,5 @@
-//! The event stream: what a listener is told, and that nothing is missed by one that is cut off.
+//! Event stream: what a listener receives, and that a listener that was disconnected misses
+//! nothing.
 
 use brood_tests::{Daemon, Home, array, text, until};
 use nix::sys::signal::Signal;

@@ -1,4 +1,4 @@
-//! Metrics of the daemon, and the dashboard of them.
+//! Metrics of the daemon, and their dashboard.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! What backups and other tools do to a checkpoint's files: guests do not mind as long as the content
-//! is what was sealed, and look at it once for all.
+//! Backups and other tools that touch a checkpoint's files: guests go on as long as the content is
+//! what was sealed, and one of them reads it for all.
 
 use std::{
     fs::{self, File, FileTimes, Permissions},

@@ -1,5 +1,5 @@
-//! The bhyve engine and everything above it, on a made-up machine of stand-ins: the order of its
-//! steps, crashes at each of them, what is left. No bhyve runs here.
+//! bhyve engine and everything above it, on a fake machine of stand-ins: the order of its steps,
+//! crashes at each of them, what they leave. No bhyve runs here.
 
 use std::{fs, path::Path, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Guests of bhyve with disks of their own, on real file systems and a real ZFS, and on volumes of a
-//! made-up one: clones before the guest, a snapshot with the memory, a crash at each step of both.
-//! No bhyve runs here.
+//! bhyve guests with disks of their own, on real file systems and a real ZFS, and on volumes of a
+//! fake one: clones before the guest, a snapshot with the memory, a crash at each step of both. No
+//! bhyve runs here.
 
 use std::{cell::Cell, fs, path::PathBuf};
 
@@ -339,8 +339,8 @@ fn a_manager_killed_at_any_step_of_a_restore_leaves_no_disk() {
     scene.is_clean();
 }
 
-/// The points that a suspend passes, each with the passage that is the suspend's: a restore has held
-/// a snapshot before.
+/// The points that a suspend passes, each with the passage that is the suspend's: a restore has
+/// held a snapshot before.
 fn of_suspends(scene: &Scene) -> Vec<(String, u32)> {
     let points = scene.lab.machine.points().into_iter();
     let of_suspend = |point: String| match point.as_str() {
@@ -363,9 +363,9 @@ struct Fates {
 }
 
 impl Scene {
-    /// After a suspend of `g-1` to `warm` that met with a fault: the guest goes on with its disk and
-    /// there is no snapshot, or it is sealed with its disk, at once or when it is asked for again.
-    /// Only one that was killed in the middle may be gone.
+    /// After a suspend of `g-1` to `warm` that met with a fault: the guest goes on with its disk
+    /// and there is no snapshot, or it is sealed with its disk, at once or when it is asked for
+    /// again. Only one that was killed in the middle may be gone.
     fn is_one_unit(&self, warm: &BundlePath, fault: &str, fates: &Fates) -> Fates {
         let lab = &self.lab;
         let mut fates = Fates { ..*fates };

@@ -1,4 +1,4 @@
-//! The host of bhyve's guests, on a made-up machine of stand-ins: what doctor finds, what admission
+//! Host of bhyve's guests, on a fake machine of stand-ins: what doctor finds, what admission
 //! refuses, limits of guests, and a density run's own work. No bhyve runs here, and no figure of
 //! these tests says anything about FreeBSD.
 
@@ -90,8 +90,8 @@ fn doctor_says_what_bhyve_has_and_what_to_change() {
         .says(&["kldload nmdm", "brood doctor"]);
 }
 
-/// FreeBSD 15.0 counts no machines; 15.1 lets a user have four for each processor. On both, what fits
-/// is restored, and doctor and the API say that the host is ready.
+/// FreeBSD 15.0 counts no machines; 15.1 lets a user have four for each processor. On both, what
+/// fits is restored, and doctor and the API say that the host is ready.
 #[test]
 fn hosts_with_and_without_a_limit_on_machines_run_guests() {
     for (release, most) in [(Release::Fifteen, None), (Release::FifteenOne, Some(8))] {
@@ -124,8 +124,8 @@ fn hosts_with_and_without_a_limit_on_machines_run_guests() {
     assert!(text(&vmm["hint"]).contains("kldload vmm"));
 }
 
-/// A stock bhyve passes the variable that maps checkpoints over, and says nothing: its guests cost all
-/// their memory, and plan, doctor and admission count so.
+/// A stock bhyve passes the variable that maps checkpoints over, and says nothing: its guests cost
+/// all their memory, and plan, doctor and admission count so.
 #[test]
 fn guests_of_a_stock_bhyve_are_counted_with_all_their_memory() {
     let lab = Lab::new();
@@ -221,8 +221,8 @@ fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
     assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
 }
 
-/// Guests of a checkpoint whose file system was unmounted by force read zeros: whoever lists them, a
-/// command or the daemon, ends them and says why. Others are left alone.
+/// Guests of a checkpoint whose file system was unmounted by force read zeros: whoever lists them,
+/// a command or the daemon, ends them and says why. Others are left alone.
 #[test]
 fn guests_whose_checkpoint_is_gone_are_ended_with_the_reason() {
     let lab = Lab::new();
@@ -338,9 +338,9 @@ fn guests_have_the_limits_that_were_asked_for_until_they_end() {
     assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
 }
 
-/// The stand-in's kernel takes 85 pages for each machine: 45 in zones, 20 in page tables, and what its
-/// process has to itself. That the
-/// run says so shows that it asked FreeBSD's variables, and set the right ones against each other.
+/// The stand-in's kernel takes 85 pages for each machine: 45 in zones, 20 in page tables, and what
+/// its process has to itself. That the run says so shows that it asked FreeBSD's variables, and set
+/// the right ones against each other.
 #[test]
 fn a_density_run_asks_the_freebsd_kernel_and_explains_its_answer() {
     let lab = Lab::new();

@@ -1,5 +1,5 @@
-//! The removal of bhyve guests by several processes at once, and by processes that are killed at any
-//! step: whoever is left finishes it, and nobody takes what is another guest's.
+//! Removal of bhyve guests by several processes at once, and by processes that are killed at any
+//! step: the next process finishes it, and no process removes what belongs to another guest.
 
 use std::{
     fs,
@@ -136,7 +136,8 @@ fn a_guest_whose_record_cannot_be_read_stays_and_one_whose_record_is_damaged_goe
     let _ = lab.brood(&DESTROY).exits(1).says(&["guest.json"]);
     assert_eq!(lab.list().len(), 1);
     assert!(!lab.machine.leftovers().is_empty());
-    // What a crash of the host leaves of a file says nothing of taps: they are found by their guest.
+    // What a crash of the host leaves of a file says nothing of taps: they are found by their
+    // guest.
     fs::remove_dir(&record).unwrap();
     fs::write(&record, "").unwrap();
     lab.destroy_all();

@@ -1,5 +1,5 @@
 //! A thousand guests through the bhyve engine: what the manager itself needs for them. The guests
-//! are stand-ins; what they cost says nothing of bhyve's.
+//! are stand-ins; their cost says nothing about bhyve's.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,8 @@ use serde_json::Value;
 const FEW: usize = 100;
 const MANY: usize = 1_000;
 
-/// Memory in bytes that the manager may come to need for one guest more. What it keeps of a guest is
-/// a row, a line to print, and a child to wait for.
+/// Memory in bytes that the manager may come to need for one guest more. What it keeps of a guest
+/// is a row, a line to print, and a child to wait for.
 const EACH: u64 = 16 << 10;
 /// Threads of a manager that may be counted beside those that took their place.
 const ENDING: u64 = 8;

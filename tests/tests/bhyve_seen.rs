@@ -1,5 +1,5 @@
-//! What bhyve 14.2 was seen to do beside its work, and what brood makes of it: its environment, title
-//! and socket, the compiler that it runs, what a failed suspend leaves. On stand-ins.
+//! Side effects that bhyve 14.2 was seen to have, and how brood handles them: its environment,
+//! title and socket, the compiler that it runs, what a failed suspend leaves. On stand-ins.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! Stopped guests on the bhyve engine: they outlive whoever restored them, and run on whether or not
-//! they have an agent.
+//! Stopped guests on the bhyve engine: they outlive the command that restored them, and run on with
+//! or without an agent.
 
 use std::{fs, process::Command};
 

@@ -1,5 +1,5 @@
-//! Who uses a bundle is one question: whatever removes one asks it, a delta that was moved finds its
-//! parent, and what was released is gone from the disk.
+//! Users of a bundle: every removal asks for them in one place, a delta that was moved finds its
+//! parent, and a released bundle is gone from the disk.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,4 +1,4 @@
-//! Commands that have the daemon do it: that they do, and what becomes of them when it is killed,
+//! Commands that the daemon carries out: that it does, and what becomes of them when it is killed,
 //! stopped, replaced or of another version.
 
 use std::{

@@ -1,6 +1,5 @@
-//! Cases: small programs in `tests/cases`, each of which tries one thing with the binary that
-//! `BROOD` names, and ends with 0 when the product behaves right, with 2 when this machine cannot
-//! try it.
+//! Cases: small programs in `tests/cases`. Each tries one thing with the binary that `BROOD` names.
+//! It exits with 0 when the product behaves right, and with 2 when this machine cannot try it.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 

@@ -1,4 +1,4 @@
-//! The command line as a person and as a script sees it.
+//! Command line, as a person and as a script sees it.
 
 use std::{
     io::{BufRead, BufReader},

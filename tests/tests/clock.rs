@@ -1,5 +1,5 @@
-//! The wall clock is set back or forth by years under a daemon: leases last as long as they last.
-//! The host's clock is left alone: libfaketime sets the one that the daemon sees.
+//! Wall clock that jumps by years under a daemon: leases keep their length. The host's clock is
+//! left alone: libfaketime sets the one that the daemon sees.
 
 use std::{
     fs,

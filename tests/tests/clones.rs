@@ -1,4 +1,4 @@
-//! What makes clones the same guest, and what makes each of them another.
+//! Clones: what makes them the same guest, and what makes each of them another.
 
 use std::{collections::HashSet, time::SystemTime};
 

@@ -1,4 +1,4 @@
-//! The configuration, as commands use it.
+//! Configuration, as commands use it.
 
 use std::{fs, path::Path};
 

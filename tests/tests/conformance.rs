@@ -1,4 +1,4 @@
-//! What every engine must do, checked on each engine that this machine can run.
+//! Conformance: what every engine must do, checked on each engine that this machine can run.
 //!
 //! Nothing here knows which engine it is: only `&dyn Engine`.
 

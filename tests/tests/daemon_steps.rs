@@ -1,6 +1,6 @@
-//! The daemon is killed before each step that it takes, one after the other: each system call by
-//! which it changes something that is not its own memory. Whatever it was at, the next daemon brings
-//! it to an end, and what was acknowledged stands.
+//! Daemon killed before each of its steps, one after the other. A step is a system call that
+//! changes something outside its own memory. The next daemon completes whatever the killed one was
+//! doing, and what was acknowledged stands.
 
 use std::sync::{
     Arc,
@@ -67,8 +67,8 @@ impl Scene {
         self.daemon.as_ref().expect("there is one")
     }
 
-    /// Puts a request to a daemon that is killed before its step `nth` from then on; the next one is
-    /// there when this returns. `None` when it was killed, else its answer: it has fewer steps.
+    /// Puts a request to a daemon that is killed before its step `nth` from then on; the next one
+    /// is there when this returns. `None` when it was killed, else its answer: it has fewer steps.
     fn ask_and_kill(&mut self, asked: &Asked, nth: u64) -> Option<(u16, Value)> {
         let count = Arc::new(AtomicU64::new(0));
         let steps = Arc::clone(&count);

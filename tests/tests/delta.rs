@@ -1,4 +1,5 @@
-//! Guests suspended to deltas: only their own pages are written, and what is restored is what was.
+//! Guests suspended to deltas: only their own pages are written, and a restore brings back the same
+//! guest.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,6 @@
-//! What is recorded is on the disk before it is acted on or told: no system call by which a command
-//! does something comes between a write to the database's journal and the sync of it.
+//! Durability: a record is on the disk before brood acts on it or reports it. No system call by
+//! which a command does something comes between a write to the database's journal and the sync of
+//! it.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! One guest of many cannot be restored: the others can, and it is said which and why.
+//! Partial failure: one guest of many cannot be restored, the others can, and the command says
+//! which and why.
 
 use std::fs;
 

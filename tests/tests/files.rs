@@ -1,5 +1,5 @@
-//! Checkpoint files that are changed under guests: a refusal with a reason or a right answer, never
-//! a wrong one.
+//! Checkpoint files that change under guests: a refusal with a reason or a right answer, never a
+//! wrong one.
 
 use std::{
     fs::{self, File},
@@ -73,7 +73,8 @@ impl Scene {
         }
     }
 
-    /// All three refuse to answer from a changed checkpoint, and are listed as dead with that reason.
+    /// All three refuse to answer from a changed checkpoint, and are listed as dead with that
+    /// reason.
     #[track_caller]
     fn all_refuse(&self) {
         for guest in ["g-1", "g-2", "g-3"] {

@@ -1,5 +1,5 @@
-//! tools/freebsd/first-day on a made-up FreeBSD machine: `brood` is the real one, bhyve and the
-//! commands of FreeBSD are stand-ins, and the kernel's tools only say that they were called.
+//! tools/freebsd/first-day on a fake FreeBSD machine: `brood` is the real one, bhyve and the
+//! commands of FreeBSD are stand-ins, and the kernel's tools only report that they were called.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! A file system that is full in the middle of something: it is said what to do, guests live on and
-//! answer, nothing half-written is left, and with room made it works.
+//! Full file system in the middle of an action: the error says what to do, guests live on and
+//! answer, nothing half-written is left, and the action works once there is room.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! Documents: every command of docs/freebsd.md is one that the tools take, and its agent is one that
-//! brood can talk to. brood's commands in the others parse, and their links lead somewhere.
+//! Documents: the tools accept every command of docs/freebsd.md, and brood can talk to its agent.
+//! brood's commands in the other documents parse, and their links lead somewhere.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! Clients that hang up: no call of the API waits on for one that is not there, and so many calls of
-//! one kind hold up no others.
+//! Clients that disconnect: no call of the API waits on for a client that has gone, and many calls
+//! of one kind hold up no others.
 
 use std::{
     fs,

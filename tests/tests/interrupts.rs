@@ -1,5 +1,5 @@
-//! Commands that are interrupted, or may not write as much as they must: they end soon with the
-//! right code, leave nothing half-written, and guests go on.
+//! Interrupted commands, and commands whose writes hit a limit: they end soon with the right code,
+//! leave nothing half-written, and guests go on.
 
 use std::{
     fs,

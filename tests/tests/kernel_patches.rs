@@ -1,5 +1,6 @@
-//! Each series in `kernel-patches/` rests on the lines that FreeBSD's files had when they were
-//! read. Only their hashes are kept here, with ten lines on each side of each hunk.
+//! Context of the patches in `kernel-patches/`: each series rests on the lines that FreeBSD's files
+//! had when they were read. Only their hashes are kept here, with ten lines on each side of each
+//! hunk.
 
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! Anything may be killed at any moment: the next command finds out what is left.
+//! Kills at any moment: the next command finds and completes what is left.
 
 use std::{
     thread,

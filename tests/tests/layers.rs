@@ -1,4 +1,4 @@
-//! The layers of the manager: no import runs upwards, and `tools/layers` tells one that does.
+//! Layers of the manager: no import runs upwards, and `tools/layers` reports one that does.
 
 use std::{
     fs,

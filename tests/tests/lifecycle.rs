@@ -1,4 +1,4 @@
-//! A guest's life: pause, resume, ask, suspend, crash, destroy.
+//! Life of a guest: pause, resume, ask, suspend, crash, destroy.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Limits that are too low: refused with the limit's name before anything was started.
+//! Limits that are too low: the command refuses before it starts anything, and names the limit.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
 //! Manual pages and completions, as the binary makes them: each command has a page, and the tools
-//! that read them have nothing to say against them.
+//! that read them find no fault.
 
 use std::{
     collections::BTreeSet,

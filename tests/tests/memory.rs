@@ -1,4 +1,4 @@
-//! Guests of every size, and every edge of their memory.
+//! Guest memory of every size, and every edge of it.
 
 use brood_tests::{HEAP, Home, USER, Words, whole};
 

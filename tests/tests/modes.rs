@@ -1,5 +1,5 @@
-//! Who may read what: guests' memory, disks, the record, locks and sockets are their owner's alone,
-//! whatever the umask is and whoever made the folders.
+//! File modes: guests' memory, disks, the record, locks and sockets are their owner's alone, under
+//! any umask and in any folder.
 
 use std::{
     fs::{self, DirBuilder, Permissions},

@@ -1,5 +1,5 @@
-//! The nursery and its spares, killed or stopped at the moments that matter: nothing waits for what
-//! will never come.
+//! Nursery and spares, killed or stopped at the moments that matter: no process waits for something
+//! that will never come.
 
 use std::{
     sync::{

@@ -1,5 +1,5 @@
-//! What comes from outside: bundles that somebody made with other tools, names of folders, words of
-//! guests. What is wrong is told where it enters, with file and field, and no terminal acts on it.
+//! Input from outside: bundles made by other tools, names of folders, words of guests. An error
+//! names the file and the field where the wrong value enters, and no terminal acts on it.
 
 use std::{
     ffi::OsString,
@@ -647,8 +647,8 @@ fn pools_of_the_configuration_are_trusted_when_it_says_so() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
-    /// A bundle with any one field changed is restored or refused with a message; no process is left
-    /// and nothing panics.
+    /// A bundle with any one field changed is restored or refused with a message; no process is
+    /// left and nothing panics.
     #[test]
     fn a_bundle_with_a_changed_field_is_restored_or_refused(
         field in prop::sample::select(vec![

@@ -1,5 +1,5 @@
-//! The page, as a real browser shows it: what is done on it happens to real guests, and what happens
-//! to guests is seen on it.
+//! Page of the daemon in a real browser: actions on it reach real guests, and it shows what happens
+//! to guests.
 
 use brood_tests::{
     Browser, Daemon, Home, TOKEN, array,

@@ -1,5 +1,5 @@
-//! Guests that gave their virtual machine back while they were idle: nobody who asks them can tell,
-//! except by a clock.
+//! Parked guests, which gave their virtual machine back while they were idle: only a clock can tell
+//! a client the difference.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! Pools: a guest is handed out once, pristine and awake, whoever is killed meanwhile.
+//! Pools: a guest is handed out once, pristine and awake, whichever process is killed meanwhile.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -239,7 +239,8 @@ fn nobody_finds_what_another_has_left(on: EngineKind) {
     }
 }
 
-// On KVM only: a stand-in's guest has no clock but this machine's, which is right whatever brood does.
+// On KVM only: a stand-in's guest has no clock but this machine's, which is right whatever brood
+// does.
 #[test]
 fn the_clock_of_a_claimed_guest_is_right() {
     let Some((home, _)) = pool_home(EngineKind::Kvm, 1, &[]) else {

@@ -1,6 +1,6 @@
-//! The state machine of a pool's entries, held against a model over random histories: of two that
-//! want the same thing one gets it, a claim belongs to whoever has its token, and no step leads
-//! where it must not.
+//! State machine of a pool's entries, checked against a model over random histories: of two
+//! processes that want the same entry one gets it, a claim belongs to the holder of its token, and
+//! no step leads where it must not.
 
 use std::{collections::BTreeMap, time::Duration};
 

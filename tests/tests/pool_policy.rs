@@ -1,5 +1,5 @@
-//! What a pool should be: its limits are kept, whoever fills it or claims from it, and those who wait
-//! are served in the order in which they came.
+//! Policy of a pool: every process that fills it or claims from it keeps its limits, and waiting
+//! claimers are served in the order in which they came.
 
 use std::{sync::Mutex, thread, time::Instant};
 

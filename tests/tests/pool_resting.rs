@@ -1,4 +1,4 @@
-//! Claims that rest: what a guest was comes back, whoever is killed meanwhile.
+//! Suspended claims: the guest comes back as it was, whichever process is killed meanwhile.
 
 use std::{fs, time::Duration};
 

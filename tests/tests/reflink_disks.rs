@@ -1,5 +1,5 @@
-//! Disks as files that share blocks: what a crash between any two steps leaves is repeated over or
-//! swept. A step is a file that is there or not, whole or not.
+//! Disks as files that share blocks: a crash between any two steps leaves what the next run repeats
+//! or sweeps. A step is a file that exists or not, complete or not.
 
 use std::{
     fs::{self, File},

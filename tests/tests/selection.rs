@@ -1,5 +1,5 @@
-//! Guests that are meant without being named: by the beginning of their names, their state, their
-//! pool; and those that somebody has claimed, which no sweep ends unasked.
+//! Selection of guests without their names: by the beginning of their names, their state, their
+//! pool. Claimed guests are never destroyed by such a selection unless the command says so.
 
 use brood_tests::{Daemon, Home, array, text};
 

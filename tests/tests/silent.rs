@@ -1,5 +1,5 @@
-//! Guests, commands and clients that hang: each is waited for by nobody but those who want it, and no
-//! longer than they say.
+//! Guests, commands and clients that hang: only those who want an answer wait for it, and no longer
+//! than they say.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! A manager that lives long keeps a pool's nursery warm, and does without when it is killed.
+//! Session cache of a long-lived manager: it keeps a pool's nursery warm, and does without when the
+//! nursery is killed.
 
 use std::{path::Path, time::Duration};
 

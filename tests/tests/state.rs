@@ -1,5 +1,5 @@
-//! A damaged database: every command says what to do and changes nothing, and `brood state rebuild`
-//! makes a new one from what can still be read, from what runs, and from the bundles.
+//! Damaged database: every command says what to do and changes nothing, and `brood state rebuild`
+//! makes a new one from what can still be read, from the guests that run, and from the bundles.
 
 use std::{
     fs::{self, File},

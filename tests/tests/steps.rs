@@ -1,5 +1,5 @@
-//! `brood restore` and `brood suspend` are killed before each step that they take, one after the
-//! other: each system call by which they change something that is not their own memory.
+//! `brood restore` and `brood suspend` killed before each of their steps, one after the other. A
+//! step is a system call that changes something outside the command's own memory.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! Commands that are stopped in the middle of a change of the record: by a terminal they are stopped
-//! after it, and those who wait for one that was stopped otherwise say which one it is.
+//! Commands stopped in the middle of a change of the record: a terminal's stop waits for the end of
+//! the change, and commands that wait for one stopped otherwise name it.
 
 use std::{fs, path::Path, process::Command, sync::mpsc::channel, thread, time::Duration};
 

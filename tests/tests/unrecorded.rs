@@ -1,5 +1,5 @@
-//! Restores whose guests run and whose last record cannot be written: the guests are told of, and are
-//! found by the next command that can write.
+//! Restores whose guests run and whose last record cannot be written: the command reports the
+//! guests, and the next command that can write records them.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! A state folder that cannot be written, or is gone: guests are seen and ended all the same.
+//! State folder that cannot be written, or is gone: commands list and end guests all the same.
 
 use std::{fs, path::PathBuf, process::Command};
 

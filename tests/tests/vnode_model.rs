@@ -1,4 +1,4 @@
-//! The order of operations in vmm_vnode and in the hook, under any sequence of events.
+//! Order of operations in vmm_vnode and in the hook, under any sequence of events.
 
 use brood_tests::vnode_model::{Bug, FILE_PAGES, FailAt, World};
 use proptest::prelude::*;

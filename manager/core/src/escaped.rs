@@ -1,5 +1,5 @@
-//! Text of guests and of file systems as it may go to a terminal: without characters that a terminal
-//! acts on, or that change the order of what surrounds them.
+//! Escaped text: words of guests and file systems made safe for a terminal, without characters that
+//! a terminal acts on, or that change the order of the text around them.
 
 use std::{borrow::Cow, fmt::Write};
 

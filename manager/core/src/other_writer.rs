@@ -1,5 +1,6 @@
-//! Others than this user and root who may change a file or folder: its owner, its group, everybody.
-//! Whoever may change a checkpoint chooses the memory of all guests that come of it.
+//! Other writers of a file or folder: its owner, its group or everybody, if they are neither this
+//! user nor root. Whoever may change a checkpoint chooses the memory of all guests restored from
+//! it.
 
 use std::{fmt, fs::Metadata, os::unix::fs::MetadataExt};
 

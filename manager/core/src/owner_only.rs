@@ -1,5 +1,5 @@
-//! Modes of files and folders that only their owner may use: guests' memory, disks, the record and
-//! its locks. They hold whatever the umask is, and whoever made the folder around them.
+//! Modes of files and folders for their owner alone: guests' memory, disks, the record and its
+//! locks. They hold under any umask, and in any folder.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -10,7 +10,7 @@ use std::{
 
 /// Of a file that brood changes.
 pub(crate) const FILE: u32 = 0o600;
-/// Of a file that nobody changes any more: a checkpoint's, or a snapshot of a disk.
+/// Mode of a sealed file: a checkpoint's, or a snapshot of a disk.
 pub(crate) const SEALED: u32 = 0o400;
 /// Of a folder.
 const FOLDER: u32 = 0o700;
@@ -24,7 +24,7 @@ pub fn options() -> OpenOptions {
     options
 }
 
-/// Makes a file that nobody writes any more readable by its owner, and by nobody else.
+/// Makes a complete file readable by its owner alone, and writable by nobody.
 pub(crate) fn seal(file: &File) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(SEALED))
 }

@@ -1,5 +1,5 @@
-//! Units: amounts of memory as a type, so that nobody mixes up bytes, MiB and pages; and durations as
-//! people write them.
+//! Units: amounts of memory as a type, so that bytes, MiB and pages cannot be mixed up; and
+//! durations as people write them.
 
 use std::{fmt, num::ParseIntError, ops, str::FromStr, time::Duration};
 

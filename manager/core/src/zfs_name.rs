@@ -1,11 +1,12 @@
-//! Names of ZFS datasets and snapshots (`pool/data@now`), checked in full before anything is done
-//! with them: `zfs` cannot take what passes for an option.
+//! Names of ZFS datasets and snapshots (`pool/data@now`). They are checked completely before any
+//! use: a name that passes can never act as an option of `zfs`.
 
 use std::{fmt, str::FromStr};
 
 /// Longest name of a dataset or snapshot in bytes (ZFS_MAX_DATASET_NAME_LEN, which counts the NUL).
 const ZFS_NAME_MAX: usize = 255;
-/// What a dataset's own name must leave room for: `@brood-` and a token, or a guest's disk beside it.
+/// What a dataset's own name must leave room for: `@brood-` and a token, or a guest's disk beside
+/// it.
 const ZFS_ROOM: usize = 48;
 
 /// A text that is not the name of a ZFS dataset or snapshot.

@@ -1,4 +1,4 @@
-//! Checkpoints: list, show, verify, remove.
+//! Checkpoints over the API: list, show, verify, remove.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -116,8 +116,8 @@ pub(super) async fn show(
 /// Has the host do what a checkpoint wants of it, now and later, as `brood checkpoint trust`
 ///
 /// A checkpoint that was made elsewhere can name commands to run, files to open and addresses to
-/// connect to (`wants` of showCheckpoint). Until this is said it is refused. It is remembered by the
-/// digest of its manifest.
+/// connect to (`wants` of showCheckpoint). Until this is said it is refused. It is remembered by
+/// the digest of its manifest.
 #[utoipa::path(
     post, path = "/checkpoints/{checkpoint}/trust", tag = "checkpoints",
     operation_id = "trustCheckpoint",

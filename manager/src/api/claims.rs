@@ -1,4 +1,4 @@
-//! Claims to entries of pools: made, renewed, released.
+//! Claims over the API: make, renew, release.
 
 use std::{
     future::Future,
@@ -55,8 +55,8 @@ pub(crate) struct Claiming {
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
     pub(crate) wait_s: f64,
-    /// How long the guest may take to answer, in seconds; when it is not said, 10 for a hot one, and
-    /// 60 for one that is restored.
+    /// How long the guest may take to answer, in seconds; when it is not said, 10 for a hot one,
+    /// and 60 for one that is restored.
     #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
 }

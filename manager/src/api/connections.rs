@@ -1,10 +1,10 @@
-//! Connections of clients: how many there may be at once, how long one may be idle, and which one is
-//! closed for another.
+//! Connections of clients: how many are open at once, how long one may be idle, and which one the
+//! daemon closes to make room.
 //!
-//! The socket and the port have budgets of their own. Anybody on this machine can open the port, so
-//! what strangers do there must not keep the socket's owner out. When all connections of a budget are
-//! taken, the one that has been idle for longest makes room; clients that have shown the token come
-//! last. A connection with a request that is being answered is never closed for another.
+//! The socket and the port have budgets of their own: any user of this machine can open the port,
+//! and must not keep the socket's owner out. When all connections of a budget are taken, the one
+//! that has been idle for longest makes room, and clients that have shown the token come last. The
+//! daemon never closes a connection with an open request to make room.
 
 use std::{
     convert::Infallible,
@@ -44,8 +44,8 @@ use super::{
     problem::Problem,
 };
 
-/// How long a client may take to send the head of a request, from the last answer on: over the port,
-/// which strangers may open, and over the socket.
+/// How long a client may take to send the head of a request, from the last answer on: over the
+/// port, which strangers may open, and over the socket.
 const IDLE_ON_PORT: Duration = Duration::from_secs(30);
 const IDLE_ON_SOCKET: Duration = Duration::from_secs(120);
 /// How long a half-sent request holds up a daemon that is to end.

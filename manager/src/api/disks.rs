@@ -1,4 +1,4 @@
-//! What is left of disks whose guest or checkpoint is gone.
+//! Leftover disks over the API: those whose guest or checkpoint is gone.
 
 use axum::{
     Json as Answer,
@@ -88,8 +88,8 @@ fn places(named: &[String]) -> Result<Vec<Place>, Problem> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sweeping {
-    /// `zfs:DATASET` or `reflink:FOLDER`, any number; wherever guests of this state folder had disks,
-    /// when none is named.
+    /// `zfs:DATASET` or `reflink:FOLDER`, any number; wherever guests of this state folder had
+    /// disks, when none is named.
     #[serde(default)]
     #[schema(example = json!(["zfs:tank/vm"]))]
     places: Vec<String>,

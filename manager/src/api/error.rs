@@ -1,4 +1,4 @@
-//! Why the daemon cannot serve.
+//! Errors of the daemon at its start: why it cannot serve.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

@@ -1,5 +1,5 @@
-//! The event stream: what happens to guests, how restores come along, and what it all costs, as
-//! server-sent events.
+//! Event stream (server-sent events): what happens to guests, the progress of restores, and
+//! counters of their cost.
 
 use std::{
     collections::VecDeque,
@@ -340,8 +340,9 @@ impl Filter {
 /// Begins with an event `guests`: all guests (an array of Guest), and `pools`: all pools (an array
 /// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
 /// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
-/// along), `claim` and `release` (ClaimEvent, ReleaseEvent: a claim was made, or is over), `suspend`
-/// and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or is back) and, every two seconds,
+/// along), `claim` and `release` (ClaimEvent, ReleaseEvent: a claim was made, or is over),
+/// `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or is back) and, every two
+/// seconds,
 /// `counters` (Sample).
 ///
 /// Each event has an id. A client that was cut off and sends the last one that it has seen, as
@@ -500,8 +501,8 @@ impl Listener {
 }
 
 impl App {
-    /// All guests and pools as they were at `since` or later. However many want to know at once, they
-    /// are looked at by one after the other, and one look is for all who came before it.
+    /// All guests and pools as they were at `since` or later. However many want to know at once,
+    /// they are looked at by one after the other, and one look is for all who came before it.
     async fn everything(&self, since: Instant) -> Result<Arc<Look>, Problem> {
         let mut last = self.events.everything.lock().await;
         if let Some((begun, look)) = &*last

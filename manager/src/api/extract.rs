@@ -1,4 +1,4 @@
-//! What requests are read with: axum's extractors, with problem details as their refusals.
+//! Extractors of requests: axum's, with problem details as their refusals.
 
 use axum::{
     extract::{

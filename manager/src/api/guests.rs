@@ -1,4 +1,4 @@
-//! Guests that exist: list, show, ask, pause, resume, suspend, destroy.
+//! Guests over the API: list, show, ask, pause, resume, suspend, destroy.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What this host is and can do.
+//! Host over the API: its facts, checks and capacity.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -29,8 +29,8 @@ pub(super) struct Health {
     version: &'static str,
     /// Its process id.
     pid: u32,
-    /// Whether it takes other requests that are made as this one is: over the port, whether this one
-    /// bears the token.
+    /// Whether it takes other requests that are made as this one is: over the port, whether this
+    /// one bears the token.
     authorized: bool,
 }
 

@@ -1,12 +1,12 @@
-//! Keeps every pool as it should be: entries whose lease is over or that died are ended, and what is
-//! missing is restored. Looks once a second, and at once when a pool was changed or claimed from.
+//! Pool reconciler of the daemon: ends entries that died or whose lease is over, and restores those
+//! that are missing. It looks at every pool once a second, and at once when a pool was changed or
+//! claimed from.
 //!
-//! Pools are kept independently of each other: each has its own thread while it is looked at, and a
-//! pool that could not be filled is left alone for longer each time. Leases end before anything is
-//! waited for.
+//! Pools are independent: each has its own thread while it is reconciled, and after a failure its
+//! pause grows with each further one. Leases end before anything waits.
 //!
-//! More than one keeper does no harm, as while one daemon takes over from another: a pool is settled
-//! and filled under its lock.
+//! Two reconcilers at once do no harm, as when one daemon takes over from another: a pool is
+//! reconciled and filled under its lock.
 
 use std::{
     collections::{BTreeSet, HashMap},

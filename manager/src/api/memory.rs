@@ -1,4 +1,4 @@
-//! Where guests' memory is private and where it is shared, for those who draw it.
+//! Memory maps over the API: where guests' memory is private and where it is shared, for drawing.
 
 use axum::{Json as Answer, extract::State};
 use serde::{Deserialize, Serialize};

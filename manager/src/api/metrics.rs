@@ -1,5 +1,5 @@
-//! Metrics of the daemon: what it counts from its start on. What is looked at instead is in
-//! [`gauges`], how all of it is written in [`text`].
+//! Metrics of the daemon: counters from its start on. [`gauges`] has the values that are read at
+//! each request, [`text`] the text format.
 
 mod doors;
 mod gauges;

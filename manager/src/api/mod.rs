@@ -1,9 +1,9 @@
-//! `brood serve`: the API over HTTP, on a socket in the state folder and, when asked, on a port of
-//! this machine.
+//! Daemon (`brood serve`): the API over HTTP, on a socket in the state folder and, if asked for, on
+//! a port of this machine.
 //!
-//! The daemon keeps nothing of its own. What it does it does as the command line does it, on the
-//! same state folder; both can be used at once. It can be killed and replaced at any time: guests
-//! are not its own, and it learns of all of them from the state.
+//! The daemon keeps no data of its own. It acts as the command line does, on the same state folder;
+//! both can be used at once. It can be killed and replaced at any time: guests are not its children
+//! in any way that matters, and the state tells it of all of them.
 
 mod checkpoints;
 pub(crate) mod claims;

@@ -1,4 +1,4 @@
-//! The routes, and the OpenAPI document that tells of them.
+//! Routes of the API, and the OpenAPI document that describes them.
 
 use axum::{Json, Router, extract::State, routing::get};
 use utoipa::{
@@ -65,8 +65,8 @@ impl Modify for Contract {
     }
 }
 
-/// Every answer says what it is, as the specification demands: where nothing more is said of one, it
-/// is what the operation does, or an error.
+/// Every answer says what it is, as the specification demands: where nothing more is said of one,
+/// it is what the operation does, or an error.
 fn describe(document: &mut Document) {
     for item in document.paths.paths.values_mut() {
         let operations = [

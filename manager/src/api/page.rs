@@ -1,5 +1,5 @@
-//! The page: pools and guests as they are now, for people. It uses nothing but the API, and nothing
-//! from other hosts. It holds no data, so it needs no token; what it shows does.
+//! Page of the daemon: pools and guests as they are now, for people. It uses nothing but the API,
+//! and nothing from other hosts. The page itself holds no data, so it needs no token; its calls do.
 
 use axum::{
     Router,

@@ -1,7 +1,7 @@
-//! Permits for library calls that may take long, because a guest may be silent. Each holds a thread;
-//! so there are only so many at once for one pool or guest, and in all. Whoever has none waits
-//! without a thread, and loses its place when it hangs up. Calls that only look need no permit: there
-//! are always threads left for them.
+//! Permits for library calls that may take long, because a guest may be silent. Each holds a
+//! thread, so their number is limited for one pool or guest, and in all. A request waits for a
+//! permit without a thread, and loses its place when the client disconnects. Calls that only read
+//! need no permit: threads are reserved for them.
 
 use std::{
     collections::HashMap,

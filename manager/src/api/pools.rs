@@ -1,4 +1,4 @@
-//! Pools: guests that wait, stopped, to be claimed.
+//! Pools over the API: guests that wait, stopped, to be claimed.
 
 use std::{
     num::NonZeroU32,
@@ -288,10 +288,11 @@ pub(super) struct AppliedPool {
     applied: Applied,
 }
 
-/// Makes a pool, or changes one that is otherwise, as `brood pool apply`; the daemon brings it there
+/// Makes a pool, or changes one that is otherwise, as `brood pool apply`; the daemon brings it
+/// there
 ///
-/// The body is that of createPool, and must name the same pool. Its checkpoint and its private limit
-/// stay as long as it is there.
+/// The body is that of createPool, and must name the same pool. Its checkpoint and its private
+/// limit stay as long as it is there.
 #[utoipa::path(
     put, path = "/pools/{pool}", tag = "pools", operation_id = "applyPool",
     params(("pool" = String, Path, description = "Its name")),

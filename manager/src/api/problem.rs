@@ -1,5 +1,5 @@
-//! Errors as the API tells them: problem details (RFC 9457), with what to do next, and with the
-//! exit code that the command line would end with.
+//! Problem details (RFC 9457): errors of the API, each with a hint and with the exit code that the
+//! command line would end with.
 
 use axum::{
     Json,

@@ -1,5 +1,5 @@
-//! The configuration's pools, when the daemon starts and at SIGHUP, when the configuration is read
-//! again, and what can change while the daemon runs does.
+//! Reload: applies the configuration's pools when the daemon starts and at SIGHUP. At SIGHUP the
+//! daemon reads the configuration again and adopts every setting that can change while it runs.
 
 use std::sync::Arc;
 

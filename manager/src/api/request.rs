@@ -1,5 +1,5 @@
-//! What is done with every request: it gets an id, which is in each line of the log that it causes
-//! and in its answer; it is counted; and where it came over TCP, it must bear the token.
+//! Middleware for every request: it gives the request an id, which appears in the answer and in
+//! each log line about it; counts it; and, over TCP, checks the token.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Claims that rest: looked at, suspended, resumed.
+//! Suspended claims over the API: show, suspend, resume.
 
 use std::time::Instant;
 

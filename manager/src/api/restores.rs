@@ -1,4 +1,5 @@
-//! Restoring guests: one request restores any number, and answers when each has answered.
+//! Restores over the API: one request restores any number of guests, and is answered when each of
+//! them has answered.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -47,8 +48,8 @@ pub(crate) struct Restoring {
     /// How many at once; as many as the host has cores, when it is not said.
     #[schema(minimum = 1)]
     pub(crate) concurrency: Option<u32>,
-    /// How long each guest may take from its order to its answer, in seconds. One that takes longer is
-    /// ended, and the others go on.
+    /// How long each guest may take from its order to its answer, in seconds. One that takes longer
+    /// is ended, and the others go on.
     #[schema(default = 60.0, exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
     /// Names of the guests are `PREFIX-1`, `PREFIX-2`, ...; the checkpoint's name, when it is not
@@ -72,8 +73,8 @@ pub(crate) struct Restoring {
     #[serde(default)]
     pub(crate) all_or_nothing: bool,
     /// Disk that each guest gets a clone of: `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`,
-    /// `reflink-or-copy:FILE` or `none`; the one that was sealed with the checkpoint, when it is not
-    /// said.
+    /// `reflink-or-copy:FILE` or `none`; the one that was sealed with the checkpoint, when it is
+    /// not said.
     #[schema(example = "none")]
     pub(crate) disk: Option<String>,
     /// Have the host do what the checkpoint wants of it, now and later: see trustCheckpoint.

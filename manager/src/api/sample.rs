@@ -1,6 +1,5 @@
-//! What guests cost at one moment: by state, by checkpoint, and of the host's memory. Metrics,
-//! counters in the event stream and the page all show the same sample; it is taken when somebody
-//! wants one, at most once a second.
+//! Sample: what guests cost at one moment, by state, by checkpoint, and of the host's memory.
+//! Metrics, events and the page show the same sample. It is taken on demand, at most once a second.
 
 use std::{
     collections::{BTreeMap, HashMap},

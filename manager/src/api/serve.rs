@@ -1,4 +1,4 @@
-//! The daemon's life: it listens, serves, and drains when it is told to end or another daemon has
+//! Life of the daemon: it listens, serves, and drains when it is told to end or another daemon has
 //! taken its place.
 
 use std::{

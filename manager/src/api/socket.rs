@@ -1,10 +1,10 @@
-//! The daemon's socket: `STATE/api.sock`, for its owner alone, unless the configuration says
+//! Socket of the daemon: `STATE/api.sock`, for its owner alone, unless the configuration says
 //! otherwise.
 //!
-//! A daemon that starts makes its socket under a name of its own and renames it onto that name: from
-//! then on clients reach the new daemon, without a moment in which they reach none. The daemon that
-//! was there sees that the name is not its own any more, answers what it was asked, and ends. So one
-//! daemon takes over from another, be it alive, killed or of another version.
+//! A daemon that starts makes its socket under another name and renames it: from then on clients
+//! reach the new daemon, and at no moment do they reach none. The old daemon sees that the name is
+//! not its own any more, answers its open requests, and ends. So one daemon takes over from
+//! another, be it alive, killed or of another version.
 
 use std::{
     fs::{self, File, Permissions},

@@ -1,4 +1,4 @@
-//! Restores under way, for requests and for pools: how they come along, and how one is cancelled.
+//! Restores in flight, for requests and for pools: their progress, and their cancellation.
 
 use std::{
     ops::ControlFlow,

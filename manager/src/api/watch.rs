@@ -1,5 +1,6 @@
-//! Sees what happens to guests, whoever does it: the API, the command line, or a guest itself. Looks
-//! at them once a second, and at once when the API has done something; tells what is different.
+//! Watcher of guests: finds every change, whether the API, the command line or a guest itself made
+//! it. It compares all guests once a second, and at once after an action of the API, and reports
+//! the differences.
 
 use std::{
     collections::{BTreeMap, HashSet},

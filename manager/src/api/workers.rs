@@ -1,6 +1,5 @@
-//! Library calls on threads of their own. The library blocks, and an opened state is used by one
-//! call at a time; so each call runs on a thread for blocking work, with a state that was opened
-//! before and is idle, or a new one.
+//! Worker threads for library calls. The library blocks, and an open state serves one call at a
+//! time; so each call runs on a blocking thread, with an idle open state or a new one.
 
 use std::{
     fs,
@@ -232,8 +231,8 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// The same, with a flag that is set when the client hangs up: whatever waits for somebody else looks
-/// at it, so that no thread is held for a client that is not there.
+/// The same, with a flag that is set when the client hangs up: whatever waits for somebody else
+/// looks at it, so that no thread is held for a client that is not there.
 pub(super) async fn until_hang_up<T: Send + 'static>(
     work: impl FnOnce(&AtomicBool) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {

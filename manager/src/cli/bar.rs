@@ -1,5 +1,5 @@
-//! Progress bars on standard error. A bar is drawn where there is a terminal, from the moment that
-//! it has a length, and leaves nothing behind when it is dropped.
+//! Progress bars on standard error. A bar appears on a terminal once its length is known, and
+//! leaves nothing behind when it is dropped.
 
 use std::{
     fmt::{self, Write},

@@ -1,4 +1,4 @@
-//! `brood checkpoint ...`
+//! `brood checkpoint`: makes, imports, lists, verifies and removes checkpoints.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -340,8 +340,8 @@ impl Verify {
 /// Has this host do what a checkpoint wants that was made elsewhere
 ///
 /// A checkpoint can name commands to run, files to open and addresses to connect to. One that was
-/// imported or suspended here is trusted; any other is refused until this is said. It is remembered by
-/// the digest of its manifest, wherever the checkpoint is moved to.
+/// imported or suspended here is trusted; any other is refused until this is said. It is remembered
+/// by the digest of its manifest, wherever the checkpoint is moved to.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -474,8 +474,8 @@ impl Flatten {
     }
 }
 
-/// Deltas find a parent that was moved with them, or to a folder that brood has used, by themselves.
-/// What this writes is in the delta's manifest alone, in one step.
+/// Deltas find a parent that was moved with them, or to a folder that brood has used, by
+/// themselves. What this writes is in the delta's manifest alone, in one step.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

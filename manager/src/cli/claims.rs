@@ -1,4 +1,4 @@
-//! `brood pool claim` and what becomes of a claim: renewed, suspended, resumed, released.
+//! `brood pool claim`, and the commands on a claim: renew, suspend, resume, release.
 
 use std::{
     process::ExitCode,
@@ -97,7 +97,8 @@ impl Claim {
         self.hand_over(config, &claimed.into())
     }
 
-    /// Prints the claim. When that fails, as on a full disk, nobody has its token: it is given back.
+    /// Prints the claim. When that fails, as on a full disk, nobody has its token: it is given
+    /// back.
     fn hand_over(&self, config: &Config, claim: &Claimed) -> Result<ExitCode, Failure> {
         print_claim(claim, self.json);
         let Err(lost) = written() else {
@@ -172,8 +173,8 @@ impl Renew {
     }
 }
 
-/// Lets a claim rest: only the pages that its guest has to itself are written to disk, and the guest
-/// ends. The claim lasts until it is released, through a reboot too
+/// Lets a claim rest: only the pages that its guest has to itself are written to disk, and the
+/// guest ends. The claim lasts until it is released, through a reboot too
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood pool suspend TOKEN")]
 pub(super) struct Suspend {
@@ -222,8 +223,8 @@ pub(super) struct Resume {
     /// How long the claim lasts when it is not renewed: seconds, or 5m, 1h [default: the pool's]
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
-    /// How long the guest may take to answer [default: 10s for one that is there, 60s for one that is
-    /// restored]
+    /// How long the guest may take to answer [default: 10s for one that is there, 60s for one that
+    /// is restored]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
     /// Print a JSON object

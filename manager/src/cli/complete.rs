@@ -1,5 +1,5 @@
-//! Completion in a shell: a script of `brood completions` has this program asked, each time the Tab
-//! key is pressed, what a word may become. Names are looked up then, and only then.
+//! Completion in a shell. The script of `brood completions` runs this program each time the Tab key
+//! is pressed, and the program looks the names up then.
 
 use std::{
     env,

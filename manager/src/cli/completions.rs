@@ -1,4 +1,4 @@
-//! `brood completions`
+//! `brood completions`: prints the completion script of a shell.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `brood config ...`
+//! `brood config`: shows and checks the configuration.
 
 use std::{path::PathBuf, process::ExitCode};
 

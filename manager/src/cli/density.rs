@@ -1,4 +1,4 @@
-//! `brood density`
+//! `brood density`: measures what guests cost, and writes the report.
 
 use std::{process::ExitCode, sync::atomic::Ordering};
 
@@ -35,8 +35,8 @@ use brood_core::{
 ///
 /// For each step: the host settles, guests are restored and answer, write --dirty-pages pages each,
 /// the host settles again, memory is measured, all guests are asked once more, and destroyed.
-/// A host that does other things meanwhile is noticed: such a step is measured up to three times, and
-/// what is still noise then is called so and is not used for plans.
+/// A host that does other things meanwhile is noticed: such a step is measured up to three times,
+/// and what is still noise then is called so and is not used for plans.
 ///
 /// Nothing but its flags says how: what is set for restores in the configuration is not used here.
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! `brood disk`: what is left of disks whose guest or checkpoint is gone.
+//! `brood disk`: lists and removes leftover disks, those whose guest or checkpoint is gone.
 
 use std::process::ExitCode;
 
@@ -49,8 +49,8 @@ struct Places {
     json: bool,
 }
 
-/// Lists disks whose guest is not known here, and snapshots of checkpoints that are not there. Disks
-/// of other state folders are left alone; snapshots belong to checkpoints, whoever made them
+/// Lists disks whose guest is not known here, and snapshots of checkpoints that are not there.
+/// Disks of other state folders are left alone; snapshots belong to checkpoints, whoever made them
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood disk leftovers zfs:tank/vm")]
 pub(super) struct Leftovers {

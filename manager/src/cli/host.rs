@@ -1,4 +1,4 @@
-//! `brood doctor` and `brood plan`
+//! `brood doctor` and `brood plan`: the checks of this host, and its capacity.
 
 use std::{
     path::{Path, PathBuf},

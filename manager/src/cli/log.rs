@@ -1,8 +1,8 @@
-//! The daemon's log: lines on standard error, written by a thread of its own.
+//! Log of the daemon: lines on standard error, written by a thread of its own.
 //!
-//! Whoever reads the log must never hold up the daemon, nor end it. A line that nobody reads in time,
-//! or that cannot be written, as to a full disk or after the reader's end, is lost and counted; the
-//! next line that can be written is preceded by how many were lost.
+//! A slow or dead reader of the log must neither hold up the daemon nor end it. A line that nobody
+//! reads in time, or that cannot be written (the disk is full, the reader has ended), is lost and
+//! counted; the next line that can be written comes after one that says how many were lost.
 
 use std::{
     borrow::Cow,

@@ -1,6 +1,6 @@
-//! `brood man`: manual pages, made from what `--help` says.
+//! `brood man`: manual pages, made from the texts of `--help`.
 //!
-//! One page a command, and one for the configuration file. The form is man(7).
+//! Each command has a page, and so has the configuration file. The format is man(7).
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and how it ends.
+//! Command line: the commands with their options, and the exit codes.
 
 mod actor;
 mod bar;
@@ -194,8 +194,8 @@ pub fn grammar() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // A limit on the size of files (RLIMIT_FSIZE) is an error like a full disk, not the end: what was
-    // begun is removed.
+    // A limit on the size of files (RLIMIT_FSIZE) is an error like a full disk, not the end: what
+    // was begun is removed.
     // SAFETY: a signal that is ignored runs no handler.
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     complete::answer();

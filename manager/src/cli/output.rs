@@ -1,8 +1,8 @@
-//! Standard output and standard error of commands: JSON, tables, notes; and what
-//! commands are run with.
+//! Output of commands: JSON, tables and notes on standard output and standard error; and what
+//! commands need to run: state, engine, facts.
 //!
 //! Nothing else in the program prints: the compiler refuses `println!` and `eprintln!`, which panic
-//! where a disk is full or a reader has gone.
+//! when the disk is full or the reader has gone.
 
 use std::{
     borrow::Cow,
@@ -30,8 +30,9 @@ use brood_core::{
 /// Why standard output lost something, when it did.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
 
-/// Prints a line to standard output, without what a terminal would act on. A failure is kept for [`written`]. A reader that has gone away
-/// (`brood list | head`) is none: the command's work is done all the same.
+/// Prints a line to standard output, without what a terminal would act on. A failure is kept for
+/// [`written`]. A reader that has gone away (`brood list | head`) is none: the command's work is
+/// done all the same.
 pub(crate) fn line(text: impl std::fmt::Display) {
     styled(escaped::lines(&text.to_string()));
 }

@@ -1,4 +1,4 @@
-//! Flags for what a pool should be.
+//! Options for a pool's policy.
 
 use std::{error::Error, fmt, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! `brood restore`
+//! `brood restore`: restores guests from a checkpoint.
 
 use std::{
     process::ExitCode,
@@ -84,7 +84,8 @@ pub(super) struct Restore {
     /// again. For bhyve, with kern.racct.enable=1 [default: those of the configuration]
     #[arg(long, value_name = "RESOURCE:ACTION=AMOUNT")]
     rctl: Vec<Rctl>,
-    /// Have this host do what the checkpoint wants of it (`brood checkpoint inspect`), now and later
+    /// Have this host do what the checkpoint wants of it (`brood checkpoint inspect`), now and
+    /// later
     #[arg(long)]
     trust: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `brood serve`
+//! `brood serve`: runs the daemon.
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! `brood state`: the record of what there is, checked, and made anew when it is damaged.
+//! `brood state`: checks the record of the state folder, and rebuilds it after damage.
 
 use std::process::ExitCode;
 
@@ -59,7 +59,8 @@ impl Check {
     }
 }
 
-/// Makes the state's database anew when it is damaged or was lost, and keeps the damaged file aside.
+/// Makes the state's database anew when it is damaged or was lost, and keeps the damaged file
+/// aside.
 ///
 /// Guests that run go on, and are recorded again; so are pools, claims that rest, and claims that
 /// hold a guest as far as they can still be read. A guest that waited in a pool may have been

@@ -1,4 +1,4 @@
-//! Guests' processes that nothing knows of, on the command line.
+//! Strays on the command line: guests' processes without a record.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! `brood top`: the host, pools and guests as they are now, live in a terminal or once as text.
 //!
-//! [`source`] looks at them, with the daemon or without; [`view`] is what a person has chosen to
-//! see; [`draw`] draws it; [`run`] is the terminal.
+//! [`source`] reads them, through the daemon or without it; [`view`] holds the choices of the
+//! person at the terminal; [`draw`] draws; [`run`] handles the terminal.
 
 pub(crate) mod claims;
 pub(crate) mod draw;
@@ -30,13 +30,13 @@ use super::{
 use crate::config::Config;
 use crate::failure::Failure;
 
-/// Shows the host, pools and guests, live: memory and process ids that are left, what is hot, cold and
-/// claimed, how often and how fast guests are claimed, restores under way, and guests by the memory
-/// that they have to themselves.
+/// Shows the host, pools and guests, live: memory and process ids that are left, what is hot, cold
+/// and claimed, how often and how fast guests are claimed, restores under way, and guests by the
+/// memory that they have to themselves.
 ///
 /// Claims and restores are those that a daemon does (`brood serve`); without one the rest is shown.
-/// A guest's share of memory is what it has to itself: guest memory that it has written, its process
-/// and its page tables.
+/// A guest's share of memory is what it has to itself: guest memory that it has written, its
+/// process and its page tables.
 ///
 /// Keys: q quits, s sorts by the next column and r the other way around, / shows only guests with a
 /// text, p lets the display stand still, ? explains all of them.

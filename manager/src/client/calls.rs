@@ -1,4 +1,4 @@
-//! What the daemon can be asked for.
+//! Calls of the daemon's API.
 
 use std::{
     ops::ControlFlow,
@@ -128,7 +128,8 @@ impl Client {
         self.call(&Call::change(Method::POST, path, "resume a guest"))
     }
 
-    /// Ends guests; those of these names or ids, or all. Returns the names of those that it has ended.
+    /// Ends guests; those of these names or ids, or all. Returns the names of those that it has
+    /// ended.
     pub(crate) fn destroy(&self, which: Doomed<'_>) -> Result<Destroyed, Error> {
         let which = match which {
             Doomed::All { force } => format!("all=true&force={force}"),
@@ -264,8 +265,8 @@ impl Client {
         self.call(&Call::get(path, "look at the host"))
     }
 
-    /// Makes a request that restores guests; tells how that comes along, and cancels it when it is to
-    /// be interrupted. It is answered all the same.
+    /// Makes a request that restores guests; tells how that comes along, and cancels it when it is
+    /// to be interrupted. It is answered all the same.
     fn watched<T: DeserializeOwned>(&self, call: Call, watch: Watch<'_>) -> Result<T, Error> {
         let Watch { cancelled, observe } = watch;
         let random: [u8; 8] = random().unwrap_or_default();

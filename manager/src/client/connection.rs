@@ -1,4 +1,4 @@
-//! One connection to the daemon, kept from request to request, and made anew when the daemon was
+//! Connection to the daemon, kept from request to request, and opened again when the daemon was
 //! replaced in between.
 
 use std::{

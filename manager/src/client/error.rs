@@ -1,4 +1,4 @@
-//! Why the daemon did not do what it was asked.
+//! Errors of the client: why the daemon did not do what it was asked.
 
 use crate::{api::problem::Problem, failure::Failure};
 

@@ -1,4 +1,4 @@
-//! The daemon's event stream (server-sent events).
+//! Event stream of the daemon (server-sent events), read by the client.
 
 use std::path::Path;
 

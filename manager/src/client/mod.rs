@@ -1,10 +1,11 @@
-//! A client of the daemon, for the command line: blocking, over the socket of the state folder, with
+//! Client of the daemon, for the command line: blocking, over the socket of the state folder, with
 //! the same types as the server.
 //!
-//! What matters is what is not done. A daemon that does not answer, that keeps other guests, or that
-//! is of a version which does not know what it is asked, has begun nothing: [`Error::NotBegun`], and
-//! the caller does without it. When the connection breaks after a change was asked for, nobody knows
-//! whether it was made: [`Error::Lost`], and nothing is tried again.
+//! Its errors say whether the daemon has begun anything. A daemon that does not answer, that serves
+//! another state folder or engine, or whose version does not know the request, has begun nothing:
+//! [`Error::NotBegun`], and the caller does the work itself. When the connection breaks after a
+//! change was asked for, nobody knows whether it was made: [`Error::Lost`], and nothing is tried
+//! again.
 
 mod calls;
 mod connection;

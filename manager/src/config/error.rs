@@ -1,4 +1,4 @@
-//! Why a configuration cannot be used.
+//! Errors of the configuration: which setting, in which file or variable, and why.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! The form of the configuration file: TOML, every key optional, no key unknown.
+//! Format of the configuration file: TOML, every key optional, unknown keys refused.
 
 use std::{
     fs::{self, Metadata},

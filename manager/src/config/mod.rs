@@ -1,15 +1,16 @@
-//! What operators set once: the state folder, what restores do, the daemon, pools.
+//! Configuration: settings that operators make once, for the state folder, restores, the daemon and
+//! pools.
 //!
-//! A setting has a key, such as `restore.private_limit`, and is looked for in this order:
+//! A setting has a key, such as `restore.private_limit`. brood looks for it in this order:
 //!
 //! 1. a flag of the command line,
 //! 2. the environment: `BROOD_RESTORE_PRIVATE_LIMIT`,
 //! 3. the configuration file, in TOML: `private_limit` under `[restore]`,
 //! 4. its default.
 //!
-//! The file is the one that `--config` names, else `BROOD_CONFIG`, else [`SYSTEM_FILE`] when there
-//! is one. All of it is a value: [`Config::load`] can be called again at any time, and returns
-//! what is to be used from then on, or what is wrong with it.
+//! The file is the one that `--config` names, else `BROOD_CONFIG`, else [`SYSTEM_FILE`] if it
+//! exists. The whole configuration is a value: [`Config::load`] can be called again at any time,
+//! and returns the settings to use from then on, or an error.
 
 mod error;
 mod file;

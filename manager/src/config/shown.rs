@@ -1,4 +1,4 @@
-//! A configuration as people and programs read it: each setting with where it comes from.
+//! View of the configuration: each setting with the place that it comes from, as text and as JSON.
 
 use std::{fmt::Display, path::PathBuf};
 

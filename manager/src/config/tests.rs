@@ -1,4 +1,5 @@
-//! Where settings are looked for, and what is told when they make no sense.
+//! Tests of the configuration: where settings are looked for, and the errors for those that make no
+//! sense.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! What single settings hold. A value is read by the same words wherever it stands: in the file, in
-//! the environment or on the command line.
+//! Values of single settings. The same parser reads a value in the file, in the environment and on
+//! the command line.
 
 use std::{
     ffi::OsStr,

@@ -1,4 +1,4 @@
-//! Density: measurements and the reports made of them.
+//! Density: measurements of what guests cost, and the reports made of them.
 
 pub mod noise;
 #[cfg(feature = "plots")]

@@ -1,4 +1,4 @@
-//! Noise: whether what else went on in the host drowns what guests cost.
+//! Noise: whether other activity on the host drowns the cost of guests.
 
 use std::time::Duration;
 

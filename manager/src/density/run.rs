@@ -1,4 +1,5 @@
-//! Measures one step: restores guests, lets the host settle, and reads what they cost.
+//! Measurement of one step of a density run: restores guests, lets the host settle, and reads what
+//! they cost.
 
 use std::{
     io,
@@ -38,8 +39,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 const ENOUGH_TO_MEASURE: usize = 50;
 
 /// What a guest can cost in kernel and process memory: a measurement outside says that something
-/// else on the host moved meanwhile. A bhyve has a frame buffer of 32 MiB at most, and a boot ROM of
-/// 16.
+/// else on the host moved meanwhile. A bhyve has a frame buffer of 32 MiB at most, and a boot ROM
+/// of 16.
 fn credible_overhead(engine: EngineKind) -> (Bytes, Bytes) {
     match engine {
         EngineKind::Kvm => (Bytes::kib(256), Bytes::mib(4)),
@@ -105,7 +106,8 @@ pub enum Error {
     },
 }
 
-/// Whether guests of a checkpoint can be asked to write, and to answer. Those of bhyve need an agent.
+/// Whether guests of a checkpoint can be asked to write, and to answer. Those of bhyve need an
+/// agent.
 #[must_use]
 pub fn can_be_asked(checkpoint: &Checkpoint) -> bool {
     let guest = checkpoint.manifest().bhyve.as_ref();
@@ -356,8 +358,8 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
     sha256_file(&file, &brood_core::checkpoint::unwatched).map_err(read)
 }
 
-/// Waits until the host's memory is stable, or will not become so, or nobody wants to know any more.
-/// Returns by how much it moved at the end, too.
+/// Waits until the host's memory is stable, or will not become so, or nobody wants to know any
+/// more. Returns by how much it moved at the end, too.
 fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<(MemorySnapshot, Bytes), Error> {
     let begin = Instant::now();
     let mut samples: Vec<Sample> = Vec::new();

@@ -1,7 +1,8 @@
-//! When a host's memory has settled, so that a measurement may begin or end.
+//! Steady state: decides whether a host's memory has settled, so that a measurement may begin or
+//! end.
 //!
 //! After many guests died, their kernel memory comes back seconds later: a measurement that begins
-//! meanwhile is wrong by hundreds of MiB. Here is only the decision; who samples also waits.
+//! meanwhile is wrong by hundreds of MiB. This module only decides; its caller samples and waits.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the kernel says memory is used for, before and after.
+//! Snapshot of the host's memory: what the kernel says it is used for, before and after a step.
 
 use serde::{Deserialize, Serialize};
 

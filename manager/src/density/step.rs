@@ -1,4 +1,5 @@
-//! One step of a density run: so many guests restored, answering, settled, measured.
+//! Figures of one step of a density run: how many guests were restored and answered, what they
+//! cost, and on which machine.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};

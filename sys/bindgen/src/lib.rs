@@ -1,12 +1,13 @@
-//! Turns FreeBSD's headers of vmm(4) and vmm_vnode(4) into the Rust that `vmm-sys` is built on.
+//! Generator of the Rust that `vmm-sys` is built on, from FreeBSD's headers of vmm(4) and
+//! vmm_vnode(4).
 //!
-//! Two callers: `tools/bindings`, which keeps the committed `sys/src/generated`, and the build
-//! script of `vmm-sys` with its feature `host-headers`. Both get the same items, so only what the
-//! headers say can differ.
+//! It has two callers: `tools/bindings`, which keeps the committed `sys/src/generated`, and the
+//! build script of `vmm-sys` with its feature `host-headers`. Both get the same items, so only the
+//! content of the headers can differ.
 //!
 //! Besides the types and the constants, each request (`_IO`, `_IOR`, `_IOW`, `_IOWR`) becomes a
-//! constant `REQUEST_*` whose value is the C compiler's, and its argument a member of the structure
-//! `request_arguments`: `vmm-sys` holds its own table against both.
+//! constant `REQUEST_*` with the C compiler's value, and its argument a member of the structure
+//! `request_arguments`: `vmm-sys` checks its own table against both.
 
 use std::{
     fs, io,

@@ -1,4 +1,4 @@
-//! Writes the bindings to standard output; `tools/bindings` finds the headers and compares.
+//! Bindings on standard output; `tools/bindings` finds the headers and compares.
 
 use std::{env, path::PathBuf, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! Guest memory in this process's address space.
+//! Guest memory mapped into this process's address space.
 
 use std::{io, num::NonZeroUsize, ptr::NonNull, sync::atomic::AtomicU8};
 

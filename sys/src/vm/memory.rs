@@ -1,4 +1,4 @@
-//! Guest-physical memory: where parts of segments are in it, and what is in them.
+//! Guest-physical memory: where parts of segments lie in it, and what they hold.
 
 use std::os::unix::fs::FileExt;
 

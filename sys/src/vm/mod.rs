@@ -1,4 +1,4 @@
-//! `/dev/vmm/NAME`: one virtual machine.
+//! `/dev/vmm/NAME`: the device of one virtual machine.
 
 mod mapping;
 mod memory;

@@ -1,8 +1,8 @@
 //! Memory segments: the memory that belongs to a virtual machine.
 //!
-//! System memory is what the guest has as RAM and what a process can map, read and write through
-//! the machine's device; the other segments hold what devices show. A segment appears in
-//! guest-physical memory where a [`Mapping`](super::Mapping) puts a part of it.
+//! System memory is the guest's RAM, which a process can map, read and write through the machine's
+//! device; the other segments hold what devices show. A segment appears in guest-physical memory
+//! where a [`Mapping`](super::Mapping) puts a part of it.
 
 use std::fmt;
 

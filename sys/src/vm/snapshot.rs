@@ -1,8 +1,7 @@
-//! What the kernel keeps of a virtual machine, saved and restored.
+//! Kernel state of a virtual machine, saved and restored.
 //!
-//! This is the `.ckp.kern` part of a checkpoint, one piece per [`KernelState`]; bhyve(8) puts the
-//! pieces together with the state of its own devices. The kernel must have the option
-//! `BHYVE_SNAPSHOT`.
+//! This is the `.ckp.kern` part of a checkpoint, one piece per [`KernelState`]; bhyve(8) joins the
+//! pieces with the state of its own devices. The kernel must have the option `BHYVE_SNAPSHOT`.
 
 use nix::errno::Errno;
 

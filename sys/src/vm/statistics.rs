@@ -1,4 +1,4 @@
-//! What the kernel counts of a virtual CPU.
+//! Counters that the kernel keeps for a virtual CPU.
 
 use std::collections::BTreeMap;
 

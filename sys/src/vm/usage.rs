@@ -1,4 +1,4 @@
-//! What a guest takes of the host's memory.
+//! Host memory that a guest uses.
 
 use super::{SegmentId, Vm};
 use crate::Error;

@@ -1,4 +1,4 @@
-//! Lines of a shell, and the rule for each command in them.
+//! Command lines in documents, and the rule that checks each.
 
 use std::{path::Path, process::Command};
 

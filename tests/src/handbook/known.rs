@@ -1,5 +1,5 @@
-//! Commands that there is no stand-in of, each with the options that may be used and where they are
-//! described. A command that is not here may not be in a document.
+//! Known commands without a stand-in, each with the options that a document may use and their
+//! source. A document may use no other command.
 
 /// A command.
 #[derive(Clone, Copy, Debug)]

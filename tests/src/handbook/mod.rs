@@ -1,8 +1,9 @@
-//! Checks a document whose commands are for a machine that is not here: FreeBSD.
+//! Check of a document whose commands are for a machine that is not here: FreeBSD.
 //!
-//! Every block of code has a kind, and every line of it a rule: brood's own grammar, a stand-in that
-//! refuses what the real command refuses, the help of a tool of this repository, or an entry in a
-//! table that names its source. What there is no rule for is a mistake, so nothing goes unchecked.
+//! Every block of code has a kind, and every line of it a rule: brood's own grammar, a stand-in
+//! that refuses what the real command refuses, the help of a tool of this repository, or an entry
+//! in a table that names its source. A line without a rule fails the test, so nothing goes
+//! unchecked.
 
 mod commands;
 mod known;

@@ -1,5 +1,5 @@
-//! Whether a command line would be taken, without doing what it says: for whoever has command lines
-//! to check, such as those of a document.
+//! Dry run of a command line: whether the command would accept it, without doing anything. Checks
+//! of documents use it.
 
 use crate::{
     COMMANDS, World, bhyve, bhyvectl,

@@ -1,4 +1,4 @@
-//! bhyvectl(8): what is done to a VM from outside its process (usr.sbin/bhyvectl/bhyvectl.c).
+//! bhyvectl(8): actions on a VM from outside its process (usr.sbin/bhyvectl/bhyvectl.c).
 
 use std::{fs::File, path::Path};
 

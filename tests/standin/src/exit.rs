@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and what it says on standard error before it goes.
+//! End of a command: its exit code, and its last words on standard error.
 
 use std::io;
 

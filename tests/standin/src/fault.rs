@@ -1,11 +1,11 @@
-//! Points at which a command can be made to fail, so that a test can stop the work between any two
-//! of its steps.
+//! Fault points at which a command can be made to fail, so that a test can stop the work between
+//! any two of its steps.
 //!
-//! `BROOD_STANDIN_FAIL=point[:nth][:kill|error|hang|slow]`, several of them parted by commas. With `nth`
-//! only the nth passage of the point in the whole world fails, whichever process it is in; without,
-//! each one does. `kill` is SIGKILL to the command itself, `hang` waits for a signal, `slow` goes on
-//! after three seconds, and `error`,
-//! the default, ends the step as the real command would end it there.
+//! `BROOD_STANDIN_FAIL=point[:nth][:kill|error|hang|slow]`; commas separate several. With `nth`
+//! only the nth passage of the point in the whole world fails, in whichever process; without it,
+//! every passage does. `kill` is SIGKILL to the command itself, `hang` waits for a signal, `slow`
+//! goes on after three seconds, and `error`, the default, ends the step as the real command would
+//! end it there.
 
 use std::{
     env,

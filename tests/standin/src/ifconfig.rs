@@ -1,5 +1,5 @@
-//! ifconfig(8): interfaces are made, joined to bridges and destroyed (sbin/ifconfig/ifconfig.c,
-//! ifclone.c, ifbridge.c).
+//! ifconfig(8): makes interfaces, joins them to bridges and destroys them
+//! (sbin/ifconfig/ifconfig.c, ifclone.c, ifbridge.c).
 
 use crate::{
     errno::Errno,

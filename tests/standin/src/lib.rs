@@ -1,10 +1,11 @@
-//! Stand-ins of FreeBSD's commands, for tests on any machine of what brood does with processes:
-//! its order of steps, its crashes, its leftovers, many at once.
+//! Stand-ins of FreeBSD's commands, for tests on any machine of brood's work with processes: its
+//! order of steps, its crashes, its leftovers, many at once.
 //!
-//! One binary acts as `bhyve`, `bhyvectl`, `zfs`, `ifconfig`, `sysctl`, `kldstat` or `rctl` by the
-//! name that it is called by; all that they change is in one folder, a [`World`]. They refuse what the
-//! real ones refuse, with the same words and exit codes; README.md has the rules and where each
-//! was read. No stand-in runs a virtual machine, and nothing that passes here has run on FreeBSD.
+//! One binary acts as `bhyve`, `bhyvectl`, `zfs`, `ifconfig`, `sysctl`, `kldstat` or `rctl`, by the
+//! name that it is called by; all that they change is in one folder, a [`World`]. They refuse what
+//! the real commands refuse, with the same words and exit codes; README.md lists the rules and
+//! their sources. No stand-in runs a virtual machine, and nothing that passes here has run on
+//! FreeBSD.
 
 mod accepts;
 mod bhyve;

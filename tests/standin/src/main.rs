@@ -1,4 +1,4 @@
-//! One binary for all commands: it acts as the command that it is called by.
+//! One binary for all commands: it acts as the command whose name it is called by.
 
 use std::{env, process::ExitCode};
 

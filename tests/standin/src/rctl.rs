@@ -1,7 +1,7 @@
 //! rctl(8), for rules on single processes (usr.bin/rctl/rctl.c, sys/kern/kern_rctl.c).
 //!
-//! A rule is the process's: execve(2) keeps it, and it goes when the process does
-//! (`racct_proc_exit()` of sys/kern/kern_racct.c). What a rule would limit is not limited here.
+//! A rule belongs to the process: execve(2) keeps it, and it goes when the process does
+//! (`racct_proc_exit()` of sys/kern/kern_racct.c). The stand-in enforces no rule.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Where a VM's checkpoint socket is: `/var/run/bhyve/NAME` (`BHYVE_RUN_DIR`, snapshot.h).
+//! Path of a VM's checkpoint socket: `/var/run/bhyve/NAME` (`BHYVE_RUN_DIR`, snapshot.h).
 
 use std::{
     fs::File,

@@ -1,10 +1,10 @@
-//! vmm(4) as far as processes notice it: which VMs exist, who may use them, and what survives the
+//! vmm(4) as processes see it: which VMs exist, which processes may use them, and what survives the
 //! process that ran one.
 //!
-//! A VM is a file `dev/vmm/NAME`. It is there from creation until somebody destroys it, whether or
-//! not a process runs it; only `bhyvectl --destroy`, a suspend and `destroy_on_poweroff` do that.
-//! The process that runs it is told of such a change by a byte in the pipe `wake/NAME`: a watch on
-//! the file would take one of the few that the system lets a user have.
+//! A VM is a file `dev/vmm/NAME`. It exists from its creation until something destroys it, whether
+//! or not a process runs it; only `bhyvectl --destroy`, a suspend and `destroy_on_poweroff` do
+//! that. The process that runs it learns of such a change by a byte in the pipe `wake/NAME`: a
+//! watch on the file would take one of the few that the system gives a user.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -1,4 +1,4 @@
-//! The world that the stand-ins share: a folder that stands for a FreeBSD machine's `/dev`,
+//! World that the stand-ins share: a folder that stands for a FreeBSD machine's `/dev`,
 //! `/var/run/bhyve` and the state of its kernel, and a lock on it.
 //!
 //! | in the folder | what it is |
@@ -18,7 +18,7 @@
 //! | `commands` | a line for each command that was started |
 //! | `faults/` | how often each fault point was passed |
 //! | `wake/NAME` | a pipe to the process that runs a VM |
-//! | `owner` | a pipe that whoever owns the world has open; see [`World::own`] |
+//! | `owner` | a pipe that the world's owner has open; see [`World::own`] |
 
 use std::{
     env,
@@ -52,8 +52,8 @@ pub const IASL: &str = "usr/sbin/iasl";
 /// Names the folder in the environment of every command.
 pub const ROOT: &str = "BROOD_STANDIN_ROOT";
 
-/// In the environment of a bhyve that is a stock one: it passes `snapshot.vnode_restore` over, as it
-/// does any variable that it does not know (seen with bhyve 14.2).
+/// In the environment of a bhyve that is a stock one: it passes `snapshot.vnode_restore` over, as
+/// it does any variable that it does not know (seen with bhyve 14.2).
 pub const STOCK: &str = "BROOD_STANDIN_STOCK";
 
 /// The FreeBSD that a world stands for. Rules of the later one say so where they are.
@@ -117,8 +117,8 @@ impl World {
         zfs::add_pool(self, name)
     }
 
-    /// Makes the world somebody's: every process that waits in it ends when the file is closed, also
-    /// when whoever holds it is killed.
+    /// Makes the world somebody's: every process that waits in it ends when the file is closed,
+    /// also when whoever holds it is killed.
     ///
     /// # Errors
     /// When it has an owner already, or the pipe cannot be made.

@@ -1,5 +1,5 @@
-//! What a checkpoint says of a bhyve guest beside its memory: its configuration, and how it is
-//! told that it is a new clone and tells that it is ready.
+//! Checkpoint's record of a bhyve guest: its configuration, how it learns that it is a new clone,
+//! and how it shows that it is ready.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The bundles in a folder, and removing one.
+//! Catalogue of bundles: lists those in a folder, and removes one.
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -1,4 +1,4 @@
-//! What a chain of deltas makes of its base: which pages come from which file.
+//! Composition of a chain of deltas over its base: which pages come from which file.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Copying from file to file, without passing through memory where the file system can do that.
+//! Copy from file to file, inside the file system where it can do that.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -10,7 +10,8 @@ use super::hash::interrupted;
 const PIECE: usize = 16 << 20;
 
 /// Copies `size` bytes from one file's offset to another's. On file systems that share extents
-/// this costs nothing. `go_on` is asked every few MiB; when it says no, the copy ends as interrupted.
+/// this costs nothing. `go_on` is asked every few MiB; when it says no, the copy ends as
+/// interrupted.
 ///
 /// # Errors
 /// What reading or writing answers; an unexpected end when `from` ends before.

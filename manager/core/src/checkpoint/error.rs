@@ -1,4 +1,4 @@
-//! What can go wrong with a bundle. Each message says on which file and in which field.
+//! Errors of bundles. Each message names the file and the field.
 
 use std::{
     io,
@@ -177,7 +177,7 @@ pub enum Error {
         /// The file or folder.
         file: PathBuf,
     },
-    /// Somebody may write to a sealed file.
+    /// Another process may write to a sealed file.
     #[error("{} is open for writing{}: what is written there would be guests' memory", file.display(), by_whom(by))]
     OpenForWriting {
         /// Which file.
@@ -232,7 +232,7 @@ pub enum Error {
         /// The bundle.
         bundle: BundlePath,
     },
-    /// Somebody removes the bundle now.
+    /// Another process is removing the bundle.
     #[error("checkpoint {bundle} is being removed: {by}")]
     BeingRemoved {
         /// Which bundle.
@@ -240,7 +240,7 @@ pub enum Error {
         /// Who does it.
         by: String,
     },
-    /// Somebody reads the bundle now.
+    /// Another process is reading the bundle.
     #[error("cannot remove or change checkpoint {bundle}: {by}")]
     BeingRead {
         /// Which bundle.
@@ -248,7 +248,7 @@ pub enum Error {
         /// Who does it.
         by: String,
     },
-    /// What is not running needs the bundle.
+    /// A pool, a suspended claim or a delta needs the bundle.
     #[error("cannot remove checkpoint {bundle}: {}", users.join("; "))]
     Needed {
         /// Which bundle.
@@ -348,7 +348,7 @@ impl Error {
         }
     }
 
-    /// Whether it ended because whoever wanted it wants it no more.
+    /// Whether the action ended because its requester cancelled it.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
@@ -455,8 +455,8 @@ pub(super) fn printable(text: &str) -> String {
     shown
 }
 
-/// What to look at when there is no such checkpoint: what was named may be a folder of some, or be in
-/// a folder that is not there.
+/// What to look at when there is no such checkpoint: what was named may be a folder of some, or be
+/// in a folder that is not there.
 fn where_it_may_be(bundle: &BundlePath) -> String {
     /// Names that are given; there may be thousands.
     const GIVEN: usize = 5;

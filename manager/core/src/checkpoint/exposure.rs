@@ -1,4 +1,5 @@
-//! Files of a bundle, and its folder, that others than this user and root may change.
+//! Exposure of a bundle: which of its files, or its folder, users other than this one and root may
+//! change.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Joining a delta and its parents to one full bundle.
+//! Flattening: joins a delta and its parents into one full bundle.
 
 use super::{
     copy::copy_range,
@@ -15,8 +15,8 @@ use crate::units::PAGE_SIZE;
 /// compared with its digests first.
 ///
 /// # Errors
-/// [`Error::NotADelta`] for a full checkpoint, [`Error::OwnDisk`] for one with a disk; what verifying
-/// the chain or writing a bundle answers. Then nothing of the new bundle is left.
+/// [`Error::NotADelta`] for a full checkpoint, [`Error::OwnDisk`] for one with a disk; what
+/// verifying the chain or writing a bundle answers. Then nothing of the new bundle is left.
 pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Result<Manifest, Error> {
     let layers = delta.layers();
     let [base, _, ..] = layers[..] else {

@@ -1,5 +1,5 @@
-//! The folder that holds a bundle, as a descriptor: every name below it is looked up in the very
-//! folder that was opened, whatever happens to the path meanwhile.
+//! Folder of a bundle, as a descriptor: every name below it is looked up in the very folder that
+//! was opened, whatever happens to the path meanwhile.
 
 use std::{
     fs::{File, OpenOptions},

@@ -30,12 +30,12 @@ pub struct Progress {
 /// [`ControlFlow::Break`] what was begun ends with an error, and leaves nothing.
 pub type Watch<'a> = &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync);
 
-/// A [`Watch`] of nobody: it goes on to the end.
+/// A [`Watch`] that never cancels.
 pub fn unwatched(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// A [`Watch`] that ends the work when the flag is set: whoever wanted it has gone.
+/// A [`Watch`] that ends the work when the flag is set: the requester has gone.
 pub fn until(cancelled: &AtomicBool) -> impl Fn(Progress) -> ControlFlow<()> + Sync + '_ {
     |_| match cancelled.load(Ordering::Relaxed) {
         true => ControlFlow::Break(()),
@@ -48,8 +48,8 @@ pub(crate) fn interrupted() -> io::Error {
     io::Error::other(Interrupted)
 }
 
-/// Whether an error is [`interrupted`]'s. (`ErrorKind::Interrupted` is that of a system call that is
-/// to be made again.)
+/// Whether an error is [`interrupted`]'s. (`ErrorKind::Interrupted` is that of a system call that
+/// is to be made again.)
 pub(super) fn is_interrupted(error: &io::Error) -> bool {
     let inner = error.get_ref();
     inner

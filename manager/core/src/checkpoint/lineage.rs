@@ -1,5 +1,5 @@
-//! Which bundles need which: told by manifests alone, so that a bundle whose memory is damaged or
-//! away is still known by name.
+//! Lineage of bundles: which bundle needs which. It reads manifests alone, so that a bundle with
+//! damaged or missing memory still counts by its name.
 
 use std::{
     io,
@@ -102,7 +102,7 @@ pub(super) fn locate(
     Ok(None)
 }
 
-/// A bundle that somebody may need.
+/// A bundle that another one may need.
 #[derive(Debug)]
 pub struct Target {
     path: BundlePath,

@@ -1,4 +1,5 @@
-//! The manifest (`X.ckp.brood`): what is in a bundle, written last, so that a bundle that has one is whole.
+//! Manifest (`X.ckp.brood`): the list of what a bundle holds. It is written last, so a bundle that
+//! has one is complete.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -170,7 +171,8 @@ pub struct Manifest {
     /// The guest's configuration, when bhyve ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bhyve: Option<BhyveGuest>,
-    /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when there is none.
+    /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when
+    /// there is none.
     #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<Parent>,
     /// Sizes and digests of the three files.

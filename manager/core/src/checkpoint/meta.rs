@@ -1,11 +1,10 @@
 //! The `.meta` file: bhyve's JSON description of the `.kern` file and of the guest.
 //!
-//! bhyve (`usr.sbin/bhyve/snapshot.c`) writes it with libxo and reads it with libucl, and has
-//! used two layouts. FreeBSD 15 lists the kernel's structures under `kern_structs` and calls each
-//! by its name, in `device`. The releases before listed them under `structs`, by a number in
-//! `snapshot_req` with the name beside it in `debug_name`, and called devices by a name in
-//! `snapshot_req`. Both are read; what brood writes is FreeBSD 15's. Keys that are not known are
-//! passed over, as bhyve does.
+//! bhyve (`usr.sbin/bhyve/snapshot.c`) writes it with libxo and reads it with libucl, and has used
+//! two layouts. FreeBSD 15 lists the kernel's structures under `kern_structs` and names each in
+//! `device`. Earlier releases listed them under `structs`, by a number in `snapshot_req` with the
+//! name beside it in `debug_name`, and named devices in `snapshot_req`. brood reads both, and
+//! writes FreeBSD 15's. It passes over unknown keys, as bhyve does.
 
 use std::{collections::BTreeMap, collections::HashSet, path::Path};
 

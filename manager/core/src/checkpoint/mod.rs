@@ -1,13 +1,13 @@
-//! The checkpoint bundle: `X.ckp`, `X.ckp.kern`, `X.ckp.meta` as bhyve names them, and brood's
-//! manifest `X.ckp.brood`.
+//! Checkpoint bundle: `X.ckp`, `X.ckp.kern`, `X.ckp.meta` as bhyve names them, and brood's manifest
+//! `X.ckp.brood`.
 //!
-//! A bundle is written under temporary names ([`Writer`]), sealed (read-only, with the SHA-256 of
-//! each file), and its manifest appears last: a bundle that has a manifest is whole. A sealed
-//! bundle is opened once ([`Checkpoint`]); everything afterwards uses the descriptors of that
+//! A [`Writer`] writes a bundle under temporary names and seals it (read-only, with the SHA-256 of
+//! each file). The manifest appears last: a bundle that has a manifest is complete. A reader opens
+//! a sealed bundle once ([`Checkpoint`]); everything afterwards uses the descriptors of that
 //! opening, so what was checked is what is mapped.
 //!
-//! A *delta* is a bundle whose `.ckp` holds only the pages that differ from its parent's, another
-//! bundle. Opening it opens its parents; what it and they compose to is the guest's memory.
+//! A *delta* is a bundle whose `.ckp` holds only the pages that differ from those of its parent,
+//! another bundle. Opening it opens its parents; all of them together make up the guest's memory.
 //!
 //! Digests find damage and mix-ups. They do not prove who made a bundle: whoever can replace all
 //! four files can make a consistent set.

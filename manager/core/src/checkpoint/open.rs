@@ -1,4 +1,4 @@
-//! Opening a bundle to restore from.
+//! Opening of a bundle, to restore from it.
 
 use std::{
     fs::File,

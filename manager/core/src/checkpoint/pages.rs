@@ -1,8 +1,8 @@
 //! Page list of a delta: which pages its `.ckp` holds, as ascending ranges such as `8,256-511,600`.
 //!
-//! The pages lie in the `.ckp` in the list's order, one after the other, so the list alone says where
-//! each page is. As text a range takes a few bytes. As a JSON object it would take sixty, and a guest
-//! may have hundreds of thousands.
+//! The pages lie in the `.ckp` in the list's order, one after the other, so the list alone says
+//! where each page is. A range takes a few bytes as text, and would take sixty as a JSON object; a
+//! guest may have hundreds of thousands.
 
 use std::{fmt, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! Where a bundle lies: a folder and a name, from which the four file names follow.
+//! Path of a bundle: a folder and a name, from which the four file names follow.
 
 use std::{
     fmt,

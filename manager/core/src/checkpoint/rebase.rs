@@ -1,4 +1,4 @@
-//! A delta whose parent was moved, told where it lies now.
+//! Rebase: records the new place of a delta's parent that was moved.
 
 use super::{
     error::Error,

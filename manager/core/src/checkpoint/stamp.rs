@@ -1,4 +1,4 @@
-//! A file's identity at one moment.
+//! Stamp of a file: its identity at one moment.
 
 use std::{fs::File, io, os::unix::fs::MetadataExt};
 

@@ -1,5 +1,6 @@
-//! What a bundle would have a host do beyond using the bundle's own files. A bundle vouches only for
-//! itself: whoever made it chose these commands, files and addresses, and could choose any.
+//! Demands of a bundle on its host: the commands, files and addresses that it would have the host
+//! use besides the bundle's own files. A bundle vouches only for itself: whoever made it could
+//! choose any of them.
 
 use super::{
     Readiness,

@@ -1,5 +1,5 @@
-//! What a manifest's fields may hold. The same rules hold when a bundle is sealed and when one
-//! from anywhere is opened.
+//! Rules for the fields of a manifest. They are the same when brood seals a bundle and when it
+//! opens one from anywhere.
 
 use std::{collections::HashSet, fmt};
 
@@ -161,8 +161,8 @@ impl DiskSnapshot {
     }
 }
 
-/// Says why a snapshot cannot have this name: one of ZFS is that of a dataset, and a file lies beside
-/// the bundle.
+/// Says why a snapshot cannot have this name: one of ZFS is that of a dataset, and a file lies
+/// beside the bundle.
 fn disk_name(provider: DiskProvider, name: &str) -> Result<(), String> {
     match provider {
         DiskProvider::Zfs => {

@@ -1,4 +1,4 @@
-//! Bundles as programs see them: one form for the command line's JSON and for the API.
+//! View of a bundle: one JSON form for the command line and for the API.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -116,7 +116,8 @@ pub struct View {
     /// What it would have this host do beyond using its own files: nothing is, when it was made
     /// elsewhere, until somebody says so (`brood checkpoint trust`).
     pub wants: Vec<String>,
-    /// Whether somebody has, or it was made here; null where it wants nothing, or that is not known.
+    /// Whether somebody has, or it was made here; null where it wants nothing, or that is not
+    /// known.
     pub trusted: Option<bool>,
     /// What of it and of its parents others than this user and root may change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -127,7 +128,7 @@ pub struct View {
 }
 
 impl View {
-    /// What is to be told of the bundle at `path` with this manifest.
+    /// The view of the bundle at `path` with this manifest.
     #[must_use]
     pub fn new(path: &BundlePath, manifest: &Manifest) -> Self {
         Self {
@@ -142,7 +143,7 @@ impl View {
         }
     }
 
-    /// What is to be told of a bundle that was opened, its parents too.
+    /// The view of an open bundle, with its parents.
     #[must_use]
     pub fn of(checkpoint: &Checkpoint, trusted: Option<bool>) -> Self {
         let parents = std::iter::successors(checkpoint.parent(), |parent| parent.parent());

@@ -1,10 +1,10 @@
-//! Writing a bundle so that a crash at any moment leaves a whole bundle or none.
+//! Writer of a bundle: a crash at any moment leaves a complete bundle or none.
 //!
-//! Files have temporary names (`.NAME.ckp.new`, ...) until [`Writer::seal`]. The temporary
-//! manifest is created first and locked (flock) as long as its writer lives, so a leftover is told
-//! from a bundle in the making. Before any file gets its final name, the whole manifest is on the
-//! disk under its temporary name: by its digests a later writer tells the files of a dead writer
-//! from somebody else's.
+//! Files have temporary names (`.NAME.ckp.new`, ...) until [`Writer::seal`]. The writer creates the
+//! temporary manifest first and keeps it locked (flock) as long as it lives, so a later writer
+//! tells a leftover from a bundle in the making. Before any file gets its final name, the complete
+//! manifest is on the disk under its temporary name: by its digests a later writer tells a dead
+//! writer's files from somebody else's.
 
 mod lock;
 mod place;
@@ -56,9 +56,9 @@ pub struct Description {
     pub working_set: Vec<PageRange>,
 }
 
-/// Is told of a manifest and its SHA-256 when the bundle's files are on the disk, and the bundle has
-/// not its name yet. So whatever rests on the manifest is noted of each bundle that exists, also when
-/// the writer is killed.
+/// Is told of a manifest and its SHA-256 when the bundle's files are on the disk, and the bundle
+/// has not its name yet. So whatever rests on the manifest is noted of each bundle that exists,
+/// also when the writer is killed.
 pub type NoteSeal<'a> = &'a mut dyn FnMut(&Manifest, &str);
 
 /// The note of those who note nothing.

@@ -1,14 +1,15 @@
 //! Writers of a sealed file: processes that have it open, or mapped, for writing.
 //!
-//! What they store through a mapping that they made before shows in no stamp until the kernel writes
-//! it back, on tmpfs never. The kernel knows of them: it grants a lease for reading (fcntl(2),
-//! `F_SETLEASE`) only on a file that nobody has open for writing. The lease is given back at once.
+//! A file's stamp does not show what such a process stores through an older mapping until the
+//! kernel writes it back, on tmpfs never. But the kernel knows these processes: it grants a lease
+//! for reading (fcntl(2), `F_SETLEASE`) only on a file that nobody has open for writing. brood asks
+//! for such a lease and gives it back at once.
 
 use std::{fs::File, path::Path};
 
 use super::error::Error;
 
-/// Refuses a file that somebody may write to. A lease is for a file's owner and for root, and not
+/// Refuses a file that a process may write to. A lease is for a file's owner and for root, and not
 /// every file system has them: where there is none to be had, stamps must do.
 #[cfg(target_os = "linux")]
 pub(super) fn refuse(path: &Path, file: &File) -> Result<(), Error> {

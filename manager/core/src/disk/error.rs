@@ -1,4 +1,4 @@
-//! Why something could not be done with a disk.
+//! Errors of disks: what was tried, on which disk, and why it failed.
 
 use std::{
     io,

@@ -1,8 +1,8 @@
-//! What of brood lies in a place: guests' disks and bundles' snapshots, found by their names.
+//! Search of a place for brood's disks: guests' disks and bundles' snapshots, found by their names.
 //!
-//! What is found is looked at before it is asked which guests and bundles there are: a disk is
-//! recorded before it is made, and a bundle is locked before its snapshot is taken, so what belongs
-//! to nothing afterwards never will.
+//! The search comes first, and the question which guests and bundles exist comes after it. A disk
+//! is recorded before it is made, and a bundle is locked before its snapshot is taken; so a disk
+//! that belongs to nothing at that point never will.
 
 use std::{
     fs, io,

@@ -1,13 +1,14 @@
-//! Root disks of guests: where they come from, and what keeps them one unit with their memory.
+//! Root disks of guests: where they come from, and how they stay consistent with the guests'
+//! memory.
 //!
 //! A guest's disk is a clone of a snapshot that costs no space until the guest writes. A
 //! [`Provider`] makes it before the guest starts, takes a snapshot of it while the guest is
 //! suspended, and removes it when the guest is gone. There are two: [`Zfs`] (datasets) and
 //! [`Reflink`] (files that share blocks).
 //!
-//! Every action can be repeated: after a crash between any two of its steps, doing it again ends
-//! in the same state. What a clone or snapshot belongs to is in its name, so that one that belongs
-//! to nothing any more is found again ([`find`]):
+//! Every action can be repeated: after a crash between any two of its steps, doing it again ends in
+//! the same state. The name of a clone or snapshot says what it belongs to, so that [`find`] finds
+//! those that belong to nothing any more:
 //!
 //! ```text
 //! zfs      PARENT/brood-OWNER-GUEST                  a guest's disk, beside the dataset it came from
@@ -16,8 +17,8 @@
 //!          DIR/NAME.ckp.disk-TOKEN                   a bundle's snapshot, beside the bundle
 //! ```
 //!
-//! The demo guest of the KVM engine has no block device. Its disk goes with it as a companion:
-//! made, snapshot and removed at the same moments, but not read by the guest.
+//! The demo guest of the KVM engine has no block device. Its disk is a companion: made, snapshot
+//! and removed at the same moments, but not read by the guest.
 
 mod error;
 mod found;

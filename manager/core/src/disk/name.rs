@@ -1,5 +1,5 @@
-//! Names of disks as people write them (`zfs:pool/data@now`, `reflink:/images/web.img`), checked in
-//! full before anything is done with them: what passes cannot be taken for an option of `zfs`.
+//! Names of disks as people write them (`zfs:pool/data@now`, `reflink:/images/web.img`). They are
+//! checked completely before any use: a name that passes can never act as an option of `zfs`.
 
 use std::{
     fmt,

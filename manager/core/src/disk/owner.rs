@@ -1,4 +1,4 @@
-//! Who made a clone or snapshot, as a part of its name.
+//! Owner of a clone or snapshot: the part of its name that says which state folder made it.
 
 use std::{fmt, io, path::Path, str::FromStr};
 

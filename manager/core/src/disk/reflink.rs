@@ -1,9 +1,9 @@
 //! Disks as files that share their blocks (reflinks: XFS, Btrfs, and OpenZFS with block cloning).
 //!
-//! A clone is made under a temporary name and gets its own by rename(2), so one that has its name
-//! is whole. A snapshot is made in the same way beside the bundle, read-only, and is on the disk
-//! before the bundle is sealed. Clones share blocks with their source, but nothing else: removing
-//! a file never harms another.
+//! A clone is made under a temporary name and gets its own by rename(2), so a clone that has its
+//! name is complete. A snapshot is made in the same way beside the bundle, read-only, and is on the
+//! disk before the bundle is sealed. Clones share blocks with their source, but nothing else:
+//! removing a file never harms another.
 
 mod blocks;
 

@@ -1,12 +1,12 @@
 //! Disks as ZFS datasets, driven through the `zfs` command.
 //!
-//! A guest's disk is a clone beside the dataset whose snapshot it comes from, and holds that
-//! snapshot (`zfs hold`) as long as it lives: not even `zfs destroy -R` removes it then. The clone
-//! is there before its hold and goes after it, so that a hold is never left without the clone by
-//! which it is found. A bundle's snapshot is held in the same way under the bundle's own tag.
+//! A guest's disk is a clone beside the dataset whose snapshot it comes from. It holds that
+//! snapshot (`zfs hold`) as long as it lives, so that not even `zfs destroy -R` removes it. The
+//! clone exists before its hold and goes after it: no hold is ever left without the clone by which
+//! it is found. A bundle's snapshot is held in the same way under the bundle's own tag.
 //!
-//! A snapshot lives in the dataset it was taken of. When that was a guest's disk, the dataset
-//! outlives the guest: it is marked as released, and goes with its last snapshot.
+//! A snapshot lives in the dataset it was taken of. If that is a guest's disk, the dataset outlives
+//! the guest: brood marks it as released, and removes it with its last snapshot.
 
 mod command;
 

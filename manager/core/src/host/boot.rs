@@ -1,5 +1,4 @@
-//! The host's boot: its id, and how long ago it was. What was true of processes before a reboot is
-//! not true after it.
+//! Boot of the host: its id, and how long ago it was. Facts about processes end with it.
 
 use std::{io, time::Duration};
 

@@ -1,7 +1,7 @@
-//! The control group limits that bind this process: memory and pids, versions 1 and 2.
+//! Control group limits that bind this process: memory and pids, versions 1 and 2.
 //!
-//! A limit of any ancestor binds too, so the walk goes from the process's own group up to the
-//! root of the mount and keeps the tightest. Rules are from cgroups(7) and the kernel's
+//! A limit of any ancestor binds too, so the walk goes from the process's own group up to the root
+//! of the mount and keeps the tightest. The rules are from cgroups(7) and the kernel's
 //! `admin-guide/cgroup-v1` and `cgroup-v2.rst`.
 
 use std::path::{Component, Path, PathBuf};

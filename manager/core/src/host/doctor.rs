@@ -1,5 +1,5 @@
 //! Checks of `brood doctor`: each fact that decides whether this host can restore guests, and how
-//! many, with what to change.
+//! many, with the change that helps.
 
 mod freebsd;
 mod linux;

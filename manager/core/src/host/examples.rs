@@ -1,4 +1,4 @@
-//! Made-up hosts for tests.
+//! Example hosts for tests.
 
 use super::{
     cgroup::Groups,

@@ -1,5 +1,5 @@
-//! Facts of a host: what decides whether it can restore guests, and how many. Read once, then passed
-//! down as a value.
+//! Facts of a host: what decides whether it can restore guests, and how many. brood reads them once
+//! and passes them down as a value.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Facts of a FreeBSD host, from sysctl(3).
 //!
-//! All questions to the kernel go through [`Kernel`]. It is this kernel on FreeBSD, one that a
-//! stand-in's sysctl(8) tells of, or one that a test makes up.
+//! All questions to the kernel go through [`Kernel`]. It is the real kernel on FreeBSD, a
+//! stand-in's sysctl(8) on other systems, or a test's own values.
 
 #[cfg(target_os = "freebsd")]
 mod this_kernel;
@@ -68,8 +68,8 @@ pub struct BhyveTools {
     pub modules: Vec<(String, bool)>,
     /// `primarycache` of the checkpoint's dataset, when it is on ZFS: what of it the ARC keeps.
     pub primarycache: Option<String>,
-    /// Whether `/usr/sbin/iasl` is there, and `/tmp` can be written: a bhyve that builds ACPI tables
-    /// needs both.
+    /// Whether `/usr/sbin/iasl` is there, and `/tmp` can be written: a bhyve that builds ACPI
+    /// tables needs both.
     pub builds_tables: bool,
     /// The memory file with the most of holes among those in the checkpoint's folder, when that is
     /// on tmpfs.

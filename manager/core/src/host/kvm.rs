@@ -1,5 +1,5 @@
-//! Facts of KVM: whether `/dev/kvm` opens, what it can do, its modules, and the process ids that a guest
-//! takes.
+//! Facts of KVM: whether `/dev/kvm` opens, what it can do, its modules, and the process ids that a
+//! guest takes.
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
-//! This machine and what it can hold: facts read once and passed down as values.
+//! Host: this machine and its capacity, as facts that are read once and passed down as values.
 //!
 //! [`Source`] alone looks at the machine. Everything else here takes `&HostFacts`, so a test can
-//! make a host up.
+//! pass a host of its own.
 
 pub mod admission;
 pub mod boot;

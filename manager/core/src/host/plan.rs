@@ -1,5 +1,5 @@
-//! Capacity of a host, for `brood plan`: how many guests fit, best, expected and worst, and which limit
-//! binds.
+//! Capacity plan of a host (`brood plan`): how many guests fit, best, expected and worst, and which
+//! limit binds.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,12 +27,12 @@ pub struct CostModel {
     pub source: String,
 }
 
-/// Wired memory that a guest of bhyve takes of the kernel: 84 pages without a network card, 124 with
-/// one. Among them are 45 or 46 pages of page tables, and 97 or 130 KiB of zones (UMA). Measured
-/// with bhyve of FreeBSD 14.2 (docs/freebsd-footprint.md).
+/// Wired memory that a guest of bhyve takes of the kernel: 84 pages without a network card, 124
+/// with one. Among them are 45 or 46 pages of page tables, and 97 or 130 KiB of zones (UMA).
+/// Measured with bhyve of FreeBSD 14.2 (docs/freebsd-footprint.md).
 const BHYVE_WIRED: Bytes = Bytes::kib(124 * 4);
-/// What bhyve's process takes beside guest memory and a boot ROM: 3.08 to 3.22 MiB were measured for
-/// each guest in all, of which 0.34 to 0.48 are wired or the guest's own.
+/// What bhyve's process takes beside guest memory and a boot ROM: 3.08 to 3.22 MiB were measured
+/// for each guest in all, of which 0.34 to 0.48 are wired or the guest's own.
 const BHYVE_PROCESS: Bytes = Bytes::kib(2816);
 /// A UEFI boot ROM, which each bhyve reads into memory of its own; smaller ones cost less.
 const BHYVE_ROM: Bytes = Bytes::mib(4);

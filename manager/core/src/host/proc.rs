@@ -1,4 +1,4 @@
-//! Reader of `/proc` and `/sys` below a root, so that a test can give a made-up tree.
+//! Reader of `/proc` and `/sys` below a root, so that a test can pass a tree of its own.
 
 use std::{
     fs, io,

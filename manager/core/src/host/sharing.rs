@@ -1,6 +1,6 @@
-//! Sharing of a checkpoint's memory: whether guests will share it on this host, as far as that can be
-//! known before they run. Where they do not, each costs all its memory; plan, doctor and admission
-//! count so.
+//! Sharing of a checkpoint's memory: whether guests will share it on this host, as far as that can
+//! be known before they run. Without sharing, each guest costs all of its memory; plan, doctor and
+//! admission count accordingly.
 
 use serde::Serialize;
 use utoipa::ToSchema;

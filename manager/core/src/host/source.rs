@@ -1,4 +1,4 @@
-//! Source of facts: the kernel that is asked about the host.
+//! Source of host facts: the kernel that brood asks.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! Tests of Linux's facts on made-up `/proc` and `/sys` trees, and of doctor and plan on made-up hosts.
+//! Tests of Linux's facts on fake `/proc` and `/sys` trees, and of doctor and plan on example
+//! hosts.
 
 use std::{fs, path::PathBuf};
 
@@ -415,7 +416,8 @@ fn doctor_tells_apart_what_is_wrong_with_vmm() {
     assert!(jailed.contains("allow.vmm in jail.conf(5)"), "{jailed}");
 }
 
-/// FreeBSD 15.0 has neither `hw.vmm.maxvmms` nor `RLIMIT_VMM`: a limit that is not there is no limit.
+/// FreeBSD 15.0 has neither `hw.vmm.maxvmms` nor `RLIMIT_VMM`: a limit that is not there is no
+/// limit.
 #[test]
 fn a_host_without_a_limit_on_machines_is_ready() {
     let host = freebsd();

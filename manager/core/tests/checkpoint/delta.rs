@@ -1,4 +1,5 @@
-//! Chains of deltas as bundles: how they are found, what is refused, and what they are joined to.
+//! Chains of deltas as bundles: how parents are found, what is refused, and what a chain is
+//! flattened to.
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 

@@ -1,4 +1,4 @@
-//! Bundles whose files are not what they should be, and what a user does with whole ones.
+//! Bundles whose files are wrong, and the use of good ones.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -1,4 +1,4 @@
-//! Checkpoint bundles as the rest of brood and the user see them.
+//! Tests of checkpoint bundles, as the rest of brood and the user see them.
 
 mod damage;
 mod delta;

@@ -1,4 +1,4 @@
-//! bhyve's `.meta`, in both of its layouts, from hand-made files (see the fixtures' README).
+//! bhyve's `.meta` in both of its layouts, from hand-made files (see the fixtures' README).
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Any bundle that can be written is read back as it was written.
+//! Round trip: every bundle that can be written is read back as it was written.
 
 use std::os::unix::fs::FileExt;
 

@@ -1,4 +1,4 @@
-//! A small bundle with something in every field.
+//! Sample bundle: a small one with a value in every field.
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 

@@ -1,4 +1,4 @@
-//! Writing a bundle: what is refused, who wins, what a dead writer leaves.
+//! Writing of a bundle: what is refused, which of two writers wins, what a dead writer leaves.
 
 use std::{
     io::{BufRead, BufReader, Write},

@@ -1,5 +1,5 @@
-//! Metrics of the ways to the daemon, its socket and its port: open connections and event streams,
-//! and those that there was no room for.
+//! Metrics of the daemon's socket and port: open connections and event streams, and those refused
+//! for want of room.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,

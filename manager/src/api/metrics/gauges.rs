@@ -1,4 +1,4 @@
-//! Gauges: what is not counted but looked at.
+//! Gauges: values that are read at each request rather than counted.
 
 use std::sync::atomic::AtomicU64;
 

@@ -1,4 +1,4 @@
-//! Metrics of the daemon's own process, under the names that Prometheus' clients give them.
+//! Metrics of the daemon's own process, under the names that Prometheus' clients use.
 
 use std::{
     fs,

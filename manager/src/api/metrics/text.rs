@@ -1,4 +1,5 @@
-//! Metrics as text: OpenMetrics for those who ask for it, else the older text format of Prometheus.
+//! Text format of metrics: OpenMetrics for clients that ask for it, else the older Prometheus text
+//! format.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Claims as the daemon tells of them: what it has counted, and what it tells as it happens.
+//! Claims for `brood top`: the daemon's counters, and its events as they come.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,5 +1,5 @@
-//! Draws a display: a few lines of the host, the pools, restores under way, and as many guests as
-//! there is room for.
+//! Drawing of the display: a few lines for the host, the pools, restores in flight, and as many
+//! guests as there is room for.
 
 use ratatui::{
     Frame,

@@ -1,5 +1,5 @@
-//! Tables that fit a width: a column is as wide as what stands in it, and where there is not room
-//! for all columns, some are left out whole. A figure that is cut off would be a wrong one.
+//! Fit of tables to a width: a column is as wide as its content, and where not all columns fit,
+//! whole columns are left out. A figure that is cut off would be a wrong one.
 
 use ratatui::{
     layout::Constraint,

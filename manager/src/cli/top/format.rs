@@ -1,4 +1,4 @@
-//! Figures in few letters.
+//! Format of figures in few letters.
 
 use brood_core::{guests::View, units::Bytes};
 

@@ -1,4 +1,4 @@
-//! What there is at one moment.
+//! Picture: the host, pools and guests at one moment.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The terminal: drawn, listened to, and left as it was found, however this ends.
+//! Terminal of `brood top`: draws, reads keys, and restores the terminal however the program ends.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Looks at the host, pools and guests: asks the daemon when there is one, else reads the state.
+//! Source of the picture: the daemon when one answers, else the state folder.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,4 +1,4 @@
-//! A picture as plain text.
+//! Text form of a picture.
 
 use std::fmt::Write;
 

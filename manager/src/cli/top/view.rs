@@ -1,4 +1,4 @@
-//! What a person has chosen to see: the order of guests, a filter, a display that stands still.
+//! View of `brood top`: the order of guests, a filter, whether the display stands still.
 
 use std::{cmp::Reverse, collections::VecDeque};
 

@@ -1,4 +1,4 @@
-//! Formatting of numbers for people.
+//! Format of numbers for people.
 
 /// A whole number with its thousands set apart.
 pub(super) fn whole(n: u64) -> String {

@@ -1,4 +1,4 @@
-//! What the daemon's API adds to a call of the library: hot claims of one pool, in turns by the
+//! Overhead of the daemon's API over a call of the library: hot claims of one pool, in turns by the
 //! library and over HTTP on the daemon's socket.
 
 use std::{

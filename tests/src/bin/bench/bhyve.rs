@@ -1,5 +1,5 @@
-//! The manager of bhyve guests, with stand-ins for bhyve: whether a thousand guests cost it more for
-//! each than a hundred do. What the guests themselves cost is not measured: they are made up.
+//! Manager of bhyve guests, with stand-ins for bhyve: whether a thousand guests cost it more for
+//! each than a hundred do. The cost of the guests themselves is not measured: they are fakes.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! brood, as a command: nothing but its command line is used, as a script would.
+//! brood as a command: the benchmark uses nothing but its command line, as a script would.
 
 use std::{
     path::{Path, PathBuf},

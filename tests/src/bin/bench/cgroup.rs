@@ -1,8 +1,8 @@
-//! A control group with limits of its own for brood and all guests of a large run, so that a
-//! mistake costs that run and not the host.
+//! Control group for brood and all guests of a large run, with limits of its own: a mistake costs
+//! that run and not the host.
 //!
-//! It is made below the group that the bench is in, where the host lets us; see cgroups(7). What
-//! cannot be limited is left as it is, and said.
+//! The benchmark makes it below its own group, if the host allows that; see cgroups(7). It reports
+//! each limit that it cannot set.
 
 use std::{
     fs,

@@ -1,6 +1,6 @@
-//! Runs a command to its end and takes what it printed.
+//! Command runner: runs a command to its end and takes its output.
 //!
-//! Its output goes to files, not pipes: a guest that outlives the command and holds its standard
+//! The output goes to files, not pipes: a guest that outlives the command and holds its standard
 //! output would keep a pipe open for ever.
 
 use std::{

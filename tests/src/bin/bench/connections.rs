@@ -1,4 +1,4 @@
-//! What connections that nobody uses cost the daemon: memory, and time of its owner's requests.
+//! Cost of idle connections for the daemon: memory, and time of its owner's requests.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Brood and the floor in turns, so that what changes on the host meanwhile meets all of them.
+//! Contest: brood and the floor in turns, so that changes on the host meanwhile meet both.
 
 use super::{
     Measurement,

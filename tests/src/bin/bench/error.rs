@@ -1,4 +1,4 @@
-//! Why a benchmark has no result.
+//! Errors of a benchmark: why it has no result.
 
 use std::{io, path::PathBuf};
 

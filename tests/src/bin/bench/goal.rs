@@ -1,4 +1,4 @@
-//! What was measured, held against what was to be reached.
+//! Goals: the figures that brood is to reach, compared with the measured ones.
 
 use std::fmt;
 

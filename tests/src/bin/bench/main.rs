@@ -1,9 +1,9 @@
-//! Measures brood against the floor: the least that the same host can do, without a manager.
+//! Benchmark of brood against the floor: the least that the same host can do, without a manager.
 //!
-//! Both are measured in one run, in turns (A B, B A, A B), for several rounds. What is compared is
-//! the ratio within a round, shown with its spread over the rounds: a busy host shows as a wide
-//! spread, not as a better or worse brood. A goal that is missed is reported and never fails the
-//! command; it fails only when something broke.
+//! One run measures both, in turns (A B, B A, A B), for several rounds. It compares the ratio
+//! within a round, and shows it with its spread over the rounds: a busy host shows as a wide
+//! spread, not as a better or worse brood. A missed goal is reported and never fails the command;
+//! only a real error does.
 
 mod api;
 mod bhyve;

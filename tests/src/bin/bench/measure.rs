@@ -1,4 +1,4 @@
-//! What can be measured. Each takes its guests down before it returns.
+//! Measurements. Each destroys its guests before it returns.
 
 use std::{
     io,

@@ -1,7 +1,8 @@
-//! Pools: how fast a guest is somebody's, and that ten thousand of them leave nothing.
+//! Pools in the benchmark: the latency of a claim, and whether ten thousand claims leave nothing
+//! behind.
 //!
-//! The library is used as a daemon uses it, not the command line: what starting a process takes is
-//! none of the pool's.
+//! It uses the library as a daemon does, not the command line: the start of a process is no part of
+//! a pool's latency.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Waits until the host's memory has settled, by the rule that brood's own density run has.
+//! Wait for the host's memory to settle, by the rule of brood's own density run.
 
 use std::{
     thread,

@@ -1,4 +1,4 @@
-//! The table: for people, for a document, for scripts.
+//! Table of results: for people, for a document, for scripts.
 
 use brood::density::step::Machine;
 use serde::Serialize;

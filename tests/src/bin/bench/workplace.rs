@@ -1,5 +1,5 @@
-//! Where a benchmark works: a folder of its own with brood's state and the checkpoint, and what
-//! must be gone before that folder may go.
+//! Working folder of a benchmark, with brood's state and the checkpoint, and the guests that must
+//! be gone before the folder may go.
 
 use std::{io, os::unix::fs::symlink, path::Path};
 
@@ -29,9 +29,9 @@ pub(crate) struct Workplace {
     sockets: Option<TempDir>,
 }
 
-/// Keeps guests' sockets in memory, as `brood doctor` would have it where it matters: an ext4 without
-/// a journal takes the longer to make files the more were deleted in the last minutes, and a
-/// measurement must not depend on what was measured before.
+/// Keeps guests' sockets in memory, as `brood doctor` would have it where it matters: an ext4
+/// without a journal takes the longer to make files the more were deleted in the last minutes, and
+/// a measurement must not depend on what was measured before.
 fn sockets_in_memory(state: &Path) -> io::Result<Option<TempDir>> {
     let memory = Path::new("/dev/shm");
     if !statfs(memory).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {

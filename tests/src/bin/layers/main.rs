@@ -2,8 +2,8 @@
 //! upwards.
 //!
 //! A module of a crate is a floor, and [`FLOORS`] has them from the ground up. A module may import
-//! from the floors below it: then no circle of modules is possible. That the crate `brood-core`
-//! imports nothing from `brood` is cargo's to keep.
+//! from the floors below it only: so there is no circle of modules. Cargo itself ensures that the
+//! crate `brood-core` imports nothing from `brood`.
 
 mod arrows;
 

@@ -1,4 +1,5 @@
-//! Looks at everything while nobody does anything: it must come to be as it should.
+//! Audit: checks, while all clients pause, that the whole system reaches the state that it should
+//! have.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -23,11 +24,12 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Spares of a nursery.
 const SPARES: usize = 3;
-/// Claims and releases, of which each tenth must not cost the daemon a descriptor. It keeps some for
-/// each of the most requests that it ever had at once.
+/// Claims and releases, of which each tenth must not cost the daemon a descriptor. It keeps some
+/// for each of the most requests that it ever had at once.
 const CYCLES: usize = 100;
 
-/// Waits until `wrong` finds nothing wrong; it is told what was wrong last, when that takes too long.
+/// Waits until `wrong` finds nothing wrong; it is told what was wrong last, when that takes too
+/// long.
 fn at_rest(wrong: impl Fn() -> Option<String>) {
     let begin = Instant::now();
     while let Some(what) = wrong() {

@@ -1,4 +1,4 @@
-//! Kills, stops and replaces whatever there is.
+//! Chaos: kills, stops and replaces guests, nurseries and daemons at random.
 
 use std::{fs::File, io::Write, process::Command, thread, time::Duration};
 

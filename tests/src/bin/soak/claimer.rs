@@ -1,4 +1,5 @@
-//! A client that claims guests and uses them. It knows what it was told, and holds the daemon to it.
+//! Claimer: a client that claims guests and uses them. It remembers every answer of the daemon, and
+//! checks later answers against them.
 
 use std::{
     thread,

@@ -1,5 +1,5 @@
-//! Ends the soak by itself: after the first panic of any thread, when it takes far too long, and when
-//! somebody ends it by a signal. Whatever it has started is killed, and its folders are removed.
+//! Guard: ends the soak after the first panic of any thread, after far too long a time, and at a
+//! signal. It kills every process that the soak started, and removes its folders.
 
 use std::{
     fs, panic, process,
@@ -43,8 +43,8 @@ extern "C" fn on_signal(which: libc::c_int) {
     SIGNALLED.store(which, Ordering::Relaxed);
 }
 
-/// Notes the signals that end this process. They are not blocked: whatever it starts would be deaf to
-/// them, too.
+/// Notes the signals that end this process. They are not blocked: whatever it starts would be deaf
+/// to them, too.
 pub(crate) fn note_signals() {
     for which in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let handler = SigHandler::Handler(on_signal);

@@ -1,7 +1,7 @@
-//! A soak: clients claim, renew, suspend, resume and release guests of several pools for as long as
-//! it is told to, while guests, nurseries and the daemon itself are killed at random. Every few
-//! seconds, and at the end, all of it must come to rest as it should be: nothing handed out twice,
-//! nothing lost that was acknowledged, nothing left.
+//! Soak test: clients claim, renew, suspend, resume and release guests of several pools for a given
+//! time, while guests, nurseries and the daemon itself are killed at random. Every few seconds, and
+//! at the end, an audit checks the system: nothing handed out twice, nothing lost that was
+//! acknowledged, nothing left behind.
 //!
 //! The seed is printed; the same seed makes the same choices, though not the same moments.
 
@@ -30,8 +30,8 @@ const BETWEEN_AUDITS: Duration = Duration::from_secs(8);
 /// Uses a daemon and its pools while everything is killed at random, and makes sure that nothing is
 /// handed out twice, lost or left.
 ///
-/// Exits with 0 when all was as it should be; otherwise it says what was not, and kills whatever it has
-/// started. It does so when it is ended by a signal, too.
+/// Exits with 0 when all was as it should be; otherwise it says what was not, and kills whatever it
+/// has started. It does so when it is ended by a signal, too.
 #[derive(Debug, Parser)]
 #[command(name = "tools/soak", max_term_width = 100)]
 struct Options {

@@ -1,4 +1,4 @@
-//! What the soak plays on: a daemon that comes and goes, pools, and what everybody knows of them.
+//! Scene of the soak: a daemon that comes and goes, pools, and what the clients know of them.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -98,8 +98,8 @@ impl Scene {
         if engine == EngineKind::Kvm && without_kvm() {
             return None;
         }
-        // A file system of its own, which can be filled; and bundles of claims that rest share blocks
-        // with their guests' disks.
+        // A file system of its own, which can be filled; and bundles of claims that rest share
+        // blocks with their guests' disks.
         let storage = Storage::files(Kind::Xfs);
         let home = match &storage {
             Some(storage) => Home::on_inside(engine, &storage.folder())?,

@@ -1,5 +1,5 @@
-//! A client of whatever daemon there is now. One that is gone is no error: the request is put again
-//! to the next one.
+//! Client of whichever daemon runs now. A daemon that is gone is no error: the client sends the
+//! request again to the next one.
 
 use std::{
     thread,

@@ -1,7 +1,8 @@
-//! A checkpoint that is restored: its three files, and what bhyve looks up in them and when
+//! Checkpoint that bhyve restores: its three files, and what bhyve reads from them and when
 //! (usr.sbin/bhyve/snapshot.c).
 //!
-//! bhyve reads the `.meta` with libucl, which takes more than JSON; the stand-in takes JSON only.
+//! bhyve reads the `.meta` with libucl, which accepts more than JSON; the stand-in accepts JSON
+//! only.
 
 use std::{
     fs::{self, File},
@@ -36,7 +37,8 @@ pub(crate) const KERN_STRUCTS: [(&str, u64); 9] = [
     ("vrtc", 140),
 ];
 
-/// The keyboard controller, which is no PCI device and has no address, and the length of its state (seen with bhyve 14.2).
+/// The keyboard controller, which is no PCI device and has no address, and the length of its state
+/// (seen with bhyve 14.2).
 pub(crate) const ATKBDC: (&str, u64) = ("atkbdc", 141);
 
 /// An open checkpoint (`struct restore_state`).

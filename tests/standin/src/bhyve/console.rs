@@ -1,4 +1,4 @@
-//! The back ends of a serial port: standard input and output, a null-modem device, a TCP port
+//! Back ends of a serial port: standard input and output, a null-modem device, a TCP port
 //! (usr.sbin/bhyve/uart_backend.c).
 
 use std::{

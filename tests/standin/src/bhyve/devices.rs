@@ -1,5 +1,5 @@
-//! bhyve's PCI devices: which there are, which can be saved, and what their back ends need from the
-//! host (usr.sbin/bhyve/pci_emul.c, net_backends.c, block_if.c, amd64/pci_lpc.c).
+//! bhyve's PCI devices: their models, which of them bhyve can save, and what their back ends need
+//! from the host (usr.sbin/bhyve/pci_emul.c, net_backends.c, block_if.c, amd64/pci_lpc.c).
 
 use std::{
     fs::{File, OpenOptions},

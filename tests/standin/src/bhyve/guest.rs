@@ -1,5 +1,5 @@
-//! A tiny guest. It lives in the memory of its VM: a nonce of its first boot and a count of its
-//! answers are in the first page, so that a restored one tells where it comes from.
+//! Tiny guest that lives in the memory of its VM: a nonce of its first boot and a count of its
+//! answers are in the first page, so that a restored guest shows where it comes from.
 //!
 //! On the first serial port it says `ready ...` when it begins to run, and answers lines:
 //!

@@ -1,5 +1,5 @@
-//! A running VM: it waits for its consoles, its checkpoint socket, signals, and for what happens to
-//! it in the kernel.
+//! Running VM: it waits for its consoles, its checkpoint socket, signals, and for changes in the
+//! kernel.
 
 use std::{
     io::{self, Read, Write},

@@ -1,5 +1,4 @@
-//! Guest memory: copied from a checkpoint, or the checkpoint itself with what was written laid over
-//! it.
+//! Guest memory: a copy of a checkpoint, or the checkpoint itself with the written pages over it.
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 

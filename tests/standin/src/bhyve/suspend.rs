@@ -1,6 +1,6 @@
-//! Writing a checkpoint, as vm_checkpoint() of usr.sbin/bhyve/snapshot.c does: the `.kern` file is
-//! emptied first, then the memory file, then the `.meta`; memory, description, structures and
-//! devices are written in this order; nothing is synced, and nothing is removed when a step fails.
+//! Writer of a checkpoint, as vm_checkpoint() of usr.sbin/bhyve/snapshot.c: it empties the `.kern`
+//! file first, then the memory file, then the `.meta`; it writes memory, description, structures
+//! and devices in this order; it syncs nothing, and removes nothing when a step fails.
 
 use std::{
     fs::File,
@@ -66,7 +66,8 @@ impl Saved<'_> {
                 .line(&format!("Failed to snapshot {}; ret={ret}", device.name))
         };
         if device.name.starts_with("ahci@") && !self.guest.drives_ahci() {
-            // Its ports hold addresses of the guest, which its driver has not set (seen with bhyve 14.2).
+            // Its ports hold addresses of the guest, which its driver has not set (seen with bhyve
+            // 14.2).
             let why = "pci_ahci_snapshot: invalid address: port->cmd_lst";
             return Err(self.output.line(why) + &failed(EFAULT));
         }

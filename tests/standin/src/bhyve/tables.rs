@@ -1,7 +1,7 @@
-//! ACPI tables. With `-A` bhyve has iasl(8) compile them each time that it starts: by a shell, from
-//! one file in `/tmp` into another, and it aborts when that fails (acpi.c, acpi_build(); seen with
-//! bhyve 14.2). A bhyve with the patches does not in a restore: the tables lie in the memory that it
-//! restores (kernel-patches/15.0/bhyve-tables.patch).
+//! ACPI tables. With `-A` bhyve has iasl(8) compile them at each start: by a shell, from one file
+//! in `/tmp` into another, and it aborts when that fails (acpi.c, acpi_build(); seen with bhyve
+//! 14.2). A bhyve with the patches does not do so in a restore: the tables lie in the memory that
+//! it restores (kernel-patches/15.0/bhyve-tables.patch).
 
 use std::{
     fs, io,

@@ -1,5 +1,5 @@
-//! setproctitle(3): what ps(1) shows of a running bhyve is `bhyve: NAME (bhyve)`, and its command
-//! line is gone (bhyverun.c, main(); seen with bhyve 14.2).
+//! setproctitle(3): ps(1) shows a running bhyve as `bhyve: NAME (bhyve)`, and its command line is
+//! gone (bhyverun.c, main(); seen with bhyve 14.2).
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,8 +7,8 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// Writes the title over this process's arguments (proc_pid_stat(5), `arg_start` and `arg_end`). One
-/// that is longer than they were is cut off.
+/// Writes the title over this process's arguments (proc_pid_stat(5), `arg_start` and `arg_end`).
+/// One that is longer than they were is cut off.
 ///
 /// # Errors
 /// When the system does not let a process write its own memory.

@@ -1,4 +1,4 @@
-//! What makes and changes datasets: create, snapshot, clone, rollback, set, inherit.
+//! Changes of datasets: create, snapshot, clone, rollback, set, inherit.
 
 use std::{
     fs::{self, File},

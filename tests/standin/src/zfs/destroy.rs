@@ -1,4 +1,4 @@
-//! `zfs destroy`: what goes, what keeps it from going, and what goes with it.
+//! `zfs destroy`: what it removes, what prevents it, and what it removes along.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! `zfs list` and `zfs get`: what is told of datasets, and in which columns.
+//! `zfs list` and `zfs get`: the columns and properties of datasets.
 
 use super::{Datasets, Kind, failed, has, missing, only, options, usage};
 use crate::{exit::Exit, world::World};

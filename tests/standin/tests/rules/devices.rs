@@ -1,4 +1,4 @@
-//! What devices need from the host.
+//! Needs of devices from the host.
 
 use std::net::TcpListener;
 

@@ -1,4 +1,5 @@
-//! Each point fails where it says, in each way, and leaves what the real step would have left.
+//! Fault points: each fails where it says, in each way, and leaves what the real step would have
+//! left.
 
 use std::{collections::BTreeSet, fs};
 

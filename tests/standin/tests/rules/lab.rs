@@ -1,4 +1,5 @@
-//! What the tests share: a world of their own, its commands, and guests that end with the test.
+//! Shared parts of the tests: a world of their own, its commands, and guests that end with the
+//! test.
 
 use std::{
     fmt::Write as _,

@@ -1,4 +1,4 @@
-//! A VM from boot to end: how it ends, what it leaves, what of it a restore brings back.
+//! Life of a VM from boot to end: how it ends, what it leaves, what of it a restore brings back.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 

@@ -1,4 +1,4 @@
-//! Fifty at once.
+//! Fifty VMs at once.
 
 use std::{collections::BTreeSet, thread};
 

@@ -1,4 +1,4 @@
-//! Checkpoints that cannot be restored, and those that are read because they cannot be shared.
+//! Checkpoints that cannot be restored, and those that bhyve reads because it cannot share them.
 
 use std::fs;
 

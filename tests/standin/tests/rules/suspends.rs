@@ -1,4 +1,4 @@
-//! What a suspend writes, and when it cannot.
+//! Suspends: what they write, and when they fail.
 
 use std::{
     fs::{self, File},
@@ -112,8 +112,8 @@ fn a_device_that_cannot_be_saved_keeps_the_guest_from_being_suspended() {
     assert_eq!(ended.err, words);
 }
 
-/// Seen with bhyve 14.2: the ports hold addresses that the guest's driver sets; until then the suspend
-/// fails, the guest goes on, and the description is cut off after the host bridge.
+/// Seen with bhyve 14.2: the ports hold addresses that the guest's driver sets; until then the
+/// suspend fails, the guest goes on, and the description is cut off after the host bridge.
 #[test]
 fn ahci_is_saved_only_after_a_driver_has_programmed_it() {
     let lab = Lab::new();

@@ -1,4 +1,5 @@
-//! One writer or remover of a bundle at a time, and what to do with what a dead one left.
+//! Lock of a bundle: one writer or remover at a time. It also decides what becomes of a dead
+//! writer's files.
 
 use std::{
     fs::{File, TryLockError},
@@ -30,7 +31,7 @@ pub(in crate::checkpoint) struct Lock {
 }
 
 impl Lock {
-    /// Whether somebody holds a bundle's lock. What a dead writer left is not locked.
+    /// Whether a process holds a bundle's lock. Files that a dead writer left are not locked.
     pub(in crate::checkpoint) fn is_held(
         path: &BundlePath,
         folder: &Folder,

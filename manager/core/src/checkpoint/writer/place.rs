@@ -1,4 +1,4 @@
-//! The folder that a bundle is written to, and the room in it.
+//! Place of a new bundle: its folder, and the room in it.
 
 use std::{
     fs::{self, File},

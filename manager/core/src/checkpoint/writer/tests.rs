@@ -1,4 +1,4 @@
-//! A writer that dies at each of its steps.
+//! Tests of a writer that dies at each of its steps.
 
 use std::fs;
 

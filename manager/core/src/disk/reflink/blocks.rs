@@ -1,4 +1,4 @@
-//! The blocks of one file for another: shared, or copied.
+//! Blocks of one file for another: shared where the file system can do that, else copied.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! The `zfs` command, one call at a time, and what its answers mean.
+//! The `zfs` command: runs it, and reads what its answers mean.
 
 use std::{
     fmt,

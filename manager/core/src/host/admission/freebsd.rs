@@ -1,4 +1,4 @@
-//! The limits of a FreeBSD host, and what raises them.
+//! Limits of a FreeBSD host, and the settings that raise them.
 
 use super::{
     Demand, Limit, OWN_FILES, OWN_PIDS, Unit, host_pid_reserve, memory_reserve, own_pid_reserve,
@@ -7,8 +7,8 @@ use super::{
 use crate::host::{facts::HostFacts, freebsd::Freebsd};
 
 /// Open files that a guest's bhyve takes. Measured with bhyve of FreeBSD 14.2: 11 without a network
-/// card, 12 with one (docs/freebsd-footprint.md). Each further card or disk takes one more; four are
-/// allowed for.
+/// card, 12 with one (docs/freebsd-footprint.md). Each further card or disk takes one more; four
+/// are allowed for.
 const FILES_PER_GUEST: u64 = 12 + 4;
 /// `PID_MAX` of `sys/proc.h`; the kernel lowers `kern.maxproc` to it.
 const MOST_PROCESSES: u64 = 99_999;
@@ -50,8 +50,8 @@ fn machines_of_user(
                 "RLIMIT_VMM" => format!(
                     "raise this user's limit on virtual machines to {limit} in login.conf(5)"
                 ),
-                // Not in loader.conf: vmm sets it to 4 for each CPU when it is loaded (vmm_handler()
-                // of sys/dev/vmm/vmm_dev.c).
+                // Not in loader.conf: vmm sets it to 4 for each CPU when it is loaded
+                // (vmm_handler() of sys/dev/vmm/vmm_dev.c).
                 _ => format!("raise it: sysctl {name}={limit}, and the same in /etc/sysctl.conf"),
             }
         })

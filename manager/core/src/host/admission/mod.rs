@@ -1,13 +1,13 @@
-//! Admission: does it fit, before anything is started?
+//! Admission: decides whether a restore fits on the host before anything is started.
 //!
 //! A thousand clones that each write a little are cheap, and a thousand that each write everything
-//! are not. The operator says how much private memory each guest may come to hold (the allowance),
-//! and a restore is admitted only if every guest could take all of it at once. What earlier guests
-//! were promised and have not used yet counts against the same budget, so that restores that run
-//! one after the other, or at the same time, cannot together pass what each alone may use.
+//! are not. The operator says how much private memory each guest may come to hold (the private
+//! limit), and a restore is admitted only if every guest could take all of it at once. Memory that
+//! earlier guests were promised and have not used yet counts against the same budget; so several
+//! restores, one after the other or at once, cannot together exceed it.
 //!
-//! Running out of pids is worse than running out of memory: then nobody can fork on the whole
-//! host, not even a shell to clean up. So those limits keep a reserve and are never overcommitted.
+//! Running out of pids is worse than running out of memory: then nobody can fork on the whole host,
+//! not even a shell to clean up. So those limits keep a reserve and are never overcommitted.
 
 mod freebsd;
 mod remedy;

@@ -1,4 +1,4 @@
-//! For each limit, the command that raises it far enough.
+//! Remedies: for each limit, the command that raises it far enough.
 
 use crate::{host::cgroup::GroupLimit, units::Bytes};
 

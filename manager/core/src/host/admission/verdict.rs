@@ -1,4 +1,4 @@
-//! The outcome of admission: every limit with its figures, and the one that binds first.
+//! Verdict of admission: every limit with its figures, and the one that binds first.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Checks of `doctor` on FreeBSD only: vmm and its modules, the installed bhyve, ZFS.
+//! Checks of `brood doctor` on FreeBSD only: vmm and its modules, the installed bhyve, ZFS.
 
 use nix::errno::Errno;
 use vmm_sys::abi::VM_VNODE_ABI;
@@ -64,7 +64,8 @@ fn control(vmm: &Vmm, freebsd: &Freebsd) -> Check {
     )
 }
 
-/// Whether the bhyve on PATH maps a checkpoint. A stock one passes the variable over without a word.
+/// Whether the bhyve on PATH maps a checkpoint. A stock one passes the variable over without a
+/// word.
 fn maps_checkpoints(maps: bool) -> Check {
     let found = if maps {
         "maps checkpoints"
@@ -163,8 +164,8 @@ pub(super) fn tools(tools: &BhyveTools) -> Vec<Check> {
 }
 
 /// A bhyve without the patch compiles ACPI tables at each start, a restore too: it runs iasl by a
-/// shell, with files in /tmp, and dies by SIGABRT when it cannot. One with the patch leaves the tables
-/// of a restored guest as they are.
+/// shell, with files in /tmp, and dies by SIGABRT when it cannot. One with the patch leaves the
+/// tables of a restored guest as they are.
 pub(super) fn tables(freebsd: &Freebsd, tools: &BhyveTools) -> Option<Check> {
     if freebsd.bhyve_maps_checkpoints != Some(false) {
         return None;

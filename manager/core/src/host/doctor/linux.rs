@@ -1,4 +1,4 @@
-//! Checks of `doctor` on Linux only: KVM, mappings, overcommit.
+//! Checks of `brood doctor` on Linux only: KVM, mappings, overcommit.
 
 use super::{Check, Status};
 use crate::host::{
@@ -97,8 +97,8 @@ fn open_hint(kvm: &KvmFacts, vendor: &str) -> String {
     }
 }
 
-/// ext4 without a journal looks at each inode that was freed within the last minutes before it gives
-/// one out (`recently_deleted` in fs/ext4/ialloc.c), and each guest has a socket.
+/// ext4 without a journal looks at each inode that was freed within the last minutes before it
+/// gives one out (`recently_deleted` in fs/ext4/ialloc.c), and each guest has a socket.
 pub(super) fn run_folder(run: &RunFolder) -> Check {
     let (folder, journal) = (&run.folder, !run.without_journal);
     let found = if journal {

@@ -1,4 +1,4 @@
-//! Tests of FreeBSD's facts on a made-up kernel.
+//! Tests of FreeBSD's facts on a fake kernel.
 
 use std::{collections::HashMap, path::Path};
 

@@ -1,4 +1,4 @@
-//! The FreeBSD kernel that brood itself runs on.
+//! FreeBSD kernel that brood itself runs on.
 
 use std::{
     env, io,

@@ -1,4 +1,4 @@
-//! What a person sees, at two sizes of the terminal.
+//! Tests of the display at two sizes of the terminal.
 
 use insta::assert_snapshot;
 use ratatui::{
