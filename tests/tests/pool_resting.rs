@@ -1,5 +1,9 @@
 //! Suspended claims: the guest comes back as it was, whichever process is killed meanwhile.
 
+use brood_core::{
+    guest_id::GuestId,
+    state::{State, TokenDigest},
+};
 use std::{fs, time::Duration};
 
 use brood_tests::{
@@ -12,6 +16,7 @@ on_both_engines! {
     a_suspension_or_its_end_killed_at_any_moment_loses_nothing,
     a_guest_that_came_back_and_died_comes_back_again_as_it_rested,
     what_a_suspension_that_was_cut_off_has_left_is_in_nobodys_way,
+    a_guest_that_came_back_untold_is_its_claim,
 }
 
 /// Writes that a claimer would not want to lose.
@@ -112,6 +117,44 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again(on: EngineKind) {
         .brood(&["pool", "resume", &token])
         .exits(1)
         .says(&["no claim"]);
+}
+
+/// A restore can fail though its guest has come: its process could not be looked at, say. Then the
+/// record has the claim twice, by its guest and by its bundle.
+fn a_guest_that_came_back_untold_is_its_claim(on: EngineKind) {
+    let Some((home, _)) = pool_home(on, 1, &["--lease", "600"]) else {
+        return;
+    };
+    let claimed = home.claim();
+    let token = text(&claimed["token"]).to_owned();
+    let suspended: GuestId = text(&claimed["id"]).parse().unwrap();
+    write_mine(&home, text(&claimed["guest"]), 0);
+    let _ = home.json(&["pool", "suspend", &token]);
+    let back = home.json(&["pool", "resume", &token]);
+    write_mine(&home, text(&back["guest"]), 1);
+    let record_it_twice = || {
+        let bundle = home.state().join("cold").join(suspended.to_string());
+        let mut state = State::open(&home.state()).unwrap();
+        let digest = TokenDigest::of(&token);
+        let bundle = bundle.to_str().unwrap();
+        assert!(state.rest_again(&digest, &suspended, bundle).unwrap());
+    };
+
+    record_it_twice();
+    let again = home.json(&["pool", "resume", &token]);
+    assert_eq!(again["id"], back["id"]);
+    let _ = home.json(&["pool", "renew", &token, "--lease", "60"]);
+    finds_mine(&home, text(&back["guest"]), 1);
+
+    record_it_twice();
+    let _ = home.json(&["pool", "suspend", &token]);
+    let last = home.json(&["pool", "resume", &token]);
+    finds_mine(&home, text(&last["guest"]), 1);
+
+    record_it_twice();
+    home.release(&last);
+    assert!(home.guests().is_empty());
+    assert_eq!(bundles(&home), Vec::<String>::new());
 }
 
 fn a_suspension_or_its_end_killed_at_any_moment_loses_nothing(on: EngineKind) {

@@ -272,6 +272,10 @@ impl Pools<'_> {
 
     fn settle_one(&mut self, cold: &ColdRow) -> Result<(), Error> {
         match cold.state {
+            // A guest that is the claim's is more than the bundle that it came from.
+            ColdState::Cold if self.state.claimed_by(&cold.token)?.is_some() => {
+                self.settle_resume(cold)
+            }
             ColdState::Cold => Ok(()),
             ColdState::Suspending => self.settle_suspend(cold),
             ColdState::Resuming => self.settle_resume(cold),
