@@ -6,7 +6,7 @@ use std::{cell::Cell, fs, path::PathBuf};
 
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, unnoted},
-    engine::{Engine, GuestRef, Identity, Order, Suspend},
+    engine::{After, Engine, GuestRef, Identity, Order, Suspend},
     guest_id::GuestId,
 };
 use brood_tests::{Kind, Lab, Running, Storage, array, signal, text, until};
@@ -546,6 +546,7 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
                 from: &web,
                 to: &warm,
                 delta: false,
+                after: After::End,
                 disks: &mut disks,
                 note: &mut unnoted,
                 progress: &brood_core::checkpoint::unwatched,

@@ -17,7 +17,7 @@ use brood_core::{
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
-        Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, Restored, Suspend,
+        After, Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, Restored, Suspend,
         kvm::Kvm,
     },
     guest_id::GuestId,
@@ -294,6 +294,7 @@ fn a_guest_is_suspended_and_restored_again() {
                 from: &from,
                 to: &bench.path,
                 delta: false,
+                after: After::End,
                 disks: &mut || {
                     taken += 1;
                     Ok(Vec::new())
@@ -318,6 +319,7 @@ fn a_guest_is_suspended_and_restored_again() {
                     from: &from,
                     to: &to,
                     delta: false,
+                    after: After::End,
                     disks: &mut || {
                         taken += 1;
                         Ok(Vec::new())
@@ -388,6 +390,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
                     from: &from,
                     to: &to,
                     delta: false,
+                    after: After::End,
                     disks: &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
                     note: &mut unnoted,
                     progress: &brood_core::checkpoint::unwatched,

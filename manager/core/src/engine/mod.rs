@@ -295,6 +295,15 @@ impl<'a> GuestRef<'a> {
 /// Takes the snapshots of a stopped guest's disks for the bundle that is being written.
 pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
 
+/// What becomes of a guest that is written into a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It ends: the bundle is the guest.
+    End,
+    /// It stays, stopped.
+    Pause,
+}
+
 /// A suspend: from a running guest to a sealed bundle.
 pub struct Suspend<'a> {
     /// The guest's name.
@@ -305,8 +314,10 @@ pub struct Suspend<'a> {
     pub to: &'a BundlePath,
     /// Whether the bundle is a delta of `from`: only the pages that the guest has to itself.
     pub delta: bool,
-    /// Takes the snapshots of the guest's disks. The engine calls it once, when the guest is
-    /// stopped and the bundle is locked, and seals what it returns.
+    /// What becomes of the guest when the bundle is sealed.
+    pub after: After,
+    /// Takes the snapshots of the guest's disks. The engine calls it once, when the guest is stopped
+    /// and the bundle is locked, and seals what it returns.
     pub disks: TakeDisks<'a>,
     /// Is told of the manifest before the bundle has its name.
     pub note: NoteSeal<'a>,
@@ -480,11 +491,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error>;
 
-    /// Suspends a guest into a new bundle; the guest ends. When anything fails, it goes on.
+    /// Suspends a guest into a new bundle; the guest ends, or stays as [`Suspend::after`] says. When
+    /// anything fails, it goes on.
     ///
     /// # Errors
-    /// When the bundle cannot be written, the guest not be stopped, its disks' snapshots not be
-    /// taken, or the engine writes no deltas and one is wanted.
+    /// When the bundle cannot be written, the guest not be stopped, its disks' snapshots not be taken,
+    /// or the engine cannot do what is wanted: a delta, or a guest that stays.
     fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error>;
 
     /// Whether [`Self::suspend`] can write a delta.

@@ -28,6 +28,11 @@ impl Guests<'_> {
             return Ok(());
         }
         self.stop(guest, process)?;
+        self.until_stopped(guest, process)
+    }
+
+    /// Waits until a guest has stopped that was told to.
+    pub(super) fn until_stopped(&self, guest: &Guest, process: Process) -> Result<(), Error> {
         let look = |source| Error::look(&guest.row.name, source);
         if stopped(process, self.cancelled).map_err(look)? {
             return Ok(());

@@ -1,15 +1,60 @@
-//! Suspend of guests: writes a guest into a bundle, and ends it.
+//! Suspend and snapshot of guests: writes a guest into a bundle, and ends it or leaves it paused.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use super::{Error, Guest, GuestState, Guests, alive, disks};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
-    engine::{self, GuestRef, Suspend},
+    engine::{self, After, GuestRef, Process, Suspend},
 };
 use jiff::Timestamp;
 
+/// What is to be written.
+struct Bundle<'a> {
+    to: &'a BundlePath,
+    delta: bool,
+    after: After,
+    progress: Watch<'a>,
+}
+
+impl Bundle<'_> {
+    /// What is done to the guest, in a word.
+    fn action(&self) -> &'static str {
+        match self.after {
+            After::End => "suspend",
+            After::Pause => "snapshot",
+        }
+    }
+}
+
 impl Guests<'_> {
+    /// Writes all memory of a living guest into a new bundle, and leaves the guest paused. When
+    /// anything fails, the guest is as it was.
+    ///
+    /// # Errors
+    /// When the guest does not live, its checkpoint cannot be read, the bundle not be written, or
+    /// the engine ends guests that it writes.
+    pub fn snapshot(
+        &mut self,
+        guest: &Guest,
+        path: &BundlePath,
+        progress: Watch<'_>,
+    ) -> Result<Manifest, Error> {
+        let process = alive(guest)?;
+        let manifest = self.write(
+            guest,
+            Some(process),
+            &Bundle {
+                to: path,
+                delta: false,
+                after: After::Pause,
+                progress,
+            },
+        )?;
+        self.until_stopped(guest, process)?;
+        Ok(manifest)
+    }
+
     /// Suspends a guest into a new bundle and ends it. A full bundle holds all of its memory, a
     /// delta only its private pages. When anything fails, the guest goes on, paused if it was
     /// paused. If an earlier suspend to this bundle was interrupted after the guest's end, this
@@ -76,7 +121,29 @@ impl Guests<'_> {
         } else {
             Some(alive(guest)?)
         };
-        self.free(guest, "suspend")?;
+        let manifest = self.write(
+            guest,
+            process,
+            &Bundle {
+                to: path,
+                delta,
+                after: After::End,
+                progress,
+            },
+        )?;
+        self.destroy(std::slice::from_ref(guest))?.whole()?;
+        Ok(manifest)
+    }
+
+    /// Writes a guest into a bundle. It has no process when it has ended for that already.
+    fn write(
+        &mut self,
+        guest: &Guest,
+        process: Option<Process>,
+        bundle: &Bundle<'_>,
+    ) -> Result<Manifest, Error> {
+        let (action, path) = (bundle.action(), bundle.to);
+        self.free(guest, action)?;
         let name = &guest.row.name;
         let from: BundlePath = guest.row.checkpoint.parse()?;
         let from = self.state.open_checkpoint(&from)?;
@@ -90,22 +157,23 @@ impl Guests<'_> {
         let read = self
             .engine
             .own_disk(GuestRef::new(&self.state.run_dir(), &guest.row.id));
-        let read = read.map_err(|e| Error::engine("suspend", name, e))?;
+        let read = read.map_err(|e| Error::engine(action, name, e))?;
         if let (None, Some(read)) = (&disk, read) {
             // The record was lost and made anew. Memory without its disk would be no guest.
             let refused = engine::Error::Refused(format!(
                 "what its disk {} was made of is not recorded",
                 read.display()
             ));
-            return Err(Error::engine("suspend", name, refused));
+            return Err(Error::engine(action, name, refused));
         }
-        if let Some(process) = process {
+        // One that is to stay paused runs no more than it takes to write it: its engine sees to that.
+        if let Some(process) = process.filter(|_| bundle.after == After::End) {
             self.unfreeze(guest, process)?;
         }
         if disk.is_some() {
             self.note_bundle_place(path)?;
         }
-        if delta {
+        if bundle.delta {
             self.state.note_bundle_folder(path.dir())?;
         }
         let mut taken = None;
@@ -121,35 +189,29 @@ impl Guests<'_> {
             name,
             from: &from,
             to: path,
-            delta,
+            delta: bundle.delta,
+            after: bundle.after,
             disks: &mut take,
             // It wants what the guest had here.
             note: &mut |manifest, sha256| state.trust_seal(manifest, sha256),
-            progress,
+            progress: bundle.progress,
         };
         let run_dir = self.state.run_dir();
         let guest_ref = GuestRef::new(&run_dir, &guest.row.id);
         let suspended = self.engine.suspend(guest_ref, suspend);
-        let result = suspended.map_err(|source| Error::engine("suspend", name, source));
-        match result {
-            Ok(manifest) => {
-                self.destroy(std::slice::from_ref(guest))?.whole()?;
-                Ok(manifest)
+        if suspended.is_err() {
+            if let (Some(disk), Some((path, snapshot))) = (disk, taken) {
+                // The guest may have gone when its bundle was sealed already. What cannot be removed
+                // now is found again: it is in no bundle.
+                if let Ok(false) = disks::may_have(&path, &snapshot.snapshot) {
+                    let _ = disk.discard(&path, &snapshot);
+                }
             }
-            Err(e) => {
-                if let (Some(disk), Some((bundle, snapshot))) = (disk, taken) {
-                    // The guest may have gone when its bundle was sealed already. What cannot be
-                    // removed now is found again: it is in no bundle.
-                    if let Ok(false) = disks::may_have(&bundle, &snapshot.snapshot) {
-                        let _ = disk.discard(&bundle, &snapshot);
-                    }
-                }
-                if let Some(process) = process.filter(|_| guest.state == GuestState::Paused) {
-                    let _ = self.engine.stop(process);
-                }
-                Err(e)
+            if let Some(process) = process.filter(|_| guest.state == GuestState::Paused) {
+                let _ = self.engine.stop(process);
             }
         }
+        suspended.map_err(|source| Error::engine(action, name, source))
     }
 
     /// Whether the guest's suspend to this bundle was cut off after its end.

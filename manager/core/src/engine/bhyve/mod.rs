@@ -46,8 +46,8 @@ pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
-    Answer, Described, Engine, Error, GuestRef, Limit, Process, ProcessState, Session, Stray,
-    Suspend, Unsealed, Usage,
+    After, Answer, Described, Engine, Error, GuestRef, Limit, Process, ProcessState, Session,
+    Stray, Suspend, Unsealed, Usage,
 };
 use crate::{
     checkpoint::{
@@ -357,6 +357,13 @@ impl Engine for Bhyve {
         if suspend.delta {
             return Err(Error::Refused(
                 "its engine writes no deltas: suspend it in full, without --delta".to_owned(),
+            ));
+        }
+        if suspend.after == After::Pause {
+            return Err(Error::Refused(
+                "bhyve ends a guest that it writes: suspend it (`brood suspend`), and restore it \
+                 from its checkpoint"
+                    .to_owned(),
             ));
         }
         let Suspend {

@@ -35,8 +35,8 @@ pub use guest::control::CallError;
 pub use vm::machine::ExitReason;
 
 use super::{
-    Answer, Described, Engine, Error, GuestRef, Identity, Limit, MemoryMap, Process, Session,
-    Stray, Suspend, Usage,
+    After, Answer, Described, Engine, Error, GuestRef, Identity, Limit, MemoryMap, Process,
+    Session, Stray, Suspend, Usage,
 };
 use crate::{
     checkpoint::{
@@ -245,8 +245,18 @@ impl Engine for Kvm {
             crate::checkpoint::remove(to)?;
             return Err(e.into());
         }
-        // The bundle is whole: from here on it is the guest, and the process is not.
-        conversation.commit()?;
+        match suspend.after {
+            // The bundle is whole: from here on it is the guest, and the process is not.
+            After::End => conversation.commit()?,
+            // The guest goes on when the conversation ends. The signal comes before that, so its
+            // vCPU does not run in between.
+            After::Pause => {
+                let process = process_of(&conversation)?.ok_or(Error::Gone)?;
+                if !self.stop(process).map_err(not_signalled)? {
+                    return Err(Error::Gone);
+                }
+            }
+        }
         Ok(manifest)
     }
 
@@ -255,11 +265,7 @@ impl Engine for Kvm {
     }
 
     fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
-        let continued = self.unfreeze(process).map_err(|source| Error::Io {
-            action: "signal its process",
-            source,
-        })?;
-        if !continued {
+        if !self.unfreeze(process).map_err(not_signalled)? {
             return Err(Error::Gone);
         }
         self.ask(guest, &["ping".to_owned()], limit).map(drop)
@@ -294,6 +300,13 @@ impl Engine for Kvm {
             action: "remove the guest's files",
             source,
         })
+    }
+}
+
+fn not_signalled(source: io::Error) -> Error {
+    Error::Io {
+        action: "signal its process",
+        source,
     }
 }
 

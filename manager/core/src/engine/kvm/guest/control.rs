@@ -14,6 +14,7 @@ use nix::{
     poll::{PollFd, PollFlags, poll},
     sys::{
         memfd::{MFdFlags, memfd_create},
+        signal::{Signal, kill},
         socket::{
             AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
             UnixAddr, connect, getsockopt, recv, recvmsg, sendmsg, setsockopt, socket, sockopt,
@@ -21,6 +22,7 @@ use nix::{
         stat::Mode,
         time::{TimeVal, TimeValLike},
     },
+    unistd::Pid,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -150,7 +152,8 @@ impl<'a> Conversation<'a> {
     }
 
     /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
-    /// waits for [`Self::commit`]; hanging up lets it go on.
+    /// waits for [`Self::commit`]; hanging up lets it go on. One that was stopped runs on, as far as
+    /// it takes.
     pub(crate) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
         self.suspend_to(CALL_SUSPEND, &[memory], watch)
     }
@@ -186,11 +189,11 @@ impl<'a> Conversation<'a> {
         };
         send_with_files(self.socket.as_raw_fd(), &call, files)?;
         if let Ok(pid) = self.pid() {
-            // A guest in the middle of a request hears nobody until its vCPU is stopped.
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGUSR1,
-            );
+            // A guest in the middle of a request hears nobody until its vCPU is stopped; one that is
+            // paused, not until it goes on. In this order the vCPU of such a one does not run.
+            for signal in [Signal::SIGUSR1, Signal::SIGCONT] {
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
         }
         self.wait(files[0], watch)?;
         self.reply()?;

@@ -289,7 +289,7 @@ impl Guest<'_> {
             return;
         };
         let reply = match Destination::of(&call, files) {
-            Some(to) => self.suspend(client, &to, false),
+            Some(to) => self.suspend(client, to, false),
             None if call.kind == CALL_ASK => self.ask(&call.request),
             None => Reply::new(REPLY_FAILED, "the guest does not know this call"),
         };
@@ -361,15 +361,15 @@ impl Guest<'_> {
             return;
         };
         let reply = match Destination::of(&call, files) {
-            Some(to) => self.suspend(client, &to, true),
+            Some(to) => self.suspend(client, to, true),
             None => Reply::new(REPLY_BUSY, "the guest is busy with an earlier request"),
         };
         let _ = send_message(client.as_raw_fd(), &reply);
     }
 
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
-    /// guest goes on as if nothing had happened.
-    fn suspend(&mut self, client: &OwnedFd, to: &Destination, busy: bool) -> Reply {
+    /// guest goes on as if nothing had happened: that is how a snapshot is taken, too.
+    fn suspend(&mut self, client: &OwnedFd, to: Destination, busy: bool) -> Reply {
         let nursery = self.nursery;
         let written = self.machine().and_then(|machine| {
             machine.finish_exit().map_err(|e| e.to_string())?;
@@ -378,6 +378,8 @@ impl Guest<'_> {
             let written = to.write(&nursery.layers, &machine.ram, &|| !hung_up(client));
             Ok((state.to_bytes(), written))
         });
+        // Guests may be restored from these files before this one is heard of again.
+        drop(to);
         let state = match written {
             Ok((state, Ok(()))) => state,
             Ok((_, Err(e))) => {
