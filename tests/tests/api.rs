@@ -173,7 +173,6 @@ fn mistakes_are_told_with_a_way_out() {
         ("/api/v1/checkpoints?dir=/missing", 404),
         ("/api/v1/checkpoints?dir=a", 400),
         ("/api/v1/pools/missing", 404),
-        ("/guests/nobody/api/v1/vm.info", 404),
     ] {
         let _ = daemon.send(Method::GET, path, status);
     }
@@ -262,51 +261,6 @@ fn a_request_has_an_id_that_is_echoed_and_logged() {
         !ran.stderr.contains(&token),
         "a claim's token is in the log"
     );
-}
-
-#[test]
-fn cloud_hypervisors_verbs_work_for_each_guest() {
-    let Some(home) = Home::with_kvm() else { return };
-    let demo = home.demo("demo", "4M");
-    let daemon = Daemon::start(&home);
-    let at = |verb: &str| format!("/guests/vm0/api/v1/{verb}");
-    let ping = daemon.get(&at("vmm.ping"));
-    assert_eq!(ping["pid"], daemon.pid());
-    let _ = daemon.send(Method::GET, &at("vm.info"), 404);
-    let _ = daemon.send(Method::PUT, &at("vm.pause"), 404);
-    let source = json!({
-        "source_url": format!("file://{}", demo.path), "prefault": true,
-        "memory_restore_mode": "OnDemand",
-    });
-    let _ = daemon.put(&at("vm.restore"), &json!({ "source_url": demo.path }), 400);
-    let _ = daemon.put(&at("vm.restore"), &source, 204);
-    let info = daemon.get(&at("vm.info"));
-    assert_eq!(
-        (&info["state"], &info["memory_actual_size"]),
-        (&"Paused".into(), &(4 << 20).into())
-    );
-    assert_eq!(info["config"]["memory"]["size"], 4 << 20);
-    assert_eq!(
-        info["config"]["cpus"],
-        json!({ "boot_vcpus": 1, "max_vcpus": 1 })
-    );
-    // It is there already.
-    let _ = daemon.put(&at("vm.restore"), &source, 404);
-    let _ = daemon.send(Method::PUT, &at("vm.pause"), 405);
-    let _ = daemon.send(Method::PUT, &at("vm.resume"), 204);
-    let _ = daemon.send(Method::PUT, &at("vm.resume"), 405);
-    assert_eq!(daemon.get(&at("vm.info"))["state"], "Running");
-    assert_eq!(home.names("running"), ["vm0"]);
-    let _ = home.ask("vm0", "poke 0x200000 9");
-    let _ = daemon.send(Method::PUT, &at("vm.pause"), 204);
-    let to = home.named("snapshot");
-    let destination = json!({ "destination_url": format!("file://{}", to.path) });
-    let _ = daemon.put(&at("vm.snapshot"), &destination, 204);
-    let _ = daemon.put(&at("vm.snapshot"), &destination, 404);
-    let again = json!({ "source_url": format!("file://{}", to.path), "resume": true });
-    let _ = daemon.put("/guests/vm1/api/v1/vm.restore", &again, 204);
-    assert_eq!(home.peek("vm1", 0x20_0000), 9);
-    assert_eq!(home.names("running"), ["vm1"]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(crate) fn seal(file: &File) -> io::Result<()> {
 
 /// Makes a folder for its owner alone, unless it exists; folders above it that do not exist get the
 /// mode that the umask gives.
-pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+pub fn create_folder(path: &Path) -> io::Result<()> {
     let create = || DirBuilder::new().mode(FOLDER).create(path);
     let created = create().or_else(|e| match (e.kind(), path.parent()) {
         (io::ErrorKind::NotFound, Some(parent)) => {

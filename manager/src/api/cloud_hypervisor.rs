@@ -1,379 +1,183 @@
-//! A few verbs of Cloud Hypervisor's API, for each guest below a base URL of its own:
-//! `/guests/NAME/api/v1`. Methods, bodies and statuses are those of its OpenAPI document
-//! (`vmm/src/api/openapi/cloud-hypervisor.yaml`, version 0.3.0).
+//! Cloud Hypervisor's API, for each guest on a socket of its own: `STATE/ch/NAME.sock`.
 //!
-//! What is different: `source_url` and `destination_url` name a bundle, `file:///DIR/NAME`; a guest
-//! ends with its snapshot, as with `brood suspend`; a restore always shares the checkpoint's memory,
-//! so `prefault`, `memory_restore_mode` and `zone_updates` are taken and ignored; errors are problem
-//! details.
+//! Cloud Hypervisor has one process and one socket for each virtual machine, and so its clients name
+//! no machine in their requests. The daemon therefore makes such a socket for each guest for which
+//! somebody asks for one. Methods, bodies and statuses are those of `cloud-hypervisor.yaml`, version
+//! 0.3.0. Where its program answers otherwise than its document says, its program is followed:
+//! clients are written against that.
 
-use std::path::PathBuf;
+mod sockets;
+mod types;
+mod verbs;
 
-use axum::{Extension, Json as Answer, extract::State, http::StatusCode};
-use serde::{Deserialize, Serialize};
+use axum::{
+    Extension, Json as Answer, Router,
+    extract::{Request, State},
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use serde::Serialize;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
 use utoipa::ToSchema;
+
+pub(super) use sockets::GuestSockets;
 
 use super::{
     App,
-    extract::{Json, Path},
-    guests::TIMEOUT,
-    permits::Bound,
-    problem::Problem,
-    request::RequestId,
+    extract::Path,
+    problem::{Problem, ToldProblem},
+    request,
 };
-use brood_core::{
-    checkpoint::BundlePath,
-    disk::Choice,
-    guests::{Guest, GuestState},
-    restore::{
-        job::{ALLOWANCE, Ending, Job},
-        mass::Names,
-    },
-};
+use brood_core::{guest_id::GuestId, guests};
 
-/// What answers.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct VmmPingResponse {
-    /// The program and its version.
-    build_version: &'static str,
-    /// Its version.
-    version: &'static str,
-    /// Process id of the daemon.
-    pid: u32,
-    /// None.
-    features: Vec<String>,
+/// The guest that a socket is of.
+#[derive(Clone, Debug)]
+struct Served {
+    id: GuestId,
+    name: String,
 }
 
-/// Whether the API answers
+/// The socket of a guest.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GuestSocket {
+    /// Name of the guest.
+    #[schema(example = "demo-1")]
+    guest: String,
+    /// The socket.
+    #[schema(example = "/var/db/brood/ch/demo-1.sock")]
+    socket: String,
+}
+
+/// Serves Cloud Hypervisor's API for a guest on a socket of its own, until the guest ends
+///
+/// Clients of Cloud Hypervisor (`ch-remote --api-socket SOCKET`) find there `vmm.ping`, `vm.info`,
+/// `vm.counters`, `vm.pause`, `vm.resume`, `vm.snapshot`, `vm.shutdown`, `vm.delete` and
+/// `vmm.shutdown`. A guest that has its socket already keeps it.
 #[utoipa::path(
-    get, path = "/vmm.ping", tag = "cloud-hypervisor", operation_id = "vmmPing",
-    params(("guest" = String, Path, description = "Name or id; it need not exist")),
-    responses((status = 200, body = VmmPingResponse))
-)]
-pub(super) async fn ping() -> Answer<VmmPingResponse> {
-    Answer(VmmPingResponse {
-        build_version: concat!("brood ", env!("CARGO_PKG_VERSION")),
-        version: env!("CARGO_PKG_VERSION"),
-        pid: std::process::id(),
-        features: Vec::new(),
-    })
-}
-
-/// A guest, as Cloud Hypervisor tells of it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct VmInfo {
-    /// How it is built; only the parts that it has.
-    config: VmConfig,
-    /// What it is doing.
-    state: VmState,
-    /// Its memory, in bytes.
-    memory_actual_size: u64,
-}
-
-/// How a guest is built.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct VmConfig {
-    /// Its processors.
-    cpus: CpusConfig,
-    /// Its memory.
-    memory: MemoryConfig,
-    /// Nothing: it was restored, not booted.
-    payload: PayloadConfig,
-}
-
-/// Processors of a guest.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct CpusConfig {
-    /// At boot.
-    boot_vcpus: u32,
-    /// At most.
-    max_vcpus: u32,
-}
-
-/// Memory of a guest.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct MemoryConfig {
-    /// In bytes.
-    size: u64,
-    /// Always false: it is shared with the checkpoint until it is written, and then private.
-    shared: bool,
-}
-
-/// What a guest was booted from.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PayloadConfig {}
-
-/// What a guest is doing, in Cloud Hypervisor's words.
-#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(super) enum VmState {
-    /// It is being restored.
-    Created,
-    /// It runs.
-    Running,
-    /// It ended.
-    Shutdown,
-    /// It is paused.
-    Paused,
-}
-
-/// A guest
-#[utoipa::path(
-    get, path = "/vm.info", tag = "cloud-hypervisor", operation_id = "vmInfo",
+    post, path = "/guests/{guest}/ch-socket", tag = "guests", operation_id = "serveCloudHypervisor",
     params(("guest" = String, Path, description = "Name or id")),
     responses(
-        (status = 200, body = VmInfo),
-        (status = 404, description = "There is no such guest", body = Problem,
-         content_type = "application/problem+json"),
+        (status = 200, body = GuestSocket),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn info(
+pub(super) async fn socket(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<VmInfo>, Problem> {
-    let guest = app.on_guests(move |guests| Ok(guests.find(&name)?)).await?;
-    Ok(Answer(VmInfo {
-        config: VmConfig {
-            // The engine restores guests with one.
-            cpus: CpusConfig {
-                boot_vcpus: 1,
-                max_vcpus: 1,
-            },
-            memory: MemoryConfig {
-                size: guest.row.memory.0,
-                shared: false,
-            },
-            payload: PayloadConfig {},
-        },
-        state: match guest.state {
-            GuestState::Restoring => VmState::Created,
-            GuestState::Running => VmState::Running,
-            GuestState::Paused => VmState::Paused,
-            GuestState::Dead => VmState::Shutdown,
-        },
-        memory_actual_size: guest.row.memory.0,
-    }))
-}
-
-/// Pauses a guest
-#[utoipa::path(
-    put, path = "/vm.pause", tag = "cloud-hypervisor", operation_id = "pauseVM",
-    params(("guest" = String, Path, description = "Name or id")),
-    responses(
-        (status = 204, description = "It is paused"),
-        (status = 404, description = "There is no such guest", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 405, description = "It does not run", body = Problem,
-         content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn pause(
-    State(app): State<App>,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
-    app.change_guests(move |guests| {
-        let _permit = permit;
-        let guest = guests.find(&name)?;
-        must_be(&guest, &[GuestState::Running], "paused")?;
-        guests.pause(&guest)?;
-        Ok(StatusCode::NO_CONTENT)
+) -> Result<Answer<GuestSocket>, Problem> {
+    let opener = app.clone();
+    app.on_guests(move |found| {
+        let guest = found.find(&name)?;
+        if guest.process().is_none() {
+            return Err(guests::Error::NotAlive {
+                guest: guest.row.name,
+                state: guest.state,
+                reason: guest.row.reason,
+            }
+            .into());
+        }
+        let served = Served {
+            id: guest.row.id,
+            name: guest.row.name,
+        };
+        let socket = opener.guest_sockets.open(&opener, &served)?;
+        Ok(Answer(GuestSocket {
+            guest: served.name,
+            socket: socket.display().to_string(),
+        }))
     })
     .await
 }
 
-/// Resumes a paused guest; answers when the guest has answered
-#[utoipa::path(
-    put, path = "/vm.resume", tag = "cloud-hypervisor", operation_id = "resumeVM",
-    params(("guest" = String, Path, description = "Name or id")),
-    responses(
-        (status = 204, description = "It runs"),
-        (status = 404, description = "There is no such guest", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 405, description = "It is not paused", body = Problem,
-         content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn resume(
-    State(app): State<App>,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
-    let took = app
-        .change_guests(move |guests| {
-            let _permit = permit;
-            let guest = guests.find(&name)?;
-            must_be(&guest, &[GuestState::Paused], "resumed")?;
-            Ok(guests.resume(&guest, TIMEOUT)?)
+/// What answers on the socket of a guest.
+fn router(app: App, served: Served) -> Router {
+    Router::new()
+        .route("/api/v1/vmm.ping", get(verbs::ping))
+        .route("/api/v1/vmm.shutdown", put(verbs::shutdown_vmm))
+        .route("/api/v1/vm.info", get(verbs::info))
+        .route("/api/v1/vm.counters", get(verbs::counters))
+        .route("/api/v1/vm.pause", put(verbs::pause))
+        .route("/api/v1/vm.resume", put(verbs::resume))
+        .route("/api/v1/vm.snapshot", put(verbs::snapshot))
+        .route("/api/v1/vm.restore", put(verbs::restore))
+        .route("/api/v1/vm.shutdown", put(verbs::shutdown))
+        .route("/api/v1/vm.delete", put(verbs::delete))
+        .fallback(async |uri: Uri| {
+            let detail = format!("brood does not serve {}", uri.path());
+            Problem::new(StatusCode::NOT_FOUND, NO_SUCH_PATH, detail)
+                .with_hint("docs/api.md lists the verbs of Cloud Hypervisor's API that it serves")
         })
-        .await?;
-    app.metrics.resumed(took);
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// 405 is what Cloud Hypervisor answers to a verb that does not suit the state.
-fn must_be(guest: &Guest, states: &[GuestState], past: &str) -> Result<(), Problem> {
-    if states.contains(&guest.state) {
-        return Ok(());
-    }
-    Err(Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "guest-state",
-        format!(
-            "guest {} cannot be {past}: it is {}",
-            guest.row.name,
-            guest.state.name()
-        ),
-    ))
-}
-
-/// Where a snapshot goes.
-#[derive(Debug, Deserialize, ToSchema)]
-pub(super) struct VmSnapshotConfig {
-    /// The new bundle: `file:///DIR/NAME`.
-    #[schema(example = "file:///var/tmp/ckp/warm")]
-    destination_url: String,
-}
-
-/// Suspends a guest into a new checkpoint; the guest ends
-#[utoipa::path(
-    put, path = "/vm.snapshot", tag = "cloud-hypervisor", operation_id = "snapshotVM",
-    params(("guest" = String, Path, description = "Name or id")),
-    request_body = VmSnapshotConfig,
-    responses(
-        (status = 204, description = "It is suspended"),
-        (status = 404, description = "There is no such guest", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 405, description = "It does not live", body = Problem,
-         content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn snapshot(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    Json(config): Json<VmSnapshotConfig>,
-) -> Result<StatusCode, Problem> {
-    let path = bundle(&config.destination_url)?;
-    let wanted = name.clone();
-    app.on_guests(move |guests| {
-        let alive = [GuestState::Running, GuestState::Paused];
-        must_be(&guests.find(&wanted)?, &alive, "suspended")
-    })
-    .await?;
-    app.suspend(name, path, false).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// What to restore from. Other fields of Cloud Hypervisor's are taken and ignored.
-#[derive(Debug, Deserialize, ToSchema)]
-pub(super) struct RestoreConfig {
-    /// The bundle: `file:///DIR/NAME`.
-    #[schema(example = "file:///var/tmp/ckp/demo")]
-    source_url: String,
-    /// Let it run at once. Else it is left paused.
-    #[serde(default)]
-    resume: bool,
-}
-
-/// Restores a guest of this name from a checkpoint; answers when the guest has answered
-#[utoipa::path(
-    put, path = "/vm.restore", tag = "cloud-hypervisor", operation_id = "restoreVM",
-    params(("guest" = String, Path, description = "Name that the guest gets")),
-    request_body = RestoreConfig,
-    responses(
-        (status = 204, description = "It is restored, and paused unless `resume` was asked for"),
-        (status = 400, description = "The name or the URL cannot be used", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 404, description = "There is a guest of this name already, or no such checkpoint",
-         body = Problem, content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn restore(
-    State(app): State<App>,
-    Extension(id): Extension<RequestId>,
-    Path(name): Path<String>,
-    Json(config): Json<RestoreConfig>,
-) -> Result<StatusCode, Problem> {
-    let checkpoint = bundle(&config.source_url)?;
-    let wanted = name.clone();
-    let exists = app
-        .on_guests(move |guests| match guests.find(&wanted) {
-            Ok(_) => Ok(true),
-            Err(brood_core::guests::Error::NoSuchGuest(_)) => Ok(false),
-            Err(e) => Err(e.into()),
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            Problem::bad_request(format!("{} cannot be used with {method}", uri.path()))
         })
-        .await?;
-    if exists {
-        // 404 is what Cloud Hypervisor answers here.
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "guest-exists",
-            format!("there is a guest {name:?} already"),
-        ));
-    }
-    let job = Job {
-        timeout: None,
-        checkpoint,
-        guests: 1,
-        concurrency: Some(1),
-        names: Names::Only(name),
-        paused: !config.resume,
-        allowance: ALLOWANCE,
-        overcommit: false,
-        park_after: None,
-        all_or_nothing: false,
-        disk: Choice::Sealed,
-        trust: false,
-    };
-    let (ending, view) = app.restore(job, id).await?;
-    match ending {
-        Ending::Whole => Ok(StatusCode::NO_CONTENT),
-        Ending::Some | Ending::Nothing | Ending::Interrupted => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "nothing-restored",
-            view.errors
-                .first()
-                .map_or("the restore was cancelled", |failure| &failure.error),
-        )),
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::internal().into_response()
+        }))
+        .layer(Extension(served.clone()))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            request::observe,
+        ))
+        .layer(middleware::from_fn_with_state(served, answer))
+        .with_state(app)
+}
+
+const NO_SUCH_PATH: &str = "no-such-path";
+
+/// Goes around every request to a guest: the log tells of which guest it is, and errors become what
+/// Cloud Hypervisor's clients read.
+async fn answer(State(served): State<Served>, request: Request, next: Next) -> Response {
+    let span = tracing::error_span!("cloud-hypervisor", guest = served.name);
+    let response = next.run(request).instrument(span).await;
+    match response.extensions().get::<ToldProblem>() {
+        Some(told) => failure(response.status(), told),
+        None => response,
     }
 }
 
-/// The bundle that a `file://` URL names.
-fn bundle(url: &str) -> Result<BundlePath, Problem> {
-    let refuse = |why: &str| {
-        Problem::bad_request(format!("{url:?} names no checkpoint: {why}"))
-            .with_hint("write it as file:///DIR/NAME")
+/// An error as Cloud Hypervisor answers it: messages, from what was tried to why it failed. 400 is
+/// the client's mistake, 404 means that there is no such guest or verb, and 500 is everything else.
+fn failure(status: StatusCode, told: &ToldProblem) -> Response {
+    let status = match (status, &told.kind[..]) {
+        (StatusCode::NOT_FOUND, kind)
+            if kind.ends_with(":no-such-guest") || kind.ends_with(NO_SUCH_PATH) =>
+        {
+            StatusCode::NOT_FOUND
+        }
+        (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, _) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let path = url
-        .strip_prefix("file://")
-        .ok_or_else(|| refuse("it does not begin with file://"))?;
-    if !path.starts_with('/') {
-        return Err(refuse("it names another host, or a relative path"));
-    }
-    Ok(BundlePath::new(&PathBuf::from(path))?)
+    let messages: Vec<&str> = std::iter::once(&told.detail[..])
+        .chain(told.hint.as_deref())
+        .collect();
+    (status, Answer(messages)).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn bundles_are_named_by_file_urls() {
-        let named = |url| bundle(url).map(|path| path.to_string()).ok();
-        assert_eq!(named("file:///a/b"), Some("/a/b".to_owned()));
-        for bad in [
-            "/a/b",
-            "file://host/a",
-            "file://a",
-            "http:///a/b",
-            "file:///a/",
-            "",
+    #[tokio::test]
+    async fn errors_are_lists_of_messages_with_the_three_statuses() {
+        let guest = |kind: &str, status| Problem::new(status, kind, "why").with_hint("what next");
+        for (problem, expected) in [
+            (guest("no-such-guest", StatusCode::NOT_FOUND), 404),
+            (guest(NO_SUCH_PATH, StatusCode::NOT_FOUND), 404),
+            (guest("no-such-folder", StatusCode::NOT_FOUND), 500),
+            (guest("guest-state", StatusCode::CONFLICT), 500),
+            (guest("bad-request", StatusCode::BAD_REQUEST), 400),
+            (guest("body-too-large", StatusCode::PAYLOAD_TOO_LARGE), 400),
         ] {
-            assert_eq!(named(bad), None, "{bad:?}");
+            let status = problem.status();
+            let response = problem.into_response();
+            let told = response.extensions().get::<ToldProblem>().unwrap();
+            let answered = failure(status, told);
+            assert_eq!(answered.status().as_u16(), expected, "{told:?}");
+            let body = axum::body::to_bytes(answered.into_body(), 1000).await;
+            assert_eq!(&body.unwrap()[..], br#"["why","what next"]"#);
         }
     }
 }

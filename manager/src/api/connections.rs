@@ -40,6 +40,7 @@ use tokio::{
 };
 
 use super::{
+    door::{HeaderCase, Site},
     metrics::{DoorMetrics, Metrics},
     problem::Problem,
 };
@@ -61,6 +62,9 @@ const PORT: &str = "port";
 /// Connections of one budget, at most.
 const CONNECTIONS_MAX: usize = 2048;
 
+/// Sockets of guests, at most.
+const GUEST_SOCKETS_MAX: usize = 2048;
+
 /// What the daemon's descriptors are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Budget {
@@ -70,6 +74,8 @@ pub(super) struct Budget {
     pub(super) port: usize,
     /// Library calls at once: each may have a database and a process open.
     pub(super) calls: usize,
+    /// Sockets of guests, each with a descriptor; their connections are among those of the socket.
+    pub(super) guest_sockets: usize,
 }
 
 impl Budget {
@@ -82,6 +88,7 @@ impl Budget {
             socket: (connections - connections / 4).min(CONNECTIONS_MAX),
             port: (connections / 4).min(CONNECTIONS_MAX / 2),
             calls: (descriptors / 10).clamp(4, 256),
+            guest_sockets: (descriptors / 16).clamp(2, GUEST_SOCKETS_MAX),
         }
     }
 
@@ -206,14 +213,17 @@ impl Clients {
     pub(super) async fn serve<L>(
         self: Arc<Self>,
         mut listener: L,
-        router: Router,
+        site: Site,
         draining: watch::Receiver<bool>,
         stop: impl Future<Output = ()> + Send,
     ) where
         L: Listener,
     {
         // Once for all connections: it is the size of all routes.
-        let router = router.with_state(());
+        let site = Site {
+            router: site.router.with_state(()),
+            ..site
+        };
         let mut stop = pin!(stop);
         let mut served = tokio::task::JoinSet::new();
         loop {
@@ -226,7 +236,7 @@ impl Clients {
                 entered = self.enter() => entered,
                 () = &mut stop => break,
             };
-            served.spawn(entered.serve(stream, router.clone(), draining.clone()));
+            served.spawn(entered.serve(stream, site.clone(), draining.clone()));
             while served.try_join_next().is_some() {}
         }
         drop(listener);
@@ -297,16 +307,17 @@ impl Drop for Entered {
 }
 
 impl Entered {
-    async fn serve<S>(self, stream: S, router: Router, mut draining: watch::Receiver<bool>)
+    async fn serve<S>(self, stream: S, site: Site, mut draining: watch::Receiver<bool>)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let client = &self.0;
-        let router = TowerToHyperService::new(router);
+        let router = TowerToHyperService::new(site.router);
         let service = service_fn(|request| answer(Arc::clone(client), &router, request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(client.of.idle)
+            .title_case_headers(site.headers == HeaderCase::Title)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);

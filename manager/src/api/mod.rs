@@ -10,6 +10,7 @@ pub(crate) mod claims;
 mod cloud_hypervisor;
 mod connections;
 mod disks;
+mod door;
 mod error;
 pub(crate) mod events;
 mod extract;
@@ -49,6 +50,7 @@ pub use openapi::document;
 pub use reload::{Reload, Reloaded};
 pub use serve::{Config, Ended, Listen, serve};
 
+use cloud_hypervisor::GuestSockets;
 use events::Events;
 use keeper::Fills;
 use metrics::Metrics;
@@ -78,6 +80,8 @@ struct Parts {
     fills: Fills,
     /// For calls that may take long.
     permits: Permits,
+    /// Sockets of single guests, with Cloud Hypervisor's API.
+    guest_sockets: GuestSockets,
     /// The folder of checkpoints that are named without one.
     checkpoints: PathBuf,
     /// Becomes true when the daemon is to end.

@@ -44,9 +44,6 @@ use super::{
         (name = "checkpoints", description = "What guests are restored from"),
         (name = "guests", description = "Restored virtual machines"),
         (name = "pools", description = "Guests that wait, stopped, to be claimed"),
-        (name = "cloud-hypervisor", description = "Verbs of Cloud Hypervisor's API, for each guest. \
-            source_url and destination_url name a bundle, file:///DIR/NAME; a guest ends with its \
-            snapshot; prefault, memory_restore_mode and zone_updates are taken and ignored."),
     ),
 )]
 struct Base;
@@ -120,6 +117,7 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(guests::pause))
         .routes(routes!(guests::resume))
         .routes(routes!(guests::suspend))
+        .routes(routes!(cloud_hypervisor::socket))
         .routes(routes!(pools::list, pools::create))
         .routes(routes!(
             pools::show,
@@ -133,18 +131,10 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(resting::show, claims::renew, claims::release))
         .routes(routes!(resting::suspend))
         .routes(routes!(resting::resume));
-    let of_guest = OpenApiRouter::new()
-        .routes(routes!(cloud_hypervisor::ping))
-        .routes(routes!(cloud_hypervisor::info))
-        .routes(routes!(cloud_hypervisor::pause))
-        .routes(routes!(cloud_hypervisor::resume))
-        .routes(routes!(cloud_hypervisor::snapshot))
-        .routes(routes!(cloud_hypervisor::restore));
     let (router, mut document) = OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(host::health))
         .routes(routes!(metrics::text::metrics))
         .nest("/api/v1", v1)
-        .nest("/guests/{guest}/api/v1", of_guest)
         .split_for_parts();
     describe(&mut document);
     let served = document.clone();

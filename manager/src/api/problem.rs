@@ -120,11 +120,12 @@ impl Problem {
     }
 }
 
-/// What the log tells of a problem, in the line of its request.
+/// What the log tells of a problem, in the line of its request, and clients of another API.
 #[derive(Clone, Debug)]
 pub(super) struct ToldProblem {
     pub(super) kind: String,
     pub(super) detail: String,
+    pub(super) hint: Option<String>,
 }
 
 impl IntoResponse for Problem {
@@ -132,6 +133,7 @@ impl IntoResponse for Problem {
         let told = ToldProblem {
             kind: self.kind.clone(),
             detail: self.detail.clone(),
+            hint: self.hint.clone(),
         };
         let mut response = (self.status(), Json(self)).into_response();
         response.extensions_mut().insert(told);

@@ -98,8 +98,8 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         "other"
     };
     app.metrics.answered(counted, &route, status.as_u16(), took);
-    let told = response.extensions_mut().remove::<ToldProblem>();
-    span.in_scope(|| tell(&route, status, took, told.as_ref()));
+    let told = response.extensions().get::<ToldProblem>();
+    span.in_scope(|| tell(&route, status, took, told));
     response.headers_mut().insert(HEADER, id.0);
     response
 }

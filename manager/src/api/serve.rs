@@ -11,20 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, serve::Listener};
-
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, watch},
     task::JoinHandle,
     time::sleep,
 };
 
 use super::{
     App, Error, Parts,
+    cloud_hypervisor::GuestSockets,
     connections::{Budget, Clients},
+    door::{Door, HeaderCase},
     events::Events,
     keeper::{self, Fills},
     metrics::Metrics,
@@ -129,41 +129,18 @@ struct Doors {
     port: Option<Door>,
 }
 
-/// A listener that is served.
-struct Door {
-    /// It stops listening when this is dropped.
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<()>,
-}
-
-impl Door {
-    fn open(app: &App, clients: &Arc<Clients>, listener: impl Listener, router: Router) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let draining = app.draining.subscribe();
-        let stopped = async {
-            let _ = stopped.await;
-        };
-        let serving = Arc::clone(clients).serve(listener, router, draining, stopped);
-        Self {
-            stop,
-            serving: tokio::spawn(serving),
-        }
-    }
-
-    /// Stops listening; what this returns ends with its last client.
-    fn close(self) -> JoinHandle<()> {
-        drop(self.stop);
-        self.serving
-    }
-}
-
 impl Doors {
-    fn open(app: &App, budget: Budget, config: &Config) -> Result<Self, Error> {
+    fn open(
+        app: &App,
+        budget: Budget,
+        clients: Arc<Clients>,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let (listener, place) = Place::take(&config.state, &config.socket, config.socket_mode)?;
-        let clients = Clients::of_socket(&budget, &app.metrics);
         let listener = async_listener(listener, &place)?;
+        let router = router(app.clone(), None);
         Ok(Self {
-            socket: Door::open(app, &clients, listener, router(app.clone(), None)),
+            socket: Door::open(app, &clients, listener, router, HeaderCase::Lower),
             app: app.clone(),
             budget,
             clients,
@@ -180,7 +157,13 @@ impl Doors {
         };
         let listener = async_listener(listener, &place)?;
         let router = router(self.app.clone(), None);
-        let door = Door::open(&self.app, &self.clients, listener, router);
+        let door = Door::open(
+            &self.app,
+            &self.clients,
+            listener,
+            router,
+            HeaderCase::Lower,
+        );
         let before = std::mem::replace(&mut self.socket, door);
         self.place = place;
         self.before.retain(|serving| !serving.is_finished());
@@ -193,7 +176,8 @@ impl Doors {
         let address = listener.local_addr().unwrap_or(address);
         let clients = Clients::of_port(&self.budget, &self.app.metrics);
         let router = router(self.app.clone(), Some(token));
-        self.port = Some(Door::open(&self.app, &clients, listener, router));
+        let door = Door::open(&self.app, &clients, listener, router, HeaderCase::Lower);
+        self.port = Some(door);
         tracing::info!(%address, "listening on a port, for those who bear the token");
         Ok(())
     }
@@ -202,7 +186,8 @@ impl Doors {
     async fn close(self) {
         self.place.give_back();
         let doors = [self.socket].into_iter().chain(self.port);
-        let serving: Vec<_> = doors.map(Door::close).chain(self.before).collect();
+        let serving = doors.map(Door::close).chain(self.before);
+        let serving: Vec<_> = serving.chain(self.app.guest_sockets.stop()).collect();
         for serving in serving {
             let _ = serving.await;
         }
@@ -258,10 +243,13 @@ async fn run(
         signals(SignalKind::interrupt())?,
         signals(SignalKind::hangup())?,
     );
+    let metrics = Metrics::new();
+    let clients = Clients::of_socket(&budget, &metrics);
     let app = App(Arc::new(Parts {
         workers: Arc::new(Workers::new(&config.state, &config.rctl)?),
         events: Events::new(),
-        metrics: Metrics::new(),
+        metrics,
+        guest_sockets: GuestSockets::new(&config.state, Arc::clone(&clients), budget.guest_sockets),
         sampler: Sampler::default(),
         under_way: UnderWay::default(),
         pools_changed: Notify::new(),
@@ -271,7 +259,7 @@ async fn run(
         checkpoints: config.checkpoints.clone(),
         draining: watch::Sender::new(false),
     }));
-    let mut doors = Doors::open(&app, budget, &config)?;
+    let mut doors = Doors::open(&app, budget, clients, &config)?;
     if let Some((listen, token)) = config.listen.as_ref().zip(token) {
         // The socket is taken: a daemon that had the port lets go of it now.
         doors.open_port(listen.address, token).await?;
@@ -282,6 +270,7 @@ async fn run(
     let watching = tokio::spawn(watcher::watch(app.clone()));
     let keeping = tokio::spawn(keeper::keep(app.clone()));
     let begun = tokio::spawn(app.clone().configure(config.pools));
+    let reopened = tokio::spawn(app.clone().reopen_guest_sockets());
 
     let why = {
         let mut replaced = std::pin::pin!(doors.until_replaced());
@@ -301,6 +290,7 @@ async fn run(
         let _ = watching.await;
         let _ = keeping.await;
         let _ = begun.await;
+        let _ = reopened.await;
     };
     let ended = tokio::select! {
         () = rest => Ended::Drained,

@@ -72,7 +72,10 @@ pub(super) async fn watch(app: App) {
             _ = draining.wait_for(|draining| *draining) => return,
         }
         match look(&app).await {
-            Ok(look) => watcher.saw(&app, look),
+            Ok(look) => {
+                app.guest_sockets.settle(&look);
+                watcher.saw(&app, look);
+            }
             Err(problem) => tracing::warn!("cannot look at the guests: {}", problem.detail),
         }
         app.workers.close_idle();
@@ -89,7 +92,7 @@ pub(super) async fn watch(app: App) {
 /// What there is at one moment.
 #[derive(Debug)]
 pub(super) struct Look {
-    at: Instant,
+    pub(super) at: Instant,
     pub(super) guests: BTreeMap<GuestId, Seen>,
     pub(super) pools: Vec<Pool>,
     /// Guests that ended, and of which nobody had asked that.
