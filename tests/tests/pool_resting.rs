@@ -80,7 +80,7 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again(on: EngineKind) {
         let _ = home
             .brood(&["pool", "renew", &token, "--lease", "60"])
             .exits(1)
-            .says(&["rests", "pool resume"]);
+            .says(&["is suspended", "pool resume"]);
         let listed = &home.show_pool()["resting"][0];
         assert_eq!(
             (&listed["state"], &listed["written_bytes"]),

@@ -63,7 +63,7 @@ fn a_sweep_spares_claimed_guests_with_a_daemon_and_without() {
         let done = home.json(&["destroy", "--pool", "p"]);
         assert_eq!(done["spared"], serde_json::json!([claimed]));
         let said = home.brood(&["destroy", "--all"]).ok().stdout;
-        let why = "1 guest left, which somebody has claimed: --force";
+        let why = "1 guest not destroyed, because claimed: --force";
         assert!(said.contains(why), "{said}");
         assert!(listed(&home, &[]).contains(&claimed));
         let _ = home.brood(&["destroy", "--all", "--force"]).ok();

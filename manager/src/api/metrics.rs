@@ -203,35 +203,35 @@ impl Metrics {
         );
         registry.register(
             "pool_evictions",
-            "Hot entries that were dropped: because somebody asked for it, or by the pool's policy",
+            "Hot entries that were evicted, on request or by the pool's policy",
             metrics.evictions.clone(),
         );
         registry.register_with_unit(
             "claim_suspend_duration",
-            "From the wish that a claim rest to its being on disk",
+            "Time from the request to suspend a claim until it is on the disk",
             Unit::Seconds,
             metrics.claim_suspend_seconds.clone(),
         );
         registry.register_with_unit(
             "claim_suspend_written",
-            "Guest memory that was written for claims that rest",
+            "Guest memory that was written for suspended claims",
             Unit::Bytes,
             metrics.claim_suspend_bytes.clone(),
         );
         registry.register_with_unit(
             "claim_resume_latency",
-            "From the wish that a claim rest no longer to its guest's own answer",
+            "Time from the request to resume a claim until its guest's own answer",
             Unit::Seconds,
             metrics.claim_resume_seconds.clone(),
         );
         registry.register(
             "claim_suspends_failed",
-            "Claims that were to rest, and whose guests went on",
+            "Failed suspends of claims, whose guests went on",
             metrics.claim_suspends_failed.clone(),
         );
         registry.register(
             "claim_resumes_failed",
-            "Claims that rest on, against the claimer's wish",
+            "Failed resumes of claims, which stay suspended",
             metrics.claim_resumes_failed.clone(),
         );
         registry.register(

@@ -82,7 +82,7 @@ impl Problem {
 
     /// A mistake of brood's own.
     pub(super) fn internal() -> Self {
-        let detail = "brood failed over its own mistake; its log has more";
+        let detail = "internal error; see the daemon's log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 

@@ -299,7 +299,7 @@ async fn run(
     };
     match ended {
         Ended::Drained => tracing::info!("drained"),
-        Ended::CutOff => tracing::warn!("told to end again: what is under way is cut off"),
+        Ended::CutOff => tracing::warn!("second signal to end: open requests are cut off"),
     }
     Ok(ended)
 }

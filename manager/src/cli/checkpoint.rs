@@ -42,15 +42,15 @@ pub(super) enum Command {
     Import(Import),
     /// Show what is in a checkpoint
     Inspect(Inspect),
-    /// Read a checkpoint whole and compare it with its digests
+    /// Read all of a checkpoint and compare it with its digests
     Verify(Verify),
-    /// Have this host do what a checkpoint wants that was made elsewhere
+    /// Trust a checkpoint that was made elsewhere
     Trust(Trust),
     /// List the checkpoints in a folder
     List(List),
-    /// Join a delta and its parents to one full checkpoint
+    /// Join a delta and its parents into one full checkpoint
     Flatten(Flatten),
-    /// Say where the parent of a delta lies now, when it was moved
+    /// Record the new place of a delta's parent that was moved
     Rebase(Rebase),
     /// Remove a checkpoint that nobody uses
     Remove(Remove),
@@ -72,14 +72,14 @@ impl Command {
     }
 }
 
-/// Makes a checkpoint by booting the demo guest, asking it something and suspending it
+/// Makes a checkpoint: boots the demo guest, sends it a request and suspends it
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood checkpoint demo /var/tmp/ckp/demo
   brood checkpoint demo /var/tmp/ckp/demo --memory 1G")]
 pub(super) struct Demo {
-    /// Where to put it: DIR/NAME (the files are DIR/NAME.ckp, .ckp.kern, .ckp.meta, .ckp.brood)
+    /// DIR/NAME of the new checkpoint (files DIR/NAME.ckp, .ckp.kern, .ckp.meta, .ckp.brood)
     checkpoint: BundlePath,
     /// Guest memory, 4M to 3G
     #[arg(long, default_value = "256M", value_name = "SIZE")]
@@ -110,16 +110,16 @@ impl Demo {
     }
 }
 
-/// Seals what `bhyvectl --suspend` wrote as a checkpoint
+/// Seals the files that `bhyvectl --suspend` wrote as a checkpoint
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   bhyvectl --suspend=/ckp/web.raw --vm=web
   brood checkpoint import /ckp/web.raw /ckp/web --bhyve-config /vm/web.conf --agent 2")]
 pub(super) struct Import {
-    /// The file that was named to bhyvectl; FILE.kern and FILE.meta lie beside it
+    /// File that bhyvectl wrote; RAW.kern and RAW.meta lie beside it
     raw: PathBuf,
-    /// DIR/NAME of the checkpoint, in the same file system
+    /// DIR/NAME of the new checkpoint, in the same file system
     checkpoint: BundlePath,
     /// The guest's configuration, as bhyve -k reads it
     #[arg(long, value_name = "FILE")]
@@ -127,7 +127,7 @@ pub(super) struct Import {
     /// Serial port (1 to 4) at which the guest's agent listens
     #[arg(long, value_name = "COM", value_parser = clap::value_parser!(u8).range(1..=4))]
     agent: Option<u8>,
-    /// What a clone is waited for: agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS
+    /// Sign that a clone is ready: agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS
     #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = readiness)]
     ready: Readiness,
     /// Print JSON
@@ -292,8 +292,8 @@ impl Inspect {
     }
 }
 
-/// Whether the state folder trusts a checkpoint; none, when that cannot be told. To look at a
-/// checkpoint makes no state folder.
+/// Whether the state folder trusts a checkpoint; `None` when that is unknown. This never creates a
+/// state folder.
 fn is_trusted(config: &Config, checkpoint: &Checkpoint) -> Option<bool> {
     if !config.state_dir().ok()?.exists() {
         return Some(false);
@@ -337,11 +337,11 @@ impl Verify {
     }
 }
 
-/// Has this host do what a checkpoint wants that was made elsewhere
+/// Trusts a checkpoint that was made elsewhere
 ///
-/// A checkpoint can name commands to run, files to open and addresses to connect to. One that was
-/// imported or suspended here is trusted; any other is refused until this is said. It is remembered
-/// by the digest of its manifest, wherever the checkpoint is moved to.
+/// A checkpoint can name commands to run, files to open and addresses to connect to. brood trusts
+/// checkpoints that were imported or suspended here, and refuses to restore all others until this
+/// command trusts them. It records the digest of the manifest, so trust moves with the checkpoint.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -386,7 +386,7 @@ Examples:
   brood checkpoint list /var/tmp/ckp
   brood checkpoint list /var/tmp/ckp --json | jq -r .[].name")]
 pub(super) struct List {
-    /// The folder; the daemon keeps its own checkpoints in serve.checkpoints of the configuration
+    /// The folder; the setting serve.checkpoints names the daemon's
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Print a JSON array
@@ -474,8 +474,8 @@ impl Flatten {
     }
 }
 
-/// Deltas find a parent that was moved with them, or to a folder that brood has used, by
-/// themselves. What this writes is in the delta's manifest alone, in one step.
+/// A delta finds a parent by itself that was moved with it, or to a folder that brood has used.
+/// This command changes only the delta's manifest, in one step.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -484,7 +484,7 @@ Examples:
 pub(super) struct Rebase {
     /// DIR/NAME of the delta
     delta: BundlePath,
-    /// DIR/NAME of its parent; without it, brood looks for it in the folders that it knows
+    /// DIR/NAME of the parent [default: brood searches the folders that it has used]
     #[arg(long, value_name = "DIR/NAME")]
     parent: Option<BundlePath>,
 }
@@ -519,7 +519,7 @@ pub(super) struct Remove {
     /// DIR/NAME of the checkpoint
     #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
-    /// Remove it even when deltas, pools or suspended claims need it: they are lost
+    /// Remove it even if deltas, pools or suspended claims need it; these are lost
     #[arg(long)]
     force: bool,
 }

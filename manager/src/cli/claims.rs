@@ -29,14 +29,14 @@ use crate::{
 };
 use brood_core::pool::Wanted;
 
-/// How long a claim waits for the daemon that takes over from one that ends.
+/// How long a claim waits for the daemon that takes over from an ending one.
 const TAKEOVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Takes a guest: the oldest hot one, or one that is restored now. It has answered when this
-/// returns.
+/// Claims a guest: the oldest hot one, or a newly restored one. It has answered when the command
+/// ends.
 ///
-/// The claim ends when it is released, when its lease is over and was not renewed, or with its
-/// guest. Exits with 4 when there is no room for one more guest.
+/// The claim ends when it is released, when its lease ends without being renewed, or with its
+/// guest. Exits with 4 when the pool or the host has no room for one more guest.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,14 +46,13 @@ pub(super) struct Claim {
     /// The pool
     #[arg(add = complete::with(complete::pools))]
     pool: String,
-    /// How long the claim lasts when it is not renewed: seconds, or 5m, 1h [default: the pool's]
+    /// Lease of the claim, until it is renewed: seconds, or 5m, 1h [default: the pool's lease]
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
-    /// How long to wait for room when there is none
+    /// How long to wait when the pool or the host has no room
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = wait)]
     wait: Duration,
-    /// How long the guest may take to answer [default: 10s for a hot one, 60s for one that is
-    /// restored]
+    /// Time that the guest has to answer [default: 10s for a hot guest, 60s for a restored one]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
     /// Print a JSON object
@@ -143,13 +142,13 @@ fn print_claim(claim: &Claimed, as_json: bool) {
     ));
 }
 
-/// Lets a claim last so long from now
+/// Renews a claim: its lease ends the given time from now
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood pool renew TOKEN --lease 1h")]
 pub(super) struct Renew {
     /// What `brood pool claim` printed
     token: String,
-    /// How long: seconds, or 5m, 1h
+    /// New lease, counted from now: seconds, or 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: u32,
     /// Print a JSON object
@@ -173,8 +172,8 @@ impl Renew {
     }
 }
 
-/// Lets a claim rest: only the pages that its guest has to itself are written to disk, and the
-/// guest ends. The claim lasts until it is released, through a reboot too
+/// Suspends a claim: writes its guest's private pages to disk and ends the guest. A suspended claim
+/// lasts until it is released, even through a reboot
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood pool suspend TOKEN")]
 pub(super) struct Suspend {
@@ -203,7 +202,7 @@ impl Suspend {
             json(&json!({ "guest": guest, "written_bytes": written.0 }));
         } else {
             line(format_args!(
-                "{guest} rests: {written} of memory written; next: brood pool resume {}",
+                "{guest} is suspended: {written} of memory written; next: brood pool resume {}",
                 self.token
             ));
         }
@@ -211,7 +210,7 @@ impl Suspend {
     }
 }
 
-/// Restores the guest of a claim that rests; it has answered when this returns
+/// Resumes a suspended claim: restores its guest. It has answered when the command ends
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -220,11 +219,10 @@ Examples:
 pub(super) struct Resume {
     /// What `brood pool claim` printed
     token: String,
-    /// How long the claim lasts when it is not renewed: seconds, or 5m, 1h [default: the pool's]
+    /// Lease of the claim, until it is renewed: seconds, or 5m, 1h [default: the pool's lease]
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
-    /// How long the guest may take to answer [default: 10s for one that is there, 60s for one that
-    /// is restored]
+    /// Time that the guest has to answer [default: 10s if it still runs, 60s if it is restored]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
     /// Print a JSON object
@@ -254,7 +252,7 @@ impl Resume {
     }
 }
 
-/// Gives guests back; they are gone when this returns
+/// Releases claims: destroys their guests. They are gone when the command ends
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood pool release TOKEN")]
 pub(super) struct Release {

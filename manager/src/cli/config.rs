@@ -10,7 +10,7 @@ use crate::config::{Config, EXAMPLE, Sources};
 use crate::failure::Failure;
 use brood_core::pool::NewPool;
 
-/// What is set once: the state folder, what restores do, the daemon, pools
+/// Shows and checks the settings of the state folder, restores, the daemon and pools
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -22,7 +22,7 @@ pub(super) enum Command {
         after_help = "Example: brood config example > /etc/brood/brood.toml"
     )]
     Example,
-    #[command(about = "Check the configuration, and say what is used and where it comes from")]
+    #[command(about = "Check the configuration, and show each setting with its source")]
     Check(Check),
 }
 
@@ -38,10 +38,10 @@ impl Command {
     }
 }
 
-/// Checks the configuration, and says what is used and where it comes from.
+/// Checks the configuration, and shows each setting with its source.
 ///
-/// That is the command line, the environment, a line of the file, or the default, in this order.
-/// Nothing is changed. Exits with 1 when something makes no sense.
+/// The source is the command line, the environment, a line of the file, or the default, in this
+/// order. The command changes nothing. Exits with 1 when a setting is invalid.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -49,7 +49,7 @@ Examples:
   brood config check ./brood.toml
   BROOD_RESTORE_PRIVATE_LIMIT=64M brood config check --json")]
 pub(super) struct Check {
-    /// The file [default: the one that is used]
+    /// The file [default: the file that brood uses]
     file: Option<PathBuf>,
     /// Print a JSON object
     #[arg(long)]

@@ -33,12 +33,12 @@ use brood_core::{
 
 /// Restores growing numbers of guests and measures what they cost the host.
 ///
-/// For each step: the host settles, guests are restored and answer, write --dirty-pages pages each,
-/// the host settles again, memory is measured, all guests are asked once more, and destroyed.
-/// A host that does other things meanwhile is noticed: such a step is measured up to three times,
-/// and what is still noise then is called so and is not used for plans.
+/// Each step waits until the host's memory has settled, restores guests, has each write
+/// --dirty-pages pages, waits again, measures memory, asks all guests once more, and destroys them.
+/// If other activity on the host disturbs a step, it is measured up to three times; if the noise
+/// remains, the report says so and plans do not use the step.
 ///
-/// Nothing but its flags says how: what is set for restores in the configuration is not used here.
+/// Only this command's options apply: the restore settings of the configuration do not.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -53,16 +53,16 @@ pub(super) struct Density {
     /// How many restores at once [default: one for each core]
     #[arg(long, short = 'c', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
-    /// Pages that each guest is made to write
+    /// Pages that each guest writes
     #[arg(long, value_name = "D", default_value_t = 0)]
     dirty_pages: u64,
-    /// Go ahead when the worst case does not fit in memory
+    /// Restore even if the worst case does not fit in memory
     #[arg(long)]
     overcommit: bool,
     #[command(flatten)]
     park: Park,
     #[cfg(feature = "plots")]
-    /// Write a report there: index.html, density.json, density.svg
+    /// Write a report to this folder: index.html, density.json, density.svg
     #[arg(long, value_name = "DIR")]
     report: Option<std::path::PathBuf>,
     /// Print one JSON object per step

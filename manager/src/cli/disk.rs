@@ -25,7 +25,7 @@ Examples:
 pub(super) enum Command {
     /// List disks without a guest and snapshots without a checkpoint
     Leftovers(Leftovers),
-    /// Remove them
+    /// Remove the disks and snapshots that `leftovers` lists
     Sweep(Sweep),
 }
 
@@ -41,16 +41,16 @@ impl Command {
 /// Where to look.
 #[derive(Debug, Args)]
 struct Places {
-    /// Where to look: zfs:DATASET (right below it) or reflink:FOLDER [default: wherever guests of
-    /// this state folder had disks]
+    /// Places to look at: zfs:DATASET (its direct children) or reflink:FOLDER [default: all places
+    /// in which guests of this state folder had disks]
     places: Vec<Place>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Lists disks whose guest is not known here, and snapshots of checkpoints that are not there.
-/// Disks of other state folders are left alone; snapshots belong to checkpoints, whoever made them
+/// Lists disks of this state folder that have no guest, and snapshots that have no checkpoint. It
+/// leaves out disks of other state folders; a snapshot belongs to its checkpoint, whoever made it
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood disk leftovers zfs:tank/vm")]
 pub(super) struct Leftovers {

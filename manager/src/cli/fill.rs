@@ -31,11 +31,11 @@ use brood_core::{
     restore::{job::cores, mass::Event},
 };
 
-/// Puts a pool in order and restores what it lacks.
+/// Repairs a pool and restores its missing guests.
 ///
-/// Whatever was cut off before is brought to its end: guests of an earlier fill are kept, those
-/// that were released, that died or whose lease is over are destroyed. Entries can be claimed while
-/// others are still being restored.
+/// It also completes earlier, interrupted work: it keeps guests of an earlier fill, and destroys
+/// guests that were released, that died or whose lease is over. Guests can be claimed while others
+/// are still being restored.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -163,7 +163,7 @@ fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> E
         ));
         let settled = &filled.settled;
         let put_in_order = [
-            (settled.saved, "saved from a fill that was cut off"),
+            (settled.saved, "saved from an interrupted fill"),
             (
                 settled.destroyed,
                 "released, expired or dead ones destroyed",

@@ -7,7 +7,7 @@ use brood_core::guests::{Guest, GuestState, View};
 /// What guests must be to be meant.
 #[derive(Debug, Default, Args)]
 pub(super) struct Filter {
-    /// Guests whose names begin so
+    /// Guests whose names begin with this
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
     /// Guests in this state: restoring, running, paused or dead

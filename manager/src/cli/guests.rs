@@ -27,7 +27,7 @@ use brood_core::{
     units::Bytes,
 };
 
-/// Lists guests, those too that other commands restored or that died
+/// Lists all guests, including those that died
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,10 +40,10 @@ Examples:
 pub(super) struct List {
     #[command(flatten)]
     filter: Filter,
-    /// Also the memory that each guest has to itself, which takes longer
+    /// Show the private memory of each guest too, which takes longer
     #[arg(long, short)]
     long: bool,
-    /// What to sort by: name, state, age (oldest first), or private (most first; with --long)
+    /// Column to sort by: name, state, age (oldest first), or private (most first; with --long)
     #[arg(
         long,
         value_name = "COLUMN",
@@ -54,7 +54,7 @@ pub(super) struct List {
     /// Print names only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
-    /// Only guests' processes that nothing knows of: their state folder was lost, or their record
+    /// List strays only: processes of guests whose record or state folder was lost
     #[arg(long, conflicts_with_all = ["prefix", "state", "pool", "long", "sort", "quiet"])]
     strays: bool,
     /// Print a JSON array
@@ -165,7 +165,7 @@ fn print_table(guests: &[View], long: bool) {
     table(&header, &rows);
 }
 
-/// Shows one guest with the memory it has to itself and shares
+/// Shows one guest, with its private and its shared memory
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood show demo-1")]
 pub(super) struct Show {
@@ -250,14 +250,14 @@ impl Show {
     }
 }
 
-/// Puts a request to a guest and prints its answer
+/// Sends a request to a guest and prints its answer
 #[derive(Debug, Args)]
 #[command(after_help = after_ask())]
 pub(super) struct Ask {
     /// Name or id
     #[arg(add = complete::with(complete::guests))]
     guest: String,
-    /// The request. What of it begins with a hyphen stands after --
+    /// The request. Write -- before words that begin with a hyphen
     #[arg(required = true)]
     request: Vec<String>,
     /// How long to wait for the answer
@@ -340,7 +340,7 @@ impl Pause {
     }
 }
 
-/// Lets stopped guests run on (SIGCONT), and waits until each has answered
+/// Continues stopped guests (SIGCONT), and waits until each has answered
 #[derive(Debug, Args)]
 #[command()]
 #[command(after_help = "\
@@ -350,7 +350,7 @@ Examples:
 pub(super) struct Resume {
     #[command(flatten)]
     which: Which,
-    /// How long each may take to answer
+    /// Time that each guest has to answer
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
     /// Print a JSON object, with the time from the signal to the answer
@@ -379,7 +379,7 @@ impl Resume {
     }
 }
 
-/// Ends guests for good: their processes are gone when this returns
+/// Destroys guests: their processes are gone when the command ends
 #[derive(Debug, Args)]
 #[command()]
 #[command(after_help = "\
@@ -394,13 +394,13 @@ Examples:
 pub(super) struct Destroy {
     #[command(flatten)]
     which: Which,
-    /// With --all or a filter: also guests that somebody has claimed
+    /// With --all or a filter: destroy claimed guests too
     #[arg(long, conflicts_with = "guests")]
     force: bool,
-    /// Pass over names that no guest has
+    /// Ignore names that no guest has
     #[arg(long)]
     ignore_missing: bool,
-    /// Guests' processes that nothing knows of, as `brood list --strays` shows them
+    /// Destroy all strays, the processes that `brood list --strays` shows
     #[arg(
         long,
         conflicts_with_all = ["guests", "all", "prefix", "state", "pool", "force", "ignore_missing"],
@@ -438,7 +438,7 @@ impl Destroy {
         }
         if !self.json && !destroyed.spared.is_empty() {
             line(format_args!(
-                "{} left, which somebody has claimed: --force destroys claimed guests, too",
+                "{} not destroyed, because claimed: --force destroys claimed guests, too",
                 count(destroyed.spared.len(), "guest")
             ));
         }
@@ -453,7 +453,7 @@ impl Destroy {
     }
 }
 
-/// Suspends a guest into a new checkpoint and ends it; when anything fails, the guest goes on
+/// Suspends a guest into a new checkpoint and ends it; if anything fails, the guest goes on
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  brood suspend demo-1 /var/tmp/ckp/warm\n  brood suspend demo-1 /var/tmp/ckp/warm --delta"
@@ -464,8 +464,8 @@ pub(super) struct Suspend {
     guest: String,
     /// DIR/NAME of the new checkpoint
     checkpoint: BundlePath,
-    /// Write only the pages that the guest has to itself. The new checkpoint is worth nothing
-    /// without the one that the guest was restored from
+    /// Write a delta: only the guest's private pages. The new checkpoint is useless without the one
+    /// that the guest was restored from
     #[arg(long)]
     delta: bool,
     /// Print a JSON object

@@ -21,23 +21,22 @@ use brood_core::{
     units::Bytes,
 };
 
-/// Checks each fact that decides whether and how much this host can do: KVM or bhyve, limits,
-/// memory, disk.
+/// Checks whether this host can restore guests, and how many: KVM or bhyve, limits, memory, disk.
 ///
-/// Exits with 0 when mass restore can work here, else with 1.
+/// Exits with 0 if mass restore can work here, else with 1.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood doctor
   brood doctor --guests 5000 --checkpoint-dir /var/tmp/ckp")]
 pub(super) struct Doctor {
-    /// How many guests are wanted
+    /// Number of guests that the host is to hold
     #[arg(long, value_name = "N", default_value_t = 1000)]
     guests: u64,
-    /// Folder of the checkpoint that is meant, to look at its filesystem too
+    /// Folder of the checkpoint; brood checks its file system too
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
-    /// Print a JSON object: the checks, and the facts they were made of
+    /// Print a JSON object: the checks, and the facts behind them
     #[arg(long)]
     json: bool,
 }
@@ -77,15 +76,15 @@ impl Doctor {
     }
 }
 
-/// Says how many guests of a checkpoint fit: at best (nothing written), expected (from the private
-/// memory of guests that were measured) and at worst (every page written by every guest).
+/// Computes how many guests of a checkpoint fit: at best (no page written), expected (from the
+/// private memory of measured guests) and at worst (every guest writes every page).
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood plan /var/tmp/ckp/demo --host-memory 24G")]
 pub(super) struct Plan {
     /// DIR/NAME of the checkpoint
     #[arg(add = complete::with(complete::checkpoints))]
     checkpoint: BundlePath,
-    /// Plan for a host with so much memory available, instead of this one as it is now
+    /// Plan for a host with this much available memory, instead of this host's
     #[arg(long, value_name = "SIZE")]
     host_memory: Option<Bytes>,
     /// Print a JSON object

@@ -15,10 +15,10 @@ use super::Cli;
 use crate::config::EXAMPLE;
 use crate::failure::Failure;
 
-/// Writes the manual pages into a folder, below it man1 and man5
+/// Writes the manual pages into a folder, in man1 and man5 below it
 #[derive(Debug, Args)]
 pub(super) struct Manual {
-    /// The folder; it is made when it is not there
+    /// The folder; brood creates it if needed
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Date of the pages, YYYY-MM-DD [default: today]

@@ -42,22 +42,22 @@ use crate::{
 };
 
 const EXIT_CODES: &str = "\
-Errors go to standard error as text, with --json, too.
+Errors go to standard error as text, even with --json.
 
 Exit codes:
-  0    everything was done
-  1    nothing was done, or what was done could not be told; the error says which
-  2    the command line makes no sense
-  3    some was done: some guests failed, the others are good
-  4    refused before anything was started: it does not fit on this host
+  0    all done
+  1    nothing was done, or the result is unknown; the error says which
+  2    the command line is invalid
+  3    partly done: some guests failed, the others are good
+  4    refused before anything was started, because it does not fit on this host
   130  interrupted with Ctrl-C; what was done until then stands, and is listed
 
 Environment:
-  BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml when it is there;
+  BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml if it exists;
                    on FreeBSD /usr/local/etc/brood.toml)
-  BROOD_DAEMON     off: never have the daemon do what is asked (default: auto, when one answers)
+  BROOD_DAEMON     off: never use the daemon (default: auto, use it when one answers)
   BROOD_ENGINE     kvm or bhyve (default: kvm on Linux, else bhyve); one for each state folder
-  BROOD_STATE_DIR  folder of the state (default: /var/db/brood for root, else the XDG state folder)
+  BROOD_STATE_DIR  state folder (default: /var/db/brood for root, else the XDG state folder)
   BROOD_...        every other setting of the configuration: see `brood config example`";
 
 /// Restores hundreds to thousands of microVMs from one memory checkpoint, sharing every page that
@@ -73,7 +73,7 @@ struct Cli {
         help_heading = "Options of all commands"
     )]
     config: Option<PathBuf>,
-    /// Folder of the state [default: BROOD_STATE_DIR, else as configured]
+    /// State folder [default: BROOD_STATE_DIR, else as configured]
     #[arg(
         long,
         global = true,
@@ -81,11 +81,11 @@ struct Cli {
         help_heading = "Options of all commands"
     )]
     state_dir: Option<PathBuf>,
-    /// Do it without the daemon, also when one answers [default: as BROOD_DAEMON or the
+    /// Do the work in this process, even when a daemon answers [default: as BROOD_DAEMON or the
     /// configuration says]
     #[arg(long, global = true, help_heading = "Options of all commands")]
     no_daemon: bool,
-    /// Say on standard error what is done how: with the daemon, or without and why
+    /// Log to standard error what brood does, and whether the daemon did it
     #[arg(long, short, global = true, help_heading = "Options of all commands")]
     verbose: bool,
     #[command(subcommand)]
@@ -94,11 +94,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say whether this host can do mass restore, and what to change
+    /// Check whether this host can restore guests, and say what to change
     Doctor(host::Doctor),
-    /// Say how many guests of a checkpoint fit on a host
+    /// Compute how many guests of a checkpoint fit on a host
     Plan(host::Plan),
-    /// Make, look at, check, list and remove checkpoints
+    /// Make, inspect, verify, list and remove checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
     #[command(about = "Restore guests from a checkpoint")]
@@ -107,17 +107,17 @@ enum Command {
     List(guests::List),
     #[command(about = "Show one guest", visible_alias = "inspect")]
     Show(guests::Show),
-    /// Put a request to a guest and print its answer
+    /// Send a request to a guest and print its answer
     Ask(guests::Ask),
     /// Stop guests (SIGSTOP); they keep their memory
     Pause(guests::Pause),
-    /// Let stopped guests run on (SIGCONT), until they answer
+    /// Continue stopped guests (SIGCONT), and wait for their answers
     Resume(guests::Resume),
-    #[command(about = "End guests for good", visible_alias = "rm")]
+    #[command(about = "Destroy guests", visible_alias = "rm")]
     Destroy(guests::Destroy),
     /// Suspend a guest into a new checkpoint, and end it
     Suspend(guests::Suspend),
-    #[command(subcommand, about = "Keep pools of guests that wait to be claimed")]
+    #[command(subcommand, about = "Manage pools: guests that wait to be claimed")]
     Pool(pool::Command),
     #[command(
         subcommand,
@@ -126,7 +126,7 @@ enum Command {
     Disk(disk::Command),
     #[command(
         subcommand,
-        about = "Check the record of what there is, and make it anew when it is damaged"
+        about = "Check the record of guests and pools, and rebuild it when it is damaged"
     )]
     State(state::Command),
     #[command(about = "Measure host memory and latency for growing numbers of guests")]

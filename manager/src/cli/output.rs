@@ -224,9 +224,9 @@ pub(crate) fn facts(
 /// When idle guests give their virtual machine back.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Park {
-    /// Let guests that are idle for so long give their virtual machine back to the host, until
-    /// they are asked again. A parked guest costs the host about a quarter of the memory, and its
-    /// next answer takes about a millisecond longer [default: never]
+    /// Park guests that were idle for this time: they give their virtual machine back to the host
+    /// until the next request. A parked guest takes about a quarter of the memory, and its next
+    /// answer takes about a millisecond longer [default: never]
     #[arg(long = "park-after", value_name = "TIME|never")]
     pub(crate) after: Option<ParkAfter>,
 }

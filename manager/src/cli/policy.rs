@@ -67,21 +67,21 @@ impl FromStr for WholeSeconds {
 /// Limits of a pool; `none` for no limit.
 #[derive(Debug, Args)]
 pub(super) struct Limits {
-    /// Let the daemon fill it only when fewer than these wait, and then up to --hot [default: when
-    /// one is missing]
+    /// Low water: the daemon fills the pool only when fewer guests than this wait, and then up to
+    /// --hot [default: when one is missing]
     #[arg(long, value_name = "N|none")]
     hot_min: Option<Limit<Positive>>,
-    /// How many guests it may have, claimed ones too [default: as many as the host takes]
+    /// Most guests of the pool, claimed ones included [default: as many as the host takes]
     #[arg(long, value_name = "N|none")]
     max: Option<Limit<u32>>,
-    /// What its guests may come to hold together, each counted with its private limit and what it
-    /// costs besides [default: as much as the host has]
+    /// Most memory of the pool's guests together, each counted with its private limit and its
+    /// overhead [default: as much as the host has]
     #[arg(long, value_name = "SIZE|none")]
     max_memory: Option<Limit<Bytes>>,
-    /// Replace a guest that has waited for so long: seconds, or 5m, 1h [default: never]
+    /// Replace a guest that has waited for this time: seconds, or 5m, 1h [default: never]
     #[arg(long, value_name = "TIME|none")]
     max_age: Option<Limit<WholeSeconds>>,
-    /// How many guests the daemon restores for it a second, at most [default: as fast as it can]
+    /// Most guests that the daemon restores for the pool in a second [default: no limit]
     #[arg(long, value_name = "N|none")]
     refill_rate: Option<Limit<Positive>>,
 }

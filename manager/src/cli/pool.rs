@@ -30,11 +30,11 @@ use brood_core::{
     units::Bytes,
 };
 
-/// Keeps pools of guests that wait to be claimed.
+/// Manages pools: guests that wait to be claimed.
 ///
-/// A pool's hot entries are guests that were restored, have answered and were stopped: claiming one
-/// takes about a millisecond. When none is hot, a claim restores one. Nobody gets a guest that
-/// somebody else had: released guests are destroyed, and new ones restored from the checkpoint.
+/// A pool's hot guests were restored, have answered and were stopped: claiming one takes about a
+/// millisecond. When no guest is hot, a claim restores one. No guest is handed out twice: brood
+/// destroys released guests, and restores new ones from the checkpoint.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -43,31 +43,31 @@ Examples:
   brood pool release TOKEN
   brood pool fill --all")]
 pub(super) enum Command {
-    /// Make a pool and fill it
+    /// Create a pool and fill it
     Create(Create),
-    /// Change what a pool should be, and bring it there
+    /// Change a pool's settings, and fill it accordingly
     Set(Set),
-    #[command(about = "Make and change pools as the configuration has them, and fill them")]
+    #[command(about = "Create, change and fill pools until they match the configuration")]
     Apply(Apply),
     /// List pools
     List(List),
-    /// Show a pool and its entries
+    /// Show a pool with its guests and suspended claims
     Show(Show),
-    #[command(about = "Put a pool in order and restore what it lacks: after a reboot, too")]
+    #[command(about = "Repair a pool and restore its missing guests, for example after a reboot")]
     Fill(Fill),
-    #[command(about = "Take a guest: prints its name, and a token to release it with")]
+    #[command(about = "Claim a guest; print its name, and a token to release it with")]
     Claim(Claim),
-    /// Let a claim last longer
+    /// Renew the lease of a claim
     Renew(Renew),
-    /// Let a claim rest: its guest is suspended to disk, and takes no memory
+    /// Suspend a claim: write its guest to disk, so that it takes no memory
     Suspend(Suspend),
-    /// Restore the guest of a claim that rests
+    /// Resume a suspended claim: restore its guest
     Resume(Resume),
-    /// Give a guest back; it is destroyed
+    /// Release a claim: destroy its guest
     Release(Release),
-    /// Drop hot entries
+    /// Destroy hot guests of a pool
     Evict(Evict),
-    /// Remove a pool and its entries
+    /// Remove a pool and its guests
     Remove(Remove),
 }
 
@@ -108,14 +108,14 @@ pub(super) fn with_pools<T>(
     })
 }
 
-/// Makes a pool and fills it
+/// Creates a pool and fills it
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood pool create web /var/tmp/ckp/demo --hot 50
   brood pool create web /var/tmp/ckp/demo --hot 50 --max 200 --lease 10m --private-limit 64M")]
 pub(super) struct Create {
-    /// Its name; its guests are NAME-1, NAME-2, ...
+    /// Name of the pool; its guests are NAME-1, NAME-2, ...
     name: String,
     /// DIR/NAME of the checkpoint that its guests are restored from
     #[arg(add = complete::with(complete::checkpoints))]
@@ -125,17 +125,19 @@ pub(super) struct Create {
     hot: u32,
     #[command(flatten)]
     limits: Limits,
-    /// How long a claim lasts when it is not renewed: seconds, or 5m, 1h
+    /// Lease of a claim, until it is renewed: seconds, or 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = whole_seconds)]
     lease: u32,
-    /// Worst case to allow for: private memory that each guest may come to hold. Admission counts
-    /// with it; nothing keeps a guest from writing more [default: as configured for restores, 1M]
+    /// Private limit: private memory that each guest may come to hold. Admission counts with it for
+    /// the worst case; nothing keeps a guest from writing more [default: as configured for
+    /// restores, 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
-    /// Have this host do what the checkpoint wants of it (`brood checkpoint inspect`), now and later
+    /// Trust the checkpoint from now on: allow the commands, files and addresses that `brood
+    /// checkpoint inspect` lists
     #[arg(long)]
     trust: bool,
-    /// Leave it empty: `brood pool fill` comes later
+    /// Leave the pool empty until `brood pool fill` or a daemon fills it
     #[arg(long)]
     empty: bool,
     /// Print one JSON object
@@ -191,9 +193,9 @@ impl Create {
     }
 }
 
-/// Changes what a pool should be, and brings it there.
+/// Changes a pool's settings, and fills it accordingly.
 ///
-/// What no flag names stays as it is.
+/// Settings without an option stay as they are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -208,7 +210,7 @@ pub(super) struct Set {
     hot: Option<u32>,
     #[command(flatten)]
     limits: Limits,
-    /// How long a claim lasts when it is not renewed: seconds, or 5m, 1h
+    /// Lease of a claim, until it is renewed: seconds, or 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
     /// Print one JSON object
@@ -233,11 +235,11 @@ impl Set {
     }
 }
 
-/// Makes and changes pools as the configuration has them, and fills them.
+/// Creates, changes and fills pools until they match the configuration.
 ///
 /// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint and its
-/// private limit: one that should have another is not touched, and told of. Exits with 3 when some
-/// pools are as they should be, and others not.
+/// private limit for good: if the configuration names others, brood reports that and leaves the
+/// pool alone. Exits with 3 when some pools match the configuration and others do not.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -320,7 +322,7 @@ impl List {
     }
 }
 
-/// Why a pool could not be filled, and when that is tried again.
+/// Why a pool could not be filled, and when the daemon tries again.
 fn failing_text(failing: &Failing) -> String {
     let Failing {
         error,
@@ -375,7 +377,7 @@ fn print_pool(pool: &Pool, as_json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shows a pool and its entries
+/// Shows a pool with its guests and suspended claims
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood pool show web")]
 pub(super) struct Show {
@@ -432,7 +434,7 @@ impl Show {
     }
 }
 
-/// Drops hot entries. They hold nothing that the checkpoint does not
+/// Destroys hot guests of a pool. They hold nothing that the checkpoint does not
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The next `brood pool fill` restores as many again: `brood pool set --hot` lowers the number for good.
@@ -442,7 +444,7 @@ pub(super) struct Evict {
     /// The pool
     #[arg(add = complete::with(complete::pools))]
     pool: String,
-    /// How many, at most
+    /// How many guests, at most
     #[arg(long, value_name = "N")]
     entries: u32,
     /// Print a JSON object
@@ -468,7 +470,7 @@ impl Evict {
     }
 }
 
-/// Removes a pool and its entries
+/// Removes a pool and its guests
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -478,7 +480,7 @@ pub(super) struct Remove {
     /// The pool
     #[arg(add = complete::with(complete::pools))]
     pool: String,
-    /// End claimed guests too
+    /// Remove the pool even if guests are claimed, and destroy them
     #[arg(long)]
     force: bool,
     /// Print a JSON object

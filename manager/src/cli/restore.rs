@@ -39,9 +39,9 @@ use brood_core::{
 /// Restores guests from one checkpoint. Each is a clone with its own identity and entropy; all
 /// share every page that they do not write. They outlive this command.
 ///
-/// Before anything is started, the restore is held against this host's limits: pids, open files,
-/// and memory for the worst case that --private-limit allows. The defaults of --concurrency,
-/// --private-limit and --park-after can be set in the configuration (`brood config example`).
+/// brood first checks the restore against this host's limits: pids, open files, and memory for the
+/// worst case that --private-limit allows. The configuration can set the defaults of --concurrency,
+/// --private-limit and --park-after (`brood config example`).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -55,42 +55,43 @@ pub(super) struct Restore {
     /// How many guests
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     guests: u32,
-    /// How many at once [default: one for each core]
+    /// How many restores run at once [default: one for each core]
     #[arg(long, short = 'c', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
-    /// How long each may take to answer. One that takes longer is ended, and the others go on
+    /// Time that each guest has to answer. brood ends one that takes longer, and goes on with the
+    /// others
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     timeout: Duration,
-    /// Names of the guests are PREFIX-1, PREFIX-2, ..., of at most 32 bytes each
-    /// [default: the checkpoint's name]
+    /// Guests are named PREFIX-1, PREFIX-2, ..., at most 32 bytes each [default: the checkpoint's
+    /// name]
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
     /// Disk that each guest gets a clone of: zfs:POOL/DATASET@SNAPSHOT, reflink:FILE,
-    /// reflink-or-copy:FILE (copied where blocks cannot be shared) or none [default: the one that
-    /// was sealed with the checkpoint]
+    /// reflink-or-copy:FILE (a copy where blocks cannot be shared) or none [default: the disk
+    /// sealed with the checkpoint]
     #[arg(long, value_name = "DISK")]
     disk: Option<Choice>,
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
-    /// Worst case to allow for: private memory that each guest may come to hold. Admission counts
-    /// with it; nothing keeps a guest from writing more [default: 1M]
+    /// Private limit: private memory that each guest may come to hold. Admission counts with it for
+    /// the worst case; nothing keeps a guest from writing more [default: 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
-    /// Go ahead when that worst case does not fit in memory, and say what it risks
+    /// Restore even if that worst case does not fit in memory, and print the risk
     #[arg(long)]
     overcommit: bool,
-    /// Limit each guest by a rule of rctl(8), such as pcpu:deny=100, until it ends. May be given
-    /// again. For bhyve, with kern.racct.enable=1 [default: those of the configuration]
+    /// Limit each guest by a rule of rctl(8), such as pcpu:deny=100; repeat the option for more
+    /// rules. Needs bhyve and kern.racct.enable=1 [default: the configuration's rules]
     #[arg(long, value_name = "RESOURCE:ACTION=AMOUNT")]
     rctl: Vec<Rctl>,
-    /// Have this host do what the checkpoint wants of it (`brood checkpoint inspect`), now and
-    /// later
+    /// Trust the checkpoint from now on: allow the commands, files and addresses that `brood
+    /// checkpoint inspect` lists
     #[arg(long)]
     trust: bool,
     #[command(flatten)]
     park: Park,
-    /// If any guest fails, destroy those that this command restored
+    /// If any guest fails, destroy all guests that this command restored
     #[arg(long)]
     all_or_nothing: bool,
     /// Print one JSON object
@@ -223,7 +224,7 @@ impl Restore {
     }
 }
 
-/// A bundle as the daemon is told of it: it may have been started elsewhere.
+/// A bundle's absolute path for the daemon, whose working folder may be another one.
 pub(super) fn absolute(bundle: &BundlePath) -> Option<String> {
     let path = bundle.absolute().ok()?;
     let dir = path.dir().to_str()?;

@@ -13,10 +13,11 @@ use crate::{
 
 /// Serves the API over HTTP on a socket in the state folder, STATE/api.sock, for its owner alone.
 ///
-/// The daemon keeps nothing of its own: it can be killed or replaced at any time, and guests live
-/// on. A second daemon on the same state folder takes over from the first. The pools of the
-/// configuration are made and changed as by `brood pool apply`. SIGTERM lets it answer what it was
-/// asked before. SIGHUP has it read the configuration again: the level of its log, and the pools.
+/// The daemon keeps no data of its own: it can be killed or replaced at any time, and guests live
+/// on. A second daemon on the same state folder takes over from the first. At its start the daemon
+/// applies the pools of the configuration, as `brood pool apply` does. After SIGTERM it answers its
+/// open requests, then ends. After SIGHUP it reads the configuration again, and adopts the log
+/// level and the pools.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -24,17 +25,17 @@ Examples:
   curl --unix-socket /var/db/brood/api.sock http://brood/api/v1/guests
   brood serve --listen 127.0.0.1:7300 --token-file /etc/brood/token")]
 pub(super) struct Serve {
-    /// Listen on this port, too; requests must bear the token. Only an address that this machine
-    /// alone can reach is taken; without an address, it is 127.0.0.1
+    /// Listen on this port too; requests must bear the token. The address must be one that only
+    /// this machine can reach [default address: 127.0.0.1]
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = listen_address)]
     listen: Option<SocketAddr>,
     /// File with the token that requests over the port must bear; only its owner may read it
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Folder of the checkpoints that requests name without one [default: STATE/checkpoints]
+    /// Folder of checkpoints that requests name without a folder [default: STATE/checkpoints]
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// How to write the log, on standard error: text, or json [default: text]
+    /// Format of the log on standard error: text or json [default: text]
     #[arg(long, value_name = "FORM", value_enum, hide_possible_values = true)]
     log: Option<LogFormat>,
 }
@@ -95,7 +96,7 @@ impl Serve {
     }
 }
 
-/// Settings of the daemon that are others now, and that it has for as long as it runs.
+/// Settings that have changed in the configuration, but that the daemon keeps until it ends.
 fn later(then: &Config, now: &Config) -> Vec<String> {
     let kept = |key: &str| {
         ["serve.", "state.", "bhyve."]

@@ -19,9 +19,9 @@ Examples:
   brood state check
   brood state rebuild")]
 pub(super) enum Command {
-    #[command(about = "Say whether the record is as it was written")]
+    #[command(about = "Check the record for damage")]
     Check(Check),
-    #[command(about = "Make a damaged record anew")]
+    #[command(about = "Rebuild a damaged record")]
     Rebuild(Rebuild),
 }
 
@@ -34,7 +34,7 @@ impl Command {
     }
 }
 
-/// Checks all of the state's database. Ends with 1 when it is damaged, and says what to do
+/// Checks all of the state's database. Exits with 1 when it is damaged, and says what to do
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood state check && echo fine")]
 pub(super) struct Check {
@@ -59,14 +59,13 @@ impl Check {
     }
 }
 
-/// Makes the state's database anew when it is damaged or was lost, and keeps the damaged file
-/// aside.
+/// Rebuilds the state's database when it is damaged or lost, and keeps the damaged file aside.
 ///
-/// Guests that run go on, and are recorded again; so are pools, claims that rest, and claims that
-/// hold a guest as far as they can still be read. A guest that waited in a pool may have been
-/// claimed since: it is left as a guest like any other, for somebody to destroy or to keep.
+/// Running guests go on, and brood records them again; so it does with pools, suspended claims, and
+/// those other claims that can still be read. A guest that waited in a pool may have been claimed
+/// since: it becomes a guest outside any pool, for you to keep or to destroy.
 ///
-/// Ends with 3 when something that there was could not be found again, and says what.
+/// Exits with 3 when something could not be found again, and says what.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -101,7 +100,7 @@ fn print(rebuilt: &Rebuilt) {
         ..
     } = rebuilt;
     line(format_args!(
-        "found again: {} pools, {} guests that run, {claims} claims, and {resting} claims that rest",
+        "found again: {} pools, {} guests that run, {claims} claims, and {resting} suspended claims",
         pools.len(),
         guests.len(),
     ));
@@ -113,13 +112,13 @@ fn print(rebuilt: &Rebuilt) {
     }
     if !rebuilt.loose.is_empty() {
         line(format_args!(
-            "in no pool any more, and perhaps somebody's: {0}\n  to end them: brood destroy {0}",
+            "in no pool any more, but perhaps in use: {0}\n  to end them: brood destroy {0}",
             rebuilt.loose.join(" ")
         ));
     }
     for orphan in &rebuilt.orphans {
         line(format_args!(
-            "{} rests, and its token is not known: it has a new one, {}",
+            "{} is a suspended claim whose token was lost: its new token is {}",
             orphan.bundle, orphan.token
         ));
     }

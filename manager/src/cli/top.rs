@@ -30,16 +30,16 @@ use super::{
 use crate::config::Config;
 use crate::failure::Failure;
 
-/// Shows the host, pools and guests, live: memory and process ids that are left, what is hot, cold
-/// and claimed, how often and how fast guests are claimed, restores under way, and guests by the
-/// memory that they have to themselves.
+/// Shows the host, pools and guests, live: free memory and process ids, hot guests, claims and
+/// suspended claims, the rate and latency of claims, running restores, and guests by their private
+/// memory.
 ///
-/// Claims and restores are those that a daemon does (`brood serve`); without one the rest is shown.
-/// A guest's share of memory is what it has to itself: guest memory that it has written, its
-/// process and its page tables.
+/// Claims and restores are those of the daemon (`brood serve`); without a daemon, all the rest is
+/// shown. A guest's private memory is the guest memory that it has written, its process and its
+/// page tables.
 ///
-/// Keys: q quits, s sorts by the next column and r the other way around, / shows only guests with a
-/// text, p lets the display stand still, ? explains all of them.
+/// Keys: q quits, s sorts by the next column, r reverses the order, / shows only guests with a
+/// text, p pauses the display, ? explains all keys.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -48,10 +48,10 @@ Examples:
   brood top --once
   brood top --json | jq .density.mib_per_guest")]
 pub(super) struct Top {
-    /// How often to look
+    /// Time between two looks
     #[arg(long, short = 'i', value_name = "TIME", default_value = "2s", value_parser = interval)]
     interval: Duration,
-    /// What to sort guests by: private or shared (most first), name, state, or restored (newest
+    /// Column to sort guests by: private or shared (most first), name, state, or restored (newest
     /// first)
     #[arg(
         long,
@@ -60,13 +60,13 @@ pub(super) struct Top {
         hide_possible_values = true
     )]
     sort: Sort,
-    /// Show only guests that have this in their name, state or checkpoint
+    /// Show only guests with this text in their name, state or checkpoint
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
-    /// Print it once, as text
+    /// Print the display once, as text
     #[arg(long)]
     once: bool,
-    /// Print it once, as a JSON object with all guests
+    /// Print the display once, as a JSON object with all guests
     #[arg(long)]
     json: bool,
 }

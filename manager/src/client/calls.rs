@@ -242,7 +242,7 @@ impl Client {
     /// Lets a claim rest.
     pub(crate) fn suspend_claim(&self, token: &str) -> Result<Rested, Error> {
         let path = format!("/api/v1/claims/{}/suspend", Segment(token));
-        self.call(&Call::change(Method::POST, path, "let a claim rest"))
+        self.call(&Call::change(Method::POST, path, "suspend a claim"))
     }
 
     /// Restores the guest of a claim that rests.

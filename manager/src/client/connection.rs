@@ -135,7 +135,7 @@ impl Call {
         if self.changes {
             Error::Odd { asked, why }
         } else {
-            Error::NotBegun(format!("the daemon's answer makes no sense: {why}"))
+            Error::NotBegun(format!("the daemon's answer is invalid: {why}"))
         }
     }
 

@@ -11,7 +11,7 @@ pub(crate) enum Error {
     NotBegun(String),
     /// The connection broke after a change was asked for.
     #[error(
-        "the daemon went away while it was asked to {asked}: nobody knows whether that is done ({why})"
+        "the connection to the daemon broke after the request to {asked}: the result is unknown ({why})"
     )]
     Lost {
         /// What it was asked for.
@@ -23,7 +23,7 @@ pub(crate) enum Error {
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
     /// It did what it was asked, and its answer makes no sense.
-    #[error("the daemon was asked to {asked}, and its answer makes no sense: {why}")]
+    #[error("the daemon's answer to the request to {asked} is invalid: {why}")]
     Odd {
         /// What it was asked for.
         asked: String,

@@ -43,7 +43,7 @@ pub enum Error {
     )]
     NoSuchClaim,
     /// The claim's guest is suspended.
-    #[error("the claim rests: it has no lease, and lasts until it is released")]
+    #[error("the claim is suspended: it has no lease, and lasts until it is released")]
     Rests,
     /// Entries of the pool are somebody's.
     #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
@@ -152,7 +152,7 @@ impl Error {
                 Some("change --hot, --hot-min, --max, --max-memory or --private-limit".to_owned())
             }
             Self::Fixed { pool, .. } => Some(format!(
-                "make the pool anew (brood pool remove {pool}), or take another name"
+                "remove the pool and create it again (brood pool remove {pool}), or take another name"
             )),
             Self::NoSuchClaim => Some("claim another guest: brood pool claim POOL".to_owned()),
             Self::Rests => Some("restore its guest: brood pool resume TOKEN".to_owned()),
@@ -163,7 +163,7 @@ impl Error {
                 "wait too (--wait SECONDS), or allow the pool more: brood pool set {pool} --max N --max-memory SIZE"
             )),
             Self::OtherCheckpoint { pool, .. } => Some(format!(
-                "put the bundle back where it was, or make the pool anew: brood pool remove {pool}"
+                "put the bundle back where it was, or remove the pool and create it again: brood pool remove {pool}"
             )),
             Self::Broken { .. } => Some(
                 "the host may be overloaded: allow more time with --timeout, or see `brood doctor`"

@@ -25,7 +25,7 @@ pub(super) fn check_files(dir: &Path) -> Result<(), Error> {
         })
     };
     if dir.join(UNFINISHED).exists() {
-        return damaged("it is being made anew, or that was cut off");
+        return damaged("it is being rebuilt, or a rebuild was interrupted");
     }
     if journal_was_taken(dir) {
         return damaged("its journal brood.sqlite-wal is missing: what was recorded last is lost");

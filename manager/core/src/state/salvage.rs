@@ -85,7 +85,7 @@ impl Salvage {
                 created_at: row.get(4)?,
             })
         };
-        self.claims = rows(database, unread, "claims that rest", cold, of_row, |c| {
+        self.claims = rows(database, unread, "suspended claims", cold, of_row, |c| {
             c.token.clone()
         });
         let place = "place FROM disk_place";
