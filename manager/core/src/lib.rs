@@ -13,7 +13,7 @@
 //! The crate knows no command line, no HTTP, no terminal and no asynchronous runtime: those are the
 //! crate `brood`.
 
-// Both panic where what they print cannot be written, and nobody has asked the core to print.
+// Both panic when their output cannot be written, and the core has no business to print.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod checkpoint;

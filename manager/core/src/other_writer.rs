@@ -20,7 +20,7 @@ pub enum OtherWriter {
 }
 
 impl OtherWriter {
-    /// Whoever that is of the file or folder with these facts; the most of them.
+    /// The other writer of the file or folder with these facts; the widest one.
     pub fn of(facts: &Metadata) -> Option<Self> {
         let folder = facts.is_dir();
         Self::by(facts.mode(), facts.uid(), facts.gid(), folder)

@@ -42,7 +42,7 @@ pub struct Rebuilt {
     pub resting: u64,
     /// Bundles of claims that rest and whose token is known no more, with a new token for each.
     pub orphans: Vec<Orphan>,
-    /// Guests that belong to no pool any more: one waited to be claimed, or is somebody's.
+    /// Guests that belong to no pool any more: each was hot, or is claimed.
     pub loose: Vec<String>,
     /// What could not be read.
     pub unread: Vec<String>,
@@ -185,7 +185,7 @@ fn find_guests(
     Ok(living.into_iter().map(|guest| guest.row).collect())
 }
 
-/// Entries that are somebody's, or nobody's any more. Returns how many are claimed.
+/// Entries that are claimed, or that belong to no pool any more. Returns how many are claimed.
 fn entries(
     state: &State,
     salvage: &Salvage,
@@ -223,7 +223,8 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
     let recorded = state.all_cold()?.into_iter().map(|cold| cold.bundle);
     let recorded = recorded.chain(state.guests()?.into_iter().map(|row| row.checkpoint));
     let recorded: Vec<String> = recorded.collect();
-    // Manifests tell; what else is damaged, or away now, is still somebody's.
+    // Manifests decide; a bundle whose other files are damaged or missing still belongs to a
+    // claimer.
     let mut whole = Vec::new();
     for listed in checkpoint::list(&dir)? {
         if let Some(manifest) = checkpoint::manifest_of(&listed.path)? {

@@ -29,7 +29,7 @@ use brood_core::{
     units::Bytes,
 };
 
-/// Memory of a demo guest, when nobody says otherwise.
+/// Default memory of a demo guest.
 const DEMO_MEMORY: Bytes = Bytes::mib(256);
 
 impl App {
@@ -204,7 +204,7 @@ pub(super) struct Removing {
     force: bool,
 }
 
-/// Removes a checkpoint that nobody uses
+/// Removes an unused checkpoint
 #[utoipa::path(
     delete, path = "/checkpoints/{checkpoint}", tag = "checkpoints",
     operation_id = "removeCheckpoint",

@@ -150,7 +150,7 @@ pub(super) async fn claim(
         }
     };
     let took = begin.elapsed();
-    // Whoever comes after this answer finds nobody in line who waits no more.
+    // A claimer who comes after this answer finds nobody in the queue who has stopped waiting.
     in_line.leave().await;
     let claimed = claimed.map_err(|refused| {
         // Clients may make names of pools up; those are not counted one by one.
@@ -203,7 +203,7 @@ pub(super) struct Refused {
     waiters: u32,
 }
 
-/// A place in the line before a pool, which is given up when this is dropped.
+/// A place in a pool's queue, which is given up when this is dropped.
 struct InLine {
     app: App,
     place: Option<Place>,
@@ -276,7 +276,7 @@ impl From<Problem> for Refused {
 }
 
 impl App {
-    /// Tries again and again for so long, as long as there is no room for one more guest.
+    /// Retries while there is no room for one more guest, within a time limit.
     pub(super) async fn when_there_is_room<T, F>(
         &self,
         wait: Duration,
@@ -298,7 +298,7 @@ impl App {
         }
     }
 
-    /// Waits until there may be room for one more guest, or so long, or until the daemon drains.
+    /// Waits until there may be room for one more guest, the time is up, or the daemon drains.
     async fn until_room(&self, at_most: Duration, draining: &mut watch::Receiver<bool>) {
         // The keeper ends claims whose lease is over.
         self.pools_changed.notify_one();

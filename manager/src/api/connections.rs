@@ -174,7 +174,7 @@ impl Clients {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more, when there is room for it; else the one that can best be spared is told.
+    /// Admits a connection if there is room; else asks the one that can best be spared to close.
     fn try_enter(self: &Arc<Self>) -> Option<Entered> {
         let mut all = self.all();
         if all.len() < self.connections_max {
@@ -198,7 +198,7 @@ impl Clients {
         None
     }
 
-    /// One more, as soon as there is room for it.
+    /// Admits a connection as soon as there is room.
     async fn enter(self: &Arc<Self>) -> Entered {
         loop {
             let left = self.left.notified();
@@ -209,7 +209,7 @@ impl Clients {
         }
     }
 
-    /// Serves whoever comes, until it is told to `stop`; those who came before are accepted then.
+    /// Serves all clients until `stop`; then it still accepts those who came before.
     pub(super) async fn serve<L>(
         self: Arc<Self>,
         mut listener: L,
@@ -384,7 +384,7 @@ impl Drop for Answering {
             .unwrap_or_else(PoisonError::into_inner);
         *since = Instant::now();
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
-        // Somebody may wait for one that can be spared.
+        // A new client may be waiting for a connection that can be spared.
         self.0.of.left.notify_one();
     }
 }

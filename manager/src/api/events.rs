@@ -40,14 +40,14 @@ use super::{
 };
 use brood_core::{guests::View, restore::job::FailureView};
 
-/// Events that are remembered: a listener who was away for less is told what it has missed, one who
-/// is behind for more is told everything anew.
+/// Number of remembered events: a listener who has missed fewer receives them; for one who has
+/// missed more, the stream starts again.
 const BACKLOG: usize = 1024;
 /// How long events are remembered after the last listener has gone.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// After what time a listener who was cut off is to come again.
+/// Time after which a disconnected listener is to reconnect.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often a listener is told something, be it nothing.
+/// Interval of keep-alive messages to a listener.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The header with the id of the last event that a listener has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -64,7 +64,7 @@ pub(super) struct Events {
     ring: Mutex<Ring>,
     sender: broadcast::Sender<Message>,
     poke: Notify,
-    /// What was last told to somebody who had to be told everything, and when it was begun.
+    /// The last full list for a new listener, and when it was begun.
     everything: AsyncMutex<Option<(Instant, Arc<Look>)>>,
 }
 
@@ -76,7 +76,7 @@ struct Ring {
     /// Every event from this number on is here.
     from: u64,
     messages: VecDeque<Message>,
-    /// When somebody listened last.
+    /// The last time when there was a listener.
     heard: Option<Instant>,
 }
 
@@ -140,7 +140,7 @@ fn json(data: &impl Serialize) -> Arc<str> {
     data.into()
 }
 
-/// What somebody who comes to listen begins with.
+/// What a new listener begins with.
 struct Beginning {
     receiver: broadcast::Receiver<Message>,
     /// What it has missed; `None` when it must be told everything.
@@ -169,7 +169,7 @@ impl Events {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells everybody who listens, and remembers it for those who were cut off.
+    /// Sends an event to all listeners, and remembers it for disconnected ones.
     pub(super) fn send(&self, kind: &'static str, about: About<'_>, data: &impl Serialize) {
         let mut ring = self.ring();
         ring.last += 1;
@@ -192,7 +192,7 @@ impl Events {
         let _ = self.sender.send(message);
     }
 
-    /// Tells everybody who listens something that is soon told again: it is not remembered.
+    /// Sends an event to all listeners that is soon out of date, and so not remembered.
     pub(super) fn send_passing(&self, kind: &'static str, data: &impl Serialize) {
         if self.heard() {
             let number = self.ring().last;
@@ -206,7 +206,7 @@ impl Events {
         }
     }
 
-    /// Whether anybody listens.
+    /// Whether there are listeners.
     pub(super) fn heard(&self) -> bool {
         self.sender.receiver_count() > 0
     }
@@ -231,7 +231,7 @@ impl Events {
         self.poke.notify_one();
     }
 
-    /// Until somebody pokes.
+    /// Waits for a poke.
     pub(super) async fn poked(&self) {
         self.poke.notified().await;
     }
@@ -392,7 +392,7 @@ pub(super) async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-/// Somebody who listens.
+/// A listener.
 struct Listener {
     _listens: Listens,
     app: App,
@@ -447,7 +447,7 @@ impl Listener {
         }
     }
 
-    /// Puts all guests and pools before what is told next.
+    /// Puts all guests and pools before the next event.
     async fn tell_everything(&mut self, since: Instant, last: u64) -> Result<(), Problem> {
         let (guests, pools) = (
             self.only.wants_list("guests"),

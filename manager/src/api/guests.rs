@@ -24,7 +24,7 @@ use brood_core::{
     restore::{job::FailureView, mass},
 };
 
-/// How long an answer is waited for when nobody says otherwise.
+/// Default time to wait for an answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that anybody may want to wait, in seconds.
 const TIMEOUT_MAX_S: f64 = 3600.0;
@@ -171,7 +171,7 @@ pub(super) fn timeout(seconds: Option<f64>) -> Result<Duration, Problem> {
     Ok(limit(seconds)?.unwrap_or(TIMEOUT))
 }
 
-/// How long a client gives a guest, if it says so: never so long that a thread is lost for it.
+/// The time limit that a client gives, if it gives one, capped so that no thread is lost to it.
 pub(super) fn limit(seconds: Option<f64>) -> Result<Option<Duration>, Problem> {
     match seconds {
         Some(seconds) if seconds > 0.0 && seconds <= TIMEOUT_MAX_S => {

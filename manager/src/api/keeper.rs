@@ -48,7 +48,7 @@ const REST: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 32;
 /// Of those that failed the last time.
 const FAILING_AT_ONCE: usize = 4;
-/// How long another process may be at a pool before it is told.
+/// How long another process may hold a pool before the daemon logs it.
 const LOCKED_FOR_LONG: Duration = Duration::from_secs(60);
 
 /// Fills of pools that the keeper has under way, each with the flag that ends it.
@@ -60,7 +60,7 @@ impl Fills {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the fill of a pool that somebody wants to change.
+    /// Ends the fill of a pool that a request is about to change.
     pub(super) fn interrupt(&self, pool: &str) {
         if let Some(cancelled) = self.all().get(pool) {
             cancelled.store(true, Ordering::Relaxed);
@@ -87,13 +87,13 @@ impl Fills {
 /// What the keeper knows of a pool.
 #[derive(Debug, Default)]
 struct Kept {
-    /// Whether somebody looks at it now.
+    /// Whether a thread works at it now.
     busy: bool,
     /// How fast it may be filled.
     pace: Pace,
     /// It is only settled until then.
     rests_until: Option<Instant>,
-    /// Since when another process is at it, and whether that was told.
+    /// Since when another process holds it, and whether that was logged.
     locked_since: Option<(Instant, bool)>,
 }
 
@@ -143,7 +143,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Ends leases that are over, and begins to look at each pool that nobody looks at.
+    /// Ends leases that are over, and begins to reconcile each pool that no thread works at.
     async fn look(&mut self) {
         let app = self.app.clone();
         let pools = match blocking(move || Ok(app.pools_to_keep()?)).await {
@@ -215,7 +215,7 @@ impl Keeper {
             let ended = blocking(move || {
                 app.workers.pools(|pools| pools.end_expired(&guests))?;
                 app.events.poke();
-                // Whoever waits may have room now.
+                // Waiting claims may have room now.
                 app.room.notify_waiters();
                 Ok(())
             });
@@ -294,7 +294,7 @@ impl App {
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Option<String>, pool::Error> {
         let (name, origin) = (pool.name.as_str(), Origin::from(pool));
-        // Who else is at it does what is to be done: it is not waited for.
+        // Another process at the pool does the same work: do not wait for it.
         let (settled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
             if rests {
                 return Ok((pools.settle(name)?, None));
@@ -335,7 +335,7 @@ impl App {
                 "kept"
             );
             self.events.poke();
-            // Whoever waits may have a hot one, or room for one.
+            // Waiting claims may have a hot guest now, or room for one.
             self.room.notify_waiters();
         }
         if filled

@@ -15,7 +15,7 @@ use brood_core::{
 const GUESTS_MAX: usize = 100;
 /// Most cells.
 const CELLS_MAX: u32 = 1024;
-/// Cells, when nobody says otherwise.
+/// Default number of cells.
 const CELLS: u32 = 64;
 
 /// Of which guests, and how finely.

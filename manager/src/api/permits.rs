@@ -32,7 +32,7 @@ const OF_DISKS: usize = 2;
 #[derive(Debug)]
 pub(super) struct Bound {
     key: String,
-    /// What is told of it: a claim's token is not.
+    /// Its name in errors, which never has a claim's token.
     what: String,
     at_most: usize,
 }
@@ -87,7 +87,7 @@ impl Bound {
 #[derive(Debug)]
 pub(super) struct Permits {
     in_all: Arc<Semaphore>,
-    /// By what they are for, as long as somebody has one or waits.
+    /// By their purpose, as long as a permit is held or awaited.
     of: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
@@ -115,7 +115,7 @@ impl Permits {
         let mut waits_for = bounds.first();
         let all = async {
             let mut own = Vec::with_capacity(bounds.len());
-            // Its own first: nobody holds one of all while it waits.
+            // The specific one first, so that no call holds a general one while it waits.
             for bound in bounds {
                 waits_for = Some(bound);
                 let permits = self.own(&bound.key, bound.at_most);

@@ -511,7 +511,7 @@ pub(super) async fn fill(
 }
 
 impl FilledPool {
-    /// What is to be told of a pool that was filled.
+    /// The view of a pool that was filled.
     pub(crate) fn new(pool: Pool, settled: Settled, filled: Filled) -> Self {
         Self {
             pool,
@@ -526,8 +526,8 @@ impl FilledPool {
 }
 
 impl App {
-    /// Fills a pool for the request of this id, after it was made or changed by `first`. No keeper
-    /// is told of it before.
+    /// Fills a pool for the request of this id, after `first` has made or changed it. The
+    /// reconciler learns of the pool only afterwards.
     async fn fill(
         &self,
         id: RequestId,

@@ -29,7 +29,7 @@ impl App {
             app.have(&pools);
             Ok(())
         });
-        // It is told of in the log.
+        // The log has the error.
         let _ = configured.await;
         self.pools_changed.notify_one();
         self.events.poke();

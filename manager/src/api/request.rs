@@ -123,8 +123,7 @@ fn refuse(request: &Request) -> Option<Problem> {
     ))
 }
 
-/// Tells of an answered request in the log, in one line. What machines ask for again and again is
-/// told only to those who want to know more.
+/// Logs an answered request in one line. Routine requests of machines have a lower level.
 fn tell(route: &str, status: StatusCode, took: Duration, problem: Option<&ToldProblem>) {
     let status_code = status.as_u16();
     // Microseconds are as much as means anything.

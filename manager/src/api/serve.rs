@@ -72,7 +72,7 @@ pub struct Config {
 pub enum Ended {
     /// All that was asked was answered.
     Drained,
-    /// It was told to end a second time: what was under way was cut off.
+    /// A second signal ended it, and cut off open requests.
     CutOff,
 }
 
@@ -94,7 +94,7 @@ pub struct Listen {
 pub fn serve(config: Config, reload: &Reload) -> Result<Ended, Error> {
     let token = config.listen.as_ref().map(token).transpose()?;
     let budget = Budget::of_process();
-    // Opened once here, so that a folder that cannot be used is told at once.
+    // Opened once here, so that an unusable folder is an error at once.
     drop(State::open(&config.state)?);
     if owner_only::is_open(&config.state) {
         tracing::warn!(

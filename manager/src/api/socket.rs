@@ -24,7 +24,7 @@ use brood_core::owner_only;
 /// Held while the name is taken or given back.
 const LOCK: &str = "api.lock";
 
-/// The name, taken by this daemon, as long as nobody else takes it.
+/// The socket's name, held by this daemon until another one takes it.
 #[derive(Debug)]
 pub(super) struct Place {
     dir: PathBuf,
@@ -38,7 +38,7 @@ pub(super) struct Place {
 pub(super) enum Name {
     /// This daemon's, or so it must be taken to be: it cannot be looked at.
     Ours,
-    /// Nobody's: it was removed.
+    /// The name was removed.
     Gone,
     /// Another socket's: another daemon has taken over.
     Taken,
@@ -97,8 +97,8 @@ impl Place {
         &self.path
     }
 
-    /// Whether clients who come now still come here. The inode of a socket is not another's as long
-    /// as somebody listens on it.
+    /// Whether new clients still reach this daemon. No other socket gets the inode of this one as
+    /// long as a process listens on it.
     pub(super) fn name(&self) -> Name {
         match fs::symlink_metadata(&self.path) {
             Ok(file) if (file.dev(), file.ino()) == self.inode => Name::Ours,

@@ -23,7 +23,7 @@ use brood_core::{
     restore::{job, mass::Event},
 };
 
-/// How often the checking of memory is told of.
+/// Interval of progress events while memory is checked.
 const BEAT: Duration = Duration::from_millis(100);
 
 /// What the daemon is restoring now.
@@ -34,7 +34,7 @@ pub(super) struct UnderWay(Mutex<Vec<Arc<Work>>>);
 #[derive(Debug)]
 struct Work {
     progress: Mutex<RestoreEvent>,
-    /// Begins no more guests when this is set. One that nobody asked for has none.
+    /// Begins no more guests when set. A restore without a request has none.
     cancelled: Option<Arc<AtomicBool>>,
     /// When it was last told how far the checking of memory is.
     told: Mutex<Option<Instant>>,
@@ -121,7 +121,7 @@ impl App {
         self.events.send("restore", about, event);
     }
 
-    /// Begins a restore. Whoever knows its request may cancel it, when there is a flag for that.
+    /// Begins a restore. If it has a flag, a client that knows its request id may cancel it.
     pub(super) fn begin(
         &self,
         progress: RestoreEvent,

@@ -95,7 +95,7 @@ pub(super) struct Look {
     pub(super) at: Instant,
     pub(super) guests: BTreeMap<GuestId, Seen>,
     pub(super) pools: Vec<Pool>,
-    /// Guests that ended, and of which nobody had asked that.
+    /// Guests that ended by themselves.
     unasked: HashSet<GuestId>,
     /// Guests whose claims are suspended: those are not over.
     suspended: HashSet<GuestId>,
@@ -148,7 +148,7 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
                     }
                 }
             }
-            // Only now: whoever ends a guest notes that before.
+            // Only now: a process that ends a guest notes that before.
             let unasked = state.ended_unasked()?;
             let suspended = state.all_cold()?.iter().map(|cold| cold.guest).collect();
             Ok(Look {
@@ -258,7 +258,7 @@ pub(super) enum Happened {
     Paused,
     /// It was resumed.
     Resumed,
-    /// It ended, and nobody had asked for that.
+    /// It ended by itself.
     Ended,
     /// It was destroyed or suspended: it is not known any more.
     Gone,

@@ -37,7 +37,7 @@ pub(super) struct Workers {
     standing: Slots,
 }
 
-/// How long a state that nobody uses stays open: it has three descriptors, and memory of SQLite's.
+/// How long an unused state stays open: it costs three descriptors, and memory of SQLite's.
 const IDLE: Duration = Duration::from_secs(10);
 /// Idle states, at most.
 const IDLE_MAX: usize = 32;
@@ -152,9 +152,9 @@ impl Workers {
         result
     }
 
-    /// Closes states that nobody has used for a while. The last one to come is the first to be used
-    /// again, so those that were only needed at the busiest moment are found here. When some were
-    /// closed, the others follow as soon as none is used.
+    /// Closes states that were not used for a while. The last one returned is the first one used
+    /// again, so this finds those that were needed only at the busiest moment. When some were
+    /// closed, the others follow as soon as none is in use.
     pub(super) fn close_idle(&self) {
         let mut states = self.states();
         let is_quiet = states.used == 0;
@@ -167,7 +167,7 @@ impl Workers {
             states.half_closed = 0;
         }
         states.idle = kept;
-        // Nobody opens one until these are closed.
+        // No call opens one until these are closed.
         drop(closed);
     }
 
@@ -179,7 +179,8 @@ impl Workers {
         self.pools_until(&NEVER, LOCK_LIMIT, work)
     }
 
-    /// The same, until it is `cancelled`; another who works at the same pool is waited for so long.
+    /// As above, until `cancelled`; `lock_limit` is the time to wait for another process that works
+    /// at the same pool.
     pub(super) fn pools_until<T>(
         &self,
         cancelled: &AtomicBool,
@@ -231,8 +232,8 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// The same, with a flag that is set when the client hangs up: whatever waits for somebody else
-/// looks at it, so that no thread is held for a client that is not there.
+/// As above, with a flag that is set when the client disconnects: every wait checks it, so that no
+/// thread is held for a client that has gone.
 pub(super) async fn until_hang_up<T: Send + 'static>(
     work: impl FnOnce(&AtomicBool) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {

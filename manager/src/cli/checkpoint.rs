@@ -52,7 +52,7 @@ pub(super) enum Command {
     Flatten(Flatten),
     /// Record the new place of a delta's parent that was moved
     Rebase(Rebase),
-    /// Remove a checkpoint that nobody uses
+    /// Remove an unused checkpoint
     Remove(Remove),
 }
 
@@ -189,7 +189,7 @@ impl Import {
             readiness: self.ready,
         };
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-        // Whoever imports it has just said what it wants.
+        // The operator who imports it has just named what it wants.
         let mut trust = |manifest: &_, sha256: &_| state.trust_seal(manifest, sha256);
         let progress = |p| bar.advance(p);
         let manifest =
@@ -422,7 +422,7 @@ impl List {
             .collect();
         if rows.is_empty() {
             line(format_args!("no checkpoints in {}", self.dir.display()));
-            // The folder that nobody named may not be the one that was meant.
+            // The default folder may not be the intended one.
             if let Ok(daemons) = config.checkpoints()
                 && daemons.is_dir()
             {

@@ -72,7 +72,7 @@ impl Claim {
                 timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
             };
             let claim = match client.claim(&self.pool, &claiming) {
-                // A daemon that ends keeps nobody waiting; the one that takes over may.
+                // A daemon that ends refuses to let claims wait; the one that takes over does not.
                 Err(client::Error::Problem(problem))
                     if problem.is_for_want_of_room() && begin.elapsed() < wait =>
                 {
@@ -96,8 +96,8 @@ impl Claim {
         self.hand_over(config, &claimed.into())
     }
 
-    /// Prints the claim. When that fails, as on a full disk, nobody has its token: it is given
-    /// back.
+    /// Prints the claim. If that fails, as on a full disk, nobody has its token, so the claim is
+    /// released.
     fn hand_over(&self, config: &Config, claim: &Claimed) -> Result<ExitCode, Failure> {
         print_claim(claim, self.json);
         let Err(lost) = written() else {

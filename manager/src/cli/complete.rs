@@ -117,7 +117,7 @@ fn state() -> Option<State> {
     }
     let config = Config::load(&sources).ok()?;
     let dir = config.state_dir().ok()?;
-    // What nobody has used is not made.
+    // Completion never creates a state folder.
     dir.join(DATABASE).exists().then_some(())?;
     State::open_to_look(dir).ok()
 }

@@ -35,7 +35,7 @@ impl Completions {
     }
 }
 
-/// The command line without what is hidden, which shells would be told of all the same.
+/// The command line without hidden commands, which the scripts would offer otherwise.
 pub(super) fn visible() -> Command {
     let whole = Cli::command();
     let commands = whole.get_subcommands().filter(|sub| !sub.is_hide_set());

@@ -27,7 +27,7 @@ const LINES: usize = 4096;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What the writing thread is told.
+/// Messages to the writing thread.
 #[derive(Debug)]
 enum Order {
     Line(Vec<u8>),
@@ -185,7 +185,7 @@ pub(super) fn start(format: LogFormat, level: LogLevel) -> Log {
         // It would tell of a standard error that cannot be written to by a panic.
         .log_internal_errors(false);
     let changed = move |level| (!fixed).then(|| EnvFilter::new(name(level)));
-    // It fails only when the log is gone, and then there is nobody to tell.
+    // It fails only when the log is gone, and then there is no place to report it.
     let set_level: SetLevel = match format {
         LogFormat::Text => {
             let log = log.with_ansi(colored).with_filter_reloading();
@@ -287,7 +287,7 @@ mod tests {
             written: Arc::clone(&written),
         };
         let mut lines = Lines::written_to(stream, LogFormat::Json, false);
-        // Nobody reads: more lines than wait are lost at once.
+        // Without a reader, lines beyond the queue are lost at once.
         for line in 0..LINES + 10 {
             // In one piece, as the log is written: writeln! would make two of it.
             lines.write_all(format!("{line}\n").as_bytes()).unwrap();

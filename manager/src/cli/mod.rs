@@ -186,7 +186,7 @@ impl Cli {
     }
 }
 
-/// What the command line is made of: for whoever has command lines to check and runs none of them.
+/// The command line's grammar, for tests that check command lines without running them.
 #[must_use]
 pub fn grammar() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
@@ -223,7 +223,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What somebody may want who uses another tool's word for a command.
+/// The command that a user means by another tool's word.
 fn wanted(usage: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(word)) = usage.get(ContextKind::InvalidSubcommand) else {
         return None;

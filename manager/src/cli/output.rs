@@ -184,8 +184,8 @@ pub(crate) fn state(config: &Config) -> Result<State, Failure> {
     Ok(State::open(config.state_dir()?)?)
 }
 
-/// The state folder for those who look at guests or end them: that works also where it cannot be
-/// written, which is told.
+/// The state folder, opened to list or end guests. This works even if it cannot be written, and
+/// then prints a note.
 pub(crate) fn state_to_look(config: &Config) -> Result<State, Failure> {
     let state = State::open_to_look(config.state_dir()?)?;
     if let Some(why) = state.unwritable() {

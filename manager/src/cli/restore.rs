@@ -305,8 +305,8 @@ pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
     flag.or(configured.map(|k| k.value.get()))
 }
 
-/// Checks the checkpoint's memory, with a progress bar, unless that was done before. Nobody removes
-/// it until what this returns is dropped.
+/// Checks the checkpoint's memory, with a progress bar, unless it was checked before. Until the
+/// result is dropped, nobody can remove the checkpoint.
 pub(super) fn verify(
     state: &State,
     engine: &dyn Engine,

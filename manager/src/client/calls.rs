@@ -33,7 +33,7 @@ use brood_core::{
     restore::job::View,
 };
 
-/// How often somebody who waits looks whether they are to wait no longer.
+/// How often a wait checks whether it was cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Guests that are named in one request.
 pub(crate) const NAMES: usize = 500;
@@ -49,7 +49,7 @@ pub(crate) struct Watch<'a> {
 /// Guests to end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Doomed<'a> {
-    /// All; those that somebody has claimed only when `force` is set.
+    /// All; claimed ones only when `force` is set.
     All { force: bool },
     /// These: names or ids, [`NAMES`] at most.
     Named {

@@ -22,7 +22,7 @@ use tokio::{net::UnixStream, time::timeout};
 use super::Error;
 use crate::api::{host::Daemon, problem::Problem};
 
-/// How long a daemon may take to say who it is. One that is stopped must hold up nobody.
+/// How long a daemon may take to identify itself. A stopped daemon must not hold up commands.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// What errors that a request ran into are called where the daemon does not know the request: it is
 /// of another version. Nothing was begun then.

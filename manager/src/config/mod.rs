@@ -57,14 +57,14 @@ pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
 /// A configuration file that says all there is to say, and changes nothing.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
-/// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
+/// Default private limit of each guest.
 pub const PRIVATE_LIMIT: Bytes = brood_core::restore::job::ALLOWANCE;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Source {
-    /// Nobody set it.
+    /// The built-in default.
     Default,
     /// The configuration file.
     File {
@@ -152,7 +152,7 @@ pub struct Config {
 /// What `brood restore` does when its flags say nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// How many restores at once; one for each core when nobody says.
+    /// How many restores run at once; one for each core by default.
     pub concurrency: Option<Setting<NonZeroU32>>,
     /// Private memory that each guest may come to hold, in the worst case that is allowed for.
     pub private_limit: Setting<Bytes>,
@@ -243,7 +243,7 @@ impl Config {
         Ok(&dir.value)
     }
 
-    /// The unix socket of the daemon: in the state folder, when nobody says otherwise.
+    /// The unix socket of the daemon; by default in the state folder.
     ///
     /// # Errors
     /// [`state::Error::Nowhere`].
@@ -254,7 +254,7 @@ impl Config {
         }
     }
 
-    /// The daemon's folder of checkpoints: in the state folder, when nobody says otherwise.
+    /// The daemon's folder of checkpoints; by default in the state folder.
     ///
     /// # Errors
     /// [`state::Error::Nowhere`].

@@ -78,8 +78,8 @@ impl Value for AbsolutePath {
     }
 }
 
-/// Permissions of the daemon's socket. Whoever may write to it commands all guests, so others than
-/// the owner and the group never may.
+/// Permissions of the daemon's socket. A user who may write to it commands all guests, so only the
+/// owner and the group ever may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMode(pub u32);
 

@@ -358,8 +358,8 @@ fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
     sha256_file(&file, &brood_core::checkpoint::unwatched).map_err(read)
 }
 
-/// Waits until the host's memory is stable, or will not become so, or nobody wants to know any
-/// more. Returns by how much it moved at the end, too.
+/// Waits until the host's memory is stable, will not become so, or `cancelled` is set. Also returns
+/// by how much it moved at the end.
 fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<(MemorySnapshot, Bytes), Error> {
     let begin = Instant::now();
     let mut samples: Vec<Sample> = Vec::new();

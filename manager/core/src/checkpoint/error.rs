@@ -33,7 +33,7 @@ pub enum Error {
         /// What it answered.
         cause: io::Error,
     },
-    /// Whoever wanted it wants it no more.
+    /// The requester cancelled it.
     #[error("interrupted while at {}", file.display())]
     Interrupted {
         /// The file that was read or written.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::other_writer::OtherWriter;
 
-/// A file of a bundle, or its folder, that somebody else may change.
+/// A file of a bundle, or its folder, that another user may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     /// Which.
@@ -36,7 +36,7 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// What of an opened bundle is exposed.
+/// The exposed files and folders of an open bundle.
 pub(super) fn find(
     folder: &Folder,
     bundle: &BundlePath,
@@ -61,7 +61,7 @@ pub(super) fn find(
     add(folder.path(), look(folder.path(), folder.handle())?);
     for disk in &manifest.disks {
         if disk.provider == DiskProvider::Reflink
-            // That it is not there is told when it is to be cloned.
+            // If it does not exist, the clone reports that.
             && let Ok(facts) = fs::symlink_metadata(folder.file(&disk.snapshot))
         {
             add(&folder.file(&disk.snapshot), OtherWriter::of(&facts));

@@ -62,7 +62,7 @@ pub(super) fn is_interrupted(error: &io::Error) -> bool {
 struct Interrupted;
 
 /// The SHA-256 of a whole file as 64 lower-case hexadecimal digits. Neither uses nor moves the
-/// file's position. `watch` is told at least once, at the end.
+/// file's position. Calls `watch` at least once, at the end.
 ///
 /// # Errors
 /// What reading the file answers.

@@ -142,7 +142,7 @@ impl Checkpoint {
         &self.manifest_sha256
     }
 
-    /// What of this bundle alone others may change.
+    /// Files of this bundle, without its parents, that other users may change.
     pub(super) fn own_exposures(&self) -> &[Exposure] {
         &self.exposures
     }
@@ -242,7 +242,7 @@ impl Checkpoint {
         check_digest(&self.path, Part::Ckp, &self.manifest.files.ckp, actual)
     }
 
-    /// Refuses memory files that somebody may write to: see `writers.rs`.
+    /// Refuses memory files that a process may write to: see `writers.rs`.
     ///
     /// # Errors
     /// [`Error::OpenForWriting`].

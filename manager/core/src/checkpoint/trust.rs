@@ -20,7 +20,7 @@ impl Manifest {
                 Readiness::Agent | Readiness::Console { .. } => {}
             }
             for (key, value) in &guest.config {
-                // Taps, serial ports and the like are made anew for each clone.
+                // Each clone gets taps, serial ports and the like of its own.
                 if matches!(key.as_str(), "lpc.bootrom" | "lpc.bootvars")
                     || (key.starts_with("pci.") && key.ends_with(".path"))
                 {

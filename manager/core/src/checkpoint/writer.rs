@@ -56,9 +56,9 @@ pub struct Description {
     pub working_set: Vec<PageRange>,
 }
 
-/// Is told of a manifest and its SHA-256 when the bundle's files are on the disk, and the bundle
-/// has not its name yet. So whatever rests on the manifest is noted of each bundle that exists,
-/// also when the writer is killed.
+/// Called with a manifest and its SHA-256 when the bundle's files are on the disk and the bundle
+/// does not have its name yet. So the caller's note exists for every bundle that exists, even if
+/// the writer is killed.
 pub type NoteSeal<'a> = &'a mut dyn FnMut(&Manifest, &str);
 
 /// The note of those who note nothing.
@@ -173,9 +173,9 @@ impl Writer {
         })
     }
 
-    /// Starts a bundle around a memory file that is there, of the same file system, and that
-    /// nobody writes to any more. It gets a second name, and loses its first only when somebody
-    /// removes that: until the bundle is sealed, nothing is lost.
+    /// Starts a bundle around an existing memory file of the same file system, to which no process
+    /// writes any more. The file gets a second name, and keeps its first until the caller removes
+    /// that: until the bundle is sealed, nothing is lost.
     ///
     /// # Errors
     /// As [`Self::create`], and [`Error::Io`] when the file cannot be given another name.
@@ -257,7 +257,7 @@ impl Writer {
         self.seal_noted(description, created_at, &mut unnoted, watch)
     }
 
-    /// As [`Self::seal`]; `note` is told of the manifest before the first of the names.
+    /// As [`Self::seal`]; calls `note` with the manifest before the first file gets its name.
     ///
     /// # Errors
     /// As [`Self::seal`].
@@ -449,7 +449,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // The manifest, if it has its name already, goes first. The lock removes the rest.
         for part in self.named.iter().rev() {
-            // Nobody is left to tell, and the next writer tries again.
+            // There is no caller to report to, and the next writer tries again.
             let _ = self.lock.folder().remove(&self.path.file_name(*part));
         }
     }

@@ -15,7 +15,7 @@ use super::error::Error;
 pub(super) fn refuse(path: &Path, file: &File) -> Result<(), Error> {
     use std::{thread, time::Duration};
 
-    /// Whoever seals a bundle holds it for a moment more.
+    /// The process that seals a bundle holds the file for a moment more.
     const TRIES: usize = 50;
     const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -48,8 +48,8 @@ fn is_open_for_writing(file: &File) -> bool {
         // SAFETY: these commands take a number and touch no memory; the descriptor is open.
         unsafe { libc::fcntl(file.as_raw_fd(), command, argument) }
     };
-    // Somebody who opens it for writing just now is waited for until the lease is given back, which
-    // is told by a signal: by one that is ignored unless it is asked for.
+    // A process that opens the file for writing just now waits until the lease is given back. The
+    // kernel reports that by a signal, which is ignored by default.
     if call(F_SETSIG, libc::SIGURG) < 0 {
         return false;
     }
@@ -128,7 +128,7 @@ mod tests {
         assert!(by.iter().any(|process| process.starts_with(&own)), "{by:?}");
         drop(writer);
         refuse(&path, &file).unwrap();
-        // The lease is not held: whoever wants to write need not wait.
+        // The lease is not kept, so no writer has to wait.
         let begin = std::time::Instant::now();
         drop(File::options().append(true).open(&path).unwrap());
         assert!(begin.elapsed() < std::time::Duration::from_secs(5));

@@ -105,7 +105,7 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// Whoever wanted it wants it no more.
+    /// The requester cancelled it.
     #[error("interrupted: nothing was changed")]
     Interrupted,
     /// The bundle itself.
@@ -203,7 +203,7 @@ pub struct Order {
     pub disk: Option<PathBuf>,
 }
 
-/// A suspend that was cut off between the guest's end and the seal.
+/// A suspend that was interrupted between the guest's end and the seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsealed {
     /// The bundle that was to be.
@@ -319,13 +319,13 @@ pub struct Suspend<'a> {
     /// Takes the snapshots of the guest's disks. The engine calls it once, when the guest is stopped
     /// and the bundle is locked, and seals what it returns.
     pub disks: TakeDisks<'a>,
-    /// Is told of the manifest before the bundle has its name.
+    /// Called with the manifest before the bundle has its name.
     pub note: NoteSeal<'a>,
     /// Is told how far the writing is, and can end it.
     pub progress: Watch<'a>,
 }
 
-/// The flag of those whom nobody cancels.
+/// The flag of work that is never cancelled.
 pub static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// How long an answer is waited for.
@@ -333,7 +333,7 @@ pub static NEVER: AtomicBool = AtomicBool::new(false);
 pub struct Limit<'a> {
     /// No longer than so.
     pub timeout: Duration,
-    /// Ends the wait when it is set: whoever wanted the answer has gone.
+    /// Ends the wait when set: the requester has gone.
     pub cancelled: &'a AtomicBool,
 }
 
@@ -349,7 +349,7 @@ impl Limit<'static> {
 }
 
 impl Limit<'_> {
-    /// Whether nobody wants the answer any more.
+    /// Whether the wait was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
@@ -372,7 +372,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         host::Source::default()
     }
 
-    /// Looks at what of the engine is installed, which takes longer than reading facts.
+    /// Examines which parts of the engine are installed, which takes longer than reading facts.
     fn examine(&self, _: &mut HostFacts) {}
 
     /// Makes a checkpoint by booting the demo guest and suspending it.
@@ -402,8 +402,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The suspend of a guest that was cut off when the guest had ended already. To suspend it to
-    /// the same bundle again does what is left to do.
+    /// The suspend of a guest that was interrupted after the guest's end. Suspending the guest to
+    /// the same bundle again completes it.
     ///
     /// # Errors
     /// When that cannot be told.
@@ -411,8 +411,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The bundle that the guest is being suspended to by its own process, which goes on when
-    /// whoever asked for it is gone, and ends when the guest is written.
+    /// The bundle that the guest's own process is writing. That process goes on after the requester
+    /// has gone, and ends when the guest is written.
     ///
     /// # Errors
     /// When that cannot be told.
@@ -445,8 +445,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// read it to find that out.
     fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
 
-    /// The process of a guest whose restore was cut off before it was recorded; `None` when there
-    /// is no such guest.
+    /// The process of a guest whose restore was interrupted before the guest was recorded; `None`
+    /// when there is no such guest.
     ///
     /// # Errors
     /// When that cannot be told.
@@ -474,7 +474,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// What can be told of a guest that is recorded nowhere, from its process or the run folder.
+    /// A description of a guest without a record, from its process or the run folder.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -513,9 +513,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
         process.signal(Signal::SIGSTOP)
     }
 
-    /// Guests whose memory is not what they were restored from any more, and why: to let them run
-    /// on would be to let them compute with what they never wrote. Asked whenever guests are
-    /// listed, so it costs next to nothing when there are none.
+    /// Guests that have lost the memory that they were restored from, and why: they would compute
+    /// with data that they never wrote. Every list of guests asks for them, so this costs next to
+    /// nothing when there are none.
     fn lost(&self) -> Vec<(GuestId, String)> {
         Vec::new()
     }

@@ -100,7 +100,7 @@ fn try_take(run: &Path) -> Result<Option<RestoreLock>, Error> {
         u64::from_ne_bytes(random().map_err(io(run))?)
     );
     let path = run.join(&name);
-    // It has its name only once it is held: a lock that nobody holds is swept away.
+    // The file gets its name only once it is locked: a sweep removes locks that nobody holds.
     let unnamed = run.join(format!("{name}.new"));
     let file = owner_only::options()
         .read(true)
@@ -110,7 +110,7 @@ fn try_take(run: &Path) -> Result<Option<RestoreLock>, Error> {
         .map_err(io(&unnamed))?;
     match file.try_lock() {
         Ok(()) => {}
-        // Somebody just looks whether it is a dead one's, and will remove it.
+        // Another process is checking whether its owner died, and will remove it.
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(e)) => return Err(io(&path)(e)),
     }
@@ -140,7 +140,7 @@ pub(crate) fn sweep(run_dir: &Path) {
     }
 }
 
-/// Whether somebody still restores under this lock.
+/// Whether a process still restores under this lock.
 ///
 /// # Errors
 /// When the lock cannot be looked at.

@@ -114,7 +114,7 @@ impl Guests<'_> {
     pub fn remove_checkpoint(&mut self, path: &BundlePath, force: bool) -> Result<Bytes, Error> {
         let _use = self.state.use_bundle(path, BundleAction::Remove)?;
         self.spare(path, force)?;
-        // Without its manifest, what it had is found only by whoever looks for leftovers.
+        // Without its manifest, only a search for leftovers finds its disks.
         let disks = checkpoint::manifest_of(path)?.map_or_else(Vec::new, |manifest| manifest.disks);
         let bundle = path.absolute().unwrap_or_else(|_| path.clone());
         let freed = checkpoint::remove(path)?;

@@ -12,7 +12,7 @@ pub enum Error {
     /// The guest is stopped.
     #[error("guest {0} is paused")]
     Paused(String),
-    /// The guest waits in a pool for whoever claims it.
+    /// The guest waits in a pool to be claimed.
     #[error("cannot {action} guest {guest}: it waits in a pool to be claimed")]
     OfAPool {
         /// What was tried.
@@ -102,7 +102,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Nobody knows whether a guest lives.
+    /// It is unknown whether a guest lives.
     pub(crate) fn look(guest: &str, source: std::io::Error) -> Self {
         let source = engine::Error::Io {
             action: "look at its process",

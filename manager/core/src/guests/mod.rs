@@ -80,7 +80,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Whether somebody has claimed it.
+    /// Whether it is claimed.
     #[must_use]
     pub fn is_claimed(&self) -> bool {
         matches!(self.row.entry, Some((_, EntryState::Claimed)))
@@ -204,7 +204,7 @@ impl Guests<'_> {
             .map_err(|source| Error::engine("ask", name, source))
     }
 
-    /// Makes sure that a guest is not an entry of a pool that nobody has claimed.
+    /// Checks that a guest is not an unclaimed entry of a pool.
     fn free(&self, guest: &Guest, action: &'static str) -> Result<(), Error> {
         match self.state.entry_state(&guest.row.id)? {
             None | Some(EntryState::Claimed) => Ok(()),

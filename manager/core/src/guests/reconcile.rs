@@ -100,7 +100,7 @@ impl Guests<'_> {
                     });
                     continue;
                 }
-                // Its restore was cut off. Either it is there, or it never will be.
+                // Its restore was interrupted: either the guest is there now, or it never will be.
                 let found = self.engine.find(GuestRef::new(&run_dir, &row.id));
                 process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
                 let ended = self.engine.ended(GuestRef::new(&run_dir, &row.id));
@@ -140,7 +140,7 @@ impl Guests<'_> {
                 }
                 _ => GuestState::Dead,
             };
-            // Whoever recorded it as dead was wrong.
+            // Its record as dead was wrong.
             if let (RowState::Dead, Some(process)) = (row.state, process)
                 && state != GuestState::Dead
             {
@@ -148,7 +148,7 @@ impl Guests<'_> {
                 row.state = RowState::Running;
                 row.reason = None;
             }
-            // Whoever sees the end of a process writes the reason a moment after it is gone.
+            // The reason is written a moment after the process has ended.
             let unexplained =
                 row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
             if state == GuestState::Dead && unexplained {
@@ -191,8 +191,9 @@ impl Guests<'_> {
         }
     }
 
-    /// Refuses to judge a guest whose process belongs to another PID namespace, unless it is gone
-    /// for sure: a socket in the file system is the same from everywhere, and nobody listens.
+    /// Refuses to judge a guest whose process belongs to another PID namespace, unless the guest is
+    /// certainly gone: a socket in the file system is the same from every namespace, and no process
+    /// listens on it.
     fn in_this_namespace(&self, row: &GuestRow) -> Result<(), Error> {
         if !self.state.of_other_namespace(row) {
             return Ok(());

@@ -88,7 +88,7 @@ impl Guests<'_> {
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         match self.try_suspend(guest, path, delta, progress) {
-            // It was at it already, for somebody who was cut off, and came to its end just now.
+            // It was completing an earlier, interrupted suspend, and has just ended.
             Err(Error::Engine {
                 source: engine::Error::Gone,
                 ..
@@ -159,7 +159,7 @@ impl Guests<'_> {
             .own_disk(GuestRef::new(&self.state.run_dir(), &guest.row.id));
         let read = read.map_err(|e| Error::engine(action, name, e))?;
         if let (None, Some(read)) = (&disk, read) {
-            // The record was lost and made anew. Memory without its disk would be no guest.
+            // The record was lost and rebuilt. Memory without its disk would be no guest.
             let refused = engine::Error::Refused(format!(
                 "what its disk {} was made of is not recorded",
                 read.display()
@@ -214,7 +214,7 @@ impl Guests<'_> {
         suspended.map_err(|source| Error::engine(action, name, source))
     }
 
-    /// Whether the guest's suspend to this bundle was cut off after its end.
+    /// Whether the guest's suspend to this bundle was interrupted after the guest's end.
     fn was_cut_off(&self, guest: &Guest, path: &BundlePath) -> Result<bool, Error> {
         if guest.state != GuestState::Dead {
             return Ok(false);
@@ -229,8 +229,8 @@ impl Guests<'_> {
         })
     }
 
-    /// The guest with a disk whose memory this file is: its suspend was cut off before it was
-    /// sealed. The file alone is not the guest.
+    /// The guest with a disk whose memory this file is: its suspend was interrupted before the
+    /// seal. The file alone is not the guest.
     ///
     /// # Errors
     /// When the state cannot be read.

@@ -51,7 +51,7 @@ impl Guests<'_> {
     /// deltas in every folder that brood knows of, and processes that read it to restore from it.
     ///
     /// # Errors
-    /// When the state or a bundle that may be over it cannot be read: then nobody knows.
+    /// When the state, or a bundle that may be over it, cannot be read: then its users are unknown.
     pub fn users_of(&mut self, bundle: &BundlePath) -> Result<Vec<User>, Error> {
         let target = Target::of(bundle)?;
         let mut asked = BTreeMap::new();
@@ -116,12 +116,12 @@ impl Guests<'_> {
     /// users lose what they need.
     ///
     /// # Errors
-    /// [`checkpoint::Error::InUse`], [`checkpoint::Error::Needed`], or when nobody knows.
+    /// [`checkpoint::Error::InUse`], [`checkpoint::Error::Needed`], or when the users are unknown.
     pub fn spare(&mut self, bundle: &BundlePath, force: bool) -> Result<(), Error> {
         let bundle = &bundle.absolute().unwrap_or_else(|_| bundle.clone());
         let users = match self.users_of(bundle) {
             Ok(users) => users,
-            // Whoever forces it does not care for deltas that cannot be read.
+            // With `force`, deltas that cannot be read do not matter.
             Err(Error::Checkpoint(_)) if force => return self.spare_guests_alone(bundle),
             Err(e) => return Err(e),
         };

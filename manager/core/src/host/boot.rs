@@ -13,7 +13,7 @@ const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
 #[cfg(target_os = "freebsd")]
 const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
 
-/// Time since the host booted, sleep included: nobody can set that clock.
+/// Time since the host booted, sleep included, by a clock that cannot be set.
 #[must_use]
 pub fn elapsed() -> Duration {
     clock_gettime(CLOCK)

@@ -117,7 +117,7 @@ impl Folder {
             .max_by_key(|mount| mount.point.components().count())
     }
 
-    /// What is told of the mount that a folder without symbolic links is on.
+    /// Facts of the mount that a folder without symbolic links is on.
     pub(crate) fn mounted(real: &Path, mounts: &[Mount]) -> Option<MountedOn> {
         let mount = Self::mount(real, mounts)?;
         Some(MountedOn {

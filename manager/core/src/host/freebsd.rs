@@ -50,12 +50,12 @@ pub struct Freebsd {
     pub racct: Option<bool>,
     /// `security.jail.jailed`: whether this is a jail.
     pub jailed: bool,
-    /// bhyve's commands and modules, where somebody has looked at them.
+    /// bhyve's commands and modules, if they were examined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<BhyveTools>,
 }
 
-/// What of bhyve is installed: facts that only running its commands tells.
+/// The installed parts of bhyve: facts that only its commands can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BhyveTools {
     /// The commands that restores run, each with whether it can be.
@@ -66,7 +66,8 @@ pub struct BhyveTools {
     pub suspends: bool,
     /// Modules that are wanted, each with whether it is in the kernel.
     pub modules: Vec<(String, bool)>,
-    /// `primarycache` of the checkpoint's dataset, when it is on ZFS: what of it the ARC keeps.
+    /// `primarycache` of the checkpoint's dataset, if it is on ZFS: the part of it that the ARC
+    /// keeps.
     pub primarycache: Option<String>,
     /// Whether `/usr/sbin/iasl` is there, and `/tmp` can be written: a bhyve that builds ACPI
     /// tables needs both.

@@ -21,7 +21,7 @@ use crate::{
 /// Hot guests that may fail to wake up before a claim gives up. Without a limit, one claim on an
 /// overloaded host would use up the whole pool.
 const TRIES: u32 = 3;
-/// How long a hot guest may take to answer, when nobody says otherwise.
+/// Default time that a hot guest has to answer.
 pub const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a claim that waits for room looks again.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -103,7 +103,8 @@ impl Pools<'_> {
                     if self.cancelled.load(Ordering::Relaxed) {
                         break Err(state::Error::Cancelled.into());
                     }
-                    // Leases that are over make room, and nobody else may be there to see it.
+                    // Leases that are over make room, and no other process may be there to end
+                    // them.
                     let expired = self.expire(name)?;
                     self.end_expired(&expired)?;
                     thread::sleep(ROOM_POLL_INTERVAL);

@@ -46,7 +46,7 @@ struct ClaimLock {
 
 impl Drop for ClaimLock {
     fn drop(&mut self) {
-        // As long as it is held: nobody else has it.
+        // While it is held, so that no other process has it.
         lock::remove(&self.dir, &self.name);
     }
 }
@@ -62,7 +62,7 @@ impl Pools<'_> {
         let token = &TokenDigest::of(token);
         let _lock = self.claim_to_work_at(token)?;
         if let Some(cold) = self.state.cold(token)? {
-            // Whoever wanted this before was cut off before being told.
+            // An earlier, interrupted call has done this already.
             let path: BundlePath = cold.bundle.parse()?;
             return Ok(self.state.open_checkpoint(&path)?.manifest().clone());
         }
@@ -72,15 +72,15 @@ impl Pools<'_> {
         let bundle = BundlePath::new(&bundle)?;
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lease_s = self.row(&pool)?.policy.lease_s;
-        // A suspension that was cut off after the seal has left it, and the guest has gone on
-        // since.
+        // A suspension that was interrupted after the seal has left the bundle, and the guest has
+        // gone on since.
         if checkpoint::is_sealed(&bundle)? {
             self.sweep_bundle(&bundle)?;
         }
         if !self.state.begin_cold(token, &bundle.to_string())? {
             return Err(Error::NoSuchClaim);
         }
-        // Whoever settles the pool meanwhile must not end the guest.
+        // A reconciliation of the pool meanwhile must not end the guest.
         self.last(token, FOR_EVER)?;
         let delta = self.engine.writes_deltas();
         let suspended = match self.guests().suspend(&guest, &bundle, delta, progress) {
@@ -99,8 +99,8 @@ impl Pools<'_> {
                 Ok(manifest)
             }
             Err(e) => {
-                // When nobody knows whether it is sealed, or the guest's process is still at it,
-                // whoever settles claims finds out.
+                // If it is unknown whether the bundle is sealed, or the guest's process still
+                // writes it, the next reconciliation of claims finds out.
                 if matches!(checkpoint::is_sealed(&bundle), Ok(false))
                     && !self.is_suspending(&id, &bundle)
                 {
@@ -318,7 +318,7 @@ impl Pools<'_> {
             let Ok(_lock) = self.claim_lock(&cold.token, Duration::ZERO) else {
                 continue;
             };
-            // Whoever was at it may have come to its end just now.
+            // The process that worked at it may have ended just now.
             if let Some(now) = self.state.cold(&cold.token)? {
                 result = result.and(self.settle_one(&now));
             }
@@ -398,7 +398,7 @@ impl Pools<'_> {
         {
             Ok(Some(begun)) => bundle.absolute().is_ok_and(|bundle| bundle == begun),
             Ok(None) => false,
-            // Nobody knows: the claim is not given up for that.
+            // Unknown: not a reason to give the claim up.
             Err(_) => true,
         }
     }
@@ -488,7 +488,7 @@ impl Pools<'_> {
         }
     }
 
-    /// Has a claim last so long from now.
+    /// Sets the lease of a claim, counted from now.
     fn last(&mut self, token: &TokenDigest, lasts: Duration) -> Result<(), Error> {
         self.state.renew_claim(&Lease {
             token: token.clone(),

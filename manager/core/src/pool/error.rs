@@ -37,7 +37,7 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
-    /// Nobody holds this claim.
+    /// There is no such claim.
     #[error(
         "there is no claim with this token: it was released, its lease was over, or its guest was destroyed"
     )]
@@ -45,7 +45,7 @@ pub enum Error {
     /// The claim's guest is suspended.
     #[error("the claim is suspended: it has no lease, and lasts until it is released")]
     Rests,
-    /// Entries of the pool are somebody's.
+    /// Entries of the pool are claimed.
     #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
     InUse {
         /// The pool.

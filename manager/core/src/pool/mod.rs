@@ -84,7 +84,7 @@ fn check(pool: &str, policy: &Policy, each: Bytes) -> Result<(), Error> {
     Ok(())
 }
 
-/// How long a claim lasts when nobody says otherwise.
+/// Default lease of a claim.
 pub const LEASE: Duration = Duration::from_secs(300);
 
 /// Divisor of the hot entries: at most one in so many aged entries is replaced at a time.
@@ -344,7 +344,7 @@ impl Pools<'_> {
         for id in ids {
             match guests.find(&id.to_string()) {
                 Ok(guest) => found.push(guest),
-                // Somebody else was faster.
+                // Another process was faster.
                 Err(crate::guests::Error::NoSuchGuest(_)) => {}
                 Err(e) => return Err(e.into()),
             }

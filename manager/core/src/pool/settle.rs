@@ -136,20 +136,21 @@ impl Pools<'_> {
             };
             let this_boot = self.state.of_this_boot(&guest.row);
             match (entry.state, guest.state) {
-                // A claim that had to restore a guest is at it.
+                // A claim is restoring this guest.
                 (_, GuestState::Restoring) => {}
                 (EntryState::Releasing, _) => doomed.push(entry.guest),
                 (EntryState::Filling, GuestState::Running | GuestState::Paused) => {
                     saved.push(guest.clone());
                 }
                 (EntryState::Hot, GuestState::Paused) => hot += 1,
-                // It died, or somebody let it run: it is not what the checkpoint is any more.
+                // It died, or a user continued it: it no longer equals the checkpoint.
                 (EntryState::Filling | EntryState::Hot, _) => {
                     if self.state.give_up(&entry.guest, entry.state)? {
                         doomed.push(entry.guest);
                     }
                 }
-                // Its claimer is told how it ended, until the lease is over or the host rebooted.
+                // It stays, so that its claimer learns how it ended, until the lease is over or the
+                // host is rebooted.
                 (EntryState::Claimed, GuestState::Dead) if !this_boot => {
                     if self.state.give_up(&entry.guest, entry.state)? {
                         doomed.push(entry.guest);
@@ -348,7 +349,7 @@ impl Pools<'_> {
     /// Stops guests that were restored for a pool, and marks their entries hot. Returns how many
     /// there are. Guests that live and cannot be stopped go to `doomed`, to be ended.
     fn heat(&mut self, guests: &[Guest], doomed: &mut Vec<GuestId>) -> Result<u64, Error> {
-        // One that died meanwhile is found by whoever settles the pool next.
+        // The next reconciliation finds one that died meanwhile.
         let hot = self.guests().pause_all(guests);
         self.state.mark_hot(&hot)?;
         let stopped: HashSet<&GuestId> = hot.iter().collect();

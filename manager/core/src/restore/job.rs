@@ -25,7 +25,7 @@ use crate::{
     units::Bytes,
 };
 
-/// Private memory that each guest is allowed to come to hold, when nobody says otherwise.
+/// Default private limit of each guest.
 pub const ALLOWANCE: Bytes = Bytes::mib(1);
 
 /// What to restore, and what then.

@@ -30,7 +30,7 @@ use crate::{
     restore::session_cache::Standing,
 };
 
-/// How long a guest may take from its order to its answer, when nobody says otherwise.
+/// Default time that a guest has from its order to its answer.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A memory file changed more recently than this is digested again next time: a later change

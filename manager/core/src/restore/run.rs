@@ -165,7 +165,7 @@ impl Run<'_> {
                     self.tell_failure(order.identity.name, error, observe);
                 }
                 end => {
-                    // Whoever has this order cannot be told from those that work for others.
+                    // The process with this order cannot be told from those with other orders.
                     lost |= matches!(end, End::NotFound);
                     if lost {
                         self.session.abort();
@@ -330,7 +330,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ends a guest that nobody has heard of.
+    /// Ends a guest that has not answered.
     fn end(&self, id: &GuestId) -> End {
         let guest = match self.engine.find(GuestRef::new(&self.state.run_dir(), id)) {
             Ok(Some(guest)) => guest,
@@ -351,8 +351,8 @@ impl Run<'_> {
         }
     }
 
-    /// Records the guests that have answered. They run whatever comes of it: they are recorded as
-    /// being restored, and whoever looks at them once this restore's lock is gone finds them.
+    /// Records the guests that have answered. They run even if this fails: their records say
+    /// "restoring", and the next command that looks after this restore's lock is gone finds them.
     fn record(&mut self) {
         match self.state.record_running(&self.unrecorded) {
             Ok(()) => {
@@ -417,7 +417,7 @@ impl Run<'_> {
     ) -> Result<Report, Error> {
         self.record();
         if result.is_err() {
-            // Whoever still restores may have a disk open, and has no place among the guests.
+            // A process that still restores may have a disk open, and is in no list of guests.
             self.session.abort();
         }
         // What was not begun was never there.

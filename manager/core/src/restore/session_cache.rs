@@ -89,8 +89,8 @@ impl Slot<'_> {
         let kept = self.slots.all().remove(self.name);
         let standing = kept.map(|(standing, _)| standing);
         let mut standing = standing.filter(|s| s.fits(checkpoint, park_after))?;
-        // What it tells of guests that ended since is nobody's concern any more. One that broke
-        // down meanwhile is found out here.
+        // Outcomes of guests that have ended since do not matter any more. A session that broke
+        // down meanwhile shows here.
         loop {
             match standing.session.wait(Duration::ZERO) {
                 Ok(Some(_)) => {}

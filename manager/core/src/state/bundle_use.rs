@@ -122,7 +122,7 @@ impl State {
                 .open(&unnamed)
         };
         let mut file = match open() {
-            // The folder went with somebody else's last file.
+            // Another process removed the folder with its last file.
             Err(e) if e.kind() == io::ErrorKind::NotFound => open()?,
             opened => opened?,
         };
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(left[0].action, BundleAction::Remove);
         drop(removes);
         assert!(!state.dir().join(FOLDER).exists());
-        // Of a process that is gone the file is left, and held by nobody.
+        // A process that has ended leaves its file, unlocked.
         fs::create_dir(state.dir().join(FOLDER)).unwrap();
         let left = state.dir().join(FOLDER).join("0123456789abcdef");
         fs::write(&left, "{}").unwrap();

@@ -71,8 +71,8 @@ impl State {
         )?;
         if begun && let Some(cold) = self.cold(token)? {
             self.keep_claim(&cold).inspect_err(|_| {
-                // Else whoever settles claims finds out that it was not suspended. What was kept of
-                // it may have its name already.
+                // Otherwise the next reconciliation finds that it was not suspended. Its recovery
+                // file may exist already.
                 let _ = self.unkeep_claim(&cold.guest);
                 let _ = self.changed("DELETE FROM cold WHERE token = ?1", [token]);
             })?;

@@ -47,8 +47,8 @@ fn journal_was_taken(dir: &Path) -> bool {
     first.is_some() && look() == first && look() == first && !all_is_in_the_database(&index)
 }
 
-/// Whether an index says that all of its journal was brought into the database (SQLite's file
-/// format, "The WAL-Index File Format"), and nobody uses it.
+/// Whether an index says that the database holds all of its journal (SQLite's file format, "The
+/// WAL-Index File Format"), and no process uses it.
 fn all_is_in_the_database(index: &Path) -> bool {
     // SQLite's locks of a process go when it closes any descriptor of the file: where this process
     // has the database open, nothing is looked at.

@@ -32,7 +32,7 @@ impl State {
         )
     }
 
-    /// Recorded guests that ended, and that nobody was ending.
+    /// Recorded guests that ended by themselves.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -308,8 +308,8 @@ impl State {
                 ],
             )
         };
-        // Nothing inserted: the name is taken, or somebody has recorded the guest meanwhile, and
-        // then the second try changes nothing either.
+        // Nothing inserted: the name is taken, or another process has recorded the guest meanwhile,
+        // and then the second try changes nothing either.
         if !insert(&described.name)? {
             insert(&id.to_string())?;
         }

@@ -33,8 +33,8 @@ const SHM: (libc::off_t, libc::off_t) = (120, 3);
 /// All locks on the database itself (`PENDING_BYTE` and `SHARED_SIZE` of SQLite).
 const DATABASE: (libc::off_t, libc::off_t) = (0x4000_0000, 512);
 
-/// Files whose locks were looked at. They are never closed: whoever closes any descriptor of a file
-/// loses all of its locks on it (fcntl(2)), and SQLite's connections have some.
+/// Files whose locks were looked at. They are never closed: a process that closes any descriptor of
+/// a file loses all of its locks on the file (fcntl(2)), and SQLite's connections have some.
 static OPEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
 /// Databases that this process has opened.
 static KNOWN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());

@@ -181,7 +181,7 @@ fn read_all<T: DeserializeOwned>(files: Vec<PathBuf>) -> Result<Vec<T>, Error> {
     for file in files {
         match fs::read(&file) {
             Ok(text) => all.extend(serde_json::from_slice(&text).ok()),
-            // Somebody else has removed it meanwhile.
+            // Another process has removed it meanwhile.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(unread(&file, e)),
         }

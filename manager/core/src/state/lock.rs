@@ -34,7 +34,7 @@ pub(crate) const POOLS: &str = "pools.lock";
 pub(crate) const COLD: &str = "cold.lock";
 /// The folder of the pools' own locks.
 const LOCKS: &str = "locks";
-/// The folder of the claims' own locks, which are there as long as somebody has them.
+/// The folder of the claims' own locks. A lock's file exists as long as the lock is held.
 pub(super) const CLAIMS: &str = "claims";
 /// Characters of a token's digest that name a lock.
 const DIGEST: usize = 32;
@@ -77,8 +77,8 @@ struct Owner {
 /// Takes the lock of this name in the state folder `dir`; alone when it is to be `exclusive`.
 ///
 /// # Errors
-/// [`Error::Locked`] when somebody else has it for too long, [`Error::Cancelled`]; when its file
-/// cannot be made.
+/// [`Error::Locked`] when another process holds it for too long, [`Error::Cancelled`]; when its
+/// file cannot be made.
 pub(crate) fn take(
     dir: &Path,
     name: &str,
@@ -101,7 +101,7 @@ pub(crate) fn take(
     loop {
         let file = open(&path).map_err(failed)?;
         match Flock::lock(file, how) {
-            // Whoever removed the file had locked it: that lock is nobody's any more.
+            // The process that removed the file had locked it: that lock is void.
             Ok(lock) if !is_at(&lock, &path) => continue,
             Ok(lock) => {
                 if exclusive {
@@ -134,7 +134,7 @@ pub(crate) fn take(
     }
 }
 
-/// Removes the file of a lock that is held, and that nobody will want any more.
+/// Removes the file of a held lock that will not be used again.
 pub(crate) fn remove(dir: &Path, name: &str) {
     let _ = fs::remove_file(dir.join(name));
 }

@@ -18,7 +18,7 @@ use crate::guest_id::random;
 /// How often to copy again when another command has written meanwhile.
 const TRIES: usize = 3;
 
-/// A folder that goes with whoever has it.
+/// A folder that is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 
@@ -63,7 +63,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nobody is left to tell.
+        // There is no caller to report to.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -109,7 +109,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// There is nothing to make anew.
+    /// The database is not damaged, so there is nothing to rebuild.
     #[error("the state in {} is whole: nothing was changed", .path.display())]
     Whole {
         /// The database file.

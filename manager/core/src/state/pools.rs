@@ -44,11 +44,11 @@ pub struct PoolRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryState {
-    /// Its guest is being restored; it is nobody's yet.
+    /// Its guest is being restored; it cannot be claimed yet.
     Filling,
     /// Its guest is stopped, and has done nothing but answer its first request.
     Hot,
-    /// Somebody has it.
+    /// A claimer has it.
     Claimed,
     /// Its guest is to be destroyed.
     Releasing,
@@ -72,7 +72,7 @@ pub struct EntryRow {
 pub struct Membership {
     /// The pool.
     pub pool: String,
-    /// Whose it is from the beginning, if it is somebody's.
+    /// The claim that it belongs to from the beginning, if there is one.
     pub claim: Option<Lease>,
     /// How many entries the pool may have, when it is fewer than [`Policy::most`].
     pub room: Option<u64>,
@@ -292,7 +292,7 @@ impl State {
         )
     }
 
-    /// Claimed → releasing, by whoever has the token; said again, it is the same.
+    /// Claimed → releasing, by the holder of the token. Can be repeated.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -342,7 +342,8 @@ impl State {
         )
     }
 
-    /// Hot → releasing, of a hot entry of a pool that came so long ago; `None` when there is none.
+    /// Hot → releasing, of a hot entry of a pool that is older than `age`; `None` when there is
+    /// none.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -373,7 +374,7 @@ impl State {
             .map_err(|e| self.database_error(e))
     }
 
-    /// Lets a lease last so long from now; `false` when it is over or nobody's.
+    /// Renews a lease, counted from now; `false` when it is over, or there is no such claim.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -385,8 +386,8 @@ impl State {
         )
     }
 
-    /// Records an entry that was found again. Its guest is recorded; a claim lasts so long from
-    /// now.
+    /// Records an entry that was found again, whose guest is recorded. A claim's lease is counted
+    /// from now.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -445,7 +446,7 @@ impl Membership {
     }
 }
 
-/// Milliseconds since the host booted, sleep included: nobody can set that clock.
+/// Milliseconds since the host booted, sleep included, by a clock that cannot be set.
 pub(super) fn since_boot() -> i64 {
     boot::elapsed()
         .as_millis()

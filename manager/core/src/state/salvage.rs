@@ -37,7 +37,7 @@ pub(crate) struct Salvage {
 }
 
 impl Salvage {
-    /// Reads a database that nobody else uses. Its journal lies beside it, if there is one.
+    /// Reads a database that no other process uses. Its journal lies beside it, if there is one.
     pub(crate) fn read(path: &Path) -> Self {
         let mut salvage = Self::default();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -64,7 +64,8 @@ extern "C" fn on_stop(_: libc::c_int) {
 /// Stops this process as if it had no handler, when that is wanted and no change is under way.
 fn stop_if_wanted() {
     if CHANGES.load(SeqCst) == 0 && WAITS.swap(false, SeqCst) {
-        // The kernel's own way: it stops nobody whose shell is gone, and could not let it go on.
+        // The kernel's default action: it stops no process whose shell is gone, which could not
+        // continue it.
         let _ = set(SigHandler::SigDfl);
         let _ = raise(Signal::SIGTSTP);
         let _ = set(SigHandler::Handler(on_stop));

@@ -10,14 +10,14 @@ use rusqlite::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a claim's token, in hexadecimal. A token has 128 random bits: nobody finds one by its
-/// digest.
+/// SHA-256 of a claim's token, in hexadecimal. A token has 128 random bits, so it cannot be found
+/// from its digest.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String")]
 pub struct TokenDigest(String);
 
 impl TokenDigest {
-    /// The digest of a token that somebody shows.
+    /// The digest of a token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         let digest = Sha256::digest(token.as_bytes());

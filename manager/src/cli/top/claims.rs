@@ -19,16 +19,16 @@ const LATELY: Duration = Duration::from_secs(10);
 /// How often a daemon is looked for.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Claims that were told of in the last minute.
+/// Claims of the last minute.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
-    /// Since when somebody listens, without a break.
+    /// Since when the event stream is unbroken.
     since: Option<Instant>,
     claims: VecDeque<(Instant, ClaimEvent)>,
 }
 
 impl Heard {
-    /// A claim was told of.
+    /// A claim event came.
     pub(crate) fn hear(&mut self, claim: ClaimEvent, now: Instant) {
         self.claims.push_back((now, claim));
         while let Some((at, _)) = self.claims.front()

@@ -15,7 +15,7 @@ use brood_core::{
 pub(crate) struct Picture {
     /// When, RFC 3339.
     pub(crate) at: String,
-    /// Process id of the daemon that told of it; none when there is none.
+    /// Process id of the daemon that was asked; none without a daemon.
     pub(crate) daemon: Option<u32>,
     /// The host.
     pub(crate) host: HostSample,
@@ -64,7 +64,7 @@ pub(crate) struct PoolLine {
     /// The pool.
     #[serde(flatten)]
     pub(crate) pool: Pool,
-    /// Claims, as far as somebody counts them.
+    /// Claims, as far as a daemon counts them.
     pub(crate) claims: Option<Claims>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct Claims {
     pub(crate) total: u64,
     /// Their mean latency, in milliseconds.
     pub(crate) mean_ms: Option<f64>,
-    /// How many there were in each of the last seconds; none when nobody has listened.
+    /// Claims in each of the last seconds; none without an event stream.
     pub(crate) per_second: Option<f64>,
     /// Median latency of the last minute, in milliseconds.
     pub(crate) p50_ms: Option<f64>,

@@ -126,7 +126,7 @@ pub(crate) fn run(
                 return Ok(Ended::Quit);
             }
             if was_paused && !display.paused {
-                // Somebody who lets it go on wants to see what there is now.
+                // After a stop, the display must be drawn again.
                 let _ = again.send(());
             }
         }

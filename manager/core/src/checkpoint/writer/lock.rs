@@ -56,7 +56,7 @@ impl Lock {
             bundle: path.clone(),
             file: path.dir().join(&name),
         };
-        // Another round only when somebody else came or went between two of our steps.
+        // Repeats only when another process came or went between two steps.
         for _ in 0..100 {
             let (file, ours) = match folder.create_file(&name)? {
                 Some(file) => (file, true),

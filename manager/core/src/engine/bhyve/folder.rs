@@ -188,7 +188,7 @@ impl Folder {
         }
         let text = self.text("pid")?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        // Whoever wrote nothing into it was killed before it could.
+        // An empty file: its writer was killed before it wrote.
         if text.trim().is_empty() {
             return Ok(None);
         }

@@ -72,7 +72,7 @@ impl FolderLock {
     /// Waits for the lock; `None` when there is no folder, or not any more.
     ///
     /// # Errors
-    /// When somebody else has it for too long, or the folder cannot be opened.
+    /// When another process holds the lock for too long, or the folder cannot be opened.
     pub(super) fn take(folder: &Folder) -> Result<Option<Self>, Error> {
         let begin = Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -84,7 +84,7 @@ impl FolderLock {
             };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if is_at(&lock, folder.path())? => return Ok(Some(Self(lock))),
-                // Whoever had the lock has removed the folder.
+                // The holder of the lock has removed the folder.
                 Ok(_) => continue,
                 Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => {}
                 Err((_, e)) => return Err(io::Error::from(e).into()),
@@ -112,7 +112,7 @@ impl FolderLock {
         if let Ok(Some(this)) = this
             && let Ok(text) = serde_json::to_vec(&this)
         {
-            // A full disk keeps nobody from removing guests.
+            // A full disk must not prevent the removal of guests.
             let _ = fs::write(folder.file(REMOVER), text);
         }
     }

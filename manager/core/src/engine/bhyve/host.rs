@@ -142,7 +142,7 @@ impl Host {
         self.run_to_end(program, arguments, COMMAND_TIMEOUT, held.into())
     }
 
-    /// The same, for at most so long.
+    /// As above, with a time limit.
     ///
     /// # Errors
     /// When it cannot be run, fails, or does not end in time.
@@ -195,7 +195,7 @@ impl Host {
             }
             thread::sleep(COMMAND_POLL_INTERVAL);
         };
-        // A child of the command may hold the pipes for longer: nobody waits for that.
+        // A child of the command may hold the pipes for longer; do not wait for that.
         let patience = limit.saturating_sub(begin.elapsed());
         let text = |pipe: &Receiver<String>| pipe.recv_timeout(patience).unwrap_or_default();
         if status.success() {

@@ -19,7 +19,7 @@ use crate::guest_id::GuestId;
 /// Numbers of brood's taps. An interface has at most 32,767 (`IF_MAXUNIT` of `net/if.h`).
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
-/// How long a tap may take to go that somebody is destroying.
+/// How long to wait for a tap that another process is destroying.
 const DESTROY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a tap may be without a description that another command has just made.
 const UNDESCRIBED: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ pub(super) fn destroy(
             None if begin.elapsed() < UNDESCRIBED => {}
             _ => match lock.run(host, "ifconfig", &[&tap, "destroy"]) {
                 Ok(_) => return Ok(()),
-                // Somebody else destroys it, or has: it is looked at again.
+                // Another process is destroying it, or has destroyed it: look again.
                 Err(e)
                     if says(
                         &e,

@@ -11,7 +11,7 @@ use std::{
 use super::host::Host;
 use crate::checkpoint::Readiness;
 
-/// Longest wait for one connection; then it is tried anew.
+/// Longest wait for one connection before the next try.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// What to look for, with the guest's name in it.
@@ -34,7 +34,7 @@ impl Sign {
         }
     }
 
-    /// Looks once, for at most so long.
+    /// Looks once, with a time limit.
     pub(super) fn is_seen(&self, host: &Host, within: Duration) -> bool {
         match self {
             Self::Tcp(address) => {

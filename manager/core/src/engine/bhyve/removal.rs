@@ -51,9 +51,9 @@ pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Er
     for number in taps(&folder, host, id)? {
         network::destroy(&lock, host, number, id)?;
     }
-    // Half a suspend is nobody's; what is whole may still be sealed.
+    // Nobody can use half a suspend; a complete one may still be sealed.
     let begun = match folder.suspending() {
-        // A crash of the host left it so: nobody knows where the files are.
+        // A crash of the host left it so: the place of the files is unknown.
         Err(e) if e.kind() == io::ErrorKind::InvalidData => None,
         begun => begun.map_err(io("see whether the guest is being suspended"))?,
     };
@@ -81,7 +81,7 @@ fn processes(folder: &Folder, run_dir: &Path, id: &GuestId) -> Result<Vec<Proces
     let look = io("look at the guest's process");
     match folder.started() {
         Ok(process) => Ok(process.into_iter().collect()),
-        // A crash of the host left the file so, or somebody changed it.
+        // A crash of the host left the file so, or a user changed it.
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             let mut all = marks::find(run_dir).map_err(look)?;
             all.retain(|marked| marked.id == *id);

@@ -43,10 +43,10 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Has bhyve's allocator keep little for itself (jemalloc(3)): docs/freebsd-footprint.md.
 const MALLOC: &str = "narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
-/// Notes its own process id, limits itself, then becomes bhyve. A bhyve that aborts (a missing
-/// iasl(8) has it do so) leaves no core file among the guests' folders. Its standard input is the
-/// lock of the restore, which so is held until the process id can be found: nobody looks for it
-/// before. What comes before `--` are rules of rctl(8) without their subject.
+/// Writes its own process id, limits itself, then becomes bhyve. A bhyve that aborts (for example
+/// without iasl(8)) leaves no core file among the guests' folders. Its standard input is the
+/// restore lock, which is thus held until the process id can be found: no command looks for the
+/// process before. The arguments before `--` are rules of rctl(8) without their subject.
 const BECOME: &str = r#"umask 077; ulimit -c 0; echo $$ >"$1" && shift || exit
 while [ "$1" != -- ]; do rctl -a "process:$$:$1" </dev/null || exit; shift; done
 shift
@@ -128,7 +128,7 @@ pub(super) fn restore(source: &Source, order: &Order) -> Result<(Restored, Child
         }
     });
     if result.is_err() {
-        // The error is told; what cannot be removed now is found later by its folder.
+        // The error is reported; a later command finds by the folder what cannot be removed now.
         let _ = removal::remove(&source.host, &source.run_dir, &order.id);
     }
     result

@@ -21,12 +21,12 @@ use nix::{
 
 use crate::guest_id::random;
 
-/// How often whoever waits looks up.
+/// How often a wait checks whether it was cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// After so long without an answer a request that may be repeated is; each further time after twice
-/// as long. A null modem keeps what a slow guest has not read, and the guest works it all off
-/// before it hears anything else, so copies are few: five in 50 s are less than what nmdm(4) holds
-/// for a guest that reads nothing, and close(2) of this side does not wait for them.
+/// Time without an answer after which a repeatable request is sent again; it doubles with each
+/// repetition. A null modem keeps what a slow guest has not read, and the guest reads all of that
+/// before anything new, so copies must be few: five in 50 s are less than what nmdm(4) holds for a
+/// guest that reads nothing, and close(2) of this side does not wait for them.
 const REPEAT: Duration = Duration::from_secs(2);
 /// Longest line that is waited for the end of.
 const LINE_MAX: usize = 64 << 10;
@@ -40,7 +40,7 @@ pub(super) enum Error {
     /// Nothing came in time.
     #[error("no answer came in time")]
     Timeout,
-    /// Whoever waited gave up: the guest's process has ended, or the wait was called off.
+    /// The wait was given up: the guest's process has ended, or the caller cancelled.
     #[error("the wait was given up")]
     GivenUp,
     /// The line.
@@ -159,7 +159,7 @@ impl Line {
         }
         let mut bytes = [0; 4096];
         match self.file.read(&mut bytes) {
-            // Nobody has the other end open: not yet, or not any more.
+            // No process has the other end open: not yet, or not any more.
             Ok(0) => std::thread::sleep(Duration::from_millis(2)),
             Ok(count) => self.received.extend_from_slice(&bytes[..count]),
             Err(e) if e.raw_os_error() == Some(libc::EIO) => {

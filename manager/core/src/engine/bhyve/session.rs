@@ -59,7 +59,7 @@ impl crate::engine::Session for Session {
             .name("restore".to_owned())
             .spawn(move || {
                 let result = restore::restore(&source, &order).map_err(|e| e.to_string());
-                // Nobody listens to a session that was dropped.
+                // A session that was dropped has no receiver.
                 let _ = sender.send((number, result));
             })
             .map_err(|source| Error::Io {
@@ -73,7 +73,7 @@ impl crate::engine::Session for Session {
 
     fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
         let told = self.told.recv_timeout(timeout);
-        // Each time: a thread that has ended keeps its stack until somebody takes note.
+        // Each time: a thread that has ended keeps its stack until it is joined or dropped.
         self.threads.retain(|thread| !thread.is_finished());
         let (order, result) = match told {
             Ok(told) => told,
@@ -101,7 +101,7 @@ impl crate::engine::Session for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Nobody is left to hear of guests that are still on their way.
+        // There is no receiver any more for guests that are still being restored.
         crate::engine::Session::abort(self);
     }
 }

@@ -20,8 +20,8 @@ use crate::{
     guest_id::GuestId,
 };
 
-/// Guests of a run folder, which may be gone itself; and those without any process and run folder,
-/// which may have been another's: what is left of them is of use to nobody.
+/// Guests of a run folder, which may itself be gone; and guests without any process and run folder,
+/// of whichever state folder: nobody can use what is left of them.
 pub(super) fn find(host: &Host, run_dir: &Path) -> io::Result<Vec<Stray>> {
     // Processes last: a guest that began between the looks has one.
     let mut ids: BTreeSet<GuestId> = match Folder::all(run_dir) {

@@ -30,11 +30,11 @@ use crate::{
     units::Bytes,
 };
 
-/// A suspend during which nothing is written for so long has failed.
+/// A suspend has failed if bhyve writes nothing for this long.
 const STALL: Duration = Duration::from_secs(20);
-/// A request of which nothing is seen for so long was not heard.
+/// A request was not received if it shows no effect for this long.
 const UNHEARD: Duration = Duration::from_secs(3);
-/// A bhyve that has complained, and goes on for so long, has gone on.
+/// A bhyve that has logged an error and lives on for this long has given the suspend up.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the files are looked at.
 const FILES_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -86,9 +86,8 @@ pub(super) fn remove_files(raw: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Has bhyve write the guest to files and end it. When that fails the guest goes on, and no file
-/// is left. When it is at that already, because whoever asked for it was cut off, it is not asked
-/// again.
+/// Has bhyve write the guest to files and end it. If that fails, the guest goes on, and no file is
+/// left. If bhyve already does so for an earlier, interrupted command, it is not asked again.
 pub(super) fn write(
     host: &Host,
     folder: &Folder,
@@ -211,7 +210,7 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
     }
 }
 
-/// What bhyve has said since its log was so long.
+/// What bhyve has logged after this position of its log.
 fn complaint(folder: &Folder, since: u64) -> Option<String> {
     let log = fs::read(folder.file("log")).ok()?;
     let new = log.get(usize::try_from(since).ok()?..)?;
@@ -227,7 +226,7 @@ fn complaint(folder: &Folder, since: u64) -> Option<String> {
 /// how long the memory is.
 ///
 /// # Errors
-/// When that cannot be told: then nobody may remove them.
+/// When that is unknown: then the files must not be removed.
 pub(super) fn is_whole(raw: &Path) -> io::Result<bool> {
     let [memory, kern, meta] = files(raw);
     let size = |file: &Path| match fs::metadata(file) {
@@ -315,7 +314,7 @@ pub(super) struct Seal<'a> {
     pub(super) engine_version: String,
     /// Takes the snapshots of its disks.
     pub(super) disks: TakeDisks<'a>,
-    /// Is told of the manifest before the bundle has its name.
+    /// Called with the manifest before the bundle has its name.
     pub(super) note: NoteSeal<'a>,
     /// Is told how far it is, and can end it.
     pub(super) progress: Watch<'a>,

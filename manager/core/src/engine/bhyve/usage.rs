@@ -124,8 +124,8 @@ fn resident(stats: &str) -> Option<Bytes> {
     line.trim().parse().ok().map(Bytes)
 }
 
-/// What of a process's own memory is not guest memory. A bhyve that has read the checkpoint has
-/// touched all of the guest's; of one that shares it, nothing was counted.
+/// A process's own memory without guest memory. A bhyve that has read the checkpoint has touched
+/// all of the guest's memory; for one that shares it, none was counted.
 fn own_memory(resident: Bytes, private: Bytes, memory: Bytes) -> Bytes {
     if cfg!(not(target_os = "linux")) && private == memory {
         resident.saturating_sub(memory)
@@ -134,7 +134,7 @@ fn own_memory(resident: Bytes, private: Bytes, memory: Bytes) -> Bytes {
     }
 }
 
-/// What of a process is in memory, without what is of a file.
+/// Resident memory of a process that belongs to no file.
 #[cfg(target_os = "linux")]
 fn process_memory(process: Process) -> Option<Bytes> {
     status(process.pid, "RssAnon:")
@@ -160,8 +160,8 @@ fn status(pid: i32, key: &str) -> Option<Bytes> {
     Some(Bytes::kib(kib.parse().ok()?))
 }
 
-/// What of a process in memory is its own. Memory of a guest that shares a checkpoint is a mapping
-/// of that file and is not counted; one that was read into is.
+/// Resident memory of a process that is its own. Guest memory that shares a checkpoint is a mapping
+/// of that file and is not counted; guest memory that the checkpoint was read into is.
 #[cfg(not(target_os = "linux"))]
 fn process_memory(process: Process) -> Option<Bytes> {
     crate::engine::process::own_memory(process)

@@ -16,7 +16,7 @@ use crate::{
 /// Bits of an entry of a page map.
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// It is the file's, or was it and nobody has written to it.
+/// The page belongs to the file, or did and was not written.
 const OF_FILE: u64 = 1 << 61;
 /// Size of an entry.
 const ENTRY: usize = 8;

@@ -87,7 +87,7 @@ impl Engine for Kvm {
     fn examine(&self, facts: &mut HostFacts) {
         if let System::Linux(linux) = &mut facts.system {
             let state = &facts.state_folder.path;
-            // What cannot be looked at is not told of.
+            // Leaves out what cannot be read.
             linux.run = RunFolder::read(&ProcRoot::default(), state).ok();
         }
     }

@@ -16,7 +16,7 @@ pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Stray>> {
         let Some(pid) = name.to_str().and_then(|pid| pid.parse().ok()) else {
             continue;
         };
-        // One that may not be looked at is another user's; one that has ended is nobody's.
+        // A process that may not be looked at is another user's; one that has ended is no guest.
         found.extend(guest(pid, &run_dir)?);
     }
     Ok(found)

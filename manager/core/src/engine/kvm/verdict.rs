@@ -156,7 +156,7 @@ impl Verdicts {
         if let Some(whole) = self.read(&now)?.of(&now, sha256) {
             return Ok(whole.then_some(now));
         }
-        // Whoever is stopped in the middle of it would keep all others waiting.
+        // A process that is stopped in the middle of it would keep all others waiting.
         let stop = SigSet::from_iter([STOP]);
         let _ = stop.thread_block();
         let verdict = self.take(slot(&now), file, sha256);
@@ -213,8 +213,8 @@ impl Verdicts {
         let _ = self.file.write_all_at(verdict.as_bytes(), slot(stamp));
     }
 
-    /// Waits for the lock of a record, which is a process' own and goes with it. `false` when
-    /// whoever has it is stopped, or takes for ever.
+    /// Waits for the lock of a record; the lock belongs to a process and ends with it. `false` when
+    /// its holder is stopped, or takes too long.
     fn lock(&self, at: u64) -> io::Result<bool> {
         let begin = Instant::now();
         let mut looked = begin;

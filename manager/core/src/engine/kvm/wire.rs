@@ -11,7 +11,7 @@ use super::demo::{Answer, IdentityBlock, Request};
 use crate::checkpoint::manifest::PageRange;
 use crate::engine::kvm::vm::layers::Plan;
 
-/// What a nursery is told once, as JSON in a memory file.
+/// First message to a nursery, as JSON in a memory file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) layers: Plan,

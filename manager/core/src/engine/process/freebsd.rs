@@ -34,8 +34,8 @@ pub struct Handle {
 pub(super) fn look(pid: i32) -> io::Result<Option<(ProcessState, u64)>> {
     let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
     let unknown = || io::Error::other("kern.proc.pid and kern.boottime have another form");
-    // The kernel tells the start by the wall clock: the time from boot to start, which it keeps,
-    // and the boot time, which moves when somebody sets the clock.
+    // The kernel reports the start by the wall clock: the time from boot to start, which it keeps,
+    // plus the boot time, which moves when the clock is set.
     loop {
         let booted = boot_time()?;
         let record = match sysctl::read_at(&place) {
@@ -66,7 +66,7 @@ pub(crate) fn namespace() -> io::Result<u64> {
     Ok(u64::try_from(i32::from_ne_bytes(*jail)).unwrap_or(0))
 }
 
-/// What of a process in memory is its own.
+/// Resident memory of a process that is its own.
 pub(super) fn own_memory(pid: i32) -> Option<Bytes> {
     let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_VMMAP, pid];
     let own = vmmap::own_pages(&sysctl::read_at(&place).ok()?)?;
@@ -81,7 +81,7 @@ pub(super) fn works_in(pid: i32) -> io::Result<Option<PathBuf>> {
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(e) => return Err(e),
     };
-    // A `struct kinfo_file`, cut off after its path.
+    // A `struct kinfo_file`, truncated after its path.
     let path = record
         .get(std::mem::offset_of!(libc::kinfo_file, kf_path)..)
         .and_then(|rest| rest.split(|byte| *byte == 0).next());
@@ -129,7 +129,7 @@ pub(super) fn send(handle: &Handle, signal: Signal) -> io::Result<bool> {
 }
 
 pub(super) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<bool> {
-    // The event is told once only, so an end that was told already is looked for first.
+    // The event comes only once, so look first for an end that was reported already.
     if handle.process.state()? == ProcessState::Gone {
         return Ok(true);
     }

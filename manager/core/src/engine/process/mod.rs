@@ -61,7 +61,7 @@ impl Process {
     /// What the process is doing. It is [`ProcessState::Gone`] only when the kernel says so.
     ///
     /// # Errors
-    /// When it cannot be looked at: nobody knows then whether it lives.
+    /// When it cannot be looked at: then it is unknown whether it lives.
     pub fn state(&self) -> io::Result<ProcessState> {
         Ok(match system::look(self.pid)? {
             Some((state, start_time)) if start_time == self.start_time => state,
@@ -111,7 +111,8 @@ impl Process {
     }
 }
 
-/// What of a process in memory is its own, for those who have no `/proc`: see [`vmmap::own_pages`].
+/// Resident memory of a process that is its own, on systems without `/proc`: see
+/// [`vmmap::own_pages`].
 #[cfg(target_os = "freebsd")]
 pub(crate) fn own_memory(process: Process) -> Option<crate::units::Bytes> {
     system::own_memory(process.pid)

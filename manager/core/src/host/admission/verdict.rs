@@ -56,7 +56,7 @@ pub struct Limit {
     /// What the limit is set to, and how much of that is there: where both are told in its words.
     #[serde(skip)]
     pub set: Option<(u64, u64)>,
-    /// What of `available` is kept for others.
+    /// The part of `available` that is reserved for others.
     pub reserve: u64,
     /// Whether `needed` is at most `available - reserve`.
     pub fits: bool,

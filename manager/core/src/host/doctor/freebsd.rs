@@ -110,7 +110,7 @@ fn vnode(vmm: &Vmm) -> Check {
     }
 }
 
-/// What of bhyve is installed.
+/// The installed parts of bhyve.
 pub(super) fn tools(tools: &BhyveTools) -> Vec<Check> {
     let missing: Vec<&str> = tools
         .commands
@@ -184,7 +184,7 @@ pub(super) fn tables(freebsd: &Freebsd, tools: &BhyveTools) -> Option<Check> {
     Some(check)
 }
 
-/// Whether guests can be limited. It is only told: nobody has to.
+/// Whether guests can be limited. This is information only, no requirement.
 pub(super) fn racct(enabled: Option<bool>) -> Check {
     let found = match enabled {
         Some(true) => "1: guests can have limits (--rctl)",
@@ -194,8 +194,8 @@ pub(super) fn racct(enabled: Option<bool>) -> Check {
     Check::new("kern.racct.enable", found, "")
 }
 
-/// Swap, and what of guests it is kept for: nothing. FreeBSD charges guest memory to nobody, with
-/// whatever `vm.overcommit`.
+/// Swap. Guests reserve none of it: FreeBSD charges guest memory to no user, whatever
+/// `vm.overcommit` is.
 pub(super) fn swap(check: Check) -> Check {
     let found = format!("{}; guests' private pages reserve none", check.found);
     Check { found, ..check }

@@ -51,7 +51,7 @@ pub enum Device {
     },
 }
 
-/// A disk's back end, and what of it the guest sees.
+/// A disk's back end, and the properties that the guest sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
     /// File or device.
@@ -73,7 +73,7 @@ pub struct Disk {
     pub bootindex: Option<u32>,
 }
 
-/// A network card's back end, and what of it the guest sees.
+/// A network card's back end, and the properties that the guest sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nic {
     /// `backend`: the host's interface.

@@ -149,7 +149,7 @@ fn fill(ram: &Ram, watch: Watch<'_>) -> Result<(), BootError> {
         }
         ram.write(address, &chunk[..length]);
         address += length as u64;
-        // It is told of when it is hashed, which takes most of the time.
+        // The hash reports progress, since it takes most of the time.
         let told = Progress {
             done: Bytes(0),
             total: Bytes(ram.size()),

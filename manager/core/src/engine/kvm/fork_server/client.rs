@@ -274,7 +274,7 @@ fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
 /// Takes hold of a nursery that was just started, and notes it in the file of the restore's lock;
 /// ends it when that cannot be done.
 fn hold(mut nursery: Child, lock: &File) -> Result<(Child, ProcessHandle), Error> {
-    // Nobody has waited for it, so the process with this id is it, be it dead.
+    // No wait(2) has collected it, so the process with this id is it, even if it is dead.
     let process = Process::with_pid(nursery.id().cast_signed());
     let held = process.and_then(|process| match process {
         Some(process) => {

@@ -82,7 +82,7 @@ struct Counter {
     file: File,
     /// The control group, as it is named.
     group: String,
-    /// Kills that were told, or are nobody's of this nursery.
+    /// Kills that were reported, or that hit no child of this nursery.
     told: u64,
     /// Kills when it was last looked, and when that changed.
     counted: u64,

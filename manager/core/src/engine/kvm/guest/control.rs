@@ -44,8 +44,8 @@ use crate::{
 /// Most bytes of vCPU state that a guest may send.
 const STATE_MAX: usize = 128 << 10;
 
-/// How often somebody who waits for a guest's memory, or for its answer, is asked whether they
-/// still want it, in milliseconds.
+/// Interval at which a wait for a guest's memory, or for its answer, checks whether it was
+/// cancelled, in milliseconds.
 const WATCH_MS: u8 = 50;
 
 /// Why a call to a guest brought no answer.
@@ -60,7 +60,7 @@ pub enum CallError {
     /// It is busy with an earlier request.
     #[error("the guest is busy with an earlier request")]
     Busy,
-    /// Whoever wanted it wants it no more.
+    /// The requester cancelled it.
     #[error("interrupted")]
     Interrupted,
     /// It died over the request.
@@ -119,8 +119,7 @@ impl<'a> Conversation<'a> {
         Ok(conversation)
     }
 
-    /// Tries again what ended because nothing had come or gone for a while, as long as there is
-    /// time and somebody wants it.
+    /// Repeats an attempt that timed out, until the time is up or the caller cancels.
     fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T, CallError> {
         let begin = Instant::now();
         loop {
@@ -189,8 +188,9 @@ impl<'a> Conversation<'a> {
         };
         send_with_files(self.socket.as_raw_fd(), &call, files)?;
         if let Ok(pid) = self.pid() {
-            // A guest in the middle of a request hears nobody until its vCPU is stopped; one that is
-            // paused, not until it goes on. In this order the vCPU of such a one does not run.
+            // A guest in the middle of a request does not look at its socket until its vCPU is
+            // stopped; a paused guest, not until it goes on. In this order the vCPU of such a one
+            // does not run.
             for signal in [Signal::SIGUSR1, Signal::SIGCONT] {
                 let _ = kill(Pid::from_raw(pid), signal);
             }

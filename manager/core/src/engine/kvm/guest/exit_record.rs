@@ -40,8 +40,8 @@ pub(crate) fn ended(id: &GuestId, reason: &ExitReason) {
     if fs::write(&unfinished, text).is_ok() {
         let _ = fs::rename(&unfinished, &name);
     }
-    // Whoever destroys the guest removes its socket first and this record after it; what was
-    // written in between would stay.
+    // A destroy removes the guest's socket first and this record after it; a record written in
+    // between would stay.
     if !Path::new(&socket_name(id)).exists() {
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&unfinished);

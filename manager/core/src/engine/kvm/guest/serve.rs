@@ -334,8 +334,8 @@ impl Guest<'_> {
         Reply::new(REPLY_DEAD, &reason.to_string())
     }
 
-    /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, whoever
-    /// sent it is heard.
+    /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, serves the
+    /// client that sent the signal.
     fn run_to_doorbell(&mut self) -> Result<(), ExitReason> {
         loop {
             let machine = self

@@ -17,8 +17,8 @@ pub(crate) struct Sealed {
     pub(crate) sha256: String,
 }
 
-/// Which files, and which pages come from which: what a nursery is told. The files themselves come
-/// as descriptors.
+/// Message to a nursery: which files there are, and which pages come from which. The files
+/// themselves come as descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) memory: Bytes,
