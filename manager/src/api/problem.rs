@@ -273,6 +273,7 @@ fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
     match error {
         E::NoSuchGuest(_) => (StatusCode::NOT_FOUND, "no-such-guest"),
         E::OfAPool { .. } => (StatusCode::CONFLICT, "guest-of-a-pool"),
+        E::NotPaused(_) => (StatusCode::CONFLICT, "guest-not-paused"),
         E::Paused(_) => (StatusCode::CONFLICT, "guest-paused"),
         E::NotAlive { .. } => (StatusCode::CONFLICT, "guest-not-alive"),
         E::BeingRestored { .. } => (StatusCode::CONFLICT, "guest-being-restored"),

@@ -109,6 +109,42 @@ fn a_busy_guest_is_snapshotted_in_the_middle_and_ends_what_it_does_in_both_lives
 }
 
 #[test]
+fn a_guest_stays_paused_when_the_daemon_is_killed_in_the_middle_of_its_snapshot() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "64M");
+    let mut daemon = Daemon::start(&home);
+    let _ = home.restore(&demo, 1, "vm");
+    for at in 0..3 {
+        let vm = Vm::of(&daemon, "vm-1");
+        let folder = Vm::folder(&home, &format!("snapshots-{at}"));
+        if at == 0 {
+            vm.pause().unwrap();
+        }
+        let mut stream = UnixStream::connect(&vm.socket).unwrap();
+        let body = json!({ "destination_url": format!("file://{}", folder.display()) }).to_string();
+        let length = body.len();
+        write!(
+            stream,
+            "PUT /api/v1/vm.snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n\
+             {body}"
+        )
+        .unwrap();
+        until("the snapshot to begin", || {
+            (fs::read_dir(&folder).unwrap().count() > 0).then_some(())
+        });
+        daemon.signal(Signal::SIGKILL);
+        drop(daemon);
+        until("the guest to be paused", || {
+            (home.names("paused") == ["vm-1"]).then_some(())
+        });
+        daemon = Daemon::start(&home);
+    }
+    let vm = Vm::of(&daemon, "vm-1");
+    until("the guest to run on", || vm.resume().ok());
+    let _ = home.ask("vm-1", "ping hello");
+}
+
+#[test]
 fn what_does_not_suit_is_refused_and_changes_nothing() {
     let Some(home) = Home::with_kvm() else { return };
     let demo = home.demo("demo", "4M");
@@ -118,7 +154,7 @@ fn what_does_not_suit_is_refused_and_changes_nothing() {
     let folder = Vm::folder(&home, "snapshots");
     let (status, messages) = refused(vm.snapshot(&folder));
     assert_eq!(status, 500);
-    assert!(messages[0].contains("is running"), "{messages:?}");
+    assert!(messages[0].contains("is not paused"), "{messages:?}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     assert_eq!(refused(vm.resume()).0, 500);
     vm.pause().unwrap();

@@ -300,7 +300,7 @@ pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::
 pub enum After {
     /// It ends: the bundle is the guest.
     End,
-    /// It stays, stopped.
+    /// It stays stopped, as it was. Only a full bundle is written so.
     Pause,
 }
 

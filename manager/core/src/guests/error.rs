@@ -12,6 +12,9 @@ pub enum Error {
     /// The guest is stopped.
     #[error("guest {0} is paused")]
     Paused(String),
+    /// The guest runs.
+    #[error("guest {0} is not paused")]
+    NotPaused(String),
     /// The guest waits in a pool to be claimed.
     #[error("cannot {action} guest {guest}: it waits in a pool to be claimed")]
     OfAPool {
@@ -149,6 +152,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoSuchGuest(_) => Some("`brood list` shows all guests".to_owned()),
+            Self::NotPaused(name) => Some(format!("pause it first: brood pause {name}")),
             Self::Paused(name) => Some(format!("resume it first: brood resume {name}")),
             Self::OfAPool { .. } => Some("claim one: brood pool claim POOL".to_owned()),
             Self::NotAlive {

@@ -28,11 +28,11 @@ impl Bundle<'_> {
 }
 
 impl Guests<'_> {
-    /// Writes all memory of a living guest into a new bundle, and leaves the guest paused. When
-    /// anything fails, the guest is as it was.
+    /// Writes all memory of a paused guest into a new bundle. The guest stays paused, whether this
+    /// succeeds or not.
     ///
     /// # Errors
-    /// When the guest does not live, its checkpoint cannot be read, the bundle not be written, or
+    /// When the guest is not paused, its checkpoint cannot be read, the bundle not be written, or
     /// the engine ends guests that it writes.
     pub fn snapshot(
         &mut self,
@@ -41,7 +41,10 @@ impl Guests<'_> {
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         let process = alive(guest)?;
-        let manifest = self.write(
+        if guest.state != GuestState::Paused {
+            return Err(Error::NotPaused(guest.row.name.clone()));
+        }
+        let written = self.write(
             guest,
             Some(process),
             &Bundle {
@@ -50,8 +53,11 @@ impl Guests<'_> {
                 after: After::Pause,
                 progress,
             },
-        )?;
-        self.until_stopped(guest, process)?;
+        );
+        // It ran to be written, and stops by itself.
+        let stopped = self.until_stopped(guest, process);
+        let manifest = written?;
+        stopped?;
         Ok(manifest)
     }
 
@@ -166,7 +172,7 @@ impl Guests<'_> {
             ));
             return Err(Error::engine(action, name, refused));
         }
-        // One that is to stay paused runs no more than it takes to write it: its engine sees to that.
+        // One that stays runs no more than it takes to write it: its engine sees to that.
         if let Some(process) = process.filter(|_| bundle.after == After::End) {
             self.unfreeze(guest, process)?;
         }
@@ -207,7 +213,8 @@ impl Guests<'_> {
                     let _ = disk.discard(&path, &snapshot);
                 }
             }
-            if let Some(process) = process.filter(|_| guest.state == GuestState::Paused) {
+            let stays = bundle.after == After::End && guest.state == GuestState::Paused;
+            if let Some(process) = process.filter(|_| stays) {
                 let _ = self.engine.stop(process);
             }
         }

@@ -119,11 +119,7 @@ pub(super) async fn snapshot(
     })?;
     let path = bundle(&config.destination_url, &served.name)?;
     let wanted = served.clone();
-    let find = move |guests: &mut Guests<'_>| {
-        let guest = wanted.find(guests)?;
-        must_be(&guest, GuestState::Paused, "snapshotted: pause it before")?;
-        Ok(guest.row.checkpoint)
-    };
+    let find = move |guests: &mut Guests<'_>| Ok(wanted.find(guests)?.row.checkpoint);
     let from = app.on_guests(find).await?;
     let bounds = [
         served.bound(),

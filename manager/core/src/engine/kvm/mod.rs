@@ -219,6 +219,11 @@ impl Engine for Kvm {
             progress,
             ..
         } = suspend;
+        if suspend.delta && suspend.after == After::Pause {
+            return Err(Error::Refused(
+                "a guest that stays is written in full".to_owned(),
+            ));
+        }
         let limit = Limit::of(SUSPEND_PATIENCE);
         let conversation = Conversation::open(guest.run_dir, guest.id, limit)?;
         let (mut writer, state) = if suspend.delta {
@@ -230,7 +235,10 @@ impl Engine for Kvm {
             (writer, state)
         } else {
             let writer = Writer::create(to, from.manifest().memory.size)?;
-            let state = conversation.suspend(writer.memory(), progress)?;
+            let state = match suspend.after {
+                After::End => conversation.suspend(writer.memory(), progress)?,
+                After::Pause => conversation.snapshot(writer.memory(), progress)?,
+            };
             (writer, state)
         };
         readable(&state)?;
@@ -245,17 +253,10 @@ impl Engine for Kvm {
             crate::checkpoint::remove(to)?;
             return Err(e.into());
         }
-        match suspend.after {
-            // The bundle is whole: from here on it is the guest, and the process is not.
-            After::End => conversation.commit()?,
-            // The guest goes on when the conversation ends. The signal comes before that, so its
-            // vCPU does not run in between.
-            After::Pause => {
-                let process = process_of(&conversation)?.ok_or(Error::Gone)?;
-                if !self.stop(process).map_err(not_signalled)? {
-                    return Err(Error::Gone);
-                }
-            }
+        // The bundle is whole: from here on it is the guest, and the process is not. One that stays
+        // stops when the conversation is over.
+        if suspend.after == After::End {
+            conversation.commit()?;
         }
         Ok(manifest)
     }

@@ -91,6 +91,9 @@ pub(crate) const CALL_SUSPEND: u64 = 2;
 /// Write the pages that the guest's checkpoint does not have to the first descriptor that comes
 /// along, a list of them to the second, and send its vCPU's state.
 pub(crate) const CALL_SUSPEND_DELTA: u64 = 4;
+/// As [`CALL_SUSPEND`], of a guest that stays: it stops itself when the conversation is over, however
+/// that came.
+pub(crate) const CALL_SNAPSHOT: u64 = 5;
 /// The suspended guest's bundle is sealed: end.
 pub(crate) const CALL_COMMIT: u64 = 3;
 

@@ -30,8 +30,8 @@ use crate::engine::kvm::{
     demo::{Answer, Request},
     guest::exit_record,
     wire::{
-        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY, REPLY_DEAD,
-        REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,
+        CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY,
+        REPLY_DEAD, REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,
     },
 };
 use crate::{
@@ -155,6 +155,11 @@ impl<'a> Conversation<'a> {
     /// it takes.
     pub(crate) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
         self.suspend_to(CALL_SUSPEND, &[memory], watch)
+    }
+
+    /// The same, of a guest that stays: it stops when this conversation is over.
+    pub(crate) fn snapshot(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
+        self.suspend_to(CALL_SNAPSHOT, &[memory], watch)
     }
 
     /// Has the guest write the pages that its checkpoint does not have to `memory`; returns the

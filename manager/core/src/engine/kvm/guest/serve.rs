@@ -21,7 +21,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{SigHandler, Signal},
+        signal::{SigHandler, Signal, raise},
         socket::{
             AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen,
             setsockopt, socket, sockopt,
@@ -35,7 +35,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::engine::kvm::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
     fork_server::{
-        server::{Nursery, Pipe, SOCKET, close_own, failure, handle},
+        server::{Nursery, Pipe, SOCKET, STOP, close_own, failure, handle},
         shared_orders::Desk,
     },
     guest::exit_record,
@@ -47,9 +47,9 @@ use crate::engine::kvm::{
         vcpu::VcpuState,
     },
     wire::{
-        CALL_ASK, CALL_COMMIT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order, REPLY_BUSY,
-        REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply, Report, Taken,
-        send_message,
+        CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order,
+        REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply,
+        Report, Taken, send_message,
     },
 };
 use crate::{checkpoint::FileStamp, guest_id::GuestId};
@@ -297,6 +297,7 @@ impl Guest<'_> {
         if reply.kind == REPLY_DEAD {
             exit(1);
         }
+        stop_after(&call);
     }
 
     /// Has the guest answer one request.
@@ -365,6 +366,7 @@ impl Guest<'_> {
             None => Reply::new(REPLY_BUSY, "the guest is busy with an earlier request"),
         };
         let _ = send_message(client.as_raw_fd(), &reply);
+        stop_after(&call);
     }
 
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
@@ -446,7 +448,7 @@ impl Destination {
     fn of(call: &Call, files: Vec<File>) -> Option<Self> {
         let mut files = files.into_iter();
         match (call.kind, files.next(), files.next()) {
-            (CALL_SUSPEND, Some(memory), None) => Some(Self::Full(memory)),
+            (CALL_SUSPEND | CALL_SNAPSHOT, Some(memory), None) => Some(Self::Full(memory)),
             (CALL_SUSPEND_DELTA, Some(memory), Some(pages)) => Some(Self::Delta { memory, pages }),
             _ => None,
         }
@@ -460,6 +462,14 @@ impl Destination {
                 pages.write_all_at(list.to_string().as_bytes(), 0)
             }
         }
+    }
+}
+
+/// Stops a guest that was to stay stopped, before its vCPU runs again. It does so itself: whoever
+/// took the snapshot may have been killed.
+fn stop_after(call: &Call) {
+    if call.kind == CALL_SNAPSHOT {
+        let _ = raise(STOP);
     }
 }
 
