@@ -134,6 +134,12 @@ impl Home {
         self.dir.path().join("state")
     }
 
+    /// The folder of suspended claims' bundles.
+    #[must_use]
+    pub fn suspended(&self) -> PathBuf {
+        self.state().join("suspended")
+    }
+
     /// The run folder.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {

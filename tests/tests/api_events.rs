@@ -80,12 +80,12 @@ fn claims_that_are_over_are_told_of_with_the_reason() {
     let event = events.next("release");
     let over = json!({ "pool": "web", "guest": second["guest"], "because": "lease-over" });
     assert_eq!(event, over);
-    // A claim that rests is not over.
+    // A suspended claim is not over.
     let third = claim("web", 300);
     let _ = events.find("pools", |pools| pools[0]["entries"]["claimed"] == 1);
     let token = format!("/api/v1/claims/{}", text(&third["token"]));
     let _ = daemon.send(Method::POST, &format!("{token}/suspend"), 200);
-    let _ = events.find("pools", |pools| pools[0]["entries"]["cold"] == 1);
+    let _ = events.find("pools", |pools| pools[0]["entries"]["suspended"] == 1);
     let _ = daemon.send(Method::DELETE, &token, 204);
     let fourth = claim("web", 300);
     let _ = events.find("pools", |pools| pools[0]["entries"]["claimed"] == 1);

@@ -150,7 +150,7 @@ fn claims_rest_and_come_back_over_the_api() {
     );
     assert!((1..=60).contains(&whole(&shown["lease_left_s"])), "{shown}");
     let _ = daemon.ask(text(&claimed["guest"]), &["poke", "0x200000", "5"], 200);
-    let counts = |entries: &Value| (whole(&entries["claimed"]), whole(&entries["cold"]));
+    let counts = |entries: &Value| (whole(&entries["claimed"]), whole(&entries["suspended"]));
 
     let rested = daemon.send(Method::POST, &at("suspend"), 200);
     assert_eq!(
@@ -175,7 +175,7 @@ fn claims_rest_and_come_back_over_the_api() {
             &shown["lease_left_s"]
         ),
         (
-            &"cold".into(),
+            &"suspended".into(),
             &claimed["guest"],
             &Value::Null,
             &Value::Null
@@ -183,19 +183,19 @@ fn claims_rest_and_come_back_over_the_api() {
     );
     assert_eq!(shown["written_bytes"], rested["written_bytes"]);
     let pool = daemon.get("/api/v1/pools/web");
-    assert_eq!(pool["resting"][0]["guest"], claimed["guest"]);
+    assert_eq!(pool["suspended"][0]["guest"], claimed["guest"]);
     assert_eq!(pool, home.json(&["pool", "show", "web"]));
     // Said again, it is the same; a lease it has none.
     let again = daemon.send(Method::POST, &at("suspend"), 200);
     assert_eq!(again["written_bytes"], rested["written_bytes"]);
     let problem = daemon.put(&claim, &json!({ "lease_s": 9 }), 409);
-    assert_eq!(problem["type"], "urn:brood:error:claim-rests");
+    assert_eq!(problem["type"], "urn:brood:error:claim-suspended");
 
     // Somebody else has taken its room meanwhile.
     let other = daemon.post(claims, &json!({}), 201);
     let full = daemon.post(&at("resume"), &json!({}), 503);
     assert_eq!(full["type"], "urn:brood:error:pool-full");
-    assert_eq!(daemon.get(&claim)["state"], "cold");
+    assert_eq!(daemon.get(&claim)["state"], "suspended");
     let resumed = std::thread::scope(|scope| {
         let body = json!({ "wait_s": 60.0, "lease_s": 1000 });
         let (daemon, path) = (&daemon, at("resume"));
@@ -238,7 +238,7 @@ fn claims_rest_and_come_back_over_the_api() {
         assert_eq!(gone["type"], "urn:brood:error:no-such-claim");
     }
     let _ = daemon.send(Method::GET, &claim, 404);
-    assert_eq!(daemon.get("/api/v1/pools/web")["resting"], json!([]));
+    assert_eq!(daemon.get("/api/v1/pools/web")["suspended"], json!([]));
 }
 
 #[test]

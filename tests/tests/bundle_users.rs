@@ -200,7 +200,7 @@ fn a_delta_that_was_moved_finds_its_parent_by_its_digest() {
 
 /// Names of the files of suspended claims.
 fn rests(home: &Home) -> Vec<String> {
-    let entries = fs::read_dir(home.state().join("cold")).unwrap();
+    let entries = fs::read_dir(home.suspended()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.collect()
 }
@@ -216,7 +216,7 @@ fn a_damaged_claim_does_not_keep_the_memory_of_those_that_are_released() {
         let file = rests(&home)
             .into_iter()
             .find(|name| name.ends_with(&format!(".{damage}")));
-        let file = home.state().join("cold").join(file.unwrap());
+        let file = home.suspended().join(file.unwrap());
         fs::remove_file(&file).unwrap();
         fs::write(&file, "this was not sealed").unwrap();
         let kept = rests(&home);
@@ -241,7 +241,7 @@ fn a_claim_file_with_nothing_behind_it_is_dropped() {
     };
     let claimed = home.claim();
     let _ = home.json(&["pool", "suspend", text(&claimed["token"])]);
-    let cold = home.state().join("cold");
+    let cold = home.suspended();
     let orphan = cold.join("00112233445566aa.claim");
     let bundle = cold.join("00112233445566aa");
     let text_of = format!(
@@ -262,14 +262,20 @@ fn a_pool_is_removed_with_claims_that_the_record_has_lost_at_the_first_try() {
     let claimed = home.claim();
     let _ = home.json(&["pool", "suspend", text(&claimed["token"])]);
     let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
-    assert_eq!(database.execute("DELETE FROM cold", []).unwrap(), 1);
+    assert_eq!(
+        database.execute("DELETE FROM suspended_claim", []).unwrap(),
+        1
+    );
     drop(database);
     let _ = home
         .brood(&["pool", "remove", "p"])
         .exits(1)
         .says(&["1 of its entries"]);
     let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
-    assert_eq!(database.execute("DELETE FROM cold", []).unwrap(), 1);
+    assert_eq!(
+        database.execute("DELETE FROM suspended_claim", []).unwrap(),
+        1
+    );
     drop(database);
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
     assert_eq!(rests(&home), Vec::<String>::new());

@@ -110,7 +110,7 @@ fn leases_do_not_care_what_the_wall_clock_says() {
         daemon.put(&format!("/api/v1/claims/{long}"), &renew, 200);
         assert_eq!(daemon.get("/api/v1/pools/p")["hot"], 1);
     }
-    // A claim that rests knows no time at all.
+    // A suspended claim knows no time at all.
     daemon.send(Method::POST, &format!("/api/v1/claims/{long}/suspend"), 200);
     clock.set("+20y");
     daemon.post(&format!("/api/v1/claims/{long}/resume"), &json!({}), 200);

@@ -108,7 +108,7 @@ impl Scene {
                 && is("filling", 0)
                 && is("releasing", 0)
                 && is("claimed", claimed)
-                && is("cold", cold))
+                && is("suspended", cold))
             .then_some(())
         });
         until("what is listed and what runs to be the same", || {
@@ -148,7 +148,7 @@ impl Scene {
     fn end(mut self) {
         self.daemon()
             .send(Method::DELETE, "/api/v1/pools/p?force=true", 204);
-        let cold = self.home.state().join("cold");
+        let cold = self.home.suspended();
         let left = std::fs::read_dir(cold).into_iter().flatten().count();
         assert_eq!(left, 0, "bundles are left");
         let daemon = self.daemon.take().expect("there is one");

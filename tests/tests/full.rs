@@ -141,11 +141,7 @@ fn a_claim_outlives_its_suspension_to_a_full_disk() {
             daemon.post("/api/v1/pools/p/fill", &json!({}), 200);
             (claim["state"] == "claimed").then_some(())
         });
-        assert_eq!(
-            names(&home.state().join("cold")),
-            Vec::<String>::new(),
-            "{but} KiB"
-        );
+        assert_eq!(names(&home.suspended()), Vec::<String>::new(), "{but} KiB");
     }
     daemon.send(Method::POST, &suspend, 200);
     let resume = format!("/api/v1/claims/{token}/resume");

@@ -612,7 +612,7 @@ fn pools_and_the_daemon_ask_for_trust_as_well() {
     assert!(lab.list().is_empty());
     let _ = lab.brood(&[&create[..], &["--trust"]].concat()).ok();
     let _ = daemon.post("/api/v1/guests", &guests(false), 201);
-    // A claim that rests is the state folder's own.
+    // A suspended claim is the state folder's own.
     let claim = lab.json(&["pool", "claim", "p"]);
     let token = text(&claim["token"]);
     let _ = lab.brood(&["pool", "suspend", token]).ok();

@@ -141,12 +141,15 @@ fn a_guest_is_claimed_rests_comes_back_and_is_released_on_the_page() {
 
     let act = |label: &str| page.click(&format!("#claims [aria-label^='{label}']"));
     act("Suspend");
-    page.until("document.querySelector('#claims .badge').textContent === 'resting'");
-    page.until(&pool_says("1 resting"));
-    assert_eq!((visit.entries("claimed"), visit.entries("cold")), (0, 1));
+    page.until("document.querySelector('#claims .badge').textContent === 'suspended'");
+    page.until(&pool_says("1 suspended"));
+    assert_eq!(
+        (visit.entries("claimed"), visit.entries("suspended")),
+        (0, 1)
+    );
     // The claim is this tab's, also when the page is loaded again.
     page.reload();
-    page.until("document.querySelector('#claims .badge')?.textContent === 'resting'");
+    page.until("document.querySelector('#claims .badge')?.textContent === 'suspended'");
     act("Resume");
     page.until("document.querySelector('#claims .badge').textContent === 'claimed'");
     let back = page.text("#claims strong");
@@ -154,7 +157,10 @@ fn a_guest_is_claimed_rests_comes_back_and_is_released_on_the_page() {
     act("Release");
     page.until("document.querySelectorAll('#claims .claim').length === 0");
     page.until(&pool_says("0 claimed"));
-    assert_eq!((visit.entries("claimed"), visit.entries("cold")), (0, 0));
+    assert_eq!(
+        (visit.entries("claimed"), visit.entries("suspended")),
+        (0, 0)
+    );
 
     // What is evicted is gone, and another comes.
     let hot = visit.daemon.get("/api/v1/pools/web")["hot_guests"].clone();

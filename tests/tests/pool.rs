@@ -460,7 +460,7 @@ fn destroying_all_guests_empties_pools_and_evicting_drops_the_oldest(on: EngineK
     home.destroy_all();
     assert_eq!(
         home.show_pool()["entries"],
-        serde_json::json!({ "filling": 0, "hot": 0, "claimed": 0, "releasing": 0, "cold": 0 })
+        serde_json::json!({ "filling": 0, "hot": 0, "claimed": 0, "releasing": 0, "suspended": 0 })
     );
     home.fill();
     let _ = home.claim();

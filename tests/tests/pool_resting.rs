@@ -39,11 +39,9 @@ fn finds_mine(home: &Home, guest: &str, plus: u64) {
     }
 }
 
-/// Bundles of claims that rest.
+/// Bundles of suspended claims.
 fn bundles(home: &Home) -> Vec<String> {
-    let entries = fs::read_dir(home.state().join("cold"))
-        .into_iter()
-        .flatten();
+    let entries = fs::read_dir(home.suspended()).into_iter().flatten();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter_map(|name| Some(name.strip_suffix(".ckp.brood")?.to_owned()))
@@ -69,22 +67,22 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again(on: EngineKind) {
         }
         let entries = home.show_pool()["entries"].clone();
         assert_eq!(
-            (&entries["claimed"], &entries["cold"]),
+            (&entries["claimed"], &entries["suspended"]),
             (&0.into(), &1.into())
         );
         assert!(
             home.guests().is_empty(),
-            "a claim that rests takes no memory"
+            "a suspended claim takes no memory"
         );
         assert_eq!(home.json(&["pool", "suspend", &token]), rested, "it rests");
         let _ = home
             .brood(&["pool", "renew", &token, "--lease", "60"])
             .exits(1)
             .says(&["is suspended", "pool resume"]);
-        let listed = &home.show_pool()["resting"][0];
+        let listed = &home.show_pool()["suspended"][0];
         assert_eq!(
             (&listed["state"], &listed["written_bytes"]),
-            (&"cold".into(), &rested["written_bytes"])
+            (&"suspended".into(), &rested["written_bytes"])
         );
         claimed = home.json(&["pool", "resume", &token]);
         assert_eq!(
@@ -133,7 +131,7 @@ fn a_guest_that_came_back_untold_is_its_claim(on: EngineKind) {
     let back = home.json(&["pool", "resume", &token]);
     write_mine(&home, text(&back["guest"]), 1);
     let record_it_twice = || {
-        let bundle = home.state().join("cold").join(suspended.to_string());
+        let bundle = home.suspended().join(suspended.to_string());
         let mut state = State::open(&home.state()).unwrap();
         let digest = TokenDigest::of(&token);
         let bundle = bundle.to_str().unwrap();
@@ -237,7 +235,7 @@ fn what_a_suspension_that_was_cut_off_has_left_is_in_nobodys_way(on: EngineKind)
     let token = text(&claimed["token"]).to_owned();
     write_mine(&home, text(&claimed["guest"]), 3);
     // Its bundle was sealed, and it went on: what is there is not the guest.
-    let cold = home.state().join("cold");
+    let cold = home.suspended();
     fs::create_dir_all(&cold).unwrap();
     let left = cold.join(text(&claimed["id"]));
     let _ = home.demo(left.to_str().unwrap(), "4M");

@@ -290,7 +290,7 @@ fn a_stopped_suspend_holds_up_no_other_claim_and_is_named() {
     let claims = home.state().join("claims");
     let is_held = || fs::read_dir(&claims).is_ok_and(|mut files| files.next().is_some());
     // It writes the guest's memory, and has nothing else in hand.
-    let cold = home.state().join("cold");
+    let cold = home.suspended();
     let writes = || {
         let files = fs::read_dir(&cold).into_iter().flatten().flatten();
         files.map(|file| file.path()).any(|file| {

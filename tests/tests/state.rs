@@ -21,12 +21,12 @@ fn beside(home: &Home, end: &str) -> PathBuf {
     home.state().join(format!("brood.sqlite-{end}"))
 }
 
-/// Guests of a restore, a pool with hot guests, a claim that holds a guest, and one that rests.
+/// Guests of a restore, a pool with hot guests, a claim that holds a guest, and a suspended one.
 struct Scene {
     home: Home,
     demo: Demo,
     held: Value,
-    resting: Value,
+    suspended: Value,
 }
 
 impl Scene {
@@ -52,7 +52,7 @@ impl Scene {
             home,
             demo,
             held,
-            resting,
+            suspended: resting,
         })
     }
 
@@ -124,8 +124,8 @@ impl Scene {
         assert_eq!(home.peek(text(&self.held["guest"]), MARK_AT), 11);
         let pool = home.json(&["pool", "show", "p"]);
         assert_eq!((&pool["hot"], &pool["lease_s"]), (&2.into(), &36000.into()));
-        assert_eq!(pool["entries"]["cold"], 1);
-        let back = home.json(&["pool", "resume", text(&self.resting["token"])]);
+        assert_eq!(pool["entries"]["suspended"], 1);
+        let back = home.json(&["pool", "resume", text(&self.suspended["token"])]);
         assert_eq!(home.peek(text(&back["guest"]), MARK_AT), 22);
         // The pool works, with new guests.
         let _ = home.brood(&["pool", "fill", "p"]).ok();
@@ -165,7 +165,7 @@ fn a_database_without_its_header_is_made_anew_from_what_runs_and_the_bundles() {
     assert_eq!(rebuilt["pools"], serde_json::json!(["p"]));
     assert_eq!(array(&rebuilt["guests"]).len(), 6, "{rebuilt}");
     assert_eq!(
-        (whole(&rebuilt["claims"]), whole(&rebuilt["resting"])),
+        (whole(&rebuilt["claims"]), whole(&rebuilt["suspended"])),
         (0, 1)
     );
     assert_eq!(array(&rebuilt["loose"]).len(), 3, "{rebuilt}");
@@ -195,7 +195,7 @@ fn a_database_with_a_damaged_page_gives_back_what_is_on_the_others() {
     scene.is_refused();
     let rebuilt = scene.rebuild();
     assert_eq!(
-        (whole(&rebuilt["claims"]), whole(&rebuilt["resting"])),
+        (whole(&rebuilt["claims"]), whole(&rebuilt["suspended"])),
         (1, 1),
         "{rebuilt}"
     );
@@ -221,7 +221,7 @@ fn a_database_that_was_cut_short_or_emptied_is_made_anew() {
         }
         scene.is_refused();
         let rebuilt = scene.rebuild();
-        assert_eq!(whole(&rebuilt["resting"]), 1, "{rebuilt}");
+        assert_eq!(whole(&rebuilt["suspended"]), 1, "{rebuilt}");
         scene.is_back();
         scene.end();
     }
@@ -247,7 +247,7 @@ fn a_database_whose_journal_was_taken_is_made_anew() {
     scene.is_refused();
     let rebuilt = scene.rebuild();
     assert_eq!(
-        (whole(&rebuilt["claims"]), whole(&rebuilt["resting"])),
+        (whole(&rebuilt["claims"]), whole(&rebuilt["suspended"])),
         (1, 1),
         "{rebuilt}"
     );
@@ -292,7 +292,7 @@ fn a_daemon_goes_on_with_the_new_database() {
             .send()
             .ok()?;
         let shown: Value = shown.json().ok()?;
-        (shown["entries"]["cold"] == 1).then_some(())
+        (shown["entries"]["suspended"] == 1).then_some(())
     });
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));

@@ -38,9 +38,9 @@ pub struct Rebuilt {
     pub guests: Vec<String>,
     /// Claims that hold a guest, as they did.
     pub claims: u64,
-    /// Claims that rest, as they did.
-    pub resting: u64,
-    /// Bundles of claims that rest and whose token is known no more, with a new token for each.
+    /// Suspended claims.
+    pub suspended: u64,
+    /// Bundles of suspended claims whose tokens are lost, with a new token for each.
     pub orphans: Vec<Orphan>,
     /// Guests that belong to no pool any more: each was hot, or is claimed.
     pub loose: Vec<String>,
@@ -98,7 +98,7 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
         cancelled: &AtomicBool::new(false),
     };
     let _pools = lock::take(dir, lock::POOLS, true, wait)?;
-    let _claims = lock::take(dir, lock::COLD, true, wait)?;
+    let _claims = lock::take(dir, lock::SUSPENDED, true, wait)?;
     let mut rebuild = Rebuild::begin(dir)?;
     let salvage = rebuild.salvage();
     let state = &mut rebuild.state;
@@ -125,7 +125,7 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
             state.recall_cold(kept)?;
         }
     }
-    let resting = state.all_cold()?.len() as u64;
+    let suspended = state.all_cold()?.len() as u64;
     let orphans = orphans(state, &pools)?;
     let loose = loose(state, &guests, &pools)?;
     Ok(Rebuilt {
@@ -133,7 +133,7 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
         pools: pools.into_keys().collect(),
         guests: guests.into_iter().map(|row| row.name).collect(),
         claims,
-        resting,
+        suspended,
         orphans,
         loose,
         unread: salvage.unread,
@@ -214,7 +214,7 @@ fn entries(
 
 /// Bundles of claims whose token was lost: each gets a new one, that it may be had by.
 fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<Orphan>, Error> {
-    let dir = state.dir().join("cold");
+    let dir = state.suspended_dir();
     let mut found = Vec::new();
     if !dir.exists() {
         return Ok(found);

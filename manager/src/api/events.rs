@@ -341,7 +341,7 @@ impl Filter {
 /// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
 /// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
 /// along), `claim` and `release` (ClaimEvent, ReleaseEvent: a claim was made, or is over),
-/// `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim rests, or is back) and, every two
+/// `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim is suspended, or resumed) and, every two
 /// seconds,
 /// `counters` (Sample).
 ///

@@ -92,7 +92,7 @@ struct Kept {
     /// How fast it may be filled.
     pace: Pace,
     /// It is only settled until then.
-    rests_until: Option<Instant>,
+    backs_off_until: Option<Instant>,
     /// Since when another process holds it, and whether that was logged.
     locked_since: Option<(Instant, bool)>,
 }
@@ -167,13 +167,13 @@ impl Keeper {
                 continue;
             }
             kept.busy = true;
-            let rests = kept.rests_until.is_some_and(|at| Instant::now() < at);
+            let backs_off = kept.backs_off_until.is_some_and(|at| Instant::now() < at);
             let pace = kept.pace;
-            self.begin(row, pace, rests);
+            self.begin(row, pace, backs_off);
         }
     }
 
-    fn begin(&mut self, row: PoolRow, pace: Pace, rests: bool) {
+    fn begin(&mut self, row: PoolRow, pace: Pace, backs_off: bool) {
         let app = self.app.clone();
         let (all, failing) = (Arc::clone(&self.at_once), Arc::clone(&self.failing_at_once));
         self.under_way.spawn(async move {
@@ -182,12 +182,12 @@ impl Keeper {
             // Pools that fail wait for each other, and not the others for them.
             let turn = if failed { failing } else { all };
             let turn = turn.acquire_owned().await;
-            let rests = rests || alone;
+            let backs_off = backs_off || alone;
             let (keeper, flag) = (app.clone(), Arc::clone(&cancelled));
             let pool = row.name.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 let mut pace = pace;
-                let outcome = keeper.keep_one(&row, &mut pace, rests, &flag);
+                let outcome = keeper.keep_one(&row, &mut pace, backs_off, &flag);
                 Looked {
                     pool: row.name,
                     pace,
@@ -252,7 +252,7 @@ impl Keeper {
             Ok(why_not) => why_not,
         };
         kept.locked_since = None;
-        kept.rests_until = why_not.as_ref().map(|_| Instant::now() + REST);
+        kept.backs_off_until = why_not.as_ref().map(|_| Instant::now() + REST);
         if let Some(why_not) = why_not {
             tracing::warn!(pool, "not filled: {why_not}");
         }
@@ -285,18 +285,18 @@ impl App {
         blocking(look).await
     }
 
-    /// Settles a pool, and fills it unless it rests; returns why entries are still missing.
+    /// Settles a pool, and fills it unless it backs off; returns why entries are still missing.
     fn keep_one(
         &self,
         pool: &PoolRow,
         pace: &mut Pace,
-        rests: bool,
+        backs_off: bool,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Option<String>, pool::Error> {
         let (name, origin) = (pool.name.as_str(), Origin::from(pool));
         // Another process at the pool does the same work: do not wait for it.
         let (settled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
-            if rests {
+            if backs_off {
                 return Ok((pools.settle(name)?, None));
             }
             let refill = pace.next(&pool.policy, Instant::now());

@@ -333,14 +333,14 @@ impl Metrics {
         self.claim_suspends_failed.inc();
     }
 
-    /// The guest of a claim that rested answers again.
+    /// The guest of a suspended claim answers again.
     pub(super) fn claim_resumed(&self, pool: &str, took: Duration) {
         let pool = pool.to_owned();
         let seconds = self.claim_resume_seconds.get_or_create(&OfPool { pool });
         seconds.observe(took.as_secs_f64());
     }
 
-    /// A claim that rests was not resumed.
+    /// A suspended claim was not resumed.
     pub(super) fn claim_not_resumed(&self) {
         self.claim_resumes_failed.inc();
     }

@@ -312,7 +312,7 @@ impl From<pool::Error> for Problem {
         let (status, kind) = match &error {
             E::NoSuchPool(_) => (StatusCode::NOT_FOUND, "no-such-pool"),
             E::NoSuchClaim => (StatusCode::NOT_FOUND, "no-such-claim"),
-            E::Rests => (StatusCode::CONFLICT, "claim-rests"),
+            E::Suspended => (StatusCode::CONFLICT, "claim-suspended"),
             E::Name { .. } => (StatusCode::BAD_REQUEST, "bad-name"),
             E::Contradiction { .. } => (StatusCode::BAD_REQUEST, "pool-contradiction"),
             E::Exists(_) => (StatusCode::CONFLICT, "pool-exists"),

@@ -55,7 +55,7 @@ pub(crate) struct Rested {
     pub(crate) suspend_ms: f64,
 }
 
-/// The guest of a claim that rested was restored, and has answered.
+/// The guest of a suspended claim was restored, and has answered.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct ResumeEvent {
     /// The pool.
@@ -66,7 +66,7 @@ pub(super) struct ResumeEvent {
     resume_ms: f64,
 }
 
-/// Lets a claim rest: its guest is suspended to disk and ends
+/// Suspends a claim: its guest is written to disk and ends
 ///
 /// Only the pages that the guest has to itself are written. The claim and its token stay until they
 /// are released, through the host's end too; there is no lease meanwhile. When anything fails, the
@@ -105,7 +105,7 @@ pub(super) async fn suspend(
         let wanted = until(pools.cancelled);
         let manifest = pools.suspend(&token, &wanted)?;
         let cold = pools.state.cold(&digest)?.ok_or(Error::NoSuchClaim)?;
-        let news = rested.is_none_or(|rested| rested.state != ColdState::Cold);
+        let news = rested.is_none_or(|rested| rested.state != ColdState::Suspended);
         Ok((cold.pool, manifest, news))
     });
     let suspended = suspended.await;
@@ -128,7 +128,7 @@ pub(super) async fn suspend(
     Ok(Answer(rested))
 }
 
-/// What a claimer wants whose claim rests.
+/// What a claimer wants of a suspended claim.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResumingClaim {
@@ -146,7 +146,7 @@ pub(crate) struct ResumingClaim {
     pub(crate) timeout_s: Option<f64>,
 }
 
-/// Restores the guest of a claim that rests; answers when the guest has answered
+/// Restores the guest of a suspended claim; answers when the guest has answered
 ///
 /// Its name and id are new. Said again, it is the same.
 #[utoipa::path(

@@ -53,7 +53,7 @@ pub(crate) struct PoolSample {
 }
 
 /// What the living guests of one checkpoint cost together. Those of a pool count for the pool's
-/// checkpoint, also when they were restored from what a claim had rested in.
+/// checkpoint, also when they were restored from a suspended claim's bundle.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct CheckpointSample {
     /// The bundle, `DIR/NAME`.

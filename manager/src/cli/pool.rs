@@ -345,7 +345,7 @@ const HEADER: [&str; 8] = [
     "NAME",
     "HOT",
     "CLAIMED",
-    "COLD",
+    "SUSPENDED",
     "FILLING",
     "RELEASING",
     "MAX",
@@ -358,7 +358,7 @@ fn row(pool: &Pool) -> Vec<String> {
         row.name.clone(),
         format!("{}/{}", entries.hot, row.policy.hot),
         entries.claimed.to_string(),
-        entries.cold.to_string(),
+        entries.suspended.to_string(),
         entries.filling.to_string(),
         entries.releasing.to_string(),
         row.policy
@@ -415,7 +415,7 @@ impl Show {
             let state = EntryState::Claimed.name().to_owned();
             vec![claim.guest, state, left.unwrap_or_default()]
         });
-        let resting = details.resting.into_iter().map(|resting| {
+        let resting = details.suspended.into_iter().map(|resting| {
             let since = format!("since {}", resting.since);
             vec![resting.guest, resting.state.name().to_owned(), since]
         });

@@ -96,11 +96,11 @@ fn print(rebuilt: &Rebuilt) {
         pools,
         guests,
         claims,
-        resting,
+        suspended,
         ..
     } = rebuilt;
     line(format_args!(
-        "found again: {} pools, {} guests that run, {claims} claims, and {resting} suspended claims",
+        "found again: {} pools, {} guests that run, {claims} claims, and {suspended} suspended claims",
         pools.len(),
         guests.len(),
     ));

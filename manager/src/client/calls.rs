@@ -245,7 +245,7 @@ impl Client {
         self.call(&Call::change(Method::POST, path, "suspend a claim"))
     }
 
-    /// Restores the guest of a claim that rests.
+    /// Restores the guest of a suspended claim.
     pub(crate) fn resume_claim(
         &self,
         token: &str,

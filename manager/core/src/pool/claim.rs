@@ -253,12 +253,12 @@ impl Pools<'_> {
     /// Renews a claim: its lease ends `lasts` from now.
     ///
     /// # Errors
-    /// [`Error::NoSuchClaim`] when the claim is over, [`Error::Rests`] when its guest is suspended
+    /// [`Error::NoSuchClaim`] when the claim is over, [`Error::Suspended`] when its guest is suspended
     /// and it has no lease.
     pub fn renew(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
         let token = TokenDigest::of(token);
         if self.state.cold(&token)?.is_some() {
-            Err(Error::Rests)
+            Err(Error::Suspended)
         } else if self.state.renew_claim(&Lease { token, lasts })? {
             Ok(())
         } else {

@@ -68,7 +68,7 @@ impl Pools<'_> {
         }
         let id = self.state.claimed_by(token)?.ok_or(Error::NoSuchClaim)?;
         let guest = self.guests().find(&id.to_string())?;
-        let bundle = self.state.dir().join("cold").join(id.to_string());
+        let bundle = self.state.suspended_dir().join(id.to_string());
         let bundle = BundlePath::new(&bundle)?;
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lease_s = self.row(&pool)?.policy.lease_s;
@@ -182,7 +182,7 @@ impl Pools<'_> {
             _ => return Err(error.into()),
         };
         let bundle: BundlePath = guest.row.checkpoint.parse()?;
-        let cold = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
+        let cold = BundlePath::new(&self.state.suspended_dir().join("any"))?;
         let rested = match bundle.name().parse::<GuestId>() {
             Ok(id) if cold.absolute()?.dir() == bundle.dir() => {
                 checkpoint::is_sealed(&bundle)?.then_some(id)
@@ -254,7 +254,7 @@ impl Pools<'_> {
         match self.state.cold(token)? {
             None
             | Some(ColdRow {
-                state: ColdState::Cold,
+                state: ColdState::Suspended,
                 ..
             }) => Ok(()),
             Some(_) => self.claim_to_work_at(token).map(drop),
@@ -273,10 +273,10 @@ impl Pools<'_> {
     fn settle_one(&mut self, cold: &ColdRow) -> Result<(), Error> {
         match cold.state {
             // A guest that is the claim's is more than the bundle that it came from.
-            ColdState::Cold if self.state.claimed_by(&cold.token)?.is_some() => {
+            ColdState::Suspended if self.state.claimed_by(&cold.token)?.is_some() => {
                 self.settle_resume(cold)
             }
-            ColdState::Cold => Ok(()),
+            ColdState::Suspended => Ok(()),
             ColdState::Suspending => self.settle_suspend(cold),
             ColdState::Resuming => self.settle_resume(cold),
         }
@@ -312,7 +312,7 @@ impl Pools<'_> {
     fn settle_claims(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         for cold in self.state.all_cold()? {
-            if cold.state == ColdState::Cold {
+            if cold.state == ColdState::Suspended {
                 continue;
             }
             let Ok(_lock) = self.claim_lock(&cold.token, Duration::ZERO) else {
@@ -515,6 +515,11 @@ impl Pools<'_> {
     fn cold_lock(&self, exclusive: bool, limit: Duration) -> Result<Flock<File>, Error> {
         let cancelled = self.cancelled;
         let wait = Wait { limit, cancelled };
-        Ok(lock::take(self.state.dir(), lock::COLD, exclusive, wait)?)
+        Ok(lock::take(
+            self.state.dir(),
+            lock::SUSPENDED,
+            exclusive,
+            wait,
+        )?)
     }
 }

@@ -24,8 +24,8 @@ pub struct Details {
     pub claims: Vec<Held>,
     /// Names of the guests that wait, the oldest first.
     pub hot_guests: Vec<String>,
-    /// Claims that rest, or are about to, or whose guest is being restored; the oldest first.
-    pub resting: Vec<Resting>,
+    /// Suspended claims, and those that are being suspended or resumed; the oldest first.
+    pub suspended: Vec<Resting>,
 }
 
 /// An entry that is claimed.
@@ -45,7 +45,7 @@ pub struct Resting {
     pub guest: String,
     /// How far it is.
     pub state: ColdState,
-    /// Since when it rests, RFC 3339.
+    /// Since when it is suspended, RFC 3339.
     pub since: String,
     /// Guest memory that was written for it; none while that is being done.
     pub written_bytes: Option<Bytes>,
@@ -59,8 +59,8 @@ pub enum ClaimState {
     Claimed,
     /// Its guest is being suspended.
     Suspending,
-    /// It rests.
-    Cold,
+    /// Its guest is suspended.
+    Suspended,
     /// Its guest is being restored.
     Resuming,
 }
@@ -73,21 +73,21 @@ pub struct ClaimView {
     pub pool: String,
     /// How far it has come.
     pub state: ClaimState,
-    /// Name of its guest; of one that rests, the name that it had.
+    /// Name of its guest; of a suspended one, the name that it had.
     pub guest: String,
-    /// Id of its guest, unless it rests.
+    /// Id of its guest, unless it is suspended.
     pub id: Option<String>,
-    /// What is left of its lease, in seconds; none when it rests: then it lasts until it is
+    /// What is left of its lease, in seconds; none when it is suspended: then it lasts until it is
     /// released.
     pub lease_left_s: Option<u64>,
-    /// Since when it rests, RFC 3339.
+    /// Since when it is suspended, RFC 3339.
     pub since: Option<String>,
-    /// Guest memory that was written for it, when it rests.
+    /// Guest memory that was written for it, when it is suspended.
     pub written_bytes: Option<Bytes>,
 }
 
 impl Pools<'_> {
-    /// The pool of this name, its entries, and its claims that rest.
+    /// The pool of this name, its entries, and its suspended claims.
     ///
     /// # Errors
     /// [`Error::NoSuchPool`], or when the state cannot be read.
@@ -100,7 +100,7 @@ impl Pools<'_> {
             match entry.state {
                 EntryState::Claimed => claims.push(Held {
                     guest: entry.name,
-                    // One that is about to rest has none any more.
+                    // One that is about to be suspended has none any more.
                     lease_left_s: match cold.iter().find(|cold| cold.guest == entry.guest) {
                         Some(_) => None,
                         None => entry.lease.map(|lease| lease.as_secs()),
@@ -114,7 +114,7 @@ impl Pools<'_> {
             pool,
             claims,
             hot_guests,
-            resting: cold.iter().map(|cold| self.resting(cold)).collect(),
+            suspended: cold.iter().map(|cold| self.resting(cold)).collect(),
         })
     }
 
@@ -144,7 +144,7 @@ impl Pools<'_> {
                     pool: cold.pool,
                     state: match cold.state {
                         ColdState::Suspending => ClaimState::Suspending,
-                        ColdState::Cold => ClaimState::Cold,
+                        ColdState::Suspended => ClaimState::Suspended,
                         ColdState::Resuming => ClaimState::Resuming,
                     },
                     guest: resting.guest,

@@ -44,8 +44,8 @@ pub enum Error {
     NoSuchClaim,
     /// The claim's guest is suspended.
     #[error("the claim is suspended: it has no lease, and lasts until it is released")]
-    Rests,
-    /// Entries of the pool are claimed.
+    Suspended,
+    /// Entries of the pool are somebody's.
     #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
     InUse {
         /// The pool.
@@ -155,7 +155,7 @@ impl Error {
                 "remove the pool and create it again (brood pool remove {pool}), or take another name"
             )),
             Self::NoSuchClaim => Some("claim another guest: brood pool claim POOL".to_owned()),
-            Self::Rests => Some("restore its guest: brood pool resume TOKEN".to_owned()),
+            Self::Suspended => Some("restore its guest: brood pool resume TOKEN".to_owned()),
             Self::InUse { .. } => {
                 Some("wait until they are released, or end them too: --force".to_owned())
             }

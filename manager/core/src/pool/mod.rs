@@ -118,7 +118,7 @@ pub struct Counts {
     /// Being destroyed.
     pub releasing: u64,
     /// Somebody's, and suspended to disk. They are no entries, and take no memory.
-    pub cold: u64,
+    pub suspended: u64,
 }
 
 impl Counts {
@@ -246,7 +246,7 @@ impl Pools<'_> {
             } += 1;
         }
         let cold = self.state.all_cold()?;
-        entries.cold = cold.iter().filter(|c| c.pool == row.name).count() as u64;
+        entries.suspended = cold.iter().filter(|c| c.pool == row.name).count() as u64;
         let failing = self.state.failing(&row.name)?;
         Ok(Pool {
             row,
@@ -283,7 +283,7 @@ impl Pools<'_> {
         // A suspended claim that the record has lost is the pool's too.
         self.settle_cold();
         let entries = self.show(name)?.entries;
-        let claimed = entries.claimed + entries.cold;
+        let claimed = entries.claimed + entries.suspended;
         if claimed > 0 && !force {
             return Err(Error::InUse {
                 pool: name.to_owned(),

@@ -24,7 +24,7 @@ impl Pools<'_> {
     /// Removes bundles that no suspended claim and no guest uses, and that are the parent of no
     /// delta. Names decide, so a lost or damaged bundle does not keep the others.
     pub(super) fn sweep_bundles(&mut self) -> Result<(), Error> {
-        let dir = self.state.dir().join("cold");
+        let dir = self.state.suspended_dir();
         if !dir.exists() {
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl Pools<'_> {
     /// Removes the bundle of a released claim, and the parents that no other bundle needs. Works
     /// while another process is at another claim.
     pub(super) fn sweep_released(&mut self, bundle: &BundlePath) -> Result<(), Error> {
-        let dir = BundlePath::new(&self.state.dir().join("cold").join("any"))?;
+        let dir = BundlePath::new(&self.state.suspended_dir().join("any"))?;
         let Ok(dir) = dir.absolute() else {
             return Ok(());
         };

@@ -60,7 +60,7 @@ impl State {
     pub fn folders_of_bundles(&self, these: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Error> {
         let mut folders = BTreeSet::from_iter(these.iter().cloned());
         folders.extend(self.bundle_folders()?);
-        folders.insert(self.dir().join("cold"));
+        folders.insert(self.suspended_dir());
         for place in self.disk_places()? {
             if let Place::Folder(folder) = place {
                 folders.insert(folder);

@@ -20,7 +20,7 @@ pub enum ColdState {
     /// Its bundle is being written; until that is sealed the guest is what counts.
     Suspending,
     /// Its bundle is what counts.
-    Cold,
+    Suspended,
     /// It is being restored; until it has answered the bundle is what counts.
     Resuming,
 }
@@ -31,7 +31,7 @@ impl ColdState {
     pub fn name(self) -> &'static str {
         match self {
             Self::Suspending => "suspending",
-            Self::Cold => "cold",
+            Self::Suspended => "suspended",
             Self::Resuming => "resuming",
         }
     }
@@ -64,7 +64,7 @@ impl State {
     /// When the database cannot be written.
     pub fn begin_cold(&mut self, token: &TokenDigest, bundle: &str) -> Result<bool, Error> {
         let begun = self.changed(
-            "INSERT OR REPLACE INTO cold
+            "INSERT OR REPLACE INTO suspended_claim
              SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
              WHERE token = ?1 AND state = 'claimed'",
             params![token, bundle, Timestamp::now().to_string()],
@@ -74,7 +74,7 @@ impl State {
                 // Otherwise the next reconciliation finds that it was not suspended. Its recovery
                 // file may exist already.
                 let _ = self.unkeep_claim(&cold.guest);
-                let _ = self.changed("DELETE FROM cold WHERE token = ?1", [token]);
+                let _ = self.changed("DELETE FROM suspended_claim WHERE token = ?1", [token]);
             })?;
         }
         Ok(begun)
@@ -92,8 +92,8 @@ impl State {
         bundle: &str,
     ) -> Result<bool, Error> {
         let rests = self.changed(
-            "INSERT OR REPLACE INTO cold
-             SELECT token, pool, ?2, ?3, 'cold', ?4 FROM entry
+            "INSERT OR REPLACE INTO suspended_claim
+             SELECT token, pool, ?2, ?3, 'suspended', ?4 FROM entry
              WHERE token = ?1 AND state = 'claimed'",
             params![
                 token,
@@ -115,7 +115,7 @@ impl State {
     /// When the database cannot be written.
     pub(crate) fn recall_cold(&mut self, kept: &KeptClaim) -> Result<bool, Error> {
         self.changed(
-            "INSERT OR IGNORE INTO cold VALUES (?1, ?2, ?3, ?4, 'cold', ?5)",
+            "INSERT OR IGNORE INTO suspended_claim VALUES (?1, ?2, ?3, ?4, 'suspended', ?5)",
             params![
                 kept.token,
                 kept.pool,
@@ -136,7 +136,10 @@ impl State {
         {
             self.keep_claim(&cold)?;
         }
-        self.changed("UPDATE cold SET state = 'cold' WHERE token = ?1", [token])
+        self.changed(
+            "UPDATE suspended_claim SET state = 'suspended' WHERE token = ?1",
+            [token],
+        )
     }
 
     /// Cold → resuming, by one of any number who want it; `None` when it is not cold.
@@ -145,7 +148,7 @@ impl State {
     /// When the database cannot be written.
     pub fn begin_resume(&mut self, token: &TokenDigest) -> Result<Option<ColdRow>, Error> {
         let taken = self.changed(
-            "UPDATE cold SET state = 'resuming' WHERE token = ?1 AND state = 'cold'",
+            "UPDATE suspended_claim SET state = 'resuming' WHERE token = ?1 AND state = 'suspended'",
             [token],
         )?;
         if taken { self.cold(token) } else { Ok(None) }
@@ -158,12 +161,12 @@ impl State {
     /// When the database cannot be written.
     pub fn forget_cold(&mut self, token: &TokenDigest, only_cold: bool) -> Result<bool, Error> {
         if let Some(cold) = self.cold(token)?
-            && (cold.state == ColdState::Cold || !only_cold)
+            && (cold.state == ColdState::Suspended || !only_cold)
         {
             self.unkeep_claim(&cold.guest)?;
         }
         self.changed(
-            "DELETE FROM cold WHERE token = ?1 AND (state = 'cold' OR NOT ?2)",
+            "DELETE FROM suspended_claim WHERE token = ?1 AND (state = 'suspended' OR NOT ?2)",
             params![token, only_cold],
         )
     }
@@ -175,7 +178,7 @@ impl State {
     pub fn cold(&self, token: &TokenDigest) -> Result<Option<ColdRow>, Error> {
         self.database
             .query_row(
-                &format!("SELECT {COLUMNS} FROM cold WHERE token = ?1"),
+                &format!("SELECT {COLUMNS} FROM suspended_claim WHERE token = ?1"),
                 [token],
                 from_row,
             )
@@ -189,9 +192,9 @@ impl State {
     /// When the database cannot be read.
     pub fn all_cold(&self) -> Result<Vec<ColdRow>, Error> {
         let read = || {
-            let mut statement = self
-                .database
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM cold ORDER BY rowid"))?;
+            let mut statement = self.database.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM suspended_claim ORDER BY rowid"
+            ))?;
             let rows = statement.query_map([], from_row)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -207,7 +210,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<ColdRow> {
         bundle: row.get(3)?,
         state: match row.get_ref(4)?.as_str()? {
             "suspending" => ColdState::Suspending,
-            "cold" => ColdState::Cold,
+            "suspended" => ColdState::Suspended,
             "resuming" => ColdState::Resuming,
             _ => return Err(bad(4, "not a suspended claim's state")),
         },

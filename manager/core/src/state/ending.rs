@@ -16,7 +16,7 @@ impl State {
         self.change_each(
             "INSERT OR IGNORE INTO ending SELECT ?1
              WHERE NOT EXISTS (SELECT 1 FROM entry WHERE guest = ?1 AND state = 'releasing')
-             AND NOT EXISTS (SELECT 1 FROM cold WHERE guest = ?1)",
+             AND NOT EXISTS (SELECT 1 FROM suspended_claim WHERE guest = ?1)",
             guests.iter().map(|id| (id.to_string(),)),
         )
     }
@@ -42,7 +42,7 @@ impl State {
                 "SELECT id FROM guest WHERE state = 'dead'
                  AND id NOT IN (SELECT guest FROM ending)
                  AND id NOT IN (SELECT guest FROM entry WHERE state = 'releasing')
-                 AND id NOT IN (SELECT guest FROM cold)",
+                 AND id NOT IN (SELECT guest FROM suspended_claim)",
             )?;
             let rows = statement.query_map([], |row| guest_id(row, 0))?;
             rows.collect::<rusqlite::Result<HashSet<_>>>()

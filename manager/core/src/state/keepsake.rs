@@ -1,5 +1,5 @@
 //! Recovery files: what each pool should be (`pools/NAME.json`) and whose each suspended guest is
-//! (`cold/ID.claim`, beside its bundle). They lie beside the database, so that a rebuild finds them
+//! (`suspended/ID.claim`, beside its bundle). They lie beside the database, so that a rebuild finds them
 //! when the database is damaged.
 //!
 //! A claim's file is written after the claim is recorded, and removed before the record is. So a
@@ -14,11 +14,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ColdRow, Error, PoolRow, State, TokenDigest};
+use super::{ColdRow, Error, PoolRow, State, TokenDigest, suspended_dir};
 use crate::{guest_id::GuestId, owner_only};
 
 const POOLS: &str = "pools";
-const CLAIMS: &str = "cold";
 /// Suffix of a file that is not complete yet.
 const UNFINISHED: &str = ".new";
 
@@ -40,7 +39,7 @@ pub(crate) struct KeptClaim {
 /// Whether anything is kept in the state folder `dir`.
 pub(super) fn are_in(dir: &Path) -> Result<bool, Error> {
     Ok(!files(&dir.join(POOLS), ".json")?.is_empty()
-        || !files(&dir.join(CLAIMS), ".claim")?.is_empty())
+        || !files(&suspended_dir(dir), ".claim")?.is_empty())
 }
 
 impl State {
@@ -80,7 +79,7 @@ impl State {
     /// When the database or what is kept cannot be read.
     pub(crate) fn claims_not_recorded(&self) -> Result<Vec<KeptClaim>, Error> {
         // First what is kept: what is recorded goes later.
-        let mut kept = files(&self.dir.join(CLAIMS), ".claim")?;
+        let mut kept = files(&self.suspended_dir(), ".claim")?;
         let recorded = self.all_cold()?;
         let recorded: HashSet<PathBuf> = recorded
             .iter()
@@ -92,25 +91,25 @@ impl State {
 
     /// Names of the bundles that a claim is kept for, whatever its file says.
     pub(crate) fn bundles_of_kept_claims(&self) -> Result<Vec<PathBuf>, Error> {
-        let kept = files(&self.dir.join(CLAIMS), ".claim")?;
+        let kept = files(&self.suspended_dir(), ".claim")?;
         Ok(kept.iter().map(|file| file.with_extension("")).collect())
     }
 
     /// Removes the recovery file of a claim that has neither a record nor a bundle.
     pub(crate) fn drop_kept_claim(&self, kept: &KeptClaim) -> Result<(), Error> {
-        remove(&self.dir.join(CLAIMS).join(format!("{}.claim", kept.guest)))
+        remove(&self.suspended_dir().join(format!("{}.claim", kept.guest)))
     }
 
     /// Removes unfinished files of killed commands. No process may be writing meanwhile.
     pub(crate) fn sweep_claim_files(&self) {
-        let left = files(&self.dir.join(CLAIMS), &format!(".claim{UNFINISHED}"));
+        let left = files(&self.suspended_dir(), &format!(".claim{UNFINISHED}"));
         for file in left.unwrap_or_default() {
             let _ = fs::remove_file(file);
         }
     }
 
     fn claim_file(&self, guest: &GuestId) -> PathBuf {
-        self.dir.join(CLAIMS).join(format!("{guest}.claim"))
+        self.suspended_dir().join(format!("{guest}.claim"))
     }
 
     pub(super) fn keep_pool(&self, name: &str) -> Result<(), Error> {

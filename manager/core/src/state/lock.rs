@@ -31,7 +31,7 @@ use crate::{
 pub(crate) const POOLS: &str = "pools.lock";
 /// Held, shared, while a claim is suspended or resumed; alone by a sweep of bundles that no claim
 /// needs.
-pub(crate) const COLD: &str = "cold.lock";
+pub(crate) const SUSPENDED: &str = "suspended.lock";
 /// The folder of the pools' own locks.
 const LOCKS: &str = "locks";
 /// The folder of the claims' own locks. A lock's file exists as long as the lock is held.
@@ -190,7 +190,7 @@ pub(super) fn command(words: impl Iterator<Item = String>) -> String {
 /// claim's lock each; of these, a stopped one is returned first.
 fn holder(dir: &Path, name: &str) -> Option<Owner> {
     let mut claims: Vec<Owner> = match name {
-        COLD => fs::read_dir(dir.join(CLAIMS))
+        SUSPENDED => fs::read_dir(dir.join(CLAIMS))
             .into_iter()
             .flatten()
             .filter_map(|file| owner(&file.ok()?.path()))
@@ -252,10 +252,10 @@ mod tests {
     #[test]
     fn who_waits_for_all_claims_is_told_who_has_one() {
         let dir = tempfile::tempdir().unwrap();
-        let _all = take_now(dir.path(), COLD, false).unwrap();
+        let _all = take_now(dir.path(), SUSPENDED, false).unwrap();
         let token = TokenDigest::of("token");
         let _own = take_now(dir.path(), &of_claim(&token), true).unwrap();
-        let error = take_now(dir.path(), COLD, true).unwrap_err();
+        let error = take_now(dir.path(), SUSPENDED, true).unwrap_err();
         let Error::Locked { pid, .. } = &error else {
             panic!("{error}");
         };
@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn a_wait_ends_when_it_is_cancelled() {
         let dir = tempfile::tempdir().unwrap();
-        let _held = take_now(dir.path(), COLD, true).unwrap();
+        let _held = take_now(dir.path(), SUSPENDED, true).unwrap();
         let cancelled = &AtomicBool::new(true);
         let limit = LOCK_TIMEOUT;
-        let error = take(dir.path(), COLD, false, Wait { limit, cancelled }).unwrap_err();
+        let error = take(dir.path(), SUSPENDED, false, Wait { limit, cancelled }).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");
     }
 

@@ -5,11 +5,11 @@
 //! STATE/brood.sqlite        guests, pools, verified checkpoints, measurements
 //! STATE/locks/POOL.lock     held while a process reconciles or fills a pool
 //! STATE/pools.lock          held, shared, with each pool's lock
-//! STATE/cold/               bundles of suspended claims, and whose each is
+//! STATE/suspended/          bundles of suspended claims, and whose each is
 //! STATE/pools/              what each pool should be, for a rebuild of the database
 //! STATE/trusted/SHA256      one file for each trusted checkpoint
 //! STATE/claims/DIGEST.lock  held while a process suspends or resumes a claim
-//! STATE/cold.lock           held, shared, with each claim's lock
+//! STATE/suspended.lock           held, shared, with each claim's lock
 //! STATE/verdicts            results of checks of checkpoints whose files were changed
 //! STATE/bundles/            which process reads or removes which checkpoint
 //! STATE/run/ID.sock         a guest's control socket    (the engine's)
@@ -259,7 +259,7 @@ fn locked(
     let what = match file.as_ref() {
         _ if is_claim => "the claim".to_owned(),
         lock::POOLS => "pools".to_owned(),
-        lock::COLD => "suspended claims".to_owned(),
+        lock::SUSPENDED => "suspended claims".to_owned(),
         DATABASE => "the state".to_owned(),
         name => format!("pool {}", name.trim_end_matches(".lock")),
     };
@@ -414,6 +414,12 @@ impl State {
         self.dir.join("run")
     }
 
+    /// The folder of suspended claims' bundles.
+    #[must_use]
+    pub fn suspended_dir(&self) -> PathBuf {
+        suspended_dir(&self.dir)
+    }
+
     /// The folder itself.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -432,4 +438,14 @@ impl State {
 /// The boot and the PID namespace that process ids of newly restored guests belong to.
 fn whence() -> io::Result<String> {
     Ok(format!("{}/{}", boot::id()?, process::namespace()?))
+}
+
+/// The folder of suspended claims' bundles. An earlier version called it `cold`: the record and the
+/// disks have those bundles by their paths, so there it stays.
+fn suspended_dir(dir: &Path) -> PathBuf {
+    let earlier = dir.join("cold");
+    match std::fs::symlink_metadata(&earlier) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => dir.join("suspended"),
+        _ => earlier,
+    }
 }

@@ -182,7 +182,7 @@ impl State {
         let removed = self.changed(
             "DELETE FROM pool WHERE name = ?1
              AND NOT EXISTS (SELECT 1 FROM entry WHERE pool = ?1)
-             AND NOT EXISTS (SELECT 1 FROM cold WHERE pool = ?1)",
+             AND NOT EXISTS (SELECT 1 FROM suspended_claim WHERE pool = ?1)",
             [name],
         )?;
         if removed {

@@ -28,7 +28,7 @@ pub(crate) struct Salvage {
     pub(crate) pools: Vec<PoolRow>,
     pub(crate) guests: Vec<GuestRow>,
     pub(crate) entries: Vec<SavedEntry>,
-    /// Claims that rested.
+    /// Suspended claims.
     pub(crate) claims: Vec<KeptClaim>,
     /// Where guests had disks.
     pub(crate) disk_places: Vec<String>,
@@ -72,7 +72,12 @@ impl Salvage {
         self.entries = rows(database, unread, "entries of pools", entry, of_row, |e| {
             e.guest
         });
-        let cold = "token, pool, guest, bundle, created_at, state FROM cold";
+        // An earlier version had another name for them.
+        let table = match database.prepare("SELECT 1 FROM suspended_claim") {
+            Ok(_) => "suspended_claim",
+            Err(_) => "cold",
+        };
+        let suspended = format!("token, pool, guest, bundle, created_at, state FROM {table}");
         let of_row = |row: &Row<'_>| {
             if row.get_ref(5)?.as_str()? == "suspending" {
                 return Err(bad(5, "not suspended yet"));
@@ -85,9 +90,14 @@ impl Salvage {
                 created_at: row.get(4)?,
             })
         };
-        self.claims = rows(database, unread, "suspended claims", cold, of_row, |c| {
-            c.token.clone()
-        });
+        self.claims = rows(
+            database,
+            unread,
+            "suspended claims",
+            &suspended,
+            of_row,
+            |c| c.token.clone(),
+        );
         let place = "place FROM disk_place";
         self.disk_places = rows(
             database,

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -135,6 +135,11 @@ const MIGRATIONS: [&str; 9] = [
         last        INTEGER NOT NULL,            -- the last N
         of_pool     INTEGER NOT NULL             -- whether numbers go on for ever
     ) STRICT;
+",
+    // "cold" also says how an entry of a pool came to be.
+    "
+    ALTER TABLE cold RENAME TO suspended_claim;
+    UPDATE suspended_claim SET state = 'suspended' WHERE state = 'cold';
 ",
 ];
 

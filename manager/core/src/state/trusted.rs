@@ -24,7 +24,7 @@ impl State {
     /// # Errors
     /// When the state folder cannot be read.
     pub fn is_trusted(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
-        let cold = BundlePath::new(&self.dir.join("cold").join("any")).and_then(|p| p.absolute());
+        let cold = BundlePath::new(&self.suspended_dir().join("any")).and_then(|p| p.absolute());
         if let (Ok(cold), Ok(path)) = (cold, checkpoint.path().absolute())
             && cold.dir() == path.dir()
         {

@@ -84,7 +84,7 @@ pub(super) fn of(sample: &Sample) -> Registry {
             ("filling", pool.entries.filling),
             ("hot", pool.entries.hot),
             ("claimed", pool.entries.claimed),
-            ("cold", pool.entries.cold),
+            ("suspended", pool.entries.suspended),
             ("releasing", pool.entries.releasing),
         ] {
             set(&entries, &[name, checkpoint, ("state", state)], count);

@@ -50,7 +50,7 @@ async function change(token, method, path, body) {
 }
 
 function left(claim) {
-  if (claim.state !== "claimed") return "no lease while it rests";
+  if (claim.state !== "claimed") return "no lease while it is suspended";
   const seconds = Math.max(0, Math.round((claim.until - performance.now()) / 1000));
   const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
   const two = (n) => String(n).padStart(2, "0");
@@ -79,14 +79,14 @@ function make({ token }) {
     node,
     update(claim) {
       text(guest, claim.guest);
-      const word = claim.state === "cold" ? "resting" : claim.state;
+      const word = claim.state;
       text(state, word);
       state.dataset.state = word;
       text(words, `of ${claim.pool}`);
       text(lease, left(claim));
       const focused = document.activeElement;
       for (const one of [renew, suspend]) one.hidden = claim.state !== "claimed";
-      resume.hidden = claim.state !== "cold";
+      resume.hidden = claim.state !== "suspended";
       for (const one of [renew, suspend, resume, giveBack]) set(one, "aria-label", `${one.textContent} ${claim.guest}`);
       // The keyboard goes on at the button that has taken the other's place.
       if (node.contains(focused) && focused.hidden) (resume.hidden ? giveBack : resume).focus();

@@ -4,7 +4,7 @@ import { request } from "./api.js";
 import { add } from "./claims.js";
 import { $, button, count, element, keyed, set, text } from "./dom.js";
 
-const PARTS = ["hot", "claimed", "filling", "cold"];
+const PARTS = ["hot", "claimed", "filling", "suspended"];
 
 function make({ name }) {
   const path = `/pools/${encodeURIComponent(name)}`;
@@ -36,7 +36,7 @@ function make({ name }) {
       });
       const told = [`${count(entries.hot)} of ${count(pool.hot)} hot`, `${count(entries.claimed)} claimed`];
       if (entries.filling > 0) told.push(`${count(entries.filling)} filling`);
-      if (entries.cold > 0) told.push(`${count(entries.cold)} resting`);
+      if (entries.suspended > 0) told.push(`${count(entries.suspended)} suspended`);
       if (pool.max !== null) told.push(`at most ${count(pool.max)}`);
       text(words, told.join(" · "));
       set(bar, "aria-label", told.join(", "));

@@ -57,7 +57,16 @@ pub(super) const GUESTS: [&str; 7] = [
 
 /// Columns of pools.
 pub(super) const POOLS: [&str; 10] = [
-    "POOL", "HOT", "CLAIMED", "COLD", "FILLING", "CLAIMS", "PER S", "P50 MS", "P99 MS", "MEAN MS",
+    "POOL",
+    "HOT",
+    "CLAIMED",
+    "SUSPENDED",
+    "FILLING",
+    "CLAIMS",
+    "PER S",
+    "P50 MS",
+    "P99 MS",
+    "MEAN MS",
 ];
 
 /// A guest's row, with what is said of it last.
@@ -82,7 +91,7 @@ pub(super) fn pool(line: &super::picture::PoolLine) -> Vec<String> {
         row.name.clone(),
         format!("{}/{}", entries.hot, row.policy.hot),
         entries.claimed.to_string(),
-        entries.cold.to_string(),
+        entries.suspended.to_string(),
         entries.filling.to_string(),
         claims.map_or_else(dash, |c| c.total.to_string()),
         claims

@@ -47,9 +47,12 @@ pub(crate) fn whole(scene: &Scene) {
     assert_eq!(ids.len(), held.len(), "two claims have one guest: {held:?}");
     for (token, held) in &held {
         let shown = talk.until_told(&Method::GET, &format!("/claims/{token}"), None);
-        if held.rests {
-            assert!(shown.is_ok(), "{held:?} rests, and is lost: {shown:?}");
-            assert_eq!(shown.body["state"], "cold", "{held:?}");
+        if held.suspended {
+            assert!(
+                shown.is_ok(),
+                "{held:?} is suspended, and is lost: {shown:?}"
+            );
+            assert_eq!(shown.body["state"], "suspended", "{held:?}");
         } else if shown.is_ok() && !scene.was_killed(held.pid) {
             // One that is not there any more was not renewed in time: its client is told.
             let peek = json!({ "request": ["peek", MARK_AT.to_string()] });
@@ -151,7 +154,8 @@ pub(crate) fn end(scene: Scene) {
                 let left = scene.pools.iter().find_map(|pool| {
                     let shown = talk.once(&Method::GET, &format!("/pools/{}", pool.name), None)?;
                     let entries = &shown.body["entries"];
-                    (entries["claimed"] != 0 || entries["cold"] != 0).then(|| entries.to_string())
+                    (entries["claimed"] != 0 || entries["suspended"] != 0)
+                        .then(|| entries.to_string())
                 });
                 left.map(|left| format!("claims are left after {LEASE_S} s: {left}"))
             })
@@ -164,7 +168,7 @@ pub(crate) fn end(scene: Scene) {
         (listed.len() as u64 != hot || !all_wait).then(|| format!("listed: {listed:?}"))
     });
     at_rest(|| {
-        let cold = scene.home.state().join("cold");
+        let cold = scene.home.suspended();
         let mut left = files(&cold);
         // The folder of guests' disks.
         left.retain(|name| name != "brood-disks");
@@ -245,7 +249,8 @@ fn no_descriptor_leaks(scene: &Scene, talk: &Talk) {
     };
     let hot: u64 = scene.pools.iter().map(|pool| pool.hot).sum();
     at_rest(|| {
-        let found = (count("entry"), count("guest"), count("cold"));
-        (found != (hot, hot, 0)).then(|| format!("rows of entry, guest, cold: {found:?}"))
+        let found = (count("entry"), count("guest"), count("suspended_claim"));
+        (found != (hot, hot, 0))
+            .then(|| format!("rows of entry, guest, suspended_claim: {found:?}"))
     });
 }

@@ -34,7 +34,7 @@ pub(crate) fn run(scene: &Scene, mut random: Random) {
             }
         }
         let doing = scene.doing();
-        if there && random.below(8) == 0 && !claim.held.rests {
+        if there && random.below(8) == 0 && !claim.held.suspended {
             // Its lease ends it.
             Counts::add(&scene.counts.abandoned);
             scene.let_go(&claim.token);
@@ -80,7 +80,7 @@ fn claim(scene: &Scene, talk: &Talk, pool: &Pool, random: &mut Random) -> Option
             id,
             pid,
             mark: pool.pristine,
-            rests: false,
+            suspended: false,
         },
         renewed: asked,
     };
@@ -96,8 +96,8 @@ impl Claim {
     /// Does one thing with it; `false` when it is not there any more, for a good reason.
     fn use_once(&mut self, scene: &Scene, talk: &Talk, random: &mut Random) -> bool {
         match random.below(8) {
-            0..3 if self.held.rests => self.resume(scene, talk),
-            _ if self.held.rests => true,
+            0..3 if self.held.suspended => self.resume(scene, talk),
+            _ if self.held.suspended => true,
             0..2 => self.suspend(scene, talk),
             2 => self.write(scene, talk, random.below(u64::MAX >> 1) | 1),
             3..5 => self.renew(scene, talk),
@@ -167,12 +167,12 @@ impl Claim {
             return false;
         }
         Counts::add(&scene.counts.suspends);
-        self.held.rests = true;
+        self.held.suspended = true;
         scene.hold(&self.token, self.held.clone());
         true
     }
 
-    /// A claim that rests is there whatever was killed, and comes back as it was. Only one that has
+    /// A suspended claim is there whatever was killed, and comes back as it was. Only one that has
     /// come back, when the answer that said so was lost, may end as any other: with its lease.
     fn resume(&mut self, scene: &Scene, talk: &Talk) -> bool {
         let path = format!("/claims/{}/resume", self.token);
@@ -191,7 +191,7 @@ impl Claim {
                     let over = begin.elapsed() > Duration::from_secs(LEASE_S);
                     assert!(
                         unanswered && over,
-                        "{:?} rested, and is not known any more",
+                        "{:?} was suspended, and is not known any more",
                         self.held
                     );
                     Counts::add(&scene.counts.lost_with_their_guest);
@@ -202,11 +202,14 @@ impl Claim {
                 _ if begin.elapsed() < Duration::from_secs(60) => {
                     thread::sleep(Duration::from_millis(20));
                 }
-                answer => panic!("{:?} rests, and cannot be resumed: {answer:?}", self.held),
+                answer => panic!(
+                    "{:?} is suspended, and cannot be resumed: {answer:?}",
+                    self.held
+                ),
             }
         };
         Counts::add(&scene.counts.resumes);
-        self.held.rests = false;
+        self.held.suspended = false;
         self.held.guest = text(&answer.body["guest"]).to_owned();
         self.held.id = text(&answer.body["id"]).to_owned();
         self.held.pid =

@@ -36,7 +36,7 @@ pub(crate) struct Held {
     pub(crate) id: String,
     pub(crate) pid: i32,
     pub(crate) mark: u64,
-    pub(crate) rests: bool,
+    pub(crate) suspended: bool,
 }
 
 /// All of it. The home goes first: its guests' disks are in the storage.
@@ -98,7 +98,7 @@ impl Scene {
         if engine == EngineKind::Kvm && without_kvm() {
             return None;
         }
-        // A file system of its own, which can be filled; and bundles of claims that rest share
+        // A file system of its own, which can be filled; and bundles of suspended claims share
         // blocks with their guests' disks.
         let storage = Storage::files(Kind::Xfs);
         let home = match &storage {

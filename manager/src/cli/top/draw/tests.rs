@@ -36,7 +36,7 @@ fn pool(name: &str, hot: (u64, u64), claims: &Value) -> Value {
         "name": name, "checkpoint": "/var/tmp/ckp/demo", "sha256": "00", "hot": hot.1,
         "hot_min": null, "max": null, "max_memory": null, "max_age_s": null,
         "refill_rate": null, "lease_s": 300, "private_limit": 1_048_576, "created_at": "2026-01-02T03:04:05Z",
-        "entries": { "filling": 2, "hot": hot.0, "claimed": 7, "releasing": 0, "cold": 1 },
+        "entries": { "filling": 2, "hot": hot.0, "claimed": 7, "releasing": 0, "suspended": 1 },
         "claims": claims,
     })
 }
