@@ -47,7 +47,7 @@ impl Descriptor {
         })
     }
 
-    /// A device of a made-up kernel; `memory` is what reading, writing and mapping go to.
+    /// A device of a fake kernel; `memory` is what reading, writing and mapping go to.
     #[cfg(test)]
     pub(crate) fn made_up(path: &str, memory: File, kernel: crate::made_up::Kernel) -> Self {
         Self {

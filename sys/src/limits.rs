@@ -217,7 +217,7 @@ mod tests {
         let limits = Limits::read_by(number, None).unwrap();
         assert_eq!((limits.max_vms, limits.user_vms), (None, None));
         assert_eq!((limits.max_vcpus, limits.max_processes), (7, 7));
-        // What keeps it from being read is told.
+        // The error says why it cannot be read.
         let denied = |name| match name {
             "hw.vmm.maxvmms" => Err(failure(name, &io::ErrorKind::PermissionDenied.into())),
             _ => Ok(7),

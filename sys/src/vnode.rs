@@ -38,7 +38,7 @@ pub struct Capabilities {
     /// Guest and host see each other's writes. A kernel that lacks it lacks the fix of
     /// FreeBSD-SA-22:11.vm.
     pub coherent: bool,
-    /// [`Books::file_lost`] is told.
+    /// [`Books::file_lost`] is reported.
     pub state: bool,
 }
 

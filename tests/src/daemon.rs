@@ -277,7 +277,7 @@ impl Daemon {
     }
 }
 
-/// A port that is free now; nobody else in this test takes it.
+/// A port that is free now; nothing else in this test takes it.
 fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     free.local_addr().expect("it has an address").port()
@@ -329,7 +329,7 @@ pub struct Events {
     lines: BufReader<Response>,
     /// Id of the last event.
     pub id: String,
-    /// After how many milliseconds whoever is cut off is to come again, once that was told.
+    /// The daemon's reconnect time for listeners in milliseconds, once it was sent.
     pub retry: Option<u64>,
 }
 

@@ -16,7 +16,7 @@ macro_rules! on_both_engines {
     };
 }
 
-/// What a test needs on this engine. A made-up bhyve is some ten processes for each restore, so
+/// What a test needs on this engine. A fake bhyve is some ten processes for each restore, so
 /// that its crowds are smaller, its rounds fewer, and its random moments longer.
 pub fn by_engine<T>(engine: EngineKind, kvm: T, bhyve: T) -> T {
     match engine {

@@ -43,7 +43,7 @@ impl Home {
         (!without_kvm()).then(Self::bare)
     }
 
-    /// A home whose guests run on this engine: KVM of this machine, or bhyve of a made-up one;
+    /// A home whose guests run on this engine: KVM of this machine, or bhyve of a fake one;
     /// `None` where it must be skipped for want of KVM.
     ///
     /// # Panics
@@ -61,7 +61,7 @@ impl Home {
     }
 
     /// A home in this folder, which may be another file system, whose guests run on this engine;
-    /// `None` where it must be skipped for want of KVM. A made-up machine is elsewhere: it is a
+    /// `None` where it must be skipped for want of KVM. A fake machine is elsewhere: it is a
     /// kernel, which no full disk hurts.
     ///
     /// # Panics
@@ -95,7 +95,7 @@ impl Home {
         }
     }
 
-    /// The made-up machine that its guests run on.
+    /// The fake machine that its guests run on.
     #[must_use]
     pub fn machine(&self) -> Option<&Machine> {
         self.machine.as_ref()
@@ -194,7 +194,7 @@ impl Home {
         self.brood(&with_json).ok().json()
     }
 
-    /// Makes a checkpoint of the demo guest, or of the made-up machine's.
+    /// Makes a checkpoint of the demo guest, or of the fake machine's.
     ///
     /// # Panics
     /// When that fails.

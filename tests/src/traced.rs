@@ -22,7 +22,7 @@ pub fn traced(
     mkfifo(&gate, Mode::S_IRWXU).expect("a pipe with a name");
     let mut shell = Command::new("sh");
     shell
-        // What is traced is no child of this process, which would be told of all that it does.
+        // The traced process must be no child of this process, which would get all its events.
         .args(["-c", r#"(read go < gate; exec "$0" "$@"); exit $?"#])
         .arg(command.get_program())
         .args(command.get_args())

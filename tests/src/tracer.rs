@@ -225,8 +225,8 @@ fn process_of(tid: Pid) -> Option<i32> {
 }
 
 impl Call {
-    /// Whether the process is about to change something that is not its own memory: a file, a
-    /// folder, another process, or what somebody hears of it.
+    /// Whether the process is about to change something outside its own memory: a file, a folder,
+    /// another process, or its output.
     #[must_use]
     pub fn is_step(&self) -> bool {
         if self.result.is_some() {
@@ -264,7 +264,7 @@ impl Call {
         }
     }
 
-    /// Whether what is written goes to a file or to somebody: not to the log, and not to a thread
+    /// Whether the write goes to a file or to another process: not to the log, and not to a thread
     /// of the same process.
     fn is_heard(&self) -> bool {
         let fd = self.arguments[0];

@@ -139,7 +139,7 @@ impl Drop for ZfsPool {
         let destroyed = run(Command::new("zpool").args(["destroy", "-f", &self.name]));
         if let Some(pid) = self.daemon {
             signal(pid, Signal::SIGTERM);
-            // A process that has ended has no command line, even when nobody has waited for it yet.
+            // A process that has ended has no command line, even before it was waited for.
             let command = Path::new("/proc").join(pid.to_string()).join("cmdline");
             let gone = || {
                 fs::read(&command)

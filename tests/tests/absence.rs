@@ -84,7 +84,7 @@ fn a_guest_that_proc_does_not_show_is_not_dead() {
         let _ = ran.says(&["cannot look at", "g-2", "/proc does not show it"]);
         all_live(&home);
     }
-    // The others are told of.
+    // The command reports the others.
     let _ = after(&home, &["unshare", "-m"], &hide, &["ask", "g-1", "ping"]).ok();
 }
 

@@ -90,7 +90,7 @@ fn a_stranger_who_comes_when_all_connections_are_taken_takes_the_place_of_an_idl
             stream
         })
         .collect();
-    // The port itself is open to whoever bears the token, and the socket to its owner.
+    // The port itself is open to clients with the token, and the socket to its owner.
     let listed = Daemon::with_token(daemon.over_port(Method::GET, "/api/v1/guests")).send();
     assert_eq!(listed.unwrap().status(), 200);
     assert_eq!(daemon.get("/api/v1/guests"), json!([]));
@@ -303,7 +303,7 @@ fn pools_of_the_configuration_are_there_when_the_daemon_has_started() {
             (shown["entries"]["hot"] == hot).then_some(())
         });
     }
-    // One that cannot be made is told of, and holds up no other.
+    // A pool that cannot be made is reported, and holds up no other.
     let log = daemon.log();
     assert!(log.contains("configured: made"), "{log}");
     assert!(log.contains("not as configured"), "{log}");

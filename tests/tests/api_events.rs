@@ -27,14 +27,14 @@ fn a_listener_that_was_cut_off_is_told_what_it_has_missed() {
     until("the guest to have been told of", || {
         let mut events = daemon.events_of("", Some(&last));
         let (kind, _) = events.read()?;
-        // Nothing is told anew.
+        // No event comes twice.
         assert_ne!(kind, "guests");
         Some(())
     });
     let mut events = daemon.events_of("?types=guest", Some(&last));
     let event = events.find("guest", |event| event["happened"] == "restored");
     assert_eq!(event["guest"]["name"], "b-1");
-    // An id of another daemon, or none at all: everything is told.
+    // With an id of another daemon, or none at all, the stream starts with everything.
     daemon.signal(Signal::SIGTERM);
     let last = events.id.clone();
     let _ = daemon.wait().ok();
@@ -67,7 +67,7 @@ fn claims_that_are_over_are_told_of_with_the_reason() {
     let other = claim("api", 300);
     let first = claim("web", 300);
     assert_eq!(events.next("claim")["guest"], first["guest"]);
-    // The watcher has seen the claim when the pool was told of.
+    // The watcher has seen the claim when it reported the pool.
     let _ = events.find("pools", |pools| pools[0]["entries"]["claimed"] == 1);
     release(&daemon, &other);
     release(&daemon, &first);

@@ -64,8 +64,7 @@ fn metrics_are_what_prometheus_reads() {
     assert_eq!(of("unshared"), 3 * (4 << 20));
     assert!(of("private") > 0 && of("shared") > 0 && of("page_tables") > 0);
     assert!(of("private") + of("shared") < of("unshared"));
-    // What guests cost in general, as long as nobody has measured these: 768 KiB each besides what
-    // they have written.
+    // The general cost of guests without a measurement: 768 KiB each besides their private memory.
     let overhead = of("process") + of("page_tables") + of("kernel");
     assert_eq!(overhead, 3 * (768 << 10));
     let measured = format!(
@@ -220,7 +219,7 @@ fn only_what_ends_unasked_is_counted() {
     }
     let state = home.state().join("brood.sqlite");
     let record = rusqlite::Connection::open(state).unwrap();
-    // Somebody ends it, and is held up between its end and its removal from the record.
+    // A command ends it, and is stopped between its end and its removal from the record.
     let guest = daemon.get("/api/v1/guests/g-1");
     let id = text(&guest["id"]).to_owned();
     record

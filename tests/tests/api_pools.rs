@@ -23,7 +23,8 @@ fn pools_are_kept_filled_and_claimed_from() {
     );
 
     let claims = "/api/v1/pools/web/claims";
-    // What is being restored for the pool is nobody's yet: a claim may have to wait for it.
+    // A guest that is being restored for the pool cannot be claimed yet: a claim may have to wait
+    // for it.
     let claim = || daemon.post(claims, &json!({ "wait_s": 60.0 }), 201);
     let first = claim();
     assert_eq!(
@@ -63,7 +64,7 @@ fn pools_are_kept_filled_and_claimed_from() {
         let _ = daemon.send(Method::DELETE, &token(&first), 204);
         let fourth = waiting.join().unwrap();
         assert_ne!(fourth["token"], first["token"]);
-        // It waits no more: nobody is before whoever comes next.
+        // It waits no more: nobody is before the next claimer.
         let problem = daemon.post(claims, &json!({}), 503);
         assert_eq!(problem["type"], "urn:brood:error:pool-full");
         let _ = daemon.send(Method::DELETE, &token(&fourth), 204);
@@ -191,7 +192,7 @@ fn claims_rest_and_come_back_over_the_api() {
     let problem = daemon.put(&claim, &json!({ "lease_s": 9 }), 409);
     assert_eq!(problem["type"], "urn:brood:error:claim-suspended");
 
-    // Somebody else has taken its room meanwhile.
+    // Another guest has taken its room meanwhile.
     let other = daemon.post(claims, &json!({}), 201);
     let full = daemon.post(&at("resume"), &json!({}), 503);
     assert_eq!(full["type"], "urn:brood:error:pool-full");

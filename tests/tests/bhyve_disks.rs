@@ -17,7 +17,7 @@ use serde_json::Value;
 enum Place {
     /// Of this machine.
     Real(Storage),
-    /// Volumes of the made-up machine.
+    /// Volumes of the fake machine.
     Volumes,
 }
 
@@ -188,7 +188,7 @@ fn a_disk_goes_with_its_guest_into_a_checkpoint_and_out_again() {
         let _ = lab.ask("w-1", "write 9 7");
         assert_eq!(scene.read("w-2", 9), 1001);
 
-        // Its users are told of, and another disk is not taken for the one that was sealed.
+        // The error names its users, and another disk is not taken for the sealed one.
         let remove = ["checkpoint", "remove", &warm.to_string()];
         let _ = lab.brood(&remove).exits(1).says(&["w-1", "w-2"]);
         let other = [
@@ -496,7 +496,7 @@ fn a_manager_killed_at_any_step_of_a_suspend_can_do_it_again() {
             signal(pid, Signal::SIGKILL);
         }
         if !own {
-            // bhyve is in the middle of it, and nobody will let it go on.
+            // bhyve is in the middle of it, and nothing will continue it.
             for pid in lab.machine.processes() {
                 signal(pid, Signal::SIGKILL);
             }

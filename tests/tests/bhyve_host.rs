@@ -221,8 +221,8 @@ fn more_machines_than_a_user_may_have_are_refused_before_anything_starts() {
     assert_eq!(lab.machine.leftovers(), Vec::<String>::new());
 }
 
-/// Guests of a checkpoint whose file system was unmounted by force read zeros: whoever lists them,
-/// a command or the daemon, ends them and says why. Others are left alone.
+/// Guests of a checkpoint whose file system was unmounted by force read zeros: every command that
+/// lists them, and the daemon, ends them and says why. Other guests are left alone.
 #[test]
 fn guests_whose_checkpoint_is_gone_are_ended_with_the_reason() {
     let lab = Lab::new();
@@ -365,7 +365,7 @@ fn a_density_run_asks_the_freebsd_kernel_and_explains_its_answer() {
     near(&breakdown["vmalloc"], 20.0);
     let private = pages(&breakdown["guest_private"]);
     assert!(private >= 16.0, "{step}");
-    // The made-up kernel counts what the bhyve processes really have to themselves, too. A run that
+    // The fake kernel counts what the bhyve processes really have to themselves, too. A run that
     // counted what they share with each other as well, or counted nothing, would leave MiB over.
     let process = pages(&breakdown["process_private"]);
     assert!(process >= 16.0, "{step}");

@@ -43,7 +43,7 @@ fn a_guests_process_is_small_titled_and_its_owners_alone() {
         title.trim_end_matches('\0'),
         format!("bhyve: brood-{id} (bhyve)")
     );
-    // Whoever may write to the socket may have the guest's memory written anywhere.
+    // A user who may write to the socket can have the guest's memory written anywhere.
     let socket = lab.machine.root().join(format!("var/run/bhyve/brood-{id}"));
     let socket = fs::metadata(socket).unwrap();
     assert!(socket.file_type().is_socket());

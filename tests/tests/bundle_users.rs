@@ -164,7 +164,7 @@ fn a_delta_that_was_moved_finds_its_parent_by_its_digest() {
     let warm = moved(&warm, &new);
     let parent = moved(&demo.path, &new);
     restores(&warm);
-    // The parent into a folder that nobody has told brood of.
+    // The parent into a folder that brood has never used.
     let far = folder(&home, "far");
     let parent = moved(&parent, &far);
     fails(&warm);
@@ -377,7 +377,7 @@ fn a_restore_of_a_delta_uses_its_parents_and_keeps_its_place_from_being_changed(
         let ran = brood(command).wait().exits(1);
         let _ = ran.says(&[&restore.pid().to_string(), "reads it"]);
     }
-    // Nobody reads the other one.
+    // No process reads the other one.
     let _ = brood(&["checkpoint", "remove", &other.path]).wait().ok();
     // One that is killed is no user any more.
     restore.signal(Signal::SIGKILL);

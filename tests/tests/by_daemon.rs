@@ -76,7 +76,7 @@ fn a_claim_takes_the_daemons_way(on: EngineKind) {
     assert_eq!(told["tier"], "hot");
     assert!((claims() - 1.0).abs() < 0.5);
     let _ = home.json(&["pool", "fill", "p"]);
-    // And goes without it when it is told to.
+    // And does without it on request.
     for (args, env) in [
         (&["--no-daemon", "-v", "pool", "claim", "p"][..], None),
         (&["-v", "pool", "claim", "p"], Some(("BROOD_DAEMON", "off"))),
@@ -146,7 +146,7 @@ fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so(on: EngineKind
     // Nothing was tried again: there are those that the daemon had begun, and no others come.
     let stand = home.converges().len();
     assert!((1..asked).contains(&stand), "{stand} guests");
-    // A socket that nobody listens on is no obstacle.
+    // A socket without a listener is no obstacle.
     let _ = said(&home, &["destroy", "--all"])
         .ok()
         .says(&["without a daemon", "is gone"]);
@@ -311,7 +311,7 @@ fn the_limits_that_doctor_tells_of_are_the_daemons(on: EngineKind) {
     );
 }
 
-/// Somebody of the socket's group who may not enter the state folder.
+/// A user of the socket's group who may not enter the state folder.
 fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon(on: EngineKind) {
     const GROUP: u32 = 12345;
     const USER: u32 = 65534;

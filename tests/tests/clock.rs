@@ -44,7 +44,7 @@ fn daemon_with_a_clock(home: &Home) -> Option<(Daemon, Clock)> {
             ("LD_PRELOAD", LIBRARY),
             ("FAKETIME_TIMESTAMP_FILE", &file),
             ("FAKETIME_NO_CACHE", "1"),
-            // Only the wall clock: nobody can set the others.
+            // Only the wall clock: the others cannot be set.
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ],
     );

@@ -181,7 +181,7 @@ fn pools_become_what_the_configuration_has() {
     assert_eq!((whole(&shown["lease_s"]), whole(&shown["max"])), (7, 9));
     assert_eq!(ids("b"), before);
 
-    // What cannot be changed is told, and holds nothing else up.
+    // The daemon reports what it cannot change, and applies the rest.
     let mixed = [pool("b", &demo, 5), pool("c", &demo, 1)];
     let _ = apply(&mixed, 3).says(&["checkpoint", "pool b", "hint"]);
     assert_eq!((ids("b"), hot("c")), (before, 1));
@@ -228,7 +228,7 @@ fn a_daemon_reads_it_again_at_sighup() {
     });
     told("start the daemon again for serve.socket_mode");
 
-    // A mistake is told, and changes nothing.
+    // An error is reported, and changes nothing.
     write(&pool(1).replace("hot", "hott"));
     daemon.signal(Signal::SIGHUP);
     told("the configuration is not used");

@@ -153,7 +153,7 @@ struct Alive {
 
 /// Carries a check out on every engine.
 ///
-/// KVM's guests are real. bhyve's are not: the engine is at work on a made-up machine, and what is
+/// KVM's guests are real. bhyve's are not: the engine is at work on a fake machine, and what is
 /// checked is what it does with processes, files and terminals.
 fn on_every_engine(check: impl Fn(&Bench<'_>)) {
     on_each(&|_, machine| machine.config(), check);
@@ -267,7 +267,7 @@ fn memory_is_counted() {
             before.process.0 > 0 && before.page_tables.0 > 0,
             "{before:?}"
         );
-        // The made-up machine does not count pages that were only read.
+        // The fake machine does not count pages that were only read.
         assert!(before.shared.0 > 0 || bench.engine.kind() == EngineKind::Bhyve);
         bench.ask(&id, "dirty 200").unwrap();
         let after = usage().unwrap();
@@ -346,7 +346,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
         let run_dir = bench.home.run_dir();
         let owner = Owner::of(&run_dir);
         let from = Checkpoint::open(&bench.path).unwrap();
-        // KVM's demo guest has no block device: its disk goes with it, and nobody reads it.
+        // KVM's demo guest has no block device: its disk is a companion that it does not read.
         let reads = bench.engine.reads_disk(&from).unwrap();
         assert_eq!(reads, bench.engine.kind() == EngineKind::Bhyve);
         let make = |disks: &dyn Provider, id: &GuestId| {

@@ -45,7 +45,7 @@ fn one_of_two_hundred_fails_and_the_others_stand() {
     let running = home.converges();
     assert_eq!(running.len(), 199);
     assert!(!running.contains(&"f-150".to_owned()));
-    // Its name has been told, and nobody gets it again.
+    // Its name has been reported, so no guest gets it again.
     home.restore(&demo, 1, "f");
     assert_eq!(home.names("running").len(), 200);
     let _ = home.ask("f-201", "ping");

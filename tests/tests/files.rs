@@ -16,7 +16,7 @@ const WHERE: [u64; 4] = [0x1_0000, 0x12_3450, 0x20_0008, 0x3f_fff8];
 struct Scene {
     home: Home,
     demo: Demo,
-    /// A copy that nobody changes.
+    /// An unchanged copy.
     sealed: Words,
 }
 
@@ -316,7 +316,7 @@ fn replaced_by_a_link() {
     scene.restore_is_refused();
 }
 
-/// What somebody may do to a checkpoint while guests are restored from it.
+/// What a user may do to a checkpoint while guests are restored from it.
 const HARM: [&str; 5] = [
     "cut",
     "overwrite",

@@ -137,7 +137,7 @@ fn a_claim_outlives_its_suspension_to_a_full_disk() {
         until("the suspension to be over", || {
             let claim = daemon.request(Method::GET, &format!("/api/v1/claims/{token}"));
             let claim: serde_json::Value = claim.send().ok()?.json().ok()?;
-            // Whoever looks at a pool settles what could not be recorded.
+            // The next look at a pool reconciles what could not be recorded.
             daemon.post("/api/v1/pools/p/fill", &json!({}), 200);
             (claim["state"] == "claimed").then_some(())
         });

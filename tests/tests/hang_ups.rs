@@ -17,7 +17,7 @@ use serde_json::json;
 /// Suspends of guests of one checkpoint that it has under way at once.
 const OF_SUSPENDS: usize = 8;
 
-/// Sends these requests at once, and hangs up after so long.
+/// Sends these requests at once, and disconnects after a while.
 fn hang_up(requests: Vec<RequestBuilder>, after: Duration) {
     let clients: Vec<_> = requests
         .into_iter()
@@ -54,7 +54,7 @@ fn whoever_hangs_up_is_waited_for_by_no_guest() {
     };
     assert!(ask(&["ping"]).send().unwrap().status().is_success());
     let before = sockets(&daemon);
-    // It is at it for hours.
+    // It takes hours.
     let long = ask(&["spin", "100000000000000"]);
     hang_up(vec![long], Duration::from_secs(1));
     // Fifty minutes before the time that the guest was given.
@@ -101,7 +101,7 @@ fn suspends_of_silent_guests_are_bounded_and_end_with_their_clients() {
         until("as many as may be under way", || {
             (under_way() == OF_SUSPENDS).then_some(())
         });
-        // Whoever looks is served, and no more than those are at it.
+        // Read-only requests are served, and no more than those calls run.
         while !clients.is_finished() {
             let begin = Instant::now();
             let listed = daemon.get("/api/v1/guests");

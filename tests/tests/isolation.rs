@@ -209,8 +209,7 @@ fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
     for nursery in home.nurseries() {
         assert_eq!(shared_mappings(nursery.pid), ["/dev/zero (deleted)"]);
         assert!(open_files(nursery.pid).len() > 8);
-        // When memory is short the kernel takes guests first, then nurseries, then whoever made
-        // them.
+        // When memory is short, the kernel kills guests first, then nurseries, then their manager.
         let (own, guest) = (score("self"), score(&home.pid("full-2").to_string()));
         let nursery = score(&nursery.pid.to_string());
         assert!(own < nursery && nursery < guest, "{own} {nursery} {guest}");

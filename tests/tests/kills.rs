@@ -288,7 +288,7 @@ fn suspending_is_killed_and_the_guest_is_there_once(on: EngineKind) {
             home.restore(&to, 1, "again");
             assert_eq!(home.peek("again-1", 0x20_0000), round);
         } else {
-            // What was left half-made is in nobody's way.
+            // Half-made leftovers are in no command's way.
             let _ = home.brood(&suspend).ok();
         }
         home.destroy_all();

@@ -35,7 +35,7 @@ fn guests_are_paused_resumed_and_destroyed_by_name_by_id_and_all_together() {
     assert_eq!(home.json(&["resume", "g-3"])["resumed"], 1);
     assert_eq!(home.json(&["destroy", "g-3", &id])["destroyed"], 2);
     assert_eq!(home.names("running"), ["g-1", "g-4", "g-5"]);
-    // Somebody may still have a name that is free again: numbers go on.
+    // A user may still have a name that is free again: numbers go on.
     home.restore(&demo, 2, "g");
     assert_eq!(home.names("running"), ["g-1", "g-4", "g-5", "g-6", "g-7"]);
     for unknown in [["show", "g-9"], ["pause", "g-9"], ["destroy", "g-9"]] {
@@ -74,7 +74,7 @@ fn a_paused_guest_that_is_asked_says_so_at_once() {
     // Far sooner than the limit of an answer.
     assert!(asked.took < Duration::from_secs(30), "{:?}", asked.took);
     let _ = asked.says(&["g-1 is paused", "hint: resume it first: brood resume g-1"]);
-    // Stopped by somebody else: the same.
+    // Stopped by another process: the same.
     signal(home.pid("g-2"), Signal::SIGSTOP);
     until("g-2 to stop", || {
         (home.names("paused").len() == 2).then_some(())

@@ -294,7 +294,7 @@ impl Shells {
             ("fish", self.fish(words)),
         ];
         for (shell, told) in told {
-            // Bash and zsh are told of folders and names as they stand on the line.
+            // Bash and zsh get folders and names as they stand on the line.
             if let Some(told) = told {
                 assert_eq!(told, expected, "{shell}: brood {words}");
             }

@@ -95,7 +95,7 @@ fn all_that_is_made_in_an_open_folder_under_an_open_umask_is_its_owners_alone() 
             assert_eq!(mode(&bundle.file(part)), 0o400, "{} {part}", bundle.path);
         }
     }
-    // Whoever reads all of it, or a backup of it, can claim nothing.
+    // A reader of all of it, or of a backup of it, can claim nothing.
     for file in below(&home.state()).iter().filter(|file| file.is_file()) {
         let content = fs::read(file).unwrap();
         for token in [&claim, &other].map(|claim| text(&claim["token"])) {

@@ -167,7 +167,7 @@ const FEW: u64 = 64 << 20;
 fn what_no_engine_here_can_hold_is_refused_before_it_is_read() {
     let Some(home) = Home::with_kvm() else { return };
     let demo = home.demo("demo", "4M");
-    // Four TiB of holes: whoever reads them is at it for half an hour.
+    // Four TiB of holes, which take half an hour to read.
     let huge = "import os\nn = 4 << 40\n\
         b.manifest['memory'] = {'size': n, 'segments': [{'guest_address': 0, 'size': n, 'file_offset': 0}]}\n\
         b.meta['basic metadata']['memsize'] = n\n\
@@ -451,7 +451,7 @@ fn each_clone_has_its_own_firmware_variables() {
     assert_eq!(fs::read(&vars).unwrap(), b"variables of the firmware");
     lab.destroy_all();
     assert!(copies.iter().all(|copy| !copy.exists()));
-    // Without the file no clone can be made, and that is told.
+    // Without the file no clone can be made, and the error says so.
     fs::remove_file(&vars).unwrap();
     let _ = lab
         .brood(&["restore", &web.to_string(), "-n", "1"])

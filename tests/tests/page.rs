@@ -64,8 +64,8 @@ impl Visit {
         let _ = self.daemon.post("/api/v1/guests", &body, 201);
     }
 
-    /// Makes sure that the page asked nobody but this daemon, and that nothing was said on the
-    /// console but of requests that were answered with one of these. Ends the pool.
+    /// Checks that the page has asked no host but this daemon, and that the console has no messages
+    /// but those about requests with one of these statuses. Removes the pool.
     fn end(self, but: &[&str]) {
         let origin = self.address();
         let requests = self.browser.requests();
@@ -215,7 +215,7 @@ fn the_page_tells_what_went_wrong_and_what_to_do() {
     assert!(page.text("#problem-hint").ends_with(text(&problem["hint"])));
     page.enter("#problem-close", ENTER);
     page.until("document.getElementById('problem').hidden");
-    // A token that is nobody's.
+    // A token without a claim.
     page.enter("#claim-token", &format!("{}{ENTER}", "5".repeat(32)));
     page.until("!document.getElementById('problem').hidden");
     assert!(
@@ -494,7 +494,7 @@ fn the_page_comes_back_by_itself_with_the_daemon() {
     daemon.signal(Signal::SIGKILL);
     let _ = daemon.wait();
     browser.until("document.getElementById('link').dataset.state === 'gone'");
-    // What is tried meanwhile is told to have failed.
+    // Actions meanwhile are shown as failed.
     browser.click("[aria-label='Pause old-1']");
     browser
         .until("document.getElementById('problem-detail').textContent.includes('does not answer')");

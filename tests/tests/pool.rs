@@ -153,7 +153,8 @@ fn a_claimer_killed_at_any_moment_costs_at_most_the_entry_it_was_given(on: Engin
         }
         home.fill();
     }
-    // What nobody was told of ends with its lease. None is over yet, so all of them are there.
+    // A claim that no client knows of ends with its lease. None is over yet, so all of them are
+    // there.
     let claims = whole(&home.show_pool()["entries"]["claimed"]);
     assert_eq!(home.list().len() as u64, claims + HOT);
 }
@@ -433,7 +434,7 @@ fn no_guest_gets_a_name_that_somebody_may_have(on: EngineKind) {
     let resumed = home.json(&["pool", "resume", token]);
     assert_eq!(resumed["guest"], suspended["guest"]);
     home.release(&resumed);
-    // Not in a pool of the same name that is made anew, either.
+    // Not in a new pool of the same name, either.
     let _ = home.brood(&["pool", "remove", "p", "--force"]).ok();
     let _ = home
         .brood(&["pool", "create", "p", &demo.path, "--hot", "1"])
@@ -504,7 +505,7 @@ fn whatever_is_killed_nothing_is_handed_out_twice_lost_or_left(on: EngineKind) {
                 command.signal(Signal::SIGKILL);
             }
         }
-        // A guest that nobody has may die too, and a nursery.
+        // An unclaimed guest may die too, and a nursery.
         let hot: Vec<Value> = array(&home.show_pool()["hot_guests"]).to_vec();
         if random.below(2) == 0 && !hot.is_empty() {
             let guest = text(random.choose(&hot)).to_owned();

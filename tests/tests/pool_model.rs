@@ -18,7 +18,7 @@ const POOL: &str = "p";
 const MOST: u64 = 6;
 const AGES: Duration = Duration::from_secs(3600);
 
-/// What somebody does. Numbers choose among the guests or tokens that there ever were.
+/// An action of a client. Numbers choose among the guests or tokens that ever existed.
 #[derive(Clone, Debug)]
 enum Step {
     Fill,
@@ -26,7 +26,7 @@ enum Step {
         over: bool,
     },
     Heat(usize),
-    /// By somebody who has one of the places there ever were, or none.
+    /// By a claimer with one of the places that ever existed, or with none.
     ClaimHot {
         over: bool,
         place: Option<usize>,
@@ -213,7 +213,7 @@ impl Scene {
             Step::Release(token) if !self.tokens.is_empty() => {
                 let token = self.tokens[token % self.tokens.len()].clone();
                 let released = self.state.release_claim(&token).unwrap();
-                // Whoever asks twice is told the same.
+                // The same question gets the same answer.
                 let expected = self
                     .holder(&token)
                     .filter(|n| matches!(self.model[n].state, Claimed | Releasing));

@@ -85,7 +85,7 @@ fn the_api_keeps_the_limit_of_each_guest() {
         begin.elapsed()
     );
     until_nothing_is_left(&home);
-    // Nobody may have a thread for days.
+    // No client may hold a thread for days.
     let days = json!({ "checkpoint": spin.path, "guests": 1, "timeout_s": 1e6 });
     daemon.post("/api/v1/guests", &days, 400);
     let days = json!({ "request": ["ping"], "timeout_s": 1e6 });
@@ -214,8 +214,8 @@ fn what_a_killed_manager_leaves_silent_ends_by_itself() {
     let restore = restore_of_two_silent(&home, &demo);
     restore.signal(Signal::SIGKILL);
     let _ = restore.wait();
-    // Nobody destroys them, and nobody waits.
-    // The nursery goes last: it has told by then how they ended.
+    // No command destroys them or waits for them. The nursery ends last: by then it has recorded
+    // how they ended.
     until("both to end, and their nursery", || {
         let left = home.guests().len() + home.nurseries().len();
         (left == 0).then_some(())
@@ -322,7 +322,7 @@ fn a_stopped_suspend_holds_up_no_other_claim_and_is_named() {
         let _ = home.brood(&["pool", "release", &other]).ok();
         let _ = home.brood(&["pool", "fill", pool]).ok();
     }
-    // Whoever wants this one is told.
+    // A request for this one gets an error.
     for command in ["suspend", "resume"] {
         let pid = stopped.pid().to_string();
         let ran = home.brood(&["pool", command, &token]).exits(1);

@@ -80,7 +80,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
     let warm = nursery(&home);
     let second = manager.claim();
     assert_eq!(nursery(&home), warm, "the second claim began another one");
-    // Its end is told to the nursery, and the next claim must not take that for its own.
+    // The nursery reports its end, and the next claim must not take the report for its own.
     signal(first.process.pid, Signal::SIGKILL);
     until("the guest to be dead", || {
         home.names("dead").contains(&first.guest).then_some(())
@@ -98,7 +98,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         let _ = home.ask(&claimed.guest, "ping");
     }
 
-    // Whoever restores the checkpoint as it is now has to be asked again.
+    // A restore of the present content needs a new session.
     let other = home.demo("other", "8M");
     for part in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
         std::fs::rename(other.file(part), demo.file(part)).unwrap();

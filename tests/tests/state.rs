@@ -95,7 +95,7 @@ impl Scene {
         assert_eq!(self.running(), 6, "guests go on");
     }
 
-    /// Guests' processes; nobody stands by to become one.
+    /// Guests' processes; there are no spares.
     fn running(&self) -> usize {
         self.home.guests().len()
     }

@@ -88,7 +88,7 @@ fn killed_at(host: &dyn Host, args: &[&str], nth: u64) -> (Ran, Option<Call>) {
     })
 }
 
-/// Kills restores from the checkpoint `from`. Whoever is listed then answers, and nothing else is
+/// Kills restores from the checkpoint `from`. Every listed guest then answers, and nothing else is
 /// left once those are destroyed.
 fn restores_are_killed_at_each_step(host: &dyn Host, from: &str) {
     for nth in 1.. {

@@ -196,7 +196,7 @@ fn the_terminal_is_given_back_however_it_ends() {
         brood_tests::signal(pid(&home), signal);
         tmux.is_given_back(code);
     }
-    // A state that cannot be read any more is told of, and ends nothing.
+    // A state that cannot be read any more is reported, and ends nothing.
     tmux.top("");
     let database = home.state().join("brood.sqlite");
     for file in [&database, &home.state().join("brood.sqlite-wal")] {

@@ -133,7 +133,7 @@ fn fills_up(small: &Small) {
         "{report}"
     );
     assert_eq!(array(&report["undone"]).len(), 1, "{report}");
-    // Whoever looks meanwhile sees them as they are.
+    // A command that looks meanwhile sees them as they are.
     small.all_are("running", restored);
     fs::remove_file(fill).unwrap();
     small.all_are("running", restored);

@@ -170,7 +170,7 @@ fn at_every_death<T>(
         for death in [Death::Before, Death::After] {
             let prepared = prepare();
             let result = action(&scene.disks(Mortal::dying(Some((call, death)))), &prepared);
-            // Some last calls only clean up, and nobody is told of their failure.
+            // Some last calls only clean up, and their failure is not reported.
             let what = format!("died {death:?} call {call} of {calls}: {result:?}");
             mend(&prepared, &what);
         }
@@ -373,7 +373,7 @@ fn a_snapshot_can_be_taken_again_or_swept_after_a_crash_at_any_call() {
         disks.snapshot(guest, &scene.bundle, &token).map(drop)
     };
     let calls = at_every_death(&scene, with_disk, take, |guest, what| {
-        // What is left of the first try is told from the second.
+        // Leftovers of the first try can be told from those of the second.
         take(&scene.good(), guest).unwrap();
         let snapshots = scene.found();
         let snapshots = snapshots.iter().filter_map(Found::bundle);

@@ -187,7 +187,7 @@ impl Metrics {
         );
         registry.register(
             "guests_ended",
-            "Guests that ended while nobody was ending them, as far as they were seen to",
+            "Guests that ended by themselves, as far as the daemon saw it",
             metrics.ended.clone(),
         );
         registry.register_with_unit(

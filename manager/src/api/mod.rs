@@ -106,7 +106,7 @@ fn router(app: App, token: Option<Token>) -> Router {
                 "no-such-path",
                 format!("there is nothing at {}", uri.path()),
             )
-            .with_hint("GET /openapi.json tells all that there is")
+            .with_hint("GET /openapi.json lists all paths")
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::new(
@@ -114,7 +114,7 @@ fn router(app: App, token: Option<Token>) -> Router {
                 "method-not-allowed",
                 format!("{} cannot be used with {method}", uri.path()),
             )
-            .with_hint("GET /openapi.json tells with what it can be")
+            .with_hint("GET /openapi.json lists the methods of each path")
         })
         .layer(CatchPanicLayer::custom(|_| {
             use axum::response::IntoResponse;

@@ -184,6 +184,6 @@ pub(super) async fn cancel(
     let detail = format!("no request {request:?} restores guests now");
     Err(
         Problem::new(StatusCode::NOT_FOUND, "no-such-restore", detail)
-            .with_hint("it may be done: GET /api/v1/restores tells what is under way"),
+            .with_hint("it may have ended: GET /api/v1/restores lists the restores in flight"),
     )
 }

@@ -235,7 +235,7 @@ fn wanted(usage: &clap::Error) -> Option<&'static str> {
             "`brood restore` starts guests, `brood resume` continues stopped ones"
         }
         "status" | "stats" => "`brood list` shows guests, `brood top` what they cost, live",
-        "version" => "`brood --version` tells it",
+        "version" => "use `brood --version`",
         "snapshot" | "commit" | "save" => "`brood suspend` makes a checkpoint of a guest",
         "exec" => "`brood ask` puts a request to a guest",
         _ => return None,

@@ -73,7 +73,7 @@ pub fn blocks(document: &str) -> Vec<Block> {
     blocks
 }
 
-/// What commands are checked against: a made-up machine, this repository, and the files that the
+/// What commands are checked against: a fake machine, this repository, and the files that the
 /// document has its reader write.
 struct Checker {
     world: World,
@@ -87,7 +87,7 @@ struct Checker {
 /// Checks a document that lies in this repository; its commands are taken in their order.
 ///
 /// # Panics
-/// When no machine can be made up.
+/// When no fake machine can be made.
 #[must_use]
 pub fn check(document: &str, repository: &Path) -> Vec<Mistake> {
     let dir = TempDir::new().expect("a temporary folder");

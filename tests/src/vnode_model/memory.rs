@@ -140,7 +140,8 @@ impl World {
         }
     }
 
-    /// A device model, or whoever has guest memory mapped on the host, reads or writes.
+    /// A device model, or another process that has guest memory mapped on the host, reads or
+    /// writes.
     pub fn host_access(&mut self, which: usize, page: usize, value: Option<u8>) {
         if !self.host_maps.is_empty() {
             let map = self.host_maps[which % self.host_maps.len()];

@@ -229,7 +229,7 @@ fn due(world: &World, point: Point, nth: Option<u64>) -> Result<bool, Exit> {
     let count = || {
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         file.write_all(b".")?;
-        // The end of this process's own byte, whoever else writes.
+        // The end of this process's own byte, whichever other process writes.
         file.stream_position()
     };
     let passed = count().map_err(|e| Exit::broken("count a fault", &e))?;

@@ -28,7 +28,7 @@ pub(crate) struct Interface {
     pub(crate) bridge: Option<String>,
     /// The device of a tap that was renamed.
     pub(crate) device: Option<String>,
-    /// Somebody waits for it to be closed so that it can go.
+    /// A process waits for its close to destroy it.
     pub(crate) dying: bool,
 }
 

@@ -35,7 +35,7 @@ fn with_short_path<T>(
     action(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(cut(name)))
 }
 
-/// Listens, in place of whoever did before.
+/// Listens, in place of an earlier listener.
 pub(crate) fn bind(world: &World, name: &str) -> io::Result<UnixListener> {
     let _ = std::fs::remove_file(path(world, name));
     with_short_path(world, name, UnixListener::bind)

@@ -307,7 +307,7 @@ impl Vm {
         let _guard = self.world.lock()?;
         let mut record = self.record()?;
         let result = change(&mut record)?;
-        // In place: whoever reads it has it open at any moment.
+        // In place: a reader may have it open at any moment.
         let file = OpenOptions::new().write(true).open(self.path())?;
         file.write_all_at(&text(&record)?, 0)?;
         Ok(result)

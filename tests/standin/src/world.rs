@@ -117,8 +117,8 @@ impl World {
         zfs::add_pool(self, name)
     }
 
-    /// Makes the world somebody's: every process that waits in it ends when the file is closed,
-    /// also when whoever holds it is killed.
+    /// Gives the world an owner: every process that waits in it ends when the file is closed, even
+    /// if the owner is killed.
     ///
     /// # Errors
     /// When it has an owner already, or the pipe cannot be made.
@@ -135,7 +135,7 @@ impl World {
             .open(self.path("owner"))
     }
 
-    /// What to wait on for the owner's end; `None` when the world is nobody's.
+    /// What to wait on for the owner's end; `None` when the world has no owner.
     ///
     /// # Errors
     /// When the owner has ended.
@@ -145,7 +145,7 @@ impl World {
             pipe => pipe?,
         };
         match pipe.read(&mut [0]) {
-            // Nobody has it open for writing.
+            // No process has it open for writing.
             Ok(0) => Err(io::ErrorKind::BrokenPipe.into()),
             _ => Ok(Some(pipe)),
         }

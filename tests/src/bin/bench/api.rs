@@ -94,7 +94,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Guests are not its children; whoever cleans the workplace ends them.
+        // Guests are not its children; the clean-up of the workplace ends them.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

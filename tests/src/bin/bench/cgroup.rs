@@ -39,8 +39,8 @@ impl Group {
             limits: Vec::new(),
         };
         group.limit(parent(&own, &mounts, "pids"), "pids.max", pids);
-        // Version 1 names the same limit otherwise. A memory group that somebody put us into has
-        // that somebody's limit, and is theirs.
+        // Version 1 has another name for the same limit. A memory group that this process was put
+        // into has its owner's limit, and stays the owner's.
         let memory = parent(&own, &mounts, "memory").filter(|parent| parent.is_root);
         let file = if memory.as_ref().is_some_and(|parent| parent.version == 1) {
             "memory.limit_in_bytes"

@@ -29,7 +29,7 @@ use super::error::Error;
 
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
-/// Whether somebody asked for an early end.
+/// Whether the run was interrupted.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
@@ -48,7 +48,7 @@ impl Interrupt {
         Self(Arc::new(AtomicBool::new(false)))
     }
 
-    /// An error if somebody did.
+    /// An error if it was.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.0.load(Ordering::Relaxed) {
             Err(Error::Interrupted)
@@ -58,8 +58,8 @@ impl Interrupt {
     }
 }
 
-/// Runs `command` to its end and returns its standard output. On an interrupt the command is told
-/// to stop, and waited for: what it stands for is then known.
+/// Runs `command` to its end and returns its standard output. On an interrupt, signals the command
+/// to stop and waits for it, so that its result is known.
 pub(crate) fn run(command: &mut Command, interrupt: &Interrupt) -> Result<String, Error> {
     interrupt.check()?;
     let shown = shown(command);

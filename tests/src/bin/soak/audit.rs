@@ -28,8 +28,7 @@ const SPARES: usize = 3;
 /// for each of the most requests that it ever had at once.
 const CYCLES: usize = 100;
 
-/// Waits until `wrong` finds nothing wrong; it is told what was wrong last, when that takes too
-/// long.
+/// Waits until `wrong` finds nothing wrong; after too long a time, fails with the last finding.
 fn at_rest(wrong: impl Fn() -> Option<String>) {
     let begin = Instant::now();
     while let Some(what) = wrong() {
@@ -54,7 +53,7 @@ pub(crate) fn whole(scene: &Scene) {
             );
             assert_eq!(shown.body["state"], "suspended", "{held:?}");
         } else if shown.is_ok() && !scene.was_killed(held.pid) {
-            // One that is not there any more was not renewed in time: its client is told.
+            // A claim that does not exist any more was not renewed in time: tell its client.
             let peek = json!({ "request": ["peek", MARK_AT.to_string()] });
             let path = format!("/guests/{}/ask", held.id);
             let answer = talk.until_told(&Method::POST, &path, Some(&peek));
@@ -146,7 +145,7 @@ pub(crate) fn end(scene: Scene) {
         let _ = talk.until_told(&Method::DELETE, &format!("/claims/{token}"), None);
         scene.let_go(&token);
     }
-    // What nobody was told of ends with its lease.
+    // A claim that no client knows of ends with its lease.
     at_rest(|| {
         pools(&scene, &talk)
             .or_else(|| processes(&scene))

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::scene::{Counts, Scene, lock};
 
-/// No command takes so long that waits for nobody.
+/// No command takes longer than this unless it waits for another process.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Kills until the soak is over; a daemon is there then.
@@ -54,7 +54,7 @@ fn replace_alive(scene: &Scene) {
     }
 }
 
-/// The daemon is told to end, and then there is another.
+/// Ends the daemon by a signal, then starts another.
 fn replace_ended(scene: &Scene) {
     let mut daemon = lock(&scene.daemon);
     if let Some(old) = daemon.take() {
@@ -187,7 +187,7 @@ fn kill_all(scene: &Scene) {
     start(scene, &mut daemon);
 }
 
-/// One that is somebody's, waits, or is there to become one.
+/// A guest that is claimed, waits, or is a spare.
 fn kill_a_guest(scene: &Scene, random: &mut Random) {
     let guests = scene.home.guests();
     if !guests.is_empty() {

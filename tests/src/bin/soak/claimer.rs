@@ -48,7 +48,7 @@ pub(crate) fn run(scene: &Scene, mut random: Random) {
 struct Claim {
     token: String,
     held: Held,
-    /// When it was last told that its lease begins anew.
+    /// When the daemon last confirmed a new lease.
     renewed: Instant,
 }
 

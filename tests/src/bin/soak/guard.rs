@@ -20,7 +20,7 @@ use nix::{
 
 use super::scene::Scene;
 
-/// How much longer than it is told a soak may take: it begins, and comes to rest.
+/// Extra time beyond the soak's own, for its start and its last audit.
 const SLACK: Duration = Duration::from_secs(400);
 /// How long other threads may go on after the first panic: what they say may tell more.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -41,7 +41,7 @@ struct Options {
     /// Clients at once
     #[arg(long, value_name = "N", default_value_t = 6)]
     clients: u64,
-    /// Engine of the guests: `kvm` of this machine, or `bhyve` of a made-up one
+    /// Engine of the guests: `kvm` of this machine, or `bhyve` of a fake one
     #[arg(long, value_name = "ENGINE", default_value = "kvm", value_parser = engine)]
     engine: EngineKind,
     /// Seed of all choices [default: a new one]

@@ -25,11 +25,11 @@ pub(crate) const MARK_AT: u64 = 0x20_0000;
 pub(crate) struct Pool {
     pub(crate) name: &'static str,
     pub(crate) hot: u64,
-    /// What a guest that nobody had finds at [`MARK_AT`].
+    /// The value at [`MARK_AT`] in a guest that was never claimed.
     pub(crate) pristine: u64,
 }
 
-/// A claim that its client was told of and has not given back.
+/// A claim that its client knows of and has not released.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) guest: String,
@@ -49,7 +49,7 @@ pub(crate) struct Scene {
     killed: Mutex<HashSet<i32>>,
     /// Claims by token.
     held: Mutex<BTreeMap<String, Held>>,
-    /// Ids and generations that somebody was ever given.
+    /// Ids and generations that were ever handed out.
     given: Mutex<HashSet<String>>,
     /// Taken to read while something is done, and to write while all is looked at.
     still: RwLock<()>,
@@ -64,7 +64,7 @@ pub(crate) struct Scene {
 #[derive(Debug)]
 pub(crate) struct Silent {
     pub(crate) checkpoint: String,
-    /// What a made-up machine is told for that.
+    /// The fake machine's setting for that.
     pub(crate) fault: Option<&'static str>,
 }
 
@@ -155,7 +155,7 @@ impl Scene {
         self.still.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody does anything, and lets nobody begin.
+    /// Waits until all clients are idle, and keeps them so.
     pub(crate) fn hold_still(&self) -> RwLockWriteGuard<'_, ()> {
         self.still.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +179,7 @@ impl Scene {
         lock(&self.killed).contains(&pid)
     }
 
-    /// Notes something that nobody else may ever be given.
+    /// Notes a value that must never be handed out again.
     pub(crate) fn give(&self, what: &str) {
         let new = lock(&self.given).insert(what.to_owned());
         assert!(new, "{what} was handed out twice");
@@ -197,7 +197,7 @@ impl Scene {
         lock(&self.held).clone()
     }
 
-    /// Prints what the daemon logged last, unless somebody is just replacing it.
+    /// Prints the daemon's last log lines, unless the daemon is being replaced.
     pub(crate) fn tell_of_daemon(&self) {
         let Ok(daemon) = self.daemon.try_lock() else {
             return;

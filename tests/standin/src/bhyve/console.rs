@@ -90,7 +90,7 @@ pub(crate) enum Console {
 #[derive(Debug)]
 pub(crate) struct Nmdm {
     master: File,
-    // Keeps the line up while nobody has the other side open.
+    // Keeps the line up while the other side is closed.
     _slave: OwnedFd,
     _lock: Flock<File>,
     link: PathBuf,
@@ -243,7 +243,7 @@ impl Console {
         }
     }
 
-    /// Writes; what nobody takes is lost, as on a serial line.
+    /// Writes; bytes without a reader are lost, as on a serial line.
     pub(crate) fn write(&mut self, text: &str) {
         let _ = match self {
             Self::Stdio => io::stdout().write_all(text.as_bytes()),

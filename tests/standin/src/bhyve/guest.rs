@@ -260,7 +260,7 @@ impl Guest {
         })
     }
 
-    /// Somebody pressed the power button.
+    /// The power button was pressed.
     pub(crate) fn power_button(&self) -> Does {
         if self.hung {
             Does::Nothing

@@ -24,7 +24,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Of a guest that starts anew.
+    /// Memory of a guest that boots.
     pub(crate) fn zero(length: u64) -> Self {
         Self::over(Base::Zero, length)
     }

@@ -92,7 +92,7 @@ impl Saved<'_> {
     /// Writes the three files into a folder.
     ///
     /// # Errors
-    /// What bhyve says on its standard error; whoever asked is not told.
+    /// bhyve's words on its standard error; the requester gets no answer.
     pub(crate) fn write(&self, folder: BorrowedFd<'_>, name: &str) -> Result<(), Exit> {
         let pass = |point| fault::pass(self.world, point);
         let too_long =

@@ -202,7 +202,7 @@ fn a_tcp_console_has_one_peer() {
     first.write_all(b"ping\n").expect("a line");
     let mut reader = BufReader::new(first.try_clone().expect("a copy"));
     let mut line = String::new();
-    // What the guest said before somebody listened is lost, or not, if it was late.
+    // Words of the guest from before the listener came may be lost.
     while !line.starts_with("pong") {
         line.clear();
         reader.read_line(&mut line).expect("a line");

@@ -219,7 +219,7 @@ fn rules_are_a_processs_own() {
     sleeper.kill().expect("a signal");
     sleeper.wait().expect("its end");
     assert_eq!(lab.run("rctl", &[]).good(), "");
-    // A step that fails or is cut off has done what it has done.
+    // A step that fails or is interrupted leaves its effects.
     for (point, there) in [("rctl.add", false), ("rctl.added", true)] {
         for action in ["error", "kill"] {
             let mut sleeper = Command::new("sleep").arg("600").spawn().expect("sleep");

@@ -184,7 +184,7 @@ fn a_checkpoint_without_suspend_leaves_the_guest_running() {
         &["--vm=vm", &format!("--checkpoint={}", file.display())],
     )
     .good();
-    // bhyvectl does not wait, and nobody tells when it is done.
+    // bhyvectl does not wait, and nothing reports the end of the suspend.
     until("the description", || {
         let text = std::fs::read(lab.path("vm.ckp.meta")).ok()?;
         serde_json::from_slice::<serde_json::Value>(&text).ok()

@@ -83,7 +83,7 @@ impl Host {
         command
     }
 
-    /// Whether it is the machine that this process runs on, and no made-up one.
+    /// Whether it is the machine that this process runs on, and no fake one.
     pub(super) fn is_this_machine(&self) -> bool {
         self.root == Path::new("/")
     }

@@ -1,4 +1,4 @@
-//! Admission on made-up hosts, and against an oracle that plays out what guests may do.
+//! Admission on fake hosts, and against an oracle that plays out what guests may do.
 
 use proptest::prelude::*;
 

@@ -39,7 +39,7 @@ pub enum DeriveError {
         address: String,
     },
     /// A disk was made for each clone, and no device would read it.
-    #[error("none of its disks is written to: a disk for each clone would be nobody's")]
+    #[error("it writes to none of its disks, so no device would use a disk of each clone")]
     NoOwnDisk,
     /// A disk was made for each clone, and two devices could have it.
     #[error("{first} and {second} are both written to, and clones have one disk of their own")]
