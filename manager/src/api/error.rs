@@ -44,7 +44,7 @@ pub enum Error {
     /// Threads, signals.
     #[error("cannot {action}: {source}")]
     Start {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Why it failed.
         source: io::Error,
@@ -52,7 +52,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -33,7 +33,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub(crate) fn hint(&self) -> Option<String> {
         match self {

@@ -49,7 +49,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {

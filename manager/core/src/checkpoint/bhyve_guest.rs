@@ -14,7 +14,7 @@ pub struct BhyveGuest {
     pub config: BTreeMap<String, String>,
     /// Number of the serial port at which the guest's agent listens; `null` when it has none.
     pub agent: Option<u8>,
-    /// What a clone is waited for.
+    /// The sign that a clone is ready.
     pub readiness: Readiness,
 }
 

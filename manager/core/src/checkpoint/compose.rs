@@ -80,7 +80,7 @@ fn over(lower: &[Extent], upper: &[Extent]) -> Vec<Extent> {
                 result.push(now.split(cover.first).0);
             }
             left = (cover.end() < now.end()).then(|| now.split(cover.end().max(now.first)).1);
-            // One that reaches further may cover what comes next as well.
+            // An extent that reaches further may also cover the next one.
             if cover.end() <= now.end() {
                 result.push(cover);
                 upper.next();

@@ -26,11 +26,11 @@ pub enum Error {
     /// The operating system refused.
     #[error("cannot {action} {}: {cause}", file.display())]
     Io {
-        /// What was tried, such as `open`.
+        /// The action that failed, such as `open`.
         action: &'static str,
         /// On which file or folder.
         file: PathBuf,
-        /// What it answered.
+        /// The system's answer.
         cause: io::Error,
     },
     /// The requester cancelled it.
@@ -114,7 +114,7 @@ pub enum Error {
         file: PathBuf,
         /// Its version, as written.
         found: String,
-        /// What it says of the engine that made the checkpoint, when that is readable.
+        /// The engine that made the checkpoint, if the manifest names it readably.
         made_by: Option<String>,
     },
     /// A field is missing, unknown, of the wrong type or holds what cannot be.
@@ -354,7 +354,7 @@ impl Error {
         matches!(self, Self::Interrupted { .. })
     }
 
-    /// What to do next, when there is something to do.
+    /// A hint what to do next, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -455,8 +455,8 @@ pub(super) fn printable(text: &str) -> String {
     shown
 }
 
-/// What to look at when there is no such checkpoint: what was named may be a folder of some, or be
-/// in a folder that is not there.
+/// A hint for a checkpoint that does not exist: the path may name a folder of checkpoints, or lie
+/// in a folder that does not exist.
 fn where_it_may_be(bundle: &BundlePath) -> String {
     /// Names that are given; there may be thousands.
     const GIVEN: usize = 5;

@@ -44,7 +44,7 @@ pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Resul
     delta.verify_memory(watch)?;
     let copied = |cause| Error::io("copy the memory to", &path.ckp(), cause);
     let to = writer.memory();
-    // What was verified is what there is to tell of; the copy takes less.
+    // Progress counts the verified bytes; the copy takes less time.
     let told = Progress {
         done: memory.size,
         total: memory.size,

@@ -26,8 +26,8 @@ pub struct Progress {
     pub total: Bytes,
 }
 
-/// Is told how far hashing or copying has come, and says whether it is to go on. After
-/// [`ControlFlow::Break`] what was begun ends with an error, and leaves nothing.
+/// Called with the progress of hashing or copying; its result says whether to go on. After
+/// [`ControlFlow::Break`] the work ends with an error, and leaves nothing.
 pub type Watch<'a> = &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync);
 
 /// A [`Watch`] that never cancels.

@@ -39,7 +39,7 @@ fn manifest_in(folder: &Folder, path: &BundlePath) -> Result<Option<Manifest>, E
     match read {
         Ok(manifest) => Ok(Some(manifest)),
         Err(error @ Error::Io { .. }) => Err(error),
-        // What is damaged cannot be restored, whatever it needs.
+        // A damaged bundle cannot be restored, so its parents do not matter.
         Err(_) => Ok(None),
     }
 }
@@ -92,7 +92,7 @@ pub(super) fn locate(
     let beside = std::iter::once(delta.dir());
     for folder in beside.chain(folders.iter().map(PathBuf::as_path)) {
         for bundle in bundles_in(folder).unwrap_or_default() {
-            // This is a search: what cannot be read is not what is found.
+            // This is a search: skip what cannot be read.
             let found = manifest_of(&bundle).ok().flatten();
             if bundle != *delta && found.as_ref().is_some_and(same) {
                 return Ok(Some(bundle));

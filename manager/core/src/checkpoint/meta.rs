@@ -46,7 +46,7 @@ pub struct Meta {
 /// A part of the `.kern` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it is the state of.
+    /// The structure or device that it is the state of.
     pub name: String,
     /// Length.
     pub size: Bytes,

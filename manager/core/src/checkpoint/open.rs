@@ -37,7 +37,7 @@ pub struct Checkpoint {
     kern: Vec<u8>,
     stamp: FileStamp,
     exposures: Vec<Exposure>,
-    /// What a delta is relative to.
+    /// The parent of a delta.
     parent: Option<Box<Checkpoint>>,
 }
 
@@ -153,7 +153,7 @@ impl Checkpoint {
         &self.meta
     }
 
-    /// What a delta is relative to.
+    /// The parent of a delta.
     #[must_use]
     pub fn parent(&self) -> Option<&Self> {
         self.parent.as_deref()
@@ -207,8 +207,8 @@ impl Checkpoint {
     /// mapped. Seconds per GiB: about 0.5.
     ///
     /// # Errors
-    /// [`Error::Changed`] when a file is not what it was when it was opened, [`Error::Digest`]
-    /// when its content is not what was sealed, [`Error::Io`] when it cannot be read.
+    /// [`Error::Changed`] when a file has changed since it was opened, [`Error::Digest`] when its
+    /// content differs from the sealed one, [`Error::Io`] when it cannot be read.
     pub fn verify_memory(&self, watch: Watch<'_>) -> Result<(), Error> {
         self.refuse_writers()?;
         let layers = self.layers();
@@ -252,8 +252,8 @@ impl Checkpoint {
             .try_for_each(|layer| writers::refuse(&layer.path.ckp(), &layer.memory))
     }
 
-    /// Checks that the memory file and those of all parents are what they were when they were
-    /// opened: by their stamps, and where one is another, by the content.
+    /// Checks that the memory file and those of all parents are unchanged since they were opened:
+    /// by their stamps, and where a stamp differs, by the content.
     ///
     /// # Errors
     /// [`Error::Changed`] when one is not.
@@ -290,8 +290,8 @@ struct Over<'a> {
     folders: &'a [PathBuf],
 }
 
-/// Opens the parent of a delta, and makes sure that it is the one that the delta was made of. One
-/// that is not where it was is looked for by its digest.
+/// Opens the parent of a delta, and checks that the delta was made from it. Searches for a parent
+/// that was moved by its digest.
 fn open_parent(
     bundle: &BundlePath,
     manifest: &Manifest,

@@ -87,7 +87,7 @@ impl FromStr for PageList {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        // What `parse` would take besides plain digits is not what is written.
+        // `parse` would accept more than the plain digits that the writer writes.
         let number = |text: &str| match text.as_bytes() {
             [b'1'..=b'9', ..] | b"0" => text.parse::<u64>().ok().filter(|n| *n < u64::MAX >> 1),
             _ => None,

@@ -151,8 +151,8 @@ impl BundlePath {
         })
     }
 
-    /// What a delta calls this bundle as its parent: by name where both lie in one folder, so that
-    /// the folder can be moved as a whole, else by its absolute path.
+    /// The reference to this bundle as a parent: its name where both lie in one folder, so that the
+    /// folder can be moved as a whole, else its absolute path.
     pub(super) fn named_from(&self, delta: &Self) -> Result<String, Error> {
         let (place, own) = (self.absolute()?, delta.absolute()?);
         Ok(if place.dir == own.dir {
@@ -170,7 +170,7 @@ impl BundlePath {
         format!("{}{}", self.name, part.extension())
     }
 
-    /// What a file is called until its bundle is sealed.
+    /// Name of a file until its bundle is sealed.
     pub(super) fn temporary_name(&self, part: Part) -> String {
         format!(".{}{}.new", self.name, part.extension())
     }

@@ -4,7 +4,7 @@ use std::{fs::File, io, os::unix::fs::MetadataExt};
 
 use serde::{Deserialize, Serialize};
 
-/// What a file's identity was when it was opened: changes to its content change it.
+/// Identity of a file when it was opened: a change of its content changes the stamp.
 ///
 /// The kernel sets the times, and nobody can set `ctime_ns` back. What the stamp cannot see: a
 /// change within the clock tick of the stamp itself (Linux before 6.13: up to 4 ms), and stores

@@ -8,8 +8,7 @@ use super::{
 };
 
 impl Manifest {
-    /// What it wants of a host, each for a person to read; empty, when it wants nothing but its own
-    /// files.
+    /// Its demands on a host, in words; empty when it needs nothing but its own files.
     #[must_use]
     pub fn wants(&self) -> Vec<String> {
         let mut wants = Vec::new();

@@ -35,7 +35,7 @@ const LIST_MAX: usize = 1024;
 /// Longest path of a parent or of a disk's source, in bytes: PATH_MAX of Linux.
 const PATH_MAX: usize = 4096;
 
-/// A field that holds what it must not.
+/// A field with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field {field}: {reason}")]
 pub struct Invalid {

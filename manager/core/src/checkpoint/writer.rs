@@ -61,7 +61,7 @@ pub struct Description {
 /// the writer is killed.
 pub type NoteSeal<'a> = &'a mut dyn FnMut(&Manifest, &str);
 
-/// The note of those who note nothing.
+/// A `note` that does nothing.
 pub fn unnoted(_: &Manifest, _: &str) {}
 
 /// A moment at which a test can stop a writer, as a crash would.
@@ -75,7 +75,7 @@ pub(super) enum Step {
     Sealed,
 }
 
-/// A bundle being written. Dropped unsealed, it removes what it wrote.
+/// A bundle being written. If it is dropped unsealed, it removes its files.
 #[derive(Debug)]
 pub struct Writer {
     path: BundlePath,
@@ -83,7 +83,7 @@ pub struct Writer {
     memory: File,
     kern: File,
     kern_size: Bytes,
-    /// What a delta is relative to.
+    /// The parent of a delta.
     parent: Option<Parent>,
     /// What bhyve wrote of the guest, when it was bhyve.
     bhyve: Option<(BhyveGuest, Vec<u8>)>,

@@ -19,13 +19,13 @@ pub enum Error {
         /// Which rule it breaks.
         reason: &'static str,
     },
-    /// What a disk is to be a clone of does not exist.
+    /// The source of a clone does not exist.
     #[error("the disk {disk} does not exist")]
     Missing {
         /// Snapshot or file.
         disk: String,
     },
-    /// There is something of this name, but it is not what was sealed.
+    /// A disk of this name exists, but it is not the sealed one.
     #[error(
         "{disk} is not the disk that was sealed with the checkpoint: its {what} is {found}, and was {sealed}"
     )]
@@ -34,9 +34,9 @@ pub enum Error {
         disk: String,
         /// What was compared.
         what: &'static str,
-        /// What it is now.
+        /// The present value.
         found: String,
-        /// What it was.
+        /// The sealed value.
         sealed: String,
     },
     /// A checkpoint that has a disk of its own is to be restored with another one.
@@ -69,7 +69,7 @@ pub enum Error {
     /// `zfs` could not do it.
     #[error("cannot {action} {dataset}: zfs says: {said}")]
     Zfs {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// On which dataset or snapshot.
         dataset: String,
@@ -104,11 +104,11 @@ pub enum Error {
     /// The operating system refused.
     #[error("cannot {action} {}: {cause}", file.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// On which file.
         file: PathBuf,
-        /// What it answered.
+        /// The system's answer.
         cause: io::Error,
     },
 }
@@ -129,7 +129,7 @@ impl Error {
         }
     }
 
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {

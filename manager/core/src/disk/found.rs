@@ -88,7 +88,7 @@ impl Found {
         }
     }
 
-    /// Removes it. What is gone already is no error.
+    /// Removes it. It is no error if it is gone already.
     ///
     /// # Errors
     /// When it cannot be removed.

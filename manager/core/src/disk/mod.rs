@@ -59,14 +59,13 @@ pub struct Sealed<'a> {
 
 /// Makes, keeps and removes the disks that come from one source.
 pub trait Provider: fmt::Debug + Send + Sync {
-    /// Makes sure that the source is there and, when a bundle recorded it, that it is the very one
-    /// that was sealed.
+    /// Checks that the source exists and, if a bundle recorded it, that it is the sealed one.
     ///
     /// # Errors
     /// [`Error::Missing`] when it is not there, [`Error::Other`] when it is another one.
     fn open(&self, sealed: Option<Sealed<'_>>, digest: Digest<'_>) -> Result<(), Error>;
 
-    /// Makes the guest's disk. One that is there already is left as it is.
+    /// Makes the guest's disk. Leaves an existing one as it is.
     ///
     /// # Errors
     /// When the source is gone or changed, or the file system or pool refuses.
@@ -79,7 +78,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// When it cannot be asked for.
     fn location(&self, guest: &GuestId) -> Result<Option<PathBuf>, Error>;
 
-    /// Removes the guest's disk. One that is gone already is no error. A dataset that holds a
+    /// Removes the guest's disk. It is no error if it is gone already. A dataset that holds a
     /// bundle's snapshot stays until that bundle is removed.
     ///
     /// # Errors
@@ -98,8 +97,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
         token: &Token,
     ) -> Result<DiskSnapshot, Error>;
 
-    /// Removes a snapshot of a bundle that is gone or never was sealed. One that is gone already
-    /// is no error.
+    /// Removes a snapshot of a bundle that is gone or never was sealed. It is no error if it is
+    /// gone already.
     ///
     /// # Errors
     /// [`Error::InUse`] while a guest's disk is a clone of it.
@@ -109,8 +108,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
 /// What guests restored from a bundle get as their disk, and whether it was sealed with it.
 ///
 /// # Errors
-/// [`Error::Mismatch`] when another disk is chosen than the one that was sealed, [`Error::Many`]
-/// when more than one was, [`Error::Missing`] when the chosen file does not exist.
+/// [`Error::Mismatch`] when the chosen disk is not the sealed one, [`Error::Many`] when more than
+/// one was sealed, [`Error::Missing`] when the chosen file does not exist.
 pub fn choose<'a>(
     bundle: &BundlePath,
     sealed: &'a [DiskSnapshot],
@@ -157,7 +156,7 @@ pub(crate) fn sealed_source(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<
 /// # Errors
 /// [`Error::Missing`] or [`Error::Other`] for the first that is not.
 pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> {
-    // Whose clones they would be does not matter to who makes none.
+    // The owner does not matter here, because this makes no clones.
     let owner = Owner::of(bundle.dir());
     disks.iter().try_for_each(|disk| {
         // Nor does whether they could share its blocks.

@@ -125,7 +125,7 @@ impl fmt::Display for Source {
 /// Which disk the guests of a restore get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The one that was sealed with the checkpoint; none when there is none.
+    /// The disk sealed with the checkpoint, if there is one.
     #[default]
     Sealed,
     /// None, even when one was sealed with the checkpoint.

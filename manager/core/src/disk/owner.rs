@@ -25,7 +25,7 @@ impl Owner {
         Self(first)
     }
 
-    /// What a guest's disk is called.
+    /// Name of a guest's disk.
     pub(super) fn name_for(self, guest: &GuestId) -> String {
         format!("{self}-{guest}")
     }

@@ -29,7 +29,7 @@ use crate::{
     owner_only,
 };
 
-/// Folder of the guests' disks, beside what they are clones of.
+/// Folder of the guests' disks, beside their source.
 pub(super) const FOLDER: &str = "brood-disks";
 /// What the name of a guest's disk ends with.
 pub(super) const DISK: &str = ".disk";
@@ -70,7 +70,7 @@ impl Reflink {
         self.folder().join(name)
     }
 
-    /// The source as it was when it was first opened: what was checked is what is cloned.
+    /// The source, opened once: what was checked is what is cloned.
     fn source(&self) -> Result<&(File, FileStamp), Error> {
         if let Some(opened) = self.opened.get() {
             return Ok(opened);
@@ -247,7 +247,7 @@ pub(super) fn split_snapshot_name(name: &str) -> Option<(&str, Token)> {
     plain.then_some((bundle, token))
 }
 
-/// What a file is called until it is whole.
+/// Name of a file until it is complete.
 pub(super) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.new"))

@@ -59,7 +59,7 @@ impl Zfs {
         self.source.dataset().parent().child(&name)
     }
 
-    /// Runs `zfs`, which must succeed; the last argument is what it is about.
+    /// Runs `zfs`, which must succeed; the last argument names the dataset.
     fn run(&self, action: &'static str, arguments: &[&str]) -> Result<(), Error> {
         let on = arguments.last().copied().unwrap_or_default();
         expect(self.zfs.run(arguments)?, action, on).map(|_| ())

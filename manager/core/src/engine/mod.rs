@@ -83,7 +83,7 @@ impl Identity {
     }
 }
 
-/// Why an engine could not do what it was asked.
+/// Why an engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This machine cannot run the engine.
@@ -129,16 +129,16 @@ pub enum Error {
     /// A guest is busy with an earlier request.
     #[error("the guest is busy with an earlier request")]
     Busy,
-    /// A guest died of what it was asked.
+    /// A guest died of a request.
     #[error("the guest died: {0}")]
     Died(String),
-    /// A guest cannot do what it was asked.
+    /// A guest refused a request.
     #[error("{0}")]
     Refused(String),
     /// The system.
     #[error("cannot {action}: {source}")]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Why it failed.
         source: io::Error,
@@ -152,7 +152,7 @@ impl Error {
         matches!(self, Self::Interrupted) || matches!(self, Self::Bundle(e) if e.is_interrupted())
     }
 
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -264,7 +264,7 @@ pub struct Usage {
     pub page_tables: Bytes,
 }
 
-/// What a guest's process tells of it.
+/// A guest, as its process describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
     /// Name of its process: the guest's name, or its beginning.
@@ -441,8 +441,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
         park_after: Option<Duration>,
     ) -> Result<Box<dyn Session>, Error>;
 
-    /// Tells guests to come that a file of memory with this stamp is what was sealed: they need not
-    /// read it to find that out.
+    /// Notes for later guests that a memory file with this stamp has the sealed content, so that
+    /// they need not read it to check.
     fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
 
     /// The process of a guest whose restore was interrupted before the guest was recorded; `None`
@@ -458,15 +458,14 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// When the folder cannot be read.
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>>;
 
-    /// Guests' processes that work in the run folder, recorded or not, also when that folder has
-    /// been removed; and guests whose processes have ended, and who have something on the host
-    /// still.
+    /// Guests' processes that work in the run folder, recorded or not, even if that folder has been
+    /// removed; and guests whose processes have ended, but that still have other parts on the host.
     ///
     /// # Errors
     /// When processes cannot be looked at.
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error>;
 
-    /// Removes what a stray has on the host besides its process, which has ended.
+    /// Removes all parts of a stray on the host; its process has ended.
     ///
     /// # Errors
     /// When that cannot be removed.
@@ -555,8 +554,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// When the record cannot be read.
     fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error>;
 
-    /// Removes what a guest has in the run folder. Comes after the end of its process, and also
-    /// keeps that end from being recorded any more.
+    /// Removes a guest's files in the run folder. Comes after the end of its process, and also
+    /// prevents a later record of that end.
     ///
     /// # Errors
     /// When the run folder cannot be written.

@@ -24,7 +24,7 @@ use crate::{guest_id::random, owner_only};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", .path.display())]
 pub struct Error {
-    /// What was tried.
+    /// The action that failed.
     pub action: &'static str,
     /// The lock's file.
     pub path: PathBuf,

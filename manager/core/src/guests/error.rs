@@ -18,7 +18,7 @@ pub enum Error {
     /// The guest waits in a pool to be claimed.
     #[error("cannot {action} guest {guest}: it waits in a pool to be claimed")]
     OfAPool {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// The guest.
         guest: String,
@@ -39,7 +39,7 @@ pub enum Error {
         .run_dir.display()
     )]
     Unreachable {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Its name.
         guest: String,
@@ -75,7 +75,7 @@ pub enum Error {
     /// The engine could not.
     #[error("cannot {action} guest {guest}: {source}")]
     Engine {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// On which guest.
         guest: String,
@@ -147,7 +147,7 @@ impl Error {
         )
     }
 
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -192,7 +192,7 @@ impl Error {
         }
     }
 
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

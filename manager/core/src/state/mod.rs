@@ -86,7 +86,7 @@ pub enum Error {
     /// A file or folder.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// On what.
         path: PathBuf,
@@ -202,7 +202,7 @@ impl Error {
         matches!(self, Self::Cancelled)
     }
 
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -157,9 +157,9 @@ fn names(folder: &Folder, name: &str, file: &File) -> Result<bool, Error> {
         .is_some_and(|named| named.st_ino == facts.ino() && named.st_dev == facts.dev()))
 }
 
-/// Removes the files that a dead writer left: those with temporary names, and those that had
-/// their final name already when it died. Of the latter only what has the content that the dead
-/// writer's manifest says, and only while there is no manifest that makes a bundle of them.
+/// Removes a dead writer's files: those with temporary names, and those that had their final name
+/// already when it died. It removes the latter only if their content is that of the dead writer's
+/// manifest, and only while there is no final manifest.
 fn recover(path: &BundlePath, folder: &Folder, journal: &File) -> Result<(), Error> {
     let file = folder.file(&path.temporary_name(Part::Manifest));
     if !folder.holds(&path.file_name(Part::Manifest))? {
@@ -183,7 +183,7 @@ fn recover(path: &BundlePath, folder: &Folder, journal: &File) -> Result<(), Err
 }
 
 fn is_sealed(folder: &Folder, name: &str, seal: &FileSeal) -> Result<bool, Error> {
-    // What is no regular file is none of ours.
+    // Only regular files are brood's.
     let Ok(Some(file)) = folder.open_file(name) else {
         return Ok(false);
     };

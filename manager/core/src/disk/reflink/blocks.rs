@@ -21,7 +21,7 @@ pub(super) fn share_blocks(from: &File, to: &File) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(to, from)?)
 }
 
-/// Tries whether a file in a folder can share the blocks of another, with one that has no name.
+/// Checks whether a file in a folder can share the blocks of another, by an unnamed file.
 #[cfg(target_os = "linux")]
 pub(super) fn can_share(from: &File, dir: &Path) -> io::Result<()> {
     let nameless = OpenOptions::new()

@@ -37,7 +37,7 @@ fn value<'a>(answer: &'a str, key: &str) -> Option<&'a str> {
         .find_map(|(k, v)| (k == key).then_some(v))
 }
 
-/// The nonce and the counter in an answer; 0 for one that is not told.
+/// The nonce and the counter in an answer; 0 for a missing one.
 pub(super) fn counters(answer: &str) -> (u64, u64) {
     let nonce = value(answer, "nonce").and_then(|hex| u64::from_str_radix(hex, 16).ok());
     let counter = value(answer, "counter").and_then(|n| n.parse().ok());

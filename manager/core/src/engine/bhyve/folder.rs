@@ -290,7 +290,7 @@ mod tests {
     use super::{Folder, reason};
     use crate::guest_id::GuestId;
 
-    /// A file that cannot be read is not one that is not there.
+    /// A file that cannot be read is not absent.
     #[test]
     fn an_unreadable_file_is_an_error_and_a_missing_one_is_none() {
         let run = tempfile::tempdir().unwrap();

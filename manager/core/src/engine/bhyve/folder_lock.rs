@@ -106,7 +106,7 @@ impl FolderLock {
         }
     }
 
-    /// Notes that this process removes the guest, for those who wait for it.
+    /// Notes that this process removes the guest, for processes that wait for it.
     pub(super) fn sign(&self, folder: &Folder) {
         let this = Process::with_pid(std::process::id().cast_signed());
         if let Ok(Some(this)) = this

@@ -36,7 +36,7 @@ pub(super) enum Error {
         command: String,
         /// How it ended.
         status: String,
-        /// What it said on standard error, in one line.
+        /// Its words on standard error, in one line.
         said: String,
     },
     /// It did not end in time, and was killed.
@@ -217,7 +217,7 @@ fn reader(pipe: Option<impl io::Read + Send + 'static>) -> Receiver<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before an error is what there is.
+            // After an error, keep what was read before it.
             let _ = pipe.read_to_end(&mut bytes);
         }
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());

@@ -46,7 +46,7 @@ pub(super) struct Marked {
 pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Marked>> {
     let run_dir = process::absolute(run_dir)?;
     let mut all = of_all_folders()?;
-    // One whose folder may not be seen is another user's.
+    // A process whose folder may not be seen is another user's.
     all.retain(|marked| marked.process.works_in(&run_dir));
     Ok(all)
 }

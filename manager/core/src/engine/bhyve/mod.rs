@@ -397,8 +397,8 @@ impl Engine for Bhyve {
             let config = checked(&record.guest).ok()?;
             config.device_of(&disk.device)
         });
-        // bhyve stopped the guest and its disks before it wrote the first byte, and has ended since
-        // without letting them go on: what is on its disk now is what was there then.
+        // bhyve stopped the guest and its disks before it wrote the first byte, and has ended
+        // without continuing them: the disk is unchanged since then.
         let mut disks = || {
             let mut taken = disks()?;
             for disk in &mut taken {
@@ -414,7 +414,7 @@ impl Engine for Bhyve {
             engine_version: self.version(),
             disks: &mut disks,
             note,
-            // The guest has ended for it: what is left to do is not given up.
+            // The guest has ended for this suspend, so complete it.
             progress: &|told| {
                 let _ = progress(told);
                 ControlFlow::Continue(())
@@ -431,7 +431,7 @@ impl Engine for Bhyve {
             reason,
         };
         let Some(guest) = &checkpoint.manifest().bhyve else {
-            // What is wrong with it is told when guests are restored.
+            // A restore reports what is wrong with it.
             return Ok(false);
         };
         let config = checked(guest).map_err(refuse)?;

@@ -82,8 +82,8 @@ pub(super) fn connect(
     Ok(())
 }
 
-/// Removes a guest's tap, if it is there and is that guest's. One without a description is what a
-/// crash left between its creation and its description, unless it gets one soon.
+/// Removes a guest's tap, if it exists and belongs to that guest. A tap without a description was
+/// left by a crash between its creation and its description, unless it gets one soon.
 ///
 /// # Errors
 /// When ifconfig(8) fails, or the tap stays.

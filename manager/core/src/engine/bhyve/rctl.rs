@@ -6,12 +6,12 @@
 
 use std::{fmt, str::FromStr};
 
-/// What a guest may be denied (`RACCT_DENIABLE` of sys/kern/kern_racct.c), as far as one bhyve has
-/// it.
+/// Resources that a rule can deny a guest (`RACCT_DENIABLE` of sys/kern/kern_racct.c), as far as a
+/// bhyve process uses them.
 const DENIED: [&str; 4] = ["nthr", "openfiles", "pcpu", "vmemoryuse"];
-/// What a guest may be slowed down in (`RACCT_DECAYING`).
+/// Resources that a rule can throttle (`RACCT_DECAYING`).
 const THROTTLED: [&str; 4] = ["readbps", "readiops", "writebps", "writeiops"];
-/// What is counted and can only be acted on.
+/// Resources that are only counted, for rules that send a signal or log.
 const COUNTED: [&str; 3] = ["cputime", "memoryuse", "wallclock"];
 /// Signals that end a process, or stop it, and that a guest cannot misread.
 const SIGNALS: [&str; 3] = ["sigkill", "sigterm", "sigstop"];
@@ -73,7 +73,7 @@ impl FromStr for Rctl {
     }
 }
 
-/// Says what is wrong with a rule; the kernel would say as much of a process that is started.
+/// Checks a rule, so that a faulty one is an error here and not at each start of a process.
 fn check(rule: &str) -> Result<(), String> {
     let form = "write RESOURCE:ACTION=AMOUNT, such as pcpu:deny=100";
     let (resource, rest) = rule.split_once(':').ok_or(form)?;

@@ -66,7 +66,7 @@ pub(super) fn remove(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Er
     folder.remove().map_err(io("remove the guest's folder"))
 }
 
-/// Removes what a guest has whose folder was lost. The folder is made again, so that there is one
+/// Removes the parts of a guest whose folder was lost. Makes the folder again, so that there is one
 /// to lock, and to find after a crash.
 pub(super) fn remove_lost(host: &Host, run_dir: &Path, id: &GuestId) -> Result<(), Error> {
     let made = owner_only::create_folder(run_dir).and_then(|()| Folder::of(run_dir, id).create());
@@ -130,8 +130,8 @@ fn destroy_machine(lock: &FolderLock, host: &Host, id: &GuestId) -> Result<(), E
     }
 }
 
-/// Whether bhyvectl(8) says that there is no such virtual machine. One that may not be opened is
-/// there.
+/// Whether bhyvectl(8) says that there is no such virtual machine. A machine that may not be opened
+/// exists.
 fn is_missing(said: &str) -> bool {
     said.contains("could not be opened") && said.contains("No such file or directory")
 }
@@ -144,8 +144,8 @@ fn remove_socket(host: &Host, id: &GuestId) -> Result<(), Error> {
     }
 }
 
-/// Numbers of the guest's taps: as its record says; where there is none that can be understood,
-/// those whose description names it.
+/// Numbers of the guest's taps by its record, or without a readable record by the taps'
+/// descriptions.
 fn taps(folder: &Folder, host: &Host, id: &GuestId) -> Result<Vec<u16>, Error> {
     match folder.record() {
         Ok(Some(record)) => Ok(record.taps),

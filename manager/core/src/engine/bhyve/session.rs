@@ -14,7 +14,7 @@ use std::{
 use super::restore::{self, Source};
 use crate::engine::{Error, Order, Outcome, Restored};
 
-/// What a thread has to tell of its guest.
+/// The result of a thread for its guest.
 type Told = (u64, Result<(Restored, Child), String>);
 
 /// Restores under way.

@@ -38,7 +38,7 @@ const UNHEARD: Duration = Duration::from_secs(3);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the files are looked at.
 const FILES_POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Low memory ends here in the guest; what is more begins at 4 GiB (`VM_LOWMEM_LIMIT` and
+/// End of low memory in the guest; the rest begins at 4 GiB (`VM_LOWMEM_LIMIT` and
 /// `VM_HIGHMEM_BASE` of libvmmapi).
 const LOW_MEMORY: Bytes = Bytes::gib(3);
 /// Where high memory begins.
@@ -152,7 +152,7 @@ pub(super) fn write(
     }
 }
 
-/// Removes what was written of a guest that goes on.
+/// Removes the files of a guest that goes on.
 fn give_up(folder: &Folder, raw: &Path) {
     let _ = remove_files(raw);
     folder.suspended();
@@ -160,7 +160,7 @@ fn give_up(folder: &Folder, raw: &Path) {
 
 /// How a suspend failed.
 enum End {
-    /// The guest goes on or has died: what was written is of no use.
+    /// The guest goes on or has died: its files are useless.
     GaveUp(Error),
     /// It cannot be told.
     Unknown(Error),
@@ -292,7 +292,7 @@ pub(super) fn sealed_already(raw: &Path, path: &BundlePath) -> Result<Option<Man
     if !is_memory_of(raw, path) {
         return Ok(None);
     }
-    // One that is not whole yet has no manifest.
+    // An incomplete bundle has no manifest.
     let Ok(checkpoint) = Checkpoint::open(path) else {
         return Ok(None);
     };
@@ -308,7 +308,7 @@ pub(super) struct Seal<'a> {
     pub(super) to: &'a BundlePath,
     /// The guest's name.
     pub(super) name: &'a str,
-    /// What a restore needs of the guest.
+    /// The guest's properties that a restore needs.
     pub(super) guest: BhyveGuest,
     /// Version of the engine.
     pub(super) engine_version: String,

@@ -21,7 +21,7 @@ const _: () = {
     assert!(SSTOP == libc::SSTOP.cast_unsigned() && SZOMB == libc::SZOMB.cast_unsigned());
 };
 
-/// What is needed of a process's record.
+/// The needed fields of a process's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kinfo {
     /// What it does.

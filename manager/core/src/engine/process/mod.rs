@@ -69,7 +69,7 @@ impl Process {
         })
     }
 
-    /// Whether it lives, as far as anybody knows: one that cannot be looked at may.
+    /// Whether it may live: `true` for one that cannot be looked at.
     #[must_use]
     pub fn may_live(&self) -> bool {
         !matches!(self.state(), Ok(ProcessState::Gone))
@@ -82,7 +82,7 @@ impl Process {
             return false;
         };
         let cwd = cwd.as_os_str().as_bytes();
-        // So Linux calls one that was removed.
+        // Linux marks a removed folder so.
         cwd.strip_suffix(b" (deleted)").unwrap_or(cwd) == folder.as_os_str().as_bytes()
     }
 

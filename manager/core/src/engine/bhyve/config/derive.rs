@@ -3,7 +3,7 @@
 use super::{Config, Device, Disk, PciAddress};
 use crate::engine::Identity;
 
-/// What a clone's devices are connected to on this host.
+/// Back ends of a clone's devices on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackEnds {
     /// Name of the virtual machine.
@@ -70,7 +70,7 @@ pub enum DeriveError {
 }
 
 impl DeriveError {
-    /// What to do about it.
+    /// A hint what to do next.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
@@ -111,9 +111,9 @@ impl Config {
             .collect()
     }
 
-    /// Key of the disk that a clone has one of its own for: the only one that guests write to and
-    /// that no `%(name)` keeps apart. `sealed` is the device, as a checkpoint names it, whose disk
-    /// was sealed.
+    /// Key of the disk that each clone has its own copy of: the only one that guests write to and
+    /// that no `%(name)` keeps apart. `sealed` is the name that a checkpoint has for the device
+    /// with the sealed disk.
     ///
     /// # Errors
     /// When there is none, or more than one.
@@ -221,7 +221,7 @@ impl Config {
     }
 }
 
-/// What a device is called in a checkpoint (`pci_emul_init` of `pci_emul.c`).
+/// Name of a device in a checkpoint (`pci_emul_init` of `pci_emul.c`).
 fn saved_name(address: PciAddress, device: &Device) -> String {
     format!("{}@{address}", device.model())
 }

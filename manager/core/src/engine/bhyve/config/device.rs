@@ -86,7 +86,7 @@ pub struct Nic {
     pub bridge: Option<String>,
 }
 
-/// What is plugged into a port of an AHCI controller.
+/// The device on a port of an AHCI controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// `type`.

@@ -219,7 +219,8 @@ impl Config {
     }
 }
 
-/// As `calc_topology` of bhyverun.c: what is not said is 1, but sockets, which are `cpus` then.
+/// As `calc_topology` of bhyverun.c: the default of each number is 1, except for sockets, whose
+/// default is `cpus`.
 fn topology(from: &mut Variables) -> Result<Topology, Error> {
     let cpus: Option<u16> = from.take_number("cpus")?;
     let cores = from.take_number("cores")?.unwrap_or(1);
