@@ -10,8 +10,8 @@ pub fn is_unprintable(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// `text` with what is unprintable written as `\u{1b}`. Line feeds and tabs stay: what a guest or a
-/// folder says in one line is escaped before it is put among others.
+/// `text` with unprintable characters written as `\u{1b}`. Line feeds and tabs stay: single lines
+/// of guests and folders are escaped before they are joined.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_unprintable(c) && !matches!(c, '\n' | '\t'))
 }
@@ -41,8 +41,8 @@ fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// JSON with what is unprintable written as `\u009b`. It stands in strings only: outside of them
-/// JSON has no such characters but line feeds.
+/// JSON with unprintable characters written as `\u009b`. These occur only in strings: outside of
+/// them JSON has none but line feeds.
 pub fn json(text: &str) -> Cow<'_, str> {
     let is_bad = |c: char| is_unprintable(c) && c != '\n';
     if !text.contains(is_bad) {

@@ -14,7 +14,7 @@ pub(crate) const FILE: u32 = 0o600;
 pub(crate) const SEALED: u32 = 0o400;
 /// Of a folder.
 const FOLDER: u32 = 0o700;
-/// What a mode gives to others than the owner.
+/// Permissions of users other than the owner.
 pub(crate) const OTHERS: u32 = 0o077;
 
 /// Options that create a file for its owner alone.

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 
 /// Longest name of a dataset or snapshot in bytes (ZFS_MAX_DATASET_NAME_LEN, which counts the NUL).
 const ZFS_NAME_MAX: usize = 255;
-/// What a dataset's own name must leave room for: `@brood-` and a token, or a guest's disk beside
-/// it.
+/// Room that a dataset's own name must leave: for `@brood-` and a token, or for a guest's disk
+/// beside it.
 const ZFS_ROOM: usize = 48;
 
 /// A text that is not the name of a ZFS dataset or snapshot.

@@ -65,7 +65,7 @@ const CONNECTIONS_MAX: usize = 2048;
 /// Sockets of guests, at most.
 const GUEST_SOCKETS_MAX: usize = 2048;
 
-/// What the daemon's descriptors are for.
+/// Budget of the daemon's descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Budget {
     /// Connections over the socket.
@@ -261,8 +261,8 @@ impl Client {
         self.known.store(true, Ordering::Relaxed);
     }
 
-    /// It listens to the event stream until what this returns is dropped. Half of the connections
-    /// are for other requests.
+    /// Counts the client as a listener of the event stream until the result is dropped. Half of the
+    /// connections are reserved for other requests.
     pub(super) fn listens(&self) -> Result<Listens, Problem> {
         let most = self.of.connections_max.div_ceil(2);
         if self.of.streams.fetch_add(1, Ordering::Relaxed) < most {

@@ -28,7 +28,7 @@ pub(super) struct Query<T>(pub(super) T);
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         match rejection.status() {
-            // A body of the wrong shape is as bad as one that is no JSON.
+            // A body of the wrong shape gets the same status as one that is no JSON.
             StatusCode::UNPROCESSABLE_ENTITY => Self::bad_request(rejection.body_text()),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 let detail = "the body is not said to be JSON";

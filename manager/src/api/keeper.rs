@@ -46,7 +46,7 @@ const STANDS_BY: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_secs(5);
 /// Pools that are looked at at once.
 const AT_ONCE: usize = 32;
-/// Of those that failed the last time.
+/// Pools that failed the last time and are worked at at once.
 const FAILING_AT_ONCE: usize = 4;
 /// How long another process may hold a pool before the daemon logs it.
 const LOCKED_FOR_LONG: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ impl Fills {
     }
 }
 
-/// What the keeper knows of a pool.
+/// The reconciler's state of a pool.
 #[derive(Debug, Default)]
 struct Kept {
     /// Whether a thread works at it now.
@@ -125,7 +125,7 @@ pub(super) async fn keep(app: App) {
     while keeper.under_way.join_next().await.is_some() {}
 }
 
-/// What came of looking at a pool.
+/// Result of a look at a pool.
 struct Looked {
     pool: String,
     pace: Pace,
@@ -138,7 +138,7 @@ struct Keeper {
     kept: HashMap<String, Kept>,
     at_once: Arc<Semaphore>,
     failing_at_once: Arc<Semaphore>,
-    /// Of those that end guests there is nothing to be told.
+    /// Tasks that end guests have no result.
     under_way: JoinSet<Option<Looked>>,
 }
 
@@ -226,7 +226,7 @@ impl Keeper {
         });
     }
 
-    /// Notes what came of looking at a pool.
+    /// Notes the result of a look at a pool.
     fn note(&mut self, looked: Option<Option<Looked>>) {
         let Some(Some(looked)) = looked else { return };
         let Looked {
@@ -302,7 +302,7 @@ impl App {
             let refill = pace.next(&pool.policy, Instant::now());
             let now = pools.show(name)?;
             let missing = pool.policy.hot.saturating_sub(now.entries.hot);
-            // What is as it should be is only looked at: that is no restore.
+            // A full pool is only looked at, which does not count as a restore.
             let is_short = now.entries.hot < pool.policy.enough();
             let begun = is_short.then(|| {
                 let progress = RestoreEvent {

@@ -29,7 +29,7 @@ use prometheus_client::{
 use super::sample::Sample;
 use brood_core::{pool::Tier, state::PoolRow, units::Bytes};
 
-/// What is counted from the daemon's start on.
+/// Counters from the daemon's start on.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -60,7 +60,7 @@ struct Restores {
     outcome: Outcome,
 }
 
-/// What a guest is restored from, and for which pool; none where it is for no pool.
+/// Origin of a guest: its checkpoint, and its pool if it has one.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct Origin {
     /// The bundle, `DIR/NAME`.
@@ -254,7 +254,7 @@ impl Metrics {
         metrics
     }
 
-    /// What is counted of the connections that come this way.
+    /// Metrics of the connections over this listener.
     pub(super) fn of_door(&self, by: &'static str, connections_max: usize) -> DoorMetrics {
         self.doors.of(by, connections_max)
     }
@@ -345,7 +345,7 @@ impl Metrics {
         self.claim_resumes_failed.inc();
     }
 
-    /// A request came. It is under way until what this returns is dropped.
+    /// Counts a request as in flight until the result is dropped.
     pub(super) fn begin_request(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())

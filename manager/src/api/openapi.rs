@@ -62,8 +62,8 @@ impl Modify for Contract {
     }
 }
 
-/// Every answer says what it is, as the specification demands: where nothing more is said of one,
-/// it is what the operation does, or an error.
+/// Gives every response a description, as the specification demands: by default the operation's
+/// summary, or "error".
 fn describe(document: &mut Document) {
     for item in document.paths.paths.values_mut() {
         let operations = [

@@ -28,7 +28,7 @@ const OF_SUSPENDS: usize = 8;
 /// Looks for disks, each of which runs commands of the host.
 const OF_DISKS: usize = 2;
 
-/// What a call may take long at, and how many of its kind may be under way.
+/// The object that a long call works at, and the limit of such calls.
 #[derive(Debug)]
 pub(super) struct Bound {
     key: String,

@@ -120,7 +120,8 @@ impl Problem {
     }
 }
 
-/// What the log tells of a problem, in the line of its request, and clients of another API.
+/// The part of a problem that the log shows in the request's line, and that clients of another API
+/// get.
 #[derive(Clone, Debug)]
 pub(super) struct ToldProblem {
     pub(super) kind: String,
@@ -182,7 +183,7 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::NotTrusted { .. } => (StatusCode::FORBIDDEN, "checkpoint-not-trusted"),
         E::Exposed { .. } => (StatusCode::FORBIDDEN, "checkpoint-exposed"),
         E::TooDeep { .. } => (StatusCode::CONFLICT, "checkpoint-too-deep"),
-        // What is left is about the content of a bundle.
+        // All other errors are about the content of a bundle.
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-broken"),
     }
 }
@@ -209,7 +210,7 @@ fn of_disk(error: &disk::Error) -> (StatusCode, &'static str) {
             }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
         },
-        // What is left is about what was named: it cannot be used as a disk.
+        // All other errors are about the named source, which cannot be used as a disk.
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "disk-unsuitable"),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{App, workers::blocking};
 use brood_core::pool::NewPool;
 
-/// What the configuration says now.
+/// The configuration as it is now.
 #[derive(Debug)]
 pub struct Reloaded {
     /// The pools that there should be.
@@ -19,7 +19,7 @@ pub struct Reloaded {
 pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
 
 impl App {
-    /// Has the pools be what the configuration says when the daemon starts.
+    /// Applies the configuration's pools when the daemon starts.
     pub(super) async fn configure(self, pools: Vec<NewPool>) {
         if pools.is_empty() {
             return;
@@ -56,8 +56,7 @@ impl App {
         }
     }
 
-    /// Reads the configuration again, and has the pools be what it says. Pools that it does not
-    /// name stay as they are.
+    /// Reads the configuration again, and applies its pools. Other pools stay as they are.
     pub(super) async fn reload(self, reload: Reload) {
         let app = self.clone();
         let reloaded = blocking(move || {

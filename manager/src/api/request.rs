@@ -104,7 +104,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     response
 }
 
-/// What is wrong with a request, whatever it asks for.
+/// Refuses a request that is invalid for every route.
 fn refuse(request: &Request) -> Option<Problem> {
     let headers = request.headers();
     if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {

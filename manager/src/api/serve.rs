@@ -85,8 +85,8 @@ pub struct Listen {
     pub token_file: PathBuf,
 }
 
-/// Serves until SIGTERM or SIGINT, or until another daemon has taken over; then answers what was
-/// asked before, and returns. A second signal ends it at once. SIGHUP has it read the configuration
+/// Serves until SIGTERM or SIGINT, or until another daemon has taken over; then answers open
+/// requests, and returns. A second signal ends it at once. At SIGHUP it reads the configuration
 /// again.
 ///
 /// # Errors

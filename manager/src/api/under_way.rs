@@ -26,7 +26,7 @@ use brood_core::{
 /// Interval of progress events while memory is checked.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// What the daemon is restoring now.
+/// A restore in flight.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay(Mutex<Vec<Arc<Work>>>);
 

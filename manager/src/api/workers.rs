@@ -113,8 +113,8 @@ impl Workers {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An opened state. One whose database was moved away or replaced is not used again: what the
-    /// command line sees is what counts.
+    /// An open state. A state whose database was moved away or replaced is not used again: the
+    /// command line would see another one.
     fn opened(&self) -> Result<(Opened, InUse<'_>), state::Error> {
         let now = database(&self.dir);
         let mut states = self.states();
@@ -139,7 +139,7 @@ impl Workers {
     {
         let (mut opened, in_use) = self.opened()?;
         let result = work(&mut opened.state, &*self.engine);
-        // One that a panic went through is dropped instead.
+        // After a panic, the state is dropped instead.
         opened.used = Instant::now();
         let mut states = self.states();
         if states.idle.len() < IDLE_MAX {

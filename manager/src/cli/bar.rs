@@ -59,7 +59,7 @@ impl Bar {
         }
     }
 
-    /// Has what it shows end when this flag is set: see [`Self::advance`].
+    /// Ends the work when this flag is set: see [`Self::advance`].
     pub(super) fn until(self, cancelled: &Arc<AtomicBool>) -> Self {
         Self {
             cancelled: Some(Arc::clone(cancelled)),
@@ -80,7 +80,7 @@ impl Bar {
         }
     }
 
-    /// Shows what is done of so many bytes, and says whether that is to go on.
+    /// Shows the progress in bytes, and returns whether to go on.
     pub(super) fn advance(&self, progress: Progress) -> ControlFlow<()> {
         self.set_length(progress.total.0);
         self.bar.set_position(progress.done.0);

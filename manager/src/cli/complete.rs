@@ -19,7 +19,7 @@ use brood_core::state::{DATABASE, State};
 
 /// Says that a shell asks, and which.
 const VARIABLE: &str = "BROOD_COMPLETE";
-/// How the file ends that says what a checkpoint is.
+/// Suffix of a checkpoint's manifest.
 const MANIFEST: &str = ".ckp.brood";
 
 /// Answers a shell, if one asks, and ends.
@@ -122,7 +122,7 @@ fn state() -> Option<State> {
     State::open_to_look(dir).ok()
 }
 
-/// What an option was given, as `--option VALUE` or `--option=VALUE`.
+/// The value of an option, given as `--option VALUE` or `--option=VALUE`.
 fn option(words: &[OsString], name: &str) -> Option<OsString> {
     let mut words = words.iter();
     let mut found = None;

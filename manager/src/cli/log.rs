@@ -43,7 +43,7 @@ struct Lines {
     escape: Escape,
 }
 
-/// Writes out what a terminal would act on in a line.
+/// Escapes the characters of a line that a terminal would act on.
 type Escape = fn(&str) -> Cow<'_, str>;
 
 impl Lines {
@@ -144,7 +144,7 @@ impl MakeWriter<'_> for Lines {
 /// Changes how much is in the log.
 pub(super) type SetLevel = Arc<dyn Fn(LogLevel) + Send + Sync>;
 
-/// The log. What is in it is written when this is dropped.
+/// The log. All queued lines are written when this is dropped.
 pub(super) struct Log {
     lines: Lines,
     set_level: SetLevel,
@@ -163,7 +163,7 @@ impl Drop for Log {
     }
 }
 
-/// Starts the log. `RUST_LOG` says more exactly than the configuration what is in it, and stays.
+/// Starts the log. `RUST_LOG` overrides the configured level, and stays.
 pub(super) fn start(format: LogFormat, level: LogLevel) -> Log {
     let name = |level| match level {
         LogLevel::Error => "error",

@@ -131,7 +131,7 @@ impl Pages {
     }
 }
 
-/// How a command is called: each option with what it takes, those that may be left out in brackets.
+/// The synopsis of a command: each option with its value, optional ones in brackets.
 fn synopsis(command: &Command) -> Roff {
     let name = command.get_bin_name().unwrap_or(command.get_name());
     let mut words = vec![bold(name)];

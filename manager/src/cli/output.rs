@@ -30,9 +30,9 @@ use brood_core::{
 /// Why standard output lost something, when it did.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
 
-/// Prints a line to standard output, without what a terminal would act on. A failure is kept for
-/// [`written`]. A reader that has gone away (`brood list | head`) is none: the command's work is
-/// done all the same.
+/// Prints a line to standard output, with characters escaped that a terminal would act on. A
+/// failure is kept for [`written`]. A reader that has gone away (`brood list | head`) is no
+/// failure: the command's work is done all the same.
 pub(crate) fn line(text: impl std::fmt::Display) {
     styled(escaped::lines(&text.to_string()));
 }
@@ -51,7 +51,7 @@ fn keep_error(result: io::Result<()>) {
     }
 }
 
-/// Tells on standard error how a command failed, and what to do next.
+/// Prints to standard error how a command failed, and what to do next.
 pub(crate) fn failure(failure: &Failure) {
     note_with("\x1b[1;31m", "error", &failure.message);
     if let Some(hint) = &failure.hint {

@@ -2,7 +2,7 @@
 
 use crate::{api::problem::Problem, failure::Failure};
 
-/// Why the daemon did not do what it was asked.
+/// Why a request to the daemon failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// It has begun nothing: it is not there, does not know this request, or cannot see the files.
@@ -14,7 +14,7 @@ pub(crate) enum Error {
         "the connection to the daemon broke after the request to {asked}: the result is unknown ({why})"
     )]
     Lost {
-        /// What it was asked for.
+        /// The request, in words.
         asked: String,
         /// How the connection broke.
         why: String,
@@ -22,10 +22,10 @@ pub(crate) enum Error {
     /// It refused, or failed.
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
-    /// It did what it was asked, and its answer makes no sense.
+    /// It carried the request out, and its answer is invalid.
     #[error("the daemon's answer to the request to {asked} is invalid: {why}")]
     Odd {
-        /// What it was asked for.
+        /// The request, in words.
         asked: String,
         /// What is wrong with the answer.
         why: String,

@@ -46,8 +46,7 @@ impl Stream {
         })
     }
 
-    /// The next event; none when the stream has ended. What was read is not lost when this is
-    /// dropped before it is done.
+    /// The next event; `None` when the stream has ended. Dropping this early loses no data.
     pub(super) async fn next(&mut self) -> Option<Told> {
         loop {
             if let Some(told) = self.parser.next() {
@@ -61,8 +60,8 @@ impl Stream {
     }
 }
 
-/// Takes events out of what has come so far. Knows as much of the format as the daemon uses: one
-/// line of data for each event.
+/// Takes complete events out of the received text. Knows only the part of the format that the
+/// daemon uses: one line of data for each event.
 #[derive(Debug, Default)]
 struct Parser {
     come: Vec<u8>,

@@ -13,7 +13,7 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The file says what this user runs, and everybody may write it.
+    /// Everybody may write the file, which decides what this user runs.
     #[error("refusing the configuration {}: everybody on this host may change it", .path.display())]
     Exposed {
         /// The file.

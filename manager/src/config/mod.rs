@@ -102,7 +102,7 @@ pub struct Setting<T> {
     pub source: Source,
 }
 
-/// What a configuration is made of, besides defaults and the system's file.
+/// Sources of a configuration, besides defaults and the system's file.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The file that the command line names.
@@ -123,7 +123,7 @@ impl Sources {
         }
     }
 
-    /// A variable of the environment. One that is empty is one that is not set.
+    /// A variable of the environment. An empty one counts as not set.
     fn variable(&self, name: &str) -> Option<&OsString> {
         let value = self.environment.get(std::ffi::OsStr::new(name));
         value.filter(|value| !value.is_empty())
@@ -149,7 +149,7 @@ pub struct Config {
     pub pools: Vec<NewPool>,
 }
 
-/// What `brood restore` does when its flags say nothing.
+/// Defaults of the options of `brood restore`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
     /// How many restores run at once; one for each core by default.
@@ -167,7 +167,7 @@ pub struct Bhyve {
     pub rctl: Setting<Rctl>,
 }
 
-/// What the daemon does when its flags say nothing.
+/// Defaults of the daemon's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serve {
     /// The unix socket that it listens on; see [`Config::socket`].
@@ -187,7 +187,7 @@ pub struct Serve {
 }
 
 impl Config {
-    /// Reads the configuration, and says what is wrong with it.
+    /// Reads the configuration.
     ///
     /// # Errors
     /// When the file cannot be read, or when it, the environment or a flag make no sense.

@@ -11,7 +11,7 @@ use super::{Config, Setting, Source};
 pub struct Shown {
     /// Its key, such as `restore.private_limit`.
     pub key: &'static str,
-    /// What is used; `None` when nothing is set, and nothing is used by default.
+    /// The value in use; `None` when it is not set and has no default.
     pub value: Option<String>,
     /// Where that comes from.
     pub source: Source,

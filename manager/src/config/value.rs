@@ -124,7 +124,7 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Whether commands have the daemon do what they are asked.
+/// Whether commands use the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UseDaemon {
     /// When one answers.

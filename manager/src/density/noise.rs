@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::settle::{Sample, WINDOW};
 use brood_core::units::Bytes;
 
-/// Host memory that moves by this part of what is measured, or more, drowns it.
+/// A movement of host memory by this part of the measured value, or more, drowns it.
 const DROWNS: f64 = 0.5;
 
 /// By how much memory moved in the last [`WINDOW`] of samples, which are in the order of time.

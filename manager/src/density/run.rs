@@ -38,8 +38,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// Fewer guests than this cost too little to be told from the host's noise.
 const ENOUGH_TO_MEASURE: usize = 50;
 
-/// What a guest can cost in kernel and process memory: a measurement outside says that something
-/// else on the host moved meanwhile. A bhyve has a frame buffer of 32 MiB at most, and a boot ROM
+/// Credible range of a guest's kernel and process memory: a measurement outside shows that other
+/// memory of the host moved meanwhile. A bhyve has a frame buffer of 32 MiB at most, and a boot ROM
 /// of 16.
 fn credible_overhead(engine: EngineKind) -> (Bytes, Bytes) {
     match engine {
@@ -268,7 +268,7 @@ fn measure(
         observe(Event::Phase("writing"));
         let words = ["dirty".to_owned(), run.dirty_pages.to_string()];
         for guest in own {
-            // One that cannot will not be counted as answering either.
+            // A guest that fails here will not count as answering either.
             let _ = ask(guest, &words);
         }
     }
@@ -310,7 +310,7 @@ fn measure(
     })
 }
 
-/// Remembers what these guests cost, for plans and admissions to come.
+/// Records the cost of these guests, for later plans and admissions.
 fn note(
     state: &State,
     checkpoint: &Checkpoint,
@@ -349,7 +349,8 @@ fn note(
 }
 
 fn digest(checkpoint: &Checkpoint) -> Result<String, Error> {
-    // By name, not by the descriptor that guests have mapped: what lies there is what is meant.
+    // By name, not by the descriptor that guests have mapped: the file at this name is the one to
+    // check.
     let read = |source| Error::Read {
         checkpoint: checkpoint.path().to_string(),
         source,

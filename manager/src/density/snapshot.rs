@@ -11,8 +11,9 @@ use brood_core::{
     units::{Bytes, PAGE_SIZE},
 };
 
-/// Memory of the host at one moment, as far as guests move it: what Linux says in `/proc/meminfo`,
-/// see proc_meminfo(5), or FreeBSD in `vm.stats` and `vm.pmap`. What a kernel does not say is zero.
+/// Memory of the host at one moment, as far as guests move it: from `/proc/meminfo` on Linux, see
+/// proc_meminfo(5), from `vm.stats` and `vm.pmap` on FreeBSD. A value that the kernel does not
+/// report is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySnapshot {
     /// `MemAvailable`, and the free pages that wait in the lists of each core: see `waiting`.
@@ -117,7 +118,7 @@ impl MemorySnapshot {
         })
     }
 
-    /// What was used from `self` to `after`.
+    /// Memory used between `self` and `after`.
     #[must_use]
     pub fn delta(&self, after: &Self) -> MemoryDelta {
         let grown = |field: fn(&Self) -> Bytes| field(after).as_mib() - field(self).as_mib();

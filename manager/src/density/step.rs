@@ -15,7 +15,7 @@ use brood_core::{
     units::Bytes,
 };
 
-/// What one step asked for and measured. Its JSON keys are fixed: scripts read them.
+/// Parameters and measurements of one step. Its JSON keys are fixed: scripts read them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Guests asked for.
@@ -71,7 +71,7 @@ pub struct Machine {
     /// Memory of the host, in MiB.
     #[serde(serialize_with = "whole_if_whole")]
     pub memory_mib: f64,
-    /// KVM's back end and API version, or `none` and what there is of bhyve's.
+    /// KVM's back end and API version, or bhyve's state.
     pub kvm: String,
 }
 

@@ -25,7 +25,7 @@ const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for a restore by another command.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What was destroyed.
+/// Result of a destruction.
 #[derive(Debug, Default)]
 pub struct Destroyed {
     /// Names, in the order given.
@@ -141,7 +141,7 @@ impl Guests<'_> {
                 }
             }
             for (guest, handle) in ending {
-                // One that hangs in the kernel is waited for once, not each of its kind.
+                // Waits only once for processes that hang in the kernel, not once for each.
                 let patience = EXIT_TIMEOUT.saturating_sub(begin.elapsed());
                 if let Err(e) = wait_for_end(&guest.row.name, &handle, patience) {
                     left.insert(guest.row.id, e);
@@ -183,7 +183,7 @@ impl Guests<'_> {
     /// Kills a guest's process; returns it, if there is one.
     fn kill(&self, guest: &Guest) -> Result<Option<ProcessHandle>, Error> {
         let failed = |e| io(&guest.row.name, e);
-        // One that is recorded as dead is looked at again: it must not outlive its record.
+        // Looks again at a guest that is recorded as dead: it must not outlive its record.
         let process = guest.row.process;
         let Some(process) = process.filter(|_| self.state.of_this_boot(&guest.row)) else {
             return Ok(None);

@@ -64,7 +64,7 @@ impl Guests<'_> {
         for place in places {
             all.extend(disk::find(place, owner, &zfs)?);
         }
-        // Only now: what was there when it was found and is not known now belongs to nothing.
+        // Only now: a disk that existed at the search and has no record now belongs to nothing.
         let known: HashSet<GuestId> = self.list()?.iter().map(|guest| guest.row.id).collect();
         let mut left = Vec::new();
         for found in all {

@@ -28,7 +28,7 @@ pub enum Error {
     NotAlive {
         /// Its name.
         guest: String,
-        /// What it is instead.
+        /// Its state.
         state: GuestState,
         /// How it ended.
         reason: Option<String>,

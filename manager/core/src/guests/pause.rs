@@ -45,8 +45,8 @@ impl Guests<'_> {
         Err(Error::engine("stop", &guest.row.name, source))
     }
 
-    /// Stops many guests; returns those that are stopped. Those that died meanwhile or cannot be
-    /// stopped are left out.
+    /// Stops many guests; returns those that are stopped, without those that died meanwhile or
+    /// cannot be stopped.
     pub fn pause_all(&mut self, guests: &[Guest]) -> Vec<GuestId> {
         let mut stopping = Vec::with_capacity(guests.len());
         for guest in guests {

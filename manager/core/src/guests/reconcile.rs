@@ -41,7 +41,7 @@ impl Guests<'_> {
                 .checkpoint
                 .parse()
                 .and_then(|path| Checkpoint::open(&path));
-            // One that cannot be read now is not missing.
+            // A bundle that cannot be read now is not missing.
             if let Err(error @ checkpoint::Error::Io { .. }) = bundle {
                 return Err(error.into());
             }
@@ -53,7 +53,7 @@ impl Guests<'_> {
         Ok(())
     }
 
-    /// Ends guests that must not run on, and records why: those whose memory the engine has lost.
+    /// Ends guests whose memory the engine has lost, and records why.
     pub(super) fn end_lost(&mut self, guests: &mut [Guest]) -> Result<(), Error> {
         let lost: HashMap<GuestId, String> = self.engine.lost().into_iter().collect();
         if lost.is_empty() {
@@ -112,7 +112,7 @@ impl Guests<'_> {
                     }
                     (None, Some(_)) => {}
                     (None, None) => {
-                        // What is left of it first: a process may have its disk open.
+                        // Its other parts first: a process may have its disk open.
                         self.engine.forget(GuestRef::new(&run_dir, &row.id))?;
                         match self.release_disk(&row) {
                             Ok(()) => {
@@ -153,7 +153,7 @@ impl Guests<'_> {
                 row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
             if state == GuestState::Dead && unexplained {
                 let reason = if self.state.of_this_boot(&row) {
-                    // One that cannot be read now is asked for again with the next look.
+                    // The next look asks again for one that cannot be read now.
                     let ended = self
                         .engine
                         .ended(GuestRef::new(&run_dir, &row.id))

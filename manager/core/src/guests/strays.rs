@@ -31,7 +31,7 @@ pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
         };
         for guest in guests.list()? {
             known.extend(guest.row.process);
-            // One that is recorded, dead or not, is removed by its name.
+            // A recorded guest, dead or not, can be removed by its name.
             ids.insert(guest.row.id);
             if guest.row.state == RowState::Restoring {
                 coming.insert(short(&guest.row.name).to_owned());
@@ -68,13 +68,13 @@ pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
 /// What became of strays that were to be ended.
 #[derive(Debug, Default)]
 pub struct EndedStrays {
-    /// Names of those that are gone.
+    /// Names of the guests that are gone.
     pub names: Vec<String>,
-    /// Those that are not, and why.
+    /// Guests that are left, and why.
     pub left: Vec<(String, Error)>,
 }
 
-/// Ends strays. One that cannot be ended does not hold up the others.
+/// Ends strays. A stray that cannot be ended does not hold up the others.
 ///
 /// # Errors
 /// When none could be ended.

@@ -15,7 +15,7 @@ use crate::{
 /// A user of a bundle: it shares the bundle's memory, or cannot be restored without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
-    /// A guest that was restored from it, or from a delta over it; also one that is being restored.
+    /// A guest that was restored, or is being restored, from it or from a delta over it.
     Guest(String),
     /// A pool whose entries are restored from it.
     Pool(String),
@@ -47,8 +47,8 @@ impl fmt::Display for User {
 }
 
 impl Guests<'_> {
-    /// Who uses a bundle: guests, those that are being restored too, pools, suspended claims,
-    /// deltas in every folder that brood knows of, and processes that read it to restore from it.
+    /// Users of a bundle: guests, those being restored included, pools, suspended claims, deltas in
+    /// every folder that brood knows of, and processes that read it to restore from it.
     ///
     /// # Errors
     /// When the state, or a bundle that may be over it, cannot be read: then its users are unknown.
@@ -156,7 +156,7 @@ impl Guests<'_> {
         let target = Target::of(bundle)?;
         for user in self.state.bundle_users()? {
             let path = user.bundle.parse::<BundlePath>();
-            // One that cannot be looked at may be over it.
+            // A delta that cannot be read may be over it.
             let needs = path.is_ok_and(|path| target.is_needed_by(&path).unwrap_or(true));
             if user.action == BundleAction::Read && needs {
                 return Err(being_read(bundle, &user));
@@ -172,7 +172,7 @@ impl Guests<'_> {
         for guest in self.list()? {
             let counts = guest.state != GuestState::Dead || guest.row.disk.is_some();
             let path = guest.row.checkpoint.parse::<BundlePath>();
-            // One whose checkpoint cannot be read may share the memory.
+            // A guest whose checkpoint cannot be read may share the memory.
             if counts && path.is_ok_and(|path| target.is_needed_by(&path).unwrap_or(true)) {
                 names.push(guest.row.name);
             }

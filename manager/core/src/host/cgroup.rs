@@ -21,12 +21,12 @@ pub struct GroupLimit {
     pub file: PathBuf,
     /// The limit.
     pub limit: u64,
-    /// What is used now, without page cache that the kernel would give back at once.
+    /// Present use, without page cache that the kernel would give back at once.
     pub used: u64,
 }
 
 impl GroupLimit {
-    /// What is left.
+    /// The rest.
     #[must_use]
     pub fn room(&self) -> u64 {
         self.limit.saturating_sub(self.used)

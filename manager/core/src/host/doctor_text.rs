@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::doctor::{Check, Status, can_mass_restore};
 use crate::escaped;
 
-/// Widest that the columns of names and of what was found become: a long path or list of options
-/// does not push the last column off the screen.
+/// Maximum width of the columns of names and values, so that a long path or list of options does
+/// not push the last column off the screen.
 const WIDEST: (usize, usize) = (32, 48);
 /// What a mark and the space behind it take.
 const MARK: usize = 2;

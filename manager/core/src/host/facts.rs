@@ -9,7 +9,7 @@ pub use super::proc::Error;
 use super::{folder::Folder, freebsd::Freebsd, linux::Linux, proc::ProcRoot};
 use crate::units::Bytes;
 
-/// What to read: where `/proc`, `/sys` and `/dev` are, and the folders that matter.
+/// What to read: the roots of `/proc`, `/sys` and `/dev`, and the relevant folders.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// Root of `/proc`, `/sys` and `/dev`.
@@ -66,8 +66,8 @@ pub struct Cpu {
 pub struct Memory {
     /// Linux: `MemTotal`. FreeBSD: `hw.physmem`.
     pub total: Bytes,
-    /// What can be taken without swapping. Linux: `MemAvailable`. FreeBSD: pages that are free,
-    /// inactive or in the laundry (`vm.stats.vm`).
+    /// Memory that can be taken without swapping. Linux: `MemAvailable`. FreeBSD: pages that are
+    /// free, inactive or in the laundry (`vm.stats.vm`).
     pub available: Bytes,
     /// Linux: `SwapTotal`. FreeBSD: `vm.swap_total`.
     pub swap_total: Bytes,

@@ -184,7 +184,7 @@ pub trait Kernel {
     /// `NotFound` when there is no such variable.
     fn sysctl(&self, name: &str) -> io::Result<Value>;
 
-    /// How many processes there are: all, or those whose real user is this one.
+    /// Number of processes: of all users, or of this real user.
     ///
     /// # Errors
     /// When the kernel does not say.

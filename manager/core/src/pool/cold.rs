@@ -367,8 +367,8 @@ impl Pools<'_> {
             Err(_) => false,
         };
         if !goes_on && sealed {
-            // One that cannot be ended does not answer any more, and is found when its pool is
-            // settled.
+            // A guest that cannot be ended does not answer any more, and the reconciliation of its
+            // pool finds it.
             self.destroy(&[cold.guest])?;
             self.state.mark_cold(&cold.token)?;
             return Ok(());

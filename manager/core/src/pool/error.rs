@@ -21,7 +21,7 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// What it should be contradicts itself.
+    /// Its policy contradicts itself.
     #[error("pool {pool} can never be as asked for: {reason}")]
     Contradiction {
         /// The pool.
@@ -78,7 +78,7 @@ pub enum Error {
         pool: String,
         /// How many.
         tries: u32,
-        /// What the last one's error was.
+        /// The last guest's error.
         last: String,
     },
     /// A guest was not restored.
@@ -98,7 +98,7 @@ pub enum Error {
         pool: String,
         /// How many.
         guests: usize,
-        /// What the first one's error was.
+        /// The first guest's error.
         first: String,
     },
     /// There is no randomness for a token.

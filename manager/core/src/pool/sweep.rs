@@ -51,7 +51,7 @@ impl Pools<'_> {
                 doomed.push(listed.path);
             }
         }
-        // One that another of them is a delta of goes after that one.
+        // A bundle goes after the deltas over it.
         let swept = loop {
             let before = doomed.len();
             let mut result = Ok(());

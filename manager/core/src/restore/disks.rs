@@ -10,7 +10,7 @@ use crate::{
     state::State,
 };
 
-/// What the guests of a restore get clones of.
+/// Source of the disks of a restore's guests.
 #[derive(Debug)]
 pub(super) struct Opened {
     /// Its name.
@@ -49,7 +49,7 @@ pub(super) fn open(
     provider
         .open(sealed, &|file| digest(state, file))
         .map_err(failed)?;
-    // Before the first clone: what a crash leaves is looked for there.
+    // Before the first clone, so that leftovers of a crash are searched there.
     state.note_disk_place(&source.place())?;
     Ok(Some(Opened {
         source,

@@ -86,16 +86,16 @@ pub(super) fn reserve(
     }
 }
 
-/// What is known of the guests that are recorded.
+/// What is known about the recorded guests.
 #[derive(Clone, Copy)]
 enum Known<'a> {
     /// What is recorded.
     Nothing,
-    /// What was just seen.
+    /// The processes, looked at just now.
     Now {
         /// Private memory of those that live.
         used: &'a HashMap<GuestId, Bytes>,
-        /// Those that are recorded and live no more.
+        /// Recorded guests that have died.
         dead: &'a [GuestId],
     },
 }

@@ -39,8 +39,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Guests recorded in one transaction.
 const BATCH: usize = 128;
 
-/// Begins a session of the engine. A nursery that was killed before it was ready is replaced, as
-/// one that is killed later; `nurseries` counts them.
+/// Begins a session of the engine. Replaces a nursery that was killed before it was ready, as one
+/// that is killed later; `nurseries` counts them.
 pub(super) fn begin_session(
     engine: &dyn Engine,
     checkpoint: &Checkpoint,
@@ -89,8 +89,7 @@ pub(super) struct Run<'a> {
     pub(super) next: u64,
     /// When the last outcome came.
     pub(super) heard: Instant,
-    /// Orders before this place are no longer in the line: one that was given out later has come to
-    /// its outcome.
+    /// Orders before this place are no longer queued: a later one has its outcome already.
     pub(super) furthest: u64,
     /// Whether the session was ended before its time.
     pub(super) broken: bool,
@@ -115,7 +114,8 @@ impl Run<'_> {
             match self.session.wait(POLL_INTERVAL) {
                 Ok(Some(outcome)) => {
                     self.heard = Instant::now();
-                    // What is not waited for is a guest that was restored and has ended since.
+                    // An outcome without an order is that of a guest that was restored and has
+                    // ended since.
                     if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
                         self.furthest = self.furthest.max(outcome.order);
                         // The next guest is under way while this one is written down.
@@ -140,8 +140,8 @@ impl Run<'_> {
         }
     }
 
-    /// Ends guests whose time is up. An order's time counts from when it was given out; but one
-    /// that may still be in the line, behind others, has as long as any of them is heard of.
+    /// Ends guests whose time is up. An order's time counts from when it was given out; an order
+    /// that may still be queued behind others has time as long as outcomes keep coming.
     fn end_silent(&mut self, observe: &mut dyn FnMut(&Event<'_>)) -> Result<(), Error> {
         let nobody_is_heard = self.heard.elapsed() > self.timeout;
         let late = |(place, (_, begin)): &(&u64, &(Order, Instant))| {
@@ -284,8 +284,8 @@ impl Run<'_> {
     ) {
         self.tell_failure(name, error, observe);
         let run_dir = self.state.run_dir();
-        // One that cannot be looked at may live: it keeps its record, and so does one whose disk is
-        // left. The next command that looks tries again.
+        // A guest that cannot be looked at may live: it keeps its record, and so does a guest whose
+        // disk is left. The next command that looks tries again.
         let known = self.engine.find(GuestRef::new(&run_dir, &id)).is_ok();
         if known
             && self.engine.forget(GuestRef::new(&run_dir, &id)).is_ok()
@@ -390,8 +390,8 @@ impl Run<'_> {
         again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
         for (_, (order, _)) in again {
             self.end(&order.id);
-            // A control socket that the dead guest had made would be in the new one's way, and
-            // what it had written on its disk.
+            // The dead guest's control socket, and its writes on its disk, would be in the new
+            // guest's way.
             self.engine.forget(GuestRef::new(&run_dir, &order.id))?;
             self.release(&order.id).map_err(guests::Error::from)?;
             self.queue.push_front(order);
@@ -439,7 +439,7 @@ impl Run<'_> {
         let gone: Vec<_> = rest.iter().filter(released).copied().collect();
         match self.state.remove_guests(&gone) {
             Err(error) if self.report.guests.is_empty() => return Err(error.into()),
-            // Those who are listed and never came are found not to be there by the next look.
+            // The next look finds that recorded guests which never came do not exist.
             Err(error) => drop(self.report.unrecorded.get_or_insert(error)),
             Ok(()) => {}
         }

@@ -22,7 +22,7 @@ use crate::{checkpoint::BundlePath, engine::Process, guest_id::random, owner_onl
 /// The folder of the files, which is there as long as there are any.
 const FOLDER: &str = "bundles";
 
-/// What is done to a bundle.
+/// Action on a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BundleAction {
@@ -37,7 +37,7 @@ pub enum BundleAction {
 pub struct BundleUser {
     /// The process.
     pub process: Process,
-    /// What it is, in a few words.
+    /// Its command line, in a few words.
     pub command: String,
     /// Absolute `DIR/NAME`.
     pub bundle: String,
@@ -166,7 +166,7 @@ fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
     };
     let is_whole = path.extension().is_none();
     match file.try_lock() {
-        // One that has no name yet may be about to be locked.
+        // A file without its final name may be about to be locked.
         Ok(()) if is_whole => {
             let _ = fs::remove_file(path);
             Ok(None)

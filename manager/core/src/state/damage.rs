@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 use super::{DATABASE, Error, journal::Journal, keepsake};
 
-/// What a file is called, in `dir`, that a rebuild is still filling.
+/// Name of the file that a rebuild is still filling.
 pub(super) const UNFINISHED: &str = "brood.sqlite.new";
 
 /// Refuses files that SQLite would take without a word.

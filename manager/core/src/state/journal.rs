@@ -23,7 +23,7 @@ pub(super) struct Journal {
     changes: Arc<Changes>,
 }
 
-/// What this process has changed in one database.
+/// This process's changes of one database.
 #[derive(Debug, Default)]
 struct Changes {
     /// Turn of the thread that changes something. A thread that finds SQLite's lock held sleeps and
@@ -97,7 +97,7 @@ impl Journal {
     }
 }
 
-/// What a panic leaves is as good: nothing here is changed halfway.
+/// A panic leaves a valid value: nothing here is changed halfway.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

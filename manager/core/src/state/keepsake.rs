@@ -24,7 +24,7 @@ const UNFINISHED: &str = ".new";
 /// A claim whose guest is suspended, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptClaim {
-    /// Digest of what the claimer shows.
+    /// Digest of the claim's token.
     pub(crate) token: TokenDigest,
     /// The pool.
     pub(crate) pool: String,
@@ -76,9 +76,9 @@ impl State {
     /// Claims that have a recovery file and no record. Leaves out files that make no sense.
     ///
     /// # Errors
-    /// When the database or what is kept cannot be read.
+    /// When the database or a recovery file cannot be read.
     pub(crate) fn claims_not_recorded(&self) -> Result<Vec<KeptClaim>, Error> {
-        // First what is kept: what is recorded goes later.
+        // First the recovery files: a record is removed after its file.
         let mut kept = files(&self.suspended_dir(), ".claim")?;
         let recorded = self.all_cold()?;
         let recorded: HashSet<PathBuf> = recorded

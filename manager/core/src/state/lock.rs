@@ -49,7 +49,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Words of the holder's command that are told. Later ones may be a claim's token.
 const WORDS: usize = 3;
 
-/// Name of the lock of a pool, which is held while the pool is brought to what it should be.
+/// Name of the lock of a pool, which is held while the pool is reconciled or filled.
 pub(crate) fn of_pool(pool: &str) -> String {
     format!("{LOCKS}/{pool}.lock")
 }

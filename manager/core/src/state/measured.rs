@@ -14,7 +14,7 @@ pub struct Measured {
     pub guests: u64,
     /// Kernel and process memory of one guest.
     pub overhead: Bytes,
-    /// Private guest memory of one that had only answered.
+    /// Private guest memory of a guest that had only answered.
     pub pristine_private: Bytes,
     /// Private guest memory of one at work.
     pub expected_private: Bytes,

@@ -101,7 +101,7 @@ pub enum Error {
         /// What SQLite said.
         source: rusqlite::Error,
     },
-    /// The database is not what was written.
+    /// The database is damaged.
     #[error("the state in {} is damaged: {reason}", .path.display())]
     Damaged {
         /// The database file.

@@ -48,7 +48,7 @@ impl Rebuild {
         Ok(Self { state, aside })
     }
 
-    /// What can still be read of the damaged one.
+    /// The readable part of the damaged database.
     pub(crate) fn salvage(&self) -> Salvage {
         self.aside
             .as_deref()

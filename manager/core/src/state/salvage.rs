@@ -110,7 +110,7 @@ impl Salvage {
     }
 }
 
-/// The rows of a table that can be read. One that makes no sense is left out.
+/// The readable rows of a table, without those that make no sense.
 fn rows<T, K: Hash + Eq>(
     database: &Connection,
     unread: &mut Vec<String>,

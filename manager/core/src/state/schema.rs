@@ -153,7 +153,7 @@ pub(super) struct Opened {
     pub(super) version: i64,
 }
 
-/// Opens the database and brings it to the newest version. One that is new is asked about.
+/// Opens the database and migrates it to the newest version. Calls back for a new one.
 pub(super) fn open(
     path: &Path,
     may_be_new: impl FnOnce() -> Result<(), Error>,
@@ -184,7 +184,7 @@ pub(super) fn open(
     if found < known {
         to_write_ahead_log(&database).map_err(failed)?;
         add_token_digest(&database).map_err(failed)?;
-        // Tokens that are replaced must not stay in what is free of the file.
+        // Replaced tokens must not stay in the file's free pages.
         database
             .pragma_update(None, "secure_delete", "ON")
             .map_err(failed)?;
@@ -201,7 +201,7 @@ pub(super) fn open(
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }
-    // What a commit leaves to be brought to the disk is for `Journal` to bring there.
+    // `Journal` syncs what a commit leaves unsynced.
     database
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;

@@ -37,7 +37,7 @@ impl Drop for Change {
 }
 
 fn install() {
-    // One that was ignored stays so.
+    // An ignored signal stays ignored.
     if let Ok(before) = set(SigHandler::Handler(on_stop))
         && matches!(before.handler(), SigHandler::SigIgn)
     {

@@ -22,7 +22,7 @@ impl State {
             .map_err(|e| self.database_error(e))
     }
 
-    /// Notes the digest of the file that has this stamp, in place of what was known of it before.
+    /// Notes the digest of the file that has this stamp, in place of an older one.
     ///
     /// # Errors
     /// When the database cannot be written.

@@ -22,7 +22,7 @@ fn kinds(cost: &Cost) -> [(&'static str, u64); 6] {
     ]
 }
 
-/// What is not counted but looked at.
+/// Gauges of a sample.
 pub(super) fn of(sample: &Sample) -> Registry {
     let mut registry = Registry::with_prefix("brood");
     let set = |family: &Gauges, labels: &[(&'static str, &str)], value: u64| {

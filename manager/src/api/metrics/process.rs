@@ -36,7 +36,7 @@ impl Atomic<f64> for Seconds {
     }
 }
 
-/// Those of a process that began at `started`. What this host does not tell is left out.
+/// Metrics of a process that began at `started`, without those that this host does not report.
 pub(super) fn metrics(started: Timestamp) -> Registry {
     let mut registry = Registry::with_prefix("process");
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {

@@ -48,8 +48,8 @@ pub(in crate::api) async fn metrics(
     Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
 }
 
-/// Whether a client wants `OpenMetrics` at least as much as text (RFC 9110, 12.5.1). One that only
-/// takes whatever there is gets what most can read.
+/// Whether a client wants `OpenMetrics` at least as much as text (RFC 9110, 12.5.1). A client
+/// without a preference gets the text format, which most can read.
 fn wants_open_metrics(accept: &str) -> bool {
     let (mut open, mut text) = (0.0, 0.0);
     for range in accept.split(',') {

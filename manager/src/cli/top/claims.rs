@@ -38,7 +38,7 @@ impl Heard {
         }
     }
 
-    /// Puts together what was counted and what was heard of claims to a pool.
+    /// Joins the daemon's counters and events of a pool's claims.
     pub(crate) fn of_pool(&self, pool: &str, counted: Counted, now: Instant) -> Claims {
         let mine = self
             .claims
@@ -54,7 +54,7 @@ impl Heard {
         Claims {
             total: counted.total,
             mean_ms: (counted.total > 0).then(|| counted.seconds * 1e3 / counted.total as f64),
-            // One that has only just begun to listen knows nothing of a rate.
+            // There is no rate yet just after the start.
             per_second: listened
                 .filter(|listened| *listened >= PERIOD)
                 .map(|listened| lately as f64 / listened.min(LATELY).as_secs_f64()),
@@ -93,7 +93,7 @@ pub(crate) fn lock(heard: &Mutex<Heard>) -> std::sync::MutexGuard<'_, Heard> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a daemon has counted of claims to one pool.
+/// A daemon's counters of one pool's claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Counted {
     total: u64,

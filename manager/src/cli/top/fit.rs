@@ -39,7 +39,7 @@ impl Fit {
         Self { chosen }
     }
 
-    /// Of a row's cells those that are shown.
+    /// The shown cells of a row.
     pub(super) fn chosen(&self, mut cells: Vec<String>) -> Vec<String> {
         let cell = |(i, _): &(usize, u16)| std::mem::take(&mut cells[*i]);
         self.chosen.iter().map(cell).collect()

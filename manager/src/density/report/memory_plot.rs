@@ -31,7 +31,8 @@ fn draw_on(
     root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     steps: &[Step],
 ) -> Result<(), DrawError> {
-    // What is not more than nothing has no place here, and is no cost: the page says which.
+    // Values of zero or less have no place on a logarithmic axis, and are no cost: the page names
+    // them.
     let plotted = || steps.iter().filter(|step| step.host_delta_mib > 0.0);
     let curve: Vec<_> = plotted()
         .map(|step| (count(step.guests), step.host_delta_mib.max(LEAST_MIB)))

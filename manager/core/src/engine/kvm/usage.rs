@@ -7,8 +7,8 @@ use crate::{
     units::Bytes,
 };
 
-/// Reads /proc/PID/smaps. What is mapped of checkpoints is the guest's memory; everything else is
-/// its process's.
+/// Reads /proc/PID/smaps. Mappings of checkpoints are the guest's memory; all others are its
+/// process's.
 pub(super) fn read(process: Process) -> io::Result<Usage> {
     let text = fs::read_to_string(format!("/proc/{}/smaps", process.pid))?;
     if text.is_empty() {
@@ -24,7 +24,7 @@ pub(super) fn read(process: Process) -> io::Result<Usage> {
     Ok(usage)
 }
 
-/// What a guest's process tells of it: its name, its memory, and the checkpoint that it is of.
+/// Describes a guest by its process: its name, its memory, and its checkpoint.
 ///
 /// All of its memory is mapped from memory files of checkpoints. It has them open in the order in
 /// which they lie over each other: the last one is the checkpoint's own.
@@ -70,7 +70,8 @@ fn describe_in(proc: &Path, pid: i32) -> io::Result<Option<Described>> {
     }))
 }
 
-/// What was read of a process; `None` only when it is gone, or what it had.
+/// The result of a read from a process; `None` only when the process, or the file that it had, is
+/// gone.
 pub(super) fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(found) => Ok(Some(found)),
@@ -81,7 +82,7 @@ pub(super) fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The bundle of a memory file, from what a link or a mapping in /proc calls it.
+/// The bundle of a memory file, from its name in a link or a mapping of /proc.
 fn bundle(path: &str) -> Option<&str> {
     path.trim_end_matches(" (deleted)").strip_suffix(".ckp")
 }

@@ -32,8 +32,8 @@ pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> V
     limits
 }
 
-/// Each user may have so many virtual machines. Those of other users are counted as well, since
-/// the kernel tells only how many there are; so are those that are not brood's.
+/// Limit of virtual machines for each user. It counts the machines of other users and of other
+/// programs too, since the kernel reports only their number.
 fn machines_of_user(
     facts: &HostFacts,
     name: &'static str,

@@ -32,7 +32,7 @@ pub const OWN_FILES: u64 = 64;
 /// Open files that one guest takes: its memory file, virtual machine, vCPU, channel, and so on.
 pub const FILES_PER_GUEST: u64 = 10;
 
-/// What a restore asks of the host.
+/// Demand of a restore on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
     /// Guests to restore.
@@ -43,8 +43,8 @@ pub struct Demand {
     pub allowance: Bytes,
     /// Memory of one guest; an allowance past it means nothing.
     pub memory_size: Bytes,
-    /// Promised to earlier guests and not used yet: for a live guest its allowance less its private
-    /// memory, for one that was admitted and not started yet also the overhead.
+    /// Memory promised to earlier guests and not used yet: for a live guest its private limit less
+    /// its private memory, for a guest that was admitted and not started yet also the overhead.
     pub outstanding: Bytes,
     /// Tasks of guests that were admitted and do not exist yet.
     pub outstanding_pids: u64,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::units::Bytes;
 
-/// What a limit counts.
+/// Unit of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
@@ -43,15 +43,15 @@ impl Unit {
 pub struct Limit {
     /// The sysctl, resource limit, `/proc/meminfo` line, control group file or kind of memory.
     pub name: String,
-    /// What is counted.
+    /// The counted unit.
     pub unit: Unit,
-    /// What all the guests need, with what is needed however many there are.
+    /// The need of all the guests, the fixed part included.
     pub needed: u64,
     /// The part of `needed` that one guest adds.
     pub per_guest: u64,
     /// The part of `needed` that does not depend on the guests asked for now.
     pub fixed: u64,
-    /// What is left on the host now.
+    /// The amount left on the host now.
     pub available: u64,
     /// What the limit is set to, and how much of that is there: where both are told in its words.
     #[serde(skip)]
@@ -167,7 +167,7 @@ fn plural(guests: u64) -> &'static str {
 }
 
 impl Limit {
-    /// What is there, what is needed, and what to do, for one line.
+    /// Available, needed and what to do, in one line.
     fn shortfall(&self, max_guests: u64) -> String {
         let Self { name, unit, .. } = self;
         let left = unit.show(self.left());

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::escaped;
 
-/// What can be asked, for help and error messages.
+/// The requests, for help and error messages.
 pub const REQUESTS: &str = "\
 ping [TEXT]               echo, with the boot nonce and the request counter
 sum [ADDRESS [LENGTH [STRIDE]]]
@@ -184,7 +184,7 @@ fn number(word: &str) -> Result<u64, WordsError> {
         .ok_or_else(bad)
 }
 
-/// An answer together with what was asked.
+/// An answer together with its request.
 #[derive(Clone, Debug)]
 pub struct Answered {
     kind: Kind,

@@ -25,12 +25,12 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 pub(crate) struct Orphans {
     /// The restore lock, held.
     lock: Option<File>,
-    /// Its file, by which those who restore are found.
+    /// Its file, by which processes that still restore are found.
     of_lock: Metadata,
     time_is_up: Instant,
     next_look: Instant,
     pause: Duration,
-    /// Those that were ended because they had not answered; none before the time is up.
+    /// Guests that were ended because they had not answered; `None` before the time is up.
     ended: Option<Vec<Pid>>,
 }
 
@@ -39,8 +39,8 @@ impl Orphans {
     pub(crate) fn new(lock: File) -> Option<Self> {
         let of_lock = lock.metadata().ok()?;
         let now = Instant::now();
-        // A manager that came to its end has recorded what there was to record, and has removed the
-        // lock's name. One that was killed has not.
+        // A manager that ended normally has recorded all results, and has removed the lock's name.
+        // A killed one has not.
         let was_killed = of_lock.nlink() > 0;
         Some(Self {
             lock: was_killed.then_some(lock),
@@ -68,7 +68,7 @@ impl Orphans {
         self.ended.as_ref().is_some_and(|all| all.contains(&pid))
     }
 
-    /// Does what there is to do by now. `children` are those whose end is not recorded yet.
+    /// Does what is due by now. `children` are those whose end is not recorded yet.
     pub(crate) fn look(&mut self, children: impl Iterator<Item = Pid>) {
         let now = Instant::now();
         if self.ended.is_none() && self.time_is_up <= now {
@@ -90,7 +90,7 @@ impl Orphans {
         }
     }
 
-    /// Ends those that still restore: they hold the lock open.
+    /// Ends the children that still restore: they hold the lock open.
     fn end(&self) -> Vec<Pid> {
         let Ok(Some(this)) = Process::with_pid(Pid::this().as_raw()) else {
             return Vec::new();

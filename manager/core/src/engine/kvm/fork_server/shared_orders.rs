@@ -52,8 +52,8 @@ impl Desk {
         }
     }
 
-    /// What lies at `place`, whose user has ended or has told what it took. The place is empty
-    /// from then on.
+    /// Takes the order at `place`, whose user has ended or has told the nursery of it. The place is
+    /// empty from then on.
     pub(crate) fn take(&self, place: usize) -> Option<Order> {
         // SAFETY: as the caller warrants, nobody else uses the place now.
         let order = unsafe { &mut self.place(place)[0] };

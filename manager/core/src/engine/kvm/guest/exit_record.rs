@@ -48,13 +48,13 @@ pub(crate) fn ended(id: &GuestId, reason: &ExitReason) {
     }
 }
 
-/// Reads what was recorded of a guest in `run_dir`.
+/// Reads the record of a guest in `run_dir`.
 ///
 /// # Errors
-/// When there is a record that cannot be read: it is not one that is not there.
+/// When a record exists and cannot be read: this differs from no record.
 pub(crate) fn read(run_dir: &Path, id: &GuestId) -> io::Result<Option<ExitReason>> {
     match fs::read(run_dir.join(record_name(id))) {
-        // What a crash of the host left of it tells nothing.
+        // A record that a crash of the host has damaged counts as none.
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),

@@ -44,8 +44,8 @@ pub(crate) fn write_memory(
 /// Writes the pages of `ram` that differ from `layers` to `to`, which is empty, one after the
 /// other, and says which they are.
 ///
-/// A page that was written and is what it was before is left to the checkpoint. One that is all
-/// zeros becomes a hole. `go_on` is as of [`write_memory`].
+/// Leaves out pages that were written and have their old content again. A page of zeros becomes a
+/// hole. `go_on` is as in [`write_memory`].
 pub(crate) fn write_delta(
     layers: &Layers,
     ram: &Ram,
@@ -76,7 +76,7 @@ pub(crate) fn write_delta(
     Ok(pages)
 }
 
-/// Pages on their way to a file: those that lie together are written together.
+/// Pages to be written to a file; adjacent ones are written together.
 struct Packed<'a> {
     to: &'a File,
     start: u64,

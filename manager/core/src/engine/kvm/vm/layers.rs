@@ -10,7 +10,7 @@ use crate::{
     units::{Bytes, PAGE_SIZE},
 };
 
-/// What a file was when it was verified.
+/// Digest and stamp of a file when it was verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sealed {
     pub(crate) stamp: FileStamp,

@@ -33,7 +33,7 @@ pub(crate) struct Ram {
     deltas: Option<Deltas>,
 }
 
-/// What is to be laid over the full checkpoint's file.
+/// The deltas' pages to be mapped over the full checkpoint's file.
 #[derive(Debug)]
 struct Deltas {
     layers: Arc<Layers>,
@@ -122,7 +122,7 @@ impl Ram {
         Ok(())
     }
 
-    /// Maps the first `size` bytes of `file`: what is written reaches the file.
+    /// Maps the first `size` bytes of `file`, shared: writes reach the file.
     pub(crate) fn shared(file: &File, size: Bytes) -> io::Result<Self> {
         Self::map(file, size, MapFlags::MAP_SHARED)
     }
