@@ -2,9 +2,9 @@
 //!
 //! Cloud Hypervisor has one process and one socket for each virtual machine, and so its clients name
 //! no machine in their requests. The daemon therefore makes such a socket for each guest for which
-//! somebody asks for one. Methods, bodies and statuses are those of `cloud-hypervisor.yaml`, version
-//! 0.3.0. Where its program answers otherwise than its document says, its program is followed:
-//! clients are written against that.
+//! somebody asks for one. Methods and bodies are those of `cloud-hypervisor.yaml`, version 0.3.0.
+//! Errors are those of the program itself, which has fewer statuses than its document: clients are
+//! written against the program.
 
 mod sockets;
 mod types;
@@ -18,7 +18,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, put},
 };
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
+use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use utoipa::ToSchema;
@@ -28,6 +30,7 @@ pub(super) use sockets::GuestSockets;
 use super::{
     App,
     extract::Path,
+    guests::TIMEOUT,
     problem::{Problem, ToldProblem},
     request,
 };
@@ -125,16 +128,38 @@ fn router(app: App, served: Served) -> Router {
         .with_state(app)
 }
 
+/// Longest body that is read.
+const BODY_MAX: usize = 64 << 10;
+
 const NO_SUCH_PATH: &str = "no-such-path";
 
 /// Goes around every request to a guest: the log tells of which guest it is, and errors become what
 /// Cloud Hypervisor's clients read.
 async fn answer(State(served): State<Served>, request: Request, next: Next) -> Response {
     let span = tracing::error_span!("cloud-hypervisor", guest = served.name);
-    let response = next.run(request).instrument(span).await;
-    match response.extensions().get::<ToldProblem>() {
-        Some(told) => failure(response.status(), told),
-        None => response,
+    let answered = match whole(request).await {
+        Ok(request) => next.run(request).instrument(span).await,
+        Err(problem) => problem.into_response(),
+    };
+    let mut response = match answered.extensions().get::<ToldProblem>() {
+        Some(told) => failure(answered.status(), told),
+        None => answered,
+    };
+    // ch-remote reads all of the status line that comes after the version as a number.
+    response
+        .extensions_mut()
+        .insert(ReasonPhrase::from_static(b""));
+    response
+}
+
+/// The request, read to its end. ch-remote gives up when it is answered before it has sent all of
+/// it, also where nothing is done with the rest.
+async fn whole(request: Request) -> Result<Request, Problem> {
+    let (head, body) = request.into_parts();
+    match timeout(TIMEOUT, axum::body::to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, body.into())),
+        Ok(Err(e)) => Err(Problem::bad_request(format!("cannot read the body: {e}"))),
+        Err(e) => Err(Problem::bad_request(format!("cannot read the body: {e}"))),
     }
 }
 

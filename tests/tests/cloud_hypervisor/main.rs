@@ -204,7 +204,8 @@ fn ch_remote_is_understood_and_understands() {
     let daemon = Daemon::start(&home);
     let _ = home.restore(&demo, 1, "vm");
     let vm = Vm::of(&daemon, "vm-1");
-    // It says of no body what it is, and looks for names of headers in this very case.
+    // It says of no body what it is, looks for names of headers in this very case, and takes a status
+    // for the rest of the line.
     let answer = |method: &str, verb: &str, body: &str| {
         let mut stream = UnixStream::connect(&vm.socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -225,19 +226,32 @@ fn ch_remote_is_understood_and_understands() {
         String::from_utf8(text).unwrap()
     };
     let told = answer("GET", "vm.info", "");
-    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    assert!(told.starts_with("HTTP/1.1 200 \r\n"), "{told}");
     assert!(told.contains("\r\nContent-Length: "), "{told}");
     let folder = Vm::folder(&home, "snapshots");
     let body = json!({ "destination_url": format!("file://{}", folder.display()) }).to_string();
     let told = answer("PUT", "vm.snapshot", &body);
-    assert!(told.starts_with("HTTP/1.1 500 "), "{told}");
+    assert!(told.starts_with("HTTP/1.1 500 \r\n"), "{told}");
     assert!(told.contains("\r\nContent-Length: "), "{told}");
-    assert!(answer("PUT", "vm.pause", "").starts_with("HTTP/1.1 204 "));
-    assert!(answer("PUT", "vm.snapshot", &body).starts_with("HTTP/1.1 204 "));
+    assert!(answer("PUT", "vm.pause", "").starts_with("HTTP/1.1 204 \r\n"));
+    assert!(answer("PUT", "vm.snapshot", &body).starts_with("HTTP/1.1 204 \r\n"));
+    // A verb that is not served is answered all the same when its body comes late.
+    let mut late = UnixStream::connect(&vm.socket).unwrap();
+    late.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        late,
+        "PUT /api/v1/vm.resize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+    )
+    .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    write!(late, "{{}}").unwrap();
+    let mut told = [0; 15];
+    late.read_exact(&mut told).unwrap();
+    assert_eq!(&told, b"HTTP/1.1 404 \r\n");
     // One command is one connection, also when the guest is gone.
     for verb in ["vm.shutdown", "vm.delete", "vm.delete", "vmm.shutdown"] {
         assert!(
-            answer("PUT", verb, "").starts_with("HTTP/1.1 204 "),
+            answer("PUT", verb, "").starts_with("HTTP/1.1 204 \r\n"),
             "{verb}"
         );
         assert!(home.list().is_empty());

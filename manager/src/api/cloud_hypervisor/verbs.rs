@@ -2,12 +2,7 @@
 
 use std::path::PathBuf;
 
-use axum::{
-    Extension, Json as Answer,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::StatusCode,
-};
+use axum::{Extension, Json as Answer, body::Bytes, extract::State, http::StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::{
@@ -110,10 +105,9 @@ pub(super) async fn resume(State(app): State<App>, Extension(served): Extension<
 pub(super) async fn snapshot(
     State(app): State<App>,
     Extension(served): Extension<Served>,
-    body: Result<Bytes, BytesRejection>,
-) -> Done {
     // ch-remote says of no body that it is JSON.
-    let body = body.map_err(|e| Problem::bad_request(e.body_text()))?;
+    body: Bytes,
+) -> Done {
     let config: VmSnapshotConfig = serde_json::from_slice(&body).map_err(|e| {
         Problem::bad_request(format!("the body is not what vm.snapshot takes: {e}"))
     })?;
