@@ -1,4 +1,5 @@
-//! A listener with its clients: it can stop listening while those who came before are still served.
+//! Listener with its clients: it can stop listening while it still serves the clients that came
+//! before.
 
 use std::sync::Arc;
 

@@ -71,17 +71,18 @@ pub(super) struct Limits {
     /// --hot [default: when one is missing]
     #[arg(long, value_name = "N|none")]
     hot_min: Option<Limit<Positive>>,
-    /// Most guests of the pool, claimed ones included [default: as many as the host takes]
+    /// Maximum number of guests, claimed ones included [default: as many as the host takes]
     #[arg(long, value_name = "N|none")]
     max: Option<Limit<u32>>,
-    /// Most memory of the pool's guests together, each counted with its private limit and its
+    /// Maximum memory of the pool's guests together, each counted with its private limit and its
     /// overhead [default: as much as the host has]
     #[arg(long, value_name = "SIZE|none")]
     max_memory: Option<Limit<Bytes>>,
     /// Replace a guest that has waited for this time: seconds, or 5m, 1h [default: never]
     #[arg(long, value_name = "TIME|none")]
     max_age: Option<Limit<WholeSeconds>>,
-    /// Most guests that the daemon restores for the pool in a second [default: no limit]
+    /// Maximum number of guests that the daemon restores for the pool per second [default: no
+    /// limit]
     #[arg(long, value_name = "N|none")]
     refill_rate: Option<Limit<Positive>>,
 }

@@ -1,7 +1,7 @@
-//! The sockets of guests: `STATE/ch/NAME.sock`, for the daemon's user alone.
+//! Sockets of guests: `STATE/ch/NAME.sock`, for the daemon's user alone.
 //!
-//! The folder is the record of who asked for one. A daemon that starts serves the sockets that it
-//! finds there, and so they live on when one daemon takes over from another, or is killed.
+//! The folder itself records which guests have a socket. A daemon that starts serves the sockets
+//! that it finds there; so they live on when one daemon takes over from another, or is killed.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,5 @@
-//! What the verbs do. They find the guest by its id: another that has its name later is not meant.
+//! Verbs of Cloud Hypervisor's API. They find the guest by its id, so that a later guest of the
+//! same name is never meant.
 
 use std::path::PathBuf;
 
@@ -130,7 +131,8 @@ pub(super) async fn snapshot(
     .await
 }
 
-/// Cloud Hypervisor restores into a process that has no machine yet; a guest's socket has its guest.
+/// Cloud Hypervisor restores into a process that has no machine yet; a guest's socket has its
+/// guest.
 pub(super) async fn restore(Extension(served): Extension<Served>) -> Problem {
     let detail = format!("this socket has its machine already: guest {}", served.name);
     Problem::new(StatusCode::CONFLICT, "guest-exists", detail)

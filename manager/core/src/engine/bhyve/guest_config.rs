@@ -1,4 +1,4 @@
-//! The configuration of a checkpoint's guest, and what a restore relies on in it.
+//! Configuration of a checkpoint's guest, and the parts of it that a restore relies on.
 
 use super::{
     Error,
