@@ -238,7 +238,7 @@ fn a_daemon_reads_it_again_at_sighup() {
     write("");
     daemon.signal(Signal::SIGHUP);
     until("it to be read again", || {
-        let reads = daemon.log().matches("was read again").count();
+        let reads = daemon.log().matches("configuration reloaded").count();
         (reads == 3).then_some(())
     });
     assert_eq!(daemon.get("/api/v1/pools/a")["entries"]["hot"], 1);

@@ -22,8 +22,8 @@ use brood_core::{disk::Place, guests, restore::mass};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Looking {
-    /// `zfs:DATASET` (right below it) or `reflink:FOLDER`; wherever guests of this state folder had
-    /// disks, when it is not said.
+    /// `zfs:DATASET` (its direct children) or `reflink:FOLDER`; by default all places in which
+    /// guests of this state folder had disks.
     #[param(example = "zfs:tank/vm")]
     place: Option<String>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Leftovers {
     leftovers: Vec<Leftover>,
 }
 
-/// Disks whose guest is not known here, and snapshots of checkpoints that are not there
+/// Lists disks without a guest, and snapshots without a checkpoint
 #[utoipa::path(
     get, path = "/disks/leftovers", tag = "host", operation_id = "listLeftovers",
     params(Looking),
@@ -88,8 +88,8 @@ fn places(named: &[String]) -> Result<Vec<Place>, Problem> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sweeping {
-    /// `zfs:DATASET` or `reflink:FOLDER`, any number; wherever guests of this state folder had
-    /// disks, when none is named.
+    /// `zfs:DATASET` or `reflink:FOLDER`, any number; by default all places in which guests of this
+    /// state folder had disks.
     #[serde(default)]
     #[schema(example = json!(["zfs:tank/vm"]))]
     places: Vec<String>,
@@ -113,7 +113,7 @@ pub(super) struct Unswept {
     error: String,
 }
 
-/// Removes what is left over
+/// Removes the disks and snapshots that listLeftovers lists
 #[utoipa::path(
     post, path = "/disks/sweep", tag = "host", operation_id = "sweepLeftovers",
     request_body = Sweeping,

@@ -37,9 +37,9 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hint: Option<String>,
     /// The exit code of the command line for this kind of error: 1 nothing was done, 2 the request
-    /// makes no sense, 4 refused because it does not fit on this host.
+    /// is invalid, 4 refused because it does not fit on this host.
     pub(crate) exit_code: u8,
-    /// What became of it so far, where there is something to tell.
+    /// Partial result, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub(crate) report: Option<serde_json::Value>,

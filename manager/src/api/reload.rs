@@ -71,11 +71,11 @@ impl App {
             if !later.is_empty() {
                 tracing::warn!("start the daemon again for {}", later.join(", "));
             }
-            tracing::info!("the configuration was read again");
+            tracing::info!("configuration reloaded");
             Ok(())
         });
         if let Err(problem) = reloaded.await {
-            tracing::error!("the configuration was not read again: {}", problem.detail);
+            tracing::error!("configuration not reloaded: {}", problem.detail);
         }
         self.pools_changed.notify_one();
         self.events.poke();

@@ -98,7 +98,7 @@ pub fn serve(config: Config, reload: &Reload) -> Result<Ended, Error> {
     drop(State::open(&config.state)?);
     if owner_only::is_open(&config.state) {
         tracing::warn!(
-            "others may look into the state folder, though at none of its files: chmod 700 {}",
+            "other users may list the state folder, though not read its files: chmod 700 {}",
             config.state.display()
         );
     }
@@ -178,7 +178,7 @@ impl Doors {
         let router = router(self.app.clone(), Some(token));
         let door = Door::open(&self.app, &clients, listener, router, HeaderCase::Lower);
         self.port = Some(door);
-        tracing::info!(%address, "listening on a port, for those who bear the token");
+        tracing::info!(%address, "listening on a port, for clients with the token");
         Ok(())
     }
 

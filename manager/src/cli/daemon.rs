@@ -1,7 +1,7 @@
-//! Having the daemon do it, when one answers.
+//! Commands through the daemon: a command that gains by it asks the daemon first, and does the work
+//! itself when the daemon has begun nothing.
 //!
-//! A command that gains by it asks the daemon first, and does the same here when the daemon has begun
-//! nothing. What is printed and how the command ends does not depend on who did it.
+//! Output and exit code do not depend on which of the two did the work.
 
 use std::env;
 
@@ -44,7 +44,7 @@ pub(crate) fn daemon(config: &Config) -> Option<Client> {
     }
 }
 
-/// What the daemon did; none, when it has begun nothing.
+/// The daemon's result; `None` when it has begun nothing.
 pub(crate) fn done<T>(result: Result<T, Error>) -> Result<Option<T>, Failure> {
     match result {
         Ok(done) => Ok(Some(done)),
@@ -56,7 +56,7 @@ pub(crate) fn done<T>(result: Result<T, Error>) -> Result<Option<T>, Failure> {
     }
 }
 
-/// Has the daemon do something; none, when nothing was begun: it is to be done here.
+/// Has the daemon do the work; `None` when it has begun nothing, so that this process must do it.
 pub(crate) fn by_daemon<T>(
     config: &Config,
     ask: impl FnOnce(&Client) -> Result<T, Error>,
@@ -67,7 +67,7 @@ pub(crate) fn by_daemon<T>(
     }
 }
 
-/// The daemon, when this user may not enter the state folder and so cannot look for himself.
+/// The daemon, if this user may not enter the state folder and so cannot look without it.
 pub(crate) fn only_daemon(config: &Config) -> Option<Client> {
     let entered = access(
         config.state_dir().ok()?,
@@ -76,7 +76,7 @@ pub(crate) fn only_daemon(config: &Config) -> Option<Client> {
     (entered == Err(Errno::EACCES)).then(|| daemon(config))?
 }
 
-/// Starts the log of a command, on standard error: when it is asked for, or `RUST_LOG` is set.
+/// Starts the log of a command on standard error, if `--verbose` is given or `RUST_LOG` is set.
 pub(crate) fn start_log(verbose: bool) {
     let filter = match EnvFilter::try_from_default_env() {
         Ok(filter) => filter,
@@ -89,7 +89,7 @@ pub(crate) fn start_log(verbose: bool) {
         .with_target(false)
         .without_time()
         .with_ansi(false)
-        // It would tell of a standard error that cannot be written to by a panic.
+        // It would panic when standard error cannot be written to.
         .log_internal_errors(false)
         .init();
 }

@@ -1,4 +1,4 @@
-//! How a restore by the daemon comes along, shown as a restore by the command itself is.
+//! Progress of a restore by the daemon, displayed as that of a restore by the command itself.
 
 use std::collections::HashSet;
 
@@ -6,11 +6,11 @@ use super::{bar::Bar, output::note};
 use crate::api::events::RestoreEvent;
 use brood_core::{checkpoint::Progress, restore::job::FailureView, units::Bytes};
 
-/// What is shown of a restore under way.
+/// Display of a restore in flight.
 pub(super) struct Shown {
     guests: Bar,
     bytes: Bar,
-    /// Guests whose failure was told.
+    /// Guests whose failure was printed.
     failures: HashSet<String>,
     warnings: Vec<String>,
 }
@@ -54,7 +54,8 @@ impl Shown {
         self.warnings.push(warning.to_owned());
     }
 
-    /// Ends it. What was not told on the way is told now: events can be missed, a report cannot.
+    /// Ends the display. Prints failures and warnings that were not printed yet: events can be
+    /// missed, a report cannot.
     pub(super) fn finish(mut self, failures: &[FailureView], warnings: &[String]) {
         self.clear();
         for warning in warnings {

@@ -184,7 +184,7 @@ impl Guests<'_> {
     pub(super) fn if_possible(recorded: Result<(), state::Error>) -> Result<(), Error> {
         match recorded {
             Err(error) if error.is_unwritable() => {
-                tracing::warn!(%error, "what guests are could not be recorded");
+                tracing::warn!(%error, "cannot record the state of guests");
                 Ok(())
             }
             recorded => Ok(recorded?),

@@ -297,14 +297,14 @@ impl Pools<'_> {
             })) => {
                 tracing::warn!(
                     pid,
-                    "released claims stay on the disk: this process, which suspends or resumes one, is stopped"
+                    "released claims stay on the disk, because this process is stopped while it suspends or resumes one"
                 );
                 Ok(())
             }
             Err(_) => Ok(()),
         };
         if let Err(error) = settled.and(swept) {
-            tracing::warn!(%error, "suspended claims are not all settled");
+            tracing::warn!(%error, "cannot reconcile all suspended claims");
         }
     }
 
@@ -336,7 +336,7 @@ impl Pools<'_> {
                 tracing::warn!(
                     guest = kept.guest,
                     pool = kept.pool,
-                    "a suspended claim is dropped: it is not recorded, and has no checkpoint"
+                    "dropped a suspended claim without a record and without a checkpoint"
                 );
                 self.state.drop_kept_claim(&kept)?;
                 continue;
@@ -442,7 +442,7 @@ impl Pools<'_> {
                 Err(e.into())
             }
             Err(error) => {
-                tracing::warn!(%error, guest = guest.row.name, "a suspension was not brought to its end");
+                tracing::warn!(%error, guest = guest.row.name, "cannot complete an interrupted suspension");
                 Ok(false)
             }
         }

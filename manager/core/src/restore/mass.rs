@@ -40,7 +40,7 @@ const FRESH: i128 = 2_000_000_000;
 /// How guests are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// `PREFIX-1`, `PREFIX-2`, ...: from the last one that was given on.
+    /// `PREFIX-1`, `PREFIX-2`, ..., continuing after the last number given.
     Numbered(String),
     /// The name that a guest had before; if that is taken, a number.
     Again {
@@ -60,15 +60,15 @@ pub struct Request {
     pub guests: usize,
     /// How many at once, at most.
     pub concurrency: usize,
-    /// How long each may take from its order to its answer. One that takes longer is ended.
+    /// Time that each guest has from its order to its answer. A guest that takes longer is ended.
     pub timeout: Duration,
     /// How they are named.
     pub names: Names,
-    /// Private memory that the operator allows each guest to come to hold.
+    /// Private limit of each guest.
     pub allowance: Bytes,
     /// Kernel and process memory of one guest.
     pub overhead: Bytes,
-    /// Go ahead when what is allowed does not fit in memory.
+    /// Restore even if the private limits do not fit in memory.
     pub overcommit: bool,
     /// Guests that are idle for so long give their virtual machine back until they are asked.
     pub park_after: Option<Duration>,
@@ -79,22 +79,22 @@ pub struct Request {
 }
 
 impl Request {
-    /// How long guests may still take when the restore was cancelled. One that was restored for a
-    /// claimer who has gone is of no use.
+    /// Time that guests still have after the restore was cancelled. A guest for a claimer who has
+    /// gone is of no use, and gets none.
     fn grace(&self) -> Duration {
         let claim = self.membership.as_ref().and_then(|of| of.claim.as_ref());
         claim.map_or(CANCEL_PATIENCE, |_| Duration::ZERO)
     }
 }
 
-/// What happens on the way.
+/// Event of a restore.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The checkpoint's memory is being checked.
     Verifying(Progress),
     /// Admitted; memory is overcommitted when there is a risk to tell.
     Admitted {
-        /// What the restore was held against.
+        /// The verdict of admission.
         verdict: &'a Verdict,
     },
     /// A guest has answered.
@@ -133,7 +133,7 @@ pub struct Failure {
     pub error: String,
 }
 
-/// What came of it.
+/// Result of a restore.
 #[derive(Debug)]
 pub struct Report {
     /// Guests asked for.
@@ -146,8 +146,8 @@ pub struct Report {
     pub not_begun: usize,
     /// From the admission to the last answer.
     pub wall: Duration,
-    /// Why the guests that answered are not recorded as running, when that failed. Whoever looks at
-    /// guests next and can write finds and records them.
+    /// Why the guests that answered could not be recorded as running. The next command that can
+    /// write finds and records them.
     pub unrecorded: Option<state::Error>,
 }
 
@@ -157,7 +157,7 @@ pub enum Error {
     /// It does not fit.
     #[error(transparent)]
     Admission(#[from] admission::Error),
-    /// The checkpoint is not what it should be.
+    /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
     /// The engine cannot begin.
@@ -180,7 +180,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it ended because whoever wanted it wants it no more.
+    /// Whether the restore ended because its requester cancelled it.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         match self {
@@ -211,15 +211,15 @@ impl Error {
     }
 }
 
-/// Makes sure that the memory file of `checkpoint`, and those of its parents when it is a delta,
-/// are what was sealed. A file whose digest was computed before, and that was not changed since, is
-/// not read again. What the engine cannot restore from is refused before anything is read, and so is
-/// what wants more of this host than its own files, unless it is trusted ([`State::trust`]), or
-/// what everybody may change. While one is read, and until what this returns is dropped, nobody removes
-/// the checkpoint; keep it until guests are recorded.
+/// Verifies the memory file of `checkpoint`, and those of its parents when it is a delta, by their
+/// digests. Does not read a file again whose digest is recorded and that has not changed since.
+/// Refuses before reading: a checkpoint that the engine cannot restore from, one that wants more of
+/// this host than its own files and is not trusted ([`State::trust`]), and one that everybody may
+/// change. Nobody can remove the checkpoint until the result is dropped; keep it until the guests
+/// are recorded.
 ///
 /// # Errors
-/// When it is not, or cannot be read.
+/// When the content differs, or cannot be read.
 pub fn verify(
     state: &State,
     engine: &dyn Engine,
@@ -235,7 +235,7 @@ pub fn verify(
     let mut in_use = None;
     checkpoint.refuse_writers()?;
     if checkpoint.parent().is_some() {
-        // Nobody is to remove its parents, however it came here.
+        // Protects its parents from removal, however it came here.
         state.note_bundle_folder(checkpoint.path().dir())?;
     }
     for layer in checkpoint.layers() {
@@ -245,7 +245,8 @@ pub fn verify(
             continue;
         }
         if in_use.is_none() {
-            // The session asks as well; here a file may have terabytes to be read first.
+            // The session checks this too; but reading the file first could take terabytes of
+            // reads.
             engine.suits(checkpoint)?;
             in_use = Some(read_bundle(state, checkpoint)?);
         }
@@ -258,19 +259,19 @@ pub fn verify(
     Ok(in_use)
 }
 
-/// Says that this process reads a checkpoint with its parents, until what this returns is dropped:
-/// nobody removes them meanwhile.
+/// Notes that this process reads a checkpoint with its parents, until the result is dropped, so
+/// that nobody removes them meanwhile.
 ///
 /// # Errors
-/// When one of them is being removed, or it cannot be said.
+/// When one of them is being removed, or the note cannot be written.
 pub fn read_bundle(state: &State, checkpoint: &Checkpoint) -> Result<BundleUse, Error> {
     let in_use = state.use_bundle(checkpoint.path(), BundleAction::Read)?;
     refuse_removal(state, checkpoint)?;
     Ok(in_use)
 }
 
-/// Makes sure that nobody removes the checkpoint or a parent of it, and that the files of memory
-/// which are open are still there.
+/// Checks that no process removes the checkpoint or a parent of it, and that the open memory files
+/// still have their names.
 fn refuse_removal(state: &State, checkpoint: &Checkpoint) -> Result<(), Error> {
     let users = state.bundle_users()?;
     let removers = users.iter().filter(|u| u.action == BundleAction::Remove);
@@ -298,8 +299,8 @@ pub(super) fn is_fresh(stamp: &FileStamp) -> bool {
     Timestamp::now().as_nanosecond() - stamp.ctime_ns.max(stamp.mtime_ns) < FRESH
 }
 
-/// Restores guests. Those that fail, or do not answer in time, do not hold up the others; setting
-/// `cancelled` stops new ones from being begun, and ends those that do not answer soon.
+/// Restores guests. Guests that fail, or do not answer in time, do not hold up the others. When
+/// `cancelled` is set, no new guest is begun, and those that do not answer soon are ended.
 ///
 /// # Errors
 /// When nothing could be restored at all; then nothing is left behind.
@@ -319,7 +320,8 @@ pub fn restore(
     )
 }
 
-/// The same, by the session that stands in `slot` if it fits, which is kept there for the next one.
+/// As [`restore`], by the session in `slot` if it fits; the session stays there for the next
+/// restore.
 ///
 /// # Errors
 /// As [`restore`].
@@ -353,14 +355,15 @@ pub fn restore_by(
     };
     let disk = disks::open(state, engine, checkpoint, &request.disk, &lock);
     let reserved = disk.and_then(|disk| {
-        // What was opened is what is recorded.
+        // Records the disk that was opened.
         let source = disk.as_ref().map(|disk| disk.source.clone());
         let request = Request {
             disk: source.map_or(Choice::None, Choice::Source),
             ..request.clone()
         };
         let orders = reserve(state, engine, facts, checkpoint, &request, &lock, observe)?;
-        // From here on the guests are users of the checkpoint: whoever removed it before is seen.
+        // From here on the guests are recorded users of the checkpoint; a removal that began before
+        // shows now.
         if let Err(refused) = refuse_removal(state, checkpoint) {
             let ids: Vec<_> = orders.iter().map(|order| order.id).collect();
             state.remove_guests(&ids)?;

@@ -449,7 +449,7 @@ impl Run<'_> {
         // their way as long as it does.
         let is_recorded = self.report.unrecorded.is_none();
         if let Some(error) = &self.report.unrecorded {
-            tracing::warn!(%error, "guests run, and are not recorded as running");
+            tracing::warn!(%error, "guests run, but could not be recorded as running");
         }
         let is_good = self.report.failures.is_empty() && !self.broken && is_recorded;
         if result.is_ok() && is_good && self.given_out.is_empty() {
