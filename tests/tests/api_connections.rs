@@ -111,11 +111,23 @@ fn a_request_that_is_not_sent_to_its_end_is_not_waited_for_when_the_daemon_ends(
     half_sent
         .write_all(b"GET /health HTTP/1.1\r\nhost")
         .unwrap();
+    // This one is asked for its body, and sends none of it.
+    let mut without_body = UnixStream::connect(daemon.socket()).unwrap();
+    without_body
+        .write_all(
+            b"POST /api/v1/pools HTTP/1.1\r\nhost: brood\r\ncontent-type: application/json\r\n\
+              content-length: 10\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .unwrap();
+    let mut asked = [0; 12];
+    without_body.set_read_timeout(Some(PATIENCE)).unwrap();
+    without_body.read_exact(&mut asked).unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100");
     let idle = TcpStream::connect(("127.0.0.1", daemon.port())).unwrap();
     let _ = daemon.get("/health");
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let _ = daemon.wait().ok();
-    drop((half_sent, idle));
+    drop((half_sent, without_body, idle));
 }
 
 #[test]

@@ -6,26 +6,27 @@
 //! that has been idle for longest makes room, and clients that have shown the token come last. The
 //! daemon never closes a connection with an open request to make room.
 
+mod bodies;
+
 use std::{
     convert::Infallible,
     future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    body::{Body, Bytes, HttpBody},
+    body::Body,
     http::{Request, Response, StatusCode},
     serve::Listener,
 };
 use hyper::{
-    body::{Frame, Incoming, SizeHint},
+    body::Incoming,
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -38,6 +39,8 @@ use tokio::{
     sync::{Notify, watch},
     time::sleep,
 };
+
+use bodies::{AnsweringBody, SentBody};
 
 use super::{
     door::{HeaderCase, Site},
@@ -132,6 +135,8 @@ pub(super) struct Client {
     of: Arc<Clients>,
     /// Requests being answered, their bodies included.
     answering: AtomicUsize,
+    /// Whether a part of the body of its request is still to come.
+    sending: AtomicBool,
     /// Whether it is the owner's, or has shown the token.
     known: AtomicBool,
     idle_since: Mutex<Instant>,
@@ -181,6 +186,7 @@ impl Clients {
             let client = Arc::new(Client {
                 of: Arc::clone(self),
                 answering: AtomicUsize::new(0),
+                sending: AtomicBool::new(false),
                 known: AtomicBool::new(!self.strangers),
                 idle_since: Mutex::new(Instant::now()),
                 make_room: Notify::new(),
@@ -247,6 +253,10 @@ impl Clients {
 impl Client {
     fn is_idle(&self) -> bool {
         self.answering.load(Ordering::Relaxed) == 0
+    }
+
+    fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
     }
 
     fn idle_since(&self) -> Instant {
@@ -340,7 +350,7 @@ impl Entered {
         loop {
             tokio::select! {
                 _ = connection.as_mut() => return,
-                () = sleep(HALF_SENT) => if client.is_idle() { return },
+                () = sleep(HALF_SENT) => if client.is_idle() || client.is_sending() { return },
             }
         }
     }
@@ -352,8 +362,8 @@ fn answer(
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let answering = Answering::begin(&client);
-    request.extensions_mut().insert(client);
-    let response = router.call(request);
+    request.extensions_mut().insert(Arc::clone(&client));
+    let response = router.call(request.map(|body| SentBody::new(body, &client)));
     async move {
         let response = response.await?;
         Ok(response.map(|body| {
@@ -386,32 +396,6 @@ impl Drop for Answering {
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
         // A new client may be waiting for a connection that can be spared.
         self.0.of.left.notify_one();
-    }
-}
-
-/// The body of an answer, whose request is being answered until all of it is sent.
-struct AnsweringBody {
-    body: Body,
-    _answering: Answering,
-}
-
-impl HttpBody for AnsweringBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
