@@ -323,7 +323,7 @@ impl Entered {
     {
         let client = &self.0;
         let router = TowerToHyperService::new(site.router);
-        let service = service_fn(|request| answer(Arc::clone(client), &router, request));
+        let service = service_fn(|request| answer(client, &router, request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(client.of.idle)
@@ -357,13 +357,13 @@ impl Entered {
 }
 
 fn answer(
-    client: Arc<Client>,
+    client: &Arc<Client>,
     router: &TowerToHyperService<Router>,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-    let answering = Answering::begin(&client);
-    request.extensions_mut().insert(Arc::clone(&client));
-    let response = router.call(request.map(|body| SentBody::new(body, &client)));
+    let answering = Answering::begin(client);
+    request.extensions_mut().insert(Arc::clone(client));
+    let response = router.call(request.map(|body| SentBody::new(body, client)));
     async move {
         let response = response.await?;
         Ok(response.map(|body| {
@@ -427,7 +427,7 @@ mod tests {
         let first = clients.try_enter().unwrap();
         let second = clients.try_enter().unwrap();
         let told = |client: &Entered| {
-            let mut context = Context::from_waker(std::task::Waker::noop());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             pin!(client.0.make_room.notified())
                 .poll(&mut context)
                 .is_ready()
