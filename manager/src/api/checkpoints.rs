@@ -57,12 +57,12 @@ impl App {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Folder {
-    /// The folder; the daemon's own, when it is not said.
+    /// The folder; the daemon's own by default.
     #[param(value_type = Option<String>, example = "/var/tmp/ckp")]
     dir: Option<PathBuf>,
 }
 
-/// The checkpoints in a folder, as `brood checkpoint list`
+/// Lists the checkpoints in a folder, as `brood checkpoint list`
 #[utoipa::path(
     get, path = "/checkpoints", tag = "checkpoints", operation_id = "listCheckpoints",
     params(Folder),
@@ -89,7 +89,7 @@ pub(super) async fn list(
     .await
 }
 
-/// What is in a checkpoint, as `brood checkpoint inspect`
+/// Shows a checkpoint, as `brood checkpoint inspect`
 #[utoipa::path(
     get, path = "/checkpoints/{checkpoint}", tag = "checkpoints", operation_id = "showCheckpoint",
     params(("checkpoint" = String, Path, description = "Its name in the daemon's folder, or its \
@@ -113,11 +113,11 @@ pub(super) async fn show(
     .await
 }
 
-/// Has the host do what a checkpoint wants of it, now and later, as `brood checkpoint trust`
+/// Trusts a checkpoint, as `brood checkpoint trust`
 ///
 /// A checkpoint that was made elsewhere can name commands to run, files to open and addresses to
-/// connect to (`wants` of showCheckpoint). Until this is said it is refused. It is remembered by
-/// the digest of its manifest.
+/// connect to (`wants` of showCheckpoint). brood refuses to restore it until it is trusted. Trust
+/// is recorded by the digest of the manifest.
 #[utoipa::path(
     post, path = "/checkpoints/{checkpoint}/trust", tag = "checkpoints",
     operation_id = "trustCheckpoint",
@@ -141,18 +141,18 @@ pub(super) async fn trust(
     .await
 }
 
-/// A checkpoint was read whole, and is what was sealed.
+/// Result of a verification: the checkpoint is complete and unchanged.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Verified {
     /// The bundle.
     checkpoint: String,
-    /// Always true: one that is not whole is an error.
+    /// Always true: a damaged checkpoint is an error.
     whole: bool,
     /// SHA-256 of its memory.
     sha256: String,
 }
 
-/// Reads a checkpoint whole and compares it with its digests; answers when that is done
+/// Reads all of a checkpoint and compares it with its digests; answers when that is done
 #[utoipa::path(
     post, path = "/checkpoints/{checkpoint}/verify", tag = "checkpoints",
     operation_id = "verifyCheckpoint",
@@ -190,7 +190,7 @@ pub(super) async fn verify(
 pub(super) struct Removed {
     /// The bundle.
     checkpoint: String,
-    /// What its files took, in bytes.
+    /// Size of its files, in bytes.
     freed: Bytes,
 }
 
@@ -199,7 +199,7 @@ pub(super) struct Removed {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Removing {
-    /// Remove it even when deltas in its folder need it: they are lost.
+    /// Remove it even if deltas, pools or suspended claims need it; these are lost.
     #[serde(default)]
     force: bool,
 }
@@ -286,7 +286,7 @@ pub(super) struct Flattening {
     checkpoint: String,
 }
 
-/// Joins a delta and its parents to a new, full checkpoint, as `brood checkpoint flatten`
+/// Joins a delta and its parents into a new, full checkpoint, as `brood checkpoint flatten`
 #[utoipa::path(
     post, path = "/checkpoints/{checkpoint}/flatten", tag = "checkpoints",
     operation_id = "flattenCheckpoint",
@@ -321,11 +321,11 @@ pub(super) async fn flatten(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Planning {
-    /// One with so much memory available, instead of this one as it is now.
+    /// Plan for a host with this much available memory, instead of this host's.
     host_memory_bytes: Option<u64>,
 }
 
-/// How many guests of a checkpoint fit, at best, expected and at worst, as `brood plan`
+/// Computes how many guests of a checkpoint fit, at best, expected and at worst, as `brood plan`
 #[utoipa::path(
     get, path = "/checkpoints/{checkpoint}/plan", tag = "checkpoints",
     operation_id = "planCheckpoint",

@@ -237,10 +237,10 @@ impl Events {
     }
 }
 
-/// How a restore comes along, and what has happened last.
+/// Progress of a restore, with its latest failure or warning.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct RestoreEvent {
-    /// Id of the request that restores; empty when nobody asked for it: the daemon fills a pool.
+    /// Id of the request that restores; empty when the daemon fills a pool by itself.
     pub(crate) request_id: String,
     /// The pool that is filled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,16 +253,16 @@ pub(crate) struct RestoreEvent {
     pub(crate) restored: u32,
     /// Guests failed so far.
     pub(crate) failed: u32,
-    /// How much of the checkpoint was checked, while it is.
+    /// Bytes of the checkpoint that were checked so far, during the check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) verified_bytes: Option<u64>,
-    /// How much there is to check.
+    /// Bytes to check in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) verify_bytes: Option<u64>,
-    /// The guest that has failed just now.
+    /// The latest failed guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<FailureView>,
-    /// What was odd just now.
+    /// The latest warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) warning: Option<String>,
 }
@@ -272,12 +272,12 @@ pub(crate) struct RestoreEvent {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Listening {
-    /// Only how the restore of the request with this id comes along.
+    /// Only the progress of the restore of the request with this id.
     request: Option<String>,
     /// Only events of these types, with commas between them.
     #[param(example = "claim,release")]
     types: Option<String>,
-    /// Only what is about this pool.
+    /// Only events about this pool.
     #[param(example = "web")]
     pool: Option<String>,
 }
@@ -335,21 +335,20 @@ impl Filter {
     }
 }
 
-/// What happens, as it happens (server-sent events)
+/// Streams events (server-sent events)
 ///
 /// Begins with an event `guests`: all guests (an array of Guest), and `pools`: all pools (an array
-/// of Pool). Then come `guest` (GuestEvent: something happened to one, whoever did it), `pools`
-/// (when any has changed), `restore` (RestoreEvent: how a restore that the API was asked for comes
-/// along), `claim` and `release` (ClaimEvent, ReleaseEvent: a claim was made, or is over),
-/// `suspend` and `resume` (SuspendedClaim, ResumeEvent: a claim is suspended, or resumed) and, every two
-/// seconds,
+/// of Pool). Then come `guest` (GuestEvent: a guest has changed, by whatever cause), `pools` (a
+/// pool has changed), `restore` (RestoreEvent: progress of a restore by the API), `claim` and
+/// `release` (ClaimEvent, ReleaseEvent: a claim was made, or is over), `suspend` and `resume`
+/// (SuspendedClaim, ResumeEvent: a claim was suspended or resumed) and, every two seconds,
 /// `counters` (Sample).
 ///
-/// Each event has an id. A client that was cut off and sends the last one that it has seen, as
-/// `Last-Event-ID`, is told what it has missed; when that is too much, or is not known any more, it
-/// is told everything anew, from `guests` on. So is a client that is too slow. Whoever listens for
-/// one request is told only how its restore comes along; of a pool, what happens to it and to its
-/// guests.
+/// Each event has an id. A client that was disconnected and sends the last id that it has seen, as
+/// `Last-Event-ID`, receives the events since then; if these are too many or too old, the stream
+/// starts again with `guests`. The stream also starts again for a client that is too slow. With
+/// `request`, the stream has only the progress of that request's restore; with `pool`, only events
+/// about that pool and its guests.
 #[utoipa::path(
     get, path = "/events", tag = "host", operation_id = "events",
     params(

@@ -58,12 +58,12 @@ impl App {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Listing {
-    /// Also what each guest costs, which takes longer.
+    /// Include the cost of each guest, which takes longer.
     #[serde(default)]
     usage: bool,
 }
 
-/// All guests, as `brood list`
+/// Lists all guests, as `brood list`
 #[utoipa::path(
     get, path = "/guests", tag = "guests", operation_id = "listGuests",
     params(Listing),
@@ -90,7 +90,7 @@ pub(super) async fn list(
     .await
 }
 
-/// One guest and what it costs, as `brood show`
+/// Shows one guest with its cost, as `brood show`
 #[utoipa::path(
     get, path = "/guests/{guest}", tag = "guests", operation_id = "showGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -137,9 +137,9 @@ pub(super) struct Asked {
     timeout_s: Option<f64>,
 }
 
-/// Puts a request to a guest; answers with its answer
+/// Sends a request to a guest; answers with the guest's answer
 ///
-/// When the client hangs up, the answer is waited for no more.
+/// When the client disconnects, the wait ends.
 #[utoipa::path(
     post, path = "/guests/{guest}/ask", tag = "guests", operation_id = "askGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -185,7 +185,7 @@ pub(super) fn limit(seconds: Option<f64>) -> Result<Option<Duration>, Problem> {
     }
 }
 
-/// Stops a guest (SIGSTOP); it keeps its memory. One that is paused stays so
+/// Stops a guest (SIGSTOP); it keeps its memory. A paused guest stays paused
 #[utoipa::path(
     post, path = "/guests/{guest}/pause", tag = "guests", operation_id = "pauseGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -217,7 +217,7 @@ pub(super) async fn pause(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Resuming {
-    /// How long it may take to answer, in seconds.
+    /// Time that it has to answer, in seconds.
     #[param(default = 10.0, exclusive_minimum = 0.0, maximum = 3600.0)]
     timeout_s: Option<f64>,
 }
@@ -231,7 +231,7 @@ pub(crate) struct Resumed {
     pub(crate) resume_ms: f64,
 }
 
-/// Lets a stopped guest run on (SIGCONT); answers when the guest has answered
+/// Continues a stopped guest (SIGCONT); answers when the guest has answered
 #[utoipa::path(
     post, path = "/guests/{guest}/resume", tag = "guests", operation_id = "resumeGuest",
     params(("guest" = String, Path, description = "Name or id"), Resuming),
@@ -269,14 +269,14 @@ pub(super) struct Suspending {
     /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/warm")]
     checkpoint: String,
-    /// Write only the pages that the guest has to itself: a delta of its checkpoint.
+    /// Write a delta of its checkpoint: only the guest's private pages.
     #[serde(default)]
     delta: bool,
 }
 
-/// Suspends a guest into a new checkpoint and ends it; when anything fails, the guest goes on
+/// Suspends a guest into a new checkpoint and ends it; if anything fails, the guest goes on
 ///
-/// When the client hangs up before the checkpoint is sealed, the guest goes on.
+/// When the client disconnects before the checkpoint is sealed, the guest goes on.
 #[utoipa::path(
     post, path = "/guests/{guest}/suspend", tag = "guests", operation_id = "suspendGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -330,10 +330,10 @@ pub(crate) struct Destroyed {
     pub(crate) destroyed: usize,
     /// Their names.
     pub(crate) guests: Vec<String>,
-    /// Those that could not be destroyed, and stay recorded.
+    /// Guests that could not be destroyed, and stay recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) left: Vec<FailureView>,
-    /// Names of those that somebody has claimed and that were spared, therefore.
+    /// Names of guests that were left alone because they are claimed.
     #[serde(default)]
     pub(crate) spared: Vec<String>,
 }
@@ -393,7 +393,7 @@ fn failure_view(left: &brood_core::guests::Left) -> FailureView {
     }
 }
 
-/// Ends a guest for good: its process is gone when this answers
+/// Destroys a guest: its process is gone when this answers
 #[utoipa::path(
     delete, path = "/guests/{guest}", tag = "guests", operation_id = "destroyGuest",
     params(("guest" = String, Path, description = "Name or id")),
@@ -421,19 +421,19 @@ pub(super) struct Which {
     /// All guests.
     #[serde(default)]
     all: bool,
-    /// With `all`: also those that somebody has claimed.
+    /// With `all`: destroy claimed guests too.
     #[serde(default)]
     force: bool,
-    /// With `guests`: pass over names that no guest has. Otherwise such a name keeps all of them
-    /// from being ended.
+    /// With `guests`: ignore names that no guest has. Otherwise such a name fails the whole
+    /// request.
     #[serde(default)]
     ignore_missing: bool,
-    /// These: names or ids, with commas between them.
+    /// Names or ids of guests, separated by commas.
     #[param(example = "demo-1,demo-2")]
     guests: Option<String>,
 }
 
-/// Ends many guests for good, or all that nobody has claimed
+/// Destroys the named guests, or all guests that are not claimed
 #[utoipa::path(
     delete, path = "/guests", tag = "guests", operation_id = "destroyGuests",
     params(Which),

@@ -59,7 +59,7 @@ impl App {
     }
 }
 
-/// All pools, as `brood pool list`
+/// Lists all pools, as `brood pool list`
 #[utoipa::path(
     get, path = "/pools", tag = "pools", operation_id = "listPools",
     responses(
@@ -84,35 +84,34 @@ pub(crate) struct Making {
     pub(crate) checkpoint: String,
     /// How many guests wait to be claimed.
     pub(crate) hot: u32,
-    /// It is filled when fewer than these wait; when one is missing, when it is not said.
+    /// Low water: the daemon fills the pool when fewer guests than this wait; by default when one
+    /// is missing.
     #[schema(value_type = Option<u32>, minimum = 1)]
     pub(crate) hot_min: Option<NonZeroU32>,
-    /// How many guests it may have, claimed ones too; as many as the host takes, when it is not
-    /// said.
+    /// Maximum number of guests, claimed ones included; by default as many as the host takes.
     #[serde(rename = "max")]
     pub(crate) most: Option<u32>,
-    /// What its guests may come to hold together, in bytes: each counts with its private limit and
-    /// what it costs besides. As much as the host has, when it is not said.
+    /// Maximum memory of its guests together, in bytes: each counts with its private limit and its
+    /// overhead. By default as much as the host has.
     pub(crate) max_memory: Option<u64>,
-    /// After how many seconds a guest that waits is replaced by a new one; never, when it is not
-    /// said.
+    /// Age in seconds at which a waiting guest is replaced by a new one; by default never.
     #[schema(value_type = Option<u32>, minimum = 1)]
     pub(crate) max_age_s: Option<NonZeroU32>,
-    /// How many guests are restored for it a second, at most.
+    /// Maximum number of guests that the daemon restores for the pool per second.
     #[schema(value_type = Option<u32>, minimum = 1)]
     #[serde(rename = "refill_rate")]
     pub(crate) refill_per_s: Option<NonZeroU32>,
-    /// How long a claim lasts when it is not renewed, in seconds.
+    /// Lease of a claim, in seconds, until it is renewed.
     #[schema(default = 300, minimum = 1)]
     pub(crate) lease_s: Option<u32>,
-    /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
-    /// Admission counts with it; nothing keeps a guest from writing more.
+    /// Private memory that each guest may come to hold, in bytes. Admission counts with it for the
+    /// worst case; nothing keeps a guest from writing more.
     #[schema(default = 1_048_576)]
     pub(crate) private_limit: Option<u64>,
-    /// Have the host do what the checkpoint wants of it, now and later: see trustCheckpoint.
+    /// Trust the checkpoint from now on: see trustCheckpoint.
     #[serde(default)]
     pub(crate) trust: bool,
-    /// Answer when it is filled, with what came of that.
+    /// Answer when the pool is filled, with the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fill: Option<Filling>,
 }
@@ -122,7 +121,7 @@ pub(crate) struct Making {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filling {
-    /// How many restores at once; as many as the host has cores, when it is not said.
+    /// How many restores run at once; by default one for each core.
     #[param(minimum = 1)]
     #[schema(minimum = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,7 +213,7 @@ impl Changing {
     }
 }
 
-/// Makes a pool; the daemon fills it from then on
+/// Creates a pool; the daemon fills it from then on
 #[utoipa::path(
     post, path = "/pools", tag = "pools", operation_id = "createPool",
     request_body = Making,
@@ -261,7 +260,7 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
     Ok(seconds.map(|s| Duration::from_secs(s.into())))
 }
 
-/// A pool and its entries, as `brood pool show`
+/// Shows a pool with its entries and suspended claims, as `brood pool show`
 #[utoipa::path(
     get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
     params(("pool" = String, Path, description = "Its name")),
@@ -278,7 +277,7 @@ pub(super) async fn show(
         .await
 }
 
-/// What had to be done for a pool to be as it should.
+/// Result of applying a pool.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AppliedPool {
     /// The pool.
@@ -288,11 +287,10 @@ pub(super) struct AppliedPool {
     applied: Applied,
 }
 
-/// Makes a pool, or changes one that is otherwise, as `brood pool apply`; the daemon brings it
-/// there
+/// Creates a pool, or changes one that differs, as `brood pool apply`; the daemon fills it
 ///
-/// The body is that of createPool, and must name the same pool. Its checkpoint and its private
-/// limit stay as long as it is there.
+/// The body is that of createPool, and must name the same pool. A pool keeps its checkpoint and its
+/// private limit for good.
 #[utoipa::path(
     put, path = "/pools/{pool}", tag = "pools", operation_id = "applyPool",
     params(("pool" = String, Path, description = "Its name")),
@@ -339,7 +337,7 @@ pub(crate) struct Changing {
     /// How many guests wait to be claimed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hot: Option<u32>,
-    /// It is filled when fewer than these wait.
+    /// Low water: the daemon fills the pool when fewer guests than this wait.
     #[serde(
         default,
         deserialize_with = "given",
@@ -347,7 +345,7 @@ pub(crate) struct Changing {
     )]
     #[schema(value_type = Option<u32>, minimum = 1)]
     pub(crate) hot_min: Option<Option<NonZeroU32>>,
-    /// How many guests it may have.
+    /// Maximum number of guests.
     #[serde(
         rename = "max",
         default,
@@ -356,7 +354,7 @@ pub(crate) struct Changing {
     )]
     #[schema(value_type = Option<u32>)]
     pub(crate) most: Option<Option<u32>>,
-    /// What its guests may come to hold together, in bytes.
+    /// Maximum memory of its guests together, in bytes.
     #[serde(
         default,
         deserialize_with = "given",
@@ -364,7 +362,7 @@ pub(crate) struct Changing {
     )]
     #[schema(value_type = Option<u64>)]
     pub(crate) max_memory: Option<Option<u64>>,
-    /// After how many seconds a guest that waits is replaced by a new one.
+    /// Age in seconds at which a waiting guest is replaced by a new one.
     #[serde(
         default,
         deserialize_with = "given",
@@ -372,7 +370,7 @@ pub(crate) struct Changing {
     )]
     #[schema(value_type = Option<u32>, minimum = 1)]
     pub(crate) max_age_s: Option<Option<NonZeroU32>>,
-    /// How many guests are restored for it a second, at most.
+    /// Maximum number of guests that the daemon restores for the pool per second.
     #[serde(
         rename = "refill_rate",
         default,
@@ -381,11 +379,11 @@ pub(crate) struct Changing {
     )]
     #[schema(value_type = Option<u32>, minimum = 1)]
     pub(crate) refill_per_s: Option<Option<NonZeroU32>>,
-    /// How long a claim lasts when it is not renewed, in seconds.
+    /// Lease of a claim, in seconds, until it is renewed.
     #[schema(minimum = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease_s: Option<u32>,
-    /// Answer when it is filled, with what came of that.
+    /// Answer when the pool is filled, with the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fill: Option<Filling>,
 }
@@ -399,7 +397,7 @@ where
     Option::deserialize(deserializer).map(Some)
 }
 
-/// Changes what a pool should be; the daemon brings it there
+/// Changes a pool's settings; the daemon fills it accordingly
 #[utoipa::path(
     patch, path = "/pools/{pool}", tag = "pools", operation_id = "changePool",
     params(("pool" = String, Path, description = "Its name")),
@@ -444,7 +442,7 @@ pub(super) async fn change(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Removing {
-    /// End claimed guests too.
+    /// Remove the pool even if guests are claimed, and destroy them.
     #[serde(default)]
     force: bool,
 }
@@ -469,15 +467,15 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What came of filling a pool.
+/// Result of filling a pool.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct FilledPool {
     /// The pool, as it is now.
     #[serde(flatten)]
     pub(crate) pool: Pool,
-    /// What was put in order first.
+    /// What the reconciliation before it did.
     pub(crate) settled: Settled,
-    /// Entries that are new.
+    /// New entries.
     pub(crate) restored: u64,
     /// Entries that are still missing.
     pub(crate) missing: u64,
@@ -489,9 +487,9 @@ pub(crate) struct FilledPool {
     pub(crate) errors: Vec<FailureView>,
 }
 
-/// Puts a pool in order and restores what it lacks; answers when that is done
+/// Repairs a pool and restores its missing guests; answers when that is done
 ///
-/// The daemon does so by itself, too: this is for those who want to wait for it.
+/// The daemon also does this by itself; a client uses this request to wait for it.
 #[utoipa::path(
     post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
     params(("pool" = String, Path, description = "Its name"), Filling),
@@ -589,10 +587,10 @@ pub(crate) struct Evicted {
     pub(crate) evicted: u64,
 }
 
-/// Drops hot entries
+/// Destroys hot guests of a pool
 ///
-/// They hold nothing that the checkpoint does not. The daemon restores as many again: to have fewer
-/// for good, change the pool.
+/// They hold nothing that the checkpoint does not. The daemon restores as many again: to keep
+/// fewer, change the pool.
 #[utoipa::path(
     post, path = "/pools/{pool}/evict", tag = "pools", operation_id = "evictFromPool",
     params(("pool" = String, Path, description = "Its name")),

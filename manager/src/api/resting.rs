@@ -24,7 +24,7 @@ use brood_core::{
     units::Bytes,
 };
 
-/// One claim, by its token
+/// Shows a claim by its token
 #[utoipa::path(
     get, path = "/claims/{token}", tag = "pools", operation_id = "showClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
@@ -41,7 +41,7 @@ pub(super) async fn show(
         .await
 }
 
-/// The guest of a claim was suspended. The token is its claimer's alone.
+/// A claim was suspended. The event leaves out the token, which is the claimer's alone.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = SuspendedClaim)]
 pub(crate) struct Rested {
@@ -66,12 +66,12 @@ pub(super) struct ResumeEvent {
     resume_ms: f64,
 }
 
-/// Suspends a claim: its guest is written to disk and ends
+/// Suspends a claim: writes its guest to disk and ends the guest
 ///
-/// Only the pages that the guest has to itself are written. The claim and its token stay until they
-/// are released, through the host's end too; there is no lease meanwhile. When anything fails, the
-/// guest goes on; so it does when the client hangs up before all is written. Said again, it is the
-/// same.
+/// Writes a delta with the guest's private pages (bhyve: all memory). The claim and its token stay
+/// until the claim is released, through reboots of the host, and have no lease meanwhile. If
+/// anything fails, or the client disconnects before all is written, the guest goes on. The request
+/// can be repeated.
 #[utoipa::path(
     post, path = "/claims/{token}/suspend", tag = "pools", operation_id = "suspendClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
@@ -128,27 +128,27 @@ pub(super) async fn suspend(
     Ok(Answer(rested))
 }
 
-/// What a claimer wants of a suspended claim.
+/// Request to resume a suspended claim.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResumingClaim {
-    /// How long the claim lasts from then on when it is not renewed, in seconds; the pool's lease,
-    /// when it is not said.
+    /// Lease of the claim from then on, in seconds, until it is renewed; the pool's lease by
+    /// default.
     #[schema(minimum = 1)]
     pub(crate) lease_s: Option<u32>,
-    /// How long to wait for room when there is none, in seconds.
+    /// How long to wait, in seconds, when the pool or the host has no room.
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
     pub(crate) wait_s: f64,
-    /// How long the guest may take to answer, in seconds; when it is not said, 10 for one that is
-    /// there already, and 60 for one that is restored.
+    /// Time that the guest has to answer, in seconds; by default 10 if it still runs and 60 if it
+    /// is restored.
     #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
 }
 
-/// Restores the guest of a suspended claim; answers when the guest has answered
+/// Resumes a suspended claim: restores its guest; answers when the guest has answered
 ///
-/// Its name and id are new. Said again, it is the same.
+/// The guest has a new id, and its old name unless that is taken. The request can be repeated.
 #[utoipa::path(
     post, path = "/claims/{token}/resume", tag = "pools", operation_id = "resumeClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),

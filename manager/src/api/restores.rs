@@ -45,39 +45,37 @@ pub(crate) struct Restoring {
     /// How many guests.
     #[schema(minimum = 1)]
     pub(crate) guests: u32,
-    /// How many at once; as many as the host has cores, when it is not said.
+    /// How many restores run at once; by default one for each core.
     #[schema(minimum = 1)]
     pub(crate) concurrency: Option<u32>,
-    /// How long each guest may take from its order to its answer, in seconds. One that takes longer
-    /// is ended, and the others go on.
+    /// Time that each guest has from its order to its answer, in seconds. brood ends one that takes
+    /// longer, and goes on with the others.
     #[schema(default = 60.0, exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
-    /// Names of the guests are `PREFIX-1`, `PREFIX-2`, ...; the checkpoint's name, when it is not
-    /// said.
+    /// Guests are named `PREFIX-1`, `PREFIX-2`, ...; the default prefix is the checkpoint's name.
     pub(crate) prefix: Option<String>,
     /// Pause the guests as soon as all have answered.
     #[serde(default)]
     pub(crate) paused: bool,
-    /// Worst case to allow for: private memory that each guest may come to hold, in bytes.
-    /// Admission counts with it; nothing keeps a guest from writing more.
+    /// Private memory that each guest may come to hold, in bytes. Admission counts with it for the
+    /// worst case; nothing keeps a guest from writing more.
     #[schema(default = 1_048_576)]
     pub(crate) private_limit: Option<u64>,
-    /// Go ahead when that worst case does not fit in memory.
+    /// Restore even if that worst case does not fit in memory.
     #[serde(default)]
     pub(crate) overcommit: bool,
-    /// Guests that are idle for so many seconds give their virtual machine back to the host until
-    /// they are asked again; never, when it is not said.
+    /// Park guests that were idle for this many seconds: they give their virtual machine back to
+    /// the host until the next request. By default never.
     #[schema(minimum = 0, maximum = 1e6)]
     pub(crate) park_after_s: Option<f64>,
-    /// If any guest fails, destroy those that were restored.
+    /// If any guest fails, destroy all guests of this request.
     #[serde(default)]
     pub(crate) all_or_nothing: bool,
     /// Disk that each guest gets a clone of: `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`,
-    /// `reflink-or-copy:FILE` or `none`; the one that was sealed with the checkpoint, when it is
-    /// not said.
+    /// `reflink-or-copy:FILE` or `none`; by default the disk sealed with the checkpoint.
     #[schema(example = "none")]
     pub(crate) disk: Option<String>,
-    /// Have the host do what the checkpoint wants of it, now and later: see trustCheckpoint.
+    /// Trust the checkpoint from now on: see trustCheckpoint.
     #[serde(default)]
     pub(crate) trust: bool,
 }
@@ -128,9 +126,9 @@ fn disk(text: &str) -> Result<Choice, Problem> {
 
 /// Restores guests from a checkpoint, as `brood restore`; answers when each has answered
 ///
-/// How it comes along is told in the event stream, under the request's id (x-request-id). When the
-/// client hangs up, no further guests are begun; those that were restored stand, unless all or
-/// nothing was asked for.
+/// The event stream has its progress, under the request's id (x-request-id). When the client
+/// disconnects, brood begins no further guests; it keeps those that were restored, unless
+/// `all_or_nothing` is set.
 #[utoipa::path(
     post, path = "/guests", tag = "guests", operation_id = "restoreGuests",
     request_body = Restoring,

@@ -34,7 +34,7 @@ pub(crate) struct Sample {
     pub(crate) at: String,
     /// Guests by state: restoring, running, paused, dead.
     pub(crate) guests: BTreeMap<String, u64>,
-    /// By checkpoint, those that guests live of.
+    /// By checkpoint, for checkpoints with living guests.
     pub(crate) checkpoints: Vec<CheckpointSample>,
     /// The pools.
     pub(crate) pools: Vec<PoolSample>,
@@ -52,8 +52,8 @@ pub(crate) struct PoolSample {
     pub(crate) cost: Cost,
 }
 
-/// What the living guests of one checkpoint cost together. Those of a pool count for the pool's
-/// checkpoint, also when they were restored from a suspended claim's bundle.
+/// Cost of the living guests of one checkpoint together. A pool's guests count for the pool's
+/// checkpoint, even if they were resumed from a suspended claim.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct CheckpointSample {
     /// The bundle, `DIR/NAME`.
@@ -68,11 +68,11 @@ pub(crate) struct CheckpointSample {
 pub(crate) struct Cost {
     /// How many they are.
     pub(crate) guests: u64,
-    /// What they would take if nothing were shared.
+    /// Memory that they would take without sharing.
     pub(crate) memory_bytes: u64,
-    /// Guest memory that each has to itself.
+    /// Private guest memory.
     pub(crate) private_bytes: u64,
-    /// Guest memory that they have touched and share, counted once for each.
+    /// Guest memory that they have touched and share, counted once for each guest.
     pub(crate) shared_bytes: u64,
     /// Memory of their processes that is not guest memory.
     pub(crate) process_bytes: u64,

@@ -205,7 +205,7 @@ impl Client {
         self.watched(Call::change(Method::POST, path, "fill a pool"), watch)
     }
 
-    /// Drops hot entries of a pool.
+    /// Destroys hot guests of a pool of a pool.
     pub(crate) fn evict(&self, pool: &str, entries: u32) -> Result<u64, Error> {
         let path = format!("/api/v1/pools/{}/evict", Segment(pool));
         let call = Call::change(Method::POST, path, "evict guests of a pool");

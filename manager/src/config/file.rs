@@ -100,15 +100,15 @@ pub(super) struct Pool {
     pub(super) hot: At<u32>,
     /// It is filled again when fewer than these are hot.
     pub(super) hot_min: Option<At<u32>>,
-    /// How many entries of any kind it may have.
+    /// Maximum number of entries of any kind.
     pub(super) max: Option<At<u32>>,
     /// What its guests may come to hold together, in bytes or as `"8G"`.
     pub(super) max_memory: Option<At<Bytes>>,
     /// How old a hot entry may become, in seconds.
     pub(super) max_age: Option<At<NonZeroU32>>,
-    /// How many guests the daemon restores for it a second, at most.
+    /// Maximum number of guests that the daemon restores for the pool per second.
     pub(super) refill_rate: Option<At<NonZeroU32>>,
-    /// How long a claim lasts when it is not renewed, in seconds.
+    /// Lease of a claim, in seconds, until it is renewed.
     pub(super) lease: Option<At<NonZeroU32>>,
     /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.
     pub(super) private_limit: Option<At<Bytes>>,

@@ -26,7 +26,7 @@ pub const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a claim that waits for room looks again.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a claimer wants.
+/// Request for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// How long the claim lasts when it is not renewed; the pool's own lease, when not given.
@@ -61,7 +61,7 @@ impl Tier {
     }
 }
 
-/// An entry that is the claimer's. Its guest has answered.
+/// A claim. Its guest has answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
     /// Name of the guest.
@@ -70,7 +70,7 @@ pub struct Claimed {
     pub id: GuestId,
     /// Its process.
     pub process: Process,
-    /// What to show to renew or release the claim.
+    /// Token to renew or release the claim with.
     pub token: String,
     /// How long it lasts from now.
     pub lease: Duration,

@@ -20,11 +20,11 @@ pub struct Details {
     /// The pool.
     #[serde(flatten)]
     pub pool: Pool,
-    /// Entries that are claimed.
+    /// Claimed entries.
     pub claims: Vec<Held>,
-    /// Names of the guests that wait, the oldest first.
+    /// Names of the hot guests, the oldest first.
     pub hot_guests: Vec<String>,
-    /// Suspended claims, and those that are being suspended or resumed; the oldest first.
+    /// Suspended claims, those being suspended or resumed included; the oldest first.
     pub suspended: Vec<Resting>,
 }
 
@@ -33,7 +33,7 @@ pub struct Details {
 pub struct Held {
     /// Name of its guest.
     pub guest: String,
-    /// What is left of its lease, in seconds.
+    /// Remaining lease, in seconds.
     pub lease_left_s: Option<u64>,
 }
 
@@ -45,9 +45,9 @@ pub struct Resting {
     pub guest: String,
     /// How far it is.
     pub state: ColdState,
-    /// Since when it is suspended, RFC 3339.
+    /// Time of its suspension, RFC 3339.
     pub since: String,
-    /// Guest memory that was written for it; none while that is being done.
+    /// Guest memory that was written for it; null while it is being written.
     pub written_bytes: Option<Bytes>,
 }
 
@@ -73,16 +73,15 @@ pub struct ClaimView {
     pub pool: String,
     /// How far it has come.
     pub state: ClaimState,
-    /// Name of its guest; of a suspended one, the name that it had.
+    /// Name of its guest; for a suspended claim, the name that the guest had.
     pub guest: String,
-    /// Id of its guest, unless it is suspended.
+    /// Id of its guest; null for a suspended claim.
     pub id: Option<String>,
-    /// What is left of its lease, in seconds; none when it is suspended: then it lasts until it is
-    /// released.
+    /// Remaining lease, in seconds; null for a suspended claim, which lasts until it is released.
     pub lease_left_s: Option<u64>,
-    /// Since when it is suspended, RFC 3339.
+    /// Time of its suspension, RFC 3339.
     pub since: Option<String>,
-    /// Guest memory that was written for it, when it is suspended.
+    /// Guest memory that was written for it, if it is suspended.
     pub written_bytes: Option<Bytes>,
 }
 

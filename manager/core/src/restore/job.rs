@@ -35,7 +35,7 @@ pub struct Job {
     pub checkpoint: BundlePath,
     /// How many guests.
     pub guests: u32,
-    /// How many at once; as many as the host has cores, when it is not said.
+    /// How many restores run at once; by default one for each core.
     pub concurrency: Option<u32>,
     /// How long each may take from its order to its answer; [`mass::TIMEOUT`] when it is not said.
     pub timeout: Option<Duration>,
@@ -181,7 +181,7 @@ pub struct Done {
     pub report: Report,
     /// Whether guests were paused.
     pub paused: bool,
-    /// Whether it was cancelled before all guests were begun.
+    /// Whether the restore was cancelled before all guests were begun.
     pub interrupted: bool,
     /// Whether the guests that were restored were destroyed again.
     pub rolled_back: bool,
@@ -218,7 +218,7 @@ pub enum Ending {
 }
 
 impl Done {
-    /// Guests that stand.
+    /// Guests that are left.
     #[must_use]
     pub fn guests(&self) -> &[RestoredGuest] {
         if self.rolled_back {
@@ -249,13 +249,13 @@ pub struct View {
     pub checkpoint: String,
     /// Guests asked for.
     pub asked: usize,
-    /// Guests that stand.
+    /// Guests that are left.
     pub restored: usize,
     /// Guests that failed.
     pub failed: usize,
-    /// Guests that were not begun because the restore was cancelled.
+    /// Guests that brood did not begin because the restore was cancelled.
     pub not_begun: usize,
-    /// Whether it was cancelled before all guests were begun.
+    /// Whether the restore was cancelled before all guests were begun.
     pub interrupted: bool,
     /// Whether the guests that were restored were destroyed again.
     pub rolled_back: bool,
@@ -263,8 +263,8 @@ pub struct View {
     pub paused: bool,
     /// From the admission to the last answer, in seconds.
     pub wall_s: f64,
-    /// Before that, to check the checkpoint's memory by its digest, in seconds; none when that was
-    /// done before.
+    /// Time of the check of the checkpoint's memory before that, in seconds; 0 when it was checked
+    /// before.
     pub verify_s: f64,
     /// From the order to the guest's own answer, in milliseconds.
     pub restore_ms: Percentiles,
@@ -272,11 +272,11 @@ pub struct View {
     pub guests: Vec<GuestView>,
     /// Those that failed.
     pub errors: Vec<FailureView>,
-    /// What could not be done when the guests had answered: they run, and are not recorded, paused
-    /// or destroyed as was asked.
+    /// Steps that failed after the guests had answered: the guests run, but are not recorded,
+    /// paused or destroyed as requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undone: Vec<String>,
-    /// What was odd on the way.
+    /// Warnings of the restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -310,7 +310,7 @@ pub struct FailureView {
 }
 
 impl View {
-    /// What is to be told of a job, and of the check before it.
+    /// The view of a finished job, with the time of the check before it.
     #[must_use]
     pub fn new(job: &Job, done: &Done, verify: Duration) -> Self {
         let report = &done.report;

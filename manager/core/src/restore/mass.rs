@@ -142,7 +142,7 @@ pub struct Report {
     pub guests: Vec<RestoredGuest>,
     /// Guests that failed.
     pub failures: Vec<Failure>,
-    /// Guests that were not begun because the restore was cancelled.
+    /// Guests that brood did not begin because the restore was cancelled.
     pub not_begun: usize,
     /// From the admission to the last answer.
     pub wall: Duration,

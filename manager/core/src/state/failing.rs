@@ -19,13 +19,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolFailing)]
 pub struct Failing {
-    /// What went wrong the last time.
+    /// The last error.
     pub error: String,
-    /// Since when it fails, RFC 3339.
+    /// Time of the first failure in the row, RFC 3339.
     pub since: String,
-    /// How often it failed in a row.
+    /// Failures in a row.
     pub tries: u64,
-    /// How long the daemon leaves it alone after that, in seconds.
+    /// Pause of the daemon after the last failure, in seconds.
     pub pause_s: u64,
 }
 

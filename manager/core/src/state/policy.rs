@@ -9,23 +9,23 @@ use crate::units::Bytes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PoolPolicy)]
 pub struct Policy {
-    /// Up to how many hot entries it is filled (high water).
+    /// High water: the number of hot entries that the pool is filled up to.
     pub hot: u64,
-    /// The daemon fills it when fewer than these are hot (low water); without it, when one is
+    /// Low water: the daemon fills the pool when fewer entries are hot; by default when one is
     /// missing.
     pub hot_min: Option<u64>,
-    /// How many entries of any kind it may have.
+    /// Maximum number of entries of any kind.
     #[serde(rename = "max", alias = "most")]
     pub most: Option<u64>,
-    /// What its entries may come to hold of the host's memory together, in bytes: each counts with
-    /// its private limit and what it costs besides.
+    /// Maximum memory of its entries together, in bytes: each counts with its private limit and its
+    /// overhead.
     pub max_memory: Option<Bytes>,
-    /// How old a hot entry may become until a new one takes its place, in seconds.
+    /// Age at which a hot entry is replaced by a new one, in seconds.
     pub max_age_s: Option<u64>,
-    /// How many guests the daemon restores for it a second, at most.
+    /// Maximum number of guests that the daemon restores for the pool per second.
     #[serde(rename = "refill_rate", alias = "refill_per_s")]
     pub refill_per_s: Option<u64>,
-    /// How long a claim lasts when it is not renewed, in seconds.
+    /// Lease of a claim, in seconds, until it is renewed.
     pub lease_s: u64,
 }
 
