@@ -9,9 +9,12 @@
 //! ```
 
 pub mod demo;
+mod exit_reason;
+mod exit_record;
 pub mod fork_server;
 mod guest;
 mod memory_map;
+mod signals;
 mod strays;
 mod usage;
 mod verdict;
@@ -28,11 +31,11 @@ use std::{
 use demo::words;
 use guest::control::Conversation;
 use verdict::Verdicts;
-use vm::{machine::KvmError, vcpu::VcpuState};
+use vm::{error::KvmError, vcpu::VcpuState};
 
+pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
 pub use guest::control::CallError;
-pub use vm::machine::ExitReason;
 
 use super::{
     After, Answer, Described, Engine, Error, GuestRef, Identity, Limit, MemoryMap, Process,
@@ -181,7 +184,7 @@ impl Engine for Kvm {
     }
 
     fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
-        guest::exit_record::sockets(run_dir)
+        exit_record::sockets(run_dir)
     }
 
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
@@ -273,7 +276,7 @@ impl Engine for Kvm {
     }
 
     fn stop(&self, process: Process) -> io::Result<bool> {
-        process.signal(fork_server::server::STOP)
+        process.signal(signals::STOP)
     }
 
     fn usage(&self, _: GuestRef<'_>, process: Process) -> Result<Usage, Error> {
@@ -287,7 +290,7 @@ impl Engine for Kvm {
     }
 
     fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {
-        match guest::exit_record::read(guest.run_dir, guest.id) {
+        match exit_record::read(guest.run_dir, guest.id) {
             Ok(reason) => Ok(reason.map(|reason| reason.to_string())),
             Err(source) => Err(Error::Io {
                 action: "read how the guest ended",
@@ -297,7 +300,7 @@ impl Engine for Kvm {
     }
 
     fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
-        guest::exit_record::forget(guest.run_dir, guest.id).map_err(|source| Error::Io {
+        exit_record::forget(guest.run_dir, guest.id).map_err(|source| Error::Io {
             action: "remove the guest's files",
             source,
         })

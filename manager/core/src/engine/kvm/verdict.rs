@@ -24,7 +24,7 @@ use nix::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::engine::kvm::fork_server::server::STOP;
+use crate::engine::kvm::signals::STOP;
 use crate::{
     checkpoint::{FileStamp, sha256_file, unwatched},
     engine::{Process, ProcessState},

@@ -14,7 +14,8 @@ use crate::{
         kvm::{
             BootError,
             vm::{
-                machine::{Machine, Stop, at},
+                error::at,
+                machine::{Machine, Stop},
                 ram::Ram,
                 slots::Region,
                 vcpu::VcpuState,

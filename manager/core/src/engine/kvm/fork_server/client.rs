@@ -27,7 +27,7 @@ use nix::{
 use zerocopy::FromZeros;
 
 use crate::engine::kvm::{
-    fork_server::server,
+    fork_server::descriptors::SOCKET,
     vm::layers::Plan,
     wire::{
         Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN, Report, Start,
@@ -253,14 +253,14 @@ fn spawn(binary: &Path, socket: &OwnedFd) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let place = move || -> io::Result<()> {
-        if socket == server::SOCKET {
+        if socket == SOCKET {
             // SAFETY: the descriptor is open: the parent holds it until the child has started.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         } else {
             // SAFETY: dup2 touches no memory. The child has nothing else at this number yet that
             // it will need: all it inherits is close-on-exec.
-            if unsafe { libc::dup2(socket, server::SOCKET as RawFd) } < 0 {
+            if unsafe { libc::dup2(socket, SOCKET as RawFd) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }

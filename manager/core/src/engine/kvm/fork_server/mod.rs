@@ -2,6 +2,7 @@
 //! are forked from.
 
 pub(crate) mod client;
+pub(crate) mod descriptors;
 pub(crate) mod oom;
 mod orphans;
 pub mod server;

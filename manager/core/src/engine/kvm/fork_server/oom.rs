@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::engine::kvm::{fork_server::server::own, vm::machine::ExitReason};
+use crate::engine::kvm::{exit_reason::ExitReason, fork_server::descriptors::own};
 
 /// What the kernel takes into account beside a process's memory (proc_pid_oom_score_adj(5)): first
 /// guests, then nurseries, then the manager, which keeps what it has.

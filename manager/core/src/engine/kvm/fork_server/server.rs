@@ -18,7 +18,7 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, IoSliceMut, Read, Seek},
+    io::{self, Read, Seek},
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
     process::exit,
@@ -32,11 +32,11 @@ use std::{
 use kvm_ioctls::Kvm;
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::OFlag,
     poll::{PollFd, PollFlags, ppoll},
     sys::{
-        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
-        socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, send},
+        signal::{SigHandler, SigSet, Signal},
+        socket::{MsgFlags, send},
         time::TimeSpec,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
@@ -45,18 +45,19 @@ use nix::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
+    exit_reason::ExitReason,
+    exit_record::{self, EXIT_CHECKPOINT_CUT},
     fork_server::{
+        descriptors::{self, SOCKET, own},
         oom::{OomKills, Scores},
         orphans::Orphans,
         shared_orders::Desk,
     },
-    guest::{
-        exit_record,
-        serve::{self, EXIT_CHECKPOINT_CUT},
-    },
+    guest::serve,
+    signals::{STOP, handle},
     vm::{
         layers::Layers,
-        machine::{ExitReason, Machine},
+        machine::Machine,
         ram::Ram,
         slots::Region,
         vcpu::{RestorePlan, VcpuState},
@@ -66,17 +67,7 @@ use crate::engine::kvm::{
         receive_message, send_message,
     },
 };
-use crate::{checkpoint::DELTAS_MAX, guest_id::GuestId, owner_only, units::PAGE_SIZE};
-
-/// The descriptor on which a nursery finds the socket to its manager.
-pub(crate) const SOCKET: RawFd = 3;
-
-/// The signal by which a guest stops itself, between two of its system calls.
-///
-/// SIGSTOP from outside may come while it closes its virtual machine. The kernel then stops KVM's
-/// worker thread in the guest's process, whose end the close waits for (`vhost_task_stop` in
-/// kernel/vhost_task.c): the process is neither stopped nor does it go on, until SIGCONT.
-pub(crate) const STOP: Signal = Signal::SIGTSTP;
+use crate::{guest_id::GuestId, owner_only, units::PAGE_SIZE};
 
 /// What every guest inherits.
 #[derive(Debug)]
@@ -159,7 +150,7 @@ pub fn main() -> ! {
 
 impl Nursery {
     fn receive() -> Result<Self, Unstarted> {
-        let mut fds = descriptors()
+        let mut fds = descriptors::receive()
             .map_err(|e| format!("cannot receive its descriptors: {e}"))?
             .into_iter();
         let (Some(start), Some(kern), Some(run_dir), Some(session_lock)) =
@@ -303,28 +294,6 @@ impl Pipe {
             take: own(take)?,
         })
     }
-}
-
-/// The first descriptor that is the nursery's own: spares have those from here on until they become
-/// guests. Low enough for the table of descriptors that is part of a process's own structure (64).
-const OWN: RawFd = 48;
-// Below it: standard input and output, the socket, what the manager sent, and what is opened.
-const _: () = assert!(SOCKET as usize + 5 + DELTAS_MAX + 16 < OWN as usize);
-
-/// Moves a descriptor to where no guest keeps it.
-pub(crate) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
-    let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(OWN))?;
-    drop(fd);
-    // SAFETY: the kernel has just made this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
-}
-
-/// Closes what is the nursery's own, in a process that becomes a guest: what a guest could do with
-/// it would be done to its siblings.
-pub(crate) fn close_own() {
-    // SAFETY: closes descriptors of values that the caller, which never returns to the nursery's
-    // code, neither uses nor drops.
-    unsafe { libc::close_range(OWN.unsigned_abs(), libc::c_uint::MAX, 0) };
 }
 
 /// Spares that may die one after the other, without ever having taken an order, before the nursery
@@ -491,13 +460,6 @@ fn wait(socket: Option<RawFd>, taken: &OwnedFd, limit: Option<Duration>) -> bool
         .is_some_and(|seen| seen.intersects(end))
 }
 
-pub(crate) fn handle(signal: Signal, handler: SigHandler) {
-    // No SA_RESTART: a blocking call must notice.
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handlers used here do nothing that is not async-signal-safe.
-    let _ = unsafe { sigaction(signal, &action) };
-}
-
 fn report(kind: u32, text: &str) {
     let report = Report {
         kind,
@@ -522,26 +484,4 @@ fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The descriptors that the manager sends: orders, `.kern`, run folder, session lock, and the
-/// memory files, the full checkpoint's first. They are numbered in this order.
-fn descriptors() -> io::Result<Vec<OwnedFd>> {
-    let mut byte = [0_u8; 1];
-    let mut space = nix::cmsg_space!([RawFd; 5 + DELTAS_MAX]);
-    let mut data = [IoSliceMut::new(&mut byte)];
-    let message: RecvMsg<()> = recvmsg(
-        SOCKET,
-        &mut data,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel has just made these descriptors for this process alone.
-            let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
-            return Ok(fds.into_iter().map(owned).collect());
-        }
-    }
-    Err(io::Error::from(io::ErrorKind::UnexpectedEof))
 }

@@ -28,7 +28,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::engine::kvm::{
     demo::{Answer, Request},
-    guest::exit_record,
+    exit_record,
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY,
         REPLY_DEAD, REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,

@@ -1,6 +1,4 @@
-//! Process of a guest: [`serve`] is its life after the fork, [`control`] the client of its socket,
-//! and [`exit_record`] the file that says why it ended.
+//! Process of a guest: [`serve`] is its life after the fork, [`control`] the client of its socket.
 
 pub(crate) mod control;
-pub(crate) mod exit_record;
 pub(crate) mod serve;

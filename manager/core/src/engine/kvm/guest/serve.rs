@@ -34,15 +34,18 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
     demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
+    exit_reason::ExitReason,
+    exit_record::{self, EXIT_CHECKPOINT_CUT},
     fork_server::{
-        server::{Nursery, Pipe, SOCKET, STOP, close_own, failure, handle},
+        descriptors::{SOCKET, close_own},
+        server::{Nursery, Pipe, failure},
         shared_orders::Desk,
     },
-    guest::exit_record,
+    signals::handle,
     vm::{
         dump,
         layers::Layers,
-        machine::{ExitReason, Machine, Parked, Stop},
+        machine::{Machine, Parked, Stop},
         ram::Ram,
         vcpu::VcpuState,
     },
@@ -54,8 +57,6 @@ use crate::engine::kvm::{
 };
 use crate::{checkpoint::FileStamp, guest_id::GuestId};
 
-/// Exit code of a guest process that found its checkpoint file cut short under its memory.
-pub(crate) const EXIT_CHECKPOINT_CUT: i32 = 77;
 /// How long a client may take to say what it wants, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
 

@@ -2,6 +2,7 @@
 //! a private mapping of the checkpoint's layers.
 
 pub(crate) mod dump;
+pub(crate) mod error;
 pub(crate) mod layers;
 pub(crate) mod machine;
 pub(crate) mod ram;

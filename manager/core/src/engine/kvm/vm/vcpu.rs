@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, SyncReg, VcpuFd};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::kvm::vm::machine::{KvmError, at};
+use crate::engine::kvm::vm::error::{KvmError, at};
 
 /// Value of [`VcpuState::format`].
 const FORMAT: &str = "brood-kvm-vcpu";

@@ -5,8 +5,10 @@
 
 use std::{fs, io, path::Path};
 
-use crate::engine::kvm::vm::machine::ExitReason;
-use crate::guest_id::GuestId;
+use crate::{engine::kvm::exit_reason::ExitReason, guest_id::GuestId};
+
+/// Exit code of a guest process that found its checkpoint file cut short under its memory.
+pub(crate) const EXIT_CHECKPOINT_CUT: i32 = 77;
 
 /// Name of a guest's control socket in the run folder.
 pub(crate) fn socket_name(id: &GuestId) -> String {
