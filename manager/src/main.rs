@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         .nth(1)
         .is_some_and(|word| word == brood_core::engine::kvm::NURSERY_COMMAND)
     {
-        brood_core::engine::kvm::fork_server::server::main()
+        brood_core::engine::kvm::nursery()
     }
     brood::cli::main()
 }

@@ -11,7 +11,7 @@
 pub mod demo;
 mod exit_reason;
 mod exit_record;
-pub mod fork_server;
+mod fork_server;
 mod guest;
 mod memory_map;
 mod signals;
@@ -28,8 +28,8 @@ use std::{
     time::Duration,
 };
 
-use demo::words;
-use guest::control::Conversation;
+use demo::{DemoPort, words};
+use guest::{control::Conversation, port::GuestPort, serve};
 use verdict::Verdicts;
 use vm::{error::KvmError, vcpu::VcpuState};
 
@@ -57,6 +57,11 @@ use crate::{
 
 /// How long a guest may take to be written out.
 const SUSPEND_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
+pub fn nursery() -> ! {
+    fork_server::server::main(serve::run::<DemoPort>)
+}
 
 /// The engine. Guests are started by running `binary` as a nursery.
 #[derive(Clone, Debug)]
@@ -166,6 +171,7 @@ impl Engine for Kvm {
             run_dir,
             lock,
             park_after,
+            DemoPort::identity_bytes,
         )?))
     }
 
@@ -208,9 +214,10 @@ impl Engine for Kvm {
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
-        let answer = Conversation::open(guest.run_dir, guest.id, limit)?.ask(&asked.request)?;
-        let answered =
-            words::Answered::new(&asked, answer).map_err(|e| Error::Refused(e.to_owned()))?;
+        let answer =
+            Conversation::open(guest.run_dir, guest.id, limit)?.ask(&asked.request.to_wire())?;
+        let answered = words::Answered::new(&asked, demo::Answer::of_wire(answer))
+            .map_err(|e| Error::Refused(e.to_owned()))?;
         Ok(Box::new(answered))
     }
 

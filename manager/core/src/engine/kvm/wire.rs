@@ -1,13 +1,12 @@
 //! Messages between manager, nursery and guests: plain structures over SOCK_SEQPACKET sockets, so
 //! that a guest process reads and writes them without an allocation.
 
-use std::{io, os::fd::RawFd, time::Duration};
+use std::{ffi::CStr, io, os::fd::RawFd, time::Duration};
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::demo::{Answer, IdentityBlock, Request};
 use crate::checkpoint::manifest::PageRange;
 use crate::engine::kvm::vm::layers::Plan;
 
@@ -22,13 +21,43 @@ pub(crate) struct Start {
     pub(crate) spares: usize,
 }
 
+/// What makes one clone this clone, as only its guest's port reads it.
+pub(crate) type IdentityBytes = [u8; 96];
+/// A request, as only the guest's port reads it.
+pub(crate) type RequestBytes = [u8; 296];
+/// An answer, as only the guest's port reads it.
+pub(crate) type AnswerBytes = [u8; 320];
+
 /// "Restore one guest", manager to nursery.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Order {
     pub(crate) seq: u64,
     pub(crate) id: [u8; 8],
-    pub(crate) identity: IdentityBlock,
+    pub(crate) process_name: ProcessName,
+    pub(crate) identity: IdentityBytes,
+}
+
+/// Name of a guest's process, NUL-padded: the guest's name, or as much of it as the kernel keeps of
+/// a process's name (`TASK_COMM_LEN`).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct ProcessName([u8; 16]);
+
+impl ProcessName {
+    /// The name, if it is one.
+    pub(crate) fn as_c_str(&self) -> Option<&CStr> {
+        CStr::from_bytes_until_nul(&self.0).ok()
+    }
+}
+
+impl From<&str> for ProcessName {
+    fn from(name: &str) -> Self {
+        let mut bytes = [0; 16];
+        let length = name.len().min(bytes.len() - 1);
+        bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+        Self(bytes)
+    }
 }
 
 /// "I have taken this order", spare to nursery, through a pipe.
@@ -102,7 +131,7 @@ pub(crate) const CALL_COMMIT: u64 = 3;
 #[repr(C)]
 pub(crate) struct Call {
     pub(crate) kind: u64,
-    pub(crate) request: Request,
+    pub(crate) request: RequestBytes,
 }
 
 /// The call was carried out.
@@ -121,7 +150,7 @@ pub(crate) const REPLY_NO_ROOM: u64 = 4;
 #[repr(C)]
 pub(crate) struct Reply {
     pub(crate) kind: u64,
-    pub(crate) answer: Answer,
+    pub(crate) answer: AnswerBytes,
     pub(crate) text: Text,
 }
 

@@ -5,14 +5,16 @@ use std::fs::File;
 
 use kvm_bindings::{CpuId, kvm_userspace_memory_region};
 use kvm_ioctls::Kvm;
+use zerocopy::FromZeros;
 
-use super::{Clock, Request, code, lay_down_identity, layout as l, put_request, take_response};
+use super::{DemoPort, code, layout as l, mailbox::Answer};
 use crate::{
     checkpoint::{Progress, Watch},
     engine::{
         Identity,
         kvm::{
             BootError,
+            guest::port::GuestPort,
             vm::{
                 error::at,
                 machine::{Machine, Stop},
@@ -20,6 +22,7 @@ use crate::{
                 slots::Region,
                 vcpu::VcpuState,
             },
+            wire::AnswerBytes,
         },
     },
     units::Bytes,
@@ -80,16 +83,20 @@ pub(in crate::engine::kvm) fn boot(
         .vcpu
         .get_tsc_khz()
         .map_err(at("read the TSC rate"))?;
-    lay_down_identity(&machine.ram, &identity.into(), Clock::now(tsc_khz));
-    run_to_doorbell(&mut machine)?;
+    let mut port = DemoPort::default();
+    let identity = DemoPort::identity_bytes(identity);
+    port.lay_down_identity(&machine.ram, &identity, tsc_khz);
+    run_to_doorbell(&mut machine, &mut port)?;
     rom_slot.memory_size = 0;
     // SAFETY: a slot of size zero removes the ROM; nothing is mapped by it.
     unsafe { machine.vm.set_user_memory_region(rom_slot) }.map_err(at("remove the boot ROM"))?;
 
-    put_request(&machine.ram, 1, &Request::new(l::OP_PING, &[]));
-    run_to_doorbell(&mut machine)?;
-    let answer = take_response(&machine.ram).ok_or(BootError::NoAnswer)?;
-    if (answer.seq, answer.status, answer.counter) != (1, l::STATUS_OK, 1) || answer.nonce == 0 {
+    port.put_request(&machine.ram, &DemoPort::FIRST_REQUEST);
+    run_to_doorbell(&mut machine, &mut port)?;
+    let mut bytes = AnswerBytes::new_zeroed();
+    let answered = port.take_answer(&machine.ram, &mut bytes);
+    let answer = Answer::of_wire(bytes);
+    if !answered || (answer.status, answer.counter) != (l::STATUS_OK, 1) || answer.nonce == 0 {
         return Err(BootError::NoAnswer);
     }
     machine.finish_exit()?;
@@ -126,10 +133,10 @@ fn cpuid(kvm: &Kvm) -> Result<CpuId, BootError> {
     Ok(CpuId::from_entries(&entries).expect("four leaves fit"))
 }
 
-fn run_to_doorbell(machine: &mut Machine) -> Result<(), BootError> {
+fn run_to_doorbell(machine: &mut Machine, port: &mut DemoPort) -> Result<(), BootError> {
     loop {
-        match machine.run() {
-            Stop::Doorbell => return Ok(()),
+        match machine.run(port) {
+            Stop::Waiting => return Ok(()),
             Stop::Interrupted => {}
             Stop::Dead(reason) => return Err(BootError::Died(reason)),
         }

@@ -4,8 +4,9 @@ mod boot;
 mod code;
 pub mod layout;
 mod mailbox;
+mod port;
 pub mod words;
 
 pub(super) use boot::boot;
 pub use mailbox::{Answer, Request};
-pub(super) use mailbox::{Clock, IdentityBlock, lay_down_identity, put_request, take_response};
+pub(super) use port::DemoPort;

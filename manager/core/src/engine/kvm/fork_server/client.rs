@@ -30,14 +30,14 @@ use crate::engine::kvm::{
     fork_server::descriptors::SOCKET,
     vm::layers::Plan,
     wire::{
-        Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN, Report, Start,
-        receive_message, send_message,
+        IdentityBytes, Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN,
+        Report, Start, receive_message, send_message,
     },
 };
 use crate::{
     checkpoint::Checkpoint,
     engine::{
-        Error, Order, Outcome, Process, ProcessHandle, Restored,
+        Error, Identity, Order, Outcome, Process, ProcessHandle, Restored,
         restore_lock::{self, LockOwner},
     },
 };
@@ -61,6 +61,8 @@ pub(crate) struct Session {
     // It goes on as its guests' parent. There until this is dropped.
     nursery: Option<Child>,
     next: u64,
+    /// How guests take their identity.
+    identity_bytes: fn(&Identity) -> IdentityBytes,
 }
 
 impl Session {
@@ -71,6 +73,7 @@ impl Session {
         run_dir: &Path,
         lock: &File,
         park_after: Option<Duration>,
+        identity_bytes: fn(&Identity) -> IdentityBytes,
     ) -> Result<Self, Error> {
         let io = |action| {
             move |source: nix::Error| Error::Io {
@@ -124,6 +127,7 @@ impl Session {
             handle,
             nursery: Some(nursery),
             next: 0,
+            identity_bytes,
         };
         match session.receive(READY_TIMEOUT)? {
             Some(report) if report.kind == REPORT_READY => Ok(session),
@@ -182,11 +186,11 @@ impl Session {
 
 impl crate::engine::Session for Session {
     fn start(&mut self, order: &Order) -> Result<(), Error> {
-        let identity = (&order.identity).into();
         let wire = WireOrder {
             seq: self.next,
             id: order.id.0,
-            identity,
+            process_name: order.identity.name.as_str().into(),
+            identity: (self.identity_bytes)(&order.identity),
         };
         send_message(self.socket.as_raw_fd(), &wire).map_err(|source| match source.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.broken(),

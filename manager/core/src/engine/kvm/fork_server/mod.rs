@@ -5,5 +5,5 @@ pub(crate) mod client;
 pub(crate) mod descriptors;
 pub(crate) mod oom;
 mod orphans;
-pub mod server;
+pub(crate) mod server;
 pub(crate) mod shared_orders;

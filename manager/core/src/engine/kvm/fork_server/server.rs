@@ -53,7 +53,6 @@ use crate::engine::kvm::{
         orphans::Orphans,
         shared_orders::Desk,
     },
-    guest::serve,
     signals::{STOP, handle},
     vm::{
         layers::Layers,
@@ -85,6 +84,7 @@ pub(crate) struct Nursery {
     pub(crate) pid: Pid,
     /// None where the kernel cannot be told whom to take when memory is short.
     scores: Option<Scores>,
+    life: Life,
 }
 
 /// Why a nursery cannot start.
@@ -113,8 +113,12 @@ impl From<String> for Unstarted {
     }
 }
 
+/// The life of a process that was forked for a guest: which kind of guest that is, the nursery does
+/// not know.
+pub(crate) type Life = fn(&mut Nursery, &Pipe, &Desk, usize) -> !;
+
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
-pub fn main() -> ! {
+pub(crate) fn main(life: Life) -> ! {
     // Whatever the command's caller had open (a pipe that it waits on, a lock) is not for guests,
     // which live on after the command.
     // SAFETY: nothing in this process has opened a descriptor above the socket yet.
@@ -137,7 +141,7 @@ pub fn main() -> ! {
     blocked.add(Signal::SIGCHLD);
     let _ = blocked.thread_block();
     handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
-    let nursery = match Nursery::receive() {
+    let nursery = match Nursery::receive(life) {
         Ok(nursery) => nursery,
         Err(Unstarted { kind, reason }) => {
             report(kind, &reason);
@@ -149,7 +153,7 @@ pub fn main() -> ! {
 }
 
 impl Nursery {
-    fn receive() -> Result<Self, Unstarted> {
+    fn receive(life: Life) -> Result<Self, Unstarted> {
         let mut fds = descriptors::receive()
             .map_err(|e| format!("cannot receive its descriptors: {e}"))?
             .into_iter();
@@ -198,6 +202,7 @@ impl Nursery {
             session_lock: Some(session_lock),
             pid,
             scores: Scores::new(),
+            life,
         })
     }
 
@@ -253,7 +258,7 @@ impl Nursery {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.
             match unsafe { fork() } {
-                Ok(ForkResult::Child) => serve::run(self, pipe, &children.desk, place),
+                Ok(ForkResult::Child) => (self.life)(self, pipe, &children.desk, place),
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
                 Err(_) if children.free.len() < self.spares => return,

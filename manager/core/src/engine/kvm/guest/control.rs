@@ -27,11 +27,11 @@ use nix::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::engine::kvm::{
-    demo::{Answer, Request},
     exit_record,
     wire::{
-        CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, REPLY_BUSY,
-        REPLY_DEAD, REPLY_DONE, REPLY_NO_ROOM, Reply, receive_message, send_message,
+        AnswerBytes, CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call,
+        REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_NO_ROOM, Reply, RequestBytes, receive_message,
+        send_message,
     },
 };
 use crate::{
@@ -142,7 +142,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Puts a request to the guest and returns its answer.
-    pub(crate) fn ask(&self, request: &Request) -> Result<Answer, CallError> {
+    pub(crate) fn ask(&self, request: &RequestBytes) -> Result<AnswerBytes, CallError> {
         self.send(&Call {
             kind: CALL_ASK,
             request: *request,

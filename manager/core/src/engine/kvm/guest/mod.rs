@@ -1,4 +1,6 @@
-//! Process of a guest: [`serve`] is its life after the fork, [`control`] the client of its socket.
+//! Process of a guest: [`serve`] is its life after the fork, [`port`] the kind of guest that it runs,
+//! and [`control`] the client of its socket.
 
 pub(crate) mod control;
+pub(crate) mod port;
 pub(crate) mod serve;

@@ -4,7 +4,6 @@
 //! (`inline(never)`): each page of stack that a guest touches is private memory.
 
 use std::{
-    ffi::CStr,
     fs::File,
     io, mem,
     os::{
@@ -33,7 +32,6 @@ use nix::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
-    demo::{Clock, Request, lay_down_identity, layout, put_request, take_response},
     exit_reason::ExitReason,
     exit_record::{self, EXIT_CHECKPOINT_CUT},
     fork_server::{
@@ -41,7 +39,8 @@ use crate::engine::kvm::{
         server::{Nursery, Pipe, failure},
         shared_orders::Desk,
     },
-    signals::handle,
+    guest::port::GuestPort,
+    signals::{STOP, handle},
     vm::{
         dump,
         layers::Layers,
@@ -52,7 +51,7 @@ use crate::engine::kvm::{
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order,
         REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply,
-        Report, Taken, send_message,
+        Report, RequestBytes, Taken, send_message,
     },
 };
 use crate::{checkpoint::FileStamp, guest_id::GuestId};
@@ -62,7 +61,12 @@ const CLIENT_PATIENCE_MS: i64 = 2000;
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(crate) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize) -> ! {
+pub(crate) fn run<P: GuestPort>(
+    nursery: &mut Nursery,
+    pipe: &Pipe,
+    desk: &Desk,
+    place: usize,
+) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != nursery.pid {
@@ -75,7 +79,7 @@ pub(crate) fn run(nursery: &mut Nursery, pipe: &Pipe, desk: &Desk, place: usize)
     close_own();
     // SAFETY: this process does not come back to the nursery's code, and takes no other order.
     unsafe { desk.unmap() };
-    match machine.and_then(|machine| restore(nursery, machine, &order)) {
+    match machine.and_then(|machine| restore::<P>(nursery, machine, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);
             drop(session_lock);
@@ -123,12 +127,12 @@ fn take_order(take: &OwnedFd, desk: &Desk, place: usize) -> Order {
     order
 }
 
-struct Guest<'a> {
+struct Guest<'a, P> {
     nursery: &'a Nursery,
     id: GuestId,
     body: Body,
     control: OwnedFd,
-    seq: u64,
+    port: P,
     /// The stamps of the checkpoint's files when their content was last known to be right.
     stamps: Vec<FileStamp>,
 }
@@ -144,16 +148,16 @@ enum Body {
 }
 
 #[inline(never)]
-fn restore<'a>(
+fn restore<'a, P: GuestPort>(
     nursery: &'a Nursery,
     machine: Machine,
     order: &Order,
-) -> Result<(Guest<'a>, Report), String> {
+) -> Result<(Guest<'a, P>, Report), String> {
     // So that a guest can be told from another, and from a spare, in a list of processes.
-    let _ = CStr::from_bytes_until_nul(order.identity.name()).map(nix::sys::prctl::set_name);
+    let _ = order.process_name.as_c_str().map(nix::sys::prctl::set_name);
     let plan = &nursery.plan;
-    let clock = Clock::now(plan.state().tsc_khz);
-    lay_down_identity(&machine.ram, &order.identity, clock);
+    let mut port = P::default();
+    port.lay_down_identity(&machine.ram, &order.identity, plan.state().tsc_khz);
     let id = GuestId(order.id);
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
     let mut guest = Guest {
@@ -161,25 +165,26 @@ fn restore<'a>(
         id,
         body: Body::awake(machine),
         control,
-        seq: 0,
+        port,
         stamps: nursery.layers.stamps(),
     };
     if plan.state().busy {
         guest
-            .run_to_doorbell()
+            .run_until_it_waits()
             .map_err(|reason| reason.to_string())?;
     }
-    let reply = guest.ask(&Request::new(layout::OP_PING, &[]));
+    let reply = guest.ask(&P::FIRST_REQUEST);
     if reply.kind != REPLY_DONE {
         let _ = unlink(exit_record::socket_name(&id).as_str());
         return Err(String::from(&reply.text));
     }
+    let proof = P::proof(&reply.answer);
     let report = Report {
         seq: order.seq,
         kind: REPORT_RESTORED,
         pid: Pid::this().as_raw(),
-        nonce: reply.answer.nonce,
-        counter: reply.answer.counter,
+        nonce: proof.nonce,
+        counter: proof.counter,
         ..Report::new_zeroed()
     };
     Ok((guest, report))
@@ -192,7 +197,7 @@ impl Body {
     }
 }
 
-impl Guest<'_> {
+impl<P: GuestPort> Guest<'_, P> {
     /// Answers calls until the guest dies or is committed to a checkpoint. The process dies with
     /// the guest.
     fn serve(mut self) -> ! {
@@ -249,13 +254,13 @@ impl Guest<'_> {
         };
     }
 
-    /// The guest's virtual machine, made again if it was given back.
-    fn machine(&mut self) -> Result<&mut Machine, String> {
+    /// The guest's virtual machine, made again if it was given back, and its port.
+    fn machine(&mut self) -> Result<(&mut Machine, &mut P), String> {
         if matches!(self.body, Body::Parked(_)) {
             self.unpark()?;
         }
         match &mut self.body {
-            Body::Awake(machine) => Ok(machine),
+            Body::Awake(machine) => Ok((machine, &mut self.port)),
             Body::Parked(_) | Body::Between => Err("the guest has no virtual machine".to_owned()),
         }
     }
@@ -302,32 +307,29 @@ impl Guest<'_> {
     }
 
     /// Has the guest answer one request.
-    fn ask(&mut self, request: &Request) -> Reply {
-        self.seq += 1;
-        let seq = self.seq;
+    fn ask(&mut self, request: &RequestBytes) -> Reply {
         let put = match self.machine() {
-            Ok(machine) => put_request(&machine.ram, seq, request),
+            Ok((machine, port)) => port.put_request(&machine.ram, request),
             // The guest is as it was; memory or pids may come back.
             Err(e) => return Reply::new(REPLY_FAILED, &e),
         };
-        let outcome = self.run_to_doorbell();
+        let outcome = self.run_until_it_waits();
         // What the guest has read may come from a file that is no longer what was sealed.
         if let Err(reason) = outcome.and_then(|()| self.check_checkpoint()) {
             return self.died(&reason);
         }
-        match self
-            .machine()
-            .ok()
-            .and_then(|machine| take_response(&machine.ram))
-        {
-            Some(answer) if put && answer.seq == seq => Reply {
-                answer,
-                ..Reply::new(REPLY_DONE, "")
-            },
-            _ => Reply::new(
+        let mut reply = Reply::new(REPLY_DONE, "");
+        let answered = put
+            && self
+                .machine()
+                .is_ok_and(|(machine, port)| port.take_answer(&machine.ram, &mut reply.answer));
+        if answered {
+            reply
+        } else {
+            Reply::new(
                 REPLY_FAILED,
-                "the guest rang without an answer to this request",
-            ),
+                "the guest waits without an answer to this request",
+            )
         }
     }
 
@@ -336,15 +338,15 @@ impl Guest<'_> {
         Reply::new(REPLY_DEAD, &reason.to_string())
     }
 
-    /// Runs the guest until it waits at its doorbell. When a signal stops it on the way, serves the
+    /// Runs the guest until it waits for a request. When a signal stops it on the way, serves the
     /// client that sent the signal.
-    fn run_to_doorbell(&mut self) -> Result<(), ExitReason> {
+    fn run_until_it_waits(&mut self) -> Result<(), ExitReason> {
         loop {
-            let machine = self
+            let (machine, port) = self
                 .machine()
                 .map_err(|detail| ExitReason::InternalError { detail })?;
-            match machine.run() {
-                Stop::Doorbell => return Ok(()),
+            match machine.run(port) {
+                Stop::Waiting => return Ok(()),
                 Stop::Dead(reason) => return Err(reason),
                 Stop::Interrupted => {
                     machine.vcpu.set_kvm_immediate_exit(0);
@@ -374,7 +376,7 @@ impl Guest<'_> {
     /// guest goes on as if nothing had happened: that is how a snapshot is taken, too.
     fn suspend(&mut self, client: &OwnedFd, to: Destination, busy: bool) -> Reply {
         let nursery = self.nursery;
-        let written = self.machine().and_then(|machine| {
+        let written = self.machine().and_then(|(machine, _)| {
             machine.finish_exit().map_err(|e| e.to_string())?;
             let state =
                 VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;

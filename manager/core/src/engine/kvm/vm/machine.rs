@@ -1,12 +1,15 @@
 //! Virtual machine of a guest process: the VM, its vCPU, its memory and its memory slots.
 
+#[cfg(test)]
+mod tests;
+
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
 use crate::engine::kvm::{
-    demo::layout,
     exit_reason::ExitReason,
     vm::{
+        devices::{Devices, Flow},
         error::{KvmError, at},
         ram::Ram,
         slots::{Region, Slots},
@@ -17,12 +20,22 @@ use crate::engine::kvm::{
 /// Why a vCPU stopped running.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// The guest rang the doorbell: it has answered, and waits for a request.
-    Doorbell,
+    /// One of the guest's devices had it wait for the host.
+    Waiting,
     /// A signal, or `immediate_exit`.
     Interrupted,
     /// The guest cannot go on.
     Dead(ExitReason),
+}
+
+impl From<KvmError> for Stop {
+    fn from(error: KvmError) -> Self {
+        internal_error(error.to_string())
+    }
+}
+
+fn internal_error(detail: String) -> Stop {
+    Stop::Dead(ExitReason::InternalError { detail })
 }
 
 /// A guest at rest: its memory and registers, with no virtual machine around them.
@@ -126,63 +139,72 @@ impl Machine {
         }
     }
 
-    /// Runs the guest until it rings the doorbell, is interrupted or cannot go on. Memory that has
-    /// no slot yet gets one when the guest touches it.
-    pub(crate) fn run(&mut self) -> Stop {
+    /// Runs the guest until one of its devices has it wait, it is interrupted or cannot go on. Memory
+    /// that has no slot yet gets one when the guest touches it.
+    pub(crate) fn run(&mut self, devices: &mut impl Devices) -> Stop {
         loop {
-            let (address, region, inside) = match self.vcpu.run() {
-                Ok(VcpuExit::IoOut(layout::DOORBELL, _)) => return Stop::Doorbell,
-                Ok(VcpuExit::MmioWrite(address, data)) => {
-                    // The access that found no slot is done here; later ones go straight.
-                    let region = missing(&self.slots, &mut self.ram, address);
-                    let inside = region.is_ok() && self.ram.write(address, data);
-                    (address, region, inside)
-                }
-                Ok(VcpuExit::MmioRead(address, data)) => {
-                    let region = missing(&self.slots, &mut self.ram, address);
-                    let inside = region.is_ok() && self.ram.read(address, data);
-                    (address, region, inside)
-                }
-                Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => {
-                    return Stop::Dead(ExitReason::BadPort { port });
-                }
-                Ok(VcpuExit::Intr) => return Stop::Interrupted,
-                Ok(VcpuExit::Hlt) => return Stop::Dead(ExitReason::Halted),
-                Ok(VcpuExit::Shutdown) => {
-                    let rip = self.vcpu.get_regs().map_or(0, |r| r.rip);
-                    return Stop::Dead(ExitReason::Shutdown { rip });
-                }
-                Ok(VcpuExit::InternalError) => {
-                    let rip = self.vcpu.get_regs().map_or(0, |r| r.rip);
-                    // SAFETY: the exit reason is KVM_EXIT_INTERNAL_ERROR, so `internal` is the
-                    // member of the union that KVM filled in.
-                    let suberror =
-                        unsafe { self.vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };
-                    let detail = format!("internal error {suberror} at {rip:#x}");
-                    return Stop::Dead(ExitReason::InternalError { detail });
-                }
-                Ok(other) => {
-                    return Stop::Dead(ExitReason::InternalError {
-                        detail: format!("{other:?}"),
-                    });
-                }
-                Err(e) if e.errno() == libc::EINTR => return Stop::Interrupted,
-                Err(e) => return Stop::Dead(ExitReason::RunFailed { errno: e.errno() }),
-            };
-            let added = match region {
-                Ok(_) if !inside => return Stop::Dead(ExitReason::BadAddress { address }),
-                Ok(Some(region)) => add_slot(&self.vm, &self.ram, &mut self.slots, region),
-                // An access across two pages leaves KVM once for each, and the slot that the first
-                // one was given may hold the second.
-                Ok(None) => Ok(()),
-                Err(e) => Err(e),
-            };
-            if let Err(e) = added {
-                return Stop::Dead(ExitReason::InternalError {
-                    detail: e.to_string(),
-                });
+            match self.run_to_exit(devices) {
+                Ok(Flow::RunOn) => {}
+                Ok(Flow::Wait) => return Stop::Waiting,
+                Err(stop) => return stop,
             }
         }
+    }
+
+    /// Runs the guest until it leaves KVM once, and does what it has left for.
+    fn run_to_exit(&mut self, devices: &mut impl Devices) -> Result<Flow, Stop> {
+        let missing = match self.vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let flow = devices.write_port(port, data);
+                return flow.ok_or(Stop::Dead(ExitReason::BadPort { port }));
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                let flow = devices.read_port(port, data);
+                return flow.ok_or(Stop::Dead(ExitReason::BadPort { port }));
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                // The access that found no slot is done here; later ones go straight.
+                let missing = missing(&self.slots, &mut self.ram, address)?;
+                if !self.ram.write(address, data) {
+                    let flow = devices.write_address(address, data);
+                    return flow.ok_or(Stop::Dead(ExitReason::BadAddress { address }));
+                }
+                missing
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                let missing = missing(&self.slots, &mut self.ram, address)?;
+                if !self.ram.read(address, data) {
+                    let flow = devices.read_address(address, data);
+                    return flow.ok_or(Stop::Dead(ExitReason::BadAddress { address }));
+                }
+                missing
+            }
+            Ok(VcpuExit::Intr) => return Err(Stop::Interrupted),
+            Ok(VcpuExit::Hlt) => return Err(Stop::Dead(ExitReason::Halted)),
+            Ok(VcpuExit::Shutdown) => {
+                let rip = self.vcpu.get_regs().map_or(0, |r| r.rip);
+                return Err(Stop::Dead(ExitReason::Shutdown { rip }));
+            }
+            Ok(VcpuExit::InternalError) => {
+                let rip = self.vcpu.get_regs().map_or(0, |r| r.rip);
+                // SAFETY: the exit reason is KVM_EXIT_INTERNAL_ERROR, so `internal` is the
+                // member of the union that KVM filled in.
+                let suberror =
+                    unsafe { self.vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };
+                return Err(internal_error(format!(
+                    "internal error {suberror} at {rip:#x}"
+                )));
+            }
+            Ok(other) => return Err(internal_error(format!("{other:?}"))),
+            Err(e) if e.errno() == libc::EINTR => return Err(Stop::Interrupted),
+            Err(e) => return Err(Stop::Dead(ExitReason::RunFailed { errno: e.errno() })),
+        };
+        // An access across two pages leaves KVM once for each, and the slot that the first one was
+        // given may hold the second.
+        if let Some(region) = missing {
+            add_slot(&self.vm, &self.ram, &mut self.slots, region)?;
+        }
+        Ok(Flow::RunOn)
     }
 
     /// The byte that makes KVM_RUN return at once while it is not zero.

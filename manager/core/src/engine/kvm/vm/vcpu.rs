@@ -27,7 +27,7 @@ const MAX_ENTRIES: usize = 256;
 pub(crate) struct VcpuState {
     format: String,
     version: u32,
-    /// The guest was in the middle of a request: it must run to its doorbell before it is asked.
+    /// The guest was in the middle of a request: it must run until it waits before it is asked.
     pub(crate) busy: bool,
     /// Rate of the guest's time stamp counter.
     pub(crate) tsc_khz: u32,
