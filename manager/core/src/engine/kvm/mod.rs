@@ -334,14 +334,14 @@ fn process_of(conversation: &Conversation<'_>) -> Result<Option<Process>, Error>
     }
 }
 
-/// Makes sure that a guest's state can be restored.
+/// Checks that a guest's state can be restored.
 fn readable(state: &[u8]) -> Result<(), Error> {
     VcpuState::from_bytes(state)
         .map(|_| ())
         .map_err(|e| Error::Refused(format!("the guest sent a state that cannot be read: {e}")))
 }
 
-/// What the bundle of a guest that is suspended now says of it.
+/// The bundle's description of a guest that is being suspended.
 fn suspended(name: &str, from: &Manifest, disks: Vec<DiskSnapshot>) -> Result<Description, Error> {
     Ok(Description {
         guest: name.to_owned(),

@@ -53,7 +53,7 @@ pub(super) struct Verdicts {
     file: File,
 }
 
-/// What was found in a file that had this stamp.
+/// The verdict on a file that had this stamp.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Verdict {
@@ -64,7 +64,7 @@ struct Verdict {
     size: u64,
     found: u64,
     padding: u64,
-    /// Of the other fields: what is read while it is written is not taken for a verdict.
+    /// Checksum of the other fields, so that a half-written record is no verdict.
     check: u64,
     /// The digest that it was compared with, in hexadecimal.
     sealed: [u8; 64],
@@ -98,7 +98,7 @@ impl Verdict {
         without.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, add)
     }
 
-    /// What it says of the file with this stamp, compared with this digest.
+    /// The verdict on the file with this stamp, compared with this digest.
     fn of(&self, stamp: &FileStamp, sha256: &str) -> Option<bool> {
         let wanted = Self::new(stamp, sha256, true);
         let is_about = (self.device, self.inode, self.size)
@@ -149,8 +149,8 @@ impl Verdicts {
         Ok(())
     }
 
-    /// Whether the content of `file` is what was sealed, though it is not what it was by its stamp.
-    /// Returns its stamp now.
+    /// Whether `file` still has the sealed content though its stamp has changed. Returns its
+    /// present stamp.
     pub(super) fn of(&self, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
         let now = FileStamp::of(file)?;
         if let Some(whole) = self.read(&now)?.of(&now, sha256) {
@@ -190,7 +190,7 @@ impl Verdicts {
         Ok(None)
     }
 
-    /// A file with this stamp was found to be what was sealed.
+    /// Notes that a file with this stamp has the sealed content.
     pub(super) fn note_whole(&self, stamp: &FileStamp, sha256: &str) {
         self.note(Verdict::new(stamp, sha256, true), stamp);
     }

@@ -175,8 +175,8 @@ pub(crate) fn send_message<T: IntoBytes + Immutable>(socket: RawFd, message: &T)
     }
 }
 
-/// Receives one message into `message`; `false` at the end of the conversation or when what came
-/// is not such a message.
+/// Receives one message into `message`; `false` at the end of the conversation, or for a message of
+/// another kind.
 pub(crate) fn receive_message<T: FromBytes + IntoBytes>(
     socket: RawFd,
     message: &mut T,

@@ -156,7 +156,7 @@ impl Session {
             PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
         ) {
             Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
-            // What was said before the nursery's end is still to be heard.
+            // Messages from before the nursery's end are still to be read.
             Ok(_) if fds[0].any() == Some(false) => return Err(self.broken()),
             Ok(_) => {}
             Err(e) => {

@@ -29,8 +29,8 @@ pub(crate) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-/// Closes what is the nursery's own, in a process that becomes a guest: what a guest could do with
-/// it would be done to its siblings.
+/// Closes the nursery's own descriptors in a process that becomes a guest: through them a guest
+/// could harm its siblings.
 pub(crate) fn close_own() {
     // SAFETY: closes descriptors of values that the caller, which never returns to the nursery's
     // code, neither uses nor drops.

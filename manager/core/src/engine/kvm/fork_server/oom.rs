@@ -15,8 +15,8 @@ use std::{
 
 use crate::engine::kvm::{exit_reason::ExitReason, fork_server::descriptors::own};
 
-/// What the kernel takes into account beside a process's memory (proc_pid_oom_score_adj(5)): first
-/// guests, then nurseries, then the manager, which keeps what it has.
+/// Adjustment of the kernel's score besides a process's memory (proc_pid_oom_score_adj(5)), so that
+/// it kills guests first, then nurseries, then the manager, whose score stays as it is.
 const NURSERY_SCORE: i32 = 300;
 const GUEST_SCORE: i32 = 500;
 /// The highest score.

@@ -82,7 +82,7 @@ pub(crate) struct Nursery {
     /// Held by everything that may still be restoring.
     pub(crate) session_lock: Option<OwnedFd>,
     pub(crate) pid: Pid,
-    /// None where the kernel cannot be told whom to take when memory is short.
+    /// `None` where the score for the out-of-memory killer cannot be set.
     scores: Option<Scores>,
     life: Life,
 }
@@ -123,7 +123,7 @@ pub(crate) fn main(life: Life) -> ! {
     // which live on after the command.
     // SAFETY: nothing in this process has opened a descriptor above the socket yet.
     unsafe { libc::close_range(SOCKET.unsigned_abs() + 1, libc::c_uint::MAX, 0) };
-    // A guest must not die of what is typed at the terminal that it was restored from.
+    // Keys typed at the terminal of the restore must not kill a guest.
     let _ = setsid();
     // Sockets and records are their owner's alone.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(owner_only::OTHERS));
@@ -181,8 +181,8 @@ impl Nursery {
                 end: (r.first + r.count) * PAGE_SIZE,
             })
             .collect();
-        // One machine is made and thrown away: what it has in common with the checkpoint need not
-        // be restored, and what KVM refuses is found before any guest is forked.
+        // One machine is made and thrown away: state that it shares with the checkpoint need not be
+        // restored, and a refusal by KVM shows before any guest is forked.
         let ram = Ram::private(&layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
         let mut machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
         let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(Unstarted::kern)?;
@@ -315,7 +315,7 @@ struct Children {
     /// How many spares in a row have died as such.
     stillborn: u32,
     oom_kills: OomKills,
-    /// Those that were being restored when the manager hung up; none before.
+    /// Guests that were being restored when the manager closed the connection; `None` before.
     orphans: Option<Orphans>,
 }
 
@@ -378,8 +378,8 @@ impl Children {
         }
     }
 
-    /// Waits for those that have ended, records how, and tells the manager, if it still listens:
-    /// one that never answered fails its order.
+    /// Waits for children that have ended, records how, and tells the manager, if it still listens:
+    /// a guest that never answered fails its order.
     fn reap(&mut self, socket: Option<RawFd>, taken: &OwnedFd) {
         loop {
             let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

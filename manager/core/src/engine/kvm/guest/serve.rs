@@ -56,7 +56,7 @@ use crate::engine::kvm::{
 };
 use crate::{checkpoint::FileStamp, guest_id::GuestId};
 
-/// How long a client may take to say what it wants, in milliseconds.
+/// Time that a client has to send its call, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
@@ -314,7 +314,7 @@ impl<P: GuestPort> Guest<'_, P> {
             Err(e) => return Reply::new(REPLY_FAILED, &e),
         };
         let outcome = self.run_until_it_waits();
-        // What the guest has read may come from a file that is no longer what was sealed.
+        // The guest may have read from a file whose content is no longer the sealed one.
         if let Err(reason) = outcome.and_then(|()| self.check_checkpoint()) {
             return self.died(&reason);
         }
@@ -429,7 +429,7 @@ impl<P: GuestPort> Guest<'_, P> {
         }
     }
 
-    /// Makes sure that the memory which the guest shares is still what was sealed.
+    /// Checks that the memory which the guest shares still has the sealed content.
     fn check_checkpoint(&mut self) -> Result<(), ExitReason> {
         self.nursery
             .layers
@@ -447,7 +447,7 @@ enum Destination {
 }
 
 impl Destination {
-    /// What a call to suspend asks for; none, when it is not one.
+    /// The destination in a call to suspend; `None` for other calls.
     fn of(call: &Call, files: Vec<File>) -> Option<Self> {
         let mut files = files.into_iter();
         match (call.kind, files.next(), files.next()) {

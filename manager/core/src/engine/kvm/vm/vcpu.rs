@@ -133,7 +133,7 @@ impl VcpuState {
         })
     }
 
-    /// Reads what [`Self::to_bytes`] wrote. What the registers hold is KVM's to judge.
+    /// Reads the output of [`Self::to_bytes`]. Only KVM judges the values of registers.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
         let state: Self =
             serde_json::from_slice(bytes).map_err(|e| StateError::parsing(bytes, e))?;
@@ -157,7 +157,7 @@ impl VcpuState {
     }
 }
 
-/// What a guest changes whenever it runs: its registers and its time stamp counter.
+/// State that a guest changes whenever it runs: its registers and its time stamp counter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registers {
     regs: kvm_regs,
