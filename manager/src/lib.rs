@@ -4,9 +4,9 @@
 //! configuration and the density report. They stand on the crate `brood_core`.
 //!
 //! ```text
-//! cli ──▶ client ──▶ api ──▶ brood_core
-//!  │                          ▲
-//!  └─▶ config, density ───────┘
+//! cli ──▶ ops ──▶ client ──▶ api ──▶ brood_core
+//!  │                                  ▲
+//!  └─▶ config, density ───────────────┘
 //! ```
 
 // Both panic where what they print cannot be written; `cli::output` prints.
@@ -23,3 +23,4 @@ mod client;
 pub mod config;
 pub mod density;
 mod failure;
+mod ops;

@@ -26,6 +26,7 @@ use crate::{
     },
     client,
     config::Config,
+    ops::Auto,
 };
 use brood_core::pool::Wanted;
 
@@ -117,10 +118,7 @@ impl Claim {
 
 /// Releases one claim.
 fn release(config: &Config, token: &str) -> Result<(), Failure> {
-    if by_daemon(config, |daemon| daemon.release(token))?.is_none() {
-        with_pools(config, |pools| Ok(pools.release(token)?))?;
-    }
-    Ok(())
+    Auto::new(config).run(|ops| ops.release(token))
 }
 
 fn print_claim(claim: &Claimed, as_json: bool) {
@@ -158,11 +156,7 @@ pub(super) struct Renew {
 
 impl Renew {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let lasts = Duration::from_secs(self.lease.into());
-        let renewed = by_daemon(config, |daemon| daemon.renew(&self.token, self.lease))?;
-        if renewed.is_none() {
-            with_pools(config, |pools| Ok(pools.renew(&self.token, lasts)?))?;
-        }
+        Auto::new(config).run(|ops| ops.renew(&self.token, self.lease))?;
         if self.json {
             json(&json!({ "lease_s": self.lease }));
         } else {
@@ -237,16 +231,7 @@ impl Resume {
             wait_s: 0.0,
             timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
         };
-        let claim = match by_daemon(config, |daemon| daemon.resume_claim(&self.token, &resuming))? {
-            Some(claim) => claim,
-            None => {
-                let lease = self.lease.map(|s| Duration::from_secs(s.into()));
-                let claimed = with_pools(config, |pools| {
-                    Ok(pools.resume(&self.token, lease, self.timeout)?)
-                })?;
-                claimed.into()
-            }
-        };
+        let claim = Auto::new(config).run(|ops| ops.resume_claim(&self.token, &resuming))?;
         print_claim(&claim, self.json);
         Ok(ExitCode::SUCCESS)
     }
@@ -266,34 +251,7 @@ pub(super) struct Release {
 
 impl Release {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let mut failures = Vec::new();
-        let mut client = daemon(config);
-        // Those that the daemon has begun nothing with.
-        let mut left = Vec::new();
-        for token in &self.token {
-            let released = match &client {
-                Some(client) => done(client.release(token)),
-                None => Ok(None),
-            };
-            match released {
-                Ok(Some(())) => {}
-                Ok(None) => {
-                    client = None;
-                    left.push(token);
-                }
-                Err(failure) => failures.push(failure),
-            }
-        }
-        if !left.is_empty() {
-            with_pools(config, |pools| {
-                for token in left {
-                    if let Err(e) = pools.release(token) {
-                        failures.push(Failure::from(e));
-                    }
-                }
-                Ok(())
-            })?;
-        }
+        let failures = Auto::new(config).each(&self.token, |ops, token| ops.release(token))?;
         let released = self.token.len() - failures.len();
         if self.json {
             let errors: Vec<_> = failures.iter().map(ToString::to_string).collect();

@@ -7,7 +7,6 @@
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
     sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
@@ -20,12 +19,9 @@ use signal_hook::{
 
 use crate::config::Config;
 use crate::failure::Failure;
-use brood_core::{
-    engine::{self, Engine, ParkAfter, bhyve::Rctl},
-    escaped,
-    host::facts::HostFacts,
-    state::State,
-};
+use brood_core::{engine::ParkAfter, escaped, state::State};
+
+pub(crate) use crate::ops::{engine, engine_with, facts, state};
 
 /// Why standard output lost something, when it did.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
@@ -179,11 +175,6 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// The state folder, opened.
-pub(crate) fn state(config: &Config) -> Result<State, Failure> {
-    Ok(State::open(config.state_dir()?)?)
-}
-
 /// The state folder, opened to list or end guests. This works even if it cannot be written, and
 /// then prints a note.
 pub(crate) fn state_to_look(config: &Config) -> Result<State, Failure> {
@@ -195,30 +186,6 @@ pub(crate) fn state_to_look(config: &Config) -> Result<State, Failure> {
         ));
     }
     Ok(state)
-}
-
-/// The engine of this host, as it is configured.
-pub(crate) fn engine(config: &Config) -> Result<Box<dyn Engine>, Failure> {
-    engine_with(&config.bhyve.rctl.value)
-}
-
-/// The engine of this host, with these limits for its guests.
-pub(crate) fn engine_with(rctl: &Rctl) -> Result<Box<dyn Engine>, Failure> {
-    let program = std::env::current_exe().map_err(|source| engine::Error::Io {
-        action: "find the brood binary",
-        source,
-    })?;
-    Ok(engine::choose(&program, rctl)?)
-}
-
-/// Facts of the host that an engine's guests run on.
-pub(crate) fn facts(
-    config: &Config,
-    engine: &dyn Engine,
-    checkpoint: Option<PathBuf>,
-) -> Result<HostFacts, Failure> {
-    let state = config.state_dir()?.to_owned();
-    Ok(engine.host().facts(state, checkpoint)?)
 }
 
 /// When idle guests give their virtual machine back.

@@ -9,10 +9,10 @@ use super::{
     bar::Bar,
     claims::{Claim, Release, Renew, Resume, Suspend},
     complete,
-    daemon::{by_daemon, daemon, only_daemon},
+    daemon::{by_daemon, daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
-    output::{cancellation, engine, json, line, note_with, state, table},
+    output::{cancellation, json, line, note_with, table},
     policy::Limits,
     restore::absolute,
     values::whole_seconds,
@@ -21,11 +21,11 @@ use crate::failure::Failure;
 use crate::{
     api::pools::{Changing, Making},
     config::Config,
+    ops::{Auto, Local},
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
-    pool::{LOCK_LIMIT, NEVER, NewPool, Pool, Pools},
-    restore::Slots,
+    pool::{NewPool, Pool, Pools},
     state::{EntryState, Failing},
     units::Bytes,
 };
@@ -96,16 +96,7 @@ pub(super) fn with_pools<T>(
     config: &Config,
     run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let (mut state, engine) = (state(config)?, engine(config)?);
-    let dir = state.dir().to_owned();
-    run(&mut Pools {
-        state: &mut state,
-        engine: &*engine,
-        facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
-        standing: &Slots::default(),
-        cancelled: &NEVER,
-        lock_limit: LOCK_LIMIT,
-    })
+    Local::new(config).with_pools(run)
 }
 
 /// Creates a pool and fills it
@@ -306,10 +297,7 @@ pub(super) struct List {
 
 impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let pools = match only_daemon(config) {
-            Some(daemon) => daemon.pools()?,
-            None => with_pools(config, |pools| Ok(pools.list()?))?,
-        };
+        let pools = Auto::to_look(config).run(|ops| ops.pools())?;
         if self.json {
             json(&pools);
         } else if pools.is_empty() {
@@ -391,10 +379,7 @@ pub(super) struct Show {
 
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let details = match only_daemon(config) {
-            Some(daemon) => daemon.pool(&self.pool)?,
-            None => with_pools(config, |pools| Ok(pools.details(&self.pool)?))?,
-        };
+        let details = Auto::to_look(config).run(|ops| ops.pool(&self.pool))?;
         if self.json {
             json(&details);
             return Ok(ExitCode::SUCCESS);
@@ -454,13 +439,7 @@ pub(super) struct Evict {
 
 impl Evict {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let evicted = by_daemon(config, |daemon| daemon.evict(&self.pool, self.entries))?;
-        let evicted = match evicted {
-            Some(evicted) => evicted,
-            None => with_pools(config, |pools| {
-                Ok(pools.evict(&self.pool, self.entries.into())?)
-            })?,
-        };
+        let evicted = Auto::new(config).run(|ops| ops.evict(&self.pool, self.entries))?;
         if self.json {
             json(&json!({ "evicted": evicted }));
         } else {
@@ -490,10 +469,7 @@ pub(super) struct Remove {
 
 impl Remove {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let removed = by_daemon(config, |daemon| daemon.remove_pool(&self.pool, self.force))?;
-        if removed.is_none() {
-            with_pools(config, |pools| Ok(pools.remove(&self.pool, self.force)?))?;
-        }
+        Auto::new(config).run(|ops| ops.remove_pool(&self.pool, self.force))?;
         if self.json {
             json(&json!({ "removed": self.pool }));
         } else {

@@ -49,6 +49,7 @@ const FLOORS: [(&str, &[&str]); 2] = [
             "failure",
             "api",
             "client",
+            "ops",
             "cli",
             "main",
         ],

@@ -1,0 +1,133 @@
+//! Operations in this process: the state folder, the engine and facts of the host.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{Error, Operations};
+use crate::{
+    api::{claims::Claim, resting::ResumingClaim},
+    config::Config,
+    failure::Failure,
+};
+use brood_core::{
+    engine::{self, Engine, bhyve::Rctl},
+    host::facts::HostFacts,
+    pool::{Details, LOCK_LIMIT, NEVER, Pool, Pools},
+    restore::Slots,
+    state::State,
+};
+
+/// The state folder, opened.
+pub(crate) fn state(config: &Config) -> Result<State, Failure> {
+    Ok(State::open(config.state_dir()?)?)
+}
+
+/// The engine of this host, as it is configured.
+pub(crate) fn engine(config: &Config) -> Result<Box<dyn Engine>, Failure> {
+    engine_with(&config.bhyve.rctl.value)
+}
+
+/// The engine of this host, with these limits for its guests.
+pub(crate) fn engine_with(rctl: &Rctl) -> Result<Box<dyn Engine>, Failure> {
+    let program = std::env::current_exe().map_err(|source| engine::Error::Io {
+        action: "find the brood binary",
+        source,
+    })?;
+    Ok(engine::choose(&program, rctl)?)
+}
+
+/// Facts of the host that an engine's guests run on.
+pub(crate) fn facts(
+    config: &Config,
+    engine: &dyn Engine,
+    checkpoint: Option<PathBuf>,
+) -> Result<HostFacts, Failure> {
+    let state = config.state_dir()?.to_owned();
+    Ok(engine.host().facts(state, checkpoint)?)
+}
+
+/// This process, with what it needs to work on pools. It opens the state folder when it first needs
+/// it.
+pub(crate) struct Local<'a> {
+    config: &'a Config,
+    opened: Option<Opened>,
+}
+
+/// The state folder, and the engine of this host.
+pub(crate) struct Opened {
+    state: State,
+    engine: Box<dyn Engine>,
+}
+
+impl<'a> Local<'a> {
+    pub(crate) fn new(config: &'a Config) -> Self {
+        Self {
+            config,
+            opened: None,
+        }
+    }
+
+    /// Opens the state folder, unless it is open.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or this host has no engine.
+    pub(crate) fn open(&mut self) -> Result<&mut Opened, Failure> {
+        Ok(match &mut self.opened {
+            Some(opened) => opened,
+            none => none.insert(Opened {
+                state: state(self.config)?,
+                engine: engine(self.config)?,
+            }),
+        })
+    }
+
+    /// Works on pools.
+    pub(crate) fn with_pools<T>(
+        &mut self,
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Opened { state, engine } = self.open()?;
+        let dir = state.dir().to_owned();
+        work(&mut Pools {
+            state,
+            engine: &**engine,
+            facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
+            standing: &Slots::default(),
+            cancelled: &NEVER,
+            lock_limit: LOCK_LIMIT,
+        })
+    }
+}
+
+impl Operations for Local<'_> {
+    fn pools(&mut self) -> Result<Vec<Pool>, Error> {
+        Ok(self.with_pools(|pools| Ok(pools.list()?))?)
+    }
+
+    fn pool(&mut self, pool: &str) -> Result<Details, Error> {
+        Ok(self.with_pools(|pools| Ok(pools.details(pool)?))?)
+    }
+
+    fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error> {
+        Ok(self.with_pools(|pools| Ok(pools.evict(pool, entries.into())?))?)
+    }
+
+    fn remove_pool(&mut self, pool: &str, force: bool) -> Result<(), Error> {
+        Ok(self.with_pools(|pools| Ok(pools.remove(pool, force)?))?)
+    }
+
+    fn renew(&mut self, token: &str, lease_s: u32) -> Result<(), Error> {
+        let lasts = Duration::from_secs(lease_s.into());
+        Ok(self.with_pools(|pools| Ok(pools.renew(token, lasts)?))?)
+    }
+
+    fn release(&mut self, token: &str) -> Result<(), Error> {
+        Ok(self.with_pools(|pools| Ok(pools.release(token)?))?)
+    }
+
+    fn resume_claim(&mut self, token: &str, resuming: &ResumingClaim) -> Result<Claim, Error> {
+        let lease = resuming.lease_s.map(|s| Duration::from_secs(s.into()));
+        let timeout = resuming.timeout_s.map(Duration::from_secs_f64);
+        let claimed = self.with_pools(|pools| Ok(pools.resume(token, lease, timeout)?))?;
+        Ok(claimed.into())
+    }
+}
