@@ -18,7 +18,7 @@ use brood_core::{
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
         After, Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, Restored, Suspend,
-        kvm::Kvm,
+        kvm::Kvm, make_demo_checkpoint,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -176,7 +176,12 @@ fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>
     if let Some(home) = Home::with_kvm() {
         let kvm = Kvm::with_binary(brood_tests::brood());
         let make = |path: &BundlePath| {
-            kvm.make_demo_checkpoint(path, Bytes::mib(4), &brood_core::checkpoint::unwatched)
+            make_demo_checkpoint(
+                &kvm,
+                path,
+                Bytes::mib(4),
+                &brood_core::checkpoint::unwatched,
+            )
         };
         check(&Bench::new(&kvm, &home, |path| make(path).unwrap()));
     }

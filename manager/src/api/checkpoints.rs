@@ -20,7 +20,9 @@ use super::{
 };
 use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, ListedView, View, until},
-    disk, guests as library,
+    disk,
+    engine::make_demo_checkpoint,
+    guests as library,
     host::plan::{Plan, plan as make_plan},
     restore::{
         cost,
@@ -270,7 +272,7 @@ pub(super) async fn demo(
     until_hang_up(move |cancelled| {
         let _permit = permit;
         let engine = workers.engine();
-        let manifest = engine.make_demo_checkpoint(&path, memory, &until(cancelled))?;
+        let manifest = make_demo_checkpoint(engine, &path, memory, &until(cancelled))?;
         let view = View::new(&path, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })

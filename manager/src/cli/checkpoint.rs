@@ -22,6 +22,7 @@ use brood_core::{
             Bhyve,
             config::{self, Config as GuestConfig, Variables},
         },
+        make_demo_checkpoint,
     },
     guests::{self, Guests},
     restore::mass::read_bundle,
@@ -92,9 +93,9 @@ pub(super) struct Demo {
 impl Demo {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-        let manifest =
-            engine(config)?
-                .make_demo_checkpoint(&self.checkpoint, self.memory, &|p| bar.advance(p))?;
+        let engine = engine(config)?;
+        let progress = |p| bar.advance(p);
+        let manifest = make_demo_checkpoint(&*engine, &self.checkpoint, self.memory, &progress)?;
         bar.clear();
         if self.json {
             json(&View::new(&self.checkpoint, &manifest));

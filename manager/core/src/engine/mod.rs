@@ -6,6 +6,7 @@
 
 pub mod bhyve;
 mod choose;
+mod demo;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 mod memory_map;
@@ -26,6 +27,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{ENGINE_VARIABLE, choose};
+pub use demo::make_demo_checkpoint;
 pub use memory_map::MemoryMap;
 pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
@@ -374,17 +376,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Examines which parts of the engine are installed, which takes longer than reading facts.
     fn examine(&self, _: &mut HostFacts) {}
-
-    /// Makes a checkpoint by booting the demo guest and suspending it.
-    ///
-    /// # Errors
-    /// When the machine cannot run it, or the bundle cannot be written.
-    fn make_demo_checkpoint(
-        &self,
-        path: &BundlePath,
-        memory: Bytes,
-        progress: Watch<'_>,
-    ) -> Result<Manifest, Error>;
 
     /// Whether guests of a checkpoint read a disk of their own, which then must be in their orders.
     ///

@@ -59,7 +59,6 @@ use crate::{
         Source,
         facts::{HostFacts, System},
     },
-    units::Bytes,
 };
 use folder::Folder;
 use guest_config::{checked, guest_of, sealed_disk};
@@ -167,19 +166,6 @@ impl Engine for Bhyve {
             let tools = probe(&self.host, facts.checkpoint_folder.as_ref());
             freebsd.tools = Some(tools);
         }
-    }
-
-    fn make_demo_checkpoint(
-        &self,
-        _: &BundlePath,
-        _: Bytes,
-        _: Watch<'_>,
-    ) -> Result<Manifest, Error> {
-        Err(Error::Refused(
-            "bhyve has no demo guest: suspend one of yours with `bhyvectl --suspend`, and seal it \
-             with `brood checkpoint import`"
-                .to_owned(),
-        ))
     }
 
     fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error> {

@@ -28,23 +28,24 @@ use std::{
     time::Duration,
 };
 
+pub(super) use demo::make_demo_checkpoint;
 use demo::{DemoPort, words};
 use guest::{control::Conversation, port::GuestPort, serve};
 use verdict::Verdicts;
-use vm::{error::KvmError, vcpu::VcpuState};
+use vm::vcpu::VcpuState;
 
 pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
 pub use guest::control::CallError;
 
 use super::{
-    After, Answer, Described, Engine, Error, GuestRef, Identity, Limit, MemoryMap, Process,
-    Session, Stray, Suspend, Usage,
+    After, Answer, Described, Engine, Error, GuestRef, Limit, MemoryMap, Process, Session, Stray,
+    Suspend, Usage,
 };
 use crate::{
     checkpoint::{
-        BundlePath, Checkpoint, Description, FileStamp, Watch, Writer,
-        manifest::{Device, DiskSnapshot, EngineKind, Manifest, Memory, PageRange, Segment},
+        Checkpoint, Description, FileStamp, Writer,
+        manifest::{DiskSnapshot, EngineKind, Manifest},
     },
     guest_id::GuestId,
     host::{
@@ -52,7 +53,6 @@ use crate::{
         linux::RunFolder,
         proc::ProcRoot,
     },
-    units::{Bytes, PAGE_SIZE},
 };
 
 /// How long a guest may take to be written out.
@@ -98,58 +98,6 @@ impl Engine for Kvm {
             // Leaves out what cannot be read.
             linux.run = RunFolder::read(&ProcRoot::default(), state).ok();
         }
-    }
-
-    fn make_demo_checkpoint(
-        &self,
-        path: &BundlePath,
-        memory: Bytes,
-        progress: Watch<'_>,
-    ) -> Result<Manifest, Error> {
-        if !demo::layout::MEMORY.contains(&memory) || !memory.0.is_multiple_of(PAGE_SIZE) {
-            let (least, most) = (*demo::layout::MEMORY.start(), *demo::layout::MEMORY.end());
-            return Err(Error::Refused(format!(
-                "the demo guest cannot have {memory} of memory: give it {least} to {most}, in whole pages"
-            )));
-        }
-        let kvm = open_kvm()?;
-        let identity = Identity::fresh(path.name()).map_err(|source| Error::Io {
-            action: "make an identity",
-            source,
-        })?;
-        let mut writer = Writer::create(path, memory)?;
-        let state = demo::boot(&kvm, writer.memory(), memory, &identity, progress).map_err(
-            |e| match e {
-                BootError::Interrupted => Error::Interrupted,
-                e => Error::Boot(e.to_string()),
-            },
-        )?;
-        writer.write_kern(&state.to_bytes())?;
-        let range = demo::layout::WORKING_SET;
-        let description = Description {
-            guest: path.name().to_owned(),
-            engine: EngineKind::Kvm,
-            engine_version: engine_version(&kvm),
-            memory: Memory {
-                size: memory,
-                segments: vec![Segment {
-                    guest_address: 0,
-                    size: memory,
-                    file_offset: 0,
-                }],
-            },
-            vcpus: 1,
-            devices: vec![Device {
-                name: "channel".to_owned(),
-                model: "brood-channel".to_owned(),
-            }],
-            disks: Vec::new(),
-            working_set: vec![PageRange {
-                first: range.start,
-                count: range.end - range.start,
-            }],
-        };
-        Ok(writer.seal(description, jiff::Timestamp::now(), progress)?)
     }
 
     fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
@@ -427,27 +375,6 @@ impl From<CallError> for Error {
                 source,
             },
         }
-    }
-}
-
-/// The demo guest did not come up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BootError {
-    #[error("cannot map the guest's memory: {0}")]
-    Map(io::Error),
-    #[error("{0}")]
-    Kvm(String),
-    #[error("the guest died while booting: {0}")]
-    Died(ExitReason),
-    #[error("the guest came up but did not answer its first request rightly")]
-    NoAnswer,
-    #[error("interrupted")]
-    Interrupted,
-}
-
-impl From<KvmError> for BootError {
-    fn from(error: KvmError) -> Self {
-        Self::Kvm(error.to_string())
     }
 }
 

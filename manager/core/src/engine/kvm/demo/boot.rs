@@ -1,7 +1,7 @@
 //! Boot of the demo guest: from the reset vector to its first answer, after which its memory and
 //! vCPU make a checkpoint.
 
-use std::fs::File;
+use std::{fs::File, io};
 
 use kvm_bindings::{CpuId, kvm_userspace_memory_region};
 use kvm_ioctls::Kvm;
@@ -13,10 +13,10 @@ use crate::{
     engine::{
         Identity,
         kvm::{
-            BootError,
+            ExitReason,
             guest::port::GuestPort,
             vm::{
-                error::at,
+                error::{KvmError, at},
                 machine::{Machine, Stop},
                 ram::Ram,
                 slots::Region,
@@ -27,6 +27,27 @@ use crate::{
     },
     units::Bytes,
 };
+
+/// The demo guest did not come up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error("cannot map the guest's memory: {0}")]
+    Map(io::Error),
+    #[error("{0}")]
+    Kvm(String),
+    #[error("the guest died while booting: {0}")]
+    Died(ExitReason),
+    #[error("the guest came up but did not answer its first request rightly")]
+    NoAnswer,
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<KvmError> for BootError {
+    fn from(error: KvmError) -> Self {
+        Self::Kvm(error.to_string())
+    }
+}
 
 /// Where the boot ROM lies: the last 64 KiB below 4 GiB, as the reset vector wants it.
 const ROM_START: u64 = 0xffff_0000;

@@ -1,12 +1,13 @@
 //! Demo guest of the KVM engine: its code, its memory layout, and the requests that it answers.
 
 mod boot;
+mod checkpoint;
 mod code;
 pub mod layout;
 mod mailbox;
 mod port;
 pub mod words;
 
-pub(super) use boot::boot;
+pub(crate) use checkpoint::make_demo_checkpoint;
 pub use mailbox::{Answer, Request};
 pub(super) use port::DemoPort;
