@@ -390,3 +390,13 @@ impl Events {
         }
     }
 }
+
+/// Tries something with no daemon, and with one that does what gains by it: it must be the same.
+pub fn with_a_daemon_and_without(what: impl Fn(&Home)) {
+    let Some(home) = Home::with_kvm() else { return };
+    what(&home);
+    drop(home);
+    let home = Home::bare();
+    let _daemon = Daemon::start(&home);
+    what(&home);
+}

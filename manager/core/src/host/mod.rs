@@ -15,6 +15,8 @@ pub mod folder;
 pub mod freebsd;
 pub mod kvm;
 pub mod linux;
+#[cfg(test)]
+mod linux_tests;
 pub mod plan;
 pub mod plan_text;
 pub mod proc;
