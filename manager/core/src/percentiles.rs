@@ -1,10 +1,9 @@
 //! Percentiles of latencies by the nearest-rank method: each is a value that was measured.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// Percentiles of a set of samples, in the samples' own unit (milliseconds in a density step).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// The median.
     pub p50: f64,

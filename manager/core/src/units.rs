@@ -4,25 +4,13 @@
 use std::{fmt, num::ParseIntError, ops, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// Size of a guest page and of a host page on every platform brood runs on, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
 /// An amount of memory or storage in bytes. Serialized as a plain number of bytes.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(transparent)]
 pub struct Bytes(pub u64);

@@ -16,14 +16,15 @@ use super::{
     extract::{Json as Body, Path, Query},
     permits::{Bound, Permit},
     problem::Problem,
+    types,
     workers::{blocking, guests, until_hang_up},
 };
 use brood_core::{
-    checkpoint::{self, BundlePath, Checkpoint, ListedView, View, until},
+    checkpoint::{self, BundlePath, Checkpoint, until},
     disk,
     engine::make_demo_checkpoint,
     guests as library,
-    host::plan::{Plan, plan as make_plan},
+    host::plan::plan as make_plan,
     restore::{
         cost,
         mass::{self, read_bundle},
@@ -69,14 +70,14 @@ pub(super) struct Folder {
     get, path = "/checkpoints", tag = "checkpoints", operation_id = "listCheckpoints",
     params(Folder),
     responses(
-        (status = 200, body = [ListedView]),
+        (status = 200, body = [types::ListedCheckpoint]),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
     State(app): State<App>,
     Query(folder): Query<Folder>,
-) -> Result<Json<Vec<ListedView>>, Problem> {
+) -> Result<Json<Vec<types::ListedCheckpoint>>, Problem> {
     let dir = folder.dir.unwrap_or_else(|| app.checkpoints.clone());
     if !dir.is_absolute() {
         return Err(Problem::bad_request(format!(
@@ -97,20 +98,20 @@ pub(super) async fn list(
     params(("checkpoint" = String, Path, description = "Its name in the daemon's folder, or its \
         whole DIR/NAME, percent-encoded: %2Fvar%2Ftmp%2Fckp%2Fdemo")),
     responses(
-        (status = 200, body = View),
+        (status = 200, body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(named): Path<String>,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<types::Checkpoint>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
         let trusted = workers.call(|state, _| state.is_trusted(&checkpoint))?;
-        Ok(Json(View::of(&checkpoint, Some(trusted))))
+        Ok(Json(types::Checkpoint::of(&checkpoint, Some(trusted))))
     })
     .await
 }
@@ -125,20 +126,20 @@ pub(super) async fn show(
     operation_id = "trustCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint")),
     responses(
-        (status = 200, description = "It is trusted", body = View),
+        (status = 200, description = "It is trusted", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn trust(
     State(app): State<App>,
     Path(named): Path<String>,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<types::Checkpoint>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
         workers.call(|state, _| state.trust(&checkpoint))?;
-        Ok(Json(View::of(&checkpoint, Some(true))))
+        Ok(Json(types::Checkpoint::of(&checkpoint, Some(true))))
     })
     .await
 }
@@ -193,6 +194,7 @@ pub(super) struct Removed {
     /// The bundle.
     checkpoint: String,
     /// Size of its files, in bytes.
+    #[schema(value_type = types::words::Bytes)]
     freed: Bytes,
 }
 
@@ -256,7 +258,7 @@ pub(super) struct MakingDemo {
     params(("checkpoint" = String, Path, description = "The new one, as for showCheckpoint")),
     request_body = MakingDemo,
     responses(
-        (status = 201, description = "It is sealed", body = View),
+        (status = 201, description = "It is sealed", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -273,7 +275,7 @@ pub(super) async fn demo(
         let _permit = permit;
         let engine = workers.engine();
         let manifest = make_demo_checkpoint(engine, &path, memory, &until(cancelled))?;
-        let view = View::new(&path, &manifest);
+        let view = types::Checkpoint::new(&path, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })
     .await
@@ -295,7 +297,7 @@ pub(super) struct Flattening {
     params(("checkpoint" = String, Path, description = "The delta, as for showCheckpoint")),
     request_body = Flattening,
     responses(
-        (status = 201, description = "The new checkpoint", body = View),
+        (status = 201, description = "The new checkpoint", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -312,7 +314,7 @@ pub(super) async fn flatten(
         let delta = Checkpoint::open(&path)?;
         let _use = workers.call(|state, _| read_bundle(state, &delta))?;
         let manifest = checkpoint::flatten(&delta, &new, &until(cancelled))?;
-        let view = View::new(&new, &manifest);
+        let view = types::Checkpoint::new(&new, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })
     .await
@@ -333,7 +335,7 @@ pub(super) struct Planning {
     operation_id = "planCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint"), Planning),
     responses(
-        (status = 200, body = Plan),
+        (status = 200, body = types::Plan),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -341,7 +343,7 @@ pub(super) async fn plan(
     State(app): State<App>,
     Path(named): Path<String>,
     Query(planning): Query<Planning>,
-) -> Result<Json<Plan>, Problem> {
+) -> Result<Json<types::Plan>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     blocking(move || {
@@ -350,7 +352,7 @@ pub(super) async fn plan(
         let cost = workers.call(|state, engine| cost::live(state, engine, &checkpoint))?;
         let memory = planning.host_memory_bytes.map(Bytes);
         let size = checkpoint.manifest().memory.size;
-        Ok(Json(make_plan(&facts, memory, size, &cost)))
+        Ok(Json(make_plan(&facts, memory, size, &cost).into()))
     })
     .await
 }

@@ -28,6 +28,7 @@ use super::{
     permits::Bound,
     pools::lease,
     problem::Problem,
+    types::words,
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
@@ -36,32 +37,32 @@ use brood_core::{
     state::Place,
 };
 
-/// How often a claim that waits for room looks again. It does so at once when a claim is released.
+/// Interval at which a claim that waits for room tries again. It also tries at once when another
+/// claim is released.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How many glances apart those look, at most, who have others before them.
+/// Longest pause of claims with others before them in the queue, in intervals.
 const FAR: u32 = 20;
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
 
-/// What a claimer wants.
+/// Request for a claim.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Claiming {
-    /// How long the claim lasts when it is not renewed, in seconds; the pool's lease, when it is
-    /// not said.
+    /// Lease of the claim, in seconds, until it is renewed; the pool's lease by default.
     #[schema(minimum = 1)]
     pub(crate) lease_s: Option<u32>,
-    /// How long to wait for room when there is none, in seconds.
+    /// How long to wait, in seconds, when the pool or the host has no room.
     #[serde(default)]
     #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
     pub(crate) wait_s: f64,
-    /// How long the guest may take to answer, in seconds; when it is not said, 10 for a hot one,
-    /// and 60 for one that is restored.
+    /// Time that the guest has to answer, in seconds; by default 10 for a hot guest and 60 for a
+    /// restored one.
     #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
     pub(crate) timeout_s: Option<f64>,
 }
 
-/// An entry that is the claimer's. Its guest has answered.
+/// A claim. Its guest has answered.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Claim {
     /// Name of the guest.
@@ -70,11 +71,12 @@ pub(crate) struct Claim {
     pub(crate) id: String,
     /// Its process.
     pub(crate) pid: i32,
-    /// What to show to renew or release the claim.
+    /// Token to renew or release the claim with.
     pub(crate) token: String,
-    /// How long it lasts from now when it is not renewed, in seconds.
+    /// Lease from now, in seconds, until it is renewed.
     pub(crate) lease_s: u64,
-    /// Where it came from: it was there (hot), or was restored for this claim (cold).
+    /// Tier of the guest: it was hot, or brood restored it for this claim (cold).
+    #[schema(value_type = words::Tier)]
     pub(crate) tier: Tier,
     /// From the claim to the guest's answer, in milliseconds.
     pub(crate) claim_ms: f64,
@@ -95,15 +97,16 @@ pub(crate) struct ClaimEvent {
     /// Name of the guest.
     pub(crate) guest: String,
     /// Where it came from.
+    #[schema(value_type = words::Tier)]
     pub(crate) tier: Tier,
     /// From the claim to the guest's answer, in milliseconds.
     pub(crate) claim_ms: f64,
 }
 
-/// Takes a guest of a pool; answers when the guest has answered
+/// Claims a guest of a pool; answers when the guest has answered
 ///
-/// It is the oldest hot one, or one that is restored now. When the client hangs up before it is
-/// answered, the guest is given back.
+/// The guest is the oldest hot one, or a newly restored one. When the client disconnects before the
+/// answer, the guest is released.
 #[utoipa::path(
     post, path = "/pools/{pool}/claims", tag = "pools", operation_id = "claim",
     params(("pool" = String, Path, description = "Name of the pool")),
@@ -327,13 +330,13 @@ impl App {
         .map_err(Refused::from)
     }
 
-    /// Claims once. What was claimed for a client that has hung up meanwhile is released again.
+    /// Claims once. Releases the claim again if the client has disconnected meanwhile.
     async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
         let limit = wanted.timeout.unwrap_or(mass::TIMEOUT);
         let permit = self.permits.take(&[Bound::pool(&pool)], limit).await?;
-        // A client that hangs up ends what is restored for it.
+        // A client that disconnects ends the restore for it.
         let cancelled = Arc::<AtomicBool>::default();
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         spawn_blocking(move || {
@@ -367,7 +370,7 @@ pub(crate) struct Renewed {
     pub(crate) lease_s: u32,
 }
 
-/// Lets a claim last so long from now
+/// Renews a claim: its lease ends the given time from now
 #[utoipa::path(
     put, path = "/claims/{token}", tag = "pools", operation_id = "renewClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
@@ -391,7 +394,7 @@ pub(super) async fn renew(
     .await
 }
 
-/// Gives a guest back; it is gone when this answers
+/// Releases a claim; its guest is gone when this answers
 #[utoipa::path(
     delete, path = "/claims/{token}", tag = "pools", operation_id = "releaseClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),

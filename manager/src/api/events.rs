@@ -36,9 +36,10 @@ use super::{
     connections::{Client, Listens},
     extract::Query,
     problem::Problem,
+    types::{Guest, report},
     watch::{Look, Seen, look},
 };
-use brood_core::{guests::View, restore::job::FailureView};
+use brood_core::restore::job::FailureView;
 
 /// Number of remembered events: a listener who has missed fewer receives them; for one who has
 /// missed more, the stream starts again.
@@ -59,7 +60,7 @@ const KINDS: [&str; 9] = [
 /// Where events go out from.
 #[derive(Debug)]
 pub(super) struct Events {
-    /// What an id begins with: those of other daemons are none of this one's.
+    /// Prefix of ids, which tells this daemon's from those of others.
     life: String,
     ring: Mutex<Ring>,
     sender: broadcast::Sender<Message>,
@@ -95,7 +96,7 @@ impl Ring {
         self.from = self.last + 1;
     }
 
-    /// What came after event `seen`; `None` when not all of that is remembered.
+    /// The events after `seen`; `None` when not all of them are remembered.
     fn after(&self, seen: u64) -> Option<VecDeque<Message>> {
         if seen > self.last || seen + 1 < self.from {
             return None;
@@ -116,7 +117,7 @@ struct Message {
     pool: Option<Arc<str>>,
 }
 
-/// What an event is about.
+/// Subject of an event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct About<'a> {
     /// The request that does it.
@@ -143,7 +144,7 @@ fn json(data: &impl Serialize) -> Arc<str> {
 /// What a new listener begins with.
 struct Beginning {
     receiver: broadcast::Receiver<Message>,
-    /// What it has missed; `None` when it must be told everything.
+    /// The events that it has missed; `None` when the stream must start again.
     missed: Option<VecDeque<Message>>,
     /// Number of the last event before.
     last: u64,
@@ -261,6 +262,7 @@ pub(crate) struct RestoreEvent {
     pub(crate) verify_bytes: Option<u64>,
     /// The latest failed guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<report::RestoreFailure>)]
     pub(crate) failure: Option<FailureView>,
     /// The latest warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -320,7 +322,7 @@ impl Filter {
         self.types.as_ref().is_none_or(wanted)
     }
 
-    /// Lists of all there is are for those who do not listen for one request.
+    /// Full lists are for listeners without a request.
     fn wants_list(&self, kind: &str) -> bool {
         self.request.is_none() && self.wants(kind)
     }
@@ -399,7 +401,7 @@ struct Listener {
     draining: watch::Receiver<bool>,
     /// Since when, and after which event it must be told everything, if it must.
     behind: Option<(Instant, u64)>,
-    /// What it must be told before anything new.
+    /// Messages to be sent before any new one.
     waiting: VecDeque<Message>,
     only: Filter,
 }
@@ -469,7 +471,7 @@ impl Listener {
         if guests {
             let of_pool = |seen: &&Seen| pool.is_none_or(|pool| seen.pool() == Some(pool));
             let guests = look.guests.values().filter(of_pool);
-            let views: Vec<&View> = guests.map(|seen| &seen.view).collect();
+            let views: Vec<&Guest> = guests.map(|seen| &seen.view).collect();
             tell("guests", json(&views));
         }
         if pools {
@@ -542,7 +544,7 @@ mod tests {
         assert_eq!(missed(&id(1)), Some(vec![2, 3, 4]));
         assert_eq!(missed(&id(3)), Some(vec![4]));
         assert_eq!(missed(&id(4)), Some(vec![]));
-        // Not an event of this daemon, not yet one, or one before those that are remembered.
+        // An event of another daemon, of the future, or older than the remembered ones.
         assert_eq!(missed("1-3"), None);
         assert_eq!(missed(&id(5)), None);
         assert_eq!(missed(&id(0)), None);

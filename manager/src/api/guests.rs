@@ -16,11 +16,12 @@ use super::{
     extract::{Json, Path, Query},
     permits::Bound,
     problem::Problem,
+    types::{self, report},
     workers::{self, until_hang_up},
 };
 use brood_core::{
-    checkpoint::{BundlePath, View as CheckpointView, until},
-    guests::{Guest, Guests, UsageView, View},
+    checkpoint::{BundlePath, until},
+    guests::{Guest, Guests},
     restore::{job::FailureView, mass},
 };
 
@@ -68,22 +69,23 @@ pub(super) struct Listing {
     get, path = "/guests", tag = "guests", operation_id = "listGuests",
     params(Listing),
     responses(
-        (status = 200, body = [View]),
+        (status = 200, body = [types::Guest]),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
     State(app): State<App>,
     Query(listing): Query<Listing>,
-) -> Result<Answer<Vec<View>>, Problem> {
+) -> Result<Answer<Vec<types::Guest>>, Problem> {
     app.on_guests(move |guests| {
         let all = guests.list()?;
         let overheads = guests.overheads()?;
         let views = all.iter().map(|guest| {
-            // One that ended since it was listed costs nothing any more.
+            // A guest that ended since it was listed costs nothing any more.
             let usage = listing.usage.then(|| guests.usage(guest).ok()).flatten();
-            let usage = usage.map(|usage| UsageView::new(usage, overheads.of(&guest.row.sha256)));
-            View::new(guest, guests.engine.kind(), usage)
+            let usage =
+                usage.map(|usage| types::Usage::new(usage, overheads.of(&guest.row.sha256)));
+            types::Guest::new(guest, guests.engine.kind(), usage)
         });
         Ok(Answer(views.collect()))
     })
@@ -95,14 +97,14 @@ pub(super) async fn list(
     get, path = "/guests/{guest}", tag = "guests", operation_id = "showGuest",
     params(("guest" = String, Path, description = "Name or id")),
     responses(
-        (status = 200, body = View),
+        (status = 200, body = types::Guest),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<View>, Problem> {
+) -> Result<Answer<types::Guest>, Problem> {
     app.on_guests(move |guests| {
         let guest = guests.find(&name)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
@@ -111,13 +113,13 @@ pub(super) async fn show(
         let view = match usage {
             Ok(usage) => {
                 let overhead = guests.overheads()?.of(&guest.row.sha256);
-                let usage = usage.map(|usage| UsageView::new(usage, overhead));
-                View::new(&guest, guests.engine.kind(), usage)
+                let usage = usage.map(|usage| types::Usage::new(usage, overhead));
+                types::Guest::new(&guest, guests.engine.kind(), usage)
             }
             // It may have ended since it was found.
-            Err(_) => View::new(&guests.find(&name)?, guests.engine.kind(), None),
+            Err(_) => types::Guest::new(&guests.find(&name)?, guests.engine.kind(), None),
         };
-        Ok(Answer(View {
+        Ok(Answer(types::Guest {
             disk_path: disk.map(|path| path.display().to_string()),
             ..view
         }))
@@ -190,20 +192,20 @@ pub(super) fn limit(seconds: Option<f64>) -> Result<Option<Duration>, Problem> {
     post, path = "/guests/{guest}/pause", tag = "guests", operation_id = "pauseGuest",
     params(("guest" = String, Path, description = "Name or id")),
     responses(
-        (status = 200, body = View),
+        (status = 200, body = types::Guest),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<View>, Problem> {
+) -> Result<Answer<types::Guest>, Problem> {
     let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
     app.change_guests(move |guests| {
         let _permit = permit;
         let guest = guests.find(&name)?;
         guests.pause(&guest)?;
-        Ok(Answer(View::new(
+        Ok(Answer(types::Guest::new(
             &guests.find(&name)?,
             guests.engine.kind(),
             None,
@@ -282,7 +284,7 @@ pub(super) struct Suspending {
     params(("guest" = String, Path, description = "Name or id")),
     request_body = Suspending,
     responses(
-        (status = 201, description = "The new checkpoint", body = CheckpointView),
+        (status = 201, description = "The new checkpoint", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -302,7 +304,7 @@ impl App {
         name: String,
         path: BundlePath,
         delta: bool,
-    ) -> Result<CheckpointView, Problem> {
+    ) -> Result<types::Checkpoint, Problem> {
         let found = name.clone();
         let find = move |guests: &mut Guests<'_>| Ok(guests.find(&found)?.row.checkpoint);
         let from = self.on_guests(find).await?;
@@ -317,7 +319,7 @@ impl App {
             let guest = guests.find(&name)?;
             let wanted = until(guests.cancelled);
             let manifest = guests.suspend(&guest, &path, delta, &wanted)?;
-            Ok(CheckpointView::new(&path, &manifest))
+            Ok(types::Checkpoint::new(&path, &manifest))
         })
         .await
     }
@@ -332,6 +334,7 @@ pub(crate) struct Destroyed {
     pub(crate) guests: Vec<String>,
     /// Guests that could not be destroyed, and stay recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<report::RestoreFailure>)]
     pub(crate) left: Vec<FailureView>,
     /// Names of guests that were left alone because they are claimed.
     #[serde(default)]
@@ -339,7 +342,7 @@ pub(crate) struct Destroyed {
 }
 
 impl Destroyed {
-    /// Counts what was destroyed besides.
+    /// Adds another result.
     pub(crate) fn add(&mut self, more: Self) {
         self.destroyed += more.destroyed;
         self.guests.extend(more.guests);
@@ -351,7 +354,7 @@ impl Destroyed {
 impl TryFrom<brood_core::guests::Destroyed> for Destroyed {
     type Error = brood_core::guests::Error;
 
-    /// What is told of it; an error when nothing was destroyed that was to be.
+    /// The view of the result; an error when none of the guests was destroyed.
     fn try_from(ended: brood_core::guests::Destroyed) -> Result<Self, Self::Error> {
         if ended.names.is_empty() {
             ended.whole().map(|guests| Self {

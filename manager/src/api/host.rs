@@ -6,7 +6,14 @@ use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{App, extract::Query, problem::Problem, request::Authorized, workers::blocking};
+use super::{
+    App,
+    extract::Query,
+    problem::Problem,
+    request::Authorized,
+    types::{report, words},
+    workers::blocking,
+};
 use brood_core::{
     checkpoint::manifest::EngineKind,
     host::{
@@ -29,7 +36,7 @@ pub(super) struct Health {
     version: &'static str,
     /// Its process id.
     pid: u32,
-    /// Whether it takes other requests that are made as this one is: over the port, whether this
+    /// Whether the daemon accepts other requests made in the same way: over the port, whether this
     /// one bears the token.
     authorized: bool,
 }
@@ -68,10 +75,11 @@ pub(crate) struct Daemon {
     #[schema(example = "/var/db/brood")]
     pub(crate) state_dir: String,
     /// What runs its guests.
+    #[schema(value_type = words::EngineKind)]
     pub(crate) engine: EngineKind,
 }
 
-/// Which daemon this is, and whose guests it tells of; looks at none of them
+/// Identifies the daemon: its version, state folder and engine
 #[utoipa::path(
     get, path = "/daemon", tag = "host", operation_id = "daemon",
     responses(
@@ -90,15 +98,15 @@ pub(super) async fn daemon(State(app): State<App>) -> Json<Daemon> {
     })
 }
 
-/// What is meant to be done on this host.
+/// Intended use of this host.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Meant {
-    /// How many guests are wanted.
+    /// Number of guests that the host is to hold.
     #[param(default = 1000, maximum = 1_000_000_000)]
     guests: Option<u64>,
-    /// Folder of the checkpoint that is meant, to look at its filesystem too.
+    /// Folder of the checkpoint; the daemon checks its file system too.
     #[param(value_type = Option<String>)]
     checkpoint_dir: Option<PathBuf>,
 }
@@ -110,15 +118,16 @@ pub(crate) struct Host {
     pub(crate) ok: bool,
     /// For how many guests it was checked.
     pub(crate) guests: u64,
-    /// Each fact, what it ought to be, and how to make it so.
+    /// Each fact, its required value, and how to reach it.
+    #[schema(value_type = Vec<report::Check>)]
     pub(crate) checks: Vec<Check>,
-    /// The facts that the checks were made of.
+    /// The facts behind the checks.
     #[schema(value_type = Object)]
     pub(crate) facts: serde_json::Value,
 }
 
 impl Host {
-    /// What a host with these facts can do.
+    /// The view of a host with these facts.
     pub(crate) fn new(facts: &HostFacts, guests: u64) -> Self {
         let checks = doctor(facts, guests);
         Self {
@@ -130,7 +139,7 @@ impl Host {
     }
 }
 
-/// Facts of this host and whether mass restore can work on it, as `brood doctor`
+/// Checks this host, as `brood doctor`
 #[utoipa::path(
     get, path = "/host", tag = "host", operation_id = "host",
     params(Meant),

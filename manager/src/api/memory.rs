@@ -4,9 +4,13 @@ use axum::{Json as Answer, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{App, extract::Query, problem::Problem};
+use super::{
+    App,
+    extract::Query,
+    problem::Problem,
+    types::{MemoryMap, words},
+};
 use brood_core::{
-    engine::MemoryMap,
     guests::{self, Guest, Guests},
     units::Bytes,
 };
@@ -23,8 +27,8 @@ const CELLS: u32 = 64;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Looking {
-    /// Their names or ids, at most 100, with commas between them. Those that are not there, or have
-    /// no process, are left out.
+    /// Their names or ids, at most 100, separated by commas. Guests that do not exist, or have no
+    /// process, are left out.
     #[param(example = "demo-1,demo-2")]
     guests: String,
     /// How many cells.
@@ -40,16 +44,19 @@ pub(super) struct GuestMemory {
     /// Its id.
     id: String,
     /// All of its memory.
+    #[schema(value_type = words::Bytes)]
     memory_bytes: Bytes,
-    /// What it has to itself.
+    /// Its private memory.
+    #[schema(value_type = words::Bytes)]
     private_bytes: Bytes,
-    /// What it has touched and shares.
+    /// Memory that it has touched and shares.
+    #[schema(value_type = words::Bytes)]
     shared_bytes: Bytes,
-    /// Where that lies; none where its engine cannot tell.
+    /// Map of its memory; null where its engine has none.
     map: Option<MemoryMap>,
 }
 
-/// Where in their memory guests have pages of their own
+/// Maps the private and shared pages of guests' memory
 #[utoipa::path(
     get, path = "/memory", tag = "guests", operation_id = "memoryOfGuests",
     params(Looking),
@@ -101,6 +108,6 @@ fn of(guests: &Guests<'_>, guest: &Guest, cells: u32) -> Option<GuestMemory> {
         memory_bytes: guest.row.memory,
         private_bytes,
         shared_bytes,
-        map,
+        map: map.map(Into::into),
     })
 }

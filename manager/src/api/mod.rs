@@ -31,6 +31,7 @@ pub(crate) mod restores;
 pub(crate) mod sample;
 mod serve;
 mod socket;
+pub mod types;
 mod under_way;
 mod watch;
 mod workers;
@@ -95,7 +96,7 @@ impl Deref for App {
     }
 }
 
-/// All routes; with a token, for those who bear it.
+/// All routes; with a token, only for requests that bear it.
 fn router(app: App, token: Option<Token>) -> Router {
     let routes = openapi::routes()
         .0

@@ -23,12 +23,13 @@ use super::{
     permits::Bound,
     problem::Problem,
     request::RequestId,
+    types::{Pool, PoolDetails, Settled, report, words},
     under_way::Begun,
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
     checkpoint::until,
-    pool::{self, Applied, Details, Filled, LOCK_LIMIT, NewPool, Pool, Pools, Refill, Settled},
+    pool::{self, Applied, Filled, LOCK_LIMIT, NewPool, Pools, Refill},
     restore::{
         job::{ALLOWANCE, FailureView, cores},
         mass,
@@ -68,7 +69,8 @@ impl App {
     )
 )]
 pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Problem> {
-    app.on_pools(|pools| Ok(Answer(pools.list()?))).await
+    app.on_pools(|pools| Ok(Answer(pools.list()?.into_iter().map(Into::into).collect())))
+        .await
 }
 
 /// A pool to make.
@@ -237,7 +239,7 @@ pub(super) async fn create(
                 pools.create(&new, &wanted)
             })
             .await?;
-        return Ok((StatusCode::CREATED, Answer(pool)).into_response());
+        return Ok((StatusCode::CREATED, Answer(Pool::from(pool))).into_response());
     };
     let (name, checkpoint) = (new.name.clone(), new.checkpoint.to_string());
     let filled = app
@@ -265,15 +267,15 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
     get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
     params(("pool" = String, Path, description = "Its name")),
     responses(
-        (status = 200, body = Details),
+        (status = 200, body = PoolDetails),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<Details>, Problem> {
-    app.on_pools(move |pools| Ok(Answer(pools.details(&name)?)))
+) -> Result<Answer<PoolDetails>, Problem> {
+    app.on_pools(move |pools| Ok(Answer(pools.details(&name)?.into())))
         .await
 }
 
@@ -284,6 +286,7 @@ pub(super) struct AppliedPool {
     #[serde(flatten)]
     pool: Pool,
     /// What was done to it.
+    #[schema(value_type = words::Applied)]
     applied: Applied,
 }
 
@@ -318,7 +321,7 @@ pub(super) async fn apply(
     let applied = app.change_pools(move |pools| {
         let still = until(pools.cancelled);
         let applied = pools.apply(&wanted, &still)?;
-        let pool = pools.show(&name)?;
+        let pool = pools.show(&name)?.into();
         Ok(AppliedPool { pool, applied })
     });
     let applied = applied.await?;
@@ -423,11 +426,11 @@ pub(super) async fn change(
         refill_per_s: changing.refill_per_s.map(|limit| limit.map(number)),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
     };
-    // What the keeper is at may not be wanted any more.
+    // The reconciler's present fill may be obsolete.
     app.fills.interrupt(&name);
     let Some(filling) = changing.fill else {
         let pool = app.change_pools(move |pools| pools.change(&name, &change));
-        return Ok(Answer(pool.await?).into_response());
+        return Ok(Answer(Pool::from(pool.await?)).into_response());
     };
     let pool = name.clone();
     let filled = app.fill(id, name, String::new(), filling, move |pools, _| {
@@ -484,6 +487,7 @@ pub(crate) struct FilledPool {
     /// From the beginning to the last new entry, in seconds.
     pub(crate) wall_s: f64,
     /// Guests that were not restored.
+    #[schema(value_type = Vec<report::RestoreFailure>)]
     pub(crate) errors: Vec<FailureView>,
 }
 
@@ -510,10 +514,10 @@ pub(super) async fn fill(
 
 impl FilledPool {
     /// The view of a pool that was filled.
-    pub(crate) fn new(pool: Pool, settled: Settled, filled: Filled) -> Self {
+    pub(crate) fn new(pool: pool::Pool, settled: pool::Settled, filled: Filled) -> Self {
         Self {
-            pool,
-            settled,
+            pool: pool.into(),
+            settled: settled.into(),
             restored: filled.restored,
             missing: filled.missing,
             no_room: filled.no_room,

@@ -15,10 +15,11 @@ use super::{
     permits::Bound,
     pools::lease,
     problem::Problem,
+    types::{ClaimStatus, words},
 };
 use brood_core::{
     checkpoint::until,
-    pool::{ClaimView, Error, Tier},
+    pool::{Error, Tier},
     restore::mass,
     state::{ColdState, TokenDigest},
     units::Bytes,
@@ -29,15 +30,15 @@ use brood_core::{
     get, path = "/claims/{token}", tag = "pools", operation_id = "showClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
     responses(
-        (status = 200, body = ClaimView),
+        (status = 200, body = ClaimStatus),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Path(token): Path<String>,
-) -> Result<Answer<ClaimView>, Problem> {
-    app.on_pools(move |pools| Ok(Answer(pools.find_claim(&token)?)))
+) -> Result<Answer<ClaimStatus>, Problem> {
+    app.on_pools(move |pools| Ok(Answer(pools.find_claim(&token)?.into())))
         .await
 }
 
@@ -50,6 +51,7 @@ pub(crate) struct Rested {
     /// Name that its guest had.
     pub(crate) guest: String,
     /// Guest memory that was written.
+    #[schema(value_type = words::Bytes)]
     pub(crate) written_bytes: Bytes,
     /// How long that took, in milliseconds.
     pub(crate) suspend_ms: f64,

@@ -24,6 +24,7 @@ use super::{
     permits::Bound,
     problem::Problem,
     request::RequestId,
+    types::report,
     workers::{CancelOnDrop, Workers, blocking},
 };
 use brood_core::{
@@ -133,8 +134,8 @@ fn disk(text: &str) -> Result<Choice, Problem> {
     post, path = "/guests", tag = "guests", operation_id = "restoreGuests",
     request_body = Restoring,
     responses(
-        (status = 201, description = "All guests were restored and have answered", body = View),
-        (status = 207, description = "Some were; the others are among the errors", body = View),
+        (status = 201, description = "All guests were restored and have answered", body = report::Restored),
+        (status = 207, description = "Some were; the others are among the errors", body = report::Restored),
         (status = 507, description = "Refused before anything was started: it does not fit on this \
             host", body = Problem, content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json"),

@@ -14,15 +14,10 @@ use utoipa::ToSchema;
 
 use super::{
     problem::Problem,
+    types::{Pool, Usage},
     workers::{Workers, blocking, guests},
 };
-use brood_core::{
-    engine::NEVER,
-    guests::{GuestState, UsageView},
-    host::facts::HostFacts,
-    pool::Pool,
-    units::Bytes,
-};
+use brood_core::{engine::NEVER, guests::GuestState, host::facts::HostFacts, units::Bytes};
 
 /// How long a sample is as good as a new one.
 const FRESH: Duration = Duration::from_secs(1);
@@ -143,11 +138,11 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
         let mut of_pools = vec![Cost::default(); pools.len()];
         for guest in &all {
             *states.entry(guest.state.name().to_owned()).or_default() += 1;
-            // One that ended since it was listed costs nothing any more.
+            // A guest that ended since it was listed costs nothing any more.
             let Ok(usage) = guests.usage(guest) else {
                 continue;
             };
-            let usage = UsageView::new(usage, overheads.of(&guest.row.sha256));
+            let usage = Usage::new(usage, overheads.of(&guest.row.sha256));
             let checkpoint = match pool_of.get(&guest.row.id) {
                 Some(&index) => {
                     of_pools[index].add(guest.row.memory, usage);
@@ -169,7 +164,10 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
             guests: states,
             checkpoints,
             pools: pools
-                .map(|(pool, cost)| PoolSample { pool, cost })
+                .map(|(pool, cost)| PoolSample {
+                    pool: pool.into(),
+                    cost,
+                })
                 .collect(),
             host: HostSample::of(&facts),
         })
@@ -177,7 +175,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
 }
 
 impl Cost {
-    fn add(&mut self, memory: Bytes, usage: UsageView) {
+    fn add(&mut self, memory: Bytes, usage: Usage) {
         self.kernel_measured = usage.kernel_measured && (self.guests == 0 || self.kernel_measured);
         self.guests += 1;
         for (sum, amount) in [

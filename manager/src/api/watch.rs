@@ -12,14 +12,14 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
-use super::{App, events::About, problem::Problem, workers};
-use brood_core::{
-    engine::NEVER,
-    guest_id::GuestId,
-    guests::{GuestState, View},
-    pool::Pool,
-    state::EntryState,
+use super::{
+    App,
+    events::About,
+    problem::Problem,
+    types::{Guest, Pool},
+    workers,
 };
+use brood_core::{engine::NEVER, guest_id::GuestId, guests::GuestState, state::EntryState};
 
 /// How often guests are looked at when nothing is known to have happened.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub(super) struct GuestEvent {
     /// What.
     pub happened: Happened,
     /// The guest, as it is now, or as it last was.
-    pub guest: View,
+    pub guest: Guest,
 }
 
 /// A claim is over.
@@ -89,7 +89,7 @@ pub(super) async fn watch(app: App) {
     }
 }
 
-/// What there is at one moment.
+/// The guests, pools and host at one moment.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) at: Instant,
@@ -104,7 +104,7 @@ pub(super) struct Look {
 /// A guest that was seen.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    pub(super) view: View,
+    pub(super) view: Guest,
     /// The pool that it is an entry of, and how far that has come.
     entry: Option<(String, EntryState)>,
     /// What was left of its claim's lease.
@@ -134,7 +134,7 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
             let mut seen: BTreeMap<GuestId, Seen> = guests
                 .iter()
                 .map(|guest| {
-                    let view = View::new(guest, kind, None);
+                    let view = Guest::new(guest, kind, None);
                     let (entry, lease) = (None, None);
                     (guest.row.id, Seen { view, entry, lease })
                 })
@@ -154,7 +154,7 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
             Ok(Look {
                 at,
                 guests: seen,
-                pools,
+                pools: pools.into_iter().map(Into::into).collect(),
                 unasked,
                 suspended,
             })
@@ -163,7 +163,7 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
     .await
 }
 
-/// What is known from earlier looks.
+/// The state from earlier looks.
 #[derive(Debug, Default)]
 struct Watcher {
     /// The last look; none before the first.
@@ -172,7 +172,7 @@ struct Watcher {
 
 impl Watcher {
     fn saw(&mut self, app: &App, mut now: Look) {
-        // What was there at the first look is no news.
+        // Guests of the first look are no news.
         let Some(known) = self.known.take() else {
             self.known = Some(now);
             return;
@@ -181,7 +181,7 @@ impl Watcher {
             let was = known.guests.get(id);
             let died = guest.view.state == GuestState::Dead
                 && was.is_none_or(|was| was.view.state != GuestState::Dead);
-            // One that is being destroyed is dead for a moment.
+            // A guest that is being destroyed is dead for a moment.
             if died && !now.unasked.contains(id) {
                 if let Some(was) = was {
                     guest.view.clone_from(&was.view);

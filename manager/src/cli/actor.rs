@@ -14,13 +14,13 @@ use super::{
 };
 use crate::failure::Failure;
 use crate::{
-    api::guests::Destroyed,
+    api::{guests::Destroyed, types},
     client::{self, Client, Doomed, NAMES},
     config::Config,
 };
 use brood_core::{
     engine::{Engine, NEVER},
-    guests::{self, Guest, GuestState, Guests, View},
+    guests::{self, Guest, GuestState, Guests},
     state::{EntryState, State},
 };
 
@@ -108,8 +108,8 @@ impl From<Guest> for Found {
     }
 }
 
-impl From<View> for Found {
-    fn from(view: View) -> Self {
+impl From<types::Guest> for Found {
+    fn from(view: types::Guest) -> Self {
         Self {
             id: view.id,
             name: view.name,

@@ -11,10 +11,11 @@ use super::{
     complete,
     output::{age, cancellation, engine, json, line, state, table},
 };
+use crate::api::types::{self, ListedCheckpoint};
 use crate::config::Config;
 use crate::failure::Failure;
 use brood_core::{
-    checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, ListedView, Readiness, View},
+    checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, Readiness},
     disk,
     engine::{
         NEVER,
@@ -98,7 +99,7 @@ impl Demo {
         let manifest = make_demo_checkpoint(&*engine, &self.checkpoint, self.memory, &progress)?;
         bar.clear();
         if self.json {
-            json(&View::new(&self.checkpoint, &manifest));
+            json(&types::Checkpoint::new(&self.checkpoint, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, booted, answering, sealed (sha256 {})",
@@ -197,7 +198,7 @@ impl Import {
             Bhyve::new().import(&self.raw, &self.checkpoint, guest, &mut trust, &progress)?;
         bar.clear();
         if self.json {
-            json(&View::new(&self.checkpoint, &manifest));
+            json(&types::Checkpoint::new(&self.checkpoint, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, sealed (sha256 {})",
@@ -234,7 +235,7 @@ impl Inspect {
             _ => is_trusted(config, &checkpoint),
         };
         if self.json {
-            json(&View::of(&checkpoint, trusted));
+            json(&types::Checkpoint::of(&checkpoint, trusted));
             return Ok(ExitCode::SUCCESS);
         }
         let devices: Vec<_> = m
@@ -361,7 +362,7 @@ impl Trust {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         state(config)?.trust(&checkpoint)?;
         if self.json {
-            json(&View::of(&checkpoint, Some(true)));
+            json(&types::Checkpoint::of(&checkpoint, Some(true)));
             return Ok(ExitCode::SUCCESS);
         }
         let wants = checkpoint.manifest().wants();
@@ -398,7 +399,7 @@ pub(super) struct List {
 impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bundles = checkpoint::list(&self.dir)?;
-        let views: Vec<ListedView> = bundles.iter().map(Into::into).collect();
+        let views: Vec<ListedCheckpoint> = bundles.iter().map(Into::into).collect();
         if self.json {
             json(&views);
             return Ok(ExitCode::SUCCESS);
@@ -461,7 +462,7 @@ impl Flatten {
         let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| bar.advance(p))?;
         bar.clear();
         if self.json {
-            json(&View::new(&self.new, &manifest));
+            json(&types::Checkpoint::new(&self.new, &manifest));
         } else {
             line(format_args!(
                 "{}: {} of memory, joined from {} checkpoints (sha256 {})",

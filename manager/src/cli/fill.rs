@@ -22,12 +22,13 @@ use crate::{
     api::{
         events::RestoreEvent,
         pools::{FilledPool, Filling},
+        types::Pool,
     },
     client::{self, Client, Watch},
     config::Config,
 };
 use brood_core::{
-    pool::{Pool, Pools, Refill},
+    pool::{Pools, Refill},
     restore::{job::cores, mass::Event},
 };
 
@@ -153,13 +154,15 @@ pub(super) fn fill(
 }
 
 fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> ExitCode {
-    let Pool { row, entries, .. } = &filled.pool;
+    let Pool {
+        settings, entries, ..
+    } = &filled.pool;
     if as_json {
         json(filled);
     } else {
         line(format_args!(
             "{}: {} of {} guests are hot; {} restored in {:.2} s",
-            row.name, entries.hot, row.policy.hot, filled.restored, filled.wall_s
+            settings.name, entries.hot, settings.policy.hot, filled.restored, filled.wall_s
         ));
         let settled = &filled.settled;
         let put_in_order = [

@@ -2,7 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
-use brood_core::guests::{Guest, GuestState, View};
+use crate::api::types;
+use brood_core::guests::{Guest, GuestState};
 
 /// What guests must be to be meant.
 #[derive(Debug, Default, Args)]
@@ -40,7 +41,7 @@ impl From<State> for GuestState {
 
 impl Filter {
     /// Whether a guest is meant.
-    pub(super) fn takes(&self, view: &View) -> bool {
+    pub(super) fn takes(&self, view: &types::Guest) -> bool {
         self.takes_parts(&view.name, view.state, view.pool.as_deref())
     }
 

@@ -17,14 +17,11 @@ use super::{
     strays,
     values::timeout,
 };
+use crate::api::types::{Guest, Usage};
 use crate::config::Config;
 use crate::failure::Failure;
 use brood_core::{
-    checkpoint::BundlePath,
-    engine::NEVER,
-    guests::{Guests, UsageView, View},
-    state::EntryState,
-    units::Bytes,
+    checkpoint::BundlePath, engine::NEVER, guests::Guests, state::EntryState, units::Bytes,
 };
 
 /// Lists all guests, including those that died
@@ -104,7 +101,7 @@ impl List {
     }
 }
 
-fn look(config: &Config, usage: bool) -> Result<Vec<View>, Failure> {
+fn look(config: &Config, usage: bool) -> Result<Vec<Guest>, Failure> {
     let (mut state, engine) = (state_to_look(config)?, engine(config)?);
     let mut guests = Guests {
         state: &mut state,
@@ -114,20 +111,20 @@ fn look(config: &Config, usage: bool) -> Result<Vec<View>, Failure> {
     let all = guests.list()?;
     let overheads = guests.overheads()?;
     let views = all.iter().map(|guest| {
-        // One that ended since it was listed costs nothing any more.
+        // A guest that ended since it was listed costs nothing any more.
         let usage = usage.then(|| guests.usage(guest).ok()).flatten();
-        let usage = usage.map(|usage| UsageView::new(usage, overheads.of(&guest.row.sha256)));
-        View::new(guest, engine.kind(), usage)
+        let usage = usage.map(|usage| Usage::new(usage, overheads.of(&guest.row.sha256)));
+        Guest::new(guest, engine.kind(), usage)
     });
     Ok(views.collect())
 }
 
-fn private(guest: &View) -> Option<u64> {
+fn private(guest: &Guest) -> Option<u64> {
     guest.usage.map(|usage| usage.private_bytes)
 }
 
 /// Prints guests, with no column that would be empty.
-fn print_table(guests: &[View], long: bool) {
+fn print_table(guests: &[Guest], long: bool) {
     let pools = guests.iter().any(|guest| guest.pool.is_some());
     let reasons = guests.iter().any(|guest| guest.reason.is_some());
     let now = Timestamp::now();
@@ -230,7 +227,7 @@ impl Show {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn look(&self, config: &Config) -> Result<View, Failure> {
+    fn look(&self, config: &Config) -> Result<Guest, Failure> {
         let (mut state, engine) = (state_to_look(config)?, engine(config)?);
         let mut guests = Guests {
             state: &mut state,
@@ -240,12 +237,12 @@ impl Show {
         let guest = guests.find(&self.guest)?;
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
         let overhead = guests.overheads()?.of(&guest.row.sha256);
-        let usage = usage.map(|usage| UsageView::new(usage, overhead));
+        let usage = usage.map(|usage| Usage::new(usage, overhead));
         // What cannot be asked for must not keep the rest from being shown.
         let disk = guests.disk_location(&guest.row).ok().flatten();
-        Ok(View {
+        Ok(Guest {
             disk_path: disk.map(|path| path.display().to_string()),
-            ..View::new(&guest, engine.kind(), usage)
+            ..Guest::new(&guest, engine.kind(), usage)
         })
     }
 }

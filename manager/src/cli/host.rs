@@ -13,7 +13,10 @@ use super::{
     output::{color, engine, facts, json, line, state, styled, width},
 };
 use crate::failure::Failure;
-use crate::{api::host::Host, config::Config};
+use crate::{
+    api::{host::Host, types},
+    config::Config,
+};
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
     host::{doctor_text, plan::plan, plan_text},
@@ -105,7 +108,7 @@ impl Plan {
             &cost,
         );
         if self.json {
-            json(&plan);
+            json(&types::Plan::from(plan));
         } else {
             line(plan_text::render(&plan).trim_end());
         }

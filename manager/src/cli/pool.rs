@@ -19,14 +19,17 @@ use super::{
 };
 use crate::failure::Failure;
 use crate::{
-    api::pools::{Changing, Making},
+    api::{
+        pools::{Changing, Making},
+        types::{Pool, PoolFailing},
+    },
     config::Config,
     ops::{Auto, Local},
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
-    pool::{NewPool, Pool, Pools},
-    state::{EntryState, Failing},
+    pool::{NewPool, Pools},
+    state::EntryState,
     units::Bytes,
 };
 
@@ -147,7 +150,7 @@ impl Create {
                 .unwrap_or(config.restore.private_limit.value),
             trust: self.trust,
         };
-        // The daemon may be able to open what this user cannot; then it alone knows.
+        // The daemon may be able to open a checkpoint that this user cannot; then it decides.
         if let Ok(checkpoint) = Checkpoint::open(&self.checkpoint) {
             for exposure in checkpoint.exposures() {
                 note_with("\x1b[33m", "warning", &exposure.to_string());
@@ -161,7 +164,7 @@ impl Create {
             let pool = pools.create(&new, &|p| bar.advance(p))?;
             bar.clear();
             if self.empty {
-                return Ok(print_pool(&pool, self.json));
+                return Ok(print_pool(&pool.into(), self.json));
             }
             fill(config, pools, &self.name, None, self.json)
         })
@@ -311,8 +314,8 @@ impl List {
 }
 
 /// Why a pool could not be filled, and when the daemon tries again.
-fn failing_text(failing: &Failing) -> String {
-    let Failing {
+fn failing_text(failing: &PoolFailing) -> String {
+    let PoolFailing {
         error,
         since,
         tries,
@@ -341,18 +344,21 @@ const HEADER: [&str; 8] = [
 ];
 
 fn row(pool: &Pool) -> Vec<String> {
-    let Pool { row, entries, .. } = pool;
+    let Pool {
+        settings, entries, ..
+    } = pool;
     vec![
-        row.name.clone(),
-        format!("{}/{}", entries.hot, row.policy.hot),
+        settings.name.clone(),
+        format!("{}/{}", entries.hot, settings.policy.hot),
         entries.claimed.to_string(),
         entries.suspended.to_string(),
         entries.filling.to_string(),
         entries.releasing.to_string(),
-        row.policy
+        settings
+            .policy
             .most
             .map_or_else(|| "-".to_owned(), |n| n.to_string()),
-        row.checkpoint.clone(),
+        settings.checkpoint.clone(),
     ]
 }
 

@@ -25,13 +25,9 @@ use crate::api::{
     pools::{Changing, Evicted, Evicting, FilledPool, Filling, Making},
     resting::{Rested, ResumingClaim},
     restores::Restoring,
+    types::{Guest, Pool, PoolDetails},
 };
-use brood_core::{
-    guest_id::random,
-    guests::View as Guest,
-    pool::{Details, Pool},
-    restore::job::View,
-};
+use brood_core::{guest_id::random, restore::job::View};
 
 /// How often a wait checks whether it was cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -91,7 +87,7 @@ impl Client {
     }
 
     /// A pool, its entries and the claims of it that rest.
-    pub(crate) fn pool(&self, pool: &str) -> Result<Details, Error> {
+    pub(crate) fn pool(&self, pool: &str) -> Result<PoolDetails, Error> {
         let path = format!("/api/v1/pools/{}", Segment(pool));
         self.call(&Call::get(path, "show a pool"))
     }

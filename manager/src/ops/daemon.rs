@@ -9,15 +9,16 @@ use nix::{
 
 use super::{Error, Operations};
 use crate::{
-    api::{claims::Claim, resting::ResumingClaim},
+    api::{
+        claims::Claim,
+        resting::ResumingClaim,
+        types::{Pool, PoolDetails},
+    },
     client::{self, Client},
     config::{Config, UseDaemon},
     failure::Failure,
 };
-use brood_core::{
-    engine::ENGINE_VARIABLE,
-    pool::{Details, Pool},
-};
+use brood_core::engine::ENGINE_VARIABLE;
 
 /// The daemon of the state folder, when one answers and may be used.
 pub(crate) fn daemon(config: &Config) -> Option<Client> {
@@ -82,7 +83,7 @@ impl Operations for Client {
         Ok(Self::pools(self)?)
     }
 
-    fn pool(&mut self, pool: &str) -> Result<Details, Error> {
+    fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error> {
         Ok(Self::pool(self, pool)?)
     }
 

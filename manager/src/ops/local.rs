@@ -4,14 +4,18 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Error, Operations};
 use crate::{
-    api::{claims::Claim, resting::ResumingClaim},
+    api::{
+        claims::Claim,
+        resting::ResumingClaim,
+        types::{Pool, PoolDetails},
+    },
     config::Config,
     failure::Failure,
 };
 use brood_core::{
     engine::{self, Engine, bhyve::Rctl},
     host::facts::HostFacts,
-    pool::{Details, LOCK_LIMIT, NEVER, Pool, Pools},
+    pool::{LOCK_LIMIT, NEVER, Pools},
     restore::Slots,
     state::State,
 };
@@ -100,11 +104,15 @@ impl<'a> Local<'a> {
 
 impl Operations for Local<'_> {
     fn pools(&mut self) -> Result<Vec<Pool>, Error> {
-        Ok(self.with_pools(|pools| Ok(pools.list()?))?)
+        Ok(self
+            .with_pools(|pools| Ok(pools.list()?))?
+            .into_iter()
+            .map(Into::into)
+            .collect())
     }
 
-    fn pool(&mut self, pool: &str) -> Result<Details, Error> {
-        Ok(self.with_pools(|pools| Ok(pools.details(pool)?))?)
+    fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error> {
+        Ok(self.with_pools(|pools| Ok(pools.details(pool)?))?.into())
     }
 
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error> {

@@ -10,13 +10,13 @@ mod local;
 pub(crate) use daemon::{by_daemon, daemon, done, only_daemon};
 pub(crate) use local::{Local, engine, engine_with, facts, state};
 
+use crate::api::types::{Pool, PoolDetails};
 use crate::{
     api::{claims::Claim, resting::ResumingClaim},
     client::{self, Client},
     config::Config,
     failure::Failure,
 };
-use brood_core::pool::{Details, Pool};
 
 /// The daemon of a state folder.
 pub(crate) type Daemon = Client;
@@ -50,7 +50,7 @@ pub(crate) trait Operations {
     /// All pools.
     fn pools(&mut self) -> Result<Vec<Pool>, Error>;
     /// A pool, with its guests and suspended claims.
-    fn pool(&mut self, pool: &str) -> Result<Details, Error>;
+    fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error>;
     /// Destroys hot guests of a pool; returns how many.
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error>;
     /// Removes a pool; one with claimed guests only when `force` is set.

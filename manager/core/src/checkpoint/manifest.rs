@@ -2,7 +2,6 @@
 //! has one is complete.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{BhyveGuest, hash, pages::PageList};
 use crate::units::Bytes;
@@ -13,7 +12,7 @@ pub const FORMAT: &str = "brood-checkpoint";
 pub const VERSION: u32 = 1;
 
 /// Which engine made a checkpoint, and so which can restore it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// Linux KVM, embedded in brood.
@@ -35,7 +34,7 @@ impl EngineKind {
 
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
 /// file, or what a delta and its parents compose to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
     /// First guest-physical address. Page-aligned.
@@ -47,7 +46,7 @@ pub struct Segment {
 }
 
 /// The guest's memory as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Sum of all segments; the image's size.
@@ -57,7 +56,7 @@ pub struct Memory {
 }
 
 /// A device the guest had, by model. Its back end belongs to each guest, not to the checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     /// Name, unique in the checkpoint.
@@ -67,7 +66,7 @@ pub struct Device {
 }
 
 /// What keeps a disk snapshot, and so what makes clones of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskProvider {
     /// A snapshot of a ZFS dataset.
@@ -77,7 +76,7 @@ pub enum DiskProvider {
 }
 
 /// A disk snapshot taken while the guest was stopped at the moment of the memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSnapshot {
     /// Device that the disk belongs to; `null` for one that goes with the guest though no device
@@ -96,7 +95,7 @@ pub struct DiskSnapshot {
 }
 
 /// Size and digest of one file of the bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSeal {
     /// Length of the file.
@@ -106,7 +105,7 @@ pub struct FileSeal {
 }
 
 /// The three sealed files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// `X.ckp`: raw guest memory; in a delta, its pages alone, one after the other.
@@ -118,7 +117,7 @@ pub struct Files {
 }
 
 /// What the delta that this bundle holds is relative to, and which pages it has of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     /// The parent bundle: its name when it lies in the delta's folder, so that a folder can be
@@ -128,12 +127,11 @@ pub struct Parent {
     pub sha256: String,
     /// Pages of the image that the delta's `.ckp` holds, in this order. All others are the
     /// parent's.
-    #[schema(value_type = String, example = "8,256-511,600")]
     pub pages: PageList,
 }
 
 /// A pages range of the checkpoint, `[first, first + count)` in pages of the memory image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PageRange {
     /// First page.
@@ -143,7 +141,7 @@ pub struct PageRange {
 }
 
 /// The manifest as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Always [`FORMAT`].

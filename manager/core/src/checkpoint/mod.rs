@@ -32,7 +32,6 @@ mod rebase;
 mod stamp;
 mod trust;
 mod validate;
-mod view;
 mod writer;
 mod writers;
 
@@ -56,5 +55,4 @@ pub use stamp::FileStamp;
 pub use validate::{
     Invalid, KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX, VCPUS_MAX, WORKING_SET_MAX,
 };
-pub use view::{ListedState, ListedView, View};
 pub use writer::{Description, NoteSeal, Writer, unnoted};

@@ -1,14 +1,11 @@
 //! Memory map of a guest: how many private and shared pages lie in each part of its memory, coarse
 //! enough for a picture.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use crate::units::{Bytes, PAGE_SIZE};
 
 /// Where a guest's memory is private and where shared: counts of pages in cells of equal size, from
 /// address 0 on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryMap {
     /// Pages of 4 KiB in a cell; the last one may have fewer.
     pub cell_pages: u64,

@@ -7,12 +7,12 @@
 mod destroy;
 mod disks;
 mod error;
+mod overhead;
 mod pause;
 mod reconcile;
 mod strays;
 mod suspend;
 mod users;
-mod view;
 
 use std::{
     sync::atomic::AtomicBool,
@@ -21,14 +21,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 pub use destroy::{Destroyed, Left};
 pub use disks::Leftover;
 pub use error::Error;
+pub use overhead::{Overhead, Overheads};
 pub use strays::{EndedStrays, destroy_strays, strays};
 pub use users::User;
-pub use view::{Overhead, Overheads, UsageView, View};
 
 use reconcile::UNEXPLAINED;
 
@@ -42,9 +41,7 @@ use crate::{
 const REASON_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a guest is doing.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestState {
     /// Another command is restoring it.
@@ -73,7 +70,7 @@ impl GuestState {
 /// A guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// What is recorded of it.
+    /// Its record.
     pub row: GuestRow,
     /// What it is doing.
     pub state: GuestState,

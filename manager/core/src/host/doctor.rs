@@ -7,7 +7,6 @@ mod linux;
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     facts::{HostFacts, Memory, System},
@@ -30,7 +29,7 @@ const TYPICAL_GUEST: Bytes = Bytes::mib(256);
 const GOOD_FREE: Bytes = Bytes::gib(1);
 
 /// How a fact bears on restoring the guests that are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Good as it is.
@@ -41,16 +40,16 @@ pub enum Status {
     Fail,
 }
 
-/// One fact, what it ought to be, and how to make it so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// One fact, its required value, and how to reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// The fact: a sysctl, a limit, a device, a folder.
     pub name: String,
     /// How it bears on the guests that are wanted.
     pub status: Status,
-    /// What was found.
+    /// The value found.
     pub found: String,
-    /// What is needed; empty where the fact is only told.
+    /// The required value; empty for a fact without one.
     pub need: String,
     /// What to do, with the command.
     pub hint: Option<String>,
@@ -161,7 +160,7 @@ pub fn can_mass_restore(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.status != Status::Fail)
 }
 
-/// A limit as admission sees it. One that lets in fewer guests than wanted stands in the way.
+/// A limit as admission sees it. A limit for fewer guests than wanted is a failed check.
 fn limit(limit: &Limit, guests: u64) -> Check {
     let show = |amount| limit.unit.show(amount);
     let found = match limit.reserve {

@@ -1,9 +1,6 @@
 //! Capacity plan of a host (`brood plan`): how many guests fit, best, expected and worst, and which
 //! limit binds.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use super::{
     facts::{HostFacts, System},
     sharing::Sharing,
@@ -15,7 +12,7 @@ use crate::{
 };
 
 /// What a guest costs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostModel {
     /// Kernel and process memory of one guest, whatever it writes.
     pub overhead: Bytes,
@@ -54,8 +51,7 @@ impl CostModel {
 }
 
 /// How many guests fit in one case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = PlanCase)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
     /// Host memory that each guest takes.
     pub per_guest: Bytes,
@@ -70,19 +66,18 @@ pub struct Case {
 }
 
 /// A limit on memory that leaves less than the host has available.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLimit {
     /// Its name, such as the file of a control group.
-    #[schema(example = "/sys/fs/cgroup/box/memory.max")]
     pub name: String,
     /// What it leaves.
     pub left: Bytes,
 }
 
 /// How many guests of one checkpoint a host holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Memory that is planned with: what is available now, or what was asked about.
+    /// Memory to plan with: the available memory, or the amount in the request.
     pub host_memory: Bytes,
     /// The tightest limit below that, if there is one: guests must fit under it.
     pub memory_limit: Option<MemoryLimit>,

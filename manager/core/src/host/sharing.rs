@@ -2,8 +2,6 @@
 //! be known before they run. Without sharing, each guest costs all of its memory; plan, doctor and
 //! admission count accordingly.
 
-use serde::Serialize;
-use utoipa::ToSchema;
 use vmm_sys::abi::VM_VNODE_ABI;
 
 use super::{
@@ -13,12 +11,11 @@ use super::{
 };
 
 /// Whether guests share a checkpoint's memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sharing {
     /// Whether guests map the checkpoint, and copy only the pages that they write.
     pub shared: bool,
     /// Why they do not.
-    #[schema(example = "vmm_vnode is not installed")]
     pub why: Option<String>,
 }
 

@@ -490,7 +490,5 @@ fn plans_say_how_many_fit_and_what_binds() {
             counts.is_sorted_by(|more, fewer| more >= fewer),
             "{counts:?}"
         );
-        let json = serde_json::to_value(&plan).unwrap();
-        assert_eq!(json["worst"]["guests"], counts[2]);
     }
 }

@@ -2,13 +2,12 @@
 //! others alone.
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{Error, NewPool, Pools};
 use crate::checkpoint::Watch;
 
 /// What had to be done to a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Applied {
     /// There was none.

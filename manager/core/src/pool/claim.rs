@@ -8,7 +8,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Error, Pools};
 use crate::{
@@ -41,7 +40,7 @@ pub struct Wanted {
 }
 
 /// Which tier an entry came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// It was there, and was continued.
@@ -182,7 +181,7 @@ impl Pools<'_> {
             };
             self.state.give_up(&id, EntryState::Claimed)?;
             self.destroy(&[id])?;
-            // One that was not wanted any more says nothing of the next.
+            // A cancelled restore says nothing about the next guest.
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(state::Error::Cancelled.into());
             }

@@ -3,9 +3,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 use super::{Error, Pool, Pools};
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
@@ -14,11 +11,9 @@ use crate::{
 };
 
 /// A pool and its entries.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = PoolDetails)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {
     /// The pool.
-    #[serde(flatten)]
     pub pool: Pool,
     /// Claimed entries.
     pub claims: Vec<Held>,
@@ -29,7 +24,7 @@ pub struct Details {
 }
 
 /// An entry that is claimed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Name of its guest.
     pub guest: String,
@@ -38,8 +33,7 @@ pub struct Held {
 }
 
 /// A claim whose guest is suspended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = RestingClaim)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resting {
     /// Name that its guest had.
     pub guest: String,
@@ -52,8 +46,7 @@ pub struct Resting {
 }
 
 /// How far a claim has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimState {
     /// Its guest is there.
     Claimed,
@@ -66,8 +59,7 @@ pub enum ClaimState {
 }
 
 /// A claim, as its claimer sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = ClaimStatus)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimView {
     /// The pool.
     pub pool: String,

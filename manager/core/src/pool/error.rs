@@ -45,7 +45,7 @@ pub enum Error {
     /// The claim's guest is suspended.
     #[error("the claim is suspended: it has no lease, and lasts until it is released")]
     Suspended,
-    /// Entries of the pool are somebody's.
+    /// Entries of the pool are claimed.
     #[error("cannot remove pool {pool}: {claimed} of its entries are claimed")]
     InUse {
         /// The pool.

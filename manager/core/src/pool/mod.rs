@@ -30,8 +30,6 @@ mod sweep;
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 pub use apply::Applied;
 pub use claim::{Claimed, Tier, WAKE_TIMEOUT, Wanted};
@@ -101,23 +99,22 @@ pub struct NewPool {
     pub allowance: Bytes,
     /// What it should be.
     pub policy: Policy,
-    /// Have this host do what the checkpoint wants of it, now and later.
+    /// Trust the checkpoint from now on.
     pub trust: bool,
 }
 
 /// How many of a pool's entries are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = PoolEntries)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Being restored.
     pub filling: u64,
-    /// To be had.
+    /// Waiting to be claimed.
     pub hot: u64,
     /// Somebody's.
     pub claimed: u64,
     /// Being destroyed.
     pub releasing: u64,
-    /// Somebody's, and suspended to disk. They are no entries, and take no memory.
+    /// Suspended claims. They are no entries, and take no memory.
     pub suspended: u64,
 }
 
@@ -130,15 +127,13 @@ impl Counts {
 }
 
 /// A pool and what there is of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// What it should be.
-    #[serde(flatten)]
     pub row: PoolRow,
     /// What it is.
     pub entries: Counts,
-    /// Why it could not be filled the last time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why the last fill failed.
     pub failing: Option<Failing>,
 }
 
@@ -273,7 +268,7 @@ impl Pools<'_> {
         Ok(doomed.len() as u64)
     }
 
-    /// Removes a pool and its entries; those that are claimed only when `force` is set.
+    /// Removes a pool and its entries; if entries are claimed, only with `force`.
     ///
     /// # Errors
     /// [`Error::InUse`], when there is no such pool, or a guest cannot be ended.
@@ -380,7 +375,7 @@ impl Pools<'_> {
         })
     }
 
-    /// The pool's checkpoint, which must be what it was when the pool was made.
+    /// The pool's checkpoint, which must be unchanged since the pool was made.
     fn checkpoint(&self, pool: &PoolRow) -> Result<Checkpoint, Error> {
         let path: BundlePath = pool.checkpoint.parse()?;
         let checkpoint = self.state.open_checkpoint(&path)?;

@@ -11,8 +11,6 @@ use std::{
 };
 
 use nix::fcntl::Flock;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{AGED_AT_ONCE, Error, Pool, Pools};
 use crate::{
@@ -40,17 +38,15 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Result of a reconciliation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// Guests of a fill that was cut off, and are hot now.
+    /// Guests of an interrupted fill that are hot now.
     pub saved: u64,
-    /// Entries whose guest was ended: released or expired, dead, or not pristine any more.
+    /// Entries whose guest was destroyed: released, expired, dead, or no longer pristine.
     pub destroyed: u64,
-    /// Hot entries that were one too many.
+    /// Hot entries beyond the pool's high water.
     pub evicted: u64,
-    /// Guests that should be gone and cannot be ended, each with the reason; the next look tries
-    /// again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Guests that could not be ended, each with the reason; the next reconciliation tries again.
     pub left: Vec<String>,
 }
 
@@ -68,10 +64,10 @@ pub enum Refill {
     },
 }
 
-/// What came of filling a pool.
+/// Result of filling a pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filled {
-    /// Entries that are new.
+    /// New entries.
     pub restored: u64,
     /// Guests that were not restored.
     pub failures: Vec<Failure>,
@@ -188,8 +184,8 @@ impl Pools<'_> {
     ) -> Result<(HashMap<GuestId, Guest>, Vec<EntryRow>), Error> {
         let begin = Instant::now();
         loop {
-            // First what runs, then what is recorded: an entry that was claimed in between is seen
-            // as claimed. The other way around it would be hot, and run.
+            // First the processes, then the record: an entry that was claimed in between is seen as
+            // claimed. The other way around it would seem hot, and run.
             let guests: HashMap<GuestId, Guest> = self
                 .guests()
                 .list()?
@@ -303,7 +299,7 @@ impl Pools<'_> {
                 observe,
             );
             let report = match restored {
-                // What came before stands.
+                // Earlier batches are kept.
                 Err(mass::Error::Admission(e)) if filled.restored > 0 => {
                     filled.no_room = Some(e.to_string());
                     return Ok((settled, filled));
@@ -327,8 +323,8 @@ impl Pools<'_> {
         }
     }
 
-    /// Drops hot entries that have become too old, a few at a time: new ones take their place
-    /// before the next ones go.
+    /// Destroys hot guests of a pool that have become too old, a few at a time: new ones take their
+    /// place before the next ones go.
     fn evict_aged(&mut self, name: &str) -> Result<u64, Error> {
         let Some(age_s) = self.row(name)?.policy.max_age_s else {
             return Ok(0);

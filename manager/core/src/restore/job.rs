@@ -8,7 +8,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     Slot, Slots, cost,
@@ -53,7 +52,7 @@ pub struct Job {
     pub all_or_nothing: bool,
     /// The disk that each guest gets a clone of.
     pub disk: Choice,
-    /// Have this host do what the checkpoint wants of it, now and later.
+    /// Trust the checkpoint from now on.
     pub trust: bool,
 }
 
@@ -187,11 +186,11 @@ pub struct Done {
     pub rolled_back: bool,
     /// What could not be done when the guests had answered.
     pub undone: Vec<String>,
-    /// What was odd on the way; see [`warning`].
+    /// Warnings; see [`warning`].
     pub warnings: Vec<String>,
 }
 
-/// What is odd about something that happens in a restore.
+/// The warning in an event of a restore, if it has one.
 #[must_use]
 pub fn warning(event: &Event<'_>) -> Option<String> {
     match event {
@@ -242,8 +241,7 @@ impl Done {
 }
 
 /// What became of a restore.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(as = Restored)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
     /// Bundle, as it was named.
     pub checkpoint: String,
@@ -282,8 +280,7 @@ pub struct View {
 }
 
 /// A guest that was restored and has answered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(as = RestoredGuest)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestView {
     /// Name.
     pub name: String,
@@ -300,8 +297,7 @@ pub struct GuestView {
 }
 
 /// A guest that was not restored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = RestoreFailure)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureView {
     /// The name it would have had.
     pub name: String,

@@ -4,7 +4,6 @@
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     Error, KeptClaim, State, TokenDigest,
@@ -13,9 +12,8 @@ use super::{
 use crate::guest_id::GuestId;
 
 /// How far a claim's guest is suspended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[schema(as = RestingState)]
 pub enum ColdState {
     /// Its bundle is being written; until that is sealed the guest is what counts.
     Suspending,
@@ -40,7 +38,7 @@ impl ColdState {
 /// A claim whose guest is suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColdRow {
-    /// Digest of what the claimer shows.
+    /// Digest of the claim's token.
     pub token: TokenDigest,
     /// The pool.
     pub pool: String,
@@ -154,8 +152,8 @@ impl State {
         if taken { self.cold(token) } else { Ok(None) }
     }
 
-    /// Removes a claim from those that are suspended; `false` when it is none of them, or is just
-    /// being suspended or resumed and `only_cold` is set.
+    /// Removes the record of a suspended claim; `false` when there is none, or when `only_cold` is
+    /// set and the claim is just being suspended or resumed.
     ///
     /// # Errors
     /// When the database cannot be written.

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Error, State, pools::since_boot};
 
@@ -16,8 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why a pool could not be filled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = PoolFailing)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failing {
     /// The last error.
     pub error: String,

@@ -1,13 +1,11 @@
 //! Policy of a pool: how many guests wait in it, and its limits of number, memory, age and rate.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::units::Bytes;
 
 /// How many guests of a pool wait, and how far it may go for that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = PoolPolicy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// High water: the number of hot entries that the pool is filled up to.
     pub hot: u64,
@@ -58,7 +56,7 @@ impl Policy {
     }
 }
 
-/// What to change of a pool, as far as it is given; `Some(None)` takes a limit away.
+/// Changes of a pool; `None` leaves a setting as it is, `Some(None)` removes a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolChange {
     /// As [`Policy::hot`].
@@ -78,7 +76,7 @@ pub struct PoolChange {
 }
 
 impl PoolChange {
-    /// Makes a policy what it should be.
+    /// Applies the changes to a policy.
     #[must_use]
     pub fn apply(&self, to: &Policy) -> Policy {
         Policy {

@@ -11,7 +11,6 @@ use std::{collections::HashMap, io, time::Duration};
 
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Error, Place, Policy, PoolChange, SavedEntry, State, TokenDigest, waiting::before};
 use crate::{
@@ -21,8 +20,7 @@ use crate::{
 };
 
 /// A pool, as its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = PoolSettings)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolRow {
     /// Its name, which is also the prefix of its guests' names.
     pub name: String,
@@ -41,7 +39,7 @@ pub struct PoolRow {
 }
 
 /// How far an entry has come, as recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryState {
     /// Its guest is being restored; it cannot be claimed yet.
@@ -81,7 +79,7 @@ pub struct Membership {
 /// A claim to an entry, for a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Digest of what the claimer shows to renew or release it.
+    /// Digest of the claim's token.
     pub token: TokenDigest,
     /// How long it lasts from now.
     pub lasts: Duration,
@@ -115,8 +113,7 @@ impl State {
         Ok(added)
     }
 
-    /// Changes what a pool should be, as far as something is given; `false` when there is no such
-    /// pool.
+    /// Changes a pool's policy; `false` when there is no such pool.
     ///
     /// # Errors
     /// When the database cannot be written.

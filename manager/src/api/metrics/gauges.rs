@@ -72,9 +72,9 @@ pub(super) fn of(sample: &Sample) -> Registry {
     let wanted = Gauges::default();
     let memory = Gauges::default();
     for PoolSample { pool, cost } in &sample.pools {
-        let name = ("pool", pool.row.name.as_str());
-        let checkpoint = ("checkpoint", pool.row.checkpoint.as_str());
-        set(&wanted, &[name, checkpoint], pool.row.policy.hot);
+        let name = ("pool", pool.settings.name.as_str());
+        let checkpoint = ("checkpoint", pool.settings.checkpoint.as_str());
+        set(&wanted, &[name, checkpoint], pool.settings.policy.hot);
         let failures = pool.failing.as_ref().map_or(0, |failing| failing.tries);
         set(&failing, &[name, checkpoint], failures);
         for (kind, bytes) in kinds(cost) {

@@ -16,11 +16,8 @@ use super::{
     text,
     view::Display,
 };
-use crate::api::events::RestoreEvent;
-use brood_core::{
-    escaped,
-    guests::{GuestState, View as Guest},
-};
+use crate::api::{events::RestoreEvent, types::Guest};
+use brood_core::{escaped, guests::GuestState};
 
 /// Rows of pools, and of restores, that are shown at most while guests need the room.
 const POOLS: usize = 6;
@@ -145,7 +142,7 @@ fn pools(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     let area = below(area);
     let fit = Fit::new(&text::POOLS, &cells, area.width, &POOL_COLUMNS_TO_SPARE);
     let rows = picture.pools.iter().zip(cells).map(|(line, cells)| {
-        let short = line.pool.entries.hot < line.pool.row.policy.hot;
+        let short = line.pool.entries.hot < line.pool.settings.policy.hot;
         let row = Row::new(fit.chosen(cells));
         if short { row.yellow() } else { row }
     });
@@ -196,7 +193,7 @@ fn guests(frame: &mut Frame<'_>, area: Rect, display: &Display, picture: &Pictur
     frame.render_widget(fit.table(rows, &text::GUESTS), area);
 }
 
-/// What a guest was restored from; its name alone where there is not much room.
+/// A guest's checkpoint; its name alone where there is not much room.
 fn from(guest: &Guest, area: Rect) -> String {
     let path = &guest.checkpoint;
     if area.width >= ROOMY {

@@ -1,6 +1,7 @@
 //! Format of figures in few letters.
 
-use brood_core::{guests::View, units::Bytes};
+use crate::api::types::Guest;
+use brood_core::units::Bytes;
 
 /// An age in one unit: `5s`, `12m`, `3h`, `9d`.
 pub(super) fn age(seconds: i64) -> String {
@@ -27,12 +28,12 @@ pub(super) fn bytes(value: Option<u64>) -> String {
 }
 
 /// Guest memory that a guest has to itself.
-pub(super) fn private(guest: &View) -> Option<u64> {
+pub(super) fn private(guest: &Guest) -> Option<u64> {
     guest.usage.map(|usage| usage.private_bytes)
 }
 
 /// Guest memory that it shares.
-pub(super) fn shared(guest: &View) -> Option<u64> {
+pub(super) fn shared(guest: &Guest) -> Option<u64> {
     guest.usage.map(|usage| usage.shared_bytes)
 }
 

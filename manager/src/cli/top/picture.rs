@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{events::RestoreEvent, sample::HostSample};
-use brood_core::{
-    guests::{GuestState, View},
-    pool::Pool,
-    units::Bytes,
+use crate::api::{
+    events::RestoreEvent,
+    sample::HostSample,
+    types::{Guest, Pool},
 };
+use brood_core::{guests::GuestState, units::Bytes};
 
-/// What there is at one moment.
+/// The guests, pools and host at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Picture {
     /// When, RFC 3339.
@@ -26,7 +26,7 @@ pub(crate) struct Picture {
     /// Restores under way, as far as the daemon does them.
     pub(crate) restores: Vec<RestoreEvent>,
     /// Guests, in the order of their records.
-    pub(crate) guests: Vec<View>,
+    pub(crate) guests: Vec<Guest>,
 }
 
 /// What guests cost that have a process.
@@ -43,7 +43,7 @@ pub(crate) struct Density {
 
 impl Density {
     /// Of these guests.
-    pub(crate) fn of(guests: &[View]) -> Self {
+    pub(crate) fn of(guests: &[Guest]) -> Self {
         let costs = guests.iter().filter_map(|guest| guest.usage);
         let (mut count, mut own) = (0_u64, Bytes(0));
         for usage in costs {
@@ -90,7 +90,7 @@ impl Picture {
     }
 
     /// Seconds since a guest was restored.
-    pub(crate) fn age_s(&self, guest: &View) -> Option<i64> {
+    pub(crate) fn age_s(&self, guest: &Guest) -> Option<i64> {
         let (now, then): (Timestamp, Timestamp) =
             (self.at.parse().ok()?, guest.created_at.parse().ok()?);
         Some((now.as_second() - then.as_second()).max(0))

@@ -12,7 +12,11 @@ use super::{
     picture::{Density, Picture, PoolLine},
 };
 use crate::{
-    api::{events::RestoreEvent, sample::HostSample},
+    api::{
+        events::RestoreEvent,
+        sample::HostSample,
+        types::{Guest, Pool, Usage},
+    },
     cli,
     client::{Client, Error},
     config::Config,
@@ -20,8 +24,8 @@ use crate::{
 };
 use brood_core::{
     engine::Engine,
-    guests::{Guests, UsageView, View},
-    pool::{LOCK_LIMIT, NEVER, Pool, Pools},
+    guests::Guests,
+    pool::{LOCK_LIMIT, NEVER, Pools},
     restore::Slots,
     state::State,
 };
@@ -35,9 +39,9 @@ pub(crate) struct Source {
     heard: Option<Arc<Mutex<Heard>>>,
 }
 
-/// What is asked of the daemon for one picture.
+/// The daemon's answers for one picture.
 struct Asked {
-    guests: Vec<View>,
+    guests: Vec<Guest>,
     pools: Vec<Pool>,
     restores: Vec<RestoreEvent>,
     metrics: String,
@@ -74,10 +78,15 @@ impl Source {
                 let counted = claims::counted(&asked.metrics);
                 let now = Instant::now();
                 let line = |pool: Pool| {
-                    let counted = counted.get(&pool.row.name).copied().unwrap_or_default();
+                    let counted = counted
+                        .get(&pool.settings.name)
+                        .copied()
+                        .unwrap_or_default();
                     let claims = match &self.heard {
-                        Some(heard) => claims::lock(heard).of_pool(&pool.row.name, counted, now),
-                        None => Heard::default().of_pool(&pool.row.name, counted, now),
+                        Some(heard) => {
+                            claims::lock(heard).of_pool(&pool.settings.name, counted, now)
+                        }
+                        None => Heard::default().of_pool(&pool.settings.name, counted, now),
                     };
                     let claims = Some(claims);
                     PoolLine { pool, claims }
@@ -105,7 +114,7 @@ impl Source {
     }
 
     /// Reads the state.
-    fn read(&mut self) -> Result<(Vec<View>, Vec<Pool>), Failure> {
+    fn read(&mut self) -> Result<(Vec<Guest>, Vec<Pool>), Failure> {
         if self.here.is_none() {
             self.here = Some((
                 cli::output::state(&self.config)?,
@@ -122,8 +131,8 @@ impl Source {
         let overheads = guests.overheads()?;
         let views = all.iter().map(|guest| {
             let usage = guest.process().and_then(|_| guests.usage(guest).ok());
-            let usage = usage.map(|usage| UsageView::new(usage, overheads.of(&guest.row.sha256)));
-            View::new(guest, guests.engine.kind(), usage)
+            let usage = usage.map(|usage| Usage::new(usage, overheads.of(&guest.row.sha256)));
+            Guest::new(guest, guests.engine.kind(), usage)
         });
         let views = views.collect();
         let facts = |_: &std::path::Path| unreachable!("pools are only listed");
@@ -135,7 +144,8 @@ impl Source {
             cancelled: &NEVER,
             lock_limit: LOCK_LIMIT,
         };
-        Ok((views, pools.list()?))
+        let pools = pools.list()?.into_iter().map(Into::into);
+        Ok((views, pools.collect()))
     }
 }
 

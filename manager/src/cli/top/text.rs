@@ -7,11 +7,8 @@ use super::{
     picture::Picture,
     view::{Sort, chosen},
 };
-use brood_core::{
-    escaped,
-    guests::{GuestState, View as Guest},
-    units::Bytes,
-};
+use crate::api::types::Guest;
+use brood_core::{escaped, guests::GuestState, units::Bytes};
 
 /// The picture; guests in this order, and of those only the ones that the filter lets through.
 pub(crate) fn render(picture: &Picture, sort: Sort, filter: &str) -> String {
@@ -85,7 +82,7 @@ pub(super) fn guest(picture: &Picture, guest: &Guest, last: &str) -> Vec<String>
 
 /// A pool's row.
 pub(super) fn pool(line: &super::picture::PoolLine) -> Vec<String> {
-    let (row, entries, claims) = (&line.pool.row, &line.pool.entries, line.claims);
+    let (row, entries, claims) = (&line.pool.settings, &line.pool.entries, line.claims);
     let dash = || "-".to_owned();
     vec![
         row.name.clone(),

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{format, picture::Picture};
-use brood_core::guests::View as Guest;
+use crate::api::types::Guest;
 
 /// Samples of the density that are kept: as many as the widest line may show.
 const HISTORY: usize = 400;
@@ -44,7 +44,7 @@ impl Sort {
     }
 }
 
-/// What is to become of the display.
+/// The effect of a key on the display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     /// It goes on.

@@ -3,29 +3,32 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    catalogue::{Listed, State},
-    manifest::{EngineKind, Manifest},
-    open::Checkpoint,
-    path::BundlePath,
+use super::{manifest as schema, words};
+use brood_core::{
+    checkpoint::{
+        self, BundlePath, Listed, State,
+        manifest::{EngineKind, Manifest},
+    },
+    units::Bytes,
 };
-use crate::units::Bytes;
 
 /// A bundle in a folder.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-#[schema(as = ListedCheckpoint)]
-pub struct ListedView {
+pub struct ListedCheckpoint {
     /// Its name in the folder.
     pub name: String,
     /// Whether it can be restored from.
     pub state: ListedState,
     /// Length of all its files in bytes, holes counted.
+    #[schema(value_type = words::Bytes)]
     pub size: Bytes,
     /// Memory of its guests in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<words::Bytes>)]
     pub memory: Option<Bytes>,
     /// What made it, and can restore it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<words::EngineKind>)]
     pub engine: Option<EngineKind>,
     /// When it was sealed, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +69,7 @@ impl ListedState {
     }
 }
 
-impl From<&Listed> for ListedView {
+impl From<&Listed> for ListedCheckpoint {
     fn from(listed: &Listed) -> Self {
         let mut view = Self {
             name: listed.path.name().to_owned(),
@@ -102,8 +105,7 @@ impl From<&Listed> for ListedView {
 
 /// What is in a bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-#[schema(as = Checkpoint)]
-pub struct View {
+pub struct Checkpoint {
     /// Where it lies, `DIR/NAME`.
     pub checkpoint: String,
     /// Memory of its guests in MiB.
@@ -113,21 +115,22 @@ pub struct View {
     /// The bundles that it is a delta of, the nearest first; empty when it is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parents: Option<Vec<String>>,
-    /// What it would have this host do beyond using its own files: nothing is, when it was made
-    /// elsewhere, until somebody says so (`brood checkpoint trust`).
+    /// What it wants of this host besides its own files. If the bundle was made elsewhere, brood
+    /// does none of this until an operator trusts it (`brood checkpoint trust`).
     pub wants: Vec<String>,
-    /// Whether somebody has, or it was made here; null where it wants nothing, or that is not
-    /// known.
+    /// Whether it is trusted, by an operator or because it was made here; null when it wants
+    /// nothing, or when that is unknown.
     pub trusted: Option<bool>,
-    /// What of it and of its parents others than this user and root may change.
+    /// Files of it and of its parents that users other than this one and root may change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exposed: Vec<String>,
     /// Its manifest.
     #[serde(flatten)]
+    #[schema(value_type = schema::Manifest)]
     pub manifest: Manifest,
 }
 
-impl View {
+impl Checkpoint {
     /// The view of the bundle at `path` with this manifest.
     #[must_use]
     pub fn new(path: &BundlePath, manifest: &Manifest) -> Self {
@@ -145,7 +148,7 @@ impl View {
 
     /// The view of an open bundle, with its parents.
     #[must_use]
-    pub fn of(checkpoint: &Checkpoint, trusted: Option<bool>) -> Self {
+    pub fn of(checkpoint: &checkpoint::Checkpoint, trusted: Option<bool>) -> Self {
         let parents = std::iter::successors(checkpoint.parent(), |parent| parent.parent());
         let view = Self::new(checkpoint.path(), checkpoint.manifest());
         Self {

@@ -1,20 +1,20 @@
 //! View of a guest: one JSON form for the command line and for the API.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Guest, GuestState};
-use crate::{
-    checkpoint::manifest::EngineKind, engine::Usage, host::plan::CostModel, state::EntryState,
+use super::words;
+use brood_core::{
+    checkpoint::manifest::EngineKind,
+    engine,
+    guests::{self, GuestState, Overhead},
+    state::EntryState,
     units::Bytes,
 };
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(as = Guest)]
-pub struct View {
+pub struct Guest {
     /// Name.
     #[schema(example = "demo-1")]
     pub name: String,
@@ -22,10 +22,12 @@ pub struct View {
     #[schema(example = "16f31da1b4e7e9c0")]
     pub id: String,
     /// What it is doing.
+    #[schema(value_type = words::GuestState)]
     pub state: GuestState,
     /// Id of its process; none when it has no process.
     pub pid: Option<i32>,
     /// What runs it.
+    #[schema(value_type = words::EngineKind)]
     pub engine: EngineKind,
     /// Its memory, in MiB.
     pub memory_mib: f64,
@@ -42,6 +44,7 @@ pub struct View {
     /// The pool that it belongs to, if it does.
     pub pool: Option<String>,
     /// How far its entry in that pool has come.
+    #[schema(value_type = Option<words::EntryState>)]
     pub entry: Option<EntryState>,
     /// How it ended, when it did.
     pub reason: Option<String>,
@@ -51,99 +54,13 @@ pub struct View {
     pub disk_path: Option<String>,
     /// What it costs, where that was asked for and it has a process.
     #[serde(flatten)]
-    pub usage: Option<UsageView>,
+    pub usage: Option<Usage>,
 }
 
-/// What a guest costs, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = Usage)]
-pub struct UsageView {
-    /// Guest memory that it has written and has to itself.
-    pub private_bytes: u64,
-    /// Guest memory that it has touched and shares with the checkpoint.
-    pub shared_bytes: u64,
-    /// Memory of its process that is not guest memory.
-    pub process_bytes: u64,
-    /// Page tables of its process.
-    pub page_table_bytes: u64,
-    /// Other memory of the kernel that it takes, which no process shows: what a density run of its
-    /// checkpoint found for each guest, else what guests cost in general.
-    #[serde(default)]
-    pub kernel_bytes: u64,
-    /// Whether that was measured by a density run of its checkpoint.
-    #[serde(default)]
-    pub kernel_measured: bool,
-}
-
-impl UsageView {
-    /// What a guest costs whose process tells this of it.
+impl Guest {
+    /// The view of a guest.
     #[must_use]
-    pub fn new(usage: Usage, overhead: Overhead) -> Self {
-        let told = usage.process.0.saturating_add(usage.page_tables.0);
-        Self {
-            private_bytes: usage.private.0,
-            shared_bytes: usage.shared.0,
-            process_bytes: usage.process.0,
-            page_table_bytes: usage.page_tables.0,
-            kernel_bytes: overhead.bytes.0.saturating_sub(told),
-            kernel_measured: overhead.measured,
-        }
-    }
-
-    /// What the host would have more without it.
-    #[must_use]
-    pub fn cost(&self) -> Bytes {
-        Bytes(self.private_bytes)
-            + Bytes(self.process_bytes)
-            + Bytes(self.page_table_bytes)
-            + Bytes(self.kernel_bytes)
-    }
-}
-
-/// What a guest costs besides its private memory: its process and the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overhead {
-    /// How much.
-    pub bytes: Bytes,
-    /// Whether a density run found it; else it is what guests cost in general.
-    pub measured: bool,
-}
-
-/// The overhead of guests, by their checkpoint.
-#[derive(Clone, Debug)]
-pub struct Overheads {
-    measured: HashMap<String, Bytes>,
-    general: Bytes,
-}
-
-impl Overheads {
-    pub(super) fn new(measured: HashMap<String, Bytes>, engine: EngineKind) -> Self {
-        Self {
-            measured,
-            general: CostModel::built_in(engine).overhead,
-        }
-    }
-
-    /// That of guests of the checkpoint with this digest.
-    #[must_use]
-    pub fn of(&self, sha256: &str) -> Overhead {
-        match self.measured.get(sha256) {
-            Some(&bytes) => Overhead {
-                bytes,
-                measured: true,
-            },
-            None => Overhead {
-                bytes: self.general,
-                measured: false,
-            },
-        }
-    }
-}
-
-impl View {
-    /// What is to be told of a guest.
-    #[must_use]
-    pub fn new(guest: &Guest, engine: EngineKind, usage: Option<UsageView>) -> Self {
+    pub fn new(guest: &guests::Guest, engine: EngineKind, usage: Option<Usage>) -> Self {
         let row = &guest.row;
         let (pool, entry) = row.entry.clone().unzip();
         Self {
@@ -164,6 +81,73 @@ impl View {
             disk: row.disk.clone(),
             disk_path: None,
             usage,
+        }
+    }
+}
+
+/// What a guest costs, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Guest memory that it has written and has to itself.
+    pub private_bytes: u64,
+    /// Guest memory that it has touched and shares with the checkpoint.
+    pub shared_bytes: u64,
+    /// Memory of its process that is not guest memory.
+    pub process_bytes: u64,
+    /// Page tables of its process.
+    pub page_table_bytes: u64,
+    /// Other memory of the kernel that it takes, which no process shows: what a density run of its
+    /// checkpoint found for each guest, else what guests cost in general.
+    #[serde(default)]
+    pub kernel_bytes: u64,
+    /// Whether that was measured by a density run of its checkpoint.
+    #[serde(default)]
+    pub kernel_measured: bool,
+}
+
+impl Usage {
+    /// The cost of a guest with this usage.
+    #[must_use]
+    pub fn new(usage: engine::Usage, overhead: Overhead) -> Self {
+        let told = usage.process.0.saturating_add(usage.page_tables.0);
+        Self {
+            private_bytes: usage.private.0,
+            shared_bytes: usage.shared.0,
+            process_bytes: usage.process.0,
+            page_table_bytes: usage.page_tables.0,
+            kernel_bytes: overhead.bytes.0.saturating_sub(told),
+            kernel_measured: overhead.measured,
+        }
+    }
+
+    /// The memory that the host would regain without it.
+    #[must_use]
+    pub fn cost(&self) -> Bytes {
+        Bytes(self.private_bytes)
+            + Bytes(self.process_bytes)
+            + Bytes(self.page_table_bytes)
+            + Bytes(self.kernel_bytes)
+    }
+}
+
+/// Where a guest's memory is private and where shared: counts of pages in cells of equal size, from
+/// address 0 on.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MemoryMap {
+    /// Pages of 4 KiB in a cell; the last one may have fewer.
+    pub cell_pages: u64,
+    /// In each cell, pages that the guest has to itself.
+    pub private: Vec<u64>,
+    /// In each cell, pages that it has touched and shares.
+    pub shared: Vec<u64>,
+}
+
+impl From<engine::MemoryMap> for MemoryMap {
+    fn from(map: engine::MemoryMap) -> Self {
+        Self {
+            cell_pages: map.cell_pages,
+            private: map.private,
+            shared: map.shared,
         }
     }
 }

@@ -1,0 +1,18 @@
+//! The API's types: what requests are answered with, and what the command line prints as JSON. Each is
+//! made from a type of the core, which knows nothing of the API or of OpenAPI.
+
+mod checkpoint;
+mod guest;
+pub mod manifest;
+mod plan;
+mod pool;
+pub mod report;
+pub mod words;
+
+pub use checkpoint::{Checkpoint, ListedCheckpoint, ListedState};
+pub use guest::{Guest, MemoryMap, Usage};
+pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
+pub use pool::{
+    ClaimState, ClaimStatus, Held, Pool, PoolDetails, PoolEntries, PoolFailing, PoolPolicy,
+    PoolSettings, Settled, SuspendedClaimView,
+};
