@@ -53,20 +53,20 @@ assert call(host.host, 200, guests=10).guests == 10
 assert "# TYPE brood_guests gauge" in host.metrics.sync_detailed(client=client).content.decode()
 
 demo = call(checkpoints.make_demo_checkpoint, 201, checkpoint="demo",
-            body=models.MakingDemo(memory_bytes=4 << 20))
+            body=models.DemoRequest(memory_bytes=4 << 20))
 assert [c.name for c in call(checkpoints.list_checkpoints, 200)] == ["demo"]
 assert call(checkpoints.show_checkpoint, 200, checkpoint="demo").checkpoint == demo.checkpoint
 call(checkpoints.plan_checkpoint, 200, checkpoint="demo")
 assert call(checkpoints.verify_checkpoint, 200, checkpoint="demo").whole
 
-restored = call(guests.restore_guests, 201, body=models.Restoring(checkpoint="demo", guests=2, prefix="g"))
+restored = call(guests.restore_guests, 201, body=models.RestoreRequest(checkpoint="demo", guests=2, prefix="g"))
 assert restored.restored == 2
 assert sorted(g.name for g in call(guests.list_guests, 200)) == ["g-1", "g-2"]
 shown = call(guests.show_guest, 200, guest="g-1")
 assert shown.state == models.GuestState.RUNNING
-assert call(guests.ask_guest, 200, guest="g-1", body=models.Asked(request=["ping", "hello"]))["text"] == "hello"
+assert call(guests.ask_guest, 200, guest="g-1", body=models.AskRequest(request=["ping", "hello"]))["text"] == "hello"
 assert call(guests.pause_guest, 200, guest="g-1").state == models.GuestState.PAUSED
-problem = call(guests.ask_guest, 409, guest="g-1", body=models.Asked(request=["ping"]))
+problem = call(guests.ask_guest, 409, guest="g-1", body=models.AskRequest(request=["ping"]))
 assert problem.type_ == "urn:brood:error:guest-paused" and problem.hint
 assert call(guests.resume_guest, 200, guest="g-1").resume_ms > 0
 assert call(guests.memory_of_guests, 200, guests="g-1,g-2")[0].name == "g-1"
@@ -75,12 +75,12 @@ pool = call(pools.create_pool, 201, body=models.NewPool(name="web", checkpoint="
 assert pool.hot == 1 and pool.max_ == 2
 call(pools.fill_pool, 200, pool="web")
 call(pools.change_pool, 200, pool="web", body=models.PoolChange(max_=3, refill_rate=50))
-claim = call(pools.claim, 201, pool="web", body=models.Claiming(lease_s=60))
+claim = call(pools.claim, 201, pool="web", body=models.ClaimRequest(lease_s=60))
 assert call(pools.show_claim, 200, token=claim.token).guest == claim.guest
-assert call(pools.renew_claim, 200, token=claim.token, body=models.Renewing(lease_s=90)).lease_s == 90
+assert call(pools.renew_claim, 200, token=claim.token, body=models.RenewRequest(lease_s=90)).lease_s == 90
 call(pools.suspend_claim, 200, token=claim.token)
-back = call(pools.resume_claim, 200, token=claim.token, body=models.ResumingClaim())
-assert call(guests.ask_guest, 200, guest=back.guest, body=models.Asked(request=["ping"]))
+back = call(pools.resume_claim, 200, token=claim.token, body=models.ResumeClaimRequest())
+assert call(guests.ask_guest, 200, guest=back.guest, body=models.AskRequest(request=["ping"]))
 call(pools.release_claim, 204, token=claim.token)
 call(pools.release_claim, 404, token=claim.token)
 assert call(pools.list_pools, 200)[0].name == "web"

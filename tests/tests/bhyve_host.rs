@@ -151,13 +151,13 @@ fn guests_of_a_stock_bhyve_are_counted_with_all_their_memory() {
     );
     let bhyve = check(&lab, "bhyve");
     assert_eq!(bhyve["status"], "fail", "{bhyve}");
-    // Admission does not count on what will not be: an allowance of a page is of no use.
+    // Admission does not count on what will not be: a private limit of a page is of no use.
     let room = whole(&plan["worst"]["guests"]) + 1;
-    let (guests, allowance) = (room.to_string(), "--private-limit=4K");
-    lab.brood(&["restore", &web, "-n", &guests, allowance])
+    let (guests, private_limit) = (room.to_string(), "--private-limit=4K");
+    lab.brood(&["restore", &web, "-n", &guests, private_limit])
         .exits(4)
         .says(&["available memory leaves"]);
-    let _ = lab.json(&["restore", &web, "-n", "1", "--prefix", "g", allowance]);
+    let _ = lab.json(&["restore", &web, "-n", "1", "--prefix", "g", private_limit]);
     let shown = lab.json(&["show", "g-1"]);
     assert_eq!(whole(&shown["private_bytes"]), 4 << 20, "{shown}");
     assert_eq!(whole(&shown["shared_bytes"]), 0, "{shown}");

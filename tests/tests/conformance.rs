@@ -17,8 +17,8 @@ use brood_core::{
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
-        After, Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, Restored, Suspend,
-        kvm::Kvm, make_demo_checkpoint,
+        After, Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, RestoredProcess,
+        Suspend, kvm::Kvm, make_demo_checkpoint,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -90,7 +90,7 @@ impl<'a> Bench<'a> {
             assert!(begin.elapsed() < PATIENCE, "{restored:?}");
             if let Some(outcome) = session.wait(Duration::from_millis(100)).unwrap() {
                 let place = usize::try_from(outcome.order).unwrap();
-                let Restored {
+                let RestoredProcess {
                     pid,
                     nonce,
                     counter,

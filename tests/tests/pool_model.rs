@@ -113,7 +113,7 @@ impl Scene {
                 checkpoint: "/ckp/demo",
                 sha256: "0",
                 memory: Bytes(1 << 20),
-                allowance: Bytes(1 << 20),
+                private_limit: Bytes(1 << 20),
                 session: "none",
                 created_at: "now",
                 membership: Some(&membership),
@@ -306,7 +306,7 @@ fn row() -> PoolRow {
             most: Some(MOST),
             ..Policy::hot(3, 60)
         },
-        allowance: Bytes(1 << 20),
+        private_limit: Bytes(1 << 20),
         created_at: "now".to_owned(),
     }
 }

@@ -99,7 +99,7 @@ fn it_is_filled_when_few_are_left_and_not_before(on: EngineKind) {
         return;
     };
     let daemon = Daemon::start(&home);
-    // The keeper has looked at the pool after each of these.
+    // The pool reconciler has looked at the pool after each of these.
     let mut held = Vec::new();
     for left in (3..6).rev() {
         held.push(claim(&home));
@@ -116,14 +116,14 @@ fn it_is_filled_when_few_are_left_and_not_before(on: EngineKind) {
     end(daemon);
 }
 
-/// Waits until the daemon's keeper has looked at all pools once more: a pool that is made now is
+/// Waits until the daemon's pool reconciler has looked at all pools once more: a pool that is made now is
 /// filled after those whose names come before.
 fn kept(daemon: &Daemon) {
     let pool = |what: &str| format!("/api/v1/pools/{what}");
     let checkpoint = daemon.get(&pool("p"))["checkpoint"].clone();
     let new = json!({ "name": "z", "checkpoint": checkpoint, "hot": 1 });
     let _ = daemon.post("/api/v1/pools", &new, 201);
-    until("the keeper to come by", || {
+    until("the pool reconciler to come by", || {
         (daemon.get(&pool("z"))["entries"]["hot"] == 1).then_some(())
     });
     let _ = daemon.send(Method::DELETE, &pool("z"), 204);

@@ -9,7 +9,7 @@ use std::{
 
 use brood_core::{
     checkpoint::{BundlePath, sha256_file},
-    disk::{self, Command, Error, Found, Owner, Place, Provider, Reflink, Sealed, Token},
+    disk::{self, Command, Error, FoundItem, Owner, Place, Provider, Reflink, SealedDisk, Token},
     guest_id::GuestId,
 };
 use brood_tests::{FileSystem, Kind, image};
@@ -41,7 +41,7 @@ impl Scene {
         Reflink::new(self.owner, self.base(), false)
     }
 
-    fn found(&self) -> Vec<Found> {
+    fn found(&self) -> Vec<FoundItem> {
         let place: Place = format!("reflink:{}", self.files.path().display())
             .parse()
             .unwrap();
@@ -149,7 +149,7 @@ fn a_snapshot_that_was_cut_off_is_told_from_the_next_one_and_swept() {
             0o400
         );
         let found = scene.found();
-        let bundles: Vec<_> = found.iter().filter_map(Found::bundle).collect();
+        let bundles: Vec<_> = found.iter().filter_map(FoundItem::bundle).collect();
         assert_eq!(bundles.len(), 2, "{left}: {bundles:?}");
         assert!(bundles.iter().all(|(bundle, _)| **bundle == scene.bundle));
         for found in found.iter().filter(|found| found.bundle().is_some()) {
@@ -162,7 +162,8 @@ fn a_snapshot_that_was_cut_off_is_told_from_the_next_one_and_swept() {
         }
         let from = Reflink::new(scene.owner, file, false);
         let (bundle, disk) = (&scene.bundle, &sealed);
-        from.open(Some(Sealed { bundle, disk }), &digest).unwrap();
+        from.open(Some(SealedDisk { bundle, disk }), &digest)
+            .unwrap();
         disks.discard(&scene.bundle, &sealed).unwrap();
         disks.discard(&scene.bundle, &sealed).unwrap();
         assert_eq!(scene.found().len(), 1, "the guest's disk");

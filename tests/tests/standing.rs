@@ -6,8 +6,8 @@ use std::{path::Path, time::Duration};
 use brood_core::{
     engine::kvm::Kvm,
     host::Source,
-    pool::{Claimed, NewPool, Pools, Tier, Wanted},
-    restore::Slots,
+    pool::{ClaimGrant, ClaimSpec, NewPool, Pools, Tier},
+    restore::SessionCache,
     state::{Policy, State},
     units::Bytes,
 };
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 struct Manager {
     state: State,
     engine: Kvm,
-    standing: Slots,
+    standing: SessionCache,
 }
 
 impl Manager {
@@ -25,7 +25,7 @@ impl Manager {
         Self {
             state: State::open(&home.state()).unwrap(),
             engine: Kvm::with_binary(brood()),
-            standing: Slots::default(),
+            standing: SessionCache::default(),
         }
     }
 
@@ -42,8 +42,8 @@ impl Manager {
         })
     }
 
-    fn claim(&mut self) -> Claimed {
-        let wanted = Wanted {
+    fn claim(&mut self) -> ClaimGrant {
+        let wanted = ClaimSpec {
             lease: None,
             timeout: Some(Duration::from_secs(30)),
             wait: Duration::ZERO,
@@ -63,7 +63,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
     let new = NewPool {
         name: "p".to_owned(),
         checkpoint: demo.path.parse().unwrap(),
-        allowance: Bytes(1 << 20),
+        private_limit: Bytes(1 << 20),
         policy: Policy::hot(0, 600),
         trust: false,
     };
@@ -103,7 +103,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
     for part in ["ckp", "ckp.kern", "ckp.meta", "ckp.brood"] {
         std::fs::rename(other.file(part), demo.file(part)).unwrap();
     }
-    let wanted = Wanted {
+    let wanted = ClaimSpec {
         lease: None,
         timeout: Some(Duration::from_secs(30)),
         wait: Duration::ZERO,

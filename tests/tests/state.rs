@@ -234,7 +234,7 @@ fn a_database_whose_journal_was_taken_is_made_anew() {
     let daemon = Daemon::start(&scene.home);
     // Something that is in the journal alone.
     let other = rusqlite::Connection::open(database(&scene.home)).unwrap();
-    let changed = other.execute("UPDATE guest SET allowance = allowance + 1", []);
+    let changed = other.execute("UPDATE guest SET private_limit = private_limit + 1", []);
     assert!(changed.unwrap() > 0);
     drop(other);
     daemon.signal(Signal::SIGKILL);

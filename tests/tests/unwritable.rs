@@ -184,7 +184,7 @@ fn an_index_that_was_left_behind_is_no_lost_journal_and_a_lost_journal_is() {
         .unwrap();
     let whole = fs::read(file("shm")).unwrap();
     database
-        .execute("UPDATE guest SET allowance = allowance + 1", [])
+        .execute("UPDATE guest SET private_limit = private_limit + 1", [])
         .unwrap();
     let lost = fs::read(file("shm")).unwrap();
     drop(database);

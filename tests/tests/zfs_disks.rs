@@ -13,7 +13,8 @@ use std::{
 use brood_core::{
     checkpoint::{BundlePath, manifest::DiskSnapshot},
     disk::{
-        self, Answer, Command, Error, Found, Owner, Place, Provider, Runner, Sealed, Token, Zfs,
+        self, Answer, Command, Error, FoundItem, Owner, Place, Provider, Runner, SealedDisk, Token,
+        Zfs,
     },
     guest_id::GuestId,
 };
@@ -105,12 +106,12 @@ impl Scene {
         at.expect("it has a disk").join("disk")
     }
 
-    fn sealed<'a>(&'a self, disk: &'a DiskSnapshot) -> Option<Sealed<'a>> {
+    fn sealed<'a>(&'a self, disk: &'a DiskSnapshot) -> Option<SealedDisk<'a>> {
         let bundle = &self.bundle;
-        Some(Sealed { bundle, disk })
+        Some(SealedDisk { bundle, disk })
     }
 
-    fn found(&self) -> Vec<Found> {
+    fn found(&self) -> Vec<FoundItem> {
         let place: Place = format!("zfs:{}", self.pool.name()).parse().unwrap();
         disk::find(&place, self.owner, &Command::holding(None)).unwrap()
     }
@@ -279,7 +280,7 @@ fn what_is_not_the_sealed_snapshot_is_refused() {
     );
     let bundle = &bundle;
     let error = from()
-        .open(Some(Sealed { bundle, disk }), &no_digest)
+        .open(Some(SealedDisk { bundle, disk }), &no_digest)
         .unwrap_err();
     assert!(error.to_string().contains("brood:bundle"), "{error}");
     let tag = sealed.snapshot.split_once('@').unwrap().1;
@@ -376,7 +377,7 @@ fn a_snapshot_can_be_taken_again_or_swept_after_a_crash_at_any_call() {
         // Leftovers of the first try can be told from those of the second.
         take(&scene.good(), guest).unwrap();
         let snapshots = scene.found();
-        let snapshots = snapshots.iter().filter_map(Found::bundle);
+        let snapshots = snapshots.iter().filter_map(FoundItem::bundle);
         let bundles: Vec<_> = snapshots.map(|(bundle, _)| bundle.clone()).collect();
         assert!((1..=2).contains(&bundles.len()), "{what}: {bundles:?}");
         assert!(
@@ -475,7 +476,7 @@ fn the_disks_of_another_state_folder_are_not_seen() {
     let other = Owner::of(&scene.pool.path().join("data"));
     let others = Zfs::new(other, source, Box::new(Mortal::immortal()));
     others.clone_for(&theirs).unwrap();
-    let guests: Vec<_> = scene.found().iter().filter_map(Found::guest).collect();
+    let guests: Vec<_> = scene.found().iter().filter_map(FoundItem::guest).collect();
     assert_eq!(guests, [mine]);
     scene.good().release(&mine).unwrap();
     others.release(&theirs).unwrap();

@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, GuestRef, NEVER, ProcessState},
     guests::{self, GuestState, Guests},
     state::{
-        self, EntryState, GuestRow, KeptClaim, PoolRow, Rebuild, Salvage, State, TokenDigest,
+        self, ClaimFile, EntryState, GuestRow, PoolRow, Rebuild, Salvage, State, TokenDigest,
         lock::{self, Wait},
         new_token,
     },
@@ -122,10 +122,10 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
                 .iter()
                 .any(|row| row.id.to_string() == kept.guest)
         {
-            state.recall_cold(kept)?;
+            state.recall_suspended_claim(kept)?;
         }
     }
-    let suspended = state.all_cold()?.len() as u64;
+    let suspended = state.suspended_claims()?.len() as u64;
     let orphans = orphans(state, &pools)?;
     let loose = loose(state, &guests, &pools)?;
     Ok(Rebuilt {
@@ -143,7 +143,7 @@ pub fn rebuild(dir: &Path, engine: &dyn Engine) -> Result<Rebuilt, Error> {
 /// Pools, as they are kept beside the database, else as they were recorded.
 fn pools(state: &State, salvage: &Salvage) -> Result<BTreeMap<String, PoolRow>, Error> {
     let recorded = salvage.pools.iter().cloned();
-    let all = recorded.chain(state.kept_pools()?);
+    let all = recorded.chain(state.pools_in_files()?);
     let pools: BTreeMap<String, PoolRow> = all.map(|pool| (pool.name.clone(), pool)).collect();
     for pool in pools.values() {
         state.add_pool(pool)?;
@@ -220,7 +220,10 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
         return Ok(found);
     }
     let mut needed: HashSet<String> = HashSet::new();
-    let recorded = state.all_cold()?.into_iter().map(|cold| cold.bundle);
+    let recorded = state
+        .suspended_claims()?
+        .into_iter()
+        .map(|suspended| suspended.bundle);
     let recorded = recorded.chain(state.guests()?.into_iter().map(|row| row.checkpoint));
     let recorded: Vec<String> = recorded.collect();
     // Manifests decide; a bundle whose other files are damaged or missing still belongs to a
@@ -256,7 +259,7 @@ fn orphans(state: &mut State, pools: &BTreeMap<String, PoolRow>) -> Result<Vec<O
             continue;
         };
         let token = new_token().map_err(Error::Randomness)?;
-        state.recall_cold(&KeptClaim {
+        state.recall_suspended_claim(&ClaimFile {
             token: TokenDigest::of(&token),
             pool: pool.name.clone(),
             guest: bundle.name().to_owned(),

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json as Body, Path, Query},
-    permits::{Bound, Permit},
+    permits::{Permit, PermitKind},
     problem::Problem,
     types,
     workers::{blocking, guests, until_hang_up},
@@ -50,7 +50,7 @@ impl App {
 
     /// Waits for a permit for work at a checkpoint that takes as long as its memory is large.
     async fn at_checkpoint(&self, path: &BundlePath) -> Result<Permit, Problem> {
-        let bound = Bound::checkpoint(&path.to_string());
+        let bound = PermitKind::checkpoint(&path.to_string());
         self.permits.take(&[bound], mass::TIMEOUT).await
     }
 }
@@ -146,7 +146,7 @@ pub(super) async fn trust(
 
 /// Result of a verification: the checkpoint is complete and unchanged.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Verified {
+pub(super) struct VerifyReport {
     /// The bundle.
     checkpoint: String,
     /// Always true: a damaged checkpoint is an error.
@@ -161,14 +161,14 @@ pub(super) struct Verified {
     operation_id = "verifyCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint")),
     responses(
-        (status = 200, body = Verified),
+        (status = 200, body = VerifyReport),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn verify(
     State(app): State<App>,
     Path(named): Path<String>,
-) -> Result<Json<Verified>, Problem> {
+) -> Result<Json<VerifyReport>, Problem> {
     let path = app.bundle(&named)?;
     let permit = app.at_checkpoint(&path).await?;
     until_hang_up(move |cancelled| {
@@ -179,7 +179,7 @@ pub(super) async fn verify(
         if !disks.is_empty() {
             disk::verify(&path.absolute()?, disks).map_err(library::Error::from)?;
         }
-        Ok(Json(Verified {
+        Ok(Json(VerifyReport {
             checkpoint: path.to_string(),
             whole: true,
             sha256: checkpoint.manifest().memory_sha256(),
@@ -190,7 +190,7 @@ pub(super) async fn verify(
 
 /// A checkpoint was removed.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Removed {
+pub(super) struct RemovedCheckpoint {
     /// The bundle.
     checkpoint: String,
     /// Size of its files, in bytes.
@@ -202,7 +202,7 @@ pub(super) struct Removed {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Removing {
+pub(super) struct RemoveCheckpoint {
     /// Remove it even if deltas, pools or suspended claims need it; these are lost.
     #[serde(default)]
     force: bool,
@@ -212,17 +212,17 @@ pub(super) struct Removing {
 #[utoipa::path(
     delete, path = "/checkpoints/{checkpoint}", tag = "checkpoints",
     operation_id = "removeCheckpoint",
-    params(("checkpoint" = String, Path, description = "As for showCheckpoint"), Removing),
+    params(("checkpoint" = String, Path, description = "As for showCheckpoint"), RemoveCheckpoint),
     responses(
-        (status = 200, body = Removed),
+        (status = 200, body = RemovedCheckpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn remove(
     State(app): State<App>,
     Path(named): Path<String>,
-    Query(removing): Query<Removing>,
-) -> Result<Json<Removed>, Problem> {
+    Query(removing): Query<RemoveCheckpoint>,
+) -> Result<Json<RemovedCheckpoint>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     let permit = app.at_checkpoint(&path).await?;
@@ -234,7 +234,7 @@ pub(super) async fn remove(
             let mut guests = guests(state, engine, cancelled);
             Ok::<_, Problem>(guests.remove_checkpoint(&path, removing.force)?)
         })?;
-        Ok(Json(Removed {
+        Ok(Json(RemovedCheckpoint {
             checkpoint: path.to_string(),
             freed,
         }))
@@ -245,7 +245,7 @@ pub(super) async fn remove(
 /// The demo guest to boot.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MakingDemo {
+pub(super) struct DemoRequest {
     /// Its memory, 4 MiB to 3 GiB.
     #[schema(default = 268_435_456)]
     memory_bytes: Option<u64>,
@@ -256,7 +256,7 @@ pub(super) struct MakingDemo {
     post, path = "/checkpoints/{checkpoint}/demo", tag = "checkpoints",
     operation_id = "makeDemoCheckpoint",
     params(("checkpoint" = String, Path, description = "The new one, as for showCheckpoint")),
-    request_body = MakingDemo,
+    request_body = DemoRequest,
     responses(
         (status = 201, description = "It is sealed", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -265,7 +265,7 @@ pub(super) struct MakingDemo {
 pub(super) async fn demo(
     State(app): State<App>,
     Path(named): Path<String>,
-    Body(making): Body<MakingDemo>,
+    Body(making): Body<DemoRequest>,
 ) -> Result<Response, Problem> {
     let path = app.bundle(&named)?;
     let memory = making.memory_bytes.map_or(DEMO_MEMORY, Bytes);
@@ -284,7 +284,7 @@ pub(super) async fn demo(
 /// Where to put a full checkpoint.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Flattening {
+pub(super) struct FlattenRequest {
     /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/full")]
     checkpoint: String,
@@ -295,7 +295,7 @@ pub(super) struct Flattening {
     post, path = "/checkpoints/{checkpoint}/flatten", tag = "checkpoints",
     operation_id = "flattenCheckpoint",
     params(("checkpoint" = String, Path, description = "The delta, as for showCheckpoint")),
-    request_body = Flattening,
+    request_body = FlattenRequest,
     responses(
         (status = 201, description = "The new checkpoint", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -304,7 +304,7 @@ pub(super) struct Flattening {
 pub(super) async fn flatten(
     State(app): State<App>,
     Path(named): Path<String>,
-    Body(flattening): Body<Flattening>,
+    Body(flattening): Body<FlattenRequest>,
 ) -> Result<Response, Problem> {
     let (path, new) = (app.bundle(&named)?, app.bundle(&flattening.checkpoint)?);
     let permit = app.at_checkpoint(&path).await?;
@@ -324,7 +324,7 @@ pub(super) async fn flatten(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Planning {
+pub(super) struct PlanQuery {
     /// Plan for a host with this much available memory, instead of this host's.
     host_memory_bytes: Option<u64>,
 }
@@ -333,7 +333,7 @@ pub(super) struct Planning {
 #[utoipa::path(
     get, path = "/checkpoints/{checkpoint}/plan", tag = "checkpoints",
     operation_id = "planCheckpoint",
-    params(("checkpoint" = String, Path, description = "As for showCheckpoint"), Planning),
+    params(("checkpoint" = String, Path, description = "As for showCheckpoint"), PlanQuery),
     responses(
         (status = 200, body = types::Plan),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -342,7 +342,7 @@ pub(super) struct Planning {
 pub(super) async fn plan(
     State(app): State<App>,
     Path(named): Path<String>,
-    Query(planning): Query<Planning>,
+    Query(planning): Query<PlanQuery>,
 ) -> Result<Json<types::Plan>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);

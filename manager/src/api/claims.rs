@@ -25,14 +25,14 @@ use super::{
     events::About,
     extract::{Json, Path},
     guests::limit,
-    permits::Bound,
+    permits::PermitKind,
     pools::lease,
     problem::Problem,
     types::words,
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
-    pool::{self, Claimed, LOCK_LIMIT, Pools, Tier, Wanted},
+    pool::{self, ClaimGrant, ClaimSpec, LOCK_LIMIT, Pools, Tier},
     restore::mass,
     state::Place,
 };
@@ -48,7 +48,7 @@ const WAIT_MAX_S: f64 = 3600.0;
 /// Request for a claim.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Claiming {
+pub(crate) struct ClaimRequest {
     /// Lease of the claim, in seconds, until it is renewed; the pool's lease by default.
     #[schema(minimum = 1)]
     pub(crate) lease_s: Option<u32>,
@@ -82,8 +82,8 @@ pub(crate) struct Claim {
     pub(crate) claim_ms: f64,
 }
 
-impl From<Claimed> for Claim {
-    fn from(claimed: Claimed) -> Self {
+impl From<ClaimGrant> for Claim {
+    fn from(claimed: ClaimGrant) -> Self {
         let took = claimed.latency;
         Self::new(claimed, took)
     }
@@ -110,7 +110,7 @@ pub(crate) struct ClaimEvent {
 #[utoipa::path(
     post, path = "/pools/{pool}/claims", tag = "pools", operation_id = "claim",
     params(("pool" = String, Path, description = "Name of the pool")),
-    request_body = Claiming,
+    request_body = ClaimRequest,
     responses(
         (status = 201, body = Claim),
         (status = 503, description = "The pool has as many entries as it may have", body = Problem,
@@ -123,9 +123,9 @@ pub(crate) struct ClaimEvent {
 pub(super) async fn claim(
     State(app): State<App>,
     Path(pool): Path<String>,
-    Json(claiming): Json<Claiming>,
+    Json(claiming): Json<ClaimRequest>,
 ) -> Result<Response, Problem> {
-    let mut wanted = Wanted {
+    let mut wanted = ClaimSpec {
         lease: lease(claiming.lease_s)?,
         timeout: limit(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
@@ -184,7 +184,7 @@ pub(super) fn wait(seconds: f64) -> Result<Duration, Problem> {
 }
 
 impl Claim {
-    pub(super) fn new(claimed: Claimed, took: Duration) -> Self {
+    pub(super) fn new(claimed: ClaimGrant, took: Duration) -> Self {
         Self {
             guest: claimed.guest,
             id: claimed.id.to_string(),
@@ -198,7 +198,7 @@ impl Claim {
 }
 
 /// Why there is no guest for a claimer.
-pub(super) struct Refused {
+pub(super) struct ClaimRefusal {
     pub(super) problem: Problem,
     /// Whether waiting may help.
     may_pass: bool,
@@ -255,10 +255,10 @@ impl Drop for InLine {
     }
 }
 
-impl From<pool::Error> for Refused {
+impl From<pool::Error> for ClaimRefusal {
     fn from(error: pool::Error) -> Self {
         Self {
-            may_pass: error.may_pass(),
+            may_pass: error.is_retryable(),
             waiters: match &error {
                 pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(FAR),
                 _ => 0,
@@ -268,7 +268,7 @@ impl From<pool::Error> for Refused {
     }
 }
 
-impl From<Problem> for Refused {
+impl From<Problem> for ClaimRefusal {
     fn from(problem: Problem) -> Self {
         Self {
             may_pass: false,
@@ -284,9 +284,9 @@ impl App {
         &self,
         wait: Duration,
         attempt: impl Fn() -> F,
-    ) -> Result<T, Refused>
+    ) -> Result<T, ClaimRefusal>
     where
-        F: Future<Output = Result<T, Refused>>,
+        F: Future<Output = Result<T, ClaimRefusal>>,
     {
         let begin = Instant::now();
         let mut draining = self.draining.subscribe();
@@ -303,7 +303,7 @@ impl App {
 
     /// Waits until there may be room for one more guest, the time is up, or the daemon drains.
     async fn until_room(&self, at_most: Duration, draining: &mut watch::Receiver<bool>) {
-        // The keeper ends claims whose lease is over.
+        // The reconciler ends claims whose lease is over.
         self.pools_changed.notify_one();
         tokio::select! {
             () = self.room.notified() => {}
@@ -319,23 +319,26 @@ impl App {
         token: &str,
         limit: Duration,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
-    ) -> Result<T, Refused> {
+    ) -> Result<T, ClaimRefusal> {
         let workers = Arc::clone(&self.workers);
-        let permit = self.permits.take(&[Bound::claim(token)], limit).await?;
+        let permit = self
+            .permits
+            .take(&[PermitKind::claim(token)], limit)
+            .await?;
         until_hang_up(move |cancelled| {
             let _permit = permit;
             Ok(workers.pools_until(cancelled, LOCK_LIMIT, work))
         })
         .await?
-        .map_err(Refused::from)
+        .map_err(ClaimRefusal::from)
     }
 
     /// Claims once. Releases the claim again if the client has disconnected meanwhile.
-    async fn claim(&self, pool: &str, wanted: Wanted) -> Result<Claimed, Refused> {
+    async fn claim(&self, pool: &str, wanted: ClaimSpec) -> Result<ClaimGrant, ClaimRefusal> {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
         let limit = wanted.timeout.unwrap_or(mass::TIMEOUT);
-        let permit = self.permits.take(&[Bound::pool(&pool)], limit).await?;
+        let permit = self.permits.take(&[PermitKind::pool(&pool)], limit).await?;
         // A client that disconnects ends the restore for it.
         let cancelled = Arc::<AtomicBool>::default();
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
@@ -357,7 +360,7 @@ impl App {
 /// How long a claim is to last.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Renewing {
+pub(crate) struct RenewRequest {
     /// From now, in seconds.
     #[schema(minimum = 1)]
     pub(crate) lease_s: u32,
@@ -365,7 +368,7 @@ pub(crate) struct Renewing {
 
 /// A claim was renewed.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Renewed {
+pub(crate) struct LeaseRenewal {
     /// How long it lasts from now, in seconds.
     pub(crate) lease_s: u32,
 }
@@ -374,22 +377,22 @@ pub(crate) struct Renewed {
 #[utoipa::path(
     put, path = "/claims/{token}", tag = "pools", operation_id = "renewClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
-    request_body = Renewing,
+    request_body = RenewRequest,
     responses(
-        (status = 200, body = Renewed),
+        (status = 200, body = LeaseRenewal),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn renew(
     State(app): State<App>,
     Path(token): Path<String>,
-    Json(renewing): Json<Renewing>,
-) -> Result<Answer<Renewed>, Problem> {
+    Json(renewing): Json<RenewRequest>,
+) -> Result<Answer<LeaseRenewal>, Problem> {
     let lease_s = renewing.lease_s;
     let lasts = lease(Some(lease_s))?.unwrap_or_default();
     app.on_pools(move |pools| {
         pools.renew(&token, lasts)?;
-        Ok(Answer(Renewed { lease_s }))
+        Ok(Answer(LeaseRenewal { lease_s }))
     })
     .await
 }

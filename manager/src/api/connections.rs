@@ -180,7 +180,7 @@ impl Clients {
     }
 
     /// Admits a connection if there is room; else asks the one that can best be spared to close.
-    fn try_enter(self: &Arc<Self>) -> Option<Entered> {
+    fn try_enter(self: &Arc<Self>) -> Option<ConnectionGuard> {
         let mut all = self.all();
         if all.len() < self.connections_max {
             let client = Arc::new(Client {
@@ -193,7 +193,7 @@ impl Clients {
             });
             all.push(Arc::clone(&client));
             self.metrics.connections.inc();
-            return Some(Entered(client));
+            return Some(ConnectionGuard(client));
         }
         let idle = all.iter().filter(|client| client.is_idle());
         if let Some(spared) =
@@ -205,7 +205,7 @@ impl Clients {
     }
 
     /// Admits a connection as soon as there is room.
-    async fn enter(self: &Arc<Self>) -> Entered {
+    async fn enter(self: &Arc<Self>) -> ConnectionGuard {
         loop {
             let left = self.left.notified();
             if let Some(entered) = self.try_enter() {
@@ -305,9 +305,9 @@ impl Drop for Listens {
 }
 
 /// A connection that counts until this is dropped.
-struct Entered(Arc<Client>);
+struct ConnectionGuard(Arc<Client>);
 
-impl Drop for Entered {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let clients = &self.0.of;
         clients.all().retain(|client| !Arc::ptr_eq(client, &self.0));
@@ -316,7 +316,7 @@ impl Drop for Entered {
     }
 }
 
-impl Entered {
+impl ConnectionGuard {
     async fn serve<S>(self, stream: S, site: Site, mut draining: watch::Receiver<bool>)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -361,7 +361,7 @@ fn answer(
     router: &TowerToHyperService<Router>,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-    let answering = Answering::begin(client);
+    let answering = RequestGuard::begin(client);
     request.extensions_mut().insert(Arc::clone(client));
     let response = router.call(request.map(|body| SentBody::new(body, client)));
     async move {
@@ -376,16 +376,16 @@ fn answer(
 }
 
 /// A request that is being answered until this is dropped.
-struct Answering(Arc<Client>);
+struct RequestGuard(Arc<Client>);
 
-impl Answering {
+impl RequestGuard {
     fn begin(client: &Arc<Client>) -> Self {
         client.answering.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(client))
     }
 }
 
-impl Drop for Answering {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         let mut since = self
             .0
@@ -426,7 +426,7 @@ mod tests {
         known.0.is_known();
         let first = clients.try_enter().unwrap();
         let second = clients.try_enter().unwrap();
-        let told = |client: &Entered| {
+        let told = |client: &ConnectionGuard| {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             pin!(client.0.make_room.notified())
                 .poll(&mut context)
@@ -435,12 +435,12 @@ mod tests {
         assert!(clients.try_enter().is_none());
         assert!(told(&first) && !told(&second) && !told(&known));
         // One that is answered is spared.
-        let answering = Answering::begin(&first.0);
+        let answering = RequestGuard::begin(&first.0);
         assert!(clients.try_enter().is_none());
         assert!(told(&second) && !told(&first) && !told(&known));
         drop(second);
         let third = clients.try_enter().unwrap();
-        let busy = Answering::begin(&third.0);
+        let busy = RequestGuard::begin(&third.0);
         // Only now one who has shown the token.
         assert!(clients.try_enter().is_none());
         assert!(told(&known));

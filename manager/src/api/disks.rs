@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json, Query},
-    permits::Bound,
+    permits::PermitKind,
     problem::Problem,
 };
 use brood_core::{disk::Place, guests, restore::mass};
@@ -21,7 +21,7 @@ use brood_core::{disk::Place, guests, restore::mass};
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Looking {
+pub(super) struct DiskQuery {
     /// `zfs:DATASET` (its direct children) or `reflink:FOLDER`; by default all places in which
     /// guests of this state folder had disks.
     #[param(example = "zfs:tank/vm")]
@@ -56,7 +56,7 @@ pub(super) struct Leftovers {
 /// Lists disks without a guest, and snapshots without a checkpoint
 #[utoipa::path(
     get, path = "/disks/leftovers", tag = "host", operation_id = "listLeftovers",
-    params(Looking),
+    params(DiskQuery),
     responses(
         (status = 200, body = Leftovers),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -64,10 +64,13 @@ pub(super) struct Leftovers {
 )]
 pub(super) async fn leftovers(
     State(app): State<App>,
-    Query(looking): Query<Looking>,
+    Query(looking): Query<DiskQuery>,
 ) -> Result<Answer<Leftovers>, Problem> {
     let places = places(looking.place.as_slice())?;
-    let permit = app.permits.take(&[Bound::disks()], mass::TIMEOUT).await?;
+    let permit = app
+        .permits
+        .take(&[PermitKind::disks()], mass::TIMEOUT)
+        .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
         let left = guests.leftovers(&places)?;
@@ -87,7 +90,7 @@ fn places(named: &[String]) -> Result<Vec<Place>, Problem> {
 /// Where to sweep.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Sweeping {
+pub(super) struct SweepQuery {
     /// `zfs:DATASET` or `reflink:FOLDER`, any number; by default all places in which guests of this
     /// state folder had disks.
     #[serde(default)]
@@ -97,16 +100,16 @@ pub(super) struct Sweeping {
 
 /// What came of sweeping.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Swept {
+pub(super) struct SweepReport {
     /// What was removed.
     removed: Vec<Leftover>,
     /// What was not, and why.
-    errors: Vec<Unswept>,
+    errors: Vec<SweepFailure>,
 }
 
 /// Something that could not be removed.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Unswept {
+pub(super) struct SweepFailure {
     /// What it is called.
     disk: String,
     /// Why not.
@@ -116,19 +119,22 @@ pub(super) struct Unswept {
 /// Removes the disks and snapshots that listLeftovers lists
 #[utoipa::path(
     post, path = "/disks/sweep", tag = "host", operation_id = "sweepLeftovers",
-    request_body = Sweeping,
+    request_body = SweepQuery,
     responses(
-        (status = 200, description = "All of it was removed", body = Swept),
-        (status = 207, description = "Some of it is among the errors", body = Swept),
+        (status = 200, description = "All of it was removed", body = SweepReport),
+        (status = 207, description = "Some of it is among the errors", body = SweepReport),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn sweep(
     State(app): State<App>,
-    Json(sweeping): Json<Sweeping>,
+    Json(sweeping): Json<SweepQuery>,
 ) -> Result<Response, Problem> {
     let places = places(&sweeping.places)?;
-    let permit = app.permits.take(&[Bound::disks()], mass::TIMEOUT).await?;
+    let permit = app
+        .permits
+        .take(&[PermitKind::disks()], mass::TIMEOUT)
+        .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
         let left = guests.leftovers(&places)?;
@@ -136,11 +142,11 @@ pub(super) async fn sweep(
         let removed = left
             .iter()
             .filter(|left| !failed.iter().any(|(other, _)| other == *left));
-        let swept = Swept {
+        let swept = SweepReport {
             removed: removed.map(Into::into).collect(),
             errors: failed
                 .iter()
-                .map(|(left, e)| Unswept {
+                .map(|(left, e)| SweepFailure {
                     disk: left.found.name(),
                     error: e.to_string(),
                 })

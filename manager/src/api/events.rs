@@ -37,7 +37,7 @@ use super::{
     extract::Query,
     problem::Problem,
     types::{Guest, report},
-    watch::{Look, Seen, look},
+    watch::{Observation, ObservedGuest, look},
 };
 use brood_core::restore::job::FailureView;
 
@@ -66,7 +66,7 @@ pub(super) struct Events {
     sender: broadcast::Sender<Message>,
     poke: Notify,
     /// The last full list for a new listener, and when it was begun.
-    everything: AsyncMutex<Option<(Instant, Arc<Look>)>>,
+    everything: AsyncMutex<Option<(Instant, Arc<Observation>)>>,
 }
 
 /// The last events.
@@ -142,7 +142,7 @@ fn json(data: &impl Serialize) -> Arc<str> {
 }
 
 /// What a new listener begins with.
-struct Beginning {
+struct StreamStart {
     receiver: broadcast::Receiver<Message>,
     /// The events that it has missed; `None` when the stream must start again.
     missed: Option<VecDeque<Message>>,
@@ -213,14 +213,14 @@ impl Events {
     }
 
     /// Begins to listen, after the event with the id `seen`, if there was one.
-    fn begin(&self, seen: Option<&str>) -> Beginning {
+    fn begin(&self, seen: Option<&str>) -> StreamStart {
         let mut ring = self.ring();
         ring.heard = Some(Instant::now());
         let seen = seen.and_then(|id| {
             let number = id.strip_prefix(&self.life)?.strip_prefix('-')?;
             number.parse().ok()
         });
-        Beginning {
+        StreamStart {
             receiver: self.sender.subscribe(),
             missed: seen.and_then(|seen| ring.after(seen)),
             last: ring.last,
@@ -273,7 +273,7 @@ pub(crate) struct RestoreEvent {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Listening {
+pub(super) struct StreamQuery {
     /// Only the progress of the restore of the request with this id.
     request: Option<String>,
     /// Only events of these types, with commas between them.
@@ -292,10 +292,10 @@ struct Filter {
     pool: Option<String>,
 }
 
-impl TryFrom<Listening> for Filter {
+impl TryFrom<StreamQuery> for Filter {
     type Error = Problem;
 
-    fn try_from(listening: Listening) -> Result<Self, Problem> {
+    fn try_from(listening: StreamQuery) -> Result<Self, Problem> {
         let types = listening.types.map(|types| {
             let types: Vec<String> = types.split(',').map(str::to_owned).collect();
             types
@@ -354,7 +354,7 @@ impl Filter {
 #[utoipa::path(
     get, path = "/events", tag = "host", operation_id = "events",
     params(
-        Listening,
+        StreamQuery,
         ("last-event-id" = Option<String>, Header, description = "Id of the last event that was seen"),
     ),
     responses(
@@ -368,13 +368,13 @@ pub(super) async fn events(
     State(app): State<App>,
     Extension(client): Extension<Arc<Client>>,
     headers: HeaderMap,
-    Query(listening): Query<Listening>,
+    Query(listening): Query<StreamQuery>,
 ) -> Result<impl IntoResponse, Problem> {
     let only = Filter::try_from(listening)?;
     let listens = client.listens()?;
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let since = Instant::now();
-    let Beginning {
+    let StreamStart {
         receiver,
         missed,
         last,
@@ -469,7 +469,7 @@ impl Listener {
             });
         };
         if guests {
-            let of_pool = |seen: &&Seen| pool.is_none_or(|pool| seen.pool() == Some(pool));
+            let of_pool = |seen: &&ObservedGuest| pool.is_none_or(|pool| seen.pool() == Some(pool));
             let guests = look.guests.values().filter(of_pool);
             let views: Vec<&Guest> = guests.map(|seen| &seen.view).collect();
             tell("guests", json(&views));
@@ -504,7 +504,7 @@ impl Listener {
 impl App {
     /// All guests and pools as they were at `since` or later. However many want to know at once,
     /// they are looked at by one after the other, and one look is for all who came before it.
-    async fn everything(&self, since: Instant) -> Result<Arc<Look>, Problem> {
+    async fn everything(&self, since: Instant) -> Result<Arc<Observation>, Problem> {
         let mut last = self.events.everything.lock().await;
         if let Some((begun, look)) = &*last
             && *begun >= since
@@ -565,7 +565,7 @@ mod tests {
             pool: pool.map(Into::into),
         };
         let filter = |request: Option<&str>, types: Option<&str>, pool: Option<&str>| {
-            Filter::try_from(Listening {
+            Filter::try_from(StreamQuery {
                 request: request.map(Into::into),
                 types: types.map(Into::into),
                 pool: pool.map(Into::into),

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     App,
     extract::{Json, Path, Query},
-    permits::Bound,
+    permits::PermitKind,
     problem::Problem,
     types::{self, report},
     workers::{self, until_hang_up},
@@ -58,7 +58,7 @@ impl App {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Listing {
+pub(super) struct ListQuery {
     /// Include the cost of each guest, which takes longer.
     #[serde(default)]
     usage: bool,
@@ -67,7 +67,7 @@ pub(super) struct Listing {
 /// Lists all guests, as `brood list`
 #[utoipa::path(
     get, path = "/guests", tag = "guests", operation_id = "listGuests",
-    params(Listing),
+    params(ListQuery),
     responses(
         (status = 200, body = [types::Guest]),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -75,7 +75,7 @@ pub(super) struct Listing {
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    Query(listing): Query<Listing>,
+    Query(listing): Query<ListQuery>,
 ) -> Result<Answer<Vec<types::Guest>>, Problem> {
     app.on_guests(move |guests| {
         let all = guests.list()?;
@@ -130,7 +130,7 @@ pub(super) async fn show(
 /// A request to a guest.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct AskRequest {
     /// The request, word by word.
     #[schema(example = json!(["ping", "hello"]), min_items = 1)]
     request: Vec<String>,
@@ -145,7 +145,7 @@ pub(super) struct Asked {
 #[utoipa::path(
     post, path = "/guests/{guest}/ask", tag = "guests", operation_id = "askGuest",
     params(("guest" = String, Path, description = "Name or id")),
-    request_body = Asked,
+    request_body = AskRequest,
     responses(
         (status = 200, description = "What the guest answered: it depends on the request", body = Object),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -154,13 +154,16 @@ pub(super) struct Asked {
 pub(super) async fn ask(
     State(app): State<App>,
     Path(name): Path<String>,
-    Json(asked): Json<Asked>,
+    Json(asked): Json<AskRequest>,
 ) -> Result<Answer<serde_json::Value>, Problem> {
     let timeout = timeout(asked.timeout_s)?;
     if asked.request.is_empty() {
         return Err(Problem::bad_request("the request has no words"));
     }
-    let permit = app.permits.take(&[Bound::guest(&name)], timeout).await?;
+    let permit = app
+        .permits
+        .take(&[PermitKind::guest(&name)], timeout)
+        .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
         let answer = guests.ask(&name, &asked.request, timeout)?;
@@ -200,7 +203,10 @@ pub(super) async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<types::Guest>, Problem> {
-    let permit = app.permits.take(&[Bound::guest(&name)], TIMEOUT).await?;
+    let permit = app
+        .permits
+        .take(&[PermitKind::guest(&name)], TIMEOUT)
+        .await?;
     app.change_guests(move |guests| {
         let _permit = permit;
         let guest = guests.find(&name)?;
@@ -218,7 +224,7 @@ pub(super) async fn pause(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Resuming {
+pub(super) struct ResumeRequest {
     /// Time that it has to answer, in seconds.
     #[param(default = 10.0, exclusive_minimum = 0.0, maximum = 3600.0)]
     timeout_s: Option<f64>,
@@ -226,7 +232,7 @@ pub(super) struct Resuming {
 
 /// A guest was resumed.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Resumed {
+pub(crate) struct ResumeReport {
     /// Its name.
     pub(crate) name: String,
     /// From SIGCONT to its answer, in milliseconds.
@@ -236,19 +242,22 @@ pub(crate) struct Resumed {
 /// Continues a stopped guest (SIGCONT); answers when the guest has answered
 #[utoipa::path(
     post, path = "/guests/{guest}/resume", tag = "guests", operation_id = "resumeGuest",
-    params(("guest" = String, Path, description = "Name or id"), Resuming),
+    params(("guest" = String, Path, description = "Name or id"), ResumeRequest),
     responses(
-        (status = 200, body = Resumed),
+        (status = 200, body = ResumeReport),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
-    Query(resuming): Query<Resuming>,
-) -> Result<Answer<Resumed>, Problem> {
+    Query(resuming): Query<ResumeRequest>,
+) -> Result<Answer<ResumeReport>, Problem> {
     let timeout = timeout(resuming.timeout_s)?;
-    let permit = app.permits.take(&[Bound::guest(&name)], timeout).await?;
+    let permit = app
+        .permits
+        .take(&[PermitKind::guest(&name)], timeout)
+        .await?;
     let (name, took) = app
         .change_guests(move |guests| {
             let _permit = permit;
@@ -258,7 +267,7 @@ pub(super) async fn resume(
         })
         .await?;
     app.metrics.resumed(took);
-    Ok(Answer(Resumed {
+    Ok(Answer(ResumeReport {
         name,
         resume_ms: took.as_secs_f64() * 1e3,
     }))
@@ -267,7 +276,7 @@ pub(super) async fn resume(
 /// Where a guest is to be suspended to.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Suspending {
+pub(super) struct SuspendRequest {
     /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/warm")]
     checkpoint: String,
@@ -282,7 +291,7 @@ pub(super) struct Suspending {
 #[utoipa::path(
     post, path = "/guests/{guest}/suspend", tag = "guests", operation_id = "suspendGuest",
     params(("guest" = String, Path, description = "Name or id")),
-    request_body = Suspending,
+    request_body = SuspendRequest,
     responses(
         (status = 201, description = "The new checkpoint", body = types::Checkpoint),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -291,7 +300,7 @@ pub(super) struct Suspending {
 pub(super) async fn suspend(
     State(app): State<App>,
     Path(name): Path<String>,
-    Json(suspending): Json<Suspending>,
+    Json(suspending): Json<SuspendRequest>,
 ) -> Result<Response, Problem> {
     let path = app.bundle(&suspending.checkpoint)?;
     let view = app.suspend(name, path, suspending.delta).await?;
@@ -310,8 +319,8 @@ impl App {
         let from = self.on_guests(find).await?;
         // All guests of a checkpoint may be as silent as one of them.
         let bounds = [
-            Bound::guest(&name),
-            Bound::suspends(&format!("checkpoint {from}")),
+            PermitKind::guest(&name),
+            PermitKind::suspends(&format!("checkpoint {from}")),
         ];
         let permit = self.permits.take(&bounds, mass::TIMEOUT).await?;
         self.change_guests(move |guests| {
@@ -327,7 +336,7 @@ impl App {
 
 /// Guests were destroyed.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Destroyed {
+pub(crate) struct DestroyAnswer {
     /// How many.
     pub(crate) destroyed: usize,
     /// Their names.
@@ -341,7 +350,7 @@ pub(crate) struct Destroyed {
     pub(crate) spared: Vec<String>,
 }
 
-impl Destroyed {
+impl DestroyAnswer {
     /// Adds another result.
     pub(crate) fn add(&mut self, more: Self) {
         self.destroyed += more.destroyed;
@@ -351,11 +360,11 @@ impl Destroyed {
     }
 }
 
-impl TryFrom<brood_core::guests::Destroyed> for Destroyed {
+impl TryFrom<brood_core::guests::DestroyReport> for DestroyAnswer {
     type Error = brood_core::guests::Error;
 
     /// The view of the result; an error when none of the guests was destroyed.
-    fn try_from(ended: brood_core::guests::Destroyed) -> Result<Self, Self::Error> {
+    fn try_from(ended: brood_core::guests::DestroyReport) -> Result<Self, Self::Error> {
         if ended.names.is_empty() {
             ended.whole().map(|guests| Self {
                 destroyed: 0,
@@ -374,7 +383,7 @@ impl TryFrom<brood_core::guests::Destroyed> for Destroyed {
     }
 }
 
-impl From<brood_core::guests::EndedStrays> for Destroyed {
+impl From<brood_core::guests::EndedStrays> for DestroyAnswer {
     fn from(ended: brood_core::guests::EndedStrays) -> Self {
         let left = ended.left.into_iter().map(|(name, error)| FailureView {
             name,
@@ -401,14 +410,14 @@ fn failure_view(left: &brood_core::guests::Left) -> FailureView {
     delete, path = "/guests/{guest}", tag = "guests", operation_id = "destroyGuest",
     params(("guest" = String, Path, description = "Name or id")),
     responses(
-        (status = 200, body = Destroyed),
+        (status = 200, body = DestroyAnswer),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn destroy(
     State(app): State<App>,
     Path(name): Path<String>,
-) -> Result<Answer<Destroyed>, Problem> {
+) -> Result<Answer<DestroyAnswer>, Problem> {
     app.change_guests(move |guests| {
         let guest = guests.find(&name)?;
         Ok(Answer(guests.destroy(&[guest])?.try_into()?))
@@ -420,7 +429,7 @@ pub(super) async fn destroy(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Which {
+pub(super) struct GuestSelection {
     /// All guests.
     #[serde(default)]
     all: bool,
@@ -439,16 +448,16 @@ pub(super) struct Which {
 /// Destroys the named guests, or all guests that are not claimed
 #[utoipa::path(
     delete, path = "/guests", tag = "guests", operation_id = "destroyGuests",
-    params(Which),
+    params(GuestSelection),
     responses(
-        (status = 200, body = Destroyed),
+        (status = 200, body = DestroyAnswer),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn destroy_many(
     State(app): State<App>,
-    Query(which): Query<Which>,
-) -> Result<Answer<Destroyed>, Problem> {
+    Query(which): Query<GuestSelection>,
+) -> Result<Answer<DestroyAnswer>, Problem> {
     let named = match (which.all, which.guests) {
         (true, None) => None,
         (false, Some(_)) if which.force => {
@@ -490,7 +499,7 @@ pub(super) async fn destroy_many(
             }
         };
         let destroyed = guests.destroy(&doomed)?.try_into()?;
-        Ok(Answer(Destroyed {
+        Ok(Answer(DestroyAnswer {
             spared,
             ..destroyed
         }))

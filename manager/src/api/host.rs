@@ -10,7 +10,7 @@ use super::{
     App,
     extract::Query,
     problem::Problem,
-    request::Authorized,
+    request::Authorization,
     types::{report, words},
     workers::blocking,
 };
@@ -51,7 +51,7 @@ pub(super) struct Health {
 )]
 pub(super) async fn health(
     State(app): State<App>,
-    authorized: Option<Extension<Authorized>>,
+    authorized: Option<Extension<Authorization>>,
 ) -> Result<Json<Health>, Problem> {
     let workers = Arc::clone(&app.workers);
     blocking(move || workers.call(|state, _| Ok::<_, Problem>(state.guests()?))).await?;
@@ -59,7 +59,7 @@ pub(super) async fn health(
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
-        authorized: authorized.is_none_or(|Extension(Authorized(is))| is),
+        authorized: authorized.is_none_or(|Extension(Authorization(is))| is),
     }))
 }
 
@@ -102,7 +102,7 @@ pub(super) async fn daemon(State(app): State<App>) -> Json<Daemon> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Meant {
+pub(super) struct PlanRequest {
     /// Number of guests that the host is to hold.
     #[param(default = 1000, maximum = 1_000_000_000)]
     guests: Option<u64>,
@@ -142,7 +142,7 @@ impl Host {
 /// Checks this host, as `brood doctor`
 #[utoipa::path(
     get, path = "/host", tag = "host", operation_id = "host",
-    params(Meant),
+    params(PlanRequest),
     responses(
         (status = 200, body = Host),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -150,7 +150,7 @@ impl Host {
 )]
 pub(super) async fn host(
     State(app): State<App>,
-    Query(meant): Query<Meant>,
+    Query(meant): Query<PlanRequest>,
 ) -> Result<Json<Host>, Problem> {
     let guests = meant.guests.unwrap_or(DEFAULT_GUESTS);
     if guests > GUESTS_MAX {

@@ -26,7 +26,7 @@ const CELLS: u32 = 64;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Looking {
+pub(super) struct MemoryQuery {
     /// Their names or ids, at most 100, separated by commas. Guests that do not exist, or have no
     /// process, are left out.
     #[param(example = "demo-1,demo-2")]
@@ -59,7 +59,7 @@ pub(super) struct GuestMemory {
 /// Maps the private and shared pages of guests' memory
 #[utoipa::path(
     get, path = "/memory", tag = "guests", operation_id = "memoryOfGuests",
-    params(Looking),
+    params(MemoryQuery),
     responses(
         (status = 200, body = [GuestMemory]),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -67,7 +67,7 @@ pub(super) struct GuestMemory {
 )]
 pub(super) async fn memory(
     State(app): State<App>,
-    Query(looking): Query<Looking>,
+    Query(looking): Query<MemoryQuery>,
 ) -> Result<Answer<Vec<GuestMemory>>, Problem> {
     let cells = looking.cells.unwrap_or(CELLS);
     if !(1..=CELLS_MAX).contains(&cells) {

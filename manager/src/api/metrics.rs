@@ -115,13 +115,13 @@ struct FailedClaims {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Evictions {
     pool: String,
-    reason: Evicted,
+    reason: EvictReason,
 }
 
 /// Why a hot entry was dropped.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "these are values of the label")]
-pub(super) enum Evicted {
+pub(super) enum EvictReason {
     /// Somebody asked for it.
     asked,
     /// The pool's policy had it: there were too many, or it was too old.
@@ -281,7 +281,7 @@ impl Metrics {
     }
 
     /// Hot entries were dropped.
-    pub(super) fn evicted(&self, pool: &str, reason: Evicted, entries: u64) {
+    pub(super) fn evicted(&self, pool: &str, reason: EvictReason, entries: u64) {
         if entries > 0 {
             let pool = pool.to_owned();
             let labels = Evictions { pool, reason };

@@ -16,23 +16,23 @@ pub(crate) mod events;
 mod extract;
 pub(crate) mod guests;
 pub(crate) mod host;
-mod keeper;
+mod in_flight;
 mod memory;
 mod metrics;
 mod openapi;
 mod page;
 mod permits;
+mod pool_reconciler;
 pub(crate) mod pools;
 pub(crate) mod problem;
 mod reload;
 mod request;
-pub(crate) mod resting;
 pub(crate) mod restores;
 pub(crate) mod sample;
 mod serve;
 mod socket;
+pub(crate) mod suspended_claims;
 pub mod types;
-mod under_way;
 mod watch;
 mod workers;
 
@@ -48,18 +48,18 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use error::Error;
 pub use openapi::document;
-pub use reload::{Reload, Reloaded};
-pub use serve::{Config, Ended, Listen, serve};
+pub use reload::{Reload, ReloadReport};
+pub use serve::{Config, Listen, ServeEnd, serve};
 
 use cloud_hypervisor::GuestSockets;
 use events::Events;
-use keeper::Fills;
+use in_flight::InFlight;
 use metrics::Metrics;
 use permits::Permits;
+use pool_reconciler::Fills;
 use problem::Problem;
 use request::Token;
 use sample::Sampler;
-use under_way::UnderWay;
 use workers::Workers;
 
 /// What every request is answered with.
@@ -72,12 +72,12 @@ struct Parts {
     events: Events,
     metrics: Metrics,
     sampler: Sampler,
-    under_way: UnderWay,
-    /// Told when pools were changed or claimed from: the keeper looks at them.
+    in_flight: InFlight,
+    /// Told when pools were changed or claimed from: the reconciler looks at them.
     pools_changed: Notify,
     /// Told when there may be room for a claim that waits.
     room: Notify,
-    /// Fills of pools that the keeper has under way.
+    /// Fills of pools that the reconciler has under way.
     fills: Fills,
     /// For calls that may take long.
     permits: Permits,

@@ -11,8 +11,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, checkpoints, claims, cloud_hypervisor, disks, events, guests, host, memory, metrics,
-    pools, resting, restores, sample, under_way, watch,
+    App, checkpoints, claims, cloud_hypervisor, disks, events, guests, host, in_flight, memory,
+    metrics, pools, restores, sample, suspended_claims, watch,
 };
 
 #[derive(OpenApi)]
@@ -27,7 +27,7 @@ use super::{
     components(schemas(
         events::RestoreEvent,
         claims::ClaimEvent,
-        resting::ResumeEvent,
+        suspended_claims::ResumeEvent,
         watch::GuestEvent,
         watch::ReleaseEvent,
         sample::Sample,
@@ -109,8 +109,8 @@ pub(super) fn routes() -> (Router<App>, Document) {
             restores::restore,
             guests::destroy_many
         ))
-        .routes(routes!(under_way::list))
-        .routes(routes!(under_way::cancel))
+        .routes(routes!(in_flight::list))
+        .routes(routes!(in_flight::cancel))
         .routes(routes!(guests::show, guests::destroy))
         .routes(routes!(memory::memory))
         .routes(routes!(guests::ask))
@@ -128,9 +128,13 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(pools::fill))
         .routes(routes!(pools::evict))
         .routes(routes!(claims::claim))
-        .routes(routes!(resting::show, claims::renew, claims::release))
-        .routes(routes!(resting::suspend))
-        .routes(routes!(resting::resume));
+        .routes(routes!(
+            suspended_claims::show,
+            claims::renew,
+            claims::release
+        ))
+        .routes(routes!(suspended_claims::suspend))
+        .routes(routes!(suspended_claims::resume));
     let (router, mut document) = OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(host::health))
         .routes(routes!(metrics::text::metrics))

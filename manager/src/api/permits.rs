@@ -30,14 +30,14 @@ const OF_DISKS: usize = 2;
 
 /// The object that a long call works at, and the limit of such calls.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct PermitKind {
     key: String,
     /// Its name in errors, which never has a claim's token.
     what: String,
     at_most: usize,
 }
 
-impl Bound {
+impl PermitKind {
     fn new(what: String, at_most: usize) -> Self {
         Self {
             key: what.clone(),
@@ -111,7 +111,11 @@ impl Permits {
     ///
     /// # Errors
     /// When there is none within `limit`.
-    pub(super) async fn take(&self, bounds: &[Bound], limit: Duration) -> Result<Permit, Problem> {
+    pub(super) async fn take(
+        &self,
+        bounds: &[PermitKind],
+        limit: Duration,
+    ) -> Result<Permit, Problem> {
         let mut waits_for = bounds.first();
         let all = async {
             let mut own = Vec::with_capacity(bounds.len());
@@ -158,8 +162,8 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    fn one(what: &str) -> Bound {
-        Bound::new(what.to_owned(), 1)
+    fn one(what: &str) -> PermitKind {
+        PermitKind::new(what.to_owned(), 1)
     }
 
     #[tokio::test]
@@ -196,18 +200,24 @@ mod tests {
         let permits = Permits::new(256);
         let mut held = Vec::new();
         for n in 0..OF_SUSPENDS {
-            let bounds = [Bound::claim(&n.to_string()), Bound::suspends("pool a")];
+            let bounds = [
+                PermitKind::claim(&n.to_string()),
+                PermitKind::suspends("pool a"),
+            ];
             held.push(permits.take(&bounds, SOON).await.unwrap());
         }
-        let bounds = [Bound::claim("more"), Bound::suspends("pool a")];
+        let bounds = [PermitKind::claim("more"), PermitKind::suspends("pool a")];
         permits.take(&bounds, SOON).await.unwrap_err();
-        let bounds = [Bound::claim("other"), Bound::suspends("pool b")];
+        let bounds = [PermitKind::claim("other"), PermitKind::suspends("pool b")];
         permits.take(&bounds, SOON).await.unwrap();
         // Nobody who has given up holds a place.
         for _ in 0..OF_A_GUEST {
-            let bounds = [Bound::claim("more"), Bound::suspends("pool a")];
+            let bounds = [PermitKind::claim("more"), PermitKind::suspends("pool a")];
             permits.take(&bounds, SOON).await.unwrap_err();
         }
-        permits.take(&[Bound::claim("more")], SOON).await.unwrap();
+        permits
+            .take(&[PermitKind::claim("more")], SOON)
+            .await
+            .unwrap();
     }
 }

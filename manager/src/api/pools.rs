@@ -19,19 +19,19 @@ use super::{
     App,
     events::RestoreEvent,
     extract::{Json, Path, Query},
+    in_flight::RunningRestore,
     metrics::{self, Origin},
-    permits::Bound,
+    permits::PermitKind,
     problem::Problem,
     request::RequestId,
-    types::{Pool, PoolDetails, Settled, report, words},
-    under_way::Begun,
+    types::{Pool, PoolDetails, ReconcileAnswer, report, words},
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
     checkpoint::until,
-    pool::{self, Applied, Filled, LOCK_LIMIT, NewPool, Pools, Refill},
+    pool::{self, ApplyOutcome, FillReport, LOCK_LIMIT, NewPool, Pools, Refill},
     restore::{
-        job::{ALLOWANCE, FailureView, cores},
+        job::{FailureView, PRIVATE_LIMIT, cores},
         mass,
     },
     state::{Policy, PoolChange},
@@ -48,7 +48,7 @@ impl App {
         until_hang_up(move |cancelled| Ok(workers.pools_until(cancelled, LOCK_LIMIT, work)?)).await
     }
 
-    /// The same, for something that is done to them: the keeper looks at them afterwards.
+    /// The same, for something that is done to them: the reconciler looks at them afterwards.
     pub(super) async fn change_pools<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
@@ -77,7 +77,7 @@ pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Pr
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewPool)]
-pub(crate) struct Making {
+pub(crate) struct CreatePool {
     /// Its name; its guests are `NAME-1`, `NAME-2`, ...
     #[schema(example = "web")]
     pub(crate) name: String,
@@ -115,14 +115,14 @@ pub(crate) struct Making {
     pub(crate) trust: bool,
     /// Answer when the pool is filled, with the result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) fill: Option<Filling>,
+    pub(crate) fill: Option<FillRequest>,
 }
 
 /// How a pool is to be filled.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Filling {
+pub(crate) struct FillRequest {
     /// How many restores run at once; by default one for each core.
     #[param(minimum = 1)]
     #[schema(minimum = 1)]
@@ -130,7 +130,7 @@ pub(crate) struct Filling {
     pub(crate) concurrency: Option<u32>,
 }
 
-impl Filling {
+impl FillRequest {
     fn at_once(self) -> Result<usize, Problem> {
         match self.concurrency {
             None => Ok(at_once()),
@@ -140,12 +140,12 @@ impl Filling {
     }
 }
 
-impl Making {
+impl CreatePool {
     fn new_pool(self, app: &App) -> Result<NewPool, Problem> {
         Ok(NewPool {
             name: self.name,
             checkpoint: app.bundle(&self.checkpoint)?,
-            allowance: self.private_limit.map_or(ALLOWANCE, Bytes),
+            private_limit: self.private_limit.map_or(PRIVATE_LIMIT, Bytes),
             policy: Policy {
                 hot: self.hot.into(),
                 hot_min: self.hot_min.map(number),
@@ -169,9 +169,9 @@ fn positive(n: u64) -> NonZeroU32 {
     NonZeroU32::new(small(n)).unwrap_or(NonZeroU32::MIN)
 }
 
-impl Making {
+impl CreatePool {
     /// Asks for this pool, whose checkpoint the daemon finds by `checkpoint`.
-    pub(crate) fn of(new: &NewPool, checkpoint: String, fill: Option<Filling>) -> Self {
+    pub(crate) fn of(new: &NewPool, checkpoint: String, fill: Option<FillRequest>) -> Self {
         let Policy {
             hot,
             hot_min,
@@ -191,16 +191,16 @@ impl Making {
             max_age_s: max_age_s.map(positive),
             refill_per_s: refill_per_s.map(positive),
             lease_s: Some(small(lease_s)),
-            private_limit: Some(new.allowance.0),
+            private_limit: Some(new.private_limit.0),
             trust: new.trust,
             fill,
         }
     }
 }
 
-impl Changing {
+impl ChangePool {
     /// Asks for this change.
-    pub(crate) fn of(change: &PoolChange, fill: Option<Filling>) -> Self {
+    pub(crate) fn of(change: &PoolChange, fill: Option<FillRequest>) -> Self {
         let number = |limit: Option<Option<u64>>| limit.map(|limit| limit.map(positive));
         Self {
             hot: change.hot.map(small),
@@ -218,7 +218,7 @@ impl Changing {
 /// Creates a pool; the daemon fills it from then on
 #[utoipa::path(
     post, path = "/pools", tag = "pools", operation_id = "createPool",
-    request_body = Making,
+    request_body = CreatePool,
     responses(
         (status = 201, description = "It is there, with no entries yet; when it was to be filled, \
             with what came of that, as for fillPool", body = Pool),
@@ -228,7 +228,7 @@ impl Changing {
 pub(super) async fn create(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
-    Json(making): Json<Making>,
+    Json(making): Json<CreatePool>,
 ) -> Result<Response, Problem> {
     let filling = making.fill;
     let new = making.new_pool(&app)?;
@@ -287,7 +287,7 @@ pub(super) struct AppliedPool {
     pool: Pool,
     /// What was done to it.
     #[schema(value_type = words::Applied)]
-    applied: Applied,
+    applied: ApplyOutcome,
 }
 
 /// Creates a pool, or changes one that differs, as `brood pool apply`; the daemon fills it
@@ -297,7 +297,7 @@ pub(super) struct AppliedPool {
 #[utoipa::path(
     put, path = "/pools/{pool}", tag = "pools", operation_id = "applyPool",
     params(("pool" = String, Path, description = "Its name")),
-    request_body = Making,
+    request_body = CreatePool,
     responses(
         (status = 200, description = "It was there", body = AppliedPool),
         (status = 201, description = "It was made", body = AppliedPool),
@@ -307,7 +307,7 @@ pub(super) struct AppliedPool {
 pub(super) async fn apply(
     State(app): State<App>,
     Path(name): Path<String>,
-    Json(making): Json<Making>,
+    Json(making): Json<CreatePool>,
 ) -> Result<Response, Problem> {
     if making.name != name {
         let detail = format!("the path names pool {name:?}, the body {:?}", making.name);
@@ -326,8 +326,8 @@ pub(super) async fn apply(
     });
     let applied = applied.await?;
     let status = match applied.applied {
-        Applied::Made => StatusCode::CREATED,
-        Applied::Changed | Applied::Same => StatusCode::OK,
+        ApplyOutcome::Made => StatusCode::CREATED,
+        ApplyOutcome::Changed | ApplyOutcome::Same => StatusCode::OK,
     };
     Ok((status, Answer(applied)).into_response())
 }
@@ -336,7 +336,7 @@ pub(super) async fn apply(
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PoolChange)]
-pub(crate) struct Changing {
+pub(crate) struct ChangePool {
     /// How many guests wait to be claimed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hot: Option<u32>,
@@ -388,7 +388,7 @@ pub(crate) struct Changing {
     pub(crate) lease_s: Option<u32>,
     /// Answer when the pool is filled, with the result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) fill: Option<Filling>,
+    pub(crate) fill: Option<FillRequest>,
 }
 
 /// Reads a limit that is given, be it `null`.
@@ -404,7 +404,7 @@ where
 #[utoipa::path(
     patch, path = "/pools/{pool}", tag = "pools", operation_id = "changePool",
     params(("pool" = String, Path, description = "Its name")),
-    request_body = Changing,
+    request_body = ChangePool,
     responses(
         (status = 200, description = "It should be so now; when it was to be filled, with what came \
             of that, as for fillPool", body = Pool),
@@ -415,7 +415,7 @@ pub(super) async fn change(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
-    Json(changing): Json<Changing>,
+    Json(changing): Json<ChangePool>,
 ) -> Result<Response, Problem> {
     let change = PoolChange {
         hot: changing.hot.map(Into::into),
@@ -444,7 +444,7 @@ pub(super) async fn change(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Removing {
+pub(super) struct RemovePool {
     /// Remove the pool even if guests are claimed, and destroy them.
     #[serde(default)]
     force: bool,
@@ -453,7 +453,7 @@ pub(super) struct Removing {
 /// Removes a pool and its entries
 #[utoipa::path(
     delete, path = "/pools/{pool}", tag = "pools", operation_id = "removePool",
-    params(("pool" = String, Path, description = "Its name"), Removing),
+    params(("pool" = String, Path, description = "Its name"), RemovePool),
     responses(
         (status = 204, description = "It is gone, and its guests"),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -462,7 +462,7 @@ pub(super) struct Removing {
 pub(super) async fn remove(
     State(app): State<App>,
     Path(name): Path<String>,
-    Query(removing): Query<Removing>,
+    Query(removing): Query<RemovePool>,
 ) -> Result<StatusCode, Problem> {
     app.fills.interrupt(&name);
     app.change_pools(move |pools| pools.remove(&name, removing.force))
@@ -477,7 +477,7 @@ pub(crate) struct FilledPool {
     #[serde(flatten)]
     pub(crate) pool: Pool,
     /// What the reconciliation before it did.
-    pub(crate) settled: Settled,
+    pub(crate) settled: ReconcileAnswer,
     /// New entries.
     pub(crate) restored: u64,
     /// Entries that are still missing.
@@ -496,7 +496,7 @@ pub(crate) struct FilledPool {
 /// The daemon also does this by itself; a client uses this request to wait for it.
 #[utoipa::path(
     post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
-    params(("pool" = String, Path, description = "Its name"), Filling),
+    params(("pool" = String, Path, description = "Its name"), FillRequest),
     responses(
         (status = 200, body = FilledPool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -506,7 +506,7 @@ pub(super) async fn fill(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
-    Query(filling): Query<Filling>,
+    Query(filling): Query<FillRequest>,
 ) -> Result<Answer<FilledPool>, Problem> {
     let filled = app.fill(id, name, String::new(), filling, |_, _| Ok(()));
     Ok(Answer(filled.await?))
@@ -514,7 +514,11 @@ pub(super) async fn fill(
 
 impl FilledPool {
     /// The view of a pool that was filled.
-    pub(crate) fn new(pool: pool::Pool, settled: pool::Settled, filled: Filled) -> Self {
+    pub(crate) fn new(
+        pool: pool::Pool,
+        settled: pool::ReconcileReport,
+        filled: FillReport,
+    ) -> Self {
         Self {
             pool: pool.into(),
             settled: settled.into(),
@@ -535,13 +539,13 @@ impl App {
         id: RequestId,
         name: String,
         checkpoint: String,
-        filling: Filling,
-        first: impl FnOnce(&mut Pools<'_>, &Begun) -> Result<(), pool::Error> + Send + 'static,
+        filling: FillRequest,
+        first: impl FnOnce(&mut Pools<'_>, &RunningRestore) -> Result<(), pool::Error> + Send + 'static,
     ) -> Result<FilledPool, Problem> {
         let at_once = filling.at_once()?;
         let permit = self
             .permits
-            .take(&[Bound::pool(&name)], mass::TIMEOUT)
+            .take(&[PermitKind::pool(&name)], mass::TIMEOUT)
             .await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
@@ -563,7 +567,7 @@ impl App {
                 pools.fill(&name, Refill::Whole, at_once, &cancelled, &mut |event| {
                     begun.note(event, &origin);
                 })?;
-            let why = metrics::Evicted::policy;
+            let why = metrics::EvictReason::policy;
             app.metrics.evicted(&name, why, settled.evicted);
             Ok(FilledPool::new(pools.show(&name)?, settled, filled))
         })
@@ -579,14 +583,14 @@ pub(super) fn at_once() -> usize {
 /// What to drop.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Evicting {
+pub(crate) struct EvictRequest {
     /// How many, at most.
     pub(crate) entries: u32,
 }
 
 /// Hot entries were dropped.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Evicted {
+pub(crate) struct EvictReport {
     /// How many.
     pub(crate) evicted: u64,
 }
@@ -598,20 +602,21 @@ pub(crate) struct Evicted {
 #[utoipa::path(
     post, path = "/pools/{pool}/evict", tag = "pools", operation_id = "evictFromPool",
     params(("pool" = String, Path, description = "Its name")),
-    request_body = Evicting,
+    request_body = EvictRequest,
     responses(
-        (status = 200, body = Evicted),
+        (status = 200, body = EvictReport),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn evict(
     State(app): State<App>,
     Path(name): Path<String>,
-    Json(evicting): Json<Evicting>,
-) -> Result<Answer<Evicted>, Problem> {
+    Json(evicting): Json<EvictRequest>,
+) -> Result<Answer<EvictReport>, Problem> {
     let pool = name.clone();
     let evicted = app.change_pools(move |pools| pools.evict(&name, evicting.entries.into()));
     let evicted = evicted.await?;
-    app.metrics.evicted(&pool, metrics::Evicted::asked, evicted);
-    Ok(Answer(Evicted { evicted }))
+    app.metrics
+        .evicted(&pool, metrics::EvictReason::asked, evicted);
+    Ok(Answer(EvictReport { evicted }))
 }

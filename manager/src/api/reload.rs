@@ -8,7 +8,7 @@ use brood_core::pool::NewPool;
 
 /// The configuration as it is now.
 #[derive(Debug)]
-pub struct Reloaded {
+pub struct ReloadReport {
     /// The pools that there should be.
     pub pools: Vec<NewPool>,
     /// Settings that have changed, and that only another daemon will have.
@@ -16,7 +16,7 @@ pub struct Reloaded {
 }
 
 /// Reads the configuration again; the error says what is wrong with it, and then nothing changes.
-pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
+pub type Reload = Arc<dyn Fn() -> Result<ReloadReport, String> + Send + Sync>;
 
 impl App {
     /// Applies the configuration's pools when the daemon starts.
@@ -51,7 +51,7 @@ impl App {
                     tracing::error!(pool, hint, "not as configured: {error}");
                 }
             }
-            // The keeper fills it now, whatever the next one takes.
+            // The reconciler fills it now, whatever the next one takes.
             self.pools_changed.notify_one();
         }
     }
@@ -60,7 +60,7 @@ impl App {
     pub(super) async fn reload(self, reload: Reload) {
         let app = self.clone();
         let reloaded = blocking(move || {
-            let Reloaded { pools, later } = match reload() {
+            let ReloadReport { pools, later } = match reload() {
                 Ok(reloaded) => reloaded,
                 Err(error) => {
                     tracing::error!("the configuration is not used: {error}");

@@ -62,7 +62,7 @@ const BODY_MAX: u64 = 2 << 20;
 /// Goes around every request.
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
-    let under_way = app.metrics.begin_request();
+    let in_flight = app.metrics.begin_request();
     let id = RequestId::of(&request);
     let method = request.method().clone();
     let route = request
@@ -81,7 +81,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         Some(problem) => problem.into_response(),
         None => next.run(request).instrument(span.clone()).await,
     };
-    drop(under_way);
+    drop(in_flight);
     let (took, status) = (begin.elapsed(), response.status());
     // A client may make methods up; there is one count for all of those.
     let known = [
@@ -172,7 +172,7 @@ impl Token {
 
 /// Whether a request bears the token, where it must.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Authorized(pub(super) bool);
+pub(super) struct Authorization(pub(super) bool);
 
 /// Lets only requests through that bear the token; the page and `/health` tell nothing that is
 /// secret.
@@ -197,7 +197,7 @@ pub(super) async fn require(
         client.is_known();
     }
     if open || known {
-        request.extensions_mut().insert(Authorized(known));
+        request.extensions_mut().insert(Authorization(known));
         return next.run(request).await;
     }
     let problem = Problem::new(

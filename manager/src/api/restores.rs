@@ -21,7 +21,7 @@ use super::{
     extract::Json,
     guests::limit,
     metrics::Origin,
-    permits::Bound,
+    permits::PermitKind,
     problem::Problem,
     request::RequestId,
     types::report,
@@ -30,7 +30,7 @@ use super::{
 use brood_core::{
     disk::{Choice, Source},
     restore::{
-        job::{ALLOWANCE, Ending, Job, View},
+        job::{Job, PRIVATE_LIMIT, RestoreEnd, View},
         mass::{self, Event},
     },
     units::Bytes,
@@ -39,7 +39,7 @@ use brood_core::{
 /// What to restore.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Restoring {
+pub(crate) struct RestoreRequest {
     /// From where: `DIR/NAME`, or a name in the daemon's folder.
     #[schema(example = "/var/tmp/ckp/demo")]
     pub(crate) checkpoint: String,
@@ -81,7 +81,7 @@ pub(crate) struct Restoring {
     pub(crate) trust: bool,
 }
 
-impl Restoring {
+impl RestoreRequest {
     fn job(self, app: &App) -> Result<Job, Problem> {
         if self.guests == 0 || self.concurrency == Some(0) {
             let detail = "guests and concurrency must be at least 1";
@@ -101,7 +101,7 @@ impl Restoring {
             names: Job::numbered(self.prefix, &checkpoint),
             checkpoint,
             paused: self.paused,
-            allowance: self.private_limit.map_or(ALLOWANCE, Bytes),
+            private_limit: self.private_limit.map_or(PRIVATE_LIMIT, Bytes),
             overcommit: self.overcommit,
             park_after,
             all_or_nothing: self.all_or_nothing,
@@ -132,7 +132,7 @@ fn disk(text: &str) -> Result<Choice, Problem> {
 /// `all_or_nothing` is set.
 #[utoipa::path(
     post, path = "/guests", tag = "guests", operation_id = "restoreGuests",
-    request_body = Restoring,
+    request_body = RestoreRequest,
     responses(
         (status = 201, description = "All guests were restored and have answered", body = report::Restored),
         (status = 207, description = "Some were; the others are among the errors", body = report::Restored),
@@ -144,16 +144,16 @@ fn disk(text: &str) -> Result<Choice, Problem> {
 pub(super) async fn restore(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
-    Json(restoring): Json<Restoring>,
+    Json(restoring): Json<RestoreRequest>,
 ) -> Result<Response, Problem> {
     let job = restoring.job(&app)?;
     let (ending, view) = app.restore(job, id).await?;
     match ending {
-        Ending::Whole => Ok((StatusCode::CREATED, Answer(view)).into_response()),
-        Ending::Some | Ending::Interrupted => {
+        RestoreEnd::Whole => Ok((StatusCode::CREATED, Answer(view)).into_response()),
+        RestoreEnd::Some | RestoreEnd::Interrupted => {
             Ok((StatusCode::MULTI_STATUS, Answer(view)).into_response())
         }
-        Ending::Nothing => Err(Problem::new(
+        RestoreEnd::Nothing => Err(Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "nothing-restored",
             if view.rolled_back {
@@ -168,8 +168,12 @@ pub(super) async fn restore(
 
 impl App {
     /// Carries out a job for the request of this id.
-    pub(super) async fn restore(&self, job: Job, id: RequestId) -> Result<(Ending, View), Problem> {
-        let bound = Bound::checkpoint(&job.checkpoint.to_string());
+    pub(super) async fn restore(
+        &self,
+        job: Job,
+        id: RequestId,
+    ) -> Result<(RestoreEnd, View), Problem> {
+        let bound = PermitKind::checkpoint(&job.checkpoint.to_string());
         let permit = self.permits.take(&[bound], mass::TIMEOUT).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
@@ -190,7 +194,7 @@ impl App {
         job: &Job,
         id: &RequestId,
         cancelled: &Arc<AtomicBool>,
-    ) -> Result<(Ending, View), Problem> {
+    ) -> Result<(RestoreEnd, View), Problem> {
         let checkpoint =
             workers.call(|state, _| Ok::<_, Problem>(state.open_checkpoint(&job.checkpoint)?))?;
         let facts = workers.facts(Some(job.checkpoint.dir().to_owned()))?;

@@ -26,15 +26,15 @@ use super::{
     connections::{Budget, Clients},
     door::{Door, HeaderCase},
     events::Events,
-    keeper::{self, Fills},
+    in_flight::InFlight,
     metrics::Metrics,
     permits::Permits,
+    pool_reconciler::{self, Fills},
     reload::Reload,
     request::Token,
     router,
     sample::Sampler,
     socket::{Name, Place},
-    under_way::UnderWay,
     watch as watcher,
     workers::Workers,
 };
@@ -69,7 +69,7 @@ pub struct Config {
 
 /// How the daemon came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ServeEnd {
     /// All that was asked was answered.
     Drained,
     /// A second signal ended it, and cut off open requests.
@@ -91,7 +91,7 @@ pub struct Listen {
 ///
 /// # Errors
 /// When the state cannot be opened, or no socket be made.
-pub fn serve(config: Config, reload: &Reload) -> Result<Ended, Error> {
+pub fn serve(config: Config, reload: &Reload) -> Result<ServeEnd, Error> {
     let token = config.listen.as_ref().map(token).transpose()?;
     let budget = Budget::of_process();
     // Opened once here, so that an unusable folder is an error at once.
@@ -111,7 +111,7 @@ pub fn serve(config: Config, reload: &Reload) -> Result<Ended, Error> {
             source,
         })?;
     let ended = runtime.block_on(run(config, budget, token, reload));
-    if matches!(ended, Ok(Ended::CutOff)) {
+    if matches!(ended, Ok(ServeEnd::CutOff)) {
         runtime.shutdown_background();
     }
     ended
@@ -231,7 +231,7 @@ async fn run(
     budget: Budget,
     token: Option<Token>,
     reload: &Reload,
-) -> Result<Ended, Error> {
+) -> Result<ServeEnd, Error> {
     let signals = |kind| {
         signal(kind).map_err(|source| Error::Start {
             action: "wait for signals",
@@ -251,7 +251,7 @@ async fn run(
         metrics,
         guest_sockets: GuestSockets::new(&config.state, Arc::clone(&clients), budget.guest_sockets),
         sampler: Sampler::default(),
-        under_way: UnderWay::default(),
+        in_flight: InFlight::default(),
         pools_changed: Notify::new(),
         room: Notify::new(),
         fills: Fills::default(),
@@ -268,7 +268,7 @@ async fn run(
     tracing::info!(socket, pid = std::process::id(), "serving");
 
     let watching = tokio::spawn(watcher::watch(app.clone()));
-    let keeping = tokio::spawn(keeper::keep(app.clone()));
+    let keeping = tokio::spawn(pool_reconciler::keep(app.clone()));
     let begun = tokio::spawn(app.clone().configure(config.pools));
     let reopened = tokio::spawn(app.clone().reopen_guest_sockets());
 
@@ -293,13 +293,13 @@ async fn run(
         let _ = reopened.await;
     };
     let ended = tokio::select! {
-        () = rest => Ended::Drained,
-        _ = term.recv() => Ended::CutOff,
-        _ = int.recv() => Ended::CutOff,
+        () = rest => ServeEnd::Drained,
+        _ = term.recv() => ServeEnd::CutOff,
+        _ = int.recv() => ServeEnd::CutOff,
     };
     match ended {
-        Ended::Drained => tracing::info!("drained"),
-        Ended::CutOff => tracing::warn!("second signal to end: open requests are cut off"),
+        ServeEnd::Drained => tracing::info!("drained"),
+        ServeEnd::CutOff => tracing::warn!("second signal to end: open requests are cut off"),
     }
     Ok(ended)
 }

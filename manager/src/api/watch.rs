@@ -30,7 +30,7 @@ const LOOKS_PER_SAMPLE: u32 = 2;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct GuestEvent {
     /// What.
-    pub happened: Happened,
+    pub happened: GuestChange,
     /// The guest, as it is now, or as it last was.
     pub guest: Guest,
 }
@@ -73,7 +73,7 @@ pub(super) async fn watch(app: App) {
         }
         match look(&app).await {
             Ok(look) => {
-                app.guest_sockets.settle(&look);
+                app.guest_sockets.reconcile(&look);
                 watcher.saw(&app, look);
             }
             Err(problem) => tracing::warn!("cannot look at the guests: {}", problem.detail),
@@ -91,9 +91,9 @@ pub(super) async fn watch(app: App) {
 
 /// The guests, pools and host at one moment.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct Observation {
     pub(super) at: Instant,
-    pub(super) guests: BTreeMap<GuestId, Seen>,
+    pub(super) guests: BTreeMap<GuestId, ObservedGuest>,
     pub(super) pools: Vec<Pool>,
     /// Guests that ended by themselves.
     unasked: HashSet<GuestId>,
@@ -103,7 +103,7 @@ pub(super) struct Look {
 
 /// A guest that was seen.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ObservedGuest {
     pub(super) view: Guest,
     /// The pool that it is an entry of, and how far that has come.
     entry: Option<(String, EntryState)>,
@@ -111,7 +111,7 @@ pub(super) struct Seen {
     lease: Option<Duration>,
 }
 
-impl Seen {
+impl ObservedGuest {
     /// The pool that it is of.
     pub(super) fn pool(&self) -> Option<&str> {
         self.entry.as_ref().map(|(pool, _)| pool.as_str())
@@ -123,7 +123,7 @@ impl Seen {
 }
 
 /// Looks at the guests and the pools.
-pub(super) async fn look(app: &App) -> Result<Look, Problem> {
+pub(super) async fn look(app: &App) -> Result<Observation, Problem> {
     let workers = Arc::clone(&app.workers);
     workers::blocking(move || {
         let at = Instant::now();
@@ -131,12 +131,12 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
         let pools = workers.pools(|pools| pools.list())?;
         workers.call(|state, engine| {
             let guests = workers::guests(state, engine, &NEVER).list()?;
-            let mut seen: BTreeMap<GuestId, Seen> = guests
+            let mut seen: BTreeMap<GuestId, ObservedGuest> = guests
                 .iter()
                 .map(|guest| {
                     let view = Guest::new(guest, kind, None);
                     let (entry, lease) = (None, None);
-                    (guest.row.id, Seen { view, entry, lease })
+                    (guest.row.id, ObservedGuest { view, entry, lease })
                 })
                 .collect();
             for pool in &pools {
@@ -150,8 +150,12 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
             }
             // Only now: a process that ends a guest notes that before.
             let unasked = state.ended_unasked()?;
-            let suspended = state.all_cold()?.iter().map(|cold| cold.guest).collect();
-            Ok(Look {
+            let suspended = state
+                .suspended_claims()?
+                .iter()
+                .map(|suspended| suspended.guest)
+                .collect();
+            Ok(Observation {
                 at,
                 guests: seen,
                 pools: pools.into_iter().map(Into::into).collect(),
@@ -167,11 +171,11 @@ pub(super) async fn look(app: &App) -> Result<Look, Problem> {
 #[derive(Debug, Default)]
 struct Watcher {
     /// The last look; none before the first.
-    known: Option<Look>,
+    known: Option<Observation>,
 }
 
 impl Watcher {
-    fn saw(&mut self, app: &App, mut now: Look) {
+    fn saw(&mut self, app: &App, mut now: Observation) {
         // Guests of the first look are no news.
         let Some(known) = self.known.take() else {
             self.known = Some(now);
@@ -195,12 +199,12 @@ impl Watcher {
         }
         for (id, guest) in &known.guests {
             let is = now.guests.get(id);
-            let is_over = guest.is_claimed() && !is.is_some_and(Seen::is_claimed);
+            let is_over = guest.is_claimed() && !is.is_some_and(ObservedGuest::is_claimed);
             if is_over && !now.suspended.contains(id) {
                 tell_release(app, guest, is, now.at.duration_since(known.at));
             }
             if is.is_none() {
-                tell(app, Happened::Gone, guest);
+                tell(app, GuestChange::Gone, guest);
             }
         }
         if known.pools != now.pools {
@@ -210,9 +214,9 @@ impl Watcher {
     }
 }
 
-fn tell(app: &App, happened: Happened, guest: &Seen) {
+fn tell(app: &App, happened: GuestChange, guest: &ObservedGuest) {
     let view = &guest.view;
-    if happened == Happened::Ended {
+    if happened == GuestChange::Ended {
         app.metrics.ended();
         tracing::warn!(guest = view.name, reason = view.reason, "a guest ended");
     }
@@ -226,7 +230,7 @@ fn tell(app: &App, happened: Happened, guest: &Seen) {
 }
 
 /// A claim is over that there was `ago`.
-fn tell_release(app: &App, was: &Seen, is: Option<&Seen>, ago: Duration) {
+fn tell_release(app: &App, was: &ObservedGuest, is: Option<&ObservedGuest>, ago: Duration) {
     let Some((pool, _)) = &was.entry else {
         return;
     };
@@ -249,7 +253,7 @@ fn tell_release(app: &App, was: &Seen, is: Option<&Seen>, ago: Duration) {
 /// What happened to a guest between two looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Happened {
+pub(super) enum GuestChange {
     /// It is being restored.
     Restoring,
     /// It was restored and has answered.
@@ -266,17 +270,17 @@ pub(super) enum Happened {
 
 /// What happened to a guest that was in state `was` and is in state `now`, none where it was not
 /// known.
-fn happened(was: Option<GuestState>, now: Option<GuestState>) -> Option<Happened> {
+fn happened(was: Option<GuestState>, now: Option<GuestState>) -> Option<GuestChange> {
     use GuestState::{Dead, Paused, Restoring, Running};
     match (was, now) {
         (was, now) if was == now => None,
-        (_, None) => Some(Happened::Gone),
-        (_, Some(Dead)) => Some(Happened::Ended),
-        (None, Some(Restoring)) => Some(Happened::Restoring),
-        (None | Some(Restoring), Some(_)) => Some(Happened::Restored),
-        (Some(_), Some(Paused)) => Some(Happened::Paused),
-        (Some(_), Some(Running)) => Some(Happened::Resumed),
-        (Some(_), Some(Restoring)) => Some(Happened::Restoring),
+        (_, None) => Some(GuestChange::Gone),
+        (_, Some(Dead)) => Some(GuestChange::Ended),
+        (None, Some(Restoring)) => Some(GuestChange::Restoring),
+        (None | Some(Restoring), Some(_)) => Some(GuestChange::Restored),
+        (Some(_), Some(Paused)) => Some(GuestChange::Paused),
+        (Some(_), Some(Running)) => Some(GuestChange::Resumed),
+        (Some(_), Some(Restoring)) => Some(GuestChange::Restoring),
     }
 }
 
@@ -288,15 +292,15 @@ mod tests {
     fn what_happened_follows_from_two_looks() {
         use GuestState::{Dead, Paused, Restoring, Running};
         for (was, now, expected) in [
-            (None, Some(Restoring), Some(Happened::Restoring)),
-            (None, Some(Running), Some(Happened::Restored)),
+            (None, Some(Restoring), Some(GuestChange::Restoring)),
+            (None, Some(Running), Some(GuestChange::Restored)),
             // Restored and paused between two looks.
-            (Some(Restoring), Some(Paused), Some(Happened::Restored)),
-            (Some(Running), Some(Paused), Some(Happened::Paused)),
-            (Some(Paused), Some(Running), Some(Happened::Resumed)),
-            (Some(Paused), Some(Dead), Some(Happened::Ended)),
-            (Some(Running), None, Some(Happened::Gone)),
-            (Some(Dead), None, Some(Happened::Gone)),
+            (Some(Restoring), Some(Paused), Some(GuestChange::Restored)),
+            (Some(Running), Some(Paused), Some(GuestChange::Paused)),
+            (Some(Paused), Some(Running), Some(GuestChange::Resumed)),
+            (Some(Paused), Some(Dead), Some(GuestChange::Ended)),
+            (Some(Running), None, Some(GuestChange::Gone)),
+            (Some(Dead), None, Some(GuestChange::Gone)),
             (Some(Running), Some(Running), None),
             (None, None, None),
         ] {

@@ -18,7 +18,7 @@ use brood_core::{
     guests::Guests,
     host::{facts::HostFacts, proc},
     pool::{self, LOCK_LIMIT, NEVER, Pools},
-    restore::Slots,
+    restore::SessionCache,
     state::{self, State},
 };
 
@@ -34,7 +34,7 @@ pub(super) struct Workers {
     states: Mutex<States>,
     /// Nurseries, warm from one restore to the next: of pools by their name, of others by their
     /// checkpoint, which has a slash in it.
-    standing: Slots,
+    standing: SessionCache,
 }
 
 /// How long an unused state stays open: it costs three descriptors, and memory of SQLite's.
@@ -44,7 +44,7 @@ const IDLE_MAX: usize = 32;
 
 /// A state, and the database file that it was opened from.
 #[derive(Debug)]
-struct Opened {
+struct OpenState {
     state: State,
     database: Option<(u64, u64)>,
     /// When it was used last.
@@ -54,7 +54,7 @@ struct Opened {
 /// The states that are open.
 #[derive(Debug, Default)]
 struct States {
-    idle: Vec<Opened>,
+    idle: Vec<OpenState>,
     /// How many are being used.
     used: usize,
     /// How many were closed while others were open. SQLite keeps the descriptor of such a one until
@@ -71,7 +71,7 @@ impl Drop for InUse<'_> {
     }
 }
 
-impl Opened {
+impl OpenState {
     fn new(dir: &Path) -> Result<Self, state::Error> {
         let state = State::open(dir)?;
         let database = database(dir);
@@ -95,7 +95,7 @@ impl Workers {
             dir: dir.to_owned(),
             engine: engine::choose(Path::new(THIS_PROGRAM), rctl)?,
             states: Mutex::default(),
-            standing: Slots::default(),
+            standing: SessionCache::default(),
         })
     }
 
@@ -115,7 +115,7 @@ impl Workers {
 
     /// An open state. A state whose database was moved away or replaced is not used again: the
     /// command line would see another one.
-    fn opened(&self) -> Result<(Opened, InUse<'_>), state::Error> {
+    fn opened(&self) -> Result<(OpenState, InUse<'_>), state::Error> {
         let now = database(&self.dir);
         let mut states = self.states();
         states
@@ -125,7 +125,7 @@ impl Workers {
         states.used += 1;
         drop(states);
         let in_use = InUse(self);
-        let opened = found.map_or_else(|| Opened::new(&self.dir), Ok)?;
+        let opened = found.map_or_else(|| OpenState::new(&self.dir), Ok)?;
         Ok((opened, in_use))
     }
 
@@ -200,7 +200,7 @@ impl Workers {
     }
 
     /// Nurseries that stand by.
-    pub(super) fn standing(&self) -> &Slots {
+    pub(super) fn standing(&self) -> &SessionCache {
         &self.standing
     }
 

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::failure::Failure;
 use crate::{
-    api::{guests::Destroyed, types},
-    client::{self, Client, Doomed, NAMES},
+    api::{guests::DestroyAnswer, types},
+    client::{self, Client, DestroyTargets, NAMES},
     config::Config,
 };
 use brood_core::{
@@ -26,7 +26,7 @@ use brood_core::{
 
 /// Guests named on the command line, all, or those that a filter lets through.
 #[derive(Debug, Args)]
-pub(super) struct Which {
+pub(super) struct GuestArgs {
     /// Names or ids of guests
     #[arg(
         value_name = "GUEST",
@@ -42,7 +42,7 @@ pub(super) struct Which {
     filter: Filter,
 }
 
-impl Which {
+impl GuestArgs {
     /// Whether guests are meant without being named.
     pub(super) fn is_sweeping(&self) -> bool {
         self.guests.is_empty()
@@ -86,7 +86,7 @@ pub(super) struct Done {
 }
 
 /// One of the guests that a command is to act on.
-struct Found {
+struct FoundGuest {
     id: String,
     name: String,
     state: GuestState,
@@ -96,7 +96,7 @@ struct Found {
     guest: Option<Guest>,
 }
 
-impl From<Guest> for Found {
+impl From<Guest> for FoundGuest {
     fn from(guest: Guest) -> Self {
         Self {
             id: guest.row.id.to_string(),
@@ -108,7 +108,7 @@ impl From<Guest> for Found {
     }
 }
 
-impl From<types::Guest> for Found {
+impl From<types::Guest> for FoundGuest {
     fn from(view: types::Guest) -> Self {
         Self {
             id: view.id,
@@ -171,34 +171,34 @@ impl<'a> Actor<'a> {
     /// when `force` is set.
     pub(super) fn destroy(
         &mut self,
-        which: &Which,
+        which: &GuestArgs,
         force: bool,
         ignore_missing: bool,
-    ) -> Result<Destroyed, Failure> {
+    ) -> Result<DestroyAnswer, Failure> {
         if which.all
-            && let Some(done) = self.ask(|daemon| daemon.destroy(Doomed::All { force }))?
+            && let Some(done) = self.ask(|daemon| daemon.destroy(DestroyTargets::All { force }))?
         {
             return Ok(done);
         }
         let mut doomed = self.find(which, ignore_missing)?;
         let mut spared = Vec::new();
         if which.is_sweeping() && !force {
-            let claimed: Vec<Found>;
+            let claimed: Vec<FoundGuest>;
             (claimed, doomed) = doomed.into_iter().partition(|guest| guest.claimed);
             spared = claimed.into_iter().map(|guest| guest.name).collect();
         }
         // One that a filter found may be gone by now.
         let ignore_missing = ignore_missing || which.is_sweeping();
-        let mut done = Destroyed {
+        let mut done = DestroyAnswer {
             spared,
-            ..Destroyed::default()
+            ..DestroyAnswer::default()
         };
         let mut rest = &doomed[..];
         while let (chunk, after) = rest.split_at(rest.len().min(NAMES))
             && !chunk.is_empty()
         {
             let guests: Vec<_> = chunk.iter().map(|guest| guest.id.clone()).collect();
-            let which = Doomed::Named {
+            let which = DestroyTargets::Named {
                 guests: &guests,
                 ignore_missing,
             };
@@ -225,7 +225,11 @@ impl<'a> Actor<'a> {
 
     /// The guests that are meant. One that does not exist is an error, before anything is done,
     /// unless it is to be passed over.
-    fn find(&mut self, which: &Which, ignore_missing: bool) -> Result<Vec<Found>, Failure> {
+    fn find(
+        &mut self,
+        which: &GuestArgs,
+        ignore_missing: bool,
+    ) -> Result<Vec<FoundGuest>, Failure> {
         let Some(mut all) = self.ask(|daemon| daemon.guests(false))? else {
             let found = self.here(|guests| which.find(guests, ignore_missing))?;
             return Ok(found.into_iter().map(Into::into).collect());
@@ -234,7 +238,7 @@ impl<'a> Actor<'a> {
             all.retain(|view| which.filter.takes(view));
             return Ok(all.into_iter().map(Into::into).collect());
         }
-        let mut found: Vec<Found> = Vec::new();
+        let mut found: Vec<FoundGuest> = Vec::new();
         for name in &which.guests {
             if found.iter().any(|f| f.name == *name || f.id == *name) {
                 continue;
@@ -252,7 +256,7 @@ impl<'a> Actor<'a> {
     /// Acts on a guest: by the daemon, or here.
     fn act(
         &mut self,
-        found: &Found,
+        found: &FoundGuest,
         ask: impl FnOnce(&Client, &str) -> Result<Value, client::Error>,
         here: impl FnOnce(&mut Guests<'_>, &Guest) -> Result<Value, guests::Error>,
     ) -> Result<Value, Failure> {
@@ -273,7 +277,7 @@ impl Done {
     /// Acts on every guest; one that fails does not hold up the others.
     pub(super) fn on(
         config: &Config,
-        which: &Which,
+        which: &GuestArgs,
         quiet: bool,
         verb: &'static str,
         ask: impl Fn(&Client, &str) -> Result<Value, client::Error>,

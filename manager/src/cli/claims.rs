@@ -21,14 +21,14 @@ use super::{
 use crate::failure::Failure;
 use crate::{
     api::{
-        claims::{Claim as Claimed, Claiming},
-        resting::ResumingClaim,
+        claims::{Claim as Claimed, ClaimRequest},
+        suspended_claims::ResumeClaimRequest,
     },
     client,
     config::Config,
     ops::Auto,
 };
-use brood_core::pool::Wanted;
+use brood_core::pool::ClaimSpec;
 
 /// How long a claim waits for the daemon that takes over from an ending one.
 const TAKEOVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -67,7 +67,7 @@ impl Claim {
         let wait = self.wait;
         while let Some(client) = daemon(config) {
             let left = wait.saturating_sub(begin.elapsed());
-            let claiming = Claiming {
+            let claiming = ClaimRequest {
                 lease_s: self.lease,
                 wait_s: left.as_secs_f64(),
                 timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
@@ -87,7 +87,7 @@ impl Claim {
                 None => break,
             }
         }
-        let wanted = Wanted {
+        let wanted = ClaimSpec {
             lease: self.lease.map(|s| Duration::from_secs(s.into())),
             timeout: self.timeout,
             wait: wait.saturating_sub(begin.elapsed()),
@@ -226,7 +226,7 @@ pub(super) struct Resume {
 
 impl Resume {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let resuming = ResumingClaim {
+        let resuming = ResumeClaimRequest {
             lease_s: self.lease,
             wait_s: 0.0,
             timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),

@@ -118,7 +118,7 @@ fn row(pool: &NewPool) -> Vec<String> {
         seconds(policy.max_age_s),
         limit(policy.refill_per_s),
         seconds(Some(policy.lease_s)),
-        pool.allowance.to_string(),
+        pool.private_limit.to_string(),
         pool.checkpoint.to_string(),
     ]
 }
@@ -127,6 +127,6 @@ fn described(pool: &NewPool) -> serde_json::Value {
     let mut value = serde_json::to_value(pool.policy).expect("plain data");
     value["name"] = pool.name.clone().into();
     value["checkpoint"] = pool.checkpoint.to_string().into();
-    value["private_limit"] = pool.allowance.0.into();
+    value["private_limit"] = pool.private_limit.0.into();
     value
 }

@@ -26,7 +26,7 @@ use brood_core::{
     engine::bhyve::Rctl,
     restore::{
         cost,
-        job::{ALLOWANCE, cores},
+        job::{PRIVATE_LIMIT, cores},
     },
     units::Bytes,
 };
@@ -101,7 +101,7 @@ impl Density {
                     .concurrency
                     .map_or(cores(facts.cpu.cores), |k| k as usize),
                 dirty_pages: self.dirty_pages,
-                allowance: ALLOWANCE.max(written + Bytes::mib(1)),
+                private_limit: PRIVATE_LIMIT.max(written + Bytes::mib(1)),
                 overhead: cost::measured(&state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
                 park_after: self.park.after.unwrap_or_default().0,

@@ -14,14 +14,14 @@ use super::{
     failure::{INTERRUPTED, SOME},
     output::{cancellation, json, line},
     pool::with_pools,
-    progress::Shown,
+    progress::RestoreProgress,
     restore::concurrency,
 };
 use crate::failure::Failure;
 use crate::{
     api::{
         events::RestoreEvent,
-        pools::{FilledPool, Filling},
+        pools::{FillRequest, FilledPool},
         types::Pool,
     },
     client::{self, Client, Watch},
@@ -90,8 +90,8 @@ impl Fill {
 }
 
 /// How the daemon is to fill a pool.
-pub(super) fn filling(config: &Config, at_once: Option<u32>) -> Filling {
-    Filling {
+pub(super) fn filling(config: &Config, at_once: Option<u32>) -> FillRequest {
+    FillRequest {
         concurrency: concurrency(config, at_once),
     }
 }
@@ -106,7 +106,7 @@ pub(super) fn fill_by_daemon(
         return Ok(None);
     };
     let cancelled = &cancellation();
-    let mut shown = Shown::new(quiet);
+    let mut shown = RestoreProgress::new(quiet);
     let observe = &mut |event: &RestoreEvent| shown.note(event);
     let filled = done(ask(&client, Watch { cancelled, observe }))?;
     Ok(filled.map(|filled| {

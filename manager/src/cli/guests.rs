@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    actor::{Actor, Done, Which},
+    actor::{Actor, Done, GuestArgs},
     bar::Bar,
     complete,
     daemon::only_daemon,
@@ -317,7 +317,7 @@ Examples:
   brood pause --all")]
 pub(super) struct Pause {
     #[command(flatten)]
-    which: Which,
+    which: GuestArgs,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -346,7 +346,7 @@ Examples:
   brood resume --all --timeout 30s")]
 pub(super) struct Resume {
     #[command(flatten)]
-    which: Which,
+    which: GuestArgs,
     /// Time that each guest has to answer
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
@@ -390,7 +390,7 @@ Examples:
 #[command(mut_arg("guests", |guests| guests.required_unless_present("strays")))]
 pub(super) struct Destroy {
     #[command(flatten)]
-    which: Which,
+    which: GuestArgs,
     /// With --all or a filter: destroy claimed guests too
     #[arg(long, conflicts_with = "guests")]
     force: bool,

@@ -20,7 +20,7 @@ use super::{
 use crate::failure::Failure;
 use crate::{
     api::{
-        pools::{Changing, Making},
+        pools::{ChangePool, CreatePool},
         types::{Pool, PoolFailing},
     },
     config::Config,
@@ -145,7 +145,7 @@ impl Create {
             name: self.name.clone(),
             checkpoint: self.checkpoint.clone(),
             policy: self.limits.policy(self.hot, self.lease.into()),
-            allowance: self
+            private_limit: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
             trust: self.trust,
@@ -176,7 +176,7 @@ impl Create {
             return Ok(None);
         };
         let fill = (!self.empty).then(|| filling(config, None));
-        let making = Making::of(new, checkpoint, fill);
+        let making = CreatePool::of(new, checkpoint, fill);
         if self.empty {
             let pool = by_daemon(config, |daemon| daemon.create_pool(&making))?;
             return Ok(pool.map(|pool| print_pool(&pool, self.json)));
@@ -215,7 +215,7 @@ pub(super) struct Set {
 impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let change = self.limits.change(self.hot, self.lease.map(Into::into));
-        let changing = Changing::of(&change, Some(filling(config, None)));
+        let changing = ChangePool::of(&change, Some(filling(config, None)));
         let filled = fill_by_daemon(config, self.json, |daemon, watch| {
             daemon.change_and_fill_pool(&self.pool, &changing, watch)
         })?;

@@ -7,7 +7,7 @@ use crate::api::events::RestoreEvent;
 use brood_core::{checkpoint::Progress, restore::job::FailureView, units::Bytes};
 
 /// Display of a restore in flight.
-pub(super) struct Shown {
+pub(super) struct RestoreProgress {
     guests: Bar,
     bytes: Bar,
     /// Guests whose failure was printed.
@@ -15,7 +15,7 @@ pub(super) struct Shown {
     warnings: Vec<String>,
 }
 
-impl Shown {
+impl RestoreProgress {
     pub(super) fn new(quiet: bool) -> Self {
         Self {
             guests: Bar::guests("restoring", 0, quiet),
@@ -71,7 +71,7 @@ impl Shown {
     }
 }
 
-impl Shown {
+impl RestoreProgress {
     fn clear(&self) {
         self.bytes.clear();
         self.guests.clear();

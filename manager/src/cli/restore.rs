@@ -14,12 +14,12 @@ use super::{
     daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine, engine_with, facts, json, line, note, state},
-    progress::Shown,
+    progress::RestoreProgress,
     values::timeout,
 };
 use crate::failure::Failure;
 use crate::{
-    api::{events::RestoreEvent, restores::Restoring},
+    api::{events::RestoreEvent, restores::RestoreRequest},
     client::Watch,
     config::Config,
 };
@@ -29,7 +29,7 @@ use brood_core::{
     engine::{self, Engine, bhyve::Rctl},
     percentiles::Percentiles,
     restore::{
-        job::{Ending, Job, View, warning},
+        job::{Job, RestoreEnd, View, warning},
         mass::{self, Event},
     },
     state::{BundleUse, State},
@@ -136,7 +136,7 @@ impl Restore {
             concurrency: concurrency(config, self.concurrency),
             timeout: Some(self.timeout),
             paused: self.paused,
-            allowance: self.private_limit.unwrap_or(defaults.private_limit.value),
+            private_limit: self.private_limit.unwrap_or(defaults.private_limit.value),
             overcommit: self.overcommit,
             park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
             all_or_nothing: self.all_or_nothing,
@@ -178,7 +178,7 @@ impl Restore {
         let Some(checkpoint) = absolute(&self.checkpoint) else {
             return Ok(None);
         };
-        let restoring = Restoring {
+        let restoring = RestoreRequest {
             checkpoint,
             guests: self.guests,
             concurrency: concurrency(config, self.concurrency),
@@ -196,7 +196,7 @@ impl Restore {
             disk: None,
             trust: self.trust,
         };
-        let mut shown = Shown::new(self.json);
+        let mut shown = RestoreProgress::new(self.json);
         let view = by_daemon(config, |daemon| {
             let observe = &mut |event: &RestoreEvent| shown.note(event);
             daemon.restore(&restoring, Watch { cancelled, observe })
@@ -277,12 +277,12 @@ fn print(view: &View) {
     }
 }
 
-fn exit_code(ending: Ending) -> ExitCode {
+fn exit_code(ending: RestoreEnd) -> ExitCode {
     match ending {
-        Ending::Whole => ExitCode::SUCCESS,
-        Ending::Some => ExitCode::from(SOME),
-        Ending::Nothing => ExitCode::FAILURE,
-        Ending::Interrupted => ExitCode::from(INTERRUPTED),
+        RestoreEnd::Whole => ExitCode::SUCCESS,
+        RestoreEnd::Some => ExitCode::from(SOME),
+        RestoreEnd::Nothing => ExitCode::FAILURE,
+        RestoreEnd::Interrupted => ExitCode::from(INTERRUPTED),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{failure::INTERRUPTED, log};
 use crate::failure::Failure;
 use crate::{
-    api::{self, Ended, Listen, Reload, Reloaded},
+    api::{self, Listen, Reload, ReloadReport, ServeEnd},
     config::{Config, LogFormat, Sources, listen_address},
 };
 
@@ -82,7 +82,7 @@ impl Serve {
         let reload: Reload = Arc::new(move || {
             let now = Config::load(&sources).map_err(|e| e.to_string())?;
             set_level(now.serve.log_level.value);
-            Ok(Reloaded {
+            Ok(ReloadReport {
                 later: later(&config, &now),
                 pools: now.pools,
             })
@@ -90,8 +90,8 @@ impl Serve {
         let ended = api::serve(serving, &reload)?;
         drop(log);
         Ok(match ended {
-            Ended::Drained => ExitCode::SUCCESS,
-            Ended::CutOff => ExitCode::from(INTERRUPTED),
+            ServeEnd::Drained => ExitCode::SUCCESS,
+            ServeEnd::CutOff => ExitCode::from(INTERRUPTED),
         })
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::{engine, json, line, table};
 use crate::failure::Failure;
-use crate::{api::guests::Destroyed, config::Config};
+use crate::{api::guests::DestroyAnswer, config::Config};
 use brood_core::{engine::Stray, guests};
 
 fn find(config: &Config) -> Result<Vec<Stray>, Failure> {
@@ -28,7 +28,7 @@ pub(super) fn list(config: &Config, as_json: bool) -> Result<ExitCode, Failure> 
 }
 
 /// Ends them.
-pub(super) fn destroy(config: &Config) -> Result<Destroyed, Failure> {
+pub(super) fn destroy(config: &Config) -> Result<DestroyAnswer, Failure> {
     let (dir, engine) = (config.state_dir()?, engine(config)?);
     Ok(guests::destroy_strays(dir, &*engine, &find(config)?)?.into())
 }

@@ -18,7 +18,7 @@ use std::{io::IsTerminal, process::ExitCode, time::Duration};
 use clap::Args;
 
 use self::{
-    run::{Ended, run},
+    run::{TopEnd, run},
     source::Source,
     view::{Display, Sort},
 };
@@ -103,8 +103,8 @@ impl Top {
         };
         let ended = run(source, display, self.interval)?;
         Ok(match ended {
-            Ended::Quit => ExitCode::SUCCESS,
-            Ended::Signal => ExitCode::from(INTERRUPTED),
+            TopEnd::Quit => ExitCode::SUCCESS,
+            TopEnd::Signal => ExitCode::from(INTERRUPTED),
         })
     }
 }

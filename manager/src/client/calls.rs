@@ -12,19 +12,19 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    Client, Error, Told,
+    Client, Error, ServerEvent,
     connection::{Call, Connection},
     events::Stream,
     path::Segment,
 };
 use crate::api::{
-    claims::{Claim, Claiming, Renewed, Renewing},
+    claims::{Claim, ClaimRequest, LeaseRenewal, RenewRequest},
     events::RestoreEvent,
-    guests::{Destroyed, Resumed},
+    guests::{DestroyAnswer, ResumeReport},
     host::Host,
-    pools::{Changing, Evicted, Evicting, FilledPool, Filling, Making},
-    resting::{Rested, ResumingClaim},
-    restores::Restoring,
+    pools::{ChangePool, CreatePool, EvictReport, EvictRequest, FillRequest, FilledPool},
+    restores::RestoreRequest,
+    suspended_claims::{ResumeClaimRequest, SuspendAnswer},
     types::{Guest, Pool, PoolDetails},
 };
 use brood_core::{guest_id::random, restore::job::View};
@@ -44,7 +44,7 @@ pub(crate) struct Watch<'a> {
 
 /// Guests to end.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Doomed<'a> {
+pub(crate) enum DestroyTargets<'a> {
     /// All; claimed ones only when `force` is set.
     All { force: bool },
     /// These: names or ids, [`NAMES`] at most.
@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// Lets a guest run on, which must answer in time.
-    pub(crate) fn resume(&self, guest: &str, timeout_s: f64) -> Result<Resumed, Error> {
+    pub(crate) fn resume(&self, guest: &str, timeout_s: f64) -> Result<ResumeReport, Error> {
         let path = format!(
             "/api/v1/guests/{}/resume?timeout_s={timeout_s}",
             Segment(guest)
@@ -126,10 +126,10 @@ impl Client {
 
     /// Ends guests; those of these names or ids, or all. Returns the names of those that it has
     /// ended.
-    pub(crate) fn destroy(&self, which: Doomed<'_>) -> Result<Destroyed, Error> {
+    pub(crate) fn destroy(&self, which: DestroyTargets<'_>) -> Result<DestroyAnswer, Error> {
         let which = match which {
-            Doomed::All { force } => format!("all=true&force={force}"),
-            Doomed::Named {
+            DestroyTargets::All { force } => format!("all=true&force={force}"),
+            DestroyTargets::Named {
                 guests,
                 ignore_missing,
             } => {
@@ -146,7 +146,11 @@ impl Client {
     }
 
     /// Restores guests. The report of a restore that came to nothing is an answer too.
-    pub(crate) fn restore(&self, restoring: &Restoring, watch: Watch<'_>) -> Result<View, Error> {
+    pub(crate) fn restore(
+        &self,
+        restoring: &RestoreRequest,
+        watch: Watch<'_>,
+    ) -> Result<View, Error> {
         let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(restoring);
         match self.watched(call, watch) {
             Err(Error::Problem(mut problem)) => {
@@ -161,14 +165,14 @@ impl Client {
     }
 
     /// Makes a pool.
-    pub(crate) fn create_pool(&self, making: &Making) -> Result<Pool, Error> {
+    pub(crate) fn create_pool(&self, making: &CreatePool) -> Result<Pool, Error> {
         self.call(&Call::change(Method::POST, "/api/v1/pools", "make a pool").with(making))
     }
 
     /// Makes a pool and fills it.
     pub(crate) fn create_and_fill_pool(
         &self,
-        making: &Making,
+        making: &CreatePool,
         watch: Watch<'_>,
     ) -> Result<FilledPool, Error> {
         let call = Call::change(Method::POST, "/api/v1/pools", "make and fill a pool");
@@ -179,7 +183,7 @@ impl Client {
     pub(crate) fn change_and_fill_pool(
         &self,
         pool: &str,
-        changing: &Changing,
+        changing: &ChangePool,
         watch: Watch<'_>,
     ) -> Result<FilledPool, Error> {
         let path = format!("/api/v1/pools/{}", Segment(pool));
@@ -191,7 +195,7 @@ impl Client {
     pub(crate) fn fill_pool(
         &self,
         pool: &str,
-        filling: Filling,
+        filling: FillRequest,
         watch: Watch<'_>,
     ) -> Result<FilledPool, Error> {
         let mut path = format!("/api/v1/pools/{}/fill", Segment(pool));
@@ -205,7 +209,7 @@ impl Client {
     pub(crate) fn evict(&self, pool: &str, entries: u32) -> Result<u64, Error> {
         let path = format!("/api/v1/pools/{}/evict", Segment(pool));
         let call = Call::change(Method::POST, path, "evict guests of a pool");
-        let evicted: Evicted = self.call(&call.with(&Evicting { entries }))?;
+        let evicted: EvictReport = self.call(&call.with(&EvictRequest { entries }))?;
         Ok(evicted.evicted)
     }
 
@@ -216,7 +220,7 @@ impl Client {
     }
 
     /// Claims a guest.
-    pub(crate) fn claim(&self, pool: &str, claiming: &Claiming) -> Result<Claim, Error> {
+    pub(crate) fn claim(&self, pool: &str, claiming: &ClaimRequest) -> Result<Claim, Error> {
         let path = format!("/api/v1/pools/{}/claims", Segment(pool));
         self.call(&Call::change(Method::POST, path, "claim a guest").with(claiming))
     }
@@ -225,7 +229,7 @@ impl Client {
     pub(crate) fn renew(&self, token: &str, lease_s: u32) -> Result<(), Error> {
         let path = format!("/api/v1/claims/{}", Segment(token));
         let call = Call::change(Method::PUT, path, "renew a claim");
-        let _: Renewed = self.call(&call.with(&Renewing { lease_s }))?;
+        let _: LeaseRenewal = self.call(&call.with(&RenewRequest { lease_s }))?;
         Ok(())
     }
 
@@ -236,7 +240,7 @@ impl Client {
     }
 
     /// Lets a claim rest.
-    pub(crate) fn suspend_claim(&self, token: &str) -> Result<Rested, Error> {
+    pub(crate) fn suspend_claim(&self, token: &str) -> Result<SuspendAnswer, Error> {
         let path = format!("/api/v1/claims/{}/suspend", Segment(token));
         self.call(&Call::change(Method::POST, path, "suspend a claim"))
     }
@@ -245,7 +249,7 @@ impl Client {
     pub(crate) fn resume_claim(
         &self,
         token: &str,
-        resuming: &ResumingClaim,
+        resuming: &ResumeClaimRequest,
     ) -> Result<Claim, Error> {
         let path = format!("/api/v1/claims/{}/resume", Segment(token));
         let call = Call::change(Method::POST, path, "restore the guest of a claim");
@@ -310,7 +314,7 @@ impl Client {
     /// second. Returns when the daemon ends the stream, too.
     pub(crate) fn listen(
         &self,
-        hear: &mut dyn FnMut(Option<Told>) -> ControlFlow<()>,
+        hear: &mut dyn FnMut(Option<ServerEvent>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let (socket, dir) = self.connection.borrow().place();
         self.runtime.block_on(async {
@@ -334,7 +338,7 @@ impl Client {
 }
 
 /// The next event; never, where there is no stream.
-async fn next(stream: &mut Option<Stream>) -> Option<Told> {
+async fn next(stream: &mut Option<Stream>) -> Option<ServerEvent> {
     match stream {
         Some(stream) => stream.next().await,
         None => std::future::pending().await,

@@ -12,7 +12,7 @@ use super::{
 
 /// Something that the daemon tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ServerEvent {
     /// What kind of event it is: `guest`, `claim`, ...
     pub(crate) kind: String,
     /// What there is to it, in JSON.
@@ -47,7 +47,7 @@ impl Stream {
     }
 
     /// The next event; `None` when the stream has ended. Dropping this early loses no data.
-    pub(super) async fn next(&mut self) -> Option<Told> {
+    pub(super) async fn next(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some(told) = self.parser.next() {
                 return Some(told);
@@ -74,7 +74,7 @@ impl Parser {
         self.come.extend_from_slice(bytes);
     }
 
-    fn next(&mut self) -> Option<Told> {
+    fn next(&mut self) -> Option<ServerEvent> {
         while let Some(end) = self.come.iter().position(|&b| b == b'\n') {
             let line: Vec<u8> = self.come.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
@@ -84,7 +84,7 @@ impl Parser {
             } else if let Some(data) = line.strip_prefix("data: ") {
                 data.clone_into(&mut self.data);
             } else if line.is_empty() && !self.kind.is_empty() {
-                return Some(Told {
+                return Some(ServerEvent {
                     kind: std::mem::take(&mut self.kind),
                     data: std::mem::take(&mut self.data),
                 });
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn events_come_whole_however_they_are_cut() {
         let text = ":\n\nevent: claim\ndata: {\"pool\":\"p\u{e4}\"}\n\n: keep alive\n\nevent: a\ndata: 1\n\n";
-        let told = |kind: &str, data: &str| Told {
+        let told = |kind: &str, data: &str| ServerEvent {
             kind: kind.into(),
             data: data.into(),
         };

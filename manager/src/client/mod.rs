@@ -19,8 +19,8 @@ use tokio::runtime::{self, Runtime};
 
 pub(crate) use error::Error;
 
-pub(crate) use calls::{Doomed, NAMES, Watch};
-pub(crate) use events::Told;
+pub(crate) use calls::{DestroyTargets, NAMES, Watch};
+pub(crate) use events::ServerEvent;
 
 use crate::api::host::Daemon;
 use connection::Connection;

@@ -24,14 +24,14 @@ use brood_core::{
 };
 
 /// A value, and where in the file it stands.
-pub(super) type At<T> = Spanned<InFile<T>>;
+pub(super) type Located<T> = Spanned<InFile<T>>;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Contents {
     /// Whether commands use the daemon.
-    pub(super) daemon: Option<At<UseDaemon>>,
+    pub(super) daemon: Option<Located<UseDaemon>>,
     pub(super) state: State,
     pub(super) restore: Restore,
     pub(super) bhyve: Bhyve,
@@ -45,7 +45,7 @@ pub(super) struct Contents {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
     /// The state folder.
-    pub(super) dir: Option<At<AbsolutePath>>,
+    pub(super) dir: Option<Located<AbsolutePath>>,
 }
 
 /// `[restore]`: what `brood restore` does when its flags say nothing.
@@ -53,11 +53,11 @@ pub(super) struct State {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Restore {
     /// How many restores at once.
-    pub(super) concurrency: Option<At<NonZeroU32>>,
+    pub(super) concurrency: Option<Located<NonZeroU32>>,
     /// Private memory that each guest may come to hold, in bytes or as `"1M"`.
-    pub(super) private_limit: Option<At<Bytes>>,
+    pub(super) private_limit: Option<Located<Bytes>>,
     /// After how many idle seconds a guest is parked, or `"never"`.
-    pub(super) park_after: Option<At<ParkAfter>>,
+    pub(super) park_after: Option<Located<ParkAfter>>,
 }
 
 /// `[bhyve]`: guests of the bhyve engine.
@@ -65,7 +65,7 @@ pub(super) struct Restore {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Bhyve {
     /// Rules of rctl(8) for each guest.
-    pub(super) rctl: Option<At<Rctl>>,
+    pub(super) rctl: Option<Located<Rctl>>,
 }
 
 /// `[serve]`: the daemon.
@@ -73,19 +73,19 @@ pub(super) struct Bhyve {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Serve {
     /// The socket that it listens on.
-    pub(super) socket: Option<At<AbsolutePath>>,
+    pub(super) socket: Option<Located<AbsolutePath>>,
     /// Permissions of the socket.
-    pub(super) socket_mode: Option<At<SocketMode>>,
+    pub(super) socket_mode: Option<Located<SocketMode>>,
     /// A TCP address that it listens on too.
-    pub(super) listen: Option<At<SocketAddr>>,
+    pub(super) listen: Option<Located<SocketAddr>>,
     /// The file with the token that clients over TCP must show.
-    pub(super) token_file: Option<At<AbsolutePath>>,
+    pub(super) token_file: Option<Located<AbsolutePath>>,
     /// The folder of the checkpoints that requests name without one.
-    pub(super) checkpoints: Option<At<AbsolutePath>>,
+    pub(super) checkpoints: Option<Located<AbsolutePath>>,
     /// How it writes its log.
-    pub(super) log_format: Option<At<LogFormat>>,
+    pub(super) log_format: Option<Located<LogFormat>>,
     /// How much it writes to its log.
-    pub(super) log_level: Option<At<LogLevel>>,
+    pub(super) log_level: Option<Located<LogLevel>>,
 }
 
 /// One `[[pool]]`.
@@ -93,25 +93,25 @@ pub(super) struct Serve {
 #[serde(deny_unknown_fields)]
 pub(super) struct Pool {
     /// Its name, which is also the prefix of its guests' names.
-    pub(super) name: At<PoolName>,
+    pub(super) name: Located<PoolName>,
     /// `DIR/NAME` of the checkpoint that its guests are restored from.
-    pub(super) checkpoint: At<BundlePath>,
+    pub(super) checkpoint: Located<BundlePath>,
     /// How many hot entries it should have.
-    pub(super) hot: At<u32>,
+    pub(super) hot: Located<u32>,
     /// It is filled again when fewer than these are hot.
-    pub(super) hot_min: Option<At<u32>>,
+    pub(super) hot_min: Option<Located<u32>>,
     /// Maximum number of entries of any kind.
-    pub(super) max: Option<At<u32>>,
+    pub(super) max: Option<Located<u32>>,
     /// What its guests may come to hold together, in bytes or as `"8G"`.
-    pub(super) max_memory: Option<At<Bytes>>,
+    pub(super) max_memory: Option<Located<Bytes>>,
     /// How old a hot entry may become, in seconds.
-    pub(super) max_age: Option<At<NonZeroU32>>,
+    pub(super) max_age: Option<Located<NonZeroU32>>,
     /// Maximum number of guests that the daemon restores for the pool per second.
-    pub(super) refill_rate: Option<At<NonZeroU32>>,
+    pub(super) refill_rate: Option<Located<NonZeroU32>>,
     /// Lease of a claim, in seconds, until it is renewed.
-    pub(super) lease: Option<At<NonZeroU32>>,
+    pub(super) lease: Option<Located<NonZeroU32>>,
     /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.
-    pub(super) private_limit: Option<At<Bytes>>,
+    pub(super) private_limit: Option<Located<Bytes>>,
     /// Have this host do what the checkpoint wants of it.
     #[serde(default)]
     pub(super) trust: bool,

@@ -32,7 +32,7 @@ use std::{
 use serde::Serialize;
 
 pub use error::Error;
-pub use shown::Shown;
+pub use shown::SettingView;
 pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon, listen_address};
 
 use brood_core::{
@@ -41,7 +41,7 @@ use brood_core::{
     state::{self, Policy, State},
     units::Bytes,
 };
-use file::{At, ConfigFile};
+use file::{ConfigFile, Located};
 use value::Value;
 
 /// The file that is used when none is named and this one is there.
@@ -58,7 +58,7 @@ pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Default private limit of each guest.
-pub const PRIVATE_LIMIT: Bytes = brood_core::restore::job::ALLOWANCE;
+pub const PRIVATE_LIMIT: Bytes = brood_core::restore::job::PRIVATE_LIMIT;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -197,7 +197,7 @@ impl Config {
             Some(file) => file.contents()?,
             None => file::Contents::default(),
         };
-        let look = Look {
+        let look = SettingSearch {
             file: file.as_ref(),
             sources,
         };
@@ -280,17 +280,17 @@ fn find_file(sources: &Sources) -> Result<Option<ConfigFile>, Error> {
 }
 
 /// Looks for settings where they may be.
-struct Look<'a> {
+struct SettingSearch<'a> {
     file: Option<&'a ConfigFile>,
     sources: &'a Sources,
 }
 
-impl Look<'_> {
+impl SettingSearch<'_> {
     /// The value of a setting, if anybody set it.
     fn find<T: Value>(
         &self,
         key: &'static str,
-        in_file: Option<At<T>>,
+        in_file: Option<Located<T>>,
     ) -> Result<Option<Setting<T>>, Error> {
         if let Some(text) = self.sources.flags.get(key) {
             let value = T::typed(text).map_err(|message| Error::Flag {
@@ -323,7 +323,7 @@ impl Look<'_> {
     fn find_or<T: Value>(
         &self,
         key: &'static str,
-        in_file: Option<At<T>>,
+        in_file: Option<Located<T>>,
         default: T,
     ) -> Result<Setting<T>, Error> {
         Ok(self.find(key, in_file)?.unwrap_or(Setting {
@@ -370,9 +370,9 @@ impl Look<'_> {
                 let message = format!("pool {name:?} never has more than its {hot} hot entries");
                 return Err(file.error(&low.span(), message));
             }
-            let number = |n: Option<file::At<u32>>| n.map(|n| n.into_inner().0.into());
+            let number = |n: Option<file::Located<u32>>| n.map(|n| n.into_inner().0.into());
             let positive =
-                |n: Option<file::At<NonZeroU32>>| n.map(|n| n.into_inner().0.get().into());
+                |n: Option<file::Located<NonZeroU32>>| n.map(|n| n.into_inner().0.get().into());
             pools.push(NewPool {
                 name: row.name.into_inner().0.0,
                 checkpoint: row.checkpoint.into_inner().0,
@@ -385,7 +385,7 @@ impl Look<'_> {
                     refill_per_s: positive(row.refill_rate),
                     lease_s: positive(row.lease).unwrap_or(pool::LEASE.as_secs()),
                 },
-                allowance: row.private_limit.map_or(limit, |size| size.into_inner().0),
+                private_limit: row.private_limit.map_or(limit, |size| size.into_inner().0),
                 trust: row.trust,
             });
         }

@@ -8,7 +8,7 @@ use super::{Config, Setting, Source};
 
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
+pub struct SettingView {
     /// Its key, such as `restore.private_limit`.
     pub key: &'static str,
     /// The value in use; `None` when it is not set and has no default.
@@ -17,7 +17,7 @@ pub struct Shown {
     pub source: Source,
 }
 
-impl Shown {
+impl SettingView {
     fn of<T: Display>(key: &'static str, setting: &Setting<T>) -> Self {
         Self {
             key,
@@ -45,7 +45,7 @@ impl Shown {
 impl Config {
     /// All settings but pools, in the order of the example.
     #[must_use]
-    pub fn shown(&self) -> Vec<Shown> {
+    pub fn shown(&self) -> Vec<SettingView> {
         let Self {
             restore,
             bhyve,
@@ -56,23 +56,23 @@ impl Config {
         let (socket, checkpoints) = (self.socket().ok(), self.checkpoints().ok());
         let cores = Some("one for each core".to_owned());
         vec![
-            Shown::of("daemon", &self.daemon),
-            Shown::or("state.dir", self.state_dir.as_ref(), None),
-            Shown::or("restore.concurrency", restore.concurrency.as_ref(), cores),
-            Shown::of("restore.private_limit", &restore.private_limit),
-            Shown::of("restore.park_after", &restore.park_after),
-            Shown::of("bhyve.rctl", &bhyve.rctl),
-            Shown::or("serve.socket", serve.socket.as_ref(), socket.map(path)),
-            Shown::of("serve.socket_mode", &serve.socket_mode),
-            Shown::or("serve.listen", serve.listen.as_ref(), None),
-            Shown::or("serve.token_file", serve.token_file.as_ref(), None),
-            Shown::or(
+            SettingView::of("daemon", &self.daemon),
+            SettingView::or("state.dir", self.state_dir.as_ref(), None),
+            SettingView::or("restore.concurrency", restore.concurrency.as_ref(), cores),
+            SettingView::of("restore.private_limit", &restore.private_limit),
+            SettingView::of("restore.park_after", &restore.park_after),
+            SettingView::of("bhyve.rctl", &bhyve.rctl),
+            SettingView::or("serve.socket", serve.socket.as_ref(), socket.map(path)),
+            SettingView::of("serve.socket_mode", &serve.socket_mode),
+            SettingView::or("serve.listen", serve.listen.as_ref(), None),
+            SettingView::or("serve.token_file", serve.token_file.as_ref(), None),
+            SettingView::or(
                 "serve.checkpoints",
                 serve.checkpoints.as_ref(),
                 checkpoints.map(path),
             ),
-            Shown::of("serve.log_format", &serve.log_format),
-            Shown::of("serve.log_level", &serve.log_level),
+            SettingView::of("serve.log_format", &serve.log_format),
+            SettingView::of("serve.log_level", &serve.log_level),
         ]
     }
 }

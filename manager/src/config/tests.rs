@@ -82,7 +82,7 @@ fn the_example_has_every_setting() {
     }
     let pool = &config.pools[0];
     assert_eq!(
-        (pool.policy, pool.allowance),
+        (pool.policy, pool.private_limit),
         (
             Policy {
                 hot: 50,

@@ -4,6 +4,6 @@ pub mod noise;
 #[cfg(feature = "plots")]
 pub mod report;
 pub mod run;
-pub mod settle;
 pub mod snapshot;
+pub mod steady_state;
 pub mod step;

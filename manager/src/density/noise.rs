@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::settle::{Sample, WINDOW};
+use super::steady_state::{Sample, WINDOW};
 use brood_core::units::Bytes;
 
 /// A movement of host memory by this part of the measured value, or more, drowns it.

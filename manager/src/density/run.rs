@@ -12,8 +12,8 @@ use jiff::Timestamp;
 
 use super::{
     noise::{moved, noise},
-    settle::{Sample, settled},
     snapshot::MemorySnapshot,
+    steady_state::{Sample, settled},
     step::{Breakdown, Machine, Step},
 };
 use brood_core::{engine::GuestRef, percentiles::Percentiles};
@@ -24,7 +24,7 @@ use brood_core::{
     guests::{self, Guest, Guests},
     host::proc,
     restore::mass::{self, Failure, Names, Request},
-    state::{Measured, State},
+    state::{GuestMeasurement, State},
     units::{Bytes, PAGE_SIZE},
 };
 
@@ -61,7 +61,7 @@ pub struct Run {
     /// Pages that each guest is made to write.
     pub dirty_pages: u64,
     /// Private memory that each guest is allowed.
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// Kernel and process memory to expect of one guest.
     pub overhead: Bytes,
     /// Go ahead when that does not fit.
@@ -141,7 +141,7 @@ pub fn step(
         guests: run.guests,
         concurrency: run.concurrency,
         names: Names::Numbered(format!("density{}", std::process::id())),
-        allowance: run.allowance,
+        private_limit: run.private_limit,
         overhead: run.overhead,
         overcommit: run.overcommit,
         park_after: run.park_after,
@@ -335,7 +335,7 @@ fn note(
     };
     let pristine = private.saturating_sub(Bytes(written * PAGE_SIZE));
     let (least, most) = credible_overhead(checkpoint.manifest().engine);
-    let measured = Measured {
+    let measured = GuestMeasurement {
         guests,
         overhead: all.saturating_sub(private).clamp(least, most),
         pristine_private: pristine,

@@ -11,7 +11,7 @@ use super::{Error, Operations};
 use crate::{
     api::{
         claims::Claim,
-        resting::ResumingClaim,
+        suspended_claims::ResumeClaimRequest,
         types::{Pool, PoolDetails},
     },
     client::{self, Client},
@@ -103,7 +103,7 @@ impl Operations for Client {
         Ok(Self::release(self, token)?)
     }
 
-    fn resume_claim(&mut self, token: &str, resuming: &ResumingClaim) -> Result<Claim, Error> {
+    fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error> {
         Ok(Self::resume_claim(self, token, resuming)?)
     }
 }

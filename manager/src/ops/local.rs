@@ -6,7 +6,7 @@ use super::{Error, Operations};
 use crate::{
     api::{
         claims::Claim,
-        resting::ResumingClaim,
+        suspended_claims::ResumeClaimRequest,
         types::{Pool, PoolDetails},
     },
     config::Config,
@@ -16,7 +16,7 @@ use brood_core::{
     engine::{self, Engine, bhyve::Rctl},
     host::facts::HostFacts,
     pool::{LOCK_LIMIT, NEVER, Pools},
-    restore::Slots,
+    restore::SessionCache,
     state::State,
 };
 
@@ -53,11 +53,11 @@ pub(crate) fn facts(
 /// it.
 pub(crate) struct Local<'a> {
     config: &'a Config,
-    opened: Option<Opened>,
+    opened: Option<OpenFolder>,
 }
 
 /// The state folder, and the engine of this host.
-pub(crate) struct Opened {
+pub(crate) struct OpenFolder {
     state: State,
     engine: Box<dyn Engine>,
 }
@@ -74,10 +74,10 @@ impl<'a> Local<'a> {
     ///
     /// # Errors
     /// When it cannot be opened, or this host has no engine.
-    pub(crate) fn open(&mut self) -> Result<&mut Opened, Failure> {
+    pub(crate) fn open(&mut self) -> Result<&mut OpenFolder, Failure> {
         Ok(match &mut self.opened {
             Some(opened) => opened,
-            none => none.insert(Opened {
+            none => none.insert(OpenFolder {
                 state: state(self.config)?,
                 engine: engine(self.config)?,
             }),
@@ -89,13 +89,13 @@ impl<'a> Local<'a> {
         &mut self,
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let Opened { state, engine } = self.open()?;
+        let OpenFolder { state, engine } = self.open()?;
         let dir = state.dir().to_owned();
         work(&mut Pools {
             state,
             engine: &**engine,
             facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
-            standing: &Slots::default(),
+            standing: &SessionCache::default(),
             cancelled: &NEVER,
             lock_limit: LOCK_LIMIT,
         })
@@ -132,7 +132,7 @@ impl Operations for Local<'_> {
         Ok(self.with_pools(|pools| Ok(pools.release(token)?))?)
     }
 
-    fn resume_claim(&mut self, token: &str, resuming: &ResumingClaim) -> Result<Claim, Error> {
+    fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error> {
         let lease = resuming.lease_s.map(|s| Duration::from_secs(s.into()));
         let timeout = resuming.timeout_s.map(Duration::from_secs_f64);
         let claimed = self.with_pools(|pools| Ok(pools.resume(token, lease, timeout)?))?;

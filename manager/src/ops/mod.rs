@@ -12,7 +12,7 @@ pub(crate) use local::{Local, engine, engine_with, facts, state};
 
 use crate::api::types::{Pool, PoolDetails};
 use crate::{
-    api::{claims::Claim, resting::ResumingClaim},
+    api::{claims::Claim, suspended_claims::ResumeClaimRequest},
     client::{self, Client},
     config::Config,
     failure::Failure,
@@ -60,7 +60,7 @@ pub(crate) trait Operations {
     /// Releases a claim: its guest is gone when this returns.
     fn release(&mut self, token: &str) -> Result<(), Error>;
     /// Restores the guest of a suspended claim.
-    fn resume_claim(&mut self, token: &str, resuming: &ResumingClaim) -> Result<Claim, Error>;
+    fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error>;
 }
 
 /// Operations by the daemon or by this process: the one place that chooses.

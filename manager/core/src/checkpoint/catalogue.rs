@@ -14,7 +14,7 @@ use crate::units::Bytes;
 
 /// A bundle in a folder.
 #[derive(Debug)]
-pub struct Listed {
+pub struct CatalogueEntry {
     /// Where it lies.
     pub path: BundlePath,
     /// Length of all its files, holes counted.
@@ -38,7 +38,7 @@ pub enum State {
 ///
 /// # Errors
 /// [`Error::Io`] when the folder cannot be read.
-pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
+pub fn list(dir: &Path) -> Result<Vec<CatalogueEntry>, Error> {
     let read = |cause| Error::io("list", dir, cause);
     let paths = bundles(dir)?;
     let folder = Folder::open(dir).map_err(read)?;
@@ -53,7 +53,7 @@ pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
         } else {
             State::Incomplete
         };
-        listed.push(Listed { path, size, state });
+        listed.push(CatalogueEntry { path, size, state });
     }
     Ok(listed)
 }

@@ -45,7 +45,7 @@ pub fn until(cancelled: &AtomicBool) -> impl Fn(Progress) -> ControlFlow<()> + S
 
 /// What work answers that a [`Watch`] has ended.
 pub(crate) fn interrupted() -> io::Error {
-    io::Error::other(Interrupted)
+    io::Error::other(InterruptError)
 }
 
 /// Whether an error is [`interrupted`]'s. (`ErrorKind::Interrupted` is that of a system call that
@@ -53,13 +53,13 @@ pub(crate) fn interrupted() -> io::Error {
 pub(super) fn is_interrupted(error: &io::Error) -> bool {
     let inner = error.get_ref();
     inner
-        .and_then(|inner| inner.downcast_ref::<Interrupted>())
+        .and_then(|inner| inner.downcast_ref::<InterruptError>())
         .is_some()
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
-struct Interrupted;
+struct InterruptError;
 
 /// The SHA-256 of a whole file as 64 lower-case hexadecimal digits. Neither uses nor moves the
 /// file's position. Calls `watch` at least once, at the end.

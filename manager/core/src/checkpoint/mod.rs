@@ -36,7 +36,7 @@ mod writer;
 mod writers;
 
 pub use bhyve_guest::{BhyveGuest, Readiness};
-pub use catalogue::{Listed, State, is_being_written, list, remove};
+pub use catalogue::{CatalogueEntry, State, is_being_written, list, remove};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;
@@ -48,7 +48,7 @@ pub(crate) use hash::interrupted;
 pub use hash::{Progress, Watch, sha256_file, until, unwatched};
 pub use lineage::{Target, is_sealed, manifest_of, parents_of};
 pub use open::{Checkpoint, DELTAS_MAX};
-pub use pages::{Malformed, PageList};
+pub use pages::{PageList, ParsePagesError};
 pub use path::BundlePath;
 pub use rebase::{find_parent, rebase};
 pub use stamp::FileStamp;

@@ -19,7 +19,7 @@ pub struct PageList {
 
 /// A text that is no list of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum ParsePagesError {
     /// Something that is neither a number nor a range.
     #[error("must be ranges of pages such as 8,256-511")]
     Range,
@@ -51,7 +51,7 @@ impl PageList {
     ///
     /// # Errors
     /// [`Malformed::Order`] when it is not above them.
-    pub fn push(&mut self, page: u64) -> Result<(), Malformed> {
+    pub fn push(&mut self, page: u64) -> Result<(), ParsePagesError> {
         match self.ranges.last_mut() {
             Some(last) if last.first + last.count == page => last.count += 1,
             _ => return self.push_range(page, 1),
@@ -60,9 +60,9 @@ impl PageList {
         Ok(())
     }
 
-    fn push_range(&mut self, first: u64, count: u64) -> Result<(), Malformed> {
+    fn push_range(&mut self, first: u64, count: u64) -> Result<(), ParsePagesError> {
         if !self.ranges.is_empty() && first <= self.end() {
-            return Err(Malformed::Order);
+            return Err(ParsePagesError::Order);
         }
         self.ranges.push(PageRange { first, count });
         self.count += count;
@@ -84,9 +84,9 @@ impl fmt::Display for PageList {
 }
 
 impl FromStr for PageList {
-    type Err = Malformed;
+    type Err = ParsePagesError;
 
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+    fn from_str(text: &str) -> Result<Self, ParsePagesError> {
         // `parse` would accept more than the plain digits that the writer writes.
         let number = |text: &str| match text.as_bytes() {
             [b'1'..=b'9', ..] | b"0" => text.parse::<u64>().ok().filter(|n| *n < u64::MAX >> 1),
@@ -105,7 +105,7 @@ impl FromStr for PageList {
                 (Some(first), Some(last)) if first <= last => {
                     pages.push_range(first, last - first + 1)?;
                 }
-                _ => return Err(Malformed::Range),
+                _ => return Err(ParsePagesError::Range),
             }
         }
         Ok(pages)
@@ -164,14 +164,22 @@ mod tests {
         for text in [
             ",", "1,", "-", "1-", "5-4", "4-4", "01", "+1", "1 ", "a", "1-2-3",
         ] {
-            assert_eq!(text.parse::<PageList>(), Err(Malformed::Range), "{text:?}");
+            assert_eq!(
+                text.parse::<PageList>(),
+                Err(ParsePagesError::Range),
+                "{text:?}"
+            );
         }
         assert_eq!(
             "18446744073709551615".parse::<PageList>(),
-            Err(Malformed::Range)
+            Err(ParsePagesError::Range)
         );
         for text in ["1,1", "1,2", "5,3", "1-5,5", "1-5,6-7"] {
-            assert_eq!(text.parse::<PageList>(), Err(Malformed::Order), "{text:?}");
+            assert_eq!(
+                text.parse::<PageList>(),
+                Err(ParsePagesError::Order),
+                "{text:?}"
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{checkpoint::BundlePath, guest_id::GuestId};
 
 /// Something of brood that lies in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum FoundItem {
     /// A guest's disk of this owner.
     Dataset {
         /// The guest.
@@ -56,7 +56,7 @@ pub enum Found {
     },
 }
 
-impl Found {
+impl FoundItem {
     /// The guest whose disk it is.
     #[must_use]
     pub fn guest(&self) -> Option<GuestId> {
@@ -113,7 +113,7 @@ impl Found {
 ///
 /// # Errors
 /// When the place cannot be looked at. A place that is gone holds nothing.
-pub fn find(place: &Place, owner: Owner, zfs: &dyn Runner) -> Result<Vec<Found>, Error> {
+pub fn find(place: &Place, owner: Owner, zfs: &dyn Runner) -> Result<Vec<FoundItem>, Error> {
     match place {
         Place::Zfs(dataset) => find_datasets(dataset, owner, zfs),
         Place::Folder(dir) => {
@@ -121,11 +121,11 @@ pub fn find(place: &Place, owner: Owner, zfs: &dyn Runner) -> Result<Vec<Found>,
                 let disk = name.strip_suffix(reflink::DISK)?;
                 let (of, guest) = Owner::parse_name(disk)?;
                 let file = path.to_owned();
-                (of == owner).then_some(Found::File { guest, file })
+                (of == owner).then_some(FoundItem::File { guest, file })
             })?;
             found.extend(find_files(dir, |path, name| {
                 let (bundle, _) = reflink::split_snapshot_name(name)?;
-                Some(Found::SnapshotFile {
+                Some(FoundItem::SnapshotFile {
                     bundle: BundlePath::new(&dir.join(bundle)).ok()?,
                     name: name.to_owned(),
                     file: path.to_owned(),
@@ -136,7 +136,7 @@ pub fn find(place: &Place, owner: Owner, zfs: &dyn Runner) -> Result<Vec<Found>,
     }
 }
 
-fn find_datasets(place: &Dataset, owner: Owner, zfs: &dyn Runner) -> Result<Vec<Found>, Error> {
+fn find_datasets(place: &Dataset, owner: Owner, zfs: &dyn Runner) -> Result<Vec<FoundItem>, Error> {
     let columns = format!("name,origin,{GUEST},{BUNDLE},{RELEASED}");
     let arguments = [
         "list",
@@ -174,7 +174,7 @@ fn find_datasets(place: &Dataset, owner: Owner, zfs: &dyn Runner) -> Result<Vec<
                 let snapshot: SnapshotName = name.parse().ok()?;
                 let bundle = BundlePath::new(Path::new(bundle)).ok()?;
                 return zfs::is_bundles(snapshot.name())
-                    .then_some(Found::Snapshot { bundle, snapshot });
+                    .then_some(FoundItem::Snapshot { bundle, snapshot });
             }
             let dataset: Dataset = name.parse().ok()?;
             let (of, id) = Owner::parse_name(dataset.last().strip_prefix(PREFIX)?)?;
@@ -183,9 +183,9 @@ fn find_datasets(place: &Dataset, owner: Owner, zfs: &dyn Runner) -> Result<Vec<
                 _ if !is_guests => None,
                 // Its snapshots are looked at by themselves.
                 "yes" if has_bundles(name) => None,
-                "yes" => Some(Found::Released(dataset)),
+                "yes" => Some(FoundItem::Released(dataset)),
                 _ if of != owner => None,
-                _ => Some(Found::Dataset {
+                _ => Some(FoundItem::Dataset {
                     guest: id,
                     dataset,
                     origin: origin.parse().ok()?,
@@ -198,8 +198,8 @@ fn find_datasets(place: &Dataset, owner: Owner, zfs: &dyn Runner) -> Result<Vec<
 /// Files in a folder whose names (or what their names will be when they are whole) mean something.
 fn find_files(
     dir: &Path,
-    mut meaning: impl FnMut(&Path, &str) -> Option<Found>,
-) -> Result<Vec<Found>, Error> {
+    mut meaning: impl FnMut(&Path, &str) -> Option<FoundItem>,
+) -> Result<Vec<FoundItem>, Error> {
     let read = |e| Error::io("list", dir, e);
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -30,7 +30,7 @@ mod zfs;
 use std::{fmt, fs::File, io, path::PathBuf};
 
 pub use error::Error;
-pub use found::{Found, find};
+pub use found::{FoundItem, find};
 pub use name::{Choice, Place, Source};
 pub use owner::{Owner, Token};
 pub use reflink::Reflink;
@@ -50,7 +50,7 @@ pub type Digest<'a> = &'a dyn Fn(&File) -> io::Result<String>;
 
 /// A disk that was sealed with a bundle.
 #[derive(Clone, Copy, Debug)]
-pub struct Sealed<'a> {
+pub struct SealedDisk<'a> {
     /// The bundle, with an absolute path.
     pub bundle: &'a BundlePath,
     /// What its manifest says of the disk.
@@ -63,7 +63,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Missing`] when it is not there, [`Error::Other`] when it is another one.
-    fn open(&self, sealed: Option<Sealed<'_>>, digest: Digest<'_>) -> Result<(), Error>;
+    fn open(&self, sealed: Option<SealedDisk<'_>>, digest: Digest<'_>) -> Result<(), Error>;
 
     /// Makes the guest's disk. Leaves an existing one as it is.
     ///
@@ -165,7 +165,7 @@ pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> 
             other => other,
         };
         let provider = provider(&source, owner, None);
-        let sealed = Sealed { bundle, disk };
+        let sealed = SealedDisk { bundle, disk };
         provider.open(Some(sealed), &|file| {
             sha256_file(file, &crate::checkpoint::unwatched)
         })

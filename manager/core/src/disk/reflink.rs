@@ -18,7 +18,7 @@ use std::{
 use blocks::{can_share, copy, share_blocks};
 use nix::fcntl::OFlag;
 
-use super::{Digest, Error, Owner, Provider, Sealed, Token};
+use super::{Digest, Error, Owner, Provider, SealedDisk, Token};
 use crate::{
     checkpoint::{
         BundlePath, FileStamp,
@@ -127,7 +127,7 @@ fn not_shared(from: &Path, to: &Path, cause: io::Error) -> Error {
 }
 
 impl Provider for Reflink {
-    fn open(&self, sealed: Option<Sealed<'_>>, digest: Digest<'_>) -> Result<(), Error> {
+    fn open(&self, sealed: Option<SealedDisk<'_>>, digest: Digest<'_>) -> Result<(), Error> {
         let (file, _) = self.source()?;
         if !self.copy {
             // Told once, and not for each guest.

@@ -14,7 +14,7 @@ use std::{path::PathBuf, thread, time::Duration};
 
 pub use command::{Answer, Command, Runner};
 
-use super::{Digest, Error, Owner, Provider, Sealed, Token};
+use super::{Digest, Error, Owner, Provider, SealedDisk, Token};
 use crate::zfs_name::{Dataset, SnapshotName};
 use crate::{
     checkpoint::{
@@ -201,7 +201,7 @@ impl Zfs {
 }
 
 impl Provider for Zfs {
-    fn open(&self, sealed: Option<Sealed<'_>>, _digest: Digest<'_>) -> Result<(), Error> {
+    fn open(&self, sealed: Option<SealedDisk<'_>>, _digest: Digest<'_>) -> Result<(), Error> {
         let name = self.source.to_string();
         let missing = || Error::Missing { disk: name.clone() };
         let properties = format!("guid,{BUNDLE}");

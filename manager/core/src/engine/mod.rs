@@ -207,7 +207,7 @@ pub struct Order {
 
 /// A suspend that was interrupted between the guest's end and the seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unsealed {
+pub struct UnsealedSuspend {
     /// The bundle that was to be.
     pub bundle: BundlePath,
     /// The memory file, with the others beside it.
@@ -220,12 +220,12 @@ pub struct Outcome {
     /// Place of the order among those given to [`Session::start`], from 0.
     pub order: u64,
     /// The guest, or why there is none.
-    pub result: Result<Restored, String>,
+    pub result: Result<RestoredProcess, String>,
 }
 
 /// A guest that was restored and has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoredProcess {
     /// Id of its process.
     pub pid: i32,
     /// The nonce it holds in memory since it was booted.
@@ -268,7 +268,7 @@ pub struct Usage {
 
 /// A guest, as its process describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
+pub struct ProcessDescription {
     /// Name of its process: the guest's name, or its beginning.
     pub name: String,
     /// The bundle that it has mapped, `DIR/NAME`.
@@ -398,7 +398,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When that cannot be told.
-    fn unsealed(&self, _guest: GuestRef<'_>) -> Result<Option<Unsealed>, Error> {
+    fn unsealed(&self, _guest: GuestRef<'_>) -> Result<Option<UnsealedSuspend>, Error> {
         Ok(None)
     }
 
@@ -468,7 +468,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    fn describe(&self, guest: GuestRef<'_>, process: Process) -> Result<Option<Described>, Error>;
+    fn describe(
+        &self,
+        guest: GuestRef<'_>,
+        process: Process,
+    ) -> Result<Option<ProcessDescription>, Error>;
 
     /// Puts a request in words to a running guest.
     ///

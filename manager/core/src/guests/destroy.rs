@@ -27,7 +27,7 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Result of a destruction.
 #[derive(Debug, Default)]
-pub struct Destroyed {
+pub struct DestroyReport {
     /// Names, in the order given.
     pub names: Vec<String>,
     /// Guests that could not be destroyed; they stay recorded.
@@ -45,7 +45,7 @@ pub struct Left {
     pub error: Error,
 }
 
-impl Destroyed {
+impl DestroyReport {
     /// The names, when nothing is left.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Guests<'_> {
     ///
     /// # Errors
     /// When the record cannot be read or written.
-    pub fn destroy(&mut self, guests: &[Guest]) -> Result<Destroyed, Error> {
+    pub fn destroy(&mut self, guests: &[Guest]) -> Result<DestroyReport, Error> {
         let (coming, there): (Vec<_>, Vec<_>) = guests
             .iter()
             .cloned()
@@ -83,7 +83,7 @@ impl Guests<'_> {
         // Should one of those end later, it does so by itself.
         let staying: Vec<GuestId> = left.keys().copied().collect();
         Self::if_possible(self.state.forget_ending(&staying))?;
-        let mut destroyed = Destroyed::default();
+        let mut destroyed = DestroyReport::default();
         for guest in guests {
             let (id, name) = (guest.row.id, guest.row.name.clone());
             match left.remove(&id) {

@@ -6,7 +6,7 @@ use std::{collections::HashSet, path::PathBuf};
 use super::{Error, Guests};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
-    disk::{self, Choice, Command, Found, Owner, Place, Provider, Source, Token},
+    disk::{self, Choice, Command, FoundItem, Owner, Place, Provider, Source, Token},
     guest_id::GuestId,
     state::{BundleAction, GuestRow},
     units::Bytes,
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     /// What it is.
-    pub found: Found,
+    pub found: FoundItem,
     /// What it belonged to.
     pub of: String,
 }

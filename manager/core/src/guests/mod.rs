@@ -22,7 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use destroy::{Destroyed, Left};
+pub use destroy::{DestroyReport, Left};
 pub use disks::Leftover;
 pub use error::Error;
 pub use overhead::{Overhead, Overheads};

@@ -86,7 +86,7 @@ impl Guests<'_> {
             }
         }
         let mut claims: BTreeSet<(String, String)> = BTreeSet::new();
-        for cold in self.state.all_cold()? {
+        for cold in self.state.suspended_claims()? {
             claims.insert((cold.pool, cold.bundle));
         }
         for kept in self.state.claims_not_recorded()? {

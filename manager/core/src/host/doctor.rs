@@ -109,7 +109,7 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
     let demand = Demand {
         guests,
         overhead: cost.overhead,
-        allowance: cost.pristine_private,
+        private_limit: cost.pristine_private,
         memory_size: TYPICAL_GUEST,
         outstanding: Bytes(0),
         outstanding_pids: 0,

@@ -167,7 +167,7 @@ fn case(
     let demand = Demand {
         guests: 1,
         overhead,
-        allowance: private,
+        private_limit: private,
         memory_size,
         outstanding: shared,
         outstanding_pids: 0,

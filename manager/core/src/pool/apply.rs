@@ -9,7 +9,7 @@ use crate::checkpoint::Watch;
 /// What had to be done to a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Applied {
+pub enum ApplyOutcome {
     /// There was none.
     Made,
     /// It was otherwise.
@@ -18,7 +18,7 @@ pub enum Applied {
     Same,
 }
 
-impl Applied {
+impl ApplyOutcome {
     /// The word for it.
     #[must_use]
     pub fn words(self) -> &'static str {
@@ -37,15 +37,15 @@ impl Pools<'_> {
     /// # Errors
     /// [`Error::Fixed`] when a property differs that a pool keeps for good; when the pool's
     /// checkpoint is not usable.
-    pub fn apply(&mut self, wanted: &NewPool, progress: Watch<'_>) -> Result<Applied, Error> {
+    pub fn apply(&mut self, wanted: &NewPool, progress: Watch<'_>) -> Result<ApplyOutcome, Error> {
         let Some(row) = self.state.pool(&wanted.name)? else {
             self.create(wanted, progress)?;
-            return Ok(Applied::Made);
+            return Ok(ApplyOutcome::Made);
         };
         let checkpoint = wanted.checkpoint.absolute()?.to_string();
         let fixed = [
             ("checkpoint", row.checkpoint != checkpoint),
-            ("private limit", row.allowance != wanted.allowance),
+            ("private limit", row.private_limit != wanted.private_limit),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
             return Err(Error::Fixed {
@@ -58,9 +58,9 @@ impl Pools<'_> {
                 .trust(&self.state.open_checkpoint(&wanted.checkpoint)?)?;
         }
         if row.policy == wanted.policy {
-            return Ok(Applied::Same);
+            return Ok(ApplyOutcome::Same);
         }
         self.change(&row.name, &wanted.policy.into())?;
-        Ok(Applied::Changed)
+        Ok(ApplyOutcome::Changed)
     }
 }

@@ -27,7 +27,7 @@ const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Request for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ClaimSpec {
     /// How long the claim lasts when it is not renewed; the pool's own lease, when not given.
     pub lease: Option<Duration>,
     /// How long a guest may take to answer; when not given, [`WAKE_TIMEOUT`] for one that is hot,
@@ -62,7 +62,7 @@ impl Tier {
 
 /// A claim. Its guest has answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct ClaimGrant {
     /// Name of the guest.
     pub guest: String,
     /// Its id.
@@ -87,13 +87,13 @@ impl Pools<'_> {
     /// # Errors
     /// When the pool does not exist, or the host has no room for one more guest and gets none
     /// within the time to wait.
-    pub fn claim(&mut self, name: &str, wanted: &Wanted) -> Result<Claimed, Error> {
+    pub fn claim(&mut self, name: &str, wanted: &ClaimSpec) -> Result<ClaimGrant, Error> {
         let begin = Instant::now();
         let mut wanted = *wanted;
         let mut own = None;
         let claimed = loop {
             match self.try_claim(name, &wanted, begin) {
-                Err(e) if e.may_pass() && begin.elapsed() < wanted.wait => {
+                Err(e) if e.is_retryable() && begin.elapsed() < wanted.wait => {
                     if wanted.place.is_none() {
                         own = Some(self.wait_in_line(name, wanted.wait)?);
                         wanted.place = own;
@@ -133,7 +133,12 @@ impl Pools<'_> {
         Ok(self.state.wait_in_line(name, this, wait_ms)?)
     }
 
-    fn try_claim(&mut self, name: &str, wanted: &Wanted, begin: Instant) -> Result<Claimed, Error> {
+    fn try_claim(
+        &mut self,
+        name: &str,
+        wanted: &ClaimSpec,
+        begin: Instant,
+    ) -> Result<ClaimGrant, Error> {
         let pool = self.row(name)?;
         let lasts = wanted
             .lease
@@ -155,9 +160,9 @@ impl Pools<'_> {
         &mut self,
         pool: &PoolRow,
         lasts: Duration,
-        wanted: &Wanted,
+        wanted: &ClaimSpec,
         begin: Instant,
-    ) -> Result<Option<Claimed>, Error> {
+    ) -> Result<Option<ClaimGrant>, Error> {
         let timeout = wanted.timeout.unwrap_or(WAKE_TIMEOUT);
         let mut tries = 0;
         loop {
@@ -167,7 +172,7 @@ impl Pools<'_> {
             };
             let error = match self.guests().wake(&id, timeout) {
                 Ok((guest, process)) => {
-                    return Ok(Some(Claimed {
+                    return Ok(Some(ClaimGrant {
                         guest: guest.name,
                         id,
                         process,
@@ -200,9 +205,9 @@ impl Pools<'_> {
         &mut self,
         pool: &PoolRow,
         lasts: Duration,
-        wanted: &Wanted,
+        wanted: &ClaimSpec,
         begin: Instant,
-    ) -> Result<Claimed, Error> {
+    ) -> Result<ClaimGrant, Error> {
         let checkpoint = self.checkpoint(pool)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
         let (token, lease) = lease(lasts)?;
@@ -230,7 +235,7 @@ impl Pools<'_> {
         token: String,
         lease: Duration,
         begin: Instant,
-    ) -> Result<Claimed, Error> {
+    ) -> Result<ClaimGrant, Error> {
         let Some(guest) = report.guests.into_iter().next() else {
             let failure = report.failures.into_iter().next();
             return Err(Error::NotRestored {
@@ -238,7 +243,7 @@ impl Pools<'_> {
                 error: failure.map_or_else(|| "it was not begun".to_owned(), |f| f.error),
             });
         };
-        Ok(Claimed {
+        Ok(ClaimGrant {
             guest: guest.name,
             id: guest.id,
             process: guest.process,
@@ -256,7 +261,7 @@ impl Pools<'_> {
     /// and it has no lease.
     pub fn renew(&mut self, token: &str, lasts: Duration) -> Result<(), Error> {
         let token = TokenDigest::of(token);
-        if self.state.cold(&token)?.is_some() {
+        if self.state.suspended_claim(&token)?.is_some() {
             Err(Error::Suspended)
         } else if self.state.renew_claim(&Lease { token, lasts })? {
             Ok(())
@@ -272,9 +277,9 @@ impl Pools<'_> {
     /// [`Error::NoSuchClaim`] when it is over, or when the guest cannot be ended.
     pub fn release(&mut self, token: &str) -> Result<(), Error> {
         let token = &TokenDigest::of(token);
-        self.settle_claim(token)?;
-        let bundle = self.state.cold(token)?.map(|cold| cold.bundle);
-        let rested = self.state.forget_cold(token, true)?;
+        self.reconcile_claim(token)?;
+        let bundle = self.state.suspended_claim(token)?.map(|cold| cold.bundle);
+        let rested = self.state.forget_suspended_claim(token, true)?;
         match self.state.release_claim(token)? {
             Some(guest) => {
                 let left = self.destroy(&[guest])?;
@@ -289,7 +294,7 @@ impl Pools<'_> {
             if let Some(bundle) = bundle {
                 self.sweep_released(&bundle.parse()?)?;
             }
-            self.settle_cold();
+            self.reconcile_suspended_claims();
         }
         Ok(())
     }

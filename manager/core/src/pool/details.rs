@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Error, Pool, Pools};
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
-    state::{ColdRow, ColdState, EntryState, TokenDigest},
+    state::{EntryState, SuspendedClaimRow, SuspendedClaimState, TokenDigest},
     units::Bytes,
 };
 
@@ -16,16 +16,16 @@ pub struct Details {
     /// The pool.
     pub pool: Pool,
     /// Claimed entries.
-    pub claims: Vec<Held>,
+    pub claims: Vec<ClaimedEntry>,
     /// Names of the hot guests, the oldest first.
     pub hot_guests: Vec<String>,
     /// Suspended claims, those being suspended or resumed included; the oldest first.
-    pub suspended: Vec<Resting>,
+    pub suspended: Vec<SuspendedClaim>,
 }
 
 /// An entry that is claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct ClaimedEntry {
     /// Name of its guest.
     pub guest: String,
     /// Remaining lease, in seconds.
@@ -34,11 +34,11 @@ pub struct Held {
 
 /// A claim whose guest is suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resting {
+pub struct SuspendedClaim {
     /// Name that its guest had.
     pub guest: String,
     /// How far it is.
-    pub state: ColdState,
+    pub state: SuspendedClaimState,
     /// Time of its suspension, RFC 3339.
     pub since: String,
     /// Guest memory that was written for it; null while it is being written.
@@ -84,15 +84,23 @@ impl Pools<'_> {
     /// [`Error::NoSuchPool`], or when the state cannot be read.
     pub fn details(&self, name: &str) -> Result<Details, Error> {
         let pool = self.show(name)?;
-        let of_pool = |cold: &ColdRow| cold.pool == name;
-        let cold: Vec<_> = self.state.all_cold()?.into_iter().filter(of_pool).collect();
+        let of_pool = |suspended: &SuspendedClaimRow| suspended.pool == name;
+        let suspended: Vec<_> = self
+            .state
+            .suspended_claims()?
+            .into_iter()
+            .filter(of_pool)
+            .collect();
         let (mut claims, mut hot_guests) = (Vec::new(), Vec::new());
         for entry in self.state.entries(name)? {
             match entry.state {
-                EntryState::Claimed => claims.push(Held {
+                EntryState::Claimed => claims.push(ClaimedEntry {
                     guest: entry.name,
                     // One that is about to be suspended has none any more.
-                    lease_left_s: match cold.iter().find(|cold| cold.guest == entry.guest) {
+                    lease_left_s: match suspended
+                        .iter()
+                        .find(|suspended| suspended.guest == entry.guest)
+                    {
                         Some(_) => None,
                         None => entry.lease.map(|lease| lease.as_secs()),
                     },
@@ -105,7 +113,10 @@ impl Pools<'_> {
             pool,
             claims,
             hot_guests,
-            suspended: cold.iter().map(|cold| self.resting(cold)).collect(),
+            suspended: suspended
+                .iter()
+                .map(|suspended| self.resting(suspended))
+                .collect(),
         })
     }
 
@@ -115,7 +126,7 @@ impl Pools<'_> {
     /// [`Error::NoSuchClaim`] when it is over, or when the state cannot be read.
     pub fn find_claim(&self, token: &str) -> Result<ClaimView, Error> {
         let token = &TokenDigest::of(token);
-        let cold = self.state.cold(token)?;
+        let suspended = self.state.suspended_claim(token)?;
         // While it is suspended or resumed it has a guest, and its lease does not count.
         let entry = match self.state.claimed_by(token)? {
             Some(id) => match self.state.entry_pool(&id)? {
@@ -128,15 +139,15 @@ impl Pools<'_> {
             },
             None => None,
         };
-        match (cold, entry) {
-            (Some(cold), entry) => {
-                let resting = self.resting(&cold);
+        match (suspended, entry) {
+            (Some(suspended), entry) => {
+                let resting = self.resting(&suspended);
                 Ok(ClaimView {
-                    pool: cold.pool,
-                    state: match cold.state {
-                        ColdState::Suspending => ClaimState::Suspending,
-                        ColdState::Suspended => ClaimState::Suspended,
-                        ColdState::Resuming => ClaimState::Resuming,
+                    pool: suspended.pool,
+                    state: match suspended.state {
+                        SuspendedClaimState::Suspending => ClaimState::Suspending,
+                        SuspendedClaimState::Suspended => ClaimState::Suspended,
+                        SuspendedClaimState::Resuming => ClaimState::Resuming,
                     },
                     guest: resting.guest,
                     id: entry.map(|(_, entry)| entry.guest.to_string()),
@@ -158,21 +169,21 @@ impl Pools<'_> {
         }
     }
 
-    fn resting(&self, cold: &ColdRow) -> Resting {
-        let bundle: Option<BundlePath> = cold.bundle.parse().ok();
+    fn resting(&self, suspended: &SuspendedClaimRow) -> SuspendedClaim {
+        let bundle: Option<BundlePath> = suspended.bundle.parse().ok();
         // What cannot be read must not keep the rest from being shown.
         let sealed = bundle.and_then(|path| Checkpoint::open(&path).ok());
         let guest = match &sealed {
             Some(checkpoint) => Some(checkpoint.manifest().guest.clone()),
             None => {
-                let row = self.state.guest(&cold.guest.to_string());
+                let row = self.state.guest(&suspended.guest.to_string());
                 row.ok().flatten().map(|row| row.name)
             }
         };
-        Resting {
-            guest: guest.unwrap_or_else(|| cold.guest.to_string()),
-            state: cold.state,
-            since: cold.created_at.clone(),
+        SuspendedClaim {
+            guest: guest.unwrap_or_else(|| suspended.guest.to_string()),
+            state: suspended.state,
+            since: suspended.created_at.clone(),
             written_bytes: sealed.map(|checkpoint| checkpoint.manifest().files.ckp.size),
         }
     }

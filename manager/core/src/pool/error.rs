@@ -185,7 +185,7 @@ impl Error {
     /// Whether waiting may help: the host or the pool has no room for one more guest now, and other
     /// guests may free some.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         matches!(
             self,
             Self::Line { .. }

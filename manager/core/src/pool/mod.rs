@@ -15,28 +15,28 @@
 //!
 //! Each step is recorded before it is taken, by an SQL statement that only one of many processes
 //! can win, and each step can be repeated. So when a manager is killed between two steps, the next
-//! process goes on from there: [`Pools::settle`] reconciles the pool, after a crash and in everyday
+//! process goes on from there: [`Pools::reconcile`] reconciles the pool, after a crash and in everyday
 //! work alike.
 
 mod apply;
 mod claim;
-mod cold;
 mod details;
 mod error;
 mod pace;
-mod settle;
+mod reconcile;
+mod suspended;
 mod sweep;
 
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use jiff::Timestamp;
 
-pub use apply::Applied;
-pub use claim::{Claimed, Tier, WAKE_TIMEOUT, Wanted};
-pub use details::{ClaimState, ClaimView, Details, Held, Resting};
+pub use apply::ApplyOutcome;
+pub use claim::{ClaimGrant, ClaimSpec, Tier, WAKE_TIMEOUT};
+pub use details::{ClaimState, ClaimView, ClaimedEntry, Details, SuspendedClaim};
 pub use error::Error;
 pub use pace::Pace;
-pub use settle::{Filled, Refill, Settled};
+pub use reconcile::{FillReport, ReconcileReport, Refill};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, until},
@@ -46,11 +46,11 @@ use crate::{
     guests::{Guest, Guests, Left},
     host::{self, facts::HostFacts},
     restore::{
-        Slots, cost,
+        SessionCache, cost,
         mass::{self, Names, Request},
     },
     state::{
-        self, EntryState, Failing, Lease, Membership, Policy, PoolChange, PoolRow, State, lock,
+        self, EntryState, Lease, Membership, Policy, PoolChange, PoolFailure, PoolRow, State, lock,
         new_names,
     },
     units::Bytes,
@@ -96,7 +96,7 @@ pub struct NewPool {
     /// What its guests are restored from.
     pub checkpoint: BundlePath,
     /// Private memory that each of its guests is allowed.
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// What it should be.
     pub policy: Policy,
     /// Trust the checkpoint from now on.
@@ -134,7 +134,7 @@ pub struct Pool {
     /// What it is.
     pub entries: Counts,
     /// Why the last fill failed.
-    pub failing: Option<Failing>,
+    pub failing: Option<PoolFailure>,
 }
 
 /// Reads the host's facts, as far as they matter to guests of a checkpoint in this folder.
@@ -151,7 +151,7 @@ pub struct Pools<'a> {
     pub facts: ReadFacts<'a>,
     /// Warm fork servers (nurseries) of pools. The daemon keeps them; a command that claims once
     /// has none.
-    pub standing: &'a Slots,
+    pub standing: &'a SessionCache,
     /// Ends all waits when set: the requester has gone.
     pub cancelled: &'a AtomicBool,
     /// How long to wait for another process that works at the same pool.
@@ -175,7 +175,7 @@ impl Pools<'_> {
         }
         let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;
         let overhead = cost::measured(self.state, &checkpoint)?.overhead;
-        check(&new.name, &new.policy, new.allowance + overhead)?;
+        check(&new.name, &new.policy, new.private_limit + overhead)?;
         if new.trust {
             self.state.trust(&checkpoint)?;
         }
@@ -188,7 +188,7 @@ impl Pools<'_> {
             checkpoint: checkpoint.path().absolute()?.to_string(),
             sha256: checkpoint.manifest().memory_sha256(),
             policy: new.policy,
-            allowance: new.allowance,
+            private_limit: new.private_limit,
             created_at: Timestamp::now().to_string(),
         };
         if !self.state.add_pool(&row)? {
@@ -208,7 +208,7 @@ impl Pools<'_> {
     pub fn change(&mut self, name: &str, change: &PoolChange) -> Result<Pool, Error> {
         let row = self.row(name)?;
         // What guests cost besides is left out: the checkpoint may be away for now.
-        check(name, &change.apply(&row.policy), row.allowance)?;
+        check(name, &change.apply(&row.policy), row.private_limit)?;
         self.state.change_pool(name, change)?;
         self.show(name)
     }
@@ -240,8 +240,8 @@ impl Pools<'_> {
                 EntryState::Releasing => &mut entries.releasing,
             } += 1;
         }
-        let cold = self.state.all_cold()?;
-        entries.suspended = cold.iter().filter(|c| c.pool == row.name).count() as u64;
+        let suspended = self.state.suspended_claims()?;
+        entries.suspended = suspended.iter().filter(|c| c.pool == row.name).count() as u64;
         let failing = self.state.failing(&row.name)?;
         Ok(Pool {
             row,
@@ -276,7 +276,7 @@ impl Pools<'_> {
         self.row(name)?;
         let _lock = self.lock(name, self.cancelled)?;
         // A suspended claim that the record has lost is the pool's too.
-        self.settle_cold();
+        self.reconcile_suspended_claims();
         let entries = self.show(name)?.entries;
         let claimed = entries.claimed + entries.suspended;
         if claimed > 0 && !force {
@@ -300,12 +300,12 @@ impl Pools<'_> {
             }
         }
         let left = self.destroy(&doomed)?;
-        for cold in self.state.all_cold()? {
-            if cold.pool == name && force {
-                self.state.forget_cold(&cold.token, false)?;
+        for suspended in self.state.suspended_claims()? {
+            if suspended.pool == name && force {
+                self.state.forget_suspended_claim(&suspended.token, false)?;
             }
         }
-        self.settle_cold();
+        self.reconcile_suspended_claims();
         self.standing.end(name);
         none_left(name, &left)?;
         if self.state.remove_pool(name)? {
@@ -362,14 +362,14 @@ impl Pools<'_> {
             concurrency,
             timeout: mass::TIMEOUT,
             names: Names::Numbered(pool.name.clone()),
-            allowance: pool.allowance,
+            private_limit: pool.private_limit,
             overhead,
             overcommit: false,
             park_after: None,
             membership: Some(Membership {
                 pool: pool.name.clone(),
                 claim,
-                room: pool.policy.room(pool.allowance + overhead),
+                room: pool.policy.room(pool.private_limit + overhead),
             }),
             disk: Choice::Sealed,
         })

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Filled, Refill};
+use super::{FillReport, Refill};
 use crate::state::Policy;
 
 /// How a pool's refills have gone so far.
@@ -43,7 +43,7 @@ impl Pace {
         clippy::cast_precision_loss,
         reason = "guests of one refill, of which there are thousands at most"
     )]
-    pub fn done(&mut self, filled: &Filled) {
+    pub fn done(&mut self, filled: &FillReport) {
         self.under_way = filled.missing > 0;
         if let Some((guests, _)) = &mut self.counted {
             *guests = (*guests - filled.restored as f64).max(0.0);
@@ -57,11 +57,11 @@ mod tests {
 
     use super::*;
 
-    fn restored(restored: u64, missing: u64) -> Filled {
-        Filled {
+    fn restored(restored: u64, missing: u64) -> FillReport {
+        FillReport {
             restored,
             missing,
-            ..Filled::default()
+            ..FillReport::default()
         }
     }
 

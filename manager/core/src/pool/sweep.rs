@@ -29,10 +29,14 @@ impl Pools<'_> {
             return Ok(());
         }
         let mut needed = HashSet::new();
-        for bundle in self.state.bundles_of_kept_claims()? {
+        for bundle in self.state.bundles_of_claim_files()? {
             needed.insert(BundlePath::new(&bundle)?);
         }
-        let resting = self.state.all_cold()?.into_iter().map(|cold| cold.bundle);
+        let resting = self
+            .state
+            .suspended_claims()?
+            .into_iter()
+            .map(|suspended| suspended.bundle);
         let living = self.guests().list()?.into_iter().map(|g| g.row.checkpoint);
         for bundle in resting.chain(living) {
             needed.insert(bundle.parse()?);

@@ -5,7 +5,7 @@ use crate::{
     engine::{Engine, NEVER},
     guests::{self, Guest, Guests},
     host::plan::CostModel,
-    state::{self, Measured, State},
+    state::{self, GuestMeasurement, State},
     units::Bytes,
 };
 
@@ -18,7 +18,7 @@ pub fn measured(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, sta
     let measured = state.measured(&checkpoint.manifest().memory_sha256())?;
     Ok(measured.map_or_else(
         || CostModel::built_in(checkpoint.manifest().engine),
-        |m: Measured| CostModel {
+        |m: GuestMeasurement| CostModel {
             source: format!("density run of {} guests, {}", m.guests, m.at),
             overhead: m.overhead,
             pristine_private: m.pristine_private,

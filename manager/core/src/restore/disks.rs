@@ -5,14 +5,14 @@ use std::{fs::File, io};
 use super::mass::{self, is_fresh};
 use crate::{
     checkpoint::{Checkpoint, FileStamp, sha256_file},
-    disk::{self, Choice, Provider, Sealed, Source},
+    disk::{self, Choice, Provider, SealedDisk, Source},
     engine::{Engine, restore_lock::RestoreLock},
     state::State,
 };
 
 /// Source of the disks of a restore's guests.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct DiskSources {
     /// Its name.
     pub(super) source: Source,
     /// What makes the clones.
@@ -29,7 +29,7 @@ pub(super) fn open(
     checkpoint: &Checkpoint,
     choice: &Choice,
     lock: &RestoreLock,
-) -> Result<Option<Opened>, mass::Error> {
+) -> Result<Option<DiskSources>, mass::Error> {
     let bundle = checkpoint.path().absolute()?;
     let failed = |source| mass::Error::Disk {
         checkpoint: bundle.to_string(),
@@ -42,7 +42,7 @@ pub(super) fn open(
     };
     let read = engine.reads_disk(checkpoint)?;
     let provider = disk::provider(&source, state.owner(), Some(lock.file()));
-    let sealed = sealed.map(|disk| Sealed {
+    let sealed = sealed.map(|disk| SealedDisk {
         bundle: &bundle,
         disk,
     });
@@ -51,7 +51,7 @@ pub(super) fn open(
         .map_err(failed)?;
     // Before the first clone, so that leftovers of a crash are searched there.
     state.note_disk_place(&source.place())?;
-    Ok(Some(Opened {
+    Ok(Some(DiskSources {
         source,
         provider,
         read,

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Slot, Slots, cost,
+    SessionCache, Slot, cost,
     mass::{self, Error, Event, Failure, Names, Report, Request, RestoredGuest},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Default private limit of each guest.
-pub const ALLOWANCE: Bytes = Bytes::mib(1);
+pub const PRIVATE_LIMIT: Bytes = Bytes::mib(1);
 
 /// What to restore, and what then.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct Job {
     /// Pause each guest when all have answered.
     pub paused: bool,
     /// Private memory that each guest may come to hold.
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// Go ahead when that does not fit in memory.
     pub overcommit: bool,
     /// Guests that are idle for so long give their virtual machine back until they are asked.
@@ -87,7 +87,7 @@ impl Job {
                 .map_or(cores(facts.cpu.cores), |k| k as usize),
             timeout: self.timeout.unwrap_or(mass::TIMEOUT),
             names: self.names.clone(),
-            allowance: self.allowance,
+            private_limit: self.private_limit,
             overhead: cost::measured(state, checkpoint)?.overhead,
             overcommit: self.overcommit,
             park_after: self.park_after,
@@ -100,7 +100,7 @@ impl Job {
             warnings.extend(warning(&event));
             observe(&event);
         }
-        let own = Slots::default();
+        let own = SessionCache::default();
         let report = mass::restore_by(
             slot.unwrap_or_else(|| own.named("")),
             state,
@@ -205,7 +205,7 @@ pub fn warning(event: &Event<'_>) -> Option<String> {
 
 /// How a job ended, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum RestoreEnd {
     /// All guests were restored.
     Whole,
     /// Some were, some failed.
@@ -331,15 +331,15 @@ impl View {
 
     /// How it ended.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub fn ending(&self) -> RestoreEnd {
         if self.interrupted {
-            Ending::Interrupted
+            RestoreEnd::Interrupted
         } else if self.failed == 0 && self.not_begun == 0 && self.undone.is_empty() {
-            Ending::Whole
+            RestoreEnd::Whole
         } else if self.restored == 0 && self.undone.is_empty() {
-            Ending::Nothing
+            RestoreEnd::Nothing
         } else {
-            Ending::Some
+            RestoreEnd::Some
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Slot, Slots, disks,
+    SessionCache, Slot, disks,
     reserve::reserve,
     run::{CANCEL_PATIENCE, Run, begin_session},
 };
@@ -27,7 +27,7 @@ use crate::{
 };
 use crate::{
     host::admission::{self, Verdict},
-    restore::session_cache::Standing,
+    restore::session_cache::IdleSession,
 };
 
 /// Default time that a guest has from its order to its answer.
@@ -65,7 +65,7 @@ pub struct Request {
     /// How they are named.
     pub names: Names,
     /// Private limit of each guest.
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// Kernel and process memory of one guest.
     pub overhead: Bytes,
     /// Restore even if the private limits do not fit in memory.
@@ -313,7 +313,7 @@ pub fn restore(
     cancelled: &AtomicBool,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Report, Error> {
-    let slots = Slots::default();
+    let slots = SessionCache::default();
     let slot = slots.named("");
     restore_by(
         slot, state, engine, facts, checkpoint, request, cancelled, observe,
@@ -342,7 +342,7 @@ pub fn restore_by(
     let begin = Instant::now();
     let stood = slot.take(checkpoint, request.park_after);
     let (lock, stood) = match stood {
-        Some(Standing {
+        Some(IdleSession {
             lock,
             session,
             next,
@@ -375,7 +375,7 @@ pub fn restore_by(
         Ok(reserved) => reserved,
         Err(e) => {
             if let Some((session, next)) = stood {
-                slot.put(Standing {
+                slot.put(IdleSession {
                     session,
                     next,
                     lock,

@@ -8,4 +8,4 @@ mod reserve;
 mod run;
 mod session_cache;
 
-pub use session_cache::{Slot, Slots};
+pub use session_cache::{SessionCache, Slot};

@@ -44,10 +44,10 @@ pub(super) fn reserve(
         }
         .list()?;
     }
-    let mut reserve = |state: &mut State, known: Known<'_>| {
+    let mut reserve = |state: &mut State, known: RecordedGuests<'_>| {
         reserve_if(state, known, facts, checkpoint, request, lock, observe)
     };
-    match reserve(state, Known::Nothing) {
+    match reserve(state, RecordedGuests::Nothing) {
         Err(Error::Admission(_)) => {
             let live = Guests {
                 state,
@@ -76,7 +76,7 @@ pub(super) fn reserve(
                 .collect();
             reserve(
                 state,
-                Known::Now {
+                RecordedGuests::Now {
                     used: &used,
                     dead: &dead,
                 },
@@ -88,7 +88,7 @@ pub(super) fn reserve(
 
 /// What is known about the recorded guests.
 #[derive(Clone, Copy)]
-enum Known<'a> {
+enum RecordedGuests<'a> {
     /// What is recorded.
     Nothing,
     /// The processes, looked at just now.
@@ -100,7 +100,7 @@ enum Known<'a> {
     },
 }
 
-impl Known<'_> {
+impl RecordedGuests<'_> {
     /// Private memory of a guest that lives; `None` when it is not there yet.
     fn used(&self, row: &GuestRow) -> Option<Bytes> {
         match self {
@@ -117,7 +117,7 @@ impl Known<'_> {
 /// Admits the request and records its guests in one transaction.
 fn reserve_if(
     state: &mut State,
-    known: Known<'_>,
+    known: RecordedGuests<'_>,
     facts: &HostFacts,
     checkpoint: &Checkpoint,
     request: &Request,
@@ -136,7 +136,7 @@ fn reserve_if(
         let mut demand = Demand {
             guests: request.guests as u64,
             overhead: request.overhead,
-            allowance: request.allowance,
+            private_limit: request.private_limit,
             memory_size: manifest.memory.size,
             outstanding: Bytes(0),
             outstanding_pids: 0,
@@ -146,7 +146,7 @@ fn reserve_if(
             promised(&mut demand, row, used, facts);
         }
         let verdict = admit(facts, &demand);
-        let looked = matches!(known, Known::Now { .. });
+        let looked = matches!(known, RecordedGuests::Now { .. });
         verdict.check(request.overcommit && looked)?;
         observe(&Event::Admitted { verdict: &verdict });
 
@@ -176,7 +176,7 @@ fn reserve_if(
                 checkpoint: &bundle,
                 sha256: &sha256,
                 memory: manifest.memory.size,
-                allowance: request.allowance,
+                private_limit: request.private_limit,
                 session: lock.name(),
                 created_at: &created_at,
                 membership: request.membership.as_ref(),
@@ -190,13 +190,13 @@ fn reserve_if(
 
 /// Adds the memory that an earlier guest was promised and has not used yet.
 fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, facts: &HostFacts) {
-    let allowance = admission::private(facts, row.allowance, row.memory);
+    let private_limit = admission::private(facts, row.private_limit, row.memory);
     let outstanding = match (row.state, used) {
         (RowState::Dead, _) => Bytes(0),
-        (_, Some(used)) => allowance.saturating_sub(used),
+        (_, Some(used)) => private_limit.saturating_sub(used),
         (_, None) => {
             demand.outstanding_pids += facts.pids_per_guest();
-            allowance + demand.overhead
+            private_limit + demand.overhead
         }
     };
     demand.outstanding = demand.outstanding + outstanding;

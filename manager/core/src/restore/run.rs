@@ -13,18 +13,20 @@ use nix::sys::signal::Signal;
 
 use super::{
     Slot,
-    disks::Opened,
+    disks::DiskSources,
     mass::{Error, Event, Failure, Report, RestoredGuest},
 };
 use crate::{
     checkpoint::Checkpoint,
     disk,
-    engine::{self, Engine, Order, Process, Restored, Session, process, restore_lock::RestoreLock},
+    engine::{
+        self, Engine, Order, Process, RestoredProcess, Session, process, restore_lock::RestoreLock,
+    },
     guest_id::GuestId,
     guests,
     state::State,
 };
-use crate::{engine::GuestRef, restore::session_cache::Standing};
+use crate::{engine::GuestRef, restore::session_cache::IdleSession};
 
 /// How often the process that guests are forked from is replaced when it was killed.
 const NURSERIES: u32 = 5;
@@ -80,7 +82,7 @@ pub(super) struct Run<'a> {
     pub(super) timeout: Duration,
     /// How long guests that are under way may still take when the restore was cancelled.
     pub(super) grace: Duration,
-    pub(super) disk: Option<Opened>,
+    pub(super) disk: Option<DiskSources>,
     pub(super) session: Box<dyn Session>,
     pub(super) nurseries: u32,
     pub(super) queue: VecDeque<Order>,
@@ -120,7 +122,7 @@ impl Run<'_> {
                         self.furthest = self.furthest.max(outcome.order);
                         // The next guest is under way while this one is written down.
                         self.give_out(concurrency, cancelled, observe)?;
-                        self.settle(order, self.heard - begin, outcome.result, observe);
+                        self.take_outcome(order, self.heard - begin, outcome.result, observe);
                     }
                 }
                 Ok(None) => {}
@@ -186,7 +188,7 @@ impl Run<'_> {
         // Answers that came before the end are still to be had.
         while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
             if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
-                self.settle(order, begin.elapsed(), outcome.result, observe);
+                self.take_outcome(order, begin.elapsed(), outcome.result, observe);
             }
         }
         self.session.abort();
@@ -239,11 +241,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn settle(
+    fn take_outcome(
         &mut self,
         order: Order,
         latency: Duration,
-        result: Result<Restored, String>,
+        result: Result<RestoredProcess, String>,
         observe: &mut dyn FnMut(&Event<'_>),
     ) {
         let name = order.identity.name;
@@ -255,7 +257,7 @@ impl Run<'_> {
             )),
         });
         match found {
-            Ok((Restored { nonce, counter, .. }, process)) => {
+            Ok((RestoredProcess { nonce, counter, .. }, process)) => {
                 let guest = RestoredGuest {
                     name,
                     id: order.id,
@@ -369,7 +371,7 @@ impl Run<'_> {
         // Answers that came before the end are still to be had.
         while let Ok(Some(outcome)) = self.session.wait(Duration::ZERO) {
             if let Some((order, begin)) = self.given_out.remove(&outcome.order) {
-                self.settle(order, begin.elapsed(), outcome.result, observe);
+                self.take_outcome(order, begin.elapsed(), outcome.result, observe);
             }
         }
         self.session.abort();
@@ -453,7 +455,7 @@ impl Run<'_> {
         }
         let is_good = self.report.failures.is_empty() && !self.broken && is_recorded;
         if result.is_ok() && is_good && self.given_out.is_empty() {
-            slot.put(Standing {
+            slot.put(IdleSession {
                 session: self.session,
                 next: self.next,
                 lock: self.lock,

@@ -16,7 +16,7 @@ use crate::{
 
 /// A session that stands by.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct IdleSession {
     pub(super) session: Box<dyn Session>,
     /// How many orders it was given.
     pub(super) next: u64,
@@ -26,7 +26,7 @@ pub(super) struct Standing {
     pub(super) park_after: Option<Duration>,
 }
 
-impl Standing {
+impl IdleSession {
     fn fits(&self, checkpoint: &Checkpoint, park_after: Option<Duration>) -> bool {
         self.stamps == checkpoint.stamps() && self.park_after == park_after
     }
@@ -35,12 +35,12 @@ impl Standing {
 /// Idle sessions by the name of the pool or restore that they serve. Threads share the cache: a
 /// session that one thread has taken is its own, and another thread begins a new one meanwhile.
 #[derive(Default)]
-pub struct Slots(Mutex<HashMap<String, Kept>>);
+pub struct SessionCache(Mutex<HashMap<String, CachedSession>>);
 
 /// A session, and since when it stands by.
-type Kept = (Standing, Instant);
+type CachedSession = (IdleSession, Instant);
 
-impl Slots {
+impl SessionCache {
     /// The slot of this name.
     #[must_use]
     pub fn named<'a>(&'a self, name: &'a str) -> Slot<'a> {
@@ -49,8 +49,9 @@ impl Slots {
 
     /// Ends sessions that were not used for `after`, except those that are `wanted`.
     pub fn end_unused(&self, after: Duration, wanted: impl Fn(&str) -> bool) {
-        let unused =
-            |name: &String, (_, since): &mut Kept| !wanted(name) && since.elapsed() > after;
+        let unused = |name: &String, (_, since): &mut CachedSession| {
+            !wanted(name) && since.elapsed() > after
+        };
         let ended: Vec<_> = self.all().extract_if(unused).collect();
         drop(ended);
     }
@@ -61,12 +62,12 @@ impl Slots {
         drop(ended);
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, CachedSession>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Slots {
+impl fmt::Debug for SessionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.all().keys()).finish()
     }
@@ -75,7 +76,7 @@ impl fmt::Debug for Slots {
 /// Room for one session that stands by.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot<'a> {
-    slots: &'a Slots,
+    slots: &'a SessionCache,
     name: &'a str,
 }
 
@@ -85,7 +86,7 @@ impl Slot<'_> {
         self,
         checkpoint: &Checkpoint,
         park_after: Option<Duration>,
-    ) -> Option<Standing> {
+    ) -> Option<IdleSession> {
         let kept = self.slots.all().remove(self.name);
         let standing = kept.map(|(standing, _)| standing);
         let mut standing = standing.filter(|s| s.fits(checkpoint, park_after))?;
@@ -102,7 +103,7 @@ impl Slot<'_> {
 
     /// Puts a session into the slot. Of two sessions the later one stays, because it restores the
     /// present content of the checkpoint.
-    pub(super) fn put(self, standing: Standing) {
+    pub(super) fn put(self, standing: IdleSession) {
         let kept = (standing, Instant::now());
         let ended = self.slots.all().insert(self.name.to_owned(), kept);
         drop(ended);

@@ -10,7 +10,7 @@ use std::{
 use nix::fcntl::{FcntlArg, fcntl};
 use rusqlite::Connection;
 
-use super::{DATABASE, Error, journal::Journal, keepsake};
+use super::{DATABASE, Error, journal::Journal, recovery_files};
 
 /// Name of the file that a rebuild is still filling.
 pub(super) const UNFINISHED: &str = "brood.sqlite.new";
@@ -88,7 +88,7 @@ fn is_locked(file: &File) -> bool {
 
 /// Refuses a database that is new where there was one.
 pub(super) fn check_new(dir: &Path) -> Result<(), Error> {
-    if !keepsake::are_in(dir)? {
+    if !recovery_files::are_in(dir)? {
         return Ok(());
     }
     Err(Error::Damaged {

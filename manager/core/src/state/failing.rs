@@ -15,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why a pool could not be filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failing {
+pub struct PoolFailure {
     /// The last error.
     pub error: String,
     /// Time of the first failure in the row, RFC 3339.
@@ -64,13 +64,13 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn failing(&self, pool: &str) -> Result<Option<Failing>, Error> {
+    pub fn failing(&self, pool: &str) -> Result<Option<PoolFailure>, Error> {
         self.database
             .prepare_cached("SELECT error, since, tries FROM failing WHERE pool = ?1")
             .and_then(|mut statement| {
                 statement.query_row([pool], |row| {
                     let tries = row.get::<_, i64>(2)?.cast_unsigned();
-                    Ok(Failing {
+                    Ok(PoolFailure {
                         error: row.get(0)?,
                         since: row.get(1)?,
                         tries,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{EntryState, Error, Membership, State, pools::since_boot};
 use crate::{
-    engine::{Described, Order, Process, restore_lock},
+    engine::{Order, Process, ProcessDescription, restore_lock},
     guest_id::GuestId,
     units::Bytes,
 };
@@ -48,7 +48,7 @@ pub struct GuestRow {
     /// Its memory.
     pub memory: Bytes,
     /// Private memory that it was promised.
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// Its generation id, in hexadecimal.
     pub generation: String,
     /// Its MAC address.
@@ -82,7 +82,7 @@ pub struct NewGuest<'a> {
     /// Memory of the guest.
     pub memory: Bytes,
     /// Private memory that it is promised.
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// Lock of the restore.
     pub session: &'a str,
     /// Now, RFC 3339.
@@ -150,7 +150,7 @@ impl Reservation<'_> {
     }
 }
 
-pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, allowance, generation, mac, session, \
+pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, private_limit, generation, mac, session, \
                        created_at, state, pid, start_time, reason, boot, disk";
 
 impl State {
@@ -231,7 +231,7 @@ impl State {
         let id = new.order.id.to_string();
         let identity = &new.order.identity;
         self.changed(
-            "INSERT INTO guest (id, name, checkpoint, sha256, memory, allowance, generation, \
+            "INSERT INTO guest (id, name, checkpoint, sha256, memory, private_limit, generation, \
              mac, session, boot, created_at, state, disk) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12)",
             params![
@@ -240,7 +240,7 @@ impl State {
                 new.checkpoint,
                 new.sha256,
                 signed(new.memory.0),
-                signed(new.allowance.0),
+                signed(new.private_limit.0),
                 hex(&identity.generation, ""),
                 hex(&identity.mac, ":"),
                 new.session,
@@ -284,14 +284,14 @@ impl State {
         &mut self,
         id: GuestId,
         process: Process,
-        described: &Described,
+        described: &ProcessDescription,
         sha256: &str,
         disk: Option<&str>,
     ) -> Result<(), Error> {
         let now = jiff::Timestamp::now().to_string();
         let insert = |name: &str| {
             self.changed(
-                "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, allowance, \
+                "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, private_limit, \
                  generation, mac, session, boot, created_at, state, pid, start_time, disk) \
                  VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9, ?10)",
                 params![
@@ -332,7 +332,7 @@ impl State {
                 row.checkpoint,
                 row.sha256,
                 signed(row.memory.0),
-                signed(row.allowance.0),
+                signed(row.private_limit.0),
                 row.generation,
                 row.mac,
                 row.session,
@@ -514,7 +514,7 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         checkpoint: row.get(2)?,
         sha256: row.get(3)?,
         memory: bytes(4)?,
-        allowance: bytes(5)?,
+        private_limit: bytes(5)?,
         generation: row.get(6)?,
         mac: row.get(7)?,
         session: row.get(8)?,

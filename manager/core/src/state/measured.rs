@@ -9,7 +9,7 @@ use crate::units::Bytes;
 
 /// The last measurement of a checkpoint's guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Measured {
+pub struct GuestMeasurement {
     /// On how many guests.
     pub guests: u64,
     /// Kernel and process memory of one guest.
@@ -27,14 +27,14 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn measured(&self, sha256: &str) -> Result<Option<Measured>, Error> {
+    pub fn measured(&self, sha256: &str) -> Result<Option<GuestMeasurement>, Error> {
         let bytes = |n: i64| Bytes(u64::try_from(n).unwrap_or(0));
         self.database
             .query_row(
                 "SELECT guests, overhead, pristine_private, expected_private, at FROM measured WHERE sha256 = ?1",
                 [sha256],
                 |row| {
-                    Ok(Measured {
+                    Ok(GuestMeasurement {
                         guests: bytes(row.get(0)?).0,
                         overhead: bytes(row.get(1)?),
                         pristine_private: bytes(row.get(2)?),
@@ -70,7 +70,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_measured(&self, sha256: &str, measured: &Measured) -> Result<(), Error> {
+    pub fn note_measured(&self, sha256: &str, measured: &GuestMeasurement) -> Result<(), Error> {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.changed(
             "INSERT OR REPLACE INTO measured VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

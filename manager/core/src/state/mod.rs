@@ -20,7 +20,6 @@
 mod bundle_use;
 mod bundles;
 mod change;
-mod cold;
 mod damage;
 mod disks;
 mod ending;
@@ -28,16 +27,17 @@ mod failing;
 mod guests;
 mod holder;
 mod journal;
-mod keepsake;
 pub(crate) mod lock;
 mod look;
 mod measured;
 mod policy;
 mod pools;
 mod rebuild;
+mod recovery_files;
 mod salvage;
 mod schema;
 mod stops;
+mod suspended;
 mod token;
 mod trusted;
 mod verified;
@@ -53,16 +53,16 @@ use std::{
 use rusqlite::{Connection, ErrorCode};
 
 pub use bundle_use::{BundleAction, BundleUse, BundleUser};
-pub use cold::{ColdRow, ColdState};
-pub use failing::Failing;
+pub use failing::PoolFailure;
 pub use guests::{GuestRow, NewGuest, Reservation, RowState, new_name, new_names};
-pub(crate) use keepsake::KeptClaim;
-pub use measured::Measured;
+pub use measured::GuestMeasurement;
 pub use policy::{Policy, PoolChange};
 pub(crate) use pools::new_token;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
 pub(crate) use rebuild::Rebuild;
+pub(crate) use recovery_files::ClaimFile;
 pub(crate) use salvage::{Salvage, SavedEntry};
+pub use suspended::{SuspendedClaimRow, SuspendedClaimState};
 pub use token::TokenDigest;
 pub use waiting::Place;
 
@@ -368,7 +368,7 @@ impl State {
         let opened = schema::open(&path, || damage::check_new(dir))?;
         let state = Self::with(dir, &path, opened.database)?;
         if (1..schema::TOKEN_DIGESTS).contains(&opened.version) {
-            state.keep_claims_again()?;
+            state.rewrite_claim_files()?;
         }
         Ok(state)
     }

@@ -32,8 +32,8 @@ pub struct PoolRow {
     #[serde(flatten)]
     pub policy: Policy,
     /// Private memory that each of its guests is allowed, in bytes.
-    #[serde(rename = "private_limit", alias = "allowance")]
-    pub allowance: Bytes,
+    #[serde(alias = "allowance")]
+    pub private_limit: Bytes,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -85,7 +85,7 @@ pub struct Lease {
     pub lasts: Duration,
 }
 
-pub(super) const POOL: &str = "name, checkpoint, sha256, allowance, created_at, hot, hot_min, most, max_memory, \
+pub(super) const POOL: &str = "name, checkpoint, sha256, private_limit, created_at, hot, hot_min, most, max_memory, \
                     max_age_s, refill_per_s, lease_s";
 
 impl State {
@@ -96,20 +96,20 @@ impl State {
     pub fn add_pool(&self, pool: &PoolRow) -> Result<bool, Error> {
         let added = self.at_once(|state| -> Result<_, Error> {
             let added = state.changed(
-                "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, allowance,
+                "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, private_limit,
                                              created_at)
                  VALUES (?1, ?2, ?3, 0, 1, ?4, ?5)",
                 params![
                     pool.name,
                     pool.checkpoint,
                     pool.sha256,
-                    signed(pool.allowance.0),
+                    signed(pool.private_limit.0),
                     pool.created_at
                 ],
             )?;
             Ok(added && state.set_policy(&pool.name, &pool.policy)?)
         })?;
-        self.keep_pool(&pool.name)?;
+        self.write_pool_file(&pool.name)?;
         Ok(added)
     }
 
@@ -122,7 +122,7 @@ impl State {
             Some(pool) => state.set_policy(name, &change.apply(&pool.policy)),
             None => Ok(false),
         })?;
-        self.keep_pool(name)?;
+        self.write_pool_file(name)?;
         Ok(changed)
     }
 
@@ -184,7 +184,7 @@ impl State {
         )?;
         if removed {
             self.note_not_failing(name)?;
-            self.unkeep_pool(name)?;
+            self.remove_pool_file(name)?;
         }
         Ok(removed)
     }
@@ -487,7 +487,7 @@ pub(super) fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
         name: row.get(0)?,
         checkpoint: row.get(1)?,
         sha256: row.get(2)?,
-        allowance: Bytes(unsigned(3)?),
+        private_limit: Bytes(unsigned(3)?),
         created_at: row.get(4)?,
         policy: Policy {
             hot: unsigned(5)?,

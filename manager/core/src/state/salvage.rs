@@ -6,7 +6,7 @@ use std::{collections::HashSet, fmt::Display, hash::Hash, path::Path};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{
-    EntryState, GuestRow, KeptClaim, PoolRow, TokenDigest,
+    ClaimFile, EntryState, GuestRow, PoolRow, TokenDigest,
     guests::{self, COLUMNS},
     journal::Journal,
     pools::{POOL, bad, entry_state, guest_id, pool_from_row},
@@ -29,7 +29,7 @@ pub(crate) struct Salvage {
     pub(crate) guests: Vec<GuestRow>,
     pub(crate) entries: Vec<SavedEntry>,
     /// Suspended claims.
-    pub(crate) claims: Vec<KeptClaim>,
+    pub(crate) claims: Vec<ClaimFile>,
     /// Where guests had disks.
     pub(crate) disk_places: Vec<String>,
     /// What could not be read to its end, and why.
@@ -72,17 +72,12 @@ impl Salvage {
         self.entries = rows(database, unread, "entries of pools", entry, of_row, |e| {
             e.guest
         });
-        // An earlier version had another name for them.
-        let table = match database.prepare("SELECT 1 FROM suspended_claim") {
-            Ok(_) => "suspended_claim",
-            Err(_) => "cold",
-        };
-        let suspended = format!("token, pool, guest, bundle, created_at, state FROM {table}");
+        let suspended = "token, pool, guest, bundle, created_at, state FROM suspended_claim";
         let of_row = |row: &Row<'_>| {
             if row.get_ref(5)?.as_str()? == "suspending" {
                 return Err(bad(5, "not suspended yet"));
             }
-            Ok(KeptClaim {
+            Ok(ClaimFile {
                 token: row.get(0)?,
                 pool: row.get(1)?,
                 guest: guest_id(row, 2)?.to_string(),
@@ -94,7 +89,7 @@ impl Salvage {
             database,
             unread,
             "suspended claims",
-            &suspended,
+            suspended,
             of_row,
             |c| c.token.clone(),
         );

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -141,13 +141,17 @@ const MIGRATIONS: [&str; 10] = [
     ALTER TABLE cold RENAME TO suspended_claim;
     UPDATE suspended_claim SET state = 'suspended' WHERE state = 'cold';
 ",
+    "
+    ALTER TABLE guest RENAME COLUMN allowance TO private_limit;
+    ALTER TABLE pool RENAME COLUMN allowance TO private_limit;
+",
 ];
 
 /// First version whose tokens are digests.
 pub(super) const TOKEN_DIGESTS: i64 = 5;
 
 /// A database of the newest version.
-pub(super) struct Opened {
+pub(super) struct OpenDatabase {
     pub(super) database: Connection,
     /// The version that it had before; 0 when it is new.
     pub(super) version: i64,
@@ -157,7 +161,7 @@ pub(super) struct Opened {
 pub(super) fn open(
     path: &Path,
     may_be_new: impl FnOnce() -> Result<(), Error>,
-) -> Result<Opened, Error> {
+) -> Result<OpenDatabase, Error> {
     let failed = |source| Error::database(path, source);
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut database = Connection::open(path).map_err(failed)?;
@@ -205,7 +209,7 @@ pub(super) fn open(
     database
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;
-    Ok(Opened {
+    Ok(OpenDatabase {
         database,
         version: found,
     })
@@ -298,7 +302,10 @@ mod tests {
         drop(old);
 
         let state = State::open(dir.path()).unwrap();
-        let cold = state.cold(&TokenDigest::of(token)).unwrap().unwrap();
+        let cold = state
+            .suspended_claim(&TokenDigest::of(token))
+            .unwrap()
+            .unwrap();
         assert_eq!(cold.bundle, "/cold/b");
         for file in [path, dir.path().join("brood.sqlite-wal"), kept] {
             let content = fs::read(&file).unwrap();
@@ -309,6 +316,11 @@ mod tests {
         }
         drop(state);
         let again = State::open(dir.path()).unwrap();
-        assert!(again.cold(&TokenDigest::of(token)).unwrap().is_some());
+        assert!(
+            again
+                .suspended_claim(&TokenDigest::of(token))
+                .unwrap()
+                .is_some()
+        );
     }
 }

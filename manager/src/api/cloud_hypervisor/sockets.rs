@@ -22,7 +22,7 @@ use crate::api::{
     error::Error,
     problem::Problem,
     socket::{Name, Place},
-    watch::Look,
+    watch::Observation,
 };
 use brood_core::{guest_id::GuestId, guests::GuestState, owner_only};
 
@@ -140,7 +140,7 @@ impl GuestSockets {
     }
 
     /// Stops serving sockets of guests that have ended.
-    pub(in crate::api) fn settle(&self, look: &Look) {
+    pub(in crate::api) fn reconcile(&self, look: &Observation) {
         let lives = |id: &GuestId| {
             let seen = look.guests.get(id);
             seen.is_some_and(|seen| seen.view.state != GuestState::Dead)

@@ -13,7 +13,7 @@ use super::{
         VmmPingResponse,
     },
 };
-use crate::api::{App, guests::TIMEOUT, permits::Bound, problem::Problem};
+use crate::api::{App, guests::TIMEOUT, permits::PermitKind, problem::Problem};
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, until},
     engine,
@@ -118,7 +118,7 @@ pub(super) async fn snapshot(
     let from = app.on_guests(find).await?;
     let bounds = [
         served.bound(),
-        Bound::suspends(&format!("checkpoint {from}")),
+        PermitKind::suspends(&format!("checkpoint {from}")),
     ];
     let permit = app.permits.take(&bounds, mass::TIMEOUT).await?;
     app.change_guests(move |guests| {
@@ -179,8 +179,8 @@ impl Served {
             })
     }
 
-    fn bound(&self) -> Bound {
-        Bound::guest(&self.name)
+    fn bound(&self) -> PermitKind {
+        PermitKind::guest(&self.name)
     }
 
     /// Ends the guest for good.

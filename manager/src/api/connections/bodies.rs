@@ -9,7 +9,7 @@ use std::{
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, Incoming, SizeHint};
 
-use super::{Answering, Client};
+use super::{Client, RequestGuard};
 
 /// The body of a request. Its client counts as sending until all of it has come, or nobody reads it.
 pub(super) struct SentBody {
@@ -64,7 +64,7 @@ impl HttpBody for SentBody {
 /// The body of an answer, whose request is being answered until all of it is sent.
 pub(super) struct AnsweringBody {
     pub(super) body: Body,
-    pub(super) _answering: Answering,
+    pub(super) _answering: RequestGuard,
 }
 
 impl HttpBody for AnsweringBody {

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::{manifest as schema, words};
 use brood_core::{
     checkpoint::{
-        self, BundlePath, Listed, State,
+        self, BundlePath, CatalogueEntry, State,
         manifest::{EngineKind, Manifest},
     },
     units::Bytes,
@@ -69,8 +69,8 @@ impl ListedState {
     }
 }
 
-impl From<&Listed> for ListedCheckpoint {
-    fn from(listed: &Listed) -> Self {
+impl From<&CatalogueEntry> for ListedCheckpoint {
+    fn from(listed: &CatalogueEntry) -> Self {
         let mut view = Self {
             name: listed.path.name().to_owned(),
             state: ListedState::Whole,

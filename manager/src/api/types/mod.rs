@@ -13,6 +13,6 @@ pub use checkpoint::{Checkpoint, ListedCheckpoint, ListedState};
 pub use guest::{Guest, MemoryMap, Usage};
 pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
 pub use pool::{
-    ClaimState, ClaimStatus, Held, Pool, PoolDetails, PoolEntries, PoolFailing, PoolPolicy,
-    PoolSettings, Settled, SuspendedClaimView,
+    ClaimState, ClaimStatus, Pool, PoolClaim, PoolDetails, PoolEntries, PoolFailing, PoolPolicy,
+    PoolSettings, ReconcileAnswer, SuspendedClaimView,
 };

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::words;
 use brood_core::{
     pool,
-    state::{self, ColdState},
+    state::{self, SuspendedClaimState},
     units::Bytes,
 };
 
@@ -46,9 +46,8 @@ pub struct PoolSettings {
     #[serde(flatten)]
     pub policy: PoolPolicy,
     /// Private memory that each of its guests is allowed, in bytes.
-    #[serde(rename = "private_limit")]
     #[schema(value_type = words::Bytes)]
-    pub allowance: Bytes,
+    pub private_limit: Bytes,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -60,7 +59,7 @@ impl From<state::PoolRow> for PoolSettings {
             checkpoint: row.checkpoint,
             sha256: row.sha256,
             policy: row.policy.into(),
-            allowance: row.allowance,
+            private_limit: row.private_limit,
             created_at: row.created_at,
         }
     }
@@ -144,8 +143,8 @@ pub struct PoolFailing {
     pub pause_s: u64,
 }
 
-impl From<state::Failing> for PoolFailing {
-    fn from(failing: state::Failing) -> Self {
+impl From<state::PoolFailure> for PoolFailing {
+    fn from(failing: state::PoolFailure) -> Self {
         Self {
             error: failing.error,
             since: failing.since,
@@ -162,7 +161,7 @@ pub struct PoolDetails {
     #[serde(flatten)]
     pub pool: Pool,
     /// Claimed entries.
-    pub claims: Vec<Held>,
+    pub claims: Vec<PoolClaim>,
     /// Names of the hot guests, the oldest first.
     pub hot_guests: Vec<String>,
     /// Suspended claims, those being suspended or resumed included; the oldest first.
@@ -182,15 +181,15 @@ impl From<pool::Details> for PoolDetails {
 
 /// An entry that is claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Held {
+pub struct PoolClaim {
     /// Name of its guest.
     pub guest: String,
     /// Remaining lease, in seconds.
     pub lease_left_s: Option<u64>,
 }
 
-impl From<pool::Held> for Held {
-    fn from(held: pool::Held) -> Self {
+impl From<pool::ClaimedEntry> for PoolClaim {
+    fn from(held: pool::ClaimedEntry) -> Self {
         Self {
             guest: held.guest,
             lease_left_s: held.lease_left_s,
@@ -205,7 +204,7 @@ pub struct SuspendedClaimView {
     pub guest: String,
     /// How far it is.
     #[schema(value_type = words::SuspendedClaimState)]
-    pub state: ColdState,
+    pub state: SuspendedClaimState,
     /// Time of its suspension, RFC 3339.
     pub since: String,
     /// Guest memory that was written for it; null while it is being written.
@@ -213,8 +212,8 @@ pub struct SuspendedClaimView {
     pub written_bytes: Option<Bytes>,
 }
 
-impl From<pool::Resting> for SuspendedClaimView {
-    fn from(resting: pool::Resting) -> Self {
+impl From<pool::SuspendedClaim> for SuspendedClaimView {
+    fn from(resting: pool::SuspendedClaim) -> Self {
         Self {
             guest: resting.guest,
             state: resting.state,
@@ -285,7 +284,7 @@ impl From<pool::ClaimState> for ClaimState {
 
 /// Result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Settled {
+pub struct ReconcileAnswer {
     /// Guests of an interrupted fill that are hot now.
     pub saved: u64,
     /// Entries whose guest was destroyed: released, expired, dead, or no longer pristine.
@@ -297,13 +296,13 @@ pub struct Settled {
     pub left: Vec<String>,
 }
 
-impl From<pool::Settled> for Settled {
-    fn from(settled: pool::Settled) -> Self {
+impl From<pool::ReconcileReport> for ReconcileAnswer {
+    fn from(report: pool::ReconcileReport) -> Self {
         Self {
-            saved: settled.saved,
-            destroyed: settled.destroyed,
-            evicted: settled.evicted,
-            left: settled.left,
+            saved: report.saved,
+            destroyed: report.destroyed,
+            evicted: report.evicted,
+            left: report.left,
         }
     }
 }

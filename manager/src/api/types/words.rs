@@ -76,7 +76,7 @@ words! {
 
 words! {
     /// How far a claim's guest is suspended.
-    SuspendedClaimState = state::ColdState {
+    SuspendedClaimState = state::SuspendedClaimState {
         /// Its bundle is being written; until that is sealed the guest is what counts.
         Suspending,
         /// Its bundle is what counts.
@@ -98,7 +98,7 @@ words! {
 
 words! {
     /// What had to be done to a pool.
-    Applied = pool::Applied {
+    Applied = pool::ApplyOutcome {
         /// There was none.
         Made,
         /// It was otherwise.

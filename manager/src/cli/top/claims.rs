@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::picture::Claims;
-use crate::{api::claims::ClaimEvent, cli, client::Told, config::Config};
+use crate::{api::claims::ClaimEvent, cli, client::ServerEvent, config::Config};
 use brood_core::percentiles::Percentiles;
 
 /// How long claims are remembered, for latencies.
@@ -39,7 +39,7 @@ impl Heard {
     }
 
     /// Joins the daemon's counters and events of a pool's claims.
-    pub(crate) fn of_pool(&self, pool: &str, counted: Counted, now: Instant) -> Claims {
+    pub(crate) fn of_pool(&self, pool: &str, counted: ClaimCounts, now: Instant) -> Claims {
         let mine = self
             .claims
             .iter()
@@ -73,7 +73,7 @@ pub(crate) fn listen(config: &Config) -> Arc<Mutex<Heard>> {
             if let Some(client) = cli::daemon::daemon(&config) {
                 lock(&to).since = Some(Instant::now());
                 let _ = client.listen(&mut |told| {
-                    if let Some(Told { kind, data }) = told
+                    if let Some(ServerEvent { kind, data }) = told
                         && kind == "claim"
                         && let Ok(claim) = serde_json::from_str(&data)
                     {
@@ -95,14 +95,14 @@ pub(crate) fn lock(heard: &Mutex<Heard>) -> std::sync::MutexGuard<'_, Heard> {
 
 /// A daemon's counters of one pool's claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Counted {
+pub(crate) struct ClaimCounts {
     total: u64,
     seconds: f64,
 }
 
 /// Reads that from the daemon's metrics, by pool; hot and cold claims together.
-pub(crate) fn counted(metrics: &str) -> BTreeMap<String, Counted> {
-    let mut pools = BTreeMap::<String, Counted>::new();
+pub(crate) fn counted(metrics: &str) -> BTreeMap<String, ClaimCounts> {
+    let mut pools = BTreeMap::<String, ClaimCounts>::new();
     for line in metrics.lines() {
         let Some(rest) = line.strip_prefix("brood_claim_latency_seconds_") else {
             continue;
@@ -170,7 +170,7 @@ brood_claim_latency_seconds_count{pool=\"web\",tier=\"cold\"} 1
         // Of the last ten seconds, and of the last minute: the first is forgotten.
         assert_eq!(claims.per_second, Some(0.2));
         assert_eq!((claims.p50_ms, claims.p99_ms), (Some(1.0), Some(3.0)));
-        let nobody = Heard::default().of_pool("web", Counted::default(), begin);
+        let nobody = Heard::default().of_pool("web", ClaimCounts::default(), begin);
         assert_eq!(nobody, Claims::default());
     }
 }

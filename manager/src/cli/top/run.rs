@@ -23,7 +23,7 @@ use signal_hook::{
 use super::{
     draw::draw,
     source::Source,
-    view::{Display, Then},
+    view::{Display, KeyOutcome},
 };
 use crate::failure::{Failure, INTERRUPTED};
 
@@ -32,7 +32,7 @@ const KEY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum TopEnd {
     /// A key was pressed that ends it.
     Quit,
     /// A signal came.
@@ -90,7 +90,7 @@ pub(crate) fn run(
     source: Source,
     mut display: Display,
     interval: Duration,
-) -> Result<Ended, Failure> {
+) -> Result<TopEnd, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, Arc::clone(&stop)).map_err(|e| terminal(&e))?;
@@ -113,7 +113,7 @@ pub(crate) fn run(
             .draw(|frame| draw(frame, &display))
             .map_err(|e| cannot_draw(&e))?;
         if stop.load(Ordering::Relaxed) {
-            return Ok(Ended::Signal);
+            return Ok(TopEnd::Signal);
         }
         // A signal cuts the waiting short.
         let come = match event::poll(KEY_TIMEOUT) {
@@ -122,8 +122,8 @@ pub(crate) fn run(
         };
         if come && let Event::Key(key) = event::read().map_err(|e| terminal(&e))? {
             let was_paused = display.paused;
-            if display.key(key) == Then::Quit {
-                return Ok(Ended::Quit);
+            if display.key(key) == KeyOutcome::Quit {
+                return Ok(TopEnd::Quit);
             }
             if was_paused && !display.paused {
                 // After a stop, the display must be drawn again.

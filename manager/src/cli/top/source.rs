@@ -26,7 +26,7 @@ use brood_core::{
     engine::Engine,
     guests::Guests,
     pool::{LOCK_LIMIT, NEVER, Pools},
-    restore::Slots,
+    restore::SessionCache,
     state::State,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct Source {
 }
 
 /// The daemon's answers for one picture.
-struct Asked {
+struct DaemonPicture {
     guests: Vec<Guest>,
     pools: Vec<Pool>,
     restores: Vec<RestoreEvent>,
@@ -140,7 +140,7 @@ impl Source {
             state,
             engine: &**engine,
             facts: &facts,
-            standing: &Slots::default(),
+            standing: &SessionCache::default(),
             cancelled: &NEVER,
             lock_limit: LOCK_LIMIT,
         };
@@ -149,8 +149,8 @@ impl Source {
     }
 }
 
-fn ask(client: &Client) -> Result<Asked, Error> {
-    Ok(Asked {
+fn ask(client: &Client) -> Result<DaemonPicture, Error> {
+    Ok(DaemonPicture {
         guests: client.guests(true)?,
         pools: client.pools()?,
         restores: client.restores()?,

@@ -46,7 +46,7 @@ impl Sort {
 
 /// The effect of a key on the display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum KeyOutcome {
     /// It goes on.
     Go,
     /// It ends.
@@ -103,12 +103,12 @@ impl Display {
     }
 
     /// A key was pressed.
-    pub(crate) fn key(&mut self, key: KeyEvent) -> Then {
+    pub(crate) fn key(&mut self, key: KeyEvent) -> KeyOutcome {
         if key.kind == KeyEventKind::Release {
-            return Then::Go;
+            return KeyOutcome::Go;
         }
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
-            return Then::Quit;
+            return KeyOutcome::Quit;
         }
         if self.typing {
             match key.code {
@@ -124,15 +124,15 @@ impl Display {
                 _ => {}
             }
             self.skip = 0;
-            return Then::Go;
+            return KeyOutcome::Go;
         }
         if self.help {
             self.help = false;
-            return Then::Go;
+            return KeyOutcome::Go;
         }
         let last = self.guests().len().saturating_sub(1);
         match key.code {
-            KeyCode::Char('q') => return Then::Quit,
+            KeyCode::Char('q') => return KeyOutcome::Quit,
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
@@ -147,7 +147,7 @@ impl Display {
             KeyCode::End => self.skip = last,
             _ => {}
         }
-        Then::Go
+        KeyOutcome::Go
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     error::Error,
     goal::{Goal, Row},
     pool::{Manager, POOL},
-    settle::settle,
+    steady_state::settle,
     workplace::Workplace,
 };
 

@@ -17,8 +17,8 @@ mod floor;
 mod goal;
 mod measure;
 mod pool;
-mod settle;
 mod spread;
+mod steady_state;
 mod table;
 mod workplace;
 

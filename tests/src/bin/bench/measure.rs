@@ -19,7 +19,7 @@ use super::{
     contest::{Contest, Subject},
     error::Error,
     goal::{Goal, Row},
-    settle::settle,
+    steady_state::settle,
     workplace::Workplace,
 };
 

@@ -16,8 +16,8 @@ use brood_core::{
     engine::kvm::Kvm,
     host::Source,
     percentiles::Percentiles,
-    pool::{self, NewPool, Pools, Refill, Tier, Wanted},
-    restore::Slots,
+    pool::{self, ClaimSpec, NewPool, Pools, Refill, Tier},
+    restore::SessionCache,
     state::{Policy, State},
     units::Bytes,
 };
@@ -26,7 +26,7 @@ use super::{
     Measurement,
     error::Error,
     goal::{Goal, Row},
-    settle::settle,
+    steady_state::settle,
     workplace::Workplace,
 };
 
@@ -42,7 +42,7 @@ const CYCLES: u32 = 10_000;
 const CYCLED: u64 = 50;
 /// The pool's name.
 pub(crate) const POOL: &str = "bench";
-const WANTED: Wanted = Wanted {
+const WANTED: ClaimSpec = ClaimSpec {
     lease: None,
     timeout: Some(Duration::from_secs(30)),
     wait: Duration::ZERO,
@@ -53,7 +53,7 @@ const WANTED: Wanted = Wanted {
 pub(crate) struct Manager {
     state: State,
     engine: Kvm,
-    standing: Slots,
+    standing: SessionCache,
 }
 
 impl Manager {
@@ -61,7 +61,7 @@ impl Manager {
         Ok(Self {
             state: State::open(&workplace.brood.state)?,
             engine: Kvm::with_binary(workplace.brood.binary.clone()),
-            standing: Slots::default(),
+            standing: SessionCache::default(),
         })
     }
 
@@ -89,7 +89,7 @@ impl Manager {
             name: POOL.to_owned(),
             checkpoint: checkpoint.parse().map_err(pool::Error::from)?,
             policy,
-            allowance: Bytes(1 << 20),
+            private_limit: Bytes(1 << 20),
             trust: false,
         };
         self.run(|pools| pools.create(&new, &brood_core::checkpoint::unwatched))?;

@@ -67,7 +67,7 @@ pub(super) struct OwnDisk {
 
 /// A suspend that was begun and is not sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Suspending {
+pub(super) struct SuspendNote {
     /// The file that its memory is written to.
     pub(super) memory: PathBuf,
     /// How long bhyve's log was before.
@@ -219,12 +219,12 @@ impl Folder {
     }
 
     /// Notes where the guest is about to be suspended to.
-    pub(super) fn set_suspending(&self, to: &Suspending) -> io::Result<()> {
+    pub(super) fn set_suspending(&self, to: &SuspendNote) -> io::Result<()> {
         self.write("suspending", &serde_json::to_vec(to)?)
     }
 
     /// Where the guest is being suspended to.
-    pub(super) fn suspending(&self) -> io::Result<Option<Suspending>> {
+    pub(super) fn suspending(&self) -> io::Result<Option<SuspendNote>> {
         self.json("suspending")
     }
 

@@ -32,7 +32,7 @@ pub(super) fn command_line(pid: i32) -> io::Result<Option<String>> {
 
 /// A guest's process, found by its marks.
 #[derive(Debug)]
-pub(super) struct Marked {
+pub(super) struct MarkedProcess {
     pub(super) id: GuestId,
     pub(super) process: Process,
     /// Its command line, which may be but a title.
@@ -43,7 +43,7 @@ pub(super) struct Marked {
 ///
 /// # Errors
 /// When processes cannot be looked at.
-pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Marked>> {
+pub(super) fn find(run_dir: &Path) -> io::Result<Vec<MarkedProcess>> {
     let run_dir = process::absolute(run_dir)?;
     let mut all = of_all_folders()?;
     // A process whose folder may not be seen is another user's.
@@ -55,7 +55,7 @@ pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Marked>> {
 ///
 /// # Errors
 /// When processes cannot be looked at.
-pub(super) fn of_all_folders() -> io::Result<Vec<Marked>> {
+pub(super) fn of_all_folders() -> io::Result<Vec<MarkedProcess>> {
     let output = ps(&["-ax", "-o", "pid=,args="])?;
     if !output.status.success() {
         return Err(failed(&output));
@@ -70,7 +70,7 @@ pub(super) fn of_all_folders() -> io::Result<Vec<Marked>> {
         };
         if process.may_live() {
             let command = command.to_owned();
-            found.push(Marked {
+            found.push(MarkedProcess {
                 id,
                 process,
                 command,

@@ -46,8 +46,8 @@ pub use probe::probe;
 pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
-    After, Answer, Described, Engine, Error, GuestRef, Limit, Process, ProcessState, Session,
-    Stray, Suspend, Unsealed, Usage,
+    After, Answer, Engine, Error, GuestRef, Limit, Process, ProcessDescription, ProcessState,
+    Session, Stray, Suspend, UnsealedSuspend, Usage,
 };
 use crate::{
     checkpoint::{
@@ -238,9 +238,13 @@ impl Engine for Bhyve {
         removal::remove_lost(&self.host, guest.run_dir, guest.id).map_err(Error::from)
     }
 
-    fn describe(&self, guest: GuestRef<'_>, _: Process) -> Result<Option<Described>, Error> {
+    fn describe(
+        &self,
+        guest: GuestRef<'_>,
+        _: Process,
+    ) -> Result<Option<ProcessDescription>, Error> {
         let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
-        Ok(record.map(|record| Described {
+        Ok(record.map(|record| ProcessDescription {
             name: record.name,
             checkpoint: record.checkpoint,
             memory: record.memory,
@@ -434,7 +438,7 @@ impl Engine for Bhyve {
         Ok(disk.map(|disk| disk.path.into()))
     }
 
-    fn unsealed(&self, guest: GuestRef<'_>) -> Result<Option<Unsealed>, Error> {
+    fn unsealed(&self, guest: GuestRef<'_>) -> Result<Option<UnsealedSuspend>, Error> {
         let folder = Folder::of(guest.run_dir, guest.id);
         let ended = || -> io::Result<Option<PathBuf>> {
             match folder.ready()? {
@@ -453,7 +457,7 @@ impl Engine for Bhyve {
         // All but the last of its names may be gone when it was sealed.
         let all =
             suspend::is_memory_of(&memory, &bundle) || suspend::is_whole(&memory).map_err(look)?;
-        Ok(all.then_some(Unsealed { bundle, memory }))
+        Ok(all.then_some(UnsealedSuspend { bundle, memory }))
     }
 
     fn suspending(&self, guest: GuestRef<'_>) -> Result<Option<BundlePath>, Error> {
@@ -481,7 +485,7 @@ impl Engine for Bhyve {
         if folder.ready().map_err(look)?.is_none() || folder.living().map_err(look)?.is_some() {
             return Ok(None);
         }
-        if let Some(Unsealed { bundle, memory }) = self.unsealed(guest)? {
+        if let Some(UnsealedSuspend { bundle, memory }) = self.unsealed(guest)? {
             let record = folder.record().map_err(look)?;
             let name = record.map_or_else(|| guest.id.to_string(), |record| record.name);
             return Ok(Some(format!(

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
-    engine::{Order, Process, Restored},
+    engine::{Order, Process, RestoredProcess},
     guest_id::GuestId,
     owner_only,
     units::Bytes,
@@ -113,7 +113,7 @@ pub(super) struct Source {
 }
 
 /// Restores a guest. When that fails, nothing of it is left.
-pub(super) fn restore(source: &Source, order: &Order) -> Result<(Restored, Child), Error> {
+pub(super) fn restore(source: &Source, order: &Order) -> Result<(RestoredProcess, Child), Error> {
     let folder = Folder::of(&source.run_dir, &order.id);
     let started = prepare(source, order, &folder)
         .and_then(|record| Ok((start(source, &folder, &record)?, record)));
@@ -141,9 +141,9 @@ fn bring_up(
     folder: &Folder,
     record: &Record,
     child: &mut Child,
-) -> Result<Restored, Error> {
+) -> Result<RestoredProcess, Error> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
-    let mut guest = Watched {
+    let mut guest = RestoringGuest {
         source,
         id: &order.id,
         folder,
@@ -166,7 +166,7 @@ fn bring_up(
     let process = process.filter(Process::may_live);
     let process = process.ok_or_else(|| guest.ended())?;
     folder.set_ready(process).map_err(io("record the guest"))?;
-    Ok(Restored {
+    Ok(RestoredProcess {
         pid: process.pid,
         nonce,
         counter,
@@ -337,7 +337,7 @@ fn start(source: &Source, folder: &Folder, record: &Record) -> Result<Child, Err
 }
 
 /// A guest on its way.
-struct Watched<'a> {
+struct RestoringGuest<'a> {
     source: &'a Source,
     id: &'a GuestId,
     folder: &'a Folder,
@@ -345,7 +345,7 @@ struct Watched<'a> {
     deadline: Instant,
 }
 
-impl Watched<'_> {
+impl RestoringGuest<'_> {
     /// How its process ended, as an error.
     fn ended(&mut self) -> Error {
         match self.child.wait() {

@@ -12,18 +12,18 @@ use std::{
 };
 
 use super::restore::{self, Source};
-use crate::engine::{Error, Order, Outcome, Restored};
+use crate::engine::{Error, Order, Outcome, RestoredProcess};
 
 /// The result of a thread for its guest.
-type Told = (u64, Result<(Restored, Child), String>);
+type ThreadReport = (u64, Result<(RestoredProcess, Child), String>);
 
 /// Restores under way.
 #[derive(Debug)]
 pub(super) struct Session {
     source: Arc<Source>,
     next: u64,
-    sender: Sender<Told>,
-    told: Receiver<Told>,
+    sender: Sender<ThreadReport>,
+    told: Receiver<ThreadReport>,
     threads: Vec<JoinHandle<()>>,
     /// Guests that live; waited for when they end, while this session lasts.
     children: Vec<Child>,

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     config::Config,
-    folder::{Folder, Suspending},
+    folder::{Folder, SuspendNote},
     guest_config::checked,
     host::Host,
 };
@@ -121,7 +121,7 @@ pub(super) fn write(
     }
     let raw_text = raw.to_string_lossy();
     let said = fs::metadata(folder.file("log")).map_or(0, |log| log.len());
-    let begun = Suspending {
+    let begun = SuspendNote {
         memory: raw.to_owned(),
         log: said,
     };

@@ -37,7 +37,7 @@ pub(super) fn read(host: &Host, vm: &str, memory: Bytes, process: Process) -> Re
 
 /// Guest memory, by whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counted {
+struct MemoryByOwner {
     private: Bytes,
     shared: Bytes,
 }
@@ -51,12 +51,12 @@ fn ask(vm: &str) -> Result<GuestMemory, vmm_sys::Error> {
 fn counted(
     asked: Result<GuestMemory, vmm_sys::Error>,
     memory: Bytes,
-    told: impl FnOnce() -> Counted,
-) -> Result<Counted, Error> {
+    told: impl FnOnce() -> MemoryByOwner,
+) -> Result<MemoryByOwner, Error> {
     use nix::errno::Errno;
     use vmm_sys::Error as Kernel;
     match asked {
-        Ok(asked) => Ok(Counted {
+        Ok(asked) => Ok(MemoryByOwner {
             private: Bytes(asked.private),
             shared: Bytes(asked.shared),
         }),
@@ -67,7 +67,7 @@ fn counted(
         Err(Kernel::Request {
             errno: Errno::ENOENT,
             ..
-        }) => Ok(Counted {
+        }) => Ok(MemoryByOwner {
             private: memory,
             shared: Bytes(0),
         }),
@@ -87,13 +87,13 @@ fn counted(
 }
 
 /// What commands tell.
-fn told(host: &Host, vm: &str, memory: Bytes) -> Counted {
+fn told(host: &Host, vm: &str, memory: Bytes) -> MemoryByOwner {
     // Without the provider bhyve has read the checkpoint, and all of it is the guest's own.
     let list = host.run("sysctl", &["-n", LIST]).unwrap_or_default();
     let private = private(&list, vm).unwrap_or(memory);
     let stats = host.run("bhyvectl", &["--get-stats", &format!("--vm={vm}")]);
     let resident = stats.as_deref().ok().and_then(resident).unwrap_or(private);
-    Counted {
+    MemoryByOwner {
         private,
         shared: resident.saturating_sub(private),
     }
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     const MEMORY: Bytes = Bytes::mib(4);
-    const TOLD: Counted = Counted {
+    const TOLD: MemoryByOwner = MemoryByOwner {
         private: Bytes(1),
         shared: Bytes(2),
     };
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn commands_are_asked_only_where_the_kernel_has_no_answer() {
-        let unasked = || -> Counted { panic!("the kernel has answered") };
+        let unasked = || -> MemoryByOwner { panic!("the kernel has answered") };
         let asked = GuestMemory {
             private: 8192,
             shared: 4096,
@@ -201,7 +201,7 @@ mod tests {
         let counted_by_kernel = counted(Ok(asked), MEMORY, unasked).unwrap();
         assert_eq!(
             counted_by_kernel,
-            Counted {
+            MemoryByOwner {
                 private: Bytes(8192),
                 shared: Bytes(4096)
             }

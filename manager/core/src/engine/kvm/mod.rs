@@ -39,8 +39,8 @@ pub use fork_server::client::NURSERY_COMMAND;
 pub use guest::control::CallError;
 
 use super::{
-    After, Answer, Described, Engine, Error, GuestRef, Limit, MemoryMap, Process, Session, Stray,
-    Suspend, Usage,
+    After, Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session,
+    Stray, Suspend, Usage,
 };
 use crate::{
     checkpoint::{
@@ -148,7 +148,11 @@ impl Engine for Kvm {
         })
     }
 
-    fn describe(&self, _: GuestRef<'_>, process: Process) -> Result<Option<Described>, Error> {
+    fn describe(
+        &self,
+        _: GuestRef<'_>,
+        process: Process,
+    ) -> Result<Option<ProcessDescription>, Error> {
         usage::describe(process).map_err(|source| Error::Io {
             action: "look at the guest's process",
             source,
@@ -164,7 +168,7 @@ impl Engine for Kvm {
         let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
         let answer =
             Conversation::open(guest.run_dir, guest.id, limit)?.ask(&asked.request.to_wire())?;
-        let answered = words::Answered::new(&asked, demo::Answer::of_wire(answer))
+        let answered = words::AnswerText::new(&asked, demo::Answer::of_wire(answer))
             .map_err(|e| Error::Refused(e.to_owned()))?;
         Ok(Box::new(answered))
     }

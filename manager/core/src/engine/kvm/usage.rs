@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use crate::{
-    engine::{Described, Process, Usage},
+    engine::{Process, ProcessDescription, Usage},
     units::Bytes,
 };
 
@@ -33,11 +33,11 @@ pub(super) fn read(process: Process) -> io::Result<Usage> {
 ///
 /// # Errors
 /// When it is there and cannot be looked at.
-pub(super) fn describe(process: Process) -> io::Result<Option<Described>> {
+pub(super) fn describe(process: Process) -> io::Result<Option<ProcessDescription>> {
     describe_in(Path::new("/proc"), process.pid)
 }
 
-fn describe_in(proc: &Path, pid: i32) -> io::Result<Option<Described>> {
+fn describe_in(proc: &Path, pid: i32) -> io::Result<Option<ProcessDescription>> {
     let of_process = proc.join(pid.to_string());
     let Some(maps) = there(fs::read_to_string(of_process.join("maps")))? else {
         return Ok(None);
@@ -63,7 +63,7 @@ fn describe_in(proc: &Path, pid: i32) -> io::Result<Option<Described>> {
             last = Some((number, bundle.to_owned()));
         }
     }
-    Ok(last.map(|(_, checkpoint)| Described {
+    Ok(last.map(|(_, checkpoint)| ProcessDescription {
         name: name.trim_end().to_owned(),
         checkpoint,
         memory: maps.lines().filter_map(mapped).sum(),

@@ -63,7 +63,7 @@ impl From<&str> for ProcessName {
 /// "I have taken this order", spare to nursery, through a pipe.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct Taken {
+pub(crate) struct OrderReceipt {
     pub(crate) seq: u64,
     pub(crate) id: [u8; 8],
     pub(crate) pid: i32,

@@ -40,8 +40,8 @@ pub struct Demand {
     /// What a guest takes before it writes anything: kernel and process memory.
     pub overhead: Bytes,
     /// The most private memory that the operator allows each guest to come to hold.
-    pub allowance: Bytes,
-    /// Memory of one guest; an allowance past it means nothing.
+    pub private_limit: Bytes,
+    /// Memory of one guest; a private limit past it means nothing.
     pub memory_size: Bytes,
     /// Memory promised to earlier guests and not used yet: for a live guest its private limit less
     /// its private memory, for a guest that was admitted and not started yet also the overhead.
@@ -56,7 +56,7 @@ impl Demand {
     #[must_use]
     pub fn on(&self, facts: &HostFacts) -> Self {
         Self {
-            allowance: private(facts, self.allowance, self.memory_size),
+            private_limit: private(facts, self.private_limit, self.memory_size),
             ..*self
         }
     }
@@ -64,15 +64,15 @@ impl Demand {
     /// The most memory that one guest can come to take on the host.
     #[must_use]
     pub fn worst_per_guest(&self) -> Bytes {
-        self.overhead + self.allowance.min(self.memory_size)
+        self.overhead + self.private_limit.min(self.memory_size)
     }
 }
 
-/// The most private memory that a guest with this allowance can come to hold on this host.
+/// The most private memory that a guest with this private limit can come to hold on this host.
 #[must_use]
-pub fn private(facts: &HostFacts, allowance: Bytes, memory_size: Bytes) -> Bytes {
+pub fn private(facts: &HostFacts, private_limit: Bytes, memory_size: Bytes) -> Bytes {
     if facts.sharing().shared {
-        allowance.min(memory_size)
+        private_limit.min(memory_size)
     } else {
         memory_size
     }

@@ -13,7 +13,7 @@ fn demand(guests: u64) -> Demand {
     Demand {
         guests,
         overhead: Bytes::kib(512),
-        allowance: Bytes::mib(1),
+        private_limit: Bytes::mib(1),
         memory_size: Bytes::mib(256),
         outstanding: Bytes(0),
         outstanding_pids: 0,
@@ -194,7 +194,7 @@ fn each_limit_of_freebsd_is_named_with_what_raises_it() {
 
 /// A guest that shares nothing takes all its memory, whatever it is allowed to write.
 #[test]
-fn an_allowance_means_nothing_where_nothing_is_shared() {
+fn a_private_limit_means_nothing_where_nothing_is_shared() {
     let mut host = freebsd();
     host.freebsd().bhyve_maps_checkpoints = Some(false);
     let verdict = admit(&host, &demand(1000));
@@ -264,7 +264,7 @@ fn following_the_hint_is_enough() {
 fn overcommit_skips_memory_that_guests_may_use_and_says_what_it_risks() {
     let mut host = healthy();
     let wanted = Demand {
-        allowance: Bytes::gib(9),
+        private_limit: Bytes::gib(9),
         ..demand(1000)
     };
     assert_eq!(
@@ -299,11 +299,11 @@ struct Played {
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// Somebody asks for guests with an allowance in MiB.
+    /// Somebody asks for guests with a private limit in MiB.
     Restore(u64, u64),
     /// The first admitted guest after the index is started.
     Start(usize),
-    /// A guest writes, in MiB, up to its allowance.
+    /// A guest writes, in MiB, up to its private limit.
     Write(usize, u64),
     /// A guest ends.
     End(usize),
@@ -348,7 +348,7 @@ proptest! {
                     now.files.open += FILES_PER_GUEST * alive;
                     let worst: u64 = guests.iter().map(|guest| guest.worst).sum();
                     let wanted = Demand {
-                        allowance: Bytes::mib(mib),
+                        private_limit: Bytes::mib(mib),
                         outstanding: Bytes(worst - used),
                         outstanding_pids: 2 * unborn,
                         ..demand(count)
@@ -402,7 +402,7 @@ proptest! {
         group_memory in prop::option::of((0..1_u64 << 40, 0..1_u64 << 38)),
         mode in 0..3_u64,
         overhead in 0..1_u64 << 24,
-        allowance in 0..1_u64 << 30,
+        private_limit in 0..1_u64 << 30,
         outstanding in 0..1_u64 << 34,
         outstanding_pids in 0..2000_u64,
     ) {
@@ -416,7 +416,7 @@ proptest! {
         host.linux().groups.memory = group_memory.and_then(|(limit, used)| group("/m", limit, used));
         let of = |guests| Demand {
             overhead: Bytes(overhead),
-            allowance: Bytes(allowance),
+            private_limit: Bytes(private_limit),
             outstanding: Bytes(outstanding),
             outstanding_pids,
             ..demand(guests)

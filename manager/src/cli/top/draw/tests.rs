@@ -9,7 +9,7 @@ use ratatui::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cli::top::view::Then;
+use crate::cli::top::view::KeyOutcome;
 
 fn guest(name: &str, state: &str, private_kib: u64, age: u32) -> Value {
     let mut guest = json!({
@@ -97,7 +97,7 @@ fn press(display: &mut Display, keys: &str) {
             key => KeyCode::Char(key),
         };
         let then = display.key(KeyEvent::new(code, KeyModifiers::NONE));
-        assert_eq!(then, Then::Go, "{key:?} ends it");
+        assert_eq!(then, KeyOutcome::Go, "{key:?} ends it");
     }
 }
 
@@ -166,9 +166,9 @@ fn keys_sort_filter_explain_and_stop() {
     display.update(other);
     assert_eq!(names(&display).len(), 0);
     let q = KeyEvent::new(KeyCode::Char('q'), KeyModifiers::NONE);
-    assert_eq!(display.key(q), Then::Quit);
+    assert_eq!(display.key(q), KeyOutcome::Quit);
     let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(display.key(ctrl_c), Then::Quit);
+    assert_eq!(display.key(ctrl_c), KeyOutcome::Quit);
 }
 
 #[test]

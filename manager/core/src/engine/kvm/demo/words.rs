@@ -69,7 +69,7 @@ enum Kind {
 
 /// A request that was read from words.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ParsedRequest {
     kind: Kind,
     /// As the guest takes it.
     pub request: Request,
@@ -79,7 +79,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// When the words make no request.
-pub fn parse(words: &[String]) -> Result<Asked, WordsError> {
+pub fn parse(words: &[String]) -> Result<ParsedRequest, WordsError> {
     // Quoted as one argument or given as many: the same.
     let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
     let (name, arguments) = words.split_first().ok_or(WordsError::Nothing)?;
@@ -100,7 +100,7 @@ pub fn parse(words: &[String]) -> Result<Asked, WordsError> {
             }
             let mut request = Request::new(l::OP_PING, &[text.len() as u64]);
             request.payload[..text.len()].copy_from_slice(text.as_bytes());
-            return Ok(Asked {
+            return Ok(ParsedRequest {
                 kind: Kind::Ping,
                 request,
             });
@@ -160,7 +160,7 @@ pub fn parse(words: &[String]) -> Result<Asked, WordsError> {
         ),
         other => return Err(WordsError::Unknown(other.to_owned())),
     };
-    Ok(Asked {
+    Ok(ParsedRequest {
         kind,
         request: Request::new(op, &args),
     })
@@ -186,17 +186,17 @@ fn number(word: &str) -> Result<u64, WordsError> {
 
 /// An answer together with its request.
 #[derive(Clone, Debug)]
-pub struct Answered {
+pub struct AnswerText {
     kind: Kind,
     answer: Answer,
 }
 
-impl Answered {
+impl AnswerText {
     /// Reads the guest's answer to `asked`; the error is the guest's refusal.
     ///
     /// # Errors
     /// When the guest refused the request.
-    pub fn new(asked: &Asked, answer: Answer) -> Result<Self, &'static str> {
+    pub fn new(asked: &ParsedRequest, answer: Answer) -> Result<Self, &'static str> {
         match answer.status {
             l::STATUS_OK => Ok(Self {
                 kind: asked.kind,
@@ -268,7 +268,7 @@ fn colons(bytes: &[u8]) -> String {
         .join(":")
 }
 
-impl fmt::Display for Answered {
+impl fmt::Display for AnswerText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [first, second, ..] = self.answer.values;
         match self.kind {
@@ -310,7 +310,7 @@ fn heap_page(number: u64) -> u64 {
     l::HEAP.wrapping_add(number.wrapping_mul(4096))
 }
 
-impl crate::engine::Answer for Answered {
+impl crate::engine::Answer for AnswerText {
     fn to_json(&self) -> Value {
         let [first, second, ..] = self.answer.values;
         let mut json = match self.kind {
@@ -355,7 +355,7 @@ fn timestamp(ns: u64) -> String {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Result<Asked, WordsError> {
+    fn words(text: &str) -> Result<ParsedRequest, WordsError> {
         parse(&[text.to_owned()])
     }
 

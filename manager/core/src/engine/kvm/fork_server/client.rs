@@ -37,7 +37,7 @@ use crate::engine::kvm::{
 use crate::{
     checkpoint::Checkpoint,
     engine::{
-        Error, Identity, Order, Outcome, Process, ProcessHandle, Restored,
+        Error, Identity, Order, Outcome, Process, ProcessHandle, RestoredProcess,
         restore_lock::{self, LockOwner},
     },
 };
@@ -208,7 +208,7 @@ impl crate::engine::Session for Session {
             return Ok(None);
         };
         let result = match report.kind {
-            REPORT_RESTORED => Ok(Restored {
+            REPORT_RESTORED => Ok(RestoredProcess {
                 pid: report.pid,
                 nonce: report.nonce,
                 counter: report.counter,

@@ -62,8 +62,8 @@ use crate::engine::kvm::{
         vcpu::{RestorePlan, VcpuState},
     },
     wire::{
-        Order, REPORT_FAILED, REPORT_READY, REPORT_UNUSABLE_KERN, Report, Start, Taken, Text,
-        receive_message, send_message,
+        Order, OrderReceipt, REPORT_FAILED, REPORT_READY, REPORT_UNUSABLE_KERN, Report, Start,
+        Text, receive_message, send_message,
     },
 };
 use crate::{guest_id::GuestId, owner_only, units::PAGE_SIZE};
@@ -88,13 +88,13 @@ pub(crate) struct Nursery {
 }
 
 /// Why a nursery cannot start.
-struct Unstarted {
+struct StartError {
     /// What kind of report this is.
     kind: u32,
     reason: String,
 }
 
-impl Unstarted {
+impl StartError {
     /// Because of what stands in the `.ckp.kern`.
     fn kern(error: impl fmt::Display) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Unstarted {
     }
 }
 
-impl From<String> for Unstarted {
+impl From<String> for StartError {
     fn from(reason: String) -> Self {
         Self {
             kind: REPORT_FAILED,
@@ -143,7 +143,7 @@ pub(crate) fn main(life: Life) -> ! {
     handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
     let nursery = match Nursery::receive(life) {
         Ok(nursery) => nursery,
-        Err(Unstarted { kind, reason }) => {
+        Err(StartError { kind, reason }) => {
             report(kind, &reason);
             exit(1);
         }
@@ -153,7 +153,7 @@ pub(crate) fn main(life: Life) -> ! {
 }
 
 impl Nursery {
-    fn receive(life: Life) -> Result<Self, Unstarted> {
+    fn receive(life: Life) -> Result<Self, StartError> {
         let mut fds = descriptors::receive()
             .map_err(|e| format!("cannot receive its descriptors: {e}"))?
             .into_iter();
@@ -166,7 +166,7 @@ impl Nursery {
         let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
             .map_err(|e| format!("cannot read its orders: {e}"))?;
         let kern = contents(kern).map_err(|e| e.to_string())?;
-        let state = VcpuState::from_bytes(&kern).map_err(Unstarted::kern)?;
+        let state = VcpuState::from_bytes(&kern).map_err(StartError::kern)?;
         let layers = Arc::new(Layers::new(
             fds.map(File::from).collect(),
             start.layers,
@@ -185,8 +185,8 @@ impl Nursery {
         // restored, and a refusal by KVM shows before any guest is forked.
         let ram = Ram::private(&layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
         let mut machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
-        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(Unstarted::kern)?;
-        plan.try_on(&mut machine.vcpu).map_err(Unstarted::kern)?;
+        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(StartError::kern)?;
+        plan.try_on(&mut machine.vcpu).map_err(StartError::kern)?;
         drop(machine);
         layers
             .check(&mut layers.stamps())
@@ -208,7 +208,7 @@ impl Nursery {
 
     fn run(mut self) -> ! {
         let Ok(pipe) = Pipe::new() else { exit(1) };
-        let Ok(mut children) = Children::new(self.spares) else {
+        let Ok(mut children) = ChildTable::new(self.spares) else {
             exit(1)
         };
         let mut open = true;
@@ -244,7 +244,7 @@ impl Nursery {
     }
 
     /// Forks until there are enough spares.
-    fn breed(&mut self, children: &mut Children, pipe: &Pipe) {
+    fn breed(&mut self, children: &mut ChildTable, pipe: &Pipe) {
         if children.free.is_empty() {
             return;
         }
@@ -253,7 +253,7 @@ impl Nursery {
         self.scores.as_ref().inspect(|scores| scores.for_nursery());
     }
 
-    fn fork_spares(&mut self, children: &mut Children, pipe: &Pipe) {
+    fn fork_spares(&mut self, children: &mut ChildTable, pipe: &Pipe) {
         while let Some(place) = children.free.last().copied() {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.
@@ -306,7 +306,7 @@ impl Pipe {
 const MOST_STILLBORN: u32 = 16;
 
 /// The processes that this nursery is the parent of.
-struct Children {
+struct ChildTable {
     all: Vec<Child>,
     /// Where spares receive their orders.
     desk: Desk,
@@ -322,18 +322,18 @@ struct Children {
 #[derive(Clone, Copy)]
 struct Child {
     pid: Pid,
-    is: Is,
+    is: ChildState,
 }
 
 #[derive(Clone, Copy)]
-enum Is {
+enum ChildState {
     /// It has this place at the desk, and no order that is known of.
     Spare(usize),
     /// The guest that it has become, and the order by which it did.
     Guest(GuestId, u64),
 }
 
-impl Children {
+impl ChildTable {
     fn new(spares: usize) -> io::Result<Self> {
         Ok(Self {
             all: Vec::new(),
@@ -351,7 +351,7 @@ impl Children {
 
     fn add(&mut self, pid: Pid) {
         if let Some(place) = self.free.pop() {
-            let is = Is::Spare(place);
+            let is = ChildState::Spare(place);
             self.all.push(Child { pid, is });
         }
     }
@@ -364,14 +364,14 @@ impl Children {
 
     /// Reads which spares have taken orders.
     fn note_taken(&mut self, taken: &OwnedFd) {
-        let mut message = Taken::new_zeroed();
-        while read(taken, message.as_mut_bytes()) == Ok(size_of::<Taken>()) {
+        let mut message = OrderReceipt::new_zeroed();
+        while read(taken, message.as_mut_bytes()) == Ok(size_of::<OrderReceipt>()) {
             let pid = Pid::from_raw(message.pid);
             // It is among the last that were forked.
             if let Some(child) = self.all.iter_mut().rev().find(|child| child.pid == pid)
-                && let Is::Spare(place) = child.is
+                && let ChildState::Spare(place) = child.is
             {
-                child.is = Is::Guest(GuestId(message.id), message.seq);
+                child.is = ChildState::Guest(GuestId(message.id), message.seq);
                 self.clear(place);
                 self.stillborn = 0;
             }
@@ -413,9 +413,9 @@ impl Children {
                 continue;
             };
             let (id, seq) = match self.all.swap_remove(at).is {
-                Is::Guest(id, seq) => (id, seq),
+                ChildState::Guest(id, seq) => (id, seq),
                 // It may have ended with an order that it could not tell of any more.
-                Is::Spare(place) => match self.clear(place) {
+                ChildState::Spare(place) => match self.clear(place) {
                     Some(order) => (GuestId(order.id), order.seq),
                     None => {
                         self.stillborn += 1;

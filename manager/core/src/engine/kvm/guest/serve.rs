@@ -44,14 +44,14 @@ use crate::engine::kvm::{
     vm::{
         dump,
         layers::Layers,
-        machine::{Machine, Parked, Stop},
+        machine::{Machine, ParkedGuest, Stop},
         ram::Ram,
         vcpu::VcpuState,
     },
     wire::{
         CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order,
-        REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM, REPORT_RESTORED, Reply,
-        Report, RequestBytes, Taken, send_message,
+        OrderReceipt, REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM,
+        REPORT_RESTORED, Reply, Report, RequestBytes, send_message,
     },
 };
 use crate::{checkpoint::FileStamp, guest_id::GuestId};
@@ -116,7 +116,7 @@ fn take_order(take: &OwnedFd, desk: &Desk, place: usize) -> Order {
         exit(0)
     };
     let pid = Pid::this().as_raw();
-    let taken = Taken {
+    let taken = OrderReceipt {
         seq: order.seq,
         id: order.id,
         pid,
@@ -142,7 +142,7 @@ enum Body {
     /// It has a virtual machine.
     Awake(Machine),
     /// It has been idle, and gave its virtual machine back.
-    Parked(Box<Parked>),
+    Parked(Box<ParkedGuest>),
     /// On the way from one to the other.
     Between,
 }

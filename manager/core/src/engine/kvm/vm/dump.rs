@@ -55,7 +55,7 @@ pub(crate) fn write_delta(
     let mut page = vec![0_u8; PAGE_SIZE as usize];
     let mut before = page.clone();
     let mut pages = PageList::default();
-    let mut packed = Packed {
+    let mut packed = PageRun {
         to,
         start: 0,
         chunk: Vec::with_capacity(CHUNK),
@@ -77,13 +77,13 @@ pub(crate) fn write_delta(
 }
 
 /// Pages to be written to a file; adjacent ones are written together.
-struct Packed<'a> {
+struct PageRun<'a> {
     to: &'a File,
     start: u64,
     chunk: Vec<u8>,
 }
 
-impl Packed<'_> {
+impl PageRun<'_> {
     fn add(&mut self, offset: u64, page: &[u8]) -> io::Result<()> {
         if offset != self.start + self.chunk.len() as u64 || self.chunk.len() >= CHUNK {
             self.write()?;

@@ -12,7 +12,7 @@ use crate::{
 
 /// Digest and stamp of a file when it was verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Sealed {
+pub(crate) struct SealedFile {
     pub(crate) stamp: FileStamp,
     pub(crate) sha256: String,
 }
@@ -22,13 +22,13 @@ pub(crate) struct Sealed {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) memory: Bytes,
-    pub(crate) sealed: Vec<Sealed>,
+    pub(crate) sealed: Vec<SealedFile>,
     pub(crate) extents: Vec<Extent>,
 }
 
 impl Plan {
     pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
-        let sealed = |layer: &&Checkpoint| Sealed {
+        let sealed = |layer: &&Checkpoint| SealedFile {
             stamp: layer.stamp(),
             sha256: layer.manifest().files.ckp.sha256.clone(),
         };

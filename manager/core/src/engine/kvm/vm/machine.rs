@@ -40,12 +40,12 @@ fn internal_error(detail: String) -> Stop {
 
 /// A guest at rest: its memory and registers, with no virtual machine around them.
 #[derive(Debug)]
-pub(crate) struct Parked {
+pub(crate) struct ParkedGuest {
     registers: Registers,
     ram: Ram,
 }
 
-impl Parked {
+impl ParkedGuest {
     /// Makes the virtual machine again. Until that has worked nothing is lost.
     pub(crate) fn unpark(
         self,
@@ -119,7 +119,7 @@ impl Machine {
     /// Gives the virtual machine back to the kernel and keeps only what it takes to make it again:
     /// the guest's memory and its registers. The rest of the vCPU's state is what `plan` sets;
     /// where the guest has changed it, the machine is kept.
-    pub(crate) fn park(mut self, plan: &RestorePlan) -> Result<Parked, Self> {
+    pub(crate) fn park(mut self, plan: &RestorePlan) -> Result<ParkedGuest, Self> {
         match self
             .finish_exit()
             .and_then(|()| plan.registers_beyond(&self.vcpu))
@@ -133,7 +133,7 @@ impl Machine {
                 } = self;
                 drop(vcpu);
                 drop(vm);
-                Ok(Parked { registers, ram })
+                Ok(ParkedGuest { registers, ram })
             }
             Ok(None) | Err(_) => Err(self),
         }

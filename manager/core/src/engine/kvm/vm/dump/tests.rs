@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     checkpoint::{Extent, FileStamp},
     engine::kvm::vm::{
-        layers::{Plan, Sealed},
+        layers::{Plan, SealedFile},
         slots::Region,
     },
     units::Bytes,
@@ -43,7 +43,7 @@ fn layers(files: Vec<File>, memory: u64, lists: &[Vec<u64>]) -> Arc<Layers> {
             );
         }
     }
-    let sealed = |file: &File| Sealed {
+    let sealed = |file: &File| SealedFile {
         stamp: FileStamp::of(file).unwrap(),
         sha256: String::new(),
     };

@@ -39,7 +39,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
+pub struct ReconcileReport {
     /// Guests of an interrupted fill that are hot now.
     pub saved: u64,
     /// Entries whose guest was destroyed: released, expired, dead, or no longer pristine.
@@ -66,7 +66,7 @@ pub enum Refill {
 
 /// Result of filling a pool.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filled {
+pub struct FillReport {
     /// New entries.
     pub restored: u64,
     /// Guests that were not restored.
@@ -94,10 +94,10 @@ impl Pools<'_> {
     ///
     /// # Errors
     /// When there is no such pool, or the state cannot be written.
-    pub fn settle(&mut self, name: &str) -> Result<Settled, Error> {
+    pub fn reconcile(&mut self, name: &str) -> Result<ReconcileReport, Error> {
         self.row(name)?;
         let _lock = self.lock(name, self.cancelled)?;
-        self.settle_locked(name)
+        self.reconcile_locked(name)
     }
 
     /// Ends claims of a pool whose lease is over. Returns their guests, which the caller is to end.
@@ -117,13 +117,13 @@ impl Pools<'_> {
     /// # Errors
     /// When the state cannot be read or written.
     pub fn end_expired(&mut self, guests: &[GuestId]) -> Result<(), Error> {
-        // Who is left is released, and found when the pool is settled.
+        // Who is left is released, and found when the pool is reconciled.
         self.destroy(guests).map(drop)
     }
 
-    fn settle_locked(&mut self, name: &str) -> Result<Settled, Error> {
+    fn reconcile_locked(&mut self, name: &str) -> Result<ReconcileReport, Error> {
         let pool = self.row(name)?;
-        self.settle_cold();
+        self.reconcile_suspended_claims();
         let (guests, entries) = self.when_restores_are_over(name)?;
         let (mut saved, mut doomed, mut hot) = (Vec::new(), Vec::new(), 0);
         for entry in entries {
@@ -157,7 +157,7 @@ impl Pools<'_> {
         }
         doomed.extend(self.expire(name)?);
         let destroyed = doomed.len() as u64;
-        let saved_count = self.heat(&saved, &mut doomed)?;
+        let saved_count = self.mark_hot(&saved, &mut doomed)?;
         let surplus = (hot + saved_count).saturating_sub(pool.policy.hot);
         let mut evicted = 0;
         while evicted < surplus {
@@ -168,7 +168,7 @@ impl Pools<'_> {
             evicted += 1;
         }
         let left = self.destroy(&doomed)?;
-        Ok(Settled {
+        Ok(ReconcileReport {
             saved: saved_count,
             destroyed: destroyed.saturating_sub(left.len() as u64),
             evicted,
@@ -230,7 +230,7 @@ impl Pools<'_> {
         concurrency: usize,
         cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
-    ) -> Result<(Settled, Filled), Error> {
+    ) -> Result<(ReconcileReport, FillReport), Error> {
         self.row(name)?;
         let _lock = self.lock(name, cancelled)?;
         let result = self.fill_locked(name, refill, concurrency, cancelled, observe);
@@ -249,11 +249,11 @@ impl Pools<'_> {
         concurrency: usize,
         cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
-    ) -> Result<(Settled, Filled), Error> {
+    ) -> Result<(ReconcileReport, FillReport), Error> {
         let begin = Instant::now();
-        let mut settled = self.settle_locked(name)?;
-        settled.evicted += self.evict_aged(name)?;
-        let mut filled = Filled::default();
+        let mut reconciled = self.reconcile_locked(name)?;
+        reconciled.evicted += self.evict_aged(name)?;
+        let mut filled = FillReport::default();
         let (mut under_way, mut at_most) = match refill {
             Refill::Whole => (true, u64::MAX),
             Refill::Kept { under_way, at_most } => (under_way, at_most),
@@ -266,11 +266,11 @@ impl Pools<'_> {
             let enough = !under_way && there >= pool.row.policy.enough();
             if filled.missing == 0 || enough {
                 filled.missing = 0;
-                return Ok((settled, filled));
+                return Ok((reconciled, filled));
             }
             under_way = true;
             let checkpoint = self.checkpoint(&pool.row)?;
-            let each = pool.row.allowance + cost::measured(self.state, &checkpoint)?.overhead;
+            let each = pool.row.private_limit + cost::measured(self.state, &checkpoint)?.overhead;
             let room = pool
                 .row
                 .policy
@@ -284,7 +284,7 @@ impl Pools<'_> {
                 .min(go);
             let give_up = !filled.failures.is_empty() || cancelled.load(Ordering::Relaxed);
             if now == 0 || give_up {
-                return Ok((settled, filled));
+                return Ok((reconciled, filled));
             }
             let request = self.request(&pool.row, &checkpoint, now, concurrency, None)?;
             let facts = (self.facts)(checkpoint.path().dir())?;
@@ -302,7 +302,7 @@ impl Pools<'_> {
                 // Earlier batches are kept.
                 Err(mass::Error::Admission(e)) if filled.restored > 0 => {
                     filled.no_room = Some(e.to_string());
-                    return Ok((settled, filled));
+                    return Ok((reconciled, filled));
                 }
                 other => other?,
             };
@@ -311,9 +311,9 @@ impl Pools<'_> {
                 new.push(self.guests().find(&guest.id.to_string())?);
             }
             let mut not_stopped = Vec::new();
-            filled.restored += self.heat(&new, &mut not_stopped)?;
+            filled.restored += self.mark_hot(&new, &mut not_stopped)?;
             let left = self.destroy(&not_stopped)?;
-            settled
+            reconciled
                 .left
                 .extend(left.iter().map(|left| left.error.to_string()));
             at_most = at_most.saturating_sub(now as u64);
@@ -344,7 +344,7 @@ impl Pools<'_> {
 
     /// Stops guests that were restored for a pool, and marks their entries hot. Returns how many
     /// there are. Guests that live and cannot be stopped go to `doomed`, to be ended.
-    fn heat(&mut self, guests: &[Guest], doomed: &mut Vec<GuestId>) -> Result<u64, Error> {
+    fn mark_hot(&mut self, guests: &[Guest], doomed: &mut Vec<GuestId>) -> Result<u64, Error> {
         // The next reconciliation finds one that died meanwhile.
         let hot = self.guests().pause_all(guests);
         self.state.mark_hot(&hot)?;
@@ -368,7 +368,7 @@ pub(super) struct PoolLock {
 
 /// Why a pool could not be filled; `None` when the host only lacks room, or another process works
 /// at the pool.
-fn why_failing(result: &Result<(Settled, Filled), Error>) -> Option<String> {
+fn why_failing(result: &Result<(ReconcileReport, FillReport), Error>) -> Option<String> {
     match result {
         Ok((_, filled)) if filled.restored == 0 => {
             let failed = filled.failures.first();

@@ -135,7 +135,7 @@ fn a_guest_that_came_back_untold_is_its_claim(on: EngineKind) {
         let mut state = State::open(&home.state()).unwrap();
         let digest = TokenDigest::of(&token);
         let bundle = bundle.to_str().unwrap();
-        assert!(state.rest_again(&digest, &suspended, bundle).unwrap());
+        assert!(state.suspend_again(&digest, &suspended, bundle).unwrap());
     };
 
     record_it_twice();

@@ -6,8 +6,8 @@ use std::{
 };
 
 use brood::density::{
-    settle::{Sample, settled},
     snapshot::MemorySnapshot,
+    steady_state::{Sample, settled},
 };
 use brood_core::host::proc::ProcRoot;
 

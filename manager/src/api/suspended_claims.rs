@@ -12,7 +12,7 @@ use super::{
     events::About,
     extract::{Json, Path},
     guests::limit,
-    permits::Bound,
+    permits::PermitKind,
     pools::lease,
     problem::Problem,
     types::{ClaimStatus, words},
@@ -21,7 +21,7 @@ use brood_core::{
     checkpoint::until,
     pool::{Error, Tier},
     restore::mass,
-    state::{ColdState, TokenDigest},
+    state::{SuspendedClaimState, TokenDigest},
     units::Bytes,
 };
 
@@ -45,7 +45,7 @@ pub(super) async fn show(
 /// A claim was suspended. The event leaves out the token, which is the claimer's alone.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = SuspendedClaim)]
-pub(crate) struct Rested {
+pub(crate) struct SuspendAnswer {
     /// The pool.
     pub(crate) pool: String,
     /// Name that its guest had.
@@ -78,42 +78,45 @@ pub(super) struct ResumeEvent {
     post, path = "/claims/{token}/suspend", tag = "pools", operation_id = "suspendClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
     responses(
-        (status = 200, body = Rested),
+        (status = 200, body = SuspendAnswer),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn suspend(
     State(app): State<App>,
     Path(token): Path<String>,
-) -> Result<Answer<Rested>, Problem> {
+) -> Result<Answer<SuspendAnswer>, Problem> {
     let begin = Instant::now();
     let digest = TokenDigest::of(&token);
-    let pool = app.on_pools(move |pools| match pools.state.cold(&digest)? {
-        Some(cold) => Ok(cold.pool),
+    let pool = app.on_pools(move |pools| match pools.state.suspended_claim(&digest)? {
+        Some(suspended) => Ok(suspended.pool),
         None => {
             let guest = pools.state.claimed_by(&digest)?.ok_or(Error::NoSuchClaim)?;
             pools.state.entry_pool(&guest)?.ok_or(Error::NoSuchClaim)
         }
     });
     let bounds = [
-        Bound::claim(&token),
-        Bound::suspends(&format!("pool {}", pool.await?)),
+        PermitKind::claim(&token),
+        PermitKind::suspends(&format!("pool {}", pool.await?)),
     ];
     let permit = app.permits.take(&bounds, mass::TIMEOUT).await?;
     let suspended = app.change_pools(move |pools| {
         let _permit = permit;
         let digest = TokenDigest::of(&token);
-        let rested = pools.state.cold(&digest)?;
+        let rested = pools.state.suspended_claim(&digest)?;
         let wanted = until(pools.cancelled);
         let manifest = pools.suspend(&token, &wanted)?;
-        let cold = pools.state.cold(&digest)?.ok_or(Error::NoSuchClaim)?;
-        let news = rested.is_none_or(|rested| rested.state != ColdState::Suspended);
-        Ok((cold.pool, manifest, news))
+        let suspended = pools
+            .state
+            .suspended_claim(&digest)?
+            .ok_or(Error::NoSuchClaim)?;
+        let news = rested.is_none_or(|rested| rested.state != SuspendedClaimState::Suspended);
+        Ok((suspended.pool, manifest, news))
     });
     let suspended = suspended.await;
     let took = begin.elapsed();
     let (pool, manifest, news) = suspended.inspect_err(|_| app.metrics.claim_not_suspended())?;
-    let rested = Rested {
+    let rested = SuspendAnswer {
         guest: manifest.guest,
         written_bytes: manifest.files.ckp.size,
         suspend_ms: took.as_secs_f64() * 1e3,
@@ -133,7 +136,7 @@ pub(super) async fn suspend(
 /// Request to resume a suspended claim.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ResumingClaim {
+pub(crate) struct ResumeClaimRequest {
     /// Lease of the claim from then on, in seconds, until it is renewed; the pool's lease by
     /// default.
     #[schema(minimum = 1)]
@@ -154,7 +157,7 @@ pub(crate) struct ResumingClaim {
 #[utoipa::path(
     post, path = "/claims/{token}/resume", tag = "pools", operation_id = "resumeClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
-    request_body = ResumingClaim,
+    request_body = ResumeClaimRequest,
     responses(
         (status = 200, body = Claim),
         (status = 503, description = "The pool has as many entries as it may have", body = Problem,
@@ -167,7 +170,7 @@ pub(crate) struct ResumingClaim {
 pub(super) async fn resume(
     State(app): State<App>,
     Path(token): Path<String>,
-    Json(resuming): Json<ResumingClaim>,
+    Json(resuming): Json<ResumeClaimRequest>,
 ) -> Result<Answer<Claim>, Problem> {
     let lease = lease(resuming.lease_s)?;
     let timeout = limit(resuming.timeout_s)?;

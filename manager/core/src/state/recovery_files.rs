@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ColdRow, Error, PoolRow, State, TokenDigest, suspended_dir};
+use super::{Error, PoolRow, State, SuspendedClaimRow, TokenDigest, suspended_dir};
 use crate::{guest_id::GuestId, owner_only};
 
 const POOLS: &str = "pools";
@@ -23,7 +23,7 @@ const UNFINISHED: &str = ".new";
 
 /// A claim whose guest is suspended, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KeptClaim {
+pub(crate) struct ClaimFile {
     /// Digest of the claim's token.
     pub(crate) token: TokenDigest,
     /// The pool.
@@ -43,33 +43,34 @@ pub(super) fn are_in(dir: &Path) -> Result<bool, Error> {
 }
 
 impl State {
-    pub(super) fn keep_claim(&self, cold: &ColdRow) -> Result<(), Error> {
-        let kept = KeptClaim {
-            token: cold.token.clone(),
-            pool: cold.pool.clone(),
-            guest: cold.guest.to_string(),
-            bundle: cold.bundle.clone(),
-            created_at: cold.created_at.clone(),
+    pub(super) fn write_claim_file(&self, suspended: &SuspendedClaimRow) -> Result<(), Error> {
+        let kept = ClaimFile {
+            token: suspended.token.clone(),
+            pool: suspended.pool.clone(),
+            guest: suspended.guest.to_string(),
+            bundle: suspended.bundle.clone(),
+            created_at: suspended.created_at.clone(),
         };
-        write(&self.claim_file(&cold.guest), &kept)
+        write(&self.claim_file(&suspended.guest), &kept)
     }
 
     /// Writes all claims that are kept once more: an earlier version wrote their tokens.
-    pub(super) fn keep_claims_again(&self) -> Result<(), Error> {
-        let cold = self.all_cold()?.into_iter();
-        cold.filter(|cold| self.is_kept(&cold.guest))
-            .try_for_each(|cold| self.keep_claim(&cold))?;
+    pub(super) fn rewrite_claim_files(&self) -> Result<(), Error> {
+        let suspended = self.suspended_claims()?.into_iter();
+        suspended
+            .filter(|suspended| self.has_claim_file(&suspended.guest))
+            .try_for_each(|suspended| self.write_claim_file(&suspended))?;
         // The journal has the tokens as they were, until it begins anew.
         self.database
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             .map_err(|e| self.database_error(e))
     }
 
-    pub(super) fn is_kept(&self, guest: &GuestId) -> bool {
+    pub(super) fn has_claim_file(&self, guest: &GuestId) -> bool {
         self.claim_file(guest).exists()
     }
 
-    pub(super) fn unkeep_claim(&self, guest: &GuestId) -> Result<(), Error> {
+    pub(super) fn remove_claim_file(&self, guest: &GuestId) -> Result<(), Error> {
         remove(&self.claim_file(guest))
     }
 
@@ -77,26 +78,26 @@ impl State {
     ///
     /// # Errors
     /// When the database or a recovery file cannot be read.
-    pub(crate) fn claims_not_recorded(&self) -> Result<Vec<KeptClaim>, Error> {
+    pub(crate) fn claims_not_recorded(&self) -> Result<Vec<ClaimFile>, Error> {
         // First the recovery files: a record is removed after its file.
         let mut kept = files(&self.suspended_dir(), ".claim")?;
-        let recorded = self.all_cold()?;
+        let recorded = self.suspended_claims()?;
         let recorded: HashSet<PathBuf> = recorded
             .iter()
-            .map(|cold| self.claim_file(&cold.guest))
+            .map(|suspended| self.claim_file(&suspended.guest))
             .collect();
         kept.retain(|file| !recorded.contains(file));
         read_all(kept)
     }
 
     /// Names of the bundles that a claim is kept for, whatever its file says.
-    pub(crate) fn bundles_of_kept_claims(&self) -> Result<Vec<PathBuf>, Error> {
+    pub(crate) fn bundles_of_claim_files(&self) -> Result<Vec<PathBuf>, Error> {
         let kept = files(&self.suspended_dir(), ".claim")?;
         Ok(kept.iter().map(|file| file.with_extension("")).collect())
     }
 
     /// Removes the recovery file of a claim that has neither a record nor a bundle.
-    pub(crate) fn drop_kept_claim(&self, kept: &KeptClaim) -> Result<(), Error> {
+    pub(crate) fn drop_claim_file(&self, kept: &ClaimFile) -> Result<(), Error> {
         remove(&self.suspended_dir().join(format!("{}.claim", kept.guest)))
     }
 
@@ -112,14 +113,14 @@ impl State {
         self.suspended_dir().join(format!("{guest}.claim"))
     }
 
-    pub(super) fn keep_pool(&self, name: &str) -> Result<(), Error> {
+    pub(super) fn write_pool_file(&self, name: &str) -> Result<(), Error> {
         match self.pool(name)? {
             Some(pool) => write(&self.pool_file(name), &pool),
             None => Ok(()),
         }
     }
 
-    pub(super) fn unkeep_pool(&self, name: &str) -> Result<(), Error> {
+    pub(super) fn remove_pool_file(&self, name: &str) -> Result<(), Error> {
         remove(&self.pool_file(name))
     }
 
@@ -127,7 +128,7 @@ impl State {
     ///
     /// # Errors
     /// When one cannot be read.
-    pub(crate) fn kept_pools(&self) -> Result<Vec<PoolRow>, Error> {
+    pub(crate) fn pools_in_files(&self) -> Result<Vec<PoolRow>, Error> {
         read_all(files(&self.dir.join(POOLS), ".json")?)
     }
 

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, KeptClaim, State, TokenDigest,
+    ClaimFile, Error, State, TokenDigest,
     pools::{bad, guest_id},
 };
 use crate::guest_id::GuestId;
@@ -14,7 +14,7 @@ use crate::guest_id::GuestId;
 /// How far a claim's guest is suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ColdState {
+pub enum SuspendedClaimState {
     /// Its bundle is being written; until that is sealed the guest is what counts.
     Suspending,
     /// Its bundle is what counts.
@@ -23,7 +23,7 @@ pub enum ColdState {
     Resuming,
 }
 
-impl ColdState {
+impl SuspendedClaimState {
     /// The word for it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -37,7 +37,7 @@ impl ColdState {
 
 /// A claim whose guest is suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ColdRow {
+pub struct SuspendedClaimRow {
     /// Digest of the claim's token.
     pub token: TokenDigest,
     /// The pool.
@@ -47,7 +47,7 @@ pub struct ColdRow {
     /// The bundle, `DIR/NAME`.
     pub bundle: String,
     /// How far it is.
-    pub state: ColdState,
+    pub state: SuspendedClaimState,
     /// When it was suspended, RFC 3339.
     pub created_at: String,
 }
@@ -60,18 +60,22 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn begin_cold(&mut self, token: &TokenDigest, bundle: &str) -> Result<bool, Error> {
+    pub fn begin_suspended_claim(
+        &mut self,
+        token: &TokenDigest,
+        bundle: &str,
+    ) -> Result<bool, Error> {
         let begun = self.changed(
             "INSERT OR REPLACE INTO suspended_claim
              SELECT token, pool, guest, ?2, 'suspending', ?3 FROM entry
              WHERE token = ?1 AND state = 'claimed'",
             params![token, bundle, Timestamp::now().to_string()],
         )?;
-        if begun && let Some(cold) = self.cold(token)? {
-            self.keep_claim(&cold).inspect_err(|_| {
+        if begun && let Some(suspended) = self.suspended_claim(token)? {
+            self.write_claim_file(&suspended).inspect_err(|_| {
                 // Otherwise the next reconciliation finds that it was not suspended. Its recovery
                 // file may exist already.
-                let _ = self.unkeep_claim(&cold.guest);
+                let _ = self.remove_claim_file(&suspended.guest);
                 let _ = self.changed("DELETE FROM suspended_claim WHERE token = ?1", [token]);
             })?;
         }
@@ -83,7 +87,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn rest_again(
+    pub fn suspend_again(
         &mut self,
         token: &TokenDigest,
         suspended: &GuestId,
@@ -100,8 +104,8 @@ impl State {
                 Timestamp::now().to_string()
             ],
         )?;
-        if rests && let Some(cold) = self.cold(token)? {
-            self.keep_claim(&cold)?;
+        if rests && let Some(suspended) = self.suspended_claim(token)? {
+            self.write_claim_file(&suspended)?;
         }
         Ok(rests)
     }
@@ -111,7 +115,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub(crate) fn recall_cold(&mut self, kept: &KeptClaim) -> Result<bool, Error> {
+    pub(crate) fn recall_suspended_claim(&mut self, kept: &ClaimFile) -> Result<bool, Error> {
         self.changed(
             "INSERT OR IGNORE INTO suspended_claim VALUES (?1, ?2, ?3, ?4, 'suspended', ?5)",
             params![
@@ -128,11 +132,11 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn mark_cold(&mut self, token: &TokenDigest) -> Result<bool, Error> {
-        if let Some(cold) = self.cold(token)?
-            && !self.is_kept(&cold.guest)
+    pub fn mark_suspended(&mut self, token: &TokenDigest) -> Result<bool, Error> {
+        if let Some(suspended) = self.suspended_claim(token)?
+            && !self.has_claim_file(&suspended.guest)
         {
-            self.keep_claim(&cold)?;
+            self.write_claim_file(&suspended)?;
         }
         self.changed(
             "UPDATE suspended_claim SET state = 'suspended' WHERE token = ?1",
@@ -144,12 +148,19 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn begin_resume(&mut self, token: &TokenDigest) -> Result<Option<ColdRow>, Error> {
+    pub fn begin_resume(
+        &mut self,
+        token: &TokenDigest,
+    ) -> Result<Option<SuspendedClaimRow>, Error> {
         let taken = self.changed(
             "UPDATE suspended_claim SET state = 'resuming' WHERE token = ?1 AND state = 'suspended'",
             [token],
         )?;
-        if taken { self.cold(token) } else { Ok(None) }
+        if taken {
+            self.suspended_claim(token)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Removes the record of a suspended claim; `false` when there is none, or when `only_cold` is
@@ -157,11 +168,15 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn forget_cold(&mut self, token: &TokenDigest, only_cold: bool) -> Result<bool, Error> {
-        if let Some(cold) = self.cold(token)?
-            && (cold.state == ColdState::Suspended || !only_cold)
+    pub fn forget_suspended_claim(
+        &mut self,
+        token: &TokenDigest,
+        only_cold: bool,
+    ) -> Result<bool, Error> {
+        if let Some(suspended) = self.suspended_claim(token)?
+            && (suspended.state == SuspendedClaimState::Suspended || !only_cold)
         {
-            self.unkeep_claim(&cold.guest)?;
+            self.remove_claim_file(&suspended.guest)?;
         }
         self.changed(
             "DELETE FROM suspended_claim WHERE token = ?1 AND (state = 'suspended' OR NOT ?2)",
@@ -173,7 +188,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn cold(&self, token: &TokenDigest) -> Result<Option<ColdRow>, Error> {
+    pub fn suspended_claim(&self, token: &TokenDigest) -> Result<Option<SuspendedClaimRow>, Error> {
         self.database
             .query_row(
                 &format!("SELECT {COLUMNS} FROM suspended_claim WHERE token = ?1"),
@@ -188,7 +203,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn all_cold(&self) -> Result<Vec<ColdRow>, Error> {
+    pub fn suspended_claims(&self) -> Result<Vec<SuspendedClaimRow>, Error> {
         let read = || {
             let mut statement = self.database.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM suspended_claim ORDER BY rowid"
@@ -200,16 +215,16 @@ impl State {
     }
 }
 
-fn from_row(row: &Row<'_>) -> rusqlite::Result<ColdRow> {
-    Ok(ColdRow {
+fn from_row(row: &Row<'_>) -> rusqlite::Result<SuspendedClaimRow> {
+    Ok(SuspendedClaimRow {
         token: row.get(0)?,
         pool: row.get(1)?,
         guest: guest_id(row, 2)?,
         bundle: row.get(3)?,
         state: match row.get_ref(4)?.as_str()? {
-            "suspending" => ColdState::Suspending,
-            "suspended" => ColdState::Suspended,
-            "resuming" => ColdState::Resuming,
+            "suspending" => SuspendedClaimState::Suspending,
+            "suspended" => SuspendedClaimState::Suspended,
+            "resuming" => SuspendedClaimState::Resuming,
             _ => return Err(bad(4, "not a suspended claim's state")),
         },
         created_at: row.get(5)?,

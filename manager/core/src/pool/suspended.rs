@@ -13,7 +13,7 @@ use std::{
 
 use nix::fcntl::Flock;
 
-use super::{Claimed, Error, Pools, Tier, WAKE_TIMEOUT};
+use super::{ClaimGrant, Error, Pools, Tier, WAKE_TIMEOUT};
 use crate::{
     checkpoint::{self, BundlePath, Watch, manifest::Manifest, until},
     engine::{self, GuestRef, restore_lock},
@@ -21,7 +21,7 @@ use crate::{
     guests::{self, GuestState},
     restore::mass,
     state::{
-        self, ColdRow, ColdState, Lease, TokenDigest,
+        self, Lease, SuspendedClaimRow, SuspendedClaimState, TokenDigest,
         lock::{self, Wait},
     },
 };
@@ -61,9 +61,9 @@ impl Pools<'_> {
     pub fn suspend(&mut self, token: &str, progress: Watch<'_>) -> Result<Manifest, Error> {
         let token = &TokenDigest::of(token);
         let _lock = self.claim_to_work_at(token)?;
-        if let Some(cold) = self.state.cold(token)? {
+        if let Some(suspended) = self.state.suspended_claim(token)? {
             // An earlier, interrupted call has done this already.
-            let path: BundlePath = cold.bundle.parse()?;
+            let path: BundlePath = suspended.bundle.parse()?;
             return Ok(self.state.open_checkpoint(&path)?.manifest().clone());
         }
         let id = self.state.claimed_by(token)?.ok_or(Error::NoSuchClaim)?;
@@ -77,11 +77,14 @@ impl Pools<'_> {
         if checkpoint::is_sealed(&bundle)? {
             self.sweep_bundle(&bundle)?;
         }
-        if !self.state.begin_cold(token, &bundle.to_string())? {
+        if !self
+            .state
+            .begin_suspended_claim(token, &bundle.to_string())?
+        {
             return Err(Error::NoSuchClaim);
         }
         // A reconciliation of the pool meanwhile must not end the guest.
-        self.last(token, FOR_EVER)?;
+        self.set_lease(token, FOR_EVER)?;
         let delta = self.engine.writes_deltas();
         let suspended = match self.guests().suspend(&guest, &bundle, delta, progress) {
             Err(
@@ -95,7 +98,7 @@ impl Pools<'_> {
         };
         match suspended {
             Ok(manifest) => {
-                self.state.mark_cold(token)?;
+                self.state.mark_suspended(token)?;
                 Ok(manifest)
             }
             Err(e) => {
@@ -104,8 +107,8 @@ impl Pools<'_> {
                 if matches!(checkpoint::is_sealed(&bundle), Ok(false))
                     && !self.is_suspending(&id, &bundle)
                 {
-                    self.state.forget_cold(token, false)?;
-                    self.last(token, Duration::from_secs(lease_s))?;
+                    self.state.forget_suspended_claim(token, false)?;
+                    self.set_lease(token, Duration::from_secs(lease_s))?;
                 }
                 Err(e.into())
             }
@@ -122,7 +125,7 @@ impl Pools<'_> {
         token: &str,
         lease: Option<Duration>,
         timeout: Option<Duration>,
-    ) -> Result<Claimed, Error> {
+    ) -> Result<ClaimGrant, Error> {
         let begin = Instant::now();
         let digest = TokenDigest::of(token);
         let _lock = self.claim_to_work_at(&digest)?;
@@ -131,18 +134,18 @@ impl Pools<'_> {
         {
             return Ok(claimed);
         }
-        let cold = self
+        let suspended = self
             .state
             .begin_resume(&digest)?
             .ok_or(Error::NoSuchClaim)?;
-        match self.restore_cold(&cold, token, lease, timeout, begin) {
+        match self.restore_suspended(&suspended, token, lease, timeout, begin) {
             Ok(claimed) => {
-                self.last(&digest, claimed.lease)?;
-                self.state.forget_cold(&digest, false)?;
+                self.set_lease(&digest, claimed.lease)?;
+                self.state.forget_suspended_claim(&digest, false)?;
                 Ok(claimed)
             }
             Err(e) => {
-                self.state.mark_cold(&digest)?;
+                self.state.mark_suspended(&digest)?;
                 Err(e)
             }
         }
@@ -157,15 +160,15 @@ impl Pools<'_> {
         lease: Option<Duration>,
         timeout: Option<Duration>,
         begin: Instant,
-    ) -> Result<Option<Claimed>, Error> {
+    ) -> Result<Option<ClaimGrant>, Error> {
         let pool = self.state.entry_pool(&id)?.ok_or(Error::NoSuchClaim)?;
         let lasts = lease.unwrap_or(Duration::from_secs(self.row(&pool)?.policy.lease_s));
         let digest = TokenDigest::of(token);
         let woken = self.guests().wake(&id, timeout.unwrap_or(WAKE_TIMEOUT));
         let error = match woken {
             Ok((guest, process)) => {
-                self.last(&digest, lasts)?;
-                return Ok(Some(Claimed {
+                self.set_lease(&digest, lasts)?;
+                return Ok(Some(ClaimGrant {
                     guest: guest.name,
                     id,
                     process,
@@ -182,9 +185,9 @@ impl Pools<'_> {
             _ => return Err(error.into()),
         };
         let bundle: BundlePath = guest.row.checkpoint.parse()?;
-        let cold = BundlePath::new(&self.state.suspended_dir().join("any"))?;
+        let folder = BundlePath::new(&self.state.suspended_dir().join("any"))?;
         let rested = match bundle.name().parse::<GuestId>() {
-            Ok(id) if cold.absolute()?.dir() == bundle.dir() => {
+            Ok(id) if folder.absolute()?.dir() == bundle.dir() => {
                 checkpoint::is_sealed(&bundle)?.then_some(id)
             }
             _ => None,
@@ -194,7 +197,7 @@ impl Pools<'_> {
         };
         if !self
             .state
-            .rest_again(&digest, &rested, &guest.row.checkpoint)?
+            .suspend_again(&digest, &rested, &guest.row.checkpoint)?
         {
             return Err(Error::NoSuchClaim);
         }
@@ -202,17 +205,17 @@ impl Pools<'_> {
         Ok(None)
     }
 
-    fn restore_cold(
+    fn restore_suspended(
         &mut self,
-        cold: &ColdRow,
+        suspended: &SuspendedClaimRow,
         token: &str,
         lease: Option<Duration>,
         timeout: Option<Duration>,
         begin: Instant,
-    ) -> Result<Claimed, Error> {
-        let pool = self.row(&cold.pool)?;
+    ) -> Result<ClaimGrant, Error> {
+        let pool = self.row(&suspended.pool)?;
         let lasts = lease.unwrap_or(Duration::from_secs(pool.policy.lease_s));
-        let path: BundlePath = cold.bundle.parse()?;
+        let path: BundlePath = suspended.bundle.parse()?;
         let checkpoint = self.state.open_checkpoint(&path)?;
         // The claim itself is a user of it.
         drop(mass::verify(
@@ -224,7 +227,7 @@ impl Pools<'_> {
         let facts = (self.facts)(checkpoint.path().dir())?;
         // It begins when the guest has answered.
         let lease = Lease {
-            token: cold.token.clone(),
+            token: suspended.token.clone(),
             lasts: FOR_EVER,
         };
         let request = mass::Request {
@@ -250,11 +253,11 @@ impl Pools<'_> {
 
     /// Completes or undoes an interrupted suspension or restore of a claim. If another process
     /// works at the claim, waits for it first.
-    pub(super) fn settle_claim(&mut self, token: &TokenDigest) -> Result<(), Error> {
-        match self.state.cold(token)? {
+    pub(super) fn reconcile_claim(&mut self, token: &TokenDigest) -> Result<(), Error> {
+        match self.state.suspended_claim(token)? {
             None
-            | Some(ColdRow {
-                state: ColdState::Suspended,
+            | Some(SuspendedClaimRow {
+                state: SuspendedClaimState::Suspended,
                 ..
             }) => Ok(()),
             Some(_) => self.claim_to_work_at(token).map(drop),
@@ -264,30 +267,32 @@ impl Pools<'_> {
     /// Takes the lock of a claim, and reconciles the claim.
     fn claim_to_work_at(&mut self, token: &TokenDigest) -> Result<ClaimLock, Error> {
         let lock = self.claim_lock(token, self.lock_limit)?;
-        if let Some(cold) = self.state.cold(token)? {
-            self.settle_one(&cold)?;
+        if let Some(suspended) = self.state.suspended_claim(token)? {
+            self.reconcile_suspended_claim(&suspended)?;
         }
         Ok(lock)
     }
 
-    fn settle_one(&mut self, cold: &ColdRow) -> Result<(), Error> {
-        match cold.state {
+    fn reconcile_suspended_claim(&mut self, suspended: &SuspendedClaimRow) -> Result<(), Error> {
+        match suspended.state {
             // A guest that is the claim's is more than the bundle that it came from.
-            ColdState::Suspended if self.state.claimed_by(&cold.token)?.is_some() => {
-                self.settle_resume(cold)
+            SuspendedClaimState::Suspended
+                if self.state.claimed_by(&suspended.token)?.is_some() =>
+            {
+                self.reconcile_resume(suspended)
             }
-            ColdState::Suspended => Ok(()),
-            ColdState::Suspending => self.settle_suspend(cold),
-            ColdState::Resuming => self.settle_resume(cold),
+            SuspendedClaimState::Suspended => Ok(()),
+            SuspendedClaimState::Suspending => self.reconcile_suspend(suspended),
+            SuspendedClaimState::Resuming => self.reconcile_resume(suspended),
         }
     }
 
     /// Completes interrupted suspensions and restores, except of claims whose lock another process
     /// holds. Removes bundles that no claim needs, if no process works at any claim. Failures are
     /// logged and retried by the next call: they hold up neither the other claims nor the pool.
-    pub(super) fn settle_cold(&mut self) {
-        let settled = self.settle_claims();
-        let swept = match self.cold_lock(true, Duration::ZERO) {
+    pub(super) fn reconcile_suspended_claims(&mut self) {
+        let reconciled = self.reconcile_claims();
+        let swept = match self.suspended_lock(true, Duration::ZERO) {
             Ok(_lock) => {
                 self.state.sweep_claim_files();
                 self.recall_claims().and(self.sweep_bundles())
@@ -303,24 +308,24 @@ impl Pools<'_> {
             }
             Err(_) => Ok(()),
         };
-        if let Err(error) = settled.and(swept) {
+        if let Err(error) = reconciled.and(swept) {
             tracing::warn!(%error, "cannot reconcile all suspended claims");
         }
     }
 
     /// Reconciles all claims whose lock is free; returns the first error.
-    fn settle_claims(&mut self) -> Result<(), Error> {
+    fn reconcile_claims(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
-        for cold in self.state.all_cold()? {
-            if cold.state == ColdState::Suspended {
+        for suspended in self.state.suspended_claims()? {
+            if suspended.state == SuspendedClaimState::Suspended {
                 continue;
             }
-            let Ok(_lock) = self.claim_lock(&cold.token, Duration::ZERO) else {
+            let Ok(_lock) = self.claim_lock(&suspended.token, Duration::ZERO) else {
                 continue;
             };
             // The process that worked at it may have ended just now.
-            if let Some(now) = self.state.cold(&cold.token)? {
-                result = result.and(self.settle_one(&now));
+            if let Some(now) = self.state.suspended_claim(&suspended.token)? {
+                result = result.and(self.reconcile_suspended_claim(&now));
             }
         }
         result
@@ -338,7 +343,7 @@ impl Pools<'_> {
                     pool = kept.pool,
                     "dropped a suspended claim without a record and without a checkpoint"
                 );
-                self.state.drop_kept_claim(&kept)?;
+                self.state.drop_claim_file(&kept)?;
                 continue;
             }
             let lives = match self.guests().find(&kept.guest) {
@@ -347,7 +352,7 @@ impl Pools<'_> {
                 Err(e) => return Err(e.into()),
             };
             if !lives {
-                self.state.recall_cold(&kept)?;
+                self.state.recall_suspended_claim(&kept)?;
             }
         }
         Ok(())
@@ -355,13 +360,15 @@ impl Pools<'_> {
 
     /// Ends an interrupted suspension. A guest that still answers has gone on and is newer than its
     /// bundle, so it counts. If the guest does not answer, the bundle counts.
-    fn settle_suspend(&mut self, cold: &ColdRow) -> Result<(), Error> {
-        let bundle: BundlePath = cold.bundle.parse()?;
-        if self.is_suspending(&cold.guest, &bundle) && self.finish_suspend(cold, &bundle)? {
+    fn reconcile_suspend(&mut self, suspended: &SuspendedClaimRow) -> Result<(), Error> {
+        let bundle: BundlePath = suspended.bundle.parse()?;
+        if self.is_suspending(&suspended.guest, &bundle)
+            && self.finish_suspend(suspended, &bundle)?
+        {
             return Ok(());
         }
         let sealed = checkpoint::is_sealed(&bundle)?;
-        let goes_on = match self.guests().wake(&cold.guest, ANSWER_PATIENCE) {
+        let goes_on = match self.guests().wake(&suspended.guest, ANSWER_PATIENCE) {
             Ok(_) => true,
             Err(e) if e.is_unknown() || e.is_interrupted() => return Err(e.into()),
             Err(_) => false,
@@ -369,22 +376,22 @@ impl Pools<'_> {
         if !goes_on && sealed {
             // A guest that cannot be ended does not answer any more, and the reconciliation of its
             // pool finds it.
-            self.destroy(&[cold.guest])?;
-            self.state.mark_cold(&cold.token)?;
+            self.destroy(&[suspended.guest])?;
+            self.state.mark_suspended(&suspended.token)?;
             return Ok(());
         }
         // A snapshot of its disk may have been taken for the bundle that never came to be.
         let has_disk = self
             .state
-            .guest(&cold.guest.to_string())?
+            .guest(&suspended.guest.to_string())?
             .is_none_or(|row| row.disk.is_some());
         // Where there is no folder yet, there is no snapshot.
         if has_disk && let Ok(bundle) = bundle.absolute() {
             self.sweep_disks(&[], |of| *of == bundle)?;
         }
-        self.state.forget_cold(&cold.token, false)?;
-        if let Some(pool) = self.state.pool(&cold.pool)? {
-            self.last(&cold.token, Duration::from_secs(pool.policy.lease_s))?;
+        self.state.forget_suspended_claim(&suspended.token, false)?;
+        if let Some(pool) = self.state.pool(&suspended.pool)? {
+            self.set_lease(&suspended.token, Duration::from_secs(pool.policy.lease_s))?;
         }
         Ok(())
     }
@@ -422,8 +429,12 @@ impl Pools<'_> {
     /// Waits for a suspension that the guest's process still carries out: that guest would end a
     /// moment after it had answered, and its bundle holds its state. `false` when the guest goes on
     /// after all, or has died.
-    fn finish_suspend(&mut self, cold: &ColdRow, bundle: &BundlePath) -> Result<bool, Error> {
-        let guest = match self.guests().find(&cold.guest.to_string()) {
+    fn finish_suspend(
+        &mut self,
+        suspended: &SuspendedClaimRow,
+        bundle: &BundlePath,
+    ) -> Result<bool, Error> {
+        let guest = match self.guests().find(&suspended.guest.to_string()) {
             Ok(guest) => guest,
             Err(guests::Error::NoSuchGuest(_)) => return Ok(false),
             Err(e) => return Err(e.into()),
@@ -431,13 +442,13 @@ impl Pools<'_> {
         let watch = until(self.cancelled);
         match self.guests().suspend(&guest, bundle, false, &watch) {
             Ok(_) => {
-                self.state.mark_cold(&cold.token)?;
+                self.state.mark_suspended(&suspended.token)?;
                 Ok(true)
             }
             // It is still at it, or has ended for it and is not sealed yet: nothing else holds it.
             Err(e)
-                if self.is_suspending(&cold.guest, bundle)
-                    && self.may_be_written(&cold.guest)? =>
+                if self.is_suspending(&suspended.guest, bundle)
+                    && self.may_be_written(&suspended.guest)? =>
             {
                 Err(e.into())
             }
@@ -448,10 +459,10 @@ impl Pools<'_> {
         }
     }
 
-    fn settle_resume(&mut self, cold: &ColdRow) -> Result<(), Error> {
+    fn reconcile_resume(&mut self, suspended: &SuspendedClaimRow) -> Result<(), Error> {
         let begin = Instant::now();
         loop {
-            let guest = match self.state.claimed_by(&cold.token)? {
+            let guest = match self.state.claimed_by(&suspended.token)? {
                 Some(id) => match self.guests().find(&id.to_string()) {
                     Ok(guest) => Some(guest),
                     Err(guests::Error::NoSuchGuest(_)) => None,
@@ -462,10 +473,10 @@ impl Pools<'_> {
             match guest.map(|guest| (guest.state, guest)) {
                 // Its claimer was not told; the claim is good all the same, and lasts from now.
                 Some((GuestState::Running | GuestState::Paused, _)) => {
-                    if let Some(pool) = self.state.pool(&cold.pool)? {
-                        self.last(&cold.token, Duration::from_secs(pool.policy.lease_s))?;
+                    if let Some(pool) = self.state.pool(&suspended.pool)? {
+                        self.set_lease(&suspended.token, Duration::from_secs(pool.policy.lease_s))?;
                     }
-                    self.state.forget_cold(&cold.token, false)?;
+                    self.state.forget_suspended_claim(&suspended.token, false)?;
                 }
                 // Its manager is gone, and so it ends soon, or is there.
                 Some((GuestState::Restoring, guest)) if begin.elapsed() < ANSWER_PATIENCE => {
@@ -478,10 +489,10 @@ impl Pools<'_> {
                 Some((GuestState::Restoring, _)) => {}
                 Some((GuestState::Dead, guest)) => {
                     self.guests().destroy(&[guest])?.whole()?;
-                    self.state.mark_cold(&cold.token)?;
+                    self.state.mark_suspended(&suspended.token)?;
                 }
                 None => {
-                    self.state.mark_cold(&cold.token)?;
+                    self.state.mark_suspended(&suspended.token)?;
                 }
             }
             return Ok(());
@@ -489,7 +500,7 @@ impl Pools<'_> {
     }
 
     /// Sets the lease of a claim, counted from now.
-    fn last(&mut self, token: &TokenDigest, lasts: Duration) -> Result<(), Error> {
+    fn set_lease(&mut self, token: &TokenDigest, lasts: Duration) -> Result<(), Error> {
         self.state.renew_claim(&Lease {
             token: token.clone(),
             lasts,
@@ -508,11 +519,11 @@ impl Pools<'_> {
             _own: own,
             _all: None,
         };
-        lock._all = Some(self.cold_lock(false, limit)?);
+        lock._all = Some(self.suspended_lock(false, limit)?);
         Ok(lock)
     }
 
-    fn cold_lock(&self, exclusive: bool, limit: Duration) -> Result<Flock<File>, Error> {
+    fn suspended_lock(&self, exclusive: bool, limit: Duration) -> Result<Flock<File>, Error> {
         let cancelled = self.cancelled;
         let wait = Wait { limit, cancelled };
         Ok(lock::take(

@@ -28,7 +28,7 @@ const BEAT: Duration = Duration::from_millis(100);
 
 /// A restore in flight.
 #[derive(Debug, Default)]
-pub(super) struct UnderWay(Mutex<Vec<Arc<Work>>>);
+pub(super) struct InFlight(Mutex<Vec<Arc<Work>>>);
 
 /// A restore under way.
 #[derive(Debug)]
@@ -46,26 +46,26 @@ impl Work {
     }
 }
 
-impl UnderWay {
+impl InFlight {
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Work>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A restore that is under way until this is dropped.
-pub(super) struct Begun {
+pub(super) struct RunningRestore {
     app: App,
     work: Arc<Work>,
 }
 
-impl Drop for Begun {
+impl Drop for RunningRestore {
     fn drop(&mut self) {
-        let mut all = self.app.under_way.all();
+        let mut all = self.app.in_flight.all();
         all.retain(|work| !Arc::ptr_eq(work, &self.work));
     }
 }
 
-impl Begun {
+impl RunningRestore {
     /// It is known now how many guests there are to be.
     pub(super) fn asks_for(&self, guests: u64) {
         self.work.progress().asked = u32::try_from(guests).unwrap_or(u32::MAX);
@@ -126,14 +126,14 @@ impl App {
         &self,
         progress: RestoreEvent,
         cancelled: Option<Arc<AtomicBool>>,
-    ) -> Begun {
+    ) -> RunningRestore {
         let work = Arc::new(Work {
             progress: Mutex::new(progress),
             cancelled,
             told: Mutex::default(),
         });
-        self.under_way.all().push(Arc::clone(&work));
-        Begun {
+        self.in_flight.all().push(Arc::clone(&work));
+        RunningRestore {
             app: self.clone(),
             work,
         }
@@ -149,7 +149,7 @@ impl App {
     )
 )]
 pub(super) async fn list(State(app): State<App>) -> Answer<Vec<RestoreEvent>> {
-    let all = app.under_way.all();
+    let all = app.in_flight.all();
     Answer(all.iter().map(|work| work.progress().clone()).collect())
 }
 
@@ -170,7 +170,7 @@ pub(super) async fn cancel(
     Path(request): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let mut found = false;
-    for work in app.under_way.all().iter() {
+    for work in app.in_flight.all().iter() {
         if let Some(cancelled) = &work.cancelled
             && work.progress().request_id == request
         {

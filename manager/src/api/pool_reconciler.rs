@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     App,
     events::RestoreEvent,
-    metrics::{Evicted, Origin},
+    metrics::{EvictReason, Origin},
     pools::at_once,
     problem::Problem,
     workers::blocking,
@@ -42,7 +42,7 @@ use brood_core::{
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long a nursery stands by that is no pool's.
 const STANDS_BY: Duration = Duration::from_secs(10);
-/// How long a pool that has no room for more is only settled.
+/// How long a pool that has no room for more is only reconciled.
 const REST: Duration = Duration::from_secs(5);
 /// Pools that are looked at at once.
 const AT_ONCE: usize = 32;
@@ -51,7 +51,7 @@ const FAILING_AT_ONCE: usize = 4;
 /// How long another process may hold a pool before the daemon logs it.
 const LOCKED_FOR_LONG: Duration = Duration::from_secs(60);
 
-/// Fills of pools that the keeper has under way, each with the flag that ends it.
+/// Fills of pools that the reconciler has under way, each with the flag that ends it.
 #[derive(Debug, Default)]
 pub(super) struct Fills(Mutex<HashMap<String, Arc<AtomicBool>>>);
 
@@ -86,12 +86,12 @@ impl Fills {
 
 /// The reconciler's state of a pool.
 #[derive(Debug, Default)]
-struct Kept {
+struct PoolRecord {
     /// Whether a thread works at it now.
     busy: bool,
     /// How fast it may be filled.
     pace: Pace,
-    /// It is only settled until then.
+    /// It is only reconciled until then.
     backs_off_until: Option<Instant>,
     /// Since when another process holds it, and whether that was logged.
     locked_since: Option<(Instant, bool)>,
@@ -102,47 +102,47 @@ pub(super) async fn keep(app: App) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut draining = app.draining.subscribe();
-    let mut keeper = Keeper {
+    let mut reconciler = PoolReconciler {
         app: app.clone(),
         kept: HashMap::new(),
         at_once: Arc::new(Semaphore::new(AT_ONCE)),
         failing_at_once: Arc::new(Semaphore::new(FAILING_AT_ONCE)),
-        under_way: JoinSet::new(),
+        in_flight: JoinSet::new(),
     };
     loop {
         let done = tokio::select! {
             _ = ticks.tick() => None,
             () = app.pools_changed.notified() => None,
-            Some(done) = keeper.under_way.join_next() => Some(done),
+            Some(done) = reconciler.in_flight.join_next() => Some(done),
             _ = draining.wait_for(|draining| *draining) => break,
         };
         match done {
-            None => keeper.look().await,
-            Some(done) => keeper.note(done.ok()),
+            None => reconciler.look().await,
+            Some(done) => reconciler.note(done.ok()),
         }
     }
     app.fills.interrupt_all();
-    while keeper.under_way.join_next().await.is_some() {}
+    while reconciler.in_flight.join_next().await.is_some() {}
 }
 
 /// Result of a look at a pool.
-struct Looked {
+struct PoolVisit {
     pool: String,
     pace: Pace,
-    /// Why entries are still missing; none when it was not the keeper's turn.
+    /// Why entries are still missing; none when it was not the reconciler's turn.
     outcome: Result<Option<String>, pool::Error>,
 }
 
-struct Keeper {
+struct PoolReconciler {
     app: App,
-    kept: HashMap<String, Kept>,
+    kept: HashMap<String, PoolRecord>,
     at_once: Arc<Semaphore>,
     failing_at_once: Arc<Semaphore>,
     /// Tasks that end guests have no result.
-    under_way: JoinSet<Option<Looked>>,
+    in_flight: JoinSet<Option<PoolVisit>>,
 }
 
-impl Keeper {
+impl PoolReconciler {
     /// Ends leases that are over, and begins to reconcile each pool that no thread works at.
     async fn look(&mut self) {
         let app = self.app.clone();
@@ -176,19 +176,19 @@ impl Keeper {
     fn begin(&mut self, row: PoolRow, pace: Pace, backs_off: bool) {
         let app = self.app.clone();
         let (all, failing) = (Arc::clone(&self.at_once), Arc::clone(&self.failing_at_once));
-        self.under_way.spawn(async move {
+        self.in_flight.spawn(async move {
             let cancelled = app.fills.begin(&row.name);
             let (failed, alone) = app.failed(&row.name).await.unwrap_or_default();
             // Pools that fail wait for each other, and not the others for them.
             let turn = if failed { failing } else { all };
             let turn = turn.acquire_owned().await;
             let backs_off = backs_off || alone;
-            let (keeper, flag) = (app.clone(), Arc::clone(&cancelled));
+            let (reconciler, flag) = (app.clone(), Arc::clone(&cancelled));
             let pool = row.name.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 let mut pace = pace;
-                let outcome = keeper.keep_one(&row, &mut pace, backs_off, &flag);
-                Looked {
+                let outcome = reconciler.keep_one(&row, &mut pace, backs_off, &flag);
+                PoolVisit {
                     pool: row.name,
                     pace,
                     outcome,
@@ -200,7 +200,7 @@ impl Keeper {
             Some(looked.unwrap_or_else(|panic| {
                 tracing::error!("{panic}");
                 let outcome = Ok(None);
-                Looked {
+                PoolVisit {
                     pool,
                     pace,
                     outcome,
@@ -211,7 +211,7 @@ impl Keeper {
 
     fn end_expired(&mut self, pool: String, guests: Vec<GuestId>) {
         let app = self.app.clone();
-        self.under_way.spawn(async move {
+        self.in_flight.spawn(async move {
             let ended = blocking(move || {
                 app.workers.pools(|pools| pools.end_expired(&guests))?;
                 app.events.poke();
@@ -227,9 +227,9 @@ impl Keeper {
     }
 
     /// Notes the result of a look at a pool.
-    fn note(&mut self, looked: Option<Option<Looked>>) {
+    fn note(&mut self, looked: Option<Option<PoolVisit>>) {
         let Some(Some(looked)) = looked else { return };
-        let Looked {
+        let PoolVisit {
             pool,
             pace,
             outcome,
@@ -285,7 +285,7 @@ impl App {
         blocking(look).await
     }
 
-    /// Settles a pool, and fills it unless it backs off; returns why entries are still missing.
+    /// Reconciles a pool, and fills it unless it backs off; returns why entries are still missing.
     fn keep_one(
         &self,
         pool: &PoolRow,
@@ -297,7 +297,7 @@ impl App {
         // Another process at the pool does the same work: do not wait for it.
         let (settled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
             if backs_off {
-                return Ok((pools.settle(name)?, None));
+                return Ok((pools.reconcile(name)?, None));
             }
             let refill = pace.next(&pool.policy, Instant::now());
             let now = pools.show(name)?;
@@ -323,7 +323,8 @@ impl App {
             pace.done(&filled);
             Ok((settled, Some(filled)))
         })?;
-        self.metrics.evicted(name, Evicted::policy, settled.evicted);
+        self.metrics
+            .evicted(name, EvictReason::policy, settled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);
         if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
             tracing::info!(
