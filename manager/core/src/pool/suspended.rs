@@ -145,7 +145,10 @@ impl Pools<'_> {
                 Ok(claimed)
             }
             Err(e) => {
-                self.state.mark_suspended(&digest)?;
+                // The guest may have come all the same: one that could not be looked at is kept.
+                if let Err(error) = self.reconcile_resume(&suspended) {
+                    tracing::warn!(%error, guest = %suspended.guest, "cannot tell yet what came of a resume");
+                }
                 Err(e)
             }
         }
