@@ -222,16 +222,16 @@ impl App {
                 verify = begin.elapsed();
             }
             // More guests of it are often wanted soon.
-            let slot = workers.standing().named(&origin.checkpoint);
-            job.run(
-                Some(slot),
+            let context = mass::Context {
                 state,
                 engine,
-                &facts,
-                &checkpoint,
+                facts: &facts,
+                slot: Some(workers.standing().named(&origin.checkpoint)),
                 cancelled,
-                &mut |event| begun.note(event, &origin),
-            )
+            };
+            job.run(context, &checkpoint, &mut |event| {
+                begun.note(event, &origin);
+            })
         })?;
         let view = View::new(job, &done, verify);
         tracing::info!(

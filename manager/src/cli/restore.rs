@@ -144,29 +144,28 @@ impl Restore {
             trust: self.trust,
         };
         let bar = Bar::guests("restoring", self.guests.into(), self.json);
-        let done = job.run(
-            None,
-            &mut state,
-            &*engine,
-            &facts,
-            &checkpoint,
-            &cancelled,
-            &mut |event| {
-                if let Some(warning) = warning(event) {
-                    bar.note(format_args!("warning: {warning}"));
+        let context = mass::Context {
+            state: &mut state,
+            engine: &*engine,
+            facts: &facts,
+            slot: None,
+            cancelled: &cancelled,
+        };
+        let done = job.run(context, &checkpoint, &mut |event| {
+            if let Some(warning) = warning(event) {
+                bar.note(format_args!("warning: {warning}"));
+            }
+            match event {
+                Event::Restored(_) => bar.inc(),
+                Event::Failed(failure) => {
+                    bar.note(format_args!("{}: {}", failure.name, failure.error));
                 }
-                match event {
-                    Event::Restored(_) => bar.inc(),
-                    Event::Failed(failure) => {
-                        bar.note(format_args!("{}: {}", failure.name, failure.error));
-                    }
-                    Event::Admitted { .. }
-                    | Event::NurseryReplaced
-                    | Event::Exposed(_)
-                    | Event::Verifying(_) => {}
-                }
-            },
-        )?;
+                Event::Admitted { .. }
+                | Event::NurseryReplaced
+                | Event::Exposed(_)
+                | Event::Verifying(_) => {}
+            }
+        })?;
         bar.clear();
         Ok(self.finish(&View::new(&job, &done, verify)))
     }

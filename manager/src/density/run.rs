@@ -148,19 +148,18 @@ pub fn step(
         membership: None,
         disk: brood_core::disk::Choice::Sealed,
     };
-    let report = mass::restore(
-        state,
+    let context = mass::Context {
+        state: &mut *state,
         engine,
-        &facts,
-        checkpoint,
-        &request,
+        facts: &facts,
+        slot: None,
         cancelled,
-        &mut |event| match event {
-            mass::Event::Restored(_) => observe(Event::Restored),
-            mass::Event::Failed(failure) => observe(Event::Failed(failure)),
-            _ => {}
-        },
-    )?;
+    };
+    let report = mass::restore(context, checkpoint, &request, &mut |event| match event {
+        mass::Event::Restored(_) => observe(Event::Restored),
+        mass::Event::Failed(failure) => observe(Event::Failed(failure)),
+        _ => {}
+    })?;
 
     let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
     let mut guests = Guests {

@@ -215,16 +215,14 @@ impl Pools<'_> {
             timeout: wanted.timeout.unwrap_or(mass::TIMEOUT),
             ..self.request(pool, &checkpoint, 1, 1, Some(lease))?
         };
-        let report = mass::restore_by(
-            self.standing.named(&pool.name),
-            self.state,
-            self.engine,
-            &facts,
-            &checkpoint,
-            &request,
-            self.cancelled,
-            &mut |_| {},
-        )?;
+        let context = mass::Context {
+            state: self.state,
+            engine: self.engine,
+            facts: &facts,
+            slot: Some(self.standing.named(&pool.name)),
+            cancelled: self.cancelled,
+        };
+        let report = mass::restore(context, &checkpoint, &request, &mut |_| {})?;
         Self::only(pool, report, token, lasts, begin)
     }
 

@@ -288,16 +288,14 @@ impl Pools<'_> {
             }
             let request = self.request(&pool.row, &checkpoint, now, concurrency, None)?;
             let facts = (self.facts)(checkpoint.path().dir())?;
-            let restored = mass::restore_by(
-                self.standing.named(name),
-                self.state,
-                self.engine,
-                &facts,
-                &checkpoint,
-                &request,
+            let context = mass::Context {
+                state: self.state,
+                engine: self.engine,
+                facts: &facts,
+                slot: Some(self.standing.named(name)),
                 cancelled,
-                observe,
-            );
+            };
+            let restored = mass::restore(context, &checkpoint, &request, observe);
             let report = match restored {
                 // Earlier batches are kept.
                 Err(mass::Error::Admission(e)) if filled.restored > 0 => {

@@ -242,15 +242,14 @@ impl Pools<'_> {
             },
             ..self.request(&pool, &checkpoint, 1, 1, Some(lease))?
         };
-        let report = mass::restore(
-            self.state,
-            self.engine,
-            &facts,
-            &checkpoint,
-            &request,
-            self.cancelled,
-            &mut |_| {},
-        )?;
+        let context = mass::Context {
+            state: self.state,
+            engine: self.engine,
+            facts: &facts,
+            slot: None,
+            cancelled: self.cancelled,
+        };
+        let report = mass::restore(context, &checkpoint, &request, &mut |_| {})?;
         Self::only(&pool, report, token.to_owned(), lasts, begin)
     }
 

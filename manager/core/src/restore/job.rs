@@ -1,26 +1,20 @@
 //! Restore job: one restore from admission to its end, with the pause or rollback that the request
 //! asks for. The command line and the API share it.
 
-use std::{
-    collections::HashSet,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    SessionCache, Slot, cost,
+    cost,
     mass::{self, Error, Event, Failure, Names, Report, Request, RestoredGuest},
 };
 use crate::{
     checkpoint::{BundlePath, Checkpoint},
     disk::Choice,
-    engine::{Engine, NEVER},
+    engine::NEVER,
     guests::{Guest, Guests},
-    host::facts::HostFacts,
     percentiles::Percentiles,
-    state::State,
     units::Bytes,
 };
 
@@ -63,23 +57,23 @@ impl Job {
         Names::Numbered(prefix.unwrap_or_else(|| checkpoint.name().to_owned()))
     }
 
-    /// Does it, by the session in `slot` if there is one that fits; without a slot, by one that
-    /// ends when the guests are there. `cancelled` is as for [`mass::restore`]. The checkpoint must
-    /// have been checked before ([`mass::verify`]).
+    /// Restores the guests. The checkpoint must have been checked before ([`mass::verify`]).
     ///
     /// # Errors
     /// When nothing could be restored at all.
-    #[expect(clippy::too_many_arguments, reason = "what a restore needs")]
     pub fn run(
         &self,
-        slot: Option<Slot<'_>>,
-        state: &mut State,
-        engine: &dyn Engine,
-        facts: &HostFacts,
+        context: mass::Context<'_>,
         checkpoint: &Checkpoint,
-        cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&Event<'_>),
     ) -> Result<Done, Error> {
+        let mass::Context {
+            state,
+            engine,
+            facts,
+            slot,
+            cancelled,
+        } = context;
         let request = Request {
             guests: self.guests as usize,
             concurrency: self
@@ -100,22 +94,17 @@ impl Job {
             warnings.extend(warning(&event));
             observe(&event);
         }
-        let own = SessionCache::default();
-        let report = mass::restore_by(
-            slot.unwrap_or_else(|| own.named("")),
-            state,
+        let context = mass::Context {
+            state: &mut *state,
             engine,
             facts,
-            checkpoint,
-            &request,
+            slot,
             cancelled,
-            &mut |event| {
-                warnings.extend(warning(event));
-                observe(event);
-            },
-        );
-        drop(own);
-        let report = report?;
+        };
+        let report = mass::restore(context, checkpoint, &request, &mut |event| {
+            warnings.extend(warning(event));
+            observe(event);
+        })?;
         let mut undone = Vec::new();
         if let Some(error) = &report.unrecorded {
             undone.push(format!(

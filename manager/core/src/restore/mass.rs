@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    SessionCache, Slot, disks,
+    Slot, disks,
     reserve::reserve,
     run::{CANCEL_PATIENCE, Run, begin_session},
 };
@@ -299,48 +299,41 @@ pub(super) fn is_fresh(stamp: &FileStamp) -> bool {
     Timestamp::now().as_nanosecond() - stamp.ctime_ns.max(stamp.mtime_ns) < FRESH
 }
 
-/// Restores guests. Guests that fail, or do not answer in time, do not hold up the others. When
-/// `cancelled` is set, no new guest is begun, and those that do not answer soon are ended.
+/// What a restore works with, besides what is wanted of it.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The record.
+    pub state: &'a mut State,
+    /// The engine that restores.
+    pub engine: &'a dyn Engine,
+    /// Facts of the host, for admission.
+    pub facts: &'a HostFacts,
+    /// The slot of a session that can be used, and is left there for the next restore; without one
+    /// the session ends with the restore.
+    pub slot: Option<Slot<'a>>,
+    /// When it is set, no new guest is begun, and those that do not answer soon are ended.
+    pub cancelled: &'a AtomicBool,
+}
+
+/// Restores guests. Guests that fail, or do not answer in time, do not hold up the others.
 ///
 /// # Errors
 /// When nothing could be restored at all; then nothing is left behind.
 pub fn restore(
-    state: &mut State,
-    engine: &dyn Engine,
-    facts: &HostFacts,
+    context: Context<'_>,
     checkpoint: &Checkpoint,
     request: &Request,
-    cancelled: &AtomicBool,
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Report, Error> {
-    let slots = SessionCache::default();
-    let slot = slots.named("");
-    restore_by(
-        slot, state, engine, facts, checkpoint, request, cancelled, observe,
-    )
-}
-
-/// As [`restore`], by the session in `slot` if it fits; the session stays there for the next
-/// restore.
-///
-/// # Errors
-/// As [`restore`].
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what a restore needs, and the session that it can have"
-)]
-pub fn restore_by(
-    slot: Slot<'_>,
-    state: &mut State,
-    engine: &dyn Engine,
-    facts: &HostFacts,
-    checkpoint: &Checkpoint,
-    request: &Request,
-    cancelled: &AtomicBool,
-    observe: &mut dyn FnMut(&Event<'_>),
-) -> Result<Report, Error> {
+    let Context {
+        state,
+        engine,
+        facts,
+        slot,
+        cancelled,
+    } = context;
     let begin = Instant::now();
-    let stood = slot.take(checkpoint, request.park_after);
+    let stood = slot.and_then(|slot| slot.take(checkpoint, request.park_after));
     let (lock, stood) = match stood {
         Some(IdleSession {
             lock,
@@ -374,7 +367,7 @@ pub fn restore_by(
     let (orders, disk) = match reserved {
         Ok(reserved) => reserved,
         Err(e) => {
-            if let Some((session, next)) = stood {
+            if let (Some((session, next)), Some(slot)) = (stood, slot) {
                 slot.put(IdleSession {
                     session,
                     next,

@@ -415,7 +415,7 @@ impl Run<'_> {
         mut self,
         begin: Instant,
         result: Result<(), Error>,
-        slot: Slot<'_>,
+        slot: Option<Slot<'_>>,
     ) -> Result<Report, Error> {
         self.record();
         if result.is_err() {
@@ -454,7 +454,11 @@ impl Run<'_> {
             tracing::warn!(%error, "guests run, but could not be recorded as running");
         }
         let is_good = self.report.failures.is_empty() && !self.broken && is_recorded;
-        if result.is_ok() && is_good && self.given_out.is_empty() {
+        if let Some(slot) = slot
+            && result.is_ok()
+            && is_good
+            && self.given_out.is_empty()
+        {
             slot.put(IdleSession {
                 session: self.session,
                 next: self.next,
