@@ -219,7 +219,7 @@ fn a_disk_that_no_device_would_read_is_not_made() {
     lab.machine.checkpoint_of(&two, &both);
     let disk = scene.disk();
     for (from, words) in [
-        (&shared, ["none of its disks is written to", "--disk out"]),
+        (&shared, ["writes to none of its disks", "--disk out"]),
         (&both, ["pci.0.2.0 and pci.0.5.0", "ro=true"]),
     ] {
         let restore = ["restore", &from.to_string(), "-n", "2", "--disk", &disk];
