@@ -50,7 +50,7 @@ impl PageList {
     /// Adds a page above all others.
     ///
     /// # Errors
-    /// [`Malformed::Order`] when it is not above them.
+    /// [`ParsePagesError::Order`] when it is not above them.
     pub fn push(&mut self, page: u64) -> Result<(), ParsePagesError> {
         match self.ranges.last_mut() {
             Some(last) if last.first + last.count == page => last.count += 1,
