@@ -368,6 +368,7 @@ impl Scene {
     /// again. Only one that was killed in the middle may be gone.
     fn is_one_unit(&self, warm: &BundlePath, fault: &str, fates: &Fates) -> Fates {
         let lab = &self.lab;
+        eprintln!("{fault}");
         let mut fates = Fates { ..*fates };
         let guests = lab.list();
         let state = guests.first().map(|guest| text(&guest["state"]).to_owned());
@@ -472,6 +473,11 @@ fn a_manager_killed_at_any_step_of_a_suspend_can_do_it_again() {
     let (lab, warm) = (&scene.lab, scene.bundle("warm"));
     let mut fates = Fates::default();
     let mut killed = 0;
+    // A process that is about to end has lost its command line, and is there a moment longer.
+    let has_ended = || {
+        let lives = |guest: &Value| guest["state"] == "running";
+        lab.machine.processes().is_empty() && !lab.list().iter().any(lives)
+    };
     for (point, passage) in of_suspends(&scene) {
         let passed = afresh(&scene, &point);
         let fault = format!("{point}:{passage}:hang");
@@ -500,15 +506,11 @@ fn a_manager_killed_at_any_step_of_a_suspend_can_do_it_again() {
             for pid in lab.machine.processes() {
                 signal(pid, Signal::SIGKILL);
             }
-            until("its end", || {
-                lab.machine.processes().is_empty().then_some(())
-            });
+            until("its end", || has_ended().then_some(()));
         }
         if point == "suspend.sent" {
             // The request is on its way.
-            until("the guest's end", || {
-                lab.machine.processes().is_empty().then_some(())
-            });
+            until("the guest's end", || has_ended().then_some(()));
         }
         fates = scene.is_one_unit(&warm, &format!("{fault} kill"), &fates);
     }
