@@ -13,6 +13,7 @@ mod disks;
 mod door;
 mod error;
 pub(crate) mod events;
+pub(crate) mod evict;
 mod extract;
 pub(crate) mod guests;
 pub(crate) mod host;

@@ -11,8 +11,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, checkpoints, claims, cloud_hypervisor, disks, events, guests, host, in_flight, memory,
-    metrics, pools, restores, sample, suspended_claims, watch,
+    App, checkpoints, claims, cloud_hypervisor, disks, events, evict, guests, host, in_flight,
+    memory, metrics, pools, restores, sample, suspended_claims, watch,
 };
 
 #[derive(OpenApi)]
@@ -126,7 +126,7 @@ pub(super) fn routes() -> (Router<App>, Document) {
             pools::remove
         ))
         .routes(routes!(pools::fill))
-        .routes(routes!(pools::evict))
+        .routes(routes!(evict::evict))
         .routes(routes!(claims::claim))
         .routes(routes!(
             suspended_claims::show,

@@ -20,9 +20,10 @@ use super::{
 use crate::api::{
     claims::{Claim, ClaimRequest, LeaseRenewal, RenewRequest},
     events::RestoreEvent,
+    evict::{EvictReport, EvictRequest},
     guests::{DestroyAnswer, ResumeReport},
     host::Host,
-    pools::{ChangePool, CreatePool, EvictReport, EvictRequest, FillRequest, FilledPool},
+    pools::{ChangePool, CreatePool, FillRequest, FilledPool},
     restores::RestoreRequest,
     suspended_claims::{ResumeClaimRequest, SuspendAnswer},
     types::{Guest, Pool, PoolDetails},
