@@ -75,12 +75,11 @@ impl From<density::report::Error> for Failure {
     }
 }
 
-impl From<restore::mass::Error> for Failure {
-    fn from(error: restore::mass::Error) -> Self {
+impl From<restore::Error> for Failure {
+    fn from(error: restore::Error) -> Self {
         let code = if matches!(
             error,
-            restore::mass::Error::Admission(_)
-                | restore::mass::Error::State(state::Error::PoolFull(_))
+            restore::Error::Admission(_) | restore::Error::State(state::Error::PoolFull(_))
         ) {
             REFUSED
         } else if error.is_interrupted() {

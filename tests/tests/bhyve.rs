@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 
 use brood_core::{
     checkpoint::{BhyveGuest, Checkpoint, Readiness, unnoted},
-    engine::{Engine, GuestRef, Identity, Order, Outcome, bhyve::config::Variables},
+    engine::{Engine, GuestOrder, GuestRef, Identity, Outcome, bhyve::config::Variables},
     guest_id::GuestId,
 };
 use brood_tests::{Lab, Running, array, signal, text, until, whole};
@@ -483,7 +483,7 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
         let id = GuestId::random().unwrap();
         let identity = Identity::fresh(&format!("g-{n}")).unwrap();
         session
-            .start(&Order {
+            .start(&GuestOrder {
                 id,
                 identity,
                 disk: None,

@@ -6,7 +6,7 @@ use std::{cell::Cell, fs, path::PathBuf};
 
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, unnoted},
-    engine::{After, Engine, GuestRef, Identity, Order, Suspend},
+    engine::{After, Engine, GuestOrder, GuestRef, Identity, Suspend},
     guest_id::GuestId,
 };
 use brood_tests::{Kind, Lab, Running, Storage, array, signal, text, until};
@@ -530,7 +530,7 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     let (id, identity) = (GuestId::random().unwrap(), Identity::fresh("a").unwrap());
     let disk = Some("/dev/zvol/tank/base".into());
     let mut session = engine.session(&web, &run_dir, &lock, None).unwrap();
-    session.start(&Order { id, identity, disk }).unwrap();
+    session.start(&GuestOrder { id, identity, disk }).unwrap();
     let outcome = until("the guest", || {
         session.wait(std::time::Duration::from_millis(50)).unwrap()
     });

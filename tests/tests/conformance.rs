@@ -17,8 +17,8 @@ use brood_core::{
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
-        After, Engine, GuestRef, Identity, Limit, Order, Process, ProcessState, RestoredProcess,
-        Suspend, kvm::Kvm, make_demo_checkpoint,
+        After, Engine, GuestOrder, GuestRef, Identity, Limit, Process, ProcessState,
+        RestoredProcess, Suspend, kvm::Kvm, make_demo_checkpoint,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -77,7 +77,7 @@ impl<'a> Bench<'a> {
             let (id, identity) = (GuestId::random().unwrap(), Identity::fresh(name).unwrap());
             ids.push(id);
             session
-                .start(&Order {
+                .start(&GuestOrder {
                     id,
                     identity,
                     disk: disk(&id),
@@ -486,7 +486,7 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
             let identity = Identity::fresh(&format!("a-{n}")).unwrap();
             let id = GuestId::random().unwrap();
             session
-                .start(&Order {
+                .start(&GuestOrder {
                     id,
                     identity,
                     disk: None,

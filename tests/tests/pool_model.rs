@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use brood_core::{
-    engine::{Identity, Order, Process},
+    engine::{GuestOrder, Identity, Process},
     guest_id::GuestId,
     state::{
         EntryState, Error, Lease, Membership, NewGuest, Place, Policy, PoolRow, State, TokenDigest,
@@ -97,7 +97,7 @@ impl Scene {
     /// Orders a guest for the pool, as a restore does.
     fn order(&mut self, claim: Option<Lease>) -> Result<GuestId, Error> {
         let name = format!("p-{}", self.guests.len());
-        let order = Order {
+        let order = GuestOrder {
             disk: None,
             id: GuestId::random().unwrap(),
             identity: Identity::fresh(&name).unwrap(),

@@ -81,7 +81,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
     let second = manager.claim();
     assert_eq!(nursery(&home), warm, "the second claim began another one");
     // The nursery reports its end, and the next claim must not take the report for its own.
-    signal(first.process.pid, Signal::SIGKILL);
+    signal(first.pid, Signal::SIGKILL);
     until("the guest to be dead", || {
         home.names("dead").contains(&first.guest).then_some(())
     });

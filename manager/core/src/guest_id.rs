@@ -2,8 +2,12 @@
 
 use std::{fmt, io, str::FromStr};
 
-/// Identity of a guest for as long as it is known: random, never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+use serde::{Deserialize, Serialize};
+
+/// Identity of a guest for as long as it is known: random, never used twice. In JSON 16 hexadecimal
+/// digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct GuestId(pub [u8; 8]);
 
 impl GuestId {
@@ -32,6 +36,19 @@ impl FromStr for GuestId {
     type Err = std::num::ParseIntError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         u64::from_str_radix(text, 16).map(|n| Self(n.to_be_bytes()))
+    }
+}
+
+impl From<GuestId> for String {
+    fn from(id: GuestId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for GuestId {
+    type Error = std::num::ParseIntError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -25,10 +25,7 @@ use brood_core::{
     engine::make_demo_checkpoint,
     guests as library,
     host::plan::plan as make_plan,
-    restore::{
-        cost,
-        mass::{self, read_bundle},
-    },
+    restore::{self, cost, read_bundle},
     units::Bytes,
 };
 
@@ -51,7 +48,7 @@ impl App {
     /// Waits for a permit for work at a checkpoint that takes as long as its memory is large.
     async fn at_checkpoint(&self, path: &BundlePath) -> Result<Permit, Problem> {
         let bound = PermitKind::checkpoint(&path.to_string());
-        self.permits.take(&[bound], mass::TIMEOUT).await
+        self.permits.take(&[bound], restore::TIMEOUT).await
     }
 }
 

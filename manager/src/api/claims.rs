@@ -33,7 +33,7 @@ use super::{
 };
 use brood_core::{
     pool::{self, ClaimGrant, ClaimSpec, LOCK_LIMIT, Pools, Tier},
-    restore::mass,
+    restore,
     state::Place,
 };
 
@@ -188,7 +188,7 @@ impl Claim {
         Self {
             guest: claimed.guest,
             id: claimed.id.to_string(),
-            pid: claimed.process.pid,
+            pid: claimed.pid,
             token: claimed.token,
             lease_s: claimed.lease.as_secs(),
             tier: claimed.tier,
@@ -337,7 +337,7 @@ impl App {
     async fn claim(&self, pool: &str, wanted: ClaimSpec) -> Result<ClaimGrant, ClaimRefusal> {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
-        let limit = wanted.timeout.unwrap_or(mass::TIMEOUT);
+        let limit = wanted.timeout.unwrap_or(restore::TIMEOUT);
         let permit = self.permits.take(&[PermitKind::pool(&pool)], limit).await?;
         // A client that disconnects ends the restore for it.
         let cancelled = Arc::<AtomicBool>::default();

@@ -15,7 +15,7 @@ use super::{
     permits::PermitKind,
     problem::Problem,
 };
-use brood_core::{disk::Place, guests, restore::mass};
+use brood_core::{disk::Place, guests, restore};
 
 /// Where to look.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -69,7 +69,7 @@ pub(super) async fn leftovers(
     let places = places(looking.place.as_slice())?;
     let permit = app
         .permits
-        .take(&[PermitKind::disks()], mass::TIMEOUT)
+        .take(&[PermitKind::disks()], restore::TIMEOUT)
         .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
@@ -133,7 +133,7 @@ pub(super) async fn sweep(
     let places = places(&sweeping.places)?;
     let permit = app
         .permits
-        .take(&[PermitKind::disks()], mass::TIMEOUT)
+        .take(&[PermitKind::disks()], restore::TIMEOUT)
         .await?;
     app.on_guests(move |guests| {
         let _permit = permit;

@@ -39,7 +39,7 @@ use super::{
     types::{Guest, report},
     watch::{Observation, ObservedGuest, look},
 };
-use brood_core::restore::job::FailureView;
+use brood_core::restore::RestoreFailure;
 
 /// Number of remembered events: a listener who has missed fewer receives them; for one who has
 /// missed more, the stream starts again.
@@ -263,7 +263,7 @@ pub(crate) struct RestoreEvent {
     /// The latest failed guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<report::RestoreFailure>)]
-    pub(crate) failure: Option<FailureView>,
+    pub(crate) failure: Option<RestoreFailure>,
     /// The latest warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) warning: Option<String>,

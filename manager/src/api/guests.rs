@@ -22,7 +22,7 @@ use super::{
 use brood_core::{
     checkpoint::{BundlePath, until},
     guests::{Guest, Guests},
-    restore::{job::FailureView, mass},
+    restore::{self, RestoreFailure},
 };
 
 /// Default time to wait for an answer.
@@ -322,7 +322,7 @@ impl App {
             PermitKind::guest(&name),
             PermitKind::suspends(&format!("checkpoint {from}")),
         ];
-        let permit = self.permits.take(&bounds, mass::TIMEOUT).await?;
+        let permit = self.permits.take(&bounds, restore::TIMEOUT).await?;
         self.change_guests(move |guests| {
             let _permit = permit;
             let guest = guests.find(&name)?;
@@ -344,7 +344,7 @@ pub(crate) struct DestroyAnswer {
     /// Guests that could not be destroyed, and stay recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<report::RestoreFailure>)]
-    pub(crate) left: Vec<FailureView>,
+    pub(crate) left: Vec<RestoreFailure>,
     /// Names of guests that were left alone because they are claimed.
     #[serde(default)]
     pub(crate) spared: Vec<String>,
@@ -385,7 +385,7 @@ impl TryFrom<brood_core::guests::DestroyReport> for DestroyAnswer {
 
 impl From<brood_core::guests::EndedStrays> for DestroyAnswer {
     fn from(ended: brood_core::guests::EndedStrays) -> Self {
-        let left = ended.left.into_iter().map(|(name, error)| FailureView {
+        let left = ended.left.into_iter().map(|(name, error)| RestoreFailure {
             name,
             error: error.to_string(),
         });
@@ -398,8 +398,8 @@ impl From<brood_core::guests::EndedStrays> for DestroyAnswer {
     }
 }
 
-fn failure_view(left: &brood_core::guests::Left) -> FailureView {
-    FailureView {
+fn failure_view(left: &brood_core::guests::Left) -> RestoreFailure {
+    RestoreFailure {
         name: left.name.clone(),
         error: left.error.to_string(),
     }

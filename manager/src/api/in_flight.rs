@@ -18,10 +18,7 @@ use super::{
     metrics::Origin,
     problem::Problem,
 };
-use brood_core::{
-    checkpoint::Progress,
-    restore::{job, mass::Event},
-};
+use brood_core::{checkpoint::Progress, restore::RestoreStep};
 
 /// Interval of progress events while memory is checked.
 const BEAT: Duration = Duration::from_millis(100);
@@ -93,21 +90,22 @@ impl RunningRestore {
     }
 
     /// Something happened in it.
-    pub(super) fn note(&self, event: &Event<'_>, origin: &Origin) {
-        self.app.count(event, origin);
+    pub(super) fn note(&self, step: &RestoreStep<'_>, origin: &Origin) {
+        self.app.count(step, origin);
         let mut progress = self.work.progress();
-        match event {
-            Event::Restored(_) => progress.restored += 1,
-            Event::Failed(_) => progress.failed += 1,
-            Event::Admitted { .. } | Event::NurseryReplaced | Event::Exposed(_) => {}
-            Event::Verifying(_) => return,
+        match step {
+            RestoreStep::Restored(_) => progress.restored += 1,
+            RestoreStep::Failed(_) => progress.failed += 1,
+            RestoreStep::Admitted { .. }
+            | RestoreStep::NurseryReplaced
+            | RestoreStep::Exposed(_) => {}
         }
         let mut told = progress.clone();
         drop(progress);
-        if let Event::Failed(failure) = event {
-            told.failure = Some((*failure).into());
+        if let RestoreStep::Failed(failure) = step {
+            told.failure = Some((*failure).clone());
         }
-        told.warning = job::warning(event);
+        told.warning = step.warning();
         self.app.tell_restore(&told);
     }
 }

@@ -260,9 +260,9 @@ impl Metrics {
     }
 
     /// A guest was restored, and answered after `latency`.
-    pub(super) fn restored(&self, origin: &Origin, latency: Duration) {
+    pub(super) fn restored(&self, origin: &Origin, latency_s: f64) {
         let seconds = self.restore_seconds.get_or_create(origin);
-        seconds.observe(latency.as_secs_f64());
+        seconds.observe(latency_s);
         drop(seconds);
         self.count_restore(origin, Outcome::restored);
     }

@@ -34,7 +34,7 @@ use super::{
 use brood_core::{
     guest_id::GuestId,
     pool::{self, NEVER, Pace},
-    restore::mass::Event,
+    restore::RestoreStep,
     state::{self, PoolRow},
 };
 
@@ -315,9 +315,9 @@ impl App {
             if let Some(begun) = &begun {
                 begun.asks_for(missing);
             }
-            let note = &mut |event: &Event<'_>| match &begun {
-                Some(begun) => begun.note(event, &origin),
-                None => self.count(event, &origin),
+            let note = &mut |step: &RestoreStep<'_>| match &begun {
+                Some(begun) => begun.note(step, &origin),
+                None => self.count(step, &origin),
             };
             let (settled, filled) = pools.fill(name, refill, at_once(), cancelled, note)?;
             pace.done(&filled);

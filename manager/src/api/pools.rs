@@ -30,10 +30,7 @@ use super::{
 use brood_core::{
     checkpoint::until,
     pool::{self, ApplyOutcome, FillReport, LOCK_LIMIT, NewPool, Pools, Refill},
-    restore::{
-        job::{FailureView, PRIVATE_LIMIT, cores},
-        mass,
-    },
+    restore::{self, PRIVATE_LIMIT, RestoreFailure, cores},
     state::{Policy, PoolChange},
     units::Bytes,
 };
@@ -131,11 +128,11 @@ pub(crate) struct FillRequest {
 }
 
 impl FillRequest {
-    fn at_once(self) -> Result<usize, Problem> {
+    fn at_once(self) -> Result<u32, Problem> {
         match self.concurrency {
             None => Ok(at_once()),
             Some(0) => Err(Problem::bad_request("concurrency must be at least 1")),
-            Some(k) => Ok(k as usize),
+            Some(k) => Ok(k),
         }
     }
 }
@@ -488,7 +485,7 @@ pub(crate) struct FilledPool {
     pub(crate) wall_s: f64,
     /// Guests that were not restored.
     #[schema(value_type = Vec<report::RestoreFailure>)]
-    pub(crate) errors: Vec<FailureView>,
+    pub(crate) errors: Vec<RestoreFailure>,
 }
 
 /// Repairs a pool and restores its missing guests; answers when that is done
@@ -526,7 +523,7 @@ impl FilledPool {
             missing: filled.missing,
             no_room: filled.no_room,
             wall_s: filled.wall.as_secs_f64(),
-            errors: filled.failures.iter().map(Into::into).collect(),
+            errors: filled.failures,
         }
     }
 }
@@ -545,7 +542,7 @@ impl App {
         let at_once = filling.at_once()?;
         let permit = self
             .permits
-            .take(&[PermitKind::pool(&name)], mass::TIMEOUT)
+            .take(&[PermitKind::pool(&name)], restore::TIMEOUT)
             .await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
@@ -564,8 +561,8 @@ impl App {
             begun.asks_for(pool.row.policy.hot.saturating_sub(pool.entries.hot));
             let origin = Origin::from(&pool.row);
             let (settled, filled) =
-                pools.fill(&name, Refill::Whole, at_once, &cancelled, &mut |event| {
-                    begun.note(event, &origin);
+                pools.fill(&name, Refill::Whole, at_once, &cancelled, &mut |step| {
+                    begun.note(step, &origin);
                 })?;
             let why = metrics::EvictReason::policy;
             app.metrics.evicted(&name, why, settled.evicted);
@@ -576,6 +573,6 @@ impl App {
 }
 
 /// How many guests are restored for pools at once.
-pub(super) fn at_once() -> usize {
+pub(super) fn at_once() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64))
 }

@@ -288,15 +288,15 @@ fn of_guests(error: &guests::Error) -> (StatusCode, &'static str) {
     }
 }
 
-impl From<restore::mass::Error> for Problem {
-    fn from(error: restore::mass::Error) -> Self {
+impl From<restore::Error> for Problem {
+    fn from(error: restore::Error) -> Self {
         let (status, kind) = of_restore(&error);
         Self::of(status, kind, error.into())
     }
 }
 
-fn of_restore(error: &restore::mass::Error) -> (StatusCode, &'static str) {
-    use restore::mass::Error as E;
+fn of_restore(error: &restore::Error) -> (StatusCode, &'static str) {
+    use restore::Error as E;
     match error {
         E::Admission(_) => (StatusCode::INSUFFICIENT_STORAGE, "does-not-fit"),
         E::Checkpoint(e) => of_checkpoint(e),

@@ -20,7 +20,7 @@ use super::{
 use brood_core::{
     checkpoint::until,
     pool::{Error, Tier},
-    restore::mass,
+    restore,
     state::{SuspendedClaimState, TokenDigest},
     units::Bytes,
 };
@@ -99,7 +99,7 @@ pub(super) async fn suspend(
         PermitKind::claim(&token),
         PermitKind::suspends(&format!("pool {}", pool.await?)),
     ];
-    let permit = app.permits.take(&bounds, mass::TIMEOUT).await?;
+    let permit = app.permits.take(&bounds, restore::TIMEOUT).await?;
     let suspended = app.change_pools(move |pools| {
         let _permit = permit;
         let digest = TokenDigest::of(&token);
@@ -178,7 +178,7 @@ pub(super) async fn resume(
     let begin = Instant::now();
     let resumed = app.when_there_is_room(wait, || {
         let (key, token) = (token.clone(), token.clone());
-        let limit = timeout.unwrap_or(mass::TIMEOUT);
+        let limit = timeout.unwrap_or(restore::TIMEOUT);
         let app = app.clone();
         async move {
             app.attempt(&key, limit, move |pools| {

@@ -26,7 +26,7 @@ use brood_core::{
         make_demo_checkpoint,
     },
     guests::{self, Guests},
-    restore::mass::read_bundle,
+    restore::read_bundle,
     state::BundleAction,
     units::Bytes,
 };

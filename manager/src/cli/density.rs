@@ -24,10 +24,7 @@ use crate::{
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
     engine::bhyve::Rctl,
-    restore::{
-        cost,
-        job::{PRIVATE_LIMIT, cores},
-    },
+    restore::{PRIVATE_LIMIT, cores, cost},
     units::Bytes,
 };
 
@@ -96,10 +93,8 @@ impl Density {
         while let Some(&&guests) = wanted.peek() {
             let bar = Bar::guests("settling", guests.into(), self.json);
             let run = Run {
-                guests: guests as usize,
-                concurrency: self
-                    .concurrency
-                    .map_or(cores(facts.cpu.cores), |k| k as usize),
+                guests,
+                concurrency: self.concurrency.unwrap_or_else(|| cores(facts.cpu.cores)),
                 dirty_pages: self.dirty_pages,
                 private_limit: PRIVATE_LIMIT.max(written + Bytes::mib(1)),
                 overhead: cost::measured(&state, &checkpoint)?.overhead,

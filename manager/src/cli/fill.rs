@@ -29,7 +29,7 @@ use crate::{
 };
 use brood_core::{
     pool::{Pools, Refill},
-    restore::{job::cores, mass::Event},
+    restore::{RestoreStep, cores},
 };
 
 /// Repairs a pool and restores its missing guests.
@@ -128,7 +128,7 @@ pub(super) fn fill(
     let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
     let bar = Bar::guests("restoring", missing, quiet);
     let at_once = match concurrency(config, at_once) {
-        Some(k) => k as usize,
+        Some(k) => k,
         None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
     };
     let result = pools.fill(
@@ -137,14 +137,14 @@ pub(super) fn fill(
         at_once,
         &cancelled,
         &mut |event| match event {
-            Event::Restored(_) => bar.inc(),
-            Event::Failed(failure) => {
+            RestoreStep::Restored(_) => bar.inc(),
+            RestoreStep::Failed(failure) => {
                 bar.note(format_args!("{}: {}", failure.name, failure.error));
             }
-            Event::NurseryReplaced => {
+            RestoreStep::NurseryReplaced => {
                 bar.note("the nursery was killed; a new one goes on");
             }
-            Event::Verifying(_) | Event::Admitted { .. } | Event::Exposed(_) => {}
+            RestoreStep::Admitted { .. } | RestoreStep::Exposed(_) => {}
         },
     );
     bar.clear();

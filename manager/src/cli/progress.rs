@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{bar::Bar, output::note};
 use crate::api::events::RestoreEvent;
-use brood_core::{checkpoint::Progress, restore::job::FailureView, units::Bytes};
+use brood_core::{checkpoint::Progress, restore::RestoreFailure, units::Bytes};
 
 /// Display of a restore in flight.
 pub(super) struct RestoreProgress {
@@ -42,7 +42,7 @@ impl RestoreProgress {
         }
     }
 
-    fn failed(&mut self, failure: &FailureView) {
+    fn failed(&mut self, failure: &RestoreFailure) {
         if self.failures.insert(failure.name.clone()) {
             self.guests
                 .note(format_args!("{}: {}", failure.name, failure.error));
@@ -56,7 +56,7 @@ impl RestoreProgress {
 
     /// Ends the display. Prints failures and warnings that were not printed yet: events can be
     /// missed, a report cannot.
-    pub(super) fn finish(mut self, failures: &[FailureView], warnings: &[String]) {
+    pub(super) fn finish(mut self, failures: &[RestoreFailure], warnings: &[String]) {
         self.clear();
         for warning in warnings {
             if let Some(told) = self.warnings.iter().position(|told| told == warning) {

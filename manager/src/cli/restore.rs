@@ -18,20 +18,13 @@ use super::{
     values::timeout,
 };
 use crate::failure::Failure;
-use crate::{
-    api::{events::RestoreEvent, restores::RestoreRequest},
-    client::Watch,
-    config::Config,
-};
+use crate::{api::events::RestoreEvent, client::Watch, config::Config};
 use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
     disk::Choice,
     engine::{self, Engine, bhyve::Rctl},
     percentiles::Percentiles,
-    restore::{
-        job::{Job, RestoreEnd, View, warning},
-        mass::{self, Event},
-    },
+    restore::{self, RestoreContext, RestoreEnd, RestoreReport, RestoreSpec, RestoreStep},
     state::{BundleUse, State},
     units::Bytes,
 };
@@ -110,14 +103,15 @@ impl Restore {
             opened => opened?,
         };
         let rctl: Rctl = self.rctl.iter().cloned().collect();
+        let spec = self.spec(config);
         // Disks are made where the user may write, which need not be where the daemon may;
         // limits of guests are the daemon's own.
         let has_disks = !checkpoint.manifest().disks.is_empty() || self.disk.is_some();
         if !has_disks
             && rctl.is_empty()
-            && let Some(view) = self.by_daemon(config, &cancelled)?
+            && let Some(report) = self.by_daemon(config, &spec, &cancelled)?
         {
-            return Ok(self.finish(&view));
+            return Ok(self.finish(&report));
         }
         let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
@@ -126,100 +120,94 @@ impl Restore {
         }
         let begin = Instant::now();
         let in_use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
-        let verify = in_use.as_ref().map_or(Duration::ZERO, |_| begin.elapsed());
-
-        let defaults = &config.restore;
-        let job = Job {
-            names: Job::numbered(self.prefix.clone(), &self.checkpoint),
-            checkpoint: self.checkpoint.clone(),
-            guests: self.guests,
-            concurrency: concurrency(config, self.concurrency),
-            timeout: Some(self.timeout),
-            paused: self.paused,
-            private_limit: self.private_limit.unwrap_or(defaults.private_limit.value),
-            overcommit: self.overcommit,
-            park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
-            all_or_nothing: self.all_or_nothing,
-            disk: self.disk.clone().unwrap_or_default(),
-            trust: self.trust,
-        };
+        let verify_s = in_use
+            .as_ref()
+            .map_or(0.0, |_| begin.elapsed().as_secs_f64());
         let bar = Bar::guests("restoring", self.guests.into(), self.json);
-        let context = mass::Context {
+        let context = RestoreContext {
             state: &mut state,
             engine: &*engine,
             facts: &facts,
             slot: None,
             cancelled: &cancelled,
         };
-        let done = job.run(context, &checkpoint, &mut |event| {
-            if let Some(warning) = warning(event) {
+        let mut report = restore::restore(context, &checkpoint, &spec, &mut |step| {
+            if let Some(warning) = step.warning() {
                 bar.note(format_args!("warning: {warning}"));
             }
-            match event {
-                Event::Restored(_) => bar.inc(),
-                Event::Failed(failure) => {
+            match step {
+                RestoreStep::Restored(_) => bar.inc(),
+                RestoreStep::Failed(failure) => {
                     bar.note(format_args!("{}: {}", failure.name, failure.error));
                 }
-                Event::Admitted { .. }
-                | Event::NurseryReplaced
-                | Event::Exposed(_)
-                | Event::Verifying(_) => {}
+                RestoreStep::Admitted { .. }
+                | RestoreStep::NurseryReplaced
+                | RestoreStep::Exposed(_) => {}
             }
         })?;
         bar.clear();
-        Ok(self.finish(&View::new(&job, &done, verify)))
+        report.verify_s = verify_s;
+        Ok(self.finish(&report))
+    }
+
+    fn spec(&self, config: &Config) -> RestoreSpec {
+        let defaults = &config.restore;
+        RestoreSpec {
+            checkpoint: self.checkpoint.to_string(),
+            guests: self.guests,
+            concurrency: concurrency(config, self.concurrency),
+            timeout: Some(self.timeout),
+            prefix: self.prefix.clone(),
+            paused: self.paused,
+            private_limit: Some(self.private_limit.unwrap_or(defaults.private_limit.value)),
+            overcommit: self.overcommit,
+            park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
+            all_or_nothing: self.all_or_nothing,
+            disk: self.disk.clone().unwrap_or_default(),
+            trust: self.trust,
+            ..RestoreSpec::default()
+        }
     }
 
     /// Has the daemon restore; none, when it has begun nothing.
-    fn by_daemon(&self, config: &Config, cancelled: &AtomicBool) -> Result<Option<View>, Failure> {
-        let defaults = &config.restore;
-        let park_after = self.park.after.unwrap_or(defaults.park_after.value).0;
+    fn by_daemon(
+        &self,
+        config: &Config,
+        spec: &RestoreSpec,
+        cancelled: &AtomicBool,
+    ) -> Result<Option<RestoreReport>, Failure> {
         let Some(checkpoint) = absolute(&self.checkpoint) else {
             return Ok(None);
         };
-        let restoring = RestoreRequest {
+        let absolute = RestoreSpec {
             checkpoint,
-            guests: self.guests,
-            concurrency: concurrency(config, self.concurrency),
-            timeout_s: Some(self.timeout.as_secs_f64()),
-            prefix: Some(
-                self.prefix
-                    .clone()
-                    .unwrap_or_else(|| self.checkpoint.name().to_owned()),
-            ),
-            paused: self.paused,
-            private_limit: Some(self.private_limit.unwrap_or(defaults.private_limit.value).0),
-            overcommit: self.overcommit,
-            park_after_s: park_after.map(|idle| idle.as_secs_f64()),
-            all_or_nothing: self.all_or_nothing,
-            disk: None,
-            trust: self.trust,
+            ..spec.clone()
         };
         let mut shown = RestoreProgress::new(self.json);
-        let view = by_daemon(config, |daemon| {
+        let report = by_daemon(config, |daemon| {
             let observe = &mut |event: &RestoreEvent| shown.note(event);
-            daemon.restore(&restoring, Watch { cancelled, observe })
+            daemon.restore(&absolute, Watch { cancelled, observe })
         })?;
-        Ok(view.map(|view| {
-            shown.finish(&view.errors, &view.warnings);
-            View {
+        Ok(report.map(|report| {
+            shown.finish(&report.failures, &report.warnings);
+            RestoreReport {
                 // As it was named here.
-                checkpoint: self.checkpoint.to_string(),
-                ..view
+                checkpoint: spec.checkpoint.clone(),
+                ..report
             }
         }))
     }
 
-    fn finish(&self, view: &View) -> ExitCode {
-        for undone in &view.undone {
+    fn finish(&self, report: &RestoreReport) -> ExitCode {
+        for undone in &report.undone {
             note(format_args!("error: {undone}"));
         }
         if self.json {
-            json(view);
+            json(report);
         } else {
-            print(view);
+            print(report);
         }
-        exit_code(view.ending())
+        exit_code(report.ending())
     }
 }
 
@@ -230,30 +218,30 @@ pub(super) fn absolute(bundle: &BundlePath) -> Option<String> {
     Some(format!("{}/{}", dir.trim_end_matches('/'), path.name()))
 }
 
-fn print(view: &View) {
-    let (wall, answered) = (view.wall_s, view.answered());
+fn print(report: &RestoreReport) {
+    let (wall, answered) = (report.wall_s, report.answered());
     line(format_args!(
         "{} of {} guests restored{} in {wall:.2} s ({:.0} a second); each has answered",
-        view.restored,
-        view.asked,
-        if view.paused { " and paused" } else { "" },
+        report.restored,
+        report.asked,
+        if report.paused { " and paused" } else { "" },
         answered as f64 / wall.max(1e-9),
     ));
-    if view.verify_s > 0.0 {
+    if report.verify_s > 0.0 {
         line(format_args!(
             "{:.2} s in all, {:.2} s of that to check the checkpoint's memory, as is done once",
-            wall + view.verify_s,
-            view.verify_s
+            wall + report.verify_s,
+            report.verify_s
         ));
     }
     if answered > 0 {
-        let Percentiles { p50, p90, p99, max } = view.restore_ms;
+        let Percentiles { p50, p90, p99, max } = report.restore_ms;
         line(format_args!(
             "latency to the guest's answer: p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"
         ));
     }
-    if view.rolled_back {
-        let why = if view.interrupted {
+    if report.rolled_back {
+        let why = if report.interrupted {
             "interrupted"
         } else {
             "some failed"
@@ -261,12 +249,12 @@ fn print(view: &View) {
         line(format_args!(
             "{why}, and --all-or-nothing was asked for: the others were destroyed"
         ));
-    } else if view.interrupted {
+    } else if report.interrupted {
         line(format_args!(
             "interrupted: {} guests were not begun; those restored stand",
-            view.not_begun
+            report.not_begun
         ));
-    } else if let Some(first) = view.guests.iter().map(|g| &g.name).min() {
+    } else if let Some(first) = report.guests.iter().map(|g| &g.name).min() {
         let prefix = first
             .rsplit_once('-')
             .map_or(&first[..], |(prefix, _)| prefix);
@@ -314,7 +302,7 @@ pub(super) fn verify(
     cancelled: &Arc<AtomicBool>,
 ) -> Result<Option<BundleUse>, Failure> {
     let bar = Bar::bytes("verifying", quiet).until(cancelled);
-    let in_use = mass::verify(state, engine, checkpoint, &|p| bar.advance(p))?;
+    let in_use = restore::verify(state, engine, checkpoint, &|p| bar.advance(p))?;
     bar.clear();
     Ok(in_use)
 }

@@ -24,11 +24,13 @@ use crate::api::{
     guests::{DestroyAnswer, ResumeReport},
     host::Host,
     pools::{ChangePool, CreatePool, FillRequest, FilledPool},
-    restores::RestoreRequest,
     suspended_claims::{ResumeClaimRequest, SuspendAnswer},
     types::{Guest, Pool, PoolDetails},
 };
-use brood_core::{guest_id::random, restore::job::View};
+use brood_core::{
+    guest_id::random,
+    restore::{RestoreReport, RestoreSpec},
+};
 
 /// How often a wait checks whether it was cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -149,15 +151,15 @@ impl Client {
     /// Restores guests. The report of a restore that came to nothing is an answer too.
     pub(crate) fn restore(
         &self,
-        restoring: &RestoreRequest,
+        spec: &RestoreSpec,
         watch: Watch<'_>,
-    ) -> Result<View, Error> {
-        let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(restoring);
+    ) -> Result<RestoreReport, Error> {
+        let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(spec);
         match self.watched(call, watch) {
             Err(Error::Problem(mut problem)) => {
                 let report = problem.report.take();
                 match report.map(serde_json::from_value).transpose() {
-                    Ok(Some(view)) => Ok(view),
+                    Ok(Some(report)) => Ok(report),
                     _ => Err(Error::Problem(problem)),
                 }
             }

@@ -58,7 +58,7 @@ pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Default private limit of each guest.
-pub const PRIVATE_LIMIT: Bytes = brood_core::restore::job::PRIVATE_LIMIT;
+pub const PRIVATE_LIMIT: Bytes = brood_core::restore::PRIVATE_LIMIT;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -16,14 +16,14 @@ use super::{
     steady_state::{Sample, settled},
     step::{Breakdown, Machine, Step},
 };
-use brood_core::{engine::GuestRef, percentiles::Percentiles};
+use brood_core::engine::GuestRef;
 
 use brood_core::{
     checkpoint::{self, Checkpoint, manifest::EngineKind, sha256_file},
     engine::{Engine, Limit, NEVER, Usage},
     guests::{self, Guest, Guests},
     host::proc,
-    restore::mass::{self, Failure, Names, Request},
+    restore::{self, RestoreContext, RestoreFailure, RestoreSpec, RestoreStep, restore},
     state::{GuestMeasurement, State},
     units::{Bytes, PAGE_SIZE},
 };
@@ -55,9 +55,9 @@ const NURSERY_MOST: Bytes = Bytes::mib(16);
 #[derive(Clone, Debug)]
 pub struct Run {
     /// Guests.
-    pub guests: usize,
+    pub guests: u32,
     /// Restores at once.
-    pub concurrency: usize,
+    pub concurrency: u32,
     /// Pages that each guest is made to write.
     pub dirty_pages: u64,
     /// Private memory that each guest is allowed.
@@ -78,7 +78,7 @@ pub enum Event<'a> {
     /// A guest has answered.
     Restored,
     /// A guest was not restored.
-    Failed(&'a Failure),
+    Failed(&'a RestoreFailure),
 }
 
 /// Why a step has no result.
@@ -86,7 +86,7 @@ pub enum Event<'a> {
 pub enum Error {
     /// Nothing was restored.
     #[error(transparent)]
-    Restore(#[from] mass::Error),
+    Restore(#[from] restore::Error),
     /// Guests could not be handled.
     #[error(transparent)]
     Guests(#[from] guests::Error),
@@ -136,28 +136,27 @@ pub fn step(
     observe(Event::Phase(SETTLING));
     let (before, moved_before) = settle(engine, cancelled)?;
     observe(Event::Phase("restoring"));
-    let request = Request {
-        timeout: mass::TIMEOUT,
+    let spec = RestoreSpec {
+        checkpoint: checkpoint.path().to_string(),
         guests: run.guests,
-        concurrency: run.concurrency,
-        names: Names::Numbered(format!("density{}", std::process::id())),
-        private_limit: run.private_limit,
-        overhead: run.overhead,
+        concurrency: Some(run.concurrency),
+        prefix: Some(format!("density{}", std::process::id())),
+        private_limit: Some(run.private_limit),
+        overhead: Some(run.overhead),
         overcommit: run.overcommit,
         park_after: run.park_after,
-        membership: None,
-        disk: brood_core::disk::Choice::Sealed,
+        ..RestoreSpec::default()
     };
-    let context = mass::Context {
+    let context = RestoreContext {
         state: &mut *state,
         engine,
         facts: &facts,
         slot: None,
         cancelled,
     };
-    let report = mass::restore(context, checkpoint, &request, &mut |event| match event {
-        mass::Event::Restored(_) => observe(Event::Restored),
-        mass::Event::Failed(failure) => observe(Event::Failed(failure)),
+    let report = restore(context, checkpoint, &spec, &mut |step| match step {
+        RestoreStep::Restored(_) => observe(Event::Restored),
+        RestoreStep::Failed(failure) => observe(Event::Failed(failure)),
         _ => {}
     })?;
 
@@ -180,11 +179,7 @@ pub fn step(
     let sha256_after = digest(checkpoint)?;
 
     let delta = before.delta(&measured.after);
-    let latencies_ms: Vec<f64> = report
-        .guests
-        .iter()
-        .map(|g| g.latency.as_secs_f64() * 1e3)
-        .collect();
+    let latencies_ms: Vec<f64> = report.guests.iter().map(|g| g.restore_ms).collect();
     let count = own.len() as u64;
     #[expect(clippy::cast_precision_loss, reason = "guests are far fewer than 2^52")]
     let per_guest_mib = if count == 0 {
@@ -218,12 +213,12 @@ pub fn step(
         )?;
     }
     Ok(Step {
-        guests: run.guests as u64,
+        guests: run.guests.into(),
         answered: measured.answered,
         memory_mib: manifest.memory.size.as_mib(),
         dirty_pages: run.dirty_pages,
-        wall_s: report.wall.as_secs_f64(),
-        restore_ms: Percentiles::of(&latencies_ms),
+        wall_s: report.wall_s,
+        restore_ms: report.restore_ms,
         host_delta_mib: delta.available,
         per_guest_mib,
         noise,
@@ -231,7 +226,7 @@ pub fn step(
         checkpoint_sha256_before: sha256_before,
         checkpoint_sha256_after: sha256_after,
         checkpoint: checkpoint.path().to_string(),
-        concurrency: run.concurrency as u64,
+        concurrency: run.concurrency.into(),
         started_at,
         machine: Machine::of(&facts),
         engine: manifest.engine,
@@ -343,7 +338,7 @@ fn note(
     };
     state
         .note_measured(sha256, &measured)
-        .map_err(mass::Error::from)?;
+        .map_err(restore::Error::from)?;
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 use crate::zfs_name::{Dataset, SnapshotName};
 
@@ -122,8 +124,9 @@ impl fmt::Display for Source {
     }
 }
 
-/// Which disk the guests of a restore get.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Which disk the guests of a restore get. In JSON its text, or null for the sealed one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Option<String>", try_from = "Option<String>")]
 pub enum Choice {
     /// The disk sealed with the checkpoint, if there is one.
     #[default]
@@ -142,6 +145,24 @@ impl FromStr for Choice {
         match text {
             "none" => Ok(Self::None),
             _ => Ok(Self::Source(text.parse()?)),
+        }
+    }
+}
+
+impl TryFrom<Option<String>> for Choice {
+    type Error = Error;
+
+    fn try_from(text: Option<String>) -> Result<Self, Error> {
+        text.map_or(Ok(Self::Sealed), |text| text.parse())
+    }
+}
+
+impl From<Choice> for Option<String> {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Sealed => None,
+            Choice::None => Some("none".to_owned()),
+            Choice::Source(source) => Some(source.to_string()),
         }
     }
 }

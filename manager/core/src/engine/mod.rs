@@ -195,7 +195,7 @@ pub struct Stray {
 
 /// One guest to restore.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct GuestOrder {
     /// The guest's id.
     pub id: GuestId,
     /// Its identity.
@@ -240,7 +240,7 @@ pub trait Session: fmt::Debug + Send {
     ///
     /// # Errors
     /// When the engine takes no more orders.
-    fn start(&mut self, order: &Order) -> Result<(), Error>;
+    fn start(&mut self, order: &GuestOrder) -> Result<(), Error>;
 
     /// Waits for the next outcome; `None` when none comes within `timeout`.
     ///

@@ -13,7 +13,7 @@ use super::{Error, Pools};
 use crate::{
     engine::{self, Process},
     guest_id::GuestId,
-    restore::mass::{self, Report, Request},
+    restore::{RestoreContext, RestoreReport, RestoreSpec, restore},
     state::{self, EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
 };
 
@@ -31,7 +31,7 @@ pub struct ClaimSpec {
     /// How long the claim lasts when it is not renewed; the pool's own lease, when not given.
     pub lease: Option<Duration>,
     /// How long a guest may take to answer; when not given, [`WAKE_TIMEOUT`] for one that is hot,
-    /// and [`mass::TIMEOUT`] for one that is restored.
+    /// and [`crate::restore::TIMEOUT`] for one that is restored.
     pub timeout: Option<Duration>,
     /// How long to wait for room when there is none.
     pub wait: Duration,
@@ -67,8 +67,8 @@ pub struct ClaimGrant {
     pub guest: String,
     /// Its id.
     pub id: GuestId,
-    /// Its process.
-    pub process: Process,
+    /// Id of its process.
+    pub pid: i32,
     /// Token to renew or release the claim with.
     pub token: String,
     /// How long it lasts from now.
@@ -175,7 +175,7 @@ impl Pools<'_> {
                     return Ok(Some(ClaimGrant {
                         guest: guest.name,
                         id,
-                        process,
+                        pid: process.pid,
                         token,
                         lease: lasts,
                         tier: Tier::Hot,
@@ -211,25 +211,25 @@ impl Pools<'_> {
         let checkpoint = self.checkpoint(pool)?;
         let facts = (self.facts)(checkpoint.path().dir())?;
         let (token, lease) = lease(lasts)?;
-        let request = Request {
-            timeout: wanted.timeout.unwrap_or(mass::TIMEOUT),
-            ..self.request(pool, &checkpoint, 1, 1, Some(lease))?
+        let spec = RestoreSpec {
+            timeout: wanted.timeout,
+            ..self.restore_spec(pool, &checkpoint, Some(lease))?
         };
-        let context = mass::Context {
+        let context = RestoreContext {
             state: self.state,
             engine: self.engine,
             facts: &facts,
             slot: Some(self.standing.named(&pool.name)),
             cancelled: self.cancelled,
         };
-        let report = mass::restore(context, &checkpoint, &request, &mut |_| {})?;
+        let report = restore(context, &checkpoint, &spec, &mut |_| {})?;
         Self::only(pool, report, token, lasts, begin)
     }
 
     /// The one guest of a restore, as a claim.
     pub(super) fn only(
         pool: &PoolRow,
-        report: Report,
+        report: RestoreReport,
         token: String,
         lease: Duration,
         begin: Instant,
@@ -244,7 +244,7 @@ impl Pools<'_> {
         Ok(ClaimGrant {
             guest: guest.name,
             id: guest.id,
-            process: guest.process,
+            pid: guest.pid,
             token,
             lease,
             tier: Tier::Cold,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{checkpoint, engine, guests, host, restore::mass, state};
+use crate::{checkpoint, engine, guests, host, restore, state};
 
 /// Why something could not be done with a pool.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub enum Error {
     Randomness(io::Error),
     /// A restore.
     #[error(transparent)]
-    Restore(#[from] mass::Error),
+    Restore(#[from] restore::Error),
     /// A bundle.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
@@ -190,7 +190,7 @@ impl Error {
             self,
             Self::Line { .. }
                 | Self::Restore(
-                    mass::Error::Admission(_) | mass::Error::State(state::Error::PoolFull(_))
+                    restore::Error::Admission(_) | restore::Error::State(state::Error::PoolFull(_))
                 )
         )
     }

@@ -40,15 +40,11 @@ pub use reconcile::{FillReport, ReconcileReport, Refill};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, until},
-    disk::Choice,
     engine::Engine,
     guest_id::GuestId,
     guests::{Guest, Guests, Left},
     host::{self, facts::HostFacts},
-    restore::{
-        SessionCache, cost,
-        mass::{self, Names, Request},
-    },
+    restore::{RestoreSpec, SessionCache, cost, verify},
     state::{
         self, EntryState, Lease, Membership, Policy, PoolChange, PoolFailure, PoolRow, State, lock,
         new_names,
@@ -179,7 +175,7 @@ impl Pools<'_> {
         if new.trust {
             self.state.trust(&checkpoint)?;
         }
-        let _use = mass::verify(self.state, self.engine, &checkpoint, progress)?;
+        let _use = verify(self.state, self.engine, &checkpoint, progress)?;
         for exposure in checkpoint.exposures() {
             tracing::warn!(pool = new.name, "{exposure}");
         }
@@ -347,31 +343,27 @@ impl Pools<'_> {
         Ok(guests.destroy(&found)?.left)
     }
 
-    /// A restore of guests for a pool.
-    fn request(
+    /// A restore of one guest for a pool.
+    fn restore_spec(
         &self,
         pool: &PoolRow,
         checkpoint: &Checkpoint,
-        guests: usize,
-        concurrency: usize,
         claim: Option<Lease>,
-    ) -> Result<Request, Error> {
+    ) -> Result<RestoreSpec, Error> {
         let overhead = cost::measured(self.state, checkpoint)?.overhead;
-        Ok(Request {
-            guests,
-            concurrency,
-            timeout: mass::TIMEOUT,
-            names: Names::Numbered(pool.name.clone()),
-            private_limit: pool.private_limit,
-            overhead,
-            overcommit: false,
-            park_after: None,
+        Ok(RestoreSpec {
+            checkpoint: pool.checkpoint.clone(),
+            guests: 1,
+            concurrency: Some(1),
+            prefix: Some(pool.name.clone()),
+            private_limit: Some(pool.private_limit),
+            overhead: Some(overhead),
             membership: Some(Membership {
                 pool: pool.name.clone(),
                 claim,
                 room: pool.policy.room(pool.private_limit + overhead),
             }),
-            disk: Choice::Sealed,
+            ..RestoreSpec::default()
         })
     }
 
@@ -386,7 +378,7 @@ impl Pools<'_> {
             });
         }
         // The pool itself is a user of it.
-        drop(mass::verify(
+        drop(verify(
             self.state,
             self.engine,
             &checkpoint,

@@ -17,10 +17,7 @@ use crate::{
     engine::restore_lock,
     guest_id::GuestId,
     guests::{Guest, GuestState},
-    restore::{
-        cost,
-        mass::{self, Event, Failure},
-    },
+    restore::{self, RestoreContext, RestoreFailure, RestoreSpec, RestoreStep, cost, restore},
     state::{
         EntryRow, EntryState,
         lock::{self, Wait},
@@ -29,7 +26,7 @@ use crate::{
 };
 
 /// Size of a batch of guests after the first few: entries can be claimed when their batch is done.
-const GO: usize = 128;
+const GO: u64 = 128;
 
 /// How long a restore may take to end by itself after its manager has died.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(1);
@@ -70,7 +67,7 @@ pub struct FillReport {
     /// New entries.
     pub restored: u64,
     /// Guests that were not restored.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<RestoreFailure>,
     /// Entries that are still missing: it was interrupted, or the pool or the host takes no more.
     pub missing: u64,
     /// Why there was no room for those.
@@ -227,9 +224,9 @@ impl Pools<'_> {
         &mut self,
         name: &str,
         refill: Refill,
-        concurrency: usize,
+        concurrency: u32,
         cancelled: &AtomicBool,
-        observe: &mut dyn FnMut(&Event<'_>),
+        observe: &mut dyn FnMut(&RestoreStep<'_>),
     ) -> Result<(ReconcileReport, FillReport), Error> {
         self.row(name)?;
         let _lock = self.lock(name, cancelled)?;
@@ -246,9 +243,9 @@ impl Pools<'_> {
         &mut self,
         name: &str,
         refill: Refill,
-        concurrency: usize,
+        concurrency: u32,
         cancelled: &AtomicBool,
-        observe: &mut dyn FnMut(&Event<'_>),
+        observe: &mut dyn FnMut(&RestoreStep<'_>),
     ) -> Result<(ReconcileReport, FillReport), Error> {
         let begin = Instant::now();
         let mut reconciled = self.reconcile_locked(name)?;
@@ -258,7 +255,7 @@ impl Pools<'_> {
             Refill::Whole => (true, u64::MAX),
             Refill::Kept { under_way, at_most } => (under_way, at_most),
         };
-        let mut go = concurrency.max(1);
+        let mut go = u64::from(concurrency.max(1));
         loop {
             let pool = self.show(name)?;
             let there = pool.entries.hot + pool.entries.filling;
@@ -279,26 +276,28 @@ impl Pools<'_> {
             if room == 0 {
                 filled.no_room = Some(full(&pool, each));
             }
-            let now = usize::try_from(filled.missing.min(room).min(at_most))
-                .unwrap_or(usize::MAX)
-                .min(go);
+            let now = filled.missing.min(room).min(at_most).min(go);
             let give_up = !filled.failures.is_empty() || cancelled.load(Ordering::Relaxed);
             if now == 0 || give_up {
                 return Ok((reconciled, filled));
             }
-            let request = self.request(&pool.row, &checkpoint, now, concurrency, None)?;
+            let spec = RestoreSpec {
+                guests: u32::try_from(now).unwrap_or(u32::MAX),
+                concurrency: Some(concurrency),
+                ..self.restore_spec(&pool.row, &checkpoint, None)?
+            };
             let facts = (self.facts)(checkpoint.path().dir())?;
-            let context = mass::Context {
+            let context = RestoreContext {
                 state: self.state,
                 engine: self.engine,
                 facts: &facts,
                 slot: Some(self.standing.named(name)),
                 cancelled,
             };
-            let restored = mass::restore(context, &checkpoint, &request, observe);
+            let restored = restore(context, &checkpoint, &spec, observe);
             let report = match restored {
                 // Earlier batches are kept.
-                Err(mass::Error::Admission(e)) if filled.restored > 0 => {
+                Err(restore::Error::Admission(e)) if filled.restored > 0 => {
                     filled.no_room = Some(e.to_string());
                     return Ok((reconciled, filled));
                 }
@@ -314,7 +313,7 @@ impl Pools<'_> {
             reconciled
                 .left
                 .extend(left.iter().map(|left| left.error.to_string()));
-            at_most = at_most.saturating_sub(now as u64);
+            at_most = at_most.saturating_sub(now);
             filled.failures.extend(report.failures);
             filled.wall = begin.elapsed();
             go = GO;
@@ -376,7 +375,7 @@ fn why_failing(result: &Result<(ReconcileReport, FillReport), Error>) -> Option<
         | Err(
             Error::NoSuchPool(_)
             | Error::State(_)
-            | Error::Restore(mass::Error::State(_) | mass::Error::Admission(_)),
+            | Error::Restore(restore::Error::State(_) | restore::Error::Admission(_)),
         ) => None,
         Err(e) => Some(e.to_string()),
     }

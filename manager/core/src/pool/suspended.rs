@@ -19,7 +19,7 @@ use crate::{
     engine::{self, GuestRef, restore_lock},
     guest_id::GuestId,
     guests::{self, GuestState},
-    restore::mass,
+    restore::{RestoreContext, RestoreSpec, restore, verify},
     state::{
         self, Lease, SuspendedClaimRow, SuspendedClaimState, TokenDigest,
         lock::{self, Wait},
@@ -174,7 +174,7 @@ impl Pools<'_> {
                 return Ok(Some(ClaimGrant {
                     guest: guest.name,
                     id,
-                    process,
+                    pid: process.pid,
                     token: token.to_owned(),
                     lease: lasts,
                     tier: Tier::Hot,
@@ -221,7 +221,7 @@ impl Pools<'_> {
         let path: BundlePath = suspended.bundle.parse()?;
         let checkpoint = self.state.open_checkpoint(&path)?;
         // The claim itself is a user of it.
-        drop(mass::verify(
+        drop(verify(
             self.state,
             self.engine,
             &checkpoint,
@@ -233,23 +233,20 @@ impl Pools<'_> {
             token: suspended.token.clone(),
             lasts: FOR_EVER,
         };
-        let request = mass::Request {
-            timeout: timeout.unwrap_or(mass::TIMEOUT),
+        let spec = RestoreSpec {
+            timeout,
             // Its claimer may know it by that.
-            names: mass::Names::Again {
-                name: checkpoint.manifest().guest.clone(),
-                prefix: pool.name.clone(),
-            },
-            ..self.request(&pool, &checkpoint, 1, 1, Some(lease))?
+            name: Some(checkpoint.manifest().guest.clone()),
+            ..self.restore_spec(&pool, &checkpoint, Some(lease))?
         };
-        let context = mass::Context {
+        let context = RestoreContext {
             state: self.state,
             engine: self.engine,
             facts: &facts,
             slot: None,
             cancelled: self.cancelled,
         };
-        let report = mass::restore(context, &checkpoint, &request, &mut |_| {})?;
+        let report = restore(context, &checkpoint, &spec, &mut |_| {})?;
         Self::only(&pool, report, token.to_owned(), lasts, begin)
     }
 

@@ -1,12 +1,13 @@
 //! Source disk of a restore: opened and checked before the first guest gets a clone of it.
 
-use std::{fs::File, io};
+use std::{fs::File, io, path::PathBuf};
 
-use super::mass::{self, is_fresh};
+use super::{error::Error, verify::is_fresh};
 use crate::{
     checkpoint::{Checkpoint, FileStamp, sha256_file},
     disk::{self, Choice, Provider, SealedDisk, Source},
     engine::{Engine, restore_lock::RestoreLock},
+    guest_id::GuestId,
     state::State,
 };
 
@@ -21,6 +22,22 @@ pub(super) struct DiskSources {
     pub(super) read: bool,
 }
 
+impl DiskSources {
+    /// Makes a guest's disk; returns where it is, if the guest is to read it.
+    pub(super) fn clone_for(&self, id: &GuestId) -> Result<Option<PathBuf>, disk::Error> {
+        self.provider.clone_for(id)?;
+        if !self.read {
+            return Ok(None);
+        }
+        match self.provider.location(id)? {
+            Some(location) => Ok(Some(location)),
+            None => Err(disk::Error::Missing {
+                disk: format!("made of {}", self.source),
+            }),
+        }
+    }
+}
+
 /// Opens the source of the clones, and checks that it is unchanged since the checkpoint was sealed.
 /// `None` when the guests get no disk.
 pub(super) fn open(
@@ -29,9 +46,9 @@ pub(super) fn open(
     checkpoint: &Checkpoint,
     choice: &Choice,
     lock: &RestoreLock,
-) -> Result<Option<DiskSources>, mass::Error> {
+) -> Result<Option<DiskSources>, Error> {
     let bundle = checkpoint.path().absolute()?;
-    let failed = |source| mass::Error::Disk {
+    let failed = |source| Error::Disk {
         checkpoint: bundle.to_string(),
         source,
     };

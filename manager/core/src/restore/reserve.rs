@@ -5,23 +5,37 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::mass::{Error, Event, Names, Request};
+use super::{
+    error::Error,
+    report::RestoreStep,
+    spec::{PRIVATE_LIMIT, RestoreSpec},
+};
 use crate::{
     checkpoint::Checkpoint,
-    disk::Choice,
-    engine::{self, Engine, GuestRef, Identity, NEVER, Order},
+    engine::{self, Engine, GuestOrder, GuestRef, Identity, NEVER, restore_lock::RestoreLock},
     guest_id::GuestId,
     guests::{GuestState, Guests},
-    host::facts::HostFacts,
+    host::{
+        admission::{self, Demand, admit},
+        facts::HostFacts,
+    },
     state::{GuestRow, NewGuest, RowState, State, new_name},
     units::Bytes,
 };
-use crate::{
-    engine::restore_lock::RestoreLock,
-    host::admission::{self, Demand, admit},
-};
 
-/// Admits the request and records its guests.
+/// Guests to reserve.
+pub(super) struct GuestBatch<'a> {
+    pub(super) facts: &'a HostFacts,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) spec: &'a RestoreSpec,
+    /// Kernel and process memory of one guest.
+    pub(super) overhead: Bytes,
+    /// Source of their disks.
+    pub(super) disk: Option<String>,
+    pub(super) lock: &'a RestoreLock,
+}
+
+/// Admits guests and records them.
 ///
 /// Looking at live guests takes time for each. So the first try assumes that all recorded guests
 /// live and have used nothing of their promised memory. Only if there is no room under this
@@ -29,12 +43,9 @@ use crate::{
 pub(super) fn reserve(
     state: &mut State,
     engine: &dyn Engine,
-    facts: &HostFacts,
-    checkpoint: &Checkpoint,
-    request: &Request,
-    lock: &RestoreLock,
-    observe: &mut dyn FnMut(&Event<'_>),
-) -> Result<Vec<Order>, Error> {
+    batch: &GuestBatch<'_>,
+    observe: &mut dyn FnMut(&RestoreStep<'_>),
+) -> Result<Vec<GuestOrder>, Error> {
     // Their names are free again when they are found not to be there.
     if state.has_restoring()? {
         Guests {
@@ -44,10 +55,7 @@ pub(super) fn reserve(
         }
         .list()?;
     }
-    let mut reserve = |state: &mut State, known: RecordedGuests<'_>| {
-        reserve_if(state, known, facts, checkpoint, request, lock, observe)
-    };
-    match reserve(state, RecordedGuests::Nothing) {
+    match reserve_if(state, RecordedGuests::Nothing, batch, observe) {
         Err(Error::Admission(_)) => {
             let live = Guests {
                 state,
@@ -60,13 +68,8 @@ pub(super) fn reserve(
                 .iter()
                 .filter_map(|guest| {
                     let (id, process) = (guest.row.id, guest.process()?);
-                    Some((
-                        id,
-                        engine
-                            .usage(GuestRef::new(&run_dir, &id), process)
-                            .ok()?
-                            .private,
-                    ))
+                    let usage = engine.usage(GuestRef::new(&run_dir, &id), process);
+                    Some((id, usage.ok()?.private))
                 })
                 .collect();
             let dead: Vec<GuestId> = live
@@ -74,13 +77,11 @@ pub(super) fn reserve(
                 .filter(|g| g.state == GuestState::Dead)
                 .map(|g| g.row.id)
                 .collect();
-            reserve(
-                state,
-                RecordedGuests::Now {
-                    used: &used,
-                    dead: &dead,
-                },
-            )
+            let known = RecordedGuests::Now {
+                used: &used,
+                dead: &dead,
+            };
+            reserve_if(state, known, batch, observe)
         }
         reserved => reserved,
     }
@@ -114,29 +115,29 @@ impl RecordedGuests<'_> {
     }
 }
 
-/// Admits the request and records its guests in one transaction.
+/// Admits the guests and records them in one transaction.
 fn reserve_if(
     state: &mut State,
     known: RecordedGuests<'_>,
-    facts: &HostFacts,
-    checkpoint: &Checkpoint,
-    request: &Request,
-    lock: &RestoreLock,
-    observe: &mut dyn FnMut(&Event<'_>),
-) -> Result<Vec<Order>, Error> {
+    batch: &GuestBatch<'_>,
+    observe: &mut dyn FnMut(&RestoreStep<'_>),
+) -> Result<Vec<GuestOrder>, Error> {
+    let GuestBatch {
+        facts,
+        checkpoint,
+        spec,
+        ..
+    } = batch;
+    let private_limit = spec.private_limit.unwrap_or(PRIVATE_LIMIT);
     let bundle = checkpoint.path().absolute()?.to_string();
     let manifest = checkpoint.manifest();
     let sha256 = manifest.memory_sha256();
     let created_at = Timestamp::now().to_string();
-    let disk = match &request.disk {
-        Choice::Source(source) => Some(source.to_string()),
-        Choice::Sealed | Choice::None => None,
-    };
     state.reserve(|rows, reservation| {
         let mut demand = Demand {
-            guests: request.guests as u64,
-            overhead: request.overhead,
-            private_limit: request.private_limit,
+            guests: spec.guests.into(),
+            overhead: batch.overhead,
+            private_limit,
             memory_size: manifest.memory.size,
             outstanding: Bytes(0),
             outstanding_pids: 0,
@@ -147,18 +148,20 @@ fn reserve_if(
         }
         let verdict = admit(facts, &demand);
         let looked = matches!(known, RecordedGuests::Now { .. });
-        verdict.check(request.overcommit && looked)?;
-        observe(&Event::Admitted { verdict: &verdict });
+        verdict.check(spec.overcommit && looked)?;
+        observe(&RestoreStep::Admitted { verdict: &verdict });
 
-        let of_pool = request.membership.is_some();
-        let numbered = |prefix: &str| reservation.names(rows, prefix, request.guests, of_pool);
-        let names = match &request.names {
-            Names::Numbered(prefix) => numbered(prefix)?,
-            Names::Again { name, prefix } => match new_name(rows, name) {
-                Ok(name) => vec![name],
-                Err(_) => numbered(prefix)?,
-            },
-            Names::Only(name) => vec![new_name(rows, name)?],
+        let own_name = spec
+            .name
+            .as_deref()
+            .and_then(|name| new_name(rows, name).ok());
+        let names = match own_name {
+            Some(name) => vec![name],
+            None => {
+                let prefix = spec.prefix.as_deref().unwrap_or(checkpoint.path().name());
+                let of_pool = spec.membership.is_some();
+                reservation.names(rows, prefix, spec.guests as usize, of_pool)?
+            }
         };
         let mut orders = Vec::with_capacity(names.len());
         for name in names {
@@ -166,7 +169,7 @@ fn reserve_if(
                 action: "make an identity",
                 source,
             };
-            let order = Order {
+            let order = GuestOrder {
                 disk: None,
                 id: GuestId::random().map_err(randomness)?,
                 identity: Identity::fresh(&name).map_err(randomness)?,
@@ -176,11 +179,11 @@ fn reserve_if(
                 checkpoint: &bundle,
                 sha256: &sha256,
                 memory: manifest.memory.size,
-                private_limit: request.private_limit,
-                session: lock.name(),
+                private_limit,
+                session: batch.lock.name(),
                 created_at: &created_at,
-                membership: request.membership.as_ref(),
-                disk: disk.as_deref(),
+                membership: spec.membership.as_ref(),
+                disk: batch.disk.as_deref(),
             })?;
             orders.push(order);
         }

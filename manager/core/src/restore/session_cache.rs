@@ -14,19 +14,18 @@ use crate::{
     engine::{Session, restore_lock::RestoreLock},
 };
 
-/// A session that stands by.
+/// A session with its fork server, for one restore after the other.
 #[derive(Debug)]
-pub(super) struct IdleSession {
+pub(super) struct WarmSession {
     pub(super) session: Box<dyn Session>,
     /// How many orders it was given.
     pub(super) next: u64,
-    pub(super) lock: RestoreLock,
     /// Stamps of the checkpoint's files at the time when their content was verified.
     pub(super) stamps: Vec<FileStamp>,
     pub(super) park_after: Option<Duration>,
 }
 
-impl IdleSession {
+impl WarmSession {
     fn fits(&self, checkpoint: &Checkpoint, park_after: Option<Duration>) -> bool {
         self.stamps == checkpoint.stamps() && self.park_after == park_after
     }
@@ -37,8 +36,12 @@ impl IdleSession {
 #[derive(Default)]
 pub struct SessionCache(Mutex<HashMap<String, CachedSession>>);
 
-/// A session, and since when it stands by.
-type CachedSession = (IdleSession, Instant);
+/// A session that stands by, with its lock.
+struct CachedSession {
+    warm: WarmSession,
+    lock: RestoreLock,
+    since: Instant,
+}
 
 impl SessionCache {
     /// The slot of this name.
@@ -49,8 +52,8 @@ impl SessionCache {
 
     /// Ends sessions that were not used for `after`, except those that are `wanted`.
     pub fn end_unused(&self, after: Duration, wanted: impl Fn(&str) -> bool) {
-        let unused = |name: &String, (_, since): &mut CachedSession| {
-            !wanted(name) && since.elapsed() > after
+        let unused = |name: &String, cached: &mut CachedSession| {
+            !wanted(name) && cached.since.elapsed() > after
         };
         let ended: Vec<_> = self.all().extract_if(unused).collect();
         drop(ended);
@@ -86,16 +89,16 @@ impl Slot<'_> {
         self,
         checkpoint: &Checkpoint,
         park_after: Option<Duration>,
-    ) -> Option<IdleSession> {
-        let kept = self.slots.all().remove(self.name);
-        let standing = kept.map(|(standing, _)| standing);
-        let mut standing = standing.filter(|s| s.fits(checkpoint, park_after))?;
+    ) -> Option<(RestoreLock, WarmSession)> {
+        let cached = self.slots.all().remove(self.name);
+        let CachedSession { lock, mut warm, .. } =
+            cached.filter(|cached| cached.warm.fits(checkpoint, park_after))?;
         // Outcomes of guests that have ended since do not matter any more. A session that broke
         // down meanwhile shows here.
         loop {
-            match standing.session.wait(Duration::ZERO) {
+            match warm.session.wait(Duration::ZERO) {
                 Ok(Some(_)) => {}
-                Ok(None) => return Some(standing),
+                Ok(None) => return Some((lock, warm)),
                 Err(_) => return None,
             }
         }
@@ -103,9 +106,13 @@ impl Slot<'_> {
 
     /// Puts a session into the slot. Of two sessions the later one stays, because it restores the
     /// present content of the checkpoint.
-    pub(super) fn put(self, standing: IdleSession) {
-        let kept = (standing, Instant::now());
-        let ended = self.slots.all().insert(self.name.to_owned(), kept);
+    pub(super) fn put(self, lock: RestoreLock, warm: WarmSession) {
+        let cached = CachedSession {
+            warm,
+            lock,
+            since: Instant::now(),
+        };
+        let ended = self.slots.all().insert(self.name.to_owned(), cached);
         drop(ended);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{EntryState, Error, Membership, State, pools::since_boot};
 use crate::{
-    engine::{Order, Process, ProcessDescription, restore_lock},
+    engine::{GuestOrder, Process, ProcessDescription, restore_lock},
     guest_id::GuestId,
     units::Bytes,
 };
@@ -74,7 +74,7 @@ pub struct GuestRow {
 #[derive(Clone, Debug)]
 pub struct NewGuest<'a> {
     /// Its order.
-    pub order: &'a Order,
+    pub order: &'a GuestOrder,
     /// Bundle, `DIR/NAME`.
     pub checkpoint: &'a str,
     /// Digest of its memory.

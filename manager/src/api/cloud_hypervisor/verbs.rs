@@ -18,7 +18,7 @@ use brood_core::{
     checkpoint::{BundlePath, Checkpoint, until},
     engine,
     guests::{self, Guest, GuestState, Guests},
-    restore::mass,
+    restore,
 };
 
 /// Done, and nothing to tell.
@@ -120,7 +120,7 @@ pub(super) async fn snapshot(
         served.bound(),
         PermitKind::suspends(&format!("checkpoint {from}")),
     ];
-    let permit = app.permits.take(&bounds, mass::TIMEOUT).await?;
+    let permit = app.permits.take(&bounds, restore::TIMEOUT).await?;
     app.change_guests(move |guests| {
         let _permit = permit;
         let guest = served.find(guests)?;

@@ -1,5 +1,5 @@
-//! Schemas of the core's reports that are sent as they are: of a restore, of latencies, and of an
-//! examined host.
+//! Schemas of the core's types that are sent as they are: what to restore and what became of it,
+//! latencies, and an examined host.
 
 use utoipa::ToSchema;
 
@@ -31,6 +31,51 @@ pub struct Check {
     pub need: String,
     /// What to do, with the command.
     pub hint: Option<String>,
+}
+
+/// What to restore.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreRequest {
+    /// From where: `DIR/NAME`, or a name in the daemon's folder.
+    #[schema(example = "/var/tmp/ckp/demo")]
+    pub checkpoint: String,
+    /// How many guests.
+    #[schema(minimum = 1)]
+    pub guests: u32,
+    /// How many restores run at once; by default one for each core.
+    #[schema(minimum = 1)]
+    pub concurrency: Option<u32>,
+    /// Time that each guest has from its order to its answer, in seconds. brood ends one that takes
+    /// longer, and goes on with the others.
+    #[schema(default = 60.0, exclusive_minimum = 0.0, maximum = 3600.0)]
+    pub timeout_s: Option<f64>,
+    /// Guests are named `PREFIX-1`, `PREFIX-2`, ...; the default prefix is the checkpoint's name.
+    pub prefix: Option<String>,
+    /// Pause the guests as soon as all have answered.
+    #[serde(default)]
+    pub paused: bool,
+    /// Private memory that each guest may come to hold, in bytes. Admission counts with it for the
+    /// worst case; nothing keeps a guest from writing more.
+    #[schema(default = 1_048_576)]
+    pub private_limit: Option<u64>,
+    /// Restore even if that worst case does not fit in memory.
+    #[serde(default)]
+    pub overcommit: bool,
+    /// Park guests that were idle for this many seconds: they give their virtual machine back to
+    /// the host until the next request. By default never.
+    #[schema(minimum = 0, maximum = 1e6)]
+    pub park_after_s: Option<f64>,
+    /// If any guest fails, destroy all guests of this request.
+    #[serde(default)]
+    pub all_or_nothing: bool,
+    /// Disk that each guest gets a clone of: `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`,
+    /// `reflink-or-copy:FILE` or `none`; by default the disk sealed with the checkpoint.
+    #[schema(example = "none")]
+    pub disk: Option<String>,
+    /// Trust the checkpoint from now on: see trustCheckpoint.
+    #[serde(default)]
+    pub trust: bool,
 }
 
 /// What became of a restore.

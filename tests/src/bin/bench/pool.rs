@@ -99,7 +99,7 @@ impl Manager {
     /// Fills the pool; returns seconds.
     pub(crate) fn fill(&mut self, workplace: &Workplace) -> Result<f64, Error> {
         let begin = Instant::now();
-        let concurrency = usize::try_from(workplace.concurrency).unwrap_or(1);
+        let concurrency = workplace.concurrency;
         let never = AtomicBool::new(false);
         let (_, filled) =
             self.run(|pools| pools.fill(POOL, Refill::Whole, concurrency, &never, &mut |_| {}))?;

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
-    engine::{Order, Process, RestoredProcess},
+    engine::{GuestOrder, Process, RestoredProcess},
     guest_id::GuestId,
     owner_only,
     units::Bytes,
@@ -113,7 +113,10 @@ pub(super) struct Source {
 }
 
 /// Restores a guest. When that fails, nothing of it is left.
-pub(super) fn restore(source: &Source, order: &Order) -> Result<(RestoredProcess, Child), Error> {
+pub(super) fn restore(
+    source: &Source,
+    order: &GuestOrder,
+) -> Result<(RestoredProcess, Child), Error> {
     let folder = Folder::of(&source.run_dir, &order.id);
     let started = prepare(source, order, &folder)
         .and_then(|record| Ok((start(source, &folder, &record)?, record)));
@@ -137,7 +140,7 @@ pub(super) fn restore(source: &Source, order: &Order) -> Result<(RestoredProcess
 /// Everything from the start of bhyve to the guest's readiness.
 fn bring_up(
     source: &Source,
-    order: &Order,
+    order: &GuestOrder,
     folder: &Folder,
     record: &Record,
     child: &mut Child,
@@ -174,7 +177,7 @@ fn bring_up(
 }
 
 /// Everything that must be there before bhyve is.
-fn prepare(source: &Source, order: &Order, folder: &Folder) -> Result<Record, Error> {
+fn prepare(source: &Source, order: &GuestOrder, folder: &Folder) -> Result<Record, Error> {
     let Source { host, guest, .. } = source;
     folder.create().map_err(io("make the guest's folder"))?;
     let lock = FolderLock::take(folder)?.ok_or(Error::Removed)?;
@@ -399,7 +402,7 @@ impl RestoringGuest<'_> {
     }
 
     /// Tells the guest who it is now; returns its nonce and counter.
-    fn introduce(&mut self, agent: &str, order: &Order) -> Result<(u64, u64), Error> {
+    fn introduce(&mut self, agent: &str, order: &GuestOrder) -> Result<(u64, u64), Error> {
         let path = self.source.host.path(agent);
         let request = agent::identity(&order.identity);
         // nmdm(4) drops what is written before the other side is open. bhyve opens its consoles

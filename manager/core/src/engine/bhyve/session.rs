@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::restore::{self, Source};
-use crate::engine::{Error, Order, Outcome, RestoredProcess};
+use crate::engine::{Error, GuestOrder, Outcome, RestoredProcess};
 
 /// The result of a thread for its guest.
 type ThreadReport = (u64, Result<(RestoredProcess, Child), String>);
@@ -51,7 +51,7 @@ impl Session {
 }
 
 impl crate::engine::Session for Session {
-    fn start(&mut self, order: &Order) -> Result<(), Error> {
+    fn start(&mut self, order: &GuestOrder) -> Result<(), Error> {
         let (source, sender, order) =
             (Arc::clone(&self.source), self.sender.clone(), order.clone());
         let number = self.next;

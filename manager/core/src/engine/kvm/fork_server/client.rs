@@ -37,7 +37,7 @@ use crate::engine::kvm::{
 use crate::{
     checkpoint::Checkpoint,
     engine::{
-        Error, Identity, Order, Outcome, Process, ProcessHandle, RestoredProcess,
+        Error, GuestOrder, Identity, Outcome, Process, ProcessHandle, RestoredProcess,
         restore_lock::{self, LockOwner},
     },
 };
@@ -185,7 +185,7 @@ impl Session {
 }
 
 impl crate::engine::Session for Session {
-    fn start(&mut self, order: &Order) -> Result<(), Error> {
+    fn start(&mut self, order: &GuestOrder) -> Result<(), Error> {
         let wire = WireOrder {
             seq: self.next,
             id: order.id.0,
