@@ -1,0 +1,38 @@
+//! The agent of brood in a guest: answers the host on one byte stream.
+//!
+//! A thread reads the stream and begins requests, a thread writes, and each request that may wait
+//! has a thread of its own while it runs: an agent without work is two threads that sleep.
+//! `docs/agent.md` describes what is said.
+
+mod call;
+mod failure;
+mod files;
+mod options;
+mod outbox;
+mod port;
+mod process;
+mod serve;
+mod sessions;
+mod system;
+mod wake;
+
+use std::{process::ExitCode, sync::Arc};
+
+use options::{Command, Options};
+
+fn main() -> ExitCode {
+    match Options::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Serve(target)) => {
+            let sessions = Arc::new(sessions::Sessions::new(system::random()));
+            serve::serve(&target, &sessions)
+        }
+        Ok(Command::Print(text)) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("error: {e}; see brood-agent --help");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Reads the port for ever, and begins what the host asks for.
+
+use std::{process::ExitCode, sync::Arc, thread, time::Duration};
+
+use brood_agent_protocol::{Decoder, Failure, FailureKind, Ready, Reply, Request, ToGuest};
+
+use crate::{
+    call::Call,
+    files, port,
+    port::{Port, Target},
+    process,
+    sessions::Sessions,
+    system,
+};
+
+/// How a request ends.
+pub(crate) type Answer = Result<Reply, Failure>;
+
+/// How long the agent waits before it tries to open its port again.
+const REOPEN_INTERVAL: Duration = Duration::from_millis(50);
+/// How long at most until the agent looks by itself whether the host is there again.
+const HOST_INTERVAL: Duration = Duration::from_secs(1);
+/// A request's thread: what it calls needs no deep stack.
+const STACK: usize = 128 * 1024;
+
+/// Serves the host at this port until the agent is killed.
+pub(crate) fn serve(target: &Target, sessions: &Arc<Sessions>) -> ExitCode {
+    if let Err(e) = sessions.outbox.start() {
+        eprintln!("error: cannot start a thread: {e}");
+        return ExitCode::FAILURE;
+    }
+    let mut complained = false;
+    let mut announced = false;
+    loop {
+        match Port::open(target) {
+            Ok(port) => {
+                complained = false;
+                let port = Arc::new(port);
+                sessions.outbox.set_port(Some(Arc::clone(&port)));
+                if !announced {
+                    announced = true;
+                    sessions.announce();
+                }
+                if let Err(e) = read(&port, sessions) {
+                    eprintln!("brood-agent: cannot read {target:?}: {e}");
+                }
+                sessions.end();
+                sessions.outbox.set_port(None);
+            }
+            Err(e) if !complained => {
+                complained = true;
+                eprintln!("brood-agent: cannot open {target:?}: {e}; trying again until it can");
+            }
+            Err(_) => {}
+        }
+        thread::sleep(REOPEN_INTERVAL);
+    }
+}
+
+/// Reads until the port has to be opened again.
+fn read(port: &port::Port, sessions: &Arc<Sessions>) -> std::io::Result<()> {
+    let mut decoder = Decoder::<ToGuest>::default();
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let length = port.read(&mut bytes)?;
+        if length == 0 {
+            sessions.end();
+            if !port.stays() {
+                return Ok(());
+            }
+            port.wait_for_host(HOST_INTERVAL)?;
+            continue;
+        }
+        let mut rest = &bytes[..length];
+        while let Some(received) = decoder.next(&mut rest) {
+            sessions.receive(received);
+        }
+    }
+}
+
+/// Answers what needs no wait at once, so that nothing stands before it; the rest in a thread.
+pub(crate) fn begin(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request) {
+    let answer = match request {
+        Request::Ready => Ok(Reply::Ready(Ready {
+            nonce: sessions.nonce,
+            counter: sessions.count_ready(),
+        })),
+        Request::Reseed { entropy } => system::reseed(&entropy),
+        Request::Clock { set } => system::clock(set),
+        Request::Signal { exec, signal } => sessions.processes.signal(call, exec, signal),
+        Request::Resize { exec, size } => sessions.processes.resize(call, exec, size),
+        Request::Processes => sessions.processes.list(call),
+        request => return begin_thread(sessions, call, request),
+    };
+    sessions.finish(call, answer);
+}
+
+fn begin_thread(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request) {
+    let thread = thread::Builder::new().name("request".into());
+    let started = thread.stack_size(STACK).spawn({
+        let (sessions, call) = (Arc::clone(sessions), Arc::clone(call));
+        move || {
+            // A process may change hands while it runs: whoever has it then is answered.
+            if let Some((call, answer)) = run(&sessions, call, request) {
+                sessions.finish(&call, answer);
+            }
+        }
+    });
+    if let Err(e) = started {
+        let text = format!("cannot start a thread for the request: {e}");
+        sessions.finish(call, Err(Failure::new(FailureKind::Busy, text)));
+    }
+}
+
+fn run(sessions: &Arc<Sessions>, call: Arc<Call>, request: Request) -> Option<(Arc<Call>, Answer)> {
+    let answer = match request {
+        Request::Exec(exec) => return process::exec(sessions, call, exec),
+        Request::Attach { pid } => match sessions.processes.attach(&call, pid) {
+            Ok(()) => return None,
+            Err(failure) => Err(failure),
+        },
+        Request::ReadFile(file) => files::read(&call, &file),
+        Request::WriteFile(file) => files::write(&call, &file),
+        Request::Stat { path, follow } => files::stat(&path, follow),
+        Request::List { path, after } => files::list(&path, after.as_ref()),
+        Request::MakeDir {
+            path,
+            mode,
+            parents,
+        } => files::make_dir(&path, mode, parents),
+        Request::Move { from, to } => files::rename(&from, &to),
+        Request::Remove { path, recursive } => files::remove(&path, recursive),
+        Request::Watch { path, recursive } => files::watch(&call, &path, recursive),
+        Request::Identity(identity) => sessions.system.identify(identity),
+        Request::Freeze { paths, limit_ms } => {
+            let limit = Duration::from_millis(limit_ms.into());
+            sessions.system.freeze(&paths, limit)
+        }
+        Request::Thaw => sessions.system.thaw(),
+        Request::Sync => system::sync(),
+        Request::Facts => system::facts(),
+        Request::Hooks(hooks) => sessions.system.hooks(&call, &hooks),
+        Request::Shutdown(power) => {
+            sessions.finish(&call, Ok(Reply::Nothing));
+            sessions.outbox.flush(Duration::from_secs(1));
+            system::shutdown(power);
+            return None;
+        }
+        Request::Ready
+        | Request::Reseed { .. }
+        | Request::Clock { .. }
+        | Request::Signal { .. }
+        | Request::Resize { .. }
+        | Request::Processes => unreachable!("they need no thread"),
+    };
+    Some((call, answer))
+}
