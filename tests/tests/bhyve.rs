@@ -487,6 +487,7 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
                 id,
                 identity,
                 disk: None,
+                memory_limit: None,
             })
             .unwrap();
         ids.push(id);

@@ -530,7 +530,14 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     let (id, identity) = (GuestId::random().unwrap(), Identity::fresh("a").unwrap());
     let disk = Some("/dev/zvol/tank/base".into());
     let mut session = engine.session(&web, &run_dir, &lock, None).unwrap();
-    session.start(&GuestOrder { id, identity, disk }).unwrap();
+    session
+        .start(&GuestOrder {
+            id,
+            identity,
+            disk,
+            memory_limit: None,
+        })
+        .unwrap();
     let outcome = until("the guest", || {
         session.wait(std::time::Duration::from_millis(50)).unwrap()
     });

@@ -403,6 +403,7 @@ fn a_day_with_a_pool_reads_well() {
         let expected = [
             "checkpoint",
             "created_at",
+            "enforce_private_limit",
             "entries",
             "errors",
             "hot",

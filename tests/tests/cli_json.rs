@@ -45,6 +45,8 @@ fn json_has_the_keys_that_scripts_rely_on() {
             "name",
             "pid",
             "pool",
+            "private_limit",
+            "private_limit_enforced",
             "reason",
             "state",
         ];

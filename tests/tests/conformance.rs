@@ -81,6 +81,7 @@ impl<'a> Bench<'a> {
                     id,
                     identity,
                     disk: disk(&id),
+                    memory_limit: None,
                 })
                 .unwrap();
         }
@@ -490,6 +491,7 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
                     id,
                     identity,
                     disk: None,
+                    memory_limit: None,
                 })
                 .unwrap();
             ids.push(id);

@@ -99,6 +99,7 @@ impl Scene {
         let name = format!("p-{}", self.guests.len());
         let order = GuestOrder {
             disk: None,
+            memory_limit: None,
             id: GuestId::random().unwrap(),
             identity: Identity::fresh(&name).unwrap(),
         };
@@ -307,6 +308,7 @@ fn row() -> PoolRow {
             ..Policy::hot(3, 60)
         },
         private_limit: Bytes(1 << 20),
+        enforce_private_limit: false,
         created_at: "now".to_owned(),
     }
 }

@@ -64,6 +64,7 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         name: "p".to_owned(),
         checkpoint: demo.path.parse().unwrap(),
         private_limit: Bytes(1 << 20),
+        enforce_private_limit: false,
         policy: Policy::hot(0, 600),
         trust: false,
     };

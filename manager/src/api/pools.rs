@@ -104,9 +104,14 @@ pub(crate) struct CreatePool {
     #[schema(default = 300, minimum = 1)]
     pub(crate) lease_s: Option<u32>,
     /// Private memory that each guest may come to hold, in bytes. Admission counts with it for the
-    /// worst case; nothing keeps a guest from writing more.
+    /// worst case. A guest can write more, unless `enforce_private_limit` is set.
     #[schema(default = 1_048_576)]
     pub(crate) private_limit: Option<u64>,
+    /// Have the kernel end a guest that comes to hold more than its private limit and what a guest
+    /// costs besides; the KVM engine does so by a control group for each guest. Refused where it
+    /// cannot be done.
+    #[serde(default)]
+    pub(crate) enforce_private_limit: bool,
     /// Trust the checkpoint from now on: see trustCheckpoint.
     #[serde(default)]
     pub(crate) trust: bool,
@@ -143,6 +148,7 @@ impl CreatePool {
             name: self.name,
             checkpoint: app.bundle(&self.checkpoint)?,
             private_limit: self.private_limit.map_or(PRIVATE_LIMIT, Bytes),
+            enforce_private_limit: self.enforce_private_limit,
             policy: Policy {
                 hot: self.hot.into(),
                 hot_min: self.hot_min.map(number),
@@ -189,6 +195,7 @@ impl CreatePool {
             refill_per_s: refill_per_s.map(positive),
             lease_s: Some(small(lease_s)),
             private_limit: Some(new.private_limit.0),
+            enforce_private_limit: new.enforce_private_limit,
             trust: new.trust,
             fill,
         }

@@ -229,6 +229,7 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
         E::Disk(e) => of_disk(e),
         E::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "engine-unavailable"),
         E::Checkpoint { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-unsuitable"),
+        E::LimitNotEnforceable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "limit-not-enforceable"),
         E::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
         E::Gone => (StatusCode::CONFLICT, "guest-not-alive"),
         E::Busy => (StatusCode::CONFLICT, "guest-busy"),

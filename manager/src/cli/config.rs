@@ -118,7 +118,10 @@ fn row(pool: &NewPool) -> Vec<String> {
         seconds(policy.max_age_s),
         limit(policy.refill_per_s),
         seconds(Some(policy.lease_s)),
-        pool.private_limit.to_string(),
+        match pool.enforce_private_limit {
+            true => format!("{} enforced", pool.private_limit),
+            false => pool.private_limit.to_string(),
+        },
         pool.checkpoint.to_string(),
     ]
 }
@@ -128,5 +131,6 @@ fn described(pool: &NewPool) -> serde_json::Value {
     value["name"] = pool.name.clone().into();
     value["checkpoint"] = pool.checkpoint.to_string().into();
     value["private_limit"] = pool.private_limit.0.into();
+    value["enforce_private_limit"] = pool.enforce_private_limit.into();
     value
 }

@@ -190,6 +190,18 @@ impl Show {
             ("state", guest.state.name().to_owned()),
             ("checkpoint", guest.checkpoint),
             ("memory", Bytes::from_mib(guest.memory_mib).to_string()),
+            (
+                "limit",
+                format!(
+                    "{} of private memory, {}",
+                    Bytes(guest.private_limit),
+                    if guest.private_limit_enforced {
+                        "enforced by the kernel"
+                    } else {
+                        "counted by admission and not enforced"
+                    }
+                ),
+            ),
             ("generation", guest.generation),
             ("mac", guest.mac),
             ("restored", guest.created_at),

@@ -123,10 +123,15 @@ pub(super) struct Create {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = whole_seconds)]
     lease: u32,
     /// Private limit: private memory that each guest may come to hold. Admission counts with it for
-    /// the worst case; nothing keeps a guest from writing more [default: as configured for
-    /// restores, 1M]
+    /// the worst case; a guest can write more, unless --enforce-private-limit is given [default: as
+    /// configured for restores, 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
+    /// Have the kernel end a guest that comes to hold more than its private limit and what a guest
+    /// costs besides (KVM engine: a control group for each guest) [default: as configured for
+    /// restores, false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    enforce_private_limit: Option<bool>,
     /// Trust the checkpoint from now on: allow the commands, files and addresses that `brood
     /// checkpoint inspect` lists
     #[arg(long)]
@@ -148,6 +153,9 @@ impl Create {
             private_limit: self
                 .private_limit
                 .unwrap_or(config.restore.private_limit.value),
+            enforce_private_limit: self
+                .enforce_private_limit
+                .unwrap_or(config.restore.enforce_private_limit.value),
             trust: self.trust,
         };
         // The daemon may be able to open a checkpoint that this user cannot; then it decides.

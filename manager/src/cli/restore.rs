@@ -68,9 +68,13 @@ pub(super) struct Restore {
     #[arg(long)]
     paused: bool,
     /// Private limit: private memory that each guest may come to hold. Admission counts with it for
-    /// the worst case; nothing keeps a guest from writing more [default: 1M]
+    /// the worst case; a guest can write more, unless --enforce-private-limit is given [default: 1M]
     #[arg(long, value_name = "SIZE")]
     private_limit: Option<Bytes>,
+    /// Have the kernel end a guest that comes to hold more than its private limit and what a guest
+    /// costs besides (KVM engine: a control group for each guest) [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    enforce_private_limit: Option<bool>,
     /// Restore even if that worst case does not fit in memory, and print the risk
     #[arg(long)]
     overcommit: bool,
@@ -160,6 +164,9 @@ impl Restore {
             prefix: self.prefix.clone(),
             paused: self.paused,
             private_limit: Some(self.private_limit.unwrap_or(defaults.private_limit.value)),
+            enforce_private_limit: self
+                .enforce_private_limit
+                .unwrap_or(defaults.enforce_private_limit.value),
             overcommit: self.overcommit,
             park_after: self.park.after.unwrap_or(defaults.park_after.value).0,
             all_or_nothing: self.all_or_nothing,

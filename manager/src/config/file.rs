@@ -56,6 +56,8 @@ pub(super) struct Restore {
     pub(super) concurrency: Option<Located<NonZeroU32>>,
     /// Private memory that each guest may come to hold, in bytes or as `"1M"`.
     pub(super) private_limit: Option<Located<Bytes>>,
+    /// Whether the kernel ends a guest that comes to hold more.
+    pub(super) enforce_private_limit: Option<Located<bool>>,
     /// After how many idle seconds a guest is parked, or `"never"`.
     pub(super) park_after: Option<Located<ParkAfter>>,
 }
@@ -112,6 +114,8 @@ pub(super) struct Pool {
     pub(super) lease: Option<Located<NonZeroU32>>,
     /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.
     pub(super) private_limit: Option<Located<Bytes>>,
+    /// Whether the kernel ends a guest that comes to hold more.
+    pub(super) enforce_private_limit: Option<Located<bool>>,
     /// Have this host do what the checkpoint wants of it.
     #[serde(default)]
     pub(super) trust: bool,

@@ -156,6 +156,8 @@ pub struct Restore {
     pub concurrency: Option<Setting<NonZeroU32>>,
     /// Private memory that each guest may come to hold, in the worst case that is allowed for.
     pub private_limit: Setting<Bytes>,
+    /// Whether the kernel ends a guest that comes to hold more.
+    pub enforce_private_limit: Setting<bool>,
     /// When idle guests are parked.
     pub park_after: Setting<ParkAfter>,
 }
@@ -214,6 +216,11 @@ impl Config {
                 contents.restore.private_limit,
                 PRIVATE_LIMIT,
             )?,
+            enforce_private_limit: look.find_or(
+                "restore.enforce_private_limit",
+                contents.restore.enforce_private_limit,
+                false,
+            )?,
             park_after: look.find_or(
                 "restore.park_after",
                 contents.restore.park_after,
@@ -222,7 +229,7 @@ impl Config {
         };
         let rctl = look.find_or("bhyve.rctl", contents.bhyve.rctl, Rctl::default())?;
         let serve = look.serve(contents.serve)?;
-        let pools = look.pools(contents.pool, restore.private_limit.value)?;
+        let pools = look.pools(contents.pool, &restore)?;
         Ok(Self {
             file: file.map(|file| file.path),
             daemon,
@@ -350,7 +357,7 @@ impl SettingSearch<'_> {
         }
     }
 
-    fn pools(&self, rows: Vec<file::Pool>, limit: Bytes) -> Result<Vec<NewPool>, Error> {
+    fn pools(&self, rows: Vec<file::Pool>, defaults: &Restore) -> Result<Vec<NewPool>, Error> {
         let Some(file) = self.file else {
             return Ok(Vec::new());
         };
@@ -385,7 +392,12 @@ impl SettingSearch<'_> {
                     refill_per_s: positive(row.refill_rate),
                     lease_s: positive(row.lease).unwrap_or(pool::LEASE.as_secs()),
                 },
-                private_limit: row.private_limit.map_or(limit, |size| size.into_inner().0),
+                private_limit: row
+                    .private_limit
+                    .map_or(defaults.private_limit.value, |size| size.into_inner().0),
+                enforce_private_limit: row
+                    .enforce_private_limit
+                    .map_or(defaults.enforce_private_limit.value, |on| on.into_inner().0),
                 trust: row.trust,
             });
         }

@@ -60,6 +60,10 @@ impl Config {
             SettingView::or("state.dir", self.state_dir.as_ref(), None),
             SettingView::or("restore.concurrency", restore.concurrency.as_ref(), cores),
             SettingView::of("restore.private_limit", &restore.private_limit),
+            SettingView::of(
+                "restore.enforce_private_limit",
+                &restore.enforce_private_limit,
+            ),
             SettingView::of("restore.park_after", &restore.park_after),
             SettingView::of("bhyve.rctl", &bhyve.rctl),
             SettingView::or("serve.socket", serve.socket.as_ref(), socket.map(path)),

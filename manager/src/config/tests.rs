@@ -98,7 +98,7 @@ fn the_example_has_every_setting() {
     );
     let table: toml::Table = text.parse().unwrap();
     let keys = table["pool"][0].as_table().unwrap();
-    assert_eq!(keys.len(), 11, "as many keys as a pool can have: {keys:?}");
+    assert_eq!(keys.len(), 12, "as many keys as a pool can have: {keys:?}");
 }
 
 #[test]
@@ -147,6 +147,7 @@ fn every_setting_can_be_set_in_the_environment() {
         ("state.dir", "/a"),
         ("restore.concurrency", "3"),
         ("restore.private_limit", "5 MiB"),
+        ("restore.enforce_private_limit", "true"),
         ("restore.park_after", "9"),
         ("bhyve.rctl", "pcpu:deny=100,nthr:deny=64"),
         ("serve.socket", "/b"),

@@ -25,6 +25,8 @@ use brood_core::{
 pub(super) trait Value: Sized {
     /// Whether TOML's numbers are understood too, as if they stood in quotes.
     const NUMBERS: bool = false;
+    /// Whether it is TOML's `true` or `false`.
+    const BOOLEAN: bool = false;
 
     /// Reads it; the error says what to write.
     fn read(text: &str) -> Result<Self, String>;
@@ -229,6 +231,15 @@ impl Value for u32 {
     }
 }
 
+impl Value for bool {
+    const BOOLEAN: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{text:?} is neither \"true\" nor \"false\""))
+    }
+}
+
 impl Value for Bytes {
     const NUMBERS: bool = true;
 
@@ -280,7 +291,9 @@ impl<T: Value> de::Visitor<'_> for ValueVisitor<T> {
     type Value = InFile<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if T::NUMBERS {
+        f.write_str(if T::BOOLEAN {
+            "true or false"
+        } else if T::NUMBERS {
             "a number, or text in quotes"
         } else {
             "text in quotes"
@@ -289,6 +302,14 @@ impl<T: Value> de::Visitor<'_> for ValueVisitor<T> {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
         T::read(text).map(InFile).map_err(E::custom)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
+        if T::BOOLEAN {
+            T::read(&value.to_string()).map(InFile).map_err(E::custom)
+        } else {
+            Err(E::invalid_type(de::Unexpected::Bool(value), &self))
+        }
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {

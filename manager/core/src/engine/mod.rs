@@ -137,6 +137,9 @@ pub enum Error {
     /// A guest refused a request.
     #[error("{0}")]
     Refused(String),
+    /// Guests' private limits cannot be enforced here.
+    #[error("cannot enforce private limits: {0}")]
+    LimitNotEnforceable(String),
     /// The system.
     #[error("cannot {action}: {source}")]
     Io {
@@ -169,6 +172,11 @@ impl Error {
             }
             Self::Timeout(_) => {
                 "it may be busy or paused: see `brood show GUEST`; allow it more time with --timeout"
+            }
+            Self::LimitNotEnforceable(_) => {
+                "leave out --enforce-private-limit: admission counts with the limit all the same; or \
+                 run brood where it may make control groups, as root or with systemd's Delegate=yes \
+                 and DelegateSubgroup="
             }
             Self::Busy => "try again when it is done, or destroy it",
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -203,6 +211,9 @@ pub struct GuestOrder {
     /// Where its own disk is, when one was made for it that it is to read: a file, a device, or a
     /// folder with one file system's files.
     pub disk: Option<PathBuf>,
+    /// Memory at which the kernel ends the guest: its private limit with what a guest costs besides.
+    /// Only for engines that pass [`Engine::can_enforce_limits`].
+    pub memory_limit: Option<Bytes>,
 }
 
 /// A suspend that was interrupted between the guest's end and the seal.
@@ -435,6 +446,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Notes for later guests that a memory file with this stamp has the sealed content, so that
     /// they need not read it to check.
     fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
+
+    /// Checks that the kernel can enforce guests' private limits, and prepares for it.
+    ///
+    /// # Errors
+    /// [`Error::LimitNotEnforceable`], with the reason.
+    fn can_enforce_limits(&self) -> Result<(), Error> {
+        let why = "this engine's guests have no control group of their own";
+        Err(Error::LimitNotEnforceable(why.to_owned()))
+    }
 
     /// The process of a guest whose restore was interrupted before the guest was recorded; `None`
     /// when there is no such guest.

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
-use super::proc::{Mount, ProcRoot};
+use super::proc::{self, Mount, ProcRoot};
 
 /// Version 1 writes "no limit" as the largest page-aligned signed number; anything near is none.
 const UNLIMITED: u64 = 1 << 62;
@@ -64,6 +64,43 @@ impl Groups {
             pids: tightest("pids", pids),
         }
     }
+}
+
+/// This process's group of a hierarchy that may account memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryGroup {
+    /// Its folder.
+    pub(crate) folder: PathBuf,
+    /// The mount point of its hierarchy.
+    pub(crate) mount: PathBuf,
+    /// Version of control groups, 1 or 2.
+    pub(crate) version: u8,
+}
+
+impl MemoryGroup {
+    /// All such groups of this process.
+    ///
+    /// # Errors
+    /// When this process may not read its own mounts.
+    pub(crate) fn own(root: &ProcRoot) -> Result<Vec<Self>, proc::Error> {
+        let mounts = proc::mounts(&root.text("/proc/self/mountinfo")?);
+        let own = root.text("/proc/self/cgroup")?;
+        let walks = walks(&own, &mounts, "memory").into_iter();
+        Ok(walks
+            .map(|walk| Self {
+                folder: walk.start,
+                mount: walk.stop,
+                version: walk.version,
+            })
+            .collect())
+    }
+}
+
+/// Kills for want of memory, as `memory.events` (version 2) or `memory.oom_control` (version 1)
+/// counts them, or /proc/vmstat for the host.
+pub(crate) fn oom_kills(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// Where to look for a controller: its own version 1 mount, and the version 2 mount.

@@ -46,6 +46,10 @@ impl Pools<'_> {
         let fixed = [
             ("checkpoint", row.checkpoint != checkpoint),
             ("private limit", row.private_limit != wanted.private_limit),
+            (
+                "enforcement of the private limit",
+                row.enforce_private_limit != wanted.enforce_private_limit,
+            ),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
             return Err(Error::Fixed {

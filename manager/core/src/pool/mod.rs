@@ -93,6 +93,8 @@ pub struct NewPool {
     pub checkpoint: BundlePath,
     /// Private memory that each of its guests is allowed.
     pub private_limit: Bytes,
+    /// Have the kernel end a guest that holds more.
+    pub enforce_private_limit: bool,
     /// What it should be.
     pub policy: Policy,
     /// Trust the checkpoint from now on.
@@ -172,6 +174,9 @@ impl Pools<'_> {
         let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;
         let overhead = cost::measured(self.state, &checkpoint)?.overhead;
         check(&new.name, &new.policy, new.private_limit + overhead)?;
+        if new.enforce_private_limit {
+            self.engine.can_enforce_limits()?;
+        }
         if new.trust {
             self.state.trust(&checkpoint)?;
         }
@@ -185,6 +190,7 @@ impl Pools<'_> {
             sha256: checkpoint.manifest().memory_sha256(),
             policy: new.policy,
             private_limit: new.private_limit,
+            enforce_private_limit: new.enforce_private_limit,
             created_at: Timestamp::now().to_string(),
         };
         if !self.state.add_pool(&row)? {
@@ -357,6 +363,7 @@ impl Pools<'_> {
             concurrency: Some(1),
             prefix: Some(pool.name.clone()),
             private_limit: Some(pool.private_limit),
+            enforce_private_limit: pool.enforce_private_limit,
             overhead: Some(overhead),
             membership: Some(Membership {
                 pool: pool.name.clone(),

@@ -95,6 +95,9 @@ fn prepare<'a, 'c: 'a>(
     observe: &mut dyn FnMut(&RestoreStep<'_>),
 ) -> Result<RunStart<'a>, Error> {
     let (state, engine, facts) = (&mut *context.state, context.engine, context.facts);
+    if spec.enforce_private_limit {
+        engine.can_enforce_limits()?;
+    }
     let overhead = match spec.overhead {
         Some(overhead) => overhead,
         None => cost::measured(state, checkpoint)?.overhead,

@@ -173,6 +173,9 @@ fn reserve_if(
                 disk: None,
                 id: GuestId::random().map_err(randomness)?,
                 identity: Identity::fresh(&name).map_err(randomness)?,
+                memory_limit: spec
+                    .enforce_private_limit
+                    .then(|| private_limit + batch.overhead),
             };
             reservation.add(&NewGuest {
                 order: &order,

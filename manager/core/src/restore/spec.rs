@@ -34,6 +34,9 @@ pub struct RestoreSpec {
     pub paused: bool,
     /// Private memory that each guest may come to hold; by default [`PRIVATE_LIMIT`].
     pub private_limit: Option<Bytes>,
+    /// Have the kernel end a guest that comes to hold more.
+    #[serde(default)]
+    pub enforce_private_limit: bool,
     /// Restore even if the private limits do not fit in memory.
     #[serde(default)]
     pub overcommit: bool,

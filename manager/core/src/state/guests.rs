@@ -49,6 +49,8 @@ pub struct GuestRow {
     pub memory: Bytes,
     /// Private memory that it was promised.
     pub private_limit: Bytes,
+    /// Whether the kernel ends it when it holds more.
+    pub enforce_private_limit: bool,
     /// Its generation id, in hexadecimal.
     pub generation: String,
     /// Its MAC address.
@@ -151,7 +153,8 @@ impl Reservation<'_> {
 }
 
 pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, private_limit, generation, mac, session, \
-                       created_at, state, pid, start_time, reason, boot, disk";
+                       created_at, state, pid, start_time, reason, boot, disk, \
+                       enforce_private_limit";
 
 impl State {
     /// All recorded guests, by name (numbers in names in their order).
@@ -232,8 +235,8 @@ impl State {
         let identity = &new.order.identity;
         self.changed(
             "INSERT INTO guest (id, name, checkpoint, sha256, memory, private_limit, generation, \
-             mac, session, boot, created_at, state, disk) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12)",
+             mac, session, boot, created_at, state, disk, enforce_private_limit) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12, ?13)",
             params![
                 id,
                 identity.name,
@@ -246,7 +249,8 @@ impl State {
                 new.session,
                 self.boot_id,
                 new.created_at,
-                new.disk
+                new.disk,
+                new.order.memory_limit.is_some()
             ],
         )?;
         let Some(membership) = new.membership else {
@@ -324,7 +328,7 @@ impl State {
         self.changed(
             &format!(
                 "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
-                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
             ),
             params![
                 row.id.to_string(),
@@ -342,7 +346,8 @@ impl State {
                 row.process.map(|process| signed(process.start_time)),
                 row.reason,
                 row.boot,
-                row.disk
+                row.disk,
+                row.enforce_private_limit
             ],
         )
         .map(|_| ())
@@ -525,6 +530,7 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         entry: None,
         boot: row.get(14)?,
         disk: row.get(15)?,
+        enforce_private_limit: row.get(16)?,
     })
 }
 

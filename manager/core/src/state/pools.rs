@@ -34,6 +34,9 @@ pub struct PoolRow {
     /// Private memory that each of its guests is allowed, in bytes.
     #[serde(alias = "allowance")]
     pub private_limit: Bytes,
+    /// Whether the kernel ends a guest that holds more.
+    #[serde(default)]
+    pub enforce_private_limit: bool,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -86,7 +89,7 @@ pub struct Lease {
 }
 
 pub(super) const POOL: &str = "name, checkpoint, sha256, private_limit, created_at, hot, hot_min, most, max_memory, \
-                    max_age_s, refill_per_s, lease_s";
+                    max_age_s, refill_per_s, lease_s, enforce_private_limit";
 
 impl State {
     /// Records a new pool; `false` when there is one of this name.
@@ -97,14 +100,15 @@ impl State {
         let added = self.at_once(|state| -> Result<_, Error> {
             let added = state.changed(
                 "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, private_limit,
-                                             created_at)
-                 VALUES (?1, ?2, ?3, 0, 1, ?4, ?5)",
+                                             created_at, enforce_private_limit)
+                 VALUES (?1, ?2, ?3, 0, 1, ?4, ?5, ?6)",
                 params![
                     pool.name,
                     pool.checkpoint,
                     pool.sha256,
                     signed(pool.private_limit.0),
-                    pool.created_at
+                    pool.created_at,
+                    pool.enforce_private_limit
                 ],
             )?;
             Ok(added && state.set_policy(&pool.name, &pool.policy)?)
@@ -498,5 +502,6 @@ pub(super) fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
             refill_per_s: limit(10)?,
             lease_s: unsigned(11)?,
         },
+        enforce_private_limit: row.get(12)?,
     })
 }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -144,6 +144,10 @@ const MIGRATIONS: [&str; 11] = [
     "
     ALTER TABLE guest RENAME COLUMN allowance TO private_limit;
     ALTER TABLE pool RENAME COLUMN allowance TO private_limit;
+",
+    "
+    ALTER TABLE guest ADD COLUMN enforce_private_limit INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE pool ADD COLUMN enforce_private_limit INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

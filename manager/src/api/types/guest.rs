@@ -31,6 +31,13 @@ pub struct Guest {
     pub engine: EngineKind,
     /// Its memory, in MiB.
     pub memory_mib: f64,
+    /// Private limit that admission counts, in bytes.
+    #[serde(default)]
+    pub private_limit: u64,
+    /// Whether the kernel ends the guest when it comes to hold more than that and what a guest costs
+    /// besides.
+    #[serde(default)]
+    pub private_limit_enforced: bool,
     /// Bundle that it was restored from, `DIR/NAME`.
     pub checkpoint: String,
     /// SHA-256 of that bundle's memory.
@@ -70,6 +77,8 @@ impl Guest {
             pid: guest.process().map(|p| p.pid),
             engine,
             memory_mib: row.memory.as_mib(),
+            private_limit: row.private_limit.0,
+            private_limit_enforced: row.enforce_private_limit,
             checkpoint: row.checkpoint.clone(),
             checkpoint_sha256: row.sha256.clone(),
             generation: row.generation.clone(),

@@ -48,6 +48,10 @@ pub struct PoolSettings {
     /// Private memory that each of its guests is allowed, in bytes.
     #[schema(value_type = words::Bytes)]
     pub private_limit: Bytes,
+    /// Whether the kernel ends a guest that comes to hold more than that and what a guest costs
+    /// besides.
+    #[serde(default)]
+    pub enforce_private_limit: bool,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -60,6 +64,7 @@ impl From<state::PoolRow> for PoolSettings {
             sha256: row.sha256,
             policy: row.policy.into(),
             private_limit: row.private_limit,
+            enforce_private_limit: row.enforce_private_limit,
             created_at: row.created_at,
         }
     }

@@ -56,9 +56,14 @@ pub struct RestoreRequest {
     #[serde(default)]
     pub paused: bool,
     /// Private memory that each guest may come to hold, in bytes. Admission counts with it for the
-    /// worst case; nothing keeps a guest from writing more.
+    /// worst case. A guest can write more, unless `enforce_private_limit` is set.
     #[schema(default = 1_048_576)]
     pub private_limit: Option<u64>,
+    /// Have the kernel end a guest that comes to hold more than its private limit and what a guest
+    /// costs besides; the KVM engine does so by a control group for each guest. Refused where it
+    /// cannot be done.
+    #[serde(default)]
+    pub enforce_private_limit: bool,
     /// Restore even if that worst case does not fit in memory.
     #[serde(default)]
     pub overcommit: bool,

@@ -90,6 +90,7 @@ impl Manager {
             checkpoint: checkpoint.parse().map_err(pool::Error::from)?,
             policy,
             private_limit: Bytes(1 << 20),
+            enforce_private_limit: false,
             trust: false,
         };
         self.run(|pools| pools.create(&new, &brood_core::checkpoint::unwatched))?;

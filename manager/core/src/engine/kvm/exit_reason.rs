@@ -4,6 +4,8 @@ use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::Bytes;
+
 /// Why a guest cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
@@ -50,6 +52,11 @@ pub enum ExitReason {
     OutOfMemory {
         /// The control group whose counter says so; none when only the host's does.
         group: Option<String>,
+    },
+    /// The kernel killed the guest's process because it reached the limit of its own control group.
+    MemoryLimit {
+        /// The limit, in bytes.
+        limit: Bytes,
     },
     /// Its nursery ended it: it had not answered when its manager was gone.
     NotAnswered,
@@ -100,6 +107,11 @@ impl fmt::Display for ExitReason {
             ),
             Self::OutOfMemory { group: None } => f.write_str(
                 "its process was killed by SIGKILL, probably for want of memory: the kernel counted such a kill",
+            ),
+            Self::MemoryLimit { limit } => write!(
+                f,
+                "it reached the {limit} that its control group allows: its private limit, and what a \
+                 guest costs besides"
             ),
             Self::NotAnswered => {
                 f.write_str("it had not answered when the command that restored it was gone")

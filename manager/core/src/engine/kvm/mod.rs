@@ -13,6 +13,7 @@ mod exit_reason;
 mod exit_record;
 mod fork_server;
 mod guest;
+mod limit_group;
 mod memory_map;
 mod signals;
 mod strays;
@@ -31,6 +32,7 @@ use std::{
 pub(super) use demo::make_demo_checkpoint;
 use demo::{DemoPort, words};
 use guest::{control::Conversation, port::GuestPort, serve};
+use limit_group::ParentGroup;
 use verdict::Verdicts;
 use vm::vcpu::VcpuState;
 
@@ -129,6 +131,10 @@ impl Engine for Kvm {
         }
     }
 
+    fn can_enforce_limits(&self) -> Result<(), Error> {
+        ParentGroup::prepare(&ProcRoot::default()).map(drop)
+    }
+
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
         match Conversation::open(guest.run_dir, guest.id, Limit::of(Duration::from_secs(1))) {
             Ok(conversation) => process_of(&conversation),
@@ -144,6 +150,13 @@ impl Engine for Kvm {
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
         strays::find(run_dir).map_err(|source| Error::Io {
             action: "look for guests among all processes",
+            source,
+        })
+    }
+
+    fn forget_stray(&self, guest: GuestRef<'_>) -> Result<(), Error> {
+        limit_group::remove_stray(guest.id).map_err(|source| Error::Io {
+            action: "remove its control group",
             source,
         })
     }
@@ -250,6 +263,9 @@ impl Engine for Kvm {
 
     fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {
         match exit_record::read(guest.run_dir, guest.id) {
+            // A nursery that was killed too has recorded nothing.
+            Ok(None) => Ok(limit_group::exceeded(guest.run_dir, guest.id)
+                .map(|limit| ExitReason::MemoryLimit { limit }.to_string())),
             Ok(reason) => Ok(reason.map(|reason| reason.to_string())),
             Err(source) => Err(Error::Io {
                 action: "read how the guest ended",
@@ -259,7 +275,9 @@ impl Engine for Kvm {
     }
 
     fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
-        exit_record::forget(guest.run_dir, guest.id).map_err(|source| Error::Io {
+        let removed = limit_group::remove(guest.run_dir, guest.id)
+            .and_then(|()| exit_record::forget(guest.run_dir, guest.id));
+        removed.map_err(|source| Error::Io {
             action: "remove the guest's files",
             source,
         })

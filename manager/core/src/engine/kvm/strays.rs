@@ -3,7 +3,10 @@
 
 use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
 
-use super::usage::{self, there};
+use super::{
+    limit_group,
+    usage::{self, there},
+};
 use crate::engine::kvm::fork_server::client::NURSERY_COMMAND;
 use crate::engine::{Process, Stray, process};
 
@@ -40,8 +43,9 @@ fn guest(pid: i32, run_dir: &Path) -> io::Result<Option<Stray>> {
         return Ok(None);
     }
     let described = usage::describe(process)?;
+    let groups = there(fs::read_to_string(format!("/proc/{pid}/cgroup")))?;
     let stray = Stray {
-        id: None,
+        id: groups.and_then(|groups| limit_group::guest_of(&groups)),
         name: String::from_utf8_lossy(name).into_owned(),
         process: Some(process),
         checkpoint: described.map(|guest| guest.checkpoint),

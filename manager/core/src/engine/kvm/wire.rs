@@ -34,6 +34,8 @@ pub(crate) type AnswerBytes = [u8; 320];
 pub(crate) struct Order {
     pub(crate) seq: u64,
     pub(crate) id: [u8; 8],
+    /// Limit of the guest's own control group, in bytes; it gets none when this is 0.
+    pub(crate) memory_limit: u64,
     pub(crate) process_name: ProcessName,
     pub(crate) identity: IdentityBytes,
 }

@@ -189,6 +189,7 @@ impl crate::engine::Session for Session {
         let wire = WireOrder {
             seq: self.next,
             id: order.id.0,
+            memory_limit: order.memory_limit.map_or(0, |limit| limit.0),
             process_name: order.identity.name.as_str().into(),
             identity: (self.identity_bytes)(&order.identity),
         };

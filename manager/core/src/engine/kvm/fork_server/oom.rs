@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::engine::kvm::{exit_reason::ExitReason, fork_server::descriptors::own};
+use crate::{
+    engine::kvm::{exit_reason::ExitReason, fork_server::descriptors::own},
+    host::cgroup::oom_kills,
+};
 
 /// Adjustment of the kernel's score besides a process's memory (proc_pid_oom_score_adj(5)), so that
 /// it kills guests first, then nurseries, then the manager, whose score stays as it is.
@@ -138,12 +141,6 @@ fn counters(groups: &str) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The value of the line `oom_kill N`.
-fn parse(text: &str) -> Option<u64> {
-    let mut lines = text.lines();
-    lines.find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-}
-
 impl Counter {
     fn open(path: &Path, group: String) -> Option<Self> {
         let file = own(File::open(path).ok()?.into()).ok()?;
@@ -168,7 +165,7 @@ impl Counter {
                 Ok(n) => length += n,
             }
         }
-        parse(std::str::from_utf8(text.get(..length)?).ok()?)
+        oom_kills(std::str::from_utf8(text.get(..length)?).ok()?)
     }
 
     /// Whether the counter has a kill that was not reported yet; marks it as reported.
@@ -198,10 +195,10 @@ mod tests {
     #[test]
     fn both_versions_of_control_groups_are_read() {
         let v2 = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n";
-        assert_eq!(parse(v2), Some(2));
+        assert_eq!(oom_kills(v2), Some(2));
         let v1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n";
-        assert_eq!(parse(v1), Some(7));
-        assert_eq!(parse("oom_kill_disable 0\n"), None);
+        assert_eq!(oom_kills(v1), Some(7));
+        assert_eq!(oom_kills("oom_kill_disable 0\n"), None);
         let groups = "9:name=systemd:/\n4:memory:/a/b\n0::/user.slice\n";
         let files: Vec<_> = counters(groups).into_iter().map(|(_, file)| file).collect();
         let expected = [

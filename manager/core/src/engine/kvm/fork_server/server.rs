@@ -53,6 +53,7 @@ use crate::engine::kvm::{
         orphans::Orphans,
         shared_orders::Desk,
     },
+    limit_group,
     signals::{STOP, handle},
     vm::{
         layers::Layers,
@@ -422,6 +423,11 @@ impl ChildTable {
                         continue;
                     }
                 },
+            };
+            let reason = match reason {
+                ExitReason::Killed { .. } => limit_group::exceeded(Path::new(""), &id)
+                    .map_or(reason, |limit| ExitReason::MemoryLimit { limit }),
+                reason => reason,
             };
             exit_record::ended(&id, &reason);
             if let Some(socket) = socket {

@@ -40,6 +40,7 @@ use crate::engine::kvm::{
         shared_orders::Desk,
     },
     guest::port::GuestPort,
+    limit_group,
     signals::{STOP, handle},
     vm::{
         dump,
@@ -54,7 +55,7 @@ use crate::engine::kvm::{
         REPORT_RESTORED, Reply, Report, RequestBytes, send_message,
     },
 };
-use crate::{checkpoint::FileStamp, guest_id::GuestId};
+use crate::{checkpoint::FileStamp, guest_id::GuestId, units::Bytes};
 
 /// Time that a client has to send its call, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
@@ -155,10 +156,13 @@ fn restore<'a, P: GuestPort>(
 ) -> Result<(Guest<'a, P>, Report), String> {
     // So that a guest can be told from another, and from a spare, in a list of processes.
     let _ = order.process_name.as_c_str().map(nix::sys::prctl::set_name);
+    let id = GuestId(order.id);
+    if order.memory_limit > 0 {
+        limit_group::enter(&id, Bytes(order.memory_limit))?;
+    }
     let plan = &nursery.plan;
     let mut port = P::default();
     port.lay_down_identity(&machine.ram, &order.identity, plan.state().tsc_khz);
-    let id = GuestId(order.id);
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
     let mut guest = Guest {
         nursery,
