@@ -347,10 +347,14 @@ fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon(on: EngineK
     };
     shows(&["list"], &[guest, "running", "4 MiB"]);
     shows(&["show", guest], &["private", "4 MiB"]);
-    let answer = other(&["ask", guest, "ping", "hello"]).ok().json();
+    let answer = other(&["ask", guest, "ping", "hello", "--json"]);
     // Each answer is counted.
-    let counter = whole(&answer["counter"]);
+    let counter = whole(&answer.ok().json()["counter"]);
     assert_eq!(whole(&home.ask(guest, "ping")["counter"]), counter + 1);
+    // For people it reads as the answer that this user would have without the daemon.
+    let read = |ran: Ran| ran.ok().stdout.replace(char::is_numeric, "");
+    let by_daemon = read(other(&["ask", guest, "identity"]));
+    assert_eq!(by_daemon, read(home.brood(&["ask", guest, "identity"])));
     shows(&["pool", "list"], &["p ", &demo.path]);
     shows(&["pool", "show", "p"], &[guest, "s left"]);
     let _ = other(&["pool", "release", text(&claim["token"])]).ok();

@@ -26,7 +26,7 @@ use brood_core::{
 };
 
 /// Default time to wait for an answer.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that anybody may want to wait, in seconds.
 const TIMEOUT_MAX_S: f64 = 3600.0;
 
@@ -77,19 +77,8 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(listing): Query<ListQuery>,
 ) -> Result<Answer<Vec<types::Guest>>, Problem> {
-    app.on_guests(move |guests| {
-        let all = guests.list()?;
-        let overheads = guests.overheads()?;
-        let views = all.iter().map(|guest| {
-            // A guest that ended since it was listed costs nothing any more.
-            let usage = listing.usage.then(|| guests.usage(guest).ok()).flatten();
-            let usage =
-                usage.map(|usage| types::Usage::new(usage, overheads.of(&guest.row.sha256)));
-            types::Guest::new(guest, guests.engine.kind(), usage)
-        });
-        Ok(Answer(views.collect()))
-    })
-    .await
+    app.on_guests(move |guests| Ok(Answer(types::Guest::all(guests, listing.usage)?)))
+        .await
 }
 
 /// Shows one guest with its cost, as `brood show`
@@ -105,38 +94,50 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<types::Guest>, Problem> {
-    app.on_guests(move |guests| {
-        let guest = guests.find(&name)?;
-        let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
-        // What cannot be asked for must not keep the rest from being shown.
-        let disk = guests.disk_location(&guest.row).ok().flatten();
-        let view = match usage {
-            Ok(usage) => {
-                let overhead = guests.overheads()?.of(&guest.row.sha256);
-                let usage = usage.map(|usage| types::Usage::new(usage, overhead));
-                types::Guest::new(&guest, guests.engine.kind(), usage)
-            }
-            // It may have ended since it was found.
-            Err(_) => types::Guest::new(&guests.find(&name)?, guests.engine.kind(), None),
-        };
-        Ok(Answer(types::Guest {
-            disk_path: disk.map(|path| path.display().to_string()),
-            ..view
-        }))
-    })
-    .await
+    app.on_guests(move |guests| Ok(Answer(types::Guest::one(guests, &name)?)))
+        .await
 }
 
 /// A request to a guest.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AskRequest {
+pub(crate) struct AskRequest {
     /// The request, word by word.
     #[schema(example = json!(["ping", "hello"]), min_items = 1)]
-    request: Vec<String>,
+    pub(crate) request: Vec<String>,
     /// How long to wait for the answer, in seconds.
     #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 3600.0)]
-    timeout_s: Option<f64>,
+    pub(crate) timeout_s: Option<f64>,
+    /// Answer with a text for people, as `brood ask` prints it, instead of an object.
+    #[serde(default)]
+    pub(crate) text: bool,
+}
+
+/// A guest's answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum GuestAnswer {
+    /// For people.
+    Text(String),
+    /// For programs.
+    Object(serde_json::Value),
+}
+
+impl AskRequest {
+    /// Puts the request to a guest.
+    pub(crate) fn put(
+        &self,
+        guests: &mut Guests<'_>,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<GuestAnswer, brood_core::guests::Error> {
+        let answer = guests.ask(name, &self.request, timeout)?;
+        Ok(if self.text {
+            GuestAnswer::Text(answer.to_string())
+        } else {
+            GuestAnswer::Object(answer.to_json())
+        })
+    }
 }
 
 /// Sends a request to a guest; answers with the guest's answer
@@ -147,7 +148,8 @@ pub(super) struct AskRequest {
     params(("guest" = String, Path, description = "Name or id")),
     request_body = AskRequest,
     responses(
-        (status = 200, description = "What the guest answered: it depends on the request", body = Object),
+        (status = 200, description = "What the guest answered: it depends on the request; a string when \
+            text is wanted", body = Object),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -155,7 +157,7 @@ pub(super) async fn ask(
     State(app): State<App>,
     Path(name): Path<String>,
     Json(asked): Json<AskRequest>,
-) -> Result<Answer<serde_json::Value>, Problem> {
+) -> Result<Answer<GuestAnswer>, Problem> {
     let timeout = timeout(asked.timeout_s)?;
     if asked.request.is_empty() {
         return Err(Problem::bad_request("the request has no words"));
@@ -166,8 +168,7 @@ pub(super) async fn ask(
         .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
-        let answer = guests.ask(&name, &asked.request, timeout)?;
-        Ok(Answer(answer.to_json()))
+        Ok(Answer(asked.put(guests, &name, timeout)?))
     })
     .await
 }
@@ -258,19 +259,31 @@ pub(super) async fn resume(
         .permits
         .take(&[PermitKind::guest(&name)], timeout)
         .await?;
-    let (name, took) = app
+    let (resumed, took) = app
         .change_guests(move |guests| {
             let _permit = permit;
-            let guest = guests.find(&name)?;
-            let took = guests.resume(&guest, timeout)?;
-            Ok((guest.row.name, took))
+            Ok(ResumeReport::of(guests, &name, timeout)?)
         })
         .await?;
     app.metrics.resumed(took);
-    Ok(Answer(ResumeReport {
-        name,
-        resume_ms: took.as_secs_f64() * 1e3,
-    }))
+    Ok(Answer(resumed))
+}
+
+impl ResumeReport {
+    /// Resumes a guest; returns how long its answer took, too.
+    pub(crate) fn of(
+        guests: &mut Guests<'_>,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<(Self, Duration), brood_core::guests::Error> {
+        let guest = guests.find(name)?;
+        let took = guests.resume(&guest, timeout)?;
+        let resumed = Self {
+            name: guest.row.name,
+            resume_ms: took.as_secs_f64() * 1e3,
+        };
+        Ok((resumed, took))
+    }
 }
 
 /// Where a guest is to be suspended to.
@@ -350,7 +363,59 @@ pub(crate) struct DestroyAnswer {
     pub(crate) spared: Vec<String>,
 }
 
+/// Guests to destroy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DestroyTargets<'a> {
+    /// All; claimed ones only when `force` is set.
+    All { force: bool },
+    /// These: names or ids.
+    Named {
+        guests: &'a [String],
+        ignore_missing: bool,
+    },
+}
+
+/// Guests of these names or ids, each once.
+pub(crate) fn named(
+    guests: &mut Guests<'_>,
+    names: &[String],
+    ignore_missing: bool,
+) -> Result<Vec<Guest>, brood_core::guests::Error> {
+    let mut found: Vec<Guest> = Vec::new();
+    for name in names {
+        let guest = match guests.find(name) {
+            Err(brood_core::guests::Error::NoSuchGuest(_)) if ignore_missing => continue,
+            found => found?,
+        };
+        if !found.iter().any(|other| other.row.id == guest.row.id) {
+            found.push(guest);
+        }
+    }
+    Ok(found)
+}
+
 impl DestroyAnswer {
+    /// Destroys guests.
+    pub(crate) fn of(
+        guests: &mut Guests<'_>,
+        targets: DestroyTargets<'_>,
+    ) -> Result<Self, brood_core::guests::Error> {
+        let (doomed, claimed) = match targets {
+            DestroyTargets::All { force } => guests
+                .list()?
+                .into_iter()
+                .partition(|guest| force || !guest.is_claimed()),
+            DestroyTargets::Named {
+                guests: names,
+                ignore_missing,
+            } => (named(guests, names, ignore_missing)?, Vec::new()),
+        };
+        Ok(Self {
+            spared: claimed.into_iter().map(|guest| guest.row.name).collect(),
+            ..guests.destroy(&doomed)?.try_into()?
+        })
+    }
+
     /// Adds another result.
     pub(crate) fn add(&mut self, more: Self) {
         self.destroyed += more.destroyed;
@@ -472,37 +537,18 @@ pub(super) async fn destroy_many(
         }
     };
     app.change_guests(move |guests| {
-        let mut spared = Vec::new();
-        let doomed = match named {
-            None => {
-                let (claimed, free): (Vec<_>, Vec<_>) = guests
-                    .list()?
-                    .into_iter()
-                    .partition(|guest| guest.is_claimed() && !which.force);
-                spared.extend(claimed.into_iter().map(|guest| guest.row.name));
-                free
-            }
-            Some(names) => {
-                let mut found: Vec<Guest> = Vec::new();
-                for name in names.split(',') {
-                    let guest = match guests.find(name) {
-                        Err(brood_core::guests::Error::NoSuchGuest(_)) if which.ignore_missing => {
-                            continue;
-                        }
-                        found => found?,
-                    };
-                    if !found.iter().any(|other| other.row.id == guest.row.id) {
-                        found.push(guest);
-                    }
+        let names: Vec<String>;
+        let targets = match named {
+            None => DestroyTargets::All { force: which.force },
+            Some(text) => {
+                names = text.split(',').map(str::to_owned).collect();
+                DestroyTargets::Named {
+                    guests: &names,
+                    ignore_missing: which.ignore_missing,
                 }
-                found
             }
         };
-        let destroyed = guests.destroy(&doomed)?.try_into()?;
-        Ok(Answer(DestroyAnswer {
-            spared,
-            ..destroyed
-        }))
+        Ok(Answer(DestroyAnswer::of(guests, targets)?))
     })
     .await
 }

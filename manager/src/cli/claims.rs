@@ -14,7 +14,7 @@ use super::{
     complete,
     daemon::{by_daemon, daemon, done},
     failure::SOME,
-    output::{cancellation, json, line, written},
+    output::{cancellation, json, line, operations, written},
     pool::with_pools,
     values::{timeout, wait, whole_seconds},
 };
@@ -26,7 +26,6 @@ use crate::{
     },
     client,
     config::Config,
-    ops::Auto,
 };
 use brood_core::pool::ClaimSpec;
 
@@ -118,7 +117,7 @@ impl Claim {
 
 /// Releases one claim.
 fn release(config: &Config, token: &str) -> Result<(), Failure> {
-    Auto::new(config).run(|ops| ops.release(token))
+    operations(config).run(|ops| ops.release(token))
 }
 
 fn print_claim(claim: &Claimed, as_json: bool) {
@@ -156,7 +155,7 @@ pub(super) struct Renew {
 
 impl Renew {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        Auto::new(config).run(|ops| ops.renew(&self.token, self.lease))?;
+        operations(config).run(|ops| ops.renew(&self.token, self.lease))?;
         if self.json {
             json(&json!({ "lease_s": self.lease }));
         } else {
@@ -231,7 +230,7 @@ impl Resume {
             wait_s: 0.0,
             timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
         };
-        let claim = Auto::new(config).run(|ops| ops.resume_claim(&self.token, &resuming))?;
+        let claim = operations(config).run(|ops| ops.resume_claim(&self.token, &resuming))?;
         print_claim(&claim, self.json);
         Ok(ExitCode::SUCCESS)
     }
@@ -251,7 +250,7 @@ pub(super) struct Release {
 
 impl Release {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let failures = Auto::new(config).each(&self.token, |ops, token| ops.release(token))?;
+        let failures = operations(config).each(&self.token, |ops, token| ops.release(token))?;
         let released = self.token.len() - failures.len();
         if self.json {
             let errors: Vec<_> = failures.iter().map(ToString::to_string).collect();

@@ -2,7 +2,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use crate::ops::{by_daemon, daemon, done, only_daemon};
+pub(crate) use crate::ops::{by_daemon, daemon, done};
 
 /// Starts the log of a command on standard error, if `--verbose` is given or `RUST_LOG` is set.
 pub(crate) fn start_log(verbose: bool) {

@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::api::types;
-use brood_core::guests::{Guest, GuestState};
+use crate::api::types::Guest;
+use brood_core::guests::GuestState;
 
 /// What guests must be to be meant.
 #[derive(Debug, Default, Args)]
@@ -41,24 +41,10 @@ impl From<State> for GuestState {
 
 impl Filter {
     /// Whether a guest is meant.
-    pub(super) fn takes(&self, view: &types::Guest) -> bool {
-        self.takes_parts(&view.name, view.state, view.pool.as_deref())
-    }
-
-    /// The same of a guest that was looked for here.
-    pub(super) fn takes_guest(&self, guest: &Guest) -> bool {
-        let pool = guest.row.entry.as_ref().map(|(pool, _)| pool.as_str());
-        self.takes_parts(&guest.row.name, guest.state, pool)
-    }
-
-    fn takes_parts(&self, name: &str, state: GuestState, pool: Option<&str>) -> bool {
-        self.prefix
-            .as_deref()
-            .is_none_or(|prefix| name.starts_with(prefix))
-            && self.state.is_none_or(|wanted| state == wanted.into())
-            && self
-                .pool
-                .as_deref()
-                .is_none_or(|wanted| pool == Some(wanted))
+    pub(super) fn takes(&self, guest: &Guest) -> bool {
+        let (prefix, pool) = (self.prefix.as_deref(), self.pool.as_deref());
+        prefix.is_none_or(|prefix| guest.name.starts_with(prefix))
+            && self.state.is_none_or(|state| guest.state == state.into())
+            && pool.is_none_or(|pool| guest.pool.as_deref() == Some(pool))
     }
 }

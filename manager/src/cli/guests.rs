@@ -7,17 +7,19 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    actor::{Actor, Done, GuestArgs},
     bar::Bar,
     complete,
-    daemon::only_daemon,
     failure::SOME,
     filter::Filter,
-    output::{age, cancellation, count, engine, json, line, state, state_to_look, table},
+    output::{age, cancellation, count, engine, json, line, operations_to_look, state, table},
     strays,
+    targets::{Done, GuestArgs},
     values::timeout,
 };
-use crate::api::types::{Guest, Usage};
+use crate::api::{
+    guests::{AskRequest, GuestAnswer},
+    types::Guest,
+};
 use crate::config::Config;
 use crate::failure::Failure;
 use brood_core::{
@@ -74,10 +76,7 @@ impl List {
             return strays::list(config, self.json);
         }
         let long = self.long || self.sort == Sort::Private;
-        let mut guests = match only_daemon(config) {
-            Some(daemon) => daemon.guests(long)?,
-            None => look(config, long)?,
-        };
+        let mut guests = operations_to_look(config).run(|ops| ops.guests(long))?;
         guests.retain(|guest| self.filter.takes(guest));
         // They come by name.
         match self.sort {
@@ -99,24 +98,6 @@ impl List {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn look(config: &Config, usage: bool) -> Result<Vec<Guest>, Failure> {
-    let (mut state, engine) = (state_to_look(config)?, engine(config)?);
-    let mut guests = Guests {
-        state: &mut state,
-        engine: &*engine,
-        cancelled: &NEVER,
-    };
-    let all = guests.list()?;
-    let overheads = guests.overheads()?;
-    let views = all.iter().map(|guest| {
-        // A guest that ended since it was listed costs nothing any more.
-        let usage = usage.then(|| guests.usage(guest).ok()).flatten();
-        let usage = usage.map(|usage| Usage::new(usage, overheads.of(&guest.row.sha256)));
-        Guest::new(guest, engine.kind(), usage)
-    });
-    Ok(views.collect())
 }
 
 fn private(guest: &Guest) -> Option<u64> {
@@ -176,10 +157,7 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let guest = match only_daemon(config) {
-            Some(daemon) => daemon.guest(&self.guest)?,
-            None => self.look(config)?,
-        };
+        let guest = operations_to_look(config).run(|ops| ops.guest(&self.guest))?;
         if self.json {
             json(&guest);
             return Ok(ExitCode::SUCCESS);
@@ -238,25 +216,6 @@ impl Show {
         }
         Ok(ExitCode::SUCCESS)
     }
-
-    fn look(&self, config: &Config) -> Result<Guest, Failure> {
-        let (mut state, engine) = (state_to_look(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
-        };
-        let guest = guests.find(&self.guest)?;
-        let usage = guest.process().map(|_| guests.usage(&guest)).transpose()?;
-        let overhead = guests.overheads()?.of(&guest.row.sha256);
-        let usage = usage.map(|usage| Usage::new(usage, overhead));
-        // What cannot be asked for must not keep the rest from being shown.
-        let disk = guests.disk_location(&guest.row).ok().flatten();
-        Ok(Guest {
-            disk_path: disk.map(|path| path.display().to_string()),
-            ..Guest::new(&guest, engine.kind(), usage)
-        })
-    }
 }
 
 /// Sends a request to a guest and prints its answer
@@ -298,22 +257,14 @@ fn demo_requests() -> String {
 
 impl Ask {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        if let Some(daemon) = only_daemon(config) {
-            let timeout_s = self.timeout.as_secs_f64();
-            json(&daemon.ask(&self.guest, &self.request, timeout_s)?);
-            return Ok(ExitCode::SUCCESS);
-        }
-        let (mut state, engine) = (state_to_look(config)?, engine(config)?);
-        let answer = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
-        }
-        .ask(&self.guest, &self.request, self.timeout)?;
-        if self.json {
-            json(&answer.to_json());
-        } else {
-            line(answer);
+        let asked = AskRequest {
+            request: self.request,
+            timeout_s: Some(self.timeout.as_secs_f64()),
+            text: !self.json,
+        };
+        match operations_to_look(config).run(|ops| ops.ask(&self.guest, &asked))? {
+            GuestAnswer::Text(text) => line(text),
+            GuestAnswer::Object(object) => json(&object),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -337,14 +288,9 @@ pub(super) struct Pause {
 
 impl Pause {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let done = Done::on(
-            config,
-            &self.which,
-            self.json,
-            "pausing",
-            |daemon, guest| daemon.pause(guest).map(|_| json!({})),
-            |guests, guest| guests.pause(guest).map(|()| json!({})),
-        )?;
+        let done = Done::on(config, &self.which, self.json, "pausing", |ops, guest| {
+            ops.pause(guest).map(|()| json!({}))
+        })?;
         Ok(done.finish(self.json, "paused"))
     }
 }
@@ -369,21 +315,10 @@ pub(super) struct Resume {
 
 impl Resume {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let timeout = self.timeout;
-        let done = Done::on(
-            config,
-            &self.which,
-            self.json,
-            "resuming",
-            |daemon, guest| {
-                let resumed = daemon.resume(guest, timeout.as_secs_f64())?;
-                Ok(json!({ "resume_ms": resumed.resume_ms }))
-            },
-            |guests, guest| {
-                let took = guests.resume(guest, timeout)?;
-                Ok(json!({ "resume_ms": took.as_secs_f64() * 1e3 }))
-            },
-        )?;
+        let done = Done::on(config, &self.which, self.json, "resuming", |ops, guest| {
+            let resumed = ops.resume(guest, self.timeout)?;
+            Ok(json!({ "resume_ms": resumed.resume_ms }))
+        })?;
         Ok(done.finish(self.json, "resumed"))
     }
 }
@@ -425,7 +360,8 @@ impl Destroy {
         let destroyed = if self.strays {
             strays::destroy(config)?
         } else {
-            Actor::new(config).destroy(&self.which, self.force, self.ignore_missing)?
+            self.which
+                .destroy(config, self.force, self.ignore_missing)?
         };
         if self.json {
             let names: Vec<_> = destroyed

@@ -1,6 +1,5 @@
 //! Command line: the commands with their options, and the exit codes.
 
-mod actor;
 mod bar;
 mod checkpoint;
 mod claims;
@@ -24,6 +23,7 @@ mod restore;
 mod serve;
 mod state;
 mod strays;
+mod targets;
 #[cfg(feature = "top")]
 mod top;
 mod values;

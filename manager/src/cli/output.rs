@@ -17,9 +17,8 @@ use signal_hook::{
     flag,
 };
 
-use crate::config::Config;
-use crate::failure::Failure;
-use brood_core::{engine::ParkAfter, escaped, state::State};
+use crate::{config::Config, failure::Failure, ops::Auto};
+use brood_core::{engine::ParkAfter, escaped};
 
 pub(crate) use crate::ops::{engine, engine_with, facts, state};
 
@@ -175,17 +174,19 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// The state folder, opened to list or end guests. This works even if it cannot be written, and
-/// then prints a note.
-pub(crate) fn state_to_look(config: &Config) -> Result<State, Failure> {
-    let state = State::open_to_look(config.state_dir()?)?;
-    if let Some(why) = state.unwritable() {
-        note(format_args!(
-            "warning: {why}; guests are seen as they are, and what is done now is recorded by the \
-             next command that can write"
-        ));
-    }
-    Ok(state)
+/// Operations by the daemon, or by this process.
+pub(crate) fn operations(config: &Config) -> Auto {
+    Auto::new(config, warn)
+}
+
+/// Operations that look at something: by this process, if it may enter the state folder.
+pub(crate) fn operations_to_look(config: &Config) -> Auto {
+    Auto::to_look(config, warn)
+}
+
+/// Prints a warning to standard error.
+pub(crate) fn warn(why: &str) {
+    note(format_args!("warning: {why}"));
 }
 
 /// When idle guests give their virtual machine back.

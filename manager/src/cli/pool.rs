@@ -12,7 +12,7 @@ use super::{
     daemon::{by_daemon, daemon},
     failure::{INTERRUPTED, SOME},
     fill::{Fill, fill, fill_by_daemon, filling},
-    output::{cancellation, json, line, note_with, table},
+    output::{cancellation, json, line, note_with, operations, operations_to_look, table, warn},
     policy::Limits,
     restore::absolute,
     values::whole_seconds,
@@ -24,7 +24,7 @@ use crate::{
         types::{Pool, PoolFailing},
     },
     config::Config,
-    ops::{Auto, Local},
+    ops::Local,
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
@@ -99,7 +99,7 @@ pub(super) fn with_pools<T>(
     config: &Config,
     run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    Local::new(config).with_pools(run)
+    Local::new(config, warn).with_pools(run)
 }
 
 /// Creates a pool and fills it
@@ -308,7 +308,7 @@ pub(super) struct List {
 
 impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let pools = Auto::to_look(config).run(|ops| ops.pools())?;
+        let pools = operations_to_look(config).run(|ops| ops.pools())?;
         if self.json {
             json(&pools);
         } else if pools.is_empty() {
@@ -393,7 +393,7 @@ pub(super) struct Show {
 
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let details = Auto::to_look(config).run(|ops| ops.pool(&self.pool))?;
+        let details = operations_to_look(config).run(|ops| ops.pool(&self.pool))?;
         if self.json {
             json(&details);
             return Ok(ExitCode::SUCCESS);
@@ -453,7 +453,7 @@ pub(super) struct Evict {
 
 impl Evict {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let evicted = Auto::new(config).run(|ops| ops.evict(&self.pool, self.entries))?;
+        let evicted = operations(config).run(|ops| ops.evict(&self.pool, self.entries))?;
         if self.json {
             json(&json!({ "evicted": evicted }));
         } else {
@@ -483,7 +483,7 @@ pub(super) struct Remove {
 
 impl Remove {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        Auto::new(config).run(|ops| ops.remove_pool(&self.pool, self.force))?;
+        operations(config).run(|ops| ops.remove_pool(&self.pool, self.force))?;
         if self.json {
             json(&json!({ "removed": self.pool }));
         } else {

@@ -53,7 +53,7 @@ pub(super) fn open(socket: &Path) -> Result<StdStream, Error> {
 
 /// A request to be made.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(crate) struct Call {
     method: Method,
     path: String,
     body: Option<Bytes>,
@@ -67,7 +67,7 @@ pub(super) struct Call {
 
 impl Call {
     /// A request that changes nothing.
-    pub(super) fn get(path: impl Into<String>, asked: &'static str) -> Self {
+    pub(crate) fn get(path: impl Into<String>, asked: &'static str) -> Self {
         Self {
             method: Method::GET,
             path: path.into(),
@@ -79,7 +79,7 @@ impl Call {
     }
 
     /// One that changes something.
-    pub(super) fn change(method: Method, path: impl Into<String>, asked: &'static str) -> Self {
+    pub(crate) fn change(method: Method, path: impl Into<String>, asked: &'static str) -> Self {
         Self {
             method,
             changes: true,
@@ -88,7 +88,7 @@ impl Call {
     }
 
     /// The same, with a body.
-    pub(super) fn with(self, body: &impl Serialize) -> Self {
+    pub(crate) fn with(self, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("requests are plain data");
         Self {
             body: Some(body.into()),

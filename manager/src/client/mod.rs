@@ -19,8 +19,10 @@ use tokio::runtime::{self, Runtime};
 
 pub(crate) use error::Error;
 
-pub(crate) use calls::{DestroyTargets, NAMES, Watch};
+pub(crate) use calls::Watch;
+pub(crate) use connection::Call;
 pub(crate) use events::ServerEvent;
+pub(crate) use path::Segment;
 
 use crate::api::host::Daemon;
 use connection::Connection;

@@ -12,7 +12,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// A word as one segment of a path, or as a value in a query.
-pub(super) struct Segment<'a>(pub(super) &'a str);
+pub(crate) struct Segment<'a>(pub(crate) &'a str);
 
 impl Display for Segment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,14 +6,16 @@ use super::{Error, Operations};
 use crate::{
     api::{
         claims::Claim,
+        guests::{self, AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
         suspended_claims::ResumeClaimRequest,
-        types::{Pool, PoolDetails},
+        types::{Guest, Pool, PoolDetails},
     },
     config::Config,
     failure::Failure,
 };
 use brood_core::{
     engine::{self, Engine, bhyve::Rctl},
+    guests::Guests,
     host::facts::HostFacts,
     pool::{LOCK_LIMIT, NEVER, Pools},
     restore::SessionCache,
@@ -49,10 +51,12 @@ pub(crate) fn facts(
     Ok(engine.host().facts(state, checkpoint)?)
 }
 
-/// This process, with what it needs to work on pools. It opens the state folder when it first needs
+/// This process, with what it needs to do the work. It opens the state folder when it first needs
 /// it.
-pub(crate) struct Local<'a> {
-    config: &'a Config,
+pub(crate) struct Local {
+    config: Config,
+    /// Shows a warning to the user.
+    warn: fn(&str),
     opened: Option<OpenFolder>,
 }
 
@@ -62,10 +66,11 @@ pub(crate) struct OpenFolder {
     engine: Box<dyn Engine>,
 }
 
-impl<'a> Local<'a> {
-    pub(crate) fn new(config: &'a Config) -> Self {
+impl Local {
+    pub(crate) fn new(config: &Config, warn: fn(&str)) -> Self {
         Self {
-            config,
+            config: config.clone(),
+            warn,
             opened: None,
         }
     }
@@ -75,13 +80,52 @@ impl<'a> Local<'a> {
     /// # Errors
     /// When it cannot be opened, or this host has no engine.
     pub(crate) fn open(&mut self) -> Result<&mut OpenFolder, Failure> {
+        let unwritable = |opened: &mut OpenFolder| opened.state.unwritable().is_some();
+        drop(self.opened.take_if(unwritable));
+        self.open_by(state)
+    }
+
+    /// The same to list or end guests, which works even if the folder cannot be written. The user
+    /// is warned then.
+    fn open_to_look(&mut self) -> Result<&mut OpenFolder, Failure> {
+        let warn = self.warn;
+        self.open_by(|config| {
+            let state = State::open_to_look(config.state_dir()?)?;
+            if let Some(why) = state.unwritable() {
+                warn(&format!(
+                    "{why}; guests are seen as they are, and what is done now is recorded by the \
+                     next command that can write"
+                ));
+            }
+            Ok(state)
+        })
+    }
+
+    fn open_by(
+        &mut self,
+        open: impl FnOnce(&Config) -> Result<State, Failure>,
+    ) -> Result<&mut OpenFolder, Failure> {
         Ok(match &mut self.opened {
             Some(opened) => opened,
             none => none.insert(OpenFolder {
-                state: state(self.config)?,
-                engine: engine(self.config)?,
+                state: open(&self.config)?,
+                engine: engine(&self.config)?,
             }),
         })
+    }
+
+    /// Works on guests.
+    fn with_guests<T, E: Into<Failure>>(
+        &mut self,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, E>,
+    ) -> Result<T, Error> {
+        let OpenFolder { state, engine } = self.open_to_look()?;
+        let done = work(&mut Guests {
+            state,
+            engine: &**engine,
+            cancelled: &NEVER,
+        });
+        Ok(done.map_err(Into::into)?)
     }
 
     /// Works on pools.
@@ -102,7 +146,50 @@ impl<'a> Local<'a> {
     }
 }
 
-impl Operations for Local<'_> {
+impl Operations for Local {
+    fn guests(&mut self, usage: bool) -> Result<Vec<Guest>, Error> {
+        self.with_guests(|guests| Guest::all(guests, usage))
+    }
+
+    fn named_guests(
+        &mut self,
+        names: &[String],
+        ignore_missing: bool,
+    ) -> Result<Vec<Guest>, Error> {
+        self.with_guests(|guests| {
+            let found = guests::named(guests, names, ignore_missing)?;
+            let engine = guests.engine.kind();
+            let views = found.iter().map(|guest| Guest::new(guest, engine, None));
+            Ok::<_, Failure>(views.collect())
+        })
+    }
+
+    fn guest(&mut self, guest: &str) -> Result<Guest, Error> {
+        self.with_guests(|guests| Guest::one(guests, guest))
+    }
+
+    fn ask(&mut self, guest: &str, asked: &AskRequest) -> Result<GuestAnswer, Error> {
+        let timeout = asked
+            .timeout_s
+            .map_or(guests::TIMEOUT, Duration::from_secs_f64);
+        self.with_guests(|guests| asked.put(guests, guest, timeout))
+    }
+
+    fn pause(&mut self, guest: &str) -> Result<(), Error> {
+        self.with_guests(|guests| {
+            let guest = guests.find(guest)?;
+            guests.pause(&guest)
+        })
+    }
+
+    fn resume(&mut self, guest: &str, timeout: Duration) -> Result<ResumeReport, Error> {
+        self.with_guests(|guests| Ok::<_, Failure>(ResumeReport::of(guests, guest, timeout)?.0))
+    }
+
+    fn destroy(&mut self, targets: DestroyTargets<'_>) -> Result<DestroyAnswer, Error> {
+        self.with_guests(|guests| DestroyAnswer::of(guests, targets))
+    }
+
     fn pools(&mut self) -> Result<Vec<Pool>, Error> {
         Ok(self
             .with_pools(|pools| Ok(pools.list()?))?

@@ -1,25 +1,48 @@
-//! Operations: what brood can do with pools and claims, behind one trait.
+//! Operations: what brood can do with guests, pools and claims, behind one trait.
 //!
 //! [`Daemon`] has the daemon do the work, [`Local`] does it in this process. [`Auto`] chooses: the
 //! daemon, if one answers and has not refused before it began the work, and else this process.
 //! Results do not depend on the choice.
 
+mod auto;
 mod daemon;
 mod local;
 
-pub(crate) use daemon::{by_daemon, daemon, done, only_daemon};
+use std::time::Duration;
+
+pub(crate) use auto::{Auto, by_daemon, daemon, done};
 pub(crate) use local::{Local, engine, engine_with, facts, state};
 
-use crate::api::types::{Pool, PoolDetails};
+#[cfg(feature = "top")]
+use crate::api::events::RestoreEvent;
 use crate::{
-    api::{claims::Claim, suspended_claims::ResumeClaimRequest},
+    api::{
+        claims::Claim,
+        guests::{AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
+        suspended_claims::ResumeClaimRequest,
+        types::{Guest, Pool, PoolDetails},
+    },
     client::{self, Client},
-    config::Config,
     failure::Failure,
 };
+use brood_core::guests;
+
+/// Guests that one operation may name: a request to the daemon has their names in its path.
+pub(crate) const NAMES: usize = 500;
 
 /// The daemon of a state folder.
 pub(crate) type Daemon = Client;
+
+/// What a daemon does and has counted.
+#[cfg(feature = "top")]
+pub(crate) struct DaemonActivity {
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Restores in flight.
+    pub(crate) restores: Vec<RestoreEvent>,
+    /// What it has counted, as OpenMetrics text.
+    pub(crate) metrics: String,
+}
 
 /// Why an operation failed.
 #[derive(Debug)]
@@ -39,6 +62,12 @@ impl From<client::Error> for Error {
     }
 }
 
+impl From<guests::Error> for Error {
+    fn from(error: guests::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
@@ -47,6 +76,49 @@ impl From<Failure> for Error {
 
 /// What brood can do. Requests and answers are the types of the API.
 pub(crate) trait Operations {
+    /// All guests; with what each costs, if `usage` is set.
+    fn guests(&mut self, usage: bool) -> Result<Vec<Guest>, Error>;
+
+    /// Guests of these names or ids, each once. One that does not exist is an error, unless it is to
+    /// be passed over.
+    fn named_guests(
+        &mut self,
+        names: &[String],
+        ignore_missing: bool,
+    ) -> Result<Vec<Guest>, Error> {
+        let mut all = self.guests(false)?;
+        let mut found: Vec<Guest> = Vec::new();
+        for name in names {
+            let is_meant = |guest: &Guest| guest.name == *name || guest.id == *name;
+            if found.iter().any(is_meant) {
+                continue;
+            }
+            match all.iter().position(is_meant) {
+                Some(at) => found.push(all.swap_remove(at)),
+                None if ignore_missing => {}
+                None => return Err(guests::Error::NoSuchGuest(name.clone()).into()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// One guest, with what it costs and where its disk is.
+    fn guest(&mut self, guest: &str) -> Result<Guest, Error>;
+    /// Puts a request to a guest.
+    fn ask(&mut self, guest: &str, asked: &AskRequest) -> Result<GuestAnswer, Error>;
+    /// Stops a guest.
+    fn pause(&mut self, guest: &str) -> Result<(), Error>;
+    /// Continues a guest, which must answer in time.
+    fn resume(&mut self, guest: &str, timeout: Duration) -> Result<ResumeReport, Error>;
+    /// Destroys guests, [`NAMES`] of them if they are named: their processes are gone when this
+    /// returns.
+    fn destroy(&mut self, targets: DestroyTargets<'_>) -> Result<DestroyAnswer, Error>;
+    /// What a daemon does and has counted; nothing, where this process does the work.
+    #[cfg(feature = "top")]
+    fn activity(&mut self) -> Result<Option<DaemonActivity>, Error> {
+        Ok(None)
+    }
+
     /// All pools.
     fn pools(&mut self) -> Result<Vec<Pool>, Error>;
     /// A pool, with its guests and suspended claims.
@@ -61,101 +133,4 @@ pub(crate) trait Operations {
     fn release(&mut self, token: &str) -> Result<(), Error>;
     /// Restores the guest of a suspended claim.
     fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error>;
-}
-
-/// Operations by the daemon or by this process: the one place that chooses.
-pub(crate) struct Auto<'a> {
-    daemon: Option<Daemon>,
-    /// This user may not enter the state folder, so that this process can do nothing itself.
-    only_daemon: bool,
-    local: Local<'a>,
-}
-
-impl<'a> Auto<'a> {
-    /// The daemon, if one answers and may be used, for as long as it begins what it is asked.
-    pub(crate) fn new(config: &'a Config) -> Self {
-        Self {
-            daemon: daemon(config),
-            only_daemon: false,
-            local: Local::new(config),
-        }
-    }
-
-    /// To look at something: this process needs no daemon for that, unless its user may not enter
-    /// the state folder.
-    pub(crate) fn to_look(config: &'a Config) -> Self {
-        let daemon = only_daemon(config);
-        Self {
-            only_daemon: daemon.is_some(),
-            daemon,
-            local: Local::new(config),
-        }
-    }
-
-    /// Does one operation. Once the daemon has refused to begin one, this process does that one and
-    /// all later ones.
-    pub(crate) fn run<T>(
-        &mut self,
-        operation: impl Fn(&mut dyn Operations) -> Result<T, Error>,
-    ) -> Result<T, Failure> {
-        if let Some(done) = self.by_daemon(&operation)? {
-            return Ok(done);
-        }
-        self.local.open()?;
-        here(operation(&mut self.local))
-    }
-
-    /// Does an operation on each item; one that fails does not keep the others from being done.
-    /// Returns the failures.
-    ///
-    /// # Errors
-    /// When this process must do the work and cannot do any.
-    pub(crate) fn each<I>(
-        &mut self,
-        items: &[I],
-        operation: impl Fn(&mut dyn Operations, &I) -> Result<(), Error>,
-    ) -> Result<Vec<Failure>, Failure> {
-        let mut failures = Vec::new();
-        for item in items {
-            match self.by_daemon(|ops| operation(ops, item)) {
-                Ok(Some(())) => {}
-                Ok(None) => {
-                    self.local.open()?;
-                    failures.extend(here(operation(&mut self.local, item)).err());
-                }
-                Err(failure) => failures.push(failure),
-            }
-        }
-        Ok(failures)
-    }
-
-    /// Has the daemon do an operation; `None` when it has begun nothing.
-    fn by_daemon<T>(
-        &mut self,
-        operation: impl Fn(&mut dyn Operations) -> Result<T, Error>,
-    ) -> Result<Option<T>, Failure> {
-        let Some(daemon) = &mut self.daemon else {
-            return Ok(None);
-        };
-        match operation(daemon) {
-            Ok(done) => Ok(Some(done)),
-            Err(Error::Failed(failure)) => Err(failure),
-            Err(Error::NotBegun(why)) if self.only_daemon => {
-                Err(client::Error::NotBegun(why).into())
-            }
-            Err(Error::NotBegun(why)) => {
-                tracing::info!("without the daemon: {why}");
-                self.daemon = None;
-                Ok(None)
-            }
-        }
-    }
-}
-
-/// What this process has done, which nobody else can do when it could not begin.
-fn here<T>(result: Result<T, Error>) -> Result<T, Failure> {
-    result.map_err(|error| match error {
-        Error::NotBegun(why) => Failure::new(&why, None),
-        Error::Failed(failure) => failure,
-    })
 }

@@ -7,7 +7,7 @@ use super::words;
 use brood_core::{
     checkpoint::manifest::EngineKind,
     engine,
-    guests::{self, GuestState, Overhead},
+    guests::{self, GuestState, Guests, Overhead},
     state::EntryState,
     units::Bytes,
 };
@@ -65,6 +65,37 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Views of all guests; with what each costs, if `usage` is set.
+    pub(crate) fn all(guests: &mut Guests<'_>, usage: bool) -> Result<Vec<Self>, guests::Error> {
+        let all = guests.list()?;
+        let overheads = guests.overheads()?;
+        let views = all.iter().map(|guest| {
+            // A guest that ended since it was listed costs nothing any more.
+            let usage = usage.then(|| guests.usage(guest).ok()).flatten();
+            let usage = usage.map(|usage| Usage::new(usage, overheads.of(&guest.row.sha256)));
+            Self::new(guest, guests.engine.kind(), usage)
+        });
+        Ok(views.collect())
+    }
+
+    /// The view of the guest of this name or id, with what it costs and where its disk is.
+    pub(crate) fn one(guests: &mut Guests<'_>, name: &str) -> Result<Self, guests::Error> {
+        let mut guest = guests.find(name)?;
+        let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
+        // What cannot be asked for must not keep the rest from being shown.
+        let disk = guests.disk_location(&guest.row).ok().flatten();
+        let overhead = guests.overheads()?.of(&guest.row.sha256);
+        let usage = usage.map(|usage| usage.map(|usage| Usage::new(usage, overhead)));
+        if usage.is_err() {
+            // It may have ended since it was found.
+            guest = guests.find(name)?;
+        }
+        Ok(Self {
+            disk_path: disk.map(|path| path.display().to_string()),
+            ..Self::new(&guest, guests.engine.kind(), usage.ok().flatten())
+        })
+    }
+
     /// The view of a guest.
     #[must_use]
     pub fn new(guest: &guests::Guest, engine: EngineKind, usage: Option<Usage>) -> Self {

@@ -1,0 +1,169 @@
+//! Guests that a command is to act on, one after the other, and what became of each.
+
+use std::{process::ExitCode, sync::atomic::Ordering};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    bar::Bar,
+    failure::{INTERRUPTED, SOME},
+    filter::Filter,
+    output::{cancellation, count, json, line, operations},
+};
+use crate::{
+    api::{
+        guests::{DestroyAnswer, DestroyTargets},
+        types::Guest,
+    },
+    config::Config,
+    failure::Failure,
+    ops::{self, Auto, NAMES, Operations},
+};
+use brood_core::{guests::GuestState, state::EntryState};
+
+/// Guests named on the command line, all, or those that a filter lets through.
+#[derive(Debug, Args)]
+pub(super) struct GuestArgs {
+    /// Names or ids of guests
+    #[arg(
+        value_name = "GUEST",
+        required_unless_present_any = ["all", "prefix", "state", "pool"],
+        conflicts_with_all = ["all", "prefix", "state", "pool"],
+        add = super::complete::with(super::complete::guests),
+    )]
+    pub(super) guests: Vec<String>,
+    /// All guests
+    #[arg(long, conflicts_with_all = ["prefix", "state", "pool"])]
+    pub(super) all: bool,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+impl GuestArgs {
+    /// Whether guests are meant without being named.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.guests.is_empty()
+    }
+
+    /// The guests that are meant. One that does not exist is an error, before anything is done,
+    /// unless it is to be passed over.
+    fn find(&self, ops: &mut Auto, ignore_missing: bool) -> Result<Vec<Guest>, Failure> {
+        if !self.is_sweeping() {
+            return ops.run(|ops| ops.named_guests(&self.guests, ignore_missing));
+        }
+        let mut all = ops.run(|ops| ops.guests(false))?;
+        all.retain(|guest| self.filter.takes(guest));
+        Ok(all)
+    }
+
+    /// Destroys the guests that are meant; those that somebody has claimed and that are not named
+    /// only when `force` is set.
+    pub(super) fn destroy(
+        &self,
+        config: &Config,
+        force: bool,
+        ignore_missing: bool,
+    ) -> Result<DestroyAnswer, Failure> {
+        let mut ops = operations(config);
+        if self.all {
+            return ops.run(|ops| ops.destroy(DestroyTargets::All { force }));
+        }
+        let found = self.find(&mut ops, ignore_missing)?;
+        let is_spared = |guest: &Guest| {
+            self.is_sweeping() && !force && guest.entry == Some(EntryState::Claimed)
+        };
+        let (spared, doomed): (Vec<_>, Vec<_>) = found.into_iter().partition(is_spared);
+        let mut destroyed = DestroyAnswer {
+            spared: spared.into_iter().map(|guest| guest.name).collect(),
+            ..DestroyAnswer::default()
+        };
+        let doomed: Vec<String> = doomed.into_iter().map(|guest| guest.id).collect();
+        for guests in doomed.chunks(NAMES) {
+            let targets = DestroyTargets::Named {
+                guests,
+                // One that a filter found may be gone by now.
+                ignore_missing: ignore_missing || self.is_sweeping(),
+            };
+            destroyed.add(ops.run(|ops| ops.destroy(targets))?);
+        }
+        Ok(destroyed)
+    }
+}
+
+/// What a command did to each of many guests.
+pub(super) struct Done {
+    results: Vec<(String, Result<Value, Failure>)>,
+    interrupted: bool,
+}
+
+impl Done {
+    /// Acts on every guest; one that fails does not hold up the others.
+    pub(super) fn on(
+        config: &Config,
+        which: &GuestArgs,
+        quiet: bool,
+        verb: &'static str,
+        act: impl Fn(&mut dyn Operations, &str) -> Result<Value, ops::Error>,
+    ) -> Result<Self, Failure> {
+        let cancelled = cancellation();
+        let mut ops = operations(config);
+        let found = which.find(&mut ops, false)?;
+        let bar = Bar::guests(verb, found.len() as u64, quiet || found.len() < 50);
+        let mut results = Vec::with_capacity(found.len());
+        for guest in found {
+            if cancelled.load(Ordering::Relaxed) {
+                break;
+            }
+            // A dead guest can be neither paused nor resumed: named, that is an error; meant by
+            // `--all` or a filter, it is not.
+            if which.is_sweeping() && guest.state == GuestState::Dead {
+                continue;
+            }
+            results.push((guest.name, ops.run(|ops| act(ops, &guest.id))));
+            bar.inc();
+        }
+        bar.clear();
+        let interrupted = cancelled.load(Ordering::Relaxed);
+        Ok(Self {
+            results,
+            interrupted,
+        })
+    }
+
+    /// Prints what came of it.
+    pub(super) fn finish(self, as_json: bool, past: &str) -> ExitCode {
+        let total = self.results.len();
+        let done = self.results.iter().filter(|(_, r)| r.is_ok()).count();
+        if as_json {
+            let (mut guests, mut errors) = (Vec::new(), Vec::new());
+            for (name, result) in &self.results {
+                match result {
+                    Ok(extra) => {
+                        let mut value = extra.clone();
+                        value["name"] = name.as_str().into();
+                        guests.push(value);
+                    }
+                    Err(e) => errors.push(json!({ "name": name, "error": e.to_string() })),
+                }
+            }
+            json(&json!({ past: done, "guests": guests, "errors": errors }));
+        } else {
+            line(format_args!("{} {past}", count(done, "guest")));
+        }
+        for (_, result) in &self.results {
+            if let Err(failure) = result {
+                super::output::failure(failure);
+            }
+        }
+        if self.interrupted {
+            ExitCode::from(INTERRUPTED)
+        } else if done == total {
+            ExitCode::SUCCESS
+        } else if done == 0 {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::from(SOME)
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Choice between the daemon and this process, and which daemon that is.
+
+use std::env;
+
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
+
+use super::{Daemon, Error, Local, Operations};
+use crate::{
+    client::{self, Client},
+    config::{Config, UseDaemon},
+    failure::Failure,
+};
+use brood_core::engine::ENGINE_VARIABLE;
+
+/// Operations by the daemon or by this process: the one place that chooses.
+pub(crate) struct Auto {
+    daemon: Option<Daemon>,
+    /// This user may not enter the state folder, so that this process can do nothing itself.
+    only_daemon: bool,
+    local: Local,
+}
+
+impl Auto {
+    /// The daemon, if one answers and may be used, for as long as it begins what it is asked.
+    pub(crate) fn new(config: &Config, warn: fn(&str)) -> Self {
+        Self {
+            daemon: daemon(config),
+            only_daemon: false,
+            local: Local::new(config, warn),
+        }
+    }
+
+    /// To look at something: this process needs no daemon for that, unless its user may not enter
+    /// the state folder.
+    pub(crate) fn to_look(config: &Config, warn: fn(&str)) -> Self {
+        let daemon = only_daemon(config);
+        Self {
+            only_daemon: daemon.is_some(),
+            daemon,
+            local: Local::new(config, warn),
+        }
+    }
+
+    /// Looks for a daemon again, if none is used.
+    #[cfg(feature = "top")]
+    pub(crate) fn find_daemon(&mut self, config: &Config) {
+        if self.daemon.is_none() {
+            self.daemon = daemon(config);
+        }
+    }
+
+    /// Does one operation. Once the daemon has refused to begin one, this process does that one and
+    /// all later ones.
+    pub(crate) fn run<T>(
+        &mut self,
+        operation: impl Fn(&mut dyn Operations) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
+        if let Some(done) = self.by_daemon(&operation)? {
+            return Ok(done);
+        }
+        here(operation(&mut self.local))
+    }
+
+    /// Does an operation on each item; one that fails does not keep the others from being done.
+    /// Returns the failures.
+    ///
+    /// # Errors
+    /// When this process must do the work and cannot do any.
+    pub(crate) fn each<I>(
+        &mut self,
+        items: &[I],
+        operation: impl Fn(&mut dyn Operations, &I) -> Result<(), Error>,
+    ) -> Result<Vec<Failure>, Failure> {
+        let mut failures = Vec::new();
+        for item in items {
+            match self.by_daemon(|ops| operation(ops, item)) {
+                Ok(Some(())) => {}
+                Ok(None) => {
+                    self.local.open()?;
+                    failures.extend(here(operation(&mut self.local, item)).err());
+                }
+                Err(failure) => failures.push(failure),
+            }
+        }
+        Ok(failures)
+    }
+
+    /// Has the daemon do an operation; `None` when it has begun nothing.
+    fn by_daemon<T>(
+        &mut self,
+        operation: impl Fn(&mut dyn Operations) -> Result<T, Error>,
+    ) -> Result<Option<T>, Failure> {
+        let Some(daemon) = &mut self.daemon else {
+            return Ok(None);
+        };
+        match operation(daemon) {
+            Ok(done) => Ok(Some(done)),
+            Err(Error::Failed(failure)) => Err(failure),
+            Err(Error::NotBegun(why)) if self.only_daemon => {
+                Err(client::Error::NotBegun(why).into())
+            }
+            Err(Error::NotBegun(why)) => {
+                tracing::info!("without the daemon: {why}");
+                self.daemon = None;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What this process has done, which nobody else can do when it could not begin.
+fn here<T>(result: Result<T, Error>) -> Result<T, Failure> {
+    result.map_err(|error| match error {
+        Error::NotBegun(why) => Failure::new(&why, None),
+        Error::Failed(failure) => failure,
+    })
+}
+
+/// The daemon of the state folder, when one answers and may be used.
+pub(crate) fn daemon(config: &Config) -> Option<Client> {
+    if config.daemon.value == UseDaemon::Off {
+        tracing::info!("without a daemon: switched off ({})", config.daemon.source);
+        return None;
+    }
+    let (socket, state_dir) = (config.socket().ok()?, config.state_dir().ok()?);
+    match Client::find(&socket, state_dir) {
+        Ok(client) => {
+            let daemon = client.daemon();
+            let wanted = env::var(ENGINE_VARIABLE).unwrap_or_default();
+            if !wanted.is_empty() && wanted != daemon.engine.name() {
+                let runs = daemon.engine.name();
+                tracing::info!("without the daemon: it runs {runs}, not {wanted}");
+                return None;
+            }
+            tracing::info!("with the daemon {} of brood {}", daemon.pid, daemon.version);
+            Some(client)
+        }
+        Err(e) => {
+            tracing::info!("without a daemon: {e}");
+            None
+        }
+    }
+}
+
+/// The daemon's result; `None` when it has begun nothing.
+pub(crate) fn done<T>(result: Result<T, client::Error>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(client::Error::NotBegun(why)) => {
+            tracing::info!("without the daemon: {why}");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Has the daemon do the work; `None` when it has begun nothing, so that this process must do it.
+pub(crate) fn by_daemon<T>(
+    config: &Config,
+    ask: impl FnOnce(&Client) -> Result<T, client::Error>,
+) -> Result<Option<T>, Failure> {
+    match daemon(config) {
+        Some(client) => done(ask(&client)),
+        None => Ok(None),
+    }
+}
+
+/// The daemon, if this user may not enter the state folder and so cannot look without it.
+fn only_daemon(config: &Config) -> Option<Client> {
+    let entered = access(
+        config.state_dir().ok()?,
+        AccessFlags::W_OK | AccessFlags::X_OK,
+    );
+    (entered == Err(Errno::EACCES)).then(|| daemon(config))?
+}
