@@ -93,6 +93,18 @@ pub(crate) struct Report {
     pub(crate) text: Text,
 }
 
+impl Report {
+    /// The report that the order `seq` failed.
+    pub(crate) fn failed(seq: u64, text: &str) -> Self {
+        Self {
+            seq,
+            kind: REPORT_FAILED,
+            text: Text::from(text),
+            ..Self::new_zeroed()
+        }
+    }
+}
+
 /// A short text for a person, NUL-padded.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

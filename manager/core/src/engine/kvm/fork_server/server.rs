@@ -49,6 +49,7 @@ use crate::engine::kvm::{
     exit_record::{self, EXIT_CHECKPOINT_CUT},
     fork_server::{
         descriptors::{self, SOCKET, own},
+        inheritance::{Inheritance, Life, Spare},
         oom::{OomKills, Scores},
         orphans::Orphans,
         shared_orders::Desk,
@@ -64,25 +65,16 @@ use crate::engine::kvm::{
     },
     wire::{
         Order, OrderReceipt, REPORT_FAILED, REPORT_READY, REPORT_UNUSABLE_KERN, Report, Start,
-        Text, receive_message, send_message,
+        receive_message, send_message,
     },
 };
 use crate::{guest_id::GuestId, owner_only, units::PAGE_SIZE};
 
-/// What every guest inherits.
-#[derive(Debug)]
-pub(crate) struct Nursery {
-    pub(crate) kvm: Kvm,
-    pub(crate) layers: Arc<Layers>,
-    /// An idle guest gives its virtual machine back after this time; never, when there is none.
-    pub(crate) park_after: Option<Duration>,
+/// The process that guests are forked from.
+struct Nursery {
+    inheritance: Inheritance,
     /// Processes to hold ready for orders to come.
     spares: usize,
-    pub(crate) plan: RestorePlan,
-    pub(crate) regions: Vec<Region>,
-    /// Held by everything that may still be restoring.
-    pub(crate) session_lock: Option<OwnedFd>,
-    pub(crate) pid: Pid,
     /// `None` where the score for the out-of-memory killer cannot be set.
     scores: Option<Scores>,
     life: Life,
@@ -113,10 +105,6 @@ impl From<String> for StartError {
         }
     }
 }
-
-/// The life of a process that was forked for a guest: which kind of guest that is, the nursery does
-/// not know.
-pub(crate) type Life = fn(&mut Nursery, &Pipe, &Desk, usize) -> !;
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
 pub(crate) fn main(life: Life) -> ! {
@@ -192,16 +180,17 @@ impl Nursery {
         layers
             .check(&mut layers.stamps())
             .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
-        let pid = Pid::this();
         Ok(Self {
-            kvm,
-            layers,
-            park_after: start.park_after,
+            inheritance: Inheritance {
+                kvm,
+                layers,
+                park_after: start.park_after,
+                plan,
+                regions,
+                session_lock: Some(session_lock),
+                nursery: Pid::this(),
+            },
             spares: start.spares,
-            plan,
-            regions,
-            session_lock: Some(session_lock),
-            pid,
             scores: Scores::new(),
             life,
         })
@@ -232,7 +221,7 @@ impl Nursery {
                 // The manager has hung up, and so do the spares. Guests that are still being
                 // restored hold the lock and the socket on.
                 open = false;
-                let lock = self.session_lock.take().map(File::from);
+                let lock = self.inheritance.session_lock.take().map(File::from);
                 children.orphans = lock.and_then(Orphans::new);
                 // SAFETY: the descriptor is this process's and nothing uses it from here on.
                 drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
@@ -259,7 +248,14 @@ impl Nursery {
             // SAFETY: this process has one thread, so the child finds no lock held and may do
             // anything.
             match unsafe { fork() } {
-                Ok(ForkResult::Child) => (self.life)(self, pipe, &children.desk, place),
+                Ok(ForkResult::Child) => {
+                    let spare = Spare {
+                        desk: &children.desk,
+                        place,
+                        receipts: &pipe.take,
+                    };
+                    (self.life)(&mut self.inheritance, &spare)
+                }
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
                 Err(_) if children.free.len() < self.spares => return,
@@ -274,7 +270,7 @@ impl Nursery {
                     let mut order = Order::new_zeroed();
                     match receive_message(SOCKET, &mut order, MsgFlags::empty()) {
                         Ok(true) => {
-                            let _ = send_message(SOCKET, &failure(order.seq, &text));
+                            let _ = send_message(SOCKET, &Report::failed(order.seq, &text));
                         }
                         // The end of the conversation is for the caller to see.
                         _ => return,
@@ -286,10 +282,9 @@ impl Nursery {
 }
 
 /// The pipe by which spares tell the nursery that they took an order.
-#[derive(Debug)]
-pub(crate) struct Pipe {
+struct Pipe {
     taken: OwnedFd,
-    pub(crate) take: OwnedFd,
+    take: OwnedFd,
 }
 
 impl Pipe {
@@ -357,10 +352,11 @@ impl ChildTable {
         }
     }
 
-    /// What lay at a place; the next spare has it.
+    /// What lay at a place whose spare has ended or has told of its order; the next spare has it.
     fn clear(&mut self, place: usize) -> Option<Order> {
         self.free.push(place);
-        self.desk.take(place)
+        // SAFETY: the spare that had it has ended, or has told that it took its order.
+        unsafe { self.desk.take(place) }
     }
 
     /// Reads which spares have taken orders.
@@ -431,7 +427,7 @@ impl ChildTable {
             };
             exit_record::ended(&id, &reason);
             if let Some(socket) = socket {
-                let report = failure(seq, &reason.to_string());
+                let report = Report::failed(seq, &reason.to_string());
                 // A manager that waits for nothing does not read: never wait for it.
                 let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
                 let _ = send(socket, report.as_bytes(), flags);
@@ -474,19 +470,9 @@ fn wait(socket: Option<RawFd>, taken: &OwnedFd, limit: Option<Duration>) -> bool
 fn report(kind: u32, text: &str) {
     let report = Report {
         kind,
-        ..failure(0, text)
+        ..Report::failed(0, text)
     };
     let _ = send_message(SOCKET, &report);
-}
-
-/// The report that the order `seq` failed.
-pub(crate) fn failure(seq: u64, text: &str) -> Report {
-    Report {
-        seq,
-        kind: REPORT_FAILED,
-        text: Text::from(text),
-        ..Report::new_zeroed()
-    }
 }
 
 fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {

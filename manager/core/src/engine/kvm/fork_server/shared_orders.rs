@@ -38,11 +38,12 @@ impl Desk {
         })
     }
 
-    /// Receives an order from `socket` at `place`, which must be this process's alone until it has
-    /// told the nursery; `None` at the end of the conversation.
-    pub(crate) fn receive(&self, place: usize, socket: RawFd) -> Option<Order> {
-        // SAFETY: nobody else uses the place now: the nursery looks at it only when this process
-        // has ended or has told what it took.
+    /// Receives an order from `socket` at `place`; `None` at the end of the conversation.
+    ///
+    /// # Safety
+    /// Nobody else, in this process or in another one, may use the place meanwhile.
+    pub(crate) unsafe fn receive(&self, place: usize, socket: RawFd) -> Option<Order> {
+        // SAFETY: nobody else uses the place now, as the caller warrants.
         let order = unsafe { &mut self.place(place)[0] };
         // Touched first: a process that is being killed may not fault pages in any more.
         order.zero();
@@ -52,10 +53,12 @@ impl Desk {
         }
     }
 
-    /// Takes the order at `place`, whose user has ended or has told the nursery of it. The place is
-    /// empty from then on.
-    pub(crate) fn take(&self, place: usize) -> Option<Order> {
-        // SAFETY: as the caller warrants, nobody else uses the place now.
+    /// Takes the order at `place`. The place is empty from then on.
+    ///
+    /// # Safety
+    /// Nobody else, in this process or in another one, may use the place meanwhile.
+    pub(crate) unsafe fn take(&self, place: usize) -> Option<Order> {
+        // SAFETY: nobody else uses the place now, as the caller warrants.
         let order = unsafe { &mut self.place(place)[0] };
         let taken = *order;
         order.zero();
@@ -117,11 +120,15 @@ mod tests {
             ..Order::new_zeroed()
         };
         send_message(ours.as_raw_fd(), &order).unwrap();
-        assert_eq!(desk.receive(2, theirs.as_raw_fd()).unwrap().id, [7; 8]);
-        assert_eq!(desk.take(2).unwrap().id, [7; 8]);
-        assert!(desk.take(2).is_none());
-        assert!(desk.take(0).is_none());
+        // SAFETY: no other process has this desk, and no call here is made during another one.
+        let receive = |place| unsafe { desk.receive(place, theirs.as_raw_fd()) };
+        // SAFETY: as above.
+        let take = |place| unsafe { desk.take(place) };
+        assert_eq!(receive(2).unwrap().id, [7; 8]);
+        assert_eq!(take(2).unwrap().id, [7; 8]);
+        assert!(take(2).is_none());
+        assert!(take(0).is_none());
         drop(ours);
-        assert!(desk.receive(1, theirs.as_raw_fd()).is_none());
+        assert!(receive(1).is_none());
     }
 }

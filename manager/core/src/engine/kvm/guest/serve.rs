@@ -36,8 +36,7 @@ use crate::engine::kvm::{
     exit_record::{self, EXIT_CHECKPOINT_CUT},
     fork_server::{
         descriptors::{SOCKET, close_own},
-        server::{Nursery, Pipe, failure},
-        shared_orders::Desk,
+        inheritance::{Inheritance, Spare},
     },
     guest::port::GuestPort,
     limit_group,
@@ -62,25 +61,20 @@ const CLIENT_PATIENCE_MS: i64 = 2000;
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(crate) fn run<P: GuestPort>(
-    nursery: &mut Nursery,
-    pipe: &Pipe,
-    desk: &Desk,
-    place: usize,
-) -> ! {
+pub(crate) fn run<P: GuestPort>(inheritance: &mut Inheritance, spare: &Spare<'_>) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
-    if getppid() != nursery.pid {
+    if getppid() != inheritance.nursery {
         exit(1);
     }
-    let session_lock = nursery.session_lock.take();
-    let machine = prepare(nursery);
-    let order = take_order(&pipe.take, desk, place);
+    let session_lock = inheritance.session_lock.take();
+    let machine = prepare(inheritance);
+    let order = take_order(spare);
     // Nothing of the guest has run yet, and it is to reach no sibling by what its process has.
     close_own();
     // SAFETY: this process does not come back to the nursery's code, and takes no other order.
-    unsafe { desk.unmap() };
-    match machine.and_then(|machine| restore::<P>(nursery, machine, &order)) {
+    unsafe { spare.desk.unmap() };
+    match machine.and_then(|machine| restore::<P>(inheritance, machine, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);
             drop(session_lock);
@@ -90,7 +84,7 @@ pub(crate) fn run<P: GuestPort>(
             guest.serve()
         }
         Err(text) => {
-            let _ = send_message(SOCKET, &failure(order.seq, &text));
+            let _ = send_message(SOCKET, &Report::failed(order.seq, &text));
             exit(1)
         }
     }
@@ -98,13 +92,14 @@ pub(crate) fn run<P: GuestPort>(
 
 /// Everything that is the same for all clones: a machine in the checkpoint's state.
 #[inline(never)]
-fn prepare(nursery: &Nursery) -> Result<Machine, String> {
+fn prepare(inheritance: &Inheritance) -> Result<Machine, String> {
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
     let ram =
-        Ram::private(&nursery.layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
-    let (kvm, plan) = (&nursery.kvm, &nursery.plan);
-    let mut machine = Machine::new(kvm, ram, &nursery.regions).map_err(|(_, e)| e.to_string())?;
+        Ram::private(&inheritance.layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
+    let (kvm, plan) = (&inheritance.kvm, &inheritance.plan);
+    let mut machine =
+        Machine::new(kvm, ram, &inheritance.regions).map_err(|(_, e)| e.to_string())?;
     plan.apply(&mut machine.vcpu, &plan.registers())
         .map_err(|e| e.to_string())?;
     Ok(machine)
@@ -112,8 +107,10 @@ fn prepare(nursery: &Nursery) -> Result<Machine, String> {
 
 /// Waits for an order and tells the nursery. The process ends when there is none to come.
 #[inline(never)]
-fn take_order(take: &OwnedFd, desk: &Desk, place: usize) -> Order {
-    let Some(order) = desk.receive(place, SOCKET) else {
+fn take_order(spare: &Spare<'_>) -> Order {
+    // SAFETY: the place is this process's alone. The nursery looks at it when it has read the
+    // receipt below, or when this process has ended.
+    let Some(order) = (unsafe { spare.desk.receive(spare.place, SOCKET) }) else {
         exit(0)
     };
     let pid = Pid::this().as_raw();
@@ -124,12 +121,12 @@ fn take_order(take: &OwnedFd, desk: &Desk, place: usize) -> Order {
         padding: [0; 4],
     };
     // Shorter than the pipe's unit of writing, so never torn; the nursery reads on and on.
-    let _ = write(take, taken.as_bytes());
+    let _ = write(spare.receipts, taken.as_bytes());
     order
 }
 
 struct Guest<'a, P> {
-    nursery: &'a Nursery,
+    inheritance: &'a Inheritance,
     id: GuestId,
     body: Body,
     control: OwnedFd,
@@ -138,7 +135,7 @@ struct Guest<'a, P> {
     stamps: Vec<FileStamp>,
 }
 
-/// What there is of the guest beside its state in the nursery's plan.
+/// What there is of the guest beside its state in the inherited plan.
 enum Body {
     /// It has a virtual machine.
     Awake(Machine),
@@ -150,7 +147,7 @@ enum Body {
 
 #[inline(never)]
 fn restore<'a, P: GuestPort>(
-    nursery: &'a Nursery,
+    inheritance: &'a Inheritance,
     machine: Machine,
     order: &Order,
 ) -> Result<(Guest<'a, P>, Report), String> {
@@ -160,17 +157,17 @@ fn restore<'a, P: GuestPort>(
     if order.memory_limit > 0 {
         limit_group::enter(&id, Bytes(order.memory_limit))?;
     }
-    let plan = &nursery.plan;
+    let plan = &inheritance.plan;
     let mut port = P::default();
     port.lay_down_identity(&machine.ram, &order.identity, plan.state().tsc_khz);
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
     let mut guest = Guest {
-        nursery,
+        inheritance,
         id,
         body: Body::awake(machine),
         control,
         port,
-        stamps: nursery.layers.stamps(),
+        stamps: inheritance.layers.stamps(),
     };
     if plan.state().busy {
         guest
@@ -205,13 +202,13 @@ impl<P: GuestPort> Guest<'_, P> {
     /// Answers calls until the guest dies or is committed to a checkpoint. The process dies with
     /// the guest.
     fn serve(mut self) -> ! {
-        let mut idle_limit = self.nursery.park_after;
+        let mut idle_limit = self.inheritance.park_after;
         loop {
             if self.client_within(idle_limit) {
                 if let Some(client) = self.accept() {
                     self.converse(&client);
                 }
-                idle_limit = self.nursery.park_after;
+                idle_limit = self.inheritance.park_after;
             } else {
                 self.park();
                 idle_limit = None;
@@ -252,7 +249,7 @@ impl<P: GuestPort> Guest<'_, P> {
         };
         // From here on a signal has no vCPU to stop.
         KICK.store(ptr::null_mut(), Ordering::Relaxed);
-        self.body = match machine.park(&self.nursery.plan) {
+        self.body = match machine.park(&self.inheritance.plan) {
             Ok(parked) => Body::Parked(Box::new(parked)),
             Err(machine) => Body::awake(machine),
         };
@@ -272,9 +269,9 @@ impl<P: GuestPort> Guest<'_, P> {
     /// Makes the virtual machine of a parked guest again.
     #[inline(never)]
     fn unpark(&mut self) -> Result<(), String> {
-        let Nursery {
+        let Inheritance {
             kvm, regions, plan, ..
-        } = self.nursery;
+        } = self.inheritance;
         let body = mem::replace(&mut self.body, Body::Between);
         let Body::Parked(parked) = body else {
             self.body = body;
@@ -379,12 +376,12 @@ impl<P: GuestPort> Guest<'_, P> {
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the
     /// guest goes on as if nothing had happened: that is how a snapshot is taken, too.
     fn suspend(&mut self, client: &OwnedFd, to: Destination, busy: bool) -> Reply {
-        let nursery = self.nursery;
+        let inheritance = self.inheritance;
         let written = self.machine().and_then(|(machine, _)| {
             machine.finish_exit().map_err(|e| e.to_string())?;
-            let state =
-                VcpuState::capture(&nursery.kvm, &machine.vcpu, busy).map_err(|e| e.to_string())?;
-            let written = to.write(&nursery.layers, &machine.ram, &|| !hung_up(client));
+            let state = VcpuState::capture(&inheritance.kvm, &machine.vcpu, busy)
+                .map_err(|e| e.to_string())?;
+            let written = to.write(&inheritance.layers, &machine.ram, &|| !hung_up(client));
             Ok((state.to_bytes(), written))
         });
         // Guests may be restored from these files before this one is heard of again.
@@ -435,7 +432,7 @@ impl<P: GuestPort> Guest<'_, P> {
 
     /// Checks that the memory which the guest shares still has the sealed content.
     fn check_checkpoint(&mut self) -> Result<(), ExitReason> {
-        self.nursery
+        self.inheritance
             .layers
             .check(&mut self.stamps)
             .map_err(|detail| ExitReason::CheckpointChanged { detail })
