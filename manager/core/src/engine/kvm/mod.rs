@@ -9,6 +9,7 @@
 //! ```
 
 pub mod demo;
+mod device;
 mod exit_reason;
 mod exit_record;
 mod fork_server;
@@ -31,6 +32,7 @@ use std::{
 
 pub(super) use demo::make_demo_checkpoint;
 use demo::{DemoPort, words};
+use device::{engine_version, open_kvm};
 use guest::{control::Conversation, port::GuestPort, serve};
 use limit_group::ParentGroup;
 use verdict::Verdicts;
@@ -38,7 +40,6 @@ use vm::vcpu::VcpuState;
 
 pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
-pub use guest::control::CallError;
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session,
@@ -138,8 +139,8 @@ impl Engine for Kvm {
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
         match Conversation::open(guest.run_dir, guest.id, Limit::of(Duration::from_secs(1))) {
             Ok(conversation) => process_of(&conversation),
-            Err(CallError::Gone) => Ok(None),
-            Err(e) => Err(e.into()),
+            Err(Error::Gone) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
@@ -325,25 +326,6 @@ fn suspended(name: &str, from: &Manifest, disks: Vec<DiskSnapshot>) -> Result<De
     })
 }
 
-fn open_kvm() -> Result<kvm_ioctls::Kvm, Error> {
-    kvm_ioctls::Kvm::new().map_err(|e| Error::Unavailable {
-        engine: "KVM",
-        reason: format!("cannot open /dev/kvm: {e}"),
-    })
-}
-
-fn engine_version(kvm: &kvm_ioctls::Kvm) -> String {
-    let kernel = nix::sys::utsname::uname().map_or_else(
-        |_| "unknown".to_owned(),
-        |u| u.release().to_string_lossy().into_owned(),
-    );
-    format!(
-        "brood {}, KVM API {}, Linux {kernel}",
-        env!("CARGO_PKG_VERSION"),
-        kvm.get_api_version()
-    )
-}
-
 /// Says why a checkpoint is not for this engine.
 fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
     let manifest = checkpoint.manifest();
@@ -377,27 +359,6 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
         checkpoint: checkpoint.path().to_string(),
         reason,
     })
-}
-
-impl From<CallError> for Error {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Gone => Self::Gone,
-            CallError::Timeout(limit) => Self::Timeout(limit),
-            CallError::Busy => Self::Busy,
-            CallError::Interrupted => Self::Interrupted,
-            CallError::Died(reason) => Self::Died(reason),
-            CallError::NoRoom => Self::Io {
-                action: "write the guest's memory",
-                source: io::ErrorKind::StorageFull.into(),
-            },
-            CallError::Failed(reason) => Self::Refused(reason),
-            CallError::Io(source) => Self::Io {
-                action: "talk to the guest",
-                source,
-            },
-        }
-    }
 }
 
 /// Why a guest's process could not be measured.

@@ -13,7 +13,7 @@ use crate::{
     engine::{
         Identity,
         kvm::{
-            ExitReason,
+            exit_reason::ExitReason,
             guest::port::GuestPort,
             vm::{
                 error::{KvmError, at},

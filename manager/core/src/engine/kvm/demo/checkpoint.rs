@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{
         Error, Identity,
-        kvm::{engine_version, open_kvm},
+        kvm::device::{engine_version, open_kvm},
     },
     units::{Bytes, PAGE_SIZE},
 };

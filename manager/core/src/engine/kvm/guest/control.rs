@@ -36,7 +36,7 @@ use crate::engine::kvm::{
 };
 use crate::{
     checkpoint::{PageList, Progress, Watch},
-    engine::Limit,
+    engine::{Error, Limit},
     guest_id::GuestId,
     units::Bytes,
 };
@@ -48,35 +48,6 @@ const STATE_MAX: usize = 128 << 10;
 /// cancelled, in milliseconds.
 const WATCH_MS: u8 = 50;
 
-/// Why a call to a guest brought no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// Nothing listens: the guest's process is gone.
-    #[error("the guest's process is gone")]
-    Gone,
-    /// It did not answer in time.
-    #[error("the guest did not answer within {} s", .0.as_secs_f64())]
-    Timeout(Duration),
-    /// It is busy with an earlier request.
-    #[error("the guest is busy with an earlier request")]
-    Busy,
-    /// The requester cancelled it.
-    #[error("interrupted")]
-    Interrupted,
-    /// It died over the request.
-    #[error("the guest died: {0}")]
-    Died(String),
-    /// It lives, and there is no room on the disk for its memory.
-    #[error("there is no room on the disk for the guest's memory")]
-    NoRoom,
-    /// It lives, and could not do it.
-    #[error("{0}")]
-    Failed(String),
-    /// The conversation itself failed.
-    #[error("cannot talk to the guest: {0}")]
-    Io(#[from] io::Error),
-}
-
 /// A conversation with one guest's process.
 #[derive(Debug)]
 pub(crate) struct Conversation<'a> {
@@ -86,12 +57,12 @@ pub(crate) struct Conversation<'a> {
 
 impl<'a> Conversation<'a> {
     /// Connects to the guest's control socket in `run_dir`.
-    pub(crate) fn open(run_dir: &Path, id: &GuestId, limit: Limit<'a>) -> Result<Self, CallError> {
+    pub(crate) fn open(run_dir: &Path, id: &GuestId, limit: Limit<'a>) -> Result<Self, Error> {
         // A socket's path may have 107 bytes, a state folder's path more: go by descriptor.
         let folder = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(
             |e| match e {
-                nix::Error::ENOENT => CallError::Gone,
-                e => io::Error::from(e).into(),
+                nix::Error::ENOENT => Error::Gone,
+                e => talk(e),
             },
         )?;
         let path = format!(
@@ -99,19 +70,19 @@ impl<'a> Conversation<'a> {
             folder.as_raw_fd(),
             exit_record::socket_name(id)
         );
-        let address = UnixAddr::new(path.as_str()).map_err(io::Error::from)?;
+        let address = UnixAddr::new(path.as_str()).map_err(talk)?;
         let socket = socket(
             AddressFamily::Unix,
             SockType::SeqPacket,
             SockFlag::SOCK_CLOEXEC,
             None,
         )
-        .map_err(io::Error::from)?;
+        .map_err(talk)?;
         // What waits for longer looks in between whether it is still wanted.
         let at_once = limit.timeout.min(Duration::from_millis(WATCH_MS.into()));
         let at_once = TimeVal::milliseconds(i64::try_from(at_once.as_millis()).unwrap_or(0).max(1));
-        setsockopt(&socket, sockopt::ReceiveTimeout, &at_once).map_err(io::Error::from)?;
-        setsockopt(&socket, sockopt::SendTimeout, &at_once).map_err(io::Error::from)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &at_once).map_err(talk)?;
+        setsockopt(&socket, sockopt::SendTimeout, &at_once).map_err(talk)?;
         let conversation = Self { socket, limit };
         conversation.patiently(|| {
             connect(conversation.socket.as_raw_fd(), &address).map_err(io::Error::from)
@@ -120,7 +91,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Repeats an attempt that timed out, until the time is up or the caller cancels.
-    fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T, CallError> {
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T, Error> {
         let begin = Instant::now();
         loop {
             match attempt() {
@@ -128,10 +99,10 @@ impl<'a> Conversation<'a> {
                 result => return result.map_err(failed),
             }
             if self.limit.is_cancelled() {
-                return Err(CallError::Interrupted);
+                return Err(Error::Interrupted);
             }
             if begin.elapsed() >= self.limit.timeout {
-                return Err(CallError::Timeout(self.limit.timeout));
+                return Err(Error::Timeout(self.limit.timeout));
             }
         }
     }
@@ -142,7 +113,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Puts a request to the guest and returns its answer.
-    pub(crate) fn ask(&self, request: &RequestBytes) -> Result<AnswerBytes, CallError> {
+    pub(crate) fn ask(&self, request: &RequestBytes) -> Result<AnswerBytes, Error> {
         self.send(&Call {
             kind: CALL_ASK,
             request: *request,
@@ -153,12 +124,12 @@ impl<'a> Conversation<'a> {
     /// Has the guest write its memory to `memory`; returns the state of its vCPU. The guest then
     /// waits for [`Self::commit`]; hanging up lets it go on. One that was stopped runs on, as far as
     /// it takes.
-    pub(crate) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
+    pub(crate) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, Error> {
         self.suspend_to(CALL_SUSPEND, &[memory], watch)
     }
 
     /// The same, of a guest that stays: it stops when this conversation is over.
-    pub(crate) fn snapshot(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, CallError> {
+    pub(crate) fn snapshot(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, Error> {
         self.suspend_to(CALL_SNAPSHOT, &[memory], watch)
     }
 
@@ -168,30 +139,25 @@ impl<'a> Conversation<'a> {
         &self,
         memory: &File,
         watch: Watch<'_>,
-    ) -> Result<(Vec<u8>, PageList), CallError> {
-        let pages = memfd_create(c"brood-pages", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?;
+    ) -> Result<(Vec<u8>, PageList), Error> {
+        let pages = memfd_create(c"brood-pages", MFdFlags::MFD_CLOEXEC).map_err(talk)?;
         let mut pages = File::from(pages);
         let state = self.suspend_to(CALL_SUSPEND_DELTA, &[memory, &pages], watch)?;
         let mut list = String::new();
-        pages.rewind()?;
-        pages.read_to_string(&mut list)?;
+        pages.rewind().map_err(talk)?;
+        pages.read_to_string(&mut list).map_err(talk)?;
         let list = list
             .parse()
-            .map_err(|e| CallError::Failed(format!("the guest sent a list of pages that {e}")))?;
+            .map_err(|e| Error::Refused(format!("the guest sent a list of pages that {e}")))?;
         Ok((state, list))
     }
 
-    fn suspend_to(
-        &self,
-        kind: u64,
-        files: &[&File],
-        watch: Watch<'_>,
-    ) -> Result<Vec<u8>, CallError> {
+    fn suspend_to(&self, kind: u64, files: &[&File], watch: Watch<'_>) -> Result<Vec<u8>, Error> {
         let call = Call {
             kind,
             ..Call::new_zeroed()
         };
-        send_with_files(self.socket.as_raw_fd(), &call, files)?;
+        send_with_files(self.socket.as_raw_fd(), &call, files).map_err(talk)?;
         if let Ok(pid) = self.pid() {
             // A guest in the middle of a request does not look at its socket until its vCPU is
             // stopped; a paused guest, not until it goes on. In this order the vCPU of such a one
@@ -213,28 +179,28 @@ impl<'a> Conversation<'a> {
 
     /// Waits until the guest has written its memory, or `watch` ends it: then the guest finds out
     /// that this conversation is over, and goes on.
-    fn wait(&self, memory: &File, watch: Watch<'_>) -> Result<(), CallError> {
+    fn wait(&self, memory: &File, watch: Watch<'_>) -> Result<(), Error> {
         let begin = Instant::now();
-        let total = Bytes(memory.metadata()?.len());
+        let total = Bytes(memory.metadata().map_err(talk)?.len());
         let done = Bytes(0);
         loop {
             let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, WATCH_MS) {
                 Ok(0) | Err(nix::Error::EINTR) => {}
                 Ok(_) => return Ok(()),
-                Err(e) => return Err(io::Error::from(e).into()),
+                Err(e) => return Err(talk(e)),
             }
             if watch(Progress { done, total }).is_break() {
-                return Err(CallError::Interrupted);
+                return Err(Error::Interrupted);
             }
             if begin.elapsed() >= self.limit.timeout {
-                return Err(CallError::Timeout(self.limit.timeout));
+                return Err(Error::Timeout(self.limit.timeout));
             }
         }
     }
 
     /// Ends a suspended guest: its bundle is sealed.
-    pub(crate) fn commit(&self) -> Result<(), CallError> {
+    pub(crate) fn commit(&self) -> Result<(), Error> {
         self.send(&Call {
             kind: CALL_COMMIT,
             ..Call::new_zeroed()
@@ -242,33 +208,44 @@ impl<'a> Conversation<'a> {
         self.reply().map(|_| ())
     }
 
-    fn send(&self, call: &Call) -> Result<(), CallError> {
+    fn send(&self, call: &Call) -> Result<(), Error> {
         self.patiently(|| send_message(self.socket.as_raw_fd(), call))
     }
 
-    fn reply(&self) -> Result<Reply, CallError> {
+    fn reply(&self) -> Result<Reply, Error> {
         let mut reply = Reply::new_zeroed();
         let socket = self.socket.as_raw_fd();
         if !self.patiently(|| receive_message(socket, &mut reply, MsgFlags::empty()))? {
-            return Err(CallError::Gone);
+            return Err(Error::Gone);
         }
         match reply.kind {
             REPLY_DONE => Ok(reply),
-            REPLY_BUSY => Err(CallError::Busy),
-            REPLY_DEAD => Err(CallError::Died((&reply.text).into())),
-            REPLY_NO_ROOM => Err(CallError::NoRoom),
-            _ => Err(CallError::Failed((&reply.text).into())),
+            REPLY_BUSY => Err(Error::Busy),
+            REPLY_DEAD => Err(Error::Died((&reply.text).into())),
+            REPLY_NO_ROOM => Err(Error::Io {
+                action: "write the guest's memory",
+                source: io::ErrorKind::StorageFull.into(),
+            }),
+            _ => Err(Error::Refused((&reply.text).into())),
         }
     }
 }
 
-fn failed(error: io::Error) -> CallError {
+/// The conversation itself failed.
+fn talk(source: impl Into<io::Error>) -> Error {
+    Error::Io {
+        action: "talk to the guest",
+        source: source.into(),
+    }
+}
+
+fn failed(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::NotFound => CallError::Gone,
-        _ => CallError::Io(error),
+        | io::ErrorKind::NotFound => Error::Gone,
+        _ => talk(error),
     }
 }
 

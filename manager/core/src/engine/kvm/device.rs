@@ -1,0 +1,26 @@
+//! KVM device: `/dev/kvm`, and the version of the engine that stands on it.
+
+use kvm_ioctls::Kvm;
+
+use crate::engine::Error;
+
+/// Opens `/dev/kvm`.
+pub(crate) fn open_kvm() -> Result<Kvm, Error> {
+    Kvm::new().map_err(|e| Error::Unavailable {
+        engine: "KVM",
+        reason: format!("cannot open /dev/kvm: {e}"),
+    })
+}
+
+/// The version of this engine, as a manifest names it.
+pub(crate) fn engine_version(kvm: &Kvm) -> String {
+    let kernel = nix::sys::utsname::uname().map_or_else(
+        |_| "unknown".to_owned(),
+        |u| u.release().to_string_lossy().into_owned(),
+    );
+    format!(
+        "brood {}, KVM API {}, Linux {kernel}",
+        env!("CARGO_PKG_VERSION"),
+        kvm.get_api_version()
+    )
+}
