@@ -33,12 +33,53 @@ fn no_import_runs_upwards() {
     assert!(ran.status.success(), "{said}");
 
     // Each way to write an import is seen when it runs upwards.
-    for line in [
-        "use crate::pool::Pools;",
-        "use super::{pool::{self}, zfs_name};",
-        "fn up(_: crate::pool::Pools) {}",
-        "mod inner { use super::super::pool; }",
-        "fn up() { let _ = vec![crate::pool::Pools]; }",
+    for (file, line, error) in [
+        (
+            "units.rs",
+            "use crate::pool::Pools;",
+            "units -> pool runs upwards",
+        ),
+        (
+            "units.rs",
+            "use super::{pool::{self}, zfs_name};",
+            "units -> pool runs upwards",
+        ),
+        (
+            "units.rs",
+            "fn up(_: crate::pool::Pools) {}",
+            "units -> pool runs upwards",
+        ),
+        (
+            "units.rs",
+            "mod inner { use super::super::pool; }",
+            "units -> pool runs upwards",
+        ),
+        (
+            "units.rs",
+            "fn up() { let _ = vec![crate::pool::Pools]; }",
+            "units -> pool runs upwards",
+        ),
+        // Floors inside a module.
+        (
+            "restore/spec.rs",
+            "use super::run::Run;",
+            "spec -> run runs upwards",
+        ),
+        (
+            "engine/kvm/vm/ram.rs",
+            "use super::super::demo::layout;",
+            "vm -> demo runs upwards",
+        ),
+        (
+            "engine/kvm/guest/port.rs",
+            "use crate::engine::kvm::demo;",
+            "guest -> demo runs upwards",
+        ),
+        (
+            "engine/kvm/demo/boot.rs",
+            "use crate::engine::kvm::Kvm;",
+            "demo -> Kvm has no floor",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         copy(
@@ -47,15 +88,12 @@ fn no_import_runs_upwards() {
         );
         let core = folder.path().join("manager/core/src");
         copy(&repository.join("manager/core/src"), &core);
-        let mut units = fs::File::options();
-        let mut units = units.append(true).open(core.join("units.rs")).unwrap();
-        writeln!(units, "{line}").unwrap();
+        let mut source = fs::File::options();
+        let mut source = source.append(true).open(core.join(file)).unwrap();
+        writeln!(source, "{line}").unwrap();
         let ran = layers(folder.path());
         let said = String::from_utf8_lossy(&ran.stdout);
         assert_eq!(ran.status.code(), Some(1), "{line}: {said}");
-        assert!(
-            said.contains("units -> pool runs upwards"),
-            "{line}: {said}"
-        );
+        assert!(said.contains(error), "{line}: {said}");
     }
 }

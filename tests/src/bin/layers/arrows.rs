@@ -1,4 +1,4 @@
-//! Arrows: imports of one module of a crate from another, found in its source by `syn`.
+//! Arrows: imports of one module from another below the same one, found in the source by `syn`.
 
 use std::{
     fs, io,
@@ -10,7 +10,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// An import from another module of the crate, or from `brood_core`.
+/// An import from another module, or from `brood_core`.
 #[derive(Debug)]
 pub(crate) struct Arrow {
     pub(crate) from: String,
@@ -28,8 +28,9 @@ pub(crate) enum Error {
     Parse { path: PathBuf, source: syn::Error },
 }
 
-/// The arrows of the crate whose source is in this folder of the repository.
-pub(crate) fn arrows(repository: &Path, folder: &str) -> Result<Vec<Arrow>, Error> {
+/// The arrows between the modules right below the module `above` of the crate whose source is in
+/// this folder of the repository.
+pub(crate) fn arrows(repository: &Path, folder: &str, above: &[&str]) -> Result<Vec<Arrow>, Error> {
     let root = repository.join(folder);
     let mut files = Vec::new();
     sources(&root, &mut files).map_err(|source| Error::Read {
@@ -39,6 +40,12 @@ pub(crate) fn arrows(repository: &Path, folder: &str) -> Result<Vec<Arrow>, Erro
     files.sort();
     let mut arrows = Vec::new();
     for path in files {
+        let inside = path.strip_prefix(&root).expect("it was found there");
+        let module = module(inside);
+        // The module above only names those below it.
+        if module.len() <= above.len() || !module.iter().zip(above).all(|(a, b)| a == b) {
+            continue;
+        }
         let text = fs::read_to_string(&path);
         let text = text.map_err(|source| Error::Read {
             path: path.clone(),
@@ -49,14 +56,9 @@ pub(crate) fn arrows(repository: &Path, folder: &str) -> Result<Vec<Arrow>, Erro
             path: path.clone(),
             source,
         })?;
-        let inside = path.strip_prefix(&root).expect("it was found there");
-        let module = module(inside);
-        // The crate's own root only names its modules.
-        if module.is_empty() {
-            continue;
-        }
         let mut finder = Finder {
             file: format!("{folder}/{}", inside.display()),
+            above,
             module,
             arrows: &mut arrows,
         };
@@ -90,18 +92,20 @@ fn module(file: &Path) -> Vec<String> {
 
 struct Finder<'a> {
     file: String,
+    above: &'a [&'a str],
     /// The module that is looked at.
     module: Vec<String>,
     arrows: &'a mut Vec<Arrow>,
 }
 
 impl Finder<'_> {
-    /// Notes an arrow when this path leads out of the crate's module.
+    /// Notes an arrow when this path leads out of the module below `above`.
     fn path(&mut self, path: &[&Ident]) {
         let Some(to) = self.target(path) else { return };
-        if to != self.module[0] {
+        let from = &self.module[self.above.len()];
+        if to != *from {
             self.arrows.push(Arrow {
-                from: self.module[0].clone(),
+                from: from.clone(),
                 to,
                 file: self.file.clone(),
                 line: path[0].span().start().line,
@@ -109,20 +113,21 @@ impl Finder<'_> {
         }
     }
 
-    /// The module right below the crate's root that a path leads to.
+    /// The module right below `above` that a path leads to.
     fn target(&self, path: &[&Ident]) -> Option<String> {
-        let (first, rest) = path.split_first()?;
-        match first.to_string().as_str() {
-            "brood_core" => Some("brood_core".to_owned()),
-            "crate" => rest.first().map(ToString::to_string),
+        let words = path.iter().map(ToString::to_string);
+        let target: Vec<_> = match path.first()?.to_string().as_str() {
+            "brood_core" => words.collect(),
+            "crate" => words.skip(1).collect(),
             "super" => {
                 let ups = path.iter().take_while(|word| **word == "super").count();
-                let above = &self.module[..self.module.len().checked_sub(ups)?];
-                let below = path[ups..].iter().map(ToString::to_string);
-                above.iter().cloned().chain(below).next()
+                let parents = &self.module[..self.module.len().checked_sub(ups)?];
+                parents.iter().cloned().chain(words.skip(ups)).collect()
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        let is_below = target.iter().zip(self.above).all(|(a, b)| a == b);
+        target.get(self.above.len()).filter(|_| is_below).cloned()
     }
 
     fn tree<'t>(&mut self, tree: &'t UseTree, path: &mut Vec<&'t Ident>) {

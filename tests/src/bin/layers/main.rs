@@ -1,9 +1,9 @@
 //! `tools/layers`: the arrows between the modules of the manager's two crates, and those that run
 //! upwards.
 //!
-//! A module of a crate is a floor, and [`FLOORS`] has them from the ground up. A module may import
-//! from the floors below it only: so there is no circle of modules. Cargo itself ensures that the
-//! crate `brood-core` imports nothing from `brood`.
+//! A module of a crate is a floor, and [`HOUSES`] has them from the ground up, for the large modules
+//! inside the crates too. A module may import from the floors below it only: so there is no circle
+//! of modules. Cargo itself ensures that the crate `brood-core` imports nothing from `brood`.
 
 mod arrows;
 
@@ -17,11 +17,21 @@ use clap::Parser;
 
 use self::arrows::{Arrow, arrows};
 
-/// The crates, each with its modules from the ground up.
-const FLOORS: [(&str, &[&str]); 2] = [
-    (
-        "manager/core/src",
-        &[
+/// Modules of a crate, or of a module of it, from the ground up.
+struct House {
+    /// Source of the crate.
+    folder: &'static str,
+    /// The module that they are below; none for those of the crate itself.
+    above: &'static [&'static str],
+    floors: &'static [&'static str],
+}
+
+/// The crates, and modules that are large enough to have floors of their own.
+const HOUSES: [House; 4] = [
+    House {
+        folder: CORE,
+        above: &[],
+        floors: &[
             "units",
             "guest_id",
             "percentiles",
@@ -39,10 +49,47 @@ const FLOORS: [(&str, &[&str]); 2] = [
             "pool",
             "rebuild",
         ],
-    ),
-    (
-        "manager/src",
-        &[
+    },
+    House {
+        folder: CORE,
+        above: &["engine", "kvm"],
+        floors: &[
+            "signals",
+            "exit_reason",
+            "exit_record",
+            "usage",
+            "memory_map",
+            "verdict",
+            "device",
+            "limit_group",
+            "vm",
+            "wire",
+            "fork_server",
+            "strays",
+            "guest",
+            "demo",
+        ],
+    },
+    House {
+        folder: CORE,
+        above: &["restore"],
+        floors: &[
+            "spec",
+            "report",
+            "error",
+            "cost",
+            "verify",
+            "disks",
+            "session_cache",
+            "reserve",
+            "run",
+            "flow",
+        ],
+    },
+    House {
+        folder: "manager/src",
+        above: &[],
+        floors: &[
             "brood_core",
             "config",
             "density",
@@ -53,8 +100,10 @@ const FLOORS: [(&str, &[&str]); 2] = [
             "cli",
             "main",
         ],
-    ),
+    },
 ];
+
+const CORE: &str = "manager/core/src";
 
 /// Prints which module of the manager imports from which, with the number of imports, and those
 /// that run upwards, with file and line.
@@ -72,9 +121,9 @@ fn main() -> ExitCode {
     let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let repository = Options::parse().repository.unwrap_or_else(own);
     let mut sound = true;
-    for (folder, floors) in FLOORS {
-        match arrows(&repository, folder) {
-            Ok(found) => sound &= print(folder, floors, &found),
+    for house in HOUSES {
+        match arrows(&repository, house.folder, house.above) {
+            Ok(found) => sound &= print(&house, &found),
             Err(e) => {
                 eprintln!("error: {e}");
                 return ExitCode::from(1);
@@ -89,9 +138,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints the arrows of a crate from the top down; whether all run downwards.
-fn print(folder: &str, floors: &[&str], arrows: &[Arrow]) -> bool {
-    println!("{folder}");
+/// Prints the arrows of a house from the top down; whether all run downwards.
+fn print(house: &House, arrows: &[Arrow]) -> bool {
+    let House {
+        folder,
+        above,
+        floors,
+    } = house;
+    let name: Vec<_> = [*folder].iter().chain(*above).copied().collect();
+    println!("{}", name.join("/"));
     let floor = |module: &str| floors.iter().position(|floor| *floor == module);
     let mut sound = true;
     for module in floors.iter().rev() {
