@@ -200,12 +200,16 @@ impl Call {
 
     /// Sends a piece that fits the window, where there is room until then.
     pub(crate) fn send_piece(&self, stream: Stream, bytes: &[u8], until: Option<Instant>) -> Sent {
+        // Before it is sent: the host may grant it again at once.
+        self.lock().window(stream).take(bytes.len());
         let message = ToHost::Data(stream, bytes.to_vec());
         let sent = self
             .outbox
             .send_data(self.session, self.request, &message, until);
-        if sent == Sent::Yes {
-            self.lock().window(stream).take(bytes.len());
+        if sent != Sent::Yes {
+            let unused = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let returned = self.lock().window(stream).grant(unused);
+            debug_assert_eq!(returned, Ok(()), "it was taken above");
         }
         sent
     }
