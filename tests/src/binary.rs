@@ -24,6 +24,15 @@ pub fn standin() -> PathBuf {
     nearby("standin", "brood-standin")
 }
 
+/// The guest's agent, from the folder that this test was built into.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn brood_agent() -> PathBuf {
+    nearby("brood-agent", "brood-agent")
+}
+
 fn nearby(name: &str, package: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows where it is");
     let found = test

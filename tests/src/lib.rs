@@ -9,6 +9,7 @@
 //! error, which is also appended to the file that `BROOD_SKIP_LOG` names; with
 //! `BROOD_REQUIRE_KVM=1` it fails instead.
 
+pub mod agent;
 mod binary;
 pub mod browser;
 mod crowd;
@@ -34,7 +35,7 @@ mod tracer;
 pub mod vnode_model;
 mod zpool;
 
-pub use binary::{brood, standin};
+pub use binary::{brood, brood_agent, standin};
 pub use brood_core::checkpoint::manifest::EngineKind;
 pub use browser::Browser;
 pub use crowd::{Crowd, crowd};

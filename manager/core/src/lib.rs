@@ -5,6 +5,7 @@
 //! ```text
 //! pool ──▶ restore ──▶ guests ──▶ state ──▶ engine ──▶ guest process
 //!            │                                │
+//!            │                                ├─▶ agent      (the program in a guest)
 //!            │                                ├─▶ disk       (clones and snapshots)
 //!            └─▶ host                         └─▶ checkpoint (what guests are restored from)
 //!                (facts, limits, admission)
@@ -16,6 +17,7 @@
 // Both panic when their output cannot be written, and the core has no business to print.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod agent;
 pub mod checkpoint;
 pub mod disk;
 pub mod engine;

@@ -42,6 +42,7 @@ const HOUSES: [House; 4] = [
             "checkpoint",
             "host",
             "disk",
+            "agent",
             "engine",
             "state",
             "guests",
