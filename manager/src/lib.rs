@@ -23,4 +23,5 @@ mod client;
 pub mod config;
 pub mod density;
 mod failure;
+mod image;
 mod ops;

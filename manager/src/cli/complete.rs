@@ -14,7 +14,10 @@ use clap_complete::{
 };
 
 use super::completions::visible;
-use crate::config::{Config, Sources};
+use crate::{
+    config::{Config, Sources},
+    image::Images,
+};
 use brood_core::state::{DATABASE, State};
 
 /// Says that a shell asks, and which.
@@ -67,6 +70,16 @@ pub(super) fn pools(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates(typed, names)
 }
 
+/// Names of images.
+pub(super) fn images(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let folder = config().and_then(|config| config.images().ok());
+    let names = folder.map(|folder| Images::in_folder(folder).names());
+    let names = names.and_then(Result::ok).unwrap_or_default();
+    let typed = typed.to_string_lossy();
+    let wanted = names.into_iter().filter(|name| name.starts_with(&*typed));
+    wanted.map(CompletionCandidate::new).collect()
+}
+
 fn candidates(
     typed: &OsStr,
     names: impl Fn(&State) -> Option<Vec<String>>,
@@ -105,8 +118,8 @@ pub(super) fn checkpoints(typed: &OsStr) -> Vec<CompletionCandidate> {
     whole.map(CompletionCandidate::new).collect()
 }
 
-/// The state that the command being typed would use; none where there is none yet.
-fn state() -> Option<State> {
+/// The configuration that the command being typed would use.
+fn config() -> Option<Config> {
     let mut sources = Sources::of_process();
     let words: Vec<OsString> = env::args_os().collect();
     if let Some(dir) = option(&words, "--state-dir") {
@@ -115,7 +128,12 @@ fn state() -> Option<State> {
     if let Some(file) = option(&words, "--config") {
         sources.file = Some(file.into());
     }
-    let config = Config::load(&sources).ok()?;
+    Config::load(&sources).ok()
+}
+
+/// The state that the command being typed would use; none where there is none yet.
+fn state() -> Option<State> {
+    let config = config()?;
     let dir = config.state_dir().ok()?;
     // Completion never creates a state folder.
     dir.join(DATABASE).exists().then_some(())?;

@@ -13,6 +13,7 @@ mod fill;
 mod filter;
 mod guests;
 mod host;
+mod image;
 mod log;
 mod manual;
 pub(crate) mod output;
@@ -101,6 +102,9 @@ enum Command {
     /// Make, inspect, verify, list and remove checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Build, list, inspect and remove images that checkpoints are booted from
+    #[command(subcommand)]
+    Image(image::Command),
     #[command(about = "Restore guests from a checkpoint")]
     Restore(restore::Restore),
     #[command(about = "List guests", visible_alias = "ls", alias = "ps")]
@@ -164,6 +168,7 @@ impl Cli {
             Command::Doctor(command) => command.run(&config()?),
             Command::Plan(command) => command.run(&config()?),
             Command::Checkpoint(command) => command.run(&config()?),
+            Command::Image(command) => command.run(&config()?),
             Command::Restore(command) => command.run(&config()?),
             Command::List(command) => command.run(&config()?),
             Command::Show(command) => command.run(&config()?),

@@ -35,6 +35,7 @@ pub(super) struct Contents {
     pub(super) state: State,
     pub(super) restore: Restore,
     pub(super) bhyve: Bhyve,
+    pub(super) image: Image,
     pub(super) serve: Serve,
     /// `[[pool]]`
     pub(super) pool: Vec<Pool>,
@@ -68,6 +69,14 @@ pub(super) struct Restore {
 pub(super) struct Bhyve {
     /// Rules of rctl(8) for each guest.
     pub(super) rctl: Option<Located<Rctl>>,
+}
+
+/// `[image]`: images that checkpoints are booted from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Image {
+    /// The folder of images.
+    pub(super) dir: Option<Located<AbsolutePath>>,
 }
 
 /// `[serve]`: the daemon.

@@ -143,6 +143,8 @@ pub struct Config {
     pub restore: Restore,
     /// `[bhyve]`.
     pub bhyve: Bhyve,
+    /// `image.dir`: the folder of images; see [`Config::images`].
+    pub image_dir: Option<Setting<AbsolutePath>>,
     /// `[serve]`.
     pub serve: Serve,
     /// `[[pool]]`: the pools that there should be.
@@ -228,6 +230,7 @@ impl Config {
             )?,
         };
         let rctl = look.find_or("bhyve.rctl", contents.bhyve.rctl, Rctl::default())?;
+        let image_dir = look.find("image.dir", contents.image.dir)?;
         let serve = look.serve(contents.serve)?;
         let pools = look.pools(contents.pool, &restore)?;
         Ok(Self {
@@ -236,6 +239,7 @@ impl Config {
             state_dir,
             restore,
             bhyve: Bhyve { rctl },
+            image_dir,
             serve,
             pools,
         })
@@ -258,6 +262,17 @@ impl Config {
         match &self.serve.socket {
             Some(socket) => Ok(socket.value.to_path_buf()),
             None => Ok(self.state_dir()?.join("api.sock")),
+        }
+    }
+
+    /// The folder of images; by default in the state folder.
+    ///
+    /// # Errors
+    /// [`state::Error::Nowhere`].
+    pub fn images(&self) -> Result<PathBuf, state::Error> {
+        match &self.image_dir {
+            Some(dir) => Ok(dir.value.to_path_buf()),
+            None => Ok(self.state_dir()?.join("images")),
         }
     }
 

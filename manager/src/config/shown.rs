@@ -54,6 +54,7 @@ impl Config {
         } = self;
         let path = |path: PathBuf| path.display().to_string();
         let (socket, checkpoints) = (self.socket().ok(), self.checkpoints().ok());
+        let images = self.images().ok().map(path);
         let cores = Some("one for each core".to_owned());
         vec![
             SettingView::of("daemon", &self.daemon),
@@ -66,6 +67,7 @@ impl Config {
             ),
             SettingView::of("restore.park_after", &restore.park_after),
             SettingView::of("bhyve.rctl", &bhyve.rctl),
+            SettingView::or("image.dir", self.image_dir.as_ref(), images),
             SettingView::or("serve.socket", serve.socket.as_ref(), socket.map(path)),
             SettingView::of("serve.socket_mode", &serve.socket_mode),
             SettingView::or("serve.listen", serve.listen.as_ref(), None),

@@ -94,6 +94,7 @@ const HOUSES: [House; 4] = [
             "brood_core",
             "config",
             "density",
+            "image",
             "failure",
             "api",
             "client",

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Start of the minimal guest: file systems, modules, and the agent's port under its name.
+export PATH=/sbin:/bin:/usr/sbin:/usr/bin
+/bin/busybox --install -s
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm /dev/virtio-ports
+mount -t devpts -o mode=0620,ptmxmode=0666 devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+hostname -F /etc/hostname
+tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+
+while read -r module; do
+    insmod "/lib/modules/$module"
+done </lib/modules/order
+ip link set lo up
+
+# The port has its name when the host has told it: a moment after the module was loaded.
+while [ ! -e /dev/virtio-ports/brood.agent ]; do
+    for port in /sys/class/virtio-ports/*; do
+        name=
+        read -r name <"$port/name"
+        [ -z "$name" ] || ln -sf "../${port##*/}" "/dev/virtio-ports/$name"
+    done 2>/dev/null
+    usleep 10000
+done
