@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod disk;
 pub mod engine;
 pub mod escaped;
+pub mod full_disk;
 pub mod guest_id;
 pub mod guests;
 pub mod host;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::failure::Failure;
-use brood_core::{checkpoint, disk, engine, guests, host, pool, restore, state};
+use brood_core::{checkpoint, disk, engine, full_disk, guests, host, pool, restore, state};
 
 /// Media type of an error.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -153,24 +153,27 @@ impl From<checkpoint::Error> for Problem {
     }
 }
 
+/// A full disk.
+const NO_SPACE: (StatusCode, &str) = (StatusCode::INSUFFICIENT_STORAGE, "no-space");
+
 fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
     use checkpoint::Error as E;
     use std::io::ErrorKind;
     match error {
         E::Name { .. } => (StatusCode::BAD_REQUEST, "bad-checkpoint-name"),
         E::NotFound { .. } => (StatusCode::NOT_FOUND, "no-such-checkpoint"),
+        E::Io { cause, .. } if full_disk::is_full(cause) => NO_SPACE,
         E::Io { cause, .. } => match cause.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => {
                 (StatusCode::NOT_FOUND, "no-such-folder")
             }
             ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "not-permitted"),
-            ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
             ErrorKind::InvalidFilename | ErrorKind::InvalidInput => {
                 (StatusCode::BAD_REQUEST, "bad-checkpoint-name")
             }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
         },
-        E::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+        E::NoSpace { .. } => NO_SPACE,
         E::Incomplete { .. } => (StatusCode::CONFLICT, "checkpoint-incomplete"),
         E::Exists { .. } => (StatusCode::CONFLICT, "checkpoint-exists"),
         E::Busy { .. } | E::BeingRemoved { .. } | E::BeingRead { .. } => {
@@ -200,14 +203,12 @@ fn of_disk(error: &disk::Error) -> (StatusCode, &'static str) {
         E::Taken { .. } => (StatusCode::CONFLICT, "disk-exists"),
         E::InUse { .. } => (StatusCode::CONFLICT, "disk-in-use"),
         E::NoZfs(_) => (StatusCode::SERVICE_UNAVAILABLE, "zfs-unavailable"),
+        E::Io { cause, .. } if full_disk::is_full(cause) => NO_SPACE,
         E::Io { cause, .. } => match cause.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => {
                 (StatusCode::NOT_FOUND, "no-such-folder")
             }
             ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "not-permitted"),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                (StatusCode::INSUFFICIENT_STORAGE, "no-space")
-            }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "disk"),
         },
         // All other errors are about the named source, which cannot be used as a disk.
@@ -235,9 +236,7 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
         E::Busy => (StatusCode::CONFLICT, "guest-busy"),
         E::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
         E::Died(_) => (StatusCode::BAD_GATEWAY, "guest-died"),
-        E::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            (StatusCode::INSUFFICIENT_STORAGE, "no-space")
-        }
+        E::Io { source, .. } if full_disk::is_full(source) => NO_SPACE,
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "engine"),
     }
 }
@@ -253,9 +252,7 @@ fn of_state(error: &state::Error) -> (StatusCode, &'static str) {
     match error {
         state::Error::Name { .. } => (StatusCode::BAD_REQUEST, "bad-guest-name"),
         state::Error::PoolFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "pool-full"),
-        state::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            (StatusCode::INSUFFICIENT_STORAGE, "no-space")
-        }
+        state::Error::Io { source, .. } if full_disk::is_full(source) => NO_SPACE,
         state::Error::Locked { .. } => (StatusCode::CONFLICT, "locked"),
         state::Error::Cancelled => (StatusCode::CONFLICT, "cancelled"),
         state::Error::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "state-damaged"),
@@ -339,5 +336,49 @@ impl From<pool::Error> for Problem {
 impl From<host::proc::Error> for Problem {
     fn from(error: host::proc::Error) -> Self {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "host", error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_in_the_same_way_whoever_met_it() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let (action, file) = ("write", std::path::PathBuf::from("/full/file"));
+            let problems: [Problem; 4] = [
+                checkpoint::Error::Io {
+                    action,
+                    file: file.clone(),
+                    cause: kind.into(),
+                }
+                .into(),
+                engine::Error::Disk(disk::Error::Io {
+                    action,
+                    file: file.clone(),
+                    cause: kind.into(),
+                })
+                .into(),
+                engine::Error::Io {
+                    action,
+                    source: kind.into(),
+                }
+                .into(),
+                state::Error::Io {
+                    action,
+                    path: file,
+                    source: kind.into(),
+                }
+                .into(),
+            ];
+            for problem in problems {
+                assert_eq!(problem.status, 507, "{problem:?}");
+                let hint = problem.hint.as_deref().unwrap_or_default();
+                assert!(hint.starts_with(full_disk::HINT), "{problem:?}");
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{hash, path::BundlePath};
-use crate::units::Bytes;
+use crate::{full_disk, units::Bytes};
 
 /// What to do where a file may not grow so large.
 const TOO_LARGE: &str = "allow larger files (ulimit -f unlimited, or LimitFSIZE= of the service), or choose another file system";
@@ -359,6 +359,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Name { .. } => "name it as DIR/NAME, such as checkpoints/web".to_owned(),
+            Self::Io { cause, .. } if full_disk::is_full(cause) => full_disk::HINT.to_owned(),
             Self::Io { cause, file, .. } => match cause.kind() {
                 io::ErrorKind::PermissionDenied => {
                     // What could not be made is not there to be looked at; its folder is.
@@ -366,7 +367,6 @@ impl Error {
                     let file = folder.unwrap_or(file);
                     format!("check who owns it: ls -ld {}", file.display())
                 }
-                io::ErrorKind::StorageFull => "free disk space, then try again".to_owned(),
                 io::ErrorKind::CrossesDevices => format!(
                     "a checkpoint lies in the file system of its memory: name a place beside {}, or copy that first",
                     file.display()

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::zfs_name::NameError;
+use crate::{full_disk, zfs_name::NameError};
 
 /// Why something could not be done with a disk.
 #[derive(Debug, thiserror::Error)]
@@ -151,13 +151,13 @@ impl Error {
             Self::Changed { .. } => {
                 "make disks of a file that nobody writes to, such as a read-only copy".to_owned()
             }
+            Self::Io { cause, .. } if full_disk::is_full(cause) => full_disk::HINT.to_owned(),
             Self::Io { file, cause, .. } => match cause.kind() {
                 io::ErrorKind::PermissionDenied => {
                     let folder = file.parent().filter(|_| !file.exists());
                     let file = folder.unwrap_or(file);
                     format!("check who owns it: ls -ld {}", file.display())
                 }
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space, then try again".to_owned(),
                 _ => return None,
             },
             Self::Many(_) | Self::NotRegular { .. } => return None,

@@ -25,6 +25,7 @@ use crate::{
         manifest::{DiskProvider, DiskSnapshot},
         sha256_file,
     },
+    full_disk,
     guest_id::GuestId,
     owner_only,
 };
@@ -114,15 +115,13 @@ impl Reflink {
 
 /// Why two files do not share blocks: a full disk says nothing of what its file system can.
 fn not_shared(from: &Path, to: &Path, cause: io::Error) -> Error {
-    match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::io("make a clone of", from, cause)
-        }
-        _ => Error::CannotShare {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            cause,
-        },
+    if full_disk::is_full(&cause) {
+        return Error::io("make a clone of", from, cause);
+    }
+    Error::CannotShare {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        cause,
     }
 }
 
@@ -325,10 +324,7 @@ mod tests {
         for full in [Errno::ENOSPC, Errno::EDQUOT] {
             let error = told(full);
             assert!(matches!(error, Error::Io { .. }), "{error}");
-            assert_eq!(
-                error.hint().as_deref(),
-                Some("free disk space, then try again")
-            );
+            assert_eq!(error.hint().as_deref(), Some(full_disk::HINT));
         }
         for cannot in [Errno::EOPNOTSUPP, Errno::EXDEV] {
             assert!(

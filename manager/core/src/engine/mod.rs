@@ -37,7 +37,7 @@ use crate::{
         BundlePath, Checkpoint, FileStamp, NoteSeal, Watch,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
-    disk,
+    disk, full_disk,
     guest_id::{GuestId, random},
     host,
     host::facts::HostFacts,
@@ -179,8 +179,8 @@ impl Error {
                  and DelegateSubgroup="
             }
             Self::Busy => "try again when it is done, or destroy it",
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "free disk space, then try again; the guest goes on"
+            Self::Io { source, .. } if full_disk::is_full(source) => {
+                return Some(format!("{}; the guest goes on", full_disk::HINT));
             }
             _ => return None,
         };

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, TokenDigest};
 use crate::{
     engine::{Process, ProcessState},
-    owner_only,
+    full_disk, owner_only,
 };
 
 /// Held, shared, by each process that has the lock of a pool; alone by a rebuild of the record.
@@ -172,7 +172,7 @@ fn sign(mut file: &File) -> io::Result<()> {
     let text = serde_json::to_vec(&Owner { process, command })?;
     // A full disk must not keep anybody from the lock.
     match file.write_all(&text) {
-        Err(e) if e.kind() != io::ErrorKind::StorageFull => Err(e),
+        Err(e) if !full_disk::is_full(&e) => Err(e),
         _ => Ok(()),
     }
 }

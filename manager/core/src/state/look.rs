@@ -13,7 +13,7 @@ use std::{
 use rusqlite::ErrorCode;
 
 use super::{DATABASE, Error, State, damage, schema};
-use crate::guest_id::random;
+use crate::{full_disk, guest_id::random};
 
 /// How often to copy again when another command has written meanwhile.
 const TRIES: usize = 3;
@@ -123,12 +123,9 @@ impl Error {
     #[must_use]
     pub fn is_unwritable(&self) -> bool {
         match self {
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::ReadOnlyFilesystem
-            ),
+            Self::Io { source, .. } => {
+                full_disk::is_full(source) || source.kind() == io::ErrorKind::ReadOnlyFilesystem
+            }
             Self::Database { source, .. } => matches!(
                 source.sqlite_error_code(),
                 Some(

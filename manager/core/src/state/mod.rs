@@ -70,6 +70,7 @@ use journal::Journal;
 
 use crate::{
     engine::{process, restore_lock},
+    full_disk,
     host::boot,
     owner_only,
 };
@@ -206,9 +207,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some(no_room(path))
-            }
+            Self::Io { path, source, .. } if full_disk::is_full(source) => Some(no_room(path)),
             Self::Io { .. } | Self::Nowhere => Some(format!(
                 "name a folder you may write: {STATE_DIR_VARIABLE}=DIR"
             )),
@@ -277,7 +276,8 @@ fn locked(
 
 fn no_room(path: &Path) -> String {
     format!(
-        "make room on the file system of {}, and try again; guests go on meanwhile",
+        "{}: it is full where {} lies; guests go on meanwhile",
+        full_disk::HINT,
         path.display()
     )
 }

@@ -24,7 +24,7 @@ use crate::api::{
     socket::{Name, Place},
     watch::Observation,
 };
-use brood_core::{guest_id::GuestId, guests::GuestState, owner_only};
+use brood_core::{full_disk, guest_id::GuestId, guests::GuestState, owner_only};
 
 /// The folder in the state folder.
 const FOLDER: &str = "ch";
@@ -214,7 +214,7 @@ fn not_made(path: &Path, error: &io::Error) -> Problem {
     let detail = format!("cannot make {}: {error}", path.display());
     let (status, kind) = match error.kind() {
         io::ErrorKind::InvalidInput => (StatusCode::UNPROCESSABLE_ENTITY, "socket-path-too-long"),
-        io::ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
+        _ if full_disk::is_full(error) => (StatusCode::INSUFFICIENT_STORAGE, "no-space"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
     };
     let problem = Problem::new(status, kind, detail);

@@ -37,6 +37,7 @@ const HOUSES: [House; 4] = [
             "percentiles",
             "zfs_name",
             "escaped",
+            "full_disk",
             "owner_only",
             "other_writer",
             "checkpoint",

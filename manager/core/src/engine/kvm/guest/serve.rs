@@ -54,7 +54,7 @@ use crate::engine::kvm::{
         REPORT_RESTORED, Reply, Report, RequestBytes, send_message,
     },
 };
-use crate::{checkpoint::FileStamp, guest_id::GuestId, units::Bytes};
+use crate::{checkpoint::FileStamp, full_disk, guest_id::GuestId, units::Bytes};
 
 /// Time that a client has to send its call, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
@@ -389,9 +389,10 @@ impl<P: GuestPort> Guest<'_, P> {
         let state = match written {
             Ok((state, Ok(()))) => state,
             Ok((_, Err(e))) => {
-                let kind = match e.kind() {
-                    io::ErrorKind::StorageFull => REPLY_NO_ROOM,
-                    _ => REPLY_FAILED,
+                let kind = if full_disk::is_full(&e) {
+                    REPLY_NO_ROOM
+                } else {
+                    REPLY_FAILED
                 };
                 let limit = match e.kind() {
                     io::ErrorKind::FileTooLarge => {
