@@ -9,6 +9,9 @@ mod pool;
 pub mod report;
 pub mod words;
 
+#[cfg(test)]
+mod schema_tests;
+
 pub use checkpoint::{Checkpoint, ListedCheckpoint, ListedState};
 pub use guest::{Guest, MemoryMap, Usage};
 pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
