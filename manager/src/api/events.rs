@@ -39,7 +39,10 @@ use super::{
     types::{Guest, report},
     watch::{Observation, ObservedGuest, look},
 };
-use brood_core::restore::RestoreFailure;
+use brood_core::{
+    checkpoint::Progress,
+    restore::{RestoreFailure, RestoreStep},
+};
 
 /// Number of remembered events: a listener who has missed fewer receives them; for one who has
 /// missed more, the stream starts again.
@@ -267,6 +270,33 @@ pub(crate) struct RestoreEvent {
     /// The latest warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) warning: Option<String>,
+}
+
+impl RestoreEvent {
+    /// Counts a step, and tells of it.
+    pub(crate) fn count(&mut self, step: &RestoreStep<'_>) {
+        self.failure = None;
+        match step {
+            RestoreStep::Restored(_) => self.restored += 1,
+            RestoreStep::Failed(failure) => {
+                self.failed += 1;
+                self.failure = Some((*failure).clone());
+            }
+            RestoreStep::Admitted { .. }
+            | RestoreStep::NurseryReplaced
+            | RestoreStep::Exposed(_) => {}
+        }
+        self.warning = step.warning();
+    }
+
+    /// Tells how far the check of the checkpoint is.
+    pub(crate) fn verifying(&self, progress: Progress) -> Self {
+        Self {
+            verified_bytes: Some(progress.done.0),
+            verify_bytes: Some(progress.total.0),
+            ..self.clone()
+        }
+    }
 }
 
 /// What to tell.

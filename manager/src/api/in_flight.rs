@@ -78,9 +78,7 @@ impl RunningRestore {
         let whole = progress.done == progress.total;
         if whole || told.is_none_or(|at| at.elapsed() >= BEAT) {
             *told = Some(Instant::now());
-            let mut event = self.work.progress().clone();
-            event.verified_bytes = Some(progress.done.0);
-            event.verify_bytes = Some(progress.total.0);
+            let event = self.work.progress().verifying(progress);
             self.app.tell_restore(&event);
         }
         match &self.work.cancelled {
@@ -93,19 +91,9 @@ impl RunningRestore {
     pub(super) fn note(&self, step: &RestoreStep<'_>, origin: &Origin) {
         self.app.count(step, origin);
         let mut progress = self.work.progress();
-        match step {
-            RestoreStep::Restored(_) => progress.restored += 1,
-            RestoreStep::Failed(_) => progress.failed += 1,
-            RestoreStep::Admitted { .. }
-            | RestoreStep::NurseryReplaced
-            | RestoreStep::Exposed(_) => {}
-        }
-        let mut told = progress.clone();
+        progress.count(step);
+        let told = progress.clone();
         drop(progress);
-        if let RestoreStep::Failed(failure) = step {
-            told.failure = Some((*failure).clone());
-        }
-        told.warning = step.warning();
         self.app.tell_restore(&told);
     }
 }

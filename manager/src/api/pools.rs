@@ -19,7 +19,6 @@ use super::{
     App,
     events::RestoreEvent,
     extract::{Json, Path, Query},
-    in_flight::RunningRestore,
     metrics::{self, Origin},
     permits::PermitKind,
     problem::Problem,
@@ -28,9 +27,9 @@ use super::{
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
-    checkpoint::until,
-    pool::{self, ApplyOutcome, FillReport, LOCK_LIMIT, NewPool, Pools, Refill},
-    restore::{self, PRIVATE_LIMIT, RestoreFailure, cores},
+    checkpoint::Watch,
+    pool::{self, ApplyOutcome, LOCK_LIMIT, NewPool, Pools, Refill},
+    restore::{self, PRIVATE_LIMIT, RestoreFailure, RestoreStep, cores},
     state::{Policy, PoolChange},
     units::Bytes,
 };
@@ -133,13 +132,20 @@ pub(crate) struct FillRequest {
 }
 
 impl FillRequest {
-    fn at_once(self) -> Result<u32, Problem> {
-        match self.concurrency {
-            None => Ok(at_once()),
-            Some(0) => Err(Problem::bad_request("concurrency must be at least 1")),
-            Some(k) => Ok(k),
-        }
+    /// How many restores run at once.
+    pub(crate) fn at_once(self) -> u32 {
+        self.concurrency.unwrap_or_else(at_once)
     }
+}
+
+/// A pool that was made or changed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum PoolAnswer {
+    /// It was filled then.
+    Filled(FilledPool),
+    /// It was not to be filled.
+    Pool(Pool),
 }
 
 impl CreatePool {
@@ -234,25 +240,12 @@ pub(super) async fn create(
     Extension(id): Extension<RequestId>,
     Json(making): Json<CreatePool>,
 ) -> Result<Response, Problem> {
-    let filling = making.fill;
+    let fill = making.fill;
     let new = making.new_pool(&app)?;
-    let Some(filling) = filling else {
-        let pool = app
-            .change_pools(move |pools| {
-                let wanted = until(pools.cancelled);
-                pools.create(&new, &wanted)
-            })
-            .await?;
-        return Ok((StatusCode::CREATED, Answer(Pool::from(pool))).into_response());
-    };
     let (name, checkpoint) = (new.name.clone(), new.checkpoint.to_string());
-    let filled = app
-        .fill(id, name, checkpoint, filling, move |pools, begun| {
-            pools.create(&new, &|progress| begun.verifying(progress))?;
-            Ok(())
-        })
-        .await?;
-    Ok((StatusCode::CREATED, Answer(filled)).into_response())
+    let make = move |pools: &mut Pools<'_>, watch: Watch<'_>| pools.create(&new, watch);
+    let (_, made) = app.put_pool(id, name, checkpoint, fill, make).await?;
+    Ok((StatusCode::CREATED, Answer(made)).into_response())
 }
 
 fn number(n: NonZeroU32) -> u64 {
@@ -288,7 +281,8 @@ pub(super) async fn show(
 pub(super) struct AppliedPool {
     /// The pool.
     #[serde(flatten)]
-    pool: Pool,
+    #[schema(value_type = Pool)]
+    pool: PoolAnswer,
     /// What was done to it.
     #[schema(value_type = words::Applied)]
     applied: ApplyOutcome,
@@ -303,13 +297,15 @@ pub(super) struct AppliedPool {
     params(("pool" = String, Path, description = "Its name")),
     request_body = CreatePool,
     responses(
-        (status = 200, description = "It was there", body = AppliedPool),
+        (status = 200, description = "It was there; when it was to be filled, with what came of \
+            that, as for fillPool", body = AppliedPool),
         (status = 201, description = "It was made", body = AppliedPool),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn apply(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
     Json(making): Json<CreatePool>,
 ) -> Result<Response, Problem> {
@@ -317,23 +313,16 @@ pub(super) async fn apply(
         let detail = format!("the path names pool {name:?}, the body {:?}", making.name);
         return Err(Problem::bad_request(detail));
     }
-    if making.fill.is_some() {
-        let problem = Problem::bad_request("a pool that is put is filled by the daemon");
-        return Err(problem.with_hint("POST .../pools/NAME/fill waits for that"));
-    }
+    let fill = making.fill;
     let wanted = making.new_pool(&app)?;
-    let applied = app.change_pools(move |pools| {
-        let still = until(pools.cancelled);
-        let applied = pools.apply(&wanted, &still)?;
-        let pool = pools.show(&name)?.into();
-        Ok(AppliedPool { pool, applied })
-    });
-    let applied = applied.await?;
-    let status = match applied.applied {
+    let checkpoint = wanted.checkpoint.to_string();
+    let apply = move |pools: &mut Pools<'_>, watch: Watch<'_>| pools.apply(&wanted, watch);
+    let (applied, pool) = app.put_pool(id, name, checkpoint, fill, apply).await?;
+    let status = match applied {
         ApplyOutcome::Made => StatusCode::CREATED,
         ApplyOutcome::Changed | ApplyOutcome::Same => StatusCode::OK,
     };
-    Ok((status, Answer(applied)).into_response())
+    Ok((status, Answer(AppliedPool { pool, applied })).into_response())
 }
 
 /// What to change of a pool. `null` takes a limit away.
@@ -420,7 +409,7 @@ pub(super) async fn change(
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
     Json(changing): Json<ChangePool>,
-) -> Result<Response, Problem> {
+) -> Result<Answer<PoolAnswer>, Problem> {
     let change = PoolChange {
         hot: changing.hot.map(Into::into),
         hot_min: changing.hot_min.map(|limit| limit.map(number)),
@@ -432,16 +421,12 @@ pub(super) async fn change(
     };
     // The reconciler's present fill may be obsolete.
     app.fills.interrupt(&name);
-    let Some(filling) = changing.fill else {
-        let pool = app.change_pools(move |pools| pools.change(&name, &change));
-        return Ok(Answer(Pool::from(pool.await?)).into_response());
-    };
     let pool = name.clone();
-    let filled = app.fill(id, name, String::new(), filling, move |pools, _| {
-        pools.change(&pool, &change)?;
-        Ok(())
-    });
-    Ok(Answer(filled.await?).into_response())
+    let change = move |pools: &mut Pools<'_>, _: Watch<'_>| pools.change(&pool, &change);
+    let (_, changed) = app
+        .put_pool(id, name, String::new(), changing.fill, change)
+        .await?;
+    Ok(Answer(changed))
 }
 
 /// How to remove.
@@ -511,46 +496,55 @@ pub(super) async fn fill(
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
     Query(filling): Query<FillRequest>,
-) -> Result<Answer<FilledPool>, Problem> {
-    let filled = app.fill(id, name, String::new(), filling, |_, _| Ok(()));
-    Ok(Answer(filled.await?))
+) -> Result<Answer<PoolAnswer>, Problem> {
+    let filled = app.put_pool(id, name, String::new(), Some(filling), |_, _| Ok(()));
+    Ok(Answer(filled.await?.1))
 }
 
 impl FilledPool {
-    /// The view of a pool that was filled.
-    pub(crate) fn new(
-        pool: pool::Pool,
-        settled: pool::ReconcileReport,
-        filled: FillReport,
-    ) -> Self {
-        Self {
-            pool: pool.into(),
+    /// Fills a pool.
+    pub(crate) fn of(
+        pools: &mut Pools<'_>,
+        name: &str,
+        fill: FillRequest,
+        cancelled: &AtomicBool,
+        observe: &mut dyn FnMut(&RestoreStep<'_>),
+    ) -> Result<Self, pool::Error> {
+        let (settled, filled) =
+            pools.fill(name, Refill::Whole, fill.at_once(), cancelled, observe)?;
+        Ok(Self {
+            pool: pools.show(name)?.into(),
             settled: settled.into(),
             restored: filled.restored,
             missing: filled.missing,
             no_room: filled.no_room,
             wall_s: filled.wall.as_secs_f64(),
             errors: filled.failures,
-        }
+        })
     }
 }
 
 impl App {
-    /// Fills a pool for the request of this id, after `first` has made or changed it. The
-    /// reconciler learns of the pool only afterwards.
-    async fn fill(
+    /// Makes or changes a pool for the request of this id, and fills it then, if it is to be filled.
+    /// The reconciler learns of the pool only afterwards.
+    async fn put_pool<T: Send + 'static>(
         &self,
         id: RequestId,
         name: String,
         checkpoint: String,
-        filling: FillRequest,
-        first: impl FnOnce(&mut Pools<'_>, &RunningRestore) -> Result<(), pool::Error> + Send + 'static,
-    ) -> Result<FilledPool, Problem> {
-        let at_once = filling.at_once()?;
-        let permit = self
-            .permits
-            .take(&[PermitKind::pool(&name)], restore::TIMEOUT)
-            .await?;
+        fill: Option<FillRequest>,
+        put: impl FnOnce(&mut Pools<'_>, Watch<'_>) -> Result<T, pool::Error> + Send + 'static,
+    ) -> Result<(T, PoolAnswer), Problem> {
+        let permit = match fill {
+            Some(fill) if fill.concurrency == Some(0) => {
+                return Err(Problem::bad_request("concurrency must be at least 1"));
+            }
+            Some(_) => {
+                let bounds = [PermitKind::pool(&name)];
+                Some(self.permits.take(&bounds, restore::TIMEOUT).await?)
+            }
+            None => None,
+        };
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let progress = RestoreEvent {
@@ -563,17 +557,18 @@ impl App {
         let app = self.clone();
         self.change_pools(move |pools| {
             let _permit = permit;
-            first(pools, &begun)?;
+            let put = put(pools, &|progress| begun.verifying(progress))?;
             let pool = pools.show(&name)?;
-            begun.asks_for(pool.row.policy.hot.saturating_sub(pool.entries.hot));
+            let Some(fill) = fill else {
+                return Ok((put, PoolAnswer::Pool(pool.into())));
+            };
+            begun.asks_for(pool.missing());
             let origin = Origin::from(&pool.row);
-            let (settled, filled) =
-                pools.fill(&name, Refill::Whole, at_once, &cancelled, &mut |step| {
-                    begun.note(step, &origin);
-                })?;
+            let step = &mut |step: &RestoreStep<'_>| begun.note(step, &origin);
+            let filled = FilledPool::of(pools, &name, fill, &cancelled, step)?;
             let why = metrics::EvictReason::policy;
-            app.metrics.evicted(&name, why, settled.evicted);
-            Ok(FilledPool::new(pools.show(&name)?, settled, filled))
+            app.metrics.evicted(&name, why, filled.settled.evicted);
+            Ok((put, PoolAnswer::Filled(filled)))
         })
         .await
     }

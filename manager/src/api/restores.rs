@@ -25,7 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use brood_core::{
-    checkpoint::BundlePath,
+    checkpoint::{BundlePath, Checkpoint, Watch},
     disk::{Choice, Source},
     restore::{
         self, RestoreContext, RestoreEnd, RestoreReport, RestoreSpec, RestoreStep, TIMEOUT, verify,
@@ -145,16 +145,6 @@ impl App {
             pool: String::new(),
         };
         let report = workers.call(|state, engine| {
-            if spec.trust {
-                state.trust(&checkpoint)?;
-            }
-            let begin = Instant::now();
-            let in_use = verify(state, engine, &checkpoint, &|progress| {
-                begun.verifying(progress)
-            })?;
-            let verify_s = in_use
-                .as_ref()
-                .map_or(0.0, |_| begin.elapsed().as_secs_f64());
             // More guests of it are often wanted soon.
             let context = RestoreContext {
                 state,
@@ -163,13 +153,15 @@ impl App {
                 slot: Some(workers.standing().named(&origin.checkpoint)),
                 cancelled,
             };
-            let restored = restore::restore(context, &checkpoint, spec, &mut |step| {
-                begun.note(step, &origin);
-            })?;
-            Ok::<_, Problem>(RestoreReport {
-                verify_s,
-                ..restored
-            })
+            let verifying = |progress| begun.verifying(progress);
+            let step = &mut |step: &RestoreStep<'_>| begun.note(step, &origin);
+            Ok::<_, Problem>(verified_restore(
+                context,
+                &checkpoint,
+                spec,
+                &verifying,
+                step,
+            )?)
         })?;
         tracing::info!(
             checkpoint = report.checkpoint,
@@ -202,4 +194,26 @@ impl App {
             }
         }
     }
+}
+
+/// Verifies a checkpoint, and restores guests from it.
+pub(crate) fn verified_restore(
+    context: RestoreContext<'_>,
+    checkpoint: &Checkpoint,
+    spec: &RestoreSpec,
+    verifying: Watch<'_>,
+    observe: &mut dyn FnMut(&RestoreStep<'_>),
+) -> Result<RestoreReport, restore::Error> {
+    if spec.trust {
+        context.state.trust(checkpoint)?;
+    }
+    let begin = Instant::now();
+    let in_use = verify(context.state, context.engine, checkpoint, verifying)?;
+    let verify_s = in_use
+        .as_ref()
+        .map_or(0.0, |_| begin.elapsed().as_secs_f64());
+    Ok(RestoreReport {
+        verify_s,
+        ..restore::restore(context, checkpoint, spec, observe)?
+    })
 }

@@ -18,8 +18,8 @@ use super::{
     types::{ClaimStatus, words},
 };
 use brood_core::{
-    checkpoint::until,
-    pool::{Error, Tier},
+    checkpoint::{Watch, until},
+    pool::{Error, Pools, Tier},
     restore,
     state::{SuspendedClaimState, TokenDigest},
     units::Bytes,
@@ -102,25 +102,15 @@ pub(super) async fn suspend(
     let permit = app.permits.take(&bounds, restore::TIMEOUT).await?;
     let suspended = app.change_pools(move |pools| {
         let _permit = permit;
-        let digest = TokenDigest::of(&token);
-        let rested = pools.state.suspended_claim(&digest)?;
         let wanted = until(pools.cancelled);
-        let manifest = pools.suspend(&token, &wanted)?;
-        let suspended = pools
-            .state
-            .suspended_claim(&digest)?
-            .ok_or(Error::NoSuchClaim)?;
-        let news = rested.is_none_or(|rested| rested.state != SuspendedClaimState::Suspended);
-        Ok((suspended.pool, manifest, news))
+        SuspendAnswer::of(pools, &token, &wanted)
     });
     let suspended = suspended.await;
     let took = begin.elapsed();
-    let (pool, manifest, news) = suspended.inspect_err(|_| app.metrics.claim_not_suspended())?;
+    let (suspended, news) = suspended.inspect_err(|_| app.metrics.claim_not_suspended())?;
     let rested = SuspendAnswer {
-        guest: manifest.guest,
-        written_bytes: manifest.files.ckp.size,
         suspend_ms: took.as_secs_f64() * 1e3,
-        pool,
+        ..suspended
     };
     if news {
         let written = rested.written_bytes;
@@ -131,6 +121,29 @@ pub(super) async fn suspend(
         app.room.notify_waiters();
     }
     Ok(Answer(rested))
+}
+
+impl SuspendAnswer {
+    /// Suspends a claim; says whether it was not suspended before, too.
+    pub(crate) fn of(
+        pools: &mut Pools<'_>,
+        token: &str,
+        progress: Watch<'_>,
+    ) -> Result<(Self, bool), Error> {
+        let begin = Instant::now();
+        let digest = TokenDigest::of(token);
+        let before = pools.state.suspended_claim(&digest)?;
+        let manifest = pools.suspend(token, progress)?;
+        let after = pools.state.suspended_claim(&digest)?;
+        let answer = Self {
+            guest: manifest.guest,
+            written_bytes: manifest.files.ckp.size,
+            suspend_ms: begin.elapsed().as_secs_f64() * 1e3,
+            pool: after.ok_or(Error::NoSuchClaim)?.pool,
+        };
+        let news = before.is_none_or(|before| before.state != SuspendedClaimState::Suspended);
+        Ok((answer, news))
+    }
 }
 
 /// Request to resume a suspended claim.

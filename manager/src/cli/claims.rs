@@ -2,7 +2,7 @@
 
 use std::{
     process::ExitCode,
-    thread,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -12,25 +12,18 @@ use serde_json::json;
 use super::{
     bar::Bar,
     complete,
-    daemon::{by_daemon, daemon, done},
     failure::SOME,
     output::{cancellation, json, line, operations, written},
-    pool::with_pools,
     values::{timeout, wait, whole_seconds},
 };
-use crate::failure::Failure;
 use crate::{
     api::{
         claims::{Claim as Claimed, ClaimRequest},
         suspended_claims::ResumeClaimRequest,
     },
-    client,
     config::Config,
+    failure::Failure,
 };
-use brood_core::pool::ClaimSpec;
-
-/// How long a claim waits for the daemon that takes over from an ending one.
-const TAKEOVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Claims a guest: the oldest hot one, or a newly restored one. It has answered when the command
 /// ends.
@@ -63,37 +56,15 @@ pub(super) struct Claim {
 impl Claim {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let begin = Instant::now();
-        let wait = self.wait;
-        while let Some(client) = daemon(config) {
-            let left = wait.saturating_sub(begin.elapsed());
+        let claim = operations(config).run(|ops| {
             let claiming = ClaimRequest {
                 lease_s: self.lease,
-                wait_s: left.as_secs_f64(),
+                wait_s: self.wait.saturating_sub(begin.elapsed()).as_secs_f64(),
                 timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
             };
-            let claim = match client.claim(&self.pool, &claiming) {
-                // A daemon that ends refuses to let claims wait; the one that takes over does not.
-                Err(client::Error::Problem(problem))
-                    if problem.is_for_want_of_room() && begin.elapsed() < wait =>
-                {
-                    thread::sleep(TAKEOVER_POLL_INTERVAL);
-                    continue;
-                }
-                claim => done(claim)?,
-            };
-            match claim {
-                Some(claim) => return self.hand_over(config, &claim),
-                None => break,
-            }
-        }
-        let wanted = ClaimSpec {
-            lease: self.lease.map(|s| Duration::from_secs(s.into())),
-            timeout: self.timeout,
-            wait: wait.saturating_sub(begin.elapsed()),
-            place: None,
-        };
-        let claimed = with_pools(config, |pools| Ok(pools.claim(&self.pool, &wanted)?))?;
-        self.hand_over(config, &claimed.into())
+            ops.claim(&self.pool, &claiming)
+        })?;
+        self.hand_over(config, &claim)
     }
 
     /// Prints the claim. If that fails, as on a full disk, nobody has its token, so the claim is
@@ -179,18 +150,11 @@ pub(super) struct Suspend {
 
 impl Suspend {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let rested = by_daemon(config, |daemon| daemon.suspend_claim(&self.token))?;
-        let (guest, written) = match rested {
-            Some(rested) => (rested.guest, rested.written_bytes),
-            None => {
-                let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-                let manifest = with_pools(config, |pools| {
-                    Ok(pools.suspend(&self.token, &|p| bar.advance(p))?)
-                })?;
-                bar.clear();
-                (manifest.guest, manifest.files.ckp.size)
-            }
-        };
+        let bar = LazyLock::new(|| Bar::bytes("sealing", self.json).until(&cancellation()));
+        let suspended = operations(config)
+            .run(|ops| ops.suspend_claim(&self.token, &|progress| bar.advance(progress)))?;
+        drop(bar);
+        let (guest, written) = (suspended.guest, suspended.written_bytes);
         if self.json {
             json(&json!({ "guest": guest, "written_bytes": written.0 }));
         } else {

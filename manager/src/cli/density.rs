@@ -9,7 +9,6 @@ use super::{
     complete,
     failure::{INTERRUPTED, SOME},
     output::{Park, cancellation, engine_with, facts, json, line, note, state},
-    restore::verify,
 };
 #[cfg(feature = "plots")]
 use crate::density::report::write_report;
@@ -24,7 +23,7 @@ use crate::{
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
     engine::bhyve::Rctl,
-    restore::{PRIVATE_LIMIT, cores, cost},
+    restore::{PRIVATE_LIMIT, cores, cost, verify},
     units::Bytes,
 };
 
@@ -72,7 +71,10 @@ impl Density {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let (mut state, engine) = (state(config)?, engine_with(&Rctl::default())?);
-        let _use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
+        let verifying = Bar::bytes("verifying", self.json).until(&cancelled);
+        // Until it is dropped, nobody can remove the checkpoint.
+        let _use = verify(&state, &*engine, &checkpoint, &|p| verifying.advance(p))?;
+        verifying.clear();
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
         if self.dirty_pages > 0 && !run::can_be_asked(&checkpoint) {
             note(

@@ -8,28 +8,22 @@ use std::{
 use clap::Args;
 
 use super::{
-    bar::Bar,
     complete,
-    daemon::{daemon, done},
     failure::{INTERRUPTED, SOME},
-    output::{cancellation, json, line},
-    pool::with_pools,
+    output::{cancellation, json, line, operations},
+    pool::print_pool,
     progress::RestoreProgress,
     restore::concurrency,
 };
-use crate::failure::Failure;
 use crate::{
     api::{
         events::RestoreEvent,
-        pools::{FillRequest, FilledPool},
+        pools::{FillRequest, FilledPool, PoolAnswer},
         types::Pool,
     },
-    client::{self, Client, Watch},
     config::Config,
-};
-use brood_core::{
-    pool::{Pools, Refill},
-    restore::{RestoreStep, cores},
+    failure::Failure,
+    ops::{Auto, PoolStep, PutPool, Watch},
 };
 
 /// Repairs a pool and restores its missing guests.
@@ -59,25 +53,19 @@ pub(super) struct Fill {
 
 impl Fill {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let mut ops = operations(config);
         let names = match &self.pool {
             Some(name) => vec![name.clone()],
             None => {
-                let pools = with_pools(config, |pools| Ok(pools.list()?))?;
-                pools.into_iter().map(|pool| pool.row.name).collect()
+                let pools = ops.run(|ops| ops.pools())?;
+                pools.into_iter().map(|pool| pool.settings.name).collect()
             }
         };
+        let fill = Some(filling(config, self.concurrency));
         let mut worst = ExitCode::SUCCESS;
         for name in &names {
-            let filling = filling(config, self.concurrency);
-            let filled = fill_by_daemon(config, self.json, |daemon, watch| {
-                daemon.fill_pool(name, filling, watch)
-            })?;
-            let code = match filled {
-                Some(code) => code,
-                None => with_pools(config, |pools| {
-                    fill(config, pools, name, self.concurrency, self.json)
-                })?,
-            };
+            let first = PoolStep::Fill(name);
+            let code = put_pool(&mut ops, PutPool { first, fill }, self.json)?;
             if code != ExitCode::SUCCESS {
                 worst = code;
             }
@@ -89,68 +77,35 @@ impl Fill {
     }
 }
 
-/// How the daemon is to fill a pool.
+/// How a pool is to be filled.
 pub(super) fn filling(config: &Config, at_once: Option<u32>) -> FillRequest {
     FillRequest {
         concurrency: concurrency(config, at_once),
     }
 }
 
-/// Has the daemon fill a pool; none, when it has begun nothing.
-pub(super) fn fill_by_daemon(
-    config: &Config,
-    quiet: bool,
-    ask: impl FnOnce(&Client, Watch<'_>) -> Result<FilledPool, client::Error>,
-) -> Result<Option<ExitCode>, Failure> {
-    let Some(client) = daemon(config) else {
-        return Ok(None);
-    };
-    let cancelled = &cancellation();
-    let mut shown = RestoreProgress::new(quiet);
-    let observe = &mut |event: &RestoreEvent| shown.note(event);
-    let filled = done(ask(&client, Watch { cancelled, observe }))?;
-    Ok(filled.map(|filled| {
-        shown.finish(&filled.errors, &[]);
-        print_filled(&filled, cancelled, quiet)
-    }))
-}
-
-/// Fills a pool here.
-pub(super) fn fill(
-    config: &Config,
-    pools: &mut Pools<'_>,
-    name: &str,
-    at_once: Option<u32>,
-    quiet: bool,
+/// Puts a pool in order, with the progress displayed, and prints the pool.
+pub(super) fn put_pool(
+    ops: &mut Auto,
+    put: PutPool<'_>,
+    as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let cancelled = cancellation();
-    let pool = pools.show(name)?;
-    let missing = pool.row.policy.hot.saturating_sub(pool.entries.hot);
-    let bar = Bar::guests("restoring", missing, quiet);
-    let at_once = match concurrency(config, at_once) {
-        Some(k) => k,
-        None => std::thread::available_parallelism().map_or(1, |n| cores(n.get() as u64)),
-    };
-    let result = pools.fill(
-        name,
-        Refill::Whole,
-        at_once,
-        &cancelled,
-        &mut |event| match event {
-            RestoreStep::Restored(_) => bar.inc(),
-            RestoreStep::Failed(failure) => {
-                bar.note(format_args!("{}: {}", failure.name, failure.error));
-            }
-            RestoreStep::NurseryReplaced => {
-                bar.note("the nursery was killed; a new one goes on");
-            }
-            RestoreStep::Admitted { .. } | RestoreStep::Exposed(_) => {}
-        },
-    );
-    bar.clear();
-    let (settled, filled) = result?;
-    let filled = FilledPool::new(pools.show(name)?, settled, filled);
-    Ok(print_filled(&filled, &cancelled, quiet))
+    let cancelled = &cancellation();
+    let mut shown = RestoreProgress::new(as_json);
+    let answer = ops.run(|ops| {
+        let observe = &mut |event: &RestoreEvent| shown.note(event);
+        ops.put_pool(&put, Watch { cancelled, observe })
+    })?;
+    Ok(match answer {
+        PoolAnswer::Filled(filled) => {
+            shown.finish(&filled.errors, &[]);
+            print_filled(&filled, cancelled, as_json)
+        }
+        PoolAnswer::Pool(pool) => {
+            shown.finish(&[], &[]);
+            print_pool(&pool, as_json)
+        }
+    })
 }
 
 fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> ExitCode {

@@ -1,22 +1,15 @@
 //! `brood doctor` and `brood plan`: the checks of this host, and its capacity.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use super::{
     complete,
-    daemon::by_daemon,
-    output::{color, engine, facts, json, line, state, styled, width},
+    output::{color, engine, facts, json, line, operations, state, styled, width},
 };
 use crate::failure::Failure;
-use crate::{
-    api::{host::Host, types},
-    config::Config,
-};
+use crate::{api::types, config::Config};
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
     host::{doctor_text, plan::plan, plan_text},
@@ -46,21 +39,9 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let dir = self.checkpoint_dir.as_deref().map(std::path::absolute);
-        let dir = dir.and_then(Result::ok);
         // Guests that the daemon restores are held to its limits, not to those of this command.
-        let host = by_daemon(config, |daemon| {
-            daemon.host(self.guests, dir.as_deref().and_then(Path::to_str))
-        })?;
-        let host = match host {
-            Some(host) => host,
-            None => {
-                let engine = engine(config)?;
-                let mut facts = facts(config, &*engine, self.checkpoint_dir)?;
-                engine.examine(&mut facts);
-                Host::new(&facts, self.guests)
-            }
-        };
+        let host =
+            operations(config).run(|ops| ops.host(self.guests, self.checkpoint_dir.as_deref()))?;
         if self.json {
             json(&host);
         } else {

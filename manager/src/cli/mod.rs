@@ -6,7 +6,6 @@ mod claims;
 mod complete;
 mod completions;
 mod config;
-pub(crate) mod daemon;
 mod density;
 mod disk;
 mod fill;
@@ -161,7 +160,7 @@ impl Cli {
             sources.flags.insert("daemon", "off".into());
         }
         if !matches!(self.command, Command::Serve(_)) {
-            daemon::start_log(self.verbose);
+            output::start_log(self.verbose);
         }
         let config = || Config::load(&sources);
         match self.command {

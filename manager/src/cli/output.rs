@@ -16,6 +16,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
 };
+use tracing_subscriber::EnvFilter;
 
 use crate::{config::Config, failure::Failure, ops::Auto};
 use brood_core::{engine::ParkAfter, escaped};
@@ -184,6 +185,11 @@ pub(crate) fn operations_to_look(config: &Config) -> Auto {
     Auto::to_look(config, warn)
 }
 
+/// Operations by this process alone.
+pub(crate) fn operations_here(config: &Config) -> Auto {
+    Auto::here(config, warn)
+}
+
 /// Prints a warning to standard error.
 pub(crate) fn warn(why: &str) {
     note(format_args!("warning: {why}"));
@@ -212,4 +218,22 @@ pub(crate) fn cancellation() -> Arc<AtomicBool> {
         let _ = flag::register(signal, Arc::clone(&cancelled));
     }
     cancelled
+}
+
+/// Starts the log of a command on standard error, if `--verbose` is given or `RUST_LOG` is set.
+pub(crate) fn start_log(verbose: bool) {
+    let filter = match EnvFilter::try_from_default_env() {
+        Ok(filter) => filter,
+        Err(_) if verbose => EnvFilter::new("brood=info"),
+        Err(_) => return,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_ansi(false)
+        // It would panic when standard error cannot be written to.
+        .log_internal_errors(false)
+        .init();
 }

@@ -6,29 +6,23 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    bar::Bar,
     claims::{Claim, Release, Renew, Resume, Suspend},
     complete,
-    daemon::{by_daemon, daemon},
     failure::{INTERRUPTED, SOME},
-    fill::{Fill, fill, fill_by_daemon, filling},
-    output::{cancellation, json, line, note_with, operations, operations_to_look, table, warn},
+    fill::{Fill, filling, put_pool},
+    output::{json, line, note_with, operations, operations_to_look, table},
     policy::Limits,
-    restore::absolute,
     values::whole_seconds,
 };
 use crate::failure::Failure;
 use crate::{
-    api::{
-        pools::{ChangePool, CreatePool},
-        types::{Pool, PoolFailing},
-    },
+    api::types::{Pool, PoolFailing},
     config::Config,
-    ops::Local,
+    ops::{PoolStep, PutPool, daemon},
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
-    pool::{NewPool, Pools},
+    pool::NewPool,
     state::EntryState,
     units::Bytes,
 };
@@ -94,14 +88,6 @@ impl Command {
     }
 }
 
-/// Runs something on the pools of the state folder.
-pub(super) fn with_pools<T>(
-    config: &Config,
-    run: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    Local::new(config, warn).with_pools(run)
-}
-
 /// Creates a pool and fills it
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -164,34 +150,9 @@ impl Create {
                 note_with("\x1b[33m", "warning", &exposure.to_string());
             }
         }
-        if let Some(code) = self.by_daemon(config, &new)? {
-            return Ok(code);
-        }
-        with_pools(config, |pools| {
-            let bar = Bar::bytes("verifying", self.json).until(&cancellation());
-            let pool = pools.create(&new, &|p| bar.advance(p))?;
-            bar.clear();
-            if self.empty {
-                return Ok(print_pool(&pool.into(), self.json));
-            }
-            fill(config, pools, &self.name, None, self.json)
-        })
-    }
-
-    /// Has the daemon make it; none, when it has begun nothing.
-    fn by_daemon(&self, config: &Config, new: &NewPool) -> Result<Option<ExitCode>, Failure> {
-        let Some(checkpoint) = absolute(&new.checkpoint) else {
-            return Ok(None);
-        };
         let fill = (!self.empty).then(|| filling(config, None));
-        let making = CreatePool::of(new, checkpoint, fill);
-        if self.empty {
-            let pool = by_daemon(config, |daemon| daemon.create_pool(&making))?;
-            return Ok(pool.map(|pool| print_pool(&pool, self.json)));
-        }
-        fill_by_daemon(config, self.json, |daemon, watch| {
-            daemon.create_and_fill_pool(&making, watch)
-        })
+        let first = PoolStep::Create(&new);
+        put_pool(&mut operations(config), PutPool { first, fill }, self.json)
     }
 }
 
@@ -223,17 +184,9 @@ pub(super) struct Set {
 impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let change = self.limits.change(self.hot, self.lease.map(Into::into));
-        let changing = ChangePool::of(&change, Some(filling(config, None)));
-        let filled = fill_by_daemon(config, self.json, |daemon, watch| {
-            daemon.change_and_fill_pool(&self.pool, &changing, watch)
-        })?;
-        if let Some(code) = filled {
-            return Ok(code);
-        }
-        with_pools(config, |pools| {
-            pools.change(&self.pool, &change)?;
-            fill(config, pools, &self.pool, None, self.json)
-        })
+        let first = PoolStep::Change(&self.pool, &change);
+        let fill = Some(filling(config, None));
+        put_pool(&mut operations(config), PutPool { first, fill }, self.json)
     }
 }
 
@@ -259,20 +212,20 @@ impl Apply {
             line("no pools in the configuration");
         }
         let (mut good, mut interrupted) = (0, false);
-        with_pools(config, |pools| {
-            for wanted in &config.pools {
-                match apply(config, pools, wanted, self.json) {
-                    Ok(ExitCode::SUCCESS) => good += 1,
-                    Ok(code) if code == ExitCode::from(INTERRUPTED) => {
-                        interrupted = true;
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(failure) => super::output::failure(&failure),
+        let mut ops = operations(config);
+        let fill = Some(filling(config, None));
+        for wanted in &config.pools {
+            let first = PoolStep::Apply(wanted);
+            match put_pool(&mut ops, PutPool { first, fill }, self.json) {
+                Ok(ExitCode::SUCCESS) => good += 1,
+                Ok(code) if code == ExitCode::from(INTERRUPTED) => {
+                    interrupted = true;
+                    break;
                 }
+                Ok(_) => {}
+                Err(failure) => super::output::failure(&failure),
             }
-            Ok(())
-        })?;
+        }
         Ok(match good {
             _ if interrupted => ExitCode::from(INTERRUPTED),
             all if all == config.pools.len() => ExitCode::SUCCESS,
@@ -280,18 +233,6 @@ impl Apply {
             _ => ExitCode::from(SOME),
         })
     }
-}
-
-fn apply(
-    config: &Config,
-    pools: &mut Pools<'_>,
-    wanted: &NewPool,
-    quiet: bool,
-) -> Result<ExitCode, Failure> {
-    let bar = Bar::bytes("verifying", quiet).until(&cancellation());
-    pools.apply(wanted, &|p| bar.advance(p))?;
-    bar.clear();
-    fill(config, pools, &wanted.name, None, quiet)
 }
 
 /// Lists pools
@@ -370,7 +311,7 @@ fn row(pool: &Pool) -> Vec<String> {
     ]
 }
 
-fn print_pool(pool: &Pool, as_json: bool) -> ExitCode {
+pub(super) fn print_pool(pool: &Pool, as_json: bool) -> ExitCode {
     if as_json {
         json(pool);
     } else {

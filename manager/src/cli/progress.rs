@@ -1,4 +1,4 @@
-//! Progress of a restore by the daemon, displayed as that of a restore by the command itself.
+//! Progress of a restore, by the daemon or by this process, on standard error.
 
 use std::collections::HashSet;
 
@@ -69,9 +69,7 @@ impl RestoreProgress {
             self.failed(failure);
         }
     }
-}
 
-impl RestoreProgress {
     fn clear(&self) {
         self.bytes.clear();
         self.guests.clear();

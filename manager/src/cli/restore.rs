@@ -1,31 +1,23 @@
 //! `brood restore`: restores guests from a checkpoint.
 
-use std::{
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 
 use super::{
-    bar::Bar,
     complete,
-    daemon::by_daemon,
     failure::{INTERRUPTED, SOME},
-    output::{Park, cancellation, engine, engine_with, facts, json, line, note, state},
+    output::{Park, cancellation, engine, json, line, note, operations, operations_here, state},
     progress::RestoreProgress,
     values::timeout,
 };
-use crate::failure::Failure;
-use crate::{api::events::RestoreEvent, client::Watch, config::Config};
+use crate::{api::events::RestoreEvent, config::Config, failure::Failure, ops::Watch};
 use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
     disk::Choice,
-    engine::{self, Engine, bhyve::Rctl},
+    engine::{self, bhyve::Rctl},
     percentiles::Percentiles,
-    restore::{self, RestoreContext, RestoreEnd, RestoreReport, RestoreSpec, RestoreStep},
-    state::{BundleUse, State},
+    restore::{RestoreEnd, RestoreReport, RestoreSpec},
     units::Bytes,
 };
 
@@ -98,7 +90,6 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let cancelled = cancellation();
         let checkpoint = match Checkpoint::open(&self.checkpoint) {
             // The folders that brood knows may have it.
             Err(checkpoint::Error::Parent { .. } | checkpoint::Error::OtherParent { .. }) => {
@@ -106,52 +97,44 @@ impl Restore {
             }
             opened => opened?,
         };
-        let rctl: Rctl = self.rctl.iter().cloned().collect();
-        let spec = self.spec(config);
         // Disks are made where the user may write, which need not be where the daemon may;
         // limits of guests are the daemon's own.
         let has_disks = !checkpoint.manifest().disks.is_empty() || self.disk.is_some();
-        if !has_disks
-            && rctl.is_empty()
-            && let Some(report) = self.by_daemon(config, &spec, &cancelled)?
-        {
-            return Ok(self.finish(&report));
-        }
-        let (mut state, engine) = (state(config)?, limited(config, &rctl)?);
-        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
-        if self.trust {
-            state.trust(&checkpoint)?;
-        }
-        let begin = Instant::now();
-        let in_use = verify(&state, &*engine, &checkpoint, self.json, &cancelled)?;
-        let verify_s = in_use
-            .as_ref()
-            .map_or(0.0, |_| begin.elapsed().as_secs_f64());
-        let bar = Bar::guests("restoring", self.guests.into(), self.json);
-        let context = RestoreContext {
-            state: &mut state,
-            engine: &*engine,
-            facts: &facts,
-            slot: None,
-            cancelled: &cancelled,
+        let mut ops = if has_disks || !self.rctl.is_empty() {
+            operations_here(&self.limited(config)?)
+        } else {
+            operations(config)
         };
-        let mut report = restore::restore(context, &checkpoint, &spec, &mut |step| {
-            if let Some(warning) = step.warning() {
-                bar.note(format_args!("warning: {warning}"));
-            }
-            match step {
-                RestoreStep::Restored(_) => bar.inc(),
-                RestoreStep::Failed(failure) => {
-                    bar.note(format_args!("{}: {}", failure.name, failure.error));
-                }
-                RestoreStep::Admitted { .. }
-                | RestoreStep::NurseryReplaced
-                | RestoreStep::Exposed(_) => {}
-            }
+        let spec = self.spec(config);
+        let cancelled = &cancellation();
+        let mut shown = RestoreProgress::new(self.json);
+        let report = ops.run(|ops| {
+            let observe = &mut |event: &RestoreEvent| shown.note(event);
+            ops.restore(&self.checkpoint, &spec, Watch { cancelled, observe })
         })?;
-        bar.clear();
-        report.verify_s = verify_s;
-        Ok(self.finish(&report))
+        shown.finish(&report.failures, &report.warnings);
+        for undone in &report.undone {
+            note(format_args!("error: {undone}"));
+        }
+        if self.json {
+            json(&report);
+        } else {
+            print(&report);
+        }
+        Ok(exit_code(report.ending()))
+    }
+
+    /// The configuration, with the limits that the command line names.
+    fn limited(&self, config: &Config) -> Result<Config, Failure> {
+        let mut config = config.clone();
+        if !self.rctl.is_empty() {
+            if engine(&config)?.kind() != EngineKind::Bhyve {
+                let why = "--rctl is FreeBSD's; on Linux control groups limit guests".to_owned();
+                return Err(engine::Error::Refused(why).into());
+            }
+            config.bhyve.rctl.value = self.rctl.iter().cloned().collect();
+        }
+        Ok(config)
     }
 
     fn spec(&self, config: &Config) -> RestoreSpec {
@@ -175,54 +158,6 @@ impl Restore {
             ..RestoreSpec::default()
         }
     }
-
-    /// Has the daemon restore; none, when it has begun nothing.
-    fn by_daemon(
-        &self,
-        config: &Config,
-        spec: &RestoreSpec,
-        cancelled: &AtomicBool,
-    ) -> Result<Option<RestoreReport>, Failure> {
-        let Some(checkpoint) = absolute(&self.checkpoint) else {
-            return Ok(None);
-        };
-        let absolute = RestoreSpec {
-            checkpoint,
-            ..spec.clone()
-        };
-        let mut shown = RestoreProgress::new(self.json);
-        let report = by_daemon(config, |daemon| {
-            let observe = &mut |event: &RestoreEvent| shown.note(event);
-            daemon.restore(&absolute, Watch { cancelled, observe })
-        })?;
-        Ok(report.map(|report| {
-            shown.finish(&report.failures, &report.warnings);
-            RestoreReport {
-                // As it was named here.
-                checkpoint: spec.checkpoint.clone(),
-                ..report
-            }
-        }))
-    }
-
-    fn finish(&self, report: &RestoreReport) -> ExitCode {
-        for undone in &report.undone {
-            note(format_args!("error: {undone}"));
-        }
-        if self.json {
-            json(report);
-        } else {
-            print(report);
-        }
-        exit_code(report.ending())
-    }
-}
-
-/// A bundle's absolute path for the daemon, whose working folder may be another one.
-pub(super) fn absolute(bundle: &BundlePath) -> Option<String> {
-    let path = bundle.absolute().ok()?;
-    let dir = path.dir().to_str()?;
-    Some(format!("{}/{}", dir.trim_end_matches('/'), path.name()))
 }
 
 fn print(report: &RestoreReport) {
@@ -280,36 +215,8 @@ fn exit_code(ending: RestoreEnd) -> ExitCode {
     }
 }
 
-/// The engine, with the limits that the command line names, else with those that are configured.
-fn limited(config: &Config, rctl: &Rctl) -> Result<Box<dyn Engine>, Failure> {
-    if rctl.is_empty() {
-        return engine(config);
-    }
-    let engine = engine_with(rctl)?;
-    if engine.kind() != EngineKind::Bhyve {
-        let why = "--rctl is FreeBSD's; on Linux control groups limit guests".to_owned();
-        return Err(engine::Error::Refused(why).into());
-    }
-    Ok(engine)
-}
-
 /// How many restores at once: as the flag says, else as is configured.
 pub(super) fn concurrency(config: &Config, flag: Option<u32>) -> Option<u32> {
     let configured = config.restore.concurrency.as_ref();
     flag.or(configured.map(|k| k.value.get()))
-}
-
-/// Checks the checkpoint's memory, with a progress bar, unless it was checked before. Until the
-/// result is dropped, nobody can remove the checkpoint.
-pub(super) fn verify(
-    state: &State,
-    engine: &dyn Engine,
-    checkpoint: &Checkpoint,
-    quiet: bool,
-    cancelled: &Arc<AtomicBool>,
-) -> Result<Option<BundleUse>, Failure> {
-    let bar = Bar::bytes("verifying", quiet).until(cancelled);
-    let in_use = restore::verify(state, engine, checkpoint, &|p| bar.advance(p))?;
-    bar.clear();
-    Ok(in_use)
 }

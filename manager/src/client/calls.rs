@@ -26,7 +26,7 @@ pub(crate) struct Watch<'a> {
     /// Set when no more guests are to be begun.
     pub(crate) cancelled: &'a AtomicBool,
     /// Is told how it comes along.
-    pub(crate) observe: &'a mut dyn FnMut(&RestoreEvent),
+    pub(crate) observe: &'a mut (dyn FnMut(&RestoreEvent) + Send),
 }
 
 impl Client {

@@ -44,6 +44,15 @@ impl Auto {
         }
     }
 
+    /// This process alone.
+    pub(crate) fn here(config: &Config, warn: fn(&str)) -> Self {
+        Self {
+            daemon: None,
+            only_daemon: false,
+            local: Local::new(config, warn),
+        }
+    }
+
     /// Looks for a daemon again, if none is used.
     #[cfg(feature = "top")]
     pub(crate) fn find_daemon(&mut self, config: &Config) {
@@ -56,9 +65,9 @@ impl Auto {
     /// all later ones.
     pub(crate) fn run<T>(
         &mut self,
-        operation: impl Fn(&mut dyn Operations) -> Result<T, Error>,
+        mut operation: impl FnMut(&mut dyn Operations) -> Result<T, Error>,
     ) -> Result<T, Failure> {
-        if let Some(done) = self.by_daemon(&operation)? {
+        if let Some(done) = self.by_daemon(&mut operation)? {
             return Ok(done);
         }
         here(operation(&mut self.local))
@@ -91,7 +100,7 @@ impl Auto {
     /// Has the daemon do an operation; `None` when it has begun nothing.
     fn by_daemon<T>(
         &mut self,
-        operation: impl Fn(&mut dyn Operations) -> Result<T, Error>,
+        operation: impl FnOnce(&mut dyn Operations) -> Result<T, Error>,
     ) -> Result<Option<T>, Failure> {
         let Some(daemon) = &mut self.daemon else {
             return Ok(None);
@@ -142,29 +151,6 @@ pub(crate) fn daemon(config: &Config) -> Option<Client> {
             tracing::info!("without a daemon: {e}");
             None
         }
-    }
-}
-
-/// The daemon's result; `None` when it has begun nothing.
-pub(crate) fn done<T>(result: Result<T, client::Error>) -> Result<Option<T>, Failure> {
-    match result {
-        Ok(done) => Ok(Some(done)),
-        Err(client::Error::NotBegun(why)) => {
-            tracing::info!("without the daemon: {why}");
-            Ok(None)
-        }
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Has the daemon do the work; `None` when it has begun nothing, so that this process must do it.
-pub(crate) fn by_daemon<T>(
-    config: &Config,
-    ask: impl FnOnce(&Client) -> Result<T, client::Error>,
-) -> Result<Option<T>, Failure> {
-    match daemon(config) {
-        Some(client) => done(ask(&client)),
-        None => Ok(None),
     }
 }
 

@@ -1,25 +1,36 @@
 //! Operations by the daemon: each is one request.
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use hyper::Method;
 
 #[cfg(feature = "top")]
 use super::DaemonActivity;
-use super::{Error, Operations};
+use super::{Error, Operations, PoolStep, PutPool};
 use crate::{
     api::{
         claims::{Claim, ClaimRequest, LeaseRenewal, RenewRequest},
         evict::{EvictReport, EvictRequest},
         guests::{AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
         host::Host,
-        pools::{ChangePool, CreatePool, FillRequest, FilledPool},
+        pools::{ChangePool, CreatePool, PoolAnswer},
         suspended_claims::{ResumeClaimRequest, SuspendAnswer},
         types::{Guest, Pool, PoolDetails},
     },
     client::{self, Call, Client, Segment, Watch},
 };
-use brood_core::restore::{RestoreReport, RestoreSpec};
+use brood_core::{
+    checkpoint::{self, BundlePath},
+    pool::NewPool,
+    restore::{RestoreReport, RestoreSpec},
+};
+
+/// Interval at which a claim that an ending daemon has refused asks the one that takes over.
+const TAKEOVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Operations for Client {
     fn guests(&mut self, usage: bool) -> Result<Vec<Guest>, Error> {
@@ -75,6 +86,44 @@ impl Operations for Client {
         }))
     }
 
+    /// The report of a restore that came to nothing is an answer too.
+    fn restore(
+        &mut self,
+        path: &BundlePath,
+        spec: &RestoreSpec,
+        watch: Watch<'_>,
+    ) -> Result<RestoreReport, Error> {
+        let seen = RestoreSpec {
+            checkpoint: absolute(path)?,
+            ..spec.clone()
+        };
+        let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(&seen);
+        let report = match self.watched(call, watch) {
+            Err(client::Error::Problem(mut problem)) => {
+                let report = problem.report.take();
+                match report.map(serde_json::from_value).transpose() {
+                    Ok(Some(report)) => report,
+                    _ => return Err(client::Error::Problem(problem).into()),
+                }
+            }
+            report => report?,
+        };
+        Ok(RestoreReport {
+            // As it was named here.
+            checkpoint: spec.checkpoint.clone(),
+            ..report
+        })
+    }
+
+    fn host(&mut self, guests: u64, checkpoint_dir: Option<&Path>) -> Result<Host, Error> {
+        let mut path = format!("/api/v1/host?guests={guests}");
+        let dir = checkpoint_dir.map(std::path::absolute);
+        if let Some(dir) = dir.and_then(Result::ok).as_deref().and_then(Path::to_str) {
+            path += &format!("&checkpoint_dir={}", Segment(dir));
+        }
+        Ok(self.call(&Call::get(path, "look at the host"))?)
+    }
+
     fn pools(&mut self) -> Result<Vec<Pool>, Error> {
         Ok(self.call(&Call::get("/api/v1/pools", "list pools"))?)
     }
@@ -82,6 +131,33 @@ impl Operations for Client {
     fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error> {
         let path = format!("/api/v1/pools/{}", Segment(pool));
         Ok(self.call(&Call::get(path, "show a pool"))?)
+    }
+
+    fn put_pool(&mut self, put: &PutPool<'_>, watch: Watch<'_>) -> Result<PoolAnswer, Error> {
+        let pool = |name| format!("/api/v1/pools/{}", Segment(name));
+        let body = |new: &NewPool| {
+            let checkpoint = absolute(&new.checkpoint)?;
+            Ok::<_, Error>(CreatePool::of(new, checkpoint, put.fill))
+        };
+        let call = match put.first {
+            PoolStep::Create(new) => {
+                Call::change(Method::POST, "/api/v1/pools", "make a pool").with(&body(new)?)
+            }
+            PoolStep::Apply(new) => {
+                Call::change(Method::PUT, pool(&new.name), "apply a pool").with(&body(new)?)
+            }
+            PoolStep::Change(name, change) => {
+                let changing = ChangePool::of(change, put.fill);
+                Call::change(Method::PATCH, pool(name), "change a pool").with(&changing)
+            }
+            PoolStep::Fill(name) => {
+                let concurrency = put.fill.and_then(|fill| fill.concurrency);
+                let how = concurrency.map_or_else(String::new, |k| format!("?concurrency={k}"));
+                let path = format!("{}/fill{how}", pool(name));
+                Call::change(Method::POST, path, "fill a pool")
+            }
+        };
+        Ok(self.watched(call, watch)?)
     }
 
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error> {
@@ -96,6 +172,28 @@ impl Operations for Client {
         Ok(self.call(&Call::change(Method::DELETE, path, "remove a pool"))?)
     }
 
+    fn claim(&mut self, pool: &str, claiming: &ClaimRequest) -> Result<Claim, Error> {
+        let path = format!("/api/v1/pools/{}/claims", Segment(pool));
+        let call = Call::change(Method::POST, path, "claim a guest");
+        let end = Instant::now() + Duration::from_secs_f64(claiming.wait_s);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let claiming = ClaimRequest {
+                wait_s: left.as_secs_f64(),
+                ..*claiming
+            };
+            match self.call(&call.clone().with(&claiming)) {
+                // A daemon that ends refuses to let claims wait; the one that takes over does not.
+                Err(client::Error::Problem(problem))
+                    if problem.is_for_want_of_room() && Instant::now() < end =>
+                {
+                    thread::sleep(TAKEOVER_POLL_INTERVAL);
+                }
+                claim => return Ok(claim?),
+            }
+        }
+    }
+
     fn renew(&mut self, token: &str, lease_s: u32) -> Result<(), Error> {
         let path = format!("/api/v1/claims/{}", Segment(token));
         let call = Call::change(Method::PUT, path, "renew a claim");
@@ -108,6 +206,15 @@ impl Operations for Client {
         Ok(self.call(&Call::change(Method::DELETE, path, "release a claim"))?)
     }
 
+    fn suspend_claim(
+        &mut self,
+        token: &str,
+        _: checkpoint::Watch<'_>,
+    ) -> Result<SuspendAnswer, Error> {
+        let path = format!("/api/v1/claims/{}/suspend", Segment(token));
+        Ok(self.call(&Call::change(Method::POST, path, "suspend a claim"))?)
+    }
+
     fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error> {
         let path = format!("/api/v1/claims/{}/resume", Segment(token));
         let call = Call::change(Method::POST, path, "restore the guest of a claim");
@@ -115,93 +222,12 @@ impl Operations for Client {
     }
 }
 
-impl Client {
-    /// Restores guests. The report of a restore that came to nothing is an answer too.
-    pub(crate) fn restore(
-        &self,
-        spec: &RestoreSpec,
-        watch: Watch<'_>,
-    ) -> Result<RestoreReport, client::Error> {
-        let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(spec);
-        match self.watched(call, watch) {
-            Err(client::Error::Problem(mut problem)) => {
-                let report = problem.report.take();
-                match report.map(serde_json::from_value).transpose() {
-                    Ok(Some(report)) => Ok(report),
-                    _ => Err(client::Error::Problem(problem)),
-                }
-            }
-            other => other,
-        }
-    }
-
-    /// Makes a pool.
-    pub(crate) fn create_pool(&self, making: &CreatePool) -> Result<Pool, client::Error> {
-        self.call(&Call::change(Method::POST, "/api/v1/pools", "make a pool").with(making))
-    }
-
-    /// Makes a pool and fills it.
-    pub(crate) fn create_and_fill_pool(
-        &self,
-        making: &CreatePool,
-        watch: Watch<'_>,
-    ) -> Result<FilledPool, client::Error> {
-        let call = Call::change(Method::POST, "/api/v1/pools", "make and fill a pool");
-        self.watched(call.with(making), watch)
-    }
-
-    /// Changes a pool and fills it.
-    pub(crate) fn change_and_fill_pool(
-        &self,
-        pool: &str,
-        changing: &ChangePool,
-        watch: Watch<'_>,
-    ) -> Result<FilledPool, client::Error> {
-        let path = format!("/api/v1/pools/{}", Segment(pool));
-        let call = Call::change(Method::PATCH, path, "change and fill a pool");
-        self.watched(call.with(changing), watch)
-    }
-
-    /// Fills a pool.
-    pub(crate) fn fill_pool(
-        &self,
-        pool: &str,
-        filling: FillRequest,
-        watch: Watch<'_>,
-    ) -> Result<FilledPool, client::Error> {
-        let mut path = format!("/api/v1/pools/{}/fill", Segment(pool));
-        if let Some(k) = filling.concurrency {
-            path += &format!("?concurrency={k}");
-        }
-        self.watched(Call::change(Method::POST, path, "fill a pool"), watch)
-    }
-
-    /// Claims a guest.
-    pub(crate) fn claim(
-        &self,
-        pool: &str,
-        claiming: &ClaimRequest,
-    ) -> Result<Claim, client::Error> {
-        let path = format!("/api/v1/pools/{}/claims", Segment(pool));
-        self.call(&Call::change(Method::POST, path, "claim a guest").with(claiming))
-    }
-
-    /// Lets a claim rest.
-    pub(crate) fn suspend_claim(&self, token: &str) -> Result<SuspendAnswer, client::Error> {
-        let path = format!("/api/v1/claims/{}/suspend", Segment(token));
-        self.call(&Call::change(Method::POST, path, "suspend a claim"))
-    }
-
-    /// What the daemon, with its limits, can do on this host.
-    pub(crate) fn host(
-        &self,
-        guests: u64,
-        checkpoint_dir: Option<&str>,
-    ) -> Result<Host, client::Error> {
-        let mut path = format!("/api/v1/host?guests={guests}");
-        if let Some(dir) = checkpoint_dir {
-            path += &format!("&checkpoint_dir={}", Segment(dir));
-        }
-        self.call(&Call::get(path, "look at the host"))
-    }
+/// A bundle's absolute path for the daemon, whose working folder may be another one.
+fn absolute(bundle: &BundlePath) -> Result<String, Error> {
+    let path = bundle.absolute()?;
+    let Some(dir) = path.dir().to_str() else {
+        let why = format!("{path} is not UTF-8, as the daemon's requests are");
+        return Err(Error::NotBegun(why));
+    };
+    Ok(format!("{}/{}", dir.trim_end_matches('/'), path.name()))
 }

@@ -1,24 +1,35 @@
 //! Operations in this process: the state folder, the engine and facts of the host.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use super::{Error, Operations};
+use super::{Error, Operations, PoolStep, PutPool, progress::LocalProgress};
 use crate::{
     api::{
-        claims::Claim,
-        guests::{self, AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
-        suspended_claims::ResumeClaimRequest,
+        claims::{Claim, ClaimRequest},
+        guests::{
+            self as api_guests, AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer,
+            ResumeReport,
+        },
+        host::Host,
+        pools::{FilledPool, PoolAnswer},
+        restores::verified_restore,
+        suspended_claims::{ResumeClaimRequest, SuspendAnswer},
         types::{Guest, Pool, PoolDetails},
     },
+    client::Watch,
     config::Config,
     failure::Failure,
 };
 use brood_core::{
+    checkpoint::{self, BundlePath, Progress},
     engine::{self, Engine, bhyve::Rctl},
-    guests::Guests,
+    guests::{self, Guests},
     host::facts::HostFacts,
-    pool::{LOCK_LIMIT, NEVER, Pools},
-    restore::SessionCache,
+    pool::{self, ClaimSpec, LOCK_LIMIT, NEVER, Pools},
+    restore::{RestoreContext, RestoreReport, RestoreSpec, RestoreStep, SessionCache},
     state::State,
 };
 
@@ -115,34 +126,33 @@ impl Local {
     }
 
     /// Works on guests.
-    fn with_guests<T, E: Into<Failure>>(
+    fn with_guests<T>(
         &mut self,
-        work: impl FnOnce(&mut Guests<'_>) -> Result<T, E>,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, guests::Error>,
     ) -> Result<T, Error> {
         let OpenFolder { state, engine } = self.open_to_look()?;
-        let done = work(&mut Guests {
+        Ok(work(&mut Guests {
             state,
             engine: &**engine,
             cancelled: &NEVER,
-        });
-        Ok(done.map_err(Into::into)?)
+        })?)
     }
 
     /// Works on pools.
-    pub(crate) fn with_pools<T>(
+    fn with_pools<T>(
         &mut self,
-        work: impl FnOnce(&mut Pools<'_>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
+    ) -> Result<T, Error> {
         let OpenFolder { state, engine } = self.open()?;
         let dir = state.dir().to_owned();
-        work(&mut Pools {
+        Ok(work(&mut Pools {
             state,
             engine: &**engine,
             facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
             standing: &SessionCache::default(),
             cancelled: &NEVER,
             lock_limit: LOCK_LIMIT,
-        })
+        })?)
     }
 }
 
@@ -157,10 +167,10 @@ impl Operations for Local {
         ignore_missing: bool,
     ) -> Result<Vec<Guest>, Error> {
         self.with_guests(|guests| {
-            let found = guests::named(guests, names, ignore_missing)?;
+            let found = api_guests::named(guests, names, ignore_missing)?;
             let engine = guests.engine.kind();
             let views = found.iter().map(|guest| Guest::new(guest, engine, None));
-            Ok::<_, Failure>(views.collect())
+            Ok(views.collect())
         })
     }
 
@@ -171,7 +181,7 @@ impl Operations for Local {
     fn ask(&mut self, guest: &str, asked: &AskRequest) -> Result<GuestAnswer, Error> {
         let timeout = asked
             .timeout_s
-            .map_or(guests::TIMEOUT, Duration::from_secs_f64);
+            .map_or(api_guests::TIMEOUT, Duration::from_secs_f64);
         self.with_guests(|guests| asked.put(guests, guest, timeout))
     }
 
@@ -183,46 +193,128 @@ impl Operations for Local {
     }
 
     fn resume(&mut self, guest: &str, timeout: Duration) -> Result<ResumeReport, Error> {
-        self.with_guests(|guests| Ok::<_, Failure>(ResumeReport::of(guests, guest, timeout)?.0))
+        self.with_guests(|guests| Ok(ResumeReport::of(guests, guest, timeout)?.0))
     }
 
     fn destroy(&mut self, targets: DestroyTargets<'_>) -> Result<DestroyAnswer, Error> {
         self.with_guests(|guests| DestroyAnswer::of(guests, targets))
     }
 
+    fn restore(
+        &mut self,
+        path: &BundlePath,
+        spec: &RestoreSpec,
+        watch: Watch<'_>,
+    ) -> Result<RestoreReport, Error> {
+        let progress = LocalProgress::new(watch, spec.guests);
+        let dir = self.config.state_dir()?.to_owned();
+        let OpenFolder { state, engine } = self.open()?;
+        let checkpoint = state.open_checkpoint(path)?;
+        let facts = engine.host().facts(dir, Some(path.dir().to_owned()));
+        let context = RestoreContext {
+            state,
+            engine: &**engine,
+            facts: &facts?,
+            slot: None,
+            cancelled: progress.cancelled(),
+        };
+        let verifying = |p| progress.verifying(p);
+        let step = &mut |step: &RestoreStep<'_>| progress.note(step);
+        Ok(verified_restore(
+            context,
+            &checkpoint,
+            spec,
+            &verifying,
+            step,
+        )?)
+    }
+
+    fn host(&mut self, guests: u64, checkpoint_dir: Option<&Path>) -> Result<Host, Error> {
+        let engine = engine(&self.config)?;
+        let mut facts = facts(&self.config, &*engine, checkpoint_dir.map(Path::to_owned))?;
+        engine.examine(&mut facts);
+        Ok(Host::new(&facts, guests))
+    }
+
     fn pools(&mut self) -> Result<Vec<Pool>, Error> {
-        Ok(self
-            .with_pools(|pools| Ok(pools.list()?))?
-            .into_iter()
-            .map(Into::into)
-            .collect())
+        let pools = self.with_pools(|pools| pools.list())?;
+        Ok(pools.into_iter().map(Into::into).collect())
     }
 
     fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error> {
-        Ok(self.with_pools(|pools| Ok(pools.details(pool)?))?.into())
+        Ok(self.with_pools(|pools| pools.details(pool))?.into())
+    }
+
+    fn put_pool(&mut self, put: &PutPool<'_>, watch: Watch<'_>) -> Result<PoolAnswer, Error> {
+        let progress = LocalProgress::new(watch, 0);
+        self.with_pools(|pools| {
+            let verifying = |p| progress.verifying(p);
+            let name = match put.first {
+                PoolStep::Create(new) => {
+                    pools.create(new, &verifying)?;
+                    &new.name
+                }
+                PoolStep::Apply(new) => {
+                    pools.apply(new, &verifying)?;
+                    &new.name
+                }
+                PoolStep::Change(name, change) => {
+                    pools.change(name, change)?;
+                    name
+                }
+                PoolStep::Fill(name) => name,
+            };
+            let pool = pools.show(name)?;
+            let Some(fill) = put.fill else {
+                return Ok(PoolAnswer::Pool(pool.into()));
+            };
+            progress.asks_for(pool.missing());
+            let step = &mut |step: &RestoreStep<'_>| progress.note(step);
+            let filled = FilledPool::of(pools, name, fill, progress.cancelled(), step)?;
+            Ok(PoolAnswer::Filled(filled))
+        })
     }
 
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error> {
-        Ok(self.with_pools(|pools| Ok(pools.evict(pool, entries.into())?))?)
+        self.with_pools(|pools| pools.evict(pool, entries.into()))
     }
 
     fn remove_pool(&mut self, pool: &str, force: bool) -> Result<(), Error> {
-        Ok(self.with_pools(|pools| Ok(pools.remove(pool, force)?))?)
+        self.with_pools(|pools| pools.remove(pool, force))
+    }
+
+    fn claim(&mut self, pool: &str, claiming: &ClaimRequest) -> Result<Claim, Error> {
+        let wanted = ClaimSpec {
+            lease: claiming.lease_s.map(|s| Duration::from_secs(s.into())),
+            timeout: claiming.timeout_s.map(Duration::from_secs_f64),
+            wait: Duration::from_secs_f64(claiming.wait_s),
+            place: None,
+        };
+        Ok(self.with_pools(|pools| pools.claim(pool, &wanted))?.into())
     }
 
     fn renew(&mut self, token: &str, lease_s: u32) -> Result<(), Error> {
         let lasts = Duration::from_secs(lease_s.into());
-        Ok(self.with_pools(|pools| Ok(pools.renew(token, lasts)?))?)
+        self.with_pools(|pools| pools.renew(token, lasts))
     }
 
     fn release(&mut self, token: &str) -> Result<(), Error> {
-        Ok(self.with_pools(|pools| Ok(pools.release(token)?))?)
+        self.with_pools(|pools| pools.release(token))
+    }
+
+    fn suspend_claim(
+        &mut self,
+        token: &str,
+        progress: checkpoint::Watch<'_>,
+    ) -> Result<SuspendAnswer, Error> {
+        let _ = progress(Progress::default());
+        self.with_pools(|pools| Ok(SuspendAnswer::of(pools, token, progress)?.0))
     }
 
     fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error> {
         let lease = resuming.lease_s.map(|s| Duration::from_secs(s.into()));
         let timeout = resuming.timeout_s.map(Duration::from_secs_f64);
-        let claimed = self.with_pools(|pools| Ok(pools.resume(token, lease, timeout)?))?;
+        let claimed = self.with_pools(|pools| pools.resume(token, lease, timeout))?;
         Ok(claimed.into())
     }
 }

@@ -7,25 +7,35 @@
 mod auto;
 mod daemon;
 mod local;
+mod progress;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-pub(crate) use auto::{Auto, by_daemon, daemon, done};
+pub(crate) use crate::client::Watch;
+pub(crate) use auto::{Auto, daemon};
 pub(crate) use local::{Local, engine, engine_with, facts, state};
 
 #[cfg(feature = "top")]
 use crate::api::events::RestoreEvent;
 use crate::{
     api::{
-        claims::Claim,
+        claims::{Claim, ClaimRequest},
         guests::{AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
-        suspended_claims::ResumeClaimRequest,
+        host::Host,
+        pools::{FillRequest, PoolAnswer},
+        suspended_claims::{ResumeClaimRequest, SuspendAnswer},
         types::{Guest, Pool, PoolDetails},
     },
     client::{self, Client},
     failure::Failure,
 };
-use brood_core::guests;
+use brood_core::{
+    checkpoint::{self, BundlePath},
+    guests, host,
+    pool::{self, NewPool},
+    restore::{self, RestoreReport, RestoreSpec},
+    state::{self, PoolChange},
+};
 
 /// Guests that one operation may name: a request to the daemon has their names in its path.
 pub(crate) const NAMES: usize = 500;
@@ -42,6 +52,28 @@ pub(crate) struct DaemonActivity {
     pub(crate) restores: Vec<RestoreEvent>,
     /// What it has counted, as OpenMetrics text.
     pub(crate) metrics: String,
+}
+
+/// A pool to put in order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PutPool<'a> {
+    /// What to do first.
+    pub(crate) first: PoolStep<'a>,
+    /// How to fill it then.
+    pub(crate) fill: Option<FillRequest>,
+}
+
+/// What to do to a pool before it is filled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PoolStep<'a> {
+    /// Create it.
+    Create(&'a NewPool),
+    /// Create it, or change one that differs.
+    Apply(&'a NewPool),
+    /// Change the settings of the pool of this name.
+    Change(&'a str, &'a PoolChange),
+    /// Nothing: the pool of this name is there.
+    Fill(&'a str),
 }
 
 /// Why an operation failed.
@@ -62,17 +94,25 @@ impl From<client::Error> for Error {
     }
 }
 
-impl From<guests::Error> for Error {
-    fn from(error: guests::Error) -> Self {
-        Self::Failed(error.into())
-    }
+macro_rules! failed_from {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::Failed(error.into())
+            }
+        })*
+    };
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
+failed_from!(
+    Failure,
+    checkpoint::Error,
+    guests::Error,
+    host::proc::Error,
+    pool::Error,
+    restore::Error,
+    state::Error
+);
 
 /// What brood can do. Requests and answers are the types of the API.
 pub(crate) trait Operations {
@@ -119,18 +159,40 @@ pub(crate) trait Operations {
         Ok(None)
     }
 
+    /// Restores guests, as many of those that are wanted as can be. `path` is the bundle that the
+    /// spec names.
+    fn restore(
+        &mut self,
+        path: &BundlePath,
+        spec: &RestoreSpec,
+        watch: Watch<'_>,
+    ) -> Result<RestoreReport, Error>;
+
+    /// Whether mass restore can work on the host, with so many guests.
+    fn host(&mut self, guests: u64, checkpoint_dir: Option<&Path>) -> Result<Host, Error>;
+
     /// All pools.
     fn pools(&mut self) -> Result<Vec<Pool>, Error>;
     /// A pool, with its guests and suspended claims.
     fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error>;
+    /// Makes, changes or repairs a pool, and fills it then, if that is wanted.
+    fn put_pool(&mut self, put: &PutPool<'_>, watch: Watch<'_>) -> Result<PoolAnswer, Error>;
     /// Destroys hot guests of a pool; returns how many.
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error>;
     /// Removes a pool; one with claimed guests only when `force` is set.
     fn remove_pool(&mut self, pool: &str, force: bool) -> Result<(), Error>;
+    /// Claims a guest of a pool, which has answered when this returns.
+    fn claim(&mut self, pool: &str, claiming: &ClaimRequest) -> Result<Claim, Error>;
     /// Renews a claim: its lease ends this many seconds from now.
     fn renew(&mut self, token: &str, lease_s: u32) -> Result<(), Error>;
     /// Releases a claim: its guest is gone when this returns.
     fn release(&mut self, token: &str) -> Result<(), Error>;
+    /// Suspends a claim. Only this process tells the progress, the first time before it begins.
+    fn suspend_claim(
+        &mut self,
+        token: &str,
+        progress: checkpoint::Watch<'_>,
+    ) -> Result<SuspendAnswer, Error>;
     /// Restores the guest of a suspended claim.
     fn resume_claim(&mut self, token: &str, resuming: &ResumeClaimRequest) -> Result<Claim, Error>;
 }

@@ -18,7 +18,7 @@ const CHUNK: usize = 256 << 10;
 const REPORT: u64 = 8 << 20;
 
 /// How far hashing has come, over all files that are hashed together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Hashed so far.
     pub done: Bytes,

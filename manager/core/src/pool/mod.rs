@@ -135,6 +135,14 @@ pub struct Pool {
     pub failing: Option<PoolFailure>,
 }
 
+impl Pool {
+    /// How many hot guests are missing.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.row.policy.hot.saturating_sub(self.entries.hot)
+    }
+}
+
 /// Reads the host's facts, as far as they matter to guests of a checkpoint in this folder.
 pub type ReadFacts<'a> = &'a dyn Fn(&Path) -> Result<HostFacts, host::proc::Error>;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::picture::Claims;
-use crate::{api::claims::ClaimEvent, cli, client::ServerEvent, config::Config};
+use crate::{api::claims::ClaimEvent, client::ServerEvent, config::Config, ops::daemon};
 use brood_core::percentiles::Percentiles;
 
 /// How long claims are remembered, for latencies.
@@ -70,7 +70,7 @@ pub(crate) fn listen(config: &Config) -> Arc<Mutex<Heard>> {
     let (to, config) = (Arc::clone(&heard), config.clone());
     thread::spawn(move || {
         loop {
-            if let Some(client) = cli::daemon::daemon(&config) {
+            if let Some(client) = daemon(&config) {
                 lock(&to).since = Some(Instant::now());
                 let _ = client.listen(&mut |told| {
                     if let Some(ServerEvent { kind, data }) = told
