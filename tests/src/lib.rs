@@ -27,6 +27,7 @@ mod pool;
 mod procs;
 mod ran;
 mod random;
+pub mod scripted_guest;
 mod skip;
 mod storage;
 mod terminal;
