@@ -25,6 +25,7 @@ const STACK: usize = 128 * 1024;
 
 /// Serves the host at this port until the agent is killed.
 pub(crate) fn serve(target: &Target, sessions: &Arc<Sessions>) -> ExitCode {
+    process::oom::protect();
     if let Err(e) = sessions.outbox.start() {
         eprintln!("error: cannot start a thread: {e}");
         return ExitCode::FAILURE;

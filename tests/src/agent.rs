@@ -2,7 +2,7 @@
 
 use std::{
     os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
 };
 
@@ -90,9 +90,17 @@ impl Drop for GuestAgent {
 }
 
 fn spawn(folder: &TempDir) -> Child {
+    agent_at("--socket", &folder.path().join("port"))
+}
+
+/// Starts an agent at a stream of this kind.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn agent_at(option: &str, path: &Path) -> Child {
     let mut command = Command::new(binary::brood_agent());
-    command.arg("--socket").arg(folder.path().join("port"));
-    command.spawn().unwrap()
+    command.arg(option).arg(path).spawn().unwrap()
 }
 
 /// A session over a connection. Closing that cuts the channel without a word.

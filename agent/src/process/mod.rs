@@ -1,5 +1,6 @@
 //! Programs that the host runs in the guest.
 
+pub(crate) mod oom;
 mod pump;
 mod spawn;
 mod user;

@@ -166,6 +166,7 @@ nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
 /// What the child does before it becomes the program.
 fn prepare(has_terminal: bool, account: Option<&Account>, cwd: &CString) -> io::Result<()> {
     setsid()?;
+    super::oom::restore();
     if has_terminal {
         // SAFETY: descriptor 0 is the terminal, which no other session has.
         unsafe { set_controlling_terminal(0, 0)? };

@@ -30,6 +30,7 @@ use super::System;
 use crate::{
     call::{Call, Interrupt},
     failure::{Context, invalid},
+    process::oom,
     serve::Answer,
 };
 
@@ -131,6 +132,13 @@ fn start(path: &Path, variables: &[(&'static str, String)]) -> std::io::Result<(
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(write.try_clone()?).stderr(write);
     command.process_group(0);
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            oom::restore();
+            Ok(())
+        });
+    }
     Ok((command.spawn()?, read))
 }
 

@@ -17,6 +17,8 @@ use brood_tests::{
     until,
 };
 
+use crate::resident;
+
 const SHORT: Duration = Duration::from_millis(300);
 
 #[test]
@@ -242,14 +244,6 @@ fn only_the_hostile_guest_suffers() {
         until("the hostile guest to be cut off", || hostile.loss());
     }
     assert_eq!(agent.loss(), None);
-}
-
-/// The memory of a process that only it has, in bytes.
-fn resident(pid: u32) -> usize {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-    kib.parse::<usize>().unwrap() * 1024
 }
 
 /// A host that is broken takes no agent down.

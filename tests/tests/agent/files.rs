@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use crate::refused;
 use brood_core::agent::{
     AgentError,
     protocol::{Change, ChangeKind, FailureKind, FileKind, OsBytes, ReadFile, WriteFile},
@@ -20,11 +21,6 @@ use brood_tests::{
 use sha2::{Digest, Sha256};
 
 const SIZE: usize = 100_000_000;
-
-fn refused<T: std::fmt::Debug>(result: Result<T, AgentError>) -> FailureKind {
-    let error = result.expect_err("it cannot be done");
-    error.failure().unwrap_or_else(|| panic!("{error}"))
-}
 
 fn whole(path: impl Into<OsBytes>) -> ReadFile {
     ReadFile {

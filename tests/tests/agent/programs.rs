@@ -1,93 +1,18 @@
-//! The guest's agent: readiness, programs and their streams, sessions that begin and end.
+//! Programs in the guest by its agent: streams, ends, signals, time limits, terminals.
 
-use std::{
-    fs,
-    io::Write,
-    net::Shutdown,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, thread, time::Instant};
 
 use brood_core::agent::{
-    Agent, AgentError, Channel, Loss, Output, Process,
-    protocol::{
-        Ended, Exec, FailureKind, Request, RequestId, SessionId, Stream, TerminalSize, ToGuest,
-        encode,
-    },
+    AgentError, Output,
+    protocol::{Ended, Exec, FailureKind, Stream, TerminalSize},
 };
 use brood_tests::{
     PATIENCE,
-    agent::{GuestAgent, over, program, run, shell},
+    agent::{GuestAgent, program, run, shell},
     until,
 };
 
-const MIB: usize = 1 << 20;
-
-fn refused<T: std::fmt::Debug>(result: Result<T, AgentError>) -> FailureKind {
-    let error = result.expect_err("it cannot be done");
-    error.failure().unwrap_or_else(|| panic!("{error}"))
-}
-
-fn is_alive(pid: &str) -> bool {
-    // A process that nobody reaps yet is dead.
-    let status = fs::read_to_string(format!("/proc/{pid}/stat"));
-    status.is_ok_and(|text| {
-        !text
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .starts_with(" Z")
-    })
-}
-
-#[test]
-fn readiness_has_a_nonce_of_memory_and_a_counter() {
-    let mut guest = GuestAgent::start();
-    let agent = guest.session();
-    let instance = agent.hello().instance;
-    let first = agent.ready().unwrap();
-    let second = agent.ready().unwrap();
-    assert_eq!(second.nonce, first.nonce);
-    assert_eq!(second.counter, first.counter + 1);
-    drop(agent);
-
-    // Another session with the same agent.
-    let agent = guest.session();
-    assert_eq!(agent.hello().instance, instance);
-    let third = agent.ready().unwrap();
-    assert_eq!(
-        (third.nonce, third.counter),
-        (first.nonce, first.counter + 2)
-    );
-
-    // The agent is killed: whoever waits is told, and another agent is told apart.
-    let process = agent.exec(program(&["sleep", "1000"])).unwrap();
-    let sleeper = process.pid().to_string();
-    guest.kill();
-    let lost = process.next(Some(PATIENCE)).unwrap_err();
-    assert!(
-        matches!(
-            lost,
-            AgentError::Lost {
-                loss: Loss::Closed,
-                ..
-            }
-        ),
-        "{lost}"
-    );
-    assert_eq!(agent.loss(), Some(Loss::Closed));
-    assert!(matches!(agent.ready(), Err(AgentError::Lost { .. })));
-    guest.restart();
-    let agent = guest.session();
-    assert_ne!(agent.hello().instance, instance);
-    let other = agent.ready().unwrap();
-    assert_ne!(other.nonce, first.nonce);
-    assert_eq!(other.counter, 1);
-    // Nobody is left to end what the old agent ran.
-    let _ = run(&agent, &format!("kill -9 {sleeper}"));
-}
+use crate::{MIB, expect, is_alive, refused, resident};
 
 #[test]
 fn a_program_ends_with_a_code_or_a_signal() {
@@ -160,6 +85,8 @@ fn a_program_gets_variables_a_folder_and_a_user() {
             "{told}"
         );
     }
+    // The kernel may kill it when memory is full, whatever it may do with the agent.
+    assert_eq!(text(shell("cat /proc/self/oom_score_adj")), "0\n");
     // Its input is empty, and not the agent's.
     assert_eq!(text(shell("cat; echo end")), "end\n");
 }
@@ -256,17 +183,6 @@ fn a_hundred_programs_at_once() {
         thread.join().unwrap();
     }
     assert_eq!(agent.processes().unwrap(), []);
-}
-
-/// The resident memory of a process, in bytes.
-fn resident(pid: u32) -> usize {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib * 1024
 }
 
 #[test]
@@ -371,16 +287,6 @@ fn signals_reach_the_group() {
     assert_eq!(process.capture(0).unwrap().ended, Ended::Signal(15));
 }
 
-/// Reads the output of a program until it has these words.
-fn expect(process: &Process, output: &mut String, words: &str) {
-    while !output.contains(words) {
-        match process.next(Some(PATIENCE)).unwrap() {
-            Output::Data(_, bytes) => output.push_str(&String::from_utf8_lossy(&bytes)),
-            Output::Ended(ended) => panic!("{ended:?} after {output:?}, without {words:?}"),
-        }
-    }
-}
-
 #[test]
 fn a_terminal_has_a_size_that_changes() {
     let guest = GuestAgent::start();
@@ -452,134 +358,4 @@ fn what_a_program_leaves_behind_holds_nobody_up() {
         run(&agent, &format!("kill -9 {child}")).ended,
         Ended::Code(0)
     );
-}
-
-/// A program that counts in a file, so that others see whether it goes on.
-fn counter(path: &Path, keep: bool) -> Exec {
-    let path = path.display();
-    Exec {
-        input: true,
-        keep,
-        ..shell(&format!(
-            "while :; do echo tick; echo x >> {path}; sleep 0.02; [ -e {path}.stop ] && exit 9; done"
-        ))
-    }
-}
-
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |file| file.len())
-}
-
-#[test]
-fn a_kept_program_outlives_its_session_and_can_be_taken_over() {
-    let guest = GuestAgent::start();
-    let stream = guest.stream();
-    let agent = over(&stream);
-    let (kept, killed) = (guest.path("kept"), guest.path("killed"));
-    let keeper = agent.exec(counter(&kept, true)).unwrap();
-    let mortal = agent.exec(counter(&killed, false)).unwrap();
-    let (pid, mortal_pid) = (keeper.pid(), mortal.pid().to_string());
-    until("both to count", || {
-        (length(&kept) > 4 && length(&killed) > 4).then_some(())
-    });
-    // The channel is cut, as when a manager is killed: nothing is said to the guest.
-    stream.shutdown(Shutdown::Both).unwrap();
-    until("the session to be lost", || agent.loss());
-
-    let agent = guest.session();
-    until("the other to be killed", || {
-        (!is_alive(&mortal_pid)).then_some(())
-    });
-    // It writes more than a pipe holds while nobody has it.
-    let before = length(&kept);
-    until("it to go on", || {
-        (length(&kept) > before + 20).then_some(())
-    });
-    let listed = agent.processes().unwrap();
-    assert_eq!(listed.len(), 1, "{listed:?}");
-    assert_eq!((listed[0].pid, listed[0].attached), (pid, false));
-    assert_eq!(listed[0].argv[0], "sh".into());
-
-    let process = agent.attach(pid).unwrap();
-    assert!(agent.processes().unwrap()[0].attached);
-    assert_eq!(refused(agent.attach(pid)), FailureKind::Busy);
-    let mut output = String::new();
-    expect(&process, &mut output, "tick\n");
-    fs::write(guest.path("kept.stop"), "").unwrap();
-    assert_eq!(process.capture(MIB).unwrap().ended, Ended::Code(9));
-    assert_eq!(refused(agent.attach(pid)), FailureKind::NotFound);
-}
-
-fn frame(session: u64, message: &ToGuest) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode(SessionId(session), RequestId(1), message, &mut out).unwrap();
-    out
-}
-
-/// The host goes away in the middle of a frame, sends garbage, and comes again.
-#[test]
-fn a_channel_that_was_cut_in_a_frame_is_opened_again() {
-    let guest = GuestAgent::start();
-    let nonce = guest.session().ready().unwrap().nonce;
-    let data = frame(7, &ToGuest::Data(vec![b'x'; 20_000]));
-    let cancel = frame(7, &ToGuest::Cancel);
-    for rest in [
-        &data[..1],
-        &data[..9000],
-        &cancel[..cancel.len() - 1],
-        &[1, 2, 3],
-        &[0; 99],
-    ] {
-        let mut stream = guest.stream();
-        stream.write_all(rest).unwrap();
-        drop(stream);
-    }
-    // The same where no end-of-file tells it, as on a serial line.
-    for rest in [
-        &data[..1],
-        &data[..9000],
-        &cancel[..cancel.len() - 1],
-        &[0xff; 300_000],
-    ] {
-        let mut stream = guest.stream();
-        stream.write_all(rest).unwrap();
-        let agent = over(&stream);
-        assert_eq!(agent.ready().unwrap().nonce, nonce);
-        assert_eq!(run(&agent, "echo whole").output, b"whole\n");
-    }
-}
-
-/// A clone's memory has the session of its checkpoint's host: the clone's own host begins another.
-#[test]
-fn a_new_session_on_the_same_stream_drops_the_old_one() {
-    let guest = GuestAgent::start();
-    let stream = guest.stream();
-    let session = || {
-        let half = || stream.try_clone().unwrap();
-        Agent::over(Channel::new(half(), half(), || {}), PATIENCE).unwrap()
-    };
-    let old = session();
-    let process = old.exec(program(&["sleep", "1000"])).unwrap();
-    let pid = process.pid().to_string();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(1)))
-        .unwrap();
-    // Its reader ends, as that of a host that is gone: the new one's reads the stream alone.
-    until("the old reader to end", || {
-        let _ = old.ready();
-        old.loss()
-    });
-    stream.set_read_timeout(None).unwrap();
-
-    let new = session();
-    until("the program to be killed", || {
-        (!is_alive(&pid)).then_some(())
-    });
-    let ready = new.ready().unwrap();
-    assert!(ready.counter >= 1);
-    // Words of the old session are heard by nobody.
-    let asked = frame(1, &ToGuest::Request(Request::Ready));
-    (&stream).write_all(&asked).unwrap();
-    assert_eq!(new.ready().unwrap().counter, ready.counter + 1);
-    assert_eq!(new.ready().unwrap().counter, ready.counter + 2);
 }
