@@ -198,7 +198,8 @@ fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
     for (guest, layers) in [("full-2", 1), ("full-5", 1), ("delta-1", 2), ("delta-2", 2)] {
         let pid = home.pid(guest);
         let mut needed = vec!["null"; 3];
-        needed.extend(vec!["kvm", "socket:", "verdicts"]);
+        // Its own socket, and the one by which it tells the nursery of its end.
+        needed.extend(vec!["kvm", "socket:", "socket:", "verdicts"]);
         needed.extend(["anon_inode:kvm-vm", "anon_inode:kvm-vcpu:0"]);
         needed.extend(["demo.ckp", "warm.ckp"].iter().take(layers));
         needed.sort_unstable();

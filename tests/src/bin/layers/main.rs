@@ -64,6 +64,7 @@ const HOUSES: [House; 4] = [
             "verdict",
             "device",
             "limit_group",
+            "jail",
             "vm",
             "wire",
             "fork_server",

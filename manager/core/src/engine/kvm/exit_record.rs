@@ -1,7 +1,8 @@
 //! Exit record: how a guest ended, in a small file beside its control socket, `ID.exit`.
 //!
-//! The guest's own process writes it when the guest dies. The nursery writes it when that process
-//! was killed. `destroy` removes the socket first, and no record is kept without a socket.
+//! The nursery writes it. What a guest's process knows of its end it tells the nursery before
+//! ([`last_words`](super::fork_server::last_words)). `destroy` removes the socket first, and no
+//! record is kept without a socket.
 
 use std::{fs, io, path::Path};
 
@@ -9,6 +10,11 @@ use crate::{engine::kvm::exit_reason::ExitReason, guest_id::GuestId};
 
 /// Exit code of a guest process that found its checkpoint file cut short under its memory.
 pub(crate) const EXIT_CHECKPOINT_CUT: i32 = 77;
+
+/// Exit code of a guest process whose guest cannot go on.
+pub(crate) const EXIT_DIED: i32 = 1;
+/// Exit code of a guest process whose guest was suspended: its bundle is the guest.
+pub(crate) const EXIT_SUSPENDED: i32 = 78;
 
 /// Name of a guest's control socket in the run folder.
 pub(crate) fn socket_name(id: &GuestId) -> String {
@@ -48,6 +54,11 @@ pub(crate) fn ended(id: &GuestId, reason: &ExitReason) {
         let _ = fs::remove_file(&name);
         let _ = fs::remove_file(&unfinished);
     }
+}
+
+/// Removes, in the current folder, the socket of a guest that was suspended: its end is no death.
+pub(crate) fn suspended(id: &GuestId) {
+    let _ = fs::remove_file(socket_name(id));
 }
 
 /// Reads the record of a guest in `run_dir`.

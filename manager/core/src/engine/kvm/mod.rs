@@ -14,6 +14,7 @@ mod exit_reason;
 mod exit_record;
 mod fork_server;
 mod guest;
+mod jail;
 mod limit_group;
 mod memory_map;
 mod signals;

@@ -3,11 +3,14 @@
 //!
 //! A backup changes a file's attributes, and some backups set its times. Then the content decides,
 //! and one guest reads it for all. Its verdict goes to the file `STATE/verdicts`, which all guests
-//! inherit, and which no process touches as long as no file has changed.
+//! inherit, and which no process touches as long as no file has changed. The process that reads a
+//! file writes to its record how far it is, so that those who wait see when it has been stopped.
 
 use std::{
     fs::File,
     io,
+    mem::offset_of,
+    ops::ControlFlow,
     os::{fd::AsFd, unix::fs::FileExt},
     path::Path,
     thread,
@@ -26,8 +29,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::engine::kvm::signals::STOP;
 use crate::{
-    checkpoint::{FileStamp, sha256_file, unwatched},
-    engine::{Process, ProcessState},
+    checkpoint::{FileStamp, Progress, sha256_file},
     owner_only,
 };
 
@@ -35,10 +37,8 @@ use crate::{
 const FILE: &str = "verdicts";
 /// Records in it. Two files that share one only forget each other's verdict.
 const SLOTS: u64 = 1024;
-/// How long to wait for another process that reads a file before checking whether it was stopped
-/// from outside.
+/// How long another process that reads a file may come no further before it counts as stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
-const PATIENCE_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked whether it is done.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A change within the same tick of the file's clock does not show in its times. Longer than a tick
@@ -63,7 +63,8 @@ struct Verdict {
     inode: u64,
     size: u64,
     found: u64,
-    padding: u64,
+    /// While a process reads the file: how much of it, in bytes.
+    progress: u64,
     /// Checksum of the other fields, so that a half-written record is no verdict.
     check: u64,
     /// The digest that it was compared with, in hexadecimal.
@@ -85,7 +86,7 @@ impl Verdict {
             inode: stamp.inode,
             size: stamp.size,
             found: if whole { WHOLE } else { OTHER },
-            padding: 0,
+            progress: 0,
             check: 0,
             sealed,
         }
@@ -180,7 +181,8 @@ impl Verdicts {
                 return Ok(whole.then_some(before));
             }
             let verdict = Verdict::new(&before, sha256, true);
-            let whole = sha256_file(file, &unwatched)? == sha256;
+            let at = slot(&before);
+            let whole = sha256_file(file, &|read| self.note_progress(at, read))? == sha256;
             if FileStamp::of(file)? == before {
                 let found = if whole { WHOLE } else { OTHER };
                 self.note(Verdict { found, ..verdict }, &before);
@@ -213,22 +215,33 @@ impl Verdicts {
         let _ = self.file.write_all_at(verdict.as_bytes(), slot(stamp));
     }
 
+    /// Notes how much of a file this process has read. Until the verdict the record holds none.
+    fn note_progress(&self, at: u64, read: Progress) -> ControlFlow<()> {
+        let at = at + offset_of!(Verdict, progress) as u64;
+        let _ = self.file.write_all_at(&read.done.0.to_ne_bytes(), at);
+        ControlFlow::Continue(())
+    }
+
+    fn progress(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        let at = at + offset_of!(Verdict, progress) as u64;
+        let _ = self.file.read_at(&mut bytes, at);
+        u64::from_ne_bytes(bytes)
+    }
+
     /// Waits for the lock of a record; the lock belongs to a process and ends with it. `false` when
-    /// its holder is stopped, or takes too long.
+    /// its holder comes no further.
     fn lock(&self, at: u64) -> io::Result<bool> {
-        let begin = Instant::now();
-        let mut looked = begin;
-        while begin.elapsed() < PATIENCE_MAX {
+        let (mut seen, mut changed) = (self.progress(at), Instant::now());
+        while changed.elapsed() < PATIENCE {
             match self.set_lock(libc::F_WRLCK, at) {
                 Ok(()) => return Ok(true),
                 Err(Errno::EACCES | Errno::EAGAIN | Errno::EINTR) => thread::sleep(POLL_INTERVAL),
                 Err(e) => return Err(e.into()),
             }
-            if looked.elapsed() > PATIENCE {
-                looked = Instant::now();
-                if self.is_held_by_a_stopped(at) {
-                    break;
-                }
+            let now = self.progress(at);
+            if now != seen {
+                (seen, changed) = (now, Instant::now());
             }
         }
         Ok(false)
@@ -237,15 +250,6 @@ impl Verdicts {
     fn set_lock(&self, kind: libc::c_int, at: u64) -> nix::Result<()> {
         let lock = record_lock(kind, at);
         fcntl(self.file.as_fd(), FcntlArg::F_SETLK(&lock)).map(drop)
-    }
-
-    fn is_held_by_a_stopped(&self, at: u64) -> bool {
-        let mut lock = record_lock(libc::F_WRLCK, at);
-        if fcntl(self.file.as_fd(), FcntlArg::F_GETLK(&mut lock)).is_err() {
-            return true;
-        }
-        let holder = Process::with_pid(lock.l_pid).ok().flatten();
-        holder.is_some_and(|holder| matches!(holder.state(), Ok(ProcessState::Stopped)))
     }
 }
 
@@ -290,6 +294,7 @@ mod tests {
     use std::{fs, io::Write};
 
     use super::*;
+    use crate::checkpoint::unwatched;
 
     #[test]
     fn the_content_decides_and_is_read_once() {

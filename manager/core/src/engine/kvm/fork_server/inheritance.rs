@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use crate::engine::kvm::{
     fork_server::shared_orders::Desk,
+    jail::Jail,
     vm::{layers::Layers, slots::Region, vcpu::RestorePlan},
 };
 
@@ -22,6 +23,10 @@ pub(crate) struct Inheritance {
     pub(crate) regions: Vec<Region>,
     /// Held by everything that may still be restoring.
     pub(crate) session_lock: Option<OwnedFd>,
+    /// What a guest's process takes before its guest runs.
+    pub(crate) jail: Jail,
+    /// Where a guest's process says why it ends.
+    pub(crate) last_words: OwnedFd,
     /// The process of the nursery.
     pub(crate) nursery: Pid,
 }

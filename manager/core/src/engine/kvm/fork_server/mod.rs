@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod descriptors;
 pub(crate) mod inheritance;
+pub(crate) mod last_words;
 pub(crate) mod oom;
 mod orphans;
 pub(crate) mod server;

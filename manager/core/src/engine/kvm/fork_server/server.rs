@@ -46,14 +46,16 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    exit_record::{self, EXIT_CHECKPOINT_CUT},
+    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_DIED, EXIT_SUSPENDED},
     fork_server::{
         descriptors::{self, SOCKET, own},
         inheritance::{Inheritance, Life, Spare},
+        last_words::LastWords,
         oom::{OomKills, Scores},
         orphans::Orphans,
         shared_orders::Desk,
     },
+    jail::{Jail, give_up_privileges},
     limit_group,
     signals::{STOP, handle},
     vm::{
@@ -75,6 +77,7 @@ struct Nursery {
     inheritance: Inheritance,
     /// Processes to hold ready for orders to come.
     spares: usize,
+    last_words: LastWords,
     /// `None` where the score for the out-of-memory killer cannot be set.
     scores: Option<Scores>,
     life: Life,
@@ -180,9 +183,16 @@ impl Nursery {
         layers
             .check(&mut layers.stamps())
             .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
+        let (last_words, say) =
+            LastWords::new().map_err(|e| format!("cannot make a socket pair: {e}"))?;
+        let scores = Scores::new();
+        // All that needs a privilege is open.
+        give_up_privileges()?;
         Ok(Self {
             inheritance: Inheritance {
                 kvm,
+                jail: Jail::new()?,
+                last_words: say,
                 layers,
                 park_after: start.park_after,
                 plan,
@@ -191,7 +201,8 @@ impl Nursery {
                 nursery: Pid::this(),
             },
             spares: start.spares,
-            scores: Scores::new(),
+            last_words,
+            scores,
             life,
         })
     }
@@ -208,11 +219,16 @@ impl Nursery {
             }
             let limit = children.orphans.as_ref().and_then(Orphans::limit);
             // SIGCHLD comes in here and nowhere else, so none is missed.
-            let hung_up = wait(open.then_some(SOCKET), &pipe.taken, limit);
+            let hung_up = wait(
+                open.then_some(SOCKET),
+                [&pipe.taken, self.last_words.socket()],
+                limit,
+            );
             children.note_taken(&pipe.taken);
+            self.last_words.hear(|pid| children.has(pid));
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
-                children.reap(open.then_some(SOCKET), &pipe.taken);
+                children.reap(open.then_some(SOCKET), &pipe.taken, &mut self.last_words);
             }
             if children.stillborn > MOST_STILLBORN {
                 exit(1);
@@ -345,6 +361,10 @@ impl ChildTable {
         self.all.is_empty()
     }
 
+    fn has(&self, pid: Pid) -> bool {
+        self.all.iter().any(|child| child.pid == pid)
+    }
+
     fn add(&mut self, pid: Pid) {
         if let Some(place) = self.free.pop() {
             let is = ChildState::Spare(place);
@@ -377,7 +397,7 @@ impl ChildTable {
 
     /// Waits for children that have ended, records how, and tells the manager, if it still listens:
     /// a guest that never answered fails its order.
-    fn reap(&mut self, socket: Option<RawFd>, taken: &OwnedFd) {
+    fn reap(&mut self, socket: Option<RawFd>, taken: &OwnedFd, last_words: &mut LastWords) {
         loop {
             let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, EXIT_CHECKPOINT_CUT)) => {
@@ -404,8 +424,10 @@ impl ChildTable {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
-            // Now that it has ended, whatever it has taken can be read.
+            // Now that it has ended, whatever it has taken can be read, and what it has said.
             self.note_taken(taken);
+            last_words.hear(|child| child == pid || self.has(child));
+            let said = last_words.of(pid);
             let Some(at) = self.all.iter().position(|child| child.pid == pid) else {
                 continue;
             };
@@ -423,9 +445,16 @@ impl ChildTable {
             let reason = match reason {
                 ExitReason::Killed { .. } => limit_group::exceeded(Path::new(""), &id)
                     .map_or(reason, |limit| ExitReason::MemoryLimit { limit }),
+                // Who ends by itself knows better why.
+                ExitReason::Exited { code: EXIT_DIED } => said.unwrap_or(reason),
                 reason => reason,
             };
-            exit_record::ended(&id, &reason);
+            match reason {
+                ExitReason::Exited {
+                    code: EXIT_SUSPENDED,
+                } => exit_record::suspended(&id),
+                _ => exit_record::ended(&id, &reason),
+            }
             if let Some(socket) = socket {
                 let report = Report::failed(seq, &reason.to_string());
                 // A manager that waits for nothing does not read: never wait for it.
@@ -448,11 +477,12 @@ extern "C" fn stop_here(_: libc::c_int) {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// Waits until a spare has taken an order, a child has ended, or the manager has hung up, and no
-/// longer than `limit`; says
-/// whether it was the last.
-fn wait(socket: Option<RawFd>, taken: &OwnedFd, limit: Option<Duration>) -> bool {
-    let mut fds = vec![PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
+/// Waits until one of `heard` can be read, a child has ended, or the manager has hung up, and no
+/// longer than `limit`; says whether it was the last.
+fn wait(socket: Option<RawFd>, heard: [&OwnedFd; 2], limit: Option<Duration>) -> bool {
+    let mut fds = heard
+        .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+        .to_vec();
     if let Some(socket) = socket {
         // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
         let socket = unsafe { BorrowedFd::borrow_raw(socket) };
@@ -462,7 +492,7 @@ fn wait(socket: Option<RawFd>, taken: &OwnedFd, limit: Option<Duration>) -> bool
     let limit = limit.map(TimeSpec::from_duration);
     let _ = ppoll(&mut fds, limit, Some(SigSet::empty()));
     let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-    fds.get(1)
+    fds.get(2)
         .and_then(PollFd::revents)
         .is_some_and(|seen| seen.intersects(end))
 }

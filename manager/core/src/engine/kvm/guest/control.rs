@@ -157,14 +157,18 @@ impl<'a> Conversation<'a> {
             kind,
             ..Call::new_zeroed()
         };
-        send_with_files(self.socket.as_raw_fd(), &call, files).map_err(talk)?;
-        if let Ok(pid) = self.pid() {
-            // A guest in the middle of a request does not look at its socket until its vCPU is
-            // stopped; a paused guest, not until it goes on. In this order the vCPU of such a one
-            // does not run.
-            for signal in [Signal::SIGUSR1, Signal::SIGCONT] {
-                let _ = kill(Pid::from_raw(pid), signal);
-            }
+        let pid = self.pid().map_err(talk)?;
+        // It tells the guest which pages are its own. A guest's process cannot open it.
+        let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(failed)?;
+        let sent: Vec<&File> = [&pagemap]
+            .into_iter()
+            .chain(files.iter().copied())
+            .collect();
+        send_with_files(self.socket.as_raw_fd(), &call, &sent).map_err(talk)?;
+        // A guest in the middle of a request does not look at its socket until its vCPU is stopped;
+        // a paused guest, not until it goes on. In this order the vCPU of such a one does not run.
+        for signal in [Signal::SIGUSR1, Signal::SIGCONT] {
+            let _ = kill(Pid::from_raw(pid), signal);
         }
         self.wait(files[0], watch)?;
         self.reply()?;
@@ -262,12 +266,12 @@ fn send_with_files<T: IntoBytes + Immutable>(
     Ok(())
 }
 
-/// Receives a whole message and the descriptors that came with it, two at most.
+/// Receives a whole message and the descriptors that came with it, three at most.
 pub(crate) fn receive_with_files<T: FromBytes + IntoBytes>(
     socket: RawFd,
     message: &mut T,
 ) -> io::Result<Vec<File>> {
-    let mut space = nix::cmsg_space!([RawFd; 2]);
+    let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut data = [IoSliceMut::new(message.as_mut_bytes())];
     let received = loop {
         // A guest is kicked by a signal when it is to be suspended, and that may come at any time

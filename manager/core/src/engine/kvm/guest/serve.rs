@@ -27,16 +27,17 @@ use nix::{
         },
         time::{TimeVal, TimeValLike},
     },
-    unistd::{Pid, getppid, unlink, write},
+    unistd::{Pid, getppid, write},
 };
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    exit_record::{self, EXIT_CHECKPOINT_CUT},
+    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_DIED, EXIT_SUSPENDED},
     fork_server::{
         descriptors::{SOCKET, close_own},
         inheritance::{Inheritance, Spare},
+        last_words,
     },
     guest::port::GuestPort,
     limit_group,
@@ -127,7 +128,6 @@ fn take_order(spare: &Spare<'_>) -> Order {
 
 struct Guest<'a, P> {
     inheritance: &'a Inheritance,
-    id: GuestId,
     body: Body,
     control: OwnedFd,
     port: P,
@@ -163,12 +163,13 @@ fn restore<'a, P: GuestPort>(
     let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
     let mut guest = Guest {
         inheritance,
-        id,
         body: Body::awake(machine),
         control,
         port,
         stamps: inheritance.layers.stamps(),
     };
+    // Nothing below makes or opens anything any more.
+    inheritance.jail.enter()?;
     if plan.state().busy {
         guest
             .run_until_it_waits()
@@ -176,7 +177,6 @@ fn restore<'a, P: GuestPort>(
     }
     let reply = guest.ask(&P::FIRST_REQUEST);
     if reply.kind != REPLY_DONE {
-        let _ = unlink(exit_record::socket_name(&id).as_str());
         return Err(String::from(&reply.text));
     }
     let proof = P::proof(&reply.answer);
@@ -302,7 +302,7 @@ impl<P: GuestPort> Guest<'_, P> {
         };
         let _ = send_message(client.as_raw_fd(), &reply);
         if reply.kind == REPLY_DEAD {
-            exit(1);
+            exit(EXIT_DIED);
         }
         stop_after(&call);
     }
@@ -335,7 +335,7 @@ impl<P: GuestPort> Guest<'_, P> {
     }
 
     fn died(&mut self, reason: &ExitReason) -> Reply {
-        exit_record::ended(&self.id, reason);
+        last_words::say(&self.inheritance.last_words, reason);
         Reply::new(REPLY_DEAD, &reason.to_string())
     }
 
@@ -410,7 +410,7 @@ impl<P: GuestPort> Guest<'_, P> {
         if let Err(reason) = self.check_checkpoint() {
             let reply = self.died(&reason);
             let _ = send_message(client.as_raw_fd(), &reply);
-            exit(1);
+            exit(EXIT_DIED);
         }
         let sent = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, "")).and_then(|()| {
             nix::sys::socket::send(client.as_raw_fd(), &state, MsgFlags::MSG_NOSIGNAL)
@@ -423,9 +423,8 @@ impl<P: GuestPort> Guest<'_, P> {
         let _ = setsockopt(client, sockopt::ReceiveTimeout, &TimeVal::zero());
         match receive_call(client.as_raw_fd()) {
             Some((call, _)) if call.kind == CALL_COMMIT => {
-                let _ = unlink(exit_record::socket_name(&self.id).as_str());
                 let _ = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, ""));
-                exit(0)
+                exit(EXIT_SUSPENDED)
             }
             _ => Reply::new(REPLY_FAILED, "the suspend was given up; the guest goes on"),
         }
@@ -442,28 +441,43 @@ impl<P: GuestPort> Guest<'_, P> {
 
 /// Where a guest is to be written.
 enum Destination {
-    /// All of its memory to this file.
-    Full(File),
+    /// All of its memory to a file.
+    Full { memory: File, pagemap: File },
     /// The pages that its checkpoint does not have to one file, and a list of them to another.
-    Delta { memory: File, pages: File },
+    Delta {
+        memory: File,
+        pages: File,
+        pagemap: File,
+    },
 }
 
 impl Destination {
     /// The destination in a call to suspend; `None` for other calls.
     fn of(call: &Call, files: Vec<File>) -> Option<Self> {
         let mut files = files.into_iter();
-        match (call.kind, files.next(), files.next()) {
-            (CALL_SUSPEND | CALL_SNAPSHOT, Some(memory), None) => Some(Self::Full(memory)),
-            (CALL_SUSPEND_DELTA, Some(memory), Some(pages)) => Some(Self::Delta { memory, pages }),
+        let (pagemap, memory) = (files.next()?, files.next()?);
+        match (call.kind, files.next()) {
+            (CALL_SUSPEND | CALL_SNAPSHOT, None) => Some(Self::Full { memory, pagemap }),
+            (CALL_SUSPEND_DELTA, Some(pages)) => Some(Self::Delta {
+                memory,
+                pages,
+                pagemap,
+            }),
             _ => None,
         }
     }
 
     fn write(&self, layers: &Layers, ram: &Ram, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         match self {
-            Self::Full(memory) => dump::write_memory(layers, ram, memory, go_on),
-            Self::Delta { memory, pages } => {
-                let list = dump::write_delta(layers, ram, memory, go_on)?;
+            Self::Full { memory, pagemap } => {
+                dump::write_memory(layers, ram, pagemap, memory, go_on)
+            }
+            Self::Delta {
+                memory,
+                pages,
+                pagemap,
+            } => {
+                let list = dump::write_delta(layers, ram, pagemap, memory, go_on)?;
                 pages.write_all_at(list.to_string().as_bytes(), 0)
             }
         }

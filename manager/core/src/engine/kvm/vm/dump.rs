@@ -26,16 +26,17 @@ const CHUNK: usize = 256 << 10;
 /// Writes all of `ram`, a private mapping of `layers`, to `to`, which has its size already.
 ///
 /// Pages that the guest never wrote are copied file to file, which costs nothing on filesystems
-/// that share extents. `go_on` is asked every few MiB whether anybody still wants it.
+/// that share extents. `pagemap` is this process's (proc_pid_pagemap(5)). `go_on` is asked every few MiB whether anybody still wants it.
 pub(crate) fn write_memory(
     layers: &Layers,
     ram: &Ram,
+    pagemap: &File,
     to: &File,
     go_on: &dyn Fn() -> bool,
 ) -> io::Result<()> {
     layers.copy_to(to, go_on)?;
     let mut page = vec![0_u8; PAGE_SIZE as usize];
-    each_private_page(ram, go_on, |number| {
+    each_private_page(ram, pagemap, go_on, |number| {
         ram.read(number * PAGE_SIZE, &mut page);
         to.write_all_at(&page, number * PAGE_SIZE)
     })
@@ -49,6 +50,7 @@ pub(crate) fn write_memory(
 pub(crate) fn write_delta(
     layers: &Layers,
     ram: &Ram,
+    pagemap: &File,
     to: &File,
     go_on: &dyn Fn() -> bool,
 ) -> io::Result<PageList> {
@@ -60,7 +62,7 @@ pub(crate) fn write_delta(
         start: 0,
         chunk: Vec::with_capacity(CHUNK),
     };
-    each_private_page(ram, go_on, |number| {
+    each_private_page(ram, pagemap, go_on, |number| {
         ram.read(number * PAGE_SIZE, &mut page);
         layers.read_page(number, &mut before)?;
         if page == before {
@@ -103,10 +105,10 @@ impl PageRun<'_> {
 /// Calls `each` with the number of every page that the guest has to itself, ascending.
 fn each_private_page(
     ram: &Ram,
+    pagemap: &File,
     go_on: &dyn Fn() -> bool,
     mut each: impl FnMut(u64) -> io::Result<()>,
 ) -> io::Result<()> {
-    let pagemap = File::open("/proc/self/pagemap")?;
     let first = ram.host_address() / PAGE_SIZE;
     let pages = ram.size() / PAGE_SIZE;
     let mut entries = vec![0_u8; BATCH * 8];

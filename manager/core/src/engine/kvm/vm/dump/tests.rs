@@ -18,6 +18,10 @@ use crate::{
 const PAGES: u64 = 64;
 const SIZE: u64 = PAGES * PAGE_SIZE;
 
+fn pagemap() -> File {
+    File::open("/proc/self/pagemap").unwrap()
+}
+
 fn page_of(byte: u8) -> Vec<u8> {
     vec![byte; PAGE_SIZE as usize]
 }
@@ -68,7 +72,7 @@ fn contents(file: &File) -> Vec<u8> {
 fn whole(layers: &Layers, ram: &Ram) -> Vec<u8> {
     let to = tempfile().unwrap();
     to.set_len(ram.size()).unwrap();
-    write_memory(layers, ram, &to, &|| true).unwrap();
+    write_memory(layers, ram, &pagemap(), &to, &|| true).unwrap();
     contents(&to)
 }
 
@@ -115,7 +119,7 @@ proptest! {
             }
             prop_assert!(whole(&layers, &ram) == model);
             let to = tempfile().unwrap();
-            let list = write_delta(&layers, &ram, &to, &|| true).unwrap();
+            let list = write_delta(&layers, &ram, &pagemap(), &to, &|| true).unwrap();
             let listed: Vec<u64> =
                 list.ranges().iter().flat_map(|r| r.first..r.first + r.count).collect();
             let changed: Vec<u64> =
@@ -144,7 +148,7 @@ fn a_page_of_zeros_takes_no_space() {
         assert!(ram.write(page * PAGE_SIZE, &page_of(0)));
     }
     let to = tempfile().unwrap();
-    let list = write_delta(&layers, &ram, &to, &|| true).unwrap();
+    let list = write_delta(&layers, &ram, &pagemap(), &to, &|| true).unwrap();
     assert_eq!(list.to_string(), "20-59");
     let facts = to.metadata().unwrap();
     assert_eq!((facts.len(), facts.blocks()), (40 * PAGE_SIZE, 0));
@@ -174,7 +178,7 @@ fn more_runs_than_can_be_mapped_are_copied() {
     assert!(found == model);
     // What was copied is the guest's own now, and still no page that it has written.
     let mut private = BTreeSet::new();
-    each_private_page(&ram, &|| true, |page| {
+    each_private_page(&ram, &pagemap(), &|| true, |page| {
         private.insert(page);
         Ok(())
     })
@@ -182,7 +186,9 @@ fn more_runs_than_can_be_mapped_are_copied() {
     assert_eq!(private.len(), 20_000 - 16_384);
     let to = tempfile().unwrap();
     assert_eq!(
-        write_delta(&layers, &ram, &to, &|| true).unwrap().count(),
+        write_delta(&layers, &ram, &pagemap(), &to, &|| true)
+            .unwrap()
+            .count(),
         0
     );
     assert_eq!(to.metadata().unwrap().len(), 0);
