@@ -31,7 +31,7 @@ mod values;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
-    Parser, Subcommand,
+    Arg, ArgAction, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -41,7 +41,15 @@ use crate::{
     failure::{self, Failure},
 };
 
-const EXIT_CODES: &str = "\
+/// Below the list of commands. No other help repeats the options of all commands.
+const AFTER_COMMANDS: &str = "\
+Options of all commands:
+      --config <FILE>    Configuration file [default: BROOD_CONFIG, else the system's]
+      --state-dir <DIR>  State folder [default: BROOD_STATE_DIR, else as configured]
+      --no-daemon        Do the work in this process, even when a daemon answers [default: as
+                         BROOD_DAEMON or the configuration says]
+  -v, --verbose          Log to standard error what brood does, and whether the daemon did it
+
 Errors go to standard error as text, even with --json.
 
 Exit codes:
@@ -63,30 +71,20 @@ Environment:
 /// Restores hundreds to thousands of microVMs from one memory checkpoint, sharing every page that
 /// no guest has written.
 #[derive(Debug, Parser)]
-#[command(name = "brood", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "brood", version, after_help = AFTER_COMMANDS, max_term_width = 100)]
 struct Cli {
     /// Configuration file [default: BROOD_CONFIG, else the system's]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Options of all commands"
-    )]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// State folder [default: BROOD_STATE_DIR, else as configured]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        help_heading = "Options of all commands"
-    )]
+    #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Do the work in this process, even when a daemon answers [default: as BROOD_DAEMON or the
     /// configuration says]
-    #[arg(long, global = true, help_heading = "Options of all commands")]
+    #[arg(long, global = true)]
     no_daemon: bool,
     /// Log to standard error what brood does, and whether the daemon did it
-    #[arg(long, short, global = true, help_heading = "Options of all commands")]
+    #[arg(long, short, global = true)]
     verbose: bool,
     #[command(subcommand)]
     command: Command,
@@ -196,6 +194,24 @@ pub fn grammar() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
+/// Reads the command line of this process. Help hides the options of all commands, which it tells
+/// in one place ([`AFTER_COMMANDS`]); completions and manual pages have them.
+fn parse() -> Result<Cli, clap::Error> {
+    let help = Arg::new("help")
+        .long("help")
+        .short('h')
+        .action(ArgAction::Help)
+        .help("Print help (`brood --help` lists the options of all commands)")
+        .display_order(999);
+    let mut command = grammar()
+        .mut_args(|arg| arg.hide(true))
+        .disable_help_flag(true)
+        .arg(help.global(true))
+        .override_usage("brood [OPTIONS] <COMMAND>");
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // A limit on the size of files (RLIMIT_FSIZE) is an error like a full disk, not the end: what
@@ -203,7 +219,7 @@ pub fn main() -> ExitCode {
     // SAFETY: a signal that is ignored runs no handler.
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     complete::answer();
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         // Also help and version, which are asked for and so are output like any other.
         Err(e) => {
