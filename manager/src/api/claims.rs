@@ -41,7 +41,7 @@ use brood_core::{
 /// claim is released.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest pause of claims with others before them in the queue, in intervals.
-const FAR: u32 = 20;
+const MAX_BACKOFF_INTERVALS: u32 = 20;
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
 
@@ -125,7 +125,7 @@ pub(super) async fn claim(
     Path(pool): Path<String>,
     Json(claiming): Json<ClaimRequest>,
 ) -> Result<Response, Problem> {
-    let mut wanted = ClaimSpec {
+    let wanted = ClaimSpec {
         lease: lease(claiming.lease_s)?,
         timeout: limit(claiming.timeout_s)?,
         // Waiting is done here, where it holds no thread.
@@ -134,27 +134,9 @@ pub(super) async fn claim(
     };
     let wait = wait(claiming.wait_s)?;
     let begin = Instant::now();
-    let mut draining = app.draining.subscribe();
-    let mut in_line = InLine::new(&app);
-    let claimed = loop {
-        // A daemon that is to end does not keep those waiting who wait for room.
-        let may_wait = begin.elapsed() < wait && !*draining.borrow();
-        match app.claim(&pool, wanted).await {
-            Ok(claimed) => break Ok(claimed),
-            Err(refused) if refused.may_pass && may_wait => {
-                if wanted.place.is_none() {
-                    wanted.place = Some(in_line.wait(&pool, wait).await?);
-                    continue;
-                }
-                let at_most = ROOM_POLL_INTERVAL * refused.waiters.clamp(1, FAR);
-                app.until_room(at_most, &mut draining).await;
-            }
-            Err(refused) => break Err(refused),
-        }
-    };
+    let attempt = |place| app.claim(&pool, ClaimSpec { place, ..wanted });
+    let claimed = app.wait_for_room(wait, Some(&pool), attempt).await;
     let took = begin.elapsed();
-    // A claimer who comes after this answer finds nobody in the queue who has stopped waiting.
-    in_line.leave().await;
     let claimed = claimed.map_err(|refused| {
         // Clients may make names of pools up; those are not counted one by one.
         let known = refused.problem.status() != StatusCode::NOT_FOUND;
@@ -220,14 +202,13 @@ impl InLine {
         }
     }
 
-    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<Place, Problem> {
+    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<(), Problem> {
         let pool = pool.to_owned();
         let place = self
             .app
-            .on_pools(move |pools| pools.wait_in_line(&pool, wait))
-            .await?;
-        self.place = Some(place);
-        Ok(place)
+            .on_pools(move |pools| pools.wait_in_line(&pool, wait));
+        self.place = Some(place.await?);
+        Ok(())
     }
 
     async fn leave(mut self) {
@@ -260,7 +241,7 @@ impl From<pool::Error> for ClaimRefusal {
         Self {
             may_pass: error.is_retryable(),
             waiters: match &error {
-                pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(FAR),
+                pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(u32::MAX),
                 _ => 0,
             },
             problem: error.into(),
@@ -279,26 +260,40 @@ impl From<Problem> for ClaimRefusal {
 }
 
 impl App {
-    /// Retries while there is no room for one more guest, within a time limit.
-    pub(super) async fn when_there_is_room<T, F>(
+    /// Retries while there is no room for one more guest, within a time limit. Takes a place in the
+    /// queue of a pool for that, if one is named, and tries again the less often the more others
+    /// stand before it.
+    pub(super) async fn wait_for_room<T, F>(
         &self,
         wait: Duration,
-        attempt: impl Fn() -> F,
+        queue: Option<&str>,
+        attempt: impl Fn(Option<Place>) -> F,
     ) -> Result<T, ClaimRefusal>
     where
         F: Future<Output = Result<T, ClaimRefusal>>,
     {
         let begin = Instant::now();
         let mut draining = self.draining.subscribe();
-        loop {
+        let mut in_line = InLine::new(self);
+        let result = loop {
             // A daemon that is to end does not keep those waiting who wait for room.
             let may_wait = begin.elapsed() < wait && !*draining.borrow();
-            match attempt().await {
-                Err(refused) if refused.may_pass && may_wait => {}
-                result => return result,
+            let refused = match attempt(in_line.place).await {
+                Err(refused) if refused.may_pass && may_wait => refused,
+                result => break result,
+            };
+            match queue {
+                Some(pool) if in_line.place.is_none() => in_line.wait(pool, wait).await?,
+                _ => {
+                    let intervals = refused.waiters.clamp(1, MAX_BACKOFF_INTERVALS);
+                    let at_most = ROOM_POLL_INTERVAL * intervals;
+                    self.until_room(at_most, &mut draining).await;
+                }
             }
-            self.until_room(ROOM_POLL_INTERVAL, &mut draining).await;
-        }
+        };
+        // A claimer who comes after this answer finds nobody in the queue who has stopped waiting.
+        in_line.leave().await;
+        result
     }
 
     /// Waits until there may be room for one more guest, the time is up, or the daemon drains.

@@ -21,7 +21,7 @@ use super::{
 use brood_core::{checkpoint::Progress, restore::RestoreStep};
 
 /// Interval of progress events while memory is checked.
-const BEAT: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A restore in flight.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl RunningRestore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let whole = progress.done == progress.total;
-        if whole || told.is_none_or(|at| at.elapsed() >= BEAT) {
+        if whole || told.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL) {
             *told = Some(Instant::now());
             let event = self.work.progress().verifying(progress);
             self.app.tell_restore(&event);

@@ -39,11 +39,11 @@ use brood_core::{
 };
 
 /// How often pools are looked at when nothing is known to have happened.
-const PERIOD: Duration = Duration::from_secs(1);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a nursery stands by that is no pool's.
 const STANDS_BY: Duration = Duration::from_secs(10);
 /// How long a pool that has no room for more is only reconciled.
-const REST: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Pools that are looked at at once.
 const AT_ONCE: usize = 32;
 /// Pools that failed the last time and are worked at at once.
@@ -99,7 +99,7 @@ struct PoolRecord {
 
 /// Keeps pools until the daemon drains.
 pub(super) async fn keep(app: App) {
-    let mut ticks = interval(PERIOD);
+    let mut ticks = interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut draining = app.draining.subscribe();
     let mut reconciler = PoolReconciler {
@@ -252,7 +252,7 @@ impl PoolReconciler {
             Ok(why_not) => why_not,
         };
         kept.locked_since = None;
-        kept.backs_off_until = why_not.as_ref().map(|_| Instant::now() + REST);
+        kept.backs_off_until = why_not.as_ref().map(|_| Instant::now() + RETRY_AFTER);
         if let Some(why_not) = why_not {
             tracing::warn!(pool, "not filled: {why_not}");
         }

@@ -189,7 +189,8 @@ pub(super) async fn resume(
     let timeout = limit(resuming.timeout_s)?;
     let wait = wait(resuming.wait_s)?;
     let begin = Instant::now();
-    let resumed = app.when_there_is_room(wait, || {
+    // It takes no place in the queue: it waits for its own guest, not for any.
+    let resumed = app.wait_for_room(wait, None, |_| {
         let (key, token) = (token.clone(), token.clone());
         let limit = timeout.unwrap_or(restore::TIMEOUT);
         let app = app.clone();

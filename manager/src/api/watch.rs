@@ -22,7 +22,7 @@ use super::{
 use brood_core::{engine::NEVER, guest_id::GuestId, guests::GuestState, state::EntryState};
 
 /// How often guests are looked at when nothing is known to have happened.
-const PERIOD: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How many looks there are to one sample of what guests cost.
 const LOOKS_PER_SAMPLE: u32 = 2;
 
@@ -60,7 +60,7 @@ pub(super) enum Because {
 
 /// Watches until the daemon drains.
 pub(super) async fn watch(app: App) {
-    let mut ticks = interval(PERIOD);
+    let mut ticks = interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut draining = app.draining.subscribe();
     let mut watcher = Watcher::default();

@@ -25,7 +25,7 @@ use brood_core::escaped;
 const LINES: usize = 4096;
 /// How long the last lines may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Messages to the writing thread.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Lines {
                 return;
             }
             order = unsent;
-            thread::sleep(POLL_INTERVAL);
+            thread::sleep(FLUSH_POLL_INTERVAL);
         }
         let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
     }

@@ -32,7 +32,7 @@ use brood_core::{
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// What is said meanwhile.
 const SETTLING: &str = "waiting for the host's memory to settle";
-const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a guest may take to write its pages, or to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// Fewer guests than this cost too little to be told from the host's noise.
@@ -368,6 +368,6 @@ fn settle(engine: &dyn Engine, cancelled: &AtomicBool) -> Result<(MemorySnapshot
         if settled(&samples) || late || cancelled.load(Ordering::Relaxed) {
             return Ok((snapshot, moved(&samples)));
         }
-        thread::sleep(SAMPLE_EVERY);
+        thread::sleep(SAMPLE_INTERVAL);
     }
 }

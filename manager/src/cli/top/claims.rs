@@ -15,9 +15,9 @@ use brood_core::percentiles::Percentiles;
 /// How long claims are remembered, for latencies.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Over how long their rate is taken.
-const LATELY: Duration = Duration::from_secs(10);
+const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// How often a daemon is looked for.
-const PERIOD: Duration = Duration::from_secs(1);
+const DAEMON_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Claims of the last minute.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Heard {
             .filter(|(at, claim)| claim.pool == pool && now.duration_since(*at) <= MINUTE);
         let lately = mine
             .clone()
-            .filter(|(at, _)| now.duration_since(*at) <= LATELY)
+            .filter(|(at, _)| now.duration_since(*at) <= RATE_WINDOW)
             .count();
         let latencies: Vec<f64> = mine.map(|(_, claim)| claim.claim_ms).collect();
         let percentiles = (!latencies.is_empty()).then(|| Percentiles::of(&latencies));
@@ -56,8 +56,8 @@ impl Heard {
             mean_ms: (counted.total > 0).then(|| counted.seconds * 1e3 / counted.total as f64),
             // There is no rate yet just after the start.
             per_second: listened
-                .filter(|listened| *listened >= PERIOD)
-                .map(|listened| lately as f64 / listened.min(LATELY).as_secs_f64()),
+                .filter(|listened| *listened >= DAEMON_POLL_INTERVAL)
+                .map(|listened| lately as f64 / listened.min(RATE_WINDOW).as_secs_f64()),
             p50_ms: percentiles.map(|p| p.p50),
             p99_ms: percentiles.map(|p| p.p99),
         }
@@ -83,7 +83,7 @@ pub(crate) fn listen(config: &Config) -> Arc<Mutex<Heard>> {
                 });
                 lock(&to).since = None;
             }
-            thread::sleep(PERIOD);
+            thread::sleep(DAEMON_POLL_INTERVAL);
         }
     });
     heard
