@@ -289,7 +289,7 @@ fn events_tell_what_happens_whoever_does_it() {
     );
     let happens = |events: &mut brood_tests::Events, what: &str, guest: &str| {
         let event = events.find("guest", |event| event["guest"]["name"] == guest);
-        assert_eq!(event["happened"], what, "{event}");
+        assert_eq!(event["change"], what, "{event}");
     };
     happens(&mut events, "restored", "new-1");
     let _ = home.brood(&["pause", "old-1"]).ok();

@@ -32,7 +32,7 @@ fn a_listener_that_was_cut_off_is_told_what_it_has_missed() {
         Some(())
     });
     let mut events = daemon.events_of("?types=guest", Some(&last));
-    let event = events.find("guest", |event| event["happened"] == "restored");
+    let event = events.find("guest", |event| event["change"] == "restored");
     assert_eq!(event["guest"]["name"], "b-1");
     // With an id of another daemon, or none at all, the stream starts with everything.
     daemon.signal(Signal::SIGTERM);
@@ -74,11 +74,11 @@ fn claims_that_are_over_are_told_of_with_the_reason() {
     let event = events.next("release");
     assert_eq!(
         event,
-        json!({ "pool": "web", "guest": first["guest"], "because": "released" })
+        json!({ "pool": "web", "guest": first["guest"], "reason": "released" })
     );
     let second = claim("web", 3);
     let event = events.next("release");
-    let over = json!({ "pool": "web", "guest": second["guest"], "because": "lease-over" });
+    let over = json!({ "pool": "web", "guest": second["guest"], "reason": "lease-over" });
     assert_eq!(event, over);
     // A suspended claim is not over.
     let third = claim("web", 300);

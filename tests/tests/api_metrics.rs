@@ -236,7 +236,7 @@ fn only_what_ends_unasked_is_counted() {
     let _ = home.brood(&["--no-daemon", "destroy", "g-1", "g-3"]).ok();
     // And one that ends unasked.
     let _ = daemon.ask("g-4", &["crash"], 502);
-    let ended = events.find("guest", |event| event["happened"] == "ended");
+    let ended = events.find("guest", |event| event["change"] == "ended");
     assert_eq!(ended["guest"]["name"], "g-4");
     let metrics = daemon.request(Method::GET, "/metrics").send().unwrap();
     let metrics = metrics.text().unwrap();

@@ -416,9 +416,9 @@ fn a_day_with_a_pool_reads_well() {
             "name",
             "no_room",
             "private_limit",
+            "reconciled",
             "refill_rate",
             "restored",
-            "settled",
             "sha256",
             "wall_s",
         ];

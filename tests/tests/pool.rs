@@ -180,7 +180,7 @@ fn a_fill_killed_at_any_moment_is_brought_to_its_end_by_the_next(on: EngineKind)
         // It may not have got so far as to say how many there should be.
         let _ = home.brood(&["pool", "set", "p", "--hot", &hot]).ok();
         let report = home.fill();
-        saved += whole(&report["settled"]["saved"]);
+        saved += whole(&report["reconciled"]["saved"]);
         assert_eq!(home.list().len() as u64, full);
         until("nothing else to run", || {
             (home.guests().len() as u64 == full).then_some(())
@@ -297,7 +297,7 @@ fn a_hot_guest_that_died_is_nobodys_and_one_that_ran_is_dropped(on: EngineKind) 
             .then_some(())
     });
     let report = home.fill();
-    assert!(whole(&report["settled"]["destroyed"]) >= 1, "{report}");
+    assert!(whole(&report["reconciled"]["destroyed"]) >= 1, "{report}");
     let pids: Vec<i32> = home.guests().iter().map(|g| g.pid).collect();
     assert!(
         !pids.contains(&was),
@@ -374,7 +374,7 @@ fn after_a_reboot_a_pool_is_rebuilt_and_its_claims_are_over(on: EngineKind) {
     let _ = home.brood(&["pool", "release", "0000"]).exits(1);
     let report: Value = home.json(&["pool", "fill", "--all"]);
     assert_eq!(report["restored"], HOT);
-    assert_eq!(report["settled"]["destroyed"], HOT);
+    assert_eq!(report["reconciled"]["destroyed"], HOT);
     assert_eq!(report["entries"]["claimed"], 0);
     home.fill();
     let _ = home

@@ -134,7 +134,7 @@ fn a_guest_that_has_waited_too_long_is_replaced(on: EngineKind) {
         return;
     };
     let fill = || home.json(&["pool", "fill", "p"]);
-    assert_eq!(fill()["settled"]["evicted"], 0);
+    assert_eq!(fill()["reconciled"]["evicted"], 0);
     let young = array(&show(&home)["hot_guests"]).len();
     let ids = |home: &Home| -> Vec<String> {
         let guests = home.json(&["list"]);
@@ -148,7 +148,7 @@ fn a_guest_that_has_waited_too_long_is_replaced(on: EngineKind) {
     // One at a time, so that there are others meanwhile.
     until("all of them to be replaced", || {
         let filled = fill();
-        assert!(whole(&filled["settled"]["evicted"]) <= 1, "{filled}");
+        assert!(whole(&filled["reconciled"]["evicted"]) <= 1, "{filled}");
         let hot = array(&show(&home)["hot_guests"]).len();
         assert_eq!(hot, young, "as many as before");
         ids(&home)

@@ -258,9 +258,7 @@ fn at_80_columns_nothing_is_cut_off() {
     let _ = home.brood(&["pause", "web-2"]).ok();
     brood_tests::signal(home.pid("web-3"), Signal::SIGKILL);
     tmux.top("--sort name");
-    let seen = tmux.until("the guests", |seen| {
-        seen.contains("11 running") || seen.contains("1 dead")
-    });
+    let seen = tmux.until("the dead guest", |seen| seen.contains("1 dead"));
     let words: Vec<&str> = seen.split_whitespace().collect();
     let words = words.join(" ");
     for whole in ["14: ", "10 running", "3 paused", "1 dead", "MiB each"] {

@@ -226,7 +226,7 @@ pub(super) async fn remove(
     until_hang_up(move |cancelled| {
         let _permit = permit;
         // One that stands by has its files open.
-        workers.standing().end(&path.absolute()?.to_string());
+        workers.sessions().end(&path.absolute()?.to_string());
         let freed = workers.call(|state, engine| {
             let mut guests = guests(state, engine, cancelled);
             Ok::<_, Problem>(guests.remove_checkpoint(&path, removing.force)?)

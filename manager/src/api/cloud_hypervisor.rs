@@ -38,7 +38,7 @@ use brood_core::{guest_id::GuestId, guests};
 
 /// The guest that a socket is of.
 #[derive(Clone, Debug)]
-struct Served {
+struct SocketGuest {
     id: GuestId,
     name: String,
 }
@@ -82,7 +82,7 @@ pub(super) async fn socket(
             }
             .into());
         }
-        let served = Served {
+        let served = SocketGuest {
             id: guest.row.id,
             name: guest.row.name,
         };
@@ -96,7 +96,7 @@ pub(super) async fn socket(
 }
 
 /// What answers on the socket of a guest.
-fn router(app: App, served: Served) -> Router {
+fn router(app: App, served: SocketGuest) -> Router {
     Router::new()
         .route("/api/v1/vmm.ping", get(verbs::ping))
         .route("/api/v1/vmm.shutdown", put(verbs::shutdown_vmm))
@@ -135,7 +135,7 @@ const NO_SUCH_PATH: &str = "no-such-path";
 
 /// Goes around every request to a guest: the log tells of which guest it is, and errors become what
 /// Cloud Hypervisor's clients read.
-async fn answer(State(served): State<Served>, request: Request, next: Next) -> Response {
+async fn answer(State(served): State<SocketGuest>, request: Request, next: Next) -> Response {
     let span = tracing::error_span!("cloud-hypervisor", guest = served.name);
     let answered = match whole(request).await {
         Ok(request) => next.run(request).instrument(span).await,

@@ -156,8 +156,8 @@ impl PoolReconciler {
         let names: BTreeSet<String> = pools.iter().map(|(pool, _)| pool.name.clone()).collect();
         self.kept
             .retain(|name, kept| kept.busy || names.contains(name));
-        let standing = self.app.workers.standing();
-        standing.end_unused(STANDS_BY, |name| names.contains(name));
+        let sessions = self.app.workers.sessions();
+        sessions.end_unused(STANDS_BY, |name| names.contains(name));
         for (row, expired) in pools {
             if !expired.is_empty() {
                 self.end_expired(row.name.clone(), expired);
@@ -295,7 +295,7 @@ impl App {
     ) -> Result<Option<String>, pool::Error> {
         let (name, origin) = (pool.name.as_str(), Origin::from(pool));
         // Another process at the pool does the same work: do not wait for it.
-        let (settled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
+        let (reconciled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
             if backs_off {
                 return Ok((pools.reconcile(name)?, None));
             }
@@ -319,20 +319,20 @@ impl App {
                 Some(begun) => begun.note(step, &origin),
                 None => self.count(step, &origin),
             };
-            let (settled, filled) = pools.fill(name, refill, at_once(), cancelled, note)?;
+            let (reconciled, filled) = pools.fill(name, refill, at_once(), cancelled, note)?;
             pace.done(&filled);
-            Ok((settled, Some(filled)))
+            Ok((reconciled, Some(filled)))
         })?;
         self.metrics
-            .evicted(name, EvictReason::policy, settled.evicted);
+            .evicted(name, EvictReason::policy, reconciled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);
-        if settled.destroyed + settled.evicted + settled.saved + restored > 0 {
+        if reconciled.destroyed + reconciled.evicted + reconciled.saved + restored > 0 {
             tracing::info!(
                 pool = name,
                 restored,
-                saved = settled.saved,
-                destroyed = settled.destroyed,
-                evicted = settled.evicted,
+                saved = reconciled.saved,
+                destroyed = reconciled.destroyed,
+                evicted = reconciled.evicted,
                 "kept"
             );
             self.events.poke();
@@ -345,11 +345,11 @@ impl App {
         {
             self.events.poke();
         }
-        if let Some(left) = settled.left.first() {
+        if let Some(left) = reconciled.left.first() {
             tracing::warn!(
                 pool = name,
                 "{} guests are left: {left}",
-                settled.left.len()
+                reconciled.left.len()
             );
         }
         Ok(filled.and_then(|filled| {

@@ -284,7 +284,7 @@ pub(super) struct AppliedPool {
     #[schema(value_type = Pool)]
     pool: PoolAnswer,
     /// What was done to it.
-    #[schema(value_type = words::Applied)]
+    #[schema(value_type = words::ApplyOutcome)]
     applied: ApplyOutcome,
 }
 
@@ -466,7 +466,7 @@ pub(crate) struct FilledPool {
     #[serde(flatten)]
     pub(crate) pool: Pool,
     /// What the reconciliation before it did.
-    pub(crate) settled: ReconcileAnswer,
+    pub(crate) reconciled: ReconcileAnswer,
     /// New entries.
     pub(crate) restored: u64,
     /// Entries that are still missing.
@@ -510,11 +510,11 @@ impl FilledPool {
         cancelled: &AtomicBool,
         observe: &mut dyn FnMut(&RestoreStep<'_>),
     ) -> Result<Self, pool::Error> {
-        let (settled, filled) =
+        let (reconciled, filled) =
             pools.fill(name, Refill::Whole, fill.at_once(), cancelled, observe)?;
         Ok(Self {
             pool: pools.show(name)?.into(),
-            settled: settled.into(),
+            reconciled: reconciled.into(),
             restored: filled.restored,
             missing: filled.missing,
             no_room: filled.no_room,
@@ -567,7 +567,7 @@ impl App {
             let step = &mut |step: &RestoreStep<'_>| begun.note(step, &origin);
             let filled = FilledPool::of(pools, &name, fill, &cancelled, step)?;
             let why = metrics::EvictReason::policy;
-            app.metrics.evicted(&name, why, filled.settled.evicted);
+            app.metrics.evicted(&name, why, filled.reconciled.evicted);
             Ok((put, PoolAnswer::Filled(filled)))
         })
         .await

@@ -68,8 +68,8 @@ impl App {
     post, path = "/guests", tag = "guests", operation_id = "restoreGuests",
     request_body = report::RestoreRequest,
     responses(
-        (status = 201, description = "All guests were restored and have answered", body = report::Restored),
-        (status = 207, description = "Some were; the others are among the errors", body = report::Restored),
+        (status = 201, description = "All guests were restored and have answered", body = report::RestoreReport),
+        (status = 207, description = "Some were; the others are among the errors", body = report::RestoreReport),
         (status = 507, description = "Refused before anything was started: it does not fit on this \
             host", body = Problem, content_type = "application/problem+json"),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -150,7 +150,7 @@ impl App {
                 state,
                 engine,
                 facts: &facts,
-                slot: Some(workers.standing().named(&origin.checkpoint)),
+                slot: Some(workers.sessions().named(&origin.checkpoint)),
                 cancelled,
             };
             let verifying = |progress| begun.verifying(progress);

@@ -30,7 +30,7 @@ const LOOKS_PER_SAMPLE: u32 = 2;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct GuestEvent {
     /// What.
-    pub happened: GuestChange,
+    pub change: GuestChange,
     /// The guest, as it is now, or as it last was.
     pub guest: Guest,
 }
@@ -43,13 +43,13 @@ pub(super) struct ReleaseEvent {
     /// Name of the guest, which is gone or goes.
     pub guest: String,
     /// Why.
-    pub because: Because,
+    pub reason: ReleaseReason,
 }
 
 /// Why a claim is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Because {
+pub(super) enum ReleaseReason {
     /// It was released, or its guest destroyed.
     Released,
     /// Its lease was over.
@@ -193,8 +193,8 @@ impl Watcher {
                 continue;
             }
             let was = was.map(|was| was.view.state);
-            if let Some(happened) = happened(was, Some(guest.view.state)) {
-                tell(app, happened, guest);
+            if let Some(change) = change(was, Some(guest.view.state)) {
+                tell(app, change, guest);
             }
         }
         for (id, guest) in &known.guests {
@@ -214,9 +214,9 @@ impl Watcher {
     }
 }
 
-fn tell(app: &App, happened: GuestChange, guest: &ObservedGuest) {
+fn tell(app: &App, change: GuestChange, guest: &ObservedGuest) {
     let view = &guest.view;
-    if happened == GuestChange::Ended {
+    if change == GuestChange::Ended {
         app.metrics.ended();
         tracing::warn!(guest = view.name, reason = view.reason, "a guest ended");
     }
@@ -226,7 +226,7 @@ fn tell(app: &App, happened: GuestChange, guest: &ObservedGuest) {
     };
     let guest = view.clone();
     app.events
-        .send("guest", about, &GuestEvent { happened, guest });
+        .send("guest", about, &GuestEvent { change, guest });
 }
 
 /// A claim is over that there was `ago`.
@@ -235,17 +235,17 @@ fn tell_release(app: &App, was: &ObservedGuest, is: Option<&ObservedGuest>, ago:
         return;
     };
     let ended = is.is_some_and(|is| is.view.state == GuestState::Dead);
-    let because = if was.lease.is_some_and(|left| left <= ago) {
-        Because::LeaseOver
+    let reason = if was.lease.is_some_and(|left| left <= ago) {
+        ReleaseReason::LeaseOver
     } else if ended || was.view.state == GuestState::Dead {
-        Because::GuestEnded
+        ReleaseReason::GuestEnded
     } else {
-        Because::Released
+        ReleaseReason::Released
     };
     let event = ReleaseEvent {
         pool: pool.clone(),
         guest: was.view.name.clone(),
-        because,
+        reason,
     };
     app.events.send("release", About::pool(pool), &event);
 }
@@ -270,7 +270,7 @@ pub(super) enum GuestChange {
 
 /// What happened to a guest that was in state `was` and is in state `now`, none where it was not
 /// known.
-fn happened(was: Option<GuestState>, now: Option<GuestState>) -> Option<GuestChange> {
+fn change(was: Option<GuestState>, now: Option<GuestState>) -> Option<GuestChange> {
     use GuestState::{Dead, Paused, Restoring, Running};
     match (was, now) {
         (was, now) if was == now => None,
@@ -304,7 +304,7 @@ mod tests {
             (Some(Running), Some(Running), None),
             (None, None, None),
         ] {
-            assert_eq!(happened(was, now), expected, "{was:?} {now:?}");
+            assert_eq!(change(was, now), expected, "{was:?} {now:?}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Workers {
     states: Mutex<States>,
     /// Nurseries, warm from one restore to the next: of pools by their name, of others by their
     /// checkpoint, which has a slash in it.
-    standing: SessionCache,
+    sessions: SessionCache,
 }
 
 /// How long an unused state stays open: it costs three descriptors, and memory of SQLite's.
@@ -95,7 +95,7 @@ impl Workers {
             dir: dir.to_owned(),
             engine: engine::choose(Path::new(THIS_PROGRAM), rctl)?,
             states: Mutex::default(),
-            standing: SessionCache::default(),
+            sessions: SessionCache::default(),
         })
     }
 
@@ -192,7 +192,7 @@ impl Workers {
                 state,
                 engine,
                 facts: &|folder| self.facts(Some(folder.to_owned())),
-                standing: &self.standing,
+                sessions: &self.sessions,
                 cancelled,
                 lock_limit,
             })
@@ -200,8 +200,8 @@ impl Workers {
     }
 
     /// Nurseries that stand by.
-    pub(super) fn standing(&self) -> &SessionCache {
-        &self.standing
+    pub(super) fn sessions(&self) -> &SessionCache {
+        &self.sessions
     }
 
     /// Facts of this host.

@@ -119,19 +119,19 @@ fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> E
             "{}: {} of {} guests are hot; {} restored in {:.2} s",
             settings.name, entries.hot, settings.policy.hot, filled.restored, filled.wall_s
         ));
-        let settled = &filled.settled;
+        let reconciled = &filled.reconciled;
         let put_in_order = [
-            (settled.saved, "saved from an interrupted fill"),
+            (reconciled.saved, "saved from an interrupted fill"),
             (
-                settled.destroyed,
+                reconciled.destroyed,
                 "released, expired or dead ones destroyed",
             ),
-            (settled.evicted, "evicted: more than there should be"),
+            (reconciled.evicted, "evicted: more than there should be"),
         ];
         for (count, what) in put_in_order.iter().filter(|(n, _)| *n > 0) {
             line(format_args!("{count} {what}"));
         }
-        for left in &settled.left {
+        for left in &reconciled.left {
             line(format_args!("left: {left}"));
         }
         if let Some(why) = &filled.no_room {
@@ -140,7 +140,7 @@ fn print_filled(filled: &FilledPool, cancelled: &AtomicBool, as_json: bool) -> E
     }
     if cancelled.load(Ordering::Relaxed) {
         ExitCode::from(INTERRUPTED)
-    } else if filled.missing == 0 && !filled.settled.left.is_empty() {
+    } else if filled.missing == 0 && !filled.reconciled.left.is_empty() {
         ExitCode::from(SOME)
     } else if filled.missing == 0 {
         ExitCode::SUCCESS

@@ -24,14 +24,14 @@ use brood_core::{
 };
 
 /// A value, and where in the file it stands.
-pub(super) type Located<T> = Spanned<InFile<T>>;
+pub(super) type FileValue<T> = Spanned<InFile<T>>;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Contents {
     /// Whether commands use the daemon.
-    pub(super) daemon: Option<Located<UseDaemon>>,
+    pub(super) daemon: Option<FileValue<UseDaemon>>,
     pub(super) state: State,
     pub(super) restore: Restore,
     pub(super) bhyve: Bhyve,
@@ -46,7 +46,7 @@ pub(super) struct Contents {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
     /// The state folder.
-    pub(super) dir: Option<Located<AbsolutePath>>,
+    pub(super) dir: Option<FileValue<AbsolutePath>>,
 }
 
 /// `[restore]`: what `brood restore` does when its flags say nothing.
@@ -54,13 +54,13 @@ pub(super) struct State {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Restore {
     /// How many restores at once.
-    pub(super) concurrency: Option<Located<NonZeroU32>>,
+    pub(super) concurrency: Option<FileValue<NonZeroU32>>,
     /// Private memory that each guest may come to hold, in bytes or as `"1M"`.
-    pub(super) private_limit: Option<Located<Bytes>>,
+    pub(super) private_limit: Option<FileValue<Bytes>>,
     /// Whether the kernel ends a guest that comes to hold more.
-    pub(super) enforce_private_limit: Option<Located<bool>>,
+    pub(super) enforce_private_limit: Option<FileValue<bool>>,
     /// After how many idle seconds a guest is parked, or `"never"`.
-    pub(super) park_after: Option<Located<ParkAfter>>,
+    pub(super) park_after: Option<FileValue<ParkAfter>>,
 }
 
 /// `[bhyve]`: guests of the bhyve engine.
@@ -68,7 +68,7 @@ pub(super) struct Restore {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Bhyve {
     /// Rules of rctl(8) for each guest.
-    pub(super) rctl: Option<Located<Rctl>>,
+    pub(super) rctl: Option<FileValue<Rctl>>,
 }
 
 /// `[image]`: images that checkpoints are booted from.
@@ -76,7 +76,7 @@ pub(super) struct Bhyve {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Image {
     /// The folder of images.
-    pub(super) dir: Option<Located<AbsolutePath>>,
+    pub(super) dir: Option<FileValue<AbsolutePath>>,
 }
 
 /// `[serve]`: the daemon.
@@ -84,19 +84,19 @@ pub(super) struct Image {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Serve {
     /// The socket that it listens on.
-    pub(super) socket: Option<Located<AbsolutePath>>,
+    pub(super) socket: Option<FileValue<AbsolutePath>>,
     /// Permissions of the socket.
-    pub(super) socket_mode: Option<Located<SocketMode>>,
+    pub(super) socket_mode: Option<FileValue<SocketMode>>,
     /// A TCP address that it listens on too.
-    pub(super) listen: Option<Located<SocketAddr>>,
+    pub(super) listen: Option<FileValue<SocketAddr>>,
     /// The file with the token that clients over TCP must show.
-    pub(super) token_file: Option<Located<AbsolutePath>>,
+    pub(super) token_file: Option<FileValue<AbsolutePath>>,
     /// The folder of the checkpoints that requests name without one.
-    pub(super) checkpoints: Option<Located<AbsolutePath>>,
+    pub(super) checkpoints: Option<FileValue<AbsolutePath>>,
     /// How it writes its log.
-    pub(super) log_format: Option<Located<LogFormat>>,
+    pub(super) log_format: Option<FileValue<LogFormat>>,
     /// How much it writes to its log.
-    pub(super) log_level: Option<Located<LogLevel>>,
+    pub(super) log_level: Option<FileValue<LogLevel>>,
 }
 
 /// One `[[pool]]`.
@@ -104,27 +104,27 @@ pub(super) struct Serve {
 #[serde(deny_unknown_fields)]
 pub(super) struct Pool {
     /// Its name, which is also the prefix of its guests' names.
-    pub(super) name: Located<PoolName>,
+    pub(super) name: FileValue<PoolName>,
     /// `DIR/NAME` of the checkpoint that its guests are restored from.
-    pub(super) checkpoint: Located<BundlePath>,
+    pub(super) checkpoint: FileValue<BundlePath>,
     /// How many hot entries it should have.
-    pub(super) hot: Located<u32>,
+    pub(super) hot: FileValue<u32>,
     /// It is filled again when fewer than these are hot.
-    pub(super) hot_min: Option<Located<u32>>,
+    pub(super) hot_min: Option<FileValue<u32>>,
     /// Maximum number of entries of any kind.
-    pub(super) max: Option<Located<u32>>,
+    pub(super) max: Option<FileValue<u32>>,
     /// What its guests may come to hold together, in bytes or as `"8G"`.
-    pub(super) max_memory: Option<Located<Bytes>>,
+    pub(super) max_memory: Option<FileValue<Bytes>>,
     /// How old a hot entry may become, in seconds.
-    pub(super) max_age: Option<Located<NonZeroU32>>,
+    pub(super) max_age: Option<FileValue<NonZeroU32>>,
     /// Maximum number of guests that the daemon restores for the pool per second.
-    pub(super) refill_rate: Option<Located<NonZeroU32>>,
+    pub(super) refill_rate: Option<FileValue<NonZeroU32>>,
     /// Lease of a claim, in seconds, until it is renewed.
-    pub(super) lease: Option<Located<NonZeroU32>>,
+    pub(super) lease: Option<FileValue<NonZeroU32>>,
     /// Private memory that each of its guests is allowed, in bytes or as `"1M"`.
-    pub(super) private_limit: Option<Located<Bytes>>,
+    pub(super) private_limit: Option<FileValue<Bytes>>,
     /// Whether the kernel ends a guest that comes to hold more.
-    pub(super) enforce_private_limit: Option<Located<bool>>,
+    pub(super) enforce_private_limit: Option<FileValue<bool>>,
     /// Have this host do what the checkpoint wants of it.
     #[serde(default)]
     pub(super) trust: bool,

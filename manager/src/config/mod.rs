@@ -41,7 +41,7 @@ use brood_core::{
     state::{self, Policy, State},
     units::Bytes,
 };
-use file::{ConfigFile, Located};
+use file::{ConfigFile, FileValue};
 use value::Value;
 
 /// The file that is used when none is named and this one is there.
@@ -312,7 +312,7 @@ impl SettingSearch<'_> {
     fn find<T: Value>(
         &self,
         key: &'static str,
-        in_file: Option<Located<T>>,
+        in_file: Option<FileValue<T>>,
     ) -> Result<Option<Setting<T>>, Error> {
         if let Some(text) = self.sources.flags.get(key) {
             let value = T::typed(text).map_err(|message| Error::Flag {
@@ -345,7 +345,7 @@ impl SettingSearch<'_> {
     fn find_or<T: Value>(
         &self,
         key: &'static str,
-        in_file: Option<Located<T>>,
+        in_file: Option<FileValue<T>>,
         default: T,
     ) -> Result<Setting<T>, Error> {
         Ok(self.find(key, in_file)?.unwrap_or(Setting {
@@ -392,9 +392,9 @@ impl SettingSearch<'_> {
                 let message = format!("pool {name:?} never has more than its {hot} hot entries");
                 return Err(file.error(&low.span(), message));
             }
-            let number = |n: Option<file::Located<u32>>| n.map(|n| n.into_inner().0.into());
+            let number = |n: Option<file::FileValue<u32>>| n.map(|n| n.into_inner().0.into());
             let positive =
-                |n: Option<file::Located<NonZeroU32>>| n.map(|n| n.into_inner().0.get().into());
+                |n: Option<file::FileValue<NonZeroU32>>| n.map(|n| n.into_inner().0.get().into());
             pools.push(NewPool {
                 name: row.name.into_inner().0.0,
                 checkpoint: row.checkpoint.into_inner().0,

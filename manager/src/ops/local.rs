@@ -149,7 +149,7 @@ impl Local {
             state,
             engine: &**engine,
             facts: &|folder| engine.host().facts(dir.clone(), Some(folder.to_owned())),
-            standing: &SessionCache::default(),
+            sessions: &SessionCache::default(),
             cancelled: &NEVER,
             lock_limit: LOCK_LIMIT,
         })?)

@@ -219,7 +219,7 @@ impl Pools<'_> {
             state: self.state,
             engine: self.engine,
             facts: &facts,
-            slot: Some(self.standing.named(&pool.name)),
+            slot: Some(self.sessions.named(&pool.name)),
             cancelled: self.cancelled,
         };
         let report = restore(context, &checkpoint, &spec, &mut |_| {})?;

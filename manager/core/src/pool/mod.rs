@@ -157,7 +157,7 @@ pub struct Pools<'a> {
     pub facts: ReadFacts<'a>,
     /// Warm fork servers (nurseries) of pools. The daemon keeps them; a command that claims once
     /// has none.
-    pub standing: &'a SessionCache,
+    pub sessions: &'a SessionCache,
     /// Ends all waits when set: the requester has gone.
     pub cancelled: &'a AtomicBool,
     /// How long to wait for another process that works at the same pool.
@@ -316,7 +316,7 @@ impl Pools<'_> {
             }
         }
         self.reconcile_suspended_claims();
-        self.standing.end(name);
+        self.sessions.end(name);
         none_left(name, &left)?;
         if self.state.remove_pool(name)? {
             lock::remove(self.state.dir(), &lock::of_pool(name));

@@ -291,7 +291,7 @@ impl Pools<'_> {
                 state: self.state,
                 engine: self.engine,
                 facts: &facts,
-                slot: Some(self.standing.named(name)),
+                slot: Some(self.sessions.named(name)),
                 cancelled,
             };
             let restored = restore(context, &checkpoint, &spec, observe);

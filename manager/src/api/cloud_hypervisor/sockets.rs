@@ -14,7 +14,7 @@ use std::{
 use axum::http::StatusCode;
 use tokio::{net::UnixListener, task::JoinHandle};
 
-use super::{Served, router};
+use super::{SocketGuest, router};
 use crate::api::{
     App,
     connections::Clients,
@@ -43,12 +43,12 @@ pub(in crate::api) struct GuestSockets {
     /// Whoever comes to one of them has a place among the clients of the daemon's own socket.
     clients: Arc<Clients>,
     at_most: usize,
-    open: Mutex<HashMap<GuestId, Open>>,
+    open: Mutex<HashMap<GuestId, OpenSocket>>,
 }
 
 /// A socket that is served.
 #[derive(Debug)]
-struct Open {
+struct OpenSocket {
     place: Place,
     door: Door,
     since: Instant,
@@ -56,7 +56,7 @@ struct Open {
     lingers_until: Option<Instant>,
 }
 
-impl Open {
+impl OpenSocket {
     /// Stops listening, and removes the name.
     fn close(self) {
         self.place.give_back();
@@ -74,7 +74,7 @@ impl GuestSockets {
         }
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<GuestId, Open>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<GuestId, OpenSocket>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,7 +84,7 @@ impl GuestSockets {
 
     /// Serves a guest's socket, if it is not served yet; returns where it is. For a thread that may
     /// block.
-    pub(super) fn open(&self, app: &App, served: &Served) -> Result<PathBuf, Problem> {
+    pub(super) fn open(&self, app: &App, served: &SocketGuest) -> Result<PathBuf, Problem> {
         let mut all = self.all();
         let others = all.len() - usize::from(all.contains_key(&served.id));
         match all.get(&served.id) {
@@ -103,7 +103,7 @@ impl GuestSockets {
         })?;
         let listener = UnixListener::from_std(listener).map_err(|e| not_made(&path, &e))?;
         let router = router(app.clone(), served.clone());
-        let open = Open {
+        let open = OpenSocket {
             door: Door::open(app, &self.clients, listener, router, HeaderCase::Title),
             place,
             since: Instant::now(),
@@ -146,7 +146,7 @@ impl GuestSockets {
             seen.is_some_and(|seen| seen.view.state != GuestState::Dead)
         };
         let now = Instant::now();
-        let ended: Vec<Open> = self
+        let ended: Vec<OpenSocket> = self
             .all()
             .extract_if(|id, open| {
                 // A guest that came after the look is not in it.
@@ -156,7 +156,7 @@ impl GuestSockets {
             })
             .map(|(_, open)| open)
             .collect();
-        ended.into_iter().for_each(Open::close);
+        ended.into_iter().for_each(OpenSocket::close);
     }
 
     /// Stops listening on all of them. Their names stay: the next daemon serves them.
@@ -193,7 +193,7 @@ impl App {
                     }
                     Err(e) => return Err(e.into()),
                 };
-                let served = Served {
+                let served = SocketGuest {
                     id: guest.row.id,
                     name: guest.row.name,
                 };

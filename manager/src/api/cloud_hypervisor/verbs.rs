@@ -7,7 +7,7 @@ use axum::{Extension, Json as Answer, body::Bytes, extract::State, http::StatusC
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Served,
+    SocketGuest,
     types::{
         CpusConfig, MemoryConfig, PayloadConfig, VmConfig, VmCounters, VmInfo, VmSnapshotConfig,
         VmmPingResponse,
@@ -30,7 +30,7 @@ pub(super) async fn ping() -> Answer<VmmPingResponse> {
 
 pub(super) async fn info(
     State(app): State<App>,
-    Extension(served): Extension<Served>,
+    Extension(served): Extension<SocketGuest>,
 ) -> Result<Answer<VmInfo>, Problem> {
     app.on_guests(move |guests| {
         let guest = served.find(guests)?;
@@ -59,7 +59,7 @@ fn vcpus(guest: &Guest) -> Option<u32> {
 
 pub(super) async fn counters(
     State(app): State<App>,
-    Extension(served): Extension<Served>,
+    Extension(served): Extension<SocketGuest>,
 ) -> Result<Answer<VmCounters>, Problem> {
     app.on_guests(move |guests| {
         let guest = served.find(guests)?;
@@ -68,7 +68,10 @@ pub(super) async fn counters(
     .await
 }
 
-pub(super) async fn pause(State(app): State<App>, Extension(served): Extension<Served>) -> Done {
+pub(super) async fn pause(
+    State(app): State<App>,
+    Extension(served): Extension<SocketGuest>,
+) -> Done {
     let permit = app.permits.take(&[served.bound()], TIMEOUT).await?;
     app.change_guests(move |guests| {
         let _permit = permit;
@@ -80,7 +83,10 @@ pub(super) async fn pause(State(app): State<App>, Extension(served): Extension<S
     .await
 }
 
-pub(super) async fn resume(State(app): State<App>, Extension(served): Extension<Served>) -> Done {
+pub(super) async fn resume(
+    State(app): State<App>,
+    Extension(served): Extension<SocketGuest>,
+) -> Done {
     let permit = app.permits.take(&[served.bound()], TIMEOUT).await?;
     let took = app
         .change_guests(move |guests| {
@@ -105,7 +111,7 @@ pub(super) async fn resume(State(app): State<App>, Extension(served): Extension<
 
 pub(super) async fn snapshot(
     State(app): State<App>,
-    Extension(served): Extension<Served>,
+    Extension(served): Extension<SocketGuest>,
     // ch-remote says of no body that it is JSON.
     body: Bytes,
 ) -> Done {
@@ -133,19 +139,25 @@ pub(super) async fn snapshot(
 
 /// Cloud Hypervisor restores into a process that has no machine yet; a guest's socket has its
 /// guest.
-pub(super) async fn restore(Extension(served): Extension<Served>) -> Problem {
+pub(super) async fn restore(Extension(served): Extension<SocketGuest>) -> Problem {
     let detail = format!("this socket has its machine already: guest {}", served.name);
     Problem::new(StatusCode::CONFLICT, "guest-exists", detail)
         .with_hint("restore a snapshot with `brood restore DIR/NAME`, or POST /api/v1/guests")
 }
 
-pub(super) async fn shutdown(State(app): State<App>, Extension(served): Extension<Served>) -> Done {
+pub(super) async fn shutdown(
+    State(app): State<App>,
+    Extension(served): Extension<SocketGuest>,
+) -> Done {
     served.destroy(&app).await?;
     app.guest_sockets.linger(&served.id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn delete(State(app): State<App>, Extension(served): Extension<Served>) -> Done {
+pub(super) async fn delete(
+    State(app): State<App>,
+    Extension(served): Extension<SocketGuest>,
+) -> Done {
     match served.destroy(&app).await {
         // Clients shut a machine down, and then delete it.
         Err(problem) if problem.kind() == "no-such-guest" => {}
@@ -157,7 +169,7 @@ pub(super) async fn delete(State(app): State<App>, Extension(served): Extension<
 
 pub(super) async fn shutdown_vmm(
     State(app): State<App>,
-    Extension(served): Extension<Served>,
+    Extension(served): Extension<SocketGuest>,
 ) -> Done {
     match served.destroy(&app).await {
         Err(problem) if problem.kind() == "no-such-guest" => {}
@@ -167,7 +179,7 @@ pub(super) async fn shutdown_vmm(
     Ok(StatusCode::NO_CONTENT)
 }
 
-impl Served {
+impl SocketGuest {
     fn find(&self, guests: &mut Guests<'_>) -> Result<Guest, Problem> {
         guests
             .find(&self.id.to_string())

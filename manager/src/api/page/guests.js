@@ -27,8 +27,8 @@ export function replace(all) {
   sorted = null;
 }
 
-export function change({ happened, guest }) {
-  if (happened === "gone") {
+export function change({ change, guest }) {
+  if (change === "gone") {
     for (const known of [guests, memory, selected]) known.delete(guest.id);
   } else guests.set(guest.id, guest);
   sorted = null;

@@ -85,7 +85,7 @@ pub struct RestoreRequest {
 
 /// What became of a restore.
 #[derive(Debug, ToSchema)]
-pub struct Restored {
+pub struct RestoreReport {
     /// Bundle, as it was named.
     pub checkpoint: String,
     /// Guests asked for.

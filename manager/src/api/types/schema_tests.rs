@@ -217,7 +217,7 @@ fn a_restore_is_asked_for_and_told_of_as_its_schemas_say() {
         undone: vec!["web-1 is not paused".to_owned()],
         warnings: vec!["overcommitted".to_owned()],
     };
-    check::<report::Restored>(std::slice::from_ref(&restored)).unwrap();
+    check::<report::RestoreReport>(std::slice::from_ref(&restored)).unwrap();
     let sent = serde_json::to_value(&restored).unwrap();
     assert_eq!(sent["guests"][0]["nonce"], "0000000000001234");
     assert_eq!(

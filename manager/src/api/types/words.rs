@@ -98,7 +98,7 @@ words! {
 
 words! {
     /// What had to be done to a pool.
-    Applied = pool::ApplyOutcome {
+    ApplyOutcome = pool::ApplyOutcome {
         /// There was none.
         Made,
         /// It was otherwise.

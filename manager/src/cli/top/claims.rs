@@ -21,13 +21,13 @@ const DAEMON_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Claims of the last minute.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct ClaimNews {
     /// Since when the event stream is unbroken.
     since: Option<Instant>,
     claims: VecDeque<(Instant, ClaimEvent)>,
 }
 
-impl Heard {
+impl ClaimNews {
     /// A claim event came.
     pub(crate) fn hear(&mut self, claim: ClaimEvent, now: Instant) {
         self.claims.push_back((now, claim));
@@ -65,8 +65,8 @@ impl Heard {
 }
 
 /// Listens in a thread, to whichever daemon there is.
-pub(crate) fn listen(config: &Config) -> Arc<Mutex<Heard>> {
-    let heard = Arc::new(Mutex::new(Heard::default()));
+pub(crate) fn listen(config: &Config) -> Arc<Mutex<ClaimNews>> {
+    let heard = Arc::new(Mutex::new(ClaimNews::default()));
     let (to, config) = (Arc::clone(&heard), config.clone());
     thread::spawn(move || {
         loop {
@@ -89,7 +89,7 @@ pub(crate) fn listen(config: &Config) -> Arc<Mutex<Heard>> {
     heard
 }
 
-pub(crate) fn lock(heard: &Mutex<Heard>) -> std::sync::MutexGuard<'_, Heard> {
+pub(crate) fn lock(heard: &Mutex<ClaimNews>) -> std::sync::MutexGuard<'_, ClaimNews> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -146,9 +146,9 @@ brood_claim_latency_seconds_count{pool=\"web\",tier=\"cold\"} 1
         assert_eq!(counted.len(), 1);
         let begin = Instant::now();
         let at = |s| begin + Duration::from_secs(s);
-        let mut heard = Heard {
+        let mut heard = ClaimNews {
             since: Some(begin),
-            ..Heard::default()
+            ..ClaimNews::default()
         };
         for (second, pool, claim_ms) in [
             (1, "web", 9.0),
@@ -170,7 +170,7 @@ brood_claim_latency_seconds_count{pool=\"web\",tier=\"cold\"} 1
         // Of the last ten seconds, and of the last minute: the first is forgotten.
         assert_eq!(claims.per_second, Some(0.2));
         assert_eq!((claims.p50_ms, claims.p99_ms), (Some(1.0), Some(3.0)));
-        let nobody = Heard::default().of_pool("web", ClaimCounts::default(), begin);
+        let nobody = ClaimNews::default().of_pool("web", ClaimCounts::default(), begin);
         assert_eq!(nobody, Claims::default());
     }
 }

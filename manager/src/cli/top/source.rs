@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    claims::{self, Heard},
+    claims::{self, ClaimNews},
     picture::{Density, Picture, PoolLine},
 };
 use crate::{
@@ -23,12 +23,12 @@ use crate::{
 pub(crate) struct Source {
     config: Config,
     ops: Auto,
-    heard: Option<Arc<Mutex<Heard>>>,
+    heard: Option<Arc<Mutex<ClaimNews>>>,
 }
 
 impl Source {
     /// One that knows of claims what is in `heard`, too.
-    pub(crate) fn new(config: &Config, heard: Option<Arc<Mutex<Heard>>>) -> Self {
+    pub(crate) fn new(config: &Config, heard: Option<Arc<Mutex<ClaimNews>>>) -> Self {
         Self {
             config: config.clone(),
             ops: operations(config),
@@ -57,7 +57,7 @@ impl Source {
                 let counted = counted.get(name).copied().unwrap_or_default();
                 match &self.heard {
                     Some(heard) => claims::lock(heard).of_pool(name, counted, now),
-                    None => Heard::default().of_pool(name, counted, now),
+                    None => ClaimNews::default().of_pool(name, counted, now),
                 }
             });
             PoolLine { pool, claims }

@@ -53,7 +53,7 @@ const WANTED: ClaimSpec = ClaimSpec {
 pub(crate) struct Manager {
     state: State,
     engine: Kvm,
-    standing: SessionCache,
+    sessions: SessionCache,
 }
 
 impl Manager {
@@ -61,7 +61,7 @@ impl Manager {
         Ok(Self {
             state: State::open(&workplace.brood.state)?,
             engine: Kvm::with_binary(workplace.brood.binary.clone()),
-            standing: SessionCache::default(),
+            sessions: SessionCache::default(),
         })
     }
 
@@ -75,7 +75,7 @@ impl Manager {
             state: &mut self.state,
             engine: &self.engine,
             facts: &facts,
-            standing: &self.standing,
+            sessions: &self.sessions,
             cancelled: &brood_core::pool::NEVER,
             lock_limit: brood_core::pool::LOCK_LIMIT,
         };

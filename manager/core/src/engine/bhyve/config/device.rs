@@ -285,7 +285,7 @@ impl Device {
 
     /// Keys below the device's own, and their values.
     pub(super) fn variables(&self) -> Vec<(String, String)> {
-        let mut all = Put(vec![("device".to_owned(), self.model().to_owned())]);
+        let mut all = DeviceKeys(vec![("device".to_owned(), self.model().to_owned())]);
         match self {
             Self::Lpc | Self::VirtioRnd => {}
             Self::HostBridge { ids } => {
@@ -333,9 +333,9 @@ impl Device {
     }
 }
 
-struct Put(Vec<(String, String)>);
+struct DeviceKeys(Vec<(String, String)>);
 
-impl Put {
+impl DeviceKeys {
     fn text(&mut self, key: &str, value: Option<&impl ToString>) {
         if let Some(value) = value {
             self.0.push((key.to_owned(), value.to_string()));

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 struct Manager {
     state: State,
     engine: Kvm,
-    standing: SessionCache,
+    sessions: SessionCache,
 }
 
 impl Manager {
@@ -25,7 +25,7 @@ impl Manager {
         Self {
             state: State::open(&home.state()).unwrap(),
             engine: Kvm::with_binary(brood()),
-            standing: SessionCache::default(),
+            sessions: SessionCache::default(),
         }
     }
 
@@ -36,7 +36,7 @@ impl Manager {
             state: &mut self.state,
             engine: &self.engine,
             facts: &facts,
-            standing: &self.standing,
+            sessions: &self.sessions,
             cancelled: &brood_core::pool::NEVER,
             lock_limit: brood_core::pool::LOCK_LIMIT,
         })
