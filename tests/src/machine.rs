@@ -18,7 +18,7 @@ use brood_core::{
         Error,
         bhyve::{
             Bhyve, Host,
-            config::{Config, Variables},
+            config::{BhyveConfig, Variables},
         },
     },
     state::State,
@@ -130,7 +130,7 @@ impl Machine {
     #[must_use]
     pub fn guest_of(config: &str) -> BhyveGuest {
         let variables: Variables = config.parse().expect("a configuration");
-        Config::try_from(variables.clone()).expect("a guest's configuration");
+        BhyveConfig::try_from(variables.clone()).expect("a guest's configuration");
         BhyveGuest {
             config: variables.0,
             agent: Some(1),

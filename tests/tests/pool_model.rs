@@ -8,7 +8,8 @@ use brood_core::{
     engine::{GuestOrder, Identity, Process},
     guest_id::GuestId,
     state::{
-        EntryState, Error, Lease, Membership, NewGuest, Place, Policy, PoolRow, State, TokenDigest,
+        EntryState, Error, Lease, Membership, NewGuest, Policy, PoolRow, QueuePlace, State,
+        TokenDigest,
     },
     units::Bytes,
 };
@@ -81,7 +82,7 @@ struct Scene {
     guests: Vec<GuestId>,
     tokens: Vec<TokenDigest>,
     /// Places in the line, and whether they are still held.
-    line: Vec<(Place, bool)>,
+    line: Vec<(QueuePlace, bool)>,
 }
 
 impl Scene {

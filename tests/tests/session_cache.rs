@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use brood_core::{
     engine::kvm::Kvm,
-    host::Source,
+    host::HostSource,
     pool::{ClaimGrant, ClaimSpec, NewPool, Pools, Tier},
     restore::SessionCache,
     state::{Policy, State},
@@ -31,7 +31,8 @@ impl Manager {
 
     fn pools<T>(&mut self, work: impl FnOnce(&mut Pools<'_>) -> T) -> T {
         let state = self.state.dir().to_owned();
-        let facts = |folder: &Path| Source::default().facts(state.clone(), Some(folder.to_owned()));
+        let facts =
+            |folder: &Path| HostSource::default().facts(state.clone(), Some(folder.to_owned()));
         work(&mut Pools {
             state: &mut self.state,
             engine: &self.engine,

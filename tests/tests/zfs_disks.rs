@@ -13,8 +13,8 @@ use std::{
 use brood_core::{
     checkpoint::{BundlePath, manifest::DiskSnapshot},
     disk::{
-        self, Answer, Command, Error, FoundItem, Owner, Place, Provider, Runner, SealedDisk, Token,
-        Zfs,
+        self, Command, CommandAnswer, Error, FoundItem, Owner, Place, Provider, Runner, SealedDisk,
+        Token, Zfs,
     },
     guest_id::GuestId,
 };
@@ -50,7 +50,7 @@ impl Mortal {
 }
 
 impl Runner for Mortal {
-    fn run(&self, arguments: &[&str]) -> Result<Answer, Error> {
+    fn run(&self, arguments: &[&str]) -> Result<CommandAnswer, Error> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let dead = || Err(Error::NoZfs(std::io::Error::other("dead")));
         let alive = || Command::holding(None).run(arguments);

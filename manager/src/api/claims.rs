@@ -34,7 +34,7 @@ use super::{
 use brood_core::{
     pool::{self, ClaimGrant, ClaimSpec, LOCK_LIMIT, Pools, Tier},
     restore,
-    state::Place,
+    state::QueuePlace,
 };
 
 /// Interval at which a claim that waits for room tries again. It also tries at once when another
@@ -191,7 +191,7 @@ pub(super) struct ClaimRefusal {
 /// A place in a pool's queue, which is given up when this is dropped.
 struct InLine {
     app: App,
-    place: Option<Place>,
+    place: Option<QueuePlace>,
 }
 
 impl InLine {
@@ -267,7 +267,7 @@ impl App {
         &self,
         wait: Duration,
         queue: Option<&str>,
-        attempt: impl Fn(Option<Place>) -> F,
+        attempt: impl Fn(Option<QueuePlace>) -> F,
     ) -> Result<T, ClaimRefusal>
     where
         F: Future<Output = Result<T, ClaimRefusal>>,

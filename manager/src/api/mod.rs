@@ -50,7 +50,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use error::Error;
 pub use openapi::document;
 pub use reload::{Reload, ReloadReport};
-pub use serve::{Config, Listen, ServeEnd, serve};
+pub use serve::{Listen, ServeConfig, ServeEnd, serve};
 
 use cloud_hypervisor::GuestSockets;
 use events::Events;

@@ -50,7 +50,7 @@ const TOKEN_MIN: usize = 16;
 const TOKEN_MAX: u64 = 4096;
 /// How to serve.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct ServeConfig {
     /// The state folder.
     pub state: PathBuf,
     /// The socket to listen on.
@@ -91,7 +91,7 @@ pub struct Listen {
 ///
 /// # Errors
 /// When the state cannot be opened, or no socket be made.
-pub fn serve(config: Config, reload: &Reload) -> Result<ServeEnd, Error> {
+pub fn serve(config: ServeConfig, reload: &Reload) -> Result<ServeEnd, Error> {
     let token = config.listen.as_ref().map(token).transpose()?;
     let budget = Budget::of_process();
     // Opened once here, so that an unusable folder is an error at once.
@@ -134,7 +134,7 @@ impl Doors {
         app: &App,
         budget: Budget,
         clients: Arc<Clients>,
-        config: &Config,
+        config: &ServeConfig,
     ) -> Result<Self, Error> {
         let (listener, place) = Place::take(&config.state, &config.socket, config.socket_mode)?;
         let listener = async_listener(listener, &place)?;
@@ -227,7 +227,7 @@ fn async_listener(listener: StdListener, place: &Place) -> Result<UnixListener, 
 }
 
 async fn run(
-    config: Config,
+    config: ServeConfig,
     budget: Budget,
     token: Option<Token>,
     reload: &Reload,

@@ -21,7 +21,7 @@ use brood_core::{
         NEVER,
         bhyve::{
             Bhyve,
-            config::{self, Config as GuestConfig, Variables},
+            config::{self, BhyveConfig, Variables},
         },
         make_demo_checkpoint,
     },
@@ -184,7 +184,7 @@ impl Import {
             Failure::new(&message, Some(e.hint().to_owned()))
         };
         let variables: Variables = text.parse().map_err(of_file)?;
-        GuestConfig::try_from(variables.clone()).map_err(of_file)?;
+        BhyveConfig::try_from(variables.clone()).map_err(of_file)?;
         let guest = BhyveGuest {
             config: variables.0,
             agent: self.agent,

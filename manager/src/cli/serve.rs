@@ -67,7 +67,7 @@ impl Serve {
         let log = log::start(serve.log_format.value, serve.log_level.value);
         let set_level = log.level();
         let listen = serve.listen.as_ref().zip(serve.token_file.as_ref());
-        let serving = api::Config {
+        let serving = api::ServeConfig {
             state: config.state_dir()?.to_owned(),
             socket: config.socket()?,
             socket_mode: serve.socket_mode.value.0,

@@ -34,7 +34,7 @@ pub(super) struct Contents {
     pub(super) daemon: Option<FileValue<UseDaemon>>,
     pub(super) state: State,
     pub(super) restore: Restore,
-    pub(super) bhyve: Bhyve,
+    pub(super) bhyve: BhyveSettings,
     pub(super) image: Image,
     pub(super) serve: Serve,
     /// `[[pool]]`
@@ -66,7 +66,7 @@ pub(super) struct Restore {
 /// `[bhyve]`: guests of the bhyve engine.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Bhyve {
+pub(super) struct BhyveSettings {
     /// Rules of rctl(8) for each guest.
     pub(super) rctl: Option<FileValue<Rctl>>,
 }

@@ -63,7 +63,7 @@ pub const PRIVATE_LIMIT: Bytes = brood_core::restore::PRIVATE_LIMIT;
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
-pub enum Source {
+pub enum SettingSource {
     /// The built-in default.
     Default,
     /// The configuration file.
@@ -82,7 +82,7 @@ pub enum Source {
     Flag,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -99,7 +99,7 @@ pub struct Setting<T> {
     /// What is used.
     pub value: T,
     /// Who said so.
-    pub source: Source,
+    pub source: SettingSource,
 }
 
 /// Sources of a configuration, besides defaults and the system's file.
@@ -142,7 +142,7 @@ pub struct Config {
     /// `[restore]`.
     pub restore: Restore,
     /// `[bhyve]`.
-    pub bhyve: Bhyve,
+    pub bhyve: BhyveSettings,
     /// `image.dir`: the folder of images; see [`Config::images`].
     pub image_dir: Option<Setting<AbsolutePath>>,
     /// `[serve]`.
@@ -166,7 +166,7 @@ pub struct Restore {
 
 /// What guests of the bhyve engine have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bhyve {
+pub struct BhyveSettings {
     /// Limits of each guest that is restored.
     pub rctl: Setting<Rctl>,
 }
@@ -207,7 +207,7 @@ impl Config {
         };
         let state_dir = look.find("state.dir", contents.state.dir)?.or_else(|| {
             let value = AbsolutePath::new(&State::usual_dir().ok()?).ok()?;
-            let source = Source::Default;
+            let source = SettingSource::Default;
             Some(Setting { value, source })
         });
         let daemon = look.find_or("daemon", contents.daemon, UseDaemon::Auto)?;
@@ -238,7 +238,7 @@ impl Config {
             daemon,
             state_dir,
             restore,
-            bhyve: Bhyve { rctl },
+            bhyve: BhyveSettings { rctl },
             image_dir,
             serve,
             pools,
@@ -319,21 +319,21 @@ impl SettingSearch<'_> {
                 setting: key,
                 message,
             })?;
-            let source = Source::Flag;
+            let source = SettingSource::Flag;
             return Ok(Some(Setting { value, source }));
         }
         let variable = variable(key);
         if let Some(text) = self.sources.variable(&variable) {
             return match T::typed(text) {
                 Ok(value) => {
-                    let source = Source::Environment { variable };
+                    let source = SettingSource::Environment { variable };
                     Ok(Some(Setting { value, source }))
                 }
                 Err(message) => Err(Error::Environment { variable, message }),
             };
         }
         Ok(self.file.zip(in_file).map(|(file, value)| Setting {
-            source: Source::File {
+            source: SettingSource::File {
                 path: file.path.clone(),
                 line: file.line(&value.span()),
             },
@@ -350,7 +350,7 @@ impl SettingSearch<'_> {
     ) -> Result<Setting<T>, Error> {
         Ok(self.find(key, in_file)?.unwrap_or(Setting {
             value: default,
-            source: Source::Default,
+            source: SettingSource::Default,
         }))
     }
 

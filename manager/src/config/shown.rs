@@ -4,7 +4,7 @@ use std::{fmt::Display, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{Config, Setting, Source};
+use super::{Config, Setting, SettingSource};
 
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,7 +14,7 @@ pub struct SettingView {
     /// The value in use; `None` when it is not set and has no default.
     pub value: Option<String>,
     /// Where that comes from.
-    pub source: Source,
+    pub source: SettingSource,
 }
 
 impl SettingView {
@@ -36,7 +36,7 @@ impl SettingView {
             None => Self {
                 key,
                 value: default,
-                source: Source::Default,
+                source: SettingSource::Default,
             },
         }
     }

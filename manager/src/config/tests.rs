@@ -75,7 +75,7 @@ fn the_example_has_every_setting() {
     let config = load(&text).unwrap();
     for setting in config.shown() {
         assert!(
-            matches!(setting.source, Source::File { .. }),
+            matches!(setting.source, SettingSource::File { .. }),
             "the example lacks {}",
             setting.key
         );
@@ -163,7 +163,7 @@ fn every_setting_can_be_set_in_the_environment() {
     }
     for setting in Config::load(&sources).unwrap().shown() {
         let variable = variable(setting.key);
-        assert_eq!(setting.source, Source::Environment { variable });
+        assert_eq!(setting.source, SettingSource::Environment { variable });
         let value = setting.value.unwrap();
         assert_eq!(
             sources.variable(&self::variable(setting.key)).unwrap(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use brood_core::{
     host::{
-        Source,
+        HostSource,
         freebsd::{self, Kernel},
         proc::{Error, ProcRoot, kib_field},
     },
@@ -67,10 +67,10 @@ impl MemorySnapshot {
     /// # Errors
     ///
     /// If it does not say how much memory is available.
-    pub fn of(host: &Source) -> Result<Self, Error> {
+    pub fn of(host: &HostSource) -> Result<Self, Error> {
         match host {
-            Source::Linux(root) => Self::read(root),
-            Source::Freebsd { kernel, .. } => Self::ask(&**kernel),
+            HostSource::Linux(root) => Self::read(root),
+            HostSource::Freebsd { kernel, .. } => Self::ask(&**kernel),
         }
     }
 

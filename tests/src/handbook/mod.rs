@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use brood_core::engine::bhyve::config::{Config, Variables};
+use brood_core::engine::bhyve::config::{BhyveConfig, Variables};
 use brood_standin::{Release, World};
 use tempfile::TempDir;
 
@@ -172,7 +172,7 @@ impl Checker {
             }
             kind if kind.starts_with("bhyve ") => {
                 let variables = block.text.parse::<Variables>();
-                if let Err(e) = variables.and_then(Config::try_from) {
+                if let Err(e) = variables.and_then(BhyveConfig::try_from) {
                     self.mistake(block.line, format!("brood refuses this configuration: {e}"));
                 }
             }

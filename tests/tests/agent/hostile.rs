@@ -3,7 +3,7 @@
 use std::{io::Write, net::Shutdown, time::Duration};
 
 use brood_core::agent::{
-    AgentError, Loss, Process,
+    AgentError, GuestProcess, Loss,
     protocol::{
         Change, ChangeKind, Event, Exec, FailureKind, Received, Reply, Request, RequestId,
         SessionId, Stream, ToGuest, ToHost, WriteFile, encode,
@@ -112,7 +112,7 @@ fn loss_by(act: impl FnOnce(&mut ScriptedGuest, RequestId) + Send + 'static) -> 
         guest.wait();
     });
     let agent = agent.unwrap();
-    let _process: Process = agent.exec(program(&["x"])).unwrap();
+    let _process: GuestProcess = agent.exec(program(&["x"])).unwrap();
     until("the session to end", || agent.loss())
 }
 

@@ -8,7 +8,7 @@ mod steps;
 
 use std::fs;
 
-use brood_core::agent::{AgentError, Output, Process, protocol::FailureKind};
+use brood_core::agent::{AgentError, GuestProcess, Output, protocol::FailureKind};
 use brood_tests::PATIENCE;
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -42,7 +42,7 @@ pub(crate) fn resident(pid: u32) -> usize {
 }
 
 /// Reads the output of a program until it has these words.
-pub(crate) fn expect(process: &Process, output: &mut String, words: &str) {
+pub(crate) fn expect(process: &GuestProcess, output: &mut String, words: &str) {
     while !output.contains(words) {
         match process.next(Some(PATIENCE)).unwrap() {
             Output::Data(_, bytes) => output.push_str(&String::from_utf8_lossy(&bytes)),

@@ -215,13 +215,17 @@ impl Agent {
     ///
     /// # Errors
     /// As all calls.
-    pub fn watch(&self, path: impl Into<OsBytes>, recursive: bool) -> Result<Watch, AgentError> {
+    pub fn watch(
+        &self,
+        path: impl Into<OsBytes>,
+        recursive: bool,
+    ) -> Result<FileWatch, AgentError> {
         let path = path.into();
         let asked = self
             .connection
             .ask("watch files", Request::Watch { path, recursive })?;
         match asked.next(Some(self.limit))? {
-            Incoming::Event(Event::Watching) => Ok(Watch(asked)),
+            Incoming::Event(Event::Watching) => Ok(FileWatch(asked)),
             Incoming::Done(Err(failure)) => Err(asked.refused(failure)),
             _ => Err(asked.unexpected()),
         }
@@ -230,9 +234,9 @@ impl Agent {
 
 /// Changes of files in the guest, as they happen. It ends when it is dropped.
 #[derive(Debug)]
-pub struct Watch(Asked);
+pub struct FileWatch(Asked);
 
-impl Watch {
+impl FileWatch {
     /// Waits for the next changes. Whether others before them were lost, as there were too many.
     ///
     /// # Errors

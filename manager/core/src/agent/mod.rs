@@ -22,8 +22,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 pub use brood_agent_protocol as protocol;
 pub use channel::Channel;
 pub use error::{AgentError, Loss};
-pub use files::Watch;
-pub use process::{Captured, Output, Process};
+pub use files::FileWatch;
+pub use process::{Captured, GuestProcess, Output};
 pub use steps::{
     CloneIdentity, GuestStep, StepError, StepLimits, StepReport, prepare_clone, prepare_suspend,
     undo_suspend, wake_up,

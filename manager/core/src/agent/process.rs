@@ -34,7 +34,7 @@ pub struct Captured {
 /// A program in the guest. Its input may be written by another thread than reads its output. When
 /// it is dropped before the program has ended, the program is killed.
 #[derive(Debug)]
-pub struct Process {
+pub struct GuestProcess {
     asked: Asked,
     pid: u32,
     limit: Duration,
@@ -46,7 +46,7 @@ impl Agent {
     /// # Errors
     /// As all calls: [`FailureKind::NotFound`](brood_agent_protocol::FailureKind::NotFound), for
     /// one, when there is no such program.
-    pub fn exec(&self, exec: Exec) -> Result<Process, AgentError> {
+    pub fn exec(&self, exec: Exec) -> Result<GuestProcess, AgentError> {
         self.begin(self.connection.ask("run a program", Request::Exec(exec))?)
     }
 
@@ -54,14 +54,14 @@ impl Agent {
     ///
     /// # Errors
     /// As all calls.
-    pub fn attach(&self, pid: u32) -> Result<Process, AgentError> {
+    pub fn attach(&self, pid: u32) -> Result<GuestProcess, AgentError> {
         let request = Request::Attach { pid };
         self.begin(self.connection.ask("take over a program", request)?)
     }
 
-    fn begin(&self, asked: Asked) -> Result<Process, AgentError> {
+    fn begin(&self, asked: Asked) -> Result<GuestProcess, AgentError> {
         match asked.next(Some(self.limit))? {
-            Incoming::Event(Event::Started { pid }) => Ok(Process {
+            Incoming::Event(Event::Started { pid }) => Ok(GuestProcess {
                 asked,
                 pid,
                 limit: self.limit,
@@ -91,7 +91,7 @@ impl Agent {
     }
 }
 
-impl Process {
+impl GuestProcess {
     /// Its process in the guest.
     #[must_use]
     pub fn pid(&self) -> u32 {

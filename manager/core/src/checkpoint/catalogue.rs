@@ -20,12 +20,12 @@ pub struct CatalogueEntry {
     /// Length of all its files, holes counted.
     pub size: Bytes,
     /// Whether it can be restored from.
-    pub state: State,
+    pub state: BundleState,
 }
 
 /// Whether a bundle can be restored from, as far as can be told without reading its memory.
 #[derive(Debug)]
-pub enum State {
+pub enum BundleState {
     /// It can.
     Whole(Box<Manifest>),
     /// It has no manifest: it is being written, or its writer or remover died.
@@ -47,11 +47,11 @@ pub fn list(dir: &Path) -> Result<Vec<CatalogueEntry>, Error> {
         let size = size(&folder, &path)?;
         let state = if folder.holds(&path.file_name(Part::Manifest))? {
             match Checkpoint::open(&path) {
-                Ok(checkpoint) => State::Whole(Box::new(checkpoint.manifest().clone())),
-                Err(error) => State::Broken(error),
+                Ok(checkpoint) => BundleState::Whole(Box::new(checkpoint.manifest().clone())),
+                Err(error) => BundleState::Broken(error),
             }
         } else {
-            State::Incomplete
+            BundleState::Incomplete
         };
         listed.push(CatalogueEntry { path, size, state });
     }

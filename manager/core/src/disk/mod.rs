@@ -34,7 +34,7 @@ pub use found::{FoundItem, find};
 pub use name::{Choice, Place, Source};
 pub use owner::{Owner, Token};
 pub use reflink::Reflink;
-pub use zfs::{Answer, Command, Runner, Zfs};
+pub use zfs::{Command, CommandAnswer, Runner, Zfs};
 
 use crate::{
     checkpoint::{

@@ -12,7 +12,7 @@ mod command;
 
 use std::{path::PathBuf, thread, time::Duration};
 
-pub use command::{Answer, Command, Runner};
+pub use command::{Command, CommandAnswer, Runner};
 
 use super::{Digest, Error, Owner, Provider, SealedDisk, Token};
 use crate::zfs_name::{Dataset, SnapshotName};
@@ -108,7 +108,7 @@ impl Zfs {
 
     /// Destroys a dataset or snapshot, trying again while something still lets go of it. The
     /// answer is the last one.
-    fn destroy(&self, what: &str) -> Result<Answer, Error> {
+    fn destroy(&self, what: &str) -> Result<CommandAnswer, Error> {
         let mut answer = self.zfs.run(&["destroy", what])?;
         for _ in 1..TRIES {
             if !answer.is_busy() {
@@ -309,7 +309,11 @@ pub(super) fn is_bundles(name: &str) -> bool {
         .is_some_and(|token| token.parse::<Token>().is_ok())
 }
 
-pub(super) fn expect(answer: Answer, action: &'static str, on: &str) -> Result<Answer, Error> {
+pub(super) fn expect(
+    answer: CommandAnswer,
+    action: &'static str,
+    on: &str,
+) -> Result<CommandAnswer, Error> {
     if answer.ok {
         return Ok(answer);
     }

@@ -381,8 +381,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn kind(&self) -> EngineKind;
 
     /// The kernel of the host that its guests run on.
-    fn host(&self) -> host::Source {
-        host::Source::default()
+    fn host(&self) -> host::HostSource {
+        host::HostSource::default()
     }
 
     /// Examines which parts of the engine are installed, which takes longer than reading facts.

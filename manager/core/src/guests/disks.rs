@@ -187,10 +187,10 @@ pub(super) fn may_have(bundle: &BundlePath, snapshot: &str) -> Result<bool, chec
     // A bundle can be renamed with all of its files.
     let bundles = checkpoint::list(bundle.dir())?;
     Ok(bundles.iter().any(|listed| match &listed.state {
-        checkpoint::State::Whole(manifest) => {
+        checkpoint::BundleState::Whole(manifest) => {
             manifest.disks.iter().any(|disk| disk.snapshot == snapshot)
         }
-        checkpoint::State::Broken(_) => true,
-        checkpoint::State::Incomplete => false,
+        checkpoint::BundleState::Broken(_) => true,
+        checkpoint::BundleState::Incomplete => false,
     }))
 }

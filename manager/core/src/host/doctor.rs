@@ -9,13 +9,13 @@ use std::fmt::Display;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    facts::{HostFacts, Memory, System},
+    facts::{HostFacts, HostMemory, System},
     folder::Folder,
     plan::CostModel,
 };
 use crate::{
     checkpoint::manifest::EngineKind,
-    host::admission::{self, Demand, Limit, Unit},
+    host::admission::{self, AdmissionLimit, Demand, Unit},
     other_writer::OtherWriter,
     units::Bytes,
 };
@@ -161,7 +161,7 @@ pub fn can_mass_restore(checks: &[Check]) -> bool {
 }
 
 /// A limit as admission sees it. A limit for fewer guests than wanted is a failed check.
-fn limit(limit: &Limit, guests: u64) -> Check {
+fn limit(limit: &AdmissionLimit, guests: u64) -> Check {
     let show = |amount| limit.unit.show(amount);
     let found = match limit.reserve {
         0 if limit.available == u64::MAX => "unlimited".to_owned(),
@@ -193,7 +193,7 @@ fn limit(limit: &Limit, guests: u64) -> Check {
     .unless(limit.fits, Status::Fail, hint)
 }
 
-fn swap(memory: &Memory) -> Check {
+fn swap(memory: &HostMemory) -> Check {
     let found = match (memory.swap_total, memory.swap_free) {
         (Bytes(0), _) => "none".to_owned(),
         (total, Some(free)) => format!("{free} of {total} free"),

@@ -2,9 +2,9 @@
 
 use super::{
     cgroup::Groups,
-    facts::{Cpu, Files, HostFacts, Memory, System},
+    facts::{Cpu, HostFacts, HostMemory, OpenFiles, System},
     folder::Folder,
-    freebsd::{BhyveTools, Freebsd, Owner, Processes, Vmm},
+    freebsd::{BhyveTools, DeviceOwner, Freebsd, Processes, Vmm},
     kvm::{Capabilities, KvmFacts},
     linux::{Linux, Pids, RunFolder},
 };
@@ -19,7 +19,7 @@ pub(crate) fn healthy() -> HostFacts {
             vendor: "AuthenticAMD".into(),
             cores: 8,
         },
-        memory: Memory {
+        memory: HostMemory {
             total: Bytes::gib(24),
             available: Bytes::gib(20),
             swap_total: Bytes(0),
@@ -28,7 +28,7 @@ pub(crate) fn healthy() -> HostFacts {
             commit_limit: Bytes::gib(12),
             committed: Bytes::gib(1),
         },
-        files: Files {
+        files: OpenFiles {
             soft: Some(1024),
             hard: Some(524_288),
             open: 2000,
@@ -78,7 +78,7 @@ pub(crate) fn freebsd() -> HostFacts {
             vendor: "AuthenticAMD".into(),
             cores: 16,
         },
-        memory: Memory {
+        memory: HostMemory {
             total: Bytes::gib(32),
             available: Bytes::gib(24),
             swap_total: Bytes::gib(4),
@@ -87,7 +87,7 @@ pub(crate) fn freebsd() -> HostFacts {
             commit_limit: Bytes::gib(4),
             committed: Bytes::gib(1),
         },
-        files: Files {
+        files: OpenFiles {
             soft: Some(942_192),
             hard: Some(942_192),
             open: 400,
@@ -97,7 +97,7 @@ pub(crate) fn freebsd() -> HostFacts {
             vmm: Vmm {
                 loaded: true,
                 control_errno: None,
-                control: Some(Owner {
+                control: Some(DeviceOwner {
                     uid: 0,
                     gid: 0,
                     mode: 0o600,

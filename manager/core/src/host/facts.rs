@@ -28,9 +28,9 @@ pub struct HostFacts {
     /// The processor.
     pub cpu: Cpu,
     /// Memory of the host.
-    pub memory: Memory,
+    pub memory: HostMemory,
     /// Open files.
-    pub files: Files,
+    pub files: OpenFiles,
     /// What only hosts of this system have.
     #[serde(flatten)]
     pub system: System,
@@ -63,7 +63,7 @@ pub struct Cpu {
 
 /// Memory of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Memory {
+pub struct HostMemory {
     /// Linux: `MemTotal`. FreeBSD: `hw.physmem`.
     pub total: Bytes,
     /// Memory that can be taken without swapping. Linux: `MemAvailable`. FreeBSD: pages that are
@@ -85,7 +85,7 @@ pub struct Memory {
 
 /// Open files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Files {
+pub struct OpenFiles {
     /// `RLIMIT_NOFILE`, soft; none if unlimited.
     pub soft: Option<u64>,
     /// `RLIMIT_NOFILE`, hard; none if unlimited.
@@ -116,7 +116,7 @@ impl HostFacts {
     }
 
     /// Whether the kernel counts each guest with all its memory and refuses what does not fit
-    /// under [`Memory::commit_limit`].
+    /// under [`HostMemory::commit_limit`].
     ///
     /// FreeBSD does not. vm_map_insert() of `vm/vm_map.c` charges a mapping to swap when it is
     /// writable and private, or has no object; guest memory is an object that bhyve and the guest

@@ -23,7 +23,7 @@ use serde::Serialize;
 pub use this_kernel::ThisKernel;
 
 use super::{
-    facts::{Cpu, Files, HostFacts, Memory, Paths, System},
+    facts::{Cpu, HostFacts, HostMemory, OpenFiles, Paths, System},
     folder::{Folder, MountedOn},
     proc::{Error, ProcRoot},
 };
@@ -112,7 +112,7 @@ pub struct Vmm {
     /// Why `/dev/vmmctl` cannot be opened for reading and writing, as an errno; none if it can.
     pub control_errno: Option<i32>,
     /// Who may open it; none if it is not there.
-    pub control: Option<Owner>,
+    pub control: Option<DeviceOwner>,
     /// Whether vmm is in the kernel: `/dev/vmmctl` is there or, where a devfs(8) ruleset hides it,
     /// `hw.vmm.maxcpu` is.
     pub loaded: bool,
@@ -134,7 +134,7 @@ pub struct Vmm {
 
 /// Owner, group and permissions of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Owner {
+pub struct DeviceOwner {
     /// Id of the user.
     pub uid: u32,
     /// Id of the group.
@@ -143,7 +143,7 @@ pub struct Owner {
     pub mode: u32,
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for DeviceOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { uid, gid, mode } = self;
         write!(f, "mode {mode:04o}, user {uid}, group {gid}")
@@ -247,10 +247,10 @@ pub fn pages(kernel: &dyn Kernel, name: &'static str) -> Result<Bytes, Error> {
     Ok(Bytes(page).saturating_mul(number(kernel, name)?))
 }
 
-fn memory(kernel: &dyn Kernel) -> Result<Memory, Error> {
+fn memory(kernel: &dyn Kernel) -> Result<HostMemory, Error> {
     let available = available(kernel)?;
     let swap_total = Bytes(number(kernel, "vm.swap_total")?);
-    Ok(Memory {
+    Ok(HostMemory {
         total: Bytes(number(kernel, "hw.physmem")?),
         available,
         swap_total,
@@ -261,9 +261,9 @@ fn memory(kernel: &dyn Kernel) -> Result<Memory, Error> {
     })
 }
 
-fn files(kernel: &dyn Kernel) -> Result<Files, Error> {
+fn files(kernel: &dyn Kernel) -> Result<OpenFiles, Error> {
     let (soft, hard) = rlimit(Resource::RLIMIT_NOFILE);
-    Ok(Files {
+    Ok(OpenFiles {
         soft,
         hard,
         open: number(kernel, "kern.openfiles")?,
@@ -300,7 +300,7 @@ fn vmm(kernel: &dyn Kernel, root: &ProcRoot) -> Vmm {
     let optional = |name| number(kernel, name).ok();
     let device = root.path(vmm_sys::VMM_CTL_PATH);
     let control = access(&device, AccessFlags::R_OK | AccessFlags::W_OK);
-    let owner = fs::metadata(&device).map(|facts| Owner {
+    let owner = fs::metadata(&device).map(|facts| DeviceOwner {
         uid: facts.uid(),
         gid: facts.gid(),
         mode: facts.mode() & 0o7777,

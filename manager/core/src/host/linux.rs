@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     cgroup::Groups,
-    facts::{Cpu, Files, HostFacts, Memory, Paths, System},
+    facts::{Cpu, HostFacts, HostMemory, OpenFiles, Paths, System},
     folder::Folder,
     kvm::KvmFacts,
     proc::{self, Error, Mount, ProcRoot},
@@ -132,11 +132,11 @@ fn cpu(root: &ProcRoot) -> Result<Cpu, Error> {
     })
 }
 
-fn memory(root: &ProcRoot) -> Result<Memory, Error> {
+fn memory(root: &ProcRoot) -> Result<HostMemory, Error> {
     const FILE: &str = "/proc/meminfo";
     let text = root.text(FILE)?;
     let amount = |key| proc::kib_field(&text, key).ok_or_else(|| root.missing(FILE, key));
-    Ok(Memory {
+    Ok(HostMemory {
         total: amount("MemTotal")?,
         available: amount("MemAvailable")?,
         swap_total: amount("SwapTotal")?,
@@ -175,14 +175,14 @@ fn pids(root: &ProcRoot) -> Result<Pids, Error> {
     })
 }
 
-fn files(root: &ProcRoot) -> Result<Files, Error> {
+fn files(root: &ProcRoot) -> Result<OpenFiles, Error> {
     const FILE: &str = "/proc/sys/fs/file-nr";
     let (soft, hard) = rlimit(root, "Max open files")?;
     let text = root.text(FILE)?;
     let mut numbers = text.split_ascii_whitespace().map(str::parse);
     // Allocated, unused (always 0), most.
     match (numbers.next(), numbers.nth(1)) {
-        (Some(Ok(open)), Some(Ok(max))) => Ok(Files {
+        (Some(Ok(open)), Some(Ok(max))) => Ok(OpenFiles {
             soft,
             hard,
             open,

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::{
-    Source,
+    HostSource,
     cgroup::GroupLimit,
     facts::{HostFacts, Paths, System},
     linux,
@@ -221,7 +221,9 @@ fn version_1_controllers_have_their_own_mounts() {
 #[test]
 fn this_host_is_read() {
     let state = std::env::temp_dir();
-    let facts = Source::default().facts(state.clone(), Some(state)).unwrap();
+    let facts = HostSource::default()
+        .facts(state.clone(), Some(state))
+        .unwrap();
     assert!(facts.memory.total >= facts.memory.available && facts.memory.available.0 > 0);
     assert!(facts.state_folder.exists && facts.checkpoint_folder.is_some());
     assert_ne!(facts.state_folder.filesystem, "unknown");

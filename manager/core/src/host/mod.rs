@@ -1,6 +1,6 @@
 //! Host: this machine and its capacity, as facts that are read once and passed down as values.
 //!
-//! [`Source`] alone looks at the machine. Everything else here takes `&HostFacts`, so a test can
+//! [`HostSource`] alone looks at the machine. Everything else here takes `&HostFacts`, so a test can
 //! pass a host of its own.
 
 pub mod admission;
@@ -25,4 +25,4 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use source::Source;
+pub use source::HostSource;

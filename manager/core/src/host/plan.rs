@@ -188,7 +188,7 @@ fn case(
             .map(|limit| limit.name.clone())
             .unwrap_or_default(),
         guests_by_memory: by_memory
-            .map(admission::Limit::max_guests)
+            .map(admission::AdmissionLimit::max_guests)
             .min()
             .unwrap_or(u64::MAX),
     }

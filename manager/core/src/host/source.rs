@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The kernel of the host that guests run on.
-pub enum Source {
+pub enum HostSource {
     /// Linux, through `/proc` and `/sys`.
     Linux(ProcRoot),
     /// FreeBSD.
@@ -22,7 +22,7 @@ pub enum Source {
     },
 }
 
-impl Default for Source {
+impl Default for HostSource {
     /// The kernel that runs here.
     #[cfg(not(target_os = "freebsd"))]
     fn default() -> Self {
@@ -39,7 +39,7 @@ impl Default for Source {
     }
 }
 
-impl Source {
+impl HostSource {
     /// Reads every fact, with those of the folder of brood's state and of a checkpoint's.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::{
     engine::{self, Process},
     guest_id::GuestId,
     restore::{RestoreContext, RestoreReport, RestoreSpec, restore},
-    state::{self, EntryState, Lease, Place, PoolRow, TokenDigest, new_token},
+    state::{self, EntryState, Lease, PoolRow, QueuePlace, TokenDigest, new_token},
 };
 
 /// Hot guests that may fail to wake up before a claim gives up. Without a limit, one claim on an
@@ -36,7 +36,7 @@ pub struct ClaimSpec {
     /// How long to wait for room when there is none.
     pub wait: Duration,
     /// The claimer's place in the queue, if it waits already.
-    pub place: Option<Place>,
+    pub place: Option<QueuePlace>,
 }
 
 /// Which tier an entry came from.
@@ -122,7 +122,7 @@ impl Pools<'_> {
     ///
     /// # Errors
     /// When the state cannot be written.
-    pub fn wait_in_line(&self, name: &str, wait: Duration) -> Result<Place, Error> {
+    pub fn wait_in_line(&self, name: &str, wait: Duration) -> Result<QueuePlace, Error> {
         let pid = std::process::id().cast_signed();
         let this = Process::with_pid(pid).map_err(|source| engine::Error::Io {
             action: "look at this process",

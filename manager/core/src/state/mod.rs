@@ -64,7 +64,7 @@ pub(crate) use recovery_files::ClaimFile;
 pub(crate) use salvage::{Salvage, SavedEntry};
 pub use suspended::{SuspendedClaimRow, SuspendedClaimState};
 pub use token::TokenDigest;
-pub use waiting::Place;
+pub use waiting::QueuePlace;
 
 use journal::Journal;
 

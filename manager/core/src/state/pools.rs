@@ -12,7 +12,9 @@ use std::{collections::HashMap, io, time::Duration};
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Place, Policy, PoolChange, SavedEntry, State, TokenDigest, waiting::before};
+use super::{
+    Error, Policy, PoolChange, QueuePlace, SavedEntry, State, TokenDigest, waiting::before,
+};
 use crate::{
     guest_id::{GuestId, random},
     host::boot,
@@ -282,7 +284,7 @@ impl State {
         &self,
         pool: &str,
         lease: &Lease,
-        place: Option<Place>,
+        place: Option<QueuePlace>,
     ) -> Result<Option<GuestId>, Error> {
         self.changed_guest(
             "UPDATE entry SET state = 'claimed', token = ?2, expires = ?3 WHERE guest =

@@ -8,28 +8,33 @@ use crate::engine::Process;
 
 /// A place in a pool's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(i64);
+pub struct QueuePlace(i64);
 
 impl State {
     /// Takes the last place in a pool's queue, for a process that waits no longer than `wait_ms`.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn wait_in_line(&self, pool: &str, waiter: Process, wait_ms: u64) -> Result<Place, Error> {
+    pub fn wait_in_line(
+        &self,
+        pool: &str,
+        waiter: Process,
+        wait_ms: u64,
+    ) -> Result<QueuePlace, Error> {
         let until = since_boot().saturating_add_unsigned(wait_ms);
         let start_time = waiter.start_time.cast_signed();
         self.added(
             "INSERT INTO waiting (pool, pid, start_time, until) VALUES (?1, ?2, ?3, ?4)",
             params![pool, waiter.pid, start_time, until],
         )
-        .map(Place)
+        .map(QueuePlace)
     }
 
     /// Gives a place up.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn leave_line(&self, place: Place) -> Result<(), Error> {
+    pub fn leave_line(&self, place: QueuePlace) -> Result<(), Error> {
         self.changed("DELETE FROM waiting WHERE ticket = ?1", [place.0])
             .map(|_| ())
     }
@@ -39,7 +44,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read or written.
-    pub fn waiters_before(&self, pool: &str, place: Option<Place>) -> Result<u64, Error> {
+    pub fn waiters_before(&self, pool: &str, place: Option<QueuePlace>) -> Result<u64, Error> {
         let read = || {
             let mut statement = self.database.prepare_cached(
                 "SELECT ticket, pid, start_time, until FROM waiting
@@ -50,7 +55,7 @@ impl State {
                     pid: row.get(1)?,
                     start_time: row.get::<_, i64>(2)?.cast_unsigned(),
                 };
-                Ok((Place(row.get(0)?), process, row.get::<_, i64>(3)?))
+                Ok((QueuePlace(row.get(0)?), process, row.get::<_, i64>(3)?))
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -68,6 +73,6 @@ impl State {
 }
 
 /// The ticket that those with a better place are below.
-pub(super) fn before(place: Option<Place>) -> i64 {
+pub(super) fn before(place: Option<QueuePlace>) -> i64 {
     place.map_or(i64::MAX, |place| place.0)
 }

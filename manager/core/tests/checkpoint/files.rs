@@ -7,7 +7,9 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::{BundlePath, Checkpoint, Error, FileStamp, State, list, remove, sha256_file},
+    checkpoint::{
+        BundlePath, BundleState, Checkpoint, Error, FileStamp, list, remove, sha256_file,
+    },
     units::Bytes,
 };
 use tempfile::TempDir;
@@ -250,9 +252,9 @@ fn a_folder_is_listed_with_what_is_broken_in_it() {
         .iter()
         .map(|one| {
             let state = match &one.state {
-                State::Whole(manifest) => manifest.guest.clone(),
-                State::Incomplete => "incomplete".to_owned(),
-                State::Broken(error) => error.field().unwrap().to_owned(),
+                BundleState::Whole(manifest) => manifest.guest.clone(),
+                BundleState::Incomplete => "incomplete".to_owned(),
+                BundleState::Broken(error) => error.field().unwrap().to_owned(),
             };
             (one.path.name(), state)
         })

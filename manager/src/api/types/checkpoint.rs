@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::{manifest as schema, words};
 use brood_core::{
     checkpoint::{
-        self, BundlePath, CatalogueEntry, State,
+        self, BundlePath, BundleState, CatalogueEntry,
         manifest::{EngineKind, Manifest},
     },
     units::Bytes,
@@ -83,18 +83,18 @@ impl From<&CatalogueEntry> for ListedCheckpoint {
             error: None,
         };
         match &listed.state {
-            State::Whole(manifest) => {
+            BundleState::Whole(manifest) => {
                 view.memory = Some(manifest.memory.size);
                 view.engine = Some(manifest.engine);
                 view.created_at = Some(manifest.created_at.clone());
                 view.sha256 = Some(manifest.memory_sha256());
                 view.parent = Some(manifest.parent.as_ref().map(|parent| parent.path.clone()));
             }
-            State::Broken(error) => {
+            BundleState::Broken(error) => {
                 view.state = ListedState::Broken;
                 view.error = Some(error.to_string());
             }
-            State::Incomplete => {
+            BundleState::Incomplete => {
                 view.state = ListedState::Incomplete;
                 view.error = Some("no manifest: not sealed yet, or never will be".to_owned());
             }

@@ -14,7 +14,7 @@ use std::{
 
 use brood_core::{
     engine::kvm::Kvm,
-    host::Source,
+    host::HostSource,
     percentiles::Percentiles,
     pool::{self, ClaimSpec, NewPool, Pools, Refill, Tier},
     restore::SessionCache,
@@ -70,7 +70,8 @@ impl Manager {
         work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
     ) -> Result<T, Error> {
         let dir = self.state.dir().to_owned();
-        let facts = |folder: &Path| Source::default().facts(dir.clone(), Some(folder.to_owned()));
+        let facts =
+            |folder: &Path| HostSource::default().facts(dir.clone(), Some(folder.to_owned()));
         let mut pools = Pools {
             state: &mut self.state,
             engine: &self.engine,

@@ -4,7 +4,7 @@
 use std::{io, os::unix::fs::symlink, path::Path};
 
 use brood::density::step::Machine;
-use brood_core::host::Source;
+use brood_core::host::HostSource;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
@@ -94,7 +94,7 @@ impl Workplace {
 
     /// Facts of this host, for the reader of a table.
     pub(crate) fn machine(&self) -> Result<Machine, Error> {
-        let facts = Source::default().facts(self.brood.state.clone(), None)?;
+        let facts = HostSource::default().facts(self.brood.state.clone(), None)?;
         Ok(Machine::of(&facts))
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
-use crate::checkpoint::{Checkpoint, State, list, remove};
+use crate::checkpoint::{BundleState, Checkpoint, list, remove};
 
 const STEPS: [Step; 9] = [
     Step::Described,
@@ -112,7 +112,10 @@ fn a_crash_at_any_step_leaves_a_whole_bundle_or_none() {
         match Checkpoint::open(&path) {
             Ok(checkpoint) => {
                 assert!(whole, "{step:?}");
-                assert!(matches!(listed[0].state, State::Whole(_)), "{listed:?}");
+                assert!(
+                    matches!(listed[0].state, BundleState::Whole(_)),
+                    "{listed:?}"
+                );
                 checkpoint
                     .verify_memory(&crate::checkpoint::unwatched)
                     .unwrap();
@@ -132,7 +135,10 @@ fn a_crash_at_any_step_leaves_a_whole_bundle_or_none() {
                     matches!(error, Error::Incomplete { .. }),
                     "{step:?}: {error}"
                 );
-                assert!(matches!(listed[0].state, State::Incomplete), "{listed:?}");
+                assert!(
+                    matches!(listed[0].state, BundleState::Incomplete),
+                    "{listed:?}"
+                );
                 write(&path, b"second", None).unwrap();
                 let again = Checkpoint::open(&path).unwrap();
                 again.verify_memory(&crate::checkpoint::unwatched).unwrap();

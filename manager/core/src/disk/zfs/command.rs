@@ -11,7 +11,7 @@ use crate::disk::Error;
 
 /// What `zfs` answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct CommandAnswer {
     /// Whether it exited with 0.
     pub ok: bool,
     /// Standard output.
@@ -22,7 +22,7 @@ pub struct Answer {
 
 /// The messages of libzfs_dataset.c that brood tells apart. `zfs` exits with 1 for all of them, and
 /// asking again would be a race.
-impl Answer {
+impl CommandAnswer {
     /// There is no such dataset or snapshot.
     #[must_use]
     pub fn is_missing(&self) -> bool {
@@ -66,7 +66,7 @@ pub trait Runner: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::NoZfs`] when it cannot be run at all.
-    fn run(&self, arguments: &[&str]) -> Result<Answer, Error>;
+    fn run(&self, arguments: &[&str]) -> Result<CommandAnswer, Error>;
 }
 
 /// The `zfs` command in `PATH`.
@@ -96,14 +96,14 @@ impl Command {
 }
 
 impl Runner for Command {
-    fn run(&self, arguments: &[&str]) -> Result<Answer, Error> {
+    fn run(&self, arguments: &[&str]) -> Result<CommandAnswer, Error> {
         let output = process::Command::new("zfs")
             .args(arguments)
             .env("LC_ALL", "C")
             .stdin(self.stdin().map_err(Error::NoZfs)?)
             .output()
             .map_err(Error::NoZfs)?;
-        Ok(Answer {
+        Ok(CommandAnswer {
             ok: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

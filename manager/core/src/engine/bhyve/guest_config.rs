@@ -2,7 +2,7 @@
 
 use super::{
     Error,
-    config::{Com, Config, Variables},
+    config::{BhyveConfig, Com, Variables},
 };
 use crate::checkpoint::{
     BhyveGuest, Checkpoint, Readiness,
@@ -15,8 +15,9 @@ pub(super) fn sealed_disk(manifest: &Manifest) -> Option<String> {
 }
 
 /// The configuration of a checkpoint's guest, with all that restores rely on checked.
-pub(super) fn checked(guest: &BhyveGuest) -> Result<Config, String> {
-    let config = Config::try_from(Variables(guest.config.clone())).map_err(|e| e.to_string())?;
+pub(super) fn checked(guest: &BhyveGuest) -> Result<BhyveConfig, String> {
+    let config =
+        BhyveConfig::try_from(Variables(guest.config.clone())).map_err(|e| e.to_string())?;
     let connected = |number: u8, what: &str| {
         let com = Com::new(number).filter(|com| config.com.contains_key(com));
         com.map(|_| ())
@@ -52,7 +53,7 @@ pub(super) fn checked(guest: &BhyveGuest) -> Result<Config, String> {
 }
 
 /// The guest of a checkpoint, and its configuration, when it can be restored.
-pub(super) fn guest_of(checkpoint: &Checkpoint) -> Result<(BhyveGuest, Config), Error> {
+pub(super) fn guest_of(checkpoint: &Checkpoint) -> Result<(BhyveGuest, BhyveConfig), Error> {
     let refuse = |reason: String| Error::Checkpoint {
         checkpoint: checkpoint.path().to_string(),
         reason,

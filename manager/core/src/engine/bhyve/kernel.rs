@@ -9,7 +9,7 @@ use std::{
 
 use super::host::Host;
 use crate::host::{
-    Source,
+    HostSource,
     folder::MountedOn,
     freebsd::{Kernel, Value},
     proc::ProcRoot,
@@ -47,12 +47,12 @@ const VARIABLES: [&str; 27] = [
 ];
 
 /// The kernel of the machine that `host` is.
-pub(super) fn source(host: &Host) -> Source {
+pub(super) fn source(host: &Host) -> HostSource {
     #[cfg(target_os = "freebsd")]
     if host.is_this_machine() {
-        return Source::default();
+        return HostSource::default();
     }
-    Source::Freebsd {
+    HostSource::Freebsd {
         kernel: Box::new(Commands::ask(host)),
         root: ProcRoot::at(host.path("/")),
     }

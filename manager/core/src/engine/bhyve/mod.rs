@@ -56,7 +56,7 @@ use crate::{
     },
     guest_id::GuestId,
     host::{
-        Source,
+        HostSource,
         facts::{HostFacts, System},
     },
 };
@@ -157,7 +157,7 @@ impl Engine for Bhyve {
         EngineKind::Bhyve
     }
 
-    fn host(&self) -> Source {
+    fn host(&self) -> HostSource {
         kernel::source(&self.host)
     }
 

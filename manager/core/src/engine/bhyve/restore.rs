@@ -16,7 +16,7 @@ use nix::unistd::setsid;
 
 use super::{
     agent,
-    config::{BackEnds, Config, DeriveError},
+    config::{BackEnds, BhyveConfig, DeriveError},
     folder::{Folder, OwnDisk, Record},
     folder_lock::{self, FolderLock},
     host::{self, Host},
@@ -102,7 +102,7 @@ pub(super) struct Source {
     pub(super) bundle: String,
     pub(super) memory: Bytes,
     pub(super) guest: BhyveGuest,
-    pub(super) config: Config,
+    pub(super) config: BhyveConfig,
     /// The device whose disk was sealed with the checkpoint.
     pub(super) sealed_disk: Option<String>,
     /// Limits of each guest.

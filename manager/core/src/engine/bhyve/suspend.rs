@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    config::Config,
+    config::BhyveConfig,
     folder::{Folder, SuspendNote},
     guest_config::checked,
     host::Host,
@@ -242,7 +242,7 @@ pub(super) fn is_whole(raw: &Path) -> io::Result<bool> {
 }
 
 /// Says why a description is not of a guest with this configuration.
-fn agree(config: &Config, described: &Meta) -> Result<(), String> {
+fn agree(config: &BhyveConfig, described: &Meta) -> Result<(), String> {
     if let Some(unfit) = described.unfit_for_bhyve() {
         return Err(unfit);
     }

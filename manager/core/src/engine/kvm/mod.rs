@@ -183,7 +183,7 @@ impl Engine for Kvm {
         let asked = words::parse(request).map_err(|e| Error::Refused(e.to_string()))?;
         let answer =
             Conversation::open(guest.run_dir, guest.id, limit)?.ask(&asked.request.to_wire())?;
-        let answered = words::AnswerText::new(&asked, demo::Answer::of_wire(answer))
+        let answered = words::AnswerText::new(&asked, demo::DemoAnswer::of_wire(answer))
             .map_err(|e| Error::Refused(e.to_owned()))?;
         Ok(Box::new(answered))
     }

@@ -1,8 +1,8 @@
 //! Limits of a FreeBSD host, and the settings that raise them.
 
 use super::{
-    Demand, Limit, OWN_FILES, OWN_PIDS, Unit, host_pid_reserve, memory_reserve, own_pid_reserve,
-    remedy, unborn_guests,
+    AdmissionLimit, Demand, OWN_FILES, OWN_PIDS, Unit, host_pid_reserve, memory_reserve,
+    own_pid_reserve, remedy, unborn_guests,
 };
 use crate::host::{facts::HostFacts, freebsd::Freebsd};
 
@@ -13,7 +13,7 @@ const FILES_PER_GUEST: u64 = 12 + 4;
 /// `PID_MAX` of `sys/proc.h`; the kernel lowers `kern.maxproc` to it.
 const MOST_PROCESSES: u64 = 99_999;
 
-pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> Vec<Limit> {
+pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> Vec<AdmissionLimit> {
     let vmm = &freebsd.vmm;
     // Both came after FreeBSD 15.0. A limit that is not there lets everybody in.
     let machines = [
@@ -23,7 +23,7 @@ pub(super) fn limits(facts: &HostFacts, freebsd: &Freebsd, demand: &Demand) -> V
     let machines = machines
         .into_iter()
         .filter_map(|(name, most)| Some((name, most?)));
-    let mut limits: Vec<Limit> = machines
+    let mut limits: Vec<AdmissionLimit> = machines
         .map(|(name, most)| machines_of_user(facts, name, most, vmm.machines, demand))
         .collect();
     limits.extend(processes(freebsd, demand));
@@ -40,8 +40,8 @@ fn machines_of_user(
     most: u64,
     existing: u64,
     demand: &Demand,
-) -> Limit {
-    Limit::new(name, Unit::Machines)
+) -> AdmissionLimit {
+    AdmissionLimit::new(name, Unit::Machines)
         .room_beside(most, existing)
         .needs(demand.guests, 1, unborn_guests(facts, demand))
         .remedy(|needed| {
@@ -57,10 +57,10 @@ fn machines_of_user(
         })
 }
 
-fn processes(freebsd: &Freebsd, demand: &Demand) -> Vec<Limit> {
+fn processes(freebsd: &Freebsd, demand: &Demand) -> Vec<AdmissionLimit> {
     let processes = &freebsd.processes;
     let limit = |name: &'static str, limit: u64, used: u64, reserve: fn(u64) -> u64| {
-        Limit::new(name, Unit::Processes)
+        AdmissionLimit::new(name, Unit::Processes)
             .room(limit.saturating_sub(used), reserve(limit))
             .needs(
                 demand.guests,
@@ -114,15 +114,15 @@ fn process_remedy(name: &str, needed: u64, used: u64, reserve: fn(u64) -> u64) -
     }
 }
 
-fn files(facts: &HostFacts, demand: &Demand) -> [Limit; 2] {
+fn files(facts: &HostFacts, demand: &Demand) -> [AdmissionLimit; 2] {
     let files = &facts.files;
     let unborn = unborn_guests(facts, demand);
     [
-        Limit::new("RLIMIT_NOFILE", Unit::Files)
+        AdmissionLimit::new("RLIMIT_NOFILE", Unit::Files)
             .room(files.soft.unwrap_or(u64::MAX), 0)
             .needs(demand.guests, 0, OWN_FILES)
             .remedy(own_files_remedy),
-        Limit::new("kern.maxfiles", Unit::Files)
+        AdmissionLimit::new("kern.maxfiles", Unit::Files)
             .room(files.max.saturating_sub(files.open), 0)
             .needs(
                 demand.guests,
@@ -141,9 +141,9 @@ fn own_files_remedy(needed: u64) -> String {
     format!("raise it: ulimit -n {limit}, as root if the hard limit is lower")
 }
 
-fn memory(facts: &HostFacts, demand: &Demand) -> Limit {
+fn memory(facts: &HostFacts, demand: &Demand) -> AdmissionLimit {
     let memory = &facts.memory;
-    Limit::new("available memory", Unit::Bytes)
+    AdmissionLimit::new("available memory", Unit::Bytes)
         .room(memory.available.0, memory_reserve(memory.total.0))
         .needs(
             demand.guests,

@@ -15,7 +15,7 @@ mod remedy;
 mod tests;
 mod verdict;
 
-pub use verdict::{Error, Limit, Unit, Verdict};
+pub use verdict::{AdmissionLimit, Error, Unit, Verdict};
 
 use crate::{
     host::{
@@ -112,10 +112,10 @@ fn memory_reserve(whole: u64) -> u64 {
     (whole / 50).clamp(Bytes::mib(128).0, Bytes::gib(1).0)
 }
 
-fn pid_limits(linux: &Linux, demand: &Demand) -> Vec<Limit> {
+fn pid_limits(linux: &Linux, demand: &Demand) -> Vec<AdmissionLimit> {
     let pids = &linux.pids;
     let limit = |name: &str, limit: u64, used: u64, reserve: fn(u64) -> u64| {
-        Limit::new(name, Unit::Pids)
+        AdmissionLimit::new(name, Unit::Pids)
             .room(limit.saturating_sub(used), reserve(limit))
             .needs(
                 demand.guests,
@@ -148,15 +148,15 @@ fn pid_limits(linux: &Linux, demand: &Demand) -> Vec<Limit> {
     limits
 }
 
-fn file_limits(facts: &HostFacts, demand: &Demand) -> [Limit; 2] {
+fn file_limits(facts: &HostFacts, demand: &Demand) -> [AdmissionLimit; 2] {
     let files = &facts.files;
     let unborn = unborn_guests(facts, demand);
     [
-        Limit::new("RLIMIT_NOFILE", Unit::Files)
+        AdmissionLimit::new("RLIMIT_NOFILE", Unit::Files)
             .room(files.soft.unwrap_or(u64::MAX), 0)
             .needs(demand.guests, 0, OWN_FILES)
             .remedy(|needed| remedy::own_files(needed, files.hard)),
-        Limit::new("fs.file-max", Unit::Files)
+        AdmissionLimit::new("fs.file-max", Unit::Files)
             .room(files.max.saturating_sub(files.open), 0)
             .needs(
                 demand.guests,
@@ -167,10 +167,10 @@ fn file_limits(facts: &HostFacts, demand: &Demand) -> [Limit; 2] {
     ]
 }
 
-fn memory_limits(facts: &HostFacts, linux: &Linux, demand: &Demand) -> Vec<Limit> {
+fn memory_limits(facts: &HostFacts, linux: &Linux, demand: &Demand) -> Vec<AdmissionLimit> {
     let memory = &facts.memory;
     let limit = |name: &str, available: u64, whole: u64| {
-        Limit::new(name, Unit::Bytes)
+        AdmissionLimit::new(name, Unit::Bytes)
             .room(available, memory_reserve(whole))
             .needs(
                 demand.guests,
@@ -194,11 +194,11 @@ fn memory_limits(facts: &HostFacts, linux: &Linux, demand: &Demand) -> Vec<Limit
 
 /// Where the kernel counts every private mapping in full and refuses the one that does not fit,
 /// whatever its guest would write: no promise about use helps, so it is never skipped.
-fn commit_limit(facts: &HostFacts, demand: &Demand) -> Limit {
+fn commit_limit(facts: &HostFacts, demand: &Demand) -> AdmissionLimit {
     let memory = &facts.memory;
     let per_guest = (demand.overhead + demand.memory_size).0;
     let fixed = unborn_guests(facts, demand).saturating_mul(per_guest);
-    Limit::new("CommitLimit", Unit::Bytes)
+    AdmissionLimit::new("CommitLimit", Unit::Bytes)
         .room(
             memory.commit_limit.saturating_sub(memory.committed).0,
             memory_reserve(memory.commit_limit.0),

@@ -28,8 +28,8 @@ fn group(file: &str, limit: u64, used: u64) -> Option<GroupLimit> {
     })
 }
 
-fn limit<'a>(verdict: &'a Verdict, name: &str) -> &'a Limit {
-    let named = |limit: &&Limit| limit.name.starts_with(name);
+fn limit<'a>(verdict: &'a Verdict, name: &str) -> &'a AdmissionLimit {
+    let named = |limit: &&AdmissionLimit| limit.name.starts_with(name);
     verdict.limits.iter().find(named).expect(name)
 }
 

@@ -40,7 +40,7 @@ impl Unit {
 
 /// One limit of the host, held against a demand. Amounts are in [`Self::unit`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Limit {
+pub struct AdmissionLimit {
     /// The sysctl, resource limit, `/proc/meminfo` line, control group file or kind of memory.
     pub name: String,
     /// The counted unit.
@@ -66,7 +66,7 @@ pub struct Limit {
     pub hint: Option<String>,
 }
 
-impl Limit {
+impl AdmissionLimit {
     pub(super) fn new(name: &str, unit: Unit) -> Self {
         Self {
             name: name.to_owned(),
@@ -135,7 +135,7 @@ pub struct Verdict {
     /// Guests that were asked for.
     pub guests: u64,
     /// Every limit that was looked at: machines and pids first, then files, then memory.
-    pub limits: Vec<Limit>,
+    pub limits: Vec<AdmissionLimit>,
 }
 
 /// Why a restore is refused.
@@ -147,7 +147,7 @@ pub enum Error {
         /// Guests that were asked for.
         guests: u64,
         /// The limit that lets the fewest guests in.
-        limit: Box<Limit>,
+        limit: Box<AdmissionLimit>,
         /// How many guests all limits together let in.
         max_guests: u64,
     },
@@ -166,7 +166,7 @@ fn plural(guests: u64) -> &'static str {
     if guests == 1 { "guest" } else { "guests" }
 }
 
-impl Limit {
+impl AdmissionLimit {
     /// Available, needed and what to do, in one line.
     fn shortfall(&self, max_guests: u64) -> String {
         let Self { name, unit, .. } = self;
@@ -196,7 +196,7 @@ impl Limit {
 }
 
 impl Verdict {
-    pub(super) fn new(guests: u64, limits: Vec<Limit>) -> Self {
+    pub(super) fn new(guests: u64, limits: Vec<AdmissionLimit>) -> Self {
         Self { guests, limits }
     }
 
@@ -209,13 +209,14 @@ impl Verdict {
     /// How many guests would fit in place of those asked for.
     #[must_use]
     pub fn max_guests(&self) -> u64 {
-        self.binding(false).map_or(u64::MAX, Limit::max_guests)
+        self.binding(false)
+            .map_or(u64::MAX, AdmissionLimit::max_guests)
     }
 
     /// The limit that lets the fewest guests in. With `overcommit`, limits on memory that guests
     /// may come to use are passed over.
     #[must_use]
-    pub fn binding(&self, overcommit: bool) -> Option<&Limit> {
+    pub fn binding(&self, overcommit: bool) -> Option<&AdmissionLimit> {
         self.limits
             .iter()
             .filter(|limit| !(overcommit && limit.overcommittable))

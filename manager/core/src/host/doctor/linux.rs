@@ -3,7 +3,7 @@
 use super::{Check, Status};
 use crate::host::{
     admission::Unit,
-    facts::Memory,
+    facts::HostMemory,
     kvm::{API_VERSION, KvmFacts},
     linux::RunFolder,
 };
@@ -135,7 +135,7 @@ pub(super) fn mappings(max_map_count: u64) -> Check {
     )
 }
 
-pub(super) fn overcommit(memory: &Memory) -> Check {
+pub(super) fn overcommit(memory: &HostMemory) -> Check {
     let found = match memory.overcommit_mode {
         0 => "0 (heuristic)".to_owned(),
         1 => "1 (always)".to_owned(),

@@ -1,6 +1,6 @@
 //! Configuration of one clone, derived from its checkpoint's configuration and its identity.
 
-use super::{Config, Device, Disk, PciAddress};
+use super::{BhyveConfig, BhyveDevice, Disk, PciAddress};
 use crate::engine::Identity;
 
 /// Back ends of a clone's devices on this host.
@@ -94,7 +94,7 @@ impl DeriveError {
     }
 }
 
-impl Config {
+impl BhyveConfig {
     /// How many taps and null modems a clone needs.
     #[must_use]
     pub fn needs(&self) -> (usize, usize) {
@@ -203,7 +203,7 @@ impl Config {
                     _ => {}
                 }
             }
-            if let Device::Fbuf { rfb, .. } = device {
+            if let BhyveDevice::Fbuf { rfb, .. } = device {
                 return Err(DeriveError::SharedAddress {
                     key: format!("{address}.rfb"),
                     address: rfb.clone().unwrap_or_else(|| "127.0.0.1:5900".to_owned()),
@@ -222,7 +222,7 @@ impl Config {
 }
 
 /// Name of a device in a checkpoint (`pci_emul_init` of `pci_emul.c`).
-fn saved_name(address: PciAddress, device: &Device) -> String {
+fn saved_name(address: PciAddress, device: &BhyveDevice) -> String {
     format!("{}@{address}", device.model())
 }
 

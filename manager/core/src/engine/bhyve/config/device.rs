@@ -13,7 +13,7 @@ const PCI_IDS: [&str; 5] = ["vendor", "device", "revid", "subvendor", "subdevice
 
 /// A PCI device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Device {
+pub enum BhyveDevice {
     /// `hostbridge`, with the PCI ids it is to show, if others than its own: `pcireg.*`.
     HostBridge {
         /// Ids by their names, such as `vendor`.
@@ -110,30 +110,30 @@ pub(super) fn take(
     address: PciAddress,
     key: &str,
     model: String,
-) -> Result<Device, Error> {
+) -> Result<BhyveDevice, Error> {
     let of = |name: &str| format!("{address}.{name}");
     Ok(match model.as_str() {
-        "hostbridge" => Device::HostBridge {
+        "hostbridge" => BhyveDevice::HostBridge {
             ids: PCI_IDS
                 .iter()
                 .filter_map(|id| Some(((*id).to_owned(), from.take(&of(&format!("pcireg.{id}")))?)))
                 .collect(),
         },
-        "lpc" => Device::Lpc,
-        "virtio-blk" => Device::VirtioBlk(disk(from, &address.to_string())?),
-        "virtio-net" => Device::VirtioNet(Nic {
+        "lpc" => BhyveDevice::Lpc,
+        "virtio-blk" => BhyveDevice::VirtioBlk(disk(from, &address.to_string())?),
+        "virtio-net" => BhyveDevice::VirtioNet(Nic {
             mtu: from.take_number(&of("mtu"))?,
             ..nic(from, address)
         }),
-        "virtio-rnd" => Device::VirtioRnd,
-        "ahci" => Device::Ahci(ports(from, address)?),
-        "e1000" => Device::E1000(nic(from, address)),
+        "virtio-rnd" => BhyveDevice::VirtioRnd,
+        "ahci" => BhyveDevice::Ahci(ports(from, address)?),
+        "e1000" => BhyveDevice::E1000(nic(from, address)),
         "fbuf" => {
             if from.take_bool(&of("wait"))? == Some(true) {
                 let reason = "cannot be: the guest would wait for a viewer";
                 return Err(wrong(&of("wait"), "true", reason));
             }
-            Device::Fbuf {
+            BhyveDevice::Fbuf {
                 rfb: from.take(&of("rfb")),
                 password: from.take(&of("password")),
                 width: from.take_number(&of("w"))?,
@@ -141,7 +141,7 @@ pub(super) fn take(
                 vga: from.take(&of("vga")),
             }
         }
-        "xhci" => Device::Xhci {
+        "xhci" => BhyveDevice::Xhci {
             tablets: tablets(from, address)?,
         },
         _ => {
@@ -222,7 +222,7 @@ fn tablets(from: &mut Variables, address: PciAddress) -> Result<u8, Error> {
     Ok(tablets)
 }
 
-impl Device {
+impl BhyveDevice {
     /// Name of the model, as `device=` has it and as it is saved in the `.meta`.
     #[must_use]
     pub fn model(&self) -> &'static str {

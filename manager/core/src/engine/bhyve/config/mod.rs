@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 pub(super) use derive::mac;
 pub use derive::{BackEnds, DeriveError};
-pub use device::{Device, Disk, Nic, Port, PortKind};
+pub use device::{BhyveDevice, Disk, Nic, Port, PortKind};
 pub use model::Difference;
 pub use text::Variables;
 
@@ -182,7 +182,7 @@ impl FromStr for Com {
 
 /// A guest's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct BhyveConfig {
     /// Name of the virtual machine. bhyve takes it from the command line; here it is what `%(name)`
     /// in other values stands for.
     pub name: Option<String>,
@@ -199,7 +199,7 @@ pub struct Config {
     /// Serial ports of the LPC bridge that have a back end: a terminal or `tcp=ADDRESS:PORT`.
     pub com: BTreeMap<Com, String>,
     /// PCI devices.
-    pub devices: BTreeMap<PciAddress, Device>,
+    pub devices: BTreeMap<PciAddress, BhyveDevice>,
     /// Settings of the machine that have no structure: see `text.rs`.
     pub settings: BTreeMap<String, String>,
 }

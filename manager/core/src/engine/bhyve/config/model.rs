@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Config, PciAddress};
+use super::{BhyveConfig, PciAddress};
 
 /// Settings of the whole machine that are a guest's own.
 const OWN: [&str; 9] = [
@@ -45,7 +45,7 @@ fn is_back_end(key: &str) -> bool {
         || (key.starts_with("pci.") && OWN_OF_DEVICES.contains(&last))
 }
 
-impl Config {
+impl BhyveConfig {
     /// What must be the same in all guests of one checkpoint.
     fn model(&self) -> std::collections::BTreeMap<String, String> {
         let mut all = self.variables().0;

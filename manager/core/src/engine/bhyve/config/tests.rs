@@ -48,7 +48,7 @@ pci.0.30.0.slot.1.device=tablet
 pci.0.31.0.device=lpc
 ";
 
-fn everything() -> Config {
+fn everything() -> BhyveConfig {
     EVERYTHING.parse().unwrap()
 }
 
@@ -102,7 +102,7 @@ fn each_device_is_written_as_bhyve_reads_it() {
 
 #[test]
 fn a_clone_has_its_own_back_ends_and_the_same_model() {
-    let origin: Config = cloneable().parse().unwrap();
+    let origin: BhyveConfig = cloneable().parse().unwrap();
     let clone = origin.derive(&identity(), &back_ends()).unwrap();
     insta::assert_snapshot!("clone", clone.render());
     assert_eq!(origin.same_model(&clone), Ok(()));
@@ -122,14 +122,14 @@ fn clones_that_would_be_in_each_others_way_are_refused() {
     ] {
         let text = cloneable().replace("pci.0.30.0.slot.1.device=tablet\n", "");
         let text = text.replace(from, to);
-        let config: Config = text.parse().unwrap();
+        let config: BhyveConfig = text.parse().unwrap();
         let refusal = config.derive(&identity(), &back_ends()).unwrap_err();
         assert!(refusal.to_string().starts_with(key), "{refusal}");
         assert!(!refusal.hint().is_empty());
     }
     let mut few = back_ends();
     few.taps.pop();
-    let origin: Config = cloneable().parse().unwrap();
+    let origin: BhyveConfig = cloneable().parse().unwrap();
     let refusal = origin.derive(&identity(), &few).unwrap_err();
     let key = "pci.0.6.0.backend".to_owned();
     assert_eq!(refusal, DeriveError::NoBackEnd { key });
@@ -150,7 +150,7 @@ fn the_key_that_differs_is_named() {
         ("port.1.type=cd", "port.1.type=hd", "pci.0.5.0.port.1.type"),
         ("pci.0.2.0.ser=ROOT", "pci.0.2.0.ser=OTHER", "pci.0.2.0.ser"),
     ] {
-        let other: Config = EVERYTHING.replace(from, to).parse().unwrap();
+        let other: BhyveConfig = EVERYTHING.replace(from, to).parse().unwrap();
         let difference = everything().same_model(&other).unwrap_err();
         assert_eq!(difference.key, key);
         assert!(difference.to_string().contains(key), "{difference}");
@@ -162,14 +162,14 @@ fn the_key_that_differs_is_named() {
         ("58:9c:fc:00:00:01", "58:9c:fc:00:00:02"),
         ("/usr/local/share/uefi-firmware/", "/opt/"),
     ] {
-        let other: Config = EVERYTHING.replace(from, to).parse().unwrap();
+        let other: BhyveConfig = EVERYTHING.replace(from, to).parse().unwrap();
         assert_eq!(everything().same_model(&other), Ok(()), "{to}");
     }
 }
 
 #[test]
 fn a_meta_of_other_devices_is_noticed() {
-    let names = |config: &Config| -> Vec<String> {
+    let names = |config: &BhyveConfig| -> Vec<String> {
         config
             .devices
             .iter()
@@ -210,7 +210,7 @@ fn what_cannot_be_restored_is_refused_by_its_key() {
         ("empty=", "line 38"),
     ] {
         let refusal = format!("{EVERYTHING}{line}\n")
-            .parse::<Config>()
+            .parse::<BhyveConfig>()
             .unwrap_err();
         assert!(refusal.to_string().contains(key), "{line}: {refusal}");
         assert!(!refusal.hint().is_empty());
@@ -226,10 +226,10 @@ fn sizes_are_read_as_bhyve_reads_them() {
         ("1048576", Bytes::mib(1)),
         ("2048K", Bytes::mib(2)),
     ] {
-        let config: Config = format!("memory.size={text}").parse().unwrap();
+        let config: BhyveConfig = format!("memory.size={text}").parse().unwrap();
         assert_eq!(config.memory, bytes, "{text}");
     }
-    assert_eq!("".parse::<Config>().unwrap().memory, Bytes::mib(256));
+    assert_eq!("".parse::<BhyveConfig>().unwrap().memory, Bytes::mib(256));
 }
 
 fn word() -> impl Strategy<Value = String> {
@@ -268,7 +268,7 @@ fn nic(with_mtu: bool) -> impl Strategy<Value = Nic> {
     )
 }
 
-fn device() -> impl Strategy<Value = Device> {
+fn device() -> impl Strategy<Value = BhyveDevice> {
     let port = (any::<bool>(), disk()).prop_map(|(optical, disk)| Port {
         kind: if optical {
             PortKind::Optical
@@ -284,12 +284,12 @@ fn device() -> impl Strategy<Value = Device> {
     );
     let size = || option::of(any::<u16>());
     prop_oneof![
-        ids.prop_map(|ids| Device::HostBridge { ids }),
-        disk().prop_map(Device::VirtioBlk),
-        nic(true).prop_map(Device::VirtioNet),
-        Just(Device::VirtioRnd),
-        collection::vec(port, 0..5).prop_map(Device::Ahci),
-        nic(false).prop_map(Device::E1000),
+        ids.prop_map(|ids| BhyveDevice::HostBridge { ids }),
+        disk().prop_map(BhyveDevice::VirtioBlk),
+        nic(true).prop_map(BhyveDevice::VirtioNet),
+        Just(BhyveDevice::VirtioRnd),
+        collection::vec(port, 0..5).prop_map(BhyveDevice::Ahci),
+        nic(false).prop_map(BhyveDevice::E1000),
         (
             option::of(word()),
             option::of(word()),
@@ -297,14 +297,14 @@ fn device() -> impl Strategy<Value = Device> {
             size(),
             option::of(word())
         )
-            .prop_map(|(rfb, password, width, height, vga)| Device::Fbuf {
+            .prop_map(|(rfb, password, width, height, vga)| BhyveDevice::Fbuf {
                 rfb,
                 password,
                 width,
                 height,
                 vga
             }),
-        (0_u8..=8).prop_map(|tablets| Device::Xhci { tablets }),
+        (0_u8..=8).prop_map(|tablets| BhyveDevice::Xhci { tablets }),
     ]
 }
 
@@ -330,10 +330,10 @@ prop_compose! {
             word(),
             0..4,
         ),
-    ) -> Config {
+    ) -> BhyveConfig {
         // The bridge is in a place of its own, which the others leave free.
-        devices.insert(PciAddress { bus: 0, slot: 31, function: 0 }, Device::Lpc);
-        Config {
+        devices.insert(PciAddress { bus: 0, slot: 31, function: 0 }, BhyveDevice::Lpc);
+        BhyveConfig {
             bootvars: None,
             name, uuid, cpus: Topology { sockets, cores, threads }, memory: Bytes(pages * 4096),
             bootrom, com, devices, settings,
@@ -351,7 +351,7 @@ proptest! {
     #[test]
     fn no_text_is_taken_wrongly(text in "([a-z.0-9]{0,12}=?[ -~]{0,12}\n){0,8}") {
         // Whatever is accepted is written and read again as it was.
-        if let Ok(config) = text.parse::<Config>() {
+        if let Ok(config) = text.parse::<BhyveConfig>() {
             prop_assert_eq!(config.render().parse(), Ok(config));
         }
     }
@@ -367,13 +367,13 @@ proptest! {
 }
 
 /// A guest with disks: a CD and a disk on AHCI, and these lines.
-fn with_disks(lines: &str) -> Config {
+fn with_disks(lines: &str) -> BhyveConfig {
     let text = format!(
         "memory.size=4M\npci.0.0.0.device=hostbridge\n\
          pci.0.5.0.device=ahci\npci.0.5.0.port.0.type=cd\npci.0.5.0.port.0.path=/a.iso\n\
          pci.0.5.0.port.0.ro=true\n{lines}"
     );
-    Config::try_from(text.parse::<Variables>().unwrap()).unwrap()
+    BhyveConfig::try_from(text.parse::<Variables>().unwrap()).unwrap()
 }
 
 #[test]

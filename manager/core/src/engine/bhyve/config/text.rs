@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, str::FromStr};
 
-use super::{Com, Config, Device, Error, PciAddress, Topology, device, wrong};
+use super::{BhyveConfig, BhyveDevice, Com, Error, PciAddress, Topology, device, wrong};
 use crate::units::{Bytes, PAGE_SIZE};
 
 /// Settings of the whole machine that are passed through, by key or by `PREFIX.`.
@@ -107,7 +107,7 @@ impl Variables {
     }
 }
 
-impl TryFrom<Variables> for Config {
+impl TryFrom<Variables> for BhyveConfig {
     type Error = Error;
 
     fn try_from(mut from: Variables) -> Result<Self, Error> {
@@ -137,7 +137,7 @@ impl TryFrom<Variables> for Config {
     }
 }
 
-impl FromStr for Config {
+impl FromStr for BhyveConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -145,7 +145,7 @@ impl FromStr for Config {
     }
 }
 
-impl Config {
+impl BhyveConfig {
     /// The keys and values of the configuration.
     #[must_use]
     pub fn variables(&self) -> Variables {
@@ -201,7 +201,7 @@ impl Config {
         let mut bridges = self
             .devices
             .iter()
-            .filter(|(_, device)| matches!(device, Device::Lpc));
+            .filter(|(_, device)| matches!(device, BhyveDevice::Lpc));
         match (bridges.next(), bridges.next()) {
             (Some((at, _)), _) if at.bus != 0 => {
                 let key = format!("{at}.device");
@@ -292,7 +292,7 @@ fn com(from: &mut Variables) -> Result<BTreeMap<Com, String>, Error> {
     Ok(ports)
 }
 
-fn devices(from: &mut Variables) -> Result<BTreeMap<PciAddress, Device>, Error> {
+fn devices(from: &mut Variables) -> Result<BTreeMap<PciAddress, BhyveDevice>, Error> {
     let mut models = Vec::new();
     for (key, model) in &from.0 {
         if let Some(address) = key.strip_suffix(".device")

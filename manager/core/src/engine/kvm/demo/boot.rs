@@ -7,7 +7,7 @@ use kvm_bindings::{CpuId, kvm_userspace_memory_region};
 use kvm_ioctls::Kvm;
 use zerocopy::FromZeros;
 
-use super::{DemoPort, code, layout as l, mailbox::Answer};
+use super::{DemoPort, code, layout as l, mailbox::DemoAnswer};
 use crate::{
     checkpoint::{Progress, Watch},
     engine::{
@@ -116,7 +116,7 @@ pub(in crate::engine::kvm) fn boot(
     run_to_doorbell(&mut machine, &mut port)?;
     let mut bytes = AnswerBytes::new_zeroed();
     let answered = port.take_answer(&machine.ram, &mut bytes);
-    let answer = Answer::of_wire(bytes);
+    let answer = DemoAnswer::of_wire(bytes);
     if !answered || (answer.status, answer.counter) != (l::STATUS_OK, 1) || answer.nonce == 0 {
         return Err(BootError::NoAnswer);
     }

@@ -45,7 +45,7 @@ impl Request {
 /// The guest's answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Answer {
+pub struct DemoAnswer {
     /// Sequence number of the request that is answered.
     pub(crate) seq: u64,
     /// One of `layout::STATUS_*`.
@@ -60,7 +60,7 @@ pub struct Answer {
     pub(crate) payload: [u8; l::PAYLOAD_SIZE],
 }
 
-impl Answer {
+impl DemoAnswer {
     /// As it came from the guest's process.
     pub(crate) fn of_wire(bytes: AnswerBytes) -> Self {
         transmute!(bytes)
@@ -68,9 +68,11 @@ impl Answer {
 }
 
 const _: () =
-    assert!(l::RESPONSE_PAYLOAD - l::RESPONSE_SEQ == std::mem::offset_of!(Answer, payload));
-const _: () = assert!(l::RESPONSE_NONCE - l::RESPONSE_SEQ == std::mem::offset_of!(Answer, nonce));
-const _: () = assert!(l::RESPONSE_VALUES - l::RESPONSE_SEQ == std::mem::offset_of!(Answer, values));
+    assert!(l::RESPONSE_PAYLOAD - l::RESPONSE_SEQ == std::mem::offset_of!(DemoAnswer, payload));
+const _: () =
+    assert!(l::RESPONSE_NONCE - l::RESPONSE_SEQ == std::mem::offset_of!(DemoAnswer, nonce));
+const _: () =
+    assert!(l::RESPONSE_VALUES - l::RESPONSE_SEQ == std::mem::offset_of!(DemoAnswer, values));
 
 /// An identity as it lies in the guest's data page, from `layout::ID_GENERATION` on.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -9,5 +9,5 @@ mod port;
 pub mod words;
 
 pub(crate) use checkpoint::make_demo_checkpoint;
-pub use mailbox::{Answer, Request};
+pub use mailbox::{DemoAnswer, Request};
 pub(super) use port::DemoPort;

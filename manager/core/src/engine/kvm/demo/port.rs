@@ -10,7 +10,7 @@ use zerocopy::transmute;
 
 use super::{
     layout as l,
-    mailbox::{Answer, IdentityBlock, Request},
+    mailbox::{DemoAnswer, IdentityBlock, Request},
 };
 use crate::engine::{
     Identity,
@@ -68,7 +68,7 @@ impl GuestPort for DemoPort {
     }
 
     fn proof(answer: &AnswerBytes) -> Proof {
-        let Answer { nonce, counter, .. } = Answer::of_wire(*answer);
+        let DemoAnswer { nonce, counter, .. } = DemoAnswer::of_wire(*answer);
         Proof { nonce, counter }
     }
 }

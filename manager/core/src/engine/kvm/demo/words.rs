@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     layout as l,
-    mailbox::{Answer, Request},
+    mailbox::{DemoAnswer, Request},
 };
 use crate::escaped;
 
@@ -188,7 +188,7 @@ fn number(word: &str) -> Result<u64, WordsError> {
 #[derive(Clone, Debug)]
 pub struct AnswerText {
     kind: Kind,
-    answer: Answer,
+    answer: DemoAnswer,
 }
 
 impl AnswerText {
@@ -196,7 +196,7 @@ impl AnswerText {
     ///
     /// # Errors
     /// When the guest refused the request.
-    pub fn new(asked: &ParsedRequest, answer: Answer) -> Result<Self, &'static str> {
+    pub fn new(asked: &ParsedRequest, answer: DemoAnswer) -> Result<Self, &'static str> {
         match answer.status {
             l::STATUS_OK => Ok(Self {
                 kind: asked.kind,
@@ -274,7 +274,7 @@ impl fmt::Display for AnswerText {
         match self.kind {
             Kind::Ping => {
                 let text = self.text();
-                let Answer { nonce, counter, .. } = self.answer;
+                let DemoAnswer { nonce, counter, .. } = self.answer;
                 write!(f, "pong nonce={nonce:016x} counter={counter}")?;
                 if text.is_empty() {
                     Ok(())
