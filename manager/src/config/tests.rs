@@ -157,6 +157,7 @@ fn every_setting_can_be_set_in_the_environment() {
         ("serve.checkpoints", "/d"),
         ("serve.log_format", "json"),
         ("serve.log_level", "trace"),
+        ("image.dir", "/e"),
     ] {
         let name = variable(key);
         sources.environment.insert(name.into(), value.into());
