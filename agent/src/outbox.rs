@@ -17,6 +17,11 @@ use crate::port::Port;
 /// How many bytes may wait for more data to be taken.
 const ROOM: usize = 512 * 1024;
 
+/// What a virtio-serial port of Linux takes in one write.
+const PORT_WRITE: usize = 32 * 1024;
+/// How much of a stream goes into one message, so that its frame is one write.
+pub(crate) const PIECE: usize = PORT_WRITE - 256;
+
 /// How an attempt to send data ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -59,23 +64,30 @@ impl Outbox {
 
     fn write(&self) {
         loop {
-            let (frame, port) = self.next();
-            // Where the host is gone the frame is lost; the next session will not miss it.
-            let _ = port.write_all(&frame);
+            let (frames, port) = self.next();
+            // Where the host is gone they are lost; the next session will not miss them.
+            let _ = port.write_all(&frames);
             self.lock().writing = false;
             self.changed.notify_all();
         }
     }
 
+    /// Waits for frames: as many as one write takes, as each write wakes the host.
     fn next(&self) -> (Vec<u8>, Arc<Port>) {
         let mut queue = self.lock();
         loop {
             if let Some(port) = queue.port.clone()
-                && let Some(frame) = queue.frames.pop_front()
+                && let Some(mut frames) = queue.frames.pop_front()
             {
-                queue.bytes -= frame.len();
+                while let Some(frame) = queue.frames.front()
+                    && frames.len() + frame.len() <= PORT_WRITE
+                {
+                    frames.extend_from_slice(frame);
+                    queue.frames.pop_front();
+                }
+                queue.bytes -= frames.len();
                 queue.writing = true;
-                return (frame, port);
+                return (frames, port);
             }
             queue = self
                 .changed

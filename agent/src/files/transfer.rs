@@ -12,13 +12,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use brood_agent_protocol::{ReadFile, Reply, Stream, Transfer, WriteFile, limits::MAX_DATA};
+use brood_agent_protocol::{ReadFile, Reply, Stream, Transfer, WriteFile};
 use sha2::{Digest, Sha256};
 
 use super::absolute;
 use crate::{
     call::Call,
     failure::{Context, invalid},
+    outbox::PIECE,
     process::Account,
     serve::Answer,
 };
@@ -66,7 +67,7 @@ pub(crate) fn read(call: &Call, asked: &ReadFile) -> Answer {
     }
     let mut file = file.take(asked.length.unwrap_or(u64::MAX));
     let mut count = Count::new(asked.digest);
-    let mut buffer = vec![0; MAX_DATA];
+    let mut buffer = vec![0; PIECE];
     loop {
         let length = file.read(&mut buffer).context(&tried)?;
         if length == 0 {

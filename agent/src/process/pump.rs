@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_agent_protocol::{Ended, Failure, Reply, Stream, limits::MAX_DATA};
+use brood_agent_protocol::{Ended, Failure, Reply, Stream};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -16,7 +16,7 @@ use nix::{
 use super::{Running, spawn::Streams};
 use crate::{
     call::{Call, Interrupt},
-    outbox::Sent,
+    outbox::{PIECE, Sent},
     serve::Answer,
 };
 
@@ -56,7 +56,7 @@ impl Pump {
             deadline,
             keep,
             pending: Vec::new(),
-            buffer: vec![0; MAX_DATA],
+            buffer: vec![0; PIECE],
             ended_at: None,
             timed_out: false,
             cancelled: false,
@@ -230,7 +230,7 @@ impl Pump {
     }
 
     fn read(&mut self, call: Option<&Call>, stream: Stream) {
-        let room = call.map_or(MAX_DATA, |call| call.open(stream).min(MAX_DATA));
+        let room = call.map_or(PIECE, |call| call.open(stream).min(PIECE));
         let fd = match stream {
             Stream::Error => &mut self.streams.error,
             Stream::Input | Stream::Output => &mut self.streams.output,
