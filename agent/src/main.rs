@@ -1,7 +1,7 @@
 //! The agent of brood in a guest: answers the host on one byte stream.
 //!
 //! A thread reads the stream and begins requests, a thread writes, and each request that may wait
-//! has a thread of its own while it runs: an agent without work is two threads that sleep.
+//! has a worker of its own while it runs: an agent without work is a few threads that sleep.
 //! `docs/agent.md` describes what is said.
 
 mod call;
@@ -15,6 +15,7 @@ mod serve;
 mod sessions;
 mod system;
 mod wake;
+mod workers;
 
 use std::{process::ExitCode, sync::Arc};
 

@@ -19,6 +19,9 @@ use nix::{
     unistd::{read, write},
 };
 
+/// How long an answer waits for a host that the kernel does not know yet.
+const COMING: Duration = Duration::from_millis(200);
+
 /// Where the host is.
 #[derive(Debug)]
 pub(crate) enum Target {
@@ -74,15 +77,22 @@ impl Port {
 
     /// Waits until all is written. Fails when the host is not there.
     pub(crate) fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut patience = self.stays;
         while !bytes.is_empty() {
             match write(&self.fd, bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => bytes = &bytes[length..],
                 Err(Errno::EAGAIN) => {
                     let ready = self.poll(PollFlags::POLLOUT)?;
-                    if !ready.contains(PollFlags::POLLOUT) {
+                    if ready.contains(PollFlags::POLLOUT) {
+                        continue;
+                    }
+                    // A host that has just come may be heard before the kernel knows that it is
+                    // there: its words and its coming are two queues of the device.
+                    if !std::mem::take(&mut patience) {
                         return Err(io::ErrorKind::BrokenPipe.into());
                     }
+                    self.wait_for_host(COMING)?;
                 }
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),

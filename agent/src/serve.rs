@@ -20,13 +20,12 @@ pub(crate) type Answer = Result<Reply, Failure>;
 const REOPEN_INTERVAL: Duration = Duration::from_millis(50);
 /// How long at most until the agent looks by itself whether the host is there again.
 const HOST_INTERVAL: Duration = Duration::from_secs(1);
-/// A request's thread: what it calls needs no deep stack.
-const STACK: usize = 128 * 1024;
 
 /// Serves the host at this port until the agent is killed.
 pub(crate) fn serve(target: &Target, sessions: &Arc<Sessions>) -> ExitCode {
     process::oom::protect();
-    if let Err(e) = sessions.outbox.start() {
+    let started = sessions.outbox.start();
+    if let Err(e) = started.and_then(|()| sessions.workers.start()) {
         eprintln!("error: cannot start a thread: {e}");
         return ExitCode::FAILURE;
     }
@@ -79,7 +78,7 @@ fn read(port: &port::Port, sessions: &Arc<Sessions>) -> std::io::Result<()> {
     }
 }
 
-/// Answers what needs no wait at once, so that nothing stands before it; the rest in a thread.
+/// Answers what needs no wait at once, so that nothing stands before it; the rest in a worker.
 pub(crate) fn begin(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request) {
     let answer = match request {
         Request::Ready => Ok(Reply::Ready(Ready {
@@ -91,14 +90,13 @@ pub(crate) fn begin(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request
         Request::Signal { exec, signal } => sessions.processes.signal(call, exec, signal),
         Request::Resize { exec, size } => sessions.processes.resize(call, exec, size),
         Request::Processes => sessions.processes.list(call),
-        request => return begin_thread(sessions, call, request),
+        request => return hand_over(sessions, call, request),
     };
     sessions.finish(call, answer);
 }
 
-fn begin_thread(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request) {
-    let thread = thread::Builder::new().name("request".into());
-    let started = thread.stack_size(STACK).spawn({
+fn hand_over(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request) {
+    let started = sessions.workers.run({
         let (sessions, call) = (Arc::clone(sessions), Arc::clone(call));
         move || {
             // A process may change hands while it runs: whoever has it then is answered.
@@ -152,7 +150,7 @@ fn run(sessions: &Arc<Sessions>, call: Arc<Call>, request: Request) -> Option<(A
         | Request::Clock { .. }
         | Request::Signal { .. }
         | Request::Resize { .. }
-        | Request::Processes => unreachable!("they need no thread"),
+        | Request::Processes => unreachable!("they need no worker"),
     };
     Some((call, answer))
 }

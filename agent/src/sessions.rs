@@ -19,10 +19,10 @@ use crate::{
     process::Processes,
     serve,
     system::System,
+    workers::Workers,
 };
 
 /// All that the agent knows.
-#[derive(Debug)]
 pub(crate) struct Sessions {
     /// See [`AgentHello::instance`].
     pub(crate) instance: [u8; 16],
@@ -32,6 +32,7 @@ pub(crate) struct Sessions {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) processes: Processes,
     pub(crate) system: System,
+    pub(crate) workers: Arc<Workers>,
     session: Mutex<Session>,
 }
 
@@ -51,6 +52,7 @@ impl Sessions {
             outbox: Arc::default(),
             processes: Processes::default(),
             system: System::default(),
+            workers: Arc::default(),
             session: Mutex::default(),
         }
     }

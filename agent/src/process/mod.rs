@@ -83,12 +83,16 @@ impl Running {
         let _ = self.signal(Signal::SIGKILL as i32);
     }
 
-    /// Waits for its end in a thread.
-    fn watch_end(self: &Arc<Running>) -> io::Result<()> {
+    /// A descriptor that is readable when it has ended. Without one, where the system has none, a
+    /// thread waits for its end.
+    fn watch_end(self: &Arc<Running>) -> io::Result<Option<OwnedFd>> {
+        if let Some(fd) = pidfd(self.pid) {
+            return Ok(Some(fd));
+        }
         let running = Arc::clone(self);
         let waiter = thread::Builder::new().name("waiter".into());
         waiter.stack_size(64 * 1024).spawn(move || running.wait())?;
-        Ok(())
+        Ok(None)
     }
 
     fn wait(&self) {
@@ -107,6 +111,23 @@ impl Running {
         });
         self.waker.wake();
     }
+}
+
+/// See pidfd_open(2).
+#[cfg(target_os = "linux")]
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+
+    // SAFETY: pidfd_open(2) takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: the descriptor is new, and nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_: u32) -> Option<OwnedFd> {
+    None
 }
 
 impl Processes {
@@ -229,13 +250,16 @@ fn begin(
         .insert(running.pid, Arc::clone(&running));
     call.set_waker(waker);
     call.event(Event::Started { pid: running.pid });
-    if let Err(e) = running.watch_end() {
-        running.kill();
-        running.wait();
-        sessions.processes.lock().remove(&running.pid);
-        return Err(e).context("cannot start a thread for the program");
-    }
+    let end = match running.watch_end() {
+        Ok(end) => end,
+        Err(e) => {
+            running.kill();
+            running.wait();
+            sessions.processes.lock().remove(&running.pid);
+            return Err(e).context("cannot start a thread for the program");
+        }
+    };
     let streams = started.streams;
-    let pump = pump::Pump::new(Arc::clone(&running), streams, deadline, exec.keep);
+    let pump = pump::Pump::new(Arc::clone(&running), streams, end, deadline, exec.keep);
     Ok((running, pump))
 }

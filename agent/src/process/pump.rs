@@ -31,6 +31,8 @@ const END_OF_TRANSMISSION: u8 = 4;
 pub(super) struct Pump {
     running: Arc<Running>,
     streams: Streams,
+    /// Readable when the program has ended, where there is such a descriptor.
+    end: Option<OwnedFd>,
     deadline: Option<Instant>,
     /// The program goes on without a call.
     keep: bool,
@@ -47,12 +49,14 @@ impl Pump {
     pub(super) fn new(
         running: Arc<Running>,
         streams: Streams,
+        end: Option<OwnedFd>,
         deadline: Option<Instant>,
         keep: bool,
     ) -> Pump {
         Pump {
             running,
             streams,
+            end,
             deadline,
             keep,
             pending: Vec::new(),
@@ -173,7 +177,7 @@ impl Pump {
 
     /// Waits until something can be moved or has happened, and moves it.
     fn step(&mut self, call: Option<&Call>) {
-        let [output, error, input] = self.wait(call);
+        let [output, error, input, ended] = self.wait(call);
         if output {
             self.read(call, Stream::Output);
         }
@@ -183,10 +187,14 @@ impl Pump {
         if input {
             self.write_input(call);
         }
+        if ended {
+            self.end = None;
+            self.running.wait();
+        }
     }
 
-    /// Waits; whether output, error output and input can be moved.
-    fn wait(&self, call: Option<&Call>) -> [bool; 3] {
+    /// Waits; whether output, error output and input can be moved, and whether the program has ended.
+    fn wait(&self, call: Option<&Call>) -> [bool; 4] {
         let open = |stream| call.is_none_or(|call| call.open(stream) > 0);
         let streams = [
             (
@@ -200,9 +208,10 @@ impl Pump {
                 !self.pending.is_empty(),
                 PollFlags::POLLOUT,
             ),
+            (&self.end, true, PollFlags::POLLIN),
         ];
         let mut fds = vec![PollFd::new(self.running.waker.fd(), PollFlags::POLLIN)];
-        let mut places = [None; 3];
+        let mut places = [None; 4];
         for ((fd, wanted, flags), place) in streams.into_iter().zip(&mut places) {
             if let (Some(fd), true) = (fd, wanted) {
                 *place = Some(fds.len());
@@ -211,7 +220,7 @@ impl Pump {
         }
         if poll(&mut fds, self.timeout()).is_err() {
             // Nothing is known then: the next round looks again.
-            return [false; 3];
+            return [false; 4];
         }
         places.map(|place| place.is_some_and(|at: usize| fds[at].any().unwrap_or(true)))
     }

@@ -16,8 +16,10 @@ use brood_agent_protocol::{
 
 use super::{AgentError, Channel, Loss, asked::Asked, channel::WRITE_LIMIT, request::Pending};
 
-/// How often a hello is sent again that nobody has answered yet.
-const HELLO_INTERVAL: Duration = Duration::from_millis(100);
+/// When a hello is sent again that nobody has answered yet: after this time, and then after twice
+/// the time each, up to the longest.
+const HELLO_INTERVAL: Duration = Duration::from_millis(10);
+const LONGEST_HELLO_INTERVAL: Duration = Duration::from_millis(160);
 
 #[derive(Default)]
 struct State {
@@ -170,6 +172,7 @@ impl Link {
             oldest: VERSION,
             newest: VERSION,
         });
+        let mut interval = HELLO_INTERVAL;
         loop {
             match self.send(RequestId::NONE, &hello) {
                 Ok(()) => {}
@@ -180,9 +183,9 @@ impl Link {
             }
             let left = until.saturating_duration_since(Instant::now());
             let waits = |state: &mut State| state.hello.is_none() && state.loss.is_none();
-            let waited =
-                self.changed
-                    .wait_timeout_while(self.lock(), left.min(HELLO_INTERVAL), waits);
+            let waited = self
+                .changed
+                .wait_timeout_while(self.lock(), left.min(interval), waits);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             match state.hello.clone() {
                 Some(Ok(hello)) => return Ok(hello),
@@ -195,6 +198,7 @@ impl Link {
             if left.is_zero() {
                 return Err(AgentError::NoAnswer { what, limit });
             }
+            interval = (interval * 2).min(LONGEST_HELLO_INTERVAL);
         }
     }
 
