@@ -366,7 +366,7 @@ impl Pools<'_> {
     ) -> Result<RestoreSpec, Error> {
         let overhead = cost::measured(self.state, checkpoint)?.overhead;
         Ok(RestoreSpec {
-            checkpoint: pool.checkpoint.clone(),
+            checkpoint: checkpoint.path().to_string(),
             guests: 1,
             concurrency: Some(1),
             prefix: Some(pool.name.clone()),
