@@ -66,10 +66,7 @@ pub(super) struct Folder {
 #[utoipa::path(
     get, path = "/checkpoints", tag = "checkpoints", operation_id = "listCheckpoints",
     params(Folder),
-    responses(
-        (status = 200, body = [types::ListedCheckpoint]),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = [types::ListedCheckpoint]))
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -94,10 +91,7 @@ pub(super) async fn list(
     get, path = "/checkpoints/{checkpoint}", tag = "checkpoints", operation_id = "showCheckpoint",
     params(("checkpoint" = String, Path, description = "Its name in the daemon's folder, or its \
         whole DIR/NAME, percent-encoded: %2Fvar%2Ftmp%2Fckp%2Fdemo")),
-    responses(
-        (status = 200, body = types::Checkpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = types::Checkpoint))
 )]
 pub(super) async fn show(
     State(app): State<App>,
@@ -122,10 +116,7 @@ pub(super) async fn show(
     post, path = "/checkpoints/{checkpoint}/trust", tag = "checkpoints",
     operation_id = "trustCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint")),
-    responses(
-        (status = 200, description = "It is trusted", body = types::Checkpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, description = "It is trusted", body = types::Checkpoint))
 )]
 pub(super) async fn trust(
     State(app): State<App>,
@@ -157,10 +148,7 @@ pub(super) struct VerifyReport {
     post, path = "/checkpoints/{checkpoint}/verify", tag = "checkpoints",
     operation_id = "verifyCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint")),
-    responses(
-        (status = 200, body = VerifyReport),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = VerifyReport))
 )]
 pub(super) async fn verify(
     State(app): State<App>,
@@ -210,10 +198,7 @@ pub(super) struct RemoveCheckpoint {
     delete, path = "/checkpoints/{checkpoint}", tag = "checkpoints",
     operation_id = "removeCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint"), RemoveCheckpoint),
-    responses(
-        (status = 200, body = RemovedCheckpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = RemovedCheckpoint))
 )]
 pub(super) async fn remove(
     State(app): State<App>,
@@ -254,10 +239,7 @@ pub(super) struct DemoRequest {
     operation_id = "makeDemoCheckpoint",
     params(("checkpoint" = String, Path, description = "The new one, as for showCheckpoint")),
     request_body = DemoRequest,
-    responses(
-        (status = 201, description = "It is sealed", body = types::Checkpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 201, description = "It is sealed", body = types::Checkpoint))
 )]
 pub(super) async fn demo(
     State(app): State<App>,
@@ -293,10 +275,7 @@ pub(super) struct FlattenRequest {
     operation_id = "flattenCheckpoint",
     params(("checkpoint" = String, Path, description = "The delta, as for showCheckpoint")),
     request_body = FlattenRequest,
-    responses(
-        (status = 201, description = "The new checkpoint", body = types::Checkpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 201, description = "The new checkpoint", body = types::Checkpoint))
 )]
 pub(super) async fn flatten(
     State(app): State<App>,
@@ -331,10 +310,7 @@ pub(super) struct PlanQuery {
     get, path = "/checkpoints/{checkpoint}/plan", tag = "checkpoints",
     operation_id = "planCheckpoint",
     params(("checkpoint" = String, Path, description = "As for showCheckpoint"), PlanQuery),
-    responses(
-        (status = 200, body = types::Plan),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = types::Plan))
 )]
 pub(super) async fn plan(
     State(app): State<App>,

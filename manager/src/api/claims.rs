@@ -117,7 +117,6 @@ pub(crate) struct ClaimEvent {
          content_type = "application/problem+json"),
         (status = 507, description = "One more guest does not fit on this host", body = Problem,
          content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn claim(
@@ -373,10 +372,7 @@ pub(crate) struct LeaseRenewal {
     put, path = "/claims/{token}", tag = "pools", operation_id = "renewClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
     request_body = RenewRequest,
-    responses(
-        (status = 200, body = LeaseRenewal),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = LeaseRenewal))
 )]
 pub(super) async fn renew(
     State(app): State<App>,
@@ -396,10 +392,7 @@ pub(super) async fn renew(
 #[utoipa::path(
     delete, path = "/claims/{token}", tag = "pools", operation_id = "releaseClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
-    responses(
-        (status = 204, description = "The guest is gone"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 204, description = "The guest is gone"))
 )]
 pub(super) async fn release(
     State(app): State<App>,

@@ -62,10 +62,7 @@ pub(super) struct GuestSocket {
 #[utoipa::path(
     post, path = "/guests/{guest}/ch-socket", tag = "guests", operation_id = "serveCloudHypervisor",
     params(("guest" = String, Path, description = "Name or id")),
-    responses(
-        (status = 200, body = GuestSocket),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = GuestSocket))
 )]
 pub(super) async fn socket(
     State(app): State<App>,

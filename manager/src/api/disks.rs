@@ -57,10 +57,7 @@ pub(super) struct Leftovers {
 #[utoipa::path(
     get, path = "/disks/leftovers", tag = "host", operation_id = "listLeftovers",
     params(DiskQuery),
-    responses(
-        (status = 200, body = Leftovers),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Leftovers))
 )]
 pub(super) async fn leftovers(
     State(app): State<App>,
@@ -123,7 +120,6 @@ pub(super) struct SweepFailure {
     responses(
         (status = 200, description = "All of it was removed", body = SweepReport),
         (status = 207, description = "Some of it is among the errors", body = SweepReport),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn sweep(

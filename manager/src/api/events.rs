@@ -391,7 +391,6 @@ impl Filter {
         (status = 200, description = "The stream", body = String, content_type = "text/event-stream"),
         (status = 503, description = "As many streams are open as may be", body = Problem,
          content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn events(

@@ -34,10 +34,7 @@ pub(crate) struct EvictReport {
     post, path = "/pools/{pool}/evict", tag = "pools", operation_id = "evictFromPool",
     params(("pool" = String, Path, description = "Its name")),
     request_body = EvictRequest,
-    responses(
-        (status = 200, body = EvictReport),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = EvictReport))
 )]
 pub(super) async fn evict(
     State(app): State<App>,

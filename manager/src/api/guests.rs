@@ -68,10 +68,7 @@ pub(super) struct ListQuery {
 #[utoipa::path(
     get, path = "/guests", tag = "guests", operation_id = "listGuests",
     params(ListQuery),
-    responses(
-        (status = 200, body = [types::Guest]),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = [types::Guest]))
 )]
 pub(super) async fn list(
     State(app): State<App>,
@@ -85,10 +82,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/guests/{guest}", tag = "guests", operation_id = "showGuest",
     params(("guest" = String, Path, description = "Name or id")),
-    responses(
-        (status = 200, body = types::Guest),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = types::Guest))
 )]
 pub(super) async fn show(
     State(app): State<App>,
@@ -150,7 +144,6 @@ impl AskRequest {
     responses(
         (status = 200, description = "What the guest answered: it depends on the request; a string when \
             text is wanted", body = Object),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn ask(
@@ -195,10 +188,7 @@ pub(super) fn limit(seconds: Option<f64>) -> Result<Option<Duration>, Problem> {
 #[utoipa::path(
     post, path = "/guests/{guest}/pause", tag = "guests", operation_id = "pauseGuest",
     params(("guest" = String, Path, description = "Name or id")),
-    responses(
-        (status = 200, body = types::Guest),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = types::Guest))
 )]
 pub(super) async fn pause(
     State(app): State<App>,
@@ -244,10 +234,7 @@ pub(crate) struct ResumeReport {
 #[utoipa::path(
     post, path = "/guests/{guest}/resume", tag = "guests", operation_id = "resumeGuest",
     params(("guest" = String, Path, description = "Name or id"), ResumeRequest),
-    responses(
-        (status = 200, body = ResumeReport),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = ResumeReport))
 )]
 pub(super) async fn resume(
     State(app): State<App>,
@@ -305,10 +292,7 @@ pub(super) struct SuspendRequest {
     post, path = "/guests/{guest}/suspend", tag = "guests", operation_id = "suspendGuest",
     params(("guest" = String, Path, description = "Name or id")),
     request_body = SuspendRequest,
-    responses(
-        (status = 201, description = "The new checkpoint", body = types::Checkpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 201, description = "The new checkpoint", body = types::Checkpoint))
 )]
 pub(super) async fn suspend(
     State(app): State<App>,
@@ -474,10 +458,7 @@ fn failure_view(left: &brood_core::guests::Left) -> RestoreFailure {
 #[utoipa::path(
     delete, path = "/guests/{guest}", tag = "guests", operation_id = "destroyGuest",
     params(("guest" = String, Path, description = "Name or id")),
-    responses(
-        (status = 200, body = DestroyAnswer),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = DestroyAnswer))
 )]
 pub(super) async fn destroy(
     State(app): State<App>,
@@ -514,10 +495,7 @@ pub(super) struct GuestSelection {
 #[utoipa::path(
     delete, path = "/guests", tag = "guests", operation_id = "destroyGuests",
     params(GuestSelection),
-    responses(
-        (status = 200, body = DestroyAnswer),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = DestroyAnswer))
 )]
 pub(super) async fn destroy_many(
     State(app): State<App>,

@@ -44,10 +44,7 @@ pub(super) struct Health {
 /// Whether the daemon answers, and can read its state
 #[utoipa::path(
     get, path = "/health", tag = "host", operation_id = "health",
-    responses(
-        (status = 200, body = Health),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Health))
 )]
 pub(super) async fn health(
     State(app): State<App>,
@@ -82,10 +79,7 @@ pub(crate) struct Daemon {
 /// Identifies the daemon: its version, state folder and engine
 #[utoipa::path(
     get, path = "/daemon", tag = "host", operation_id = "daemon",
-    responses(
-        (status = 200, body = Daemon),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Daemon))
 )]
 pub(super) async fn daemon(State(app): State<App>) -> Json<Daemon> {
     let dir = app.workers.dir();
@@ -143,10 +137,7 @@ impl Host {
 #[utoipa::path(
     get, path = "/host", tag = "host", operation_id = "host",
     params(PlanRequest),
-    responses(
-        (status = 200, body = Host),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Host))
 )]
 pub(super) async fn host(
     State(app): State<App>,

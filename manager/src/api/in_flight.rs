@@ -129,10 +129,7 @@ impl App {
 /// Restores under way, those too that fill pools
 #[utoipa::path(
     get, path = "/restores", tag = "guests", operation_id = "listRestores",
-    responses(
-        (status = 200, body = [RestoreEvent]),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = [RestoreEvent]))
 )]
 pub(super) async fn list(State(app): State<App>) -> Answer<Vec<RestoreEvent>> {
     let all = app.in_flight.all();
@@ -146,10 +143,7 @@ pub(super) async fn list(State(app): State<App>) -> Answer<Vec<RestoreEvent>> {
 #[utoipa::path(
     delete, path = "/restores/{request}", tag = "guests", operation_id = "cancelRestore",
     params(("request" = String, Path, description = "The x-request-id of the request that restores")),
-    responses(
-        (status = 204, description = "It begins no more guests"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 204, description = "It begins no more guests"))
 )]
 pub(super) async fn cancel(
     State(app): State<App>,

@@ -60,10 +60,7 @@ pub(super) struct GuestMemory {
 #[utoipa::path(
     get, path = "/memory", tag = "guests", operation_id = "memoryOfGuests",
     params(MemoryQuery),
-    responses(
-        (status = 200, body = [GuestMemory]),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = [GuestMemory]))
 )]
 pub(super) async fn memory(
     State(app): State<App>,

@@ -4,7 +4,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        self, OpenApi as Document, RefOr,
+        self, Content, OpenApi as Document, Ref, RefOr, ResponseBuilder,
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
@@ -62,9 +62,14 @@ impl Modify for Contract {
     }
 }
 
-/// Gives every response a description, as the specification demands: by default the operation's
-/// summary, or "error".
+/// Gives every operation the answer of an error, and every response a description, as the
+/// specification demands: by default the operation's summary.
 fn describe(document: &mut Document) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let problem = ResponseBuilder::new()
+        .description("What went wrong, why, and what to do next")
+        .content("application/problem+json", problem)
+        .build();
     for item in document.paths.paths.values_mut() {
         let operations = [
             &mut item.get,
@@ -75,14 +80,13 @@ fn describe(document: &mut Document) {
         ];
         for operation in operations.into_iter().flatten() {
             let does = operation.summary.clone().unwrap_or_default();
-            for (status, answer) in &mut operation.responses.responses {
-                if let RefOr::T(answer) = answer
-                    && answer.description.is_empty()
+            let responses = &mut operation.responses.responses;
+            responses.insert("default".to_owned(), problem.clone().into());
+            for response in responses.values_mut() {
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
                 {
-                    answer.description = match status.as_str() {
-                        "default" => "What went wrong, why, and what to do next".to_owned(),
-                        _ => does.clone(),
-                    };
+                    response.description.clone_from(&does);
                 }
             }
         }

@@ -59,10 +59,7 @@ impl App {
 /// Lists all pools, as `brood pool list`
 #[utoipa::path(
     get, path = "/pools", tag = "pools", operation_id = "listPools",
-    responses(
-        (status = 200, body = [Pool]),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = [Pool]))
 )]
 pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Problem> {
     app.on_pools(|pools| Ok(Answer(pools.list()?.into_iter().map(Into::into).collect())))
@@ -232,7 +229,6 @@ impl ChangePool {
     responses(
         (status = 201, description = "It is there, with no entries yet; when it was to be filled, \
             with what came of that, as for fillPool", body = Pool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
@@ -263,10 +259,7 @@ pub(super) fn lease(seconds: Option<u32>) -> Result<Option<Duration>, Problem> {
 #[utoipa::path(
     get, path = "/pools/{pool}", tag = "pools", operation_id = "showPool",
     params(("pool" = String, Path, description = "Its name")),
-    responses(
-        (status = 200, body = PoolDetails),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = PoolDetails))
 )]
 pub(super) async fn show(
     State(app): State<App>,
@@ -300,7 +293,6 @@ pub(super) struct AppliedPool {
         (status = 200, description = "It was there; when it was to be filled, with what came of \
             that, as for fillPool", body = AppliedPool),
         (status = 201, description = "It was made", body = AppliedPool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn apply(
@@ -401,7 +393,6 @@ where
     responses(
         (status = 200, description = "It should be so now; when it was to be filled, with what came \
             of that, as for fillPool", body = Pool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn change(
@@ -443,10 +434,7 @@ pub(super) struct RemovePool {
 #[utoipa::path(
     delete, path = "/pools/{pool}", tag = "pools", operation_id = "removePool",
     params(("pool" = String, Path, description = "Its name"), RemovePool),
-    responses(
-        (status = 204, description = "It is gone, and its guests"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 204, description = "It is gone, and its guests"))
 )]
 pub(super) async fn remove(
     State(app): State<App>,
@@ -486,10 +474,7 @@ pub(crate) struct FilledPool {
 #[utoipa::path(
     post, path = "/pools/{pool}/fill", tag = "pools", operation_id = "fillPool",
     params(("pool" = String, Path, description = "Its name"), FillRequest),
-    responses(
-        (status = 200, body = FilledPool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = FilledPool))
 )]
 pub(super) async fn fill(
     State(app): State<App>,

@@ -72,7 +72,6 @@ impl App {
         (status = 207, description = "Some were; the others are among the errors", body = report::RestoreReport),
         (status = 507, description = "Refused before anything was started: it does not fit on this \
             host", body = Problem, content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn restore(

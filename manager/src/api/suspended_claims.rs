@@ -29,10 +29,7 @@ use brood_core::{
 #[utoipa::path(
     get, path = "/claims/{token}", tag = "pools", operation_id = "showClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
-    responses(
-        (status = 200, body = ClaimStatus),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = ClaimStatus))
 )]
 pub(super) async fn show(
     State(app): State<App>,
@@ -77,10 +74,7 @@ pub(super) struct ResumeEvent {
 #[utoipa::path(
     post, path = "/claims/{token}/suspend", tag = "pools", operation_id = "suspendClaim",
     params(("token" = String, Path, description = "What the claim was answered with")),
-    responses(
-        (status = 200, body = SuspendAnswer),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = SuspendAnswer))
 )]
 pub(super) async fn suspend(
     State(app): State<App>,
@@ -177,7 +171,6 @@ pub(crate) struct ResumeClaimRequest {
          content_type = "application/problem+json"),
         (status = 507, description = "One more guest does not fit on this host", body = Problem,
          content_type = "application/problem+json"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn resume(

@@ -26,7 +26,6 @@ const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
             (String = "text/plain"),
             (String = "application/openmetrics-text"),
         )),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(in crate::api) async fn metrics(
