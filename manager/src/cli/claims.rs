@@ -12,8 +12,7 @@ use serde_json::json;
 use super::{
     bar::Bar,
     complete,
-    failure::SOME,
-    output::{cancellation, json, line, operations, written},
+    output::{cancellation, ending, json, line, operations, written},
     values::{timeout, wait, whole_seconds},
 };
 use crate::{
@@ -225,10 +224,6 @@ impl Release {
         for failure in &failures {
             super::output::failure(failure);
         }
-        Ok(match (released, failures.len()) {
-            (_, 0) => ExitCode::SUCCESS,
-            (0, _) => ExitCode::FAILURE,
-            _ => ExitCode::from(SOME),
-        })
+        Ok(ending(released, failures.len()))
     }
 }

@@ -5,10 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{
-    failure::SOME,
-    output::{engine, json, line, state, table},
-};
+use super::output::{ending, engine, json, line, state, table};
 use crate::config::Config;
 use crate::failure::Failure;
 use brood_core::{
@@ -124,11 +121,7 @@ impl Sweep {
         for (_, error) in &failed {
             super::output::failure(&Failure::new(error, error.hint()));
         }
-        Ok(match (removed.is_empty(), failed.is_empty()) {
-            (_, true) => ExitCode::SUCCESS,
-            (true, false) => ExitCode::FAILURE,
-            (false, false) => ExitCode::from(SOME),
-        })
+        Ok(ending(removed.len(), failed.len()))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Filters of guests: by the beginning of their names, their state, their pool.
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
 use crate::api::types::Guest;
 use brood_core::guests::GuestState;
@@ -12,31 +15,25 @@ pub(super) struct Filter {
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
     /// Guests in this state: restoring, running, paused or dead
-    #[arg(long, value_name = "STATE", hide_possible_values = true)]
-    state: Option<State>,
+    #[arg(long, value_name = "STATE", hide_possible_values = true, value_parser = state())]
+    state: Option<GuestState>,
     /// Guests of this pool
     #[arg(long, value_name = "POOL", add = super::complete::with(super::complete::pools))]
     pool: Option<String>,
 }
 
-/// What a guest is doing, as a word on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum State {
-    Restoring,
-    Running,
-    Paused,
-    Dead,
-}
-
-impl From<State> for GuestState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Restoring => Self::Restoring,
-            State::Running => Self::Running,
-            State::Paused => Self::Paused,
-            State::Dead => Self::Dead,
-        }
-    }
+/// Reads a state by its word.
+fn state() -> impl TypedValueParser<Value = GuestState> {
+    const STATES: [GuestState; 4] = [
+        GuestState::Restoring,
+        GuestState::Running,
+        GuestState::Paused,
+        GuestState::Dead,
+    ];
+    PossibleValuesParser::new(STATES.map(GuestState::name)).map(|word| {
+        let named = STATES.into_iter().find(|state| state.name() == word);
+        named.expect("the parser takes no other word")
+    })
 }
 
 impl Filter {
@@ -44,7 +41,7 @@ impl Filter {
     pub(super) fn takes(&self, guest: &Guest) -> bool {
         let (prefix, pool) = (self.prefix.as_deref(), self.pool.as_deref());
         prefix.is_none_or(|prefix| guest.name.starts_with(prefix))
-            && self.state.is_none_or(|state| guest.state == state.into())
+            && self.state.is_none_or(|state| guest.state == state)
             && pool.is_none_or(|pool| guest.pool.as_deref() == Some(pool))
     }
 }

@@ -13,7 +13,7 @@ use super::{
     filter::Filter,
     output::{age, cancellation, count, engine, json, line, operations_to_look, state, table},
     strays,
-    targets::{Done, GuestArgs},
+    targets::{GuestAction, GuestArgs},
     values::timeout,
 };
 use crate::api::{
@@ -288,10 +288,12 @@ pub(super) struct Pause {
 
 impl Pause {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let done = Done::on(config, &self.which, self.json, "pausing", |ops, guest| {
-            ops.pause(guest).map(|()| json!({}))
-        })?;
-        Ok(done.finish(self.json, "paused"))
+        let pause = GuestAction {
+            verb: "pausing",
+            past: "paused",
+            act: &|ops, guest| ops.pause(guest).map(|()| json!({})),
+        };
+        pause.run(config, &self.which, self.json)
     }
 }
 
@@ -315,11 +317,15 @@ pub(super) struct Resume {
 
 impl Resume {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let done = Done::on(config, &self.which, self.json, "resuming", |ops, guest| {
-            let resumed = ops.resume(guest, self.timeout)?;
-            Ok(json!({ "resume_ms": resumed.resume_ms }))
-        })?;
-        Ok(done.finish(self.json, "resumed"))
+        let resume = GuestAction {
+            verb: "resuming",
+            past: "resumed",
+            act: &|ops, guest| {
+                let resumed = ops.resume(guest, self.timeout)?;
+                Ok(json!({ "resume_ms": resumed.resume_ms }))
+            },
+        };
+        resume.run(config, &self.which, self.json)
     }
 }
 

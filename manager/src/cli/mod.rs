@@ -41,15 +41,16 @@ use crate::{
     failure::{self, Failure},
 };
 
-/// Below the list of commands. No other help repeats the options of all commands.
-const AFTER_COMMANDS: &str = "\
+/// Below the list of commands: what no other help repeats.
+const GLOBAL_OPTIONS: &str = "\
 Options of all commands:
       --config <FILE>    Configuration file [default: BROOD_CONFIG, else the system's]
       --state-dir <DIR>  State folder [default: BROOD_STATE_DIR, else as configured]
       --no-daemon        Do the work in this process, even when a daemon answers [default: as
                          BROOD_DAEMON or the configuration says]
-  -v, --verbose          Log to standard error what brood does, and whether the daemon did it
+  -v, --verbose          Log to standard error what brood does, and whether the daemon did it";
 
+const EXIT_CODES: &str = "\
 Errors go to standard error as text, even with --json.
 
 Exit codes:
@@ -71,7 +72,7 @@ Environment:
 /// Restores hundreds to thousands of microVMs from one memory checkpoint, sharing every page that
 /// no guest has written.
 #[derive(Debug, Parser)]
-#[command(name = "brood", version, after_help = AFTER_COMMANDS, max_term_width = 100)]
+#[command(name = "brood", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
     /// Configuration file [default: BROOD_CONFIG, else the system's]
     #[arg(long, global = true, value_name = "FILE")]
@@ -195,7 +196,7 @@ pub fn grammar() -> clap::Command {
 }
 
 /// Reads the command line of this process. Help hides the options of all commands, which it tells
-/// in one place ([`AFTER_COMMANDS`]); completions and manual pages have them.
+/// in one place; completions and manual pages have them.
 fn parse() -> Result<Cli, clap::Error> {
     let help = Arg::new("help")
         .long("help")
@@ -207,7 +208,8 @@ fn parse() -> Result<Cli, clap::Error> {
         .mut_args(|arg| arg.hide(true))
         .disable_help_flag(true)
         .arg(help.global(true))
-        .override_usage("brood [OPTIONS] <COMMAND>");
+        .override_usage("brood [OPTIONS] <COMMAND>")
+        .after_help(format!("{GLOBAL_OPTIONS}\n\n{EXIT_CODES}"));
     let matches = command.try_get_matches_from_mut(std::env::args_os())?;
     Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }

@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
+    process::ExitCode,
     sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
@@ -18,7 +19,11 @@ use signal_hook::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Config, failure::Failure, ops::Auto};
+use crate::{
+    config::Config,
+    failure::{Failure, SOME},
+    ops::Auto,
+};
 use brood_core::{engine::ParkAfter, escaped};
 
 pub(crate) use crate::ops::{engine, engine_with, facts, state};
@@ -122,6 +127,15 @@ pub(crate) fn age(moment: &str, now: Timestamp) -> Option<String> {
         Some((length, unit)) => format!("{}{unit}", seconds / length),
         None => format!("{seconds}s"),
     })
+}
+
+/// The exit code of a command that has done some of its work and failed at some.
+pub(super) fn ending(done: usize, failed: usize) -> ExitCode {
+    match (done, failed) {
+        (_, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::FAILURE,
+        _ => ExitCode::from(SOME),
+    }
 }
 
 /// A number of things in words: `1 guest`, `2 guests`.

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     bar::Bar,
-    failure::{INTERRUPTED, SOME},
+    failure::INTERRUPTED,
     filter::Filter,
-    output::{cancellation, count, json, line, operations},
+    output::{cancellation, count, ending, json, line, operations},
 };
 use crate::{
     api::{
@@ -91,26 +91,30 @@ impl GuestArgs {
     }
 }
 
-/// What a command did to each of many guests.
-pub(super) struct Done {
-    results: Vec<(String, Result<Value, Failure>)>,
-    interrupted: bool,
+/// What a command does to each of many guests.
+pub(super) struct GuestAction<'a> {
+    /// While it does: `pausing`.
+    pub(super) verb: &'static str,
+    /// When it has: `paused`.
+    pub(super) past: &'static str,
+    /// Does it to the guest of this id; returns what JSON says besides its name.
+    pub(super) act: &'a dyn Fn(&mut dyn Operations, &str) -> Result<Value, ops::Error>,
 }
 
-impl Done {
-    /// Acts on every guest; one that fails does not hold up the others.
-    pub(super) fn on(
+impl GuestAction<'_> {
+    /// Acts on every guest that is meant, and prints what came of it. One that fails does not hold
+    /// up the others.
+    pub(super) fn run(
+        &self,
         config: &Config,
         which: &GuestArgs,
-        quiet: bool,
-        verb: &'static str,
-        act: impl Fn(&mut dyn Operations, &str) -> Result<Value, ops::Error>,
-    ) -> Result<Self, Failure> {
+        as_json: bool,
+    ) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let mut ops = operations(config);
         let found = which.find(&mut ops, false)?;
-        let bar = Bar::guests(verb, found.len() as u64, quiet || found.len() < 50);
-        let mut results = Vec::with_capacity(found.len());
+        let bar = Bar::guests(self.verb, found.len() as u64, as_json || found.len() < 50);
+        let (mut guests, mut errors, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         for guest in found {
             if cancelled.load(Ordering::Relaxed) {
                 break;
@@ -120,50 +124,31 @@ impl Done {
             if which.is_sweeping() && guest.state == GuestState::Dead {
                 continue;
             }
-            results.push((guest.name, ops.run(|ops| act(ops, &guest.id))));
+            match ops.run(|ops| (self.act)(ops, &guest.id)) {
+                Ok(mut value) => {
+                    value["name"] = guest.name.into();
+                    guests.push(value);
+                }
+                Err(failure) => {
+                    errors.push(json!({ "name": guest.name, "error": failure.to_string() }));
+                    failures.push(failure);
+                }
+            }
             bar.inc();
         }
         bar.clear();
-        let interrupted = cancelled.load(Ordering::Relaxed);
-        Ok(Self {
-            results,
-            interrupted,
-        })
-    }
-
-    /// Prints what came of it.
-    pub(super) fn finish(self, as_json: bool, past: &str) -> ExitCode {
-        let total = self.results.len();
-        let done = self.results.iter().filter(|(_, r)| r.is_ok()).count();
+        let done = guests.len();
         if as_json {
-            let (mut guests, mut errors) = (Vec::new(), Vec::new());
-            for (name, result) in &self.results {
-                match result {
-                    Ok(extra) => {
-                        let mut value = extra.clone();
-                        value["name"] = name.as_str().into();
-                        guests.push(value);
-                    }
-                    Err(e) => errors.push(json!({ "name": name, "error": e.to_string() })),
-                }
-            }
-            json(&json!({ past: done, "guests": guests, "errors": errors }));
+            json(&json!({ self.past: done, "guests": guests, "errors": errors }));
         } else {
-            line(format_args!("{} {past}", count(done, "guest")));
+            line(format_args!("{} {}", count(done, "guest"), self.past));
         }
-        for (_, result) in &self.results {
-            if let Err(failure) = result {
-                super::output::failure(failure);
-            }
+        for failure in &failures {
+            super::output::failure(failure);
         }
-        if self.interrupted {
-            ExitCode::from(INTERRUPTED)
-        } else if done == total {
-            ExitCode::SUCCESS
-        } else if done == 0 {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::from(SOME)
-        }
+        Ok(match cancelled.load(Ordering::Relaxed) {
+            true => ExitCode::from(INTERRUPTED),
+            false => ending(done, failures.len()),
+        })
     }
 }

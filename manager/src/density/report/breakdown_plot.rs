@@ -6,7 +6,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::{
     DrawError,
     figures::{count, measured, whole},
-    palette::{GRID, INK, MUTED, SERIES},
+    palette::{Canvas, INK, MUTED, SERIES, style, svg},
 };
 use crate::density::step::Step;
 
@@ -15,18 +15,10 @@ const SIZE: (u32, u32) = (920, 380);
 const HALF: f64 = 0.28;
 
 pub(super) fn draw(steps: &[Step]) -> Result<String, DrawError> {
-    let mut svg = String::new();
-    draw_on(
-        &SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(),
-        steps,
-    )?;
-    Ok(svg)
+    svg(SIZE, |canvas| draw_on(canvas, steps))
 }
 
-fn draw_on(
-    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    steps: &[Step],
-) -> Result<(), DrawError> {
+fn draw_on(root: &Canvas<'_>, steps: &[Step]) -> Result<(), DrawError> {
     // A part that shrank (such as `other` where parts overlap) has no height; the tables tell it.
     let height = |step: &Step| {
         step.breakdown
@@ -44,14 +36,9 @@ fn draw_on(
         .x_label_area_size(32)
         .y_label_area_size(86)
         .build_cartesian_2d(0.0..right, 0.0..highest * 1.12)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(MUTED)
-        .label_style(("sans-serif", 16).into_font().color(&MUTED))
-        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.disable_x_mesh()
         .x_labels(0)
         .y_labels(6)
         .y_label_formatter(&|mib| measured(*mib))

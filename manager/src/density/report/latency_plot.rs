@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use super::{
     DrawError,
     figures::{count, log_tick},
-    palette::{GRID, INK, MUTED, SERIES},
+    palette::{Canvas, SERIES, style, svg},
 };
 use crate::density::step::Step;
 
@@ -17,18 +17,10 @@ const MOST_POINTS: usize = 400;
 const LEAST_MS: f64 = 0.01;
 
 pub(super) fn draw(steps: &[Step]) -> Result<String, DrawError> {
-    let mut svg = String::new();
-    draw_on(
-        &SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(),
-        steps,
-    )?;
-    Ok(svg)
+    svg(SIZE, |canvas| draw_on(canvas, steps))
 }
 
-fn draw_on(
-    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    steps: &[Step],
-) -> Result<(), DrawError> {
+fn draw_on(root: &Canvas<'_>, steps: &[Step]) -> Result<(), DrawError> {
     let curves: Vec<_> = steps.iter().map(distribution).collect();
     let times = || curves.iter().flatten().map(|(ms, _)| *ms);
     let (least, most) = (
@@ -43,14 +35,9 @@ fn draw_on(
         .x_label_area_size(46)
         .y_label_area_size(86)
         .build_cartesian_2d((least * 0.8..most * 1.3).log_scale(), 0.0..101.0)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(MUTED)
-        .label_style(("sans-serif", 16).into_font().color(&MUTED))
-        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
-        .x_labels(12)
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.x_labels(12)
         .y_labels(6)
         .x_label_formatter(&log_tick)
         .y_label_formatter(&|percent| format!("{percent:.0} %"))

@@ -9,7 +9,7 @@ use plotters::{
 use super::{
     DrawError,
     figures::{count, log_tick, measured},
-    palette::{BROOD, GRID, INK, MUTED, REFERENCE, UNSHARED},
+    palette::{BROOD, Canvas, INK, REFERENCE, UNSHARED, style, svg},
     reference,
 };
 use crate::density::step::Step;
@@ -19,18 +19,10 @@ const SIZE: (u32, u32) = (920, 470);
 const LEAST_MIB: f64 = 1.0;
 
 pub(super) fn draw(steps: &[Step]) -> Result<String, DrawError> {
-    let mut svg = String::new();
-    draw_on(
-        &SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(),
-        steps,
-    )?;
-    Ok(svg)
+    svg(SIZE, |canvas| draw_on(canvas, steps))
 }
 
-fn draw_on(
-    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    steps: &[Step],
-) -> Result<(), DrawError> {
+fn draw_on(root: &Canvas<'_>, steps: &[Step]) -> Result<(), DrawError> {
     // Values of zero or less have no place on a logarithmic axis, and are no cost: the page names
     // them.
     let plotted = || steps.iter().filter(|step| step.host_delta_mib > 0.0);
@@ -62,14 +54,9 @@ fn draw_on(
             (fewest * 0.8..most * 1.25).log_scale(),
             (least / 4.0..top * 1.6).log_scale(),
         )?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(MUTED)
-        .label_style(("sans-serif", 16).into_font().color(&MUTED))
-        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
-        .x_labels(12)
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.x_labels(12)
         .y_labels(12)
         .x_label_formatter(&log_tick)
         .y_label_formatter(&log_tick)
@@ -116,10 +103,7 @@ fn amount(step: &Step) -> String {
 }
 
 /// The names of the lines, in one row above the plot.
-fn legend(
-    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    memory_mib: f64,
-) -> Result<(), DrawError> {
+fn legend(root: &Canvas<'_>, memory_mib: f64) -> Result<(), DrawError> {
     let lines = [
         (98, BROOD, "brood, measured".to_owned()),
         (270, REFERENCE, "reference: bhyve + vmm-vnode".to_owned()),

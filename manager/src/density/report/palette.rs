@@ -5,7 +5,13 @@
 
 use std::fmt::Write;
 
-use plotters::style::RGBColor;
+use plotters::{
+    chart::MeshStyle,
+    coord::{Shift, ranged1d::Ranged},
+    prelude::*,
+};
+
+use super::DrawError;
 
 /// Behind a plot that stands alone; its reader's page may be of either kind.
 const CARD: RGBColor = RGBColor(0xff, 0xff, 0xff);
@@ -54,6 +60,28 @@ const DARK: [(RGBColor, &str); 15] = [
     (SERIES[7], "#bccf56"),
     (SERIES[8], "#6b7480"),
 ];
+
+/// What a plot is drawn on.
+pub(super) type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws a plot of this size.
+pub(super) fn svg(
+    size: (u32, u32),
+    draw: impl FnOnce(&Canvas<'_>) -> Result<(), DrawError>,
+) -> Result<String, DrawError> {
+    let mut svg = String::new();
+    draw(&SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
+    Ok(svg)
+}
+
+/// Gives a plot's axes and grid their colours and letters.
+pub(super) fn style<X: Ranged, Y: Ranged>(mesh: &mut MeshStyle<'_, '_, X, Y, SVGBackend<'_>>) {
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(MUTED)
+        .label_style(("sans-serif", 16).into_font().color(&MUTED))
+        .axis_desc_style(("sans-serif", 17).into_font().color(&INK));
+}
 
 /// A colour as the drawing library writes it.
 pub(super) fn hex(RGBColor(r, g, b): RGBColor) -> String {
