@@ -12,6 +12,7 @@ pub mod kvm;
 mod memory_map;
 mod park;
 pub(crate) mod process;
+mod restore_threads;
 pub mod restore_lock;
 
 use std::{

@@ -26,7 +26,6 @@ mod ready;
 mod removal;
 mod restore;
 mod serial;
-mod session;
 mod strays;
 mod suspend;
 mod usage;
@@ -47,7 +46,7 @@ pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, Process, ProcessDescription, ProcessState,
-    Session, Stray, Suspend, UnsealedSuspend, Usage,
+    Session, Stray, Suspend, UnsealedSuspend, Usage, restore_threads::RestoreThreads,
 };
 use crate::{
     checkpoint::{
@@ -207,7 +206,7 @@ impl Engine for Bhyve {
             action: "hand on the lock",
             source,
         })?;
-        Ok(Box::new(session::Session::new(restore::Source {
+        Ok(Box::new(RestoreThreads::new(restore::Source {
             host: self.host.clone(),
             run_dir: run_dir.to_owned(),
             ckp,

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     checkpoint::{BhyveGuest, Readiness},
-    engine::{GuestOrder, Process, RestoredProcess},
+    engine::{GuestOrder, Process, RestoredProcess, restore_threads::Restorer},
     guest_id::GuestId,
     owner_only,
     units::Bytes,
@@ -112,11 +112,17 @@ pub(super) struct Source {
     pub(super) called_off: AtomicBool,
 }
 
-/// Restores a guest. When that fails, nothing of it is left.
-pub(super) fn restore(
-    source: &Source,
-    order: &GuestOrder,
-) -> Result<(RestoredProcess, Child), Error> {
+impl Restorer for Source {
+    fn restore(&self, order: &GuestOrder) -> Result<(RestoredProcess, Child), String> {
+        restore(self, order).map_err(|e| e.to_string())
+    }
+
+    fn call_off(&self) {
+        self.called_off.store(true, Ordering::Relaxed);
+    }
+}
+
+fn restore(source: &Source, order: &GuestOrder) -> Result<(RestoredProcess, Child), Error> {
     let folder = Folder::of(&source.run_dir, &order.id);
     let started = prepare(source, order, &folder)
         .and_then(|record| Ok((start(source, &folder, &record)?, record)));

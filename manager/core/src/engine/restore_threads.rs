@@ -1,26 +1,41 @@
-//! Session of restores: one thread for each guest that is being restored.
+//! Session of an engine that runs a process for each guest: one thread for each guest that is being
+//! restored.
 
 use std::{
-    process::Child,
+    fmt,
+    process::{Child, ExitStatus},
     sync::{
         Arc,
-        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use super::restore::{self, Source};
-use crate::engine::{Error, GuestOrder, Outcome, RestoredProcess};
+use super::{Error, GuestOrder, Outcome, RestoredProcess, Session};
+
+/// What restores one guest.
+pub(super) trait Restorer: fmt::Debug + Send + Sync + 'static {
+    /// Restores a guest. When that fails, nothing of it is left.
+    ///
+    /// # Errors
+    /// Why there is no guest.
+    fn restore(&self, order: &GuestOrder) -> Result<(RestoredProcess, Child), String>;
+
+    /// Has restores that go on fail soon.
+    fn call_off(&self);
+
+    /// The process of a guest that was restored has ended.
+    fn ended(&self, _pid: u32, _status: ExitStatus) {}
+}
 
 /// The result of a thread for its guest.
 type ThreadReport = (u64, Result<(RestoredProcess, Child), String>);
 
 /// Restores under way.
 #[derive(Debug)]
-pub(super) struct Session {
-    source: Arc<Source>,
+pub(super) struct RestoreThreads<R: Restorer> {
+    restorer: Arc<R>,
     next: u64,
     sender: Sender<ThreadReport>,
     told: Receiver<ThreadReport>,
@@ -29,11 +44,11 @@ pub(super) struct Session {
     children: Vec<Child>,
 }
 
-impl Session {
-    pub(super) fn new(source: Source) -> Self {
+impl<R: Restorer> RestoreThreads<R> {
+    pub(super) fn new(restorer: R) -> Self {
         let (sender, told) = channel();
         Self {
-            source: Arc::new(source),
+            restorer: Arc::new(restorer),
             next: 0,
             sender,
             told,
@@ -45,22 +60,31 @@ impl Session {
     /// Takes note of guests and threads that have ended.
     fn reap(&mut self) {
         self.threads.retain(|thread| !thread.is_finished());
-        self.children
-            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        let restorer = &self.restorer;
+        self.children.retain_mut(|child| match child.try_wait() {
+            Ok(Some(status)) => {
+                restorer.ended(child.id(), status);
+                false
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        });
     }
 }
 
-impl crate::engine::Session for Session {
+impl<R: Restorer> Session for RestoreThreads<R> {
     fn start(&mut self, order: &GuestOrder) -> Result<(), Error> {
-        let (source, sender, order) =
-            (Arc::clone(&self.source), self.sender.clone(), order.clone());
+        let (restorer, sender, order) = (
+            Arc::clone(&self.restorer),
+            self.sender.clone(),
+            order.clone(),
+        );
         let number = self.next;
         let thread = thread::Builder::new()
             .name("restore".to_owned())
             .spawn(move || {
-                let result = restore::restore(&source, &order).map_err(|e| e.to_string());
                 // A session that was dropped has no receiver.
-                let _ = sender.send((number, result));
+                let _ = sender.send((number, restorer.restore(&order)));
             })
             .map_err(|source| Error::Io {
                 action: "start a thread",
@@ -91,7 +115,7 @@ impl crate::engine::Session for Session {
     }
 
     fn abort(&mut self) {
-        self.source.called_off.store(true, Ordering::Relaxed);
+        self.restorer.call_off();
         for thread in std::mem::take(&mut self.threads) {
             let _ = thread.join();
         }
@@ -99,9 +123,9 @@ impl crate::engine::Session for Session {
     }
 }
 
-impl Drop for Session {
+impl<R: Restorer> Drop for RestoreThreads<R> {
     fn drop(&mut self) {
         // There is no receiver any more for guests that are still being restored.
-        crate::engine::Session::abort(self);
+        self.abort();
     }
 }
