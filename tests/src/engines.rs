@@ -20,7 +20,7 @@ macro_rules! on_both_engines {
 /// that its crowds are smaller, its rounds fewer, and its random moments longer.
 pub fn by_engine<T>(engine: EngineKind, kvm: T, bhyve: T) -> T {
     match engine {
-        EngineKind::Kvm => kvm,
+        EngineKind::Kvm | EngineKind::Qemu => kvm,
         EngineKind::Bhyve => bhyve,
     }
 }

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Machine, PATIENCE, Proc, Ran, Running, Words, brood, processes_in, signal, text, until, whole,
-    without_kvm,
+    Machine, PATIENCE, Proc, Ran, Running, Words, brood, linux_guest, processes_in, signal, text,
+    until, whole, without_kvm,
 };
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
@@ -27,6 +27,8 @@ const GONE: Duration = PATIENCE;
 #[derive(Debug)]
 pub struct Home {
     dir: TempDir,
+    /// Whether its guests run on QEMU.
+    qemu: bool,
     /// What its guests run on, when that is not this machine.
     machine: Option<Machine>,
     /// Where that machine is, when it is not in the home.
@@ -43,6 +45,19 @@ impl Home {
         (!without_kvm()).then(Self::bare)
     }
 
+    /// A home whose guests are real Linux guests on QEMU, and a checkpoint of one; `None` where it
+    /// must be skipped for want of QEMU.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made, or the image cannot be booted.
+    #[must_use]
+    pub fn with_qemu() -> Option<(Self, Demo)> {
+        let path = linux_guest()?;
+        let mut home = Self::bare();
+        home.qemu = true;
+        Some((home, Demo { path }))
+    }
+
     /// A home whose guests run on this engine: KVM of this machine, or bhyve of a fake one;
     /// `None` where it must be skipped for want of KVM.
     ///
@@ -52,6 +67,7 @@ impl Home {
     pub fn on(engine: EngineKind) -> Option<Self> {
         match engine {
             EngineKind::Kvm => Self::with_kvm(),
+            EngineKind::Qemu => Self::with_qemu().map(|(home, _)| home),
             EngineKind::Bhyve => {
                 let mut home = Self::bare();
                 home.machine = Some(Machine::new(home.path()));
@@ -90,6 +106,7 @@ impl Home {
     #[must_use]
     pub fn engine(&self) -> EngineKind {
         match self.machine {
+            None if self.qemu => EngineKind::Qemu,
             None => EngineKind::Kvm,
             Some(_) => EngineKind::Bhyve,
         }
@@ -123,6 +140,7 @@ impl Home {
         fs::create_dir(dir.path().join("ckp")).expect("a folder in it");
         Self {
             dir,
+            qemu: false,
             machine: None,
             machine_dir: None,
         }
@@ -170,6 +188,9 @@ impl Home {
             .current_dir(self.dir.path());
         if let Some(machine) = &self.machine {
             command.envs(machine.environment());
+        }
+        if self.qemu {
+            command.env("BROOD_ENGINE", "qemu");
         }
         command
     }

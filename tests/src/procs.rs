@@ -49,11 +49,11 @@ impl Proc {
     }
 
     /// Whether it is a nursery and not a guest: nurseries begin a session, and their guests stay in
-    /// it. A bhyve begins one too, before it becomes what it is.
+    /// it. A bhyve and a QEMU begin one too, before they become what they are.
     #[must_use]
     pub fn is_nursery(&self) -> bool {
-        let bhyve = ["bhyve ", "bhyve: ", "/bin/sh "];
-        self.pid == self.session && !bhyve.iter().any(|name| self.command.starts_with(name))
+        let guests = ["bhyve ", "bhyve: ", "/bin/sh ", "qemu-system-x86_64 "];
+        self.pid == self.session && !guests.iter().any(|name| self.command.starts_with(name))
     }
 
     /// Whether it is stopped.

@@ -21,6 +21,17 @@ pub fn without_kvm() -> bool {
     true
 }
 
+/// Skips the running test for want of what real Linux guests need, or fails it where that is
+/// required.
+///
+/// # Panics
+/// When `BROOD_REQUIRE_QEMU=1` is set.
+pub(crate) fn without_qemu(why: &str) {
+    let required = env::var_os("BROOD_REQUIRE_QEMU").is_some_and(|value| value == "1");
+    assert!(!required, "BROOD_REQUIRE_QEMU=1, and {why}");
+    skip(why);
+}
+
 /// Says that the running test is skipped, and why.
 pub fn skip(why: &str) {
     let test = thread::current().name().unwrap_or("main").to_owned();

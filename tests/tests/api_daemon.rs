@@ -250,7 +250,7 @@ fn a_client_that_hangs_up_ends_its_restore_but_not_its_guests(on: EngineKind) {
     stream.write_all(body.as_bytes()).unwrap();
     until("it to begin", || match on {
         EngineKind::Kvm => home.nurseries().pop(),
-        EngineKind::Bhyve => home.guests().pop(),
+        EngineKind::Bhyve | EngineKind::Qemu => home.guests().pop(),
     });
     let nurseries = home.nurseries();
     for nursery in &nurseries {

@@ -6,6 +6,8 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
+#[cfg(target_os = "linux")]
+use super::make::Make;
 use super::{
     bar::Bar,
     complete,
@@ -40,6 +42,9 @@ Examples:
 pub(super) enum Command {
     /// Make a checkpoint by booting the demo guest and suspending it
     Demo(Demo),
+    /// Make a checkpoint by booting an image on QEMU
+    #[cfg(target_os = "linux")]
+    Make(Make),
     /// Seal a checkpoint that `bhyvectl --suspend` wrote
     Import(Import),
     /// Show what is in a checkpoint
@@ -62,6 +67,8 @@ impl Command {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         match self {
             Self::Demo(command) => command.run(config),
+            #[cfg(target_os = "linux")]
+            Self::Make(command) => command.run(config),
             Self::Import(command) => command.run(config),
             Self::Inspect(command) => command.run(config),
             Self::Trust(command) => command.run(config),

@@ -14,6 +14,8 @@ mod guests;
 mod host;
 mod image;
 mod log;
+#[cfg(target_os = "linux")]
+mod make;
 mod manual;
 pub(crate) mod output;
 mod policy;
@@ -65,7 +67,9 @@ Environment:
   BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml if it exists;
                    on FreeBSD /usr/local/etc/brood.toml)
   BROOD_DAEMON     off: never use the daemon (default: auto, use it when one answers)
-  BROOD_ENGINE     kvm or bhyve (default: kvm on Linux, else bhyve); one for each state folder
+  BROOD_ENGINE     kvm, qemu or bhyve (default: kvm on Linux, else bhyve); one for each state
+                   folder
+  BROOD_QEMU_ACCEL kvm, tcg or auto: what executes QEMU's guests (default: auto)
   BROOD_STATE_DIR  state folder (default: /var/db/brood for root, else the XDG state folder)
   BROOD_...        every other setting of the configuration: see `brood config example`";
 

@@ -154,6 +154,7 @@ fn every_setting_can_be_set_in_the_environment() {
         ("serve.socket_mode", "0660"),
         ("serve.listen", "[::1]:80"),
         ("serve.token_file", "/c"),
+        ("image.dir", "/i"),
         ("serve.checkpoints", "/d"),
         ("serve.log_format", "json"),
         ("serve.log_level", "trace"),

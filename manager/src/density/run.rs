@@ -45,6 +45,7 @@ fn credible_overhead(engine: EngineKind) -> (Bytes, Bytes) {
     match engine {
         EngineKind::Kvm => (Bytes::kib(256), Bytes::mib(4)),
         EngineKind::Bhyve => (Bytes::kib(256), Bytes::mib(64)),
+        EngineKind::Qemu => (Bytes::mib(4), Bytes::mib(128)),
     }
 }
 

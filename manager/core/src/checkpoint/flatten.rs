@@ -38,6 +38,7 @@ pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Resul
         devices,
         disks,
         working_set,
+        qemu,
         ..
     } = delta.manifest().clone();
     let mut writer = Writer::create(path, memory.size)?;
@@ -60,6 +61,9 @@ pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Resul
     // What was copied is what was verified.
     delta.unchanged()?;
     writer.write_kern(delta.kern())?;
+    if let Some(qemu) = qemu {
+        writer.set_qemu(qemu);
+    }
     let description = Description {
         guest,
         engine,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BhyveGuest, hash, pages::PageList};
+use super::{BhyveGuest, QemuGuest, hash, pages::PageList};
 use crate::units::Bytes;
 
 /// Value of [`Manifest::format`] in every manifest.
@@ -19,6 +19,8 @@ pub enum EngineKind {
     Kvm,
     /// FreeBSD bhyve.
     Bhyve,
+    /// QEMU, a process for each guest.
+    Qemu,
 }
 
 impl EngineKind {
@@ -28,6 +30,7 @@ impl EngineKind {
         match self {
             Self::Kvm => "kvm",
             Self::Bhyve => "bhyve",
+            Self::Qemu => "qemu",
         }
     }
 }
@@ -169,6 +172,9 @@ pub struct Manifest {
     /// The guest's configuration, when bhyve ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bhyve: Option<BhyveGuest>,
+    /// What QEMU must be like to go on with the guest, when QEMU ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<QemuGuest>,
     /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when
     /// there is none.
     #[serde(deserialize_with = "Option::deserialize")]

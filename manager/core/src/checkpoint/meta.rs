@@ -304,11 +304,13 @@ fn digests(manifest: &Manifest) -> BTreeMap<String, String> {
         disks,
         working_set,
         bhyve,
+        qemu,
         parent,
         files: _,
     } = manifest;
     // A manifest of another engine has no such field, and none had it before there was bhyve.
     let bhyve = bhyve.as_ref().map(|guest| ("bhyve", digest(guest)));
+    let qemu = qemu.as_ref().map(|guest| ("qemu", digest(guest)));
     [
         ("format", digest(format)),
         ("version", digest(version)),
@@ -325,6 +327,7 @@ fn digests(manifest: &Manifest) -> BTreeMap<String, String> {
     ]
     .into_iter()
     .chain(bhyve)
+    .chain(qemu)
     .map(|(field, digest)| (field.to_owned(), digest))
     .collect()
 }

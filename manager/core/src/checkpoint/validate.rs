@@ -4,7 +4,8 @@
 use std::{collections::HashSet, fmt};
 
 use super::manifest::{
-    DiskProvider, DiskSnapshot, FORMAT, FileSeal, Manifest, Memory, PageRange, Parent, VERSION,
+    DiskProvider, DiskSnapshot, EngineKind, FORMAT, FileSeal, Manifest, Memory, PageRange, Parent,
+    VERSION,
 };
 use crate::{
     escaped::is_unprintable,
@@ -70,6 +71,7 @@ impl Manifest {
         moment(&self.created_at)?;
         text("engine_version", &self.engine_version, TEXT_MAX)?;
         self.memory.validate()?;
+        self.validate_qemu()?;
         if !(1..=VCPUS_MAX).contains(&self.vcpus) {
             let reason = format!("must be from 1 to {VCPUS_MAX}, is {}", self.vcpus);
             return Err(invalid("vcpus", reason));
@@ -92,6 +94,20 @@ impl Manifest {
             return Err(invalid("files.ckp.size", reason));
         }
         Ok(())
+    }
+
+    fn validate_qemu(&self) -> Verdict {
+        let Some(guest) = &self.qemu else {
+            return Ok(());
+        };
+        if self.engine != EngineKind::Qemu {
+            return Err(invalid("qemu", "is there, but engine is not qemu"));
+        }
+        text("qemu.version", &guest.version, TEXT_MAX)?;
+        text("qemu.machine", &guest.machine, NAME_MAX)?;
+        text("qemu.cpu", &guest.cpu, NAME_MAX)?;
+        text("qemu.nonce", &guest.nonce, NAME_MAX)?;
+        sha256("qemu.image", &guest.image)
     }
 
     fn validate_delta(&self, parent: &Parent) -> Verdict {

@@ -16,7 +16,7 @@ use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path, thread};
 pub(super) use lock::Lock;
 
 use super::{
-    BhyveGuest,
+    BhyveGuest, QemuGuest,
     error::Error,
     hash::{Tally, Watch, sha256, sha256_tallied},
     manifest::{
@@ -87,6 +87,8 @@ pub struct Writer {
     parent: Option<Parent>,
     /// What bhyve wrote of the guest, when it was bhyve.
     bhyve: Option<(BhyveGuest, Vec<u8>)>,
+    /// The QEMU that ran the guest, when one did.
+    qemu: Option<QemuGuest>,
     /// Final names given so far.
     named: Vec<Part>,
     #[cfg(test)]
@@ -167,6 +169,7 @@ impl Writer {
             kern_size: Bytes(0),
             parent: None,
             bhyve: None,
+            qemu: None,
             named: Vec::new(),
             #[cfg(test)]
             crash_at: None,
@@ -204,6 +207,11 @@ impl Writer {
     /// Sets what bhyve wrote: the guest's configuration, and the `.meta` to keep.
     pub fn set_bhyve(&mut self, guest: BhyveGuest, meta: Vec<u8>) {
         self.bhyve = Some((guest, meta));
+    }
+
+    /// Sets what QEMU must be like to go on with the guest.
+    pub fn set_qemu(&mut self, guest: QemuGuest) {
+        self.qemu = Some(guest);
     }
 
     /// The memory file, open for reading and writing and as long as the guest's memory, or empty
@@ -317,6 +325,7 @@ impl Writer {
             disks: d.disks,
             working_set: d.working_set,
             bhyve: self.bhyve.as_ref().map(|(guest, _)| guest.clone()),
+            qemu: self.qemu.clone(),
             parent: self.parent.clone(),
             files: Files {
                 ckp: unknown(Bytes(stamp.size)),

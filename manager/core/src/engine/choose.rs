@@ -20,6 +20,7 @@ pub fn choose(program: &Path, rctl: &Rctl) -> Result<Box<dyn Engine>, Error> {
     match named.as_str() {
         "" if cfg!(target_os = "linux") => kvm(program),
         "kvm" => kvm(program),
+        "qemu" => qemu(),
         "" | "bhyve" => Ok(Box::new(Bhyve::new().limited(rctl.clone()))),
         other => Err(Error::NoSuchEngine(other.to_owned())),
     }
@@ -32,6 +33,19 @@ pub fn choose(program: &Path, rctl: &Rctl) -> Result<Box<dyn Engine>, Error> {
 )]
 fn kvm(program: &Path) -> Result<Box<dyn Engine>, Error> {
     Ok(Box::new(super::kvm::Kvm::with_binary(program.to_owned())))
+}
+
+#[cfg(target_os = "linux")]
+fn qemu() -> Result<Box<dyn Engine>, Error> {
+    Ok(Box::new(super::qemu::Qemu::of_host()?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn qemu() -> Result<Box<dyn Engine>, Error> {
+    Err(Error::Unavailable {
+        engine: "QEMU",
+        reason: "brood runs it on Linux only".to_owned(),
+    })
 }
 
 #[cfg(not(target_os = "linux"))]

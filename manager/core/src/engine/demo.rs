@@ -23,6 +23,11 @@ pub fn make_demo_checkpoint(
 ) -> Result<Manifest, Error> {
     match engine.kind() {
         EngineKind::Kvm => kvm(path, memory, progress),
+        EngineKind::Qemu => Err(Error::Refused(
+            "QEMU has no demo guest: build an image with `brood image build --minimal NAME`, and \
+             boot it with `brood checkpoint make NAME CHECKPOINT`"
+                .to_owned(),
+        )),
         EngineKind::Bhyve => Err(Error::Refused(
             "bhyve has no demo guest: suspend one of yours with `bhyvectl --suspend`, and seal it \
              with `brood checkpoint import`"

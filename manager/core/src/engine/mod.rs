@@ -12,8 +12,10 @@ pub mod kvm;
 mod memory_map;
 mod park;
 pub(crate) mod process;
-mod restore_threads;
+#[cfg(target_os = "linux")]
+pub mod qemu;
 pub mod restore_lock;
+mod restore_threads;
 
 use std::{
     fmt,
@@ -165,7 +167,7 @@ impl Error {
             Self::Unavailable { .. } => {
                 "`brood doctor` says what this machine lacks and how to change it"
             }
-            Self::NoSuchEngine(_) => "name kvm or bhyve, or leave it to the platform",
+            Self::NoSuchEngine(_) => "name kvm, qemu or bhyve, or leave it to the platform",
             Self::Bundle(e) => return e.hint(),
             Self::Disk(e) => return e.hint(),
             Self::Gone | Self::Died(_) => {

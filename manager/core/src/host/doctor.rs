@@ -93,8 +93,13 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
     ];
     let cost = match &facts.system {
         System::Linux(linux) => {
-            checks.extend(linux::kvm(&linux.kvm, &facts.cpu.vendor));
-            CostModel::built_in(EngineKind::Kvm)
+            if let Some(qemu) = &linux.qemu {
+                checks.extend(linux::qemu(qemu));
+                CostModel::built_in(EngineKind::Qemu)
+            } else {
+                checks.extend(linux::kvm(&linux.kvm, &facts.cpu.vendor));
+                CostModel::built_in(EngineKind::Kvm)
+            }
         }
         System::Freebsd(freebsd) => {
             checks.extend(freebsd::vmm(freebsd));

@@ -57,6 +57,7 @@ pub(crate) fn healthy() -> HostFacts {
                 user_tasks: 0,
             },
             max_map_count: 65530,
+            qemu: None,
             run: Some(RunFolder {
                 folder: folder("/var/db/brood/run", "ext4"),
                 without_journal: false,

@@ -25,6 +25,22 @@ pub struct Linux {
     pub run: Option<RunFolder>,
     /// Limits of this process's control group and its ancestors.
     pub groups: Groups,
+    /// QEMU, where it runs the guests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<QemuFacts>,
+}
+
+/// QEMU as it is installed on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QemuFacts {
+    /// The program.
+    pub program: String,
+    /// Its version; none when it cannot be run.
+    pub version: Option<String>,
+    /// What executes the instructions of new guests: `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Why that is not KVM, if it is not.
+    pub why: Option<String>,
 }
 
 /// The folder of guests' sockets, `STATE/run`.
@@ -70,6 +86,7 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
             pids: pids(root)?,
             max_map_count: root.number("/proc/sys/vm/max_map_count")?,
             groups: Groups::read(root, &mounts),
+            qemu: None,
             run: None,
         }),
         state_folder: Folder::read(&paths.state, |real| Folder::mounted(real, &mounts)),

@@ -34,6 +34,10 @@ const BHYVE_PROCESS: Bytes = Bytes::kib(2816);
 /// A UEFI boot ROM, which each bhyve reads into memory of its own; smaller ones cost less.
 const BHYVE_ROM: Bytes = Bytes::mib(4);
 
+/// What QEMU's process takes beside guest memory: its heap, relocated pages of its libraries, and,
+/// where it translates, tables and translations (docs/linux-guests.md).
+const QEMU_PROCESS: Bytes = Bytes::mib(40);
+
 impl CostModel {
     /// Cautious figures for guests of an engine on a host where nothing has been measured yet.
     #[must_use]
@@ -42,6 +46,7 @@ impl CostModel {
             overhead: match engine {
                 EngineKind::Kvm => Bytes::kib(768),
                 EngineKind::Bhyve => BHYVE_WIRED + BHYVE_PROCESS + BHYVE_ROM,
+                EngineKind::Qemu => QEMU_PROCESS,
             },
             pristine_private: Bytes::kib(16),
             expected_private: Bytes::mib(4),

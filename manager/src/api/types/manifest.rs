@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::ToSchema;
 
-use super::words::{Bytes, DiskProvider, EngineKind};
+use super::words::{Accelerator, Bytes, DiskProvider, EngineKind};
 
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
 /// file, or what a delta and its parents compose to.
@@ -133,6 +133,9 @@ pub struct Manifest {
     /// The guest's configuration, when bhyve ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bhyve: Option<BhyveGuest>,
+    /// What QEMU must be like to go on with the guest, when QEMU ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<QemuGuest>,
     /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when there is none.
     pub parent: Option<Parent>,
     /// Sizes and digests of the three files.
@@ -149,6 +152,26 @@ pub struct BhyveGuest {
     pub agent: Option<u8>,
     /// What a clone is waited for.
     pub readiness: Readiness,
+}
+
+/// The QEMU that a guest needs.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QemuGuest {
+    /// QEMU's version.
+    pub version: String,
+    /// The machine type, with its version: `pc-i440fx-7.2`.
+    pub machine: String,
+    /// What executes the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The processor's model.
+    pub cpu: String,
+    /// Version of the devices that brood gives a guest, and of the form of the `.kern`.
+    pub devices_version: u32,
+    /// What the guest's agent keeps in memory only, as 32 hexadecimal digits.
+    pub nonce: String,
+    /// Digest of the image that it was booted from.
+    pub image: String,
 }
 
 /// What the guest itself must do to be counted as restored.

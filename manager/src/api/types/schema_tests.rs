@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{manifest as schema, report, words};
 use brood_core::{
-    checkpoint::{BhyveGuest, Readiness, manifest},
+    checkpoint::{Accelerator, BhyveGuest, QemuGuest, Readiness, manifest},
     guest_id::GuestId,
     host::doctor,
     percentiles::Percentiles,
@@ -281,6 +281,15 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
             config: [(text("memory.size"), text("4096"))].into(),
             agent: Some(2),
             readiness,
+        }),
+        qemu: Some(QemuGuest {
+            version: text("7.2.22"),
+            machine: text("pc-i440fx-7.2"),
+            accelerator: Accelerator::Tcg,
+            cpu: text("max"),
+            devices_version: 1,
+            nonce: "0".repeat(32),
+            image: "0".repeat(64),
         }),
         parent: Some(manifest::Parent {
             path: text("base"),

@@ -3,7 +3,7 @@
 
 use utoipa::ToSchema;
 
-use brood_core::{checkpoint::manifest, guests, host::doctor, pool, state};
+use brood_core::{checkpoint, checkpoint::manifest, guests, host::doctor, pool, state};
 
 /// Declares the schema of an enum of the core. A variant that only one of the two has is an error of
 /// the compiler.
@@ -33,6 +33,18 @@ words! {
         Kvm,
         /// FreeBSD bhyve.
         Bhyve,
+        /// QEMU, a process for each guest.
+        Qemu,
+    }
+}
+
+words! {
+    /// What executes the instructions of a QEMU guest.
+    Accelerator = checkpoint::Accelerator {
+        /// The processor, through the host's KVM.
+        Kvm,
+        /// QEMU itself, which translates them.
+        Tcg,
     }
 }
 

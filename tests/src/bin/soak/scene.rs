@@ -111,7 +111,7 @@ impl Scene {
             .filter(|_| engine == EngineKind::Kvm)
             .map(|storage| with_disk(&home, &demo, storage));
         let silent = match engine {
-            EngineKind::Kvm => silent(&home, &demo),
+            EngineKind::Kvm | EngineKind::Qemu => silent(&home, &demo),
             EngineKind::Bhyve => Some(Silent {
                 checkpoint: demo.path.clone(),
                 fault: Some("guest.answer:hang"),

@@ -24,7 +24,7 @@ const ENTRY: usize = 8;
 const CHUNK: usize = 8192;
 
 /// Reads the page map of a guest's memory, in that many cells.
-pub(super) fn read(process: Process, cells: u32) -> io::Result<MemoryMap> {
+pub(in crate::engine) fn read(process: Process, cells: u32) -> io::Result<MemoryMap> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid))?;
     let pages = File::open(format!("/proc/{}/pagemap", process.pid))?;
     // Layers of a delta are mapped over each other, without gaps.

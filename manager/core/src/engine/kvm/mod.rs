@@ -16,10 +16,10 @@ mod fork_server;
 mod guest;
 mod jail;
 mod limit_group;
-mod memory_map;
+pub(in crate::engine) mod memory_map;
 mod signals;
 mod strays;
-mod usage;
+pub(in crate::engine) mod usage;
 mod verdict;
 mod vm;
 mod wire;
@@ -332,7 +332,8 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
     let manifest = checkpoint.manifest();
     let memory = &manifest.memory;
     let reason = if manifest.engine != EngineKind::Kvm {
-        "it was made by bhyve, and only bhyve can restore it".to_owned()
+        let maker = manifest.engine.name();
+        format!("it was made by {maker}, and only {maker} can restore it: BROOD_ENGINE={maker}")
     } else if manifest.vcpus != 1 {
         format!(
             "it has {} virtual CPUs; this engine restores guests with one",

@@ -9,7 +9,7 @@ use crate::{
 
 /// Reads /proc/PID/smaps. Mappings of checkpoints are the guest's memory; all others are its
 /// process's.
-pub(super) fn read(process: Process) -> io::Result<Usage> {
+pub(in crate::engine) fn read(process: Process) -> io::Result<Usage> {
     let text = fs::read_to_string(format!("/proc/{}/smaps", process.pid))?;
     if text.is_empty() {
         // A process that has ended and was not waited for yet has no memory to tell of.
@@ -72,7 +72,7 @@ fn describe_in(proc: &Path, pid: i32) -> io::Result<Option<ProcessDescription>> 
 
 /// The result of a read from a process; `None` only when the process, or the file that it had, is
 /// gone.
-pub(super) fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+pub(in crate::engine) fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(found) => Ok(Some(found)),
         Err(e) => match e.raw_os_error() {
@@ -88,7 +88,7 @@ fn bundle(path: &str) -> Option<&str> {
 }
 
 /// The mapping's size, from a line of /proc/PID/maps that maps a memory file.
-pub(super) fn mapped(line: &str) -> Option<Bytes> {
+pub(in crate::engine) fn mapped(line: &str) -> Option<Bytes> {
     let (_, rest) = line.split_once(' ')?;
     bundle(&rest[rest.find('/')?..])?;
     let (start, end) = range(line)?;
@@ -96,7 +96,7 @@ pub(super) fn mapped(line: &str) -> Option<Bytes> {
 }
 
 /// First address of a mapping and the one after its last, from its line of /proc/PID/maps.
-pub(super) fn range(line: &str) -> Option<(u64, u64)> {
+pub(in crate::engine) fn range(line: &str) -> Option<(u64, u64)> {
     let (range, _) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
     let address = |text| u64::from_str_radix(text, 16).ok();

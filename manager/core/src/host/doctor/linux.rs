@@ -5,7 +5,7 @@ use crate::host::{
     admission::Unit,
     facts::HostMemory,
     kvm::{API_VERSION, KvmFacts},
-    linux::RunFolder,
+    linux::{QemuFacts, RunFolder},
 };
 
 /// Memory slots with which a guest's slots can be added on demand in useful sizes.
@@ -74,6 +74,27 @@ pub(super) fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
         ),
         nx_huge_pages,
     ]
+}
+
+/// The program that runs guests of the QEMU engine, and what executes their instructions.
+pub(super) fn qemu(qemu: &QemuFacts) -> [Check; 2] {
+    let version = qemu.version.as_deref().unwrap_or("absent");
+    let program = Check::new(&*qemu.program, version, "installed").unless(
+        qemu.version.is_some(),
+        Status::Fail,
+        "install it: apt-get install qemu-system-x86 (Fedora: dnf install qemu-system-x86-core)",
+    );
+    let translates = qemu.accelerator != "kvm";
+    let why = qemu.why.as_deref().unwrap_or_default();
+    let accelerator = Check::new("QEMU accelerator", &qemu.accelerator, "kvm").unless(
+        !translates,
+        Status::Warn,
+        format!(
+            "{why}; QEMU translates the guests' instructions: everything works, many times slower, \
+             and a guest takes some 20 MiB more"
+        ),
+    );
+    [program, accelerator]
 }
 
 fn open_hint(kvm: &KvmFacts, vendor: &str) -> String {

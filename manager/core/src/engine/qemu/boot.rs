@@ -1,0 +1,376 @@
+//! Boot of an image, and the first checkpoint: a guest is started, waited for, made warm, and sealed.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use serde_json::json;
+
+use super::{
+    Qemu, ask,
+    command::{self, Machine, devices},
+    folder::Folder,
+    qmp::Qmp,
+    remove,
+    suspend::{end, save_state},
+};
+use crate::{
+    agent::{Agent, StepLimits, prepare_suspend},
+    checkpoint::{
+        BundlePath, Description, QemuGuest, Watch, Writer,
+        manifest::{EngineKind, Manifest, Memory, Segment},
+        unnoted,
+    },
+    engine::{Error, Limit, Process},
+    guest_id::GuestId,
+    units::{Bytes, PAGE_SIZE},
+};
+
+/// Memory that a guest may have: enough for a kernel, and all of it below the hole for devices
+/// (`pc_init1()` of QEMU).
+const MEMORY: std::ops::RangeInclusive<Bytes> = Bytes::mib(48)..=Bytes::gib(3);
+/// Most virtual CPUs.
+const VCPUS_MAX: u32 = 64;
+/// How long the agent has for its part of the seal.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// What is booted.
+#[derive(Clone, Debug)]
+pub struct BootImage {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The image's digest.
+    pub digest: String,
+}
+
+/// A checkpoint to make.
+#[derive(Clone, Debug)]
+pub struct Boot<'a> {
+    /// The image.
+    pub image: &'a BootImage,
+    /// The guest's memory.
+    pub memory: Bytes,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// A command of the guest's shell that is repeated until it succeeds.
+    pub ready: Option<&'a str>,
+    /// Commands of the guest's shell that are run before the seal.
+    pub warm: &'a [String],
+    /// How long all of it may take.
+    pub limit: Limit<'a>,
+}
+
+/// How far the making of a checkpoint has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Booted {
+    /// QEMU runs.
+    Started,
+    /// The agent has answered.
+    Answered,
+    /// It is ready and warm.
+    Warm,
+}
+
+fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Io { action, source }
+}
+
+/// The guest that is booted, and what is left of it when something fails.
+struct Template<'a> {
+    run_dir: &'a Path,
+    id: GuestId,
+    folder: Folder,
+    child: Option<Child>,
+}
+
+impl Drop for Template<'_> {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = remove(self.run_dir, &self.id);
+    }
+}
+
+impl Qemu {
+    /// Boots an image and makes a checkpoint of it. QEMU works in the run folder meanwhile.
+    ///
+    /// # Errors
+    /// When QEMU is not installed, the guest does not become ready, a command in it fails, or the
+    /// bundle cannot be written. Nothing is left then.
+    pub fn make_checkpoint(
+        &self,
+        run_dir: &Path,
+        to: &BundlePath,
+        boot: &Boot<'_>,
+        told: &dyn Fn(Booted),
+        progress: Watch<'_>,
+    ) -> Result<Manifest, Error> {
+        check(boot)?;
+        let guest = self.host.new_guest(&boot.image.digest)?;
+        let run_dir = run_dir.canonicalize().map_err(io("enter the run folder"))?;
+        let writer = Writer::create(to, boot.memory)?;
+        let id = GuestId::random().map_err(io("draw a random number"))?;
+        let folder = Folder::of(&run_dir, &id);
+        folder.create().map_err(io("make the guest's folder"))?;
+        let mut template = Template {
+            run_dir: &run_dir,
+            id,
+            folder,
+            child: None,
+        };
+        template.start(&guest, boot, writer.memory())?;
+        told(Booted::Started);
+        template.seal(guest, boot, writer, told, progress)
+    }
+}
+
+fn check(boot: &Boot<'_>) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::Refused(reason));
+    if !MEMORY.contains(&boot.memory) || !boot.memory.0.is_multiple_of(1 << 20) {
+        return refuse(format!(
+            "guest memory is whole MiB from {} to {}, not {}",
+            MEMORY.start(),
+            MEMORY.end(),
+            boot.memory
+        ));
+    }
+    if !(1..=VCPUS_MAX).contains(&boot.vcpus) {
+        return refuse(format!("a guest has 1 to {VCPUS_MAX} virtual CPUs"));
+    }
+    Ok(())
+}
+
+impl Template<'_> {
+    /// Starts QEMU; the guest writes its memory straight into the bundle's file.
+    fn start(&mut self, guest: &QemuGuest, boot: &Boot<'_>, memory: &File) -> Result<(), Error> {
+        let this = std::process::id();
+        let file = PathBuf::from(format!("/proc/{this}/fd/{}", memory.as_raw_fd()));
+        let machine = Machine {
+            guest,
+            vcpus: boot.vcpus,
+            memory: boot.memory,
+            file: &file,
+            writes_file: true,
+            folder: &self.folder,
+        };
+        let absolute = |path: &Path| std::path::absolute(path).map_err(io("find the image"));
+        let mut command = machine.command();
+        command
+            .arg("-kernel")
+            .arg(absolute(&boot.image.kernel)?)
+            .arg("-initrd")
+            .arg(absolute(&boot.image.initramfs)?)
+            .arg("-append")
+            .arg(&boot.image.command_line);
+        let child = command::start(command, &self.folder, Stdio::null(), None);
+        self.child = Some(child.map_err(io("start QEMU"))?);
+        Ok(())
+    }
+
+    fn process(&self) -> Result<Process, Error> {
+        let pid = self.child.as_ref().map_or(0, Child::id).cast_signed();
+        let process = Process::with_pid(pid).map_err(io("look at the guest's process"))?;
+        process.filter(Process::may_live).ok_or_else(|| self.died())
+    }
+
+    /// How the guest ended, or what it said last.
+    fn died(&self) -> Error {
+        let console = self.folder.last_of_console();
+        let console = console.map(|said| format!("; the last on its console: {said}"));
+        Error::Boot(format!(
+            "{}{}",
+            self.folder.reason(),
+            console.unwrap_or_default()
+        ))
+    }
+
+    /// Waits for the agent.
+    fn agent(&self, limit: Limit<'_>) -> Result<Agent, Error> {
+        let process = self.process()?;
+        let wanted = || match process.may_live() {
+            true => Ok(()),
+            false => Err(Error::Gone),
+        };
+        self.folder.agent_while(limit, &wanted).map_err(|e| {
+            let (ask::Error::Lost(e) | ask::Error::Other(e)) = e;
+            match e {
+                Error::Gone => self.died(),
+                Error::Timeout(limit) => {
+                    let console = self.folder.last_of_console().unwrap_or_default();
+                    let seconds = limit.as_secs();
+                    Error::Boot(format!(
+                        "its agent did not answer within {seconds} s; the last on its console: {console}"
+                    ))
+                }
+                other => other,
+            }
+        })
+    }
+
+    /// Everything from the start of QEMU to the sealed bundle.
+    fn seal(
+        mut self,
+        mut guest: QemuGuest,
+        boot: &Boot<'_>,
+        mut writer: Writer,
+        told: &dyn Fn(Booted),
+        progress: Watch<'_>,
+    ) -> Result<Manifest, Error> {
+        let agent = self.agent(boot.limit)?;
+        told(Booted::Answered);
+        make_warm(&agent, boot)?;
+        let ready = agent.ready().map_err(|e| Error::Boot(e.to_string()))?;
+        guest.nonce = format!("{:032x}", u128::from_be_bytes(ready.nonce));
+        told(Booted::Warm);
+        let prepared = prepare_suspend(&agent.with_limit(AGENT_LIMIT), StepLimits::default());
+        prepared.map_err(|e| Error::Boot(e.to_string()))?;
+        let process = self.process()?;
+        let mut qmp = Qmp::open(&self.folder)?;
+        qmp.execute("stop", &json!({}))?;
+        let state = save_state(&self.folder, &mut qmp)?;
+        end(&mut qmp, process)?;
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        punch_zeros(writer.memory(), boot.memory).map_err(io("free unused pages"))?;
+        writer.write_kern(&state)?;
+        let engine_version = format!(
+            "brood {}, QEMU {}, {}",
+            env!("CARGO_PKG_VERSION"),
+            guest.version,
+            guest.accelerator
+        );
+        writer.set_qemu(guest);
+        let description = Description {
+            guest: to_name(boot),
+            engine: EngineKind::Qemu,
+            engine_version,
+            memory: Memory {
+                size: boot.memory,
+                segments: vec![Segment {
+                    guest_address: 0,
+                    size: boot.memory,
+                    file_offset: 0,
+                }],
+            },
+            vcpus: boot.vcpus,
+            devices: devices(),
+            disks: Vec::new(),
+            working_set: Vec::new(),
+        };
+        let now = jiff::Timestamp::now();
+        Ok(writer.seal_noted(description, now, &mut unnoted, progress)?)
+    }
+}
+
+/// Name of the guest that was booted.
+fn to_name(boot: &Boot<'_>) -> String {
+    let digest = boot.image.digest.get(..12).unwrap_or_default();
+    format!("image-{digest}")
+}
+
+/// Waits until the guest's own command says that it is ready, then runs what is to be warm.
+fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), Error> {
+    let begin = std::time::Instant::now();
+    let shell = |command: &str| {
+        let left = boot.limit.timeout.saturating_sub(begin.elapsed());
+        let limit = Limit {
+            timeout: left.max(Duration::from_secs(1)),
+            ..boot.limit
+        };
+        ask::run_program(agent, &["/bin/sh", "-c", command], limit)
+    };
+    while let Some(ready) = boot.ready {
+        let Err(said) = shell(ready) else { break };
+        if boot.limit.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        if begin.elapsed() >= boot.limit.timeout {
+            let seconds = boot.limit.timeout.as_secs();
+            return Err(Error::Boot(format!(
+                "{ready:?} did not succeed within {seconds} s: {said}"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for command in boot.warm {
+        if boot.limit.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        shell(command).map_err(|said| Error::Boot(format!("{command:?} failed: {said}")))?;
+    }
+    Ok(())
+}
+
+/// Pages that are looked at at once.
+const PIECE: u64 = 256;
+
+/// Makes holes of the pages of a memory file that are zero.
+fn punch_zeros(memory: &File, size: Bytes) -> io::Result<()> {
+    let mut buffer = vec![0; usize::try_from(PIECE * PAGE_SIZE).map_err(io::Error::other)?];
+    let page = usize::try_from(PAGE_SIZE).map_err(io::Error::other)?;
+    let mut zeros: Option<(u64, u64)> = None;
+    let punch = |zeros: &mut Option<(u64, u64)>| -> io::Result<()> {
+        let Some((first, end)) = zeros.take() else {
+            return Ok(());
+        };
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
+        match fallocate(memory, flags, offset(first)?, offset(end - first)?) {
+            // A file system without holes keeps the zeros.
+            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    };
+    let mut at = 0;
+    while at < size.0 {
+        let length =
+            usize::try_from((size.0 - at).min(PIECE * PAGE_SIZE)).map_err(io::Error::other)?;
+        let piece = &mut buffer[..length];
+        memory.read_exact_at(piece, at)?;
+        for content in piece.chunks(page) {
+            let end = at + content.len() as u64;
+            if content.iter().all(|byte| *byte == 0) {
+                let first = zeros.map_or(at, |(first, _)| first);
+                zeros = Some((first, end));
+            } else {
+                punch(&mut zeros)?;
+            }
+            at = end;
+        }
+    }
+    punch(&mut zeros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_become_holes_and_everything_else_stays() {
+        let file = tempfile::tempfile().unwrap();
+        let size = Bytes::mib(3);
+        file.set_len(size.0).unwrap();
+        let mut content = vec![0_u8; usize::try_from(size.0).unwrap()];
+        content[5] = 1;
+        content[2_000_000] = 2;
+        *content.last_mut().unwrap() = 3;
+        file.write_all_at(&content, 0).unwrap();
+        punch_zeros(&file, size).unwrap();
+        let mut read = vec![9; content.len()];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read == content);
+    }
+}

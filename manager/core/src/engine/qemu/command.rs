@@ -1,0 +1,197 @@
+//! QEMU's command line: the same machine for the guest that is booted and for all its clones, with
+//! as little as a Linux needs.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{SigHandler, Signal, signal},
+    },
+    unistd::setsid,
+};
+
+use super::{folder::Folder, host::PROGRAM};
+use crate::{
+    checkpoint::{Accelerator, QemuGuest, manifest::Device},
+    units::Bytes,
+};
+
+/// Version of the devices below. A change of them makes another state.
+pub(super) const DEVICES_VERSION: u32 = 1;
+
+/// Name of the agent's port in the guest.
+pub(super) const AGENT_PORT: &str = "brood.agent";
+
+/// Most that QEMU keeps of translated code, in MiB; it begins anew when that is full. QEMU's own
+/// default of 1 GiB lets each guest come to hold that.
+const TRANSLATIONS_MIB: u32 = 8;
+
+/// Longest file that a QEMU writes: what the guest says on its console, then what QEMU itself has
+/// to say. Without a limit a guest could fill the disk.
+const FILE_MAX: u64 = 8 << 20;
+
+/// Has glibc's allocator keep little for itself: one arena, and free memory goes back (mallopt(3)).
+const ALLOCATOR: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_TRIM_THRESHOLD_", "65536"),
+    ("MALLOC_TOP_PAD_", "16384"),
+];
+
+/// The machine.
+pub(super) struct Machine<'a> {
+    pub(super) guest: &'a QemuGuest,
+    pub(super) vcpus: u32,
+    pub(super) memory: Bytes,
+    /// The file that is the guest's memory.
+    pub(super) file: &'a Path,
+    /// Whether the guest writes to that file.
+    pub(super) writes_file: bool,
+    /// The guest's folder; sockets and logs are in it.
+    pub(super) folder: &'a Folder,
+}
+
+/// What a manifest says of these devices.
+pub(super) fn devices() -> Vec<Device> {
+    [("agent", "virtserialport"), ("console", "isa-serial")]
+        .map(|(name, model)| Device {
+            name: name.to_owned(),
+            model: model.to_owned(),
+        })
+        .into()
+}
+
+/// A path as the value of an option: QEMU ends a value at a comma, and takes two for one.
+fn value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+impl Machine<'_> {
+    /// The command line that both have.
+    pub(super) fn command(&self) -> Command {
+        let Self {
+            guest,
+            vcpus,
+            memory,
+            ..
+        } = self;
+        let accelerator = match guest.accelerator {
+            Accelerator::Kvm => "kvm".to_owned(),
+            Accelerator::Tcg => format!("tcg,tb-size={TRANSLATIONS_MIB}"),
+        };
+        let share = if self.writes_file { "on" } else { "off" };
+        // QEMU works in the run folder; a socket's path may have 107 bytes only.
+        let socket = |name: &str| format!("{}/{name}", self.folder.name());
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-vga", "none", "-net", "none"])
+            // What a guest could make of a fault in QEMU: no new process, no other user.
+            .args([
+                "-sandbox",
+                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            ])
+            .arg("-machine")
+            .arg(format!(
+                "{},memory-backend=memory,vmport=off,suppress-vmdesc=on",
+                guest.machine
+            ))
+            .args(["-accel", &accelerator])
+            .args(["-cpu", &guest.cpu])
+            .args(["-smp", &vcpus.to_string()])
+            .args(["-m", &format!("{}M", memory.0 >> 20)])
+            .arg("-object")
+            .arg(format!(
+                "memory-backend-file,id=memory,size={},share={share},mem-path={}",
+                memory.0,
+                value(self.file)
+            ))
+            .arg("-chardev")
+            .arg(format!(
+                "file,id=console,append=on,path={}",
+                socket("console")
+            ))
+            .args(["-device", "isa-serial,chardev=console"])
+            .args(["-device", "virtio-serial-pci,id=ports,max_ports=2"])
+            .arg("-chardev")
+            .arg(format!(
+                "socket,id=agent,server=on,wait=off,path={}",
+                socket("agent")
+            ))
+            .arg("-device")
+            .arg(format!(
+                "virtserialport,bus=ports.0,chardev=agent,name={AGENT_PORT}"
+            ))
+            .arg("-chardev")
+            .arg(format!(
+                "socket,id=qmp,server=on,wait=off,path={}",
+                socket("qmp")
+            ))
+            .args(["-mon", "chardev=qmp,mode=control"])
+            // The state has no section of what it was configured with: the manifest has that.
+            .args(["-global", "migration.send-configuration=off"]);
+        command.envs(ALLOCATOR);
+        command
+    }
+}
+
+/// Starts a guest's QEMU in a session of its own, so that it outlives the manager. Its process id is
+/// in the guest's folder before it is QEMU; until then it holds `lock`, if there is one.
+pub(super) fn start(
+    mut command: Command,
+    folder: &Folder,
+    input: Stdio,
+    lock: Option<&File>,
+) -> io::Result<Child> {
+    let log = folder.create_file("log")?;
+    let pid = folder.create_file("pid")?;
+    // Held by the child, which is a copy of this process, until it becomes QEMU.
+    let _lock = lock.map(File::try_clone).transpose()?;
+    let pid_file = pid.as_raw_fd();
+    command
+        .current_dir(folder.run_dir())
+        .stdin(input)
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    // SAFETY: become() calls functions that are async-signal-safe only, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || become_guest(pid_file));
+    }
+    command.spawn()
+}
+
+/// Between fork and exec: a session of its own, small files, no core file, and the process id.
+fn become_guest(pid_file: RawFd) -> io::Result<()> {
+    // A session, not just a process group: the kernel would send a group that is orphaned when this
+    // process ends, and has a stopped member, SIGHUP and SIGCONT.
+    setsid()?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    setrlimit(Resource::RLIMIT_FSIZE, FILE_MAX, FILE_MAX)?;
+    // SAFETY: a signal that is ignored runs no handler.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    // SAFETY: prctl(2) with these arguments reads no memory. Where Yama restricts who may read a
+    // process's memory, a later command of this user still may; without Yama it fails, and need not
+    // succeed.
+    let _ = unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
+    let mut digits = [0_u8; 12];
+    let mut rest = &mut digits[..];
+    writeln!(rest, "{}", std::process::id())?;
+    let left = rest.len();
+    let text = &digits[..digits.len() - left];
+    // SAFETY: the descriptor is the parent's, and open; the text is of this length.
+    let written = unsafe { libc::write(pid_file, text.as_ptr().cast(), text.len()) };
+    if usize::try_from(written).is_ok_and(|written| written == text.len()) {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

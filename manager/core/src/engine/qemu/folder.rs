@@ -1,0 +1,394 @@
+//! Folder of a guest in the run folder, `ID.qemu`: all that brood knows of a guest outside its
+//! process. By it any later process finds the guest, asks it, and removes what is left of it.
+//!
+//! ```text
+//! guest.json   what the guest is; written before its process is made
+//! pid          id of its process, written by that process before it becomes QEMU
+//! log          what QEMU said
+//! console      what the guest said on its serial console
+//! agent, qmp   sockets of QEMU: the agent's port, and the monitor
+//! ready        its process, written when the guest is safe to hand out
+//! suspending   locked while the guest is being written; left behind by a command that was killed
+//! exit         how its process ended, where its manager saw that
+//! ```
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::DirBuilderExt, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::sys::stat::Mode;
+use nix::{fcntl::OFlag, fcntl::open};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::ask;
+use crate::{
+    agent::{Agent, Channel},
+    checkpoint::QemuGuest,
+    engine::{Error, Limit, Process, ProcessState},
+    escaped,
+    guest_id::GuestId,
+    owner_only,
+    units::Bytes,
+};
+
+const SUFFIX: &str = ".qemu";
+/// As much of the end of a log is read as can hold its last words.
+const TAIL: u64 = 4096;
+/// How long one attempt to begin a session with the agent may take, before the wait is looked at
+/// again.
+const ATTEMPT: Duration = Duration::from_millis(1000);
+/// How often a socket that is not there yet is looked for.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// What a guest is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Its name.
+    pub(super) name: String,
+    /// The bundle that it was restored from, `DIR/NAME`.
+    pub(super) checkpoint: String,
+    /// Its memory.
+    pub(super) memory: Bytes,
+    /// The QEMU that it needs.
+    pub(super) guest: QemuGuest,
+    /// Name of the memory image in the run folder.
+    pub(super) image: String,
+}
+
+/// A guest's folder.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    run_dir: PathBuf,
+    name: String,
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder of a guest, whether it is there or not.
+    pub(super) fn of(run_dir: &Path, id: &GuestId) -> Self {
+        let name = format!("{id}{SUFFIX}");
+        Self {
+            run_dir: run_dir.to_owned(),
+            path: run_dir.join(&name),
+            name,
+        }
+    }
+
+    /// Guests that have a folder.
+    pub(super) fn all(run_dir: &Path) -> io::Result<Vec<GuestId>> {
+        let mut guests = Vec::new();
+        for entry in fs::read_dir(run_dir)? {
+            let name = entry?.file_name();
+            guests.extend(name.to_str().and_then(id_in));
+        }
+        Ok(guests)
+    }
+
+    /// Its name in the run folder.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// A file in it.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes the folder.
+    pub(super) fn create(&self) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(&self.path)
+    }
+
+    /// Removes it with all that is in it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Creates a file in it.
+    pub(super) fn create_file(&self, name: &str) -> io::Result<File> {
+        let mut options = owner_only::options();
+        options.append(true).create(true).open(self.file(name))
+    }
+
+    /// Writes a file, whole or not at all.
+    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let new = self.file(&format!("{name}.new"));
+        fs::write(&new, content)?;
+        fs::rename(new, self.file(name))
+    }
+
+    /// A file's content; `None` only when there is no such file.
+    fn text(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.file(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.named(name, &e)),
+        }
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let text = self.text(name)?;
+        let parsed = text.map(|text| serde_json::from_slice(&text)).transpose();
+        parsed.map_err(|e| self.named(name, &io::Error::new(io::ErrorKind::InvalidData, e)))
+    }
+
+    /// The same error, with the file that it is of.
+    fn named(&self, name: &str, error: &io::Error) -> io::Error {
+        let file = self.file(name);
+        io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+    }
+
+    /// Writes what the guest is.
+    pub(super) fn set_record(&self, record: &Record) -> io::Result<()> {
+        self.write("guest.json", &serde_json::to_vec(record)?)
+    }
+
+    /// What the guest is; `None` when nothing was made of it yet.
+    pub(super) fn record(&self) -> io::Result<Option<Record>> {
+        self.json("guest.json")
+    }
+
+    /// Notes that the guest may be handed out.
+    pub(super) fn set_ready(&self, process: Process) -> io::Result<()> {
+        self.write("ready", &serde_json::to_vec(&process)?)
+    }
+
+    /// The process of a guest that was handed out.
+    pub(super) fn ready(&self) -> io::Result<Option<Process>> {
+        self.json("ready")
+    }
+
+    /// The process of a guest that was handed out and may live.
+    pub(super) fn living(&self) -> io::Result<Option<Process>> {
+        let Some(process) = self.ready()? else {
+            return Ok(None);
+        };
+        Ok((process.state()? != ProcessState::Gone).then_some(process))
+    }
+
+    /// The process that was started for the guest, if it still is there: one whose command line
+    /// names the guest's folder.
+    pub(super) fn started(&self) -> io::Result<Option<Process>> {
+        if self.ready()?.is_some() {
+            return self.living();
+        }
+        let text = self.text("pid")?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        // An empty file: its writer was killed before it wrote.
+        let Some(pid) = text.lines().last() else {
+            return Ok(None);
+        };
+        let number = |e| self.named("pid", &io::Error::new(io::ErrorKind::InvalidData, e));
+        let Some(process) = Process::with_pid(pid.trim().parse().map_err(number)?)? else {
+            return Ok(None);
+        };
+        let is_its_own = command_line(process.pid)?.is_some_and(|line| line.contains(&self.name));
+        Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
+    }
+
+    /// Notes how the guest's process ended.
+    pub(super) fn set_exit(&self, how: &str) {
+        // Without the folder there is nobody left who asks.
+        let _ = self.write("exit", how.as_bytes());
+    }
+
+    /// How the guest ended, as far as can be told.
+    pub(super) fn reason(&self) -> String {
+        let exit = self.text("exit").ok().flatten();
+        let how = exit.map_or_else(
+            || "QEMU ended".to_owned(),
+            |how| format!("QEMU ended ({})", String::from_utf8_lossy(&how)),
+        );
+        let panic = self.tail("console").and_then(|text| {
+            let line = text.lines().rfind(|line| line.contains("Kernel panic"))?;
+            let from = line.find("Kernel panic").unwrap_or_default();
+            Some(line[from..].trim().to_owned())
+        });
+        if let Some(panic) = panic {
+            return format!("the guest's kernel died: {}", escaped::line(&panic));
+        }
+        match self.last_words() {
+            Some(words) => format!("{how}; the last it said: {words}"),
+            None => format!("{how} and said nothing"),
+        }
+    }
+
+    /// What QEMU said last.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let text = self.tail("log")?;
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        let words = last.strip_prefix("qemu-system-x86_64: ").unwrap_or(last);
+        Some(escaped::line(words).chars().take(300).collect())
+    }
+
+    /// What the guest said last on its console.
+    pub(super) fn last_of_console(&self) -> Option<String> {
+        let text = self.tail("console")?;
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        Some(escaped::line(last).chars().take(300).collect())
+    }
+
+    /// The end of a file.
+    fn tail(&self, name: &str) -> Option<String> {
+        let mut file = File::open(self.file(name)).ok()?;
+        let length = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+            .ok()?;
+        let mut text = Vec::new();
+        file.take(TAIL).read_to_end(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Connects to one of QEMU's sockets. A socket's path may have 107 bytes, a state folder's
+    /// path more, so the way goes by a descriptor of the folder.
+    pub(super) fn connect(&self, socket: &str) -> io::Result<UnixStream> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
+        let folder = open(&self.path, flags, Mode::empty())?;
+        UnixStream::connect(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd()))
+    }
+
+    /// Begins a session with the guest's agent.
+    pub(super) fn agent(&self, limit: Limit<'_>) -> Result<Agent, ask::Error> {
+        self.agent_while(limit, &|| Ok(()))
+    }
+
+    /// The same, as long as `wanted` does not say otherwise.
+    pub(super) fn agent_while(
+        &self,
+        limit: Limit<'_>,
+        wanted: &dyn Fn() -> Result<(), Error>,
+    ) -> Result<Agent, ask::Error> {
+        let begin = Instant::now();
+        loop {
+            wanted().map_err(ask::Error::Other)?;
+            if limit.is_cancelled() {
+                return Err(ask::Error::Other(Error::Interrupted));
+            }
+            let left = limit.timeout.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Err(ask::Error::Other(Error::Timeout(limit.timeout)));
+            }
+            let channel = match self.connect("agent").and_then(Channel::over) {
+                Ok(channel) => channel,
+                Err(e) => {
+                    let refused = e.kind() == io::ErrorKind::ConnectionRefused;
+                    let may_come = refused || e.kind() == io::ErrorKind::NotFound;
+                    // One that was there and listens no more is gone.
+                    if refused && self.ready().is_ok_and(|ready| ready.is_some()) {
+                        return Err(ask::Error::Lost(Error::Gone));
+                    }
+                    if !may_come {
+                        return Err(ask::Error::Other(Error::Io {
+                            action: "connect to the guest's agent",
+                            source: e,
+                        }));
+                    }
+                    std::thread::sleep(RETRY);
+                    continue;
+                }
+            };
+            match Agent::over(channel, left.min(ATTEMPT)) {
+                Ok(agent) => return Ok(agent.with_limit(limit.timeout)),
+                Err(e) => match ask::Error::of(e, limit.timeout) {
+                    ask::Error::Other(Error::Timeout(_)) => {}
+                    e => return Err(e),
+                },
+            }
+        }
+    }
+}
+
+/// The id of the guest whose folder has this name.
+fn id_in(name: &str) -> Option<GuestId> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// The command line of a process, words parted by blanks; `None` when it is gone.
+pub(super) fn command_line(pid: i32) -> io::Result<Option<String>> {
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        Ok(words) => Ok(Some(String::from_utf8_lossy(&words).replace('\0', " "))),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The id of the guest that a command line is of.
+pub(super) fn id_in_command(line: &str) -> Option<GuestId> {
+    let (before, _) = line.split_once(&format!("{SUFFIX}/qmp"))?;
+    before.rsplit(['=', '/']).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_file_is_an_error_and_a_missing_one_is_none() {
+        let run = tempfile::tempdir().unwrap();
+        let id = GuestId([7; 8]);
+        let folder = Folder::of(run.path(), &id);
+        folder.create().unwrap();
+        assert_eq!(Folder::all(run.path()).unwrap(), [id]);
+        assert_eq!(folder.record().unwrap(), None);
+        assert_eq!(folder.living().unwrap(), None);
+        assert_eq!(folder.started().unwrap(), None);
+        for name in ["guest.json", "ready", "pid"] {
+            fs::create_dir(folder.file(name)).unwrap();
+        }
+        assert!(folder.record().is_err() && folder.ready().is_err() && folder.started().is_err());
+        fs::remove_dir(folder.file("ready")).unwrap();
+        assert!(folder.started().is_err(), "its pid cannot be read");
+        fs::remove_dir(folder.file("pid")).unwrap();
+        fs::write(folder.file("pid"), "").unwrap();
+        assert_eq!(folder.started().unwrap(), None);
+        // Another process with that number is not the guest's.
+        fs::write(folder.file("pid"), format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(folder.started().unwrap(), None);
+    }
+
+    #[test]
+    fn the_reason_is_the_kernels_else_qemus() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = Folder::of(run.path(), &GuestId([7; 8]));
+        folder.create().unwrap();
+        assert_eq!(folder.reason(), "QEMU ended and said nothing");
+        fs::write(
+            folder.file("log"),
+            "qemu-system-x86_64: terminating on signal 15\n\n",
+        )
+        .unwrap();
+        folder.set_exit("signal: 15");
+        assert_eq!(
+            folder.reason(),
+            "QEMU ended (signal: 15); the last it said: terminating on signal 15"
+        );
+        let panic = "[   12.3] Kernel panic - not syncing: \u{1b}[2Jcrash\r\n[ 12.4] Rebooting\n";
+        fs::write(folder.file("console"), panic).unwrap();
+        let reason = folder.reason();
+        assert!(reason.starts_with("the guest's kernel died: Kernel panic - not syncing"));
+        assert!(!reason.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn guests_are_known_by_their_command_lines() {
+        let id = GuestId([0xab; 8]);
+        let line =
+            format!("qemu-system-x86_64 -chardev socket,id=qmp,wait=off,path={id}.qemu/qmp -m 1");
+        assert_eq!(id_in_command(&line), Some(id));
+        assert_eq!(id_in_command("vi notes.qemu/qmp"), None);
+    }
+}

@@ -1,0 +1,335 @@
+//! QEMU engine: guests that run an ordinary Linux, each in a QEMU of its own, with the processor's
+//! virtualization where the host has it and by translation where not.
+//!
+//! ```text
+//! manager ── qemu-system-x86_64 -incoming ──▶ guest process ── virtio-serial ──▶ agent in the guest
+//!    │                                           ▲
+//!    └── QMP: stop, device state, quit ──────────┘
+//! ```
+//!
+//! A checkpoint has the guest's memory as a raw file, and beside it the state of QEMU's devices
+//! without any memory (`xen-save-devices-state`). A clone maps the memory privately and loads the
+//! state, so it reads nothing and copies only what it writes.
+
+mod ask;
+mod boot;
+mod command;
+mod folder;
+mod host;
+mod memory_image;
+mod pages;
+mod qmp;
+mod restore;
+mod strays;
+mod suspend;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Mutex, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, ProcessState,
+    Session, Stray, Suspend, Usage,
+    kvm::{memory_map, usage},
+    process,
+    restore_threads::RestoreThreads,
+};
+use crate::{
+    agent::{Agent, wake_up},
+    checkpoint::{
+        Checkpoint, QemuGuest,
+        manifest::{EngineKind, Manifest},
+    },
+    guest_id::GuestId,
+    host::{
+        facts::{HostFacts, System},
+        linux::QemuFacts,
+    },
+};
+use folder::Folder;
+
+pub use boot::{Boot, BootImage, Booted};
+pub use host::{ACCELERATOR_VARIABLE, PROGRAM, QemuHost, kvm_obstacle};
+
+/// How long a killed QEMU is waited for.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the end of a guest is waited for that has closed its channel.
+const CRASH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The engine.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    host: QemuHost,
+}
+
+impl Qemu {
+    /// The engine of this host, as its environment has it.
+    ///
+    /// # Errors
+    /// When the environment names an accelerator that there is not.
+    pub fn of_host() -> Result<Self, Error> {
+        Ok(Self {
+            host: QemuHost::of_environment()?,
+        })
+    }
+
+    /// A guest that has answered: its folder and process.
+    fn alive(guest: GuestRef<'_>) -> Result<(Folder, Process), Error> {
+        let folder = Folder::of(guest.run_dir, guest.id);
+        let process = folder.living().map_err(look)?.ok_or(Error::Gone)?;
+        Ok((folder, process))
+    }
+
+    /// How a guest ended whose channel was closed.
+    fn died(&self, guest: GuestRef<'_>, process: Process, otherwise: Error) -> Error {
+        let begin = Instant::now();
+        while process.may_live() {
+            if begin.elapsed() > CRASH_PATIENCE {
+                return otherwise;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        match self.ended(guest) {
+            Ok(reason) => Error::Died(reason.unwrap_or_default()),
+            Err(e) => e,
+        }
+    }
+}
+
+fn look(source: io::Error) -> Error {
+    Error::Io {
+        action: "look at the guest",
+        source,
+    }
+}
+
+/// Why a guest's process could not be measured.
+fn not_measured(source: io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
+        _ => Error::Io {
+            action: "read the guest's memory usage",
+            source,
+        },
+    }
+}
+
+/// What a checkpoint says of its QEMU.
+fn guest_of(checkpoint: &Checkpoint) -> Result<QemuGuest, Error> {
+    let manifest = checkpoint.manifest();
+    let refuse = |reason: String| Error::Checkpoint {
+        checkpoint: checkpoint.path().to_string(),
+        reason,
+    };
+    let guest = match (manifest.engine, &manifest.qemu) {
+        (EngineKind::Qemu, Some(guest)) => guest.clone(),
+        (EngineKind::Qemu, None) => {
+            return Err(refuse("it does not say which QEMU made it".to_owned()));
+        }
+        (other, _) => {
+            let maker = other.name();
+            let reason = format!(
+                "it was made by {maker}, and only {maker} can restore it: BROOD_ENGINE={maker}"
+            );
+            return Err(refuse(reason));
+        }
+    };
+    if guest.devices_version != command::DEVICES_VERSION {
+        return Err(refuse(format!(
+            "its devices are of version {}, and this brood's of version {}",
+            guest.devices_version,
+            command::DEVICES_VERSION
+        )));
+    }
+    Ok(guest)
+}
+
+impl Engine for Qemu {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Qemu
+    }
+
+    fn examine(&self, facts: &mut HostFacts) {
+        if let System::Linux(linux) = &mut facts.system {
+            let (accelerator, why) = self.host.accelerator();
+            linux.qemu = Some(QemuFacts {
+                program: PROGRAM.to_owned(),
+                version: self.host.version().ok(),
+                accelerator: accelerator.to_string(),
+                why,
+            });
+        }
+    }
+
+    fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let guest = guest_of(checkpoint)?;
+        self.host.suits(&guest).map_err(|reason| Error::Checkpoint {
+            checkpoint: checkpoint.path().to_string(),
+            reason,
+        })
+    }
+
+    fn session(
+        &self,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+        _: Option<Duration>,
+    ) -> Result<Box<dyn Session>, Error> {
+        self.suits(checkpoint)?;
+        let guest = guest_of(checkpoint)?;
+        checkpoint.unchanged()?;
+        let cannot = |action| move |source| Error::Io { action, source };
+        let lock = lock.try_clone().map_err(cannot("hand on the lock"))?;
+        let run_dir = run_dir.canonicalize().map_err(look)?;
+        let image = memory_image::MemoryImage::of(checkpoint, &run_dir)
+            .map_err(cannot("lay out the memory that guests share"))?;
+        Ok(Box::new(RestoreThreads::new(restore::Source {
+            bundle: checkpoint.path().absolute()?.to_string(),
+            memory: checkpoint.manifest().memory.size,
+            vcpus: checkpoint.manifest().vcpus,
+            state: checkpoint.kern().to_vec(),
+            guest,
+            image,
+            run_dir,
+            lock,
+            called_off: AtomicBool::new(false),
+            restoring: Mutex::default(),
+            restored: Mutex::default(),
+        })))
+    }
+
+    fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
+        Folder::of(guest.run_dir, guest.id).living().map_err(look)
+    }
+
+    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
+        Folder::all(run_dir)
+    }
+
+    fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
+        strays::find(run_dir).map_err(look)
+    }
+
+    fn forget_stray(&self, guest: GuestRef<'_>) -> Result<(), Error> {
+        self.forget(guest)
+    }
+
+    fn describe(
+        &self,
+        guest: GuestRef<'_>,
+        _: Process,
+    ) -> Result<Option<ProcessDescription>, Error> {
+        let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
+        Ok(record.map(|record| ProcessDescription {
+            name: record.name,
+            checkpoint: record.checkpoint,
+            memory: record.memory,
+        }))
+    }
+
+    fn ask(
+        &self,
+        guest: GuestRef<'_>,
+        words: &[String],
+        limit: Limit<'_>,
+    ) -> Result<Box<dyn Answer>, Error> {
+        let request = ask::parse(words)?;
+        let (folder, process) = Self::alive(guest)?;
+        suspend::mend(&folder)?;
+        let answered = folder
+            .agent(limit)
+            .and_then(|agent| request.put(&agent, limit));
+        answered.map_err(|e| match e {
+            ask::Error::Lost(e) => self.died(guest, process, e),
+            ask::Error::Other(e) => e,
+        })
+    }
+
+    fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error> {
+        let (folder, process) = Self::alive(guest)?;
+        suspend::suspend(&folder, process, suspend)
+    }
+
+    fn writes_deltas(&self) -> bool {
+        true
+    }
+
+    fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
+        if !self.unfreeze(process).map_err(|source| Error::Io {
+            action: "signal its process",
+            source,
+        })? {
+            return Err(Error::Gone);
+        }
+        let (folder, _) = Self::alive(guest)?;
+        suspend::mend(&folder)?;
+        let woken = folder.agent(limit).and_then(|agent: Agent| {
+            wake_up(&agent, None)
+                .map(drop)
+                .map_err(|e| ask::Error::of(e.source, limit.timeout))
+        });
+        woken.map_err(|e| match e {
+            ask::Error::Lost(e) => self.died(guest, process, e),
+            ask::Error::Other(e) => e,
+        })
+    }
+
+    fn usage(&self, _: GuestRef<'_>, process: Process) -> Result<Usage, Error> {
+        usage::read(process).map_err(not_measured)
+    }
+
+    fn memory_map(&self, process: Process, cells: u32) -> Result<Option<MemoryMap>, Error> {
+        memory_map::read(process, cells)
+            .map(Some)
+            .map_err(not_measured)
+    }
+
+    fn own_disk(&self, _: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
+    }
+
+    fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {
+        let folder = Folder::of(guest.run_dir, guest.id);
+        if folder.ready().map_err(look)?.is_none() || folder.living().map_err(look)?.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(folder.reason()))
+    }
+
+    fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
+        remove(guest.run_dir, guest.id).map_err(|source| Error::Io {
+            action: "remove the guest's files",
+            source,
+        })
+    }
+}
+
+/// Removes what a guest has on this host: its process, if it has not ended, and its folder; and the
+/// memory image, when nobody else needs it.
+fn remove(run_dir: &Path, id: &GuestId) -> io::Result<()> {
+    let folder = Folder::of(run_dir, id);
+    if let Some(process) = folder.started()?
+        && let Some(handle) = process.open()?
+    {
+        process::send(&handle, Signal::SIGKILL)?;
+        if !process::wait_for_end(&handle, END_PATIENCE)? && process.state()? != ProcessState::Gone
+        {
+            let pid = process.pid;
+            return Err(io::Error::other(format!("its process {pid} does not end")));
+        }
+    }
+    // A record that cannot be read names no image: that stays until another guest of it goes.
+    let image = folder.record().ok().flatten().map(|record| record.image);
+    folder.remove()?;
+    match image {
+        Some(image) => memory_image::remove_if_unused(run_dir, &image),
+        None => Ok(()),
+    }
+}

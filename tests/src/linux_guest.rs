@@ -1,0 +1,189 @@
+//! A real Linux for tests: the minimal image, and a checkpoint of it, both made once for each build
+//! of brood and kept in the target folder.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{brood, skip::without_qemu};
+
+/// Packages that the image is made of.
+const KERNEL: &str = "linux-image-cloud-amd64";
+const BUSYBOX: &str = "busybox-static";
+/// What the guest does before it is sealed: a program that counts, and a page of its own in use.
+const WARM: &str = "setsid sh -c 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.2; done' \
+                    </dev/null >/dev/null 2>&1 &";
+/// The checkpoint's memory.
+const MEMORY: &str = "128M";
+
+/// What builds images in tests: the agent's program and the packages.
+///
+/// Where they cannot be had, the running test is named as skipped, and must return.
+///
+/// # Panics
+/// When `BROOD_REQUIRE_QEMU=1` is set, and they cannot be had.
+#[must_use]
+pub fn image_builder() -> Option<(PathBuf, Vec<PathBuf>)> {
+    let target = target();
+    let agent = target.join("x86_64-unknown-linux-gnu/agent/brood-agent");
+    if !agent.is_file() {
+        without_qemu("there is no static brood-agent: tools/agent builds it");
+        return None;
+    }
+    match packages(&target.join("linux-guest/packages")) {
+        Ok(packages) => Some((agent, packages)),
+        Err(why) => {
+            without_qemu(&format!("no Debian packages for a guest: {why}"));
+            None
+        }
+    }
+}
+
+/// A checkpoint of a real Linux, `DIR/NAME`, which nobody may change. The first test boots it, the
+/// others wait for that.
+///
+/// Where QEMU is not installed, the running test is named as skipped, and must return.
+///
+/// # Panics
+/// When it cannot be booted; or when `BROOD_REQUIRE_QEMU=1` is set, and QEMU is not installed.
+#[must_use]
+pub fn linux_guest() -> Option<String> {
+    let version = Command::new("qemu-system-x86_64").arg("--version").output();
+    let Ok(version) = version else {
+        without_qemu("no qemu-system-x86_64");
+        return None;
+    };
+    let folder = target().join("linux-guest");
+    fs::create_dir_all(&folder).expect("a folder in the target folder");
+    // Held until the checkpoint is there, by one process.
+    let lock = File::create(folder.join("lock")).expect("a lock");
+    lock.lock().expect("a lock");
+    let (agent, packages) = image_builder()?;
+    let mut key = Sha256::new();
+    key.update(&version.stdout);
+    key.update(env::var("BROOD_QEMU_ACCEL").unwrap_or_default());
+    key.update(WARM);
+    key.update(MEMORY);
+    for file in packages.iter().chain([&agent, &brood()]) {
+        let facts = fs::metadata(file).expect("a file that is there");
+        key.update(format!("{file:?} {} {:?}", facts.len(), facts.modified()));
+    }
+    let key: String = key
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let of_key = folder.join(&key);
+    let checkpoint = of_key.join("ckp/linux");
+    if !of_key.join("ckp/linux.ckp.brood").is_file() {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            // Of earlier builds.
+            if entry.file_name() != "packages" && entry.path().is_dir() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        make(&of_key, &checkpoint, &agent, &packages);
+    }
+    Some(checkpoint.to_str().expect("plain letters").to_owned())
+}
+
+fn make(folder: &Path, checkpoint: &Path, agent: &Path, packages: &[PathBuf]) {
+    let run = |words: &[&str], files: &[&Path]| {
+        let mut command = Command::new(brood());
+        command
+            .args(words)
+            .args(files)
+            .env("BROOD_STATE_DIR", folder.join("state"))
+            .env("BROOD_CONFIG", "/dev/null")
+            .env("BROOD_ENGINE", "qemu");
+        let ran = command.output().expect("brood runs");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{command:?}: {said}");
+    };
+    let mut words = vec!["image", "build", "--minimal", "linux"];
+    let agent = agent.to_str().expect("plain letters");
+    words.extend(["--agent", agent]);
+    for package in packages {
+        words.extend(["--deb", package.to_str().expect("plain letters")]);
+    }
+    run(&words, &[]);
+    let make = [
+        "checkpoint",
+        "make",
+        "--memory",
+        MEMORY,
+        "--warm",
+        WARM,
+        "--",
+        "linux",
+    ];
+    run(&make, &[checkpoint]);
+}
+
+/// The kernel's and busybox's package, fetched when they are not there.
+fn packages(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    let there = |prefix: &str| {
+        let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.find_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            (name.starts_with(prefix) && name.ends_with(".deb")).then(|| entry.path())
+        })
+    };
+    let run = |command: &mut Command| {
+        let ran = command.current_dir(folder).env("LC_ALL", "C").output();
+        let ran = ran.map_err(|e| format!("{command:?}: {e}"))?;
+        if ran.status.success() {
+            Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+        } else {
+            Err(format!(
+                "{command:?}: {}",
+                String::from_utf8_lossy(&ran.stderr).trim()
+            ))
+        }
+    };
+    let fetch = |name: &str| {
+        let mut command = Command::new("apt-get");
+        let fetch = command.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]);
+        run(fetch).or_else(|_| {
+            // On a fresh machine apt has no lists yet, or old ones.
+            run(Command::new("apt-get").args(["-q", "update"]))?;
+            run(fetch)
+        })
+    };
+    let mut found = Vec::new();
+    for (prefix, name) in [("linux-image-", KERNEL), (BUSYBOX, BUSYBOX)] {
+        if there(prefix).is_none() {
+            let mut name = name.to_owned();
+            if prefix != name {
+                let needs = run(Command::new("apt-cache").args(["depends", &name]))?;
+                let mut needs = needs
+                    .lines()
+                    .filter_map(|line| line.trim().strip_prefix("Depends: "));
+                let kernel = needs.find(|need| need.starts_with(prefix));
+                kernel
+                    .ok_or("apt-cache names no kernel")?
+                    .clone_into(&mut name);
+            }
+            let _ = fetch(&name)?;
+        }
+        found.push(there(prefix).ok_or_else(|| format!("apt-get left no {prefix}"))?);
+    }
+    Ok(found)
+}
+
+/// The target folder.
+fn target() -> PathBuf {
+    let test = env::current_exe().expect("a test knows where it is");
+    let profile = test.ancestors().find(|dir| dir.join("deps").is_dir());
+    let target = profile
+        .and_then(Path::parent)
+        .expect("tests are built in target/PROFILE/deps");
+    target.to_owned()
+}
