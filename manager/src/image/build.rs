@@ -52,13 +52,13 @@ pub(crate) fn agent_beside_program() -> Result<PathBuf, Error> {
     let folder = program.parent().unwrap_or(Path::new("/"));
     let target = folder.parent().unwrap_or(Path::new("/"));
     let places = [
-        folder.join(AGENT_PROGRAM),
-        // As packages install it.
-        target.join("lib/brood").join(AGENT_PROGRAM),
-        // As tools/agent builds it.
+        // As tools/agent builds it: where a plain build has left one too, that is not static.
         target
             .join("x86_64-unknown-linux-gnu/agent")
             .join(AGENT_PROGRAM),
+        folder.join(AGENT_PROGRAM),
+        // As packages install it.
+        target.join("lib/brood").join(AGENT_PROGRAM),
     ];
     if let Some(found) = places.iter().find(|path| path.is_file()) {
         return Ok(found.clone());
