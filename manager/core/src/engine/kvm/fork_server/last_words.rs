@@ -1,8 +1,9 @@
 //! Last words: how a guest's process tells its nursery why it cannot go on.
 //!
-//! A guest's process opens no files, so its nursery writes the exit record. All guests send to one
-//! socket. The kernel adds the sender's process id to each message, so that no guest speaks for
-//! another. What does not fit any more is lost, and nobody waits.
+//! A guest's process opens no files, so its nursery writes the exit record, and then ends the
+//! process: whoever finds the guest dead finds the reason, too. All guests send to one socket. The
+//! kernel adds the sender's process id to each message, so that no guest speaks for another. What
+//! does not fit any more is lost.
 
 use std::{
     collections::HashMap,
@@ -53,12 +54,14 @@ impl LastWords {
         &self.socket
     }
 
-    /// Reads all that was said by processes that `is_child` knows.
-    pub(crate) fn hear(&mut self, is_child: impl Fn(Pid) -> bool) {
+    /// Reads all that was said; passes the words of those to `record` that have not been heard
+    /// before. It says whether the speaker is a guest.
+    pub(crate) fn hear(&mut self, mut record: impl FnMut(Pid, &ExitReason) -> bool) {
         let mut words = [0; WORDS_MAX];
         while let Some((sender, length)) = self.receive(&mut words) {
             if let Ok(reason) = serde_json::from_slice(&words[..length])
-                && is_child(sender)
+                && !self.heard.contains_key(&sender)
+                && record(sender, &reason)
             {
                 self.heard.insert(sender, reason);
             }
@@ -84,11 +87,12 @@ impl LastWords {
     }
 }
 
-/// Says to the nursery why this process ends.
-pub(crate) fn say(nursery: &OwnedFd, reason: &ExitReason) {
+/// Says to the nursery why this process ends; `false` when there is no nursery, or it hears
+/// nothing.
+pub(crate) fn say(nursery: &OwnedFd, reason: &ExitReason) -> bool {
     let words = serde_json::to_vec(reason).expect("a reason is plain data");
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    let _ = send(nursery.as_raw_fd(), &words, flags);
+    send(nursery.as_raw_fd(), &words, flags).is_ok()
 }
 
 #[cfg(test)]
@@ -100,20 +104,25 @@ mod tests {
         let (mut words, nursery) = LastWords::new().unwrap();
         let own = Pid::this();
         let _ = send(nursery.as_raw_fd(), b"garbage", MsgFlags::empty());
-        words.hear(|_| true);
+        words.hear(|_, _| true);
         assert_eq!(words.of(own), None);
-        say(&nursery, &ExitReason::Halted);
-        words.hear(|pid| pid != own);
+        assert!(say(&nursery, &ExitReason::Halted));
+        words.hear(|pid, _| pid != own);
         assert_eq!(words.of(own), None, "it is no child");
-        say(&nursery, &ExitReason::Halted);
-        words.hear(|pid| pid == own);
+        assert!(say(&nursery, &ExitReason::Halted));
+        words.hear(|pid, reason| pid == own && *reason == ExitReason::Halted);
         assert_eq!(words.of(own), Some(ExitReason::Halted));
         assert_eq!(words.of(own), None);
-        // Whoever says too much loses it, and does not wait.
-        for _ in 0..10_000 {
-            say(&nursery, &ExitReason::Halted);
-        }
-        words.hear(|_| true);
-        assert_eq!(words.of(own), Some(ExitReason::Halted));
+        // Whoever says too much loses it, does not wait, and is heard once.
+        let said = (0..10_000).filter(|_| say(&nursery, &ExitReason::Halted));
+        assert!(said.count() < 10_000);
+        let mut heard = 0;
+        words.hear(|_, _| {
+            heard += 1;
+            true
+        });
+        assert_eq!((heard, words.of(own)), (1, Some(ExitReason::Halted)));
+        drop(words);
+        assert!(!say(&nursery, &ExitReason::Halted));
     }
 }

@@ -35,7 +35,7 @@ use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, ppoll},
     sys::{
-        signal::{SigHandler, SigSet, Signal},
+        signal::{SigHandler, SigSet, Signal, kill},
         socket::{MsgFlags, send},
         time::TimeSpec,
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -46,7 +46,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_DIED, EXIT_SUSPENDED},
+    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_SUSPENDED},
     fork_server::{
         descriptors::{self, SOCKET, own},
         inheritance::{Inheritance, Life, Spare},
@@ -225,7 +225,8 @@ impl Nursery {
                 limit,
             );
             children.note_taken(&pipe.taken);
-            self.last_words.hear(|pid| children.has(pid));
+            self.last_words
+                .hear(|pid, reason| children.end(pid, reason));
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
                 children.reap(open.then_some(SOCKET), &pipe.taken, &mut self.last_words);
@@ -361,8 +362,19 @@ impl ChildTable {
         self.all.is_empty()
     }
 
-    fn has(&self, pid: Pid) -> bool {
-        self.all.iter().any(|child| child.pid == pid)
+    /// Records why a guest cannot go on, and ends its process, which waits for that. `false` when
+    /// there is no such guest.
+    fn end(&self, pid: Pid, reason: &ExitReason) -> bool {
+        let Some(child) = self.all.iter().find(|child| child.pid == pid) else {
+            return false;
+        };
+        let ChildState::Guest(id, _) = child.is else {
+            return false;
+        };
+        exit_record::ended(&id, reason);
+        // No wait(2) has collected it, so the process with this id is it.
+        let _ = kill(pid, Signal::SIGKILL);
+        true
     }
 
     fn add(&mut self, pid: Pid) {
@@ -426,7 +438,7 @@ impl ChildTable {
             };
             // Now that it has ended, whatever it has taken can be read, and what it has said.
             self.note_taken(taken);
-            last_words.hear(|child| child == pid || self.has(child));
+            last_words.hear(|pid, reason| self.end(pid, reason));
             let said = last_words.of(pid);
             let Some(at) = self.all.iter().position(|child| child.pid == pid) else {
                 continue;
@@ -443,10 +455,10 @@ impl ChildTable {
                 },
             };
             let reason = match reason {
+                // Who ends by itself knows better why.
+                _ if said.is_some() => said.unwrap_or(reason),
                 ExitReason::Killed { .. } => limit_group::exceeded(Path::new(""), &id)
                     .map_or(reason, |limit| ExitReason::MemoryLimit { limit }),
-                // Who ends by itself knows better why.
-                ExitReason::Exited { code: EXIT_DIED } => said.unwrap_or(reason),
                 reason => reason,
             };
             match reason {

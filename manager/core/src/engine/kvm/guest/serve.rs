@@ -13,6 +13,7 @@ use std::{
     process::exit,
     ptr,
     sync::atomic::{AtomicPtr, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -59,6 +60,8 @@ use crate::{checkpoint::FileStamp, full_disk, guest_id::GuestId, units::Bytes};
 
 /// Time that a client has to send its call, in milliseconds.
 const CLIENT_PATIENCE_MS: i64 = 2000;
+/// Time that the nursery has to record how a guest ended.
+const RECORD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
@@ -133,6 +136,8 @@ struct Guest<'a, P> {
     port: P,
     /// The stamps of the checkpoint's files when their content was last known to be right.
     stamps: Vec<FileStamp>,
+    /// Why the guest cannot go on.
+    exit_reason: Option<ExitReason>,
 }
 
 /// What there is of the guest beside its state in the inherited plan.
@@ -167,6 +172,7 @@ fn restore<'a, P: GuestPort>(
         control,
         port,
         stamps: inheritance.layers.stamps(),
+        exit_reason: None,
     };
     // Nothing below makes or opens anything any more.
     inheritance.jail.enter()?;
@@ -302,7 +308,7 @@ impl<P: GuestPort> Guest<'_, P> {
         };
         let _ = send_message(client.as_raw_fd(), &reply);
         if reply.kind == REPLY_DEAD {
-            exit(EXIT_DIED);
+            self.end();
         }
         stop_after(&call);
     }
@@ -334,8 +340,20 @@ impl<P: GuestPort> Guest<'_, P> {
         }
     }
 
+    /// Ends the process of a guest that cannot go on. The nursery does, when it has recorded why.
+    fn end(&self) -> ! {
+        let said = self
+            .exit_reason
+            .as_ref()
+            .is_some_and(|reason| last_words::say(&self.inheritance.last_words, reason));
+        if said {
+            thread::sleep(RECORD_PATIENCE);
+        }
+        exit(EXIT_DIED)
+    }
+
     fn died(&mut self, reason: &ExitReason) -> Reply {
-        last_words::say(&self.inheritance.last_words, reason);
+        self.exit_reason = Some(reason.clone());
         Reply::new(REPLY_DEAD, &reason.to_string())
     }
 
@@ -410,7 +428,7 @@ impl<P: GuestPort> Guest<'_, P> {
         if let Err(reason) = self.check_checkpoint() {
             let reply = self.died(&reason);
             let _ = send_message(client.as_raw_fd(), &reply);
-            exit(EXIT_DIED);
+            self.end();
         }
         let sent = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, "")).and_then(|()| {
             nix::sys::socket::send(client.as_raw_fd(), &state, MsgFlags::MSG_NOSIGNAL)
