@@ -8,7 +8,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
-use super::proc::{self, Mount, ProcRoot};
+#[cfg(target_os = "linux")]
+use super::proc;
+use super::proc::{Mount, ProcRoot};
 
 /// Version 1 writes "no limit" as the largest page-aligned signed number; anything near is none.
 const UNLIMITED: u64 = 1 << 62;
@@ -67,6 +69,7 @@ impl Groups {
 }
 
 /// This process's group of a hierarchy that may account memory.
+#[cfg(target_os = "linux")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryGroup {
     /// Its folder.
@@ -77,6 +80,7 @@ pub(crate) struct MemoryGroup {
     pub(crate) version: u8,
 }
 
+#[cfg(target_os = "linux")]
 impl MemoryGroup {
     /// All such groups of this process.
     ///
@@ -98,6 +102,7 @@ impl MemoryGroup {
 
 /// Kills for want of memory, as `memory.events` (version 2) or `memory.oom_control` (version 1)
 /// counts them, or /proc/vmstat for the host.
+#[cfg(target_os = "linux")]
 pub(crate) fn oom_kills(text: &str) -> Option<u64> {
     let mut lines = text.lines();
     lines.find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
