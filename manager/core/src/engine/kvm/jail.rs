@@ -6,31 +6,20 @@
 //! talks to clients that come to its socket, and reads and writes descriptors that it has or is
 //! sent. It opens nothing, starts nothing, connects to nothing and signals nobody but itself.
 
-use std::collections::BTreeMap;
+use std::{io, mem::offset_of};
 
 use caps::CapSet;
+use libc::{seccomp_data, sock_filter, sock_fprog};
 use nix::unistd::Pid;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, apply_filter, sock_filter,
-};
 
 /// Stands in the filter for the id of the process that takes it.
 const OWN_PID: u32 = 0x7fff_0b0d;
 /// Type of KVM's ioctls (`KVMIO` of linux/kvm.h), and where an ioctl's number has its type.
-const KVM_IOCTL: u64 = 0xae00;
-const IOCTL_TYPE: u64 = 0xff00;
-
-/// Loads the caller's address, which nothing uses. When a filter is installed, the kernel runs it
-/// for each number of a system call, to find those that it always allows
-/// (`seccomp_cache_prepare()` of kernel/seccomp.c). For this filter that would take 90 µs of a
-/// restore, and save a guest that makes few calls next to nothing. It gives up at a load like this.
-const LOOK_AT_CALLER: sock_filter = sock_filter {
-    code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16,
-    jt: 0,
-    jf: 0,
-    k: std::mem::offset_of!(libc::seccomp_data, instruction_pointer) as u32,
-};
+const KVM_IOCTL: u32 = 0xae00;
+const IOCTL_TYPE: u32 = 0xff00;
+/// `AUDIT_ARCH_X86_64` of linux/audit.h: the system calls of 64-bit programs, by whose numbers the
+/// filter goes.
+const X86_64: u32 = 0xc000_003e;
 
 /// Gives up all capabilities, and the right to get any by executing a program.
 pub(crate) fn give_up_privileges() -> Result<(), String> {
@@ -47,24 +36,15 @@ pub(crate) fn give_up_privileges() -> Result<(), String> {
     Ok(())
 }
 
-/// The filter, compiled once for all guests of a nursery.
+/// The filter, made once for all guests of a nursery.
 #[derive(Debug)]
 pub(crate) struct Jail {
-    filter: BpfProgram,
+    filter: Vec<sock_filter>,
 }
 
 impl Jail {
-    pub(crate) fn new() -> Result<Self, String> {
-        let failed = |e: seccompiler::BackendError| format!("cannot make its jail: {e}");
-        let filter = SeccompFilter::new(
-            rules().map_err(failed)?,
-            SeccompAction::Errno(libc::EPERM.unsigned_abs()),
-            SeccompAction::Allow,
-            TargetArch::x86_64,
-        );
-        let mut filter = filter.and_then(BpfProgram::try_from).map_err(failed)?;
-        filter.insert(0, LOOK_AT_CALLER);
-        Ok(Self { filter })
+    pub(crate) fn new() -> Self {
+        Self { filter: filter() }
     }
 
     /// Confines this process for good.
@@ -74,7 +54,20 @@ impl Jail {
         for instruction in filter.iter_mut().filter(|each| each.k == OWN_PID) {
             instruction.k = own;
         }
-        apply_filter(&filter).map_err(|e| format!("cannot enter its jail: {e}"))
+        let program = sock_fprog {
+            len: u16::try_from(filter.len()).expect("a filter has few instructions"),
+            filter: filter.as_mut_ptr(),
+        };
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the program describes the vector above, which the kernel copies. The filter
+        // makes system calls fail, which is no matter of memory.
+        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
+            0 => Ok(()),
+            _ => Err(format!(
+                "cannot enter its jail: {}",
+                io::Error::last_os_error()
+            )),
+        }
     }
 }
 
@@ -128,37 +121,105 @@ const FREE: [i64; 42] = [
     libc::SYS_exit_group,
 ];
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<_, _> = FREE.into_iter().map(|call| (call, Vec::new())).collect();
-    let mut only = |call, argument, is, value| {
-        let condition = SeccompCondition::new(argument, Width::Dword, is, value)?;
-        rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
-        Ok::<_, seccompiler::BackendError>(())
+/// A system call that is allowed if the bits of `mask` in an argument (32 bits of it) are `value`.
+struct Condition {
+    call: i64,
+    argument: usize,
+    mask: u32,
+    value: u32,
+}
+
+const CONDITIONS: [Condition; 7] = {
+    const fn only(call: i64, argument: usize, mask: u32, value: u32) -> Condition {
+        Condition {
+            call,
+            argument,
+            mask,
+            value,
+        }
+    }
+    let executable = libc::PROT_EXEC.unsigned_abs();
+    let by_descriptor = libc::AT_EMPTY_PATH.unsigned_abs();
+    let death_signal = libc::PR_SET_PDEATHSIG.unsigned_abs();
+    [
+        only(libc::SYS_ioctl, 1, IOCTL_TYPE, KVM_IOCTL),
+        // Memory that the processor executes is the program's, and no other.
+        only(libc::SYS_mmap, 2, executable, 0),
+        only(libc::SYS_mprotect, 2, executable, 0),
+        // Its end no longer hangs on its nursery's once it can be found.
+        only(libc::SYS_prctl, 0, u32::MAX, death_signal),
+        // It stops itself (raise(3)), and looks at open files: by an empty path.
+        only(libc::SYS_tgkill, 0, u32::MAX, OWN_PID),
+        only(libc::SYS_newfstatat, 3, by_descriptor, by_descriptor),
+        only(libc::SYS_statx, 2, by_descriptor, by_descriptor),
+    ]
+};
+
+/// The filter as the kernel takes it (`struct seccomp_data` of linux/seccomp.h). It is short,
+/// because the kernel translates it in each restore.
+fn filter() -> Vec<sock_filter> {
+    let new = |code: u32, jt, jf, k| sock_filter {
+        code: u16::try_from(code).expect("codes have 16 bits"),
+        jt,
+        jf,
+        k,
     };
-    only(libc::SYS_ioctl, 1, Is::MaskedEq(IOCTL_TYPE), KVM_IOCTL)?;
-    // Memory that the processor executes is the program's, and no other.
-    let executable = u64::from(libc::PROT_EXEC.unsigned_abs());
-    only(libc::SYS_mmap, 2, Is::MaskedEq(executable), 0)?;
-    only(libc::SYS_mprotect, 2, Is::MaskedEq(executable), 0)?;
-    // Its end no longer hangs on its nursery's once it can be found (PR_SET_PDEATHSIG).
-    let death_signal = u64::from(libc::PR_SET_PDEATHSIG.unsigned_abs());
-    only(libc::SYS_prctl, 0, Is::Eq, death_signal)?;
-    // It stops itself (raise(3)), and looks at open files: by an empty path.
-    only(libc::SYS_tgkill, 0, Is::Eq, OWN_PID.into())?;
-    let by_descriptor = u64::from(libc::AT_EMPTY_PATH.unsigned_abs());
-    only(
-        libc::SYS_newfstatat,
-        3,
-        Is::MaskedEq(by_descriptor),
-        by_descriptor,
-    )?;
-    only(
-        libc::SYS_statx,
-        2,
-        Is::MaskedEq(by_descriptor),
-        by_descriptor,
-    )?;
-    Ok(rules)
+    let load = |offset: usize| {
+        new(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            0,
+            0,
+            word(offset),
+        )
+    };
+    let go_if = |k, jt, jf| new(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, k);
+    let answer = |action| new(libc::BPF_RET | libc::BPF_K, 0, 0, action);
+    let refuse = answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs());
+    let allow = answer(libc::SECCOMP_RET_ALLOW);
+
+    let mut filter = vec![
+        // When a filter is installed, the kernel runs it for each number of a system call to find
+        // those that it always allows (`seccomp_cache_prepare()` of kernel/seccomp.c), which takes
+        // long and saves a guest that makes few calls nothing. It gives up at a load like this.
+        load(offset_of!(seccomp_data, instruction_pointer)),
+        load(offset_of!(seccomp_data, arch)),
+        go_if(X86_64, 1, 0),
+        refuse,
+        load(offset_of!(seccomp_data, nr)),
+    ];
+    for Condition {
+        call,
+        argument,
+        mask,
+        value,
+    } in CONDITIONS
+    {
+        // The other half of an argument is of no meaning to these calls.
+        let low = offset_of!(seccomp_data, args) + argument * size_of::<u64>();
+        filter.extend([
+            go_if(number(call), 0, 5),
+            load(low),
+            new(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask),
+            go_if(value, 0, 1),
+            allow,
+            refuse,
+        ]);
+    }
+    for (n, call) in FREE.into_iter().enumerate() {
+        // Past the rest of the calls, and the refusal.
+        let to_allow = u8::try_from(FREE.len() - n).expect("few calls are allowed");
+        filter.push(go_if(number(call), to_allow, 0));
+    }
+    filter.extend([refuse, allow]);
+    filter
+}
+
+fn number(call: i64) -> u32 {
+    u32::try_from(call).expect("numbers of system calls are small")
+}
+
+fn word(offset: usize) -> u32 {
+    u32::try_from(offset).expect("the data has 64 bytes")
 }
 
 #[cfg(test)]
@@ -195,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_does_not_need_is_refused() {
-        let jail = Jail::new().unwrap();
+        let jail = Jail::new();
         // SAFETY: the child makes system calls and allocates, as a nursery's children do; the
         // allocator of glibc is sound after a fork.
         match unsafe { fork() }.unwrap() {

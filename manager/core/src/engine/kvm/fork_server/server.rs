@@ -191,7 +191,7 @@ impl Nursery {
         Ok(Self {
             inheritance: Inheritance {
                 kvm,
-                jail: Jail::new()?,
+                jail: Jail::new(),
                 last_words: say,
                 layers,
                 park_after: start.park_after,
