@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::ManuallyDrop,
     os::fd::AsFd,
     process,
     sync::{
@@ -14,7 +15,10 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ratatui::crossterm::event::{self, Event};
+use ratatui::{
+    DefaultTerminal,
+    crossterm::event::{self, Event},
+};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
@@ -39,13 +43,15 @@ pub(crate) enum TopEnd {
     Signal,
 }
 
-/// Leaves the terminal as it was found when this is dropped. A panic does so too, before it says
-/// anything: [`ratatui::try_init`] sees to that.
-struct Restore;
+/// The screen. Leaves the terminal as it was found when this is dropped. A panic does so too, before
+/// it says anything: [`ratatui::try_init`] sees to that.
+struct Screen(ManuallyDrop<DefaultTerminal>);
 
-impl Drop for Restore {
+impl Drop for Screen {
     fn drop(&mut self) {
-        // `ratatui::restore` would panic where standard error is the terminal that fails.
+        // Where standard error is the terminal that fails, `ratatui::restore` and the end of a
+        // `DefaultTerminal` would panic, which aborts the program: its panic hook does so, too.
+        let _ = self.0.show_cursor();
         let _ = ratatui::try_restore();
     }
 }
@@ -74,8 +80,8 @@ fn leave() -> ! {
     process::exit(INTERRUPTED.into())
 }
 
-/// Why nothing can be drawn; ends the process when that is because the terminal is gone.
-fn cannot_draw(error: &io::Error) -> Failure {
+/// Why the terminal cannot be used; ends the process when that is because it is gone.
+fn failed(error: &io::Error) -> Failure {
     if is_gone(PollTimeout::ZERO) {
         leave();
     }
@@ -97,8 +103,8 @@ pub(crate) fn run(
     }
     end_with_the_terminal();
     let (pictures, again) = look(source, interval);
-    let mut screen = ratatui::try_init().map_err(|e| terminal(&e))?;
-    let _restore = Restore;
+    let screen = ratatui::try_init().map_err(|e| failed(&e))?;
+    let mut screen = Screen(ManuallyDrop::new(screen));
     loop {
         match pictures.try_recv() {
             Ok(Ok(picture)) => display.update(picture),
@@ -110,17 +116,18 @@ pub(crate) fn run(
             }
         }
         screen
+            .0
             .draw(|frame| draw(frame, &display))
-            .map_err(|e| cannot_draw(&e))?;
+            .map_err(|e| failed(&e))?;
         if stop.load(Ordering::Relaxed) {
             return Ok(TopEnd::Signal);
         }
         // A signal cuts the waiting short.
         let come = match event::poll(KEY_TIMEOUT) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => false,
-            come => come.map_err(|e| terminal(&e))?,
+            come => come.map_err(|e| failed(&e))?,
         };
-        if come && let Event::Key(key) = event::read().map_err(|e| terminal(&e))? {
+        if come && let Event::Key(key) = event::read().map_err(|e| failed(&e))? {
             let was_paused = display.paused;
             if display.key(key) == KeyOutcome::Quit {
                 return Ok(TopEnd::Quit);
