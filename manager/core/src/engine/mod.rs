@@ -36,6 +36,7 @@ pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 
 use crate::{
+    agent::Agent,
     checkpoint::{
         BundlePath, Checkpoint, FileStamp, NoteSeal, Watch,
         manifest::{DiskSnapshot, EngineKind, Manifest},
@@ -507,6 +508,28 @@ pub trait Engine: fmt::Debug + Send + Sync {
         words: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error>;
+
+    /// Connects to the agent in a running guest.
+    ///
+    /// # Errors
+    /// When the engine's guests have none, or it does not answer within the limit.
+    fn agent(&self, _guest: GuestRef<'_>, _limit: Limit<'_>) -> Result<Agent, Error> {
+        Err(Error::Refused(format!(
+            "guests of {} have no agent that runs programs",
+            self.kind().name()
+        )))
+    }
+
+    /// The file that has what the guest's console said.
+    ///
+    /// # Errors
+    /// When the engine's guests have no console.
+    fn console(&self, _guest: GuestRef<'_>) -> Result<PathBuf, Error> {
+        Err(Error::Refused(format!(
+            "guests of {} have no console",
+            self.kind().name()
+        )))
+    }
 
     /// Suspends a guest into a new bundle; the guest ends, or stays as [`Suspend::after`] says. When
     /// anything fails, it goes on.

@@ -39,6 +39,8 @@ use crate::{
 };
 
 const SUFFIX: &str = ".qemu";
+/// What the guest said on its serial console.
+pub(super) const CONSOLE: &str = "console";
 /// As much of the end of a log is read as can hold its last words.
 const TAIL: u64 = 4096;
 /// How long one attempt to begin a session with the agent may take, before the wait is looked at
@@ -213,7 +215,7 @@ impl Folder {
             || "QEMU ended".to_owned(),
             |how| format!("QEMU ended ({})", String::from_utf8_lossy(&how)),
         );
-        let panic = self.tail("console").and_then(|text| {
+        let panic = self.tail(CONSOLE).and_then(|text| {
             let line = text.lines().rfind(|line| line.contains("Kernel panic"))?;
             let from = line.find("Kernel panic").unwrap_or_default();
             Some(line[from..].trim().to_owned())
@@ -237,7 +239,7 @@ impl Folder {
 
     /// What the guest said last on its console.
     pub(super) fn last_of_console(&self) -> Option<String> {
-        let text = self.tail("console")?;
+        let text = self.tail(CONSOLE)?;
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
         Some(escaped::line(last).chars().take(300).collect())
     }

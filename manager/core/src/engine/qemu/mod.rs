@@ -86,6 +86,21 @@ impl Qemu {
         Ok((folder, process))
     }
 
+    /// Has the agent of a running guest do something.
+    fn with_agent<T>(
+        &self,
+        guest: GuestRef<'_>,
+        limit: Limit<'_>,
+        act: impl FnOnce(Agent) -> Result<T, ask::Error>,
+    ) -> Result<T, Error> {
+        let (folder, process) = Self::alive(guest)?;
+        suspend::mend(&folder)?;
+        folder.agent(limit).and_then(act).map_err(|e| match e {
+            ask::Error::Lost(e) => self.died(guest, process, e),
+            ask::Error::Other(e) => e,
+        })
+    }
+
     /// How a guest ended whose channel was closed.
     fn died(&self, guest: GuestRef<'_>, process: Process, otherwise: Error) -> Error {
         let begin = Instant::now();
@@ -241,15 +256,15 @@ impl Engine for Qemu {
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let request = ask::parse(words)?;
-        let (folder, process) = Self::alive(guest)?;
-        suspend::mend(&folder)?;
-        let answered = folder
-            .agent(limit)
-            .and_then(|agent| request.put(&agent, limit));
-        answered.map_err(|e| match e {
-            ask::Error::Lost(e) => self.died(guest, process, e),
-            ask::Error::Other(e) => e,
-        })
+        self.with_agent(guest, limit, |agent| request.put(&agent, limit))
+    }
+
+    fn agent(&self, guest: GuestRef<'_>, limit: Limit<'_>) -> Result<Agent, Error> {
+        self.with_agent(guest, limit, Ok)
+    }
+
+    fn console(&self, guest: GuestRef<'_>) -> Result<PathBuf, Error> {
+        Ok(Folder::of(guest.run_dir, guest.id).file(folder::CONSOLE))
     }
 
     fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error> {
@@ -268,16 +283,10 @@ impl Engine for Qemu {
         })? {
             return Err(Error::Gone);
         }
-        let (folder, _) = Self::alive(guest)?;
-        suspend::mend(&folder)?;
-        let woken = folder.agent(limit).and_then(|agent: Agent| {
+        self.with_agent(guest, limit, |agent| {
             wake_up(&agent, None)
                 .map(drop)
                 .map_err(|e| ask::Error::of(e.source, limit.timeout))
-        });
-        woken.map_err(|e| match e {
-            ask::Error::Lost(e) => self.died(guest, process, e),
-            ask::Error::Other(e) => e,
         })
     }
 
