@@ -19,6 +19,7 @@
 
 pub mod agent;
 pub mod checkpoint;
+pub mod directory;
 pub mod disk;
 pub mod engine;
 pub mod escaped;

@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use brood_core::{
     checkpoint::{sha256_file, unwatched},
+    directory,
     units::Bytes,
 };
 
@@ -126,13 +127,8 @@ impl Images {
 
     /// Names of the images that there are, in order.
     pub(crate) fn names(&self) -> Result<Vec<String>, Error> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(Error::io("list", &self.folder))?,
-        };
         let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(Error::io("list", &self.folder))?;
+        for entry in directory::entries(&self.folder).map_err(Error::io("list", &self.folder))? {
             let name = entry.file_name().into_string().unwrap_or_default();
             if self
                 .path(&name)

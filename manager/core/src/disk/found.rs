@@ -4,17 +4,14 @@
 //! is recorded before it is made, and a bundle is locked before its snapshot is taken; so a disk
 //! that belongs to nothing at that point never will.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     Error, Owner, Place, Provider, Runner, Zfs, reflink,
     zfs::{self, BUNDLE, GUEST, PREFIX, RELEASED},
 };
 use crate::zfs_name::{Dataset, SnapshotName};
-use crate::{checkpoint::BundlePath, guest_id::GuestId};
+use crate::{checkpoint::BundlePath, directory, guest_id::GuestId};
 
 /// Something of brood that lies in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,13 +198,9 @@ fn find_files(
     mut meaning: impl FnMut(&Path, &str) -> Option<FoundItem>,
 ) -> Result<Vec<FoundItem>, Error> {
     let read = |e| Error::io("list", dir, e);
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(read)?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(read)?.path();
+    for entry in directory::entries(dir).map_err(read)? {
+        let path = entry.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };

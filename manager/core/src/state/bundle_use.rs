@@ -17,9 +17,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Error, State, lock};
-use crate::{checkpoint::BundlePath, engine::Process, guest_id::random, owner_only};
+use crate::{checkpoint::BundlePath, directory, engine::Process, guest_id::random, owner_only};
 
-/// The folder of the files, which is there as long as there are any.
+/// The folder of the files. Nobody removes it: another process may be about to make a file there.
 const FOLDER: &str = "bundles";
 
 /// Action on a bundle.
@@ -67,10 +67,6 @@ pub struct BundleUse {
 impl Drop for BundleUse {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        if let Some(folder) = self.path.parent() {
-            // Unless others have a file there.
-            let _ = fs::remove_dir(folder);
-        }
     }
 }
 
@@ -113,19 +109,12 @@ impl State {
         let path = folder.join(format!("{:016x}", u64::from_ne_bytes(random)));
         // It has its name only once it is whole and held.
         let unnamed = path.with_extension("new");
-        let open = || {
-            owner_only::create_folder(folder)?;
-            owner_only::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&unnamed)
-        };
-        let mut file = match open() {
-            // Another process removed the folder with its last file.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => open()?,
-            opened => opened?,
-        };
+        owner_only::create_folder(folder)?;
+        let mut file = owner_only::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&unnamed)?;
         file.try_lock().map_err(io::Error::from)?;
         file.write_all(&serde_json::to_vec(&user)?)
             .and_then(|()| fs::rename(&unnamed, &path))
@@ -145,14 +134,9 @@ impl State {
             path: folder.clone(),
             source,
         };
-        let entries = match fs::read_dir(&folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
         let mut users = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
-            users.extend(user_in(&path).map_err(failed)?);
+        for entry in directory::entries(&folder).map_err(failed)? {
+            users.extend(user_in(&entry.path()).map_err(failed)?);
         }
         Ok(users)
     }
@@ -184,6 +168,10 @@ fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
 mod tests {
     use super::*;
 
+    fn files(state: &State) -> usize {
+        fs::read_dir(state.dir().join(FOLDER)).unwrap().count()
+    }
+
     #[test]
     fn a_use_is_seen_as_long_as_it_lasts_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -199,9 +187,8 @@ mod tests {
         assert_eq!(left[0].process.pid, std::process::id().cast_signed());
         assert_eq!(left[0].action, BundleAction::Remove);
         drop(removes);
-        assert!(!state.dir().join(FOLDER).exists());
+        assert_eq!(files(&state), 0);
         // A process that has ended leaves its file, unlocked.
-        fs::create_dir(state.dir().join(FOLDER)).unwrap();
         let left = state.dir().join(FOLDER).join("0123456789abcdef");
         fs::write(&left, "{}").unwrap();
         assert_eq!(state.bundle_users().unwrap(), []);

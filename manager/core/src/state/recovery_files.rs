@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Error, PoolRow, State, SuspendedClaimRow, TokenDigest, suspended_dir};
-use crate::{guest_id::GuestId, owner_only};
+use crate::{directory, guest_id::GuestId, owner_only};
 
 const POOLS: &str = "pools";
 /// Suffix of a file that is not complete yet.
@@ -191,14 +191,8 @@ fn read_all<T: DeserializeOwned>(files: Vec<PathBuf>) -> Result<Vec<T>, Error> {
 
 /// Files of a folder whose names end like this, by name; none when there is no such folder.
 fn files(dir: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(unread(dir, e)),
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|e| unread(dir, e))?;
+    for entry in directory::entries(dir).map_err(|e| unread(dir, e))? {
         if entry.file_name().to_string_lossy().ends_with(end) {
             found.push(entry.path());
         }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs, io,
+    io,
     path::Path,
 };
 
@@ -16,6 +16,7 @@ use super::{
     restore::{VM_PREFIX, vm_name},
 };
 use crate::{
+    directory,
     engine::{Process, Stray, process},
     guest_id::GuestId,
 };
@@ -73,13 +74,9 @@ fn machines(host: &Host) -> io::Result<Vec<GuestId>> {
     if host.is_this_machine() && is_jailed() {
         return Ok(Vec::new());
     }
-    let entries = match fs::read_dir(host.path("/dev/vmm")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
     let mut guests = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
+    for entry in directory::entries(&host.path("/dev/vmm"))? {
+        let name = entry.file_name();
         let id = name.to_str().and_then(|name| name.strip_prefix(VM_PREFIX));
         guests.extend(id.and_then(|id| id.parse::<GuestId>().ok()));
     }
