@@ -4,6 +4,7 @@
 //! An engine works inside a *run folder* that its caller names. What it keeps there (control
 //! sockets, records of how guests ended) belongs to it alone.
 
+mod agent_ask;
 pub mod bhyve;
 mod choose;
 mod demo;

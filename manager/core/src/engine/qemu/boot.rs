@@ -13,7 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::json;
 
 use super::{
-    Qemu, ask,
+    Qemu,
     command::{self, Machine, devices},
     folder::Folder,
     qmp::Qmp,
@@ -27,7 +27,7 @@ use crate::{
         manifest::{EngineKind, Manifest, Memory, Segment},
         unnoted,
     },
-    engine::{Error, Limit, Process},
+    engine::{Error, Limit, Process, agent_ask},
     guest_id::GuestId,
     units::{Bytes, PAGE_SIZE},
 };
@@ -204,7 +204,7 @@ impl Template<'_> {
             false => Err(Error::Gone),
         };
         self.folder.agent_while(limit, &wanted).map_err(|e| {
-            let (ask::Error::Lost(e) | ask::Error::Other(e)) = e;
+            let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = e;
             match e {
                 Error::Gone => self.died(),
                 Error::Timeout(limit) => {
@@ -290,7 +290,7 @@ fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), Error> {
             timeout: left.max(Duration::from_secs(1)),
             ..boot.limit
         };
-        ask::run_program(agent, &["/bin/sh", "-c", command], limit)
+        agent_ask::run_program(agent, &["/bin/sh", "-c", command], limit)
     };
     while let Some(ready) = boot.ready {
         let Err(said) = shell(ready) else { break };

@@ -27,11 +27,10 @@ use nix::sys::stat::Mode;
 use nix::{fcntl::OFlag, fcntl::open};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::ask;
 use crate::{
     agent::{Agent, Channel},
     checkpoint::QemuGuest,
-    engine::{Error, Limit, Process, ProcessState},
+    engine::{Error, Limit, Process, ProcessState, agent_ask},
     escaped,
     guest_id::GuestId,
     owner_only,
@@ -264,7 +263,7 @@ impl Folder {
     }
 
     /// Begins a session with the guest's agent.
-    pub(super) fn agent(&self, limit: Limit<'_>) -> Result<Agent, ask::Error> {
+    pub(super) fn agent(&self, limit: Limit<'_>) -> Result<Agent, agent_ask::Error> {
         self.agent_while(limit, &|| Ok(()))
     }
 
@@ -273,16 +272,16 @@ impl Folder {
         &self,
         limit: Limit<'_>,
         wanted: &dyn Fn() -> Result<(), Error>,
-    ) -> Result<Agent, ask::Error> {
+    ) -> Result<Agent, agent_ask::Error> {
         let begin = Instant::now();
         loop {
-            wanted().map_err(ask::Error::Other)?;
+            wanted().map_err(agent_ask::Error::Other)?;
             if limit.is_cancelled() {
-                return Err(ask::Error::Other(Error::Interrupted));
+                return Err(agent_ask::Error::Other(Error::Interrupted));
             }
             let left = limit.timeout.saturating_sub(begin.elapsed());
             if left.is_zero() {
-                return Err(ask::Error::Other(Error::Timeout(limit.timeout)));
+                return Err(agent_ask::Error::Other(Error::Timeout(limit.timeout)));
             }
             let channel = match self.connect("agent").and_then(Channel::over) {
                 Ok(channel) => channel,
@@ -291,10 +290,10 @@ impl Folder {
                     let may_come = refused || e.kind() == io::ErrorKind::NotFound;
                     // One that was there and listens no more is gone.
                     if refused && self.ready().is_ok_and(|ready| ready.is_some()) {
-                        return Err(ask::Error::Lost(Error::Gone));
+                        return Err(agent_ask::Error::Lost(Error::Gone));
                     }
                     if !may_come {
-                        return Err(ask::Error::Other(Error::Io {
+                        return Err(agent_ask::Error::Other(Error::Io {
                             action: "connect to the guest's agent",
                             source: e,
                         }));
@@ -305,8 +304,8 @@ impl Folder {
             };
             match Agent::over(channel, left.min(ATTEMPT)) {
                 Ok(agent) => return Ok(agent.with_limit(limit.timeout)),
-                Err(e) => match ask::Error::of(e, limit.timeout) {
-                    ask::Error::Other(Error::Timeout(_)) => {}
+                Err(e) => match agent_ask::Error::of(e, limit.timeout) {
+                    agent_ask::Error::Other(Error::Timeout(_)) => {}
                     e => return Err(e),
                 },
             }

@@ -11,7 +11,6 @@
 //! without any memory (`xen-save-devices-state`). A clone maps the memory privately and loads the
 //! state, so it reads nothing and copies only what it writes.
 
-mod ask;
 mod boot;
 mod command;
 mod folder;
@@ -35,7 +34,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, ProcessState,
-    Session, Stray, Suspend, Usage,
+    Session, Stray, Suspend, Usage, agent_ask,
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
@@ -91,13 +90,13 @@ impl Qemu {
         &self,
         guest: GuestRef<'_>,
         limit: Limit<'_>,
-        act: impl FnOnce(Agent) -> Result<T, ask::Error>,
+        act: impl FnOnce(Agent) -> Result<T, agent_ask::Error>,
     ) -> Result<T, Error> {
         let (folder, process) = Self::alive(guest)?;
         suspend::mend(&folder)?;
         folder.agent(limit).and_then(act).map_err(|e| match e {
-            ask::Error::Lost(e) => self.died(guest, process, e),
-            ask::Error::Other(e) => e,
+            agent_ask::Error::Lost(e) => self.died(guest, process, e),
+            agent_ask::Error::Other(e) => e,
         })
     }
 
@@ -255,7 +254,7 @@ impl Engine for Qemu {
         words: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
-        let request = ask::parse(words)?;
+        let request = agent_ask::parse(words)?;
         self.with_agent(guest, limit, |agent| request.put(&agent, limit))
     }
 
@@ -286,7 +285,7 @@ impl Engine for Qemu {
         self.with_agent(guest, limit, |agent| {
             wake_up(&agent, None)
                 .map(drop)
-                .map_err(|e| ask::Error::of(e.source, limit.timeout))
+                .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))
         })
     }
 

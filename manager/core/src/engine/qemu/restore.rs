@@ -23,7 +23,6 @@ use nix::{
 };
 
 use super::{
-    ask,
     command::{self, Machine},
     folder::{Folder, Record},
     memory_image::MemoryImage,
@@ -33,7 +32,8 @@ use crate::{
     agent::{Agent, CloneIdentity, StepLimits, prepare_clone},
     checkpoint::QemuGuest,
     engine::{
-        self, GuestOrder, Identity, Limit, Process, RestoredProcess, restore_threads::Restorer,
+        self, GuestOrder, Identity, Limit, Process, RestoredProcess, agent_ask,
+        restore_threads::Restorer,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -200,7 +200,9 @@ impl Source {
         let ready = prepared.ready;
         Ok(RestoredProcess {
             pid: process.pid,
-            nonce: ready.as_ref().map_or(0, |ready| short(&ready.nonce)),
+            nonce: ready
+                .as_ref()
+                .map_or(0, |ready| agent_ask::short(&ready.nonce)),
             counter: ready.map_or(0, |ready| ready.counter),
         })
     }
@@ -218,7 +220,7 @@ impl Source {
             _ => Err(engine::Error::Gone),
         };
         folder.agent_while(limit, &wanted).map_err(|e| {
-            let (ask::Error::Lost(e) | ask::Error::Other(e)) = e;
+            let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = e;
             let console = folder.last_of_console();
             let error = match e {
                 engine::Error::Timeout(_) | engine::Error::Gone => Error::NotReady { console },
@@ -260,12 +262,4 @@ fn clone_identity(identity: &Identity) -> CloneIdentity {
 /// A nonce, from its hexadecimal digits.
 fn nonce(text: &str) -> Option<[u8; 16]> {
     Some(u128::from_str_radix(text, 16).ok()?.to_be_bytes())
-}
-
-/// As much of a nonce as a record has room for.
-pub(super) fn short(nonce: &[u8; 16]) -> u64 {
-    let (first, _) = nonce.split_at(8);
-    first
-        .iter()
-        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -16,7 +16,6 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    ask,
     command::devices,
     folder::Folder,
     memory_image::copy_data,
@@ -29,7 +28,7 @@ use crate::{
         Checkpoint, Description, Progress, QemuGuest, Writer,
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
-    engine::{After, Error, Limit, Process, Suspend, process},
+    engine::{After, Error, Limit, Process, Suspend, agent_ask, process},
 };
 
 /// How long the agent has for its part.
@@ -45,8 +44,8 @@ fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { action, source }
 }
 
-fn lost(error: ask::Error) -> Error {
-    let (ask::Error::Lost(e) | ask::Error::Other(e)) = error;
+fn lost(error: agent_ask::Error) -> Error {
+    let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = error;
     e
 }
 

@@ -4,7 +4,6 @@ use std::{fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::restore::short;
 use crate::{
     agent::{
         Agent, AgentError,
@@ -23,7 +22,7 @@ const IDENTITY: &str = "hostname; cat /etc/machine-id /run/brood/generation";
 
 /// Why a guest did not answer.
 #[derive(Debug)]
-pub(super) enum Error {
+pub(in crate::engine) enum Error {
     /// The channel to the guest ended: it may have died.
     Lost(engine::Error),
     /// Anything else.
@@ -32,7 +31,7 @@ pub(super) enum Error {
 
 impl Error {
     /// An agent's error, of a call that had so long.
-    pub(super) fn of(error: AgentError, limit: Duration) -> Self {
+    pub(in crate::engine) fn of(error: AgentError, limit: Duration) -> Self {
         match error {
             AgentError::NoAnswer { .. } => Self::Other(engine::Error::Timeout(limit)),
             AgentError::Lost { .. } => Self::Lost(engine::Error::Refused(error.to_string())),
@@ -45,9 +44,17 @@ impl Error {
     }
 }
 
+/// As much of a nonce as a record has room for.
+pub(in crate::engine) fn short(nonce: &[u8; 16]) -> u64 {
+    let (first, _) = nonce.split_at(8);
+    first
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(in crate::engine) enum Request {
     /// Whether the guest is there.
     Ping,
     /// Its names.
@@ -62,10 +69,10 @@ pub(super) enum Request {
 
 /// What can be asked.
 const KNOWN: &str =
-    "a guest of QEMU is asked: ping, identity, facts, dirty PAGES, exec PROGRAM ...";
+    "a guest with brood-agent is asked: ping, identity, facts, dirty PAGES, exec PROGRAM ...";
 
 /// A request, from its words.
-pub(super) fn parse(words: &[String]) -> Result<Request, engine::Error> {
+pub(in crate::engine) fn parse(words: &[String]) -> Result<Request, engine::Error> {
     let unknown = || engine::Error::Refused(KNOWN.to_owned());
     let split: Vec<String> = match words {
         [one] => one.split_whitespace().map(str::to_owned).collect(),
@@ -87,7 +94,11 @@ pub(super) fn parse(words: &[String]) -> Result<Request, engine::Error> {
 
 impl Request {
     /// Puts it to an agent.
-    pub(super) fn put(self, agent: &Agent, limit: Limit<'_>) -> Result<Box<dyn Answer>, Error> {
+    pub(in crate::engine) fn put(
+        self,
+        agent: &Agent,
+        limit: Limit<'_>,
+    ) -> Result<Box<dyn Answer>, Error> {
         let failed = |e| Error::of(e, limit.timeout);
         let answer = match self {
             Self::Ping => {
@@ -176,7 +187,11 @@ impl Ran {
 }
 
 /// Runs a program to its end.
-pub(super) fn run_program(agent: &Agent, argv: &[&str], limit: Limit<'_>) -> Result<(), String> {
+pub(in crate::engine) fn run_program(
+    agent: &Agent,
+    argv: &[&str],
+    limit: Limit<'_>,
+) -> Result<(), String> {
     match run(agent, argv, limit) {
         Ok(Ran { how: None, .. }) => Ok(()),
         Ok(ran) => {
