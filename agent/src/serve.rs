@@ -1,6 +1,11 @@
 //! Reads the port for ever, and begins what the host asks for.
 
-use std::{process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use brood_agent_protocol::{Decoder, Failure, FailureKind, Ready, Reply, Request, ToGuest};
 
@@ -20,6 +25,12 @@ pub(crate) type Answer = Result<Reply, Failure>;
 const REOPEN_INTERVAL: Duration = Duration::from_millis(50);
 /// How long at most until the agent looks by itself whether the host is there again.
 const HOST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a host may seem to be gone before its session is over.
+///
+/// When a guest is restored, its port tells of two changes: that the host of the checkpoint is gone,
+/// and that another is there. Words of the other may be read before the kernel has worked through
+/// both, and between them the port reads as at its end.
+const ABSENCE: Duration = Duration::from_millis(300);
 
 /// Serves the host at this port until the agent is killed.
 pub(crate) fn serve(target: &Target, sessions: &Arc<Sessions>) -> ExitCode {
@@ -61,16 +72,25 @@ pub(crate) fn serve(target: &Target, sessions: &Arc<Sessions>) -> ExitCode {
 fn read(port: &port::Port, sessions: &Arc<Sessions>) -> std::io::Result<()> {
     let mut decoder = Decoder::<ToGuest>::default();
     let mut bytes = vec![0; 64 * 1024];
+    let mut gone_since = None;
     loop {
         let length = port.read(&mut bytes)?;
         if length == 0 {
-            sessions.end();
             if !port.stays() {
+                sessions.end();
                 return Ok(());
             }
-            port.wait_for_host(HOST_INTERVAL)?;
+            let gone = gone_since.get_or_insert_with(Instant::now).elapsed();
+            let left = ABSENCE.saturating_sub(gone);
+            if left.is_zero() {
+                sessions.end();
+                port.wait_for_host(HOST_INTERVAL)?;
+            } else {
+                port.wait_for_host(left)?;
+            }
             continue;
         }
+        gone_since = None;
         let mut rest = &bytes[..length];
         while let Some(received) = decoder.next(&mut rest) {
             sessions.receive(received);

@@ -3,12 +3,17 @@
 use std::{
     collections::HashSet,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use brood_tests::{Demo, Home, image_builder, signal, text, until, whole};
+use brood_core::agent::protocol::{
+    Decoder, HostHello, Request, RequestId, SessionId, ToGuest, ToHost, encode, limits::VERSION,
+};
+use brood_tests::{Demo, Home, PATIENCE, image_builder, signal, text, until, whole};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -277,4 +282,64 @@ fn images_are_the_same_when_they_are_built_again() {
             .len(),
         1
     );
+}
+
+/// What happens to some of many guests that are restored at once: the guest learns that its host is
+/// gone and back again when it has read the host's hello already.
+#[test]
+fn a_session_outlives_a_host_that_only_seems_to_be_gone() {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    home.restore(&linux, 1, "a");
+    let port = folder(&home).join("agent");
+    let hello = ToGuest::Hello(HostHello {
+        oldest: VERSION,
+        newest: VERSION,
+    });
+    let mut number = 0;
+    // A busy machine may take longer for it than the agent waits: then once more.
+    until("an answer in the session of before", || {
+        number += 1;
+        let session = SessionId(number);
+        let stream = UnixStream::connect(&port).unwrap();
+        say(&stream, session, RequestId::NONE, &hello, PATIENCE)?;
+        drop(stream);
+        // The guest sees it gone.
+        thread::sleep(Duration::from_millis(100));
+        let stream = UnixStream::connect(&port).unwrap();
+        let ready = ToGuest::Request(Request::Ready);
+        say(
+            &stream,
+            session,
+            RequestId(1),
+            &ready,
+            Duration::from_secs(1),
+        )
+    });
+}
+
+/// Sends a message, and waits so long for any answer in its session.
+fn say(
+    mut stream: &UnixStream,
+    session: SessionId,
+    request: RequestId,
+    message: &ToGuest,
+    limit: Duration,
+) -> Option<()> {
+    let mut frame = Vec::new();
+    encode(session, request, message, &mut frame).unwrap();
+    stream.write_all(&frame).unwrap();
+    stream.set_read_timeout(Some(limit)).unwrap();
+    let mut decoder = Decoder::<ToHost>::default();
+    let mut bytes = [0; 4096];
+    loop {
+        let length = stream.read(&mut bytes).ok().filter(|length| *length > 0)?;
+        let mut rest = &bytes[..length];
+        while let Some(received) = decoder.next(&mut rest) {
+            if (received.session, received.request) == (session, request) {
+                return Some(());
+            }
+        }
+    }
 }
