@@ -12,5 +12,12 @@ fn main() -> ExitCode {
     {
         brood_core::engine::kvm::nursery()
     }
+    // And so is the broker of a guest's channel.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == brood_core::agent::BROKER_COMMAND)
+    {
+        return brood_core::agent::broker();
+    }
     brood::cli::main()
 }

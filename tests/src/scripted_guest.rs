@@ -50,6 +50,17 @@ impl Iterator for ScriptedGuest {
 }
 
 impl ScriptedGuest {
+    /// A guest at the other end of this connection.
+    #[must_use]
+    pub fn over(stream: UnixStream) -> ScriptedGuest {
+        ScriptedGuest {
+            stream,
+            decoder: Decoder::default(),
+            bytes: Vec::new(),
+            session: SessionId::NONE,
+        }
+    }
+
     /// The next request.
     ///
     /// # Panics
@@ -121,12 +132,7 @@ pub fn session_with(
 ) -> Result<Agent, AgentError> {
     let (host, guest) = UnixStream::pair().unwrap();
     thread::spawn(move || {
-        script(ScriptedGuest {
-            stream: guest,
-            decoder: Decoder::default(),
-            bytes: Vec::new(),
-            session: SessionId::NONE,
-        });
+        script(ScriptedGuest::over(guest));
     });
     // A guest that takes nothing is told soon.
     host.set_write_timeout(Some(Duration::from_millis(500)))

@@ -234,7 +234,7 @@ fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>
         check(&Bench::new(&kvm, &home, |path| make(path).unwrap()));
     }
     if let Some((home, linux)) = Home::with_qemu() {
-        let qemu = Qemu::of_host().unwrap();
+        let qemu = Qemu::of_host(brood_tests::brood()).unwrap();
         check(&Bench::at(&qemu, &home, linux.path.parse().unwrap()));
     }
     let home = Home::bare();

@@ -89,7 +89,8 @@ impl Make {
         let run_dir = state(config)?.run_dir();
         let bar = Bar::bytes("sealing", self.json).until(&cancelled);
         let progress = |p| bar.advance(p);
-        let engine = Qemu::of_host()?;
+        // No broker is needed while the guest boots.
+        let engine = Qemu::of_host("")?;
         let manifest =
             engine.make_checkpoint(&run_dir, &self.checkpoint, &boot, &told, &progress)?;
         bar.clear();

@@ -1,5 +1,6 @@
 //! The guest's agent as a process of this machine, and guests by script.
 
+mod broker;
 mod files;
 mod hostile;
 mod programs;

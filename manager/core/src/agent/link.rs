@@ -18,8 +18,8 @@ use super::{AgentError, Channel, Loss, asked::Asked, channel::WRITE_LIMIT, reque
 
 /// When a hello is sent again that nobody has answered yet: after this time, and then after twice
 /// the time each, up to the longest.
-const HELLO_INTERVAL: Duration = Duration::from_millis(10);
-const LONGEST_HELLO_INTERVAL: Duration = Duration::from_millis(160);
+pub(super) const HELLO_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_HELLO_INTERVAL: Duration = Duration::from_millis(160);
 
 #[derive(Default)]
 struct State {
@@ -219,12 +219,12 @@ impl Link {
             while let Some(received) = decoder.next(&mut rest) {
                 match self.receive(received) {
                     Ok(true) => useless = Useless::after(&decoder),
-                    Ok(false) => useless.frames += 1,
+                    Ok(false) => useless.count(),
                     Err(loss) => return loss,
                 }
             }
             if useless.is_too_much(&decoder) {
-                return Loss::Violation("it sends nothing of use, without end".to_owned());
+                return Useless::loss();
             }
         }
     }
@@ -289,7 +289,7 @@ impl Link {
 
 /// What came since the last message about a request.
 #[derive(Default)]
-struct Useless {
+pub(super) struct Useless {
     frames: u64,
     /// What the decoder had dropped at that time.
     before: Dropped,
@@ -300,12 +300,21 @@ impl Useless {
     const MAX_FRAMES: u64 = 16 * 1024;
     const MAX_GARBAGE: u64 = 16 << 20;
 
-    fn after(decoder: &Decoder<ToHost>) -> Useless {
+    pub(super) fn after(decoder: &Decoder<ToHost>) -> Useless {
         let before = decoder.dropped();
         Useless { frames: 0, before }
     }
 
-    fn is_too_much(&self, decoder: &Decoder<ToHost>) -> bool {
+    /// A frame came that is about no request.
+    pub(super) fn count(&mut self) {
+        self.frames += 1;
+    }
+
+    pub(super) fn loss() -> Loss {
+        Loss::Violation("it sends nothing of use, without end".to_owned())
+    }
+
+    pub(super) fn is_too_much(&self, decoder: &Decoder<ToHost>) -> bool {
         let now = decoder.dropped();
         let frames = self.frames + now.echoes - self.before.echoes;
         frames > Self::MAX_FRAMES || now.garbage - self.before.garbage > Self::MAX_GARBAGE

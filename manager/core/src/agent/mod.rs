@@ -8,6 +8,7 @@
 //! [`prepare_clone`] makes a restored guest its own before anybody gets it.
 
 mod asked;
+mod broker;
 mod channel;
 mod error;
 mod files;
@@ -19,6 +20,8 @@ mod system;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+pub(crate) use broker::Place;
+pub use broker::{Access, AgentPort, BROKER_COMMAND, broker};
 pub use brood_agent_protocol as protocol;
 pub use channel::Channel;
 pub use error::{AgentError, Loss};

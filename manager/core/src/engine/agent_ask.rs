@@ -93,6 +93,11 @@ pub(in crate::engine) fn parse(words: &[String]) -> Result<Request, engine::Erro
 }
 
 impl Request {
+    /// Whether others must not wait for its answer.
+    pub(in crate::engine) fn is_long(&self) -> bool {
+        matches!(self, Self::Exec(_))
+    }
+
     /// Puts it to an agent.
     pub(in crate::engine) fn put(
         self,

@@ -20,7 +20,7 @@ pub fn choose(program: &Path, rctl: &Rctl) -> Result<Box<dyn Engine>, Error> {
     match named.as_str() {
         "" if cfg!(target_os = "linux") => kvm(program),
         "kvm" => kvm(program),
-        "qemu" => qemu(),
+        "qemu" => qemu(program),
         "" | "bhyve" => Ok(Box::new(Bhyve::new().limited(rctl.clone()))),
         other => Err(Error::NoSuchEngine(other.to_owned())),
     }
@@ -36,12 +36,12 @@ fn kvm(program: &Path) -> Result<Box<dyn Engine>, Error> {
 }
 
 #[cfg(target_os = "linux")]
-fn qemu() -> Result<Box<dyn Engine>, Error> {
-    Ok(Box::new(super::qemu::Qemu::of_host()?))
+fn qemu(program: &Path) -> Result<Box<dyn Engine>, Error> {
+    Ok(Box::new(super::qemu::Qemu::of_host(program)?))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn qemu() -> Result<Box<dyn Engine>, Error> {
+fn qemu(_program: &Path) -> Result<Box<dyn Engine>, Error> {
     Err(Error::Unavailable {
         engine: "QEMU",
         reason: "brood runs it on Linux only".to_owned(),

@@ -510,7 +510,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error>;
 
-    /// Connects to the agent in a running guest.
+    /// Begins a session with the agent in a running guest, beside all others that there are.
     ///
     /// # Errors
     /// When the engine's guests have none, or it does not answer within the limit.

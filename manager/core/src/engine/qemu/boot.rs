@@ -203,7 +203,7 @@ impl Template<'_> {
             true => Ok(()),
             false => Err(Error::Gone),
         };
-        self.folder.agent_while(limit, &wanted).map_err(|e| {
+        self.folder.own_agent(limit, &wanted).map_err(|e| {
             let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = e;
             match e {
                 Error::Gone => self.died(),

@@ -7,6 +7,8 @@
 //! log          what QEMU said
 //! console      what the guest said on its serial console
 //! agent, qmp   sockets of QEMU: the agent's port, and the monitor
+//! channel      locked by whoever is connected to the agent's port
+//! broker       socket of the broker of that port, when there is one
 //! ready        its process, written when the guest is safe to hand out
 //! suspending   locked while the guest is being written; left behind by a command that was killed
 //! exit         how its process ended, where its manager saw that
@@ -16,19 +18,17 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::{
-        fd::AsRawFd,
+        fd::OwnedFd,
         unix::{fs::DirBuilderExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::sys::stat::Mode;
-use nix::{fcntl::OFlag, fcntl::open};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    agent::{Agent, Channel},
+    agent::{Access, Agent, AgentPort, Place},
     checkpoint::QemuGuest,
     engine::{Error, Limit, Process, ProcessState, agent_ask},
     escaped,
@@ -47,6 +47,8 @@ const TAIL: u64 = 4096;
 const ATTEMPT: Duration = Duration::from_millis(1000);
 /// How often a socket that is not there yet is looked for.
 const RETRY: Duration = Duration::from_millis(2);
+/// How many brokers may end before they have said hello.
+const ENDED_BROKERS_MAX: u32 = 3;
 
 /// What a guest is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,26 +256,51 @@ impl Folder {
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Connects to one of QEMU's sockets. A socket's path may have 107 bytes, a state folder's
-    /// path more, so the way goes by a descriptor of the folder.
+    /// Connects to one of QEMU's sockets.
     pub(super) fn connect(&self, socket: &str) -> io::Result<UnixStream> {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
-        let folder = open(&self.path, flags, Mode::empty())?;
-        UnixStream::connect(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd()))
+        UnixStream::connect(Place::of(&self.path)?.path(socket))
     }
 
-    /// Begins a session with the guest's agent.
+    /// Begins a session with the guest's agent, for a few requests.
     pub(super) fn agent(&self, limit: Limit<'_>) -> Result<Agent, agent_ask::Error> {
-        self.agent_while(limit, &|| Ok(()))
+        // No broker is started for that.
+        let program = Path::new("");
+        self.agent_while(Access::Short, program, limit, &|| Ok(()))
     }
 
-    /// The same, as long as `wanted` does not say otherwise.
-    pub(super) fn agent_while(
+    /// The same for as long as anybody likes, beside others; `program` is the brood binary.
+    pub(super) fn shared_agent(
+        &self,
+        program: &Path,
+        limit: Limit<'_>,
+    ) -> Result<Agent, agent_ask::Error> {
+        self.agent_while(Access::Shared, program, limit, &|| Ok(()))
+    }
+
+    /// The same for the process that has just started the guest, as long as `wanted` does not say
+    /// otherwise.
+    pub(super) fn own_agent(
         &self,
         limit: Limit<'_>,
         wanted: &dyn Fn() -> Result<(), Error>,
     ) -> Result<Agent, agent_ask::Error> {
+        self.agent_while(Access::Alone, Path::new(""), limit, wanted)
+    }
+
+    fn agent_while(
+        &self,
+        access: Access,
+        program: &Path,
+        limit: Limit<'_>,
+        wanted: &dyn Fn() -> Result<(), Error>,
+    ) -> Result<Agent, agent_ask::Error> {
         let begin = Instant::now();
+        let port = AgentPort {
+            folder: &self.path,
+            program,
+            open: &|| self.connect("agent").map(OwnedFd::from),
+        };
+        let mut ended_brokers = 0;
         loop {
             wanted().map_err(agent_ask::Error::Other)?;
             if limit.is_cancelled() {
@@ -283,13 +310,18 @@ impl Folder {
             if left.is_zero() {
                 return Err(agent_ask::Error::Other(Error::Timeout(limit.timeout)));
             }
-            let channel = match self.connect("agent").and_then(Channel::over) {
-                Ok(channel) => channel,
+            let way = match port.way(access) {
+                Ok(Some(way)) => way,
+                Ok(None) => {
+                    std::thread::sleep(RETRY);
+                    continue;
+                }
                 Err(e) => {
                     let refused = e.kind() == io::ErrorKind::ConnectionRefused;
                     let may_come = refused || e.kind() == io::ErrorKind::NotFound;
-                    // One that was there and listens no more is gone.
-                    if refused && self.ready().is_ok_and(|ready| ready.is_some()) {
+                    // One that was there and listens no more is gone, and so is its folder.
+                    let was_there = self.ready().is_ok_and(|ready| ready.is_some());
+                    if refused && was_there || may_come && !self.path.exists() {
                         return Err(agent_ask::Error::Lost(Error::Gone));
                     }
                     if !may_come {
@@ -302,10 +334,18 @@ impl Folder {
                     continue;
                 }
             };
-            match Agent::over(channel, left.min(ATTEMPT)) {
+            match Agent::over(way.channel, left.min(ATTEMPT)) {
                 Ok(agent) => return Ok(agent.with_limit(limit.timeout)),
                 Err(e) => match agent_ask::Error::of(e, limit.timeout) {
                     agent_ask::Error::Other(Error::Timeout(_)) => {}
+                    // It had been idle, and ended just then; or the guest's end was closed, and the
+                    // next attempt finds that out.
+                    agent_ask::Error::Lost(_)
+                        if way.by_broker && ended_brokers < ENDED_BROKERS_MAX =>
+                    {
+                        ended_brokers += 1;
+                        std::thread::sleep(RETRY);
+                    }
                     e => return Err(e),
                 },
             }

@@ -40,7 +40,7 @@ use super::{
     restore_threads::RestoreThreads,
 };
 use crate::{
-    agent::{Agent, wake_up},
+    agent::{Access, Agent, wake_up},
     checkpoint::{
         Checkpoint, QemuGuest,
         manifest::{EngineKind, Manifest},
@@ -65,16 +65,19 @@ const CRASH_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Qemu {
     host: QemuHost,
+    /// The brood binary.
+    program: PathBuf,
 }
 
 impl Qemu {
-    /// The engine of this host, as its environment has it.
+    /// The engine of this host, as its environment has it. Brokers run `program`, the brood binary.
     ///
     /// # Errors
     /// When the environment names an accelerator that there is not.
-    pub fn of_host() -> Result<Self, Error> {
+    pub fn of_host(program: impl Into<PathBuf>) -> Result<Self, Error> {
         Ok(Self {
             host: QemuHost::of_environment()?,
+            program: program.into(),
         })
     }
 
@@ -89,12 +92,17 @@ impl Qemu {
     fn with_agent<T>(
         &self,
         guest: GuestRef<'_>,
+        access: Access,
         limit: Limit<'_>,
         act: impl FnOnce(Agent) -> Result<T, agent_ask::Error>,
     ) -> Result<T, Error> {
         let (folder, process) = Self::alive(guest)?;
         suspend::mend(&folder)?;
-        folder.agent(limit).and_then(act).map_err(|e| match e {
+        let agent = match access {
+            Access::Shared => folder.shared_agent(&self.program, limit),
+            Access::Short | Access::Alone => folder.agent(limit),
+        };
+        agent.and_then(act).map_err(|e| match e {
             agent_ask::Error::Lost(e) => self.died(guest, process, e),
             agent_ask::Error::Other(e) => e,
         })
@@ -255,11 +263,16 @@ impl Engine for Qemu {
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
         let request = agent_ask::parse(words)?;
-        self.with_agent(guest, limit, |agent| request.put(&agent, limit))
+        let access = if request.is_long() {
+            Access::Shared
+        } else {
+            Access::Short
+        };
+        self.with_agent(guest, access, limit, |agent| request.put(&agent, limit))
     }
 
     fn agent(&self, guest: GuestRef<'_>, limit: Limit<'_>) -> Result<Agent, Error> {
-        self.with_agent(guest, limit, Ok)
+        self.with_agent(guest, Access::Shared, limit, Ok)
     }
 
     fn console(&self, guest: GuestRef<'_>) -> Result<PathBuf, Error> {
@@ -282,7 +295,7 @@ impl Engine for Qemu {
         })? {
             return Err(Error::Gone);
         }
-        self.with_agent(guest, limit, |agent| {
+        self.with_agent(guest, Access::Short, limit, |agent| {
             wake_up(&agent, None)
                 .map(drop)
                 .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))

@@ -219,7 +219,7 @@ impl Source {
             Some(process) if process.may_live() => Ok(()),
             _ => Err(engine::Error::Gone),
         };
-        folder.agent_while(limit, &wanted).map_err(|e| {
+        folder.own_agent(limit, &wanted).map_err(|e| {
             let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = e;
             let console = folder.last_of_console();
             let error = match e {
