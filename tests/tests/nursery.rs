@@ -246,3 +246,22 @@ fn what_a_killed_manager_left_stopped_can_be_destroyed() {
     };
     home.destroy_all();
 }
+
+#[test]
+fn a_guest_that_died_of_a_request_is_seen_dead_by_whoever_made_it() {
+    let Some(home) = Home::with_kvm() else {
+        return;
+    };
+    let demo = home.demo("demo", "4M");
+    home.restore(&demo, 1, "a");
+    // It records the reason late.
+    for nursery in home.nurseries() {
+        signal(nursery.pid, Signal::SIGSTOP);
+    }
+    let _ = home.brood(&["ask", "a-1", "crash"]).exits(1);
+    assert_eq!(home.names("dead"), ["a-1"]);
+    for nursery in home.nurseries() {
+        signal(nursery.pid, Signal::SIGCONT);
+    }
+    home.destroy_all();
+}

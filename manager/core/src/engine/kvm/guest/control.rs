@@ -36,13 +36,17 @@ use crate::engine::kvm::{
 };
 use crate::{
     checkpoint::{PageList, Progress, Watch},
-    engine::{Error, Limit},
+    engine::{Error, Limit, Process, process::wait_for_end},
     guest_id::GuestId,
     units::Bytes,
 };
 
 /// Most bytes of vCPU state that a guest may send.
 const STATE_MAX: usize = 128 << 10;
+
+/// How long the end of a guest is waited for that has said that it dies. Its nursery may be slow to
+/// record why.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interval at which a wait for a guest's memory, or for its answer, checks whether it was
 /// cancelled, in milliseconds.
@@ -225,12 +229,28 @@ impl<'a> Conversation<'a> {
         match reply.kind {
             REPLY_DONE => Ok(reply),
             REPLY_BUSY => Err(Error::Busy),
-            REPLY_DEAD => Err(Error::Died((&reply.text).into())),
+            REPLY_DEAD => {
+                self.await_end();
+                Err(Error::Died((&reply.text).into()))
+            }
             REPLY_NO_ROOM => Err(Error::Io {
                 action: "write the guest's memory",
                 source: io::ErrorKind::StorageFull.into(),
             }),
             _ => Err(Error::Refused((&reply.text).into())),
+        }
+    }
+}
+
+impl Conversation<'_> {
+    /// Waits a while for the end of a guest that has said that it dies: whoever is told of it sees
+    /// it dead in a list, too.
+    fn await_end(&self) {
+        let process = self.pid().and_then(Process::with_pid);
+        if let Ok(Some(process)) = process
+            && let Ok(Some(handle)) = process.open()
+        {
+            let _ = wait_for_end(&handle, END_PATIENCE);
         }
     }
 }
