@@ -12,7 +12,8 @@ use std::{
 
 use brood_core::{
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, Readiness, manifest::Manifest, unnoted, unwatched,
+        AgentProtocol, BhyveGuest, BundlePath, Checkpoint, Readiness, manifest::Manifest, unnoted,
+        unwatched,
     },
     engine::{
         Error,
@@ -134,6 +135,7 @@ impl Machine {
         BhyveGuest {
             config: variables.0,
             agent: Some(1),
+            agent_protocol: AgentProtocol::Lines,
             readiness: Readiness::Agent,
         }
     }
@@ -324,10 +326,17 @@ impl Machine {
     /// # Panics
     /// When that fails.
     pub fn checkpoint_of(&self, config: &str, path: &BundlePath) -> Manifest {
+        self.checkpoint_as(config, path, Self::guest_of(config))
+    }
+
+    /// Makes a checkpoint of a guest with this configuration, and says this of it.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn checkpoint_as(&self, config: &str, path: &BundlePath, guest: BhyveGuest) -> Manifest {
         let raw = path.dir().join(format!("{}.first", path.name()));
         self.suspend_with(config, &raw);
-        self.import(&raw, path, Self::guest_of(config))
-            .expect("a checkpoint")
+        self.import(&raw, path, guest).expect("a checkpoint")
     }
 
     /// Imports what bhyve wrote, as `brood checkpoint import` does: the state folder beside the

@@ -4,7 +4,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use brood_core::{
-    checkpoint::{BhyveGuest, Checkpoint, Readiness, unnoted},
+    checkpoint::{AgentProtocol, BhyveGuest, Checkpoint, Readiness, unnoted},
     engine::{Engine, GuestOrder, GuestRef, Identity, Outcome, bhyve::config::Variables},
     guest_id::GuestId,
 };
@@ -437,6 +437,7 @@ fn a_guest_without_an_agent_is_ready_when_it_says_so_otherwise() {
         let guest = BhyveGuest {
             config: config.parse::<Variables>().unwrap().0,
             agent: None,
+            agent_protocol: AgentProtocol::Lines,
             readiness,
         };
         lab.machine.import(&raw, &path, guest).unwrap();

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use brood_core::checkpoint::{BhyveGuest, BundlePath, Readiness};
+use brood_core::checkpoint::{AgentProtocol, BhyveGuest, BundlePath, Readiness};
 use brood_standin::Release;
 use brood_tests::{Daemon, Lab, Running, array, number, text, until, whole};
 use serde_json::Value;
@@ -392,6 +392,7 @@ fn a_density_run_of_guests_without_an_agent_is_not_refused() {
     let guest = BhyveGuest {
         config,
         agent: None,
+        agent_protocol: AgentProtocol::Lines,
         readiness: Readiness::Console {
             com: 1,
             words: "ready name=".to_owned(),

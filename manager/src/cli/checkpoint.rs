@@ -17,7 +17,7 @@ use crate::api::types::{self, ListedCheckpoint};
 use crate::config::Config;
 use crate::failure::Failure;
 use brood_core::{
-    checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, Readiness},
+    checkpoint::{self, AgentProtocol, BhyveGuest, BundlePath, Checkpoint, Readiness},
     disk,
     engine::{
         NEVER,
@@ -124,7 +124,9 @@ impl Demo {
 #[command(after_help = "\
 Examples:
   bhyvectl --suspend=/ckp/web.raw --vm=web
-  brood checkpoint import /ckp/web.raw /ckp/web --bhyve-config /vm/web.conf --agent 2")]
+  brood checkpoint import /ckp/web.raw /ckp/web --bhyve-config /vm/web.conf --agent 2
+  brood checkpoint import /ckp/db.raw /ckp/db --bhyve-config /vm/db.conf --agent 2 \\
+    --agent-protocol frames")]
 pub(super) struct Import {
     /// File that bhyvectl wrote; RAW.kern and RAW.meta lie beside it
     raw: PathBuf,
@@ -136,12 +138,23 @@ pub(super) struct Import {
     /// Serial port (1 to 4) at which the guest's agent listens
     #[arg(long, value_name = "COM", value_parser = clap::value_parser!(u8).range(1..=4))]
     agent: Option<u8>,
+    /// Protocol of that agent: lines (text, docs/bhyve.md) or frames (brood-agent)
+    #[arg(long, value_name = "PROTOCOL", default_value = "lines", requires = "agent", value_parser = agent_protocol)]
+    agent_protocol: AgentProtocol,
     /// Sign that a clone is ready: agent, console:COM:WORDS, tcp:HOST:PORT or command:WORDS
     #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = readiness)]
     ready: Readiness,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn agent_protocol(text: &str) -> Result<AgentProtocol, String> {
+    match text {
+        "lines" => Ok(AgentProtocol::Lines),
+        "frames" => Ok(AgentProtocol::Frames),
+        _ => Err("write lines or frames".to_owned()),
+    }
 }
 
 fn readiness(text: &str) -> Result<Readiness, String> {
@@ -195,6 +208,7 @@ impl Import {
         let guest = BhyveGuest {
             config: variables.0,
             agent: self.agent,
+            agent_protocol: self.agent_protocol,
             readiness: self.ready,
         };
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());

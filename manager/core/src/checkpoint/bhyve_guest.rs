@@ -13,8 +13,29 @@ pub struct BhyveGuest {
     pub config: BTreeMap<String, String>,
     /// Number of the serial port at which the guest's agent listens; `null` when it has none.
     pub agent: Option<u8>,
+    /// Protocol of that agent.
+    #[serde(default, skip_serializing_if = "AgentProtocol::is_lines")]
+    pub agent_protocol: AgentProtocol,
     /// The sign that a clone is ready.
     pub readiness: Readiness,
+}
+
+/// Protocol of an agent at a serial port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentProtocol {
+    /// Lines of text (docs/bhyve.md), which a shell script can speak.
+    #[default]
+    Lines,
+    /// Frames (docs/agent.md), which `brood-agent` speaks.
+    Frames,
+}
+
+impl AgentProtocol {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_lines(&self) -> bool {
+        *self == Self::Lines
+    }
 }
 
 /// What the guest itself must do to be counted as restored.

@@ -36,7 +36,7 @@ mod validate;
 mod writer;
 mod writers;
 
-pub use bhyve_guest::{BhyveGuest, Readiness};
+pub use bhyve_guest::{AgentProtocol, BhyveGuest, Readiness};
 pub use catalogue::{BundleState, CatalogueEntry, is_being_written, list, remove};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]

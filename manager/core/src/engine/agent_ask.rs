@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::{
-        Agent, AgentError,
+        Agent, AgentError, CloneIdentity,
         protocol::{Ended, Exec, OsBytes},
     },
-    engine::{self, Answer, Limit},
+    engine::{self, Answer, Identity, Limit},
     escaped,
 };
 
@@ -41,6 +41,19 @@ impl Error {
             }),
             other => Self::Other(engine::Error::Refused(other.to_string())),
         }
+    }
+}
+
+/// Who a guest is now, as its agent is told; with a MAC address if it has a network card.
+pub(in crate::engine) fn clone_identity(identity: &Identity, has_network: bool) -> CloneIdentity {
+    let mut machine_id = [0; 16];
+    machine_id[..8].copy_from_slice(&identity.seed);
+    machine_id[8..].copy_from_slice(&identity.entropy[..8]);
+    CloneIdentity {
+        hostname: identity.name.clone(),
+        mac: has_network.then_some(identity.mac),
+        machine_id,
+        generation: identity.generation,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::ToSchema;
 
-use super::words::{Accelerator, Bytes, DiskProvider, EngineKind};
+use super::words::{Accelerator, AgentProtocol, Bytes, DiskProvider, EngineKind};
 
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
 /// file, or what a delta and its parents compose to.
@@ -150,6 +150,8 @@ pub struct BhyveGuest {
     pub config: BTreeMap<String, String>,
     /// Number of the serial port at which the guest's agent listens; `null` when it has none.
     pub agent: Option<u8>,
+    /// Protocol of that agent; `lines`, when it is not there.
+    pub agent_protocol: Option<AgentProtocol>,
     /// What a clone is waited for.
     pub readiness: Readiness,
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{manifest as schema, report, words};
 use brood_core::{
-    checkpoint::{Accelerator, BhyveGuest, QemuGuest, Readiness, manifest},
+    checkpoint::{Accelerator, AgentProtocol, BhyveGuest, QemuGuest, Readiness, manifest},
     guest_id::GuestId,
     host::doctor,
     percentiles::Percentiles,
@@ -280,6 +280,7 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
         bhyve: Some(BhyveGuest {
             config: [(text("memory.size"), text("4096"))].into(),
             agent: Some(2),
+            agent_protocol: AgentProtocol::Frames,
             readiness,
         }),
         qemu: Some(QemuGuest {

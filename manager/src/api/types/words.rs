@@ -49,6 +49,16 @@ words! {
 }
 
 words! {
+    /// Protocol of an agent at a serial port.
+    AgentProtocol = checkpoint::AgentProtocol {
+        /// Lines of text.
+        Lines,
+        /// Frames, as brood-agent speaks.
+        Frames,
+    }
+}
+
+words! {
     /// What keeps a disk snapshot, and so what makes clones of it.
     DiskProvider = manifest::DiskProvider {
         /// A snapshot of a ZFS dataset.

@@ -244,14 +244,14 @@ impl Console {
     }
 
     /// Writes; bytes without a reader are lost, as on a serial line.
-    pub(crate) fn write(&mut self, text: &str) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         let _ = match self {
-            Self::Stdio => io::stdout().write_all(text.as_bytes()),
-            Self::Nmdm(nmdm) => nmdm.master.write_all(text.as_bytes()),
+            Self::Stdio => io::stdout().write_all(bytes),
+            Self::Nmdm(nmdm) => nmdm.master.write_all(bytes),
             Self::Tcp { listener, peer } => {
                 accept(listener, peer);
                 match peer {
-                    Some(peer) => peer.write_all(text.as_bytes()),
+                    Some(peer) => peer.write_all(bytes),
                     None => Ok(()),
                 }
             }

@@ -31,6 +31,8 @@ const NONCE: usize = 16;
 const COUNTER: usize = 24;
 /// Whether a driver has programmed the ports of ahci.
 const DRIVEN: usize = 32;
+/// Flags of the agent at another port.
+const FLAGS: usize = 40;
 /// Bytes of a disk sector.
 const SECTOR: u64 = 512;
 
@@ -94,7 +96,8 @@ impl Guest {
     pub(crate) fn boot(&mut self) -> io::Result<()> {
         self.memory.write(0, 0, MAGIC)?;
         self.memory.write(0, NONCE, &random::<8>()?)?;
-        self.memory.write(0, COUNTER, &0_u64.to_le_bytes())
+        self.memory.write(0, COUNTER, &0_u64.to_le_bytes())?;
+        self.set_flags(0)
     }
 
     fn word(&self, at: usize) -> io::Result<u64> {
@@ -102,6 +105,30 @@ impl Guest {
         let mut word = [0; 8];
         word.copy_from_slice(&page[at..at + 8]);
         Ok(u64::from_le_bytes(word))
+    }
+
+    /// The flags of its agent, 0 after a boot.
+    pub(crate) fn flags(&self) -> io::Result<u64> {
+        self.word(FLAGS)
+    }
+
+    pub(crate) fn set_flags(&mut self, flags: u64) -> io::Result<()> {
+        self.memory.write(0, FLAGS, &flags.to_le_bytes())
+    }
+
+    pub(crate) fn nonce(&self) -> io::Result<u64> {
+        self.word(NONCE)
+    }
+
+    pub(crate) fn counter(&self) -> io::Result<u64> {
+        self.word(COUNTER)
+    }
+
+    /// Gives it a name, unless that is empty.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        if !name.is_empty() {
+            name.clone_into(&mut self.name);
+        }
     }
 
     fn identity(&self) -> io::Result<String> {
@@ -172,7 +199,8 @@ impl Guest {
         Ok(u64::from_le_bytes(word))
     }
 
-    fn count(&mut self) -> io::Result<()> {
+    /// Counts an answer.
+    pub(crate) fn count(&mut self) -> io::Result<()> {
         let counter = self.word(COUNTER)? + 1;
         self.memory.write(0, COUNTER, &counter.to_le_bytes())
     }

@@ -22,6 +22,7 @@ use nix::{
 use super::{
     console::Output,
     devices::Devices,
+    framed::FramedAgent,
     guest::{Does, Guest},
     suspend::Saved,
 };
@@ -41,6 +42,8 @@ pub(crate) struct Machine {
     pub(crate) output: Output,
     pub(crate) devices: Devices,
     pub(crate) guest: Guest,
+    /// Its agent at each console; the first console is the guest's own.
+    pub(crate) agents: Vec<FramedAgent>,
     pub(crate) ncpus: u32,
     /// Whether SIGTERM presses the power button. That begins when the guest turns ACPI on
     /// (amd64/pm.c, smi_cmd_handler()), which a restored guest did in another process: there,
@@ -116,7 +119,7 @@ impl Machine {
                 match self.devices.consoles[n].read() {
                     // Only the first port leads to the guest's console.
                     Some(bytes) if n == 0 => self.typed(&mut line, &bytes)?,
-                    Some(_) => {}
+                    Some(bytes) => self.framed(n, &bytes)?,
                     None => *open = false,
                 }
             }
@@ -142,11 +145,27 @@ impl Machine {
         Ok(())
     }
 
+    /// Bytes that came in at another port than the first.
+    fn framed(&mut self, port: usize, bytes: &[u8]) -> Result<(), Exit> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        fault::pass(&self.world, fault::GUEST_ANSWER)?;
+        let answered = self.agents[port].take(&mut self.guest, bytes);
+        let (answer, does) = match answered {
+            Ok((answer, does)) => (answer, Ok(does)),
+            Err(e) => (Vec::new(), Err(e)),
+        };
+        self.devices.consoles[port].write(&answer);
+        self.books();
+        self.act(does)
+    }
+
     fn act(&mut self, does: io::Result<Does>) -> Result<(), Exit> {
         match does {
             Ok(Does::Says(text)) => {
                 if let Some(console) = self.devices.consoles.first_mut() {
-                    console.write(&text);
+                    console.write(text.as_bytes());
                 }
                 Ok(())
             }

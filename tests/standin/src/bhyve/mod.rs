@@ -5,6 +5,7 @@ mod checkpoint;
 mod config;
 mod console;
 mod devices;
+mod framed;
 mod guest;
 mod machine;
 mod memory;
@@ -27,6 +28,7 @@ use checkpoint::Checkpoint;
 use config::Config;
 use console::Output;
 pub(crate) use console::flush;
+use framed::FramedAgent;
 use guest::Guest;
 use machine::Machine;
 use memory::{Memory, PAGE};
@@ -154,7 +156,9 @@ pub(crate) fn main(world: &World, arguments: &[String]) -> Result<(), Exit> {
     if power_button {
         guest.boot().map_err(random)?;
     }
+    let agents = devices.consoles.iter().map(|_| FramedAgent::default());
     let machine = Machine {
+        agents: agents.collect(),
         world: world.clone(),
         vm,
         output,

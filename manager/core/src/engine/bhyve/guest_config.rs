@@ -5,7 +5,7 @@ use super::{
     config::{BhyveConfig, Com, Variables},
 };
 use crate::checkpoint::{
-    BhyveGuest, Checkpoint, Readiness,
+    AgentProtocol, BhyveGuest, Checkpoint, Readiness,
     manifest::{EngineKind, Manifest},
 };
 
@@ -25,6 +25,9 @@ pub(super) fn checked(guest: &BhyveGuest) -> Result<BhyveConfig, String> {
     };
     if let Some(com) = guest.agent {
         connected(com, "its agent")?;
+    }
+    if guest.agent.is_none() && guest.agent_protocol != AgentProtocol::default() {
+        return Err("it has a protocol for its agent, and no agent".to_owned());
     }
     match &guest.readiness {
         Readiness::Agent if guest.agent.is_none() => {
@@ -82,6 +85,7 @@ mod tests {
         let guest = |config: &str, agent, readiness| BhyveGuest {
             config: config.parse::<Variables>().unwrap().0,
             agent,
+            agent_protocol: AgentProtocol::default(),
             readiness,
         };
         let lpc = "pci.0.31.0.device=lpc\nlpc.com1.path=/dev/nmdm0A\n";
@@ -93,6 +97,9 @@ mod tests {
         assert!(checked(&guest(lpc, Some(1), Readiness::Agent)).is_ok());
         assert!(checked(&guest(lpc, None, console(1, "login:"))).is_ok());
         assert!(checked(&guest(&(lpc.to_owned() + nic), Some(1), Readiness::Agent)).is_ok());
+        let mut framed = guest(lpc, None, console(1, "login:"));
+        framed.agent_protocol = AgentProtocol::Frames;
+        assert!(checked(&framed).unwrap_err().contains("no agent"));
         for (config, agent, readiness, why) in [
             (lpc, None, Readiness::Agent, "it has none"),
             (lpc, Some(2), Readiness::Agent, "com2"),

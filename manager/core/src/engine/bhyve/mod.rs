@@ -11,9 +11,11 @@
 //! reads it (a patched one says so in its log, a stock one does not). All of this is processes, files and terminals, so it builds on any Unix.
 
 mod agent;
+mod agent_calls;
 pub mod config;
 mod folder;
 mod folder_lock;
+mod framed;
 mod guest_config;
 mod host;
 mod kernel;
@@ -46,11 +48,12 @@ pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, Process, ProcessDescription, ProcessState,
-    Session, Stray, Suspend, UnsealedSuspend, Usage, restore_threads::RestoreThreads,
+    Session, Stray, Suspend, UnsealedSuspend, Usage, agent_ask, restore_threads::RestoreThreads,
 };
 use crate::{
+    agent::{Agent, wake_up},
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, NoteSeal, Watch,
+        AgentProtocol, BhyveGuest, BundlePath, Checkpoint, NoteSeal, Watch,
         manifest::{EngineKind, Manifest},
     },
     guest_id::GuestId,
@@ -259,6 +262,10 @@ impl Engine for Bhyve {
         let begin = Instant::now();
         let (folder, process) = self.alive(guest)?;
         let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
+        if record.guest.agent_protocol == AgentProtocol::Frames {
+            let request = agent_ask::parse(words)?;
+            return self.with_agent(guest, limit, |agent| request.put(&agent, limit));
+        }
         let agent = record
             .agent
             .ok_or_else(|| Error::Refused("this guest has no agent to ask".to_owned()))?;
@@ -304,6 +311,10 @@ impl Engine for Bhyve {
         }
     }
 
+    fn agent(&self, guest: GuestRef<'_>, limit: Limit<'_>) -> Result<Agent, Error> {
+        self.with_agent(guest, limit, Ok)
+    }
+
     fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
         let begin = Instant::now();
         let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
@@ -313,6 +324,13 @@ impl Engine for Bhyve {
             source,
         })? {
             return Err(Error::Gone);
+        }
+        if record.guest.agent_protocol == AgentProtocol::Frames {
+            return self.with_agent(guest, limit, |agent| {
+                wake_up(&agent, None)
+                    .map(drop)
+                    .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))
+            });
         }
         if record.agent.is_some() {
             return match self.ask(guest, &["ping".to_owned()], limit) {
@@ -379,7 +397,13 @@ impl Engine for Bhyve {
                 let (_, process) = self.alive(guest)?;
                 // What could keep the bundle from being sealed is looked for while the guest runs.
                 drop(crate::checkpoint::Writer::create(path, record.memory)?);
-                suspend::write(&self.host, &folder, &record.vm, process, &raw)?;
+                let prepared = self.prepare_suspend(guest, &folder, &record)?;
+                let written = suspend::write(&self.host, &folder, &record.vm, process, &raw);
+                if written.is_err() && prepared {
+                    // The guest thaws by itself when this fails.
+                    let _ = self.undo_suspend(guest);
+                }
+                written?;
             }
         }
         let device = record.disk.and_then(|disk| {

@@ -19,6 +19,7 @@ use super::{
     config::{BackEnds, BhyveConfig, DeriveError},
     folder::{Folder, OwnDisk, Record},
     folder_lock::{self, FolderLock},
+    framed,
     host::{self, Host},
     network,
     rctl::Rctl,
@@ -27,8 +28,9 @@ use super::{
     serial::{self, Line, Wait},
 };
 use crate::{
-    checkpoint::{BhyveGuest, Readiness},
-    engine::{GuestOrder, Process, RestoredProcess, restore_threads::Restorer},
+    agent::{StepLimits, prepare_clone},
+    checkpoint::{AgentProtocol, BhyveGuest, Readiness},
+    engine::{GuestOrder, Process, RestoredProcess, agent_ask, restore_threads::Restorer},
     guest_id::GuestId,
     owner_only,
     units::Bytes,
@@ -160,7 +162,13 @@ fn bring_up(
         deadline,
     };
     let (nonce, counter) = match &record.agent {
-        Some(agent) => guest.introduce(agent, order)?,
+        Some(agent) => {
+            guest.await_bhyve()?;
+            match source.guest.agent_protocol {
+                AgentProtocol::Lines => guest.introduce(agent, order)?,
+                AgentProtocol::Frames => guest.prepare(agent, order)?,
+            }
+        }
         None => (0, 0),
     };
     if !record.taps.is_empty() {
@@ -371,15 +379,9 @@ impl RestoringGuest<'_> {
 
     /// Why a wait was given up.
     fn why(&mut self, what: &str) -> Error {
-        if self.source.called_off.load(Ordering::Relaxed) {
-            Error::CalledOff
-        } else if self.child.try_wait().ok().flatten().is_some() {
-            self.ended()
-        } else {
-            Error::NotReady {
-                waited_for: what.to_owned(),
-            }
-        }
+        self.because(Error::NotReady {
+            waited_for: what.to_owned(),
+        })
     }
 
     /// Waits on a serial line, as long as the guest may still answer.
@@ -407,14 +409,61 @@ impl RestoringGuest<'_> {
         }
     }
 
+    /// Waits until bhyve has opened its consoles: nmdm(4) drops what is written before the other
+    /// side is open. bhyve opens them before it makes its checkpoint socket, and a virtual machine's
+    /// name is never used twice.
+    fn await_bhyve(&mut self) -> Result<(), Error> {
+        let socket = self.source.host.path(&checkpoint_socket(self.id));
+        self.again_and_again("bhyve's checkpoint socket", |_| socket.exists())
+    }
+
+    /// Has `brood-agent` make the guest a clone of its own; returns its nonce and counter.
+    fn prepare(&mut self, agent: &str, order: &GuestOrder) -> Result<(u64, u64), Error> {
+        let path = self.source.host.path(agent);
+        let process = Process::with_pid(self.child.id().cast_signed());
+        let process = process.map_err(io("look at the guest's process"))?;
+        let process = process.ok_or_else(|| self.ended())?;
+        let agent = loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let called_off = self.source.called_off.load(Ordering::Relaxed);
+            if left.is_zero() || called_off || !process.may_live() {
+                return Err(self.why("its agent's answer"));
+            }
+            match framed::attempt(&path, process, left) {
+                Ok(Some(agent)) => break agent,
+                Ok(None) => {}
+                Err(agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) => {
+                    return Err(self.because(Error::Agent(e.to_string())));
+                }
+            }
+        };
+        let (cards, _) = self.source.config.needs();
+        let identity = agent_ask::clone_identity(&order.identity, cards > 0);
+        let prepared = prepare_clone(&agent, &identity, None, StepLimits::default());
+        let ready = match prepared {
+            Ok(report) => report.ready,
+            Err(e) => return Err(self.because(Error::Agent(e.to_string()))),
+        };
+        Ok(ready.map_or((0, 0), |ready| {
+            (agent_ask::short(&ready.nonce), ready.counter)
+        }))
+    }
+
+    /// The reason behind an error: that the restore was called off, or that bhyve has ended.
+    fn because(&mut self, error: Error) -> Error {
+        if self.source.called_off.load(Ordering::Relaxed) {
+            Error::CalledOff
+        } else if self.child.try_wait().ok().flatten().is_some() {
+            self.ended()
+        } else {
+            error
+        }
+    }
+
     /// Tells the guest who it is now; returns its nonce and counter.
     fn introduce(&mut self, agent: &str, order: &GuestOrder) -> Result<(u64, u64), Error> {
         let path = self.source.host.path(agent);
         let request = agent::identity(&order.identity);
-        // nmdm(4) drops what is written before the other side is open. bhyve opens its consoles
-        // before it makes its checkpoint socket, and a virtual machine's name is never used twice.
-        let socket = self.source.host.path(&checkpoint_socket(self.id));
-        self.again_and_again("bhyve's checkpoint socket", |_| socket.exists())?;
         let answer = self.on_line("its agent's answer", |wait| {
             Line::open_when_there(&path, wait)?.insist(&request, wait)
         })?;

@@ -79,6 +79,11 @@ impl Line {
         })
     }
 
+    /// The open line itself.
+    pub(super) fn into_file(self) -> File {
+        self.file
+    }
+
     /// Opens it as soon as it is there.
     pub(super) fn open_when_there(path: &Path, wait: Wait<'_>) -> Result<Self, Error> {
         loop {

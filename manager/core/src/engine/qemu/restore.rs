@@ -29,11 +29,10 @@ use super::{
     remove,
 };
 use crate::{
-    agent::{Agent, CloneIdentity, StepLimits, prepare_clone},
+    agent::{Agent, StepLimits, prepare_clone},
     checkpoint::QemuGuest,
     engine::{
-        self, GuestOrder, Identity, Limit, Process, RestoredProcess, agent_ask,
-        restore_threads::Restorer,
+        self, GuestOrder, Limit, Process, RestoredProcess, agent_ask, restore_threads::Restorer,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -185,7 +184,7 @@ impl Source {
     ) -> Result<RestoredProcess, Error> {
         let agent = self.agent(folder, child)?;
         let nonce = nonce(&self.guest.nonce);
-        let identity = clone_identity(&order.identity);
+        let identity = agent_ask::clone_identity(&order.identity, false);
         let prepared = prepare_clone(&agent, &identity, nonce, StepLimits::default());
         let prepared = prepared.map_err(|e| self.why(folder, child, Error::Step(e)))?;
         // Its port is free for the next one who asks.
@@ -242,20 +241,6 @@ impl Source {
             },
             _ => error,
         }
-    }
-}
-
-/// Who the guest is now, as its agent is told.
-fn clone_identity(identity: &Identity) -> CloneIdentity {
-    let mut machine_id = [0; 16];
-    machine_id[..8].copy_from_slice(&identity.seed);
-    machine_id[8..].copy_from_slice(&identity.entropy[..8]);
-    CloneIdentity {
-        hostname: identity.name.clone(),
-        // It has no network card.
-        mac: None,
-        machine_id,
-        generation: identity.generation,
     }
 }
 

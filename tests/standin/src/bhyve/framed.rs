@@ -1,0 +1,170 @@
+//! `brood-agent` of the stand-in guest: the frames of docs/agent.md at any serial port but the
+//! first. What it has to remember lies in the guest's memory, so a clone remembers it, too.
+//!
+//! A program of this guest is a line of [`super::guest`]: its answer is the program's output, and an
+//! answer that begins with `error` ends it with 1. It has a few programs of its own:
+//!
+//! | program | what it does |
+//! |---|---|
+//! | `frozen` | says `yes` or `no`: whether its file systems are frozen |
+//! | `hook-fails` | from now on its hook `restored.d/50-key` ends with 3 |
+//! | `silent` | from now on the agent answers nothing |
+
+use std::io;
+
+use brood_agent_protocol::{
+    AgentHello, ClockState, Decoder, Ended, Event, Exec, Failure, FailureKind, HookEnd, HookResult,
+    OsBytes, Reply, Request, SessionId, Stream, ToGuest, ToHost, encode, limits::VERSION,
+};
+
+use super::guest::{Does, Guest};
+
+/// Bit of the guest's flags: its file systems are frozen.
+const FROZEN: u64 = 1;
+/// Bit of the guest's flags: its hook fails.
+const HOOK_FAILS: u64 = 2;
+/// Bit of the guest's flags: its agent is silent.
+const SILENT: u64 = 4;
+
+/// The agent at one port.
+#[derive(Debug, Default)]
+pub(crate) struct FramedAgent {
+    decoder: Decoder<ToGuest>,
+    session: Option<SessionId>,
+}
+
+impl FramedAgent {
+    /// Takes bytes from the port; what it writes back, and what the guest does then.
+    ///
+    /// # Errors
+    /// When the guest's memory cannot be read.
+    pub(crate) fn take(
+        &mut self,
+        guest: &mut Guest,
+        mut bytes: &[u8],
+    ) -> io::Result<(Vec<u8>, Does)> {
+        let (mut out, mut does) = (Vec::new(), Does::Nothing);
+        while let Some(received) = self.decoder.next(&mut bytes) {
+            if guest.flags()? & SILENT != 0 {
+                continue;
+            }
+            let (session, request) = (received.session, received.request);
+            let mut say = |message: ToHost| {
+                encode(session, request, &message, &mut out).map_err(io::Error::other)
+            };
+            match received.message {
+                Ok(ToGuest::Hello(_)) => {
+                    self.session = Some(session);
+                    let mut instance = [0; 16];
+                    instance[..8].copy_from_slice(&guest.nonce()?.to_be_bytes());
+                    say(ToHost::Hello(AgentHello {
+                        version: VERSION,
+                        instance,
+                        agent: "stand-in".to_owned(),
+                        system: "standin".to_owned(),
+                    }))?;
+                }
+                Ok(ToGuest::Request(asked)) if self.session == Some(session) => {
+                    if let Request::Exec(exec) = asked {
+                        does = Self::exec(guest, &exec, &mut say)?;
+                    } else {
+                        say(ToHost::Done(Self::answer(guest, asked)?))?;
+                    }
+                }
+                // Its programs read no input, and are over before anybody could cancel them.
+                _ => {}
+            }
+        }
+        Ok((out, does))
+    }
+
+    fn answer(guest: &mut Guest, asked: Request) -> io::Result<Result<Reply, Failure>> {
+        let flags = guest.flags()?;
+        Ok(Ok(match asked {
+            Request::Ready => {
+                guest.count()?;
+                let mut nonce = [0; 16];
+                nonce[..8].copy_from_slice(&guest.nonce()?.to_be_bytes());
+                let counter = guest.counter()?;
+                Reply::Ready(brood_agent_protocol::Ready { nonce, counter })
+            }
+            Request::Identity(identity) => {
+                guest.set_name(identity.hostname.as_deref().unwrap_or_default());
+                Reply::Nothing
+            }
+            Request::Reseed { .. } | Request::Sync => Reply::Nothing,
+            Request::Clock { set } => {
+                let now = set.unwrap_or_default();
+                Reply::Clock(ClockState {
+                    before_ns: 0,
+                    after_ns: now,
+                })
+            }
+            Request::Freeze { .. } => {
+                guest.set_flags(flags | FROZEN)?;
+                Reply::Nothing
+            }
+            Request::Thaw => {
+                guest.set_flags(flags & !FROZEN)?;
+                Reply::Nothing
+            }
+            Request::Hooks(hooks) => Reply::Hooks(vec![HookResult {
+                name: OsBytes::from("50-key"),
+                end: HookEnd::Code(if flags & HOOK_FAILS != 0 && hooks.occasion == "restored" {
+                    3
+                } else {
+                    0
+                }),
+                output: b"no key".to_vec(),
+                took_ms: 1,
+            }]),
+            _ => {
+                let why = "the stand-in guest cannot";
+                return Ok(Err(Failure::new(FailureKind::Unsupported, why)));
+            }
+        }))
+    }
+
+    fn exec(
+        guest: &mut Guest,
+        exec: &Exec,
+        say: &mut dyn FnMut(ToHost) -> io::Result<()>,
+    ) -> io::Result<Does> {
+        let words: Vec<_> = exec
+            .argv
+            .iter()
+            .map(|word| String::from_utf8_lossy(word.as_bytes()))
+            .collect();
+        let flags = guest.flags()?;
+        say(ToHost::Event(Event::Started { pid: 1 }))?;
+        let does = match &*words.join(" ") {
+            "frozen" => {
+                let is = if flags & FROZEN == 0 { "no" } else { "yes" };
+                Does::Says(format!("{is}\n"))
+            }
+            "hook-fails" => {
+                guest.set_flags(flags | HOOK_FAILS)?;
+                Does::Nothing
+            }
+            "silent" => {
+                guest.set_flags(flags | SILENT)?;
+                Does::Nothing
+            }
+            line => guest.line(line)?,
+        };
+        let (text, does) = match does {
+            Does::Says(text) => (text, Does::Nothing),
+            other => (String::new(), other),
+        };
+        let failed = text.starts_with("error");
+        for stream in [Stream::Output, Stream::Error] {
+            if stream == Stream::Output && !text.is_empty() {
+                say(ToHost::Data(stream, text.clone().into_bytes()))?;
+            }
+            say(ToHost::Data(stream, Vec::new()))?;
+        }
+        let ended = Ended::Code(i32::from(failed));
+        say(ToHost::Done(Ok(Reply::Ended(ended))))?;
+        Ok(does)
+    }
+}
