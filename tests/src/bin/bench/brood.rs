@@ -66,6 +66,8 @@ pub(crate) struct Brood {
     pub(crate) state: PathBuf,
     /// `DIR/NAME` of the checkpoint.
     pub(crate) checkpoint: PathBuf,
+    /// The engine, where it is not the host's own.
+    pub(crate) engine: Option<&'static str>,
     /// When to stop early.
     pub(crate) interrupt: Interrupt,
 }
@@ -86,14 +88,19 @@ impl Brood {
             .env("BROOD_STATE_DIR", &self.state)
             .env("BROOD_CONFIG", "/dev/null")
             .args(words);
+        if let Some(engine) = self.engine {
+            command.env("BROOD_ENGINE", engine);
+        }
         command
     }
 
-    fn run(&self, words: &[&str]) -> Result<String, Error> {
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String, Error> {
         command::run(&mut self.command(words), &self.interrupt)
     }
 
-    fn ask<T: DeserializeOwned>(&self, mut command: Command) -> Result<T, Error> {
+    /// Runs a command, and takes what it says.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, mut command: Command) -> Result<T, Error> {
         let output = command::run(command.arg("--json"), &self.interrupt)?;
         serde_json::from_str(&output).map_err(|source| Error::Answer {
             command: command::shown(&command),

@@ -74,6 +74,9 @@ pub(crate) enum Error {
         /// Where they are known.
         state: PathBuf,
     },
+    /// A Linux guest could not be had, or did not do what it was told.
+    #[error("{0}")]
+    Guest(String),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,

@@ -32,11 +32,38 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
+/// Who a figure of brood's is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Baseline {
+    /// A script that starts QEMU by hand.
+    Script,
+    /// The floor, with such a slot.
+    #[serde(untagged)]
+    Floor(Slot),
+}
+
+impl From<Slot> for Baseline {
+    fn from(slot: Slot) -> Self {
+        Self::Floor(slot)
+    }
+}
+
+impl fmt::Display for Baseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Floor(slot) => write!(f, "{slot} slot"),
+            Self::Script => f.write_str("QEMU script"),
+        }
+    }
+}
+
 /// Brood's figure beside the floor's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Against {
     /// Which floor.
-    pub(crate) slot: Slot,
+    #[serde(rename = "slot")]
+    pub(crate) baseline: Baseline,
     /// The floor's own figure; none if it could not be measured.
     pub(crate) measured: Option<Spread>,
     /// Brood's by the floor's, round by round; none if either could not be measured.
@@ -80,6 +107,7 @@ impl fmt::Display for Measurement {
             Self::Connections => "connections",
             Self::Delta => "delta",
             Self::BhyveManager => "bhyve-manager",
+            Self::Linux => "linux",
             Self::TenThousand => "ten-thousand",
         })
     }
@@ -109,14 +137,14 @@ impl Row {
     /// The same, held against a floor with one value for each of the same rounds.
     pub(crate) fn against(
         mut self,
-        slot: Slot,
+        baseline: impl Into<Baseline>,
         values: &[f64],
         floors: &[f64],
         goal: Option<Goal>,
     ) -> Self {
         let ratio = Spread::of_ratios(values, floors);
         self.floor = Some(Against {
-            slot,
+            baseline: baseline.into(),
             measured: Spread::of(floors),
             ratio,
         });

@@ -15,6 +15,7 @@ mod contest;
 mod error;
 mod floor;
 mod goal;
+mod linux;
 mod measure;
 mod pool;
 mod spread;
@@ -90,6 +91,8 @@ enum Measurement {
     Delta,
     /// 1,000 stand-ins of bhyve: what the manager itself needs for each
     BhyveManager,
+    /// Real Linux guests on QEMU: time, memory and steps, beside a bare QEMU script; 200 at once
+    Linux,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
 }
@@ -118,6 +121,7 @@ impl Measurement {
             Self::Connections => connections::connections(workplace),
             Self::Delta => measure::delta(workplace),
             Self::BhyveManager => bhyve::manager(workplace),
+            Self::Linux => linux::linux(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
         }
     }

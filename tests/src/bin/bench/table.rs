@@ -93,7 +93,7 @@ impl Table {
 fn cells(row: &Row) -> [String; 6] {
     let unit = row.unit;
     let floor = row.floor.map_or_else(String::new, |floor| {
-        format!("{} ({} slot)", figure(floor.measured, unit), floor.slot)
+        format!("{} ({})", figure(floor.measured, unit), floor.baseline)
     });
     let ratio = row
         .floor

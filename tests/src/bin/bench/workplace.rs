@@ -8,7 +8,7 @@ use brood_core::host::HostSource;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
-use super::{Options, brood::Brood, command::Interrupt, error::Error, floor::Floor};
+use super::{Measurement, Options, brood::Brood, command::Interrupt, error::Error, floor::Floor};
 
 /// The folder, and the commands that work in it.
 #[derive(Debug)]
@@ -71,6 +71,7 @@ impl Workplace {
                 binary: absolute(&options.brood)?,
                 state,
                 checkpoint: checkpoints.join("demo"),
+                engine: None,
                 interrupt,
             },
             floor: Floor {
@@ -84,7 +85,16 @@ impl Workplace {
             folder: Some(folder),
             sockets,
         };
-        let made = workplace.brood.make_checkpoint(&options.memory);
+        // Linux guests have a checkpoint of their own, and need no KVM.
+        let needed = options.measurements.is_empty()
+            || options
+                .measurements
+                .iter()
+                .any(|one| *one != Measurement::Linux);
+        let made = match needed {
+            true => workplace.brood.make_checkpoint(&options.memory),
+            false => Ok(()),
+        };
         if made.is_err() {
             // No guest was restored: nothing is to be found there.
             workplace.folder = None;
