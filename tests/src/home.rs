@@ -189,9 +189,6 @@ impl Home {
         if let Some(machine) = &self.machine {
             command.envs(machine.environment());
         }
-        if self.qemu {
-            command.env("BROOD_ENGINE", "qemu");
-        }
         command
     }
 

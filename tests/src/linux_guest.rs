@@ -100,8 +100,7 @@ fn make(folder: &Path, checkpoint: &Path, agent: &Path, packages: &[PathBuf]) {
             .args(words)
             .args(files)
             .env("BROOD_STATE_DIR", folder.join("state"))
-            .env("BROOD_CONFIG", "/dev/null")
-            .env("BROOD_ENGINE", "qemu");
+            .env("BROOD_CONFIG", "/dev/null");
         let ran = command.output().expect("brood runs");
         let said = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{command:?}: {said}");

@@ -218,7 +218,7 @@ fn another_version(socket: &Path, knows: &'static [(&'static str, &'static str)]
     let listener = UnixListener::bind(socket).expect("a socket");
     let dir = home.state().canonicalize().expect("the folder is there");
     let daemon = format!(
-        r#"{{"version":"99.0.0","pid":1,"state_dir":"{}","engine":"{}","new":[]}}"#,
+        r#"{{"version":"99.0.0","pid":1,"state_dir":"{}","engines":["{}"],"new":[]}}"#,
         dir.display(),
         by_engine(home.engine(), "kvm", "bhyve"),
     );

@@ -18,7 +18,7 @@ use brood_core::{
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
         After, Engine, GuestOrder, GuestRef, Identity, Limit, Process, ProcessState,
-        RestoredProcess, Suspend, kvm::Kvm, make_demo_checkpoint, qemu::Qemu,
+        RestoredProcess, Several, Suspend, kvm::Kvm, make_demo_checkpoint, qemu::Qemu,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// One engine at work on a checkpoint of its own. The home looks after what is left.
 struct Bench<'a> {
     engine: &'a dyn Engine,
+    /// What runs the guests: the engine, or the one of several.
+    kind: EngineKind,
     home: &'a Home,
     path: BundlePath,
     lock: File,
@@ -39,23 +41,25 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(
         engine: &'a dyn Engine,
+        kind: EngineKind,
         home: &'a Home,
         make_checkpoint: impl FnOnce(&BundlePath) -> Manifest,
     ) -> Self {
         fs::create_dir_all(home.run_dir()).unwrap();
-        let path: BundlePath = home.named(engine.kind().name()).path.parse().unwrap();
+        let path: BundlePath = home.named(kind.name()).path.parse().unwrap();
         let manifest = make_checkpoint(&path);
         assert_eq!(manifest.memory.size, Bytes::mib(4));
-        assert_eq!(manifest.engine, engine.kind());
-        Self::at(engine, home, path)
+        assert_eq!(manifest.engine, kind);
+        Self::at(engine, kind, home, path)
     }
 
     /// The same with a checkpoint that is there.
-    fn at(engine: &'a dyn Engine, home: &'a Home, path: BundlePath) -> Self {
+    fn at(engine: &'a dyn Engine, kind: EngineKind, home: &'a Home, path: BundlePath) -> Self {
         fs::create_dir_all(home.run_dir()).unwrap();
         let lock = File::create(home.path().join("lock")).unwrap();
         Self {
             engine,
+            kind,
             home,
             path,
             lock,
@@ -141,7 +145,7 @@ impl<'a> Bench<'a> {
 
     /// Whether its guests are an ordinary Linux, which is asked to run programs.
     fn runs_linux(&self) -> bool {
-        self.engine.kind() == EngineKind::Qemu
+        self.kind == EngineKind::Qemu
     }
 
     /// Has a guest keep a word in its memory.
@@ -221,27 +225,29 @@ fn on_every_engine_with_disks(check: impl Fn(&Bench<'_>, &Path)) {
 }
 
 fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>)) {
-    if let Some(home) = Home::with_kvm() {
-        let kvm = Kvm::with_binary(brood_tests::brood());
-        let make = |path: &BundlePath| {
-            make_demo_checkpoint(
-                &kvm,
-                path,
-                Bytes::mib(4),
-                &brood_core::checkpoint::unwatched,
-            )
-        };
-        check(&Bench::new(&kvm, &home, |path| make(path).unwrap()));
+    let kvm = || Kvm::with_binary(brood_tests::brood());
+    let qemu = || Qemu::new(brood_tests::brood(), None);
+    let several = Several::new(Box::new(kvm()), vec![Box::new(qemu())], None);
+    let make = |path: &BundlePath| {
+        let unwatched = &brood_core::checkpoint::unwatched;
+        make_demo_checkpoint(&kvm(), path, Bytes::mib(4), unwatched).unwrap()
+    };
+    for engine in [&kvm() as &dyn Engine, &several] {
+        if let Some(home) = Home::with_kvm() {
+            check(&Bench::new(engine, EngineKind::Kvm, &home, make));
+        }
     }
-    if let Some((home, linux)) = Home::with_qemu() {
-        let qemu = Qemu::of_host(brood_tests::brood()).unwrap();
-        check(&Bench::at(&qemu, &home, linux.path.parse().unwrap()));
+    for engine in [&qemu() as &dyn Engine, &several] {
+        if let Some((home, linux)) = Home::with_qemu() {
+            let path = linux.path.parse().unwrap();
+            check(&Bench::at(engine, EngineKind::Qemu, &home, path));
+        }
     }
     let home = Home::bare();
     let machine = Machine::new(home.path());
     let bhyve = machine.engine(&[]);
     let config = config(&home, &machine);
-    check(&Bench::new(&bhyve, &home, |path| {
+    check(&Bench::new(&bhyve, EngineKind::Bhyve, &home, |path| {
         machine.checkpoint_of(&config, path)
     }));
     assert_eq!(machine.leftovers(), Vec::<String>::new());
@@ -327,7 +333,7 @@ fn memory_is_counted() {
             "{before:?}"
         );
         // The fake machine does not count pages that were only read.
-        assert!(before.shared.0 > 0 || bench.engine.kind() == EngineKind::Bhyve);
+        assert!(before.shared.0 > 0 || bench.kind == EngineKind::Bhyve);
         bench.ask(&id, "dirty 200").unwrap();
         let after = usage().unwrap();
         let grown = (after.private.0 - before.private.0) / 4096;
@@ -410,7 +416,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
         // KVM's demo guest and the minimal Linux have no block device: their disk is a companion that
         // they do not read.
         let reads = bench.engine.reads_disk(&from).unwrap();
-        assert_eq!(reads, bench.engine.kind() == EngineKind::Bhyve);
+        assert_eq!(reads, bench.kind == EngineKind::Bhyve);
         let make = |disks: &dyn Provider, id: &GuestId| {
             disks.clone_for(id).unwrap();
             disks.location(id).unwrap()

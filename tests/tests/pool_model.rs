@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use brood_core::{
+    checkpoint::manifest::EngineKind,
     engine::{GuestOrder, Identity, Process},
     guest_id::GuestId,
     state::{
@@ -120,6 +121,8 @@ impl Scene {
                 created_at: "now",
                 membership: Some(&membership),
                 disk: None,
+                engine: EngineKind::Kvm,
+                accelerator: None,
             })?;
             Ok(order.id)
         })

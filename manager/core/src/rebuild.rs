@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::{
     checkpoint::{self, BundlePath},
     disk::Place,
-    engine::{Engine, GuestRef, NEVER, ProcessState},
+    engine::{Engine, NEVER, ProcessState},
     guests::{self, GuestState, Guests},
     state::{
         self, ClaimFile, EntryState, GuestRow, PoolRow, Rebuild, Salvage, State, TokenDigest,
@@ -163,7 +163,7 @@ fn find_guests(
             let guest = row.name.clone();
             return Err(guests::Error::OtherNamespace { guest }.into());
         }
-        let found = engine.find(GuestRef::new(&run_dir, &row.id));
+        let found = engine.find(row.in_folder(&run_dir));
         let found = found.map_err(|e| guests::Error::engine("look at", &row.name, e))?;
         // A guest whose socket was removed is known by its process alone.
         let Some(process) = found.or(row.process) else {

@@ -71,12 +71,12 @@ pub(crate) struct Daemon {
     /// Its state folder, free of symlinks.
     #[schema(example = "/var/db/brood")]
     pub(crate) state_dir: String,
-    /// What runs its guests.
-    #[schema(value_type = words::EngineKind)]
-    pub(crate) engine: EngineKind,
+    /// Engines whose checkpoints it restores.
+    #[schema(value_type = Vec<words::EngineKind>)]
+    pub(crate) engines: Vec<EngineKind>,
 }
 
-/// Identifies the daemon: its version, state folder and engine
+/// Identifies the daemon: its version, state folder and engines
 #[utoipa::path(
     get, path = "/daemon", tag = "host", operation_id = "daemon",
     responses((status = 200, body = Daemon))
@@ -88,7 +88,7 @@ pub(super) async fn daemon(State(app): State<App>) -> Json<Daemon> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         state_dir: dir.display().to_string(),
-        engine: app.workers.engine().kind(),
+        engines: app.workers.engine().kinds(),
     })
 }
 

@@ -142,7 +142,7 @@ fn take(workers: &Workers) -> Result<Sample, Problem> {
             let Ok(usage) = guests.usage(guest) else {
                 continue;
             };
-            let usage = Usage::new(usage, overheads.of(&guest.row.sha256));
+            let usage = Usage::new(usage, overheads.of(&guest.row));
             let checkpoint = match pool_of.get(&guest.row.id) {
                 Some(&index) => {
                     of_pools[index].add(guest.row.memory, usage);

@@ -38,7 +38,7 @@ use super::{
     watch as watcher,
     workers::Workers,
 };
-use brood_core::{engine::bhyve::Rctl, owner_only, pool::NewPool, state::State};
+use brood_core::{engine::EngineConfig, owner_only, pool::NewPool, state::State};
 
 /// How often the daemon looks whether its socket is still its own.
 const SOCKET_POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -61,8 +61,8 @@ pub struct ServeConfig {
     pub checkpoints: PathBuf,
     /// A port to listen on, too.
     pub listen: Option<Listen>,
-    /// Limits of guests of the bhyve engine.
-    pub rctl: Rctl,
+    /// How the engines are configured.
+    pub engines: EngineConfig,
     /// The pools that there should be.
     pub pools: Vec<NewPool>,
 }
@@ -246,7 +246,7 @@ async fn run(
     let metrics = Metrics::new();
     let clients = Clients::of_socket(&budget, &metrics);
     let app = App(Arc::new(Parts {
-        workers: Arc::new(Workers::new(&config.state, &config.rctl)?),
+        workers: Arc::new(Workers::new(&config.state, &config.engines)?),
         events: Events::new(),
         metrics,
         guest_sockets: GuestSockets::new(&config.state, Arc::clone(&clients), budget.guest_sockets),

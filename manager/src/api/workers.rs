@@ -14,7 +14,7 @@ use std::{
 
 use super::problem::Problem;
 use brood_core::{
-    engine::{self, Engine, bhyve::Rctl},
+    engine::{self, Engine, EngineConfig},
     guests::Guests,
     host::{facts::HostFacts, proc},
     pool::{self, LOCK_LIMIT, NEVER, Pools},
@@ -90,10 +90,10 @@ fn database(dir: &Path) -> Option<(u64, u64)> {
 }
 
 impl Workers {
-    pub(super) fn new(dir: &Path, rctl: &Rctl) -> Result<Self, engine::Error> {
+    pub(super) fn new(dir: &Path, engines: &EngineConfig) -> Result<Self, engine::Error> {
         Ok(Self {
             dir: dir.to_owned(),
-            engine: engine::choose(Path::new(THIS_PROGRAM), rctl)?,
+            engine: engine::choose(Path::new(THIS_PROGRAM), engines)?,
             states: Mutex::default(),
             sessions: SessionCache::default(),
         })

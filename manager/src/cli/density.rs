@@ -22,7 +22,7 @@ use crate::{
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
-    engine::bhyve::Rctl,
+    engine::{EngineConfig, bhyve::Rctl},
     restore::{PRIVATE_LIMIT, cores, cost, verify},
     units::Bytes,
 };
@@ -70,7 +70,11 @@ impl Density {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state(config)?, engine_with(&Rctl::default())?);
+        let engines = EngineConfig {
+            rctl: Rctl::default(),
+            ..config.engines()
+        };
+        let (mut state, engine) = (state(config)?, engine_with(&engines)?);
         let verifying = Bar::bytes("verifying", self.json).until(&cancelled);
         // Until it is dropped, nobody can remove the checkpoint.
         let _use = verify(&state, &*engine, &checkpoint, &|p| verifying.advance(p))?;

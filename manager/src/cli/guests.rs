@@ -180,6 +180,13 @@ impl Show {
                     }
                 ),
             ),
+            (
+                "engine",
+                match guest.accelerator {
+                    Some(accelerator) => format!("{} ({accelerator})", guest.engine.name()),
+                    None => guest.engine.name().to_owned(),
+                },
+            ),
             ("generation", guest.generation),
             ("mac", guest.mac),
             ("restored", guest.created_at),

@@ -90,7 +90,7 @@ impl Make {
         let bar = Bar::bytes("sealing", self.json).until(&cancelled);
         let progress = |p| bar.advance(p);
         // No broker is needed while the guest boots.
-        let engine = Qemu::of_host("")?;
+        let engine = Qemu::new("", config.qemu.accel.value.0);
         let manifest =
             engine.make_checkpoint(&run_dir, &self.checkpoint, &boot, &told, &progress)?;
         bar.clear();

@@ -30,7 +30,7 @@ mod targets;
 mod top;
 mod values;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{
     Arg, ArgAction, FromArgMatches, Parser, Subcommand,
@@ -48,6 +48,8 @@ const GLOBAL_OPTIONS: &str = "\
 Options of all commands:
       --config <FILE>    Configuration file [default: BROOD_CONFIG, else the system's]
       --state-dir <DIR>  State folder [default: BROOD_STATE_DIR, else as configured]
+      --engine <ENGINE>  Restore checkpoints of this engine only: kvm, qemu or bhyve [default: auto,
+                         the engine that made the checkpoint]
       --no-daemon        Do the work in this process, even when a daemon answers [default: as
                          BROOD_DAEMON or the configuration says]
   -v, --verbose          Log to standard error what brood does, and whether the daemon did it";
@@ -67,9 +69,8 @@ Environment:
   BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml if it exists;
                    on FreeBSD /usr/local/etc/brood.toml)
   BROOD_DAEMON     off: never use the daemon (default: auto, use it when one answers)
-  BROOD_ENGINE     kvm, qemu or bhyve (default: kvm on Linux, else bhyve); one for each state
-                   folder
-  BROOD_QEMU_ACCEL kvm, tcg or auto: what executes QEMU's guests (default: auto)
+  BROOD_ENGINE     as --engine
+  BROOD_QEMU_ACCEL kvm, tcg or auto: what executes new QEMU guests (default: auto)
   BROOD_STATE_DIR  state folder (default: /var/db/brood for root, else the XDG state folder)
   BROOD_...        every other setting of the configuration: see `brood config example`";
 
@@ -84,6 +85,10 @@ struct Cli {
     /// State folder [default: BROOD_STATE_DIR, else as configured]
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Restore checkpoints of this engine only: kvm, qemu or bhyve [default: auto, the engine that
+    /// made the checkpoint]
+    #[arg(long, global = true, value_name = "ENGINE")]
+    engine: Option<OsString>,
     /// Do the work in this process, even when a daemon answers [default: as BROOD_DAEMON or the
     /// configuration says]
     #[arg(long, global = true)]
@@ -158,6 +163,9 @@ impl Cli {
         sources.file = self.config;
         if let Some(dir) = self.state_dir {
             sources.flags.insert("state.dir", dir.into_os_string());
+        }
+        if let Some(engine) = self.engine {
+            sources.flags.insert("engine", engine);
         }
         if self.no_daemon {
             sources.flags.insert("daemon", "off".into());

@@ -128,7 +128,7 @@ impl Restore {
     fn limited(&self, config: &Config) -> Result<Config, Failure> {
         let mut config = config.clone();
         if !self.rctl.is_empty() {
-            if engine(&config)?.kind() != EngineKind::Bhyve {
+            if !engine(&config)?.kinds().contains(&EngineKind::Bhyve) {
                 let why = "--rctl is FreeBSD's; on Linux control groups limit guests".to_owned();
                 return Err(engine::Error::Refused(why).into());
             }

@@ -76,7 +76,7 @@ impl Serve {
                 address: address.value,
                 token_file: token_file.value.to_path_buf(),
             }),
-            rctl: config.bhyve.rctl.value.clone(),
+            engines: config.engines(),
             pools: config.pools.clone(),
         };
         let reload: Reload = Arc::new(move || {
@@ -99,7 +99,7 @@ impl Serve {
 /// Settings that have changed in the configuration, but that the daemon keeps until it ends.
 fn later(then: &Config, now: &Config) -> Vec<String> {
     let kept = |key: &str| {
-        ["serve.", "state.", "bhyve."]
+        ["serve.", "state.", "bhyve.", "engine", "qemu."]
             .iter()
             .any(|section| key.starts_with(section))
             && key != "serve.log_level"

@@ -14,7 +14,10 @@ use toml::Spanned;
 
 use super::{
     Error,
-    value::{AbsolutePath, InFile, LogFormat, LogLevel, PoolName, SocketMode, UseDaemon},
+    value::{
+        AbsolutePath, AcceleratorChoice, EngineChoice, InFile, LogFormat, LogLevel, PoolName,
+        SocketMode, UseDaemon,
+    },
 };
 use brood_core::{
     checkpoint::BundlePath,
@@ -32,8 +35,11 @@ pub(super) type FileValue<T> = Spanned<InFile<T>>;
 pub(super) struct Contents {
     /// Whether commands use the daemon.
     pub(super) daemon: Option<FileValue<UseDaemon>>,
+    /// The only engine whose checkpoints are restored, or `"auto"`.
+    pub(super) engine: Option<FileValue<EngineChoice>>,
     pub(super) state: State,
     pub(super) restore: Restore,
+    pub(super) qemu: QemuSettings,
     pub(super) bhyve: BhyveSettings,
     pub(super) image: Image,
     pub(super) serve: Serve,
@@ -61,6 +67,14 @@ pub(super) struct Restore {
     pub(super) enforce_private_limit: Option<FileValue<bool>>,
     /// After how many idle seconds a guest is parked, or `"never"`.
     pub(super) park_after: Option<FileValue<ParkAfter>>,
+}
+
+/// `[qemu]`: guests of the QEMU engine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct QemuSettings {
+    /// What executes the instructions of new guests.
+    pub(super) accel: Option<FileValue<AcceleratorChoice>>,
 }
 
 /// `[bhyve]`: guests of the bhyve engine.

@@ -33,10 +33,13 @@ use serde::Serialize;
 
 pub use error::Error;
 pub use shown::SettingView;
-pub use value::{AbsolutePath, LogFormat, LogLevel, SocketMode, UseDaemon, listen_address};
+pub use value::{
+    AbsolutePath, AcceleratorChoice, EngineChoice, LogFormat, LogLevel, SocketMode, UseDaemon,
+    listen_address,
+};
 
 use brood_core::{
-    engine::{ParkAfter, bhyve::Rctl},
+    engine::{EngineConfig, ParkAfter, bhyve::Rctl},
     pool::{self, NewPool},
     state::{self, Policy, State},
     units::Bytes,
@@ -137,10 +140,14 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// `daemon`: whether commands use the daemon.
     pub daemon: Setting<UseDaemon>,
+    /// `engine`: the only engine whose checkpoints are restored.
+    pub engine: Setting<EngineChoice>,
     /// `state.dir`: the state folder, if there is one to be had.
     state_dir: Option<Setting<AbsolutePath>>,
     /// `[restore]`.
     pub restore: Restore,
+    /// `[qemu]`.
+    pub qemu: QemuSettings,
     /// `[bhyve]`.
     pub bhyve: BhyveSettings,
     /// `image.dir`: the folder of images; see [`Config::images`].
@@ -162,6 +169,13 @@ pub struct Restore {
     pub enforce_private_limit: Setting<bool>,
     /// When idle guests are parked.
     pub park_after: Setting<ParkAfter>,
+}
+
+/// What guests of the QEMU engine have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuSettings {
+    /// What executes the instructions of new guests.
+    pub accel: Setting<AcceleratorChoice>,
 }
 
 /// What guests of the bhyve engine have.
@@ -229,6 +243,8 @@ impl Config {
                 ParkAfter(None),
             )?,
         };
+        let engine = look.find_or("engine", contents.engine, EngineChoice(None))?;
+        let accel = look.find_or("qemu.accel", contents.qemu.accel, AcceleratorChoice(None))?;
         let rctl = look.find_or("bhyve.rctl", contents.bhyve.rctl, Rctl::default())?;
         let image_dir = look.find("image.dir", contents.image.dir)?;
         let serve = look.serve(contents.serve)?;
@@ -236,8 +252,10 @@ impl Config {
         Ok(Self {
             file: file.map(|file| file.path),
             daemon,
+            engine,
             state_dir,
             restore,
+            qemu: QemuSettings { accel },
             bhyve: BhyveSettings { rctl },
             image_dir,
             serve,
@@ -252,6 +270,16 @@ impl Config {
     pub fn state_dir(&self) -> Result<&Path, state::Error> {
         let dir = self.state_dir.as_ref().ok_or(state::Error::Nowhere)?;
         Ok(&dir.value)
+    }
+
+    /// How the engines are configured.
+    #[must_use]
+    pub fn engines(&self) -> EngineConfig {
+        EngineConfig {
+            only: self.engine.value.0,
+            accelerator: self.qemu.accel.value.0,
+            rctl: self.bhyve.rctl.value.clone(),
+        }
     }
 
     /// The unix socket of the daemon; by default in the state folder.

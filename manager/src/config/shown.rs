@@ -58,6 +58,7 @@ impl Config {
         let cores = Some("one for each core".to_owned());
         vec![
             SettingView::of("daemon", &self.daemon),
+            SettingView::of("engine", &self.engine),
             SettingView::or("state.dir", self.state_dir.as_ref(), None),
             SettingView::or("restore.concurrency", restore.concurrency.as_ref(), cores),
             SettingView::of("restore.private_limit", &restore.private_limit),
@@ -66,6 +67,7 @@ impl Config {
                 &restore.enforce_private_limit,
             ),
             SettingView::of("restore.park_after", &restore.park_after),
+            SettingView::of("qemu.accel", &self.qemu.accel),
             SettingView::of("bhyve.rctl", &bhyve.rctl),
             SettingView::or("image.dir", self.image_dir.as_ref(), images),
             SettingView::or("serve.socket", serve.socket.as_ref(), socket.map(path)),

@@ -144,6 +144,8 @@ fn every_setting_can_be_set_in_the_environment() {
     let (_dir, mut sources) = file("");
     for (key, value) in [
         ("daemon", "off"),
+        ("engine", "qemu"),
+        ("qemu.accel", "tcg"),
         ("state.dir", "/a"),
         ("restore.concurrency", "3"),
         ("restore.private_limit", "5 MiB"),

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
 use brood_core::{
-    checkpoint::BundlePath,
+    checkpoint::{Accelerator, BundlePath, manifest::EngineKind},
     engine::{ParkAfter, bhyve::Rctl},
     state::new_names,
     units::Bytes,
@@ -133,6 +133,49 @@ pub enum UseDaemon {
     Auto,
     /// Never.
     Off,
+}
+
+/// The only engine whose checkpoints are restored; none when each is restored by its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineChoice(pub Option<EngineKind>);
+
+impl Value for EngineChoice {
+    fn read(text: &str) -> Result<Self, String> {
+        match (text, EngineKind::named(text)) {
+            ("auto", _) => Ok(Self(None)),
+            (_, None) => Err(format!(
+                "there is no such engine as {text:?}: write \"kvm\", \"qemu\", \"bhyve\" or \"auto\""
+            )),
+            (_, named) => Ok(Self(named)),
+        }
+    }
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.map_or("auto", EngineKind::name))
+    }
+}
+
+/// What executes the instructions of new QEMU guests; none for the best that the host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceleratorChoice(pub Option<Accelerator>);
+
+impl Value for AcceleratorChoice {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self(None)),
+            name => name.parse().map(|named| Self(Some(named))).map_err(|()| {
+                format!("{name:?} is no accelerator: write \"kvm\", \"tcg\" or \"auto\"")
+            }),
+        }
+    }
+}
+
+impl fmt::Display for AcceleratorChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.map_or("auto", Accelerator::name))
+    }
 }
 
 /// One of a few words.

@@ -16,7 +16,6 @@ use super::{
     steady_state::{Sample, settled},
     step::{Breakdown, Machine, Step},
 };
-use brood_core::engine::GuestRef;
 
 use brood_core::{
     checkpoint::{self, Checkpoint, manifest::EngineKind, sha256_file},
@@ -254,7 +253,7 @@ fn measure(
     let run_dir = guests.state.run_dir();
     let ask = |guest: &Guest, words: &[String]| {
         guests.engine.ask(
-            GuestRef::new(&run_dir, &guest.row.id),
+            guest.row.in_folder(&run_dir),
             words,
             Limit::of(ANSWER_PATIENCE),
         )
@@ -284,10 +283,10 @@ fn measure(
     observe(Event::Phase("asking"));
     // A guest that runs already only shows that it does.
     let answers = |guest: &&Guest| {
-        let (engine, id) = (guests.engine, &guest.row.id);
+        let engine = guests.engine;
         let resume = |process| {
             engine.resume(
-                GuestRef::new(&run_dir, id),
+                guest.row.in_folder(&run_dir),
                 process,
                 Limit::of(ANSWER_PATIENCE),
             )

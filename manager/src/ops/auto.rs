@@ -1,7 +1,5 @@
 //! Choice between the daemon and this process, and which daemon that is.
 
-use std::env;
-
 use nix::{
     errno::Errno,
     unistd::{AccessFlags, access},
@@ -13,7 +11,6 @@ use crate::{
     config::{Config, UseDaemon},
     failure::Failure,
 };
-use brood_core::engine::ENGINE_VARIABLE;
 
 /// Operations by the daemon or by this process: the one place that chooses.
 pub(crate) struct Auto {
@@ -138,10 +135,14 @@ pub(crate) fn daemon(config: &Config) -> Option<Client> {
     match Client::find(&socket, state_dir) {
         Ok(client) => {
             let daemon = client.daemon();
-            let wanted = env::var(ENGINE_VARIABLE).unwrap_or_default();
-            if !wanted.is_empty() && wanted != daemon.engine.name() {
-                let runs = daemon.engine.name();
-                tracing::info!("without the daemon: it runs {runs}, not {wanted}");
+            if let Some(wanted) = config.engine.value.0
+                && daemon.engines != [wanted]
+            {
+                let runs: Vec<_> = daemon.engines.iter().map(|kind| kind.name()).collect();
+                let (runs, wanted) = (runs.join(" and "), wanted.name());
+                tracing::info!(
+                    "without the daemon: it restores from {runs}, not from {wanted} alone"
+                );
                 return None;
             }
             tracing::info!("with the daemon {} of brood {}", daemon.pid, daemon.version);

@@ -25,7 +25,7 @@ use crate::{
 };
 use brood_core::{
     checkpoint::{self, BundlePath, Progress},
-    engine::{self, Engine, bhyve::Rctl},
+    engine::{self, Engine, EngineConfig},
     guests::{self, Guests},
     host::facts::HostFacts,
     pool::{self, ClaimSpec, LOCK_LIMIT, NEVER, Pools},
@@ -40,16 +40,16 @@ pub(crate) fn state(config: &Config) -> Result<State, Failure> {
 
 /// The engine of this host, as it is configured.
 pub(crate) fn engine(config: &Config) -> Result<Box<dyn Engine>, Failure> {
-    engine_with(&config.bhyve.rctl.value)
+    engine_with(&config.engines())
 }
 
-/// The engine of this host, with these limits for its guests.
-pub(crate) fn engine_with(rctl: &Rctl) -> Result<Box<dyn Engine>, Failure> {
+/// The engine of this host, configured so.
+pub(crate) fn engine_with(engines: &EngineConfig) -> Result<Box<dyn Engine>, Failure> {
     let program = std::env::current_exe().map_err(|source| engine::Error::Io {
         action: "find the brood binary",
         source,
     })?;
-    Ok(engine::choose(&program, rctl)?)
+    Ok(engine::choose(&program, engines)?)
 }
 
 /// Facts of the host that an engine's guests run on.

@@ -33,6 +33,14 @@ impl EngineKind {
             Self::Qemu => "qemu",
         }
     }
+
+    /// The engine of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Kvm, Self::Bhyve, Self::Qemu]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
 }
 
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`

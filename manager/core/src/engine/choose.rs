@@ -1,57 +1,72 @@
-//! Choice of the engine: KVM on Linux, bhyve elsewhere, unless the environment names one.
+//! Choice of the engines: KVM and QEMU on Linux, bhyve elsewhere, unless one is named.
 
-use std::{env, path::Path};
+use std::path::Path;
 
 use super::{
     Engine, Error,
     bhyve::{Bhyve, Rctl},
 };
+use crate::checkpoint::{Accelerator, manifest::EngineKind};
 
-/// Environment variable that names the engine.
-pub const ENGINE_VARIABLE: &str = "BROOD_ENGINE";
+/// How the engines are configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The only engine whose checkpoints are restored, if one is named.
+    pub only: Option<EngineKind>,
+    /// What executes the instructions of new QEMU guests, if it is named.
+    pub accelerator: Option<Accelerator>,
+    /// Limits of bhyve's guests.
+    pub rctl: Rctl,
+}
 
-/// The engine of this host. Where it needs processes of brood's own, they run `program`. Guests of
-/// bhyve have limits of `rctl`.
+/// The engines of this host. Where they need processes of brood's own, they run `program`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the one that is named is none, or not for this system.
-pub fn choose(program: &Path, rctl: &Rctl) -> Result<Box<dyn Engine>, Error> {
-    let named = env::var(ENGINE_VARIABLE).unwrap_or_default();
-    match named.as_str() {
-        "" if cfg!(target_os = "linux") => kvm(program),
-        "kvm" => kvm(program),
-        "qemu" => qemu(program),
-        "" | "bhyve" => Ok(Box::new(Bhyve::new().limited(rctl.clone()))),
-        other => Err(Error::NoSuchEngine(other.to_owned())),
+/// [`Error::Unavailable`] when the one that is named is not for this system.
+pub fn choose(program: &Path, config: &EngineConfig) -> Result<Box<dyn Engine>, Error> {
+    match config.only {
+        // On Linux only stand-ins for bhyve run, in a world of their own.
+        Some(EngineKind::Bhyve) => Ok(bhyve(&config.rctl)),
+        only => of_system(program, config, only),
     }
+}
+
+fn bhyve(rctl: &Rctl) -> Box<dyn Engine> {
+    Box::new(Bhyve::new().limited(rctl.clone()))
 }
 
 #[cfg(target_os = "linux")]
 #[expect(
     clippy::unnecessary_wraps,
-    reason = "other systems have no KVM to return"
+    reason = "other systems lack engines that may be named"
 )]
-fn kvm(program: &Path) -> Result<Box<dyn Engine>, Error> {
-    Ok(Box::new(super::kvm::Kvm::with_binary(program.to_owned())))
-}
-
-#[cfg(target_os = "linux")]
-fn qemu(program: &Path) -> Result<Box<dyn Engine>, Error> {
-    Ok(Box::new(super::qemu::Qemu::of_host(program)?))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn qemu(_program: &Path) -> Result<Box<dyn Engine>, Error> {
-    Err(Error::Unavailable {
-        engine: "QEMU",
-        reason: "brood runs it on Linux only".to_owned(),
-    })
+fn of_system(
+    program: &Path,
+    config: &EngineConfig,
+    only: Option<EngineKind>,
+) -> Result<Box<dyn Engine>, Error> {
+    let kvm = super::kvm::Kvm::with_binary(program.to_owned());
+    let qemu = super::qemu::Qemu::new(program, config.accelerator);
+    Ok(Box::new(super::Several::new(
+        Box::new(kvm),
+        vec![Box::new(qemu)],
+        only,
+    )))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn kvm(_program: &Path) -> Result<Box<dyn Engine>, Error> {
+fn of_system(
+    _: &Path,
+    config: &EngineConfig,
+    only: Option<EngineKind>,
+) -> Result<Box<dyn Engine>, Error> {
+    let (engine, reason) = match only {
+        None | Some(EngineKind::Bhyve) => return Ok(bhyve(&config.rctl)),
+        Some(EngineKind::Kvm) => ("KVM", "it is part of Linux"),
+        Some(EngineKind::Qemu) => ("QEMU", "brood runs it on Linux only"),
+    };
     Err(Error::Unavailable {
-        engine: "KVM",
-        reason: "it is part of Linux".to_owned(),
+        engine,
+        reason: reason.to_owned(),
     })
 }

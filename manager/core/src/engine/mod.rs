@@ -17,10 +17,11 @@ pub(crate) mod process;
 pub mod qemu;
 pub mod restore_lock;
 mod restore_threads;
+mod several;
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -30,11 +31,12 @@ use std::{
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-pub use choose::{ENGINE_VARIABLE, choose};
+pub use choose::{EngineConfig, choose};
 pub use demo::make_demo_checkpoint;
 pub use memory_map::MemoryMap;
 pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
+pub use several::Several;
 
 use crate::{
     agent::Agent,
@@ -101,9 +103,6 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
-    /// There is no engine of this name.
-    #[error("{ENGINE_VARIABLE}={0}: there is no such engine")]
-    NoSuchEngine(String),
     /// The checkpoint is not for this engine, or cannot be used by it.
     #[error("cannot restore from {checkpoint}: {reason}")]
     Checkpoint {
@@ -169,7 +168,6 @@ impl Error {
             Self::Unavailable { .. } => {
                 "`brood doctor` says what this machine lacks and how to change it"
             }
-            Self::NoSuchEngine(_) => "name kvm, qemu or bhyve, or leave it to the platform",
             Self::Bundle(e) => return e.hint(),
             Self::Disk(e) => return e.hint(),
             Self::Gone | Self::Died(_) => {
@@ -300,13 +298,25 @@ pub struct GuestRef<'a> {
     pub run_dir: &'a Path,
     /// The guest's id.
     pub id: &'a GuestId,
+    /// The engine that runs it, when that is known; else the run folder tells.
+    pub engine: Option<EngineKind>,
 }
 
 impl<'a> GuestRef<'a> {
     /// The guest with this id in this run folder.
     #[must_use]
     pub fn new(run_dir: &'a Path, id: &'a GuestId) -> Self {
-        Self { run_dir, id }
+        Self {
+            run_dir,
+            id,
+            engine: None,
+        }
+    }
+
+    /// The same guest, run by this engine.
+    #[must_use]
+    pub fn of(self, engine: Option<EngineKind>) -> Self {
+        Self { engine, ..self }
     }
 }
 
@@ -374,6 +384,12 @@ impl Limit<'_> {
     }
 }
 
+/// Says that a checkpoint is for another engine.
+fn wrong_engine(maker: EngineKind) -> String {
+    let maker = maker.name();
+    format!("it was made by {maker}, and only {maker} can restore it: --engine {maker}")
+}
+
 /// A guest's answer, for people and for programs.
 pub trait Answer: fmt::Display + fmt::Debug {
     /// The answer as JSON.
@@ -382,8 +398,18 @@ pub trait Answer: fmt::Display + fmt::Debug {
 
 /// What runs guests.
 pub trait Engine: fmt::Debug + Send + Sync {
-    /// Which one it is.
+    /// Which one it is; of several, the one for what no checkpoint decides.
     fn kind(&self) -> EngineKind;
+
+    /// Engines whose checkpoints it restores.
+    fn kinds(&self) -> Vec<EngineKind> {
+        vec![self.kind()]
+    }
+
+    /// Which one runs a guest.
+    fn kind_of(&self, _guest: GuestRef<'_>) -> EngineKind {
+        self.kind()
+    }
 
     /// The kernel of the host that its guests run on.
     fn host(&self) -> host::HostSource {
@@ -452,11 +478,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// they need not read it to check.
     fn note_whole(&self, _run_dir: &Path, _: &FileStamp, _sha256: &str) {}
 
-    /// Checks that the kernel can enforce guests' private limits, and prepares for it.
+    /// Checks that the kernel can enforce private limits of a checkpoint's guests, and prepares for
+    /// it.
     ///
     /// # Errors
     /// [`Error::LimitNotEnforceable`], with the reason.
-    fn can_enforce_limits(&self) -> Result<(), Error> {
+    fn can_enforce_limits(&self, _checkpoint: &Checkpoint) -> Result<(), Error> {
         let why = "this engine's guests have no control group of their own";
         Err(Error::LimitNotEnforceable(why.to_owned()))
     }
@@ -468,11 +495,28 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// When that cannot be told.
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error>;
 
+    /// Whether the run folder shows that a guest is this engine's. The first of several engines need
+    /// not tell: it has what the others have not.
+    fn has(&self, _guest: GuestRef<'_>) -> bool {
+        false
+    }
+
+    /// The guest that a file or folder of this name in the run folder is of: one of the names that
+    /// each guest has one of.
+    fn guest_in(&self, name: &str) -> Option<GuestId>;
+
     /// Guests that have something in the run folder, whether or not they are recorded anywhere.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>>;
+    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
+        let mut guests = Vec::new();
+        for entry in fs::read_dir(run_dir)? {
+            let name = entry?.file_name();
+            guests.extend(name.to_str().and_then(|name| self.guest_in(name)));
+        }
+        Ok(guests)
+    }
 
     /// Guests' processes that work in the run folder, recorded or not, even if that folder has been
     /// removed; and guests whose processes have ended, but that still have other parts on the host.
@@ -540,8 +584,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// or the engine cannot do what is wanted: a delta, or a guest that stays.
     fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error>;
 
-    /// Whether [`Self::suspend`] can write a delta.
-    fn writes_deltas(&self) -> bool {
+    /// Whether [`Self::suspend`] can write a delta of a guest.
+    fn writes_deltas(&self, _guest: GuestRef<'_>) -> bool {
         false
     }
 
@@ -550,7 +594,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When it may not be signalled.
-    fn stop(&self, process: Process) -> io::Result<bool> {
+    fn stop(&self, _guest: GuestRef<'_>, process: Process) -> io::Result<bool> {
         process.signal(Signal::SIGSTOP)
     }
 
@@ -565,7 +609,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When it may not be signalled.
-    fn unfreeze(&self, process: Process) -> io::Result<bool> {
+    fn unfreeze(&self, _guest: GuestRef<'_>, process: Process) -> io::Result<bool> {
         process.signal(Signal::SIGCONT)
     }
 
@@ -586,7 +630,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When its process cannot be looked at.
-    fn memory_map(&self, _process: Process, _cells: u32) -> Result<Option<MemoryMap>, Error> {
+    fn memory_map(
+        &self,
+        _guest: GuestRef<'_>,
+        _process: Process,
+        _cells: u32,
+    ) -> Result<Option<MemoryMap>, Error> {
         Ok(None)
     }
 

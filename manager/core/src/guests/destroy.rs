@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
-    engine::{self, GuestRef, ProcessHandle, process, restore_lock},
+    engine::{self, ProcessHandle, process, restore_lock},
     guest_id::GuestId,
 };
 
@@ -156,7 +156,7 @@ impl Guests<'_> {
             let (engine, owner) = (self.engine, self.state.owner());
             let unwritable = self.state.unwritable().is_some();
             let removed = each(&gone, |guest| {
-                match engine.forget(GuestRef::new(&run_dir, &guest.row.id)) {
+                match engine.forget(guest.row.in_folder(&run_dir)) {
                     // Its process is gone, and no record of that can be kept either.
                     Err(engine::Error::Io { source, .. })
                         if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem

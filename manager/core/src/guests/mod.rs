@@ -32,8 +32,7 @@ pub use users::User;
 use reconcile::UNEXPLAINED;
 
 use crate::{
-    engine::{self, Answer, Engine, GuestRef, Limit, MemoryMap, Process, Usage, restore_lock},
-    guest_id::GuestId,
+    engine::{self, Answer, Engine, Limit, MemoryMap, Process, Usage, restore_lock},
     state::{EntryState, GuestRow, State},
 };
 
@@ -147,7 +146,7 @@ impl Guests<'_> {
     ) -> Result<Box<dyn Answer>, Error> {
         let guest = self.find(name)?;
         running(&guest)?;
-        match self.ask_id(&guest.row.id, &guest.row.name, words, timeout) {
+        match self.ask_row(&guest.row, words, timeout) {
             Err(Error::Engine {
                 source: engine::Error::Gone,
                 ..
@@ -185,20 +184,19 @@ impl Guests<'_> {
         Limit { timeout, cancelled }
     }
 
-    fn ask_id(
+    fn ask_row(
         &self,
-        id: &GuestId,
-        name: &str,
+        row: &GuestRow,
         words: &[String],
         timeout: Duration,
     ) -> Result<Box<dyn Answer>, Error> {
         self.engine
             .ask(
-                GuestRef::new(&self.state.run_dir(), id),
+                row.in_folder(&self.state.run_dir()),
                 words,
                 self.limit(timeout),
             )
-            .map_err(|source| Error::engine("ask", name, source))
+            .map_err(|source| Error::engine("ask", &row.name, source))
     }
 
     /// Checks that a guest is not an unclaimed entry of a pool.
@@ -219,7 +217,7 @@ impl Guests<'_> {
     pub fn usage(&self, guest: &Guest) -> Result<Usage, Error> {
         let process = alive(guest)?;
         self.engine
-            .usage(GuestRef::new(&self.state.run_dir(), &guest.row.id), process)
+            .usage(guest.row.in_folder(&self.state.run_dir()), process)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
 
@@ -240,7 +238,7 @@ impl Guests<'_> {
     pub fn memory_map(&self, guest: &Guest, cells: u32) -> Result<Option<MemoryMap>, Error> {
         let process = alive(guest)?;
         self.engine
-            .memory_map(process, cells)
+            .memory_map(guest.row.in_folder(&self.state.run_dir()), process, cells)
             .map_err(|source| Error::engine("measure", &guest.row.name, source))
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::{checkpoint::manifest::EngineKind, host::plan::CostModel, units::Bytes};
+use crate::{
+    checkpoint::manifest::EngineKind, host::plan::CostModel, state::GuestRow, units::Bytes,
+};
 
 /// What a guest costs besides its private memory: its process and the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,27 +19,24 @@ pub struct Overhead {
 #[derive(Clone, Debug)]
 pub struct Overheads {
     measured: HashMap<String, Bytes>,
-    general: Bytes,
+    engine: EngineKind,
 }
 
 impl Overheads {
     pub(super) fn new(measured: HashMap<String, Bytes>, engine: EngineKind) -> Self {
-        Self {
-            measured,
-            general: CostModel::built_in(engine).overhead,
-        }
+        Self { measured, engine }
     }
 
-    /// That of guests of the checkpoint with this digest.
+    /// That of a guest.
     #[must_use]
-    pub fn of(&self, sha256: &str) -> Overhead {
-        match self.measured.get(sha256) {
+    pub fn of(&self, guest: &GuestRow) -> Overhead {
+        match self.measured.get(&guest.sha256) {
             Some(&bytes) => Overhead {
                 bytes,
                 measured: true,
             },
             None => Overhead {
-                bytes: self.general,
+                bytes: CostModel::built_in(guest.engine.unwrap_or(self.engine)).overhead,
                 measured: false,
             },
         }

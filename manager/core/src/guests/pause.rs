@@ -9,7 +9,7 @@ use std::{
 
 use super::{Error, Guest, GuestState, Guests, alive};
 use crate::{
-    engine::{self, GuestRef, NEVER, Process, ProcessState},
+    engine::{self, NEVER, Process, ProcessState},
     guest_id::GuestId,
     state::GuestRow,
 };
@@ -95,10 +95,10 @@ impl Guests<'_> {
         process: Process,
         timeout: Duration,
     ) -> Result<(), Error> {
-        let (run_dir, id) = (self.state.run_dir(), &guest.row.id);
-        let resumed = self
-            .engine
-            .resume(GuestRef::new(&run_dir, id), process, self.limit(timeout));
+        let run_dir = self.state.run_dir();
+        let resumed =
+            self.engine
+                .resume(guest.row.in_folder(&run_dir), process, self.limit(timeout));
         resumed.map_err(|source| {
             let error = Error::engine(action, &guest.row.name, source);
             self.unreachable(action, guest, process, error)
@@ -123,7 +123,7 @@ impl Guests<'_> {
         );
         let ended = || {
             self.engine
-                .ended(GuestRef::new(&self.state.run_dir(), &guest.row.id))
+                .ended(guest.row.in_folder(&self.state.run_dir()))
                 .is_ok_and(|how| how.is_some())
         };
         match process.state() {
@@ -140,12 +140,16 @@ impl Guests<'_> {
     }
 
     pub(super) fn stop(&self, guest: &Guest, process: Process) -> Result<(), Error> {
-        Self::signalled(guest, self.engine.stop(process))
+        let run_dir = self.state.run_dir();
+        let guest_ref = guest.row.in_folder(&run_dir);
+        Self::signalled(guest, self.engine.stop(guest_ref, process))
     }
 
     /// Lets a guest run on that may be stopped, and waits for nothing.
     pub(super) fn unfreeze(&self, guest: &Guest, process: Process) -> Result<(), Error> {
-        Self::signalled(guest, self.engine.unfreeze(process))
+        let run_dir = self.state.run_dir();
+        let guest_ref = guest.row.in_folder(&run_dir);
+        Self::signalled(guest, self.engine.unfreeze(guest_ref, process))
     }
 
     fn signalled(guest: &Guest, sent: io::Result<bool>) -> Result<(), Error> {

@@ -9,10 +9,10 @@ use nix::sys::signal::Signal;
 
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
-    checkpoint::{self, Checkpoint},
+    checkpoint::{self, Checkpoint, manifest::Manifest},
     engine::{GuestRef, ProcessState, process},
     guest_id::GuestId,
-    state::{self, GuestRow, RowState},
+    state::{self, AdoptedGuest, GuestRow, RowState},
 };
 
 /// How long a guest that is killed may take to end, before it is left to the next look.
@@ -46,9 +46,14 @@ impl Guests<'_> {
                 return Err(error.into());
             }
             let disk = bundle.as_ref().ok().and_then(disks::sealed_disk);
-            let sha256 = bundle.map_or(String::new(), |b| b.manifest().memory_sha256());
-            self.state
-                .adopt(id, process, &described, &sha256, disk.as_deref())?;
+            let manifest = bundle.as_ref().ok().map(Checkpoint::manifest);
+            let adopted = AdoptedGuest {
+                sha256: &manifest.map_or(String::new(), Manifest::memory_sha256),
+                disk: disk.as_deref(),
+                engine: self.engine.kind_of(GuestRef::new(&run_dir, &id)),
+                accelerator: manifest.and_then(|m| Some(m.qemu.as_ref()?.accelerator)),
+            };
+            self.state.adopt(id, process, &described, &adopted)?;
         }
         Ok(())
     }
@@ -101,9 +106,9 @@ impl Guests<'_> {
                     continue;
                 }
                 // Its restore was interrupted: either the guest is there now, or it never will be.
-                let found = self.engine.find(GuestRef::new(&run_dir, &row.id));
+                let found = self.engine.find(row.in_folder(&run_dir));
                 process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
-                let ended = self.engine.ended(GuestRef::new(&run_dir, &row.id));
+                let ended = self.engine.ended(row.in_folder(&run_dir));
                 let ended = ended.map_err(|e| Error::engine("look at", &row.name, e))?;
                 match (process, ended) {
                     (Some(found), _) => {
@@ -113,7 +118,7 @@ impl Guests<'_> {
                     (None, Some(_)) => {}
                     (None, None) => {
                         // Its other parts first: a process may have its disk open.
-                        self.engine.forget(GuestRef::new(&run_dir, &row.id))?;
+                        self.engine.forget(row.in_folder(&run_dir))?;
                         match self.release_disk(&row) {
                             Ok(()) => {
                                 gone.push(row.id);
@@ -154,11 +159,7 @@ impl Guests<'_> {
             if state == GuestState::Dead && unexplained {
                 let reason = if self.state.of_this_boot(&row) {
                     // The next look asks again for one that cannot be read now.
-                    let ended = self
-                        .engine
-                        .ended(GuestRef::new(&run_dir, &row.id))
-                        .ok()
-                        .flatten();
+                    let ended = self.engine.ended(row.in_folder(&run_dir)).ok().flatten();
                     ended.unwrap_or_else(|| UNEXPLAINED.to_owned())
                 } else {
                     "the host was rebooted".to_owned()
@@ -198,9 +199,7 @@ impl Guests<'_> {
         if !self.state.of_other_namespace(row) {
             return Ok(());
         }
-        let found = self
-            .engine
-            .find(GuestRef::new(&self.state.run_dir(), &row.id));
+        let found = self.engine.find(row.in_folder(&self.state.run_dir()));
         if matches!(found, Ok(None)) && self.seen()?.contains(&row.id) {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use super::{Error, Guest, GuestState, Guests, alive, disks};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
-    engine::{self, After, GuestRef, Process, Suspend},
+    engine::{self, After, Process, Suspend},
 };
 use jiff::Timestamp;
 
@@ -162,7 +162,7 @@ impl Guests<'_> {
         let disk = self.disk(&guest.row)?;
         let read = self
             .engine
-            .own_disk(GuestRef::new(&self.state.run_dir(), &guest.row.id));
+            .own_disk(guest.row.in_folder(&self.state.run_dir()));
         let read = read.map_err(|e| Error::engine(action, name, e))?;
         if let (None, Some(read)) = (&disk, read) {
             // The record was lost and rebuilt. Memory without its disk would be no guest.
@@ -203,7 +203,7 @@ impl Guests<'_> {
             progress: bundle.progress,
         };
         let run_dir = self.state.run_dir();
-        let guest_ref = GuestRef::new(&run_dir, &guest.row.id);
+        let guest_ref = guest.row.in_folder(&run_dir);
         let suspended = self.engine.suspend(guest_ref, suspend);
         if suspended.is_err() {
             if let (Some(disk), Some((path, snapshot))) = (disk, taken) {
@@ -215,7 +215,7 @@ impl Guests<'_> {
             }
             let stays = bundle.after == After::End && guest.state == GuestState::Paused;
             if let Some(process) = process.filter(|_| stays) {
-                let _ = self.engine.stop(process);
+                let _ = self.engine.stop(guest_ref, process);
             }
         }
         suspended.map_err(|source| Error::engine(action, name, source))
@@ -228,7 +228,7 @@ impl Guests<'_> {
         }
         let unsealed = self
             .engine
-            .unsealed(GuestRef::new(&self.state.run_dir(), &guest.row.id));
+            .unsealed(guest.row.in_folder(&self.state.run_dir()));
         let unsealed = unsealed.map_err(|e| Error::engine("suspend", &guest.row.name, e))?;
         Ok(match unsealed {
             Some(unsealed) => unsealed.bundle == path.absolute()?,
@@ -249,7 +249,7 @@ impl Guests<'_> {
         };
         let rows = self.state.guests()?.into_iter();
         for row in rows.filter(|row| row.disk.is_some()) {
-            let unsealed = self.engine.unsealed(GuestRef::new(&run_dir, &row.id));
+            let unsealed = self.engine.unsealed(row.in_folder(&run_dir));
             let unsealed = unsealed.map_err(|e| Error::engine("look at", &row.name, e))?;
             if unsealed.is_some_and(|unsealed| same(&unsealed.memory)) {
                 return Ok(Some(row.name));

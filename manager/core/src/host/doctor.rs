@@ -93,13 +93,9 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
     ];
     let cost = match &facts.system {
         System::Linux(linux) => {
-            if let Some(qemu) = &linux.qemu {
-                checks.extend(linux::qemu(qemu));
-                CostModel::built_in(EngineKind::Qemu)
-            } else {
-                checks.extend(linux::kvm(&linux.kvm, &facts.cpu.vendor));
-                CostModel::built_in(EngineKind::Kvm)
-            }
+            let (of_engines, engine) = linux::engines(linux, &facts.cpu.vendor);
+            checks.extend(of_engines);
+            CostModel::built_in(engine)
         }
         System::Freebsd(freebsd) => {
             checks.extend(freebsd::vmm(freebsd));

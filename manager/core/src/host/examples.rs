@@ -58,6 +58,7 @@ pub(crate) fn healthy() -> HostFacts {
             },
             max_map_count: 65530,
             qemu: None,
+            engines: Vec::new(),
             run: Some(RunFolder {
                 folder: folder("/var/db/brood/run", "ext4"),
                 without_journal: false,

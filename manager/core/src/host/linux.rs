@@ -11,6 +11,7 @@ use super::{
     kvm::KvmFacts,
     proc::{self, Error, Mount, ProcRoot},
 };
+use crate::checkpoint::manifest::EngineKind;
 
 /// What only Linux hosts have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,9 +26,12 @@ pub struct Linux {
     pub run: Option<RunFolder>,
     /// Limits of this process's control group and its ancestors.
     pub groups: Groups,
-    /// QEMU, where it runs the guests.
+    /// QEMU, where it may run guests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu: Option<QemuFacts>,
+    /// Engines that are examined; none when that was not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub engines: Vec<EngineKind>,
 }
 
 /// QEMU as it is installed on a host.
@@ -87,6 +91,7 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
             max_map_count: root.number("/proc/sys/vm/max_map_count")?,
             groups: Groups::read(root, &mounts),
             qemu: None,
+            engines: Vec::new(),
             run: None,
         }),
         state_folder: Folder::read(&paths.state, |real| Folder::mounted(real, &mounts)),

@@ -183,7 +183,7 @@ impl Pools<'_> {
         let overhead = cost::measured(self.state, &checkpoint)?.overhead;
         check(&new.name, &new.policy, new.private_limit + overhead)?;
         if new.enforce_private_limit {
-            self.engine.can_enforce_limits()?;
+            self.engine.can_enforce_limits(&checkpoint)?;
         }
         if new.trust {
             self.state.trust(&checkpoint)?;

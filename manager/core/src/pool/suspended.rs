@@ -85,7 +85,8 @@ impl Pools<'_> {
         }
         // A reconciliation of the pool meanwhile must not end the guest.
         self.set_lease(token, FOR_EVER)?;
-        let delta = self.engine.writes_deltas();
+        let run_dir = self.state.run_dir();
+        let delta = self.engine.writes_deltas(guest.row.in_folder(&run_dir));
         let suspended = match self.guests().suspend(&guest, &bundle, delta, progress) {
             Err(
                 guests::Error::Checkpoint(checkpoint::Error::TooDeep { .. })

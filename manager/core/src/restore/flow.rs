@@ -96,7 +96,7 @@ fn prepare<'a, 'c: 'a>(
 ) -> Result<RunStart<'a>, Error> {
     let (state, engine, facts) = (&mut *context.state, context.engine, context.facts);
     if spec.enforce_private_limit {
-        engine.can_enforce_limits()?;
+        engine.can_enforce_limits(checkpoint)?;
     }
     let overhead = match spec.overhead {
         Some(overhead) => overhead,

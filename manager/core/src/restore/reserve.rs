@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    engine::{self, Engine, GuestOrder, GuestRef, Identity, NEVER, restore_lock::RestoreLock},
+    engine::{self, Engine, GuestOrder, Identity, NEVER, restore_lock::RestoreLock},
     guest_id::GuestId,
     guests::{GuestState, Guests},
     host::{
@@ -67,9 +67,9 @@ pub(super) fn reserve(
             let used = live
                 .iter()
                 .filter_map(|guest| {
-                    let (id, process) = (guest.row.id, guest.process()?);
-                    let usage = engine.usage(GuestRef::new(&run_dir, &id), process);
-                    Some((id, usage.ok()?.private))
+                    let process = guest.process()?;
+                    let usage = engine.usage(guest.row.in_folder(&run_dir), process);
+                    Some((guest.row.id, usage.ok()?.private))
                 })
                 .collect();
             let dead: Vec<GuestId> = live
@@ -187,6 +187,8 @@ fn reserve_if(
                 created_at: &created_at,
                 membership: spec.membership.as_ref(),
                 disk: batch.disk.as_deref(),
+                engine: manifest.engine,
+                accelerator: manifest.qemu.as_ref().map(|qemu| qemu.accelerator),
             })?;
             orders.push(order);
         }

@@ -1,13 +1,14 @@
 //! Records of guests: one row for each guest from its order to its removal.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use rusqlite::{OptionalExtension, Row, params, types::Type};
 use serde::Serialize;
 
 use super::{EntryState, Error, Membership, State, pools::since_boot};
 use crate::{
-    engine::{GuestOrder, Process, ProcessDescription, restore_lock},
+    checkpoint::{Accelerator, manifest::EngineKind},
+    engine::{GuestOrder, GuestRef, Process, ProcessDescription, restore_lock},
     guest_id::GuestId,
     units::Bytes,
 };
@@ -69,7 +70,19 @@ pub struct GuestRow {
     pub disk: Option<String>,
     /// The pool that it belongs to and how far its entry has come, when it belongs to one.
     pub entry: Option<(String, EntryState)>,
+    /// The engine that runs it; none in rows of earlier versions.
+    pub engine: Option<EngineKind>,
+    /// What executes its instructions, when it is QEMU's.
+    pub accelerator: Option<Accelerator>,
     boot: String,
+}
+
+impl GuestRow {
+    /// The guest, as engines know it.
+    #[must_use]
+    pub fn in_folder<'a>(&'a self, run_dir: &'a Path) -> GuestRef<'a> {
+        GuestRef::new(run_dir, &self.id).of(self.engine)
+    }
 }
 
 /// A guest to record before it is restored.
@@ -93,6 +106,23 @@ pub struct NewGuest<'a> {
     pub membership: Option<&'a Membership>,
     /// What its disk will be a clone of, if it gets one.
     pub disk: Option<&'a str>,
+    /// The engine that will run it.
+    pub engine: EngineKind,
+    /// What will execute its instructions, when it is QEMU's.
+    pub accelerator: Option<Accelerator>,
+}
+
+/// What is found out of a guest without a record.
+#[derive(Clone, Debug)]
+pub struct AdoptedGuest<'a> {
+    /// Digest of its checkpoint's memory; empty when that is not there.
+    pub sha256: &'a str,
+    /// What its disk is a clone of, when it has one.
+    pub disk: Option<&'a str>,
+    /// The engine that runs it.
+    pub engine: EngineKind,
+    /// What executes its instructions, when it is QEMU's.
+    pub accelerator: Option<Accelerator>,
 }
 
 /// Exclusive access to the record within [`State::reserve`].
@@ -154,7 +184,7 @@ impl Reservation<'_> {
 
 pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, private_limit, generation, mac, session, \
                        created_at, state, pid, start_time, reason, boot, disk, \
-                       enforce_private_limit";
+                       enforce_private_limit, engine, accelerator";
 
 impl State {
     /// All recorded guests, by name (numbers in names in their order).
@@ -235,8 +265,8 @@ impl State {
         let identity = &new.order.identity;
         self.changed(
             "INSERT INTO guest (id, name, checkpoint, sha256, memory, private_limit, generation, \
-             mac, session, boot, created_at, state, disk, enforce_private_limit) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12, ?13)",
+             mac, session, boot, created_at, state, disk, enforce_private_limit, engine, accelerator) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12, ?13, ?14, ?15)",
             params![
                 id,
                 identity.name,
@@ -250,7 +280,9 @@ impl State {
                 self.boot_id,
                 new.created_at,
                 new.disk,
-                new.order.memory_limit.is_some()
+                new.order.memory_limit.is_some(),
+                new.engine.name(),
+                new.accelerator.map(Accelerator::name)
             ],
         )?;
         let Some(membership) = new.membership else {
@@ -289,26 +321,28 @@ impl State {
         id: GuestId,
         process: Process,
         described: &ProcessDescription,
-        sha256: &str,
-        disk: Option<&str>,
+        adopted: &AdoptedGuest<'_>,
     ) -> Result<(), Error> {
         let now = jiff::Timestamp::now().to_string();
         let insert = |name: &str| {
             self.changed(
                 "INSERT OR IGNORE INTO guest (id, name, checkpoint, sha256, memory, private_limit, \
-                 generation, mac, session, boot, created_at, state, pid, start_time, disk) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9, ?10)",
+                 generation, mac, session, boot, created_at, state, pid, start_time, disk, \
+                 engine, accelerator) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, '', '', '', ?6, ?7, 'running', ?8, ?9, ?10, ?11, ?12)",
                 params![
                     id.to_string(),
                     name,
                     described.checkpoint,
-                    sha256,
+                    adopted.sha256,
                     signed(described.memory.0),
                     self.boot_id,
                     now,
                     process.pid,
                     signed(process.start_time),
-                    disk
+                    adopted.disk,
+                    adopted.engine.name(),
+                    adopted.accelerator.map(Accelerator::name)
                 ],
             )
         };
@@ -328,7 +362,7 @@ impl State {
         self.changed(
             &format!(
                 "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
-                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
             ),
             params![
                 row.id.to_string(),
@@ -347,7 +381,9 @@ impl State {
                 row.reason,
                 row.boot,
                 row.disk,
-                row.enforce_private_limit
+                row.enforce_private_limit,
+                row.engine.map(EngineKind::name),
+                row.accelerator.map(Accelerator::name)
             ],
         )
         .map(|_| ())
@@ -531,6 +567,11 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         boot: row.get(14)?,
         disk: row.get(15)?,
         enforce_private_limit: row.get(16)?,
+        engine: EngineKind::named(row.get_ref(17)?.as_str_or_null()?.unwrap_or_default()),
+        accelerator: row
+            .get_ref(18)?
+            .as_str_or_null()?
+            .and_then(|name| name.parse().ok()),
     })
 }
 

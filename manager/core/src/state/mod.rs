@@ -54,7 +54,7 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use bundle_use::{BundleAction, BundleUse, BundleUser};
 pub use failing::PoolFailure;
-pub use guests::{GuestRow, NewGuest, Reservation, RowState, new_name, new_names};
+pub use guests::{AdoptedGuest, GuestRow, NewGuest, Reservation, RowState, new_name, new_names};
 pub use measured::GuestMeasurement;
 pub use policy::{Policy, PoolChange};
 pub(crate) use pools::new_token;

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -148,6 +148,10 @@ const MIGRATIONS: [&str; 12] = [
     "
     ALTER TABLE guest ADD COLUMN enforce_private_limit INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE pool ADD COLUMN enforce_private_limit INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    ALTER TABLE guest ADD COLUMN engine TEXT;         -- NULL: its files in the run folder tell
+    ALTER TABLE guest ADD COLUMN accelerator TEXT;    -- of QEMU's guests
 ",
 ];
 

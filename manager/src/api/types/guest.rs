@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::words;
 use brood_core::{
-    checkpoint::manifest::EngineKind,
+    checkpoint::{Accelerator, manifest::EngineKind},
     engine,
     guests::{self, GuestState, Guests, Overhead},
     state::EntryState,
@@ -29,6 +29,10 @@ pub struct Guest {
     /// What runs it.
     #[schema(value_type = words::EngineKind)]
     pub engine: EngineKind,
+    /// What executes its instructions, if QEMU runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<words::Accelerator>)]
+    pub accelerator: Option<Accelerator>,
     /// Its memory, in MiB.
     pub memory_mib: f64,
     /// Private limit that admission counts, in bytes.
@@ -72,7 +76,7 @@ impl Guest {
         let views = all.iter().map(|guest| {
             // A guest that ended since it was listed costs nothing any more.
             let usage = usage.then(|| guests.usage(guest).ok()).flatten();
-            let usage = usage.map(|usage| Usage::new(usage, overheads.of(&guest.row.sha256)));
+            let usage = usage.map(|usage| Usage::new(usage, overheads.of(&guest.row)));
             Self::new(guest, guests.engine.kind(), usage)
         });
         Ok(views.collect())
@@ -84,7 +88,7 @@ impl Guest {
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
         // What cannot be asked for must not keep the rest from being shown.
         let disk = guests.disk_location(&guest.row).ok().flatten();
-        let overhead = guests.overheads()?.of(&guest.row.sha256);
+        let overhead = guests.overheads()?.of(&guest.row);
         let usage = usage.map(|usage| usage.map(|usage| Usage::new(usage, overhead)));
         if usage.is_err() {
             // It may have ended since it was found.
@@ -96,7 +100,7 @@ impl Guest {
         })
     }
 
-    /// The view of a guest.
+    /// The view of a guest; `engine` runs those whose records do not say what does.
     #[must_use]
     pub fn new(guest: &guests::Guest, engine: EngineKind, usage: Option<Usage>) -> Self {
         let row = &guest.row;
@@ -106,7 +110,8 @@ impl Guest {
             id: row.id.to_string(),
             state: guest.state,
             pid: guest.process().map(|p| p.pid),
-            engine,
+            engine: row.engine.unwrap_or(engine),
+            accelerator: row.accelerator,
             memory_mib: row.memory.as_mib(),
             private_limit: row.private_limit.0,
             private_limit_enforced: row.enforce_private_limit,

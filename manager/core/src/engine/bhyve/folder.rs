@@ -74,6 +74,11 @@ pub(super) struct SuspendNote {
     pub(super) log: u64,
 }
 
+/// The id of the guest whose folder has this name.
+pub(super) fn id_in(name: &str) -> Option<GuestId> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
 /// A guest's folder.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
@@ -93,8 +98,7 @@ impl Folder {
         let mut guests = Vec::new();
         for entry in fs::read_dir(run_dir)? {
             let name = entry?.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-            guests.extend(id.and_then(|id| id.parse::<GuestId>().ok()));
+            guests.extend(name.to_str().and_then(id_in));
         }
         Ok(guests)
     }
@@ -107,6 +111,11 @@ impl Folder {
     /// Makes the folder.
     pub(super) fn create(&self) -> io::Result<()> {
         fs::DirBuilder::new().mode(0o700).create(&self.path)
+    }
+
+    /// Whether it is there.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
     }
 
     /// Where it is.

@@ -228,8 +228,12 @@ impl Engine for Bhyve {
         Folder::of(guest.run_dir, guest.id).living().map_err(look)
     }
 
-    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
-        Folder::all(run_dir)
+    fn has(&self, guest: GuestRef<'_>) -> bool {
+        Folder::of(guest.run_dir, guest.id).exists()
+    }
+
+    fn guest_in(&self, name: &str) -> Option<GuestId> {
+        folder::id_in(name)
     }
 
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
@@ -319,7 +323,7 @@ impl Engine for Bhyve {
         let begin = Instant::now();
         let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
         let record = record.ok_or(Error::Gone)?;
-        if !self.unfreeze(process).map_err(|source| Error::Io {
+        if !self.unfreeze(guest, process).map_err(|source| Error::Io {
             action: "signal its process",
             source,
         })? {

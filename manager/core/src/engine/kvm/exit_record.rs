@@ -21,15 +21,9 @@ pub(crate) fn socket_name(id: &GuestId) -> String {
     format!("{id}.sock")
 }
 
-/// Guests that have a control socket in `run_dir`.
-pub(crate) fn sockets(run_dir: &Path) -> io::Result<Vec<GuestId>> {
-    let mut guests = Vec::new();
-    for entry in fs::read_dir(run_dir)? {
-        let name = entry?.file_name();
-        let id = name.to_str().and_then(|name| name.strip_suffix(".sock"));
-        guests.extend(id.and_then(|id| id.parse::<GuestId>().ok()));
-    }
-    Ok(guests)
+/// The guest whose control socket has this name.
+pub(crate) fn guest_of_socket(name: &str) -> Option<GuestId> {
+    name.strip_suffix(".sock")?.parse().ok()
 }
 
 fn record_name(id: &GuestId) -> String {

@@ -44,7 +44,7 @@ pub use fork_server::client::NURSERY_COMMAND;
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session,
-    Stray, Suspend, Usage,
+    Stray, Suspend, Usage, wrong_engine,
 };
 use crate::{
     checkpoint::{
@@ -133,7 +133,7 @@ impl Engine for Kvm {
         }
     }
 
-    fn can_enforce_limits(&self) -> Result<(), Error> {
+    fn can_enforce_limits(&self, _: &Checkpoint) -> Result<(), Error> {
         ParentGroup::prepare(&ProcRoot::default()).map(drop)
     }
 
@@ -145,8 +145,8 @@ impl Engine for Kvm {
         }
     }
 
-    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
-        exit_record::sockets(run_dir)
+    fn guest_in(&self, name: &str) -> Option<GuestId> {
+        exit_record::guest_of_socket(name)
     }
 
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
@@ -238,18 +238,18 @@ impl Engine for Kvm {
         Ok(manifest)
     }
 
-    fn writes_deltas(&self) -> bool {
+    fn writes_deltas(&self, _: GuestRef<'_>) -> bool {
         true
     }
 
     fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
-        if !self.unfreeze(process).map_err(not_signalled)? {
+        if !self.unfreeze(guest, process).map_err(not_signalled)? {
             return Err(Error::Gone);
         }
         self.ask(guest, &["ping".to_owned()], limit).map(drop)
     }
 
-    fn stop(&self, process: Process) -> io::Result<bool> {
+    fn stop(&self, _: GuestRef<'_>, process: Process) -> io::Result<bool> {
         process.signal(signals::STOP)
     }
 
@@ -257,7 +257,12 @@ impl Engine for Kvm {
         usage::read(process).map_err(not_measured)
     }
 
-    fn memory_map(&self, process: Process, cells: u32) -> Result<Option<MemoryMap>, Error> {
+    fn memory_map(
+        &self,
+        _: GuestRef<'_>,
+        process: Process,
+        cells: u32,
+    ) -> Result<Option<MemoryMap>, Error> {
         memory_map::read(process, cells)
             .map(Some)
             .map_err(not_measured)
@@ -332,8 +337,7 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
     let manifest = checkpoint.manifest();
     let memory = &manifest.memory;
     let reason = if manifest.engine != EngineKind::Kvm {
-        let maker = manifest.engine.name();
-        format!("it was made by {maker}, and only {maker} can restore it: BROOD_ENGINE={maker}")
+        wrong_engine(manifest.engine)
     } else if manifest.vcpus != 1 {
         format!(
             "it has {} virtual CPUs; this engine restores guests with one",

@@ -94,6 +94,11 @@ impl Folder {
         Ok(guests)
     }
 
+    /// Whether it is there.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
     /// Its name in the run folder.
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -354,7 +359,7 @@ impl Folder {
 }
 
 /// The id of the guest whose folder has this name.
-fn id_in(name: &str) -> Option<GuestId> {
+pub(super) fn id_in(name: &str) -> Option<GuestId> {
     name.strip_suffix(SUFFIX)?.parse().ok()
 }
 

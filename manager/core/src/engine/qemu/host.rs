@@ -1,6 +1,6 @@
 //! QEMU on this host: the program, its version, and what executes guests' instructions.
 
-use std::{env, fs::File, path::Path, process::Command, sync::OnceLock};
+use std::{fs::File, path::Path, process::Command, sync::OnceLock};
 
 use crate::{
     checkpoint::{Accelerator, QemuGuest},
@@ -10,8 +10,8 @@ use crate::{
 /// The program.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
-/// Environment variable that names the accelerator: `kvm`, `tcg` or `auto`.
-pub const ACCELERATOR_VARIABLE: &str = "BROOD_QEMU_ACCEL";
+/// The setting that names the accelerator.
+const ACCELERATOR_SETTING: &str = "qemu.accel";
 
 /// The machine type whose newest version new checkpoints get.
 const MACHINE: &str = "pc";
@@ -33,24 +33,13 @@ struct Installed {
 }
 
 impl QemuHost {
-    /// This host, with the accelerator that [`ACCELERATOR_VARIABLE`] names.
-    ///
-    /// # Errors
-    /// When there is no such accelerator.
-    pub fn of_environment() -> Result<Self, Error> {
-        let text = env::var(ACCELERATOR_VARIABLE).unwrap_or_default();
-        let named = match &text[..] {
-            "" | "auto" => None,
-            name => Some(name.parse().map_err(|()| {
-                Error::Refused(format!(
-                    "{ACCELERATOR_VARIABLE}={name}: write kvm, tcg or auto"
-                ))
-            })?),
-        };
-        Ok(Self {
+    /// This host, with the accelerator that is named, if one is.
+    #[must_use]
+    pub fn new(named: Option<Accelerator>) -> Self {
+        Self {
             named,
             asked: std::sync::Arc::default(),
-        })
+        }
     }
 
     /// The accelerator for new checkpoints, and why it is not KVM, if it is not.
@@ -58,7 +47,7 @@ impl QemuHost {
     pub fn accelerator(&self) -> (Accelerator, Option<String>) {
         match (self.named, kvm_obstacle()) {
             (Some(Accelerator::Tcg), _) => {
-                let why = format!("{ACCELERATOR_VARIABLE} names it");
+                let why = format!("{ACCELERATOR_SETTING} names it");
                 (Accelerator::Tcg, Some(why))
             }
             (Some(Accelerator::Kvm), _) | (None, None) => (Accelerator::Kvm, None),
@@ -113,7 +102,7 @@ impl QemuHost {
         if guest.accelerator == Accelerator::Kvm {
             if self.named == Some(Accelerator::Tcg) {
                 return Err(format!(
-                    "it runs with kvm, and {ACCELERATOR_VARIABLE} is tcg"
+                    "it runs with kvm, and {ACCELERATOR_SETTING} is tcg"
                 ));
             }
             if let Some(obstacle) = kvm_obstacle() {
@@ -201,10 +190,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_of_another_qemu_is_refused_by_name() {
-        let host = QemuHost {
-            named: Some(Accelerator::Tcg),
-            asked: std::sync::Arc::default(),
-        };
+        let host = QemuHost::new(Some(Accelerator::Tcg));
         host.asked
             .set(Ok(Installed {
                 version: "7.2.22".to_owned(),
@@ -226,6 +212,6 @@ mod tests {
         let machine = other(|guest| guest.machine = "pc-q35-7.2".to_owned());
         assert!(machine.contains("pc-q35-7.2") && machine.contains("pc-i440fx-7.2"));
         let kvm = other(|guest| guest.accelerator = Accelerator::Kvm);
-        assert_eq!(kvm, "it runs with kvm, and BROOD_QEMU_ACCEL is tcg");
+        assert_eq!(kvm, "it runs with kvm, and qemu.accel is tcg");
     }
 }

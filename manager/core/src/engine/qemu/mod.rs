@@ -38,11 +38,12 @@ use super::{
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
+    wrong_engine,
 };
 use crate::{
     agent::{Access, Agent, wake_up},
     checkpoint::{
-        Checkpoint, QemuGuest,
+        Accelerator, Checkpoint, QemuGuest,
         manifest::{EngineKind, Manifest},
     },
     guest_id::GuestId,
@@ -54,7 +55,7 @@ use crate::{
 use folder::Folder;
 
 pub use boot::{Boot, BootImage, Booted};
-pub use host::{ACCELERATOR_VARIABLE, PROGRAM, QemuHost, kvm_obstacle};
+pub use host::{PROGRAM, QemuHost, kvm_obstacle};
 
 /// How long a killed QEMU is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(20);
@@ -70,15 +71,14 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// The engine of this host, as its environment has it. Brokers run `program`, the brood binary.
-    ///
-    /// # Errors
-    /// When the environment names an accelerator that there is not.
-    pub fn of_host(program: impl Into<PathBuf>) -> Result<Self, Error> {
-        Ok(Self {
-            host: QemuHost::of_environment()?,
+    /// The engine of this host. Brokers run `program`, the brood binary. This accelerator executes
+    /// the instructions of new guests; without a name the best that the host has.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>, accelerator: Option<Accelerator>) -> Self {
+        Self {
+            host: QemuHost::new(accelerator),
             program: program.into(),
-        })
+        }
     }
 
     /// A guest that has answered: its folder and process.
@@ -154,13 +154,7 @@ fn guest_of(checkpoint: &Checkpoint) -> Result<QemuGuest, Error> {
         (EngineKind::Qemu, None) => {
             return Err(refuse("it does not say which QEMU made it".to_owned()));
         }
-        (other, _) => {
-            let maker = other.name();
-            let reason = format!(
-                "it was made by {maker}, and only {maker} can restore it: BROOD_ENGINE={maker}"
-            );
-            return Err(refuse(reason));
-        }
+        (other, _) => return Err(refuse(wrong_engine(other))),
     };
     if guest.devices_version != command::DEVICES_VERSION {
         return Err(refuse(format!(
@@ -231,8 +225,12 @@ impl Engine for Qemu {
         Folder::of(guest.run_dir, guest.id).living().map_err(look)
     }
 
-    fn seen(&self, run_dir: &Path) -> io::Result<Vec<GuestId>> {
-        Folder::all(run_dir)
+    fn has(&self, guest: GuestRef<'_>) -> bool {
+        Folder::of(guest.run_dir, guest.id).exists()
+    }
+
+    fn guest_in(&self, name: &str) -> Option<GuestId> {
+        folder::id_in(name)
     }
 
     fn strays(&self, run_dir: &Path) -> Result<Vec<Stray>, Error> {
@@ -284,12 +282,12 @@ impl Engine for Qemu {
         suspend::suspend(&folder, process, suspend)
     }
 
-    fn writes_deltas(&self) -> bool {
+    fn writes_deltas(&self, _: GuestRef<'_>) -> bool {
         true
     }
 
     fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
-        if !self.unfreeze(process).map_err(|source| Error::Io {
+        if !self.unfreeze(guest, process).map_err(|source| Error::Io {
             action: "signal its process",
             source,
         })? {
@@ -306,7 +304,12 @@ impl Engine for Qemu {
         usage::read(process).map_err(not_measured)
     }
 
-    fn memory_map(&self, process: Process, cells: u32) -> Result<Option<MemoryMap>, Error> {
+    fn memory_map(
+        &self,
+        _: GuestRef<'_>,
+        process: Process,
+        cells: u32,
+    ) -> Result<Option<MemoryMap>, Error> {
         memory_map::read(process, cells)
             .map(Some)
             .map_err(not_measured)

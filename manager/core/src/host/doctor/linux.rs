@@ -1,11 +1,12 @@
 //! Checks of `brood doctor` on Linux only: KVM, mappings, overcommit.
 
 use super::{Check, Status};
+use crate::checkpoint::manifest::EngineKind;
 use crate::host::{
     admission::Unit,
     facts::HostMemory,
     kvm::{API_VERSION, KvmFacts},
-    linux::{QemuFacts, RunFolder},
+    linux::{Linux, QemuFacts, RunFolder},
 };
 
 /// Memory slots with which a guest's slots can be added on demand in useful sizes.
@@ -13,8 +14,37 @@ const GOOD_SLOTS: u64 = 509;
 /// Mappings that a process needs however guests are made; the kernel's default is 65,530.
 const LEAST_MAPPINGS: u64 = 4096;
 
+/// The engines that guests may run on, and the one that most will. One that is missing does not
+/// stand in the way where another can do without it.
+pub(super) fn engines(linux: &Linux, vendor: &str) -> (Vec<Check>, EngineKind) {
+    let is_wanted = |kind| linux.engines.is_empty() || linux.engines.contains(&kind);
+    let mut of_kvm = match is_wanted(EngineKind::Kvm) {
+        true => kvm(&linux.kvm, vendor),
+        false => Vec::new(),
+    };
+    let of_qemu = linux.qemu.as_ref().filter(|_| is_wanted(EngineKind::Qemu));
+    let mut of_qemu = of_qemu.map_or_else(Vec::new, |facts| qemu(facts).into());
+    let works =
+        |checks: &[Check]| !checks.is_empty() && checks.iter().all(|c| c.status != Status::Fail);
+    let (kvm_works, qemu_works) = (works(&of_kvm), works(&of_qemu));
+    let spared = match (kvm_works, qemu_works) {
+        (true, false) => &mut of_qemu,
+        (false, true) => &mut of_kvm,
+        _ => &mut Vec::new(),
+    };
+    for check in spared.iter_mut().filter(|c| c.status == Status::Fail) {
+        check.status = Status::Warn;
+    }
+    let engine = match of_kvm.is_empty() || (qemu_works && !kvm_works) {
+        true => EngineKind::Qemu,
+        false => EngineKind::Kvm,
+    };
+    of_kvm.append(&mut of_qemu);
+    (of_kvm, engine)
+}
+
 /// The engine's device and what it can do.
-pub(super) fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
+fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
     let found = match (kvm.present, kvm.open_errno) {
         (false, _) => "absent".to_owned(),
         (true, None) if kvm.modules.is_empty() => "opened".to_owned(),
@@ -77,12 +107,13 @@ pub(super) fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
 }
 
 /// The program that runs guests of the QEMU engine, and what executes their instructions.
-pub(super) fn qemu(qemu: &QemuFacts) -> [Check; 2] {
+fn qemu(qemu: &QemuFacts) -> [Check; 2] {
     let version = qemu.version.as_deref().unwrap_or("absent");
     let program = Check::new(&*qemu.program, version, "installed").unless(
         qemu.version.is_some(),
         Status::Fail,
-        "install it: apt-get install qemu-system-x86 (Fedora: dnf install qemu-system-x86-core)",
+        "for guests that are an ordinary Linux: apt-get install qemu-system-x86 (Fedora: dnf install \
+         qemu-system-x86-core)",
     );
     let translates = qemu.accelerator != "kvm";
     let why = qemu.why.as_deref().unwrap_or_default();
