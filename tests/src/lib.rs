@@ -55,7 +55,7 @@ pub use pool::pool_home;
 pub use procs::{Proc, processes_in, processes_of, signal};
 pub use ran::{Ran, Running};
 pub use random::Random;
-pub use skip::{skip, without_kvm};
+pub use skip::{skip, without_kvm, without_qemu};
 pub use storage::{IMAGE, Storage, image};
 pub use terminal::acts_on_terminal;
 pub use traced::traced;

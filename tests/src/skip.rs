@@ -26,7 +26,7 @@ pub fn without_kvm() -> bool {
 ///
 /// # Panics
 /// When `BROOD_REQUIRE_QEMU=1` is set.
-pub(crate) fn without_qemu(why: &str) {
+pub fn without_qemu(why: &str) {
     let required = env::var_os("BROOD_REQUIRE_QEMU").is_some_and(|value| value == "1");
     assert!(!required, "BROOD_REQUIRE_QEMU=1, and {why}");
     skip(why);

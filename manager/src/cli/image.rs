@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 
@@ -13,18 +13,19 @@ use super::{
 use crate::{
     config::Config,
     failure::Failure,
-    image::{Build, Image, Images, agent_beside_program},
+    image::{Debian, Image, Images, Ingredients, Layout, agent_beside_program},
 };
-use brood_core::units::Bytes;
+use brood_core::{escaped, units::Bytes};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
   brood image build --minimal tiny
+  brood image build debian web --packages nginx,python3
   brood image list
   brood image remove tiny")]
 pub(super) enum Command {
-    /// Build an image from Debian's packages, without mounting anything
+    /// Build an image from Debian's packages or from an OCI layout, without mounting anything
     Build(BuildImage),
     /// List images
     List(List),
@@ -68,26 +69,59 @@ fn describe(images: &Images, name: &str, image: &Image) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Builds an image: a kernel of Debian (linux-image-cloud-amd64), busybox and brood's agent. Needs
-/// apt-get and dpkg-deb, and no privilege. The same packages and agent give the same digest
+/// A system that images are built of.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Distribution {
+    /// Debian's packages, installed by mmdebstrap
+    Debian,
+}
+
+/// Builds an image: a kernel of Debian (linux-image-cloud-amd64), brood's agent, and a root file
+/// system of Debian's packages or of an OCI layout, or with --minimal busybox alone. Needs apt-get and
+/// dpkg-deb, for Debian also mmdebstrap. Nothing is mounted. The same packages or layers and the same
+/// agent give the same digest
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("kind").required(true),
+    allow_missing_positional = true,
     after_help = "\
 Examples:
   brood image build --minimal tiny
+  brood image build debian web --packages nginx,python3 --suite bookworm
+  brood image build --oci-layout ./layout app
   brood image build --minimal tiny --deb linux-image-6.1.0-56-cloud-amd64_6.1.192-2_amd64.deb"
 )]
 pub(super) struct BuildImage {
+    /// The system: its packages make the root file system
+    #[arg(group = "kind")]
+    distribution: Option<Distribution>,
     /// Name of the image
     name: String,
     /// Kernel, busybox and agent only
     #[arg(long, group = "kind")]
     minimal: bool,
+    /// A local OCI layout, a folder with index.json and blobs: its image for linux/amd64
+    #[arg(long, group = "kind", value_name = "DIR")]
+    oci_layout: Option<PathBuf>,
+    /// Packages beside those that every Debian has
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "PACKAGE,...",
+        requires = "distribution"
+    )]
+    packages: Vec<String>,
+    /// Debian's release [default: this host's]
+    #[arg(long, value_name = "NAME", requires = "distribution")]
+    suite: Option<String>,
+    /// Most that a guest may write to its file system, which is in its memory [default: half its
+    /// memory]
+    #[arg(long, value_name = "SIZE", conflicts_with = "minimal")]
+    size: Option<Bytes>,
     /// A package to use instead of fetching it: the kernel's or busybox-static's; repeat the option
     /// for both
     #[arg(long = "deb", value_name = "FILE")]
-    packages: Vec<PathBuf>,
+    debs: Vec<PathBuf>,
     /// The agent's program [default: brood-agent beside this program, or as tools/agent builds it]
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
@@ -99,29 +133,48 @@ pub(super) struct BuildImage {
 impl BuildImage {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let images = images(config)?;
-        let agent = match self.agent {
-            Some(agent) => agent,
+        let agent = match &self.agent {
+            Some(agent) => agent.clone(),
             None => agent_beside_program()?,
         };
-        let build = Build {
+        let from = Ingredients {
             name: &self.name,
             agent: &agent,
-            packages: &self.packages,
+            packages: &self.debs,
         };
-        let image = images.build(&build, &|step| {
+        let told = |step: &str| {
             if !self.json {
                 note(format_args!("{step} ..."));
             }
-        })?;
+        };
+        let image = if let Some(folder) = &self.oci_layout {
+            let layout = Layout {
+                folder,
+                size: self.size,
+            };
+            images.build_oci(&from, &layout, &told)?
+        } else if let Some(Distribution::Debian) = self.distribution {
+            let debian = Debian {
+                suite: self.suite.as_deref(),
+                packages: &self.packages,
+                size: self.size,
+            };
+            images.build_debian(&from, &debian, &told)?
+        } else {
+            images.build_minimal(&from, &told)?
+        };
         if self.json {
             describe(&images, &self.name, &image)?;
         } else {
+            let root = image.root.as_ref();
+            let root = root.map(|root| format!(", root {}", root.size));
             line(format_args!(
-                "{}: Linux {}, kernel {}, initramfs {} (digest {})",
+                "{}: Linux {}, kernel {}, initramfs {}{} (digest {})",
                 self.name,
                 image.release,
                 image.kernel.size,
                 image.initramfs.size,
+                root.unwrap_or_default(),
                 &image.digest[..16]
             ));
         }
@@ -151,20 +204,24 @@ impl List {
         if self.json {
             let described: Vec<_> = found
                 .iter()
-                .map(|(name, image)| json!({ "image": name, "kind": image.kind, "release": image.release, "digest": image.digest }))
+                .map(|(name, image)| {
+                    json!({
+                        "image": name, "kind": image.kind, "release": image.release,
+                        "size": image.size(), "digest": image.digest,
+                    })
+                })
                 .collect();
             json(&json!({ "images": described }));
         } else if found.is_empty() {
             line("no images");
         } else {
             let rows = found.iter().map(|(name, image)| {
-                let size: Bytes = [image.kernel.size, image.initramfs.size].into_iter().sum();
                 let digest = image.digest[..16].to_owned();
                 vec![
                     name.clone(),
                     image.kind.clone(),
                     image.release.clone(),
-                    size.to_string(),
+                    image.size().to_string(),
                     digest,
                 ]
             });
@@ -207,15 +264,33 @@ impl Inspect {
         for (what, file) in [("kernel", &image.kernel), ("initramfs", &image.initramfs)] {
             lines.push((what, format!("{}  sha256 {}", file.size, file.sha256)));
         }
+        if let Some(root) = &image.root {
+            let (size, kind) = (root.size, &root.filesystem);
+            lines.push(("root", format!("{size}  sha256 {}  {kind}", root.sha256)));
+        }
+        if let Some(process) = &image.process {
+            lines.extend(process.env.iter().map(|word| ("env", word.clone())));
+            lines.extend(process.cwd.iter().map(|word| ("cwd", word.clone())));
+            lines.extend(process.user.iter().map(|word| ("user", word.clone())));
+            let words = process.entrypoint.iter().chain(&process.command);
+            let words: Vec<_> = words.map(String::as_str).collect();
+            if !words.is_empty() {
+                lines.push(("program", words.join(" ")));
+            }
+        }
         for source in &image.sources {
-            let version = source.version.as_deref().unwrap_or("-");
-            lines.push((
-                "made of",
-                format!("{} {version}  sha256 {}", source.name, source.sha256),
-            ));
+            let mut said = source.name.clone();
+            if let Some(version) = &source.version {
+                said = format!("{said} {version}");
+            }
+            if let Some(sha256) = &source.sha256 {
+                said = format!("{said}  sha256 {sha256}");
+            }
+            lines.push(("made of", said));
         }
         for (key, value) in lines {
-            line(format_args!("{key:<12} {value}"));
+            // An image's author chose some of these words.
+            line(format_args!("{key:<12} {}", escaped::line(&value)));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -57,10 +57,10 @@ impl Make {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let images = image::images(config)?;
         let image = images.open(&self.image)?;
-        let [kernel, initramfs] = images.verify(&self.image, &image)?;
+        let files = images.verify(&self.image, &image)?;
         let image = BootImage {
-            kernel,
-            initramfs,
+            kernel: files.kernel,
+            initramfs: files.initramfs,
             command_line: image.command_line,
             digest: image.digest,
         };

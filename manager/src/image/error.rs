@@ -49,6 +49,22 @@ pub(crate) enum Error {
         /// What was looked for in it.
         what: String,
     },
+    /// An archive of files, or a layout of such, cannot be used.
+    #[error("{archive}: {reason}")]
+    Archive {
+        /// The archive or layout.
+        archive: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The root file system cannot be written.
+    #[error("cannot write the root file system: {path}: {reason}")]
+    Root {
+        /// The file, or the path in the guest.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// A command of the system.
     #[error("cannot {action}: {said}")]
     Command {
@@ -95,13 +111,16 @@ impl Error {
             Self::Damaged { .. } => "remove it and build it again: brood image remove NAME",
             Self::NoAgent(_) => "build it: tools/agent; or name it: --agent FILE",
             Self::Program { .. } => "`tools/agent` builds brood-agent as a static program",
+            Self::Archive { .. } => {
+                "nothing was built; make the layout anew, or ask whoever made it"
+            }
             Self::Command { .. } => {
                 "packages come from apt: `apt-get update` renews its lists; or name files: --deb FILE"
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free disk space, then try again"
             }
-            Self::Io { .. } | Self::Package { .. } => return None,
+            Self::Io { .. } | Self::Package { .. } | Self::Root { .. } => return None,
         };
         Some(hint.to_owned())
     }

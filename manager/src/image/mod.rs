@@ -1,20 +1,31 @@
-//! Images of guests: a kernel and an initramfs, made from Debian's packages, that a checkpoint is
-//! booted from.
+//! Images of guests, that checkpoints are booted from: a kernel and an initramfs, and of most kinds a
+//! root file system.
 //!
 //! ```text
 //! IMAGES/NAME/vmlinuz      the kernel of linux-image-cloud-amd64
-//!             initramfs    busybox, the modules that reach the agent's port, brood-agent
-//!             image.json   what it was made of, and the digests of the two
+//!             initramfs    busybox and modules; in a minimal image also the agent and all else
+//!             root         the root file system, as squashfs, for a disk that guests only read
+//!             image.json   what it was made of, and the digests of the others
 //! ```
 //!
-//! An image has no dates, no numbers of inodes and no order of a folder in it: the same packages
-//! and the same agent give the same digest. Nothing is mounted, and no privilege is needed.
+//! An image has no dates of its build, no numbers of inodes and no order of a folder in it: the same
+//! packages or layers and the same agent give the same digest. Nothing is mounted.
 
-mod build;
+mod base;
 mod cpio;
 mod debian;
+mod description;
 mod error;
+mod layer;
+mod minimal;
 mod modules;
+mod oci;
+mod package;
+mod program;
+mod root;
+mod scratch;
+mod squashfs;
+mod tree;
 
 use std::{
     fs::{self, File},
@@ -22,82 +33,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
 use brood_core::{
     checkpoint::{sha256_file, unwatched},
     directory,
     units::Bytes,
 };
 
-pub(crate) use build::{Build, agent_beside_program};
-pub(crate) use error::Error;
+use description::{FORMAT, VERSION};
+use scratch::DESCRIPTION;
 
-/// Value of [`Image::format`].
-const FORMAT: &str = "brood-image";
-/// The version that this brood writes, and the only one it reads.
-const VERSION: u32 = 1;
-/// The description's name in the image's folder. It is written last.
-const DESCRIPTION: &str = "image.json";
+pub(crate) use base::Ingredients;
+pub(crate) use debian::Debian;
+pub(crate) use description::Image;
+pub(crate) use error::Error;
+pub(crate) use oci::Layout;
+pub(crate) use program::agent_beside_program;
+
 /// Longest name of an image.
 const NAME_MAX: usize = 64;
 
-/// What an image was made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Part {
-    /// A package's name, or a program's.
-    pub(crate) name: String,
-    /// The package's version; none of a program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) version: Option<String>,
-    /// SHA-256 of the package or program.
-    pub(crate) sha256: String,
-}
-
-/// A file of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ImageFile {
-    /// Its name in the image's folder.
-    pub(crate) file: String,
-    /// Its length.
-    pub(crate) size: Bytes,
-    /// SHA-256 of its content.
-    pub(crate) sha256: String,
-}
-
-/// An image, as its `image.json` has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Image {
-    /// Always [`FORMAT`].
-    pub(crate) format: String,
-    /// Always [`VERSION`].
-    pub(crate) version: u32,
-    /// What kind of image: `minimal`.
-    pub(crate) kind: String,
-    /// What it was made of.
-    pub(crate) sources: Vec<Part>,
-    /// The kernel's release, such as `6.1.0-56-cloud-amd64`.
-    pub(crate) release: String,
-    /// The kernel.
-    pub(crate) kernel: ImageFile,
-    /// The initramfs.
-    pub(crate) initramfs: ImageFile,
-    /// The kernel's command line.
-    pub(crate) command_line: String,
-    /// What tells this image from any other: a SHA-256 over kernel, initramfs and command line.
-    pub(crate) digest: String,
-}
-
-impl Image {
-    /// The digest of an image with these files.
-    fn digest_of(kernel: &ImageFile, initramfs: &ImageFile, command_line: &str) -> String {
-        let text = format!("{} {} {command_line}", kernel.sha256, initramfs.sha256);
-        hex(&Sha256::digest(text))
-    }
+/// Where the files of an image are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// The root file system; none of a minimal image.
+    pub(crate) root: Option<PathBuf>,
 }
 
 /// The folder of all images.
@@ -164,27 +125,21 @@ impl Images {
                 image.format, image.version
             )));
         }
-        let digest = Image::digest_of(&image.kernel, &image.initramfs, &image.command_line);
-        if digest != image.digest {
+        if image.compute_digest() != image.digest {
             return Err(damaged("its digest is not that of its files".to_owned()));
         }
         Ok(image)
     }
 
-    /// Compares the files of an image with their digests; returns where kernel and initramfs are.
-    pub(crate) fn verify(&self, name: &str, image: &Image) -> Result<[PathBuf; 2], Error> {
+    /// Compares the files of an image with their digests; returns where they are.
+    pub(crate) fn verify(&self, name: &str, image: &Image) -> Result<Files, Error> {
         let folder = self.path(name)?;
-        let mut found = [&image.kernel, &image.initramfs].into_iter().map(|part| {
-            let path = folder.join(&part.file);
-            let plain = Path::new(&part.file)
+        let find = |file: &str, size: Bytes, sha256: &str| {
+            let path = folder.join(file);
+            let plain = Path::new(file)
                 .file_name()
-                .is_some_and(|file| *file == *part.file);
-            let (size, sha256) = if plain {
-                measure(&path)?
-            } else {
-                (Bytes(0), String::new())
-            };
-            if (size, &sha256) == (part.size, &part.sha256) {
+                .is_some_and(|name| *name == *file);
+            if plain && measure(&path)? == (size, sha256.to_owned()) {
                 Ok(path)
             } else {
                 Err(Error::Damaged {
@@ -192,14 +147,17 @@ impl Images {
                     reason: "its content is not what image.json says".to_owned(),
                 })
             }
-        });
-        // Two parts, so two results.
-        let (kernel, initramfs) = (found.next(), found.next());
-        let missing = || Error::Name(name.to_owned());
-        Ok([
-            kernel.ok_or_else(missing)??,
-            initramfs.ok_or_else(missing)??,
-        ])
+        };
+        let (kernel, initramfs) = (&image.kernel, &image.initramfs);
+        Ok(Files {
+            kernel: find(&kernel.file, kernel.size, &kernel.sha256)?,
+            initramfs: find(&initramfs.file, initramfs.size, &initramfs.sha256)?,
+            root: image
+                .root
+                .as_ref()
+                .map(|root| find(&root.file, root.size, &root.sha256))
+                .transpose()?,
+        })
     }
 
     /// Removes an image. Checkpoints that were made of it need it no more.
@@ -237,7 +195,10 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        description::{ImageFile, Root},
+        *,
+    };
 
     fn sample(folder: &Path) -> Image {
         let file = |name: &str, content: &str| {
@@ -250,19 +211,27 @@ mod tests {
                 sha256,
             }
         };
-        let (kernel, initramfs) = (file("vmlinuz", "kernel"), file("initramfs", "files"));
-        let command_line = "quiet".to_owned();
-        Image {
+        let root = file("root", "disk");
+        let mut image = Image {
             format: FORMAT.to_owned(),
             version: VERSION,
-            kind: "minimal".to_owned(),
+            kind: "debian".to_owned(),
             sources: Vec::new(),
             release: "6.1.0".to_owned(),
-            digest: Image::digest_of(&kernel, &initramfs, &command_line),
-            kernel,
-            initramfs,
-            command_line,
-        }
+            kernel: file("vmlinuz", "kernel"),
+            initramfs: file("initramfs", "files"),
+            root: Some(Root {
+                file: root.file,
+                size: root.size,
+                sha256: root.sha256,
+                filesystem: "squashfs".to_owned(),
+            }),
+            command_line: "quiet".to_owned(),
+            process: None,
+            digest: String::new(),
+        };
+        image.digest = image.compute_digest();
+        image
     }
 
     #[test]
@@ -286,9 +255,11 @@ mod tests {
         assert_eq!(images.names().unwrap(), ["web"]);
         assert_eq!(images.open("web").unwrap(), image);
         images.verify("web", &image).unwrap();
-        fs::write(path.join("initramfs"), "other").unwrap();
-        let damaged = images.verify("web", &image).unwrap_err().to_string();
-        assert!(damaged.contains("initramfs"), "{damaged}");
+        for file in ["root", "initramfs"] {
+            fs::write(path.join(file), "other").unwrap();
+            let damaged = images.verify("web", &image).unwrap_err().to_string();
+            assert!(damaged.contains(file), "{damaged}");
+        }
         // A description cannot point out of its folder.
         let mut outside = image.clone();
         outside.kernel.file = "../web/vmlinuz".to_owned();

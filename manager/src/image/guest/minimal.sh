@@ -16,13 +16,4 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </lib/modules/order
 ip link set lo up
-
-# The port has its name when the host has told it: a moment after the module was loaded.
-while [ ! -e /dev/virtio-ports/brood.agent ]; do
-    for port in /sys/class/virtio-ports/*; do
-        name=
-        read -r name <"$port/name"
-        [ -z "$name" ] || ln -sf "../${port##*/}" "/dev/virtio-ports/$name"
-    done 2>/dev/null
-    usleep 10000
-done
+. /etc/init.d/port

@@ -1,0 +1,127 @@
+//! What an image says of itself: `image.json`.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::hex;
+use brood_core::units::Bytes;
+
+/// Value of [`Image::format`].
+pub(super) const FORMAT: &str = "brood-image";
+/// The version that this brood writes, and the only one it reads.
+pub(super) const VERSION: u32 = 1;
+
+/// What an image was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Part {
+    /// A package's name, or a program's, or a layer's.
+    pub(crate) name: String,
+    /// The package's version; none of anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
+    /// SHA-256 of the package, program or layer; none of a package that mmdebstrap installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<String>,
+}
+
+/// A file of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageFile {
+    /// Its name in the image's folder.
+    pub(crate) file: String,
+    /// Its length.
+    pub(crate) size: Bytes,
+    /// SHA-256 of its content.
+    pub(crate) sha256: String,
+}
+
+/// A root file system, for a disk that guests only read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Root {
+    /// Its name in the image's folder.
+    pub(crate) file: String,
+    /// Its length.
+    pub(crate) size: Bytes,
+    /// SHA-256 of its content.
+    pub(crate) sha256: String,
+    /// How it is laid out: `squashfs`.
+    pub(crate) filesystem: String,
+}
+
+/// What programs of an image expect, as its author said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Process {
+    /// Environment, each `NAME=VALUE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) env: Vec<String>,
+    /// Working folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cwd: Option<String>,
+    /// User, or user and group: `USER[:GROUP]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    /// The program, and its first arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) entrypoint: Vec<String>,
+    /// The arguments, or the program where there is no entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) command: Vec<String>,
+}
+
+/// An image, as its `image.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Image {
+    /// Always [`FORMAT`].
+    pub(crate) format: String,
+    /// Always [`VERSION`].
+    pub(crate) version: u32,
+    /// What kind of image: `minimal`, `debian` or `oci`.
+    pub(crate) kind: String,
+    /// What it was made of.
+    pub(crate) sources: Vec<Part>,
+    /// The kernel's release, such as `6.1.0-56-cloud-amd64`.
+    pub(crate) release: String,
+    /// The kernel.
+    pub(crate) kernel: ImageFile,
+    /// The initramfs.
+    pub(crate) initramfs: ImageFile,
+    /// The root file system; a minimal image has all in its initramfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root: Option<Root>,
+    /// The kernel's command line.
+    pub(crate) command_line: String,
+    /// What its programs expect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<Process>,
+    /// What tells this image from any other: a SHA-256 over kernel, initramfs, root file system,
+    /// command line and what programs expect.
+    pub(crate) digest: String,
+}
+
+impl Image {
+    /// The digest of an image that has all but that.
+    pub(super) fn compute_digest(&self) -> String {
+        let mut text = format!("{} {}", self.kernel.sha256, self.initramfs.sha256);
+        if let Some(root) = &self.root {
+            text = format!("{text} {} {}", root.filesystem, root.sha256);
+        }
+        if let Some(process) = &self.process {
+            let process = serde_json::to_string(process).unwrap_or_default();
+            text = format!("{text} {process}");
+        }
+        hex(&Sha256::digest(format!("{text} {}", self.command_line)))
+    }
+
+    /// What it takes on the disk.
+    pub(crate) fn size(&self) -> Bytes {
+        let root = self.root.as_ref().map_or(Bytes(0), |root| root.size);
+        [self.kernel.size, self.initramfs.size, root]
+            .into_iter()
+            .sum()
+    }
+}

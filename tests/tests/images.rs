@@ -1,0 +1,342 @@
+//! Images of guests with a root file system: of Debian's packages and of OCI layouts, whoever made
+//! those.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use backhand::{FilesystemReader, InnerNode};
+use brood_tests::{Home, Ran, image_builder, text, whole, without_qemu};
+use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+
+/// A layout in a folder.
+struct Layout {
+    folder: PathBuf,
+    layers: Vec<Value>,
+}
+
+impl Layout {
+    fn new(folder: PathBuf) -> Layout {
+        fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
+        let marker = json!({ "imageLayoutVersion": "1.0.0" });
+        fs::write(folder.join("oci-layout"), marker.to_string()).unwrap();
+        Layout {
+            folder,
+            layers: Vec::new(),
+        }
+    }
+
+    /// Adds a blob; a reference to it.
+    fn blob(&self, content: &[u8], media_type: &str) -> Value {
+        let digest = hex(&Sha256::digest(content));
+        fs::write(self.folder.join("blobs/sha256").join(&digest), content).unwrap();
+        json!({
+            "mediaType": media_type, "size": content.len(), "digest": format!("sha256:{digest}"),
+        })
+    }
+
+    /// Adds a layer, packed in one of the ways that there are.
+    fn layer(&mut self, entries: &[(&str, EntryType, &str)], packed: &str) {
+        let archive = archive(entries);
+        let content = match packed {
+            "gzip" => {
+                let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+                packer.write_all(&archive).unwrap();
+                packer.finish().unwrap()
+            }
+            "zstd" => zstd::encode_all(&archive[..], 1).unwrap(),
+            _ => archive,
+        };
+        let kind = match packed {
+            "tar" => "application/vnd.oci.image.layer.v1.tar".to_owned(),
+            packed => format!("application/vnd.oci.image.layer.v1.tar+{packed}"),
+        };
+        let layer = self.blob(&content, &kind);
+        self.layers.push(layer);
+    }
+
+    /// Writes manifest and index, with an image for another platform beside.
+    fn finish(&self) {
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] },
+            "config": {
+                "User": "app", "Env": ["PATH=/bin", "MODE=test"], "WorkingDir": "/srv",
+                "Entrypoint": ["/bin/app"], "Cmd": ["--serve"],
+            },
+        });
+        let config = self.blob(
+            config.to_string().as_bytes(),
+            "application/vnd.oci.image.config.v1+json",
+        );
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": self.layers });
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let mut manifest = self.blob(manifest.to_string().as_bytes(), kind);
+        manifest["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+        let mut other = self.blob(b"{}", kind);
+        other["platform"] = json!({ "os": "linux", "architecture": "arm64" });
+        let index = json!({ "schemaVersion": 2, "manifests": [other, manifest] });
+        fs::write(self.folder.join("index.json"), index.to_string()).unwrap();
+    }
+
+    fn path(&self) -> &str {
+        self.folder.to_str().unwrap()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    for (path, kind, content) in entries {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o755);
+        header.set_uid(33);
+        header.set_gid(33);
+        header.set_mtime(1_000_000);
+        // As it is: functions that check names would refuse what is tested here.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        let linked = [EntryType::Symlink, EntryType::Link].contains(kind);
+        let content = if linked {
+            header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+            ""
+        } else {
+            content
+        };
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        builder.append(&header, content.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// `brood image build` with the packages of the tests.
+fn build(home: &Home, words: &[&str]) -> Option<Ran> {
+    let (agent, packages) = image_builder()?;
+    let mut command = vec![
+        "image",
+        "build",
+        "--json",
+        "--agent",
+        agent.to_str().unwrap(),
+    ];
+    for package in &packages {
+        command.extend(["--deb", package.to_str().unwrap()]);
+    }
+    command.extend(words);
+    Some(home.brood(&command))
+}
+
+/// Files of a root file system: what they hold, `-> TO` of a link, `/` of a folder.
+fn files(root: &Path) -> BTreeMap<String, String> {
+    let reader = BufReader::new(File::open(root).unwrap());
+    let filesystem = FilesystemReader::from_reader(reader).unwrap();
+    let described = filesystem.files().map(|node| {
+        let content = match &node.inner {
+            InnerNode::File(file) => {
+                let mut content = Vec::new();
+                let mut reader = filesystem.file(file).reader();
+                reader.read_to_end(&mut content).unwrap();
+                String::from_utf8_lossy(&content).into_owned()
+            }
+            InnerNode::Symlink(link) => format!("-> {}", link.link.display()),
+            InnerNode::Dir(_) => "/".to_owned(),
+            other => panic!("{other:?}"),
+        };
+        (node.fullpath.to_str().unwrap().to_owned(), content)
+    });
+    described.collect()
+}
+
+const FILE: EntryType = EntryType::Regular;
+const FOLDER: EntryType = EntryType::Directory;
+
+#[test]
+fn an_oci_layout_becomes_an_image() {
+    let home = Home::bare();
+    let layout = |name: &str| {
+        let mut layout = Layout::new(home.path().join(name));
+        let base = [
+            ("usr/", FOLDER, ""),
+            ("usr/bin/", FOLDER, ""),
+            ("bin", EntryType::Symlink, "usr/bin"),
+            ("etc/", FOLDER, ""),
+            ("etc/motd", FILE, "old"),
+            ("etc/old", FILE, "old"),
+            ("data/", FOLDER, ""),
+            ("data/old", FILE, "old"),
+        ];
+        layout.layer(&base, "gzip");
+        let app = [
+            ("bin/app", FILE, "program"),
+            ("bin/same", EntryType::Link, "bin/app"),
+            ("etc/.wh.old", FILE, ""),
+        ];
+        layout.layer(&app, "zstd");
+        let last = [
+            ("etc/motd", FILE, "new"),
+            ("data/.wh..wh..opq", FILE, ""),
+            ("data/new", FILE, "new"),
+        ];
+        layout.layer(&last, "tar");
+        layout.finish();
+        layout
+    };
+    let (one, two) = (layout("one"), layout("two"));
+    let Some(built) = build(&home, &["--oci-layout", one.path(), "one"]) else {
+        return;
+    };
+    let image = built.ok().json();
+    let process = &image["process"];
+    assert_eq!(process["env"], json!(["PATH=/bin", "MODE=test"]));
+    assert_eq!(process["entrypoint"], json!(["/bin/app"]));
+    assert_eq!(process["command"], json!(["--serve"]));
+    assert_eq!(
+        (&process["cwd"], &process["user"]),
+        (&json!("/srv"), &json!("app"))
+    );
+    let files = files(&home.state().join("images/one/root"));
+    let content = |path: &str| files.get(path).map_or("none", String::as_str);
+    assert_eq!(content("/bin"), "-> usr/bin");
+    assert_eq!(content("/usr/bin/app"), "program");
+    assert_eq!(content("/usr/bin/same"), "program");
+    assert_eq!(content("/etc/motd"), "new");
+    assert_eq!(
+        (content("/etc/old"), content("/data/old")),
+        ("none", "none")
+    );
+    assert_eq!(content("/data/new"), "new");
+    assert_eq!(content("/etc/brood/restored.d"), "/");
+    assert!(content("/usr/lib/brood/brood-agent").len() > 100_000);
+    // The same layers, in another place and a second later.
+    let again = build(&home, &["--oci-layout", two.path(), "two"]).unwrap();
+    assert_eq!(again.ok().json()["digest"], image["digest"]);
+    let listed = home.json(&["image", "list"]);
+    assert_eq!(listed["images"][0]["kind"], "oci");
+    assert!(whole(&listed["images"][0]["size"]) > 1 << 20);
+    let inspected = home.brood(&["image", "inspect", "one"]).ok().stdout;
+    assert!(inspected.contains("/bin/app --serve"), "{inspected}");
+    let _ = home.brood(&["image", "remove", "one"]).ok();
+    assert!(!home.state().join("images/one").exists());
+}
+
+#[test]
+fn a_hostile_layout_makes_no_image() {
+    let home = Home::bare();
+    let refused = |name: &str, hurt: &dyn Fn(&mut Layout), reason: &str| {
+        let mut layout = Layout::new(home.path().join(name));
+        layout.layer(&[("etc/", FOLDER, ""), ("etc/motd", FILE, "x")], "gzip");
+        hurt(&mut layout);
+        if !layout.folder.join("index.json").exists() {
+            layout.finish();
+        }
+        let Some(built) = build(&home, &["--oci-layout", layout.path(), name]) else {
+            return false;
+        };
+        assert_eq!(built.code(), Some(1), "{name}: {built:?}");
+        assert!(built.stderr.contains(reason), "{name}: {built:?}");
+        true
+    };
+    let layer = |entry: (&'static str, EntryType, &'static str)| {
+        move |layout: &mut Layout| layout.layer(&[entry], "gzip")
+    };
+    if !refused(
+        "above",
+        &layer(("../../etc/cron.d/x", FILE, "x")),
+        "../../etc/cron.d/x",
+    ) {
+        return;
+    }
+    refused(
+        "link",
+        &layer(("x", EntryType::Link, "/etc/shadow")),
+        "a file that is not there",
+    );
+    refused(
+        "device",
+        &layer(("dev/sda", EntryType::Block, "")),
+        "dev/sda: it is a device",
+    );
+    let change = |layout: &mut Layout| {
+        let digest = text(&layout.layers[0]["digest"]).replace("sha256:", "");
+        let blob = layout.folder.join("blobs/sha256").join(digest);
+        let mut content = fs::read(&blob).unwrap();
+        *content.last_mut().unwrap() ^= 1;
+        fs::write(blob, content).unwrap();
+    };
+    refused("changed", &change, "does not have this digest");
+    let rename = |layout: &mut Layout| {
+        layout.layers[0]["digest"] = json!("sha256:../../../../etc/passwd");
+    };
+    refused("named", &rename, "is no SHA-256 digest");
+    let size = |layout: &mut Layout| layout.layers[0]["size"] = json!(1);
+    refused("size", &size, "bytes, not 1");
+    let other = |layout: &mut Layout| {
+        let mut only = layout.blob(b"{}", "application/vnd.oci.image.manifest.v1+json");
+        only["platform"] = json!({ "os": "linux", "architecture": "arm64" });
+        let index = json!({ "schemaVersion": 2, "manifests": [only] });
+        fs::write(layout.folder.join("index.json"), index.to_string()).unwrap();
+    };
+    refused("platform", &other, "no image for linux/amd64");
+    let images = fs::read_dir(home.state().join("images"));
+    assert_eq!(images.map_or(0, Iterator::count), 0, "something is left");
+}
+
+#[test]
+fn debian_is_the_same_when_it_is_built_again() {
+    let home = Home::bare();
+    if Command::new("mmdebstrap")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        without_qemu("no mmdebstrap");
+        return;
+    }
+    if image_builder().is_none() {
+        return;
+    }
+    let install = |name: &str| {
+        let words = [
+            "debian",
+            name,
+            "--packages",
+            "openssh-server",
+            "--size",
+            "64M",
+        ];
+        build(&home, &words).unwrap().ok().json()
+    };
+    let (one, two) = thread::scope(|scope| {
+        let other = scope.spawn(|| install("two"));
+        (install("one"), other.join().unwrap())
+    });
+    assert_eq!(one["root"], two["root"]);
+    assert_eq!(one["digest"], two["digest"]);
+    assert_eq!(one["sources"], two["sources"]);
+    let sources = one["sources"].as_array().unwrap();
+    assert!(
+        sources
+            .iter()
+            .any(|source| source["name"] == "openssh-server")
+    );
+    assert!(text(&one["command_line"]).ends_with("brood.size=67108864"));
+    let files = files(&home.state().join("images/one/root"));
+    assert!(files["/etc/brood/restored.d/10-ssh-host-keys"].contains("ssh-keygen -A"));
+    let keys: Vec<_> = files
+        .keys()
+        .filter(|path| path.contains("ssh_host_"))
+        .collect();
+    assert!(keys.is_empty(), "secrets of one machine: {keys:?}");
+    assert_eq!(files["/etc/machine-id"], "");
+}
