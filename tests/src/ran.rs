@@ -90,13 +90,16 @@ impl Running {
     /// When that cannot be read.
     #[must_use]
     pub fn said(&self) -> String {
-        let length = self.stderr.metadata().expect("a file").len();
-        let mut bytes = vec![0; usize::try_from(length).expect("a short file")];
-        // At a place, for its own place is where the child goes on.
-        self.stderr
-            .read_exact_at(&mut bytes, 0)
-            .expect("what was written");
-        String::from_utf8_lossy(&bytes).into_owned()
+        text_so_far(&self.stderr)
+    }
+
+    /// What it has written to standard output so far.
+    ///
+    /// # Panics
+    /// When that cannot be read.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        text_so_far(&self.stdout)
     }
 
     /// Whether it has ended.
@@ -129,6 +132,14 @@ impl Running {
             took: self.begin.elapsed(),
         }
     }
+}
+
+fn text_so_far(file: &File) -> String {
+    let length = file.metadata().expect("a file").len();
+    let mut bytes = vec![0; usize::try_from(length).expect("a short file")];
+    // At a place, for its own place is where the child goes on.
+    file.read_exact_at(&mut bytes, 0).expect("what was written");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Drop for Running {

@@ -126,7 +126,7 @@ fn words_of_other_tools_lead_to_the_commands() {
     for (word, command) in [
         ("stop", "brood pause"),
         ("kill", "brood destroy"),
-        ("run", "brood restore"),
+        ("start", "brood restore"),
         ("status", "brood list"),
         ("snapshot", "brood suspend"),
     ] {

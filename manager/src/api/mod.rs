@@ -26,6 +26,7 @@ mod permits;
 mod pool_reconciler;
 pub(crate) mod pools;
 pub(crate) mod problem;
+pub(crate) mod programs;
 mod reload;
 mod request;
 pub(crate) mod restores;

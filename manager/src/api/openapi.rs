@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, checkpoints, claims, cloud_hypervisor, disks, events, evict, guests, host, in_flight,
-    memory, metrics, pools, restores, sample, suspended_claims, watch,
+    memory, metrics, pools, programs, restores, sample, suspended_claims, watch,
 };
 
 #[derive(OpenApi)]
@@ -118,6 +118,7 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(guests::show, guests::destroy))
         .routes(routes!(memory::memory))
         .routes(routes!(guests::ask))
+        .routes(routes!(programs::exec))
         .routes(routes!(guests::pause))
         .routes(routes!(guests::resume))
         .routes(routes!(guests::suspend))

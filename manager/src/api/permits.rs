@@ -21,6 +21,8 @@ use super::problem::Problem;
 const OF_A_POOL: usize = 8;
 /// For one guest, which answers one request at a time.
 const OF_A_GUEST: usize = 4;
+/// Programs in one guest.
+const OF_PROGRAMS: usize = 16;
 /// From one checkpoint.
 const OF_A_CHECKPOINT: usize = 16;
 /// Suspends of the guests of one pool or checkpoint: each writes a guest's memory to the disk.
@@ -55,6 +57,11 @@ impl PermitKind {
 
     pub(super) fn guest(name: &str) -> Self {
         Self::new(format!("guest {name}"), OF_A_GUEST)
+    }
+
+    /// For programs in one guest, each of which lasts as long as it likes.
+    pub(super) fn programs(guest: &str) -> Self {
+        Self::new(format!("programs in guest {guest}"), OF_PROGRAMS)
     }
 
     pub(super) fn claim(token: &str) -> Self {

@@ -70,6 +70,13 @@ pub(super) fn pools(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates(typed, names)
 }
 
+/// Names of pools, and checkpoints.
+pub(super) fn pools_and_checkpoints(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let mut all = pools(typed);
+    all.extend(checkpoints(typed));
+    all
+}
+
 /// Names of images.
 pub(super) fn images(typed: &OsStr) -> Vec<CompletionCandidate> {
     let folder = config().and_then(|config| config.images().ok());

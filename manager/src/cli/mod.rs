@@ -20,6 +20,7 @@ mod manual;
 pub(crate) mod output;
 mod policy;
 mod pool;
+mod programs;
 mod progress;
 mod restore;
 mod serve;
@@ -64,6 +65,7 @@ Exit codes:
   3    partly done: some guests failed, the others are good
   4    refused before anything was started, because it does not fit on this host
   130  interrupted with Ctrl-C; what was done until then stands, and is listed
+`brood exec` and `brood run` end with the program's code; with 125 when brood failed itself.
 
 Environment:
   BROOD_CONFIG     configuration file (default: /etc/brood/brood.toml if it exists;
@@ -120,6 +122,23 @@ enum Command {
     Show(guests::Show),
     /// Send a request to a guest and print its answer
     Ask(guests::Ask),
+    #[command(about = "Run a program in a guest")]
+    Exec(programs::Exec),
+    #[command(about = "Run a program in a guest of its own, which ends with it")]
+    Run(programs::Run),
+    #[command(
+        about = "Copy files and folders into a guest or out of it",
+        name = "cp",
+        alias = "copy"
+    )]
+    Copy(programs::Copy),
+    #[command(about = "Print what a guest's console said")]
+    Logs(programs::Logs),
+    #[command(about = "Type on a guest's serial console", alias = "attach")]
+    Console(programs::Console),
+    /// Ends what a run that was killed has left
+    #[command(hide = true)]
+    RunGuard(programs::Guard),
     /// Stop guests (SIGSTOP); they keep their memory
     Pause(guests::Pause),
     /// Continue stopped guests (SIGCONT), and wait for their answers
@@ -183,6 +202,12 @@ impl Cli {
             Command::List(command) => command.run(&config()?),
             Command::Show(command) => command.run(&config()?),
             Command::Ask(command) => command.run(&config()?),
+            Command::Exec(command) => command.run(&config()?),
+            Command::Run(command) => command.run(&config()?),
+            Command::Copy(command) => command.run(&config()?),
+            Command::Logs(command) => command.run(&config()?),
+            Command::Console(command) => command.run(&config()?),
+            Command::RunGuard(command) => command.run(&config()?),
             Command::Pause(command) => command.run(&config()?),
             Command::Resume(command) => command.run(&config()?),
             Command::Destroy(command) => command.run(&config()?),
@@ -265,13 +290,13 @@ fn wanted(usage: &clap::Error) -> Option<&'static str> {
     Some(match &word[..] {
         "stop" => "`brood pause` stops guests, `brood destroy` ends them",
         "kill" | "delete" | "remove" => "`brood destroy` ends guests",
-        "start" | "run" | "create" => {
+        "start" | "create" => {
             "`brood restore` starts guests, `brood resume` continues stopped ones"
         }
         "status" | "stats" => "`brood list` shows guests, `brood top` what they cost, live",
         "version" => "use `brood --version`",
         "snapshot" | "commit" | "save" => "`brood suspend` makes a checkpoint of a guest",
-        "exec" => "`brood ask` puts a request to a guest",
+        "ssh" | "shell" => "`brood exec GUEST -it -- sh` runs a shell in a guest",
         _ => return None,
     })
 }

@@ -140,6 +140,15 @@ impl GuestProcess {
         Ok(())
     }
 
+    /// Writes a part of these bytes to its input, as soon as it takes any; how many. None when it
+    /// takes no more.
+    ///
+    /// # Errors
+    /// As all calls. After [`AgentError::NoAnswer`] it can be asked again.
+    pub fn write_part(&self, bytes: &[u8], limit: Duration) -> Result<Option<usize>, AgentError> {
+        self.asked.send_input(bytes, Some(limit))
+    }
+
     /// Ends its input.
     ///
     /// # Errors

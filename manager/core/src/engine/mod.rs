@@ -23,6 +23,7 @@ use std::{
     fmt,
     fs::{self, File},
     io,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -90,6 +91,15 @@ impl Identity {
             entropy: random()?,
         })
     }
+}
+
+/// A connection to a guest's console, which nobody else has until this is dropped.
+#[derive(Debug)]
+pub struct ConsoleLine {
+    /// What the guest says, and what is typed.
+    pub stream: UnixStream,
+    /// The lock that keeps others away.
+    pub lock: File,
 }
 
 /// Why an engine failed.
@@ -570,6 +580,18 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the engine's guests have no console.
     fn console(&self, _guest: GuestRef<'_>) -> Result<PathBuf, Error> {
+        Err(Error::Refused(format!(
+            "guests of {} have no console",
+            self.kind().name()
+        )))
+    }
+
+    /// Connects to the console of a running guest: what is written is typed there. One at a time may
+    /// have it, and has it until the connection is closed.
+    ///
+    /// # Errors
+    /// When the engine's guests have no console, or another has it ([`Error::Busy`]).
+    fn open_console(&self, _guest: GuestRef<'_>) -> Result<ConsoleLine, Error> {
         Err(Error::Refused(format!(
             "guests of {} have no console",
             self.kind().name()

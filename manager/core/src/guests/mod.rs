@@ -9,6 +9,7 @@ mod disks;
 mod error;
 mod overhead;
 mod pause;
+mod programs;
 mod reconcile;
 mod strays;
 mod suspend;

@@ -20,7 +20,10 @@ use nix::{
     unistd::setsid,
 };
 
-use super::{folder::Folder, host::PROGRAM};
+use super::{
+    folder::{CONSOLE, CONSOLE_SOCKET, Folder},
+    host::PROGRAM,
+};
 use crate::{
     checkpoint::{Accelerator, QemuGuest, manifest::Device},
     units::Bytes,
@@ -117,8 +120,9 @@ impl Machine<'_> {
             ))
             .arg("-chardev")
             .arg(format!(
-                "file,id=console,append=on,path={}",
-                socket("console")
+                "socket,id=console,server=on,wait=off,path={},logfile={},logappend=on",
+                socket(CONSOLE_SOCKET),
+                socket(CONSOLE)
             ))
             .args(["-device", "isa-serial,chardev=console"])
             .args(["-device", "virtio-serial-pci,id=ports,max_ports=2"])

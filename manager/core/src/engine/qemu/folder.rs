@@ -5,7 +5,8 @@
 //! guest.json   what the guest is; written before its process is made
 //! pid          id of its process, written by that process before it becomes QEMU
 //! log          what QEMU said
-//! console      what the guest said on its serial console
+//! console      what the guest said on its serial console; locked by whoever types there
+//! typed        socket of QEMU: what is typed on that console
 //! agent, qmp   sockets of QEMU: the agent's port, and the monitor
 //! channel      locked by whoever is connected to the agent's port
 //! broker       socket of the broker of that port, when there is one
@@ -15,7 +16,7 @@
 //! ```
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Read, Seek, SeekFrom},
     os::{
         fd::OwnedFd,
@@ -30,7 +31,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     agent::{Access, Agent, AgentPort, Place},
     checkpoint::QemuGuest,
-    engine::{Error, Limit, Process, ProcessState, agent_ask},
+    engine::{ConsoleLine, Error, Limit, Process, ProcessState, agent_ask},
     escaped,
     guest_id::GuestId,
     owner_only,
@@ -40,6 +41,8 @@ use crate::{
 const SUFFIX: &str = ".qemu";
 /// What the guest said on its serial console.
 pub(super) const CONSOLE: &str = "console";
+/// Where one types on it.
+pub(super) const CONSOLE_SOCKET: &str = "typed";
 /// As much of the end of a log is read as can hold its last words.
 const TAIL: u64 = 4096;
 /// How long one attempt to begin a session with the agent may take, before the wait is looked at
@@ -264,6 +267,19 @@ impl Folder {
     /// Connects to one of QEMU's sockets.
     pub(super) fn connect(&self, socket: &str) -> io::Result<UnixStream> {
         UnixStream::connect(Place::of(&self.path)?.path(socket))
+    }
+
+    /// Connects to the guest's console; none when another has it. QEMU would let a second one wait
+    /// without a word, so whoever has it holds a lock on its log.
+    pub(super) fn open_console(&self) -> io::Result<Option<ConsoleLine>> {
+        let lock = File::open(self.file(CONSOLE))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+        let stream = self.connect(CONSOLE_SOCKET)?;
+        Ok(Some(ConsoleLine { stream, lock }))
     }
 
     /// Begins a session with the guest's agent, for a few requests.

@@ -33,8 +33,8 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, ProcessState,
-    Session, Stray, Suspend, Usage, agent_ask,
+    Answer, ConsoleLine, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription,
+    ProcessState, Session, Stray, Suspend, Usage, agent_ask,
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
@@ -275,6 +275,15 @@ impl Engine for Qemu {
 
     fn console(&self, guest: GuestRef<'_>) -> Result<PathBuf, Error> {
         Ok(Folder::of(guest.run_dir, guest.id).file(folder::CONSOLE))
+    }
+
+    fn open_console(&self, guest: GuestRef<'_>) -> Result<ConsoleLine, Error> {
+        let (folder, _) = Self::alive(guest)?;
+        let failed = |source| Error::Io {
+            action: "connect to the guest's console",
+            source,
+        };
+        folder.open_console().map_err(failed)?.ok_or(Error::Busy)
     }
 
     fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error> {

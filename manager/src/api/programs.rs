@@ -1,0 +1,244 @@
+//! Programs in guests over the API, and what is answered about one.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    extract::{Json, Path},
+    guests::{TIMEOUT, limit},
+    permits::PermitKind,
+    problem::Problem,
+    workers::until_hang_up,
+};
+use brood_core::agent::{
+    Agent, AgentError, GuestProcess, Output,
+    protocol::{self, Ended, FailureKind, OsBytes, Stream},
+};
+use brood_core::engine::NEVER;
+
+/// As much of each stream as an answer has room for.
+const OUTPUT_MAX: usize = 1 << 20;
+/// How long the agent may take to end a program whose time is over.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often a wait is looked at again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A program that has ended.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ExecAnswer {
+    /// Its exit code; 128 and the number of the signal that ended it; 124 when its time was over.
+    #[schema(example = 0)]
+    pub(crate) code: u8,
+    /// What it wrote, with what is no UTF-8 replaced.
+    pub(crate) output: String,
+    /// What it wrote as errors.
+    pub(crate) error: String,
+}
+
+impl ExecAnswer {
+    /// Runs a program to its end.
+    ///
+    /// # Errors
+    /// As [`Agent::exec`]; the guest does not answer; or it wrote more than there is room for.
+    pub(crate) fn of(agent: &Agent, exec: protocol::Exec) -> Result<Self, AgentError> {
+        Self::with_input(agent, exec, b"", &NEVER)
+    }
+
+    fn with_input(
+        agent: &Agent,
+        exec: protocol::Exec,
+        input: &[u8],
+        cancelled: &AtomicBool,
+    ) -> Result<Self, AgentError> {
+        let limit = exec.limit_ms.map(|ms| Duration::from_millis(ms.into()));
+        let takes_input = exec.input;
+        let process = agent.exec(exec)?;
+        let ended = AtomicBool::new(false);
+        let written = std::thread::scope(|scope| {
+            if takes_input {
+                scope.spawn(|| write_input(&process, input, &ended));
+            }
+            let written = collect(&process, limit.map(|limit| limit + GRACE), cancelled);
+            ended.store(true, Ordering::Relaxed);
+            written
+        });
+        let (ended, output, error) = written?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Self {
+            code: code_of(ended),
+            output: text(output),
+            error: text(error),
+        })
+    }
+}
+
+/// Writes all of a program's input, until that has ended.
+fn write_input(process: &GuestProcess, mut input: &[u8], ended: &AtomicBool) {
+    while !input.is_empty() && !ended.load(Ordering::Relaxed) {
+        match process.write_part(input, PATIENCE) {
+            Ok(Some(length)) => input = &input[length..],
+            Err(AgentError::NoAnswer { .. }) => {}
+            Ok(None) | Err(_) => return,
+        }
+    }
+    let _ = process.close_input();
+}
+
+type Collected = (Ended, Vec<u8>, Vec<u8>);
+
+/// Waits for a program's end, and keeps what it writes.
+fn collect(
+    process: &GuestProcess,
+    limit: Option<Duration>,
+    cancelled: &AtomicBool,
+) -> Result<Collected, AgentError> {
+    let begin = Instant::now();
+    let (mut output, mut error) = (Vec::new(), Vec::new());
+    loop {
+        let (to, bytes) = match process.next(Some(PATIENCE)) {
+            Ok(Output::Data(Stream::Error, bytes)) => (&mut error, bytes),
+            Ok(Output::Data(_, bytes)) => (&mut output, bytes),
+            Ok(Output::Ended(ended)) => return Ok((ended, output, error)),
+            Err(e @ AgentError::NoAnswer { .. }) => {
+                let late = limit.is_some_and(|limit| begin.elapsed() > limit);
+                match late || cancelled.load(Ordering::Relaxed) {
+                    true => return Err(e),
+                    false => continue,
+                }
+            }
+            Err(e) => return Err(e),
+        };
+        if to.len() + bytes.len() > OUTPUT_MAX {
+            return Err(AgentError::TooMuchOutput { limit: OUTPUT_MAX });
+        }
+        to.extend(bytes);
+    }
+}
+
+/// The exit code of a command whose program ended so.
+pub(crate) fn code_of(ended: Ended) -> u8 {
+    match ended {
+        Ended::Code(code) => u8::try_from(code).unwrap_or(u8::MAX),
+        Ended::Signal(signal) => u8::try_from(signal).map_or(u8::MAX, |n| n.saturating_add(128)),
+        Ended::TimedOut => TIMED_OUT,
+    }
+}
+
+/// The exit code of a command whose program was killed as its time was over.
+pub(crate) const TIMED_OUT: u8 = 124;
+
+/// A program to run in a guest.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExecRequest {
+    /// The program and its arguments.
+    #[schema(example = json!(["uname", "-a"]), min_items = 1)]
+    command: Vec<String>,
+    /// Variables of its environment, beside PATH, HOME, USER, LOGNAME and SHELL.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Folder that it starts in; its user's home by default.
+    cwd: Option<String>,
+    /// A user of the guest by name or number; root by default.
+    user: Option<String>,
+    /// Its input; it has none by default.
+    input: Option<String>,
+    /// It is killed after so many seconds, with its process group.
+    #[schema(default = 60.0, exclusive_minimum = 0.0, maximum = 3600.0)]
+    timeout_s: Option<f64>,
+}
+
+/// How long a program may run, where nothing else is said.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+
+impl ExecRequest {
+    /// The agent's request for it.
+    pub(super) fn request(&self) -> Result<protocol::Exec, Problem> {
+        if self.command.is_empty() {
+            return Err(Problem::bad_request("the command has no words"));
+        }
+        let texts = self.command.iter().chain(&self.cwd);
+        let texts = texts.chain(self.env.iter().flat_map(|(key, value)| [key, value]));
+        if texts.into_iter().any(|text| text.contains('\0')) {
+            return Err(Problem::bad_request("a word has a zero byte in it"));
+        }
+        if self
+            .env
+            .keys()
+            .any(|key| key.is_empty() || key.contains('='))
+        {
+            return Err(Problem::bad_request(
+                "a variable has no name, or one with =",
+            ));
+        }
+        let limit = limit(self.timeout_s)?.unwrap_or(DEFAULT_LIMIT);
+        let text = |text: &String| OsBytes::from(&**text);
+        Ok(protocol::Exec {
+            argv: self.command.iter().map(text).collect(),
+            env: self.env.iter().map(|(k, v)| (text(k), text(v))).collect(),
+            cwd: self.cwd.as_ref().map(text),
+            user: self.user.clone(),
+            input: self.input.is_some(),
+            limit_ms: u32::try_from(limit.as_millis()).ok(),
+            ..protocol::Exec::default()
+        })
+    }
+}
+
+/// An error of a guest's agent.
+pub(super) fn problem(guest: &str, error: &AgentError) -> Problem {
+    let detail = format!("guest {guest}: {error}");
+    let (status, kind) = match (error, error.failure()) {
+        (_, Some(FailureKind::NotFound)) => (StatusCode::NOT_FOUND, "not-in-guest"),
+        (_, Some(FailureKind::Denied)) => (StatusCode::FORBIDDEN, "not-permitted-in-guest"),
+        (_, Some(FailureKind::Invalid)) => (StatusCode::BAD_REQUEST, "bad-request"),
+        (_, Some(FailureKind::Busy)) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        (_, Some(FailureKind::Full)) => (StatusCode::INSUFFICIENT_STORAGE, "no-space-in-guest"),
+        (AgentError::NoAnswer { .. }, _) => (StatusCode::GATEWAY_TIMEOUT, "no-answer"),
+        (AgentError::TooMuchOutput { .. }, _) => (StatusCode::CONFLICT, "too-much-output"),
+        (AgentError::Unsendable { .. }, _) => (StatusCode::BAD_REQUEST, "bad-request"),
+        _ => (StatusCode::CONFLICT, "program-failed"),
+    };
+    Problem::new(status, kind, detail)
+}
+
+/// Runs a program in a guest to its end; answers with all that it wrote, 1 MiB each at most
+///
+/// When the client disconnects, the program is killed with its process group. The guest needs
+/// brood-agent.
+#[utoipa::path(
+    post, path = "/guests/{guest}/exec", tag = "guests", operation_id = "execInGuest",
+    params(("guest" = String, Path, description = "Name or id")),
+    request_body = ExecRequest,
+    responses((status = 200, description = "It has ended, with whatever code", body = ExecAnswer))
+)]
+pub(super) async fn exec(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(asked): Json<ExecRequest>,
+) -> Result<Answer<ExecAnswer>, Problem> {
+    let exec = asked.request()?;
+    let permit = app
+        .permits
+        .take(&[PermitKind::programs(&name)], TIMEOUT)
+        .await?;
+    let found = name.clone();
+    let agent = app
+        .on_guests(move |guests| Ok(guests.agent(&found, TIMEOUT)?))
+        .await?;
+    until_hang_up(move |cancelled| {
+        let _permit = permit;
+        let input = asked.input.unwrap_or_default();
+        let answer = ExecAnswer::with_input(&agent, exec, input.as_bytes(), cancelled);
+        answer.map(Answer).map_err(|e| problem(&name, &e))
+    })
+    .await
+}
