@@ -127,10 +127,12 @@ pub(super) fn open(process: &Process) -> io::Result<Option<Handle>> {
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.pid, 0) };
     if fd < 0 {
         let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ESRCH) {
-            Ok(None)
-        } else {
-            Err(error)
+        return match error.raw_os_error() {
+            Some(libc::ESRCH) => Ok(None),
+            // So says Linux before 6.9 or so of an id that only a session or a process group has
+            // any more, and of a thread's.
+            Some(libc::EINVAL | libc::ENOENT) if process.state()? == ProcessState::Gone => Ok(None),
+            _ => Err(error),
         };
     }
     let fd = i32::try_from(fd).map_err(io::Error::other)?;

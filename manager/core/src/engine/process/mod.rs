@@ -151,7 +151,10 @@ pub(crate) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<boo
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command, Stdio};
+    use std::{
+        os::unix::process::CommandExt,
+        process::{Child, Command, Stdio},
+    };
 
     use nix::{
         sys::wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -193,6 +196,22 @@ mod tests {
         assert!(!send(&handle, Signal::SIGKILL).unwrap());
         assert!(process.open().unwrap().is_none());
         assert_eq!(Process::with_pid(process.pid).unwrap(), None);
+    }
+
+    #[test]
+    fn a_process_whose_group_lives_on_is_gone() {
+        let mut leader = Command::new("sh");
+        leader.args(["-c", "cat <&0 & exec true"]).process_group(0);
+        let mut child = leader.stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::with_pid(child.id().cast_signed())
+            .unwrap()
+            .unwrap();
+        let stdin = child.stdin.take();
+        child.wait().unwrap();
+        assert_eq!(process.state().unwrap(), ProcessState::Gone);
+        assert!(process.open().unwrap().is_none());
+        assert!(!process.signal(Signal::SIGTERM).unwrap());
+        drop(stdin);
     }
 
     #[test]
