@@ -18,6 +18,7 @@ mod extract;
 pub(crate) mod guests;
 pub(crate) mod host;
 mod in_flight;
+mod listener;
 mod memory;
 mod metrics;
 mod openapi;

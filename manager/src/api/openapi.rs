@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, checkpoints, claims, cloud_hypervisor, disks, events, evict, guests, host, in_flight,
-    memory, metrics, pools, programs, restores, sample, suspended_claims, watch,
+    listener, memory, metrics, pools, programs, restores, sample, suspended_claims, watch,
 };
 
 #[derive(OpenApi)]
@@ -98,7 +98,7 @@ pub(super) fn routes() -> (Router<App>, Document) {
     let v1 = OpenApiRouter::new()
         .routes(routes!(host::host))
         .routes(routes!(host::daemon))
-        .routes(routes!(events::events))
+        .routes(routes!(listener::events))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::show, checkpoints::remove))
         .routes(routes!(checkpoints::verify))
