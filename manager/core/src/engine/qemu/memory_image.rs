@@ -9,11 +9,18 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Whence, lseek};
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{Whence, linkat, lseek},
+};
 
 use super::folder::Folder;
 use crate::{
@@ -103,30 +110,65 @@ pub(super) fn remove_if_unused(run_dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Lays a checkpoint's memory out in a file, which appears whole.
-fn lay_out(checkpoint: &Checkpoint, path: &Path) -> io::Result<()> {
-    let new = path.with_extension(format!("{:016x}.new", u64::from_ne_bytes(random()?)));
-    let result = write(checkpoint, &new).and_then(|()| fs::rename(&new, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&new);
+/// Removes all images of the run folder that no guest and no session needs: which one a guest had is
+/// not known when its maker was killed before it could note that.
+pub(super) fn remove_unused(run_dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(run_dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        if let Some(name) = name.to_str().filter(|name| name.ends_with(SUFFIX)) {
+            remove_if_unused(run_dir, name)?;
+        }
     }
-    result
+    Ok(())
 }
 
-fn write(checkpoint: &Checkpoint, path: &Path) -> io::Result<()> {
+/// Lays a checkpoint's memory out in a file, which appears whole. Until then it has no name, where
+/// the file system can do that: nothing is left of it when this process is killed.
+fn lay_out(checkpoint: &Checkpoint, path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let mut options = owner_only::options();
-    let to = options.read(true).write(true).create_new(true).open(path)?;
+    options.read(true).write(true);
+    match options.clone().custom_flags(libc::O_TMPFILE).open(folder) {
+        Ok(file) => {
+            write(checkpoint, &file)?;
+            let of_process = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let follow = AtFlags::AT_SYMLINK_FOLLOW;
+            match linkat(AT_FDCWD, &of_process[..], AT_FDCWD, path, follow) {
+                // Another was faster, with the same content.
+                Ok(()) | Err(Errno::EEXIST) => Ok(()),
+                Err(e) => Err(e.into()),
+            }
+        }
+        // Kernels and file systems that know no such file.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            let new = path.with_extension(format!("{:016x}.new", u64::from_ne_bytes(random()?)));
+            let file = options.create_new(true).open(&new)?;
+            let result = write(checkpoint, &file).and_then(|()| fs::rename(&new, path));
+            if result.is_err() {
+                let _ = fs::remove_file(&new);
+            }
+            result
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn write(checkpoint: &Checkpoint, to: &File) -> io::Result<()> {
     let size = checkpoint.manifest().memory.size.0;
     to.set_len(size)?;
     let layers = checkpoint.layers();
     let always = || true;
     let base = layers.first().ok_or(io::ErrorKind::NotFound)?;
-    copy_data(base.memory_file(), &to, size)?;
+    copy_data(base.memory_file(), to, size)?;
     for extent in checkpoint.extents() {
         let [from, at, size] =
             [extent.file_page, extent.first, extent.count].map(|pages| pages * PAGE_SIZE);
         let file = layers[extent.layer].memory_file();
-        copy_range(file, from, &to, at, size, &always)?;
+        copy_range(file, from, to, at, size, &always)?;
     }
     // A guest must never run on a file that a crash of the host left half written.
     to.sync_all()
@@ -139,7 +181,7 @@ pub(super) fn copy_data(from: &File, to: &File, size: u64) -> io::Result<()> {
         match lseek(from.as_fd(), offset, whence) {
             Ok(found) => u64::try_from(found).map(Some).map_err(io::Error::other),
             // Nothing but a hole follows.
-            Err(nix::errno::Errno::ENXIO) => Ok(None),
+            Err(Errno::ENXIO) => Ok(None),
             Err(e) => Err(e.into()),
         }
     };

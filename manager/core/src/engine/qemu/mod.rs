@@ -358,11 +358,11 @@ fn remove(run_dir: &Path, id: &GuestId) -> io::Result<()> {
             return Err(io::Error::other(format!("its process {pid} does not end")));
         }
     }
-    // A record that cannot be read names no image: that stays until another guest of it goes.
     let image = folder.record().ok().flatten().map(|record| record.image);
     folder.remove()?;
     match image {
         Some(image) => memory_image::remove_if_unused(run_dir, &image),
-        None => Ok(()),
+        // Its maker may have been killed when it had laid out the image, and nothing else.
+        None => memory_image::remove_unused(run_dir),
     }
 }
