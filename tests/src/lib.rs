@@ -20,6 +20,7 @@ pub mod handbook;
 mod home;
 mod json;
 mod lab;
+pub mod linux_agent;
 mod linux_guest;
 mod machine;
 mod memory;

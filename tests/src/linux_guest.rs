@@ -15,8 +15,9 @@ use crate::{brood, skip::without_qemu};
 /// Packages that the image is made of.
 const KERNEL: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "busybox-static";
-/// What the guest does before it is sealed: a program that counts, and a page of its own in use.
-const WARM: &str = "setsid sh -c 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.2; done' \
+/// What the guest does before it is sealed: a program that counts, and a page of its own in use. It
+/// starts no program for each step, which would keep the processor of many clones busy.
+const WARM: &str = "mkfifo /run/tick; setsid sh -c 'exec 3<>/run/tick; n=0; while :; do n=$((n+1)); echo $n >/run/count; read -t 1 x <&3; done' \
                     </dev/null >/dev/null 2>&1 &";
 /// The checkpoint's memory.
 const MEMORY: &str = "128M";
@@ -178,7 +179,7 @@ fn packages(folder: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// The target folder.
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     let test = env::current_exe().expect("a test knows where it is");
     let profile = test.ancestors().find(|dir| dir.join("deps").is_dir());
     let target = profile

@@ -222,15 +222,48 @@ fn what_cannot_be_restored_is_refused_by_name() {
     command.env("BROOD_ENGINE", "kvm");
     let refused = String::from_utf8(command.output().unwrap().stderr).unwrap();
     assert!(refused.contains("it was made by qemu"), "{refused}");
-    let damaged = home.named("damaged");
-    copy(&linux, &damaged);
-    let kern = format!("{}.ckp.kern", damaged.path);
-    let mut bytes = fs::read(&kern).unwrap();
-    bytes[1000] ^= 1;
-    fs::remove_file(&kern).unwrap();
-    fs::write(&kern, bytes).unwrap();
-    let refused = home.brood(&["restore", &damaged.path, "--guests", "1"]);
-    assert!(refused.stderr.contains("damaged.ckp.kern"), "{refused:?}");
+}
+
+/// A state of devices that is not the bundle's own: it must never come to a guest.
+#[test]
+fn a_damaged_state_of_devices_is_refused_by_name() {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    home.restore(&linux, 1, "a");
+    let other = home.named("other");
+    let _ = home.brood(&["suspend", "a-1", &other.path]).ok();
+    let state = fs::read(format!("{}.ckp.kern", linux.path)).unwrap();
+    let of_other = fs::read(format!("{}.ckp.kern", other.path)).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = state.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let mut longer = state.clone();
+    longer.push(0);
+    let damages = [
+        ("first", flipped(0)),
+        ("middle", flipped(state.len() / 2)),
+        ("last", flipped(state.len() - 1)),
+        ("half", state[..state.len() / 2].to_vec()),
+        ("shorter", state[..state.len() - 1].to_vec()),
+        ("longer", longer),
+        ("empty", Vec::new()),
+        ("of-other", of_other),
+    ];
+    for (name, bytes) in damages {
+        let damaged = home.named(name);
+        copy(&linux, &damaged);
+        let kern = format!("{}.ckp.kern", damaged.path);
+        fs::remove_file(&kern).unwrap();
+        fs::write(&kern, bytes).unwrap();
+        let refused = home.brood(&["restore", &damaged.path, "--guests", "1"]);
+        assert_eq!(refused.code(), Some(1), "{name}: {refused:?}");
+        let file = format!("{name}.ckp.kern");
+        assert!(refused.stderr.contains(&file), "{name}: {refused:?}");
+        assert_eq!(home.guests(), [], "{name}");
+    }
 }
 
 fn copy(from: &Demo, to: &Demo) {
