@@ -57,10 +57,20 @@ impl Make {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let images = image::images(config)?;
         let image = images.open(&self.image)?;
+        let least = image.least_memory();
+        if self.memory < least {
+            let message = format!(
+                "a guest of image {:?} needs {least} of memory at least, not {}",
+                self.image, self.memory
+            );
+            let hint = format!("--memory {}M", least.0.div_ceil(1 << 20));
+            return Err(Failure::new(&message, Some(hint)));
+        }
         let files = images.verify(&self.image, &image)?;
+        let initrd = images.initrd(&files)?;
         let image = BootImage {
             kernel: files.kernel,
-            initramfs: files.initramfs,
+            initramfs: initrd.path.clone(),
             command_line: image.command_line,
             digest: image.digest,
         };

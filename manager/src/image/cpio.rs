@@ -4,7 +4,10 @@
 //! Entries are sorted, belong to root, have no date, and are numbered one after the other: the
 //! archive depends on nothing but names, modes and contents.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+};
 
 /// What a name in the archive stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,38 @@ impl Archive {
     }
 }
 
+/// Writes an archive of one file, which is too long to be kept in memory. The kernel unpacks it after
+/// an archive that it is appended to.
+pub(super) fn append_file(
+    out: &mut impl Write,
+    path: &str,
+    content: &mut impl Read,
+    length: u32,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    header(&mut head, 1, FILE | 0o400, path, length);
+    out.write_all(&head)?;
+    let copied = io::copy(&mut content.take(length.into()), out)?;
+    if copied != u64::from(length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut tail = Vec::new();
+    append(&mut tail, 0, 0, END, &[]);
+    // Each part begins at a multiple of 4.
+    out.write_all(&[0; 3][..(copied.next_multiple_of(4) - copied) as usize])?;
+    out.write_all(&tail)
+}
+
 fn append(out: &mut Vec<u8>, number: u32, mode: u32, path: &str, content: &[u8]) {
+    let length = u32::try_from(content.len()).expect("no file of an initramfs has 4 GiB");
+    header(out, number, mode, path, length);
+    out.extend_from_slice(content);
+    pad(out);
+}
+
+/// What stands before a file's content. It is a multiple of 4 long.
+fn header(out: &mut Vec<u8>, number: u32, mode: u32, path: &str, length: u32) {
+    let begin = out.len();
     let links = if mode & FOLDER == FOLDER { 2 } else { 1 };
     // Inode, mode, owner, group, links, date, length, device (2), node's device (2), length of
     // the name with its zero, checksum.
@@ -65,7 +99,7 @@ fn append(out: &mut Vec<u8>, number: u32, mode: u32, path: &str, content: &[u8])
         0,
         links,
         0,
-        u32::try_from(content.len()).expect("no file of an initramfs has 4 GiB"),
+        length,
         0,
         0,
         0,
@@ -79,9 +113,8 @@ fn append(out: &mut Vec<u8>, number: u32, mode: u32, path: &str, content: &[u8])
     }
     out.extend_from_slice(path.as_bytes());
     out.push(0);
-    pad(out);
-    out.extend_from_slice(content);
-    pad(out);
+    let length = (out.len() - begin).next_multiple_of(4);
+    out.resize(begin + length, 0);
 }
 
 /// Each part begins at a multiple of 4.
@@ -106,6 +139,10 @@ mod tests {
         archive.add("bin/busybox", Entry::File(0o755, b"program".to_vec()));
         archive.add("tmp", Entry::Folder(0o1777));
         archive.add("etc/empty", Entry::File(0o600, Vec::new()));
+        let mut one = Vec::new();
+        append_file(&mut one, "disk", &mut &b"12345"[..], 5).unwrap();
+        assert_eq!(one.len() % 4, 0);
+        assert!(append_file(&mut one, "disk", &mut &b"1234"[..], 5).is_err());
         let cpio = Command::new("cpio")
             .args(["--list", "--verbose", "--quiet"])
             .stdin(Stdio::piped())

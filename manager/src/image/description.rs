@@ -37,7 +37,7 @@ pub(crate) struct ImageFile {
     pub(crate) sha256: String,
 }
 
-/// A root file system, for a disk that guests only read.
+/// A root file system, which guests only read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Root {
@@ -115,6 +115,15 @@ impl Image {
             text = format!("{text} {process}");
         }
         hex(&Sha256::digest(format!("{text} {}", self.command_line)))
+    }
+
+    /// The least memory that a guest of it boots with: for a moment it has the initramfs and the
+    /// root file system twice, packed and unpacked, beside the kernel.
+    pub(crate) fn least_memory(&self) -> Bytes {
+        match &self.root {
+            Some(root) => Bytes((96 << 20) + 2 * root.size.0),
+            None => Bytes(0),
+        }
     }
 
     /// What it takes on the disk.

@@ -4,7 +4,7 @@
 //! ```text
 //! IMAGES/NAME/vmlinuz      the kernel of linux-image-cloud-amd64
 //!             initramfs    busybox and modules; in a minimal image also the agent and all else
-//!             root         the root file system, as squashfs, for a disk that guests only read
+//!             root         the root file system, as squashfs, which guests only read
 //!             image.json   what it was made of, and the digests of the others
 //! ```
 //!
@@ -16,6 +16,7 @@ mod cpio;
 mod debian;
 mod description;
 mod error;
+mod initrd;
 mod layer;
 mod minimal;
 mod modules;

@@ -1,6 +1,6 @@
 //! Images with a root file system: what brood adds to it, and the initramfs that mounts it.
 //!
-//! The disk is read only and the same for all clones; what a guest writes is in its memory.
+//! It is read only and the same for all clones; what a guest writes is in its memory.
 
 use super::{
     Error, Images,
@@ -15,7 +15,7 @@ use super::{
 use brood_core::units::Bytes;
 
 /// File systems that a guest needs, with what they need.
-const FILESYSTEMS: [&str; 2] = ["squashfs", "overlay"];
+const FILESYSTEMS: [&str; 3] = ["loop", "squashfs", "overlay"];
 /// What the guest's start calls.
 const APPLETS: [&str; 13] = [
     "cat", "chmod", "hostname", "ip", "ln", "mkdir", "mount", "rm", "sh", "sleep", "tr", "usleep",
