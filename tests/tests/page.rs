@@ -32,6 +32,19 @@ impl Visit {
         })
     }
 
+    /// With a Linux guest `a-1`; none where it must be skipped for want of QEMU or of a browser.
+    fn to_linux() -> Option<Self> {
+        let (home, linux) = Home::with_qemu()?;
+        let browser = Browser::start()?;
+        home.restore(&linux, 1, "a");
+        let daemon = Daemon::on_a_port(&home);
+        Some(Self {
+            browser,
+            daemon,
+            home,
+        })
+    }
+
     fn address(&self) -> String {
         format!("http://127.0.0.1:{}/", self.daemon.port())
     }
@@ -513,4 +526,22 @@ fn the_page_comes_back_by_itself_with_the_daemon() {
             browser.run("return document.querySelector('[data-name=Guests] .more')?.textContent");
         state.as_str()?.contains("1 paused").then_some(())
     });
+}
+
+#[test]
+fn a_command_is_run_in_a_guest_on_the_page() {
+    let Some(visit) = Visit::to_linux() else {
+        return;
+    };
+    let page = visit.log_in();
+    page.enter("#run-guest", "a-1");
+    page.enter(
+        "#run-command",
+        &format!("hostname; echo '<b>x</b>'; exit 3{ENTER}"),
+    );
+    page.until("document.getElementById('run-code').textContent === 'ended with code 3'");
+    assert_eq!(page.text("#run-output").trim(), "a-1\n<b>x</b>");
+    page.enter("#run-command", &format!("; true{ENTER}"));
+    page.until("document.getElementById('run-code').textContent !== 'running'");
+    visit.end(&[]);
 }

@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_tests::{Home, PATIENCE, Ran, Running, signal, text, until, whole};
+use brood_tests::{Daemon, Home, PATIENCE, Ran, Running, signal, text, until, whole};
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const MIB: usize = 1 << 20;
@@ -293,14 +295,14 @@ fn a_program_runs_beside_a_suspend_and_a_pause() {
     let counts = start_sh(
         &home,
         "a-1",
-        "n=0; while [ $n -lt 60 ]; do n=$((n+1)); echo $n; sleep 0.1; done",
+        "n=0; while [ $n -lt 20 ]; do n=$((n+1)); echo $n; sleep 0.1; done",
     );
     until("it to run", || counts.printed().contains('1').then_some(()));
     let _ = home.brood(&["pause", "a-1"]).ok();
     let _ = home.brood(&["resume", "a-1"]).ok();
     let ran = counts.wait();
     assert_eq!(ran.code(), Some(0), "{ran:?}");
-    assert_eq!(ran.stdout.lines().count(), 60);
+    assert_eq!(ran.stdout.lines().count(), 20);
     // A suspend that ends the guest is not held up by a shell that somebody has.
     let shell = start_sh(&home, "a-1", "echo on; exec sleep 4711");
     until("it to run", || shell.printed().contains("on").then_some(()));
@@ -575,4 +577,72 @@ fn a_console_is_read_followed_and_typed_on() {
     // A guest that ends ends what follows it.
     let _ = home.brood(&["destroy", "a-1"]).ok();
     assert_eq!(follows.wait().code(), Some(0));
+}
+
+#[test]
+fn the_api_runs_programs_and_carries_files() {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    home.restore(&linux, 1, "a");
+    let daemon = Daemon::start(&home);
+    let exec = |body: &Value, status| daemon.post("/api/v1/guests/a-1/exec", body, status);
+    let ran = exec(
+        &json!({
+            "command": ["sh", "-c", "cat; echo $A; pwd; echo e >&2; exit 3"],
+            "env": { "A": "b" }, "cwd": "/etc", "input": "typed\n",
+        }),
+        200,
+    );
+    assert_eq!(
+        ran,
+        json!({ "code": 3, "output": "typed\nb\n/etc\n", "error": "e\n" })
+    );
+    let slow = exec(
+        &json!({ "command": ["sleep", "100"], "timeout_s": 0.5 }),
+        200,
+    );
+    assert_eq!(slow["code"], 124);
+    let kind = |problem: &Value| text(&problem["type"]).to_owned();
+    let missing = exec(&json!({ "command": ["no-such-program"] }), 404);
+    assert!(kind(&missing).ends_with("not-in-guest"), "{missing}");
+    let _ = exec(&json!({ "command": [] }), 400);
+    let _ = exec(&json!({ "command": ["true"], "timeout_s": -1 }), 400);
+    // Who writes without end is ended.
+    let loud = exec(&json!({ "command": ["yes", "4711"] }), 409);
+    assert!(kind(&loud).ends_with("too-much-output"), "{loud}");
+    until("its end", || {
+        (!runs(&home, "a-1", "yes 4711")).then_some(())
+    });
+    // Files, longer than any other body may be.
+    let path = "/api/v1/guests/a-1/files?path=/root/new/file&mode=750";
+    let sent = bytes(5 * MIB);
+    let put = daemon.request(Method::PUT, path).body(sent.clone());
+    assert_eq!(put.send().unwrap().status(), 204);
+    let said = sh(
+        &home,
+        "a-1",
+        "stat -c %a /root/new/file; sha256sum /root/new/file",
+    )
+    .stdout;
+    assert!(
+        said.starts_with(&format!("750\n{}", digest(&sent))),
+        "{said}"
+    );
+    let got = daemon.request(Method::GET, path).send().unwrap();
+    assert!(got.bytes().unwrap() == sent);
+    let none = daemon.send(Method::GET, "/api/v1/guests/a-1/files?path=/no/file", 404);
+    assert!(kind(&none).ends_with("not-in-guest"), "{none}");
+    let _ = daemon.send(Method::GET, "/api/v1/guests/a-1/files?path=/root", 400);
+    let _ = daemon.send(Method::PUT, "/api/v1/guests/a-1/files?path=/x&mode=9", 400);
+    // The console.
+    let _ = sh(&home, "a-1", "echo heard >/dev/ttyS0").ok();
+    until("it to be logged", || {
+        let logs = daemon.request(Method::GET, "/api/v1/guests/a-1/logs");
+        let said = logs.send().unwrap().text().unwrap();
+        said.contains("heard").then_some(())
+    });
+    let _ = home.brood(&["pause", "a-1"]).ok();
+    let paused = exec(&json!({ "command": ["true"] }), 409);
+    assert!(text(&paused["detail"]).contains("paused"), "{paused}");
 }

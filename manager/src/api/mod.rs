@@ -15,6 +15,7 @@ mod error;
 pub(crate) mod events;
 pub(crate) mod evict;
 mod extract;
+mod guest_files;
 pub(crate) mod guests;
 pub(crate) mod host;
 mod in_flight;

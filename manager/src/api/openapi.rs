@@ -11,8 +11,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, checkpoints, claims, cloud_hypervisor, disks, events, evict, guests, host, in_flight,
-    listener, memory, metrics, pools, programs, restores, sample, suspended_claims, watch,
+    App, checkpoints, claims, cloud_hypervisor, disks, events, evict, guest_files, guests, host,
+    in_flight, listener, memory, metrics, pools, programs, restores, sample, suspended_claims,
+    watch,
 };
 
 #[derive(OpenApi)]
@@ -119,6 +120,8 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(memory::memory))
         .routes(routes!(guests::ask))
         .routes(routes!(programs::exec))
+        .routes(routes!(guest_files::read, guest_files::write))
+        .routes(routes!(guest_files::logs))
         .routes(routes!(guests::pause))
         .routes(routes!(guests::resume))
         .routes(routes!(guests::suspend))

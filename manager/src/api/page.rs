@@ -29,6 +29,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/pools.js", SCRIPT, include_str!("page/pools.js")),
     ("/claims.js", SCRIPT, include_str!("page/claims.js")),
     ("/guests.js", SCRIPT, include_str!("page/guests.js")),
+    ("/programs.js", SCRIPT, include_str!("page/programs.js")),
     ("/strip.js", SCRIPT, include_str!("page/strip.js")),
     ("/curve.js", SCRIPT, include_str!("page/curve.js")),
 ];

@@ -6,6 +6,7 @@ import { drawSample } from "./curve.js";
 import { $, tell, text } from "./dom.js";
 import * as guests from "./guests.js";
 import { drawPools } from "./pools.js";
+import * as programs from "./programs.js";
 
 const FIRST_REST = 500;
 const LONGEST_REST = 5000;
@@ -107,4 +108,5 @@ theme(document.documentElement.dataset.theme ?? "auto");
 $("problem-close").addEventListener("click", () => { $("problem").hidden = true; });
 claims.start();
 guests.start();
+programs.start();
 stayConnected();
