@@ -5,7 +5,9 @@ use std::{fs, path::Path, time::Duration};
 
 use brood_core::{
     checkpoint::{AgentProtocol, BhyveGuest, Checkpoint, Readiness, unnoted},
-    engine::{Engine, GuestOrder, GuestRef, Identity, Outcome, bhyve::config::Variables},
+    engine::{
+        Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Outcome, bhyve::config::Variables,
+    },
     guest_id::GuestId,
 };
 use brood_tests::{Lab, Running, array, signal, text, until, whole};
@@ -485,6 +487,7 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
         let identity = Identity::fresh(&format!("g-{n}")).unwrap();
         session
             .start(&GuestOrder {
+                network: GuestNetwork::default(),
                 id,
                 identity,
                 disk: None,

@@ -6,7 +6,7 @@ use std::{cell::Cell, fs, path::PathBuf};
 
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, unnoted},
-    engine::{After, Engine, GuestOrder, GuestRef, Identity, Suspend},
+    engine::{After, Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Suspend},
     guest_id::GuestId,
 };
 use brood_tests::{Kind, Lab, Running, Storage, array, signal, text, until};
@@ -532,6 +532,7 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     let mut session = engine.session(&web, &run_dir, &lock, None).unwrap();
     session
         .start(&GuestOrder {
+            network: GuestNetwork::default(),
             id,
             identity,
             disk,

@@ -17,7 +17,7 @@ use brood_core::{
     },
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
-        After, Engine, GuestOrder, GuestRef, Identity, Limit, Process, ProcessState,
+        After, Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Limit, Process, ProcessState,
         RestoredProcess, Several, Suspend, kvm::Kvm, make_demo_checkpoint, qemu::Qemu,
     },
     guest_id::GuestId,
@@ -92,6 +92,7 @@ impl<'a> Bench<'a> {
                     identity,
                     disk: disk(&id),
                     memory_limit: None,
+                    network: GuestNetwork::default(),
                 })
                 .unwrap();
         }
@@ -555,6 +556,7 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
                     identity,
                     disk: None,
                     memory_limit: None,
+                    network: GuestNetwork::default(),
                 })
                 .unwrap();
             ids.push(id);

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use brood_core::{
     checkpoint::manifest::EngineKind,
-    engine::{GuestOrder, Identity, Process},
+    engine::{GuestNetwork, GuestOrder, Identity, Process},
     guest_id::GuestId,
     state::{
         EntryState, Error, Lease, Membership, NewGuest, Policy, PoolRow, QueuePlace, State,
@@ -100,6 +100,7 @@ impl Scene {
     fn order(&mut self, claim: Option<Lease>) -> Result<GuestId, Error> {
         let name = format!("p-{}", self.guests.len());
         let order = GuestOrder {
+            network: GuestNetwork::default(),
             disk: None,
             memory_limit: None,
             id: GuestId::random().unwrap(),

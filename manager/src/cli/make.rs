@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{api::types, config::Config, failure::Failure};
 use brood_core::{
-    checkpoint::BundlePath,
+    checkpoint::{BundlePath, Network},
     engine::{
         Limit,
         qemu::{Boot, BootImage, Booted, Qemu},
@@ -39,6 +39,9 @@ pub(super) struct Make {
     /// Virtual CPUs
     #[arg(long, default_value_t = 1, value_name = "N")]
     cpus: u32,
+    /// Network that the guest has a card for: none or user
+    #[arg(long, default_value = "none", value_name = "NET")]
+    net: Network,
     /// Command of the guest's shell that succeeds when the guest is ready; it is repeated until then
     #[arg(long, value_name = "CMD")]
     ready: Option<String>,
@@ -80,6 +83,7 @@ impl Make {
             image: &image,
             memory: self.memory,
             vcpus: self.cpus,
+            network: self.net,
             ready: self.ready.as_deref(),
             warm: &self.warm,
             limit: Limit {

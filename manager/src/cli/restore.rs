@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{api::events::RestoreEvent, config::Config, failure::Failure, ops::Watch};
 use brood_core::{
-    checkpoint::{self, BundlePath, Checkpoint, manifest::EngineKind},
+    checkpoint::{self, BundlePath, Checkpoint, Network, manifest::EngineKind},
     disk::Choice,
-    engine::{self, bhyve::Rctl},
+    engine::{self, Publish, bhyve::Rctl},
     percentiles::Percentiles,
     restore::{RestoreEnd, RestoreReport, RestoreSpec},
     units::Bytes,
@@ -56,6 +56,14 @@ pub(super) struct Restore {
     /// sealed with the checkpoint]
     #[arg(long, value_name = "DISK")]
     disk: Option<Choice>,
+    /// What the guests reach (QEMU): none, or user: what you reach, each guest from behind an
+    /// address of its own [default: what the checkpoint was made with]
+    #[arg(long, value_name = "NET")]
+    net: Option<Network>,
+    /// Have a port of this host lead to a port of the guest (QEMU); {n} in PORT stands for the
+    /// guest's number. The address is 127.0.0.1 unless another is given; repeat the option for more
+    #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT")]
+    publish: Vec<Publish>,
     /// Pause each guest as soon as it has answered
     #[arg(long)]
     paused: bool,
@@ -155,6 +163,8 @@ impl Restore {
             all_or_nothing: self.all_or_nothing,
             disk: self.disk.clone().unwrap_or_default(),
             trust: self.trust,
+            network: self.net,
+            publish: self.publish.clone(),
             ..RestoreSpec::default()
         }
     }

@@ -51,7 +51,7 @@ pub use lineage::{Target, is_sealed, manifest_of, parents_of};
 pub use open::{Checkpoint, DELTAS_MAX};
 pub use pages::{PageList, ParsePagesError};
 pub use path::BundlePath;
-pub use qemu_guest::{Accelerator, QemuGuest};
+pub use qemu_guest::{Accelerator, Network, QemuGuest};
 pub use rebase::{find_parent, rebase};
 pub use stamp::FileStamp;
 pub use validate::{

@@ -44,6 +44,50 @@ impl FromStr for Accelerator {
     }
 }
 
+/// What a guest reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Nothing.
+    #[default]
+    None,
+    /// What this host's user reaches, from behind an address of its own.
+    User,
+}
+
+impl Network {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::User => "user",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::None, Self::User]
+            .into_iter()
+            .find(|known| known.name() == text)
+            .ok_or_else(|| format!("{text:?} is no network: write none or user"))
+    }
+}
+
 /// The QEMU that a guest needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,4 +107,7 @@ pub struct QemuGuest {
     pub nonce: String,
     /// Digest of the image that it was booted from.
     pub image: String,
+    /// The network that it has a card for.
+    #[serde(default, skip_serializing_if = "Network::is_none")]
+    pub network: Network,
 }

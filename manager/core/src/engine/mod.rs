@@ -11,6 +11,7 @@ mod demo;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 mod memory_map;
+mod network;
 mod park;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use choose::{EngineConfig, choose};
 pub use demo::make_demo_checkpoint;
 pub use memory_map::MemoryMap;
+pub use network::{Forward, GuestNetwork, Publish, check as check_network};
 pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 pub use several::Several;
@@ -227,6 +229,8 @@ pub struct GuestOrder {
     /// Memory at which the kernel ends the guest: its private limit with what a guest costs besides.
     /// Only for engines that pass [`Engine::can_enforce_limits`].
     pub memory_limit: Option<Bytes>,
+    /// Its network.
+    pub network: GuestNetwork,
 }
 
 /// A suspend that was interrupted between the guest's end and the seal.
@@ -428,6 +432,20 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Examines which parts of the engine are installed, which takes longer than reading facts.
     fn examine(&self, _: &mut HostFacts) {}
+
+    /// Checks that guests of a checkpoint can have such a network.
+    ///
+    /// # Errors
+    /// When they cannot, with the reason.
+    fn can_network(&self, _checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
+        if *wanted == GuestNetwork::default() {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "--net and --publish are for guests of QEMU, and these are of {}",
+            self.kind().name()
+        )))
+    }
 
     /// Whether guests of a checkpoint read a disk of their own, which then must be in their orders.
     ///

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session, Stray,
-    Suspend, UnsealedSuspend, Usage,
+    Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
+    ProcessDescription, Session, Stray, Suspend, UnsealedSuspend, Usage,
 };
 use crate::{
     agent::Agent,
@@ -108,6 +108,10 @@ impl Engine for Several {
         }
     }
 
+    fn can_network(&self, checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
+        self.restorer(checkpoint).can_network(checkpoint, wanted)
+    }
+
     fn reads_disk(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
         self.restorer(checkpoint).reads_disk(checkpoint)
     }
@@ -200,6 +204,10 @@ impl Engine for Several {
         self.runner(guest).console(guest)
     }
 
+    fn open_console(&self, guest: GuestRef<'_>) -> Result<ConsoleLine, Error> {
+        self.runner(guest).open_console(guest)
+    }
+
     fn suspend(&self, guest: GuestRef<'_>, suspend: Suspend<'_>) -> Result<Manifest, Error> {
         self.runner(guest).suspend(guest, suspend)
     }
@@ -243,5 +251,23 @@ impl Engine for Several {
 
     fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
         self.runner(guest).forget(guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A method with a default would otherwise answer for all engines.
+    #[test]
+    fn each_method_of_an_engine_is_handed_on() {
+        let of_trait = include_str!("mod.rs").split("pub trait Engine").nth(1);
+        let methods = of_trait.unwrap().split("\n    fn ").skip(1);
+        let names = methods.map(|method| method.split('(').next().unwrap());
+        let here = include_str!("several.rs");
+        let missing: Vec<_> = names
+            // It asks for the names of all.
+            .filter(|name| *name != "seen")
+            .filter(|name| !here.contains(&format!("\n    fn {name}(")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    engine::{Engine, GuestOrder, NEVER, restore_lock::RestoreLock},
+    engine::{
+        self, Engine, GuestNetwork, GuestOrder, NEVER, check_network, restore_lock::RestoreLock,
+    },
     guests::{self, Guest, Guests},
     host::facts::HostFacts,
     state::{self, State},
@@ -97,6 +99,12 @@ fn prepare<'a, 'c: 'a>(
     let (state, engine, facts) = (&mut *context.state, context.engine, context.facts);
     if spec.enforce_private_limit {
         engine.can_enforce_limits(checkpoint)?;
+    }
+    let refused = |why| engine::Error::Refused(why);
+    check_network(spec.network, &spec.publish, spec.guests).map_err(refused)?;
+    if spec.network.is_some() || !spec.publish.is_empty() {
+        let network = GuestNetwork::of(spec.network, &spec.publish, "1").map_err(refused)?;
+        engine.can_network(checkpoint, &network)?;
     }
     let overhead = match spec.overhead {
         Some(overhead) => overhead,

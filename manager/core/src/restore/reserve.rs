@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    engine::{self, Engine, GuestOrder, Identity, NEVER, restore_lock::RestoreLock},
+    engine::{self, Engine, GuestNetwork, GuestOrder, Identity, NEVER, restore_lock::RestoreLock},
     guest_id::GuestId,
     guests::{GuestState, Guests},
     host::{
@@ -169,7 +169,9 @@ fn reserve_if(
                 action: "make an identity",
                 source,
             };
+            let network = GuestNetwork::of(spec.network, &spec.publish, &name);
             let order = GuestOrder {
+                network: network.map_err(engine::Error::Refused)?,
                 disk: None,
                 id: GuestId::random().map_err(randomness)?,
                 identity: Identity::fresh(&name).map_err(randomness)?,

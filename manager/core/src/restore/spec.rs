@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{disk::Choice, state::Membership, units::Bytes};
+use crate::{checkpoint::Network, disk::Choice, engine::Publish, state::Membership, units::Bytes};
 
 /// Default time that a guest has from its order to its answer.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,6 +49,11 @@ pub struct RestoreSpec {
     /// The disk that each guest gets a clone of.
     #[serde(default)]
     pub disk: Choice,
+    /// What the guests reach; by default what the checkpoint's guest had a network card for.
+    pub network: Option<Network>,
+    /// Ports of this host that lead to ports of guests.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// Trust the checkpoint from now on. Whoever verifies the checkpoint does so before.
     #[serde(default)]
     pub trust: bool,

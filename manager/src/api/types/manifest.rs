@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::ToSchema;
 
-use super::words::{Accelerator, AgentProtocol, Bytes, DiskProvider, EngineKind};
+use super::words::{Accelerator, AgentProtocol, Bytes, DiskProvider, EngineKind, Network};
 
 /// A contiguous part of guest-physical memory and where it lies in the memory image: the `.ckp`
 /// file, or what a delta and its parents compose to.
@@ -174,6 +174,8 @@ pub struct QemuGuest {
     pub nonce: String,
     /// Digest of the image that it was booted from.
     pub image: String,
+    /// The network that it has a card for; none when it has no card.
+    pub network: Option<Network>,
 }
 
 /// What the guest itself must do to be counted as restored.

@@ -78,6 +78,15 @@ pub struct RestoreRequest {
     /// `reflink-or-copy:FILE` or `none`; by default the disk sealed with the checkpoint.
     #[schema(example = "none")]
     pub disk: Option<String>,
+    /// What the guests reach (QEMU): `none`, or `user`: what this host's user reaches, each guest
+    /// from behind an address of its own. By default what the checkpoint's guest had a network card
+    /// for.
+    pub network: Option<super::words::Network>,
+    /// Ports of this host that lead to ports of guests: `[ADDRESS:]PORT:GUEST_PORT`; `{n}` in the
+    /// port stands for the number at the end of the guest's name.
+    #[serde(default)]
+    #[schema(example = json!(["8080:80"]))]
+    pub publish: Vec<String>,
     /// Trust the checkpoint from now on: see trustCheckpoint.
     #[serde(default)]
     pub trust: bool,

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{manifest as schema, report, words};
 use brood_core::{
-    checkpoint::{Accelerator, AgentProtocol, BhyveGuest, QemuGuest, Readiness, manifest},
+    checkpoint::{Accelerator, AgentProtocol, BhyveGuest, Network, QemuGuest, Readiness, manifest},
     guest_id::GuestId,
     host::doctor,
     percentiles::Percentiles,
@@ -158,6 +158,8 @@ fn spec() -> RestoreSpec {
         park_after: Some(Duration::from_millis(2500)),
         all_or_nothing: true,
         disk: "reflink:/images/web.img".parse().unwrap(),
+        network: Some(Network::User),
+        publish: vec!["8080:80".parse().unwrap()],
         trust: true,
         name: Some("of no client's".to_owned()),
         overhead: Some(Bytes::mib(1)),
@@ -291,6 +293,7 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
             devices_version: 1,
             nonce: "0".repeat(32),
             image: "0".repeat(64),
+            network: Network::User,
         }),
         parent: Some(manifest::Parent {
             path: text("base"),

@@ -59,6 +59,16 @@ words! {
 }
 
 words! {
+    /// What a guest reaches.
+    Network = checkpoint::Network {
+        /// Nothing.
+        None,
+        /// What this host's user reaches, from behind an address of its own.
+        User,
+    }
+}
+
+words! {
     /// What keeps a disk snapshot, and so what makes clones of it.
     DiskProvider = manifest::DiskProvider {
         /// A snapshot of a ZFS dataset.

@@ -23,11 +23,11 @@ use super::{
 use crate::{
     agent::{Agent, StepLimits, prepare_suspend},
     checkpoint::{
-        BundlePath, Description, QemuGuest, Watch, Writer,
+        BundlePath, Description, Network, QemuGuest, Watch, Writer,
         manifest::{EngineKind, Manifest, Memory, Segment},
         unnoted,
     },
-    engine::{Error, Limit, Process, agent_ask},
+    engine::{Error, GuestNetwork, Limit, Process, agent_ask},
     guest_id::GuestId,
     units::{Bytes, PAGE_SIZE},
 };
@@ -62,6 +62,8 @@ pub struct Boot<'a> {
     pub memory: Bytes,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// The network that it has a card for.
+    pub network: Network,
     /// A command of the guest's shell that is repeated until it succeeds.
     pub ready: Option<&'a str>,
     /// Commands of the guest's shell that are run before the seal.
@@ -118,7 +120,7 @@ impl Qemu {
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         check(boot)?;
-        let guest = self.host.new_guest(&boot.image.digest)?;
+        let guest = self.host.new_guest(&boot.image.digest, boot.network)?;
         let run_dir = run_dir.canonicalize().map_err(io("enter the run folder"))?;
         let writer = Writer::create(to, boot.memory)?;
         let id = GuestId::random().map_err(io("draw a random number"))?;
@@ -164,6 +166,7 @@ impl Template<'_> {
             file: &file,
             writes_file: true,
             folder: &self.folder,
+            network: &GuestNetwork::default(),
         };
         let absolute = |path: &Path| std::path::absolute(path).map_err(io("find the image"));
         let mut command = machine.command();
@@ -246,6 +249,7 @@ impl Template<'_> {
         }
         punch_zeros(writer.memory(), boot.memory).map_err(io("free unused pages"))?;
         writer.write_kern(&state)?;
+        let devices = devices(&guest);
         let engine_version = format!(
             "brood {}, QEMU {}, {}",
             env!("CARGO_PKG_VERSION"),
@@ -266,7 +270,7 @@ impl Template<'_> {
                 }],
             },
             vcpus: boot.vcpus,
-            devices: devices(),
+            devices,
             disks: Vec::new(),
             working_set: Vec::new(),
         };

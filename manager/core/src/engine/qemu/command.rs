@@ -25,7 +25,8 @@ use super::{
     host::PROGRAM,
 };
 use crate::{
-    checkpoint::{Accelerator, QemuGuest, manifest::Device},
+    checkpoint::{Accelerator, Network, QemuGuest, manifest::Device},
+    engine::{Forward, GuestNetwork},
     units::Bytes,
 };
 
@@ -60,16 +61,34 @@ pub(super) struct Machine<'a> {
     pub(super) writes_file: bool,
     /// The guest's folder; sockets and logs are in it.
     pub(super) folder: &'a Folder,
+    /// What its card is connected to, if it has one.
+    pub(super) network: &'a GuestNetwork,
 }
 
 /// What a manifest says of these devices.
-pub(super) fn devices() -> Vec<Device> {
-    [("agent", "virtserialport"), ("console", "isa-serial")]
-        .map(|(name, model)| Device {
-            name: name.to_owned(),
-            model: model.to_owned(),
-        })
-        .into()
+pub(super) fn devices(guest: &QemuGuest) -> Vec<Device> {
+    let always = [("agent", "virtserialport"), ("console", "isa-serial")];
+    let card = (guest.network == Network::User).then_some(("network", "virtio-net-pci"));
+    let all = always.into_iter().chain(card);
+    all.map(|(name, model)| Device {
+        name: name.to_owned(),
+        model: model.to_owned(),
+    })
+    .collect()
+}
+
+/// QEMU's network of the user for a guest. The state of a guest with a card has a section of this
+/// network, so that a guest that is to reach nothing has one too, which passes nothing on.
+fn user_network(network: &GuestNetwork) -> String {
+    let mut backend = "user,id=network,ipv6=off".to_owned();
+    if network.network == Some(Network::None) {
+        backend.push_str(",restrict=on");
+    }
+    for Forward { host, guest_port } in &network.forwards {
+        let (address, port) = (host.ip(), host.port());
+        backend.push_str(&format!(",hostfwd=tcp:{address}:{port}-:{guest_port}"));
+    }
+    backend
 }
 
 /// A path as the value of an option: QEMU ends a value at a comma, and takes two for one.
@@ -142,6 +161,13 @@ impl Machine<'_> {
             .args(["-mon", "chardev=qmp,mode=control"])
             // The state has no section of what it was configured with: the manifest has that.
             .args(["-global", "migration.send-configuration=off"]);
+        if guest.network == Network::User {
+            // Nothing is booted from it; its agent changes the address.
+            command
+                .args(["-netdev", &user_network(self.network)])
+                .arg("-device")
+                .arg("virtio-net-pci,id=card,netdev=network,mac=52:54:00:12:34:56,romfile=");
+        }
         command.env(ALLOCATOR.0, ALLOCATOR.1);
         command
     }

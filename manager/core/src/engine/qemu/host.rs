@@ -3,7 +3,7 @@
 use std::{fs::File, path::Path, process::Command, sync::OnceLock};
 
 use crate::{
-    checkpoint::{Accelerator, QemuGuest},
+    checkpoint::{Accelerator, Network, QemuGuest},
     engine::Error,
 };
 
@@ -67,7 +67,7 @@ impl QemuHost {
     ///
     /// # Errors
     /// When QEMU is not installed.
-    pub(super) fn new_guest(&self, image: &str) -> Result<QemuGuest, Error> {
+    pub(super) fn new_guest(&self, image: &str, network: Network) -> Result<QemuGuest, Error> {
         let installed = self.installed()?;
         let (accelerator, _) = self.accelerator();
         Ok(QemuGuest {
@@ -81,6 +81,7 @@ impl QemuHost {
             devices_version: super::command::DEVICES_VERSION,
             nonce: String::new(),
             image: image.to_owned(),
+            network,
         })
     }
 
@@ -197,7 +198,7 @@ mod tests {
                 machine: "pc-i440fx-7.2".to_owned(),
             }))
             .unwrap();
-        let guest = host.new_guest(&"0".repeat(64)).unwrap();
+        let guest = host.new_guest(&"0".repeat(64), Network::None).unwrap();
         host.suits(&guest).unwrap();
         let other = |change: fn(&mut QemuGuest)| {
             let mut guest = guest.clone();

@@ -33,8 +33,8 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    Answer, ConsoleLine, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription,
-    ProcessState, Session, Stray, Suspend, Usage, agent_ask,
+    Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
+    ProcessDescription, ProcessState, Session, Stray, Suspend, Usage, agent_ask,
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
@@ -43,7 +43,7 @@ use super::{
 use crate::{
     agent::{Access, Agent, wake_up},
     checkpoint::{
-        Accelerator, Checkpoint, QemuGuest,
+        Accelerator, Checkpoint, Network, QemuGuest,
         manifest::{EngineKind, Manifest},
     },
     guest_id::GuestId,
@@ -188,6 +188,20 @@ impl Engine for Qemu {
         self.host.suits(&guest).map_err(|reason| Error::Checkpoint {
             checkpoint: checkpoint.path().to_string(),
             reason,
+        })
+    }
+
+    fn can_network(&self, checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
+        let has_card = guest_of(checkpoint)?.network == Network::User;
+        let needs_card = wanted.network == Some(Network::User) || !wanted.forwards.is_empty();
+        if has_card || !needs_card {
+            return Ok(());
+        }
+        Err(Error::Checkpoint {
+            checkpoint: checkpoint.path().to_string(),
+            reason:
+                "its guests have no network card: make one with `brood checkpoint make --net user`"
+                    .to_owned(),
         })
     }
 

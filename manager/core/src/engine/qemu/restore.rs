@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, Seek, Write},
+    net::{SocketAddrV4, TcpListener},
     path::PathBuf,
     process::{Child, ExitStatus, Stdio},
     sync::{
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, StepLimits, prepare_clone},
-    checkpoint::QemuGuest,
+    checkpoint::{Network, QemuGuest},
     engine::{
         self, GuestOrder, Limit, Process, RestoredProcess, agent_ask, restore_threads::Restorer,
     },
@@ -47,6 +48,11 @@ pub(super) enum Error {
     #[error("cannot {action}: {source}")]
     Io {
         action: &'static str,
+        source: io::Error,
+    },
+    #[error("cannot publish port {} of {}: {source}", .host.port(), .host.ip())]
+    Port {
+        host: SocketAddrV4,
         source: io::Error,
     },
     #[error("QEMU ended ({status}){}", .said.as_ref().map(|s| format!(": {s}")).unwrap_or_default())]
@@ -144,6 +150,12 @@ impl Source {
             return Err(Error::CalledOff);
         }
         folder.create().map_err(io("make the guest's folder"))?;
+        for forward in &order.network.forwards {
+            // QEMU would say no more than that it cannot.
+            let host = forward.host;
+            let taken = |source| Error::Port { host, source };
+            TcpListener::bind(forward.host).map_err(taken)?;
+        }
         let record = Record {
             name: order.identity.name.clone(),
             checkpoint: self.bundle.clone(),
@@ -159,6 +171,7 @@ impl Source {
             file: &self.image.path(),
             writes_file: false,
             folder,
+            network: &order.network,
         };
         let mut command = machine.command();
         // It reads the state from its standard input, and then lets the guest run.
@@ -184,7 +197,8 @@ impl Source {
     ) -> Result<RestoredProcess, Error> {
         let agent = self.agent(folder, child)?;
         let nonce = nonce(&self.guest.nonce);
-        let identity = agent_ask::clone_identity(&order.identity, false);
+        let identity =
+            agent_ask::clone_identity(&order.identity, self.guest.network == Network::User);
         let prepared = prepare_clone(&agent, &identity, nonce, StepLimits::default());
         let prepared = prepared.map_err(|e| self.why(folder, child, Error::Step(e)))?;
         // Its port is free for the next one who asks.

@@ -26,7 +26,7 @@ use crate::{
     agent::{StepLimits, prepare_suspend, undo_suspend},
     checkpoint::{
         Checkpoint, Description, Progress, QemuGuest, Writer,
-        manifest::{DiskSnapshot, EngineKind, Manifest},
+        manifest::{Device, DiskSnapshot, EngineKind, Manifest},
     },
     engine::{After, Error, Limit, Process, Suspend, agent_ask, process},
 };
@@ -218,8 +218,10 @@ fn seal(
         _ => io("write the guest's memory")(e),
     })?;
     writer.write_kern(&state)?;
+    let devices = devices(&guest);
     writer.set_qemu(guest);
-    let description = description(suspend.name, suspend.from.manifest(), (suspend.disks)()?);
+    let disks = (suspend.disks)()?;
+    let description = description(suspend.name, suspend.from.manifest(), devices, disks);
     let now = jiff::Timestamp::now();
     let manifest = writer.seal_noted(description, now, &mut *suspend.note, suspend.progress)?;
     // A delta's parents may have gone meanwhile: the guest ends only for what can be restored.
@@ -264,14 +266,19 @@ pub(super) fn end(qmp: &mut Qmp, process: Process) -> Result<(), Error> {
 }
 
 /// What a bundle says of a guest that came from another.
-fn description(name: &str, from: &Manifest, disks: Vec<DiskSnapshot>) -> Description {
+fn description(
+    name: &str,
+    from: &Manifest,
+    devices: Vec<Device>,
+    disks: Vec<DiskSnapshot>,
+) -> Description {
     Description {
         guest: name.to_owned(),
         engine: EngineKind::Qemu,
         engine_version: from.engine_version.clone(),
         memory: from.memory.clone(),
         vcpus: from.vcpus,
-        devices: devices(),
+        devices,
         disks,
         working_set: Vec::new(),
     }

@@ -1,0 +1,213 @@
+//! Network of guests: whether a guest reaches anything, and ports of this host that lead into it.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::checkpoint::Network;
+
+/// Stands for the number at the end of a guest's name.
+const NUMBER: &str = "{n}";
+
+/// A port of this host that is to lead to a port of a guest: `[ADDRESS:]PORT:GUEST_PORT`. `{n}` in
+/// the port stands for the number at the end of the guest's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    address: Ipv4Addr,
+    port: String,
+    guest_port: u16,
+}
+
+/// Why something is no [`Publish`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} publishes no port: write PORT:GUEST_PORT, such as 8080:80, or ADDRESS:PORT:GUEST_PORT; \
+     {{n}} in PORT stands for the guest's number"
+)]
+pub struct ParsePublishError(String);
+
+impl FromStr for Publish {
+    type Err = ParsePublishError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParsePublishError(text.to_owned());
+        let (host, guest_port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let (address, port) = match host.rsplit_once(':') {
+            Some((address, port)) => (address.parse().map_err(|_| wrong())?, port),
+            None => (Ipv4Addr::LOCALHOST, host),
+        };
+        let publish = Self {
+            address,
+            port: port.to_owned(),
+            guest_port: number(guest_port).ok_or_else(wrong)?,
+        };
+        // With a number it is a port, whichever that is.
+        publish.port_of("1").ok_or_else(wrong)?;
+        Ok(publish)
+    }
+}
+
+/// A port number, without signs.
+fn number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address,
+            port,
+            guest_port,
+        } = self;
+        write!(f, "{address}:{port}:{guest_port}")
+    }
+}
+
+impl Serialize for Publish {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Publish {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Publish {
+    fn port_of(&self, guest: &str) -> Option<u16> {
+        number(&self.port.replace(NUMBER, guest))
+    }
+
+    /// The port for the guest of this name.
+    fn forward(&self, name: &str) -> Result<Forward, String> {
+        let digits = name.rsplit(|c: char| !c.is_ascii_digit()).next();
+        let port = self.port_of(digits.unwrap_or_default()).ok_or_else(|| {
+            format!("--publish {self} makes no port from 1 to 65535 for guest {name}")
+        })?;
+        Ok(Forward {
+            host: SocketAddrV4::new(self.address, port),
+            guest_port: self.guest_port,
+        })
+    }
+}
+
+/// An address of this host that leads to a port of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Where this host listens.
+    pub host: SocketAddrV4,
+    /// The guest's port.
+    pub guest_port: u16,
+}
+
+/// The network that one guest gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestNetwork {
+    /// What it reaches; none is for the checkpoint to say.
+    pub network: Option<Network>,
+    /// What leads into it.
+    pub forwards: Vec<Forward>,
+}
+
+impl GuestNetwork {
+    /// The network of the guest of this name.
+    ///
+    /// # Errors
+    /// When no port can be made of its number.
+    pub fn of(network: Option<Network>, publish: &[Publish], name: &str) -> Result<Self, String> {
+        let forwards = publish.iter().map(|publish| publish.forward(name));
+        Ok(Self {
+            network,
+            forwards: forwards.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Checks what is wanted of the network of so many guests, as far as no engine need know.
+///
+/// # Errors
+/// When several guests would listen on one port, or there is no network to publish from.
+pub fn check(network: Option<Network>, publish: &[Publish], guests: u32) -> Result<(), String> {
+    let Some(first) = publish.first() else {
+        return Ok(());
+    };
+    if network == Some(Network::None) {
+        return Err(format!(
+            "--publish {first} needs a network, and --net none leaves guests without one"
+        ));
+    }
+    let shared = publish.iter().find(|one| !one.port.contains(NUMBER));
+    match shared {
+        Some(shared) if guests > 1 => Err(format!(
+            "{guests} guests cannot have one port: --publish {shared} needs {NUMBER} in the port, \
+             which stands for the guest's number"
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(text: &str) -> Publish {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn ports_are_read_and_written() {
+        for (text, whole) in [
+            ("8080:80", "127.0.0.1:8080:80"),
+            ("0.0.0.0:8{n}:80", "0.0.0.0:8{n}:80"),
+        ] {
+            assert_eq!(publish(text).to_string(), whole);
+            assert_eq!(publish(whole), publish(text));
+        }
+        for wrong in [
+            "",
+            "80",
+            ":80",
+            "80:",
+            "0:80",
+            "80:0",
+            "x:80",
+            "+80:80",
+            "80:65536",
+            "70000:80",
+            "host:80:80",
+            "{n}{n}{n}{n}{n}{n}:80",
+            "{m}:80",
+        ] {
+            assert!(wrong.parse::<Publish>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn each_guest_has_a_port_of_its_own() {
+        let network = |text: &str, name| GuestNetwork::of(None, &[publish(text)], name);
+        let port = |text, name| network(text, name).unwrap().forwards[0].host.port();
+        assert_eq!(port("80{n}:80", "web-12"), 8012);
+        assert_eq!(port("8080:80", "web-12"), 8080);
+        assert!(
+            network("8{n}:80", "web-99999")
+                .unwrap_err()
+                .contains("web-99999")
+        );
+        assert!(
+            network("8{n}:80", "web").is_ok(),
+            "a name without a number adds nothing"
+        );
+        check(None, &[publish("8080:80")], 1).unwrap();
+        check(None, &[publish("80{n}:80")], 9).unwrap();
+        assert!(check(None, &[publish("8080:80")], 2).is_err());
+        assert!(check(Some(Network::None), &[publish("8080:80")], 1).is_err());
+    }
+}
