@@ -59,6 +59,10 @@ impl Archive {
 
 /// Writes an archive of one file, which is too long to be kept in memory. The kernel unpacks it after
 /// an archive that it is appended to.
+#[cfg_attr(
+    not(any(target_os = "linux", test)),
+    expect(dead_code, reason = "only QEMU's guests have such a file")
+)]
 pub(super) fn append_file(
     out: &mut impl Write,
     path: &str,

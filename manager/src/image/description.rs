@@ -119,6 +119,7 @@ impl Image {
 
     /// The least memory that a guest of it boots with: for a moment it has the initramfs and the
     /// root file system twice, packed and unpacked, beside the kernel.
+    #[cfg(target_os = "linux")]
     pub(crate) fn least_memory(&self) -> Bytes {
         match &self.root {
             Some(root) => Bytes((96 << 20) + 2 * root.size.0),

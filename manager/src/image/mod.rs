@@ -16,6 +16,7 @@ mod cpio;
 mod debian;
 mod description;
 mod error;
+#[cfg(target_os = "linux")]
 mod initrd;
 mod layer;
 mod minimal;

@@ -20,6 +20,7 @@ mod system;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+#[cfg(target_os = "linux")]
 pub(crate) use broker::Place;
 pub use broker::{Access, AgentPort, BROKER_COMMAND, broker};
 pub use brood_agent_protocol as protocol;

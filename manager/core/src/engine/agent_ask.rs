@@ -107,6 +107,7 @@ pub(in crate::engine) fn parse(words: &[String]) -> Result<Request, engine::Erro
 
 impl Request {
     /// Whether others must not wait for its answer.
+    #[cfg(target_os = "linux")]
     pub(in crate::engine) fn is_long(&self) -> bool {
         matches!(self, Self::Exec(_))
     }
@@ -205,6 +206,7 @@ impl Ran {
 }
 
 /// Runs a program to its end.
+#[cfg(target_os = "linux")]
 pub(in crate::engine) fn run_program(
     agent: &Agent,
     argv: &[&str],

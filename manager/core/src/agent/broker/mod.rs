@@ -19,6 +19,7 @@ mod port;
 mod routes;
 mod serve;
 
+#[cfg(target_os = "linux")]
 pub(crate) use port::Place;
 pub use port::{Access, AgentPort};
 pub use serve::{BROKER_COMMAND, broker};

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::{
             net::{UnixListener, UnixStream},
             process::CommandExt,
@@ -174,7 +174,10 @@ impl Place {
     /// A short path of a file in it, as long as this value lives.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         #[cfg(target_os = "linux")]
-        return format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd()).into();
+        return {
+            use std::os::fd::AsRawFd;
+            format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd()).into()
+        };
         #[cfg(not(target_os = "linux"))]
         return self.path.join(name);
     }

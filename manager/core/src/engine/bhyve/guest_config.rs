@@ -4,9 +4,12 @@ use super::{
     Error,
     config::{BhyveConfig, Com, Variables},
 };
-use crate::checkpoint::{
-    AgentProtocol, BhyveGuest, Checkpoint, Readiness,
-    manifest::{EngineKind, Manifest},
+use crate::{
+    checkpoint::{
+        AgentProtocol, BhyveGuest, Checkpoint, Readiness,
+        manifest::{EngineKind, Manifest},
+    },
+    engine::wrong_engine,
 };
 
 /// The device whose disk was sealed with a checkpoint.
@@ -67,7 +70,7 @@ pub(super) fn guest_of(checkpoint: &Checkpoint) -> Result<(BhyveGuest, BhyveConf
         (EngineKind::Bhyve, None) => {
             return Err(refuse("it has no guest's configuration".to_owned()));
         }
-        _ => return Err(refuse("it was not made by bhyve".to_owned())),
+        (other, _) => return Err(refuse(wrong_engine(*other))),
     };
     let config = checked(&guest).map_err(refuse)?;
     match checkpoint.meta().unfit_for_bhyve() {
