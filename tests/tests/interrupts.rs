@@ -6,6 +6,8 @@ use std::{
     ops::ControlFlow,
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use brood_core::{
@@ -45,6 +47,9 @@ fn in_the_middle(running: &Running, bytes: u64) {
 
 #[track_caller]
 fn interrupted(running: Running, signal: Signal) {
+    running.signal(signal);
+    // As timeout(1) does, which signals its command, and then the group that the command is in.
+    thread::sleep(Duration::from_millis(2));
     running.signal(signal);
     let ran = running.wait().exits(130);
     assert!(ran.took < PATIENCE / 2, "{:?}", ran.took);

@@ -8,14 +8,18 @@ use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
     process::ExitCode,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use serde::Serialize;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
-    flag,
+    low_level,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -219,17 +223,27 @@ pub(crate) struct Park {
     pub(crate) after: Option<ParkAfter>,
 }
 
-/// A flag that Ctrl-C and SIGTERM set. A second one ends the command at once.
+/// Signals that come so soon after the first belong to the same interrupt: timeout(1) signals its
+/// command, and then the group that the command is in.
+const SAME_INTERRUPT: Duration = Duration::from_millis(500);
+
+/// A flag that Ctrl-C and SIGTERM set. A later one ends the command at once.
 pub(crate) fn cancellation() -> Arc<AtomicBool> {
     let cancelled = Arc::new(AtomicBool::new(false));
+    let (begin, first) = (Instant::now(), Arc::new(AtomicU64::new(u64::MAX)));
     for signal in [SIGINT, SIGTERM] {
-        // Registered first, so that it sees the flag as it was before this signal.
-        let _ = flag::register_conditional_shutdown(
-            signal,
-            crate::failure::INTERRUPTED.into(),
-            Arc::clone(&cancelled),
-        );
-        let _ = flag::register(signal, Arc::clone(&cancelled));
+        let (cancelled, first) = (Arc::clone(&cancelled), Arc::clone(&first));
+        let act = move || {
+            let now = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            let earliest = first.fetch_min(now, Ordering::Relaxed).min(now);
+            if Duration::from_millis(now - earliest) > SAME_INTERRUPT {
+                low_level::exit(crate::failure::INTERRUPTED.into());
+            }
+            cancelled.store(true, Ordering::Relaxed);
+        };
+        // SAFETY: the handler reads a clock (clock_gettime(2)), changes atomic numbers and may end
+        // the process (_exit(2)), all of which signal-safety(7) allows.
+        let _ = unsafe { low_level::register(signal, act) };
     }
     cancelled
 }

@@ -60,8 +60,9 @@ pub(super) struct Restore {
     /// address of its own [default: what the checkpoint was made with]
     #[arg(long, value_name = "NET")]
     net: Option<Network>,
-    /// Have a port of this host lead to a port of the guest (QEMU); {n} in PORT stands for the
-    /// guest's number. The address is 127.0.0.1 unless another is given; repeat the option for more
+    /// Have a port of this host lead to a port of the guest (QEMU). The letter n in braces, in PORT,
+    /// stands for the guest's number. The address is 127.0.0.1 unless another is given; repeat the
+    /// option for more
     #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT")]
     publish: Vec<Publish>,
     /// Pause each guest as soon as it has answered
