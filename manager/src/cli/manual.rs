@@ -57,6 +57,16 @@ impl Manual {
     }
 }
 
+/// Writes the section on options. Before a list of possible values, clap_mangen ends a line, leaves
+/// one empty and ends that again, which mandoc finds fault with.
+fn options(man: &Man, page: &mut Vec<u8>) -> io::Result<()> {
+    let mut section = Vec::new();
+    man.render_options_section(&mut section)?;
+    let section = String::from_utf8(section).map_err(io::Error::other)?;
+    page.extend(section.replace(".br\n\n.br\n", ".sp\n").into_bytes());
+    Ok(())
+}
+
 impl Pages {
     /// Writes the page of a command that stands below others, and those of its own subcommands.
     fn command(&self, command: &Command, above: &[String]) -> io::Result<()> {
@@ -68,7 +78,7 @@ impl Pages {
         man.render_name_section(&mut page)?;
         synopsis(command).to_writer(&mut page)?;
         man.render_description_section(&mut page)?;
-        man.render_options_section(&mut page)?;
+        options(&man, &mut page)?;
 
         let mut roff = Roff::new();
         if !below.is_empty() {
