@@ -12,16 +12,28 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// When it finds nothing within [`PATIENCE`]; `what` says what was waited for.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(PATIENCE, what, look)
+}
+
+/// As [`until`], with a limit of the caller's.
+///
+/// # Panics
+/// When it finds nothing within `limit`.
+pub(crate) fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(
-            begin.elapsed() < PATIENCE,
+            begin.elapsed() < limit,
             "waited {} s for {what}",
-            PATIENCE.as_secs()
+            limit.as_secs()
         );
         thread::sleep(Duration::from_millis(2));
     }

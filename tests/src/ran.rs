@@ -14,7 +14,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{PATIENCE, signal, until};
+use crate::{PATIENCE, patience::until_within, signal};
 
 /// A command that was started and may still run. It is killed when this is dropped.
 #[derive(Debug)]
@@ -115,13 +115,18 @@ impl Running {
     /// # Panics
     /// When it takes longer than twice [`PATIENCE`].
     #[must_use]
-    pub fn wait(mut self) -> Ran {
-        let first = Instant::now();
-        while !self.ended() && first.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    pub fn wait(self) -> Ran {
+        self.wait_within(2 * PATIENCE)
+    }
+
+    /// Waits for the end of what may take this long: a whole host that is emulated, say.
+    ///
+    /// # Panics
+    /// When it takes longer.
+    #[must_use]
+    pub fn wait_within(mut self, limit: Duration) -> Ran {
         let line = self.line.clone();
-        let status = until(&format!("the end of brood {line}"), || {
+        let status = until_within(limit, &format!("the end of brood {line}"), || {
             self.child.try_wait().expect("a child")
         });
         Ran {

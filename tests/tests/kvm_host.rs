@@ -5,13 +5,16 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use brood_tests::{Ran, Running, brood, image_builder, text, whole};
 use serde_json::Value;
 
-/// Longest that a host may run, in seconds.
-const LIMIT: &str = "800";
+/// Longest that a host may run. It ends by itself then, and says so.
+const LIMIT: Duration = Duration::from_secs(800);
+/// Longest that the tool may take: its host, and what it is made of.
+const WHOLE: Duration = Duration::from_secs(900);
 
 /// A host whose kernel is one of these packages.
 fn host(packages: &[PathBuf]) -> Command {
@@ -21,7 +24,7 @@ fn host(packages: &[PathBuf]) -> Command {
         let file = package.file_name().unwrap_or_default();
         file.to_string_lossy().starts_with("linux-image-")
     });
-    command.args(["--timeout", LIMIT, "--deb"]);
+    command.args(["--timeout", &LIMIT.as_secs().to_string(), "--deb"]);
     command.arg(kernel.expect("a kernel"));
     command
 }
@@ -88,7 +91,7 @@ fn qemu_runs_a_linux_by_hardware_virtualisation() {
         host.args(["--file", &file]);
     }
     host.args(["--", "/bin/busybox", "sh", "/script"]);
-    let ran = Running::start(host).wait().ok();
+    let ran = Running::start(host).wait_within(WHOLE).ok();
     let inspected = after(&ran, "checkpoint");
     assert_eq!(inspected["qemu"]["accelerator"], "kvm");
     assert_eq!(whole(&after(&ran, "restore")["restored"]), 3);
@@ -141,7 +144,7 @@ fn the_kvm_engine_keeps_its_contract_on_hardware_virtualisation() {
         host.arg("--file").arg(program);
     }
     host.arg("--").arg(&conformance);
-    let ran = Running::start(host).wait().ok();
+    let ran = Running::start(host).wait_within(WHOLE).ok();
     let passed = ran
         .stdout
         .lines()
