@@ -214,8 +214,19 @@ impl Call {
         sent
     }
 
+    /// Ends a stream. The host is told with the next that it is told, or by [`Call::push`].
     pub(crate) fn end_stream(&self, stream: Stream) {
-        self.send(&ToHost::Data(stream, Vec::new()));
+        self.send_soon(&ToHost::Data(stream, Vec::new()));
+    }
+
+    /// Says that the request's program runs. The host is told as of the end of a stream.
+    pub(crate) fn started(&self, pid: u32) {
+        self.send_soon(&ToHost::Event(Event::Started { pid }));
+    }
+
+    /// Tells the host what it was to be told soon.
+    pub(crate) fn push(&self) {
+        self.outbox.push();
     }
 
     pub(crate) fn event(&self, event: Event) {
@@ -232,6 +243,10 @@ impl Call {
 
     pub(crate) fn done(&self, result: Result<Reply, Failure>) {
         self.send(&ToHost::Done(result));
+    }
+
+    fn send_soon(&self, message: &ToHost) {
+        self.outbox.send_soon(self.session, self.request, message);
     }
 
     fn send(&self, message: &ToHost) {

@@ -13,6 +13,7 @@ mod port;
 mod process;
 mod serve;
 mod sessions;
+mod steps;
 mod system;
 mod wake;
 mod workers;

@@ -75,6 +75,11 @@ impl Port {
         }
     }
 
+    /// Writes what the port takes at once; how many bytes.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> usize {
+        write(&self.fd, bytes).unwrap_or(0)
+    }
+
     /// Waits until all is written. Fails when the host is not there.
     pub(crate) fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         let mut patience = self.stays;

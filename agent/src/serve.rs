@@ -15,6 +15,7 @@ use crate::{
     port::{Port, Target},
     process,
     sessions::Sessions,
+    steps::{Begun, Steps},
     system,
 };
 
@@ -110,17 +111,35 @@ pub(crate) fn begin(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request
         Request::Signal { exec, signal } => sessions.processes.signal(call, exec, signal),
         Request::Resize { exec, size } => sessions.processes.resize(call, exec, size),
         Request::Processes => sessions.processes.list(call),
-        request => return hand_over(sessions, call, request),
+        Request::Steps(steps) => match Steps::begin(sessions, steps) {
+            Ok(Begun::Done(reply)) => Ok(reply),
+            Ok(Begun::Waits(steps)) => {
+                return hand_over(sessions, call, |sessions, call| {
+                    let reply = steps.go_on(sessions, &call);
+                    Some((call, Ok(reply)))
+                });
+            }
+            Err(failure) => Err(failure),
+        },
+        request => {
+            return hand_over(sessions, call, |sessions, call| {
+                run(sessions, call, request)
+            });
+        }
     };
     sessions.finish(call, answer);
 }
 
-fn hand_over(sessions: &Arc<Sessions>, call: &Arc<Call>, request: Request) {
+/// Has a worker do this, and answer whoever it says: a process may change hands while it runs.
+fn hand_over(
+    sessions: &Arc<Sessions>,
+    call: &Arc<Call>,
+    act: impl FnOnce(&Arc<Sessions>, Arc<Call>) -> Option<(Arc<Call>, Answer)> + Send + 'static,
+) {
     let started = sessions.workers.run({
         let (sessions, call) = (Arc::clone(sessions), Arc::clone(call));
         move || {
-            // A process may change hands while it runs: whoever has it then is answered.
-            if let Some((call, answer)) = run(&sessions, call, request) {
+            if let Some((call, answer)) = act(&sessions, call) {
                 sessions.finish(&call, answer);
             }
         }
@@ -158,7 +177,7 @@ fn run(sessions: &Arc<Sessions>, call: Arc<Call>, request: Request) -> Option<(A
         Request::Thaw => sessions.system.thaw(),
         Request::Sync => system::sync(),
         Request::Facts => system::facts(),
-        Request::Hooks(hooks) => sessions.system.hooks(&call, &hooks),
+        Request::Hooks(hooks) => sessions.system.hooks(&call, hooks),
         Request::Shutdown(power) => {
             sessions.finish(&call, Ok(Reply::Nothing));
             sessions.outbox.flush(Duration::from_secs(1));
@@ -170,7 +189,8 @@ fn run(sessions: &Arc<Sessions>, call: Arc<Call>, request: Request) -> Option<(A
         | Request::Clock { .. }
         | Request::Signal { .. }
         | Request::Resize { .. }
-        | Request::Processes => unreachable!("they need no worker"),
+        | Request::Processes
+        | Request::Steps(_) => unreachable!("they need no worker"),
     };
     Some((call, answer))
 }

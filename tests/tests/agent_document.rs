@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use syn::{Item, ItemEnum};
 
 const DOCUMENT: &str = include_str!("../../docs/agent.md");
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     include_str!("../../agent/protocol/src/message.rs"),
     include_str!("../../agent/protocol/src/process.rs"),
     include_str!("../../agent/protocol/src/files.rs"),
+    include_str!("../../agent/protocol/src/steps.rs"),
 ];
 
 /// The variants of an enum of the protocol, in the order that gives them their numbers.
@@ -67,7 +68,7 @@ fn the_documents_tables_are_the_protocols_enums() {
 /// Lists such as "0 Input, 1 Output or 2 Error" in the text.
 #[test]
 fn the_documents_lists_are_the_protocols_enums() {
-    for name in ["Stream", "ChangeKind", "FailureKind"] {
+    for name in ["Stream", "ChangeKind", "FailureKind", "Step"] {
         let variants = variants(name);
         let words: Vec<String> = variants
             .iter()

@@ -18,6 +18,7 @@ mod list;
 mod message;
 mod os_bytes;
 mod process;
+mod steps;
 mod system;
 
 pub use credit::{CreditError, ReceiveWindow, SendWindow};
@@ -31,6 +32,7 @@ pub use message::{
 };
 pub use os_bytes::OsBytes;
 pub use process::{Ended, Exec, ProcessInfo, TerminalSize};
+pub use steps::{Step, StepReply, StepResult, StepResults};
 pub use system::{
     ClockState, Facts, HookEnd, HookResult, Hooks, Identity, Interface, Power, Ready,
 };

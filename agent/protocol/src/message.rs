@@ -10,6 +10,7 @@ use crate::{
     list,
     os_bytes::OsBytes,
     process::{Ended, Exec, ProcessInfo, TerminalSize},
+    steps::{Step, StepResults},
     system::{ClockState, Facts, HookResult, Hooks, Identity, Power, Ready},
 };
 
@@ -232,6 +233,9 @@ pub enum Request {
         /// Its number of [`Event::Started`].
         pid: u32,
     },
+    /// Carries out steps one after the other, until one fails; each kind of step once at most.
+    /// ([`Event::StepBegan`], [`Reply::Steps`])
+    Steps(#[serde(with = "list")] Vec<Step>),
 }
 
 /// What happens while a request runs.
@@ -251,6 +255,11 @@ pub enum Event {
         changes: Vec<Change>,
         /// Others before these were lost, as there were too many.
         lost: bool,
+    },
+    /// A step of [`Request::Steps`] begins that may take its time: it runs hooks, or freezes.
+    StepBegan {
+        /// Which, from 0 on.
+        step: u32,
     },
 }
 
@@ -283,6 +292,8 @@ pub enum Reply {
     Hooks(#[serde(with = "list")] Vec<HookResult>),
     /// See [`Request::Processes`].
     Processes(#[serde(with = "list")] Vec<ProcessInfo>),
+    /// See [`Request::Steps`].
+    Steps(StepResults),
 }
 
 /// Why a request was not carried out.

@@ -2,8 +2,9 @@
 
 use brood_agent_protocol::{
     AgentHello, Change, ChangeKind, Decoder, EncodeError, Entry, Event, Exec, Failure, FailureKind,
-    FileKind, HostHello, Message, Metadata, OsBytes, Reply, Request, RequestId, SessionId, Stream,
-    TerminalSize, ToGuest, ToHost, Undecodable, WriteFile, encode,
+    FileKind, HostHello, Message, Metadata, OsBytes, Reply, Request, RequestId, SessionId, Step,
+    StepReply, StepResult, StepResults, Stream, TerminalSize, ToGuest, ToHost, Undecodable,
+    WriteFile, encode,
     limits::{MAX_BODY, MAX_DATA, MAX_LIST},
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -111,6 +112,16 @@ fn to_guest() -> impl Strategy<Value = ToGuest> {
             }))
         }),
         vec(any::<u8>(), 0..512).prop_map(|entropy| ToGuest::Request(Request::Reseed { entropy })),
+        (
+            vec(any::<u8>(), 0..512),
+            vec(os_bytes(), 0..6),
+            any::<u64>()
+        )
+            .prop_map(|(entropy, paths, set)| {
+                let freeze = Step::Freeze { paths, limit_ms: 7 };
+                let steps = vec![Step::Reseed { entropy }, Step::Clock { set }, freeze];
+                ToGuest::Request(Request::Steps(steps))
+            }),
         vec(0..2u8, 0..2000).prop_map(ToGuest::Data),
         any::<u32>().prop_map(|bytes| ToGuest::Credit(Stream::Error, bytes)),
         Just(ToGuest::Cancel),
@@ -155,6 +166,17 @@ fn to_host() -> impl Strategy<Value = ToHost> {
         vec(0..2u8, 0..2000).prop_map(|bytes| ToHost::Data(Stream::Output, bytes)),
         (vec(entry, 0..10), any::<bool>())
             .prop_map(|(entries, more)| ToHost::Done(Ok(Reply::Entries { entries, more }))),
+        ("\\PC{0,100}", any::<u32>()).prop_map(|(text, took_us)| {
+            let result = Err(Failure::new(FailureKind::Other, text));
+            let done = StepResult {
+                result: Ok(StepReply::Nothing),
+                took_us,
+            };
+            ToHost::Done(Ok(Reply::Steps(StepResults {
+                results: vec![done, StepResult { result, took_us }],
+                took_us: u64::from(took_us) * 2,
+            })))
+        }),
         "\\PC{0,2000}".prop_map(|text| ToHost::Done(Err(Failure::new(FailureKind::Full, text)))),
     ]
 }

@@ -249,7 +249,7 @@ fn begin(
         .lock()
         .insert(running.pid, Arc::clone(&running));
     call.set_waker(waker);
-    call.event(Event::Started { pid: running.pid });
+    call.started(running.pid);
     let end = match running.watch_end() {
         Ok(end) => end,
         Err(e) => {

@@ -218,6 +218,9 @@ impl Pump {
                 fds.push(PollFd::new(fd.as_fd(), flags));
             }
         }
+        if let Some(call) = call {
+            call.push();
+        }
         if poll(&mut fds, self.timeout()).is_err() {
             // Nothing is known then: the next round looks again.
             return [false; 4];

@@ -30,7 +30,7 @@ pub(crate) fn reseed(entropy: &[u8]) -> Answer {
 /// See random(4).
 #[cfg(target_os = "linux")]
 fn add(entropy: &[u8]) -> std::io::Result<()> {
-    use std::{fs::File, os::fd::AsRawFd};
+    use std::{fs::File, os::fd::AsRawFd, sync::OnceLock};
 
     /// `struct rand_pool_info` with its bytes.
     #[repr(C)]
@@ -51,7 +51,15 @@ fn add(entropy: &[u8]) -> std::io::Result<()> {
         bytes: [0; MAX_ENTROPY],
     };
     info.bytes[..entropy.len()].copy_from_slice(entropy);
-    let device = File::open("/dev/urandom")?;
+    // It stays open: a clone finds a path for the first time, and slowly.
+    static DEVICE: OnceLock<File> = OnceLock::new();
+    let device = match DEVICE.get() {
+        Some(device) => device,
+        None => {
+            let opened = File::open("/dev/urandom")?;
+            DEVICE.get_or_init(|| opened)
+        }
+    };
     // SAFETY: the kernel reads `length` bytes behind the two integers, which are within `info`.
     unsafe { add_entropy(device.as_raw_fd(), &raw const info)? };
     // SAFETY: the request takes no argument.

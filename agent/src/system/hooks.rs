@@ -17,7 +17,7 @@ use std::{
 };
 
 use brood_agent_protocol::{
-    HookEnd, HookResult, Hooks, OsBytes, Reply,
+    Failure, HookEnd, HookResult, Hooks, OsBytes, Reply,
     limits::{MAX_HOOK_OUTPUT, MAX_TEXT},
 };
 use nix::{
@@ -42,31 +42,57 @@ const END_INTERVAL: Duration = Duration::from_millis(20);
 const PIPE: usize = 64 * 1024;
 const PIECE: usize = 4096;
 
-impl System {
-    pub(crate) fn hooks(&self, call: &Call, hooks: &Hooks) -> Answer {
+/// The programs of an occasion.
+#[derive(Debug)]
+pub(crate) struct HookPrograms {
+    asked: Hooks,
+    /// By the order of their names.
+    paths: Vec<PathBuf>,
+}
+
+impl HookPrograms {
+    /// Those that the image has for it.
+    pub(crate) fn of(asked: Hooks) -> Result<HookPrograms, Failure> {
         let letters = |c: char| c.is_ascii_lowercase() || c == '-';
-        if hooks.occasion.is_empty() || !hooks.occasion.chars().all(letters) {
-            return Err(invalid(format!("{:?} is no occasion", hooks.occasion)));
+        if asked.occasion.is_empty() || !asked.occasion.chars().all(letters) {
+            return Err(invalid(format!("{:?} is no occasion", asked.occasion)));
         }
-        let folder = PathBuf::from(format!("/etc/brood/{}.d", hooks.occasion));
-        let mut variables = self.variables();
-        variables.push(("BROOD_OCCASION", hooks.occasion.clone()));
-        run_all(&folder, &variables, hooks, &|| call.interrupted())
+        let folder = PathBuf::from(format!("/etc/brood/{}.d", asked.occasion));
+        let paths = programs(&folder)?;
+        Ok(HookPrograms { asked, paths })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.paths.is_empty()
     }
 }
 
-fn run_all(
-    folder: &Path,
-    variables: &[(&'static str, String)],
-    hooks: &Hooks,
-    interrupted: &dyn Fn() -> Option<Interrupt>,
-) -> Answer {
-    let tried = format!("cannot list the hooks of {}", folder.display());
+impl System {
+    pub(crate) fn hooks(&self, call: &Call, hooks: Hooks) -> Answer {
+        let programs = HookPrograms::of(hooks)?;
+        self.run_hooks(call, &programs).map(Reply::Hooks)
+    }
+
+    pub(crate) fn run_hooks(
+        &self,
+        call: &Call,
+        programs: &HookPrograms,
+    ) -> Result<Vec<HookResult>, Failure> {
+        let mut variables = self.variables();
+        variables.push(("BROOD_OCCASION", programs.asked.occasion.clone()));
+        let HookPrograms { asked, paths } = programs;
+        run_all(paths, &variables, asked, &|| call.interrupted())
+    }
+}
+
+/// The executable files of a folder, by the order of their names; none of one that is not there.
+fn programs(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let tried = || format!("cannot list the hooks of {}", folder.display());
     let mut paths = Vec::new();
     match fs::read_dir(folder) {
         Ok(entries) => {
             for entry in entries {
-                let path = entry.context(&tried)?.path();
+                let path = entry.context(tried())?.path();
                 let found = fs::metadata(&path);
                 let runs = |found: fs::Metadata| {
                     found.is_file() && found.permissions().mode() & 0o111 != 0
@@ -77,13 +103,22 @@ fn run_all(
             }
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).context(&tried),
+        Err(e) => return Err(e).context(tried()),
     }
     paths.sort_unstable();
     if paths.len() > MAX_HOOKS {
-        let text = format!("{tried}: it has {}, more than {MAX_HOOKS}", paths.len());
+        let text = format!("{}: it has {}, more than {MAX_HOOKS}", tried(), paths.len());
         return Err(invalid(text));
     }
+    Ok(paths)
+}
+
+fn run_all(
+    paths: &[PathBuf],
+    variables: &[(&'static str, String)],
+    hooks: &Hooks,
+    interrupted: &dyn Fn() -> Option<Interrupt>,
+) -> Result<Vec<HookResult>, Failure> {
     let limit = Duration::from_millis(hooks.limit_ms.into());
     let mut results = Vec::new();
     for path in paths {
@@ -91,7 +126,7 @@ fn run_all(
             return Err(interrupt.into());
         }
         let began = Instant::now();
-        let (end, output) = run(&path, variables, began + limit);
+        let (end, output) = run(path, variables, began + limit);
         let failed = end != HookEnd::Code(0);
         let name = path.file_name().unwrap_or_default();
         results.push(HookResult {
@@ -104,7 +139,7 @@ fn run_all(
             break;
         }
     }
-    Ok(Reply::Hooks(results))
+    Ok(results)
 }
 
 /// Runs one, and returns the end of its output.
@@ -214,9 +249,8 @@ mod tests {
 
     fn results(folder: &Path, hooks: &Hooks) -> Vec<(String, HookEnd, String)> {
         let variables = [("BROOD_GENERATION", "00ff".to_owned())];
-        let Ok(Reply::Hooks(results)) = run_all(folder, &variables, hooks, &|| None) else {
-            panic!("hooks are listed");
-        };
+        let paths = programs(folder).unwrap();
+        let results = run_all(&paths, &variables, hooks, &|| None).unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let results = results.into_iter();
         let result = |it: HookResult| (text(it.name.as_bytes()), it.end, text(&it.output));

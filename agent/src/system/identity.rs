@@ -1,6 +1,13 @@
 //! The identity of a clone: what tells it from others of its checkpoint.
 
-use std::{fmt::Write as _, fs, io, path::Path, sync::PoisonError};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    sync::PoisonError,
+};
 
 use brood_agent_protocol::{Failure, Identity, Interface, Reply};
 
@@ -27,8 +34,11 @@ impl System {
         }
         if let Some(generation) = &identity.generation {
             let tried = format!("cannot write {GENERATION}");
-            fs::create_dir_all("/run/brood").context(&tried)?;
-            replace(Path::new(GENERATION), &hex(generation)).context(tried)?;
+            let file = Path::new(GENERATION);
+            if !file.exists() {
+                fs::create_dir_all("/run/brood").context(&tried)?;
+            }
+            replace(file, &hex(generation)).context(tried)?;
         }
         let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         let Identity {
@@ -102,17 +112,31 @@ fn set_machine_id(root: &Path, id: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces a file of one line as a whole; one that something is mounted over is written in place.
+/// Makes this line the content of a file. One that is there is written in place: that is far less
+/// code of the kernel than another file that replaces it, and a clone pays for each piece that it
+/// runs first. A line is less than a page, and one write.
 fn replace(path: &Path, line: &str) -> io::Result<()> {
-    let draft = path.with_extension("brood-new");
-    fs::write(&draft, format!("{line}\n"))?;
-    match fs::rename(&draft, path) {
-        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
-            fs::remove_file(&draft)?;
-            fs::write(path, format!("{line}\n"))
+    let line = format!("{line}\n");
+    let mut options = File::options();
+    let in_place = options.write(true).custom_flags(libc::O_NOFOLLOW);
+    match in_place.open(path) {
+        Ok(file) => overwrite(&file, line.as_bytes()),
+        // There is none; or a link, which is replaced and not followed.
+        Err(_) => {
+            let draft = path.with_extension("brood-new");
+            fs::write(&draft, &line)?;
+            fs::rename(&draft, path)
         }
-        renamed => renamed,
     }
+}
+
+fn overwrite(file: &File, line: &[u8]) -> io::Result<()> {
+    let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
+    file.write_all_at(line, 0)?;
+    if file.metadata()?.len() > length {
+        file.set_len(length)?;
+    }
+    Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -14,10 +14,11 @@ use std::sync::Mutex;
 
 use brood_agent_protocol::{Identity, Reply};
 
-pub(crate) use clock::clock;
+pub(crate) use clock::{clock, set_clock};
 pub(crate) use entropy::{random, reseed};
 #[cfg(target_os = "linux")]
 pub(crate) use facts::facts;
+pub(crate) use hooks::HookPrograms;
 pub(crate) use power::shutdown;
 
 use crate::serve::Answer;

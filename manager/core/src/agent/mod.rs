@@ -30,7 +30,7 @@ pub use files::FileWatch;
 pub use process::{Captured, GuestProcess, Output};
 pub use steps::{
     CloneIdentity, GuestStep, StepError, StepLimits, StepReport, prepare_clone, prepare_suspend,
-    undo_suspend, wake_up,
+    rehearse, undo_suspend, wake_up,
 };
 
 use self::link::Connection;
