@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     Machine, PATIENCE, Proc, Ran, Running, Words, brood, linux_guest, processes_in, signal, text,
-    until, whole, without_kvm,
+    until, watcher::Watcher, whole, without_kvm,
 };
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
@@ -33,6 +33,7 @@ pub struct Home {
     machine: Option<Machine>,
     /// Where that machine is, when it is not in the home.
     machine_dir: Option<TempDir>,
+    _watcher: Watcher,
 }
 
 impl Home {
@@ -139,6 +140,7 @@ impl Home {
             .expect("a folder in it");
         fs::create_dir(dir.path().join("ckp")).expect("a folder in it");
         Self {
+            _watcher: Watcher::of(dir.path()),
             dir,
             qemu: false,
             machine: None,

@@ -36,6 +36,7 @@ mod terminal;
 mod traced;
 mod tracer;
 pub mod vnode_model;
+mod watcher;
 mod zpool;
 
 pub use binary::{brood, brood_agent, standin};
