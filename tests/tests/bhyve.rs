@@ -6,7 +6,8 @@ use std::{fs, path::Path, time::Duration};
 use brood_core::{
     checkpoint::{AgentProtocol, BhyveGuest, Checkpoint, Readiness, unnoted},
     engine::{
-        Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Outcome, bhyve::config::Variables,
+        Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Outcome, SessionTerms,
+        bhyve::config::Variables,
     },
     guest_id::GuestId,
 };
@@ -479,7 +480,12 @@ fn a_session_called_off_leaves_only_guests_that_are_told_of() {
     let lock = fs::File::create(lab.home.path().join("lock")).unwrap();
     let checkpoint = Checkpoint::open(&web).unwrap();
     let mut session = engine
-        .session(&checkpoint, &lab.home.run_dir(), &lock, None)
+        .session(
+            &checkpoint,
+            &lab.home.run_dir(),
+            &lock,
+            &SessionTerms::default(),
+        )
         .unwrap();
     let mut ids = Vec::new();
     for n in 0..2 {

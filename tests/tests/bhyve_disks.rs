@@ -6,7 +6,7 @@ use std::{cell::Cell, fs, path::PathBuf};
 
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, unnoted},
-    engine::{After, Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Suspend},
+    engine::{After, Engine, GuestNetwork, GuestOrder, GuestRef, Identity, SessionTerms, Suspend},
     guest_id::GuestId,
 };
 use brood_tests::{Kind, Lab, Running, Storage, array, signal, text, until};
@@ -529,7 +529,9 @@ fn a_bundle_that_was_sealed_but_for_the_last_names_is_not_sealed_again() {
     assert!(engine.reads_disk(&web).unwrap());
     let (id, identity) = (GuestId::random().unwrap(), Identity::fresh("a").unwrap());
     let disk = Some("/dev/zvol/tank/base".into());
-    let mut session = engine.session(&web, &run_dir, &lock, None).unwrap();
+    let mut session = engine
+        .session(&web, &run_dir, &lock, &SessionTerms::default())
+        .unwrap();
     session
         .start(&GuestOrder {
             network: GuestNetwork::default(),

@@ -18,7 +18,8 @@ use brood_core::{
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{
         After, Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Limit, Process, ProcessState,
-        RestoredProcess, Several, Suspend, kvm::Kvm, make_demo_checkpoint, qemu::Qemu,
+        RestoredProcess, SessionTerms, Several, Suspend, kvm::Kvm, make_demo_checkpoint,
+        qemu::Qemu,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -80,7 +81,12 @@ impl<'a> Bench<'a> {
         let checkpoint = Checkpoint::open(from).unwrap();
         let mut session = self
             .engine
-            .session(&checkpoint, &self.home.run_dir(), &self.lock, None)
+            .session(
+                &checkpoint,
+                &self.home.run_dir(),
+                &self.lock,
+                &SessionTerms::default(),
+            )
             .unwrap();
         let mut ids = Vec::new();
         for name in names {
@@ -543,7 +549,7 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
         let run_dir = bench.home.run_dir();
         let mut session = bench
             .engine
-            .session(&checkpoint, &run_dir, &bench.lock, None)
+            .session(&checkpoint, &run_dir, &bench.lock, &SessionTerms::default())
             .unwrap();
         let mut ids = Vec::new();
         // A Linux takes a while to be restored, where it is translated.

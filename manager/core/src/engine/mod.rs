@@ -119,6 +119,16 @@ pub struct Stray {
     pub checkpoint: Option<String>,
 }
 
+/// What is the same for all guests of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionTerms {
+    /// Guests that are idle for this long give their virtual machine back until they are asked
+    /// again; never, when there is none.
+    pub park_after: Option<Duration>,
+    /// Whether their orders have a memory limit, which the kernel enforces.
+    pub enforces_limits: bool,
+}
+
 /// One guest to restore.
 #[derive(Clone, Debug)]
 pub struct GuestOrder {
@@ -130,7 +140,8 @@ pub struct GuestOrder {
     /// folder with one file system's files.
     pub disk: Option<PathBuf>,
     /// Memory at which the kernel ends the guest: its private limit with what a guest costs besides.
-    /// Only for engines that pass [`Engine::can_enforce_limits`].
+    /// Only for engines that pass [`Engine::can_enforce_limits`], and for a session whose terms say
+    /// so.
     pub memory_limit: Option<Bytes>,
     /// Its network.
     pub network: GuestNetwork,
@@ -392,8 +403,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error>;
 
     /// Starts restoring from a checkpoint. `lock` is held by all that may still be restoring.
-    /// Guests that are idle for `park_after` give their virtual machine back until they are asked
-    /// again; never, when there is none.
     ///
     /// # Errors
     /// When the engine or the checkpoint cannot be used.
@@ -402,7 +411,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
-        park_after: Option<Duration>,
+        terms: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error>;
 
     /// Notes for later guests that a memory file with this stamp has the sealed content, so that

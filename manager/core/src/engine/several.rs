@@ -5,12 +5,11 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use super::{
     Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
-    ProcessDescription, Session, Stray, Suspend, UnsealedSuspend, Usage,
+    ProcessDescription, Session, SessionTerms, Stray, Suspend, UnsealedSuspend, Usage,
 };
 use crate::{
     agent::Agent,
@@ -137,10 +136,10 @@ impl Engine for Several {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
-        park_after: Option<Duration>,
+        terms: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error> {
         self.restorer(checkpoint)
-            .session(checkpoint, run_dir, lock, park_after)
+            .session(checkpoint, run_dir, lock, terms)
     }
 
     fn note_whole(&self, run_dir: &Path, stamp: &FileStamp, sha256: &str) {

@@ -112,7 +112,7 @@ fn prepare<'a, 'c: 'a>(
     };
     let begin = Instant::now();
     let slot = context.slot;
-    let cached = slot.and_then(|slot| slot.take(checkpoint, spec.park_after));
+    let cached = slot.and_then(|slot| slot.take(checkpoint, spec.terms()));
     let (lock, warm) = match cached {
         Some((lock, warm)) => (lock, Some(warm)),
         None => {

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     checkpoint::{Checkpoint, FileStamp},
-    engine::{Session, restore_lock::RestoreLock},
+    engine::{Session, SessionTerms, restore_lock::RestoreLock},
 };
 
 /// A session with its fork server, for one restore after the other.
@@ -22,12 +22,12 @@ pub(super) struct WarmSession {
     pub(super) next: u64,
     /// Stamps of the checkpoint's files at the time when their content was verified.
     pub(super) stamps: Vec<FileStamp>,
-    pub(super) park_after: Option<Duration>,
+    pub(super) terms: SessionTerms,
 }
 
 impl WarmSession {
-    fn fits(&self, checkpoint: &Checkpoint, park_after: Option<Duration>) -> bool {
-        self.stamps == checkpoint.stamps() && self.park_after == park_after
+    fn fits(&self, checkpoint: &Checkpoint, terms: SessionTerms) -> bool {
+        self.stamps == checkpoint.stamps() && self.terms == terms
     }
 }
 
@@ -84,15 +84,15 @@ pub struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Takes the session out if it restores this checkpoint; ends it if it restores another one.
+    /// Takes the session out if it restores this checkpoint on these terms; ends it if not.
     pub(super) fn take(
         self,
         checkpoint: &Checkpoint,
-        park_after: Option<Duration>,
+        terms: SessionTerms,
     ) -> Option<(RestoreLock, WarmSession)> {
         let cached = self.slots.all().remove(self.name);
         let CachedSession { lock, mut warm, .. } =
-            cached.filter(|cached| cached.warm.fits(checkpoint, park_after))?;
+            cached.filter(|cached| cached.warm.fits(checkpoint, terms))?;
         // Outcomes of guests that have ended since do not matter any more. A session that broke
         // down meanwhile shows here.
         loop {

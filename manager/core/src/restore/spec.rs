@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{checkpoint::Network, disk::Choice, engine::Publish, state::Membership, units::Bytes};
+use crate::{
+    checkpoint::Network,
+    disk::Choice,
+    engine::{Publish, SessionTerms},
+    state::Membership,
+    units::Bytes,
+};
 
 /// Default time that a guest has from its order to its answer.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,6 +72,16 @@ pub struct RestoreSpec {
     /// The pool that the guests belong to, if they do.
     #[serde(skip)]
     pub membership: Option<Membership>,
+}
+
+impl RestoreSpec {
+    /// What its session has to be begun with.
+    pub(crate) fn terms(&self) -> SessionTerms {
+        SessionTerms {
+            park_after: self.park_after,
+            enforces_limits: self.enforce_private_limit,
+        }
+    }
 }
 
 /// As many restores at once as there are cores.

@@ -48,7 +48,8 @@ pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, Process, ProcessDescription, ProcessState,
-    Session, Stray, Suspend, UnsealedSuspend, Usage, agent_ask, restore_threads::RestoreThreads,
+    Session, SessionTerms, Stray, Suspend, UnsealedSuspend, Usage, agent_ask,
+    restore_threads::RestoreThreads,
 };
 use crate::{
     agent::{Agent, wake_up},
@@ -179,7 +180,7 @@ impl Engine for Bhyve {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
-        _: Option<Duration>,
+        _: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error> {
         let refuse = |reason: String| Error::Checkpoint {
             checkpoint: checkpoint.path().to_string(),

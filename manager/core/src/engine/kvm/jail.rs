@@ -1,12 +1,17 @@
 //! Jail of a guest's process: what a guest that takes over its process can still do.
 //!
 //! The nursery gives up all capabilities, and the right to ever get any, before it forks; its guests
-//! inherit that. A guest's process then takes a filter of system calls (seccomp) before the guest's
-//! first instruction. The filter leaves what a guest's process does: it runs its virtual machine,
-//! talks to clients that come to its socket, and reads and writes descriptors that it has or is
-//! sent. It opens nothing, starts nothing, connects to nothing and signals nobody but itself.
+//! inherit that. A guest's process then takes a filter of system calls (seccomp) while it is a spare
+//! and waits for its order. The filter leaves what a guest's process does: it names the one socket
+//! that it has made, runs its virtual machine, talks to clients that come to the socket, and reads
+//! and writes descriptors that it has or is sent. It opens nothing, starts nothing, connects to
+//! nothing and signals nobody but itself.
 
-use std::{io, mem::offset_of};
+use std::{
+    io,
+    mem::offset_of,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use caps::CapSet;
 use libc::{seccomp_data, sock_filter, sock_fprog};
@@ -14,6 +19,8 @@ use nix::unistd::Pid;
 
 /// Stands in the filter for the id of the process that takes it.
 const OWN_PID: u32 = 0x7fff_0b0d;
+/// Stands in the filter for the descriptor of the socket that its clients come to.
+const CONTROL: u32 = 0x7fff_0b0e;
 /// Type of KVM's ioctls (`KVMIO` of linux/kvm.h), and where an ioctl's number has its type.
 const KVM_IOCTL: u32 = 0xae00;
 const IOCTL_TYPE: u32 = 0xff00;
@@ -47,12 +54,17 @@ impl Jail {
         Self { filter: filter() }
     }
 
-    /// Confines this process for good.
-    pub(crate) fn enter(&self) -> Result<(), String> {
-        let own = Pid::this().as_raw().unsigned_abs();
+    /// Confines this process for good. It may still give the socket `control` its address, once.
+    pub(crate) fn enter(&self, control: BorrowedFd<'_>) -> Result<(), String> {
+        let pid = Pid::this().as_raw().unsigned_abs();
+        let control = control.as_raw_fd().unsigned_abs();
         let mut filter = self.filter.clone();
-        for instruction in filter.iter_mut().filter(|each| each.k == OWN_PID) {
-            instruction.k = own;
+        for instruction in &mut filter {
+            match instruction.k {
+                OWN_PID => instruction.k = pid,
+                CONTROL => instruction.k = control,
+                _ => {}
+            }
         }
         let program = sock_fprog {
             len: u16::try_from(filter.len()).expect("a filter has few instructions"),
@@ -129,7 +141,7 @@ struct Condition {
     value: u32,
 }
 
-const CONDITIONS: [Condition; 7] = {
+const CONDITIONS: [Condition; 10] = {
     const fn only(call: i64, argument: usize, mask: u32, value: u32) -> Condition {
         Condition {
             call,
@@ -141,13 +153,18 @@ const CONDITIONS: [Condition; 7] = {
     let executable = libc::PROT_EXEC.unsigned_abs();
     let by_descriptor = libc::AT_EMPTY_PATH.unsigned_abs();
     let death_signal = libc::PR_SET_PDEATHSIG.unsigned_abs();
+    let name = libc::PR_SET_NAME.unsigned_abs();
     [
         only(libc::SYS_ioctl, 1, IOCTL_TYPE, KVM_IOCTL),
         // Memory that the processor executes is the program's, and no other.
         only(libc::SYS_mmap, 2, executable, 0),
         only(libc::SYS_mprotect, 2, executable, 0),
-        // Its end no longer hangs on its nursery's once it can be found.
+        // Its end no longer hangs on its nursery's once it can be found, and it has a name then.
         only(libc::SYS_prctl, 0, u32::MAX, death_signal),
+        only(libc::SYS_prctl, 0, u32::MAX, name),
+        // The kernel gives a socket an address once, so this is for its first instruction at most.
+        only(libc::SYS_bind, 0, u32::MAX, CONTROL),
+        only(libc::SYS_listen, 0, u32::MAX, CONTROL),
         // It stops itself (raise(3)), and looks at open files: by an empty path.
         only(libc::SYS_tgkill, 0, u32::MAX, OWN_PID),
         only(libc::SYS_newfstatat, 3, by_descriptor, by_descriptor),
@@ -202,7 +219,8 @@ fn filter() -> Vec<sock_filter> {
             new(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask),
             go_if(value, 0, 1),
             allow,
-            refuse,
+            // Another condition may allow it.
+            load(offset_of!(seccomp_data, nr)),
         ]);
     }
     for (n, call) in FREE.into_iter().enumerate() {
@@ -224,11 +242,18 @@ fn word(offset: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, net::TcpListener, process::Command};
+    use std::{
+        fs::File,
+        net::TcpListener,
+        os::fd::{AsFd, OwnedFd},
+        process::Command,
+    };
 
     use nix::{
+        errno::Errno,
         sys::{
             signal::{Signal, kill},
+            socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
             wait::{WaitStatus, waitpid},
         },
         unistd::{ForkResult, fork, getppid},
@@ -237,9 +262,11 @@ mod tests {
     use super::*;
 
     /// What a process does in the jail; each refusal has a bit.
-    fn try_all() -> i32 {
+    fn try_all(control: &OwnedFd, other: &OwnedFd) -> u32 {
         let refused =
             |what: std::io::Result<()>| what.is_err_and(|e| e.raw_os_error() == Some(libc::EPERM));
+        let address = |name: &[u8]| UnixAddr::new_abstract(name).unwrap();
+        let name = format!("brood-jail-{}", Pid::this());
         let tries = [
             refused(File::open("/etc/passwd").map(drop)),
             refused(File::create("/tmp/brood-jail").map(drop)),
@@ -247,32 +274,44 @@ mod tests {
             refused(Command::new("/bin/true").status().map(drop)),
             refused(kill(getppid(), None).map_err(Into::into)),
             refused(kill(getppid(), Signal::SIGCONT).map_err(Into::into)),
+            refused(nix::sys::prctl::set_dumpable(true).map_err(Into::into)),
+            refused(bind(other.as_raw_fd(), &address(name.as_bytes())).map_err(Into::into)),
             // What it needs is there.
             nix::sys::signal::raise(Signal::SIGURG).is_ok(),
+            nix::sys::prctl::set_name(c"guest").is_ok(),
+            bind(control.as_raw_fd(), &address(name.as_bytes())).is_ok(),
+            listen(&control, Backlog::new(1).unwrap()).is_ok(),
+            // An address is for good.
+            bind(control.as_raw_fd(), &address(b"brood-jail")) == Err(Errno::EINVAL),
         ];
         let bits = tries.iter().enumerate();
-        bits.map(|(n, done)| i32::from(*done) << n).sum()
+        bits.map(|(n, done)| u32::from(*done) << n).sum()
     }
 
     #[test]
     fn what_a_guest_does_not_need_is_refused() {
         let jail = Jail::new();
+        let socket = || {
+            let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+            socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap()
+        };
+        let (control, other) = (socket(), socket());
+        let (done, told) = nix::unistd::pipe().unwrap();
         // SAFETY: the child makes system calls and allocates, as a nursery's children do; the
         // allocator of glibc is sound after a fork.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                let code = match give_up_privileges().and_then(|()| jail.enter()) {
-                    Ok(()) => try_all(),
-                    Err(_) => 0,
-                };
+                let entered = give_up_privileges().and_then(|()| jail.enter(control.as_fd()));
+                let bits = entered.map_or(0, |()| try_all(&control, &other));
+                let _ = nix::unistd::write(&told, &bits.to_ne_bytes());
                 // SAFETY: ends the process without running what its parent has to run at exit.
-                unsafe { libc::_exit(code) }
+                unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {
-                assert_eq!(
-                    waitpid(child, None).unwrap(),
-                    WaitStatus::Exited(child, 0x7f)
-                );
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+                let mut bits = [0; 4];
+                assert_eq!(nix::unistd::read(&done, &mut bits), Ok(4));
+                assert_eq!(u32::from_ne_bytes(bits), 0x1fff);
             }
         }
     }

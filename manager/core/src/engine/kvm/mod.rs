@@ -44,7 +44,7 @@ pub use fork_server::client::NURSERY_COMMAND;
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session,
-    Stray, Suspend, Usage, wrong_engine,
+    SessionTerms, Stray, Suspend, Usage, wrong_engine,
 };
 use crate::{
     checkpoint::{
@@ -113,7 +113,7 @@ impl Engine for Kvm {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
-        park_after: Option<Duration>,
+        terms: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error> {
         suits(checkpoint)?;
         open_kvm()?;
@@ -122,7 +122,7 @@ impl Engine for Kvm {
             checkpoint,
             run_dir,
             lock,
-            park_after,
+            terms,
             DemoPort::identity_bytes,
         )?))
     }

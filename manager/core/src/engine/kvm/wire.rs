@@ -17,6 +17,8 @@ pub(crate) struct Start {
     pub(crate) working_set: Vec<PageRange>,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
     pub(crate) park_after: Option<Duration>,
+    /// Whether the guests' private limits are enforced.
+    pub(crate) enforces_limits: bool,
     /// Processes to hold ready for orders to come.
     pub(crate) spares: usize,
 }

@@ -34,7 +34,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
-    ProcessDescription, ProcessState, Session, Stray, Suspend, Usage, agent_ask,
+    ProcessDescription, ProcessState, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
@@ -210,7 +210,7 @@ impl Engine for Qemu {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
-        _: Option<Duration>,
+        _: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error> {
         self.suits(checkpoint)?;
         let guest = guest_of(checkpoint)?;

@@ -63,14 +63,11 @@ impl RunParts<'_> {
         run_dir: &Path,
         nurseries: &mut u32,
     ) -> Result<Box<dyn Session>, engine::Error> {
-        let (begin, park_after) = (Instant::now(), self.spec.park_after);
+        let (begin, terms) = (Instant::now(), self.spec.terms());
         loop {
             *nurseries += 1;
             let lock = self.lock.file();
-            match self
-                .engine
-                .session(self.checkpoint, run_dir, lock, park_after)
-            {
+            match self.engine.session(self.checkpoint, run_dir, lock, &terms) {
                 Err(engine::Error::Nursery(_))
                     if *nurseries < NURSERIES && begin.elapsed() < NURSERY_PATIENCE => {}
                 result => return result,
@@ -107,7 +104,7 @@ pub(super) fn run(
                 session,
                 next: 0,
                 stamps: parts.checkpoint.stamps(),
-                park_after: parts.spec.park_after,
+                terms: parts.spec.terms(),
             },
             Err(e) => {
                 let ids: Vec<_> = orders.iter().map(|order| order.id).collect();

@@ -38,6 +38,7 @@ use crate::{
     checkpoint::Checkpoint,
     engine::{
         Error, GuestOrder, Identity, Outcome, Process, ProcessHandle, RestoredProcess,
+        SessionTerms,
         restore_lock::{self, LockOwner},
     },
 };
@@ -72,7 +73,7 @@ impl Session {
         checkpoint: &Checkpoint,
         run_dir: &Path,
         lock: &File,
-        park_after: Option<Duration>,
+        terms: &SessionTerms,
         identity_bytes: fn(&Identity) -> IdentityBytes,
     ) -> Result<Self, Error> {
         let io = |action| {
@@ -97,7 +98,8 @@ impl Session {
         let start = Start {
             layers: Plan::of(checkpoint),
             working_set: manifest.working_set.clone(),
-            park_after,
+            park_after: terms.park_after,
+            enforces_limits: terms.enforces_limits,
             spares: SPARES,
         };
         let start = serde_json::to_vec(&start).expect("the orders are plain data");

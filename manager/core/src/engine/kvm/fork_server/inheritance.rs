@@ -25,6 +25,8 @@ pub(crate) struct Inheritance {
     pub(crate) session_lock: Option<OwnedFd>,
     /// What a guest's process takes before its guest runs.
     pub(crate) jail: Jail,
+    /// Whether each guest has a control group, by which the kernel enforces its private limit.
+    pub(crate) enforces_limits: bool,
     /// Where a guest's process says why it ends.
     pub(crate) last_words: OwnedFd,
     /// The process of the nursery.

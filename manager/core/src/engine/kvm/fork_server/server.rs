@@ -192,6 +192,7 @@ impl Nursery {
             inheritance: Inheritance {
                 kvm,
                 jail: Jail::new(),
+                enforces_limits: start.enforces_limits,
                 last_words: say,
                 layers,
                 park_after: start.park_after,

@@ -18,7 +18,6 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{SigHandler, Signal, raise},
@@ -72,13 +71,13 @@ pub(crate) fn run<P: GuestPort>(inheritance: &mut Inheritance, spare: &Spare<'_>
         exit(1);
     }
     let session_lock = inheritance.session_lock.take();
-    let machine = prepare(inheritance);
+    let prepared = prepare(inheritance);
     let order = take_order(spare);
     // Nothing of the guest has run yet, and it is to reach no sibling by what its process has.
     close_own();
     // SAFETY: this process does not come back to the nursery's code, and takes no other order.
     unsafe { spare.desk.unmap() };
-    match machine.and_then(|machine| restore::<P>(inheritance, machine, &order)) {
+    match prepared.and_then(|prepared| restore::<P>(inheritance, prepared, &order)) {
         Ok((guest, report)) => {
             die_with_parent(false);
             drop(session_lock);
@@ -94,9 +93,17 @@ pub(crate) fn run<P: GuestPort>(inheritance: &mut Inheritance, spare: &Spare<'_>
     }
 }
 
-/// Everything that is the same for all clones: a machine in the checkpoint's state.
+/// What a spare has before its order.
+struct Prepared {
+    /// A machine in the checkpoint's state.
+    machine: Machine,
+    /// The socket that its clients will come to, without an address.
+    control: OwnedFd,
+}
+
+/// Everything that is the same for all clones.
 #[inline(never)]
-fn prepare(inheritance: &Inheritance) -> Result<Machine, String> {
+fn prepare(inheritance: &Inheritance) -> Result<Prepared, String> {
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
     let ram =
@@ -106,7 +113,12 @@ fn prepare(inheritance: &Inheritance) -> Result<Machine, String> {
         Machine::new(kvm, ram, &inheritance.regions).map_err(|(_, e)| e.to_string())?;
     plan.apply(&mut machine.vcpu, &plan.registers())
         .map_err(|e| e.to_string())?;
-    Ok(machine)
+    let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
+    // A control group of its own has to be made first, by an order that is yet to come.
+    if !inheritance.enforces_limits {
+        inheritance.jail.enter(control.as_fd())?;
+    }
+    Ok(Prepared { machine, control })
 }
 
 /// Waits for an order and tells the nursery. The process ends when there is none to come.
@@ -153,9 +165,10 @@ enum Body {
 #[inline(never)]
 fn restore<'a, P: GuestPort>(
     inheritance: &'a Inheritance,
-    machine: Machine,
+    prepared: Prepared,
     order: &Order,
 ) -> Result<(Guest<'a, P>, Report), String> {
+    let Prepared { machine, control } = prepared;
     // So that a guest can be told from another, and from a spare, in a list of processes.
     let _ = order.process_name.as_c_str().map(nix::sys::prctl::set_name);
     let id = GuestId(order.id);
@@ -165,7 +178,10 @@ fn restore<'a, P: GuestPort>(
     let plan = &inheritance.plan;
     let mut port = P::default();
     port.lay_down_identity(&machine.ram, &order.identity, plan.state().tsc_khz);
-    let control = listen_as(&id).map_err(|e| format!("cannot make its control socket: {e}"))?;
+    listen_as(&control, &id).map_err(|e| format!("cannot name its control socket: {e}"))?;
+    if inheritance.enforces_limits {
+        inheritance.jail.enter(control.as_fd())?;
+    }
     let mut guest = Guest {
         inheritance,
         body: Body::awake(machine),
@@ -174,8 +190,6 @@ fn restore<'a, P: GuestPort>(
         stamps: inheritance.layers.stamps(),
         exit_reason: None,
     };
-    // Nothing below makes or opens anything any more.
-    inheritance.jail.enter()?;
     if plan.state().busy {
         guest
             .run_until_it_waits()
@@ -524,19 +538,19 @@ fn hung_up(client: &OwnedFd) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
-fn listen_as(id: &GuestId) -> Result<OwnedFd, Errno> {
-    let control = socket(
+fn control_socket() -> nix::Result<OwnedFd> {
+    socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         None,
-    )?;
-    bind(
-        control.as_raw_fd(),
-        &UnixAddr::new(exit_record::socket_name(id).as_str())?,
-    )?;
-    listen(&control, Backlog::new(16)?)?;
-    Ok(control)
+    )
+}
+
+fn listen_as(control: &OwnedFd, id: &GuestId) -> nix::Result<()> {
+    let address = UnixAddr::new(exit_record::socket_name(id).as_str())?;
+    bind(control.as_raw_fd(), &address)?;
+    listen(control, Backlog::new(16)?)
 }
 
 fn die_with_parent(yes: bool) {
