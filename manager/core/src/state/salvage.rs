@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{
     ClaimFile, EntryState, GuestRow, PoolRow, TokenDigest,
-    guests::{self, COLUMNS},
+    guest_row::{self, COLUMNS},
     journal::Journal,
     pools::{POOL, bad, entry_state, guest_id, pool_from_row},
 };
@@ -57,9 +57,14 @@ impl Salvage {
             p.name.clone()
         });
         let guest = format!("{COLUMNS} FROM guest");
-        self.guests = rows(database, unread, "guests", &guest, guests::from_row, |g| {
-            g.id
-        });
+        self.guests = rows(
+            database,
+            unread,
+            "guests",
+            &guest,
+            guest_row::from_row,
+            |g| g.id,
+        );
         let entry = "guest, pool, state, token FROM entry";
         let of_row = |row: &Row<'_>| {
             Ok(SavedEntry {
