@@ -1,19 +1,18 @@
-//! Programs in guests that are real Linux: exec, run, cp, logs and console.
+//! Programs in guests that are real Linux: exec, run, cp, logs, console, and the API of these.
+
+mod api;
+mod copies;
 
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use brood_tests::{Daemon, Home, PATIENCE, Ran, Running, signal, text, until, whole};
+use brood_tests::{Home, PATIENCE, Ran, Running, signal, text, until};
 use nix::sys::signal::Signal;
-use reqwest::Method;
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const MIB: usize = 1 << 20;
@@ -319,127 +318,6 @@ fn a_program_runs_beside_a_suspend_and_a_pause() {
 }
 
 #[test]
-fn files_and_folders_are_copied_both_ways() {
-    let Some((home, linux)) = Home::with_qemu() else {
-        return;
-    };
-    home.restore(&linux, 1, "a");
-    let top = home.path().join("tree");
-    fs::create_dir_all(top.join("deep/er")).unwrap();
-    fs::write(top.join("deep/er/ü file"), bytes(100_000)).unwrap();
-    fs::write(top.join("run.sh"), "#!/bin/sh\necho ran\n").unwrap();
-    fs::set_permissions(top.join("run.sh"), fs::Permissions::from_mode(0o751)).unwrap();
-    fs::write(top.join("empty"), "").unwrap();
-    symlink("deep/er", top.join("link")).unwrap();
-    let tree = top.to_str().unwrap();
-    // To a name that is new, into a folder that is there.
-    let copied = home.json(&["cp", tree, "a-1:/root/new"]);
-    assert_eq!(whole(&copied["files"]), 3);
-    let _ = home.brood(&["cp", tree, "a-1:/root/"]).ok();
-    let said = sh(
-        &home,
-        "a-1",
-        "cd /root/tree && stat -c %a run.sh && ./run.sh && readlink link && cat 'deep/er/ü file' | wc -c && cd ../new && find . | wc -l",
-    );
-    assert_eq!(said.stdout, "751\nran\ndeep/er\n100000\n7\n", "{said:?}");
-    let back = home.path().join("back");
-    let _ = home
-        .brood(&["cp", "a-1:/root/tree", back.to_str().unwrap()])
-        .ok();
-    assert_eq!(
-        fs::read(back.join("deep/er/ü file")).unwrap(),
-        bytes(100_000)
-    );
-    assert_eq!(
-        fs::read_link(back.join("link")).unwrap(),
-        Path::new("deep/er")
-    );
-    let mode = fs::metadata(back.join("run.sh"))
-        .unwrap()
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o7777, 0o751);
-    // A second time into the same place, and a file in place of a file.
-    let _ = home.brood(&["cp", "a-1:/root/tree/.", back.to_str().unwrap()]);
-    let _ = home
-        .brood(&[
-            "cp",
-            "a-1:/root/tree/run.sh",
-            back.join("empty").to_str().unwrap(),
-        ])
-        .ok();
-    assert_eq!(
-        fs::read_to_string(back.join("empty")).unwrap(),
-        "#!/bin/sh\necho ran\n"
-    );
-    // Nothing half is left.
-    let failed = home.brood(&["cp", "a-1:/proc/1/mem", back.join("mem").to_str().unwrap()]);
-    assert_ne!(failed.code(), Some(0));
-    let names = fs::read_dir(&back).unwrap().flatten();
-    let names: Vec<_> = names
-        .map(|entry| entry.file_name().into_string().unwrap())
-        .collect();
-    assert!(
-        names
-            .iter()
-            .all(|name| !name.contains("brood") && name != "mem"),
-        "{names:?}"
-    );
-    let missing = home.brood(&["cp", "a-1:/no/such/file", "."]);
-    assert!(missing.stderr.contains("No such file"), "{missing:?}");
-}
-
-/// A guest with room for a hundred megabytes in its memory.
-#[test]
-fn a_hundred_megabytes_are_copied_both_ways() {
-    let Some((home, linux)) = Home::with_qemu() else {
-        return;
-    };
-    let roomy = home.named("roomy");
-    let images = Path::new(&linux.path).ancestors().nth(2).unwrap();
-    let mut make = home.command(&[
-        "checkpoint",
-        "make",
-        "--memory",
-        "400M",
-        "linux",
-        &roomy.path,
-    ]);
-    make.env("BROOD_IMAGE_DIR", images.join("state/images"));
-    let made = make.output().unwrap();
-    assert!(made.status.success(), "{made:?}");
-    home.restore(&roomy, 1, "a");
-    let sent = bytes(100 * MIB);
-    let file = home.path().join("hundred");
-    fs::write(&file, &sent).unwrap();
-    let _ = home
-        .brood(&["cp", file.to_str().unwrap(), "a-1:/root/hundred"])
-        .ok();
-    let said = sh(&home, "a-1", "sha256sum /root/hundred").stdout;
-    assert!(said.starts_with(&digest(&sent)), "{said}");
-    let back = home.path().join("back");
-    let _ = home
-        .brood(&["cp", "a-1:/root/hundred", back.to_str().unwrap()])
-        .ok();
-    assert!(fs::read(&back).unwrap() == sent);
-    // Killed half-way: the name is not there.
-    let half = home.path().join("half");
-    let copying = home.start(&["cp", "a-1:/root/hundred", half.to_str().unwrap()]);
-    until("a part of it", || {
-        let entries = fs::read_dir(home.path()).unwrap().flatten();
-        let mut sizes = entries.filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            name.starts_with(".brood-")
-                .then_some(entry.metadata().ok()?.len())
-        });
-        sizes.any(|size| size > 100_000).then_some(())
-    });
-    copying.signal(Signal::SIGKILL);
-    let _ = copying.wait();
-    assert!(!half.exists());
-}
-
-#[test]
 fn a_run_has_a_guest_of_its_own_that_ends_with_it() {
     let Some((home, linux)) = Home::with_qemu() else {
         return;
@@ -577,72 +455,4 @@ fn a_console_is_read_followed_and_typed_on() {
     // A guest that ends ends what follows it.
     let _ = home.brood(&["destroy", "a-1"]).ok();
     assert_eq!(follows.wait().code(), Some(0));
-}
-
-#[test]
-fn the_api_runs_programs_and_carries_files() {
-    let Some((home, linux)) = Home::with_qemu() else {
-        return;
-    };
-    home.restore(&linux, 1, "a");
-    let daemon = Daemon::start(&home);
-    let exec = |body: &Value, status| daemon.post("/api/v1/guests/a-1/exec", body, status);
-    let ran = exec(
-        &json!({
-            "command": ["sh", "-c", "cat; echo $A; pwd; echo e >&2; exit 3"],
-            "env": { "A": "b" }, "cwd": "/etc", "input": "typed\n",
-        }),
-        200,
-    );
-    assert_eq!(
-        ran,
-        json!({ "code": 3, "output": "typed\nb\n/etc\n", "error": "e\n" })
-    );
-    let slow = exec(
-        &json!({ "command": ["sleep", "100"], "timeout_s": 0.5 }),
-        200,
-    );
-    assert_eq!(slow["code"], 124);
-    let kind = |problem: &Value| text(&problem["type"]).to_owned();
-    let missing = exec(&json!({ "command": ["no-such-program"] }), 404);
-    assert!(kind(&missing).ends_with("not-in-guest"), "{missing}");
-    let _ = exec(&json!({ "command": [] }), 400);
-    let _ = exec(&json!({ "command": ["true"], "timeout_s": -1 }), 400);
-    // Who writes without end is ended.
-    let loud = exec(&json!({ "command": ["yes", "4711"] }), 409);
-    assert!(kind(&loud).ends_with("too-much-output"), "{loud}");
-    until("its end", || {
-        (!runs(&home, "a-1", "yes 4711")).then_some(())
-    });
-    // Files, longer than any other body may be.
-    let path = "/api/v1/guests/a-1/files?path=/root/new/file&mode=750";
-    let sent = bytes(5 * MIB);
-    let put = daemon.request(Method::PUT, path).body(sent.clone());
-    assert_eq!(put.send().unwrap().status(), 204);
-    let said = sh(
-        &home,
-        "a-1",
-        "stat -c %a /root/new/file; sha256sum /root/new/file",
-    )
-    .stdout;
-    assert!(
-        said.starts_with(&format!("750\n{}", digest(&sent))),
-        "{said}"
-    );
-    let got = daemon.request(Method::GET, path).send().unwrap();
-    assert!(got.bytes().unwrap() == sent);
-    let none = daemon.send(Method::GET, "/api/v1/guests/a-1/files?path=/no/file", 404);
-    assert!(kind(&none).ends_with("not-in-guest"), "{none}");
-    let _ = daemon.send(Method::GET, "/api/v1/guests/a-1/files?path=/root", 400);
-    let _ = daemon.send(Method::PUT, "/api/v1/guests/a-1/files?path=/x&mode=9", 400);
-    // The console.
-    let _ = sh(&home, "a-1", "echo heard >/dev/ttyS0").ok();
-    until("it to be logged", || {
-        let logs = daemon.request(Method::GET, "/api/v1/guests/a-1/logs");
-        let said = logs.send().unwrap().text().unwrap();
-        said.contains("heard").then_some(())
-    });
-    let _ = home.brood(&["pause", "a-1"]).ok();
-    let paused = exec(&json!({ "command": ["true"] }), 409);
-    assert!(text(&paused["detail"]).contains("paused"), "{paused}");
 }
