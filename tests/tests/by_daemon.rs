@@ -357,7 +357,23 @@ fn whoever_may_use_the_socket_alone_sees_and_asks_through_the_daemon(on: EngineK
     assert_eq!(by_daemon, read(home.brood(&["ask", guest, "identity"])));
     shows(&["pool", "list"], &["p ", &demo.path]);
     shows(&["pool", "show", "p"], &[guest, "s left"]);
-    let _ = other(&["pool", "release", text(&claim["token"])]).ok();
+    // What concerns the record is done for this user, too.
+    let plan = other(&["plan", &demo.path, "--host-memory", "1G", "--json"]);
+    let own = home.json(&["plan", &demo.path, "--host-memory", "1G"]);
+    assert_eq!(plan.ok().json()["worst"], own["worst"]);
+    let warm = home.named("warm").path;
+    let suspended = other(&["suspend", guest, &warm, "--json"]).ok().json();
+    assert_eq!(suspended["guest"], guest);
+    assert_eq!(suspended["checkpoint"], *warm);
+    let inspected = home.json(&["checkpoint", "inspect", &warm]);
+    assert_eq!(suspended["sha256"], inspected["memory_sha256"]);
+    shows(&["checkpoint", "trust", &warm], &[&warm]);
+    shows(&["checkpoint", "remove", &warm], &["removed", &warm]);
+    shows(&["disk", "leftovers"], &["nothing is left over"]);
+    shows(&["disk", "sweep"], &["nothing is left over"]);
+    let _ = other(&["checkpoint", "flatten", &warm, &demo.path])
+        .exits(1)
+        .says(&["Permission denied"]);
     let _ = other(&["--no-daemon", "list"])
         .exits(1)
         .says(&["Permission denied"]);

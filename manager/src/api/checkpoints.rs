@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -16,15 +16,13 @@ use super::{
     extract::{Json as Body, Path, Query},
     permits::{Permit, PermitKind},
     problem::Problem,
-    types,
+    types::{self, RemovedCheckpoint, VerifyReport},
     workers::{blocking, guests, until_hang_up},
 };
 use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, until},
-    disk,
     engine::make_demo_checkpoint,
-    guests as library,
-    host::plan::plan as make_plan,
+    host::plan::Plan,
     restore::{self, cost, read_bundle},
     units::Bytes,
 };
@@ -132,17 +130,6 @@ pub(super) async fn trust(
     .await
 }
 
-/// Result of a verification: the checkpoint is complete and unchanged.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct VerifyReport {
-    /// The bundle.
-    checkpoint: String,
-    /// Always true: a damaged checkpoint is an error.
-    whole: bool,
-    /// SHA-256 of its memory.
-    sha256: String,
-}
-
 /// Reads all of a checkpoint and compares it with its digests; answers when that is done
 #[utoipa::path(
     post, path = "/checkpoints/{checkpoint}/verify", tag = "checkpoints",
@@ -158,29 +145,9 @@ pub(super) async fn verify(
     let permit = app.at_checkpoint(&path).await?;
     until_hang_up(move |cancelled| {
         let _permit = permit;
-        let checkpoint = Checkpoint::open(&path)?;
-        checkpoint.verify_memory(&until(cancelled))?;
-        let disks = &checkpoint.manifest().disks;
-        if !disks.is_empty() {
-            disk::verify(&path.absolute()?, disks).map_err(library::Error::from)?;
-        }
-        Ok(Json(VerifyReport {
-            checkpoint: path.to_string(),
-            whole: true,
-            sha256: checkpoint.manifest().memory_sha256(),
-        }))
+        Ok(Json(VerifyReport::of(&path, &until(cancelled))?))
     })
     .await
-}
-
-/// A checkpoint was removed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RemovedCheckpoint {
-    /// The bundle.
-    checkpoint: String,
-    /// Size of its files, in bytes.
-    #[schema(value_type = types::words::Bytes)]
-    freed: Bytes,
 }
 
 /// How to remove.
@@ -212,14 +179,11 @@ pub(super) async fn remove(
         let _permit = permit;
         // One that stands by has its files open.
         workers.sessions().end(&path.absolute()?.to_string());
-        let freed = workers.call(|state, engine| {
+        workers.call(|state, engine| {
             let mut guests = guests(state, engine, cancelled);
-            Ok::<_, Problem>(guests.remove_checkpoint(&path, removing.force)?)
-        })?;
-        Ok(Json(RemovedCheckpoint {
-            checkpoint: path.to_string(),
-            freed,
-        }))
+            let removed = RemovedCheckpoint::of(&mut guests, &path, removing.force)?;
+            Ok(Json(removed))
+        })
     })
     .await
 }
@@ -316,16 +280,22 @@ pub(super) async fn plan(
     State(app): State<App>,
     Path(named): Path<String>,
     Query(planning): Query<PlanQuery>,
-) -> Result<Json<types::Plan>, Problem> {
+) -> Result<Json<Plan>, Problem> {
     let path = app.bundle(&named)?;
     let workers = Arc::clone(&app.workers);
     blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
         let facts = workers.facts(Some(path.dir().to_owned()))?;
-        let cost = workers.call(|state, engine| cost::live(state, engine, &checkpoint))?;
         let memory = planning.host_memory_bytes.map(Bytes);
-        let size = checkpoint.manifest().memory.size;
-        Ok(Json(make_plan(&facts, memory, size, &cost).into()))
+        workers.call(|state, engine| {
+            Ok(Json(cost::plan(
+                state,
+                engine,
+                &facts,
+                &checkpoint,
+                memory,
+            )?))
+        })
     })
     .await
 }

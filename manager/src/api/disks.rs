@@ -6,16 +6,17 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
     App,
     extract::{Json, Query},
     permits::PermitKind,
     problem::Problem,
+    types::{Leftovers, SweepReport, SweepRequest},
 };
-use brood_core::{disk::Place, guests, restore};
+use brood_core::{disk::Place, restore};
 
 /// Where to look.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -26,31 +27,6 @@ pub(super) struct DiskQuery {
     /// guests of this state folder had disks.
     #[param(example = "zfs:tank/vm")]
     place: Option<String>,
-}
-
-/// A disk without a guest, or a snapshot without a checkpoint.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Leftover {
-    /// What it is called.
-    disk: String,
-    /// What it was of.
-    of: String,
-}
-
-impl From<&guests::Leftover> for Leftover {
-    fn from(left: &guests::Leftover) -> Self {
-        Self {
-            disk: left.found.name(),
-            of: left.of.clone(),
-        }
-    }
-}
-
-/// What is left over.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Leftovers {
-    /// All of it.
-    leftovers: Vec<Leftover>,
 }
 
 /// Lists disks without a guest, and snapshots without a checkpoint
@@ -70,9 +46,7 @@ pub(super) async fn leftovers(
         .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
-        let left = guests.leftovers(&places)?;
-        let leftovers = left.iter().map(Into::into).collect();
-        Ok(Answer(Leftovers { leftovers }))
+        Ok(Answer(Leftovers::of(guests, &places)?))
     })
     .await
 }
@@ -84,39 +58,10 @@ fn places(named: &[String]) -> Result<Vec<Place>, Problem> {
         .map_err(|e| Problem::bad_request(e.to_string()))
 }
 
-/// Where to sweep.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SweepQuery {
-    /// `zfs:DATASET` or `reflink:FOLDER`, any number; by default all places in which guests of this
-    /// state folder had disks.
-    #[serde(default)]
-    #[schema(example = json!(["zfs:tank/vm"]))]
-    places: Vec<String>,
-}
-
-/// What came of sweeping.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SweepReport {
-    /// What was removed.
-    removed: Vec<Leftover>,
-    /// What was not, and why.
-    errors: Vec<SweepFailure>,
-}
-
-/// Something that could not be removed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SweepFailure {
-    /// What it is called.
-    disk: String,
-    /// Why not.
-    error: String,
-}
-
 /// Removes the disks and snapshots that listLeftovers lists
 #[utoipa::path(
     post, path = "/disks/sweep", tag = "host", operation_id = "sweepLeftovers",
-    request_body = SweepQuery,
+    request_body = SweepRequest,
     responses(
         (status = 200, description = "All of it was removed", body = SweepReport),
         (status = 207, description = "Some of it is among the errors", body = SweepReport),
@@ -124,7 +69,7 @@ pub(super) struct SweepFailure {
 )]
 pub(super) async fn sweep(
     State(app): State<App>,
-    Json(sweeping): Json<SweepQuery>,
+    Json(sweeping): Json<SweepRequest>,
 ) -> Result<Response, Problem> {
     let places = places(&sweeping.places)?;
     let permit = app
@@ -133,21 +78,7 @@ pub(super) async fn sweep(
         .await?;
     app.on_guests(move |guests| {
         let _permit = permit;
-        let left = guests.leftovers(&places)?;
-        let failed = guests.sweep(&left);
-        let removed = left
-            .iter()
-            .filter(|left| !failed.iter().any(|(other, _)| other == *left));
-        let swept = SweepReport {
-            removed: removed.map(Into::into).collect(),
-            errors: failed
-                .iter()
-                .map(|(left, e)| SweepFailure {
-                    disk: left.found.name(),
-                    error: e.to_string(),
-                })
-                .collect(),
-        };
+        let swept = SweepReport::of(guests, &places)?;
         let status = if swept.errors.is_empty() {
             StatusCode::OK
         } else {

@@ -16,7 +16,7 @@ use super::{
     extract::{Json, Path, Query},
     permits::PermitKind,
     problem::Problem,
-    types::{self, report},
+    types::{self, SuspendRequest, SuspendTarget, report},
     workers::{self, until_hang_up},
 };
 use brood_core::{
@@ -273,18 +273,6 @@ impl ResumeReport {
     }
 }
 
-/// Where a guest is to be suspended to.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SuspendRequest {
-    /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
-    #[schema(example = "/var/tmp/ckp/warm")]
-    checkpoint: String,
-    /// Write a delta of its checkpoint: only the guest's private pages.
-    #[serde(default)]
-    delta: bool,
-}
-
 /// Suspends a guest into a new checkpoint and ends it; if anything fails, the guest goes on
 ///
 /// When the client disconnects before the checkpoint is sealed, the guest goes on.
@@ -322,10 +310,12 @@ impl App {
         let permit = self.permits.take(&bounds, restore::TIMEOUT).await?;
         self.change_guests(move |guests| {
             let _permit = permit;
-            let guest = guests.find(&name)?;
-            let wanted = until(guests.cancelled);
-            let manifest = guests.suspend(&guest, &path, delta, &wanted)?;
-            Ok(types::Checkpoint::new(&path, &manifest))
+            let progress = until(guests.cancelled);
+            let checkpoint = &path;
+            let target = SuspendTarget { checkpoint, delta };
+            Ok(types::Checkpoint::suspended(
+                guests, &name, &target, &progress,
+            )?)
         })
         .await
     }

@@ -1,35 +1,25 @@
 //! `brood checkpoint`: makes, imports, lists, verifies and removes checkpoints.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde_json::json;
 
 #[cfg(target_os = "linux")]
 use super::make::Make;
 use super::{
     bar::Bar,
     complete,
-    output::{age, cancellation, engine, json, line, state, table},
+    output::{age, cancellation, json, line, local, operations_near, table},
 };
-use crate::api::types::{self, ListedCheckpoint};
-use crate::config::Config;
-use crate::failure::Failure;
+use crate::{
+    api::types,
+    config::Config,
+    failure::Failure,
+    ops::{ImportSource, Local},
+};
 use brood_core::{
-    checkpoint::{self, AgentProtocol, BhyveGuest, BundlePath, Checkpoint, Readiness},
-    disk,
-    engine::{
-        NEVER,
-        bhyve::{
-            Bhyve,
-            config::{self, BhyveConfig, Variables},
-        },
-        make_demo_checkpoint,
-    },
-    guests::{self, Guests},
-    restore::read_bundle,
-    state::BundleAction,
+    checkpoint::{AgentProtocol, BhyveGuest, BundlePath, Readiness},
     units::Bytes,
 };
 
@@ -81,6 +71,21 @@ impl Command {
     }
 }
 
+/// Prints a checkpoint that was made, and how.
+pub(super) fn print_sealed(made: &types::Checkpoint, how: &str, as_json: bool) {
+    if as_json {
+        json(made);
+        return;
+    }
+    let manifest = &made.manifest;
+    line(format_args!(
+        "{}: {} of memory, {how} (sha256 {})",
+        made.checkpoint,
+        manifest.memory.size,
+        &manifest.files.ckp.sha256[..16]
+    ));
+}
+
 /// Makes a checkpoint: boots the demo guest, sends it a request and suspends it
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -101,20 +106,9 @@ pub(super) struct Demo {
 impl Demo {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-        let engine = engine(config)?;
-        let progress = |p| bar.advance(p);
-        let manifest = make_demo_checkpoint(&*engine, &self.checkpoint, self.memory, &progress)?;
+        let made = local(config).make_demo(&self.checkpoint, self.memory, &|p| bar.advance(p))?;
         bar.clear();
-        if self.json {
-            json(&types::Checkpoint::new(&self.checkpoint, &manifest));
-        } else {
-            line(format_args!(
-                "{}: {} of memory, booted, answering, sealed (sha256 {})",
-                self.checkpoint,
-                manifest.memory.size,
-                &manifest.files.ckp.sha256[..16]
-            ));
-        }
+        print_sealed(&made, "booted, answering, sealed", self.json);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -183,51 +177,20 @@ fn readiness(text: &str) -> Result<Readiness, String> {
 
 impl Import {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let mut state = state(config)?;
-        let guests = Guests {
-            state: &mut state,
-            engine: &Bhyve::new(),
-            cancelled: &NEVER,
-        };
-        if let Some(name) = guests.with_disk_and_memory(&self.raw)? {
-            let raw = self.raw.display();
-            let message = format!("{raw} is the memory of {name}, which has a disk");
-            let hint = format!("`brood show {name}` says how to seal both");
-            return Err(Failure::new(&message, Some(hint)));
-        }
-        let text = std::fs::read_to_string(&self.bhyve_config).map_err(|e| {
-            let message = format!("cannot read {}: {e}", self.bhyve_config.display());
-            Failure::new(&message, None)
-        })?;
-        let of_file = |e: config::Error| {
-            let message = format!("{}: {e}", self.bhyve_config.display());
-            Failure::new(&message, Some(e.hint().to_owned()))
-        };
-        let variables: Variables = text.parse().map_err(of_file)?;
-        BhyveConfig::try_from(variables.clone()).map_err(of_file)?;
-        let guest = BhyveGuest {
-            config: variables.0,
-            agent: self.agent,
-            agent_protocol: self.agent_protocol,
-            readiness: self.ready,
+        let source = ImportSource {
+            raw: &self.raw,
+            bhyve_config: &self.bhyve_config,
+            guest: BhyveGuest {
+                config: BTreeMap::new(),
+                agent: self.agent,
+                agent_protocol: self.agent_protocol,
+                readiness: self.ready,
+            },
         };
         let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-        // The operator who imports it has just named what it wants.
-        let mut trust = |manifest: &_, sha256: &_| state.trust_seal(manifest, sha256);
-        let progress = |p| bar.advance(p);
-        let manifest =
-            Bhyve::new().import(&self.raw, &self.checkpoint, guest, &mut trust, &progress)?;
+        let made = local(config).import(source, &self.checkpoint, &|p| bar.advance(p))?;
         bar.clear();
-        if self.json {
-            json(&types::Checkpoint::new(&self.checkpoint, &manifest));
-        } else {
-            line(format_args!(
-                "{}: {} of memory, sealed (sha256 {})",
-                self.checkpoint,
-                manifest.memory.size,
-                &manifest.files.ckp.sha256[..16]
-            ));
-        }
+        print_sealed(&made, "sealed", self.json);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -248,17 +211,12 @@ pub(super) struct Inspect {
 
 impl Inspect {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let m = checkpoint.manifest();
-        let wants = m.wants();
-        let trusted = match wants[..] {
-            [] => None,
-            _ => is_trusted(config, &checkpoint),
-        };
+        let (checkpoint, trusted) = local(config).inspect(&self.checkpoint)?;
         if self.json {
             json(&types::Checkpoint::of(&checkpoint, trusted));
             return Ok(ExitCode::SUCCESS);
         }
+        let m = checkpoint.manifest();
         let devices: Vec<_> = m
             .devices
             .iter()
@@ -299,7 +257,7 @@ impl Inspect {
         if let Some(trusted) = trusted {
             lines.push(("trusted", if trusted { "yes" } else { "no" }.to_owned()));
         }
-        lines.extend(wants.into_iter().map(|want| ("wants to", want)));
+        lines.extend(m.wants().into_iter().map(|want| ("wants to", want)));
         let exposures = checkpoint.exposures().into_iter();
         lines.extend(exposures.map(|exposure| ("exposed", exposure.to_string())));
         for (key, value) in lines {
@@ -315,15 +273,6 @@ impl Inspect {
     }
 }
 
-/// Whether the state folder trusts a checkpoint; `None` when that is unknown. This never creates a
-/// state folder.
-fn is_trusted(config: &Config, checkpoint: &Checkpoint) -> Option<bool> {
-    if !config.state_dir().ok()?.exists() {
-        return Some(false);
-    }
-    state(config).ok()?.is_trusted(checkpoint).ok()
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "Example: brood checkpoint verify /var/tmp/ckp/demo")]
 pub(super) struct Verify {
@@ -337,23 +286,15 @@ pub(super) struct Verify {
 
 impl Verify {
     fn run(self) -> Result<ExitCode, Failure> {
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let bar = Bar::bytes("verifying", self.json).until(&cancellation());
-        checkpoint.verify_memory(&|p| bar.advance(p))?;
-        let disks = &checkpoint.manifest().disks;
-        if !disks.is_empty() {
-            disk::verify(&self.checkpoint.absolute()?, disks).map_err(guests::Error::from)?;
-        }
+        let verified = Local::verify(&self.checkpoint, &|p| bar.advance(p))?;
         bar.clear();
-        let sha256 = &checkpoint.manifest().memory_sha256();
         if self.json {
-            json(
-                &json!({ "checkpoint": self.checkpoint.to_string(), "whole": true, "sha256": sha256 }),
-            );
+            json(&verified);
         } else {
             line(format_args!(
-                "{} is whole: sha256 {sha256}",
-                self.checkpoint
+                "{} is whole: sha256 {}",
+                self.checkpoint, verified.sha256
             ));
         }
         Ok(ExitCode::SUCCESS)
@@ -380,13 +321,12 @@ pub(super) struct Trust {
 
 impl Trust {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        state(config)?.trust(&checkpoint)?;
+        let trusted = operations_near(config).run(|ops| ops.trust(&self.checkpoint))?;
         if self.json {
-            json(&types::Checkpoint::of(&checkpoint, Some(true)));
+            json(&trusted);
             return Ok(ExitCode::SUCCESS);
         }
-        let wants = checkpoint.manifest().wants();
+        let wants = trusted.wants;
         if wants.is_empty() {
             line(format_args!(
                 "{} wants nothing of this host",
@@ -419,8 +359,7 @@ pub(super) struct List {
 
 impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let bundles = checkpoint::list(&self.dir)?;
-        let views: Vec<ListedCheckpoint> = bundles.iter().map(Into::into).collect();
+        let views = Local::checkpoints(&self.dir)?;
         if self.json {
             json(&views);
             return Ok(ExitCode::SUCCESS);
@@ -476,23 +415,15 @@ pub(super) struct Flatten {
 
 impl Flatten {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let state = state(config)?;
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let _use = read_bundle(&state, &checkpoint)?;
         let bar = Bar::bytes("flattening", self.json).until(&cancellation());
-        let manifest = checkpoint::flatten(&checkpoint, &self.new, &|p| bar.advance(p))?;
+        let progress = |p| bar.advance(p);
+        let (made, joined) = local(config).flatten(&self.checkpoint, &self.new, &progress)?;
         bar.clear();
-        if self.json {
-            json(&types::Checkpoint::new(&self.new, &manifest));
-        } else {
-            line(format_args!(
-                "{}: {} of memory, joined from {} checkpoints (sha256 {})",
-                self.new,
-                manifest.memory.size,
-                checkpoint.layers().len(),
-                &manifest.files.ckp.sha256[..16]
-            ));
-        }
+        print_sealed(
+            &made,
+            &format!("joined from {joined} checkpoints"),
+            self.json,
+        );
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -514,23 +445,7 @@ pub(super) struct Rebase {
 
 impl Rebase {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let parent = match self.parent {
-            Some(parent) => parent,
-            None => {
-                let folders = state.folders_of_bundles(&[])?;
-                checkpoint::find_parent(&self.delta, &Vec::from_iter(folders))?
-            }
-        };
-        let _use = state.use_bundle(&self.delta, BundleAction::Remove)?;
-        let guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
-        };
-        // What it restores is kept from removal by its old parent's name.
-        guests.refuse_readers(&self.delta)?;
-        checkpoint::rebase(&self.delta, &parent)?;
+        let parent = local(config).rebase(&self.delta, self.parent)?;
         line(format_args!("{} is a delta of {parent}", self.delta));
         Ok(ExitCode::SUCCESS)
     }
@@ -549,13 +464,9 @@ pub(super) struct Remove {
 
 impl Remove {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
-        };
-        let freed = guests.remove_checkpoint(&self.checkpoint, self.force)?;
+        let mut ops = operations_near(config);
+        let removed = ops.run(|ops| ops.remove_checkpoint(&self.checkpoint, self.force))?;
+        let freed = removed.freed;
         line(format_args!("removed {}: {freed} freed", self.checkpoint));
         Ok(ExitCode::SUCCESS)
     }

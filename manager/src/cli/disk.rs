@@ -3,16 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
 
-use super::output::{ending, engine, json, line, state, table};
-use crate::config::Config;
-use crate::failure::Failure;
-use brood_core::{
-    disk::Place,
-    engine::NEVER,
-    guests::{Guests, Leftover},
-};
+use super::output::{ending, json, line, operations_near, table};
+use crate::{config::Config, failure::Failure};
+use brood_core::disk::Place;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -57,21 +51,16 @@ pub(super) struct Leftovers {
 
 impl Leftovers {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
-        };
-        let left = guests.leftovers(&self.places.places)?;
+        let places = &self.places.places;
+        let left = operations_near(config).run(|ops| ops.leftovers(places))?;
         if self.places.json {
-            let left: Vec<_> = left.iter().map(described).collect();
-            json(&json!({ "leftovers": left }));
-        } else if left.is_empty() {
+            json(&left);
+        } else if left.leftovers.is_empty() {
             line("nothing is left over");
         } else {
-            let row = |left: &Leftover| vec![left.found.name(), left.of.clone()];
-            table(&["DISK", "OF"], &left.iter().map(row).collect::<Vec<_>>());
+            let left = left.leftovers.into_iter();
+            let rows: Vec<_> = left.map(|left| vec![left.disk, left.of]).collect();
+            table(&["DISK", "OF"], &rows);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -87,44 +76,21 @@ pub(super) struct Sweep {
 
 impl Sweep {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
-        };
-        let left = guests.leftovers(&self.places.places)?;
-        let failed = guests.sweep(&left);
-        let removed: Vec<&Leftover> = left
-            .iter()
-            .filter(|left| !failed.iter().any(|(other, _)| other == *left))
-            .collect();
+        let places = &self.places.places;
+        let swept = operations_near(config).run(|ops| ops.sweep(places))?;
         if self.places.json {
-            let removed: Vec<_> = removed.iter().map(|left| described(left)).collect();
-            let errors: Vec<_> = failed
-                .iter()
-                .map(|(left, e)| json!({ "disk": left.found.name(), "error": e.to_string() }))
-                .collect();
-            json(&json!({ "removed": removed, "errors": errors }));
+            json(&swept);
         } else {
-            for left in &removed {
-                line(format_args!(
-                    "removed {}, of {}",
-                    left.found.name(),
-                    left.of
-                ));
+            for left in &swept.removed {
+                line(format_args!("removed {}, of {}", left.disk, left.of));
             }
-            if left.is_empty() {
+            if swept.removed.is_empty() && swept.errors.is_empty() {
                 line("nothing is left over");
             }
         }
-        for (_, error) in &failed {
-            super::output::failure(&Failure::new(error, error.hint()));
+        for failed in &swept.errors {
+            super::output::failure(&Failure::new(&failed.error, failed.hint.clone()));
         }
-        Ok(ending(removed.len(), failed.len()))
+        Ok(ending(swept.removed.len(), swept.errors.len()))
     }
-}
-
-fn described(left: &Leftover) -> serde_json::Value {
-    json!({ "disk": left.found.name(), "of": left.of })
 }

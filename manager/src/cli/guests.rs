@@ -1,6 +1,6 @@
 //! Commands on guests that exist: list, show, ask, pause, resume, destroy, suspend.
 
-use std::{cmp::Reverse, process::ExitCode, time::Duration};
+use std::{cmp::Reverse, process::ExitCode, sync::LazyLock, time::Duration};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
@@ -11,20 +11,18 @@ use super::{
     complete,
     failure::SOME,
     filter::Filter,
-    output::{age, cancellation, count, engine, json, line, operations_to_look, state, table},
+    output::{age, cancellation, count, json, line, local, operations_near, table},
     strays,
     targets::{GuestAction, GuestArgs},
     values::timeout,
 };
 use crate::api::{
     guests::{AskRequest, GuestAnswer},
-    types::Guest,
+    types::{Guest, SuspendTarget},
 };
 use crate::config::Config;
 use crate::failure::Failure;
-use brood_core::{
-    checkpoint::BundlePath, engine::NEVER, guests::Guests, state::EntryState, units::Bytes,
-};
+use brood_core::{checkpoint::BundlePath, state::EntryState, units::Bytes};
 
 /// Lists all guests, including those that died
 #[derive(Debug, Args)]
@@ -76,7 +74,7 @@ impl List {
             return strays::list(config, self.json);
         }
         let long = self.long || self.sort == Sort::Private;
-        let mut guests = operations_to_look(config).run(|ops| ops.guests(long))?;
+        let mut guests = operations_near(config).run(|ops| ops.guests(long))?;
         guests.retain(|guest| self.filter.takes(guest));
         // They come by name.
         match self.sort {
@@ -157,7 +155,7 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let guest = operations_to_look(config).run(|ops| ops.guest(&self.guest))?;
+        let guest = operations_near(config).run(|ops| ops.guest(&self.guest))?;
         if self.json {
             json(&guest);
             return Ok(ExitCode::SUCCESS);
@@ -269,7 +267,7 @@ impl Ask {
             timeout_s: Some(self.timeout.as_secs_f64()),
             text: !self.json,
         };
-        match operations_to_look(config).run(|ops| ops.ask(&self.guest, &asked))? {
+        match operations_near(config).run(|ops| ops.ask(&self.guest, &asked))? {
             GuestAnswer::Text(text) => line(text),
             GuestAnswer::Object(object) => json(&object),
         }
@@ -371,7 +369,7 @@ pub(super) struct Destroy {
 impl Destroy {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let destroyed = if self.strays {
-            strays::destroy(config)?
+            local(config).destroy_strays()?
         } else {
             self.which
                 .destroy(config, self.force, self.ignore_missing)?
@@ -433,24 +431,21 @@ pub(super) struct Suspend {
 
 impl Suspend {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let mut guests = Guests {
-            state: &mut state,
-            engine: &*engine,
-            cancelled: &NEVER,
+        let bar = LazyLock::new(|| Bar::bytes("sealing", self.json).until(&cancellation()));
+        let target = SuspendTarget {
+            checkpoint: &self.checkpoint,
+            delta: self.delta,
         };
-        let guest = guests.find(&self.guest)?;
-        let bar = Bar::bytes("sealing", self.json).until(&cancellation());
-        let progress = |p| bar.advance(p);
-        let manifest = guests.suspend(&guest, &self.checkpoint, self.delta, &progress)?;
-        bar.clear();
-        let (guest, sha256) = (&guest.row.name, manifest.memory_sha256());
-        let size = manifest.files.ckp.size;
-        let parent = manifest.parent.as_ref();
+        let made = operations_near(config)
+            .run(|ops| ops.suspend(&self.guest, &target, &|progress| bar.advance(progress)))?;
+        drop(bar);
+        let (guest, sha256) = (&made.manifest.guest, &made.memory_sha256);
+        let parent = made.manifest.parent.as_ref();
         if self.json {
             json(&json!({
                 "guest": guest, "checkpoint": self.checkpoint.to_string(), "sha256": sha256,
-                "size": size, "parent": parent.map(|parent| &parent.path),
+                "size": made.manifest.files.ckp.size,
+                "parent": parent.map(|parent| &parent.path),
                 "pages": parent.map(|parent| parent.pages.count()),
             }));
         } else {

@@ -6,14 +6,12 @@ use clap::Args;
 
 use super::{
     complete,
-    output::{color, engine, facts, json, line, operations, state, styled, width},
+    output::{color, json, line, operations, operations_near, styled, width},
 };
-use crate::failure::Failure;
-use crate::{api::types, config::Config};
+use crate::{config::Config, failure::Failure};
 use brood_core::{
-    checkpoint::{BundlePath, Checkpoint},
-    host::{doctor_text, plan::plan, plan_text},
-    restore::cost,
+    checkpoint::BundlePath,
+    host::{doctor_text, plan_text},
     units::Bytes,
 };
 
@@ -78,18 +76,10 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut state, engine) = (state(config)?, engine(config)?);
-        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
-        let cost = cost::live(&mut state, &*engine, &checkpoint)?;
-        let plan = plan(
-            &facts,
-            self.host_memory,
-            checkpoint.manifest().memory.size,
-            &cost,
-        );
+        let mut ops = operations_near(config);
+        let plan = ops.run(|ops| ops.plan(&self.checkpoint, self.host_memory))?;
         if self.json {
-            json(&types::Plan::from(plan));
+            json(&plan);
         } else {
             line(plan_text::render(&plan).trim_end());
         }

@@ -1,21 +1,19 @@
 //! `brood checkpoint make`: boots an image and makes a checkpoint of it.
 
-use std::{process::ExitCode, sync::atomic::AtomicBool, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 
 use super::{
     bar::Bar,
-    complete, image,
-    output::{cancellation, json, line, note, state},
+    checkpoint::print_sealed,
+    complete,
+    output::{cancellation, local, note},
 };
-use crate::{api::types, config::Config, failure::Failure};
+use crate::{config::Config, failure::Failure, ops::ImageBoot};
 use brood_core::{
     checkpoint::{BundlePath, Network},
-    engine::{
-        Limit,
-        qemu::{Boot, BootImage, Booted, Qemu},
-    },
+    engine::{Limit, qemu::Booted},
     units::{Bytes, parse_duration},
 };
 
@@ -58,29 +56,9 @@ pub(super) struct Make {
 
 impl Make {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let images = image::images(config)?;
-        let image = images.open(&self.image)?;
-        let least = image.least_memory();
-        if self.memory < least {
-            let message = format!(
-                "a guest of image {:?} needs {least} of memory at least, not {}",
-                self.image, self.memory
-            );
-            let hint = format!("--memory {}M", least.0.div_ceil(1 << 20));
-            return Err(Failure::new(&message, Some(hint)));
-        }
-        let files = images.verify(&self.image, &image)?;
-        let initrd = images.initrd(&files)?;
-        let image = BootImage {
-            kernel: files.kernel,
-            initramfs: initrd.path.clone(),
-            command_line: image.command_line,
-            digest: image.digest,
-        };
         let cancelled = cancellation();
-        let cancelled_now: &AtomicBool = &cancelled;
-        let boot = Boot {
-            image: &image,
+        let boot = ImageBoot {
+            image: &self.image,
             memory: self.memory,
             vcpus: self.cpus,
             network: self.net,
@@ -88,7 +66,7 @@ impl Make {
             warm: &self.warm,
             limit: Limit {
                 timeout: self.timeout,
-                cancelled: cancelled_now,
+                cancelled: &cancelled,
             },
         };
         let told = |step| {
@@ -100,25 +78,15 @@ impl Make {
                 });
             }
         };
-        let run_dir = state(config)?.run_dir();
         let bar = Bar::bytes("sealing", self.json).until(&cancelled);
         let progress = |p| bar.advance(p);
-        // No broker is needed while the guest boots.
-        let engine = Qemu::new("", config.qemu.accel.value.0);
-        let manifest =
-            engine.make_checkpoint(&run_dir, &self.checkpoint, &boot, &told, &progress)?;
+        let made = local(config).make(&boot, &self.checkpoint, &told, &progress)?;
         bar.clear();
-        if self.json {
-            json(&types::Checkpoint::new(&self.checkpoint, &manifest));
-        } else {
-            line(format_args!(
-                "{}: {} of memory, booted, answering, sealed by {} (sha256 {})",
-                self.checkpoint,
-                manifest.memory.size,
-                manifest.engine_version,
-                &manifest.files.ckp.sha256[..16]
-            ));
-        }
+        let how = format!(
+            "booted, answering, sealed by {}",
+            made.manifest.engine_version
+        );
+        print_sealed(&made, &how, self.json);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -26,9 +26,9 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::Config,
     failure::{Failure, SOME},
-    ops::Auto,
+    ops::{Auto, Local},
 };
-use brood_core::{engine::ParkAfter, escaped};
+use brood_core::{checkpoint::BundlePath, engine::ParkAfter, escaped};
 
 pub(crate) use crate::ops::{engine, engine_with, facts, state};
 
@@ -198,14 +198,27 @@ pub(crate) fn operations(config: &Config) -> Auto {
     Auto::new(config, warn)
 }
 
-/// Operations that look at something: by this process, if it may enter the state folder.
-pub(crate) fn operations_to_look(config: &Config) -> Auto {
-    Auto::to_look(config, warn)
+/// Operations by this process, if its user may enter the state folder.
+pub(crate) fn operations_near(config: &Config) -> Auto {
+    Auto::near(config, warn)
+}
+
+/// Operations that restore guests of a checkpoint.
+pub(crate) fn operations_to_restore(
+    config: &Config,
+    checkpoint: &BundlePath,
+) -> Result<Auto, Failure> {
+    Auto::to_restore(config, warn, checkpoint)
 }
 
 /// Operations by this process alone.
 pub(crate) fn operations_here(config: &Config) -> Auto {
     Auto::here(config, warn)
+}
+
+/// What only this process does.
+pub(crate) fn local(config: &Config) -> Local {
+    Local::new(config, warn)
 }
 
 /// Prints a warning to standard error.

@@ -10,7 +10,7 @@ use super::{
     complete,
     failure::{INTERRUPTED, SOME},
     fill::{Fill, filling, put_pool},
-    output::{json, line, note_with, operations, operations_to_look, table},
+    output::{json, line, note_with, operations, operations_near, table},
     policy::Limits,
     values::whole_seconds,
 };
@@ -249,7 +249,7 @@ pub(super) struct List {
 
 impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let pools = operations_to_look(config).run(|ops| ops.pools())?;
+        let pools = operations_near(config).run(|ops| ops.pools())?;
         if self.json {
             json(&pools);
         } else if pools.is_empty() {
@@ -334,7 +334,7 @@ pub(super) struct Show {
 
 impl Show {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let details = operations_to_look(config).run(|ops| ops.pool(&self.pool))?;
+        let details = operations_near(config).run(|ops| ops.pool(&self.pool))?;
         if self.json {
             json(&details);
             return Ok(ExitCode::SUCCESS);

@@ -7,13 +7,15 @@ use clap::Args;
 use super::{
     complete,
     failure::{INTERRUPTED, SOME},
-    output::{Park, cancellation, engine, json, line, note, operations, operations_here, state},
+    output::{
+        Park, cancellation, engine, json, line, note, operations_here, operations_to_restore,
+    },
     progress::RestoreProgress,
     values::timeout,
 };
 use crate::{api::events::RestoreEvent, config::Config, failure::Failure, ops::Watch};
 use brood_core::{
-    checkpoint::{self, BundlePath, Checkpoint, Network, manifest::EngineKind},
+    checkpoint::{BundlePath, Network, manifest::EngineKind},
     disk::Choice,
     engine::{self, Publish, bhyve::Rctl},
     percentiles::Percentiles,
@@ -99,20 +101,11 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let checkpoint = match Checkpoint::open(&self.checkpoint) {
-            // The folders that brood knows may have it.
-            Err(checkpoint::Error::Parent { .. } | checkpoint::Error::OtherParent { .. }) => {
-                state(config)?.open_checkpoint(&self.checkpoint)?
-            }
-            opened => opened?,
-        };
-        // Disks are made where the user may write, which need not be where the daemon may;
-        // limits of guests are the daemon's own.
-        let has_disks = !checkpoint.manifest().disks.is_empty() || self.disk.is_some();
-        let mut ops = if has_disks || !self.rctl.is_empty() {
+        // Limits of guests that the daemon restores are its own.
+        let mut ops = if self.disk.is_some() || !self.rctl.is_empty() {
             operations_here(&self.limited(config)?)
         } else {
-            operations(config)
+            operations_to_restore(config, &self.checkpoint)?
         };
         let spec = self.spec(config);
         let cancelled = &cancellation();

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::{
     failure::SOME,
-    output::{engine, json, line, state},
+    output::{json, line, local},
 };
 use crate::config::Config;
 use crate::failure::Failure;
-use brood_core::rebuild::{Rebuilt, rebuild};
+use brood_core::rebuild::Rebuilt;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -45,15 +45,11 @@ pub(super) struct Check {
 
 impl Check {
     fn run(&self, config: &Config) -> Result<ExitCode, Failure> {
-        let state = state(config)?;
-        state.check()?;
+        let dir = local(config).check_state()?;
         if self.json {
-            json(&json!({ "whole": true, "dir": state.dir() }));
+            json(&json!({ "whole": true, "dir": dir }));
         } else {
-            line(format_args!(
-                "the state in {} is whole",
-                state.dir().display()
-            ));
+            line(format_args!("the state in {} is whole", dir.display()));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -79,7 +75,7 @@ pub(super) struct Rebuild {
 
 impl Rebuild {
     fn run(&self, config: &Config) -> Result<ExitCode, Failure> {
-        let rebuilt = rebuild(config.state_dir()?, &*engine(config)?)?;
+        let rebuilt = local(config).rebuild_state()?;
         if self.json {
             json(&rebuilt);
         } else {

@@ -4,18 +4,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::output::{engine, json, line, table};
-use crate::failure::Failure;
-use crate::{api::guests::DestroyAnswer, config::Config};
-use brood_core::{engine::Stray, guests};
-
-fn find(config: &Config) -> Result<Vec<Stray>, Failure> {
-    Ok(guests::strays(config.state_dir()?, &*engine(config)?)?)
-}
+use super::output::{json, line, local, table};
+use crate::{config::Config, failure::Failure};
+use brood_core::engine::Stray;
 
 /// Prints them.
 pub(super) fn list(config: &Config, as_json: bool) -> Result<ExitCode, Failure> {
-    let strays = find(config)?;
+    let strays = local(config).strays()?;
     if as_json {
         json(&Vec::from_iter(strays.iter().map(view)));
     } else if strays.is_empty() {
@@ -25,12 +20,6 @@ pub(super) fn list(config: &Config, as_json: bool) -> Result<ExitCode, Failure> 
         table(&["NAME", "PID", "CHECKPOINT"], &rows);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Ends them.
-pub(super) fn destroy(config: &Config) -> Result<DestroyAnswer, Failure> {
-    let (dir, engine) = (config.state_dir()?, engine(config)?);
-    Ok(guests::destroy_strays(dir, &*engine, &find(config)?)?.into())
 }
 
 fn view(stray: &Stray) -> serde_json::Value {

@@ -5,12 +5,13 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{Daemon, Error, Local, Operations};
+use super::{Daemon, Error, Local, Operations, local};
 use crate::{
     client::{self, Client},
     config::{Config, UseDaemon},
     failure::Failure,
 };
+use brood_core::checkpoint::{self, BundlePath, Checkpoint};
 
 /// Operations by the daemon or by this process: the one place that chooses.
 pub(crate) struct Auto {
@@ -30,15 +31,38 @@ impl Auto {
         }
     }
 
-    /// To look at something: this process needs no daemon for that, unless its user may not enter
-    /// the state folder.
-    pub(crate) fn to_look(config: &Config, warn: fn(&str)) -> Self {
+    /// By this process, unless its user may not enter the state folder. To look at something it needs
+    /// no daemon; and where it works on files, they are its user's.
+    pub(crate) fn near(config: &Config, warn: fn(&str)) -> Self {
         let daemon = only_daemon(config);
         Self {
             only_daemon: daemon.is_some(),
             daemon,
             local: Local::new(config, warn),
         }
+    }
+
+    /// To restore guests of a checkpoint: by this process, if they have disks. Those are made where
+    /// this user may write, which need not be where the daemon may.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be opened.
+    pub(crate) fn to_restore(
+        config: &Config,
+        warn: fn(&str),
+        checkpoint: &BundlePath,
+    ) -> Result<Self, Failure> {
+        let checkpoint = match Checkpoint::open(checkpoint) {
+            // The folders that brood knows may have it.
+            Err(checkpoint::Error::Parent { .. } | checkpoint::Error::OtherParent { .. }) => {
+                local::state(config)?.open_checkpoint(checkpoint)?
+            }
+            opened => opened?,
+        };
+        Ok(match checkpoint.manifest().disks.is_empty() {
+            true => Self::new(config, warn),
+            false => Self::here(config, warn),
+        })
     }
 
     /// This process alone.

@@ -19,14 +19,20 @@ use crate::{
         host::Host,
         pools::{ChangePool, CreatePool, PoolAnswer},
         suspended_claims::{ResumeClaimRequest, SuspendAnswer},
-        types::{Guest, Pool, PoolDetails},
+        types::{
+            Checkpoint, Guest, Leftovers, Pool, PoolDetails, RemovedCheckpoint, SuspendRequest,
+            SuspendTarget, SweepReport, SweepRequest,
+        },
     },
     client::{self, Call, Client, Segment, Watch},
 };
 use brood_core::{
     checkpoint::{self, BundlePath},
+    disk::Place,
+    host::plan::Plan,
     pool::NewPool,
     restore::{RestoreReport, RestoreSpec},
+    units::Bytes,
 };
 
 /// Interval at which a claim that an ending daemon has refused asks the one that takes over.
@@ -59,6 +65,21 @@ impl Operations for Client {
         let (guest, timeout_s) = (Segment(guest), timeout.as_secs_f64());
         let path = format!("/api/v1/guests/{guest}/resume?timeout_s={timeout_s}");
         Ok(self.call(&Call::change(Method::POST, path, "resume a guest"))?)
+    }
+
+    fn suspend(
+        &mut self,
+        guest: &str,
+        target: &SuspendTarget<'_>,
+        _: checkpoint::Watch<'_>,
+    ) -> Result<Checkpoint, Error> {
+        let path = format!("/api/v1/guests/{}/suspend", Segment(guest));
+        let call = Call::change(Method::POST, path, "suspend a guest");
+        let suspending = SuspendRequest {
+            checkpoint: absolute(target.checkpoint)?,
+            delta: target.delta,
+        };
+        Ok(self.call(&call.with(&suspending))?)
     }
 
     fn destroy(&mut self, targets: DestroyTargets<'_>) -> Result<DestroyAnswer, Error> {
@@ -122,6 +143,47 @@ impl Operations for Client {
             path += &format!("&checkpoint_dir={}", Segment(dir));
         }
         Ok(self.call(&Call::get(path, "look at the host"))?)
+    }
+
+    fn plan(&mut self, checkpoint: &BundlePath, host_memory: Option<Bytes>) -> Result<Plan, Error> {
+        let memory = host_memory.map(|memory| format!("?host_memory_bytes={}", memory.0));
+        let path = format!("{}/plan{}", bundle(checkpoint)?, memory.unwrap_or_default());
+        Ok(self.call(&Call::get(path, "plan for a checkpoint"))?)
+    }
+
+    fn trust(&mut self, checkpoint: &BundlePath) -> Result<Checkpoint, Error> {
+        let path = format!("{}/trust", bundle(checkpoint)?);
+        Ok(self.call(&Call::change(Method::POST, path, "trust a checkpoint"))?)
+    }
+
+    fn remove_checkpoint(
+        &mut self,
+        checkpoint: &BundlePath,
+        force: bool,
+    ) -> Result<RemovedCheckpoint, Error> {
+        let path = format!("{}?force={force}", bundle(checkpoint)?);
+        let call = Call::change(Method::DELETE, path, "remove a checkpoint");
+        Ok(self.call(&call)?)
+    }
+
+    fn leftovers(&mut self, places: &[Place]) -> Result<Leftovers, Error> {
+        let call = |query| Call::get(format!("/api/v1/disks/leftovers{query}"), "list leftovers");
+        if places.is_empty() {
+            return Ok(self.call(&call(String::new()))?);
+        }
+        let mut all = Leftovers::default();
+        for place in places {
+            let query = format!("?place={}", Segment(&place.to_string()));
+            let found: Leftovers = self.call(&call(query))?;
+            all.leftovers.extend(found.leftovers);
+        }
+        Ok(all)
+    }
+
+    fn sweep(&mut self, places: &[Place]) -> Result<SweepReport, Error> {
+        let call = Call::change(Method::POST, "/api/v1/disks/sweep", "sweep leftovers");
+        let places = places.iter().map(ToString::to_string).collect();
+        Ok(self.call(&call.with(&SweepRequest { places }))?)
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, Error> {
@@ -220,6 +282,12 @@ impl Operations for Client {
         let call = Call::change(Method::POST, path, "restore the guest of a claim");
         Ok(self.call(&call.with(resuming))?)
     }
+}
+
+/// Path of a bundle in the API.
+fn bundle(bundle: &BundlePath) -> Result<String, Error> {
+    let path = absolute(bundle)?;
+    Ok(format!("/api/v1/checkpoints/{}", Segment(&path)))
 }
 
 /// A bundle's absolute path for the daemon, whose working folder may be another one.

@@ -17,20 +17,25 @@ use crate::{
         pools::{FilledPool, PoolAnswer},
         restores::verified_restore,
         suspended_claims::{ResumeClaimRequest, SuspendAnswer},
-        types::{Guest, Pool, PoolDetails},
+        types::{
+            self, Guest, Leftovers, Pool, PoolDetails, RemovedCheckpoint, SuspendTarget,
+            SweepReport,
+        },
     },
     client::Watch,
     config::Config,
     failure::Failure,
 };
 use brood_core::{
-    checkpoint::{self, BundlePath, Progress},
+    checkpoint::{self, BundlePath, Checkpoint, Progress},
+    disk::Place,
     engine::{self, Engine, EngineConfig},
     guests::{self, Guests},
-    host::facts::HostFacts,
+    host::{facts::HostFacts, plan::Plan},
     pool::{self, ClaimSpec, LOCK_LIMIT, NEVER, Pools},
-    restore::{RestoreContext, RestoreReport, RestoreSpec, RestoreStep, SessionCache},
+    restore::{RestoreContext, RestoreReport, RestoreSpec, RestoreStep, SessionCache, cost},
     state::State,
+    units::Bytes,
 };
 
 /// The state folder, opened.
@@ -65,7 +70,7 @@ pub(crate) fn facts(
 /// This process, with what it needs to do the work. It opens the state folder when it first needs
 /// it.
 pub(crate) struct Local {
-    config: Config,
+    pub(super) config: Config,
     /// Shows a warning to the user.
     warn: fn(&str),
     opened: Option<OpenFolder>,
@@ -125,17 +130,20 @@ impl Local {
         })
     }
 
-    /// Works on guests.
+    /// Works on guests, to list or to end them.
     fn with_guests<T>(
         &mut self,
         work: impl FnOnce(&mut Guests<'_>) -> Result<T, guests::Error>,
     ) -> Result<T, Error> {
-        let OpenFolder { state, engine } = self.open_to_look()?;
-        Ok(work(&mut Guests {
-            state,
-            engine: &**engine,
-            cancelled: &NEVER,
-        })?)
+        Ok(on_guests(self.open_to_look()?, work)?)
+    }
+
+    /// Works on guests, and records each step.
+    pub(super) fn change_guests<T>(
+        &mut self,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, guests::Error>,
+    ) -> Result<T, Failure> {
+        Ok(on_guests(self.open()?, work)?)
     }
 
     /// Works on pools.
@@ -154,6 +162,17 @@ impl Local {
             lock_limit: LOCK_LIMIT,
         })?)
     }
+}
+
+fn on_guests<T>(
+    opened: &mut OpenFolder,
+    work: impl FnOnce(&mut Guests<'_>) -> Result<T, guests::Error>,
+) -> Result<T, guests::Error> {
+    work(&mut Guests {
+        state: &mut opened.state,
+        engine: &*opened.engine,
+        cancelled: &NEVER,
+    })
 }
 
 impl Operations for Local {
@@ -196,6 +215,18 @@ impl Operations for Local {
         self.with_guests(|guests| Ok(ResumeReport::of(guests, guest, timeout)?.0))
     }
 
+    fn suspend(
+        &mut self,
+        guest: &str,
+        target: &SuspendTarget<'_>,
+        progress: checkpoint::Watch<'_>,
+    ) -> Result<types::Checkpoint, Error> {
+        let _ = progress(Progress::default());
+        let suspend =
+            |guests: &mut Guests<'_>| types::Checkpoint::suspended(guests, guest, target, progress);
+        Ok(self.change_guests(suspend)?)
+    }
+
     fn destroy(&mut self, targets: DestroyTargets<'_>) -> Result<DestroyAnswer, Error> {
         self.with_guests(|guests| DestroyAnswer::of(guests, targets))
     }
@@ -234,6 +265,39 @@ impl Operations for Local {
         let mut facts = facts(&self.config, &*engine, checkpoint_dir.map(Path::to_owned))?;
         engine.examine(&mut facts);
         Ok(Host::new(&facts, guests))
+    }
+
+    fn plan(&mut self, checkpoint: &BundlePath, host_memory: Option<Bytes>) -> Result<Plan, Error> {
+        let checkpoint = Checkpoint::open(checkpoint)?;
+        let dir = self.config.state_dir()?.to_owned();
+        let OpenFolder { state, engine } = self.open()?;
+        let folder = checkpoint.path().dir().to_owned();
+        let facts = engine.host().facts(dir, Some(folder))?;
+        let plan = cost::plan(state, &**engine, &facts, &checkpoint, host_memory);
+        Ok(plan?)
+    }
+
+    fn trust(&mut self, checkpoint: &BundlePath) -> Result<types::Checkpoint, Error> {
+        let checkpoint = Checkpoint::open(checkpoint)?;
+        state(&self.config)?.trust(&checkpoint)?;
+        Ok(types::Checkpoint::of(&checkpoint, Some(true)))
+    }
+
+    fn remove_checkpoint(
+        &mut self,
+        checkpoint: &BundlePath,
+        force: bool,
+    ) -> Result<RemovedCheckpoint, Error> {
+        let remove = |guests: &mut Guests<'_>| RemovedCheckpoint::of(guests, checkpoint, force);
+        Ok(self.change_guests(remove)?)
+    }
+
+    fn leftovers(&mut self, places: &[Place]) -> Result<Leftovers, Error> {
+        Ok(self.change_guests(|guests| Leftovers::of(guests, places))?)
+    }
+
+    fn sweep(&mut self, places: &[Place]) -> Result<SweepReport, Error> {
+        Ok(self.change_guests(|guests| SweepReport::of(guests, places))?)
     }
 
     fn pools(&mut self) -> Result<Vec<Pool>, Error> {

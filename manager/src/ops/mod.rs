@@ -2,10 +2,29 @@
 //!
 //! [`Daemon`] has the daemon do the work, [`Local`] does it in this process. [`Auto`] chooses: the
 //! daemon, if one answers and has not refused before it began the work, and else this process.
-//! Results do not depend on the choice.
+//! Results do not depend on the choice. A command of the command line is: parse, one call, print.
+//!
+//! Who is asked first depends on what is gained. The daemon restores, and works on pools, claims and
+//! running guests: it has warm nurseries, and events and metrics tell of what it does. This process
+//! looks at the record, and works where files are: it suspends, plans, trusts, removes and sweeps
+//! with the rights of its user, who may write where a confined daemon may not, and see the progress.
+//! A user who may not enter the state folder has the daemon do that, too.
+//!
+//! Not in the trait:
+//! - What concerns only files that a user names, or the record itself, is a method of [`Local`] in
+//!   `files`: a daemon may see other files under the same path, or is what is to be repaired.
+//! - Programs, copies and consoles in guests (exec, run, cp, logs, console) are streams in both
+//!   directions for as long as a user likes, not a request and an answer. The command speaks with
+//!   the guest's agent itself; the API carries the same over its own connections.
+//! - `density` measures this process among others, step by step.
+//!
+//! The API's handlers do not call the trait: HTTP wants the core's typed errors for its statuses,
+//! and work on threads that end when a client hangs up. They and [`Local`] make the same answers by
+//! the same functions of the answers' types, such as [`DestroyAnswer::of`].
 
 mod auto;
 mod daemon;
+mod files;
 mod local;
 mod progress;
 
@@ -13,6 +32,9 @@ use std::{path::Path, time::Duration};
 
 pub(crate) use crate::client::Watch;
 pub(crate) use auto::{Auto, daemon};
+#[cfg(target_os = "linux")]
+pub(crate) use files::ImageBoot;
+pub(crate) use files::ImportSource;
 pub(crate) use local::{Local, engine, engine_with, facts, state};
 
 #[cfg(feature = "top")]
@@ -24,17 +46,22 @@ use crate::{
         host::Host,
         pools::{FillRequest, PoolAnswer},
         suspended_claims::{ResumeClaimRequest, SuspendAnswer},
-        types::{Guest, Pool, PoolDetails},
+        types::{
+            Checkpoint, Guest, Leftovers, Pool, PoolDetails, RemovedCheckpoint, SuspendTarget,
+            SweepReport,
+        },
     },
     client::{self, Client},
     failure::Failure,
 };
 use brood_core::{
     checkpoint::{self, BundlePath},
+    disk::Place,
     guests, host,
     pool::{self, NewPool},
     restore::{self, RestoreReport, RestoreSpec},
     state::{self, PoolChange},
+    units::Bytes,
 };
 
 /// Guests that one operation may name: a request to the daemon has their names in its path.
@@ -150,6 +177,14 @@ pub(crate) trait Operations {
     fn pause(&mut self, guest: &str) -> Result<(), Error>;
     /// Continues a guest, which must answer in time.
     fn resume(&mut self, guest: &str, timeout: Duration) -> Result<ResumeReport, Error>;
+    /// Suspends a guest into a new checkpoint. Only this process tells the progress, the first time
+    /// before it begins.
+    fn suspend(
+        &mut self,
+        guest: &str,
+        target: &SuspendTarget<'_>,
+        progress: checkpoint::Watch<'_>,
+    ) -> Result<Checkpoint, Error>;
     /// Destroys guests, [`NAMES`] of them if they are named: their processes are gone when this
     /// returns.
     fn destroy(&mut self, targets: DestroyTargets<'_>) -> Result<DestroyAnswer, Error>;
@@ -170,6 +205,26 @@ pub(crate) trait Operations {
 
     /// Whether mass restore can work on the host, with so many guests.
     fn host(&mut self, guests: u64, checkpoint_dir: Option<&Path>) -> Result<Host, Error>;
+
+    /// How many guests of a checkpoint fit on this host, or on one with so much memory.
+    fn plan(
+        &mut self,
+        checkpoint: &BundlePath,
+        host_memory: Option<Bytes>,
+    ) -> Result<host::plan::Plan, Error>;
+    /// Trusts a checkpoint that was made elsewhere.
+    fn trust(&mut self, checkpoint: &BundlePath) -> Result<Checkpoint, Error>;
+    /// Removes a checkpoint; one that something needs only when `force` is set.
+    fn remove_checkpoint(
+        &mut self,
+        checkpoint: &BundlePath,
+        force: bool,
+    ) -> Result<RemovedCheckpoint, Error>;
+    /// Disks without a guest and snapshots without a checkpoint, in these places; in all that are
+    /// recorded, when none is named.
+    fn leftovers(&mut self, places: &[Place]) -> Result<Leftovers, Error>;
+    /// Removes them.
+    fn sweep(&mut self, places: &[Place]) -> Result<SweepReport, Error>;
 
     /// All pools.
     fn pools(&mut self) -> Result<Vec<Pool>, Error>;

@@ -1,6 +1,8 @@
 //! Capacity plan of a host (`brood plan`): how many guests fit, best, expected and worst, and which
 //! limit binds.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     facts::{HostFacts, System},
     sharing::Sharing,
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// What a guest costs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CostModel {
     /// Kernel and process memory of one guest, whatever it writes.
     pub overhead: Bytes,
@@ -56,7 +58,7 @@ impl CostModel {
 }
 
 /// How many guests fit in one case.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
     /// Host memory that each guest takes.
     pub per_guest: Bytes,
@@ -71,7 +73,7 @@ pub struct Case {
 }
 
 /// A limit on memory that leaves less than the host has available.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLimit {
     /// Its name, such as the file of a control group.
     pub name: String,
@@ -80,7 +82,7 @@ pub struct MemoryLimit {
 }
 
 /// How many guests of one checkpoint a host holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Memory to plan with: the available memory, or the amount in the request.
     pub host_memory: Bytes,

@@ -2,6 +2,7 @@
 //! be known before they run. Without sharing, each guest costs all of its memory; plan, doctor and
 //! admission count accordingly.
 
+use serde::{Deserialize, Serialize};
 use vmm_sys::abi::VM_VNODE_ABI;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 };
 
 /// Whether guests share a checkpoint's memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sharing {
     /// Whether guests map the checkpoint, and copy only the pages that they write.
     pub shared: bool,

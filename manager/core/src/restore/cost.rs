@@ -1,10 +1,14 @@
-//! Cost of a guest on this host: private memory and overhead, as measured for its checkpoint.
+//! Cost of a guest on this host, as measured for its checkpoint: private memory and overhead; and the
+//! plan that follows from it.
 
 use crate::{
     checkpoint::Checkpoint,
     engine::{Engine, NEVER},
     guests::{self, Guest, Guests},
-    host::plan::CostModel,
+    host::{
+        facts::HostFacts,
+        plan::{self, CostModel, Plan},
+    },
     state::{self, GuestMeasurement, State},
     units::Bytes,
 };
@@ -27,11 +31,24 @@ pub fn measured(state: &State, checkpoint: &Checkpoint) -> Result<CostModel, sta
     ))
 }
 
-/// As [`measured`], but taken from live guests of this checkpoint when there are any.
+/// How many guests of a checkpoint fit on a host: see [`plan::plan`].
 ///
 /// # Errors
 /// When the state cannot be read or written.
-pub fn live(
+pub fn plan(
+    state: &mut State,
+    engine: &dyn Engine,
+    facts: &HostFacts,
+    checkpoint: &Checkpoint,
+    host_memory: Option<Bytes>,
+) -> Result<Plan, guests::Error> {
+    let cost = live(state, engine, checkpoint)?;
+    let size = checkpoint.manifest().memory.size;
+    Ok(plan::plan(facts, host_memory, size, &cost))
+}
+
+/// As [`measured`], but taken from live guests of this checkpoint when there are any.
+fn live(
     state: &mut State,
     engine: &dyn Engine,
     checkpoint: &Checkpoint,

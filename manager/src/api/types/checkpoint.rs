@@ -1,14 +1,16 @@
-//! View of a bundle: one JSON form for the command line and for the API.
+//! Answers about bundles: one JSON form for the command line and for the API.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{manifest as schema, words};
 use brood_core::{
     checkpoint::{
-        self, BundlePath, BundleState, CatalogueEntry,
+        self, BundlePath, BundleState, CatalogueEntry, Watch,
         manifest::{EngineKind, Manifest},
     },
+    disk,
+    guests::{self, Guests},
     units::Bytes,
 };
 
@@ -104,7 +106,7 @@ impl From<&CatalogueEntry> for ListedCheckpoint {
 }
 
 /// What is in a bundle.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Checkpoint {
     /// Where it lies, `DIR/NAME`.
     pub checkpoint: String,
@@ -122,7 +124,7 @@ pub struct Checkpoint {
     /// nothing, or when that is unknown.
     pub trusted: Option<bool>,
     /// Files of it and of its parents that users other than this one and root may change.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposed: Vec<String>,
     /// Its manifest.
     #[serde(flatten)]
@@ -161,5 +163,90 @@ impl Checkpoint {
             trusted: trusted.filter(|_| !view.wants.is_empty()),
             ..view
         }
+    }
+    /// Suspends a guest into a new bundle.
+    pub(crate) fn suspended(
+        guests: &mut Guests<'_>,
+        guest: &str,
+        wanted: &SuspendTarget<'_>,
+        progress: Watch<'_>,
+    ) -> Result<Self, guests::Error> {
+        let guest = guests.find(guest)?;
+        let SuspendTarget { checkpoint, delta } = *wanted;
+        let manifest = guests.suspend(&guest, checkpoint, delta, progress)?;
+        Ok(Self::new(checkpoint, &manifest))
+    }
+}
+
+/// A bundle that a guest is suspended into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SuspendTarget<'a> {
+    /// The new bundle.
+    pub(crate) checkpoint: &'a BundlePath,
+    /// Write a delta of its checkpoint.
+    pub(crate) delta: bool,
+}
+
+/// Where a guest is to be suspended to.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SuspendRequest {
+    /// The new bundle: `DIR/NAME`, or a name in the daemon's folder.
+    #[schema(example = "/var/tmp/ckp/warm")]
+    pub(crate) checkpoint: String,
+    /// Write a delta of its checkpoint: only the guest's private pages.
+    #[serde(default)]
+    pub(crate) delta: bool,
+}
+
+/// Result of a verification: the checkpoint is complete and unchanged.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerifyReport {
+    /// The bundle.
+    checkpoint: String,
+    /// Always true: a damaged checkpoint is an error.
+    whole: bool,
+    /// SHA-256 of its memory.
+    pub(crate) sha256: String,
+}
+
+impl VerifyReport {
+    /// Reads all of a bundle, and looks for its disks' snapshots.
+    pub(crate) fn of(path: &BundlePath, progress: Watch<'_>) -> Result<Self, guests::Error> {
+        let checkpoint = checkpoint::Checkpoint::open(path)?;
+        checkpoint.verify_memory(progress)?;
+        let disks = &checkpoint.manifest().disks;
+        if !disks.is_empty() {
+            disk::verify(&path.absolute()?, disks)?;
+        }
+        Ok(Self {
+            checkpoint: path.to_string(),
+            whole: true,
+            sha256: checkpoint.manifest().memory_sha256(),
+        })
+    }
+}
+
+/// A checkpoint was removed.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct RemovedCheckpoint {
+    /// The bundle.
+    pub(crate) checkpoint: String,
+    /// Size of its files, in bytes.
+    #[schema(value_type = words::Bytes)]
+    pub(crate) freed: Bytes,
+}
+
+impl RemovedCheckpoint {
+    /// Removes a bundle; one that something needs only when `force` is set.
+    pub(crate) fn of(
+        guests: &mut Guests<'_>,
+        path: &BundlePath,
+        force: bool,
+    ) -> Result<Self, guests::Error> {
+        Ok(Self {
+            checkpoint: path.to_string(),
+            freed: guests.remove_checkpoint(path, force)?,
+        })
     }
 }

@@ -2,6 +2,7 @@
 //! made from a type of the core, which knows nothing of the API or of OpenAPI.
 
 mod checkpoint;
+mod disk;
 mod guest;
 pub mod manifest;
 mod plan;
@@ -13,6 +14,8 @@ pub mod words;
 mod schema_tests;
 
 pub use checkpoint::{Checkpoint, ListedCheckpoint, ListedState};
+pub(crate) use checkpoint::{RemovedCheckpoint, SuspendRequest, SuspendTarget, VerifyReport};
+pub(crate) use disk::{Leftovers, SweepReport, SweepRequest};
 pub use guest::{Guest, MemoryMap, Usage};
 pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
 pub use pool::{

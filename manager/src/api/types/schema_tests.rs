@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 
 use super::{manifest as schema, report, words};
 use brood_core::{
-    checkpoint::{Accelerator, AgentProtocol, BhyveGuest, Network, QemuGuest, Readiness, manifest},
+    checkpoint::{Accelerator, AgentProtocol, BhyveGuest, BundlePath, Network, QemuGuest, Readiness, manifest},
     guest_id::GuestId,
-    host::doctor,
+    host::{doctor, plan, sharing},
     percentiles::Percentiles,
     restore::{RestoreFailure, RestoreReport, RestoreSpec, RestoredGuest},
     units::Bytes,
@@ -320,6 +320,55 @@ fn a_manifest_is_what_its_schema_says() {
     ]
     .map(manifest);
     check::<schema::Manifest>(&manifests).unwrap();
+}
+
+#[test]
+fn a_plan_is_what_its_schema_says() {
+    let case = plan::Case {
+        per_guest: Bytes::mib(1),
+        guests: 3,
+        guest_memory: Bytes::mib(12),
+        binds: "memory".to_owned(),
+        guests_by_memory: 4,
+    };
+    let plan = plan::Plan {
+        host_memory: Bytes::mib(16),
+        memory_limit: Some(plan::MemoryLimit {
+            name: "memory.max".to_owned(),
+            left: Bytes::mib(8),
+        }),
+        sharing: sharing::Sharing {
+            shared: false,
+            why: Some("vmm_vnode is not installed".to_owned()),
+        },
+        memory_size: Bytes::mib(4),
+        cost: plan::CostModel::built_in(manifest::EngineKind::Kvm),
+        best: case.clone(),
+        expected: case.clone(),
+        worst: case.clone(),
+        unshared: case,
+    };
+    check::<super::Plan>(std::slice::from_ref(&plan)).unwrap();
+    let sent = serde_json::to_value(&plan).unwrap();
+    assert_eq!(serde_json::from_value::<plan::Plan>(sent).unwrap(), plan);
+}
+
+#[test]
+fn a_checkpoint_is_read_as_it_was_sent() {
+    let path = BundlePath::new("/ckp/web".as_ref()).unwrap();
+    let manifest = manifest(Readiness::Agent);
+    let made = super::Checkpoint::new(&path, &manifest);
+    let shown = super::Checkpoint {
+        parents: Some(vec!["/ckp/base".to_owned()]),
+        trusted: Some(true),
+        exposed: vec!["/ckp/web.ckp".to_owned()],
+        ..made.clone()
+    };
+    for view in [made, shown] {
+        let sent = serde_json::to_string(&view).unwrap();
+        let read: super::Checkpoint = serde_json::from_str(&sent).unwrap();
+        assert_eq!(read, view);
+    }
 }
 
 #[test]

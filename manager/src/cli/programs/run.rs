@@ -14,11 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_core::{
-    checkpoint::{BundlePath, Checkpoint},
-    guest_id::random,
-    restore::RestoreSpec,
-};
+use brood_core::{checkpoint::BundlePath, guest_id::random, restore::RestoreSpec};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use signal_hook::{
@@ -39,7 +35,7 @@ use crate::{
     api::{claims::ClaimRequest, guests::DestroyTargets},
     cli::{
         complete,
-        output::{operations, operations_here},
+        output::{operations, operations_to_restore},
         values::wait,
     },
     config::Config,
@@ -225,14 +221,9 @@ impl Held {
         let prefix = format!("run-{:08x}", u32::from_be_bytes(digits));
         let guest = format!("{prefix}-1");
         let hold = Hold::Guest(guest.clone());
+        let mut ops = operations_to_restore(config, path)?;
         // Before it is there: this process may be killed while it is being restored.
         guard.holds(&hold);
-        let has_disks =
-            Checkpoint::open(path).is_ok_and(|checkpoint| !checkpoint.manifest().disks.is_empty());
-        let mut ops = match has_disks {
-            true => operations_here(config),
-            false => operations(config),
-        };
         let defaults = &config.restore;
         let spec = RestoreSpec {
             checkpoint: path.to_string(),

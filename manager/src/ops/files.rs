@@ -1,0 +1,266 @@
+//! Operations of this process alone: on files that its user may read or write, and on the record
+//! itself. The daemon is never asked: it has other rights, and may see other files.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Local,
+    local::{engine, state},
+};
+#[cfg(target_os = "linux")]
+use crate::image::Images;
+use crate::{
+    api::{
+        guests::DestroyAnswer,
+        types::{self, ListedCheckpoint, VerifyReport},
+    },
+    failure::Failure,
+};
+#[cfg(target_os = "linux")]
+use brood_core::{
+    checkpoint::Network,
+    engine::{
+        Limit,
+        qemu::{Boot, BootImage, Booted, Qemu},
+    },
+};
+use brood_core::{
+    checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, Watch},
+    engine::{
+        NEVER, Stray,
+        bhyve::{
+            Bhyve,
+            config::{self, BhyveConfig, Variables},
+        },
+        make_demo_checkpoint,
+    },
+    guests::{self, Guests},
+    rebuild::{Rebuilt, rebuild},
+    restore::read_bundle,
+    state::BundleAction,
+    units::Bytes,
+};
+
+/// What `bhyvectl --suspend` wrote, to be sealed.
+#[derive(Debug)]
+pub(crate) struct ImportSource<'a> {
+    /// The memory; RAW.kern and RAW.meta lie beside it.
+    pub(crate) raw: &'a Path,
+    /// The guest's configuration, as bhyve -k reads it.
+    pub(crate) bhyve_config: &'a Path,
+    /// What else is to be known of the guest; its configuration is read from that file.
+    pub(crate) guest: BhyveGuest,
+}
+
+/// An image to boot, and what its guest is to have.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub(crate) struct ImageBoot<'a> {
+    /// Name of the image.
+    pub(crate) image: &'a str,
+    pub(crate) memory: Bytes,
+    pub(crate) vcpus: u32,
+    pub(crate) network: Network,
+    /// Command of the guest's shell that succeeds when the guest is ready.
+    pub(crate) ready: Option<&'a str>,
+    /// Commands of the guest's shell to run before the seal.
+    pub(crate) warm: &'a [String],
+    /// For the boot, for becoming ready and for each command.
+    pub(crate) limit: Limit<'a>,
+}
+
+// Checkpoints.
+impl Local {
+    /// The bundles in a folder.
+    pub(crate) fn checkpoints(dir: &Path) -> Result<Vec<ListedCheckpoint>, Failure> {
+        let bundles = checkpoint::list(dir)?;
+        Ok(bundles.iter().map(Into::into).collect())
+    }
+
+    /// A bundle, and whether the state folder trusts it; `None` where it wants nothing or that is
+    /// unknown. This never creates a state folder.
+    pub(crate) fn inspect(&self, path: &BundlePath) -> Result<(Checkpoint, Option<bool>), Failure> {
+        let checkpoint = Checkpoint::open(path)?;
+        let trusted = match checkpoint.manifest().wants()[..] {
+            [] => None,
+            _ => self.is_trusted(&checkpoint),
+        };
+        Ok((checkpoint, trusted))
+    }
+
+    fn is_trusted(&self, checkpoint: &Checkpoint) -> Option<bool> {
+        if !self.config.state_dir().ok()?.exists() {
+            return Some(false);
+        }
+        state(&self.config).ok()?.is_trusted(checkpoint).ok()
+    }
+
+    /// Reads all of a bundle.
+    pub(crate) fn verify(path: &BundlePath, progress: Watch<'_>) -> Result<VerifyReport, Failure> {
+        Ok(VerifyReport::of(path, progress)?)
+    }
+
+    /// Boots the demo guest and suspends it into a new bundle.
+    pub(crate) fn make_demo(
+        &self,
+        path: &BundlePath,
+        memory: Bytes,
+        progress: Watch<'_>,
+    ) -> Result<types::Checkpoint, Failure> {
+        let engine = engine(&self.config)?;
+        let manifest = make_demo_checkpoint(&*engine, path, memory, progress)?;
+        Ok(types::Checkpoint::new(path, &manifest))
+    }
+
+    /// Boots an image on QEMU, and suspends its guest into a new bundle.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn make(
+        &self,
+        wanted: &ImageBoot<'_>,
+        path: &BundlePath,
+        observe: &dyn Fn(Booted),
+        progress: Watch<'_>,
+    ) -> Result<types::Checkpoint, Failure> {
+        let (name, memory) = (wanted.image, wanted.memory);
+        let images = Images::in_folder(self.config.images()?);
+        let image = images.open(name)?;
+        let least = image.least_memory();
+        if memory < least {
+            let message =
+                format!("a guest of image {name:?} needs {least} of memory at least, not {memory}");
+            let hint = format!("--memory {}M", least.0.div_ceil(1 << 20));
+            return Err(Failure::new(&message, Some(hint)));
+        }
+        let files = images.verify(name, &image)?;
+        let initrd = images.initrd(&files)?;
+        let image = BootImage {
+            kernel: files.kernel,
+            initramfs: initrd.path.clone(),
+            command_line: image.command_line,
+            digest: image.digest,
+        };
+        let boot = Boot {
+            image: &image,
+            memory,
+            vcpus: wanted.vcpus,
+            network: wanted.network,
+            ready: wanted.ready,
+            warm: wanted.warm,
+            limit: wanted.limit,
+        };
+        let run_dir = state(&self.config)?.run_dir();
+        // No broker is needed while the guest boots.
+        let engine = Qemu::new("", self.config.qemu.accel.value.0);
+        let manifest = engine.make_checkpoint(&run_dir, path, &boot, observe, progress)?;
+        Ok(types::Checkpoint::new(path, &manifest))
+    }
+
+    /// Seals what bhyve wrote as a new bundle. The bundle is trusted: who imports it has just named
+    /// what it wants.
+    pub(crate) fn import(
+        &self,
+        source: ImportSource<'_>,
+        path: &BundlePath,
+        progress: Watch<'_>,
+    ) -> Result<types::Checkpoint, Failure> {
+        let mut state = state(&self.config)?;
+        let guests = Guests {
+            state: &mut state,
+            engine: &Bhyve::new(),
+            cancelled: &NEVER,
+        };
+        if let Some(name) = guests.with_disk_and_memory(source.raw)? {
+            let raw = source.raw.display();
+            let message = format!("{raw} is the memory of {name}, which has a disk");
+            let hint = format!("`brood show {name}` says how to seal both");
+            return Err(Failure::new(&message, Some(hint)));
+        }
+        let guest = BhyveGuest {
+            config: bhyve_variables(source.bhyve_config)?.0,
+            ..source.guest
+        };
+        let mut trust = |manifest: &_, sha256: &_| state.trust_seal(manifest, sha256);
+        let manifest = Bhyve::new().import(source.raw, path, guest, &mut trust, progress)?;
+        Ok(types::Checkpoint::new(path, &manifest))
+    }
+
+    /// Joins a delta and its parents into a new bundle; also returns how many bundles these were.
+    pub(crate) fn flatten(
+        &self,
+        delta: &BundlePath,
+        to: &BundlePath,
+        progress: Watch<'_>,
+    ) -> Result<(types::Checkpoint, usize), Failure> {
+        let state = state(&self.config)?;
+        let delta = Checkpoint::open(delta)?;
+        let _use = read_bundle(&state, &delta)?;
+        let manifest = checkpoint::flatten(&delta, to, progress)?;
+        Ok((types::Checkpoint::new(to, &manifest), delta.layers().len()))
+    }
+
+    /// Records the place of a delta's parent, found in the folders that brood has used if none is
+    /// given. Returns that place.
+    pub(crate) fn rebase(
+        &mut self,
+        delta: &BundlePath,
+        parent: Option<BundlePath>,
+    ) -> Result<BundlePath, Failure> {
+        self.change_guests(|guests| {
+            let parent = match parent {
+                Some(parent) => parent,
+                None => {
+                    let folders = guests.state.folders_of_bundles(&[])?;
+                    checkpoint::find_parent(delta, &Vec::from_iter(folders))?
+                }
+            };
+            let _use = guests.state.use_bundle(delta, BundleAction::Remove)?;
+            // What it restores is kept from removal by its old parent's name.
+            guests.refuse_readers(delta)?;
+            checkpoint::rebase(delta, &parent)?;
+            Ok(parent)
+        })
+    }
+}
+
+/// The configuration of a guest in a file of bhyve's.
+fn bhyve_variables(file: &Path) -> Result<Variables, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        let message = format!("cannot read {}: {e}", file.display());
+        Failure::new(&message, None)
+    })?;
+    let invalid = |e: config::Error| {
+        let message = format!("{}: {e}", file.display());
+        Failure::new(&message, Some(e.hint().to_owned()))
+    };
+    let variables: Variables = text.parse().map_err(invalid)?;
+    BhyveConfig::try_from(variables.clone()).map_err(invalid)?;
+    Ok(variables)
+}
+
+// The record, and guests that have none.
+impl Local {
+    /// Checks the record for damage; returns the state folder.
+    pub(crate) fn check_state(&self) -> Result<PathBuf, Failure> {
+        let state = state(&self.config)?;
+        state.check()?;
+        Ok(state.dir().to_owned())
+    }
+
+    /// Rebuilds a damaged record.
+    pub(crate) fn rebuild_state(&self) -> Result<Rebuilt, Failure> {
+        Ok(rebuild(self.config.state_dir()?, &*engine(&self.config)?)?)
+    }
+
+    /// Guests' processes without a record.
+    pub(crate) fn strays(&self) -> Result<Vec<Stray>, Failure> {
+        let engine = engine(&self.config)?;
+        Ok(guests::strays(self.config.state_dir()?, &*engine)?)
+    }
+
+    /// Ends them.
+    pub(crate) fn destroy_strays(&self) -> Result<DestroyAnswer, Failure> {
+        let (dir, engine) = (self.config.state_dir()?, engine(&self.config)?);
+        let strays = guests::strays(dir, &*engine)?;
+        Ok(guests::destroy_strays(dir, &*engine, &strays)?.into())
+    }
+}
