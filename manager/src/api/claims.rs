@@ -32,16 +32,14 @@ use super::{
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
-    pool::{self, ClaimGrant, ClaimSpec, LOCK_LIMIT, Pools, Tier},
+    pool::{self, ClaimGrant, ClaimSpec, LOCK_LIMIT, NextStep, Pools, RoomWait, Tier},
     restore,
     state::QueuePlace,
 };
 
 /// Interval at which a claim that waits for room tries again. It also tries at once when another
 /// claim is released.
-const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Longest pause of claims with others before them in the queue, in intervals.
-const MAX_BACKOFF_INTERVALS: u32 = 20;
+pub(super) const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
 
@@ -133,14 +131,15 @@ pub(super) async fn claim(
     };
     let wait = wait(claiming.wait_s)?;
     let begin = Instant::now();
+    let line = RoomWait::new(wait, ROOM_POLL_INTERVAL);
     let attempt = |place| app.claim(&pool, ClaimSpec { place, ..wanted });
-    let claimed = app.wait_for_room(wait, Some(&pool), attempt).await;
+    let claimed = app.wait_for_room(line, &pool, attempt).await;
     let took = begin.elapsed();
     let claimed = claimed.map_err(|refused| {
         // Clients may make names of pools up; those are not counted one by one.
         let known = refused.problem.status() != StatusCode::NOT_FOUND;
         let pool = if known { pool.as_str() } else { "" };
-        app.metrics.claim_failed(pool, refused.may_pass);
+        app.metrics.claim_failed(pool, refused.waiters.is_some());
         refused.problem
     })?;
     app.metrics.claimed(&pool, claimed.tier, took);
@@ -181,10 +180,8 @@ impl Claim {
 /// Why there is no guest for a claimer.
 pub(super) struct ClaimRefusal {
     pub(super) problem: Problem,
-    /// Whether waiting may help.
-    may_pass: bool,
-    /// How many others wait who came first.
-    waiters: u32,
+    /// How many others wait who came first; none where waiting does not help.
+    waiters: Option<u64>,
 }
 
 /// A place in a pool's queue, which is given up when this is dropped.
@@ -201,13 +198,12 @@ impl InLine {
         }
     }
 
-    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<(), Problem> {
+    async fn wait(&mut self, pool: &str, wait: Duration) -> Result<QueuePlace, Problem> {
         let pool = pool.to_owned();
         let place = self
             .app
             .on_pools(move |pools| pools.wait_in_line(&pool, wait));
-        self.place = Some(place.await?);
-        Ok(())
+        Ok(*self.place.insert(place.await?))
     }
 
     async fn leave(mut self) {
@@ -238,11 +234,7 @@ impl Drop for InLine {
 impl From<pool::Error> for ClaimRefusal {
     fn from(error: pool::Error) -> Self {
         Self {
-            may_pass: error.is_retryable(),
-            waiters: match &error {
-                pool::Error::Line { waiters, .. } => u32::try_from(*waiters).unwrap_or(u32::MAX),
-                _ => 0,
-            },
+            waiters: error.waiters(),
             problem: error.into(),
         }
     }
@@ -251,43 +243,37 @@ impl From<pool::Error> for ClaimRefusal {
 impl From<Problem> for ClaimRefusal {
     fn from(problem: Problem) -> Self {
         Self {
-            may_pass: false,
-            waiters: 0,
+            waiters: None,
             problem,
         }
     }
 }
 
 impl App {
-    /// Retries while there is no room for one more guest, within a time limit. Takes a place in the
-    /// queue of a pool for that, if one is named, and tries again the less often the more others
-    /// stand before it.
+    /// Retries while there is no room for one more guest, as `line` says. Takes a place in the queue
+    /// of `pool` if that has one.
     pub(super) async fn wait_for_room<T, F>(
         &self,
-        wait: Duration,
-        queue: Option<&str>,
+        mut line: RoomWait,
+        pool: &str,
         attempt: impl Fn(Option<QueuePlace>) -> F,
     ) -> Result<T, ClaimRefusal>
     where
         F: Future<Output = Result<T, ClaimRefusal>>,
     {
-        let begin = Instant::now();
         let mut draining = self.draining.subscribe();
         let mut in_line = InLine::new(self);
         let result = loop {
-            // A daemon that is to end does not keep those waiting who wait for room.
-            let may_wait = begin.elapsed() < wait && !*draining.borrow();
-            let refused = match attempt(in_line.place).await {
-                Err(refused) if refused.may_pass && may_wait => refused,
-                result => break result,
+            let refused = match attempt(line.place()).await {
+                Err(refused) => refused,
+                claimed => break claimed,
             };
-            match queue {
-                Some(pool) if in_line.place.is_none() => in_line.wait(pool, wait).await?,
-                _ => {
-                    let intervals = refused.waiters.clamp(1, MAX_BACKOFF_INTERVALS);
-                    let at_most = ROOM_POLL_INTERVAL * intervals;
-                    self.until_room(at_most, &mut draining).await;
-                }
+            // A daemon that is to end does not keep those waiting who wait for room.
+            let next = line.after(refused.waiters);
+            match next.filter(|_| !*draining.borrow()) {
+                None => break Err(refused),
+                Some(NextStep::TakePlace) => line.stand_at(in_line.wait(pool, line.left()).await?),
+                Some(NextStep::Pause(pause)) => self.until_room(pause, &mut draining).await,
             }
         };
         // A claimer who comes after this answer finds nobody in the queue who has stopped waiting.

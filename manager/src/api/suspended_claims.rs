@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    claims::{Claim, wait},
+    claims::{Claim, ROOM_POLL_INTERVAL, wait},
     events::About,
     extract::{Json, Path},
     guests::limit,
@@ -19,7 +19,7 @@ use super::{
 };
 use brood_core::{
     checkpoint::{Watch, until},
-    pool::{Error, Pools, Tier},
+    pool::{Error, Pools, RoomWait, Tier},
     restore,
     state::{SuspendedClaimState, TokenDigest},
     units::Bytes,
@@ -183,7 +183,8 @@ pub(super) async fn resume(
     let wait = wait(resuming.wait_s)?;
     let begin = Instant::now();
     // It takes no place in the queue: it waits for its own guest, not for any.
-    let resumed = app.wait_for_room(wait, None, |_| {
+    let line = RoomWait::alone(wait, ROOM_POLL_INTERVAL);
+    let resumed = app.wait_for_room(line, "", |_| {
         let (key, token) = (token.clone(), token.clone());
         let limit = timeout.unwrap_or(restore::TIMEOUT);
         let app = app.clone();

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Pools};
+use super::{Error, NextStep, Pools, RoomWait};
 use crate::{
     engine::{self, Process},
     guest_id::GuestId,
@@ -35,7 +35,7 @@ pub struct ClaimSpec {
     pub timeout: Option<Duration>,
     /// How long to wait for room when there is none.
     pub wait: Duration,
-    /// The claimer's place in the queue, if it waits already.
+    /// The claimer's place in the queue, if its caller waits for it.
     pub place: Option<QueuePlace>,
 }
 
@@ -89,16 +89,17 @@ impl Pools<'_> {
     /// within the time to wait.
     pub fn claim(&mut self, name: &str, wanted: &ClaimSpec) -> Result<ClaimGrant, Error> {
         let begin = Instant::now();
-        let mut wanted = *wanted;
-        let mut own = None;
+        let mut wait = RoomWait::new(wanted.wait, ROOM_POLL_INTERVAL);
         let claimed = loop {
-            match self.try_claim(name, &wanted, begin) {
-                Err(e) if e.is_retryable() && begin.elapsed() < wanted.wait => {
-                    if wanted.place.is_none() {
-                        own = Some(self.wait_in_line(name, wanted.wait)?);
-                        wanted.place = own;
-                        continue;
-                    }
+            let place = wanted.place.or(wait.place());
+            let refused = match self.try_claim(name, &ClaimSpec { place, ..*wanted }, begin) {
+                Err(refused) => refused,
+                claimed => break claimed,
+            };
+            match wait.after(refused.waiters()) {
+                None => break Err(refused),
+                Some(NextStep::TakePlace) => wait.stand_at(self.wait_in_line(name, wait.left())?),
+                Some(NextStep::Pause(pause)) => {
                     if self.cancelled.load(Ordering::Relaxed) {
                         break Err(state::Error::Cancelled.into());
                     }
@@ -106,12 +107,11 @@ impl Pools<'_> {
                     // them.
                     let expired = self.expire(name)?;
                     self.end_expired(&expired)?;
-                    thread::sleep(ROOM_POLL_INTERVAL);
+                    thread::sleep(pause);
                 }
-                result => break result,
             }
         };
-        if let Some(place) = own {
+        if let Some(place) = wait.place() {
             self.state.leave_line(place)?;
         }
         claimed

@@ -182,17 +182,17 @@ impl Error {
         }
     }
 
-    /// Whether waiting may help: the host or the pool has no room for one more guest now, and other
-    /// guests may free some.
+    /// How many others wait who came first, where waiting may help: the host or the pool has no room
+    /// for one more guest now, and other guests may free some. `None` where it does not help.
     #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Line { .. }
-                | Self::Restore(
-                    restore::Error::Admission(_) | restore::Error::State(state::Error::PoolFull(_))
-                )
-        )
+    pub fn waiters(&self) -> Option<u64> {
+        match self {
+            Self::Line { waiters, .. } => Some(*waiters),
+            Self::Restore(
+                restore::Error::Admission(_) | restore::Error::State(state::Error::PoolFull(_)),
+            ) => Some(0),
+            _ => None,
+        }
     }
 }
 

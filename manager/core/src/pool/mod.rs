@@ -24,6 +24,7 @@ mod details;
 mod error;
 mod pace;
 mod reconcile;
+mod room_wait;
 mod suspended;
 mod sweep;
 
@@ -37,6 +38,7 @@ pub use details::{ClaimState, ClaimView, ClaimedEntry, Details, SuspendedClaim};
 pub use error::Error;
 pub use pace::Pace;
 pub use reconcile::{FillReport, ReconcileReport, Refill};
+pub use room_wait::{NextStep, RoomWait};
 
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, until},

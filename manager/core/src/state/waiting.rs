@@ -7,7 +7,7 @@ use super::{Error, State, pools::since_boot};
 use crate::engine::Process;
 
 /// A place in a pool's queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueuePlace(i64);
 
 impl State {

@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 
 use super::{manifest as schema, report, words};
 use brood_core::{
-    checkpoint::{Accelerator, AgentProtocol, BhyveGuest, BundlePath, Network, QemuGuest, Readiness, manifest},
+    checkpoint::{
+        Accelerator, AgentProtocol, BhyveGuest, BundlePath, Network, QemuGuest, Readiness, manifest,
+    },
     guest_id::GuestId,
     host::{doctor, plan, sharing},
     percentiles::Percentiles,
