@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use brood_agent_protocol::{
-    ClockState, Event, Facts, HookResult, Hooks, Identity, OsBytes, Power, Ready, Reply, Request,
-    Step, StepResults,
+    ClockState, Event, Facts, HookResult, Hooks, Identity, OsBytes, Ready, Reply, Request, Step,
+    StepResults,
 };
 
 use super::{Agent, AgentError, asked::unexpected, request::Incoming};
@@ -93,7 +93,7 @@ impl Agent {
     ///
     /// # Errors
     /// As all calls; or all answers took so long that nobody knows what the clock shows.
-    pub fn set_clock(&self) -> Result<Duration, AgentError> {
+    pub(crate) fn set_clock(&self) -> Result<Duration, AgentError> {
         let until = Instant::now() + CLOCK_LIMIT;
         let (mut shortest, mut lead) = (Duration::MAX, Duration::ZERO);
         loop {
@@ -272,13 +272,5 @@ impl Agent {
             Reply::Facts(facts) => Some(facts),
             _ => None,
         })
-    }
-
-    /// Ends the guest: it answers, and then does.
-    ///
-    /// # Errors
-    /// As all calls.
-    pub fn shut_down(&self, power: Power) -> Result<(), AgentError> {
-        self.call_for_nothing("shut down", Request::Shutdown(power))
     }
 }

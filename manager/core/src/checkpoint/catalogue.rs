@@ -76,7 +76,7 @@ pub(super) fn bundles(dir: &Path) -> Result<BTreeSet<BundlePath>, Error> {
 ///
 /// # Errors
 /// [`Error::Io`] when its folder cannot be looked at.
-pub fn is_being_written(path: &BundlePath) -> Result<bool, Error> {
+pub(crate) fn is_being_written(path: &BundlePath) -> Result<bool, Error> {
     let folder = Folder::open(path.dir())
         .map_err(|cause| Error::io("open the folder", path.dir(), cause))?;
     Lock::is_held(path, &folder)

@@ -90,7 +90,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Exposed`].
-    pub fn refuse_exposed(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_exposed(&self) -> Result<(), Error> {
         let all = self.layers().into_iter().flat_map(Self::own_exposures);
         match all.into_iter().find(|e| e.by == OtherWriter::Everybody) {
             Some(exposure) => Err(Error::Exposed {

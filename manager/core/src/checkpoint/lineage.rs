@@ -19,7 +19,7 @@ use super::{
 ///
 /// # Errors
 /// [`Error::Io`] when it is there, or may be, and cannot be read.
-pub fn manifest_of(path: &BundlePath) -> Result<Option<Manifest>, Error> {
+pub(crate) fn manifest_of(path: &BundlePath) -> Result<Option<Manifest>, Error> {
     let folder = match Folder::open(path.dir()) {
         Ok(folder) => folder,
         Err(cause) if is_absence(&cause) => return Ok(None),
@@ -49,7 +49,7 @@ fn manifest_in(folder: &Folder, path: &BundlePath) -> Result<Option<Manifest>, E
 ///
 /// # Errors
 /// [`Error::Io`] when its folder cannot be looked at.
-pub fn is_sealed(path: &BundlePath) -> Result<bool, Error> {
+pub(crate) fn is_sealed(path: &BundlePath) -> Result<bool, Error> {
     match Folder::open(path.dir()) {
         Ok(folder) => folder.holds(&path.file_name(Part::Manifest)),
         Err(cause) if is_absence(&cause) => Ok(false),

@@ -37,7 +37,8 @@ mod writer;
 mod writers;
 
 pub use bhyve_guest::{AgentProtocol, BhyveGuest, Readiness};
-pub use catalogue::{BundleState, CatalogueEntry, is_being_written, list, remove};
+pub(crate) use catalogue::is_being_written;
+pub use catalogue::{BundleState, CatalogueEntry, list, remove};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;
@@ -47,14 +48,13 @@ pub use flatten::flatten;
 #[cfg(target_os = "linux")]
 pub(crate) use hash::interrupted;
 pub use hash::{Progress, Watch, sha256_file, until, unwatched};
-pub use lineage::{Target, is_sealed, manifest_of, parents_of};
+pub use lineage::{Target, parents_of};
+pub(crate) use lineage::{is_sealed, manifest_of};
 pub use open::{Checkpoint, DELTAS_MAX};
 pub use pages::{PageList, ParsePagesError};
 pub use path::BundlePath;
 pub use qemu_guest::{Accelerator, Network, QemuGuest};
 pub use rebase::{find_parent, rebase};
 pub use stamp::FileStamp;
-pub use validate::{
-    Invalid, KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX, VCPUS_MAX, WORKING_SET_MAX,
-};
+pub use validate::Invalid;
 pub use writer::{Description, NoteSeal, Writer, unnoted};

@@ -62,7 +62,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As of [`Self::open`].
-    pub fn open_among(path: &BundlePath, folders: &[PathBuf]) -> Result<Self, Error> {
+    pub(crate) fn open_among(path: &BundlePath, folders: &[PathBuf]) -> Result<Self, Error> {
         Self::open_over(path, 0, folders)
     }
 
@@ -171,7 +171,7 @@ impl Checkpoint {
 
     /// Where the pages lie that are not the full checkpoint's, by place in [`Self::layers`].
     #[must_use]
-    pub fn extents(&self) -> Vec<Extent> {
+    pub(crate) fn extents(&self) -> Vec<Extent> {
         let layers = self.layers();
         let deltas = layers
             .iter()
@@ -224,7 +224,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As of [`Self::verify_memory`].
-    pub fn verify_layer(&self, watch: Watch<'_>) -> Result<(), Error> {
+    pub(crate) fn verify_layer(&self, watch: Watch<'_>) -> Result<(), Error> {
         self.verify_own(&Tally::new(self.manifest.files.ckp.size, watch))
     }
 
@@ -246,7 +246,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::OpenForWriting`].
-    pub fn refuse_writers(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_writers(&self) -> Result<(), Error> {
         self.layers()
             .iter()
             .try_for_each(|layer| writers::refuse(&layer.path.ckp(), &layer.memory))

@@ -15,17 +15,17 @@ use crate::{
 
 /// Longest manifest that is read. It holds the list of pages of a 3 GiB guest that has written
 /// every other page.
-pub const MANIFEST_MAX: Bytes = Bytes::mib(4);
+pub(crate) const MANIFEST_MAX: Bytes = Bytes::mib(4);
 /// Longest `.ckp`.
-pub const MEMORY_MAX: Bytes = Bytes::gib(4096);
+pub(crate) const MEMORY_MAX: Bytes = Bytes::gib(4096);
 /// Longest `.ckp.kern`.
-pub const KERN_MAX: Bytes = Bytes::mib(64);
+pub(crate) const KERN_MAX: Bytes = Bytes::mib(64);
 /// Longest `.ckp.meta`.
-pub const META_MAX: Bytes = Bytes::mib(1);
+pub(crate) const META_MAX: Bytes = Bytes::mib(1);
 /// Most virtual CPUs of a guest.
-pub const VCPUS_MAX: u32 = 1024;
+pub(crate) const VCPUS_MAX: u32 = 1024;
 /// Most ranges in a working set; as many still fit in [`MANIFEST_MAX`].
-pub const WORKING_SET_MAX: usize = 16_384;
+pub(crate) const WORKING_SET_MAX: usize = 16_384;
 
 /// Longest name of a guest, device or model, in bytes.
 const NAME_MAX: usize = 128;
@@ -60,7 +60,7 @@ impl Manifest {
     ///
     /// # Errors
     /// The first field that breaks a rule.
-    pub fn validate(&self) -> Verdict {
+    pub(crate) fn validate(&self) -> Verdict {
         if self.format != FORMAT {
             return Err(invalid("format", format_args!("must be {FORMAT:?}")));
         }

@@ -205,12 +205,12 @@ impl Writer {
     }
 
     /// Sets what bhyve wrote: the guest's configuration, and the `.meta` to keep.
-    pub fn set_bhyve(&mut self, guest: BhyveGuest, meta: Vec<u8>) {
+    pub(crate) fn set_bhyve(&mut self, guest: BhyveGuest, meta: Vec<u8>) {
         self.bhyve = Some((guest, meta));
     }
 
     /// Sets what QEMU must be like to go on with the guest.
-    pub fn set_qemu(&mut self, guest: QemuGuest) {
+    pub(crate) fn set_qemu(&mut self, guest: QemuGuest) {
         self.qemu = Some(guest);
     }
 
@@ -269,7 +269,7 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Self::seal`].
-    pub fn seal_noted(
+    pub(crate) fn seal_noted(
         mut self,
         description: Description,
         created_at: jiff::Timestamp,

@@ -30,12 +30,12 @@ impl MemoryMap {
     }
 
     /// Counts a page that is the guest's own.
-    pub fn add_private(&mut self, page: u64) {
+    pub(crate) fn add_private(&mut self, page: u64) {
         add(&mut self.private, page / self.cell_pages);
     }
 
     /// Counts a page that is shared.
-    pub fn add_shared(&mut self, page: u64) {
+    pub(crate) fn add_shared(&mut self, page: u64) {
         add(&mut self.shared, page / self.cell_pages);
     }
 

@@ -249,7 +249,7 @@ impl<'a> GuestRef<'a> {
 }
 
 /// Takes the snapshots of a stopped guest's disks for the bundle that is being written.
-pub type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
+pub(crate) type TakeDisks<'a> = &'a mut dyn FnMut() -> Result<Vec<DiskSnapshot>, disk::Error>;
 
 /// What becomes of a guest that is written into a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,7 +307,7 @@ impl Limit<'static> {
 impl Limit<'_> {
     /// Whether the wait was cancelled.
     #[must_use]
-    pub fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 }

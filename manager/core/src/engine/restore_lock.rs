@@ -44,7 +44,7 @@ pub(crate) enum LockOwner {
 
 /// The lock of one restore, held.
 #[derive(Debug)]
-pub struct RestoreLock {
+pub(crate) struct RestoreLock {
     name: String,
     path: PathBuf,
     // Closed when this is dropped, not unlocked: others may hold on.
@@ -54,13 +54,13 @@ pub struct RestoreLock {
 impl RestoreLock {
     /// Its name in the run folder.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The open file, to hand on to others who restore.
     #[must_use]
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
@@ -68,7 +68,7 @@ impl RestoreLock {
     ///
     /// # Errors
     /// When its file cannot be made.
-    pub fn take(run_dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn take(run_dir: &Path) -> Result<Self, Error> {
         loop {
             if let Some(lock) = try_take(run_dir)? {
                 return Ok(lock);

@@ -135,7 +135,7 @@ impl Error {
 
     /// Whether the guest's state is unknown, as opposed to gone or silent.
     #[must_use]
-    pub fn is_unknown(&self) -> bool {
+    pub(crate) fn is_unknown(&self) -> bool {
         matches!(
             self,
             Self::State(_)

@@ -47,7 +47,7 @@ impl Guests<'_> {
 
     /// Stops many guests; returns those that are stopped, without those that died meanwhile or
     /// cannot be stopped.
-    pub fn pause_all(&mut self, guests: &[Guest]) -> Vec<GuestId> {
+    pub(crate) fn pause_all(&mut self, guests: &[Guest]) -> Vec<GuestId> {
         let mut stopping = Vec::with_capacity(guests.len());
         for guest in guests {
             let Some(process) = guest.process() else {

@@ -52,7 +52,7 @@ impl Guests<'_> {
     ///
     /// # Errors
     /// When the state, or a bundle that may be over it, cannot be read: then its users are unknown.
-    pub fn users_of(&mut self, bundle: &BundlePath) -> Result<Vec<User>, Error> {
+    pub(crate) fn users_of(&mut self, bundle: &BundlePath) -> Result<Vec<User>, Error> {
         let target = Target::of(bundle)?;
         let mut asked = BTreeMap::new();
         let mut needs = |of: &str| -> Result<bool, Error> {

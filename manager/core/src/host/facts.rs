@@ -99,7 +99,7 @@ pub struct OpenFiles {
 impl HostFacts {
     /// Tasks that one guest takes.
     #[must_use]
-    pub fn pids_per_guest(&self) -> u64 {
+    pub(crate) fn pids_per_guest(&self) -> u64 {
         match &self.system {
             System::Linux(linux) => linux.kvm.pids_per_guest(),
             System::Freebsd(_) => 1,
@@ -122,7 +122,7 @@ impl HostFacts {
     /// writable and private, or has no object; guest memory is an object that bhyve and the guest
     /// map shared, and neither vm_alloc_memseg() nor vmm_vnode charges it when it is made.
     #[must_use]
-    pub fn never_overcommits(&self) -> bool {
+    pub(crate) fn never_overcommits(&self) -> bool {
         match &self.system {
             System::Linux(_) => self.memory.overcommit_mode == 2,
             System::Freebsd(_) => false,

@@ -53,7 +53,7 @@ impl Folder {
     /// Whether the filesystem is reached over a network or through a user process, so that a page
     /// fault of a guest waits for another machine or another process.
     #[must_use]
-    pub fn is_remote(&self) -> bool {
+    pub(crate) fn is_remote(&self) -> bool {
         let remote = [
             "nfs",
             "nfs4",
@@ -72,7 +72,7 @@ impl Folder {
 
     /// Whether files there lie in memory and are gone after a restart.
     #[must_use]
-    pub fn is_memory(&self) -> bool {
+    pub(crate) fn is_memory(&self) -> bool {
         ["tmpfs", "ramfs"].contains(&self.filesystem.as_str())
     }
 

@@ -42,7 +42,7 @@ impl KvmFacts {
     /// Tasks that one guest takes: its process and, unless the mitigation is off for good, a
     /// kernel thread (`kvm-nx-lpage-recovery`) that KVM makes in each virtual machine's process.
     #[must_use]
-    pub fn pids_per_guest(&self) -> u64 {
+    pub(crate) fn pids_per_guest(&self) -> u64 {
         if self.nx_huge_pages.as_deref() == Some("never") {
             1
         } else {

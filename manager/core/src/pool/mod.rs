@@ -146,7 +146,7 @@ impl Pool {
 }
 
 /// Reads the host's facts, as far as they matter to guests of a checkpoint in this folder.
-pub type ReadFacts<'a> = &'a dyn Fn(&Path) -> Result<HostFacts, host::proc::Error>;
+pub(crate) type ReadFacts<'a> = &'a dyn Fn(&Path) -> Result<HostFacts, host::proc::Error>;
 
 /// The pools of a state folder, and what is needed to keep them.
 #[expect(missing_debug_implementations, reason = "holds a function")]

@@ -127,7 +127,7 @@ impl State {
     ///
     /// # Errors
     /// When they cannot be looked at.
-    pub fn bundle_users(&self) -> Result<Vec<BundleUser>, Error> {
+    pub(crate) fn bundle_users(&self) -> Result<Vec<BundleUser>, Error> {
         let folder = self.dir().join(FOLDER);
         let failed = |source| Error::Io {
             action: "look which checkpoints are in use, in",

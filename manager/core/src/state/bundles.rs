@@ -17,7 +17,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_bundle_folder(&self, folder: &Path) -> Result<(), Error> {
+    pub(crate) fn note_bundle_folder(&self, folder: &Path) -> Result<(), Error> {
         // It may have no folder yet.
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let folder = folder.canonicalize().unwrap_or(folder);
@@ -40,7 +40,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn bundle_folders(&self) -> Result<Vec<PathBuf>, Error> {
+    pub(crate) fn bundle_folders(&self) -> Result<Vec<PathBuf>, Error> {
         let read = || {
             let mut statement = self
                 .database

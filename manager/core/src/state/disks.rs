@@ -15,7 +15,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_disk_place(&self, place: &Place) -> Result<(), Error> {
+    pub(crate) fn note_disk_place(&self, place: &Place) -> Result<(), Error> {
         self.changed(
             "INSERT OR IGNORE INTO disk_place VALUES (?1)",
             [place.to_string()],
@@ -27,7 +27,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn disk_places(&self) -> Result<Vec<Place>, Error> {
+    pub(crate) fn disk_places(&self) -> Result<Vec<Place>, Error> {
         let read = || {
             let mut statement = self
                 .database

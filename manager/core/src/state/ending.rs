@@ -12,7 +12,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_ending(&self, guests: &[GuestId]) -> Result<(), Error> {
+    pub(crate) fn note_ending(&self, guests: &[GuestId]) -> Result<(), Error> {
         self.change_each(
             "INSERT OR IGNORE INTO ending SELECT ?1
              WHERE NOT EXISTS (SELECT 1 FROM entry WHERE guest = ?1 AND state = 'releasing')
@@ -25,7 +25,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn forget_ending(&self, guests: &[GuestId]) -> Result<(), Error> {
+    pub(crate) fn forget_ending(&self, guests: &[GuestId]) -> Result<(), Error> {
         self.change_each(
             "DELETE FROM ending WHERE guest = ?1",
             guests.iter().map(|id| (id.to_string(),)),

@@ -31,7 +31,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_failing(&self, pool: &str, error: &str) -> Result<(), Error> {
+    pub(crate) fn note_failing(&self, pool: &str, error: &str) -> Result<(), Error> {
         let tries = self.failing(pool)?.map_or(0, |failing| failing.tries) + 1;
         let retry_at = since_boot().saturating_add(milliseconds(pause(tries)));
         self.changed(
@@ -52,7 +52,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_not_failing(&self, pool: &str) -> Result<bool, Error> {
+    pub(crate) fn note_not_failing(&self, pool: &str) -> Result<bool, Error> {
         // Said after each look at a pool: most have nothing to be written.
         match self.failing(pool)? {
             Some(_) => self.changed("DELETE FROM failing WHERE pool = ?1", [pool]),

@@ -92,14 +92,14 @@ impl GuestRow {
 impl State {
     /// Whether the host has not been booted since the guest was restored.
     #[must_use]
-    pub fn of_this_boot(&self, row: &GuestRow) -> bool {
+    pub(crate) fn of_this_boot(&self, row: &GuestRow) -> bool {
         boot_of(&row.boot) == boot_of(&self.boot_id)
     }
 
     /// Whether the guest was restored in another PID namespace of this boot: its process cannot be
     /// looked at from here.
     #[must_use]
-    pub fn of_other_namespace(&self, row: &GuestRow) -> bool {
+    pub(crate) fn of_other_namespace(&self, row: &GuestRow) -> bool {
         self.of_this_boot(row)
             && matches!(
                 (namespace_of(&row.boot), namespace_of(&self.boot_id)),

@@ -99,7 +99,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn has_restoring(&self) -> Result<bool, Error> {
+    pub(crate) fn has_restoring(&self) -> Result<bool, Error> {
         self.database
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM guest WHERE state = 'restoring')")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
@@ -199,7 +199,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn adopt(
+    pub(crate) fn adopt(
         &mut self,
         id: GuestId,
         process: Process,
@@ -276,7 +276,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
+    pub(crate) fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
         self.change_each(
             "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3, reason = NULL
              WHERE id = ?1",
@@ -290,7 +290,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn record_dead(&mut self, guests: &[(GuestId, String)]) -> Result<(), Error> {
+    pub(crate) fn record_dead(&mut self, guests: &[(GuestId, String)]) -> Result<(), Error> {
         self.change_each(
             "UPDATE guest SET state = 'dead', reason = ?2 WHERE id = ?1",
             guests

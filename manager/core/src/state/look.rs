@@ -121,7 +121,7 @@ impl State {
 impl Error {
     /// Whether the file system takes no writing: it is full or read-only, or fails.
     #[must_use]
-    pub fn is_unwritable(&self) -> bool {
+    pub(crate) fn is_unwritable(&self) -> bool {
         match self {
             Self::Io { source, .. } => {
                 full_disk::is_full(source) || source.kind() == io::ErrorKind::ReadOnlyFilesystem

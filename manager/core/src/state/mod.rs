@@ -58,6 +58,7 @@ pub use bundle_use::{BundleAction, BundleUse, BundleUser};
 pub use failing::PoolFailure;
 pub use guest_names::{new_name, new_names};
 pub use guest_row::{GuestRow, RowState};
+
 pub use guests::{AdoptedGuest, NewGuest, Reservation};
 pub use measured::GuestMeasurement;
 pub use policy::{Policy, PoolChange};
@@ -420,7 +421,7 @@ impl State {
 
     /// The folder of suspended claims' bundles.
     #[must_use]
-    pub fn suspended_dir(&self) -> PathBuf {
+    pub(crate) fn suspended_dir(&self) -> PathBuf {
         suspended_dir(&self.dir)
     }
 

@@ -123,7 +123,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
+    pub(crate) fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
         let changed = self.at_once(|state| match state.pool(name)? {
             Some(pool) => state.set_policy(name, &change.apply(&pool.policy)),
             None => Ok(false),
@@ -238,7 +238,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn entry_state(&self, guest: &GuestId) -> Result<Option<EntryState>, Error> {
+    pub(crate) fn entry_state(&self, guest: &GuestId) -> Result<Option<EntryState>, Error> {
         self.database
             .query_row(
                 "SELECT state FROM entry WHERE guest = ?1",
@@ -350,7 +350,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn evict_aged(&self, pool: &str, age: Duration) -> Result<Option<GuestId>, Error> {
+    pub(crate) fn evict_aged(&self, pool: &str, age: Duration) -> Result<Option<GuestId>, Error> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         self.changed_guest(
             "UPDATE entry SET state = 'releasing' WHERE guest =

@@ -60,7 +60,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn begin_suspended_claim(
+    pub(crate) fn begin_suspended_claim(
         &mut self,
         token: &TokenDigest,
         bundle: &str,
@@ -132,7 +132,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn mark_suspended(&mut self, token: &TokenDigest) -> Result<bool, Error> {
+    pub(crate) fn mark_suspended(&mut self, token: &TokenDigest) -> Result<bool, Error> {
         if let Some(suspended) = self.suspended_claim(token)?
             && !self.has_claim_file(&suspended.guest)
         {
@@ -148,7 +148,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn begin_resume(
+    pub(crate) fn begin_resume(
         &mut self,
         token: &TokenDigest,
     ) -> Result<Option<SuspendedClaimRow>, Error> {
@@ -168,7 +168,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn forget_suspended_claim(
+    pub(crate) fn forget_suspended_claim(
         &mut self,
         token: &TokenDigest,
         only_cold: bool,

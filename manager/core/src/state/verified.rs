@@ -10,7 +10,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn verified_digest(&self, stamp: &FileStamp) -> Result<Option<String>, Error> {
+    pub(crate) fn verified_digest(&self, stamp: &FileStamp) -> Result<Option<String>, Error> {
         self.database
             .query_row(
                 "SELECT sha256 FROM verified WHERE device = ?1 AND inode = ?2 AND size = ?3
@@ -26,7 +26,7 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn note_verified(&self, stamp: &FileStamp, sha256: &str) -> Result<(), Error> {
+    pub(crate) fn note_verified(&self, stamp: &FileStamp, sha256: &str) -> Result<(), Error> {
         let (device, inode, size, mtime, ctime) = key(stamp);
         self.changed(
             "DELETE FROM verified WHERE device = ?1 AND inode = ?2",

@@ -71,7 +71,7 @@ impl Process {
 
     /// Whether it may live: `true` for one that cannot be looked at.
     #[must_use]
-    pub fn may_live(&self) -> bool {
+    pub(crate) fn may_live(&self) -> bool {
         !matches!(self.state(), Ok(ProcessState::Gone))
     }
 

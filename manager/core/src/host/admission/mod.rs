@@ -26,15 +26,15 @@ use crate::{
 };
 
 /// Tasks that brood itself needs beside its guests: manager, nursery and their threads.
-pub const OWN_PIDS: u64 = 8;
+pub(crate) const OWN_PIDS: u64 = 8;
 /// Descriptors that the manager needs, however many guests there are.
-pub const OWN_FILES: u64 = 64;
+pub(crate) const OWN_FILES: u64 = 64;
 /// Open files that one guest takes: its memory file, virtual machine, vCPU, channel, and so on.
-pub const FILES_PER_GUEST: u64 = 10;
+pub(crate) const FILES_PER_GUEST: u64 = 10;
 
 /// Demand of a restore on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// Guests to restore.
     pub guests: u64,
     /// What a guest takes before it writes anything: kernel and process memory.
@@ -54,7 +54,7 @@ impl Demand {
     /// The same on this host: a guest that does not share the checkpoint's memory takes all its
     /// own from the start, whatever it is allowed to write.
     #[must_use]
-    pub fn on(&self, facts: &HostFacts) -> Self {
+    pub(crate) fn on(&self, facts: &HostFacts) -> Self {
         Self {
             private_limit: private(facts, self.private_limit, self.memory_size),
             ..*self
@@ -63,7 +63,7 @@ impl Demand {
 
     /// The most memory that one guest can come to take on the host.
     #[must_use]
-    pub fn worst_per_guest(&self) -> Bytes {
+    pub(crate) fn worst_per_guest(&self) -> Bytes {
         self.overhead + self.private_limit.min(self.memory_size)
     }
 }
@@ -80,7 +80,7 @@ pub fn private(facts: &HostFacts, private_limit: Bytes, memory_size: Bytes) -> B
 
 /// Holds a demand against every limit of the host.
 #[must_use]
-pub fn admit(facts: &HostFacts, demand: &Demand) -> Verdict {
+pub(crate) fn admit(facts: &HostFacts, demand: &Demand) -> Verdict {
     let demand = &demand.on(facts);
     let mut limits = match &facts.system {
         System::Linux(linux) => {

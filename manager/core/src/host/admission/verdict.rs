@@ -121,7 +121,7 @@ impl AdmissionLimit {
 
     /// How many guests fit under this limit alone.
     #[must_use]
-    pub fn max_guests(&self) -> u64 {
+    pub(crate) fn max_guests(&self) -> u64 {
         match self.left().checked_sub(self.fixed) {
             None => 0,
             Some(left) => left.checked_div(self.per_guest).unwrap_or(u64::MAX),
@@ -208,7 +208,7 @@ impl Verdict {
 
     /// How many guests would fit in place of those asked for.
     #[must_use]
-    pub fn max_guests(&self) -> u64 {
+    pub(crate) fn max_guests(&self) -> u64 {
         self.binding(false)
             .map_or(u64::MAX, AdmissionLimit::max_guests)
     }
@@ -216,7 +216,7 @@ impl Verdict {
     /// The limit that lets the fewest guests in. With `overcommit`, limits on memory that guests
     /// may come to use are passed over.
     #[must_use]
-    pub fn binding(&self, overcommit: bool) -> Option<&AdmissionLimit> {
+    pub(crate) fn binding(&self, overcommit: bool) -> Option<&AdmissionLimit> {
         self.limits
             .iter()
             .filter(|limit| !(overcommit && limit.overcommittable))

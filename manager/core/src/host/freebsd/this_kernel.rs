@@ -13,7 +13,7 @@ use crate::host::folder::MountedOn;
 
 /// The kernel that runs here.
 #[derive(Clone, Copy, Debug)]
-pub struct ThisKernel;
+pub(crate) struct ThisKernel;
 
 impl Kernel for ThisKernel {
     fn sysctl(&self, name: &str) -> io::Result<Value> {

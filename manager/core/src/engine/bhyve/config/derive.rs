@@ -117,7 +117,7 @@ impl BhyveConfig {
     ///
     /// # Errors
     /// When there is none, or more than one.
-    pub fn own_disk(&self, sealed: Option<&str>) -> Result<String, DeriveError> {
+    pub(crate) fn own_disk(&self, sealed: Option<&str>) -> Result<String, DeriveError> {
         let mut written = self
             .devices
             .iter()
@@ -138,7 +138,7 @@ impl BhyveConfig {
 
     /// The device that a disk of this key belongs to, as a checkpoint names it.
     #[must_use]
-    pub fn device_of(&self, key: &str) -> Option<String> {
+    pub(crate) fn device_of(&self, key: &str) -> Option<String> {
         let mut all = self.devices.iter();
         all.find_map(|(address, device)| {
             let mut disks = device.disks_at(*address).into_iter();

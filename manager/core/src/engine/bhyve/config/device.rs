@@ -241,7 +241,7 @@ impl BhyveDevice {
 
     /// Its network card, when it is one.
     #[must_use]
-    pub fn nic(&self) -> Option<&Nic> {
+    pub(crate) fn nic(&self) -> Option<&Nic> {
         match self {
             Self::VirtioNet(nic) | Self::E1000(nic) => Some(nic),
             _ => None,
@@ -257,7 +257,7 @@ impl BhyveDevice {
 
     /// Its disks, each with the key that its settings are below.
     #[must_use]
-    pub fn disks_at(&self, address: PciAddress) -> Vec<(String, &Disk)> {
+    pub(crate) fn disks_at(&self, address: PciAddress) -> Vec<(String, &Disk)> {
         match self {
             Self::VirtioBlk(disk) => vec![(address.to_string(), disk)],
             Self::Ahci(ports) => {

@@ -9,7 +9,7 @@
 
 mod derive;
 mod device;
-mod model;
+mod saved;
 mod text;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 pub(super) use derive::mac;
 pub use derive::{BackEnds, DeriveError};
 pub use device::{BhyveDevice, Disk, Nic, Port, PortKind};
-pub use model::Difference;
+pub use saved::Difference;
 pub use text::Variables;
 
 use crate::units::Bytes;

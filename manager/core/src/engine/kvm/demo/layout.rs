@@ -33,7 +33,7 @@ pub(crate) const WORKING_SET: std::ops::Range<u64> = CODE / 4096..DATA / 4096 + 
 pub(crate) const DOORBELL: u16 = 0xb0;
 
 /// Bytes of payload in a request and in a response.
-pub const PAYLOAD_SIZE: usize = 256;
+pub(crate) const PAYLOAD_SIZE: usize = 256;
 
 // Offsets in the data page.
 pub(crate) const REQUEST_SEQ: usize = 0x000;
@@ -68,7 +68,7 @@ pub(super) const STATE_TSC_BASE: usize = 0x480;
 pub(super) const STATE_LAST_TSC: usize = 0x488;
 
 /// Longest guest name, in bytes.
-pub const NAME_SIZE: usize = ID_MAC - ID_NAME;
+pub(crate) const NAME_SIZE: usize = ID_MAC - ID_NAME;
 
 // Operations and status.
 pub(crate) const OP_PING: u64 = 1;

@@ -186,7 +186,7 @@ fn number(word: &str) -> Result<u64, WordsError> {
 
 /// An answer together with its request.
 #[derive(Clone, Debug)]
-pub struct AnswerText {
+pub(crate) struct AnswerText {
     kind: Kind,
     answer: DemoAnswer,
 }
@@ -196,7 +196,7 @@ impl AnswerText {
     ///
     /// # Errors
     /// When the guest refused the request.
-    pub fn new(asked: &ParsedRequest, answer: DemoAnswer) -> Result<Self, &'static str> {
+    pub(crate) fn new(asked: &ParsedRequest, answer: DemoAnswer) -> Result<Self, &'static str> {
         match answer.status {
             l::STATUS_OK => Ok(Self {
                 kind: asked.kind,
