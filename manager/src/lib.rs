@@ -20,7 +20,7 @@
 pub mod api;
 pub mod cli;
 mod client;
-pub mod config;
+mod config;
 pub mod density;
 mod failure;
 mod image;

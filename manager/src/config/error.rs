@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The file.
     #[error("cannot read the configuration {}: {source}", .path.display())]
     Read {
@@ -58,7 +58,7 @@ pub enum Error {
 impl Error {
     /// A hint what to do next.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Read { .. } => {
                 Some("name another file with --config FILE, or none: --config /dev/null")

@@ -31,9 +31,8 @@ use std::{
 
 use serde::Serialize;
 
-pub use error::Error;
-pub use shown::SettingView;
-pub use value::{
+pub(crate) use error::Error;
+pub(crate) use value::{
     AbsolutePath, AcceleratorChoice, EngineChoice, LogFormat, LogLevel, SocketMode, UseDaemon,
     listen_address,
 };
@@ -48,25 +47,25 @@ use file::{ConfigFile, FileValue};
 use value::Value;
 
 /// The file that is used when none is named and this one is there.
-pub const SYSTEM_FILE: &str = if cfg!(target_os = "freebsd") {
+pub(crate) const SYSTEM_FILE: &str = if cfg!(target_os = "freebsd") {
     "/usr/local/etc/brood.toml"
 } else {
     "/etc/brood/brood.toml"
 };
 
 /// Environment variable that names the configuration file.
-pub const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
+pub(crate) const CONFIG_VARIABLE: &str = "BROOD_CONFIG";
 
 /// A configuration file that says all there is to say, and changes nothing.
-pub const EXAMPLE: &str = include_str!("example.toml");
+pub(crate) const EXAMPLE: &str = include_str!("example.toml");
 
 /// Default private limit of each guest.
-pub const PRIVATE_LIMIT: Bytes = brood_core::restore::PRIVATE_LIMIT;
+pub(crate) const PRIVATE_LIMIT: Bytes = brood_core::restore::PRIVATE_LIMIT;
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
-pub enum SettingSource {
+pub(crate) enum SettingSource {
     /// The built-in default.
     Default,
     /// The configuration file.
@@ -98,7 +97,7 @@ impl fmt::Display for SettingSource {
 
 /// A value, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting<T> {
+pub(crate) struct Setting<T> {
     /// What is used.
     pub value: T,
     /// Who said so.
@@ -107,7 +106,7 @@ pub struct Setting<T> {
 
 /// Sources of a configuration, besides defaults and the system's file.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// The file that the command line names.
     pub file: Option<PathBuf>,
     /// The environment.
@@ -119,7 +118,7 @@ pub struct Sources {
 impl Sources {
     /// The environment of this process, and no flags.
     #[must_use]
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         Self {
             environment: env::vars_os().collect(),
             ..Self::default()
@@ -135,7 +134,7 @@ impl Sources {
 
 /// What is to be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// `daemon`: whether commands use the daemon.
@@ -160,7 +159,7 @@ pub struct Config {
 
 /// Defaults of the options of `brood restore`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restore {
+pub(crate) struct Restore {
     /// How many restores run at once; one for each core by default.
     pub concurrency: Option<Setting<NonZeroU32>>,
     /// Private memory that each guest may come to hold, in the worst case that is allowed for.
@@ -173,21 +172,21 @@ pub struct Restore {
 
 /// What guests of the QEMU engine have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QemuSettings {
+pub(crate) struct QemuSettings {
     /// What executes the instructions of new guests.
     pub accel: Setting<AcceleratorChoice>,
 }
 
 /// What guests of the bhyve engine have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BhyveSettings {
+pub(crate) struct BhyveSettings {
     /// Limits of each guest that is restored.
     pub rctl: Setting<Rctl>,
 }
 
 /// Defaults of the daemon's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// The unix socket that it listens on; see [`Config::socket`].
     pub socket: Option<Setting<AbsolutePath>>,
     /// Permissions of that socket.
@@ -209,7 +208,7 @@ impl Config {
     ///
     /// # Errors
     /// When the file cannot be read, or when it, the environment or a flag make no sense.
-    pub fn load(sources: &Sources) -> Result<Self, Error> {
+    pub(crate) fn load(sources: &Sources) -> Result<Self, Error> {
         let file = find_file(sources)?;
         let contents = match &file {
             Some(file) => file.contents()?,
@@ -267,14 +266,14 @@ impl Config {
     ///
     /// # Errors
     /// [`state::Error::Nowhere`].
-    pub fn state_dir(&self) -> Result<&Path, state::Error> {
+    pub(crate) fn state_dir(&self) -> Result<&Path, state::Error> {
         let dir = self.state_dir.as_ref().ok_or(state::Error::Nowhere)?;
         Ok(&dir.value)
     }
 
     /// How the engines are configured.
     #[must_use]
-    pub fn engines(&self) -> EngineConfig {
+    pub(crate) fn engines(&self) -> EngineConfig {
         EngineConfig {
             only: self.engine.value.0,
             accelerator: self.qemu.accel.value.0,
@@ -286,7 +285,7 @@ impl Config {
     ///
     /// # Errors
     /// [`state::Error::Nowhere`].
-    pub fn socket(&self) -> Result<PathBuf, state::Error> {
+    pub(crate) fn socket(&self) -> Result<PathBuf, state::Error> {
         match &self.serve.socket {
             Some(socket) => Ok(socket.value.to_path_buf()),
             None => Ok(self.state_dir()?.join("api.sock")),
@@ -297,7 +296,7 @@ impl Config {
     ///
     /// # Errors
     /// [`state::Error::Nowhere`].
-    pub fn images(&self) -> Result<PathBuf, state::Error> {
+    pub(crate) fn images(&self) -> Result<PathBuf, state::Error> {
         match &self.image_dir {
             Some(dir) => Ok(dir.value.to_path_buf()),
             None => Ok(self.state_dir()?.join("images")),
@@ -308,7 +307,7 @@ impl Config {
     ///
     /// # Errors
     /// [`state::Error::Nowhere`].
-    pub fn checkpoints(&self) -> Result<PathBuf, state::Error> {
+    pub(crate) fn checkpoints(&self) -> Result<PathBuf, state::Error> {
         match &self.serve.checkpoints {
             Some(dir) => Ok(dir.value.to_path_buf()),
             None => Ok(self.state_dir()?.join("checkpoints")),

@@ -8,7 +8,7 @@ use super::{Config, Setting, SettingSource};
 
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SettingView {
+pub(crate) struct SettingView {
     /// Its key, such as `restore.private_limit`.
     pub key: &'static str,
     /// The value in use; `None` when it is not set and has no default.
@@ -45,7 +45,7 @@ impl SettingView {
 impl Config {
     /// All settings but pools, in the order of the example.
     #[must_use]
-    pub fn shown(&self) -> Vec<SettingView> {
+    pub(crate) fn shown(&self) -> Vec<SettingView> {
         let Self {
             restore,
             bhyve,

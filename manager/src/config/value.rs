@@ -39,14 +39,14 @@ pub(super) trait Value: Sized {
 
 /// A path that does not depend on the current folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AbsolutePath(PathBuf);
+pub(crate) struct AbsolutePath(PathBuf);
 
 impl AbsolutePath {
     /// The path, below the current folder when it is relative.
     ///
     /// # Errors
     /// When it is empty, or the current folder is unknown.
-    pub fn new(path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
         std::path::absolute(path).map(Self)
     }
 }
@@ -83,7 +83,7 @@ impl Value for AbsolutePath {
 /// Permissions of the daemon's socket. A user who may write to it commands all guests, so only the
 /// owner and the group ever may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketMode(pub u32);
+pub(crate) struct SocketMode(pub u32);
 
 impl Value for SocketMode {
     fn read(text: &str) -> Result<Self, String> {
@@ -104,7 +104,7 @@ impl fmt::Display for SocketMode {
 
 /// How the daemon writes its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Lines for people.
     Text,
     /// One JSON object a line.
@@ -113,7 +113,7 @@ pub enum LogFormat {
 
 /// How much the daemon writes to its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
+pub(crate) enum LogLevel {
     /// What failed.
     Error,
     /// And what is odd.
@@ -128,7 +128,7 @@ pub enum LogLevel {
 
 /// Whether commands use the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum UseDaemon {
+pub(crate) enum UseDaemon {
     /// When one answers.
     Auto,
     /// Never.
@@ -137,7 +137,7 @@ pub enum UseDaemon {
 
 /// The only engine whose checkpoints are restored; none when each is restored by its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineChoice(pub Option<EngineKind>);
+pub(crate) struct EngineChoice(pub Option<EngineKind>);
 
 impl Value for EngineChoice {
     fn read(text: &str) -> Result<Self, String> {
@@ -159,7 +159,7 @@ impl fmt::Display for EngineChoice {
 
 /// What executes the instructions of new QEMU guests; none for the best that the host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcceleratorChoice(pub Option<Accelerator>);
+pub(crate) struct AcceleratorChoice(pub Option<Accelerator>);
 
 impl Value for AcceleratorChoice {
     fn read(text: &str) -> Result<Self, String> {
@@ -240,7 +240,7 @@ impl Value for SocketAddr {
 ///
 /// # Errors
 /// When it is none; the error says what to write.
-pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
