@@ -541,7 +541,32 @@ fn a_command_is_run_in_a_guest_on_the_page() {
     );
     page.until("document.getElementById('run-code').textContent === 'ended with code 3'");
     assert_eq!(page.text("#run-output").trim(), "a-1\n<b>x</b>");
-    page.enter("#run-command", &format!("; true{ENTER}"));
-    page.until("document.getElementById('run-code').textContent !== 'running'");
+    // What it says is there while it runs; Cancel kills it.
+    let clear = || {
+        let _ = page.run("document.getElementById('run').reset()");
+        page.enter("#run-guest", "a-1");
+    };
+    clear();
+    page.enter(
+        "#run-command",
+        &format!("while :; do echo going; sleep 0.3; done{ENTER}"),
+    );
+    page.until("document.getElementById('run-output').textContent.includes('going\\ngoing')");
+    assert_eq!(page.text("#run-code"), "running");
+    page.click("#run-cancel");
+    page.until("document.getElementById('run-code').textContent === 'cancelled'");
+    until("its end", || {
+        let line = "ps -o args | grep -c '^[/]bin/sh -c'";
+        let ran = visit
+            .home
+            .brood(&["exec", "a-1", "--", "busybox", "sh", "-c", line]);
+        (ran.stdout.trim() == "0").then_some(())
+    });
+    // What goes wrong is told as any other problem.
+    clear();
+    page.enter("#run-guest", "b-1");
+    page.enter("#run-command", &format!("true{ENTER}"));
+    page.until("document.getElementById('run-code').textContent === 'not run'");
+    page.until("document.getElementById('problem-detail').textContent.includes('a-1b-1')");
     visit.end(&[]);
 }

@@ -7,6 +7,7 @@
 //! daemon never closes a connection with an open request to make room.
 
 mod bodies;
+mod upgrade;
 
 use std::{
     convert::Infallible,
@@ -41,6 +42,7 @@ use tokio::{
 };
 
 use bodies::{AnsweringBody, SentBody};
+pub(super) use upgrade::Upgraded;
 
 use super::{
     door::{HeaderCase, Site},
@@ -142,6 +144,8 @@ pub(super) struct Client {
     idle_since: Mutex<Instant>,
     /// Told when it is to make room.
     make_room: Notify,
+    /// What goes on over it in another protocol.
+    upgrades: upgrade::Upgrades,
 }
 
 impl Clients {
@@ -190,6 +194,7 @@ impl Clients {
                 known: AtomicBool::new(!self.strangers),
                 idle_since: Mutex::new(Instant::now()),
                 make_room: Notify::new(),
+                upgrades: upgrade::Upgrades::default(),
             });
             all.push(Arc::clone(&client));
             self.metrics.connections.inc();
@@ -317,7 +322,16 @@ impl Drop for ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    async fn serve<S>(self, stream: S, site: Site, mut draining: watch::Receiver<bool>)
+    async fn serve<S>(self, stream: S, site: Site, draining: watch::Receiver<bool>)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        self.speak(stream, site, draining).await;
+        self.0.upgrades.until_over().await;
+    }
+
+    /// Serves until the connection is over, or speaks HTTP no more.
+    async fn speak<S>(&self, stream: S, site: Site, mut draining: watch::Receiver<bool>)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -329,7 +343,8 @@ impl ConnectionGuard {
             .header_read_timeout(client.of.idle)
             .title_case_headers(site.headers == HeaderCase::Title)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         let mut connection = pin!(connection);
         loop {
             tokio::select! {

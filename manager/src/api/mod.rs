@@ -14,6 +14,7 @@ mod door;
 mod error;
 pub(crate) mod events;
 pub(crate) mod evict;
+mod exec_stream;
 mod extract;
 mod guest_files;
 pub(crate) mod guests;

@@ -11,9 +11,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, checkpoints, claims, cloud_hypervisor, disks, events, evict, guest_files, guests, host,
-    in_flight, listener, memory, metrics, pools, programs, restores, sample, suspended_claims,
-    watch,
+    App, checkpoints, claims, cloud_hypervisor, disks, events, evict, exec_stream, guest_files,
+    guests, host, in_flight, listener, memory, metrics, pools, programs, restores, sample,
+    suspended_claims, watch,
 };
 
 #[derive(OpenApi)]
@@ -27,6 +27,8 @@ use super::{
     ),
     components(schemas(
         events::RestoreEvent,
+        exec_stream::ExecMessage,
+        exec_stream::ExecEvent,
         claims::ClaimEvent,
         suspended_claims::ResumeEvent,
         watch::GuestEvent,
@@ -119,7 +121,7 @@ pub(super) fn routes() -> (Router<App>, Document) {
         .routes(routes!(guests::show, guests::destroy))
         .routes(routes!(memory::memory))
         .routes(routes!(guests::ask))
-        .routes(routes!(programs::exec))
+        .routes(routes!(programs::exec, exec_stream::stream))
         .routes(routes!(guest_files::read, guest_files::write))
         .routes(routes!(guest_files::logs))
         .routes(routes!(guests::pause))

@@ -94,6 +94,8 @@ impl PermitKind {
 #[derive(Debug)]
 pub(super) struct Permits {
     in_all: Arc<Semaphore>,
+    /// Streams of programs at once, which may last for days.
+    streams: usize,
     /// By their purpose, as long as a permit is held or awaited.
     of: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
@@ -110,8 +112,14 @@ impl Permits {
     pub(super) fn new(threads: usize) -> Self {
         Self {
             in_all: Arc::new(Semaphore::new((threads - threads / 4).max(1))),
+            streams: (threads / 4).max(1),
             of: Mutex::default(),
         }
+    }
+
+    /// For streams of programs: all of them together leave room for other calls.
+    pub(super) fn streams(&self) -> PermitKind {
+        PermitKind::new("programs with streams".to_owned(), self.streams)
     }
 
     /// Waits for a permit of each of these bounds, in this order.

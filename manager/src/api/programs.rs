@@ -27,9 +27,9 @@ use brood_core::engine::NEVER;
 /// As much of each stream as an answer has room for.
 const OUTPUT_MAX: usize = 1 << 20;
 /// How long the agent may take to end a program whose time is over.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How often a wait is looked at again.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A program that has ended.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -162,10 +162,36 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 impl ExecRequest {
     /// The agent's request for it.
     pub(super) fn request(&self) -> Result<protocol::Exec, Problem> {
+        let limit = limit(self.timeout_s)?.unwrap_or(DEFAULT_LIMIT);
+        let words = ExecWords {
+            command: &self.command,
+            env: &self.env,
+            cwd: self.cwd.as_ref(),
+            user: self.user.as_ref(),
+        };
+        Ok(protocol::Exec {
+            input: self.input.is_some(),
+            limit_ms: u32::try_from(limit.as_millis()).ok(),
+            ..words.request()?
+        })
+    }
+}
+
+/// What a client says of a program that is to run, in whatever way.
+pub(super) struct ExecWords<'a> {
+    pub(super) command: &'a [String],
+    pub(super) env: &'a BTreeMap<String, String>,
+    pub(super) cwd: Option<&'a String>,
+    pub(super) user: Option<&'a String>,
+}
+
+impl ExecWords<'_> {
+    /// The agent's request for it, without input, terminal and time limit.
+    pub(super) fn request(&self) -> Result<protocol::Exec, Problem> {
         if self.command.is_empty() {
             return Err(Problem::bad_request("the command has no words"));
         }
-        let texts = self.command.iter().chain(&self.cwd);
+        let texts = self.command.iter().chain(self.cwd);
         let texts = texts.chain(self.env.iter().flat_map(|(key, value)| [key, value]));
         if texts.into_iter().any(|text| text.contains('\0')) {
             return Err(Problem::bad_request("a word has a zero byte in it"));
@@ -179,15 +205,12 @@ impl ExecRequest {
                 "a variable has no name, or one with =",
             ));
         }
-        let limit = limit(self.timeout_s)?.unwrap_or(DEFAULT_LIMIT);
         let text = |text: &String| OsBytes::from(&**text);
         Ok(protocol::Exec {
             argv: self.command.iter().map(text).collect(),
             env: self.env.iter().map(|(k, v)| (text(k), text(v))).collect(),
-            cwd: self.cwd.as_ref().map(text),
-            user: self.user.clone(),
-            input: self.input.is_some(),
-            limit_ms: u32::try_from(limit.as_millis()).ok(),
+            cwd: self.cwd.map(text),
+            user: self.user.cloned(),
             ..protocol::Exec::default()
         })
     }

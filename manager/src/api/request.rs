@@ -178,6 +178,37 @@ impl Token {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Authorization(pub(super) bool);
 
+/// The subprotocol of websockets.
+pub(super) const STREAM_PROTOCOL: &str = "brood.exec";
+/// What a websocket's offer of a subprotocol begins with that is the token.
+const STREAM_TOKEN: &str = "brood.token.";
+
+/// The token in a request's header.
+fn bearer(request: &Request) -> Option<Token> {
+    let value = request
+        .headers()
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| Token::new(token.trim()))
+}
+
+/// The token that a websocket offers as a subprotocol: a page's script can set no header of one. Its
+/// bytes are hexadecimal digits there, as names of subprotocols have few characters.
+fn stream_token(request: &Request) -> Option<Token> {
+    let offers = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let offers = offers.iter().filter_map(|value| value.to_str().ok());
+    let mut words = offers.flat_map(|value| value.split(',').map(str::trim));
+    let digits = words.find_map(|word| word.strip_prefix(STREAM_TOKEN))?;
+    let digits = digits.as_bytes().chunks(2);
+    let bytes = digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+    let token = String::from_utf8(bytes.collect::<Option<_>>()?).ok()?;
+    Some(Token::new(&token))
+}
+
 /// Lets only requests through that bear the token; the page and `/health` tell nothing that is
 /// secret.
 pub(super) async fn require(
@@ -185,13 +216,7 @@ pub(super) async fn require(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let bearer = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| Token::new(token.trim()));
+    let bearer = bearer(&request).or_else(|| stream_token(&request));
     let path = request.uri().path();
     let open = path == "/health" || page::has(path);
     let known = bearer == Some(token);

@@ -51,6 +51,18 @@ export async function request(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
+/** Opens a websocket. It can have no header, so the token is the name of a second subprotocol. */
+export function socket(path) {
+  const url = new URL(API + path, location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  const protocols = ["brood.exec"];
+  const bytes = [...new TextEncoder().encode(token.get() ?? "")];
+  if (bytes.length) protocols.push(`brood.token.${bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`);
+  const opened = new WebSocket(url, protocols);
+  opened.binaryType = "arraybuffer";
+  return opened;
+}
+
 /** Longest silence of the stream: the daemon says something every 15 seconds. */
 const SILENCE = 45000;
 
