@@ -152,7 +152,10 @@ fn hand_over(
 
 fn run(sessions: &Arc<Sessions>, call: Arc<Call>, request: Request) -> Option<(Arc<Call>, Answer)> {
     let answer = match request {
-        Request::Exec(exec) => return process::exec(sessions, call, exec),
+        Request::Exec(exec) => return process::exec(sessions, call, exec, process::Which::Given),
+        Request::RunImage(exec) => {
+            return process::exec(sessions, call, exec, process::Which::OfImage);
+        }
         Request::Attach { pid } => match sessions.processes.attach(&call, pid) {
             Ok(()) => return None,
             Err(failure) => Err(failure),

@@ -13,6 +13,7 @@ mod cobs;
 mod credit;
 mod files;
 mod frame;
+mod image;
 pub mod limits;
 mod list;
 mod message;
@@ -26,6 +27,7 @@ pub use files::{Change, ChangeKind, Entry, FileKind, Metadata, ReadFile, Transfe
 pub use frame::{
     Decoder, Direction, Dropped, EncodeError, Received, RequestId, SessionId, Undecodable, encode,
 };
+pub use image::ImageProcess;
 pub use message::{
     AgentHello, Event, Failure, FailureKind, HostHello, Message, Reply, Request, Stream, ToGuest,
     ToHost,

@@ -236,6 +236,9 @@ pub enum Request {
     /// Carries out steps one after the other, until one fails; each kind of step once at most.
     /// ([`Event::StepBegan`], [`Reply::Steps`])
     Steps(#[serde(with = "list")] Vec<Step>),
+    /// Runs the program that the guest's image is for: the arguments stand behind its entry point,
+    /// and none are its own. (as [`Request::Exec`])
+    RunImage(Exec),
 }
 
 /// What happens while a request runs.

@@ -1,5 +1,6 @@
 //! Programs that the host runs in the guest.
 
+mod image;
 pub(crate) mod oom;
 mod pump;
 mod spawn;
@@ -26,6 +27,7 @@ use nix::{
     unistd::Pid,
 };
 
+pub(crate) use image::Which;
 pub(crate) use user::Account;
 
 use crate::{
@@ -213,8 +215,9 @@ pub(crate) fn exec(
     sessions: &Sessions,
     call: Arc<Call>,
     exec: Exec,
+    which: Which,
 ) -> Option<(Arc<Call>, Answer)> {
-    let (running, pump) = match begin(sessions, &call, exec) {
+    let (running, pump) = match begin(sessions, &call, exec, which) {
         Ok(begun) => begun,
         Err(failure) => return Some((call, Err(failure))),
     };
@@ -228,9 +231,11 @@ fn begin(
     sessions: &Sessions,
     call: &Arc<Call>,
     exec: Exec,
+    which: Which,
 ) -> Result<(Arc<Running>, pump::Pump), Failure> {
     let waker = Waker::new().context("cannot make a pipe for the program")?;
     let waker = Arc::new(waker);
+    let exec = image::complete(exec, which, image::of_this_guest())?;
     let started = spawn::spawn(&exec)?;
     let limit = exec.limit_ms.map(|ms| Duration::from_millis(ms.into()));
     let deadline = limit.map(|limit| Instant::now() + limit);

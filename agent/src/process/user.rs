@@ -21,11 +21,23 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// A user by name or by number.
-    pub(crate) fn named(user: &str) -> Result<Account, Failure> {
-        let (passwd, group) = databases();
-        let account = find(&passwd, &group, user);
-        account.ok_or_else(|| not_found(format!("the guest has no user {user:?}")))
+    /// A user by name or by number, and maybe the only group: `USER[:GROUP]`.
+    pub(crate) fn named(text: &str) -> Result<Account, Failure> {
+        let (passwd, groups) = databases();
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) if !group.is_empty() => (user, Some(group)),
+            _ => (text.trim_end_matches(':'), None),
+        };
+        let account = find(&passwd, &groups, user);
+        let mut account =
+            account.ok_or_else(|| not_found(format!("the guest has no user {user:?}")))?;
+        if let Some(group) = group {
+            let gid = group_of(&groups, group);
+            account.gid =
+                gid.ok_or_else(|| not_found(format!("the guest has no group {group:?}")))?;
+            account.groups = vec![account.gid];
+        }
+        Ok(account)
     }
 
     /// The user that the agent runs as.
@@ -58,6 +70,21 @@ fn databases() -> (String, String) {
         String::from_utf8_lossy(&bytes).into_owned()
     };
     (read("/etc/passwd"), read("/etc/group"))
+}
+
+/// A group by name or by number.
+fn group_of(groups: &str, name: &str) -> Option<Gid> {
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        let found = fields.next() == Some(name);
+        found.then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    let number = || name.parse().ok();
+    groups
+        .lines()
+        .find_map(of_line)
+        .or_else(number)
+        .map(Gid::from_raw)
 }
 
 fn find(passwd: &str, group: &str, user: &str) -> Option<Account> {
@@ -124,5 +151,12 @@ mod tests {
         assert_eq!(nobody.home, PathBuf::from("/"));
         assert_eq!(find(PASSWD, GROUP, "broken"), None);
         assert_eq!(find(PASSWD, GROUP, "-1"), None);
+    }
+
+    #[test]
+    fn a_group_by_name_and_by_number() {
+        assert_eq!(group_of(GROUP, "wheel"), Some(Gid::from_raw(10)));
+        assert_eq!(group_of(GROUP, "77"), Some(Gid::from_raw(77)));
+        assert_eq!(group_of(GROUP, "no"), None);
     }
 }

@@ -44,12 +44,12 @@ pub(crate) struct ExecAnswer {
 }
 
 impl ExecAnswer {
-    /// Runs a program to its end.
+    /// Waits for the end of a program without input, which is killed after this time.
     ///
     /// # Errors
-    /// As [`Agent::exec`]; the guest does not answer; or it wrote more than there is room for.
-    pub(crate) fn of(agent: &Agent, exec: protocol::Exec) -> Result<Self, AgentError> {
-        Self::with_input(agent, exec, b"", &NEVER)
+    /// The guest does not answer; or it wrote more than there is room for.
+    pub(crate) fn of(process: &GuestProcess, limit: Option<Duration>) -> Result<Self, AgentError> {
+        collect(process, limit.map(|limit| limit + GRACE), &NEVER).map(Self::from)
     }
 
     fn with_input(
@@ -70,13 +70,18 @@ impl ExecAnswer {
             ended.store(true, Ordering::Relaxed);
             written
         });
-        let (ended, output, error) = written?;
+        written.map(Self::from)
+    }
+}
+
+impl From<Collected> for ExecAnswer {
+    fn from((ended, output, error): Collected) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Self {
+        Self {
             code: code_of(ended),
             output: text(output),
             error: text(error),
-        })
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::hex;
-use brood_core::units::Bytes;
+use brood_core::{
+    agent::protocol::{ImageProcess, OsBytes},
+    units::Bytes,
+};
 
 /// Value of [`Image::format`].
 pub(super) const FORMAT: &str = "brood-image";
@@ -70,6 +73,34 @@ pub(crate) struct Process {
     /// The arguments, or the program where there is no entry point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) command: Vec<String>,
+}
+
+impl Process {
+    /// What the agent of a guest reads of it.
+    pub(super) fn of_guest(&self) -> ImageProcess {
+        let words = |words: &[String]| words.iter().map(|word| OsBytes::from(&**word)).collect();
+        let variables = self.env.iter().filter_map(|word| word.split_once('='));
+        ImageProcess {
+            env: variables
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            cwd: self.cwd.as_deref().map(OsBytes::from),
+            user: self.user.clone(),
+            entrypoint: words(&self.entrypoint),
+            command: words(&self.command),
+        }
+    }
+
+    /// Whether all of its words can be those of a program.
+    pub(super) fn is_sound(&self) -> bool {
+        let of_program = self.entrypoint.iter().chain(&self.command);
+        let words = of_program
+            .chain(&self.env)
+            .chain(&self.cwd)
+            .chain(&self.user);
+        !words.into_iter().any(|word| word.contains('\0'))
+            && !self.env.iter().any(|word| word.starts_with('='))
+    }
 }
 
 /// An image, as its `image.json` has it.

@@ -58,6 +58,7 @@ fn files(busybox: Vec<u8>, agent: Vec<u8>, modules: &Modules) -> Result<Archive,
     for (path, mode, text) in [
         ("etc/init.d/start", 0o755, include_str!("guest/minimal.sh")),
         ("etc/init.d/port", 0o755, include_str!("guest/port")),
+        ("etc/init.d/network", 0o755, include_str!("guest/network")),
         ("etc/inittab", 0o644, include_str!("guest/inittab")),
         ("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n"),
         ("etc/group", 0o644, "root:x:0:\n"),

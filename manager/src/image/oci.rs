@@ -215,6 +215,10 @@ impl Layout<'_> {
             let many = format!("a list in it has more than {WORDS_MAX} words");
             return Err(self.refuse(&manifest.config.digest, many));
         }
+        if !process.is_sound() {
+            let bad = "a word of its environment or of its program is none that a program can have";
+            return Err(self.refuse(&manifest.config.digest, bad));
+        }
         Ok(process)
     }
 

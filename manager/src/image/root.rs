@@ -12,7 +12,7 @@ use super::{
     squashfs,
     tree::{Content, Facts, PathError, Tree},
 };
-use brood_core::units::Bytes;
+use brood_core::{agent::protocol::ImageProcess, units::Bytes};
 
 /// File systems that a guest needs, with what they need.
 const FILESYSTEMS: [&str; 3] = ["loop", "squashfs", "overlay"];
@@ -46,7 +46,11 @@ impl Images {
         let base = Base::obtain(from, &scratch, told)?;
         let mut contents = contents(&scratch)?;
         told("writing the image");
-        add_guest_files(&mut contents.tree, &base).map_err(|(path, reason)| Error::Root {
+        let added = add_guest_files(&mut contents.tree, &base).and_then(|()| {
+            let process = contents.process.as_ref();
+            process.map_or(Ok(()), |process| add_process(&mut contents.tree, process))
+        });
+        added.map_err(|(path, reason)| Error::Root {
             path,
             reason: reason.to_string(),
         })?;
@@ -103,6 +107,24 @@ fn initramfs(base: &Base) -> Result<Archive, Error> {
     Ok(archive)
 }
 
+/// Adds what the image's programs expect: what the agent reads of it, and the folder.
+fn add_process(tree: &mut Tree, process: &Process) -> Result<(), (String, PathError)> {
+    let mut put = |path: &str, mode, content| {
+        let put = tree.put(path.as_bytes(), Facts::of_mode(mode), content);
+        put.map_err(|reason| (path.to_owned(), reason))
+    };
+    let file = process.of_guest().to_bytes();
+    put(ImageProcess::PATH, 0o644, Content::Bytes(file))?;
+    match &process.cwd {
+        Some(cwd) if !cwd.trim_matches('/').is_empty() && tree.get(cwd).is_none() => {
+            let folder = Content::Folder(std::collections::BTreeMap::new());
+            let put = tree.put(cwd.as_bytes(), Facts::of_mode(0o755), folder);
+            put.map_err(|reason| (cwd.clone(), reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Adds what starts the guest, the agent, and the hooks that keep clones apart.
 fn add_guest_files(tree: &mut Tree, base: &Base) -> Result<(), (String, PathError)> {
     tree.next_layer();
@@ -116,6 +138,7 @@ fn add_guest_files(tree: &mut Tree, base: &Base) -> Result<(), (String, PathErro
         ("brood-agent", base.agent.clone()),
         ("init", include_str!("guest/root.sh").into()),
         ("port", include_str!("guest/port").into()),
+        ("network", include_str!("guest/network").into()),
     ] {
         put(&format!("{FOLDER}/{name}"), 0o755, Content::Bytes(content))?;
     }

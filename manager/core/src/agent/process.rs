@@ -6,7 +6,7 @@ use std::{
 };
 
 use brood_agent_protocol::{
-    Ended, Event, Exec, ProcessInfo, Reply, Request, Stream, TerminalSize, ToGuest,
+    Ended, Event, Exec, FailureKind, ProcessInfo, Reply, Request, Stream, TerminalSize, ToGuest,
 };
 
 use super::{Agent, AgentError, asked::Asked, request::Incoming};
@@ -48,6 +48,22 @@ impl Agent {
     /// one, when there is no such program.
     pub fn exec(&self, exec: Exec) -> Result<GuestProcess, AgentError> {
         self.begin(self.connection.ask("run a program", Request::Exec(exec))?)
+    }
+
+    /// Runs the program that the guest's image is for: the arguments stand behind its entry point, and
+    /// none are its own. An image without one has the arguments run.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn run_image(&self, exec: Exec) -> Result<GuestProcess, AgentError> {
+        let what = "run the image's program";
+        match self.begin(self.connection.ask(what, Request::RunImage(exec.clone()))?) {
+            // An agent that does not know the request knows no entry point.
+            Err(e) if e.failure() == Some(FailureKind::Unsupported) && !exec.argv.is_empty() => {
+                self.exec(exec)
+            }
+            begun => begun,
+        }
     }
 
     /// Takes over a program of an earlier session that goes on without one.

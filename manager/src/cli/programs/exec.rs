@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
-use brood_core::agent::protocol::{self, OsBytes};
+use brood_core::agent::{
+    Agent, AgentError, GuestProcess,
+    protocol::{self, OsBytes},
+};
 use clap::Args;
 
 use super::{
@@ -32,9 +35,13 @@ pub(in crate::cli) struct Exec {
     guest: String,
     #[command(flatten)]
     program: Program,
-    #[command(flatten)]
-    words: Words,
+    /// The program and its arguments, behind --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
 }
+
+/// What has an agent run a program.
+pub(super) type Begin = fn(&Agent, protocol::Exec) -> Result<GuestProcess, AgentError>;
 
 /// How a program is run.
 #[derive(Debug, Args)]
@@ -48,11 +55,11 @@ pub(super) struct Program {
     /// Set a variable of its environment; repeat the option for more
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Folder that it starts in [default: its user's home]
+    /// Folder that it starts in [default: the image's, or its user's home]
     #[arg(long, short = 'w', value_name = "DIR")]
     cwd: Option<OsString>,
-    /// Run it as this user of the guest, by name or number [default: root]
-    #[arg(long, short, value_name = "USER")]
+    /// Run it as this user of the guest, by name or number [default: the image's, or root]
+    #[arg(long, short, value_name = "USER[:GROUP]")]
     user: Option<String>,
     /// Kill it, with its process group, after this time [default: never]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
@@ -60,14 +67,6 @@ pub(super) struct Program {
     /// Print a JSON object when it has ended: code, output, error, of 1 MiB each at most
     #[arg(long, conflicts_with_all = ["tty", "interactive"])]
     json: bool,
-}
-
-/// A program and its arguments.
-#[derive(Debug, Args)]
-pub(super) struct Words {
-    /// The program and its arguments, behind --
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
 }
 
 fn after_exec() -> String {
@@ -88,19 +87,26 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 impl Program {
     /// Runs it, with the streams of this process; the exit code.
-    pub(super) fn run(&self, session: &GuestSession<'_>, words: &Words) -> Result<u8, Failure> {
+    pub(super) fn run(
+        &self,
+        session: &GuestSession<'_>,
+        begin: Begin,
+        words: &[OsString],
+    ) -> Result<u8, Failure> {
         let request = self.request(words);
+        let limit = request.limit_ms.map(|ms| Duration::from_millis(ms.into()));
         if self.json {
-            let answer = ExecAnswer::of(&session.agent, request);
+            let answer =
+                begin(&session.agent, request).and_then(|process| ExecAnswer::of(&process, limit));
             let answer = answer.map_err(|e| session.program_failure(&e))?;
             json(&answer);
             return Ok(answer.code);
         }
-        let end = streams::run(&session.agent, request).map_err(|e| session.program_failure(&e))?;
-        Ok(code(&end))
+        let end = streams::run(&session.agent, begin, request);
+        Ok(code(&end.map_err(|e| session.program_failure(&e))?))
     }
 
-    fn request(&self, words: &Words) -> protocol::Exec {
+    fn request(&self, words: &[OsString]) -> protocol::Exec {
         let mut env: Vec<(OsBytes, OsBytes)> = Vec::new();
         let known = self.env.iter().any(|(key, _)| key == "TERM");
         if self.tty
@@ -112,7 +118,7 @@ impl Program {
         let given = self.env.iter();
         env.extend(given.map(|(key, value)| (OsBytes::from(&**key), OsBytes::from(&**value))));
         protocol::Exec {
-            argv: words.command.iter().cloned().map(OsBytes::from).collect(),
+            argv: words.iter().cloned().map(OsBytes::from).collect(),
             env,
             cwd: self.cwd.clone().map(OsBytes::from),
             user: self.user.clone(),
@@ -129,7 +135,7 @@ impl Program {
 impl Exec {
     pub(in crate::cli) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let session = GuestSession::begin(config, &self.guest).map_err(ours)?;
-        let code = self.program.run(&session, &self.words)?;
+        let code = self.program.run(&session, Agent::exec, &self.command)?;
         Ok(ExitCode::from(code))
     }
 }

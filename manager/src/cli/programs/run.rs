@@ -1,6 +1,7 @@
 //! `brood run`: a program in a guest of its own, which ends with it.
 
 use std::{
+    ffi::OsString,
     io::{self, Read, Write},
     os::unix::process::CommandExt,
     path::Path,
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_core::{checkpoint::BundlePath, guest_id::random, restore::RestoreSpec};
+use brood_core::{agent::Agent, checkpoint::BundlePath, guest_id::random, restore::RestoreSpec};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use signal_hook::{
@@ -24,12 +25,7 @@ use signal_hook::{
 };
 
 use super::{
-    CODES,
-    copy::into_guest,
-    exec::{Program, Words},
-    ours,
-    place::Provision,
-    session::GuestSession,
+    CODES, copy::into_guest, exec::Program, ours, place::Provision, session::GuestSession,
 };
 use crate::{
     api::{claims::ClaimRequest, guests::DestroyTargets},
@@ -53,7 +49,12 @@ const GUARD_PATIENCE: Duration = Duration::from_secs(90);
 /// ends with the command, in whatever way that ends
 ///
 /// A word with a slash is a checkpoint; else it is a pool, or a checkpoint in this folder when there
-/// is no such pool. Output, error output and exit code are the program's; Ctrl-C and other signals
+/// is no such pool.
+///
+/// What is run is as `docker run` has it. In a guest of an OCI image the words behind -- are the
+/// arguments of the image's entry point, in place of those that the image has; without words it is run
+/// with those. Variables, folder and user are the image's, where no option says otherwise. In a guest
+/// of another image the words are the program and its arguments. Output, error output and exit code are the program's; Ctrl-C and other signals
 /// to end go to the program, the third one kills it.
 #[derive(Debug, Args)]
 #[command(after_help = after_run())]
@@ -69,15 +70,21 @@ pub(in crate::cli) struct Run {
     wait: Duration,
     #[command(flatten)]
     program: Program,
-    #[command(flatten)]
-    words: Words,
+    /// Run this program instead of the image's entry point
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<OsString>,
+    /// Arguments of the image's program, or the program and its arguments where the image has none,
+    /// behind -- [default: what the image says]
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
 }
 
 fn after_run() -> String {
     format!(
         "{CODES}\n\nExamples:\n  brood run web -- make test\n  \
          brood run ./linux --file ./job.sh:/root/job.sh --timeout 5m -- sh /root/job.sh\n  \
-         brood run /var/tmp/ckp/tiny -i --env LANG=C -- sort < names.txt"
+         brood run /var/tmp/ckp/tiny -i --env LANG=C -- sort < names.txt\n  \
+         brood run ./app\n  brood run ./app --entrypoint sh -- -c env"
     )
 }
 
@@ -120,7 +127,13 @@ impl Run {
             });
         }
         drop(interrupted);
-        self.program.run(&session, &self.words)
+        match &self.entrypoint {
+            None => self.program.run(&session, Agent::run_image, &self.command),
+            Some(program) => {
+                let words = [std::slice::from_ref(program), &self.command].concat();
+                self.program.run(&session, Agent::exec, &words)
+            }
+        }
     }
 
     /// What the word means.

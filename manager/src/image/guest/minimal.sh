@@ -16,12 +16,5 @@ while read -r module; do
     insmod "/lib/modules/$module"
 done </lib/modules/order
 ip link set lo up
-# The network of QEMU's user has these addresses. A new MAC address is told to it at once.
-if [ -e /sys/class/net/eth0 ]; then
-    echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_notify
-    ip addr add 10.0.2.15/24 dev eth0
-    ip link set eth0 up
-    ip route add default via 10.0.2.2
-    echo nameserver 10.0.2.3 >/etc/resolv.conf
-fi
+. /etc/init.d/network
 . /etc/init.d/port

@@ -11,6 +11,7 @@ chmod 1777 /tmp
 hostname localhost
 tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
 ip link set lo up
+. /usr/lib/brood/network
 . /usr/lib/brood/port
 
 while :; do

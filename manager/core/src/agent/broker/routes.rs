@@ -210,7 +210,10 @@ impl Routes {
                 let ours = client.requests.get(&RequestId(*exec));
                 *exec = ours.map_or(0, |ours| ours.0);
             }
-            let kept = matches!(&asked, Request::Exec(exec) if exec.keep);
+            let kept = matches!(
+                &asked,
+                Request::Exec(exec) | Request::RunImage(exec) if exec.keep
+            );
             let ours = self.number();
             if let Some(client) = self.clients.get_mut(&id) {
                 client.requests.insert(request, ours);
