@@ -22,7 +22,18 @@ use std::{process::ExitCode, sync::Arc};
 
 use options::{Command, Options};
 
+/// Has glibc's allocator keep one arena for all threads (mallopt(3)): each would be pages of its own
+/// in every clone.
+fn share_arena() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt(3) takes numbers only, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 fn main() -> ExitCode {
+    share_arena();
     match Options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(target)) => {
             let sessions = Arc::new(sessions::Sessions::new(system::random()));

@@ -22,7 +22,8 @@ nix::ioctl_write_int_bad!(fithaw, nix::request_code_readwrite!(b'X', 120, 4));
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
     state: Mutex<State>,
-    thawed: Condvar,
+    /// Something was frozen.
+    frozen: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ struct State {
     /// The file systems, by their open mount points: opening one anew could wait for the thaw.
     mounts: Vec<(PathBuf, File)>,
     until: Option<Instant>,
+    /// The thread that keeps the time is there.
+    watched: bool,
 }
 
 impl Frozen {
@@ -37,18 +40,42 @@ impl Frozen {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Thaws when the time is over: the host may be gone for ever.
+    /// Thaws when the time is over: the host may be gone for ever. The thread stays, and a thaw does
+    /// not wake it: a clone thaws first of all, and would pay for both.
     fn watch(&self) {
         let mut state = self.lock();
-        while let Some(until) = state.until {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let _ = state.thaw();
-                return;
-            }
-            let waited = self.thawed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        loop {
+            let left = state
+                .until
+                .map(|until| until.saturating_duration_since(Instant::now()));
+            state = match left {
+                Some(Duration::ZERO) => {
+                    let _ = state.thaw();
+                    state
+                }
+                Some(left) => {
+                    let waited = self.frozen.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.frozen.wait(state);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
+    }
+
+    /// Has a thread keep the time from now on.
+    fn start(self: &Arc<Frozen>, state: &mut State) -> Result<(), Failure> {
+        if !state.watched {
+            let frozen = Arc::clone(self);
+            let thread = thread::Builder::new().name("thaw".into());
+            let started = thread.stack_size(64 * 1024).spawn(move || frozen.watch());
+            started.map(drop).context("cannot start a thread to thaw")?;
+            state.watched = true;
+        }
+        self.frozen.notify_all();
+        Ok(())
     }
 }
 
@@ -100,18 +127,17 @@ impl System {
             let mount = File::open(&path).context(format!("cannot open {}", path.display()))?;
             mounts.push((path, mount));
         }
+        if mounts.is_empty() {
+            return Ok(Reply::Nothing);
+        }
         state.until = Some(Instant::now() + limit);
-        let frozen = Arc::clone(&self.frozen);
-        let started = thread::Builder::new().name("thaw".into());
-        let started = started.spawn(move || frozen.watch());
-        let mut result = started.map(drop).context("cannot start a thread to thaw");
+        let mut result = self.frozen.start(&mut state);
         // Those that are mounted last first: a loop device's file is on one below it.
         for (path, mount) in mounts.into_iter().rev() {
             result = result.and_then(|()| state.freeze(&path, mount));
         }
         if let Err(failure) = result {
             let _ = state.thaw();
-            self.frozen.thawed.notify_all();
             return Err(failure);
         }
         Ok(Reply::Nothing)
@@ -119,7 +145,6 @@ impl System {
 
     pub(crate) fn thaw(&self) -> Answer {
         let result = self.frozen.lock().thaw();
-        self.frozen.thawed.notify_all();
         result.map(|()| Reply::Nothing)
     }
 }

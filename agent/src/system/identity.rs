@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    io,
+    io::{self, Seek, SeekFrom},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::PoisonError,
@@ -34,11 +34,7 @@ impl System {
         }
         if let Some(generation) = &identity.generation {
             let tried = format!("cannot write {GENERATION}");
-            let file = Path::new(GENERATION);
-            if !file.exists() {
-                fs::create_dir_all("/run/brood").context(&tried)?;
-            }
-            replace(file, &hex(generation)).context(tried)?;
+            set_generation(&hex(generation)).context(tried)?;
         }
         let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         let Identity {
@@ -95,11 +91,18 @@ fn set_hostname(name: &str) -> Result<(), Failure> {
     let result = unsafe { libc::sethostname(name.as_ptr().cast(), length) };
     nix::errno::Errno::result(result).context(&tried)?;
     // A guest that has no such file takes its name from elsewhere when it boots.
-    let file = Path::new("/etc/hostname");
-    if file.exists() {
-        replace(file, name).context(tried)?;
+    replace_existing(Path::new("/etc/hostname"), name).context(tried)
+}
+
+fn set_generation(line: &str) -> io::Result<()> {
+    let file = Path::new(GENERATION);
+    match replace(file, line) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all("/run/brood")?;
+            replace(file, line)
+        }
+        replaced => replaced,
     }
-    Ok(())
 }
 
 /// Writes machine-id(5), and D-Bus's copy where that is a file of its own.
@@ -112,28 +115,41 @@ fn set_machine_id(root: &Path, id: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes this line the content of a file. One that is there is written in place: that is far less
-/// code of the kernel than another file that replaces it, and a clone pays for each piece that it
-/// runs first. A line is less than a page, and one write.
+/// Makes this line the content of a file.
 fn replace(path: &Path, line: &str) -> io::Result<()> {
-    let line = format!("{line}\n");
-    let mut options = File::options();
-    let in_place = options.write(true).custom_flags(libc::O_NOFOLLOW);
-    match in_place.open(path) {
-        Ok(file) => overwrite(&file, line.as_bytes()),
-        // There is none; or a link, which is replaced and not followed.
-        Err(_) => {
-            let draft = path.with_extension("brood-new");
-            fs::write(&draft, &line)?;
-            fs::rename(&draft, path)
-        }
+    if let Ok(file) = open_in_place(path) {
+        return overwrite(file, line);
+    }
+    // There is none; or a link, which is replaced and not followed.
+    let draft = path.with_extension("brood-new");
+    fs::write(&draft, format!("{line}\n"))?;
+    fs::rename(&draft, path)
+}
+
+/// The same where there is such a file.
+fn replace_existing(path: &Path, line: &str) -> io::Result<()> {
+    match open_in_place(path) {
+        Ok(file) => overwrite(file, line),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => replace(path, line),
     }
 }
 
-fn overwrite(file: &File, line: &[u8]) -> io::Result<()> {
+fn open_in_place(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let in_place = options.write(true).custom_flags(libc::O_NOFOLLOW);
+    in_place.open(path)
+}
+
+/// Writes in place: that is far less code of the kernel than another file which replaces this one,
+/// and a clone pays for each piece of code that it runs first. A line is less than a page, and one
+/// write.
+fn overwrite(mut file: File, line: &str) -> io::Result<()> {
+    let line = format!("{line}\n");
+    let before = file.seek(SeekFrom::End(0))?;
+    file.write_all_at(line.as_bytes(), 0)?;
     let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
-    file.write_all_at(line, 0)?;
-    if file.metadata()?.len() > length {
+    if before > length {
         file.set_len(length)?;
     }
     Ok(())
