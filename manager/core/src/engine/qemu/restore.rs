@@ -12,7 +12,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -24,13 +24,14 @@ use nix::{
 };
 
 use super::{
+    CRASH_PATIENCE,
     command::{self, Machine},
     folder::{Folder, Record},
     memory_image::MemoryImage,
     remove,
 };
 use crate::{
-    agent::{Agent, StepLimits, prepare_clone},
+    agent::{Agent, AgentError, StepLimits, prepare_clone},
     checkpoint::{Network, QemuGuest},
     engine::{
         self, GuestOrder, Limit, Process, RestoredProcess, agent_ask, restore_threads::Restorer,
@@ -69,6 +70,17 @@ pub(super) enum Error {
     Agent(engine::Error),
     #[error("the restore was called off")]
     CalledOff,
+}
+
+impl Error {
+    /// Whether the channel to the agent ended.
+    fn is_of_channel(&self) -> bool {
+        match self {
+            Self::Agent(_) => true,
+            Self::Step(failed) => matches!(failed.source, AgentError::Lost { .. }),
+            _ => false,
+        }
+    }
 }
 
 fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
@@ -243,17 +255,29 @@ impl Source {
         })
     }
 
-    /// The reason behind an error: that the restore was called off, or that QEMU has ended.
+    /// The reason behind an error: that the restore was called off, or that QEMU has ended. A QEMU
+    /// that is killed closes its sockets before its end can be seen.
     fn why(&self, folder: &Folder, child: &mut Child, error: Error) -> Error {
         if self.called_off.load(Ordering::Relaxed) {
             return Error::CalledOff;
         }
-        match child.try_wait() {
-            Ok(Some(status)) => Error::Ended {
-                status,
-                said: folder.last_words(),
-            },
-            _ => error,
+        let patience = if error.is_of_channel() {
+            CRASH_PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        let begin = Instant::now();
+        loop {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Error::Ended {
+                    status,
+                    said: folder.last_words(),
+                };
+            }
+            if begin.elapsed() >= patience {
+                return error;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
