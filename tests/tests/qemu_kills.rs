@@ -13,8 +13,11 @@ use std::{
 use brood_tests::{Call, Demo, Home, Ran, Then, agent, linux_agent::said, signal, text, traced};
 use nix::sys::signal::Signal;
 
-/// Which steps are tried: these many, spread over all that there are.
+/// Which steps of a restore and of a suspend are tried: these many, spread over all that there are;
+/// with `BROOD_TRY_ALL_STEPS=1` all.
 const TRIED: u64 = 9;
+/// The same for commands that do one of these and something of the pool beside.
+const TRIED_OF_POOL: u64 = 4;
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +66,13 @@ fn killed_at(home: &Home, words: &[&str], victim: Victim, nth: u64) -> (Ran, u64
 }
 
 /// The steps to try, of so many.
-fn tried(steps: u64) -> impl Iterator<Item = u64> {
-    (0..TRIED).map(move |number| 1 + number * steps.saturating_sub(1) / (TRIED - 1))
+fn tried(steps: u64, most: u64) -> impl Iterator<Item = u64> {
+    let most = match std::env::var("BROOD_TRY_ALL_STEPS") {
+        Ok(all) if all == "1" => steps,
+        _ => most.min(steps),
+    };
+    let between = most.saturating_sub(1).max(1);
+    (0..most).map(move |number| 1 + number * steps.saturating_sub(1) / between)
 }
 
 /// How many steps a command has that nobody disturbs.
@@ -81,7 +89,7 @@ fn restoring(victim: Victim) {
     let words = ["restore", &linux.path, "--guests", "1", "--prefix", "k"];
     let steps = steps_of(&home, &words);
     home.destroy_all();
-    for nth in tried(steps) {
+    for nth in tried(steps, TRIED) {
         let (ran, _, hit) = killed_at(&home, &words, victim, nth);
         let standing = home.converges();
         assert!(standing.len() <= 1, "step {nth}: {standing:?}");
@@ -129,19 +137,25 @@ fn mark_of(home: &Home, guest: &str) -> u64 {
         .unwrap()
 }
 
-fn suspending(victim: Victim) {
+fn suspending(victim: Victim, delta: bool) {
     let Some((home, linux)) = Home::with_qemu() else {
         return;
     };
     marked(&home, &linux, 0);
     let first = home.named("first");
-    let steps = steps_of(&home, &["suspend", "k-1", &first.path, "--delta"]);
+    let words = |to: &Demo| {
+        let mut words = vec!["suspend".to_owned(), "k-1".to_owned(), to.path.clone()];
+        words.extend(delta.then(|| "--delta".to_owned()));
+        words
+    };
+    let steps = steps_of(&home, &strs(&words(&first)));
     home.destroy_all();
-    for (mark, nth) in (1..).zip(tried(steps)) {
+    let most = if delta { TRIED } else { TRIED_OF_POOL };
+    for (mark, nth) in (1..).zip(tried(steps, most)) {
         marked(&home, &linux, mark);
         let to = home.named(&format!("to{nth}"));
-        let words = ["suspend", "k-1", &to.path, "--delta"];
-        let (ran, _, hit) = killed_at(&home, &words, victim, nth);
+        let words = words(&to);
+        let (ran, _, hit) = killed_at(&home, &strs(&words), victim, nth);
         let alive = home.converges() == ["k-1"];
         let is_whole = home.brood(&["checkpoint", "verify", &to.path]).code() == Some(0);
         // A guest whose QEMU is killed is gone, unless its bundle was whole before.
@@ -166,18 +180,168 @@ fn suspending(victim: Victim) {
             assert_eq!(mark_of(&home, "again-1"), mark, "step {nth}");
         } else if alive {
             // What is left of the first attempt is in no command's way.
-            let _ = home.brood(&words).ok();
+            let _ = home.brood(&strs(&words)).ok();
         }
         home.destroy_all();
     }
 }
 
+fn strs(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
 #[test]
 fn the_manager_is_killed_at_its_steps_of_a_suspend() {
-    suspending(Victim::Manager);
+    suspending(Victim::Manager, true);
 }
 
 #[test]
 fn qemu_is_killed_at_the_steps_of_a_suspend() {
-    suspending(Victim::Qemu);
+    suspending(Victim::Qemu, true);
+}
+
+#[test]
+fn the_manager_is_killed_at_its_steps_of_a_suspend_in_full() {
+    suspending(Victim::Manager, false);
+}
+
+#[test]
+fn qemu_is_killed_at_the_steps_of_a_suspend_in_full() {
+    suspending(Victim::Qemu, false);
+}
+
+/// What a pool's command does to a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Claim,
+    Suspend,
+    Resume,
+    Release,
+}
+
+/// A home with a pool `p` of one hot guest.
+fn pool(linux: &Demo, home: &Home) {
+    let make = ["pool", "create", "p", &linux.path, "--hot", "1"];
+    let _ = home.brood(&[&make[..], &["--lease", "3600"]].concat()).ok();
+    let _ = home.fill();
+}
+
+/// A claim whose guest has a mark, and which is suspended when it is to be resumed.
+fn claimed(home: &Home, of: Of, mark: u64) -> String {
+    let claim = home.claim();
+    let (token, guest) = (text(&claim["token"]), text(&claim["guest"]));
+    let _ = said(&home.agent(guest), &format!("echo {mark} >/run/mark"));
+    if of == Of::Resume {
+        let _ = home.brood(&["pool", "suspend", token]).ok();
+    }
+    token.to_owned()
+}
+
+/// Words of the command.
+fn words(of: Of, token: &str) -> Vec<&str> {
+    match of {
+        Of::Claim => vec!["pool", "claim", "p"],
+        Of::Suspend => vec!["pool", "suspend", token],
+        Of::Resume => vec!["pool", "resume", token],
+        Of::Release => vec!["pool", "release", token],
+    }
+}
+
+/// A claim is as it was, is as the command was to make it, or has ended; and its guest is its own.
+fn is_whole(home: &Home, token: &str, mark: u64, victim_died: bool, told: &str) {
+    let shown = home.show_pool();
+    let entries = &shown["entries"];
+    let suspended = entries["suspended"] == 1;
+    if suspended {
+        let _ = home.brood(&["pool", "resume", token]).ok();
+    }
+    let shown = home.show_pool();
+    let claim = brood_tests::array(&shown["claims"]).first().cloned();
+    match claim {
+        Some(claim) => {
+            let guest = text(&claim["guest"]);
+            if home.names("running").iter().any(|name| name == guest) {
+                assert_eq!(mark_of(home, guest), mark, "{told}");
+            } else {
+                assert!(victim_died, "{told}: its guest is gone: {shown}");
+            }
+            let _ = home.brood(&["pool", "release", token]).ok();
+        }
+        None => assert!(victim_died && !suspended, "{told}: lost: {shown}"),
+    }
+}
+
+fn of_a_pool(victim: Victim, of: Of) {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    pool(&linux, &home);
+    let token = match of {
+        Of::Claim => String::new(),
+        _ => claimed(&home, of, 1),
+    };
+    let steps = steps_of(&home, &words(of, &token));
+    if of == Of::Suspend {
+        // A suspended claim is no guest, and stays when all are destroyed.
+        let _ = home.brood(&["pool", "release", &token]).ok();
+    }
+    home.destroy_all();
+    for (mark, nth) in (2..).zip(tried(steps, TRIED_OF_POOL)) {
+        let _ = home.fill();
+        let token = match of {
+            Of::Claim => String::new(),
+            _ => claimed(&home, of, mark),
+        };
+        let (ran, _, hit) = killed_at(&home, &words(of, &token), victim, nth);
+        let told = format!("step {nth} of {steps}: {ran:?}");
+        let standing = home.converges();
+        let is_dead = victim == Victim::Qemu && hit;
+        match of {
+            // Nobody knows the token of a claim that was killed: it ends with its lease.
+            Of::Claim => assert!(standing.len() <= 1, "{told}: {standing:?}"),
+            // It was to end.
+            Of::Release => {
+                let _ = home.brood(&["pool", "release", &token]);
+                let shown = home.show_pool();
+                assert_eq!(shown["entries"]["claimed"], 0, "{told}: {shown}");
+            }
+            Of::Suspend | Of::Resume => is_whole(&home, &token, mark, is_dead, &told),
+        }
+        home.destroy_all();
+    }
+    // What was killed is in nobody's way.
+    let _ = home.fill();
+    let claim = home.claim();
+    let guest = home.agent(text(&claim["guest"]));
+    assert_eq!(said(&guest, "echo there"), "there");
+}
+
+#[test]
+fn the_manager_is_killed_at_its_steps_of_a_claim() {
+    of_a_pool(Victim::Manager, Of::Claim);
+}
+
+#[test]
+fn qemu_is_killed_at_the_steps_of_a_claim() {
+    of_a_pool(Victim::Qemu, Of::Claim);
+}
+
+#[test]
+fn the_manager_is_killed_at_its_steps_of_a_claims_suspend() {
+    of_a_pool(Victim::Manager, Of::Suspend);
+}
+
+#[test]
+fn the_manager_is_killed_at_its_steps_of_a_claims_resume() {
+    of_a_pool(Victim::Manager, Of::Resume);
+}
+
+#[test]
+fn qemu_is_killed_at_the_steps_of_a_claims_resume() {
+    of_a_pool(Victim::Qemu, Of::Resume);
+}
+
+#[test]
+fn the_manager_is_killed_at_its_steps_of_a_release() {
+    of_a_pool(Victim::Manager, Of::Release);
 }
