@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_tests::{Proc, text};
+use brood_tests::{EngineKind, Proc, text};
 use nix::{libc, sys::signal::Signal};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    scene::{LEASE_S, MARK_AT, Pool, Scene, lock},
+    mark,
+    scene::{Pool, Scene, lock},
     talk::Talk,
 };
 
@@ -26,7 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SPARES: usize = 3;
 /// Claims and releases, of which each tenth must not cost the daemon a descriptor. It keeps some
 /// for each of the most requests that it ever had at once.
-const CYCLES: usize = 100;
+fn cycles(engine: EngineKind) -> usize {
+    match engine {
+        EngineKind::Kvm | EngineKind::Bhyve => 100,
+        // Each is an operating system whose instructions are translated.
+        EngineKind::Qemu => 20,
+    }
+}
 
 /// Waits until `wrong` finds nothing wrong; after too long a time, fails with the last finding.
 fn at_rest(wrong: impl Fn() -> Option<String>) {
@@ -54,12 +61,12 @@ pub(crate) fn whole(scene: &Scene) {
             assert_eq!(shown.body["state"], "suspended", "{held:?}");
         } else if shown.is_ok() && !scene.was_killed(held.pid) {
             // A claim that does not exist any more was not renewed in time: tell its client.
-            let peek = json!({ "request": ["peek", MARK_AT.to_string()] });
+            let peek = json!({ "request": mark::read(scene.engine) });
             let path = format!("/guests/{}/ask", held.id);
             let answer = talk.until_told(&Method::POST, &path, Some(&peek));
             let over = talk.until_told(&Method::GET, &format!("/claims/{token}"), None);
             assert!(
-                answer.body["value"] == held.mark || over.status == 404,
+                mark::of(scene.engine, &answer.body) == Some(held.mark) || over.status == 404,
                 "{held:?} does not answer as it should: {answer:?}"
             );
         }
@@ -106,7 +113,9 @@ fn processes(scene: &Scene) -> Option<String> {
         let (stem, end) = name.split_once('.').unwrap_or((name, ""));
         match end {
             "lock" => false,
-            "sock" | "exit" | "bhyve" => !ids.contains(stem),
+            "sock" | "exit" | "bhyve" | "qemu" => !ids.contains(stem),
+            // Memory that all guests of a checkpoint map.
+            "ckp" => listed.is_empty(),
             _ => true,
         }
     });
@@ -156,7 +165,7 @@ pub(crate) fn end(scene: Scene) {
                     (entries["claimed"] != 0 || entries["suspended"] != 0)
                         .then(|| entries.to_string())
                 });
-                left.map(|left| format!("claims are left after {LEASE_S} s: {left}"))
+                left.map(|left| format!("claims are left after {} s: {left}", scene.lease_s))
             })
     });
     let hot: u64 = scene.pools.iter().map(|pool| pool.hot).sum();
@@ -229,13 +238,14 @@ fn no_descriptor_leaks(scene: &Scene, talk: &Talk) {
         }
     };
     // Once for what it opens for good.
-    cycle(CYCLES);
+    let cycles = cycles(scene.engine);
+    cycle(cycles);
     at_rest(|| pools(scene, talk));
     let before = open();
-    cycle(CYCLES);
+    cycle(cycles);
     at_rest(|| {
         let now = open();
-        let leaks = now > before + CYCLES / 10;
+        let leaks = now > before + cycles / 10;
         leaks.then(|| format!("the daemon had {before} descriptors, and has {now}"))
     });
     let metrics = scene.home.state().join("brood.sqlite");

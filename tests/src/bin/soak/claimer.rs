@@ -11,7 +11,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    scene::{Counts, Held, LEASE_S, MARK_AT, Pool, Scene},
+    mark,
+    scene::{Counts, Held, Pool, Scene},
     talk::{Answer, Talk},
 };
 
@@ -107,13 +108,13 @@ impl Claim {
 
     /// Looks whether its guest is its own: what was written last is there.
     fn look(&mut self, scene: &Scene, talk: &Talk) -> bool {
-        let peek = ["peek".to_owned(), MARK_AT.to_string()];
-        match self.ask(scene, talk, &peek) {
+        match self.ask(scene, talk, &mark::read(scene.engine)) {
             None => false,
             Some(answer) => {
                 assert_eq!(
-                    answer["value"], self.held.mark,
-                    "{:?} finds what is not its own",
+                    mark::of(scene.engine, &answer),
+                    Some(self.held.mark),
+                    "{:?} finds what is not its own: {answer}",
                     self.held
                 );
                 true
@@ -122,8 +123,8 @@ impl Claim {
     }
 
     fn write(&mut self, scene: &Scene, talk: &Talk, mark: u64) -> bool {
-        let poke = ["poke".to_owned(), MARK_AT.to_string(), mark.to_string()];
-        if self.ask(scene, talk, &poke).is_none() {
+        let write = mark::write(scene.engine, mark);
+        if self.ask(scene, talk, &write).is_none() {
             return false;
         }
         self.held.mark = mark;
@@ -147,7 +148,11 @@ impl Claim {
     fn renew(&mut self, scene: &Scene, talk: &Talk) -> bool {
         let asked = Instant::now();
         let path = format!("/claims/{}", self.token);
-        let answer = talk.until_told(&Method::PUT, &path, Some(&json!({ "lease_s": LEASE_S })));
+        let answer = talk.until_told(
+            &Method::PUT,
+            &path,
+            Some(&json!({ "lease_s": scene.lease_s })),
+        );
         if answer.is_ok() {
             self.renewed = asked;
             return true;
@@ -188,7 +193,7 @@ impl Claim {
                     break answer;
                 }
                 Some(answer) if answer.kind() == "no-such-claim" => {
-                    let over = begin.elapsed() > Duration::from_secs(LEASE_S);
+                    let over = begin.elapsed() > Duration::from_secs(scene.lease_s);
                     assert!(
                         unanswered && over,
                         "{:?} was suspended, and is not known any more",
@@ -232,7 +237,7 @@ impl Claim {
     /// longer than its lease.
     fn may_be_gone(&self, scene: &Scene, talk: &Talk, answer: &Answer) {
         let killed = scene.was_killed(self.held.pid);
-        let over = self.renewed.elapsed() > Duration::from_secs(LEASE_S);
+        let over = self.renewed.elapsed() > Duration::from_secs(scene.lease_s);
         assert!(
             killed || over,
             "{:?} was told {answer:?} ({}), and nobody had killed it",

@@ -9,6 +9,7 @@ mod audit;
 mod chaos;
 mod claimer;
 mod guard;
+mod mark;
 mod scene;
 mod talk;
 
@@ -38,10 +39,10 @@ struct Options {
     /// How long, in seconds
     #[arg(long, value_name = "N", default_value_t = 300)]
     seconds: u64,
-    /// Clients at once
-    #[arg(long, value_name = "N", default_value_t = 6)]
-    clients: u64,
-    /// Engine of the guests: `kvm` of this machine, or `bhyve` of a fake one
+    /// Clients at once [default: 6; 2 of qemu]
+    #[arg(long, value_name = "N")]
+    clients: Option<u64>,
+    /// Engine of the guests: `kvm` of this machine, `bhyve` of a fake one, or `qemu`
     #[arg(long, value_name = "ENGINE", default_value = "kvm", value_parser = engine)]
     engine: EngineKind,
     /// Seed of all choices [default: a new one]
@@ -50,10 +51,10 @@ struct Options {
 }
 
 fn engine(name: &str) -> Result<EngineKind, String> {
-    [EngineKind::Kvm, EngineKind::Bhyve]
+    [EngineKind::Kvm, EngineKind::Bhyve, EngineKind::Qemu]
         .into_iter()
         .find(|engine| engine.name() == name)
-        .ok_or_else(|| "kvm or bhyve".to_owned())
+        .ok_or_else(|| "kvm, bhyve or qemu".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -66,9 +67,11 @@ fn main() -> ExitCode {
     let scene = Arc::new(scene);
     guard::watch(Arc::downgrade(&scene), options.seconds);
     let end = Instant::now() + Duration::from_secs(options.seconds);
-    let seeds: Vec<u64> = (0..=options.clients)
-        .map(|_| random.below(u64::MAX))
-        .collect();
+    let clients = options.clients.unwrap_or(match options.engine {
+        EngineKind::Kvm | EngineKind::Bhyve => 6,
+        EngineKind::Qemu => 2,
+    });
+    let seeds: Vec<u64> = (0..=clients).map(|_| random.below(u64::MAX)).collect();
     let ran = thread::scope(|scope| {
         let mut threads = Vec::new();
         for seed in &seeds[1..] {

@@ -13,19 +13,23 @@ use std::{
 use brood_tests::{Daemon, Demo, EngineKind, Home, Kind, Random, Storage, without_kvm};
 use serde_json::json;
 
-use super::talk::Talk;
+use super::{mark::MARK_AT, talk::Talk};
 
 /// How long a claim lasts when it is not renewed, in seconds.
-pub(crate) const LEASE_S: u64 = 10;
-/// Where clients write into their guests.
-pub(crate) const MARK_AT: u64 = 0x20_0000;
+fn lease_s(engine: EngineKind) -> u64 {
+    match engine {
+        EngineKind::Kvm | EngineKind::Bhyve => 10,
+        // Its guests' instructions are translated.
+        EngineKind::Qemu => 30,
+    }
+}
 
 /// A pool.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) name: &'static str,
     pub(crate) hot: u64,
-    /// The value at [`MARK_AT`] in a guest that was never claimed.
+    /// The mark of a guest that was never claimed.
     pub(crate) pristine: u64,
 }
 
@@ -43,6 +47,8 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) home: Home,
+    pub(crate) engine: EngineKind,
+    pub(crate) lease_s: u64,
     pub(crate) pools: Vec<Pool>,
     pub(crate) daemon: Mutex<Option<Daemon>>,
     /// Guests that were killed, by process id, and marks that may be lost with them.
@@ -92,51 +98,93 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Scene {
-    /// Starts a daemon with its pools; `None` where guests cannot be run, which is said.
-    pub(crate) fn new(engine: EngineKind, random: &mut Random) -> Option<Self> {
-        if engine == EngineKind::Kvm && without_kvm() {
-            return None;
+/// Where it plays.
+struct Place {
+    home: Home,
+    demo: Demo,
+    /// A file system of its own, which can be filled; and bundles of suspended claims share blocks
+    /// with their guests' disks.
+    storage: Option<Storage>,
+}
+
+impl Place {
+    fn of(engine: EngineKind) -> Option<Self> {
+        if engine == EngineKind::Qemu {
+            let (home, demo) = Home::with_qemu()?;
+            let storage = None;
+            return Some(Self {
+                home,
+                demo,
+                storage,
+            });
         }
-        // A file system of its own, which can be filled; and bundles of suspended claims share
-        // blocks with their guests' disks.
         let storage = Storage::files(Kind::Xfs);
         let home = match &storage {
             Some(storage) => Home::on_inside(engine, &storage.folder())?,
             None => Home::on(engine)?,
         };
         let demo = home.demo("demo", "4M");
+        Some(Self {
+            home,
+            demo,
+            storage,
+        })
+    }
+}
+
+impl Scene {
+    /// Starts a daemon with its pools; `None` where guests cannot be run, which is said.
+    pub(crate) fn new(engine: EngineKind, random: &mut Random) -> Option<Self> {
+        if engine == EngineKind::Kvm && without_kvm() {
+            return None;
+        }
+        let Place {
+            home,
+            demo,
+            storage,
+        } = Place::of(engine)?;
         let warm = storage
             .as_ref()
             .filter(|_| engine == EngineKind::Kvm)
             .map(|storage| with_disk(&home, &demo, storage));
         let silent = match engine {
-            EngineKind::Kvm | EngineKind::Qemu => silent(&home, &demo),
+            EngineKind::Kvm => silent(&home, &demo),
             EngineKind::Bhyve => Some(Silent {
                 checkpoint: demo.path.clone(),
                 fault: Some("guest.answer:hang"),
             }),
+            EngineKind::Qemu => None,
         };
         let daemon = Daemon::start(&home);
+        let lease_s = lease_s(engine);
         let mut pools = Vec::new();
         let mut make = |name, demo: &Demo, hot, most: Option<u64>| {
             let pool = json!({ "name": name, "checkpoint": demo.path, "hot": hot, "max": most,
-                               "lease_s": LEASE_S });
+                               "lease_s": lease_s });
             daemon.post("/api/v1/pools", &pool, 201);
-            let pristine = demo.words().at(MARK_AT);
+            let pristine = match engine {
+                EngineKind::Kvm | EngineKind::Bhyve => demo.words().at(MARK_AT),
+                EngineKind::Qemu => 0,
+            };
             pools.push(Pool {
                 name,
                 hot,
                 pristine,
             });
         };
-        make("many", &demo, 4 + random.below(4), None);
-        make("few", &demo, 2, Some(5));
+        let (many, few) = match engine {
+            EngineKind::Kvm | EngineKind::Bhyve => (4 + random.below(4), 2),
+            EngineKind::Qemu => (2, 1),
+        };
+        make("many", &demo, many, None);
+        make("few", &demo, few, Some(few + 3));
         if let Some(warm) = &warm {
             make("disk", warm, 2, None);
         }
         Some(Self {
             home,
+            engine,
+            lease_s,
             pools,
             daemon: Mutex::new(Some(daemon)),
             killed: Mutex::default(),
