@@ -1,8 +1,9 @@
 //! Real Linux guests on QEMU, beside a bare script: the same QEMU with the same memory and devices,
 //! started by hand, without a manager.
 //!
-//! The script's guest counts when its agent has answered once. Brood's counts when it may be handed
-//! out: reseeded, with a clock, a name and a machine-id of its own.
+//! Brood's guest counts when it may be handed out: reseeded, with a clock, a name and a machine-id of
+//! its own. The script's counts when its agent has answered once; and, a second time, when it has
+//! taken the same steps.
 
 mod memory;
 mod place;
@@ -11,7 +12,9 @@ mod script;
 use std::time::{Duration, Instant};
 
 use brood_core::{
-    agent::{Agent, CloneIdentity, GuestStep, StepLimits, prepare_clone, protocol::Exec},
+    agent::{
+        Agent, CloneIdentity, GuestStep, StepLimits, StepReport, prepare_clone, protocol::Exec,
+    },
     percentiles::Percentiles,
 };
 
@@ -73,19 +76,18 @@ impl Rounds {
 /// Time of a restore, and memory of the guests afterwards, of brood and of the script in turns.
 fn restores(workplace: &Workplace, place: &Place, script: &Script) -> Result<Vec<Row>, Error> {
     let rounds = workplace.rounds.max(ROUNDS);
-    let (mut brood, mut bare) = (Rounds::default(), Rounds::default());
+    let (mut brood, mut bare, mut safe) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 0..rounds {
-        for turn in 0..2 {
+        for turn in 0..3 {
             workplace.brood.interrupt.check()?;
-            let of_script = (round + turn) % 2 == 1;
-            let (took, memory) = if of_script {
-                by_script(script)?
-            } else {
-                by_brood(place)?
-            };
-            let (who, rounds_of) = match of_script {
-                true => ("the script", &mut bare),
-                false => ("brood", &mut brood),
+            let (who, (took, memory), rounds_of) = match (round + turn) % 3 {
+                0 => ("brood", by_brood(place)?, &mut brood),
+                1 => ("the script", by_script(script, None)?, &mut bare),
+                _ => (
+                    "the script with steps",
+                    by_script(script, Some(round))?,
+                    &mut safe,
+                ),
             };
             let each = memory.total();
             eprintln!(
@@ -100,15 +102,23 @@ fn restores(workplace: &Workplace, place: &Place, script: &Script) -> Result<Vec
         let (own, other) = (brood.column(part), bare.column(part));
         row(figure, "MiB", &own, None).against(Baseline::Script, &own, &other, goal)
     };
-    let times = row(
-        format!("Linux: restore p50, {GUESTS} guests one at a time"),
-        "ms",
-        &brood.took,
-        None,
-    );
-    let goal = Goal::RatioAtMost(1.1);
+    let times = |than: &str, other: &Rounds, goal| {
+        let figure =
+            format!("Linux: restore p50, {GUESTS} guests one at a time; the script {than}");
+        let times = row(figure, "ms", &brood.took, None);
+        times.against(Baseline::Script, &brood.took, &other.took, goal)
+    };
+    let with_steps = {
+        let (own, other) = (brood.column(Memory::total), safe.column(Memory::total));
+        let figure = "Linux: memory per guest; the script takes the same steps";
+        let memory = row(figure, "MiB", &own, None);
+        memory.against(Baseline::Script, &own, &other, None)
+    };
+    let goal = Some(Goal::RatioAtMost(1.1));
     Ok(vec![
-        times.against(Baseline::Script, &brood.took, &bare.took, Some(goal)),
+        times("takes the same steps", &safe, goal),
+        times("is answered once", &bare, None),
+        with_steps,
         compared(
             "Linux: memory per guest",
             Memory::total,
@@ -128,18 +138,36 @@ fn by_brood(place: &Place) -> Result<(f64, Memory), Error> {
     Ok((restored.restore_ms.p50, memory))
 }
 
-fn by_script(script: &Script) -> Result<(f64, Memory), Error> {
+/// Guests of the script; with a number they take the steps that make a clone safe.
+fn by_script(script: &Script, steps: Option<u32>) -> Result<(f64, Memory), Error> {
     let mut guests = Vec::new();
     let mut took = Vec::new();
     for number in 0..GUESTS {
         let guest = script.start(number)?;
-        guest.answers()?;
+        match steps {
+            Some(round) => {
+                let _ = prepare(&guest.agent, round)?;
+            }
+            None => guest.answers()?,
+        }
         took.push(ms(guest.began.elapsed()));
         guests.push(guest);
     }
     let pids: Vec<u32> = guests.iter().map(script::Guest::pid).collect();
     let memory = Memory::settled(&pids, &script.interrupt)?;
     Ok((Percentiles::of(&took).p50, memory))
+}
+
+/// Makes a clone safe.
+fn prepare(agent: &Agent, number: u32) -> Result<StepReport, Error> {
+    let identity = CloneIdentity {
+        hostname: format!("clone-{number}"),
+        mac: None,
+        machine_id: [number.to_le_bytes()[0]; 16],
+        generation: [number.to_le_bytes()[0]; 16],
+    };
+    let prepared = prepare_clone(agent, &identity, None, StepLimits::default());
+    prepared.map_err(|e| Error::Guest(e.to_string()))
 }
 
 /// The steps that make a clone safe, in clones that were just started.
@@ -157,15 +185,8 @@ fn steps(workplace: &Workplace, script: &Script) -> Result<Vec<Row>, Error> {
     for round in 0..workplace.rounds.max(ROUNDS) {
         script.interrupt.check()?;
         let guest = script.start(0)?;
-        let identity = CloneIdentity {
-            hostname: format!("clone-{round}"),
-            mac: None,
-            machine_id: [round.to_le_bytes()[0]; 16],
-            generation: [round.to_le_bytes()[0]; 16],
-        };
         let began = Instant::now();
-        let report = prepare_clone(&guest.agent, &identity, None, StepLimits::default());
-        let report = report.map_err(|e| Error::Guest(e.to_string()))?;
+        let report = prepare(&guest.agent, round)?;
         let sum = ms(began.elapsed());
         eprintln!("linux: steps of clone {round}: {sum:.1} ms");
         sums.push(sum);
