@@ -80,12 +80,7 @@ impl Density {
         let _use = verify(&state, &*engine, &checkpoint, &|p| verifying.advance(p))?;
         verifying.clear();
         let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
-        if self.dirty_pages > 0 && !run::can_be_asked(&checkpoint) {
-            note(
-                "warning: its guests have no agent: they write what they write by themselves, and \
-                 count as answering when they are ready and live",
-            );
-        }
+        self.warn_without_agent(&checkpoint);
         let written = Bytes(
             self.dirty_pages
                 .saturating_mul(brood_core::units::PAGE_SIZE),
@@ -123,16 +118,9 @@ impl Density {
             )?;
             bar.clear();
             let interrupted = cancelled.load(Ordering::Relaxed);
-            if let Some(noise) = &step.noise {
-                again -= 1;
-                if again > 0 && !interrupted {
-                    note(format_args!("{guests} guests are measured again: {noise}"));
-                    continue;
-                }
-                note(format_args!(
-                    "warning: the host is too noisy to tell what {guests} guests cost: {noise}; \
-                     hint: stop what else runs, or measure more guests"
-                ));
+            again -= 1;
+            if is_repeated(&step, guests, again > 0 && !interrupted) {
+                continue;
             }
             again = TRIES;
             let _ = wanted.next();
@@ -155,6 +143,32 @@ impl Density {
         }
         Ok(exit_code(&steps, cancelled.load(Ordering::Relaxed)))
     }
+}
+
+impl Density {
+    fn warn_without_agent(&self, checkpoint: &Checkpoint) {
+        if self.dirty_pages > 0 && !run::can_be_asked(checkpoint) {
+            note(
+                "warning: its guests have no agent: they write what they write by themselves, and \
+                 count as answering when they are ready and live",
+            );
+        }
+    }
+}
+
+/// Whether a step is measured again because of noise, if it may be; tells of the noise.
+fn is_repeated(step: &Step, guests: u32, may: bool) -> bool {
+    let Some(noise) = &step.noise else {
+        return false;
+    };
+    note(match may {
+        true => format!("{guests} guests are measured again: {noise}"),
+        false => format!(
+            "warning: the host is too noisy to tell what {guests} guests cost: {noise}; hint: stop \
+             what else runs, or measure more guests"
+        ),
+    });
+    may
 }
 
 /// How often a step is measured while the host is noisy.

@@ -22,7 +22,9 @@ use brood_core::{
     engine::{Engine, Limit, NEVER, Usage},
     guests::{self, Guest, Guests},
     host::proc,
-    restore::{self, RestoreContext, RestoreFailure, RestoreSpec, RestoreStep, restore},
+    restore::{
+        self, RestoreContext, RestoreFailure, RestoreReport, RestoreSpec, RestoreStep, restore,
+    },
     state::{GuestMeasurement, State},
     units::{Bytes, PAGE_SIZE},
 };
@@ -136,17 +138,6 @@ pub fn step(
     observe(Event::Phase(SETTLING));
     let (before, moved_before) = settle(engine, cancelled)?;
     observe(Event::Phase("restoring"));
-    let spec = RestoreSpec {
-        checkpoint: checkpoint.path().to_string(),
-        guests: run.guests,
-        concurrency: Some(run.concurrency),
-        prefix: Some(format!("density{}", std::process::id())),
-        private_limit: Some(run.private_limit),
-        overhead: Some(run.overhead),
-        overcommit: run.overcommit,
-        park_after: run.park_after,
-        ..RestoreSpec::default()
-    };
     let context = RestoreContext {
         state: &mut *state,
         engine,
@@ -154,12 +145,7 @@ pub fn step(
         slot: None,
         cancelled,
     };
-    let report = restore(context, checkpoint, &spec, &mut |step| match step {
-        RestoreStep::Restored(_) => observe(Event::Restored),
-        RestoreStep::Failed(failure) => observe(Event::Failed(failure)),
-        _ => {}
-    })?;
-
+    let report = restore_run(context, checkpoint, run, observe)?;
     let ids: std::collections::HashSet<_> = report.guests.iter().map(|g| g.id).collect();
     let mut guests = Guests {
         state,
@@ -181,36 +167,15 @@ pub fn step(
     let delta = before.delta(&measured.after);
     let latencies_ms: Vec<f64> = report.guests.iter().map(|g| g.restore_ms).collect();
     let count = own.len() as u64;
-    #[expect(clippy::cast_precision_loss, reason = "guests are far fewer than 2^52")]
-    let per_guest_mib = if count == 0 {
-        0.0
-    } else {
-        delta.available / count as f64
-    };
+    let per_guest_mib = each(delta.available, count);
     let manifest = checkpoint.manifest();
-    let breakdown = Breakdown::of(
-        &delta,
-        count,
-        measured.usage.private,
-        measured.usage.process,
-    );
-    let (_, overhead) = credible_overhead(manifest.engine);
-    let most = measured.usage.private + Bytes(overhead.0 * count) + NURSERY_MOST;
-    let noise = noise(
-        count,
-        delta.available,
-        moved_before.max(measured.moved),
-        most,
-    );
+    let Usage {
+        private, process, ..
+    } = measured.usage;
+    let breakdown = Breakdown::of(&delta, count, private, process);
+    let noise = measured.noise(manifest.engine, count, delta.available, moved_before);
     if own.len() >= ENOUGH_TO_MEASURE && run.park_after.is_none() && noise.is_none() {
-        note(
-            guests.state,
-            checkpoint,
-            run,
-            count,
-            per_guest_mib,
-            measured.usage.private,
-        )?;
+        note(guests.state, checkpoint, run, count, per_guest_mib, private)?;
     }
     Ok(Step {
         guests: run.guests.into(),
@@ -234,12 +199,56 @@ pub fn step(
     })
 }
 
+/// Restores the guests of a step.
+fn restore_run(
+    context: RestoreContext<'_>,
+    checkpoint: &Checkpoint,
+    run: &Run,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<RestoreReport, restore::Error> {
+    let spec = RestoreSpec {
+        checkpoint: checkpoint.path().to_string(),
+        guests: run.guests,
+        concurrency: Some(run.concurrency),
+        prefix: Some(format!("density{}", std::process::id())),
+        private_limit: Some(run.private_limit),
+        overhead: Some(run.overhead),
+        overcommit: run.overcommit,
+        park_after: run.park_after,
+        ..RestoreSpec::default()
+    };
+    restore(context, checkpoint, &spec, &mut |step| match step {
+        RestoreStep::Restored(_) => observe(Event::Restored),
+        RestoreStep::Failed(failure) => observe(Event::Failed(failure)),
+        _ => {}
+    })
+}
+
+/// The part of each of these guests.
+#[expect(clippy::cast_precision_loss, reason = "guests are far fewer than 2^52")]
+fn each(all: f64, guests: u64) -> f64 {
+    if guests == 0 {
+        0.0
+    } else {
+        all / guests as f64
+    }
+}
+
 struct Measurement {
     after: MemorySnapshot,
     /// By how much the host's memory moved then, when nothing was done.
     moved: Bytes,
     usage: Usage,
     answered: u64,
+}
+
+impl Measurement {
+    /// Why the memory that guests have taken, in MiB, cannot be told from what else moved.
+    fn noise(&self, engine: EngineKind, guests: u64, taken: f64, before: Bytes) -> Option<String> {
+        let (_, overhead) = credible_overhead(engine);
+        let most = self.usage.private + Bytes(overhead.0 * guests) + NURSERY_MOST;
+        noise(guests, taken, before.max(self.moved), most)
+    }
 }
 
 fn measure(

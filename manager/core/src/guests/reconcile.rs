@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::{self, Checkpoint, manifest::Manifest},
-    engine::{GuestRef, ProcessState, process},
+    engine::{GuestRef, Process, ProcessState, process},
     guest_id::GuestId,
     state::{self, AdoptedGuest, GuestRow, RowState},
 };
@@ -19,6 +19,16 @@ use crate::{
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// The reason of an end that no process has seen, or not yet.
 pub(super) const UNEXPLAINED: &str = "its process is gone; nothing was left to see why";
+
+/// What the processes show that the record does not have yet.
+#[derive(Default)]
+struct RecordChanges {
+    running: Vec<(GuestId, Process)>,
+    /// With the reason of each one's end.
+    dead: Vec<(GuestId, String)>,
+    /// Nothing is left of these.
+    gone: Vec<GuestId>,
+}
 
 impl Guests<'_> {
     /// Records guests that live and have no record, because the database was lost while they ran.
@@ -87,97 +97,100 @@ impl Guests<'_> {
 
     /// The state of recorded guests, decided by what runs.
     pub(super) fn reconcile(&mut self, rows: Vec<GuestRow>) -> Result<Vec<Guest>, Error> {
-        let run_dir = self.state.run_dir();
-        let (mut guests, mut running, mut dead, mut gone) = (
-            Vec::with_capacity(rows.len()),
-            Vec::new(),
-            Vec::new(),
-            Vec::new(),
-        );
+        let mut changes = RecordChanges::default();
+        let mut guests = Vec::with_capacity(rows.len());
         for mut row in rows {
             self.in_this_namespace(&row)?;
-            let mut process = row.process;
             if row.state == RowState::Restoring {
                 if self.state.may_come(&row)? {
-                    guests.push(Guest {
-                        row,
-                        state: GuestState::Restoring,
-                    });
+                    let state = GuestState::Restoring;
+                    guests.push(Guest { row, state });
                     continue;
                 }
-                // Its restore was interrupted: either the guest is there now, or it never will be.
-                let found = self.engine.find(row.in_folder(&run_dir));
-                process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
-                let ended = self.engine.ended(row.in_folder(&run_dir));
-                let ended = ended.map_err(|e| Error::engine("look at", &row.name, e))?;
-                match (process, ended) {
-                    (Some(found), _) => {
-                        running.push((row.id, found));
-                        row.process = process;
-                    }
-                    (None, Some(_)) => {}
-                    (None, None) => {
-                        // Its other parts first: a process may have its disk open.
-                        self.engine.forget(row.in_folder(&run_dir))?;
-                        match self.release_disk(&row) {
-                            Ok(()) => {
-                                gone.push(row.id);
-                                continue;
-                            }
-                            // It stays in sight until that can be done.
-                            Err(e) => {
-                                dead.push((row.id, format!("its disk is left: {e}")));
-                                row.reason = dead.last().map(|(_, reason)| reason.clone());
-                                row.state = RowState::Dead;
-                            }
-                        }
-                    }
+                if !self.interrupted(&mut row, &mut changes)? {
+                    continue;
                 }
             }
-            let state = match process {
-                Some(process) if self.state.of_this_boot(&row) => {
-                    let state = process.state();
-                    match state.map_err(|source| Error::look(&row.name, source))? {
-                        ProcessState::Running => GuestState::Running,
-                        ProcessState::Stopped => GuestState::Paused,
-                        ProcessState::Gone => GuestState::Dead,
-                    }
-                }
-                _ => GuestState::Dead,
-            };
-            // Its record as dead was wrong.
-            if let (RowState::Dead, Some(process)) = (row.state, process)
-                && state != GuestState::Dead
-            {
-                running.push((row.id, process));
-                row.state = RowState::Running;
-                row.reason = None;
-            }
-            // The reason is written a moment after the process has ended.
-            let unexplained =
-                row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
-            if state == GuestState::Dead && unexplained {
-                let reason = if self.state.of_this_boot(&row) {
-                    // The next look asks again for one that cannot be read now.
-                    let ended = self.engine.ended(row.in_folder(&run_dir)).ok().flatten();
-                    ended.unwrap_or_else(|| UNEXPLAINED.to_owned())
-                } else {
-                    "the host was rebooted".to_owned()
-                };
-                if row.reason.as_ref() != Some(&reason) {
-                    dead.push((row.id, reason.clone()));
-                    row.reason = Some(reason);
-                }
-            }
+            let state = self.look(&mut row, &mut changes)?;
             guests.push(Guest { row, state });
         }
         let recorded = self
             .state
-            .record_running(&running)
-            .and_then(|()| self.state.record_dead(&dead))
-            .and_then(|()| self.state.remove_guests(&gone));
+            .record_running(&changes.running)
+            .and_then(|()| self.state.record_dead(&changes.dead))
+            .and_then(|()| self.state.remove_guests(&changes.gone));
         Self::if_possible(recorded)?;
         Ok(guests)
+    }
+
+    /// A guest whose restore was interrupted: either it is there now, or it never will be. Says
+    /// whether anything of it is left.
+    fn interrupted(&self, row: &mut GuestRow, changes: &mut RecordChanges) -> Result<bool, Error> {
+        let run_dir = self.state.run_dir();
+        let found = self.engine.find(row.in_folder(&run_dir));
+        row.process = found.map_err(|e| Error::engine("look at", &row.name, e))?;
+        let ended = self.engine.ended(row.in_folder(&run_dir));
+        let ended = ended.map_err(|e| Error::engine("look at", &row.name, e))?;
+        if let Some(process) = row.process {
+            changes.running.push((row.id, process));
+        } else if ended.is_none() {
+            // Its other parts first: a process may have its disk open.
+            self.engine.forget(row.in_folder(&run_dir))?;
+            match self.release_disk(row) {
+                Ok(()) => {
+                    changes.gone.push(row.id);
+                    return Ok(false);
+                }
+                // It stays in sight until that can be done.
+                Err(e) => {
+                    let reason = format!("its disk is left: {e}");
+                    changes.dead.push((row.id, reason.clone()));
+                    row.reason = Some(reason);
+                    row.state = RowState::Dead;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// What a guest does that is not being restored, and why it ended if it did.
+    fn look(&self, row: &mut GuestRow, changes: &mut RecordChanges) -> Result<GuestState, Error> {
+        let state = match row.process {
+            Some(process) if self.state.of_this_boot(row) => {
+                let state = process.state();
+                match state.map_err(|source| Error::look(&row.name, source))? {
+                    ProcessState::Running => GuestState::Running,
+                    ProcessState::Stopped => GuestState::Paused,
+                    ProcessState::Gone => GuestState::Dead,
+                }
+            }
+            _ => GuestState::Dead,
+        };
+        // Its record as dead was wrong.
+        if let (RowState::Dead, Some(process)) = (row.state, row.process)
+            && state != GuestState::Dead
+        {
+            changes.running.push((row.id, process));
+            row.state = RowState::Running;
+            row.reason = None;
+        }
+        // The reason is written a moment after the process has ended.
+        let unexplained = row.state != RowState::Dead || row.reason.as_deref() == Some(UNEXPLAINED);
+        if state == GuestState::Dead && unexplained {
+            let reason = if self.state.of_this_boot(row) {
+                // The next look asks again for one that cannot be read now.
+                let run_dir = self.state.run_dir();
+                let ended = self.engine.ended(row.in_folder(&run_dir)).ok().flatten();
+                ended.unwrap_or_else(|| UNEXPLAINED.to_owned())
+            } else {
+                "the host was rebooted".to_owned()
+            };
+            if row.reason.as_ref() != Some(&reason) {
+                changes.dead.push((row.id, reason.clone()));
+                row.reason = Some(reason);
+            }
+        }
+        Ok(state)
     }
 
     /// Passes over a record that cannot be written because the file system is full or read-only:

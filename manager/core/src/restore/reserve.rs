@@ -19,7 +19,7 @@ use crate::{
         admission::{self, Demand, admit},
         facts::HostFacts,
     },
-    state::{GuestRow, NewGuest, RowState, State, new_name},
+    state::{GuestRow, NewGuest, Reservation, RowState, State, new_name},
     units::Bytes,
 };
 
@@ -151,18 +151,7 @@ fn reserve_if(
         verdict.check(spec.overcommit && looked)?;
         observe(&RestoreStep::Admitted { verdict: &verdict });
 
-        let own_name = spec
-            .name
-            .as_deref()
-            .and_then(|name| new_name(rows, name).ok());
-        let names = match own_name {
-            Some(name) => vec![name],
-            None => {
-                let prefix = spec.prefix.as_deref().unwrap_or(checkpoint.path().name());
-                let of_pool = spec.membership.is_some();
-                reservation.names(rows, prefix, spec.guests as usize, of_pool)?
-            }
-        };
+        let names = names(batch, rows, reservation)?;
         let mut orders = Vec::with_capacity(names.len());
         for name in names {
             let randomness = |source| engine::Error::Io {
@@ -196,6 +185,23 @@ fn reserve_if(
         }
         Ok(orders)
     })
+}
+
+/// Names of the guests: the one that was asked for, if it is free, or the next ones of a prefix.
+fn names(
+    batch: &GuestBatch<'_>,
+    rows: &[GuestRow],
+    reservation: &Reservation<'_>,
+) -> Result<Vec<String>, Error> {
+    let spec = batch.spec;
+    let own_name = spec.name.as_deref();
+    if let Some(name) = own_name.and_then(|name| new_name(rows, name).ok()) {
+        return Ok(vec![name]);
+    }
+    let prefix = spec.prefix.as_deref();
+    let prefix = prefix.unwrap_or(batch.checkpoint.path().name());
+    let of_pool = spec.membership.is_some();
+    Ok(reservation.names(rows, prefix, spec.guests as usize, of_pool)?)
 }
 
 /// Adds the memory that an earlier guest was promised and has not used yet.

@@ -107,21 +107,7 @@ pub fn parse(words: &[String]) -> Result<ParsedRequest, WordsError> {
         }
         "sum" => {
             let n = numbers("sum", "[ADDRESS [LENGTH [STRIDE]]]", 0..=3)?;
-            let at = |i: usize, default| n.get(i).copied().unwrap_or(default);
-            let (address, length, stride) = (at(0, l::HEAP), at(1, 64 << 10), at(2, 8));
-            if address % 8 != 0 || length % 8 != 0 || stride < 8 || stride % 8 != 0 {
-                return Err(WordsError::Range(
-                    "address, length and stride must be multiples of 8, and the stride not 0",
-                ));
-            }
-            if address.checked_add(length).is_none() || stride > 1 << 40 {
-                return Err(WordsError::Range("the range does not fit in 64 bits"));
-            }
-            (
-                Kind::Sum,
-                l::OP_SUM,
-                vec![address, length.div_ceil(stride), stride],
-            )
+            (Kind::Sum, l::OP_SUM, sum_arguments(&n)?)
         }
         "dirty" => (Kind::Dirty, l::OP_DIRTY, numbers("dirty", "PAGES", 1..=1)?),
         "peek" => (Kind::Peek, l::OP_PEEK, numbers("peek", "ADDRESS", 1..=1)?),
@@ -164,6 +150,21 @@ pub fn parse(words: &[String]) -> Result<ParsedRequest, WordsError> {
         kind,
         request: Request::new(op, &args),
     })
+}
+
+/// What the guest takes for a sum: the address, how many words, and the stride.
+fn sum_arguments(given: &[u64]) -> Result<Vec<u64>, WordsError> {
+    let at = |i: usize, default| given.get(i).copied().unwrap_or(default);
+    let (address, length, stride) = (at(0, l::HEAP), at(1, 64 << 10), at(2, 8));
+    if address % 8 != 0 || length % 8 != 0 || stride < 8 || stride % 8 != 0 {
+        return Err(WordsError::Range(
+            "address, length and stride must be multiples of 8, and the stride not 0",
+        ));
+    }
+    if address.checked_add(length).is_none() || stride > 1 << 40 {
+        return Err(WordsError::Range("the range does not fit in 64 bits"));
+    }
+    Ok(vec![address, length.div_ceil(stride), stride])
 }
 
 fn number(word: &str) -> Result<u64, WordsError> {
