@@ -9,6 +9,7 @@ pub mod bhyve;
 mod choose;
 mod demo;
 mod error;
+mod identity;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 mod memory_map;
@@ -19,6 +20,7 @@ pub(crate) mod process;
 pub mod qemu;
 pub mod restore_lock;
 mod restore_threads;
+mod session;
 mod several;
 
 use std::{
@@ -37,10 +39,12 @@ use serde::{Deserialize, Serialize};
 pub use choose::{EngineConfig, choose};
 pub use demo::make_demo_checkpoint;
 pub use error::Error;
+pub use identity::Identity;
 pub use memory_map::MemoryMap;
 pub use network::{Forward, GuestNetwork, Publish, check as check_network};
 pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
+pub use session::{GuestOrder, Outcome, RestoredProcess, Session, SessionTerms};
 pub use several::Several;
 
 use crate::{
@@ -50,52 +54,11 @@ use crate::{
         manifest::{DiskSnapshot, EngineKind, Manifest},
     },
     disk,
-    guest_id::{GuestId, random},
+    guest_id::GuestId,
     host,
     host::facts::HostFacts,
     units::Bytes,
 };
-
-/// What makes one clone this clone; laid down before its first instruction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Name, as `brood list` shows it.
-    pub name: String,
-    /// New for every restore, as a VM generation id is.
-    pub generation: [u8; 16],
-    /// What a guest with a network card would use as its MAC address.
-    pub mac: [u8; 6],
-    /// What a guest would derive its host name and machine id from.
-    pub seed: [u8; 8],
-    /// Fresh entropy for the guest's generator.
-    pub entropy: [u8; 32],
-}
-
-impl Identity {
-    /// A fresh identity for a guest of this name.
-    ///
-    /// # Errors
-    /// When the system has no randomness to give.
-    pub fn fresh(name: &str) -> io::Result<Self> {
-        let [b0, rest @ ..]: [u8; 6] = random()?;
-        // Locally administered, unicast.
-        let mac = [
-            (b0 & 0xfc) | 0x02,
-            rest[0],
-            rest[1],
-            rest[2],
-            rest[3],
-            rest[4],
-        ];
-        Ok(Self {
-            name: name.to_owned(),
-            generation: random()?,
-            mac,
-            seed: random()?,
-            entropy: random()?,
-        })
-    }
-}
 
 /// A connection to a guest's console, which nobody else has until this is dropped.
 #[derive(Debug)]
@@ -119,34 +82,6 @@ pub struct Stray {
     pub checkpoint: Option<String>,
 }
 
-/// What is the same for all guests of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionTerms {
-    /// Guests that are idle for this long give their virtual machine back until they are asked
-    /// again; never, when there is none.
-    pub park_after: Option<Duration>,
-    /// Whether their orders have a memory limit, which the kernel enforces.
-    pub enforces_limits: bool,
-}
-
-/// One guest to restore.
-#[derive(Clone, Debug)]
-pub struct GuestOrder {
-    /// The guest's id.
-    pub id: GuestId,
-    /// Its identity.
-    pub identity: Identity,
-    /// Where its own disk is, when one was made for it that it is to read: a file, a device, or a
-    /// folder with one file system's files.
-    pub disk: Option<PathBuf>,
-    /// Memory at which the kernel ends the guest: its private limit with what a guest costs besides.
-    /// Only for engines that pass [`Engine::can_enforce_limits`], and for a session whose terms say
-    /// so.
-    pub memory_limit: Option<Bytes>,
-    /// Its network.
-    pub network: GuestNetwork,
-}
-
 /// A suspend that was interrupted between the guest's end and the seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsealedSuspend {
@@ -154,45 +89,6 @@ pub struct UnsealedSuspend {
     pub bundle: BundlePath,
     /// The memory file, with the others beside it.
     pub memory: PathBuf,
-}
-
-/// What became of an order.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Place of the order among those given to [`Session::start`], from 0.
-    pub order: u64,
-    /// The guest, or why there is none.
-    pub result: Result<RestoredProcess, String>,
-}
-
-/// A guest that was restored and has answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RestoredProcess {
-    /// Id of its process.
-    pub pid: i32,
-    /// The nonce it holds in memory since it was booted.
-    pub nonce: u64,
-    /// Requests it has answered since then.
-    pub counter: u64,
-}
-
-/// A run of restores from one checkpoint.
-pub trait Session: fmt::Debug + Send {
-    /// Gives out an order. Its outcome comes from [`Self::wait`], in any order.
-    ///
-    /// # Errors
-    /// When the engine takes no more orders.
-    fn start(&mut self, order: &GuestOrder) -> Result<(), Error>;
-
-    /// Waits for the next outcome; `None` when none comes within `timeout`.
-    ///
-    /// # Errors
-    /// When the engine broke down: orders without an outcome have failed, and left nothing behind.
-    /// An outcome may be told twice (a guest that was restored ends later): the first counts.
-    fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error>;
-
-    /// Ends the session with whatever it is still restoring. Guests that have answered live on.
-    fn abort(&mut self);
 }
 
 /// How much memory a guest costs, as far as it can be told from its process.
