@@ -26,7 +26,7 @@ use axum::{
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, Watch},
-    disk::{Choice, Source},
+    disk::Choice,
     restore::{
         self, RestoreContext, RestoreEnd, RestoreReport, RestoreSpec, RestoreStep, TIMEOUT, verify,
     },
@@ -47,8 +47,8 @@ impl App {
             return Err(Problem::bad_request("park_after_s must be 0 to 1000000"));
         }
         limit(spec.timeout.map(|limit| limit.as_secs_f64()))?;
-        if let Choice::Source(source @ Source::Reflink { file, .. }) = &spec.disk
-            && !file.is_absolute()
+        if let Choice::Source(source) = &spec.disk
+            && source.file().is_some_and(|file| !file.is_absolute())
         {
             let problem = Problem::bad_request(format!("{source} has a relative path"));
             return Err(problem.with_hint("give all of the file's path, from /"));

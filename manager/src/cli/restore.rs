@@ -54,8 +54,8 @@ pub(super) struct Restore {
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
     /// Disk that each guest gets a clone of: zfs:POOL/DATASET@SNAPSHOT, reflink:FILE,
-    /// reflink-or-copy:FILE (a copy where blocks cannot be shared) or none [default: the disk
-    /// sealed with the checkpoint]
+    /// reflink-or-copy:FILE (a copy where blocks cannot be shared), qcow2:FILE (an overlay; QEMU) or
+    /// none [default: the disk sealed with the checkpoint]
     #[arg(long, value_name = "DISK")]
     disk: Option<Choice>,
     /// What the guests reach (QEMU): none, or user: what you reach, each guest from behind an

@@ -59,9 +59,9 @@ impl Auto {
             }
             opened => opened?,
         };
-        Ok(match checkpoint.manifest().disks.is_empty() {
-            true => Self::new(config, warn),
-            false => Self::here(config, warn),
+        Ok(match checkpoint.manifest().clones_disk() {
+            false => Self::new(config, warn),
+            true => Self::here(config, warn),
         })
     }
 

@@ -60,7 +60,7 @@ pub(super) fn find(
     }
     add(folder.path(), look(folder.path(), folder.handle())?);
     for disk in &manifest.disks {
-        if disk.provider == DiskProvider::Reflink
+        if disk.provider != DiskProvider::Zfs
             // If it does not exist, the clone reports that.
             && let Ok(facts) = fs::symlink_metadata(folder.file(&disk.snapshot))
         {

@@ -84,6 +84,8 @@ pub enum DiskProvider {
     Zfs,
     /// A file beside the bundle that shares blocks with others.
     Reflink,
+    /// A file beside the bundle that all guests read and none writes.
+    Shared,
 }
 
 /// A disk snapshot taken while the guest was stopped at the moment of the memory.
@@ -103,6 +105,14 @@ pub struct DiskSnapshot {
     /// What tells it from any other of that name: the snapshot's guid in decimal digits, or the
     /// SHA-256 of the file.
     pub identity: String,
+}
+
+impl DiskSnapshot {
+    /// Whether all guests read the file itself, so that none gets a clone of it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.provider == DiskProvider::Shared
+    }
 }
 
 /// Size and digest of one file of the bundle.
@@ -192,6 +202,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether each guest gets a clone of a disk that was sealed with it.
+    #[must_use]
+    pub fn clones_disk(&self) -> bool {
+        self.disks.iter().any(|disk| !disk.is_shared())
+    }
+
     /// What tells this memory from any other: of a full checkpoint the SHA-256 of its `.ckp`; of a
     /// delta a SHA-256 over the same of its parent, its list of pages and the SHA-256 of its
     /// `.ckp`, so that it stands for the whole chain.

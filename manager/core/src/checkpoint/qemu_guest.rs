@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::Bytes;
+
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,4 +112,10 @@ pub struct QemuGuest {
     /// The network that it has a card for.
     #[serde(default, skip_serializing_if = "Network::is_none")]
     pub network: Network,
+    /// Whether its root file system is on a disk that all clones read. The manifest's disks name it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub root: bool,
+    /// Size of the disk that each clone has to itself; none when it has no such disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
 }

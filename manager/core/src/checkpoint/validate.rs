@@ -171,7 +171,9 @@ impl DiskSnapshot {
                     ));
                 }
             }
-            DiskProvider::Reflink => sha256(field("identity"), &self.identity)?,
+            DiskProvider::Reflink | DiskProvider::Shared => {
+                sha256(field("identity"), &self.identity)?;
+            }
         }
         Ok(())
     }
@@ -187,10 +189,12 @@ fn disk_name(provider: DiskProvider, name: &str) -> Result<(), String> {
                 .map(|_| ())
                 .map_err(|e| format!("names no snapshot: {e}"))
         }
-        DiskProvider::Reflink if name.contains('/') || matches!(name, "." | "..") => {
+        DiskProvider::Reflink | DiskProvider::Shared
+            if name.contains('/') || matches!(name, "." | "..") =>
+        {
             Err("must be the name of a file beside the bundle".to_owned())
         }
-        DiskProvider::Reflink => Ok(()),
+        DiskProvider::Reflink | DiskProvider::Shared => Ok(()),
     }
 }
 

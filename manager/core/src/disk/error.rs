@@ -89,6 +89,14 @@ pub enum Error {
         /// What the system answered.
         cause: io::Error,
     },
+    /// Guests whose engine reads no overlays were to get some.
+    #[error(
+        "{disk} would be an overlay (qcow2), and only guests of QEMU that have a disk read one"
+    )]
+    NoOverlays {
+        /// What was asked for.
+        disk: String,
+    },
     /// A file was written to while clones of it were made.
     #[error("{} changed while disks were made of it", file.display())]
     Changed {
@@ -141,6 +149,7 @@ impl Error {
                 "bring back the one that was sealed, or make the checkpoint again".to_owned()
             }
             Self::Mismatch { .. } => "leave --disk out".to_owned(),
+            Self::NoOverlays { .. } => "name it as reflink:FILE or reflink-or-copy:FILE".to_owned(),
             Self::Taken { disk, .. } => format!("see what it is: zfs get all {disk}"),
             Self::InUse { .. } => "destroy the guests that use it first".to_owned(),
             Self::Zfs { dataset, .. } => format!("see zfs list -r -t all {dataset}"),

@@ -115,7 +115,9 @@ pub fn find(place: &Place, owner: Owner, zfs: &dyn Runner) -> Result<Vec<FoundIt
         Place::Zfs(dataset) => find_datasets(dataset, owner, zfs),
         Place::Folder(dir) => {
             let mut found = find_files(&dir.join(reflink::FOLDER), |path, name| {
-                let disk = name.strip_suffix(reflink::DISK)?;
+                let disk = reflink::SUFFIXES
+                    .into_iter()
+                    .find_map(|suffix| name.strip_suffix(suffix))?;
                 let (of, guest) = Owner::parse_name(disk)?;
                 let file = path.to_owned();
                 (of == owner).then_some(FoundItem::File { guest, file })

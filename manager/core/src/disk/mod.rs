@@ -4,7 +4,7 @@
 //! A guest's disk is a clone of a snapshot that costs no space until the guest writes. A
 //! [`Provider`] makes it before the guest starts, takes a snapshot of it while the guest is
 //! suspended, and removes it when the guest is gone. There are two: [`Zfs`] (datasets) and
-//! [`Reflink`] (files that share blocks).
+//! [`Reflink`] (files that share blocks, are copies, or refer to their source: qcow2).
 //!
 //! Every action can be repeated: after a crash between any two of its steps, doing it again ends in
 //! the same state. The name of a clone or snapshot says what it belongs to, so that [`find`] finds
@@ -14,7 +14,9 @@
 //! zfs      PARENT/brood-OWNER-GUEST                  a guest's disk, beside the dataset it came from
 //!          DATASET@brood-TOKEN                       a bundle's snapshot; property brood:bundle names it
 //! reflink  DIR/brood-disks/OWNER-GUEST.disk          a guest's disk, beside the file it came from
-//!          DIR/NAME.ckp.disk-TOKEN                   a bundle's snapshot, beside the bundle
+//!          DIR/brood-disks/OWNER-GUEST.qcow2         one that refers to that file
+//!          DIR/NAME.ckp.disk-TOKEN                   a bundle's snapshot, beside the bundle, or a disk
+//!                                                    that all guests of the bundle read
 //! ```
 //!
 //! The demo guest of the KVM engine has no block device. Its disk is a companion: made, snapshot
@@ -24,7 +26,9 @@ mod error;
 mod found;
 mod name;
 mod owner;
+mod qcow2;
 mod reflink;
+mod shared;
 mod zfs;
 
 use std::{fmt, fs::File, io, path::PathBuf};
@@ -33,7 +37,9 @@ pub use error::Error;
 pub use found::{FoundItem, find};
 pub use name::{Choice, Place, Source};
 pub use owner::{Owner, Token};
+pub(crate) use qcow2::overlay_base;
 pub use reflink::Reflink;
+pub(crate) use shared::{link_shared, shared_file, unlink_shared};
 pub use zfs::{Command, CommandAnswer, Runner, Zfs};
 
 use crate::{
@@ -115,13 +121,12 @@ pub fn choose<'a>(
     sealed: &'a [DiskSnapshot],
     choice: &Choice,
 ) -> Result<Option<(Source, Option<&'a DiskSnapshot>)>, Error> {
-    let its_own = match sealed {
+    let mut own = sealed.iter().filter(|disk| !disk.is_shared());
+    let its_own = match (own.next(), own.count()) {
         _ if *choice == Choice::None => return Ok(None),
-        [] => None,
-        [one] => Some((sealed_source(bundle, one)?, one)),
-        many => {
-            return Err(Error::Many(many.len()));
-        }
+        (None, _) => None,
+        (Some(one), 0) => Some((sealed_source(bundle, one)?, one)),
+        (Some(_), more) => return Err(Error::Many(1 + more)),
     };
     match (choice, its_own) {
         (Choice::Source(source), None) => Ok(Some((source.clone().absolute()?, None))),
@@ -144,7 +149,7 @@ pub fn choose<'a>(
 pub(crate) fn sealed_source(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<Source, Error> {
     Ok(match disk.provider {
         DiskProvider::Zfs => Source::Zfs(disk.snapshot.parse()?),
-        DiskProvider::Reflink => Source::Reflink {
+        DiskProvider::Reflink | DiskProvider::Shared => Source::Reflink {
             file: reflink::snapshot_file(bundle, disk)?,
             copy: false,
         },
@@ -183,5 +188,6 @@ pub fn provider(source: &Source, owner: Owner, lock: Option<&File>) -> Box<dyn P
             Box::new(Command::holding(lock)),
         )),
         Source::Reflink { file, copy } => Box::new(Reflink::new(owner, file.clone(), *copy)),
+        Source::Overlay { file } => Box::new(Reflink::overlays(owner, file.clone())),
     }
 }

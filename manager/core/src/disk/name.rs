@@ -31,6 +31,20 @@ fn check_path(text: &str) -> Result<PathBuf, Error> {
     Ok(path.to_owned())
 }
 
+/// A file's path from the root, free of symlinks.
+fn absolute(file: &Path) -> Result<PathBuf, Error> {
+    let absolute = file.canonicalize().map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::NotFound => Error::Missing {
+            disk: file.display().to_string(),
+        },
+        _ => Error::io("find", file, cause),
+    })?;
+    match absolute.to_str() {
+        Some(text) => check_path(text),
+        None => refuse(&absolute.to_string_lossy(), "its path is not UTF-8"),
+    }
+}
+
 /// What the disks of guests are clones of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -43,6 +57,11 @@ pub enum Source {
         /// Copy it where the file system cannot share blocks.
         copy: bool,
     },
+    /// A file that its clones refer to for all that they have not written (qcow2).
+    Overlay {
+        /// Absolute path.
+        file: PathBuf,
+    },
 }
 
 impl Source {
@@ -51,7 +70,7 @@ impl Source {
     pub fn place(&self) -> Place {
         match self {
             Self::Zfs(snapshot) => Place::Zfs(snapshot.dataset().parent()),
-            Self::Reflink { file, .. } => {
+            Self::Reflink { file, .. } | Self::Overlay { file } => {
                 Place::Folder(file.parent().unwrap_or(Path::new("/")).to_owned())
             }
         }
@@ -59,9 +78,9 @@ impl Source {
 
     /// Whether both name the same snapshot or file.
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Reflink { file: a, .. }, Self::Reflink { file: b, .. }) => a == b,
-            (a, b) => a == b,
+        match (self.file(), other.file()) {
+            (Some(a), Some(b)) => a == b,
+            _ => self == other,
         }
     }
 
@@ -73,19 +92,22 @@ impl Source {
     pub fn absolute(self) -> Result<Self, Error> {
         match self {
             Self::Zfs(_) => Ok(self),
-            Self::Reflink { file, copy } => {
-                let absolute = file.canonicalize().map_err(|cause| match cause.kind() {
-                    std::io::ErrorKind::NotFound => Error::Missing {
-                        disk: file.display().to_string(),
-                    },
-                    _ => Error::io("find", &file, cause),
-                })?;
-                let Some(text) = absolute.to_str() else {
-                    return refuse(&absolute.to_string_lossy(), "its path is not UTF-8");
-                };
-                let file = check_path(text)?;
-                Ok(Self::Reflink { file, copy })
-            }
+            Self::Reflink { file, copy } => Ok(Self::Reflink {
+                file: absolute(&file)?,
+                copy,
+            }),
+            Self::Overlay { file } => Ok(Self::Overlay {
+                file: absolute(&file)?,
+            }),
+        }
+    }
+
+    /// The file; none when it is no file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Zfs(_) => None,
+            Self::Reflink { file, .. } | Self::Overlay { file } => Some(file),
         }
     }
 }
@@ -93,7 +115,7 @@ impl Source {
 impl FromStr for Source {
     type Err = Error;
 
-    /// `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE` or `reflink-or-copy:FILE`.
+    /// `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`, `reflink-or-copy:FILE` or `qcow2:FILE`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let file = |file: &str, copy| match file {
             "" => refuse(text, "it names no file"),
@@ -106,9 +128,11 @@ impl FromStr for Source {
             Some(("zfs", name)) => Ok(Self::Zfs(name.parse()?)),
             Some(("reflink", path)) => file(path, false),
             Some(("reflink-or-copy", path)) => file(path, true),
+            Some(("qcow2", "")) => refuse(text, "it names no file"),
+            Some(("qcow2", path)) => Ok(Self::Overlay { file: path.into() }),
             _ => refuse(
                 text,
-                "write zfs:POOL/DATASET@SNAPSHOT, reflink:FILE or reflink-or-copy:FILE",
+                "write zfs:POOL/DATASET@SNAPSHOT, reflink:FILE, reflink-or-copy:FILE or qcow2:FILE",
             ),
         }
     }
@@ -120,6 +144,7 @@ impl fmt::Display for Source {
             Self::Zfs(snapshot) => write!(f, "zfs:{snapshot}"),
             Self::Reflink { file, copy: false } => write!(f, "reflink:{}", file.display()),
             Self::Reflink { file, copy: true } => write!(f, "reflink-or-copy:{}", file.display()),
+            Self::Overlay { file } => write!(f, "qcow2:{}", file.display()),
         }
     }
 }
@@ -255,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_is_written_back_and_is_no_option(text in "(zfs:|reflink:|reflink-or-copy:)?[-a-zA-Z0-9_.:@/ #]{0,24}") {
+        fn what_is_accepted_is_written_back_and_is_no_option(text in "(zfs:|reflink:|reflink-or-copy:|qcow2:)?[-a-zA-Z0-9_.:@/ #]{0,24}") {
             if let Ok(source) = text.parse::<Source>() {
                 prop_assert_eq!(source.to_string(), text);
                 if let Source::Zfs(snapshot) = source {

@@ -5,7 +5,7 @@
 //! disk before the bundle is sealed. Clones share blocks with their source, but nothing else:
 //! removing a file never harms another.
 
-mod blocks;
+pub(super) mod blocks;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,7 +18,7 @@ use std::{
 use blocks::{can_share, copy, share_blocks};
 use nix::fcntl::OFlag;
 
-use super::{Digest, Error, Owner, Provider, SealedDisk, Token};
+use super::{Digest, Error, Owner, Provider, SealedDisk, Token, qcow2};
 use crate::{
     checkpoint::{
         BundlePath, FileStamp,
@@ -34,15 +34,30 @@ use crate::{
 pub(super) const FOLDER: &str = "brood-disks";
 /// What the name of a guest's disk ends with.
 pub(super) const DISK: &str = ".disk";
+/// What the name of an overlay ends with that is a guest's disk.
+pub(super) const OVERLAY: &str = ".qcow2";
+/// Both.
+pub(super) const SUFFIXES: [&str; 2] = [DISK, OVERLAY];
 /// What stands between a bundle's name and the token in the name of its snapshot.
 pub(super) const SNAPSHOT: &str = ".ckp.disk-";
+
+/// How a clone comes by what its source holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Both share blocks.
+    Share,
+    /// Both share blocks where the file system can do that; else the clone is a copy.
+    Copy,
+    /// The clone refers to its source.
+    Overlay,
+}
 
 /// Disks that are clones of one file.
 #[derive(Debug)]
 pub struct Reflink {
     owner: Owner,
     source: PathBuf,
-    copy: bool,
+    way: Way,
     opened: OnceLock<(File, FileStamp)>,
 }
 
@@ -51,11 +66,21 @@ impl Reflink {
     /// share is copied.
     #[must_use]
     pub fn new(owner: Owner, source: PathBuf, copy: bool) -> Self {
+        let way = if copy { Way::Copy } else { Way::Share };
         Self {
             owner,
             source,
-            copy,
+            way,
             opened: OnceLock::new(),
+        }
+    }
+
+    /// Disks that refer to this file for all that was not written.
+    #[must_use]
+    pub fn overlays(owner: Owner, source: PathBuf) -> Self {
+        Self {
+            way: Way::Overlay,
+            ..Self::new(owner, source, true)
         }
     }
 
@@ -67,7 +92,11 @@ impl Reflink {
     /// The file that is a guest's disk.
     #[must_use]
     pub fn disk(&self, guest: &GuestId) -> PathBuf {
-        let name = format!("{}{DISK}", self.owner.name_for(guest));
+        let suffix = match self.way {
+            Way::Overlay => OVERLAY,
+            Way::Share | Way::Copy => DISK,
+        };
+        let name = format!("{}{suffix}", self.owner.name_for(guest));
         self.folder().join(name)
     }
 
@@ -96,7 +125,13 @@ impl Reflink {
     fn take(&self, from: &Path, to: &Path, temporary: &Path) -> Result<String, Error> {
         let disk = open(from)?;
         let file = create(temporary)?;
-        self.share(&disk, from, &file, to)?;
+        match self.way {
+            Way::Overlay => {
+                let (base, _) = self.source()?;
+                qcow2::flatten(&disk, base, &file).map_err(|e| Error::io("read", from, e))?;
+            }
+            Way::Share | Way::Copy => self.share(&disk, from, &file, to)?,
+        }
         owner_only::seal(&file).map_err(|e| Error::io("make read-only", temporary, e))?;
         file.sync_all()
             .map_err(|e| Error::io("write to disk", temporary, e))?;
@@ -105,9 +140,21 @@ impl Reflink {
         sha256_file(&file, &crate::checkpoint::unwatched).map_err(|e| Error::io("read", to, e))
     }
 
+    /// Fills a new clone.
+    fn fill(&self, source: &File, file: &File, disk: &Path) -> Result<(), Error> {
+        if self.way != Way::Overlay {
+            return self.share(source, &self.source, file, disk);
+        }
+        let size = source.metadata().map(|facts| facts.len());
+        size.and_then(|size| qcow2::write_overlay(file, size, &self.source))
+            .map_err(|e| Error::io("make an overlay of", &self.source, e))
+    }
+
     fn share(&self, from: &File, from_path: &Path, to: &File, to_path: &Path) -> Result<(), Error> {
         match share_blocks(from, to) {
-            Err(_) if self.copy => copy(from, to).map_err(|e| Error::io("copy to", to_path, e)),
+            Err(_) if self.way == Way::Copy => {
+                copy(from, to).map_err(|e| Error::io("copy to", to_path, e))
+            }
             result => result.map_err(|e| not_shared(from_path, to_path, e)),
         }
     }
@@ -128,7 +175,7 @@ fn not_shared(from: &Path, to: &Path, cause: io::Error) -> Error {
 impl Provider for Reflink {
     fn open(&self, sealed: Option<SealedDisk<'_>>, digest: Digest<'_>) -> Result<(), Error> {
         let (file, _) = self.source()?;
-        if !self.copy {
+        if self.way == Way::Share {
             // Told once, and not for each guest.
             let folder = self.folder();
             can_share(file, folder.parent().unwrap_or(Path::new("/")))
@@ -161,7 +208,7 @@ impl Provider for Reflink {
         let (source, _) = self.source()?;
         let file = create(&temporary)?;
         let made = self
-            .share(source, &self.source, &file, &disk)
+            .fill(source, &file, &disk)
             .and_then(|()| self.unchanged())
             .and_then(|()| rename(&temporary, &disk));
         if made.is_err() {
@@ -252,7 +299,7 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.new"))
 }
 
-fn open(path: &Path) -> Result<File, Error> {
+pub(super) fn open(path: &Path) -> Result<File, Error> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let opened = OpenOptions::new()
         .read(true)
@@ -274,7 +321,7 @@ fn open(path: &Path) -> Result<File, Error> {
     }
 }
 
-fn create(path: &Path) -> Result<File, Error> {
+pub(super) fn create(path: &Path) -> Result<File, Error> {
     owner_only::options()
         .read(true)
         .write(true)
@@ -283,7 +330,7 @@ fn create(path: &Path) -> Result<File, Error> {
         .map_err(|e| Error::io("create", path, e))
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
 }
 
@@ -303,7 +350,7 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn sync_folder(of: &Path) -> Result<(), Error> {
+pub(super) fn sync_folder(of: &Path) -> Result<(), Error> {
     let dir = of.parent().unwrap_or(Path::new("/"));
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         // Nothing is left of it, then.

@@ -265,6 +265,19 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Whether the disk of a checkpoint's guest may be an overlay: a file that refers to another one.
+    fn reads_overlays(&self, _checkpoint: &Checkpoint) -> bool {
+        false
+    }
+
+    /// Checks that guests of a checkpoint can be restored without a disk of their own.
+    ///
+    /// # Errors
+    /// When they have a device that would read none, with the reason.
+    fn can_do_without_disk(&self, _checkpoint: &Checkpoint) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Where the disk is that a guest has to itself and reads.
     ///
     /// # Errors

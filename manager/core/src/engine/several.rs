@@ -115,6 +115,14 @@ impl Engine for Several {
         self.restorer(checkpoint).reads_disk(checkpoint)
     }
 
+    fn reads_overlays(&self, checkpoint: &Checkpoint) -> bool {
+        self.restorer(checkpoint).reads_overlays(checkpoint)
+    }
+
+    fn can_do_without_disk(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        self.restorer(checkpoint).can_do_without_disk(checkpoint)
+    }
+
     fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
         self.runner(guest).own_disk(guest)
     }

@@ -38,14 +38,6 @@ impl Guests<'_> {
         }
     }
 
-    /// Records that a snapshot may come to lie beside a bundle.
-    pub(super) fn note_bundle_place(&self, bundle: &BundlePath) -> Result<(), Error> {
-        // It may have no folder yet.
-        let dir = std::path::absolute(bundle.dir()).unwrap_or_else(|_| bundle.dir().to_owned());
-        let dir = dir.canonicalize().unwrap_or(dir);
-        Ok(self.state.note_disk_place(&Place::Folder(dir))?)
-    }
-
     /// Removes the disk of a guest that is gone, if it has one.
     pub(super) fn release_disk(&self, row: &GuestRow) -> Result<(), disk::Error> {
         release(self.state.owner(), row)

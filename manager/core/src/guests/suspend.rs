@@ -176,8 +176,9 @@ impl Guests<'_> {
         if let Some(process) = process.filter(|_| bundle.after == After::End) {
             self.unfreeze(guest, process)?;
         }
-        if disk.is_some() {
-            self.note_bundle_place(path)?;
+        // What all of its guests read lies beside the bundle, too.
+        if disk.is_some() || !from.manifest().disks.is_empty() {
+            self.state.note_bundle_place(path)?;
         }
         if bundle.delta {
             self.state.note_bundle_folder(path.dir())?;

@@ -4,7 +4,7 @@ use std::{fs::File, io, path::PathBuf};
 
 use super::{error::Error, verify::is_fresh};
 use crate::{
-    checkpoint::{Checkpoint, FileStamp, sha256_file},
+    checkpoint::{BundlePath, Checkpoint, FileStamp, manifest::DiskSnapshot, sha256_file},
     disk::{self, Choice, Provider, SealedDisk, Source},
     engine::{Engine, restore_lock::RestoreLock},
     guest_id::GuestId,
@@ -53,19 +53,38 @@ pub(super) fn open(
         source,
     };
     let disks = &checkpoint.manifest().disks;
+    verify_shared(state, &bundle, disks).map_err(failed)?;
     let chosen = disk::choose(&bundle, disks, choice).map_err(failed)?;
-    let Some((source, sealed)) = chosen else {
+    let Some((mut source, sealed)) = chosen else {
+        engine.can_do_without_disk(checkpoint)?;
         return Ok(None);
     };
     let read = engine.reads_disk(checkpoint)?;
-    let provider = disk::provider(&source, state.owner(), Some(lock.file()));
+    let overlays = engine.reads_overlays(checkpoint);
+    if matches!(source, Source::Overlay { .. }) && !overlays {
+        return Err(failed(disk::Error::NoOverlays {
+            disk: source.to_string(),
+        }));
+    }
+    let mut provider = disk::provider(&source, state.owner(), Some(lock.file()));
     let sealed = sealed.map(|disk| SealedDisk {
         bundle: &bundle,
         disk,
     });
-    provider
-        .open(sealed, &|file| digest(state, file))
-        .map_err(failed)?;
+    let opened = provider.open(sealed, &|file| digest(state, file));
+    match (opened, &source) {
+        (Ok(()), _) => {}
+        // Nobody named a way to make the clones: then the one that works.
+        (Err(disk::Error::CannotShare { .. }), Source::Reflink { file, .. })
+            if overlays && *choice == Choice::Sealed =>
+        {
+            source = Source::Overlay { file: file.clone() };
+            provider = disk::provider(&source, state.owner(), Some(lock.file()));
+            let opened = provider.open(sealed, &|file| digest(state, file));
+            opened.map_err(failed)?;
+        }
+        (Err(e), _) => return Err(failed(e)),
+    }
     // Before the first clone, so that leftovers of a crash are searched there.
     state.note_disk_place(&source.place())?;
     Ok(Some(DiskSources {
@@ -73,6 +92,24 @@ pub(super) fn open(
         provider,
         read,
     }))
+}
+
+/// Checks the disks that all guests of a checkpoint read.
+fn verify_shared(
+    state: &State,
+    bundle: &BundlePath,
+    disks: &[DiskSnapshot],
+) -> Result<(), disk::Error> {
+    for disk in disks.iter().filter(|disk| disk.is_shared()) {
+        let source = Source::Reflink {
+            file: disk::shared_file(bundle, disk)?,
+            copy: true,
+        };
+        let provider = disk::provider(&source, state.owner(), None);
+        let sealed = SealedDisk { bundle, disk };
+        provider.open(Some(sealed), &|file| digest(state, file))?;
+    }
+    Ok(())
 }
 
 /// SHA-256 of a disk's file. Reuses a recorded digest when the file was not changed since.

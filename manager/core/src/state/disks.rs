@@ -2,7 +2,10 @@
 //! found again.
 
 use super::{Error, State};
-use crate::disk::{Owner, Place};
+use crate::{
+    checkpoint::BundlePath,
+    disk::{Owner, Place},
+};
 
 impl State {
     /// Whose disks are those of this state folder's guests.
@@ -15,12 +18,23 @@ impl State {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub(crate) fn note_disk_place(&self, place: &Place) -> Result<(), Error> {
+    pub fn note_disk_place(&self, place: &Place) -> Result<(), Error> {
         self.changed(
             "INSERT OR IGNORE INTO disk_place VALUES (?1)",
             [place.to_string()],
         )
         .map(|_| ())
+    }
+
+    /// Records that a snapshot may come to lie beside a bundle.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn note_bundle_place(&self, bundle: &BundlePath) -> Result<(), Error> {
+        // It may have no folder yet.
+        let dir = std::path::absolute(bundle.dir()).unwrap_or_else(|_| bundle.dir().to_owned());
+        let dir = dir.canonicalize().unwrap_or(dir);
+        self.note_disk_place(&Place::Folder(dir))
     }
 
     /// Places in which disks or snapshots may lie.

@@ -75,7 +75,7 @@ pub struct RestoreRequest {
     #[serde(default)]
     pub all_or_nothing: bool,
     /// Disk that each guest gets a clone of: `zfs:POOL/DATASET@SNAPSHOT`, `reflink:FILE`,
-    /// `reflink-or-copy:FILE` or `none`; by default the disk sealed with the checkpoint.
+    /// `reflink-or-copy:FILE`, `qcow2:FILE` or `none`; by default the disk sealed with the checkpoint.
     #[schema(example = "none")]
     pub disk: Option<String>,
     /// What the guests reach (QEMU): `none`, or `user`: what this host's user reaches, each guest

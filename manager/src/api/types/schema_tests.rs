@@ -296,6 +296,8 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
             nonce: "0".repeat(32),
             image: "0".repeat(64),
             network: Network::User,
+            root: true,
+            disk: Some(brood_core::units::Bytes::mib(64)),
         }),
         parent: Some(manifest::Parent {
             path: text("base"),

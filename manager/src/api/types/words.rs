@@ -75,6 +75,8 @@ words! {
         Zfs,
         /// A file beside the bundle that shares blocks with others.
         Reflink,
+        /// A file beside the bundle that all guests read and none writes.
+        Shared,
     }
 }
 

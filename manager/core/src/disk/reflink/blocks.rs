@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Makes one file hold the blocks of another (ioctl_ficlone(2)).
 #[cfg(target_os = "linux")]
-pub(super) fn share_blocks(from: &File, to: &File) -> io::Result<()> {
+pub(in crate::disk) fn share_blocks(from: &File, to: &File) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(to, from)?)
 }
 
@@ -44,12 +44,12 @@ pub(super) fn can_share(_from: &File, _dir: &Path) -> io::Result<()> {
 
 /// Elsewhere nothing promises to share: copy_file_range(2) does where it can, and does not say so.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn share_blocks(_from: &File, _to: &File) -> io::Result<()> {
+pub(in crate::disk) fn share_blocks(_from: &File, _to: &File) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Copies a file, its holes left out, into an empty one.
-pub(super) fn copy(from: &File, to: &File) -> io::Result<()> {
+pub(in crate::disk) fn copy(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
     let length = i64::try_from(length).map_err(io::Error::other)?;

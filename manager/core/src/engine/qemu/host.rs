@@ -82,6 +82,8 @@ impl QemuHost {
             nonce: String::new(),
             image: image.to_owned(),
             network,
+            root: false,
+            disk: None,
         })
     }
 

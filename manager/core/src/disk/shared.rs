@@ -1,0 +1,99 @@
+//! Disks that all guests of a checkpoint read and none writes: a file beside the bundle, the same
+//! inode as the image's where that can be, so that this host has it in memory once.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Error, Token,
+    reflink::{self, blocks, create, open, rename, sync_folder, temporary},
+};
+use crate::{
+    checkpoint::{
+        BundlePath,
+        manifest::{DiskProvider, DiskSnapshot},
+    },
+    owner_only,
+};
+
+/// The file of a bundle's shared disk.
+pub(crate) fn shared_file(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<PathBuf, Error> {
+    reflink::snapshot_file(bundle, disk)
+}
+
+/// Puts a file with this SHA-256 beside a bundle that is being written, as the disk of this device
+/// that all of its guests read.
+pub(crate) fn link_shared(
+    from: &Path,
+    sha256: &str,
+    device: &str,
+    bundle: &BundlePath,
+) -> Result<DiskSnapshot, Error> {
+    let source = from.to_str().ok_or_else(|| Error::Name {
+        given: from.to_string_lossy().into_owned(),
+        reason: "its path is not UTF-8",
+    })?;
+    let token = Token::random().map_err(|e| Error::io("name the disk of", from, e))?;
+    let name = format!("{}{}{token}", bundle.name(), reflink::SNAPSHOT);
+    let to = bundle.dir().join(&name);
+    let file = open(from)?;
+    // Another file system, or a file of another user's: then a copy.
+    if fs::hard_link(from, &to).is_err() {
+        let new = temporary(&to);
+        copy(from, &file, &new, &to).inspect_err(|_| {
+            // What cannot be removed now is found again: it is in no bundle.
+            let _ = reflink::remove(&new);
+        })?;
+    }
+    sync_folder(&to)?;
+    Ok(DiskSnapshot {
+        device: Some(device.to_owned()),
+        provider: DiskProvider::Shared,
+        source: source.to_owned(),
+        snapshot: name,
+        identity: sha256.to_owned(),
+    })
+}
+
+/// Removes a shared disk of a bundle that was not sealed.
+pub(crate) fn unlink_shared(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<(), Error> {
+    reflink::discard(&shared_file(bundle, disk)?)
+}
+
+fn copy(from: &Path, file: &File, new: &Path, to: &Path) -> Result<(), Error> {
+    let copy = create(new)?;
+    if blocks::share_blocks(file, &copy).is_err() {
+        blocks::copy(file, &copy).map_err(|e| Error::io("copy", from, e))?;
+    }
+    owner_only::seal(&copy).map_err(|e| Error::io("make read-only", new, e))?;
+    copy.sync_all()
+        .map_err(|e| Error::io("write to disk", new, e))?;
+    rename(new, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn it_is_the_same_file_and_stays_when_the_image_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("root");
+        fs::write(&image, "files").unwrap();
+        let bundle = BundlePath::new(&folder.path().join("web")).unwrap();
+        let disk = link_shared(&image, &"0".repeat(64), "root", &bundle).unwrap();
+        assert!(disk.is_shared());
+        let file = shared_file(&bundle, &disk).unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(&file), inode(&image));
+        fs::remove_file(&image).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "files");
+        std::os::unix::fs::symlink(&file, &image).unwrap();
+        let refused = link_shared(&image, &"0".repeat(64), "root", &bundle);
+        assert!(refused.is_err(), "a symbolic link may lead anywhere");
+    }
+}
