@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{
     bar::Bar,
@@ -13,7 +13,11 @@ use super::{
 use crate::{config::Config, failure::Failure, ops::ImageBoot};
 use brood_core::{
     checkpoint::{BundlePath, Network},
-    engine::{Limit, qemu::Booted},
+    disk,
+    engine::{
+        Limit,
+        qemu::{BootDisk, Booted},
+    },
     units::{Bytes, parse_duration},
 };
 
@@ -24,7 +28,9 @@ use brood_core::{
 Examples:
   brood image build --minimal tiny
   brood checkpoint make tiny /var/tmp/ckp/tiny
-  brood checkpoint make tiny /var/tmp/ckp/warm --memory 256M --cpus 2 --warm 'ls -R /lib'")]
+  brood checkpoint make tiny /var/tmp/ckp/warm --memory 256M --cpus 2 --warm 'ls -R /lib'
+  brood checkpoint make web /var/tmp/ckp/web --root disk --disk 4G
+  brood checkpoint make web /var/tmp/ckp/own --disk reflink:/images/data.img")]
 pub(super) struct Make {
     /// Name of the image
     #[arg(add = complete::with(complete::images))]
@@ -40,6 +46,16 @@ pub(super) struct Make {
     /// Network that the guest has a card for: none or user
     #[arg(long, default_value = "none", value_name = "NET")]
     net: Network,
+    /// Where the root file system of a debian or oci image is: in the guest's memory, or on a disk
+    /// that all clones read, for images that are large beside the memory
+    #[arg(long, value_enum, default_value_t = RootPlace::Memory, value_name = "PLACE")]
+    root: RootPlace,
+    /// Disk that each clone has to itself: a size, for an empty one that holds what the guest writes
+    /// to its file system (a minimal image has it at /data); or zfs:POOL/VOLUME@SNAPSHOT,
+    /// reflink:FILE, reflink-or-copy:FILE or qcow2:FILE, for a clone of that, which the guest finds as
+    /// a virtio disk with the serial number "disk" [default: none]
+    #[arg(long, value_name = "DISK", value_parser = disk)]
+    disk: Option<BootDisk>,
     /// Command of the guest's shell that succeeds when the guest is ready; it is repeated until then
     #[arg(long, value_name = "CMD")]
     ready: Option<String>,
@@ -54,6 +70,29 @@ pub(super) struct Make {
     json: bool,
 }
 
+/// Where a root file system is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RootPlace {
+    /// In the guest's memory.
+    Memory,
+    /// On a disk that all clones read.
+    Disk,
+}
+
+/// A disk, as the command line names it.
+fn disk(text: &str) -> Result<BootDisk, String> {
+    match text.contains(':') {
+        true => text
+            .parse()
+            .map(BootDisk::Of)
+            .map_err(|e: disk::Error| e.to_string()),
+        false => match text.parse::<Bytes>() {
+            Ok(size) => Ok(BootDisk::Empty(size)),
+            Err(e) => Err(format!("{e}; or name a disk as reflink:FILE")),
+        },
+    }
+}
+
 impl Make {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
@@ -62,6 +101,8 @@ impl Make {
             memory: self.memory,
             vcpus: self.cpus,
             network: self.net,
+            root_on_disk: self.root == RootPlace::Disk,
+            disk: self.disk.as_ref(),
             ready: self.ready.as_deref(),
             warm: &self.warm,
             limit: Limit {

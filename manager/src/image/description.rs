@@ -148,11 +148,12 @@ impl Image {
         hex(&Sha256::digest(format!("{text} {}", self.command_line)))
     }
 
-    /// The least memory that a guest of it boots with: for a moment it has the initramfs and the
-    /// root file system twice, packed and unpacked, beside the kernel.
+    /// The least memory that a guest of it boots with. Where its root file system is in its memory, it
+    /// has that and the initramfs for a moment twice, packed and unpacked, beside the kernel.
     #[cfg(target_os = "linux")]
-    pub(crate) fn least_memory(&self) -> Bytes {
+    pub(crate) fn least_memory(&self, root_on_disk: bool) -> Bytes {
         match &self.root {
+            Some(_) if root_on_disk => Bytes::mib(96),
             Some(root) => Bytes((96 << 20) + 2 * root.size.0),
             None => Bytes(0),
         }

@@ -16,6 +16,9 @@ pub(super) const MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_b
 /// idle guest.
 pub(super) const OPTIONS: &str = "quiet panic=-1 nowatchdog init_on_alloc=0 init_on_free=0";
 
+/// How a guest finds its disks.
+pub(super) const DISKS: &str = include_str!("guest/disks");
+
 impl Images {
     /// Builds a minimal image. `told` learns what is being done.
     pub(crate) fn build_minimal(
@@ -59,6 +62,7 @@ fn files(busybox: Vec<u8>, agent: Vec<u8>, modules: &Modules) -> Result<Archive,
         ("etc/init.d/start", 0o755, include_str!("guest/minimal.sh")),
         ("etc/init.d/port", 0o755, include_str!("guest/port")),
         ("etc/init.d/network", 0o755, include_str!("guest/network")),
+        ("etc/init.d/disks", 0o644, DISKS),
         ("etc/inittab", 0o644, include_str!("guest/inittab")),
         ("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n"),
         ("etc/group", 0o644, "root:x:0:\n"),

@@ -1,13 +1,14 @@
 //! Images with a root file system: what brood adds to it, and the initramfs that mounts it.
 //!
-//! It is read only and the same for all clones; what a guest writes is in its memory.
+//! It is read only and the same for all clones; what a guest writes is in its memory, or on a disk
+//! of its own.
 
 use super::{
     Error, Images,
     base::{Base, Ingredients},
     cpio::{Archive, Entry},
     description::{FORMAT, Image, Part, Process, Root, VERSION},
-    minimal::{MODULES, OPTIONS, add_modules},
+    minimal::{DISKS, MODULES, OPTIONS, add_modules},
     scratch::Scratch,
     squashfs,
     tree::{Content, Facts, PathError, Tree},
@@ -99,6 +100,7 @@ fn initramfs(base: &Base) -> Result<Archive, Error> {
     archive.add("bin/sh", Entry::Link("busybox"));
     let init = include_str!("guest/initramfs.sh");
     archive.add("init", Entry::File(0o755, init.into()));
+    archive.add("disks", Entry::File(0o644, DISKS.into()));
     for path in ["dev", "proc", "sys"] {
         archive.add(path, Entry::Folder(0o755));
     }

@@ -8,7 +8,7 @@ use super::{
     local::{engine, state},
 };
 #[cfg(target_os = "linux")]
-use crate::image::Images;
+use crate::image::{Image, Images};
 use crate::{
     api::{
         guests::DestroyAnswer,
@@ -21,7 +21,7 @@ use brood_core::{
     checkpoint::Network,
     engine::{
         Limit,
-        qemu::{Boot, BootImage, Booted, Qemu},
+        qemu::{Boot, BootDisk, BootImage, BootRoot, Booted, Qemu},
     },
 };
 use brood_core::{
@@ -37,7 +37,7 @@ use brood_core::{
     guests::{self, Guests},
     rebuild::{Rebuilt, rebuild},
     restore::read_bundle,
-    state::BundleAction,
+    state::{BundleAction, State},
     units::Bytes,
 };
 
@@ -61,12 +61,51 @@ pub(crate) struct ImageBoot<'a> {
     pub(crate) memory: Bytes,
     pub(crate) vcpus: u32,
     pub(crate) network: Network,
+    /// Whether clones read its root file system from a disk.
+    pub(crate) root_on_disk: bool,
+    /// The disk that each clone has to itself.
+    pub(crate) disk: Option<&'a BootDisk>,
     /// Command of the guest's shell that succeeds when the guest is ready.
     pub(crate) ready: Option<&'a str>,
     /// Commands of the guest's shell to run before the seal.
     pub(crate) warm: &'a [String],
     /// For the boot, for becoming ready and for each command.
     pub(crate) limit: Limit<'a>,
+}
+
+#[cfg(target_os = "linux")]
+impl ImageBoot<'_> {
+    /// Refuses what cannot boot.
+    fn suits(&self, image: &Image) -> Result<(), Failure> {
+        let (name, memory) = (self.image, self.memory);
+        if self.root_on_disk && image.root.is_none() {
+            let message = format!("image {name:?} has all its files in its initramfs");
+            return Err(Failure::new(&message, Some("leave --root out".to_owned())));
+        }
+        let least = image.least_memory(self.root_on_disk);
+        if memory >= least {
+            return Ok(());
+        }
+        let message =
+            format!("a guest of image {name:?} needs {least} of memory at least, not {memory}");
+        let mut hint = format!("--memory {}M", least.0.div_ceil(1 << 20));
+        if !self.root_on_disk && image.root.is_some() {
+            hint.push_str(", or --root disk");
+        }
+        Err(Failure::new(&message, Some(hint)))
+    }
+
+    /// Records where disks may come to lie, so that what a crash leaves is found there.
+    fn note_places(&self, state: &State, bundle: &BundlePath) -> Result<(), Failure> {
+        if self.disk.is_some() || self.root_on_disk {
+            state.note_bundle_place(bundle)?;
+        }
+        if let Some(BootDisk::Of(source)) = self.disk {
+            let source = source.clone().absolute().map_err(guests::Error::from)?;
+            state.note_disk_place(&source.place())?;
+        }
+        Ok(())
+    }
 }
 
 // Checkpoints.
@@ -124,14 +163,16 @@ impl Local {
         let (name, memory) = (wanted.image, wanted.memory);
         let images = Images::in_folder(self.config.images()?);
         let image = images.open(name)?;
-        let least = image.least_memory();
-        if memory < least {
-            let message =
-                format!("a guest of image {name:?} needs {least} of memory at least, not {memory}");
-            let hint = format!("--memory {}M", least.0.div_ceil(1 << 20));
-            return Err(Failure::new(&message, Some(hint)));
-        }
-        let files = images.verify(name, &image)?;
+        wanted.suits(&image)?;
+        let mut files = images.verify(name, &image)?;
+        let root = image.root.as_ref().filter(|_| wanted.root_on_disk);
+        let root = root.zip(files.root.take_if(|_| wanted.root_on_disk));
+        let root = root.map(|(root, file)| BootRoot {
+            file,
+            sha256: root.sha256.clone(),
+        });
+        let state = state(&self.config)?;
+        wanted.note_places(&state, path)?;
         let initrd = images.initrd(&files)?;
         let image = BootImage {
             kernel: files.kernel,
@@ -144,11 +185,14 @@ impl Local {
             memory,
             vcpus: wanted.vcpus,
             network: wanted.network,
+            root: root.as_ref(),
+            disk: wanted.disk,
+            owner: state.owner(),
             ready: wanted.ready,
             warm: wanted.warm,
             limit: wanted.limit,
         };
-        let run_dir = state(&self.config)?.run_dir();
+        let run_dir = state.run_dir();
         // No broker is needed while the guest boots.
         let engine = Qemu::new("", self.config.qemu.accel.value.0);
         let manifest = engine.make_checkpoint(&run_dir, path, &boot, observe, progress)?;

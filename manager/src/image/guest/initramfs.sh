@@ -17,29 +17,37 @@ fail() {
     exit 1
 }
 
-# In the guest's memory, or else on its first disk.
+. /disks
+# In the guest's memory, or else on a disk that all clones read.
 if [ -f /root.squashfs ]; then
-    disk=/dev/loop0
-    losetup -r $disk /root.squashfs || fail "cannot make a disk of the root file system"
+    root=/dev/loop0
+    losetup -r $root /root.squashfs || fail "cannot make a disk of the root file system"
 else
-    disk=/dev/vda
-    tries=0
-    while [ ! -b $disk ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 1000 ] || fail "there is no root file system"
-        usleep 10000
-    done
+    root=$(find_disk root) || fail "there is no root file system"
 fi
-size=
+size= writes=tmpfs
 for word in $(cat /proc/cmdline); do
-    case $word in brood.size=*) size=,size=${word#*=} ;; esac
+    case $word in
+    brood.size=*) size=,size=${word#*=} ;;
+    brood.disk=mount) writes=disk ;;
+    esac
 done
 mkdir -p /lower /upper /root
-mount -t squashfs -o ro $disk /lower || fail "cannot mount the root file system"
-mount -t tmpfs -o mode=0755$size upper /upper
-mkdir /upper/files /upper/work
+mount -t squashfs -o ro $root /lower || fail "cannot mount the root file system"
+if [ $writes = disk ]; then
+    disk=$(find_disk disk) || fail "there is no disk for what is written"
+    mount -t ext4 -o noatime "$disk" /upper || fail "cannot mount the disk for what is written"
+else
+    mount -t tmpfs -o mode=0755$size upper /upper
+fi
+mkdir -p /upper/files /upper/work
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /root ||
     fail "cannot mount the overlay"
+# Where the agent finds it, to freeze it.
+if [ $writes = disk ]; then
+    mkdir -p /root/usr/lib/brood/disk
+    mount --move /upper /root/usr/lib/brood/disk
+fi
 for name in dev proc sys; do
     mkdir -p /root/$name
     mount --move /$name /root/$name

@@ -15,6 +15,13 @@ tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
 while read -r module; do
     insmod "/lib/modules/$module"
 done </lib/modules/order
+case " $(cat /proc/cmdline) " in
+*" brood.disk=mount "*)
+    . /etc/init.d/disks
+    mkdir -p /data
+    mount -t ext4 -o noatime "$(find_disk disk)" /data
+    ;;
+esac
 ip link set lo up
 . /etc/init.d/network
 . /etc/init.d/port

@@ -14,7 +14,8 @@ use serde_json::json;
 
 use super::{
     Qemu,
-    command::{self, Machine, devices},
+    command::{self, Machine, ROOT, devices},
+    disks::{self, BootDisk, NewDisk, SIZES},
     folder::Folder,
     qmp::Qmp,
     remove,
@@ -24,9 +25,10 @@ use crate::{
     agent::{Agent, CloneIdentity, StepLimits, prepare_suspend, rehearse},
     checkpoint::{
         BundlePath, Description, Network, QemuGuest, Watch, Writer,
-        manifest::{EngineKind, Manifest, Memory, Segment},
+        manifest::{DiskSnapshot, EngineKind, Manifest, Memory, Segment},
         unnoted,
     },
+    disk::{self, Owner},
     engine::{Error, GuestNetwork, Limit, Process, agent_ask},
     guest_id::GuestId,
     units::{Bytes, PAGE_SIZE},
@@ -37,6 +39,8 @@ use crate::{
 const MEMORY: std::ops::RangeInclusive<Bytes> = Bytes::mib(48)..=Bytes::gib(3);
 /// Most virtual CPUs.
 const VCPUS_MAX: u32 = 64;
+/// Has the image's first program mount the guest's own disk.
+const MOUNT: &str = "brood.disk=mount";
 /// How long the agent has for its part of the seal.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -53,6 +57,15 @@ pub struct BootImage {
     pub digest: String,
 }
 
+/// A root file system that is read from a disk.
+#[derive(Clone, Debug)]
+pub struct BootRoot {
+    /// The file.
+    pub file: PathBuf,
+    /// SHA-256 of its content.
+    pub sha256: String,
+}
+
 /// A checkpoint to make.
 #[derive(Clone, Debug)]
 pub struct Boot<'a> {
@@ -64,6 +77,12 @@ pub struct Boot<'a> {
     pub vcpus: u32,
     /// The network that it has a card for.
     pub network: Network,
+    /// Its root file system, when that is to be on a disk that all clones read.
+    pub root: Option<&'a BootRoot>,
+    /// The disk that it has to itself.
+    pub disk: Option<&'a BootDisk>,
+    /// Whose that disk is while it is booted.
+    pub owner: Owner,
     /// A command of the guest's shell that is repeated until it succeeds.
     pub ready: Option<&'a str>,
     /// Commands of the guest's shell that are run before the seal.
@@ -93,6 +112,7 @@ struct Template<'a> {
     id: GuestId,
     folder: Folder,
     child: Option<Child>,
+    disk: Option<NewDisk>,
 }
 
 impl Drop for Template<'_> {
@@ -101,6 +121,8 @@ impl Drop for Template<'_> {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // Before the folder, which may be where it is.
+        self.disk = None;
         let _ = remove(self.run_dir, &self.id);
     }
 }
@@ -120,9 +142,11 @@ impl Qemu {
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
         check(boot)?;
-        let guest = self.host.new_guest(&boot.image.digest, boot.network)?;
+        let mut guest = self.host.new_guest(&boot.image.digest, boot.network)?;
         let run_dir = run_dir.canonicalize().map_err(io("enter the run folder"))?;
         let writer = Writer::create(to, boot.memory)?;
+        // Only now it has a folder.
+        let to = &to.absolute()?;
         let id = GuestId::random().map_err(io("draw a random number"))?;
         let folder = Folder::of(&run_dir, &id);
         folder.create().map_err(io("make the guest's folder"))?;
@@ -131,10 +155,13 @@ impl Qemu {
             id,
             folder,
             child: None,
+            disk: None,
         };
+        guest.root = boot.root.is_some();
+        guest.disk = template.make_disk(boot)?;
         template.start(&guest, boot, writer.memory())?;
         told(Booted::Started);
-        template.seal(guest, boot, writer, told, progress)
+        template.seal(guest, boot, (writer, to), told, progress)
     }
 }
 
@@ -151,12 +178,38 @@ fn check(boot: &Boot<'_>) -> Result<(), Error> {
     if !(1..=VCPUS_MAX).contains(&boot.vcpus) {
         return refuse(format!("a guest has 1 to {VCPUS_MAX} virtual CPUs"));
     }
+    if let Some(BootDisk::Empty(size)) = boot.disk
+        && (!SIZES.contains(size) || !size.0.is_multiple_of(1 << 20))
+    {
+        let (least, most) = (SIZES.start(), SIZES.end());
+        return refuse(format!(
+            "a disk is whole MiB from {least} to {most}, not {size}"
+        ));
+    }
     Ok(())
 }
 
 impl Template<'_> {
+    /// Makes the guest's own disk; returns its size.
+    fn make_disk(&mut self, boot: &Boot<'_>) -> Result<Option<Bytes>, Error> {
+        let Some(disk) = boot.disk else {
+            return Ok(None);
+        };
+        let folder = self.folder.run_dir().join(self.folder.name());
+        let disk = NewDisk::make(disk, self.id, boot.owner, &folder)?;
+        let size = disk.disk.size;
+        self.disk = Some(disk);
+        Ok(Some(size))
+    }
+
     /// Starts QEMU; the guest writes its memory straight into the bundle's file.
     fn start(&mut self, guest: &QemuGuest, boot: &Boot<'_>, memory: &File) -> Result<(), Error> {
+        let append = match boot.disk {
+            Some(BootDisk::Empty(_)) => format!("{} {MOUNT}", boot.image.command_line),
+            _ => boot.image.command_line.clone(),
+        };
+        let absolute = |path: &Path| std::path::absolute(path).map_err(io("find the image"));
+        let root = boot.root.map(|root| absolute(&root.file)).transpose()?;
         let this = std::process::id();
         let file = PathBuf::from(format!("/proc/{this}/fd/{}", memory.as_raw_fd()));
         let machine = Machine {
@@ -167,8 +220,9 @@ impl Template<'_> {
             writes_file: true,
             folder: &self.folder,
             network: &GuestNetwork::default(),
+            root: root.as_deref(),
+            disk: self.disk.as_ref().map(|disk| &disk.disk),
         };
-        let absolute = |path: &Path| std::path::absolute(path).map_err(io("find the image"));
         let mut command = machine.command();
         command
             .arg("-kernel")
@@ -176,8 +230,8 @@ impl Template<'_> {
             .arg("-initrd")
             .arg(absolute(&boot.image.initramfs)?)
             .arg("-append")
-            .arg(&boot.image.command_line);
-        let child = command::start(command, &self.folder, Stdio::null(), None);
+            .arg(append);
+        let child = command::start(&machine, command, Stdio::null(), None);
         self.child = Some(child.map_err(io("start QEMU"))?);
         Ok(())
     }
@@ -240,7 +294,7 @@ impl Template<'_> {
         mut self,
         mut guest: QemuGuest,
         boot: &Boot<'_>,
-        mut writer: Writer,
+        (mut writer, to): (Writer, &BundlePath),
         told: &dyn Fn(Booted),
         progress: Watch<'_>,
     ) -> Result<Manifest, Error> {
@@ -286,11 +340,33 @@ impl Template<'_> {
             },
             vcpus: boot.vcpus,
             devices,
-            disks: Vec::new(),
+            disks: self.seal_disks(boot, to)?,
             working_set: Vec::new(),
         };
-        let now = jiff::Timestamp::now();
-        Ok(writer.seal_noted(description, now, &mut unnoted, progress)?)
+        let (now, disks) = (jiff::Timestamp::now(), description.disks.clone());
+        let sealed = writer.seal_noted(description, now, &mut unnoted, progress);
+        Ok(sealed.inspect_err(|_| self.forget_disks(to, &disks))?)
+    }
+
+    /// Puts the disks that the bundle has beside it.
+    fn seal_disks(&self, boot: &Boot<'_>, to: &BundlePath) -> Result<Vec<DiskSnapshot>, Error> {
+        let mut disks = Vec::new();
+        if let Some(root) = boot.root {
+            disks.push(disk::link_shared(&root.file, &root.sha256, ROOT, to)?);
+        }
+        if let Some(disk) = &self.disk {
+            let sealed = disk.seal(to);
+            disks.push(sealed.inspect_err(|_| disks::forget_shared(to, &disks))?);
+        }
+        Ok(disks)
+    }
+
+    /// Removes them when the bundle could not be sealed.
+    fn forget_disks(&self, to: &BundlePath, disks: &[DiskSnapshot]) {
+        disks::forget_shared(to, disks);
+        if let (Some(disk), Some(snapshot)) = (&self.disk, disks.iter().find(|d| !d.is_shared())) {
+            disk.discard(to, snapshot);
+        }
     }
 }
 

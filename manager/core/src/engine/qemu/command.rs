@@ -8,7 +8,7 @@ use std::{
         fd::{AsRawFd, RawFd},
         unix::process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -19,6 +19,8 @@ use nix::{
     },
     unistd::setsid,
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     folder::{CONSOLE, CONSOLE_SOCKET, Folder},
@@ -36,6 +38,15 @@ pub(super) const DEVICES_VERSION: u32 = 1;
 /// Name of the agent's port in the guest.
 pub(super) const AGENT_PORT: &str = "brood.agent";
 
+/// Name and serial number of the disk with the root file system, which all clones read.
+pub(super) const ROOT: &str = "root";
+
+/// Name and serial number of the disk that a guest has to itself.
+pub(super) const DISK: &str = "disk";
+
+/// Model of both.
+const DISK_MODEL: &str = "virtio-blk-pci";
+
 /// Most that QEMU keeps of translated code, in MiB; it begins anew when that is full. QEMU's own
 /// default of 1 GiB lets each guest come to hold that. With 8 MiB a shell that starts one program
 /// after the other has to be translated again for each: 147 ms for a program, and 6 ms with 32 MiB.
@@ -43,12 +54,34 @@ pub(super) const AGENT_PORT: &str = "brood.agent";
 const TRANSLATIONS_MIB: u32 = 32;
 
 /// Longest file that a QEMU writes: what the guest says on its console, then what QEMU itself has
-/// to say. Without a limit a guest could fill the disk.
+/// to say. Without a limit a guest could fill the disk. A guest with a disk of its own may write so
+/// much more: the limit is one for all files of a process.
 const FILE_MAX: u64 = 8 << 20;
 
 /// Has glibc's allocator keep one arena for all threads (mallopt(3)). Other settings of it end its
 /// own adjustment to what QEMU allocates, and cost half a MiB more.
 const ALLOCATOR: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+
+/// A disk that a guest has to itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OwnDisk {
+    /// The file or device.
+    pub(super) path: PathBuf,
+    /// Whether it is a device.
+    pub(super) is_device: bool,
+    /// Its size, as the guest sees it.
+    pub(super) size: Bytes,
+    /// What it is an overlay of; none when it holds all of the disk.
+    pub(super) base: Option<PathBuf>,
+}
+
+impl OwnDisk {
+    /// Longest file that a QEMU with this disk may write: an overlay has tables besides, of 8 bytes
+    /// for each 64 KiB, and counts of references.
+    fn file_max(&self) -> u64 {
+        FILE_MAX + self.size.0 + self.size.0 / 1024
+    }
+}
 
 /// The machine.
 pub(super) struct Machine<'a> {
@@ -63,13 +96,19 @@ pub(super) struct Machine<'a> {
     pub(super) folder: &'a Folder,
     /// What its card is connected to, if it has one.
     pub(super) network: &'a GuestNetwork,
+    /// The file with the root file system, if that is on a disk.
+    pub(super) root: Option<&'a Path>,
+    /// The disk that the guest has to itself, if it has one.
+    pub(super) disk: Option<&'a OwnDisk>,
 }
 
 /// What a manifest says of these devices.
 pub(super) fn devices(guest: &QemuGuest) -> Vec<Device> {
     let always = [("agent", "virtserialport"), ("console", "isa-serial")];
     let card = (guest.network == Network::User).then_some(("network", "virtio-net-pci"));
-    let all = always.into_iter().chain(card);
+    let root = guest.root.then_some((ROOT, DISK_MODEL));
+    let disk = guest.disk.map(|_| (DISK, DISK_MODEL));
+    let all = always.into_iter().chain(card).chain(root).chain(disk);
     all.map(|(name, model)| Device {
         name: name.to_owned(),
         model: model.to_owned(),
@@ -89,6 +128,58 @@ fn user_network(network: &GuestNetwork) -> String {
         backend.push_str(&format!(",hostfwd=tcp:{address}:{port}-:{guest_port}"));
     }
     backend
+}
+
+/// The disk that all guests read. Nobody writes to it, so nobody need lock it, and its pages are in
+/// the host's memory once.
+fn root_disk(file: &Path) -> [String; 6] {
+    let file = value(file);
+    [
+        "-blockdev".to_owned(),
+        format!(
+            "driver=file,node-name=root-file,filename={file},read-only=on,auto-read-only=off,locking=off"
+        ),
+        "-blockdev".to_owned(),
+        "driver=raw,node-name=root-disk,file=root-file,read-only=on".to_owned(),
+        "-device".to_owned(),
+        format!("virtio-blk-pci,id={ROOT},drive=root-disk,serial={ROOT},num-queues=1"),
+    ]
+}
+
+/// The disk that a guest has to itself. What the guest writes is in the host's page cache before it
+/// is told so, where the end of QEMU does not matter, and a flush by the guest is one of the file: a
+/// crash of the host takes what the guest has not flushed. Blocks that the guest discards are freed.
+fn own_disk(disk: &OwnDisk) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut node = |options: String| words.extend(["-blockdev".to_owned(), options]);
+    let device = if disk.is_device {
+        "host_device"
+    } else {
+        "file"
+    };
+    let file = value(&disk.path);
+    node(format!(
+        "driver={device},node-name=disk-file,filename={file},discard=unmap"
+    ));
+    match &disk.base {
+        None => node("driver=raw,node-name=disk,file=disk-file,discard=unmap".to_owned()),
+        Some(base) => {
+            // Named here, and not looked for where the overlay says.
+            let base = value(base);
+            node(format!(
+                "driver=file,node-name=base-file,filename={base},read-only=on,auto-read-only=off,locking=off"
+            ));
+            node("driver=raw,node-name=base,file=base-file,read-only=on".to_owned());
+            node(
+                "driver=qcow2,node-name=disk,file=disk-file,backing=base,discard=unmap".to_owned(),
+            );
+        }
+    }
+    words.push("-device".to_owned());
+    words.push(format!(
+        "virtio-blk-pci,id={DISK},drive=disk,serial={DISK},num-queues=1,write-cache=on"
+    ));
+    words
 }
 
 /// A path as the value of an option: QEMU ends a value at a comma, and takes two for one.
@@ -168,6 +259,12 @@ impl Machine<'_> {
                 .arg("-device")
                 .arg("virtio-net-pci,id=card,netdev=network,mac=52:54:00:12:34:56,romfile=");
         }
+        if let Some(root) = self.root {
+            command.args(root_disk(root));
+        }
+        if let Some(disk) = self.disk {
+            command.args(own_disk(disk));
+        }
         command.env(ALLOCATOR.0, ALLOCATOR.1);
         command
     }
@@ -176,11 +273,13 @@ impl Machine<'_> {
 /// Starts a guest's QEMU in a session of its own, so that it outlives the manager. Its process id is
 /// in the guest's folder before it is QEMU; until then it holds `lock`, if there is one.
 pub(super) fn start(
+    machine: &Machine<'_>,
     mut command: Command,
-    folder: &Folder,
     input: Stdio,
     lock: Option<&File>,
 ) -> io::Result<Child> {
+    let folder = machine.folder;
+    let file_max = machine.disk.map_or(FILE_MAX, OwnDisk::file_max);
     let log = folder.create_file("log")?;
     let pid = folder.create_file("pid")?;
     // Held by the child, which is a copy of this process, until it becomes QEMU.
@@ -193,18 +292,18 @@ pub(super) fn start(
         .stderr(log);
     // SAFETY: become() calls functions that are async-signal-safe only, and allocates nothing.
     unsafe {
-        command.pre_exec(move || become_guest(pid_file));
+        command.pre_exec(move || become_guest(pid_file, file_max));
     }
     command.spawn()
 }
 
 /// Between fork and exec: a session of its own, small files, no core file, and the process id.
-fn become_guest(pid_file: RawFd) -> io::Result<()> {
+fn become_guest(pid_file: RawFd, file_max: u64) -> io::Result<()> {
     // A session, not just a process group: the kernel would send a group that is orphaned when this
     // process ends, and has a stopped member, SIGHUP and SIGCONT.
     setsid()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    setrlimit(Resource::RLIMIT_FSIZE, FILE_MAX, FILE_MAX)?;
+    setrlimit(Resource::RLIMIT_FSIZE, file_max, file_max)?;
     // SAFETY: a signal that is ignored runs no handler.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
     // SAFETY: prctl(2) with these arguments reads no memory. Where Yama restricts who may read a

@@ -28,6 +28,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::command::OwnDisk;
 use crate::{
     agent::{Access, Agent, AgentPort, Place},
     checkpoint::QemuGuest,
@@ -66,6 +67,9 @@ pub(super) struct Record {
     pub(super) guest: QemuGuest,
     /// Name of the memory image in the run folder.
     pub(super) image: String,
+    /// The disk that it has to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disk: Option<OwnDisk>,
 }
 
 /// A guest's folder.

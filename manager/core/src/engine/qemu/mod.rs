@@ -13,6 +13,7 @@
 
 mod boot;
 mod command;
+mod disks;
 mod folder;
 mod host;
 mod memory_image;
@@ -54,7 +55,8 @@ use crate::{
 };
 use folder::Folder;
 
-pub use boot::{Boot, BootImage, Booted};
+pub use boot::{Boot, BootImage, BootRoot, Booted};
+pub use disks::BootDisk;
 pub use host::{PROGRAM, QemuHost, kvm_obstacle};
 
 /// How long a killed QEMU is waited for.
@@ -226,6 +228,7 @@ impl Engine for Qemu {
             vcpus: checkpoint.manifest().vcpus,
             state: checkpoint.kern().to_vec(),
             guest,
+            root: disks::root_of(checkpoint)?,
             image,
             run_dir,
             lock,
@@ -338,8 +341,27 @@ impl Engine for Qemu {
             .map_err(not_measured)
     }
 
-    fn own_disk(&self, _: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
-        Ok(None)
+    fn reads_disk(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
+        Ok(guest_of(checkpoint)?.disk.is_some())
+    }
+
+    fn reads_overlays(&self, checkpoint: &Checkpoint) -> bool {
+        guest_of(checkpoint).is_ok_and(|guest| guest.disk.is_some())
+    }
+
+    fn can_do_without_disk(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        if guest_of(checkpoint)?.disk.is_none() {
+            return Ok(());
+        }
+        Err(Error::Checkpoint {
+            checkpoint: checkpoint.path().to_string(),
+            reason: "its guests have a disk, and their memory is of no use without it".to_owned(),
+        })
+    }
+
+    fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
+        let record = Folder::of(guest.run_dir, guest.id).record().map_err(look)?;
+        Ok(record.and_then(|record| Some(record.disk?.path)))
     }
 
     fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {

@@ -25,7 +25,8 @@ use nix::{
 
 use super::{
     CRASH_PATIENCE,
-    command::{self, Machine},
+    command::{self, Machine, OwnDisk},
+    disks,
     folder::{Folder, Record},
     memory_image::MemoryImage,
     remove,
@@ -68,6 +69,16 @@ pub(super) enum Error {
     Step(#[from] crate::agent::StepError),
     #[error("cannot reach its agent: {0}")]
     Agent(engine::Error),
+    #[error("cannot use its disk: {0}")]
+    Disk(io::Error),
+    #[error("its disk {} has {found}, and the checkpoint's guest had one of {size}", disk.display())]
+    DiskSize {
+        disk: PathBuf,
+        found: Bytes,
+        size: Bytes,
+    },
+    #[error("its guests have a disk, and none was made")]
+    NoDisk,
     #[error("the restore was called off")]
     CalledOff,
 }
@@ -99,6 +110,8 @@ pub(super) struct Source {
     pub(super) state: Vec<u8>,
     pub(super) guest: QemuGuest,
     pub(super) image: MemoryImage,
+    /// The file with the root file system, if that is on a disk.
+    pub(super) root: Option<PathBuf>,
     /// Held by all that may still be restoring.
     pub(super) lock: File,
     pub(super) called_off: AtomicBool,
@@ -174,6 +187,7 @@ impl Source {
             memory: self.memory,
             guest: self.guest.clone(),
             image: self.image.name().to_owned(),
+            disk: self.disk(order)?,
         };
         folder.set_record(&record).map_err(io("record the guest"))?;
         let machine = Machine {
@@ -184,12 +198,34 @@ impl Source {
             writes_file: false,
             folder,
             network: &order.network,
+            root: self.root.as_deref(),
+            disk: record.disk.as_ref(),
         };
         let mut command = machine.command();
         // It reads the state from its standard input, and then lets the guest run.
         command.args(["-incoming", "fd:0"]);
         let state = self.state().map_err(io("lay out the guest's state"))?;
-        command::start(command, folder, state, Some(&self.lock)).map_err(io("start QEMU"))
+        command::start(&machine, command, state, Some(&self.lock)).map_err(io("start QEMU"))
+    }
+
+    /// The disk that a guest gets.
+    fn disk(&self, order: &GuestOrder) -> Result<Option<OwnDisk>, Error> {
+        match (self.guest.disk, &order.disk) {
+            (Some(size), Some(location)) => {
+                let disk = disks::find(location);
+                let disk = disk.map_err(Error::Disk)?;
+                if disk.size != size {
+                    return Err(Error::DiskSize {
+                        disk: disk.path,
+                        found: disk.size,
+                        size,
+                    });
+                }
+                Ok(Some(disk))
+            }
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(Error::NoDisk),
+        }
     }
 
     /// The state as a file that nobody else reads: the bundle may be another by now.

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::{
     command::devices,
+    disks,
     folder::Folder,
     memory_image::copy_data,
     pages::Memory,
@@ -218,17 +219,22 @@ fn seal(
         _ => io("write the guest's memory")(e),
     })?;
     writer.write_kern(&state)?;
-    let devices = devices(&guest);
+    let (devices, has_disk) = (devices(&guest), guest.disk.is_some());
     writer.set_qemu(guest);
     let disks = (suspend.disks)()?;
-    let description = description(suspend.name, suspend.from.manifest(), devices, disks);
+    let disks = disks::of_suspended(disks, has_disk, suspend.from, suspend.to)?;
+    let from = suspend.from.manifest();
+    let description = description(suspend.name, from, devices, disks.clone());
     let now = jiff::Timestamp::now();
-    let manifest = writer.seal_noted(description, now, &mut *suspend.note, suspend.progress)?;
+    let manifest = writer
+        .seal_noted(description, now, &mut *suspend.note, suspend.progress)
+        .inspect_err(|_| disks::forget_shared(suspend.to, &disks))?;
     // A delta's parents may have gone meanwhile: the guest ends only for what can be restored.
     if suspend.delta
         && let Err(e) = Checkpoint::open(suspend.to)
     {
         crate::checkpoint::remove(suspend.to)?;
+        disks::forget_shared(suspend.to, &disks);
         return Err(e.into());
     }
     Ok(manifest)
