@@ -14,8 +14,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Machine, PATIENCE, Proc, Ran, Running, Words, brood, linux_guest, processes_in, signal, text,
-    until, watcher::Watcher, whole, without_kvm,
+    Machine, PATIENCE, Proc, Ran, Running, Words, brood, linux_guest,
+    linux_guest::linux_with_disks, processes_in, signal, text, until, watcher::Watcher, whole,
+    without_kvm,
 };
 
 /// How long processes of destroyed guests and their nursery may take to be gone.
@@ -56,6 +57,32 @@ impl Home {
         let path = linux_guest()?;
         let mut home = Self::bare();
         home.qemu = true;
+        Some((home, Demo { path }))
+    }
+
+    /// The same with a checkpoint of a Linux with disks, in a folder of the home, or of another file
+    /// system.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made, or the image cannot be booted.
+    #[must_use]
+    pub fn with_qemu_disks(folder: Option<&Path>) -> Option<(Self, Demo)> {
+        let made = linux_with_disks()?;
+        let mut home = Self::bare();
+        home.qemu = true;
+        let own = home.checkpoints();
+        let folder = folder.unwrap_or(&own);
+        let made = Path::new(&made);
+        let name = made.file_name()?.to_str()?;
+        for entry in fs::read_dir(made.parent()?).expect("a folder").flatten() {
+            let file = entry.file_name();
+            if file.to_string_lossy().starts_with(&format!("{name}.")) {
+                let mut copy = Command::new("cp");
+                copy.args(["-p", "--sparse=always"]).arg(entry.path());
+                crate::filesystem::run(copy.arg(folder)).expect("there is room");
+            }
+        }
+        let path = folder.join(name).to_str()?.to_owned();
         Some((home, Demo { path }))
     }
 

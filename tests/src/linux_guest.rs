@@ -3,11 +3,13 @@
 
 use std::{
     env,
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{brood, skip::without_qemu};
@@ -21,6 +23,8 @@ const WARM: &str = "mkfifo /run/tick; setsid sh -c 'exec 3<>/run/tick; n=0; whil
                     </dev/null >/dev/null 2>&1 &";
 /// The checkpoint's memory.
 const MEMORY: &str = "128M";
+/// Size of the disk that a guest has to itself.
+const DISK: &str = "24M";
 
 /// What builds images in tests: the agent's program and the packages.
 ///
@@ -54,6 +58,82 @@ pub fn image_builder() -> Option<(PathBuf, Vec<PathBuf>)> {
 /// When it cannot be booted; or when `BROOD_REQUIRE_QEMU=1` is set, and QEMU is not installed.
 #[must_use]
 pub fn linux_guest() -> Option<String> {
+    checkpoint_of("linux", |folder, agent, packages, checkpoint| {
+        build(folder, &["--minimal", "linux"], agent, packages);
+        let options = ["--memory", MEMORY, "--warm", WARM];
+        make(folder, "linux", &options, checkpoint);
+    })
+}
+
+/// A checkpoint of a real Linux that reads its root file system from a disk and writes to a disk of
+/// its own, as [`linux_guest`]. Its disks lie beside it, so that a test takes a copy of it.
+#[must_use]
+pub(crate) fn linux_with_disks() -> Option<String> {
+    checkpoint_of("disks", |folder, agent, packages, checkpoint| {
+        let layout = folder.join("layout");
+        write_layout(&layout);
+        let layout = layout.to_str().expect("plain letters");
+        build(folder, &["--oci-layout", layout, "disks"], agent, packages);
+        let options = ["--memory", "96M", "--root", "disk", "--disk", DISK];
+        make(folder, "disks", &options, checkpoint);
+    })
+}
+
+/// Writes an OCI layout of an image that has hardly any files: a shell, and one to read.
+fn write_layout(folder: &Path) {
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a folder");
+    let blob = |content: &[u8], kind: &str| {
+        let digest: String = Sha256::digest(content)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        fs::write(blobs.join(&digest), content).expect("there is room");
+        let digest = format!("sha256:{digest}");
+        json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest,
+                "size": content.len() })
+    };
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut put = |path: &str, kind: tar::EntryType, content: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_mtime(1_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        let added = if kind == tar::EntryType::Symlink {
+            header.set_size(0);
+            layer.append_link(&mut header, path, content)
+        } else {
+            header.set_size(content.len() as u64);
+            layer.append_data(&mut header, path, content.as_bytes())
+        };
+        added.expect("an archive in memory");
+    };
+    for folder in ["bin", "etc", "srv", "var", "tmp"] {
+        put(folder, tar::EntryType::Directory, "");
+    }
+    put("bin/sh", tar::EntryType::Symlink, "/usr/lib/brood/busybox");
+    put("srv/of-image", tar::EntryType::Regular, "of the image\n");
+    let layer = layer.into_inner().expect("an archive in memory");
+    let layer = blob(&layer, "layer.v1.tar");
+    let config = json!({ "architecture": "amd64", "os": "linux", "config": {},
+                         "rootfs": { "type": "layers", "diff_ids": [] } });
+    let config = blob(config.to_string().as_bytes(), "config.v1+json");
+    let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+    let mut manifest = blob(manifest.to_string().as_bytes(), "manifest.v1+json");
+    manifest["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    for (name, text) in [
+        ("index.json", index),
+        ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" })),
+    ] {
+        fs::write(folder.join(name), text.to_string()).expect("there is room");
+    }
+}
+
+/// Makes the checkpoint of this name unless it is there.
+fn checkpoint_of(name: &str, make: impl FnOnce(&Path, &Path, &[PathBuf], &Path)) -> Option<String> {
     let version = Command::new("qemu-system-x86_64").arg("--version").output();
     let Ok(version) = version else {
         without_qemu("no qemu-system-x86_64");
@@ -70,6 +150,7 @@ pub fn linux_guest() -> Option<String> {
     key.update(env::var("BROOD_QEMU_ACCEL").unwrap_or_default());
     key.update(WARM);
     key.update(MEMORY);
+    key.update(DISK);
     for file in packages.iter().chain([&agent, &brood()]) {
         let facts = fs::metadata(file).expect("a file that is there");
         key.update(format!("{file:?} {} {:?}", facts.len(), facts.modified()));
@@ -81,49 +162,52 @@ pub fn linux_guest() -> Option<String> {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let of_key = folder.join(&key);
-    let checkpoint = of_key.join("ckp/linux");
-    if !of_key.join("ckp/linux.ckp.brood").is_file() {
+    let checkpoint = of_key.join("ckp").join(name);
+    if !checkpoint.with_extension("ckp.brood").is_file() {
         for entry in fs::read_dir(&folder).expect("a folder").flatten() {
             // Of earlier builds.
-            if entry.file_name() != "packages" && entry.path().is_dir() {
+            let kept = ["packages", &key].map(OsStr::new);
+            if !kept.contains(&&*entry.file_name()) && entry.path().is_dir() {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        make(&of_key, &checkpoint, &agent, &packages);
+        make(&of_key, &agent, &packages, &checkpoint);
     }
     Some(checkpoint.to_str().expect("plain letters").to_owned())
 }
 
-fn make(folder: &Path, checkpoint: &Path, agent: &Path, packages: &[PathBuf]) {
-    let run = |words: &[&str], files: &[&Path]| {
-        let mut command = Command::new(brood());
-        command
-            .args(words)
-            .args(files)
-            .env("BROOD_STATE_DIR", folder.join("state"))
-            .env("BROOD_CONFIG", "/dev/null");
-        let ran = command.output().expect("brood runs");
-        let said = String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success(), "{command:?}: {said}");
-    };
-    let mut words = vec!["image", "build", "--minimal", "linux"];
+/// Runs brood in the state folder in which the shared images are.
+fn run(folder: &Path, words: &[&str]) {
+    let mut command = Command::new(brood());
+    command
+        .args(words)
+        .env("BROOD_STATE_DIR", folder.join("state"))
+        .env("BROOD_CONFIG", "/dev/null");
+    let ran = command.output().expect("brood runs");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{command:?}: {said}");
+}
+
+/// Builds an image.
+fn build(folder: &Path, what: &[&str], agent: &Path, packages: &[PathBuf]) {
+    // Of a test that was killed before it had the checkpoint.
+    let _ = fs::remove_dir_all(folder.join("state/images").join(what[what.len() - 1]));
+    let mut words = vec!["image", "build"];
+    words.extend(what);
     let agent = agent.to_str().expect("plain letters");
     words.extend(["--agent", agent]);
     for package in packages {
         words.extend(["--deb", package.to_str().expect("plain letters")]);
     }
-    run(&words, &[]);
-    let make = [
-        "checkpoint",
-        "make",
-        "--memory",
-        MEMORY,
-        "--warm",
-        WARM,
-        "--",
-        "linux",
-    ];
-    run(&make, &[checkpoint]);
+    run(folder, &words);
+}
+
+/// Boots an image.
+fn make(folder: &Path, image: &str, options: &[&str], checkpoint: &Path) {
+    let mut words = vec!["checkpoint", "make"];
+    words.extend(options);
+    words.extend(["--", image, checkpoint.to_str().expect("plain letters")]);
+    run(folder, &words);
 }
 
 /// The kernel's and busybox's package, fetched when they are not there.

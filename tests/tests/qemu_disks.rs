@@ -1,0 +1,258 @@
+//! Disks of real Linux guests: a root file system that all clones read, and a disk that each has to
+//! itself, by overlays and by shared blocks.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use brood_core::{
+    checkpoint::BundlePath,
+    disk::{Owner, Provider, Reflink, Token},
+};
+use brood_tests::{Demo, FileSystem, Home, Kind, array, signal, text, until};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// What a command in a guest wrote.
+#[track_caller]
+fn exec(home: &Home, guest: &str, command: &str) -> String {
+    let words = ["ask", "--json", guest, "--", "exec", "/bin/sh", "-c"];
+    let asked = home.brood(&[&words[..], &[command]].concat());
+    let answer = asked.ok().json();
+    assert_eq!(answer["code"], 0, "{answer}");
+    text(&answer["output"]).trim().to_owned()
+}
+
+/// Writes a file that no crash of QEMU takes.
+#[track_caller]
+fn write(home: &Home, guest: &str, file: &str, content: &str) {
+    exec(home, guest, &format!("echo {content} >{file}; sync {file}"));
+}
+
+/// The files that a bundle has beside the four: of this device.
+fn disk_of(home: &Home, bundle: &Demo, device: &str) -> PathBuf {
+    let inspected = home.json(&["checkpoint", "inspect", &bundle.path]);
+    let disks = array(&inspected["disks"]).to_vec();
+    let disk = disks.iter().find(|disk| disk["device"] == device).unwrap();
+    let folder = Path::new(&bundle.path).parent().unwrap();
+    folder.join(text(&disk["snapshot"]))
+}
+
+/// Disks of guests that there are beside a checkpoint.
+fn guests_disks(bundle: &Demo) -> Vec<PathBuf> {
+    let folder = Path::new(&bundle.path)
+        .parent()
+        .unwrap()
+        .join("brood-disks");
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn named(beside: &Demo, name: &str) -> Demo {
+    let path = Path::new(&beside.path).with_file_name(name);
+    Demo {
+        path: path.to_str().unwrap().to_owned(),
+    }
+}
+
+/// The inodes that a process has open for reading alone, of files with this in their names.
+fn open_files(pid: i32, part: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let files = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    files
+        .filter(|file| file.to_string_lossy().contains(part))
+        .collect()
+}
+
+/// Two clones, what each writes, suspends of one, and what is refused. `way` is how disks are made.
+fn lives(home: &Home, linux: &Demo, way: &str) {
+    let root = disk_of(home, linux, "root");
+    home.restore(linux, 2, "a");
+    for guest in ["a-1", "a-2"] {
+        assert_eq!(exec(home, guest, "cat /srv/of-image"), "of the image");
+        // The root file system is one file of this host, read by both.
+        assert_eq!(open_files(home.pid(guest), ".ckp.disk-")[0], root);
+        let shown = home.json(&["show", guest]);
+        assert!(text(&shown["disk"]).starts_with(way), "{shown}");
+        assert!(Path::new(text(&shown["disk_path"])).is_file(), "{shown}");
+    }
+    write(home, "a-1", "/srv/mine", "of-a-1");
+    write(home, "a-2", "/srv/mine", "of-a-2");
+    assert_eq!(exec(home, "a-1", "cat /srv/mine"), "of-a-1");
+    assert_eq!(exec(home, "a-2", "cat /srv/mine"), "of-a-2");
+
+    // The disk goes with the memory, into a delta and into a full bundle.
+    let delta = named(linux, "delta");
+    let _ = home.brood(&["suspend", "--delta", "a-1", &delta.path]).ok();
+    home.restore(&delta, 1, "b");
+    assert_eq!(exec(home, "b-1", "cat /srv/mine"), "of-a-1");
+    write(home, "b-1", "/srv/more", "of-b-1");
+    let full = named(linux, "full");
+    let _ = home.brood(&["suspend", "b-1", &full.path]).ok();
+    let _ = home.brood(&["checkpoint", "verify", &full.path]).ok();
+    home.restore(&full, 1, "c");
+    assert_eq!(
+        exec(home, "c-1", "cat /srv/mine /srv/more"),
+        "of-a-1\nof-b-1"
+    );
+    let _ = home.brood(&["checkpoint", "remove", &delta.path]).ok();
+    let refused = home.brood(&["checkpoint", "remove", &full.path]).exits(1);
+    let _ = refused.says(&["c-1"]);
+    // Memory without its disk would be no guest.
+    let without = ["restore", &full.path, "-n", "1", "--disk", "none"];
+    let _ = home.brood(&without).exits(1).says(&["have a disk"]);
+
+    let _ = home.brood(&["destroy", "--all"]).ok();
+    assert_eq!(guests_disks(linux), [] as [PathBuf; 0]);
+    // Another disk than the sealed one is never handed out.
+    for device in ["root", "disk"] {
+        let file = disk_of(home, &full, device);
+        let whole = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        let mut other = whole.clone();
+        other[whole.len() / 2] ^= 1;
+        fs::write(&file, other).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        for command in [
+            &["restore", &full.path, "-n", "1"][..],
+            &["checkpoint", "verify", &full.path],
+        ] {
+            let _ = home.brood(command).exits(1).says(&[name, "sealed"]);
+        }
+        fs::write(&file, whole).unwrap();
+    }
+    assert_eq!(home.names("running"), [] as [String; 0]);
+    let _ = home.brood(&["checkpoint", "remove", &full.path]).ok();
+    let left = home.json(&["disk", "leftovers"]);
+    assert_eq!(array(&left["leftovers"]), &[] as &[Value]);
+    let files = fs::read_dir(Path::new(&linux.path).parent().unwrap()).unwrap();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut others = files.filter(|name| name.starts_with("full") || name.starts_with("delta"));
+    assert_eq!(others.next(), None);
+}
+
+/// Kills a guest's QEMU, and looks at what its disk has: after the journal, as a kernel would.
+fn survives_its_qemu(home: &Home, linux: &Demo) {
+    home.restore(linux, 1, "k");
+    for n in 0..20 {
+        write(
+            home,
+            "k-1",
+            &format!("/srv/file-{n}"),
+            &format!("content-{n}"),
+        );
+    }
+    let pid = home.pid("k-1");
+    let shown = home.json(&["show", "k-1"]);
+    signal(pid, Signal::SIGKILL);
+    until("its end", || (home.names("dead") == ["k-1"]).then_some(()));
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = scratch.path().join("disk");
+    let its_own = Path::new(text(&shown["disk_path"]));
+    if text(&shown["disk"]).starts_with("qcow2:") {
+        // As a suspend would have written it.
+        let base = disk_of(home, linux, "disk");
+        let disks = Reflink::overlays(Owner::of(&home.state()), base);
+        let bundle = BundlePath::new(&scratch.path().join("dead")).unwrap();
+        let guest = text(&shown["id"]).parse().unwrap();
+        let sealed = disks.snapshot(&guest, &bundle, &Token::random().unwrap());
+        fs::rename(scratch.path().join(sealed.unwrap().snapshot), &disk).unwrap();
+        fs::set_permissions(&disk, fs::Permissions::from_mode(0o600)).unwrap();
+    } else {
+        fs::copy(its_own, &disk).unwrap();
+    }
+    let run = |program: &str, words: &[&str]| {
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+        let mut command = Command::new(program);
+        let ran = command.args(words).arg(&disk).env("PATH", path).output();
+        let ran = ran.unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+    };
+    let (code, said) = run("e2fsck", &["-fy"]);
+    // 1: it has replayed the journal.
+    assert!(matches!(code, Some(0 | 1)), "{said}");
+    for n in 0..20 {
+        let (_, said) = run("debugfs", &["-R", &format!("cat /files/srv/file-{n}")]);
+        assert_eq!(said.trim(), format!("content-{n}"));
+    }
+    let _ = home.brood(&["destroy", "k-1"]).ok();
+    assert_eq!(guests_disks(linux), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn clones_have_disks_where_files_share_no_blocks() {
+    let Some((home, linux)) = Home::with_qemu_disks(None) else {
+        return;
+    };
+    // Should this folder's files share blocks, the way is another, and the rest the same.
+    let ext4 = FileSystem::small(Kind::Ext4, 900);
+    let (home, linux) = match &ext4 {
+        None => (home, linux),
+        Some(files) => Home::with_qemu_disks(Some(&files.path())).unwrap(),
+    };
+    let way = if ext4.is_some() { "qcow2:" } else { "" };
+    lives(&home, &linux, way);
+    survives_its_qemu(&home, &linux);
+    drop(home);
+}
+
+#[test]
+fn clones_have_disks_where_files_share_blocks() {
+    let Some(files) = FileSystem::small(Kind::Xfs, 900) else {
+        return;
+    };
+    let Some((home, linux)) = Home::with_qemu_disks(Some(&files.path())) else {
+        return;
+    };
+    lives(&home, &linux, "reflink:");
+    survives_its_qemu(&home, &linux);
+    drop(home);
+}
+
+#[test]
+fn a_guest_whose_suspend_fails_goes_on_and_writes() {
+    let Some((home, linux)) = Home::with_qemu_disks(None) else {
+        return;
+    };
+    home.restore(&linux, 1, "a");
+    // The snapshot of its disk is what fails: the guest was frozen and stopped by then.
+    let disk = guests_disks(&linux).remove(0);
+    fs::remove_file(&disk).unwrap();
+    for delta in [false, true] {
+        let to = named(&linux, "to");
+        let mut words = vec!["suspend", "a-1", &to.path];
+        words.extend(delta.then_some("--delta"));
+        let _ = home.brood(&words).exits(1).says(&["does not exist"]);
+        let written = format!("/srv/after-{delta}");
+        write(&home, "a-1", &written, "goes-on");
+        assert_eq!(exec(&home, "a-1", &format!("cat {written}")), "goes-on");
+        let files = fs::read_dir(home.checkpoints()).unwrap();
+        let mut files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(files.find(|name| name.starts_with("to.")), None);
+    }
+    assert_eq!(home.names("running"), ["a-1"]);
+}
+
+/// The disk that was sealed is of the size that the guest knows; another is refused before the guest
+/// could write past its end.
+#[test]
+fn an_overlay_over_a_disk_of_another_size_is_refused() {
+    let Some((home, linux)) = Home::with_qemu_disks(None) else {
+        return;
+    };
+    let disk = disk_of(&home, &linux, "disk");
+    let file = File::options().append(true).open(&disk);
+    let file = file.or_else(|_| {
+        fs::set_permissions(&disk, fs::Permissions::from_mode(0o600))?;
+        File::options().write(true).open(&disk)
+    });
+    let file = file.unwrap();
+    file.write_all_at(b"more", file.metadata().unwrap().len())
+        .unwrap();
+    let refused = home.brood(&["restore", &linux.path, "-n", "1"]).exits(1);
+    let _ = refused.says(&["is not the disk that was sealed"]);
+    assert_eq!(guests_disks(&linux), [] as [PathBuf; 0]);
+}
