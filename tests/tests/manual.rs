@@ -331,6 +331,11 @@ fn shells_complete_names() {
     let shells = Shells::new(home);
     shells.offer("show web-", &["web-1", "web-2"]);
     shells.offer("destroy web-1 ap", &["api-1"]);
+    for command in ["exec", "logs", "console"] {
+        shells.offer(&format!("{command} ap"), &["api-1"]);
+    }
+    let place = BTreeSet::from(["api-1:".to_owned()]);
+    assert_eq!(shells.bash("cp ap").unwrap_or_else(|| place.clone()), place);
     shells.offer("pool claim po", &["pond"]);
     shells.offer("list --pool po", &["pond"]);
     shells.offer("restore de", &["demo"]);

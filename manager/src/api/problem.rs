@@ -233,7 +233,7 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
         E::LimitNotEnforceable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "limit-not-enforceable"),
         E::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
         E::Gone => (StatusCode::CONFLICT, "guest-not-alive"),
-        E::Busy => (StatusCode::CONFLICT, "guest-busy"),
+        E::Busy | E::Suspending => (StatusCode::CONFLICT, "guest-busy"),
         E::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "guest-timeout"),
         E::Died(_) => (StatusCode::BAD_GATEWAY, "guest-died"),
         E::Io { source, .. } if full_disk::is_full(source) => NO_SPACE,

@@ -9,7 +9,7 @@ use std::{
 
 use clap_complete::{
     CompleteEnv,
-    engine::{ArgValueCompleter, CompletionCandidate},
+    engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter},
     env::Shells,
 };
 
@@ -59,6 +59,22 @@ pub(super) fn guests(typed: &OsStr) -> Vec<CompletionCandidate> {
         Some(guests.map(|guest| guest.name).collect())
     };
     candidates(typed, names)
+}
+
+/// Guests, as the beginning of `GUEST:PATH`, and files of this host. What is in a guest is not looked
+/// at: that would ask the guest.
+pub(super) fn places(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let mut all = Vec::new();
+    if !typed.to_string_lossy().contains(['/', ':']) {
+        let begun = guests(typed).into_iter();
+        all.extend(begun.map(|guest| {
+            let mut place = guest.get_value().to_owned();
+            place.push(":");
+            CompletionCandidate::new(place)
+        }));
+    }
+    all.extend(PathCompleter::any().complete(typed));
+    all
 }
 
 /// Names of pools.
@@ -178,6 +194,16 @@ mod tests {
         assert_eq!(option(&words[..4], "--state-dir"), Some("a".into()));
         assert_eq!(option(&words, "--config"), None);
         assert_eq!(option(&words[..2], "--state-dir"), None);
+    }
+
+    #[test]
+    fn a_place_with_a_slash_is_a_file_of_this_host() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        let typed = dir.path().join("no");
+        let found = places(typed.as_os_str());
+        let found: Vec<_> = found.iter().map(CompletionCandidate::get_value).collect();
+        assert_eq!(found, [dir.path().join("notes.txt")]);
     }
 
     #[test]

@@ -309,6 +309,13 @@ fn a_program_runs_beside_a_suspend_and_a_pause() {
     let _ = home.brood(&["suspend", "a-1", &warm.path]).ok();
     let ended = shell.wait();
     assert_eq!(ended.code(), Some(125), "{ended:?}");
+    let told = [
+        "was suspended to",
+        "there is no guest",
+        "is being suspended",
+    ];
+    let known = told.iter().any(|told| ended.stderr.contains(told));
+    assert!(known, "{ended:?}");
     // What ran for a session that is gone has no place in a clone.
     home.restore(&warm, 1, "b");
     until("its end", || {
@@ -421,6 +428,8 @@ fn a_console_is_read_followed_and_typed_on() {
             .contains("y")
             .then_some(())
     });
+    let logged = home.json(&["logs", "a-1"]);
+    assert!(text(&logged["log"]).contains("first"), "{logged}");
     let follows = home.start(&["logs", "a-1", "-f"]);
     until("what was said", || {
         follows.printed().contains("first").then_some(())

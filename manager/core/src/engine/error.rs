@@ -47,6 +47,9 @@ pub enum Error {
     /// A guest is busy with an earlier request.
     #[error("the guest is busy with an earlier request")]
     Busy,
+    /// A guest is being suspended.
+    #[error("the guest is being suspended")]
+    Suspending,
     /// A guest died of a request.
     #[error("the guest died: {0}")]
     Died(String),
@@ -93,6 +96,7 @@ impl Error {
                  run brood where it may make control groups, as root or with systemd's Delegate=yes \
                  and DelegateSubgroup="
             }
+            Self::Suspending => "try again when it is done: then it has ended, or goes on",
             Self::Busy => "try again when it is done, or destroy it",
             Self::Io { source, .. } if full_disk::is_full(source) => {
                 return Some(format!("{}; the guest goes on", full_disk::HINT));

@@ -137,6 +137,9 @@ impl Guests<'_> {
                 progress,
             },
         )?;
+        // Who has a program in it is told so, until its record is gone.
+        let reason = format!("it was suspended to {path}");
+        self.state.record_dead(&[(guest.row.id, reason)])?;
         self.destroy(std::slice::from_ref(guest))?.whole()?;
         Ok(manifest)
     }

@@ -31,6 +31,7 @@ use super::{place::Place, session::GuestSession};
 use crate::{
     cli::{
         bar::Bar,
+        complete,
         output::{cancellation, count, json, line, note},
     },
     config::Config,
@@ -54,10 +55,10 @@ Examples:
   brood cp ./src web-1:/root/src")]
 pub(in crate::cli) struct Copy {
     /// What to copy: a path, or GUEST:PATH
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", add = complete::with(complete::places))]
     from: Place,
     /// Where to: a path, or GUEST:PATH
-    #[arg(value_name = "DST")]
+    #[arg(value_name = "DST", add = complete::with(complete::places))]
     to: Place,
     /// Print a JSON object
     #[arg(long)]

@@ -10,9 +10,14 @@ use std::{
 
 use brood_core::escaped;
 use clap::Args;
+use serde_json::json;
 
 use super::session::with_guests;
-use crate::{cli::complete, config::Config, failure::Failure};
+use crate::{
+    cli::{complete, output::json},
+    config::Config,
+    failure::Failure,
+};
 
 /// How often a log that is followed is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -27,6 +32,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 Examples:
   brood logs web-1
   brood logs web-1 --follow
+  brood logs web-1 --json
   brood logs web-1 | grep -i panic")]
 pub(in crate::cli) struct Logs {
     /// Name or id
@@ -35,6 +41,9 @@ pub(in crate::cli) struct Logs {
     /// Go on with what it says from now on, until it ends
     #[arg(long, short)]
     follow: bool,
+    /// Print a JSON object with all of it, what is no UTF-8 replaced
+    #[arg(long, conflicts_with = "follow")]
+    json: bool,
 }
 
 impl Logs {
@@ -45,6 +54,12 @@ impl Logs {
             Failure::new(&message, None)
         };
         let mut file = File::open(&path).map_err(failed)?;
+        if self.json {
+            let mut said = Vec::new();
+            file.read_to_end(&mut said).map_err(failed)?;
+            json(&json!({ "guest": self.guest, "log": String::from_utf8_lossy(&said) }));
+            return Ok(ExitCode::SUCCESS);
+        }
         let mut shown = Shown::new();
         let mut buffer = vec![0; 64 * 1024];
         let mut looked = Instant::now();

@@ -22,7 +22,7 @@ use super::{
     suspend::{end, save_state},
 };
 use crate::{
-    agent::{Agent, CloneIdentity, StepLimits, prepare_suspend, rehearse},
+    agent::{Agent, CloneIdentity, prepare_suspend, rehearse},
     checkpoint::{
         BundlePath, Description, Network, QemuGuest, Watch, Writer,
         manifest::{DiskSnapshot, EngineKind, Manifest, Memory, Segment},
@@ -306,7 +306,7 @@ impl Template<'_> {
         let nonce = rehearsed.ready.map_or([0; 16], |ready| ready.nonce);
         guest.nonce = format!("{:032x}", u128::from_be_bytes(nonce));
         told(Booted::Warm);
-        let prepared = prepare_suspend(&agent.with_limit(AGENT_LIMIT), StepLimits::default());
+        let prepared = prepare_suspend(&agent.with_limit(AGENT_LIMIT), super::step_limits(&guest));
         prepared.map_err(|e| Error::Boot(e.to_string()))?;
         let process = self.process()?;
         let mut qmp = Qmp::open(&self.folder)?;

@@ -28,7 +28,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::command::OwnDisk;
+use super::{command::OwnDisk, suspend::SUSPENDED};
 use crate::{
     agent::{Access, Agent, AgentPort, Place},
     checkpoint::QemuGuest,
@@ -140,7 +140,7 @@ impl Folder {
     }
 
     /// Writes a file, whole or not at all.
-    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let new = self.file(&format!("{name}.new"));
         fs::write(&new, content)?;
         fs::rename(new, self.file(name))
@@ -223,6 +223,10 @@ impl Folder {
 
     /// How the guest ended, as far as can be told.
     pub(super) fn reason(&self) -> String {
+        if let Some(bundle) = self.text(SUSPENDED).ok().flatten() {
+            let bundle = String::from_utf8_lossy(&bundle).into_owned();
+            return format!("it was suspended to {}", escaped::line(&bundle));
+        }
         let exit = self.text("exit").ok().flatten();
         let how = exit.map_or_else(
             || "QEMU ended".to_owned(),

@@ -42,7 +42,7 @@ use super::{
     wrong_engine,
 };
 use crate::{
-    agent::{Access, Agent, wake_up},
+    agent::{Access, Agent, StepLimits, wake_up},
     checkpoint::{
         Accelerator, Checkpoint, Network, QemuGuest,
         manifest::{EngineKind, Manifest},
@@ -130,6 +130,18 @@ fn look(source: io::Error) -> Error {
     Error::Io {
         action: "look at the guest",
         source,
+    }
+}
+
+/// How long an image's programs have for their part. Translated instructions take many times longer.
+fn step_limits(guest: &QemuGuest) -> StepLimits {
+    let limits = StepLimits::default();
+    match guest.accelerator {
+        Accelerator::Kvm => limits,
+        Accelerator::Tcg => StepLimits {
+            hook: 3 * limits.hook,
+            ..limits
+        },
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
     remove,
 };
 use crate::{
-    agent::{Agent, AgentError, StepLimits, prepare_clone},
+    agent::{Agent, AgentError, prepare_clone},
     checkpoint::{Network, QemuGuest},
     engine::{
         self, GuestOrder, Limit, Process, RestoredProcess, agent_ask, restore_threads::Restorer,
@@ -247,7 +247,7 @@ impl Source {
         let nonce = nonce(&self.guest.nonce);
         let identity =
             agent_ask::clone_identity(&order.identity, self.guest.network == Network::User);
-        let prepared = prepare_clone(&agent, &identity, nonce, StepLimits::default());
+        let prepared = prepare_clone(&agent, &identity, nonce, super::step_limits(&self.guest));
         let prepared = prepared.map_err(|e| self.why(folder, child, Error::Step(e)))?;
         // Its port is free for the next one who asks.
         drop(agent);

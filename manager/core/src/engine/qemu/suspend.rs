@@ -24,7 +24,7 @@ use super::{
     qmp::{self, Qmp},
 };
 use crate::{
-    agent::{StepLimits, prepare_suspend, undo_suspend},
+    agent::{prepare_suspend, undo_suspend},
     checkpoint::{
         Checkpoint, Description, Progress, QemuGuest, Writer,
         manifest::{Device, DiskSnapshot, EngineKind, Manifest},
@@ -38,6 +38,8 @@ const AGENT_LIMIT: Duration = Duration::from_secs(30);
 const QUIT_PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the file that a suspend locks.
 const MARK: &str = "suspending";
+/// Name of the file with the bundle that the guest became.
+pub(super) const SUSPENDED: &str = "suspended";
 /// Name of the file with the state of the devices.
 const STATE: &str = "state";
 
@@ -58,7 +60,9 @@ pub(super) fn mend(folder: &Folder) -> Result<(), Error> {
     };
     match mark.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::Busy),
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::Suspending);
+        }
         Err(TryLockError::Error(e)) => return Err(io("see whether it is being suspended")(e)),
     }
     Qmp::open(folder)?.execute("cont", &json!({}))?;
@@ -149,7 +153,8 @@ fn write(
 ) -> Result<Manifest, Error> {
     let mark = Mark::take(folder)?;
     let agent = folder.agent(Limit::of(AGENT_LIMIT)).map_err(lost)?;
-    prepare_suspend(&agent, StepLimits::default()).map_err(|e| Error::Refused(e.to_string()))?;
+    prepare_suspend(&agent, super::step_limits(&guest))
+        .map_err(|e| Error::Refused(e.to_string()))?;
     drop(agent);
     let goes_on = |qmp: Option<&mut Qmp>| {
         // What failed matters more than that this did: the mark stays away only when it worked.
@@ -170,7 +175,9 @@ fn write(
     let after = suspend.after;
     match seal(folder, process, guest, writer, &mut suspend, &mut qmp) {
         Ok(manifest) if after == After::End => {
-            // The bundle is whole: from here on it is the guest, and the process is not.
+            // The bundle is whole: from here on it is the guest, and the process is not. Who has a
+            // program in the guest is told so.
+            let _ = folder.write(SUSPENDED, suspend.to.to_string().as_bytes());
             end(&mut qmp, process)?;
             drop(mark);
             Ok(manifest)
