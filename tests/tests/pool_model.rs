@@ -314,6 +314,8 @@ fn row() -> PoolRow {
         },
         private_limit: Bytes(1 << 20),
         enforce_private_limit: false,
+        network: None,
+        publish: Vec::new(),
         created_at: "now".to_owned(),
     }
 }

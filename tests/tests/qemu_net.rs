@@ -1,13 +1,16 @@
 //! Network of real Linux guests: what they reach, what leads into them, and that clones are apart.
 
 use std::{
+    fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     path::Path,
+    process::Command,
     thread,
 };
 
-use brood_tests::{Demo, Home, Running, text, until};
+use brood_tests::{Demo, Home, Running, skip, text, until, whole};
+use serde_json::{Value, json};
 
 /// A home, a checkpoint of a Linux with a network card, and one of a Linux without.
 fn home() -> Option<(Home, Demo, Demo)> {
@@ -79,6 +82,10 @@ fn clones_reach_the_host_and_are_reached_and_not_each_other() {
         exec(&home, "b-1", "nc -w 3 10.0.2.15 7 </dev/null; true"),
         ""
     );
+    // Which port leads where is told.
+    let shown = json!([{ "address": "127.0.0.1", "port": published, "guest_port": 7 }]);
+    assert_eq!(home.json(&["show", "a-1"])["published"], shown);
+    assert!(home.json(&["show", "b-1"]).get("published").is_none());
     let heard = until("the guest's server", || {
         let mut heard = String::new();
         let mut stream = TcpStream::connect(("127.0.0.1", published)).ok()?;
@@ -118,4 +125,146 @@ fn clones_reach_the_host_and_are_reached_and_not_each_other() {
     let _ = restore(&plain, "p", &["--net", "none"]).ok();
     assert_eq!(exec(&home, "p-1", "ls /sys/class/net"), "lo");
     assert_eq!(home.names("running"), ["a-1", "e-1", "n-1", "p-1"]);
+    let _ = home.brood(&["destroy", "--all"]).ok();
+    claims_of_a_pool_have_ports(&home, &card, &plain);
+    a_name_is_looked_up(&home, &card);
+}
+
+/// Guests of a pool are numbered for ever, and have the lowest ports that are free.
+fn claims_of_a_pool_have_ports(home: &Home, card: &Demo, plain: &Demo) {
+    let create = |from: &Demo, more: &[&str]| {
+        let words = [
+            "pool", "create", "web", &from.path, "--hot", "1", "--max", "3", "--empty",
+        ];
+        home.brood(&[&words[..], more].concat())
+    };
+    for (from, more, why) in [
+        (card, &["--publish", "8080:80"][..], "{n}"),
+        (
+            card,
+            &["--net", "none", "--publish", "80{n}:80"],
+            "--net none",
+        ),
+        (plain, &["--publish", "80{n}:80"], "no network card"),
+    ] {
+        let refused = create(from, more);
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
+    // A port with one more digit, and neither is anybody's.
+    let tens = until("two ports in a row", || {
+        let tens = free_port() / 10;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        (tens > 200 && free(tens * 10 + 1) && free(tens * 10 + 2)).then_some(tens)
+    });
+    let publish = format!("{tens}{{n}}:7");
+    let _ = create(card, &["--publish", &publish]).ok();
+    let settings = home.json(&["pool", "list"]);
+    assert_eq!(
+        settings[0]["publish"],
+        json!([format!("127.0.0.1:{publish}")])
+    );
+    let claim = || home.json(&["pool", "claim", "web"]);
+    let port = |claim: &Value| {
+        let published = &claim["published"][0];
+        assert_eq!(
+            (&published["address"], &published["guest_port"]),
+            (&json!("127.0.0.1"), &json!(7))
+        );
+        whole(&published["port"])
+    };
+    let base = u64::from(tens) * 10;
+    let (one, two) = (claim(), claim());
+    assert_eq!((port(&one), port(&two)), (base + 1, base + 2));
+    let serve = "nc -l -p 7 -e hostname >/dev/null 2>&1 & echo on";
+    let _ = exec(home, text(&two["guest"]), serve);
+    let heard = until("the guest's server", || {
+        let mut heard = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", tens * 10 + 2)).ok()?;
+        let _ = stream.read_to_string(&mut heard);
+        (!heard.is_empty()).then_some(heard)
+    });
+    assert_eq!(heard.trim(), text(&two["guest"]));
+    // A port that is free again is the next guest's, also of one that was waiting.
+    let _ = home.brood(&["pool", "release", text(&one["token"])]).ok();
+    let _ = home.brood(&["pool", "fill", "web"]).ok();
+    let hot = claim();
+    assert_eq!(
+        (&*hot["tier"].to_string(), port(&hot)),
+        ("\"hot\"", base + 1)
+    );
+    assert_ne!(hot["guest"], one["guest"]);
+    // A suspended claim gets one when it is resumed.
+    let token = text(&two["token"]);
+    let _ = home.brood(&["pool", "suspend", token]).ok();
+    let resumed = home.json(&["pool", "resume", token]);
+    assert_eq!(port(&resumed), base + 2);
+    let _ = home.brood(&["pool", "remove", "web", "--force"]).ok();
+}
+
+/// A resolver that knows one address for every name.
+fn resolver() -> Option<String> {
+    // Nobody else is there.
+    let address = format!(
+        "127.77.{}.{}:53",
+        std::process::id() % 250,
+        1 + std::process::id() % 7
+    );
+    let socket = UdpSocket::bind(&address).ok()?;
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut query) {
+            let Some(question) = query[..length].get(12..) else {
+                continue;
+            };
+            let name = question.iter().position(|byte| *byte == 0).unwrap_or(0);
+            let Some(question) = question.get(..name + 5) else {
+                continue;
+            };
+            let has_address = question.ends_with(&[0, 1, 0, 1]);
+            let mut answer = query[..2].to_vec();
+            answer.extend([0x81, 0x80, 0, 1, 0, u8::from(has_address), 0, 0, 0, 0]);
+            answer.extend(question);
+            if has_address {
+                // The name of the question; an address; for 60 s; of four bytes.
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 77]);
+            }
+            let _ = socket.send_to(&answer, client);
+        }
+    });
+    Some(address.trim_end_matches(":53").to_owned())
+}
+
+/// A guest's resolver is this host's: here one of the test's, which QEMU takes for the host's.
+fn a_name_is_looked_up(home: &Home, card: &Demo) {
+    let file = home.path().join("resolv.conf");
+    let Some(address) = resolver() else {
+        return skip("looking up a name: no server may be on port 53 here");
+    };
+    fs::write(&file, format!("nameserver {address}\n")).unwrap();
+    let plain = home.command(&["restore", &card.path, "-n", "1", "--prefix", "dns"]);
+    let mut restore = Command::new("unshare");
+    restore
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$0\" /etc/resolv.conf || exit 99; exec \"$@\"",
+        ])
+        .arg(&file)
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => restore.env(name, value),
+            None => restore.env_remove(name),
+        };
+    }
+    let restored = restore.output().unwrap();
+    let said = String::from_utf8_lossy(&restored.stderr);
+    if restored.status.code() == Some(99) || said.contains("unshare") {
+        return skip("looking up a name: this user may mount nothing");
+    }
+    assert!(restored.status.success(), "{said}");
+    let said = exec(home, "dns-1", "nslookup www.brood.test; true");
+    assert!(said.contains("192.0.2.77"), "{said}");
 }

@@ -66,6 +66,8 @@ fn cold_claims_share_a_nursery_and_get_a_new_one_when_it_is_killed() {
         checkpoint: demo.path.parse().unwrap(),
         private_limit: Bytes(1 << 20),
         enforce_private_limit: false,
+        network: None,
+        publish: Vec::new(),
         policy: Policy::hot(0, 600),
         trust: false,
     };

@@ -28,7 +28,7 @@ use super::{
     permits::PermitKind,
     pools::lease,
     problem::Problem,
-    types::words,
+    types::{PublishedPort, words},
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
@@ -76,6 +76,9 @@ pub(crate) struct Claim {
     /// Tier of the guest: it was hot, or brood restored it for this claim (cold).
     #[schema(value_type = words::Tier)]
     pub(crate) tier: Tier,
+    /// Ports of this host that lead into the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) published: Vec<PublishedPort>,
     /// From the claim to the guest's answer, in milliseconds.
     pub(crate) claim_ms: f64,
 }
@@ -172,6 +175,7 @@ impl Claim {
             token: claimed.token,
             lease_s: claimed.lease.as_secs(),
             tier: claimed.tier,
+            published: claimed.forwards.iter().map(PublishedPort::from).collect(),
             claim_ms: took.as_secs_f64() * 1e3,
         }
     }

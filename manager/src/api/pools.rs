@@ -27,7 +27,8 @@ use super::{
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
-    checkpoint::Watch,
+    checkpoint::{Network, Watch},
+    engine::Publish,
     pool::{self, ApplyOutcome, LOCK_LIMIT, NewPool, Pools, Refill},
     restore::{self, PRIVATE_LIMIT, RestoreFailure, RestoreStep, cores},
     state::{Policy, PoolChange},
@@ -108,6 +109,15 @@ pub(crate) struct CreatePool {
     /// cannot be done.
     #[serde(default)]
     pub(crate) enforce_private_limit: bool,
+    /// What its guests reach (QEMU): `none`, or `user`: what this host's user reaches, each guest from
+    /// behind an address of its own. By default what the checkpoint's guest had a network card for.
+    #[schema(value_type = Option<words::Network>)]
+    pub(crate) network: Option<Network>,
+    /// Ports of this host that lead to ports of its guests: `[ADDRESS:]PORT:GUEST_PORT`. `{n}` in the
+    /// port stands for the lowest number whose ports no other guest has.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["80{n}:80"]))]
+    pub(crate) publish: Vec<Publish>,
     /// Trust the checkpoint from now on: see trustCheckpoint.
     #[serde(default)]
     pub(crate) trust: bool,
@@ -152,6 +162,8 @@ impl CreatePool {
             checkpoint: app.bundle(&self.checkpoint)?,
             private_limit: self.private_limit.map_or(PRIVATE_LIMIT, Bytes),
             enforce_private_limit: self.enforce_private_limit,
+            network: self.network,
+            publish: self.publish,
             policy: Policy {
                 hot: self.hot.into(),
                 hot_min: self.hot_min.map(number),
@@ -199,6 +211,8 @@ impl CreatePool {
             lease_s: Some(small(lease_s)),
             private_limit: Some(new.private_limit.0),
             enforce_private_limit: new.enforce_private_limit,
+            network: new.network,
+            publish: new.publish.clone(),
             trust: new.trust,
             fill,
         }

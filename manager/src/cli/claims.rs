@@ -102,6 +102,9 @@ fn print_claim(claim: &Claimed, as_json: bool) {
         claim.tier.name(),
         claim.claim_ms
     ));
+    for published in &claim.published {
+        line(format_args!("{published}"));
+    }
     line(format_args!("token: {}", claim.token));
     line(format_args!(
         "next: brood ask {} ping, brood pool release {}",

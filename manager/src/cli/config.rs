@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::{json, line, table};
 use crate::config::{Config, EXAMPLE, Sources};
 use crate::failure::Failure;
-use brood_core::pool::NewPool;
+use brood_core::{checkpoint::Network, pool::NewPool};
 
 /// Shows and checks the settings of the state folder, restores, the daemon and pools
 #[derive(Debug, Subcommand)]
@@ -132,5 +132,7 @@ fn described(pool: &NewPool) -> serde_json::Value {
     value["checkpoint"] = pool.checkpoint.to_string().into();
     value["private_limit"] = pool.private_limit.0.into();
     value["enforce_private_limit"] = pool.enforce_private_limit.into();
+    value["network"] = pool.network.map(Network::name).into();
+    value["publish"] = serde_json::to_value(&pool.publish).expect("plain data");
     value
 }

@@ -189,6 +189,8 @@ impl Show {
             ("mac", guest.mac),
             ("restored", guest.created_at),
         ];
+        let published = guest.published.iter();
+        lines.extend(published.map(|published| ("published", published.to_string())));
         if let Some(pid) = guest.pid {
             lines.push(("pid", pid.to_string()));
         }

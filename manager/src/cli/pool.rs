@@ -21,7 +21,8 @@ use crate::{
     ops::{PoolStep, PutPool, daemon},
 };
 use brood_core::{
-    checkpoint::{BundlePath, Checkpoint},
+    checkpoint::{BundlePath, Checkpoint, Network},
+    engine::Publish,
     pool::NewPool,
     state::EntryState,
     units::Bytes,
@@ -88,12 +89,13 @@ impl Command {
     }
 }
 
-/// Creates a pool and fills it
+/// Creates a pool and fills it. It keeps its checkpoint, private limit and network for good
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood pool create web /var/tmp/ckp/demo --hot 50
-  brood pool create web /var/tmp/ckp/demo --hot 50 --max 200 --lease 10m --private-limit 64M")]
+  brood pool create web /var/tmp/ckp/demo --hot 50 --max 200 --lease 10m --private-limit 64M
+  brood pool create app /var/tmp/ckp/app --hot 5 --publish '80{n}:80'")]
 pub(super) struct Create {
     /// Name of the pool; its guests are NAME-1, NAME-2, ...
     name: String,
@@ -118,6 +120,15 @@ pub(super) struct Create {
     /// restores, false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     enforce_private_limit: Option<bool>,
+    /// What its guests reach (QEMU): none, or user: what you reach, each guest from behind an address
+    /// of its own [default: what the checkpoint was made with]
+    #[arg(long, value_name = "NET")]
+    net: Option<Network>,
+    /// Have a port of this host lead to a port of each guest (QEMU). The letter n in braces, in PORT,
+    /// stands for the lowest number whose ports no other guest has. The address is 127.0.0.1 unless
+    /// another is given; repeat the option for more
+    #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT")]
+    publish: Vec<Publish>,
     /// Trust the checkpoint from now on: allow the commands, files and addresses that `brood
     /// checkpoint inspect` lists
     #[arg(long)]
@@ -142,6 +153,8 @@ impl Create {
             enforce_private_limit: self
                 .enforce_private_limit
                 .unwrap_or(config.restore.enforce_private_limit.value),
+            network: self.net,
+            publish: self.publish,
             trust: self.trust,
         };
         // The daemon may be able to open a checkpoint that this user cannot; then it decides.
@@ -192,8 +205,8 @@ impl Set {
 
 /// Creates, changes and fills pools until they match the configuration.
 ///
-/// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint and its
-/// private limit for good: if the configuration names others, brood reports that and leaves the
+/// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint, its
+/// private limit and its network for good: if the configuration names others, brood reports that and leaves the
 /// pool alone. Exits with 3 when some pools match the configuration and others do not.
 #[derive(Debug, Args)]
 #[command(after_help = "\

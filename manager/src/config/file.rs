@@ -20,8 +20,8 @@ use super::{
     },
 };
 use brood_core::{
-    checkpoint::BundlePath,
-    engine::{ParkAfter, bhyve::Rctl},
+    checkpoint::{BundlePath, Network},
+    engine::{ParkAfter, Publish, bhyve::Rctl},
     other_writer::OtherWriter,
     units::Bytes,
 };
@@ -139,6 +139,11 @@ pub(super) struct Pool {
     pub(super) private_limit: Option<FileValue<Bytes>>,
     /// Whether the kernel ends a guest that comes to hold more.
     pub(super) enforce_private_limit: Option<FileValue<bool>>,
+    /// What its guests reach; by default as the checkpoint's.
+    pub(super) network: Option<FileValue<Network>>,
+    /// Ports of this host that lead to ports of its guests.
+    #[serde(default)]
+    pub(super) publish: Vec<FileValue<Publish>>,
     /// Have this host do what the checkpoint wants of it.
     #[serde(default)]
     pub(super) trust: bool,

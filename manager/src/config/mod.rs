@@ -440,6 +440,12 @@ impl SettingSearch<'_> {
                 enforce_private_limit: row
                     .enforce_private_limit
                     .map_or(defaults.enforce_private_limit.value, |on| on.into_inner().0),
+                network: row.network.map(|network| network.into_inner().0),
+                publish: row
+                    .publish
+                    .into_iter()
+                    .map(|publish| publish.into_inner().0)
+                    .collect(),
                 trust: row.trust,
             });
         }

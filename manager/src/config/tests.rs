@@ -98,7 +98,7 @@ fn the_example_has_every_setting() {
     );
     let table: toml::Table = text.parse().unwrap();
     let keys = table["pool"][0].as_table().unwrap();
-    assert_eq!(keys.len(), 12, "as many keys as a pool can have: {keys:?}");
+    assert_eq!(keys.len(), 14, "as many keys as a pool can have: {keys:?}");
 }
 
 #[test]

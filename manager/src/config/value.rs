@@ -15,8 +15,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
 use brood_core::{
-    checkpoint::{Accelerator, BundlePath, manifest::EngineKind},
-    engine::{ParkAfter, bhyve::Rctl},
+    checkpoint::{Accelerator, BundlePath, Network, manifest::EngineKind},
+    engine::{ParkAfter, Publish, bhyve::Rctl},
     state::new_names,
     units::Bytes,
 };
@@ -298,6 +298,19 @@ impl Value for ParkAfter {
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
             .map_err(|e: brood_core::engine::ParseParkAfterError| e.to_string())
+    }
+}
+
+impl Value for Network {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Value for Publish {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|e: brood_core::engine::ParsePublishError| e.to_string())
     }
 }
 

@@ -41,7 +41,7 @@ pub use demo::make_demo_checkpoint;
 pub use error::Error;
 pub use identity::Identity;
 pub use memory_map::MemoryMap;
-pub use network::{Forward, GuestNetwork, Publish, check as check_network};
+pub use network::{Forward, GuestNetwork, ParsePublishError, Publish, check as check_network};
 pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 pub use session::{GuestOrder, Outcome, RestoredProcess, Session, SessionTerms};

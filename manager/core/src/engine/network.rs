@@ -108,6 +108,15 @@ pub struct Forward {
     pub guest_port: u16,
 }
 
+impl Forward {
+    /// Whether this host cannot listen at both.
+    fn meets(&self, other: &Forward) -> bool {
+        let (one, two) = (self.host.ip(), other.host.ip());
+        let same = one == two || one.is_unspecified() || two.is_unspecified();
+        self.host.port() == other.host.port() && same
+    }
+}
+
 /// The network that one guest gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestNetwork {
@@ -128,6 +137,32 @@ impl GuestNetwork {
             network,
             forwards: forwards.collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl GuestNetwork {
+    /// The network of a new guest of a pool. The names of its guests have numbers that grow for
+    /// ever, and ports do not: `{n}` stands for the lowest number whose ports are not `taken`.
+    ///
+    /// # Errors
+    /// When there is no such number.
+    pub fn of_pool<'a>(
+        network: Option<Network>,
+        publish: &[Publish],
+        taken: impl Iterator<Item = &'a Forward>,
+    ) -> Result<Self, String> {
+        let taken: Vec<_> = taken.collect();
+        for number in 1..=u16::MAX {
+            let wanted = Self::of(network, publish, &number.to_string())?;
+            let mut wants = wanted.forwards.iter();
+            let Some(met) = wants.find(|new| taken.iter().any(|one| one.meets(new))) else {
+                return Ok(wanted);
+            };
+            if !publish.iter().any(|publish| publish.port.contains(NUMBER)) {
+                return Err(format!("port {} leads to another guest", met.host.port()));
+            }
+        }
+        Err("all ports lead to other guests".to_owned())
     }
 }
 
@@ -205,6 +240,29 @@ mod tests {
             network("8{n}:80", "web").is_ok(),
             "a name without a number adds nothing"
         );
+        // Guests of a pool have the lowest ports that nobody has.
+        let wanted = [publish("80{n}:80"), publish("127.0.0.2:90{n}:90")];
+        let mut taken = Vec::new();
+        for expected in [801, 802, 803] {
+            let network = GuestNetwork::of_pool(None, &wanted, taken.iter()).unwrap();
+            assert_eq!(network.forwards[0].host.port(), expected);
+            taken.extend(network.forwards);
+        }
+        drop(taken.drain(2..4));
+        // A port that any address of this host has.
+        taken.push(
+            GuestNetwork::of(None, &[publish("0.0.0.0:902:1")], "")
+                .unwrap()
+                .forwards[0],
+        );
+        let network = GuestNetwork::of_pool(None, &wanted, taken.iter()).unwrap();
+        assert_eq!(network.forwards[1].host.port(), 904);
+        let only = [publish("801:80")];
+        let taken = GuestNetwork::of_pool(None, &only, [].iter())
+            .unwrap()
+            .forwards;
+        let refused = GuestNetwork::of_pool(None, &only, taken.iter()).unwrap_err();
+        assert!(refused.contains("801"), "{refused}");
         check(None, &[publish("8080:80")], 1).unwrap();
         check(None, &[publish("80{n}:80")], 9).unwrap();
         assert!(check(None, &[publish("8080:80")], 2).is_err());

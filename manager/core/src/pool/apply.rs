@@ -50,6 +50,10 @@ impl Pools<'_> {
                 "enforcement of the private limit",
                 row.enforce_private_limit != wanted.enforce_private_limit,
             ),
+            (
+                "network",
+                (row.network, &row.publish) != (wanted.network, &wanted.publish),
+            ),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
             return Err(Error::Fixed {

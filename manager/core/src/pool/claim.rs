@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, NextStep, Pools, RoomWait};
 use crate::{
-    engine::{self, Process},
+    engine::{self, Forward, Process},
     guest_id::GuestId,
     restore::{RestoreContext, RestoreReport, RestoreSpec, restore},
     state::{self, EntryState, Lease, PoolRow, QueuePlace, TokenDigest, new_token},
@@ -75,6 +75,8 @@ pub struct ClaimGrant {
     pub lease: Duration,
     /// Where it came from.
     pub tier: Tier,
+    /// What leads into it.
+    pub forwards: Vec<Forward>,
     /// From the claim to the guest's answer.
     pub latency: Duration,
 }
@@ -179,6 +181,7 @@ impl Pools<'_> {
                         token,
                         lease: lasts,
                         tier: Tier::Hot,
+                        forwards: guest.forwards,
                         latency: begin.elapsed(),
                     }));
                 }
@@ -223,11 +226,12 @@ impl Pools<'_> {
             cancelled: self.cancelled,
         };
         let report = restore(context, &checkpoint, &spec, &mut |_| {})?;
-        Self::only(pool, report, token, lasts, begin)
+        self.only(pool, report, token, lasts, begin)
     }
 
     /// The one guest of a restore, as a claim.
     pub(super) fn only(
+        &self,
         pool: &PoolRow,
         report: RestoreReport,
         token: String,
@@ -241,7 +245,13 @@ impl Pools<'_> {
                 error: failure.map_or_else(|| "it was not begun".to_owned(), |f| f.error),
             });
         };
+        // They are what the record of the guest says.
+        let row = match pool.publish.is_empty() {
+            true => None,
+            false => self.state.guest(&guest.id.to_string())?,
+        };
         Ok(ClaimGrant {
+            forwards: row.map(|row| row.forwards).unwrap_or_default(),
             guest: guest.name,
             id: guest.id,
             pid: guest.pid,

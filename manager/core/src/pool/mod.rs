@@ -41,8 +41,8 @@ pub use reconcile::{FillReport, ReconcileReport, Refill};
 pub use room_wait::{NextStep, RoomWait};
 
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, Watch, until},
-    engine::Engine,
+    checkpoint::{BundlePath, Checkpoint, Network, Watch, until},
+    engine::{self, Engine, GuestNetwork, Publish, check_network},
     guest_id::GuestId,
     guests::{Guest, Guests, Left},
     host::{self, facts::HostFacts},
@@ -97,6 +97,10 @@ pub struct NewPool {
     pub private_limit: Bytes,
     /// Have the kernel end a guest that holds more.
     pub enforce_private_limit: bool,
+    /// What its guests reach; none is for the checkpoint to say.
+    pub network: Option<Network>,
+    /// What leads into its guests.
+    pub publish: Vec<Publish>,
     /// What it should be.
     pub policy: Policy,
     /// Trust the checkpoint from now on.
@@ -187,6 +191,7 @@ impl Pools<'_> {
         if new.enforce_private_limit {
             self.engine.can_enforce_limits(&checkpoint)?;
         }
+        self.can_network(new, &checkpoint)?;
         if new.trust {
             self.state.trust(&checkpoint)?;
         }
@@ -201,6 +206,8 @@ impl Pools<'_> {
             policy: new.policy,
             private_limit: new.private_limit,
             enforce_private_limit: new.enforce_private_limit,
+            network: new.network,
+            publish: new.publish.clone(),
             created_at: Timestamp::now().to_string(),
         };
         if !self.state.add_pool(&row)? {
@@ -211,6 +218,20 @@ impl Pools<'_> {
             entries: Counts::default(),
             failing: None,
         })
+    }
+
+    /// Whether guests of a new pool can have their network.
+    fn can_network(&self, new: &NewPool, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let (network, publish) = (new.network, &new.publish);
+        let most = new.policy.most.unwrap_or(u64::MAX);
+        let refused = |reason| engine::Error::Refused(reason);
+        check_network(network, publish, u32::try_from(most).unwrap_or(u32::MAX))
+            .map_err(refused)?;
+        if network.is_some() || !publish.is_empty() {
+            let wanted = GuestNetwork::of(network, publish, "1").map_err(refused)?;
+            self.engine.can_network(checkpoint, &wanted)?;
+        }
+        Ok(())
     }
 
     /// Changes a pool's policy. Its entries follow when the pool is reconciled and filled.
@@ -374,6 +395,8 @@ impl Pools<'_> {
             prefix: Some(pool.name.clone()),
             private_limit: Some(pool.private_limit),
             enforce_private_limit: pool.enforce_private_limit,
+            network: pool.network,
+            publish: pool.publish.clone(),
             overhead: Some(overhead),
             membership: Some(Membership {
                 pool: pool.name.clone(),

@@ -179,6 +179,7 @@ impl Pools<'_> {
                     token: token.to_owned(),
                     lease: lasts,
                     tier: Tier::Hot,
+                    forwards: guest.forwards,
                     latency: begin.elapsed(),
                 }));
             }
@@ -248,7 +249,7 @@ impl Pools<'_> {
             cancelled: self.cancelled,
         };
         let report = restore(context, &checkpoint, &spec, &mut |_| {})?;
-        Self::only(&pool, report, token.to_owned(), lasts, begin)
+        self.only(&pool, report, token.to_owned(), lasts, begin)
     }
 
     /// Completes or undoes an interrupted suspension or restore of a claim. If another process

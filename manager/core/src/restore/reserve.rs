@@ -158,7 +158,15 @@ fn reserve_if(
                 action: "make an identity",
                 source,
             };
-            let network = GuestNetwork::of(spec.network, &spec.publish, &name);
+            let network = match spec.membership {
+                Some(_) if !spec.publish.is_empty() => {
+                    let living = rows.iter().filter(|row| !known.is_dead(row));
+                    let living = living.filter(|row| row.state != RowState::Dead);
+                    let taken = living.flat_map(|row| &row.forwards);
+                    GuestNetwork::of_pool(spec.network, &spec.publish, taken)
+                }
+                _ => GuestNetwork::of(spec.network, &spec.publish, &name),
+            };
             let order = GuestOrder {
                 network: network.map_err(engine::Error::Refused)?,
                 disk: None,

@@ -8,14 +8,14 @@ use serde::Serialize;
 use super::{EntryState, State};
 use crate::{
     checkpoint::{Accelerator, manifest::EngineKind},
-    engine::{GuestRef, Process},
+    engine::{Forward, GuestRef, Process},
     guest_id::GuestId,
     units::Bytes,
 };
 
 pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, private_limit, generation, mac, session, \
                        created_at, state, pid, start_time, reason, boot, disk, \
-                       enforce_private_limit, engine, accelerator";
+                       enforce_private_limit, engine, accelerator, forwards";
 
 /// How far a guest has come, as recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,6 +78,8 @@ pub struct GuestRow {
     pub engine: Option<EngineKind>,
     /// What executes its instructions, when it is QEMU's.
     pub accelerator: Option<Accelerator>,
+    /// What leads into it.
+    pub forwards: Vec<Forward>,
     pub(super) boot: String,
 }
 
@@ -169,5 +171,15 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
             .get_ref(18)?
             .as_str_or_null()?
             .and_then(|name| name.parse().ok()),
+        forwards: match row.get_ref(19)?.as_str_or_null()? {
+            Some(text) => serde_json::from_str(text).map_err(|_| bad(19, "no list of ports"))?,
+            None => Vec::new(),
+        },
     })
+}
+
+/// What leads into a guest, as its row has it.
+pub(super) fn forwards_text(forwards: &[Forward]) -> Option<String> {
+    let some = !forwards.is_empty();
+    some.then(|| serde_json::to_string(forwards).unwrap_or_default())
 }

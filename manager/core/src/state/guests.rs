@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use super::{
     Error, GuestRow, Membership, State,
     guest_names::natural,
-    guest_row::{COLUMNS, from_row},
+    guest_row::{COLUMNS, forwards_text, from_row},
     pools::since_boot,
 };
 use crate::{
@@ -148,8 +148,9 @@ impl State {
         let identity = &new.order.identity;
         self.changed(
             "INSERT INTO guest (id, name, checkpoint, sha256, memory, private_limit, generation, \
-             mac, session, boot, created_at, state, disk, enforce_private_limit, engine, accelerator) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12, ?13, ?14, ?15)",
+             mac, session, boot, created_at, state, disk, enforce_private_limit, engine, accelerator, \
+             forwards) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'restoring', ?12, ?13, ?14, ?15, ?16)",
             params![
                 id,
                 identity.name,
@@ -165,7 +166,8 @@ impl State {
                 new.disk,
                 new.order.memory_limit.is_some(),
                 new.engine.name(),
-                new.accelerator.map(Accelerator::name)
+                new.accelerator.map(Accelerator::name),
+                forwards_text(&new.order.network.forwards)
             ],
         )?;
         let Some(membership) = new.membership else {
@@ -245,7 +247,7 @@ impl State {
         self.changed(
             &format!(
                 "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
-                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
+                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
             ),
             params![
                 row.id.to_string(),
@@ -266,7 +268,8 @@ impl State {
                 row.disk,
                 row.enforce_private_limit,
                 row.engine.map(EngineKind::name),
-                row.accelerator.map(Accelerator::name)
+                row.accelerator.map(Accelerator::name),
+                forwards_text(&row.forwards)
             ],
         )
         .map(|_| ())

@@ -16,6 +16,8 @@ use super::{
     Error, Policy, PoolChange, QueuePlace, SavedEntry, State, TokenDigest, waiting::before,
 };
 use crate::{
+    checkpoint::Network,
+    engine::Publish,
     guest_id::{GuestId, random},
     host::boot,
     units::Bytes,
@@ -39,6 +41,12 @@ pub struct PoolRow {
     /// Whether the kernel ends a guest that holds more.
     #[serde(default)]
     pub enforce_private_limit: bool,
+    /// What its guests reach; none is for the checkpoint to say.
+    #[serde(default)]
+    pub network: Option<Network>,
+    /// What leads into its guests.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -91,7 +99,7 @@ pub struct Lease {
 }
 
 pub(super) const POOL: &str = "name, checkpoint, sha256, private_limit, created_at, hot, hot_min, most, max_memory, \
-                    max_age_s, refill_per_s, lease_s, enforce_private_limit";
+                    max_age_s, refill_per_s, lease_s, enforce_private_limit, network, publish";
 
 impl State {
     /// Records a new pool; `false` when there is one of this name.
@@ -102,15 +110,17 @@ impl State {
         let added = self.at_once(|state| -> Result<_, Error> {
             let added = state.changed(
                 "INSERT OR IGNORE INTO pool (name, checkpoint, sha256, hot, lease_s, private_limit,
-                                             created_at, enforce_private_limit)
-                 VALUES (?1, ?2, ?3, 0, 1, ?4, ?5, ?6)",
+                                             created_at, enforce_private_limit, network, publish)
+                 VALUES (?1, ?2, ?3, 0, 1, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     pool.name,
                     pool.checkpoint,
                     pool.sha256,
                     signed(pool.private_limit.0),
                     pool.created_at,
-                    pool.enforce_private_limit
+                    pool.enforce_private_limit,
+                    pool.network.map(Network::name),
+                    serde_json::to_string(&pool.publish).unwrap_or_default()
                 ],
             )?;
             Ok(added && state.set_policy(&pool.name, &pool.policy)?)
@@ -505,5 +515,12 @@ pub(super) fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
             lease_s: unsigned(11)?,
         },
         enforce_private_limit: row.get(12)?,
+        network: row
+            .get_ref(13)?
+            .as_str_or_null()?
+            .map(|name| name.parse().map_err(|_| bad(13, "no network")))
+            .transpose()?,
+        publish: serde_json::from_str(row.get_ref(14)?.as_str()?)
+            .map_err(|_| bad(14, "no list of ports"))?,
     })
 }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 13] = [
+const MIGRATIONS: [&str; 14] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -152,6 +152,11 @@ const MIGRATIONS: [&str; 13] = [
     "
     ALTER TABLE guest ADD COLUMN engine TEXT;         -- NULL: its files in the run folder tell
     ALTER TABLE guest ADD COLUMN accelerator TEXT;    -- of QEMU's guests
+",
+    "
+    ALTER TABLE guest ADD COLUMN forwards TEXT;       -- JSON; NULL: no port leads into it
+    ALTER TABLE pool ADD COLUMN network TEXT;         -- NULL: as the checkpoint's
+    ALTER TABLE pool ADD COLUMN publish TEXT NOT NULL DEFAULT '[]';
 ",
 ];
 

@@ -1,5 +1,7 @@
 //! View of a guest: one JSON form for the command line and for the API.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -52,6 +54,9 @@ pub struct Guest {
     pub mac: String,
     /// When it was restored, RFC 3339.
     pub created_at: String,
+    /// Ports of this host that lead into it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedPort>,
     /// The pool that it belongs to, if it does.
     pub pool: Option<String>,
     /// How far its entry in that pool has come.
@@ -120,6 +125,7 @@ impl Guest {
             generation: row.generation.clone(),
             mac: row.mac.clone(),
             created_at: row.created_at.clone(),
+            published: row.forwards.iter().map(PublishedPort::from).collect(),
             pool,
             entry,
             reason: row.reason.clone(),
@@ -127,6 +133,40 @@ impl Guest {
             disk_path: None,
             usage,
         }
+    }
+}
+
+/// A port of this host that leads to a port of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublishedPort {
+    /// Address of this host.
+    #[schema(example = "127.0.0.1")]
+    pub address: String,
+    /// Port of this host.
+    #[schema(example = 8080)]
+    pub port: u16,
+    /// Port of the guest.
+    #[schema(example = 80)]
+    pub guest_port: u16,
+}
+
+impl From<&engine::Forward> for PublishedPort {
+    fn from(forward: &engine::Forward) -> Self {
+        Self {
+            address: forward.host.ip().to_string(),
+            port: forward.host.port(),
+            guest_port: forward.guest_port,
+        }
+    }
+}
+
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{} leads to port {}",
+            self.address, self.port, self.guest_port
+        )
     }
 }
 

@@ -16,7 +16,7 @@ mod schema_tests;
 pub use checkpoint::{Checkpoint, ListedCheckpoint, ListedState};
 pub(crate) use checkpoint::{RemovedCheckpoint, SuspendRequest, SuspendTarget, VerifyReport};
 pub(crate) use disk::{Leftovers, SweepReport, SweepRequest};
-pub use guest::{Guest, MemoryMap, Usage};
+pub use guest::{Guest, MemoryMap, PublishedPort, Usage};
 pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
 pub use pool::{
     ClaimState, ClaimStatus, Pool, PoolClaim, PoolDetails, PoolEntries, PoolFailing, PoolPolicy,

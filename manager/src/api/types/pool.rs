@@ -5,6 +5,8 @@ use utoipa::ToSchema;
 
 use super::words;
 use brood_core::{
+    checkpoint::Network,
+    engine::Publish,
     pool,
     state::{self, SuspendedClaimState},
     units::Bytes,
@@ -52,6 +54,14 @@ pub struct PoolSettings {
     /// besides.
     #[serde(default)]
     pub enforce_private_limit: bool,
+    /// What its guests reach; null is for the checkpoint to say.
+    #[serde(default)]
+    #[schema(value_type = Option<words::Network>)]
+    pub network: Option<Network>,
+    /// Ports of this host that lead to ports of its guests, as `--publish` has them.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["80{n}:80"]))]
+    pub publish: Vec<Publish>,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -65,6 +75,8 @@ impl From<state::PoolRow> for PoolSettings {
             policy: row.policy.into(),
             private_limit: row.private_limit,
             enforce_private_limit: row.enforce_private_limit,
+            network: row.network,
+            publish: row.publish,
             created_at: row.created_at,
         }
     }

@@ -92,6 +92,8 @@ impl Manager {
             policy,
             private_limit: Bytes(1 << 20),
             enforce_private_limit: false,
+            network: None,
+            publish: Vec::new(),
             trust: false,
         };
         self.run(|pools| pools.create(&new, &brood_core::checkpoint::unwatched))?;
