@@ -10,7 +10,7 @@
 use std::{
     env,
     fs::{self, File, TryLockError},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -157,7 +157,10 @@ fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
         }
         Ok(()) => Ok(None),
         Err(TryLockError::WouldBlock) if is_whole => {
-            Ok(Some(serde_json::from_slice(&fs::read(path)?)?))
+            // By its descriptor: the name goes when its process is done with the bundle.
+            let mut text = Vec::new();
+            (&file).read_to_end(&mut text)?;
+            Ok(Some(serde_json::from_slice(&text)?))
         }
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(e),
