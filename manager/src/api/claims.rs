@@ -28,7 +28,7 @@ use super::{
     permits::PermitKind,
     pools::lease,
     problem::Problem,
-    types::{PublishedPort, words},
+    types::{Claim, ClaimRequest, LeaseRenewal, RenewRequest, words},
     workers::{CancelOnDrop, until_hang_up},
 };
 use brood_core::{
@@ -42,53 +42,6 @@ use brood_core::{
 pub(super) const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest that a claim may wait for room, in seconds.
 const WAIT_MAX_S: f64 = 3600.0;
-
-/// Request for a claim.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ClaimRequest {
-    /// Lease of the claim, in seconds, until it is renewed; the pool's lease by default.
-    #[schema(minimum = 1)]
-    pub(crate) lease_s: Option<u32>,
-    /// How long to wait, in seconds, when the pool or the host has no room.
-    #[serde(default)]
-    #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
-    pub(crate) wait_s: f64,
-    /// Time that the guest has to answer, in seconds; by default 10 for a hot guest and 60 for a
-    /// restored one.
-    #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
-    pub(crate) timeout_s: Option<f64>,
-}
-
-/// A claim. Its guest has answered.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Claim {
-    /// Name of the guest.
-    pub(crate) guest: String,
-    /// Its id.
-    pub(crate) id: String,
-    /// Its process.
-    pub(crate) pid: i32,
-    /// Token to renew or release the claim with.
-    pub(crate) token: String,
-    /// Lease from now, in seconds, until it is renewed.
-    pub(crate) lease_s: u64,
-    /// Tier of the guest: it was hot, or brood restored it for this claim (cold).
-    #[schema(value_type = words::Tier)]
-    pub(crate) tier: Tier,
-    /// Ports of this host that lead into the guest.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) published: Vec<PublishedPort>,
-    /// From the claim to the guest's answer, in milliseconds.
-    pub(crate) claim_ms: f64,
-}
-
-impl From<ClaimGrant> for Claim {
-    fn from(claimed: ClaimGrant) -> Self {
-        let took = claimed.latency;
-        Self::new(claimed, took)
-    }
-}
 
 /// A claim was made. The token is the claimer's alone.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -164,21 +117,6 @@ pub(super) fn wait(seconds: f64) -> Result<Duration, Problem> {
     }
     let detail = format!("wait_s must be 0 to {WAIT_MAX_S}");
     Err(Problem::bad_request(detail))
-}
-
-impl Claim {
-    pub(super) fn new(claimed: ClaimGrant, took: Duration) -> Self {
-        Self {
-            guest: claimed.guest,
-            id: claimed.id.to_string(),
-            pid: claimed.pid,
-            token: claimed.token,
-            lease_s: claimed.lease.as_secs(),
-            tier: claimed.tier,
-            published: claimed.forwards.iter().map(PublishedPort::from).collect(),
-            claim_ms: took.as_secs_f64() * 1e3,
-        }
-    }
 }
 
 /// Why there is no guest for a claimer.
@@ -339,22 +277,6 @@ impl App {
         let claimed = receiver.await.map_err(|_| Problem::internal())?;
         Ok(claimed?)
     }
-}
-
-/// How long a claim is to last.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RenewRequest {
-    /// From now, in seconds.
-    #[schema(minimum = 1)]
-    pub(crate) lease_s: u32,
-}
-
-/// A claim was renewed.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct LeaseRenewal {
-    /// How long it lasts from now, in seconds.
-    pub(crate) lease_s: u32,
 }
 
 /// Renews a claim: its lease ends the given time from now

@@ -8,21 +8,24 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
     App,
     extract::{Json, Path, Query},
     permits::PermitKind,
     problem::Problem,
-    types::{self, SuspendRequest, SuspendTarget, report},
+    types::{
+        self, AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport, SuspendRequest,
+        SuspendTarget,
+    },
     workers::{self, until_hang_up},
 };
 use brood_core::{
     checkpoint::{BundlePath, until},
-    guests::{Guest, Guests},
-    restore::{self, RestoreFailure},
+    guests::Guests,
+    restore,
 };
 
 /// Default time to wait for an answer.
@@ -90,48 +93,6 @@ pub(super) async fn show(
 ) -> Result<Answer<types::Guest>, Problem> {
     app.on_guests(move |guests| Ok(Answer(types::Guest::one(guests, &name)?)))
         .await
-}
-
-/// A request to a guest.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct AskRequest {
-    /// The request, word by word.
-    #[schema(example = json!(["ping", "hello"]), min_items = 1)]
-    pub(crate) request: Vec<String>,
-    /// How long to wait for the answer, in seconds.
-    #[schema(default = 10.0, exclusive_minimum = 0.0, maximum = 3600.0)]
-    pub(crate) timeout_s: Option<f64>,
-    /// Answer with a text for people, as `brood ask` prints it, instead of an object.
-    #[serde(default)]
-    pub(crate) text: bool,
-}
-
-/// A guest's answer.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum GuestAnswer {
-    /// For people.
-    Text(String),
-    /// For programs.
-    Object(serde_json::Value),
-}
-
-impl AskRequest {
-    /// Puts the request to a guest.
-    pub(crate) fn put(
-        &self,
-        guests: &mut Guests<'_>,
-        name: &str,
-        timeout: Duration,
-    ) -> Result<GuestAnswer, brood_core::guests::Error> {
-        let answer = guests.ask(name, &self.request, timeout)?;
-        Ok(if self.text {
-            GuestAnswer::Text(answer.to_string())
-        } else {
-            GuestAnswer::Object(answer.to_json())
-        })
-    }
 }
 
 /// Sends a request to a guest; answers with the guest's answer
@@ -221,15 +182,6 @@ pub(super) struct ResumeRequest {
     timeout_s: Option<f64>,
 }
 
-/// A guest was resumed.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct ResumeReport {
-    /// Its name.
-    pub(crate) name: String,
-    /// From SIGCONT to its answer, in milliseconds.
-    pub(crate) resume_ms: f64,
-}
-
 /// Continues a stopped guest (SIGCONT); answers when the guest has answered
 #[utoipa::path(
     post, path = "/guests/{guest}/resume", tag = "guests", operation_id = "resumeGuest",
@@ -254,23 +206,6 @@ pub(super) async fn resume(
         .await?;
     app.metrics.resumed(took);
     Ok(Answer(resumed))
-}
-
-impl ResumeReport {
-    /// Resumes a guest; returns how long its answer took, too.
-    pub(crate) fn of(
-        guests: &mut Guests<'_>,
-        name: &str,
-        timeout: Duration,
-    ) -> Result<(Self, Duration), brood_core::guests::Error> {
-        let guest = guests.find(name)?;
-        let took = guests.resume(&guest, timeout)?;
-        let resumed = Self {
-            name: guest.row.name,
-            resume_ms: took.as_secs_f64() * 1e3,
-        };
-        Ok((resumed, took))
-    }
 }
 
 /// Suspends a guest into a new checkpoint and ends it; if anything fails, the guest goes on
@@ -318,129 +253,6 @@ impl App {
             )?)
         })
         .await
-    }
-}
-
-/// Guests were destroyed.
-#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
-pub(crate) struct DestroyAnswer {
-    /// How many.
-    pub(crate) destroyed: usize,
-    /// Their names.
-    pub(crate) guests: Vec<String>,
-    /// Guests that could not be destroyed, and stay recorded.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<report::RestoreFailure>)]
-    pub(crate) left: Vec<RestoreFailure>,
-    /// Names of guests that were left alone because they are claimed.
-    #[serde(default)]
-    pub(crate) spared: Vec<String>,
-}
-
-/// Guests to destroy.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum DestroyTargets<'a> {
-    /// All; claimed ones only when `force` is set.
-    All { force: bool },
-    /// These: names or ids.
-    Named {
-        guests: &'a [String],
-        ignore_missing: bool,
-    },
-}
-
-/// Guests of these names or ids, each once.
-pub(crate) fn named(
-    guests: &mut Guests<'_>,
-    names: &[String],
-    ignore_missing: bool,
-) -> Result<Vec<Guest>, brood_core::guests::Error> {
-    let mut found: Vec<Guest> = Vec::new();
-    for name in names {
-        let guest = match guests.find(name) {
-            Err(brood_core::guests::Error::NoSuchGuest(_)) if ignore_missing => continue,
-            found => found?,
-        };
-        if !found.iter().any(|other| other.row.id == guest.row.id) {
-            found.push(guest);
-        }
-    }
-    Ok(found)
-}
-
-impl DestroyAnswer {
-    /// Destroys guests.
-    pub(crate) fn of(
-        guests: &mut Guests<'_>,
-        targets: DestroyTargets<'_>,
-    ) -> Result<Self, brood_core::guests::Error> {
-        let (doomed, claimed) = match targets {
-            DestroyTargets::All { force } => guests
-                .list()?
-                .into_iter()
-                .partition(|guest| force || !guest.is_claimed()),
-            DestroyTargets::Named {
-                guests: names,
-                ignore_missing,
-            } => (named(guests, names, ignore_missing)?, Vec::new()),
-        };
-        Ok(Self {
-            spared: claimed.into_iter().map(|guest| guest.row.name).collect(),
-            ..guests.destroy(&doomed)?.try_into()?
-        })
-    }
-
-    /// Adds another result.
-    pub(crate) fn add(&mut self, more: Self) {
-        self.destroyed += more.destroyed;
-        self.guests.extend(more.guests);
-        self.left.extend(more.left);
-        self.spared.extend(more.spared);
-    }
-}
-
-impl TryFrom<brood_core::guests::DestroyReport> for DestroyAnswer {
-    type Error = brood_core::guests::Error;
-
-    /// The view of the result; an error when none of the guests was destroyed.
-    fn try_from(ended: brood_core::guests::DestroyReport) -> Result<Self, Self::Error> {
-        if ended.names.is_empty() {
-            ended.whole().map(|guests| Self {
-                destroyed: 0,
-                guests,
-                left: Vec::new(),
-                spared: Vec::new(),
-            })
-        } else {
-            Ok(Self {
-                destroyed: ended.names.len(),
-                guests: ended.names,
-                left: ended.left.iter().map(failure_view).collect(),
-                spared: Vec::new(),
-            })
-        }
-    }
-}
-
-impl From<brood_core::guests::EndedStrays> for DestroyAnswer {
-    fn from(ended: brood_core::guests::EndedStrays) -> Self {
-        let left = ended.left.into_iter().map(|(name, error)| RestoreFailure {
-            name,
-            error: error.to_string(),
-        });
-        Self {
-            destroyed: ended.names.len(),
-            guests: ended.names,
-            left: left.collect(),
-            spared: Vec::new(),
-        }
-    }
-}
-
-fn failure_view(left: &brood_core::guests::Left) -> RestoreFailure {
-    RestoreFailure {
-        name: left.name.clone(),
-        error: left.error.to_string(),
     }
 }
 

@@ -51,7 +51,7 @@ impl PermitKind {
     /// For one pool: a few for each core, so that guests which spin do not take the host from all
     /// others.
     pub(super) fn pool(name: &str) -> Self {
-        let at_most = OF_A_POOL.max(2 * super::pools::at_once() as usize);
+        let at_most = OF_A_POOL.max(2 * super::types::at_once() as usize);
         Self::new(format!("pool {name}"), at_most)
     }
 

@@ -27,8 +27,8 @@ use super::{
     App,
     events::RestoreEvent,
     metrics::{EvictReason, Origin},
-    pools::at_once,
     problem::Problem,
+    types::at_once,
     workers::blocking,
 };
 use brood_core::{

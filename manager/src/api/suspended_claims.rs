@@ -3,26 +3,25 @@
 use std::time::Instant;
 
 use axum::{Json as Answer, extract::State};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
     App,
-    claims::{Claim, ROOM_POLL_INTERVAL, wait},
+    claims::{ROOM_POLL_INTERVAL, wait},
     events::About,
     extract::{Json, Path},
     guests::limit,
     permits::PermitKind,
     pools::lease,
     problem::Problem,
-    types::{ClaimStatus, words},
+    types::{Claim, ClaimStatus, ResumeClaimRequest, SuspendAnswer},
 };
 use brood_core::{
-    checkpoint::{Watch, until},
-    pool::{Error, Pools, RoomWait, Tier},
+    checkpoint::until,
+    pool::{Error, RoomWait, Tier},
     restore,
-    state::{SuspendedClaimState, TokenDigest},
-    units::Bytes,
+    state::TokenDigest,
 };
 
 /// Shows a claim by its token
@@ -37,21 +36,6 @@ pub(super) async fn show(
 ) -> Result<Answer<ClaimStatus>, Problem> {
     app.on_pools(move |pools| Ok(Answer(pools.find_claim(&token)?.into())))
         .await
-}
-
-/// A claim was suspended. The event leaves out the token, which is the claimer's alone.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[schema(as = SuspendedClaim)]
-pub(crate) struct SuspendAnswer {
-    /// The pool.
-    pub(crate) pool: String,
-    /// Name that its guest had.
-    pub(crate) guest: String,
-    /// Guest memory that was written.
-    #[schema(value_type = words::Bytes)]
-    pub(crate) written_bytes: Bytes,
-    /// How long that took, in milliseconds.
-    pub(crate) suspend_ms: f64,
 }
 
 /// The guest of a suspended claim was restored, and has answered.
@@ -115,47 +99,6 @@ pub(super) async fn suspend(
         app.room.notify_waiters();
     }
     Ok(Answer(rested))
-}
-
-impl SuspendAnswer {
-    /// Suspends a claim; says whether it was not suspended before, too.
-    pub(crate) fn of(
-        pools: &mut Pools<'_>,
-        token: &str,
-        progress: Watch<'_>,
-    ) -> Result<(Self, bool), Error> {
-        let begin = Instant::now();
-        let digest = TokenDigest::of(token);
-        let before = pools.state.suspended_claim(&digest)?;
-        let manifest = pools.suspend(token, progress)?;
-        let after = pools.state.suspended_claim(&digest)?;
-        let answer = Self {
-            guest: manifest.guest,
-            written_bytes: manifest.files.ckp.size,
-            suspend_ms: begin.elapsed().as_secs_f64() * 1e3,
-            pool: after.ok_or(Error::NoSuchClaim)?.pool,
-        };
-        let news = before.is_none_or(|before| before.state != SuspendedClaimState::Suspended);
-        Ok((answer, news))
-    }
-}
-
-/// Request to resume a suspended claim.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ResumeClaimRequest {
-    /// Lease of the claim from then on, in seconds, until it is renewed; the pool's lease by
-    /// default.
-    #[schema(minimum = 1)]
-    pub(crate) lease_s: Option<u32>,
-    /// How long to wait, in seconds, when the pool or the host has no room.
-    #[serde(default)]
-    #[schema(default = 0.0, minimum = 0.0, maximum = 3600.0)]
-    pub(crate) wait_s: f64,
-    /// Time that the guest has to answer, in seconds; by default 10 if it still runs and 60 if it
-    /// is restored.
-    #[schema(exclusive_minimum = 0.0, maximum = 3600.0)]
-    pub(crate) timeout_s: Option<f64>,
 }
 
 /// Resumes a suspended claim: restores its guest; answers when the guest has answered

@@ -16,10 +16,7 @@ use super::{
     values::{timeout, wait, whole_seconds},
 };
 use crate::{
-    api::{
-        claims::{Claim as Claimed, ClaimRequest},
-        suspended_claims::ResumeClaimRequest,
-    },
+    api::types::{Claim as Claimed, ClaimRequest, ResumeClaimRequest},
     config::Config,
     failure::Failure,
 };

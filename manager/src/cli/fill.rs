@@ -18,8 +18,7 @@ use super::{
 use crate::{
     api::{
         events::RestoreEvent,
-        pools::{FillRequest, FilledPool, PoolAnswer},
-        types::Pool,
+        types::{FillRequest, FilledPool, Pool, PoolAnswer},
     },
     config::Config,
     failure::Failure,

@@ -16,10 +16,7 @@ use super::{
     targets::{GuestAction, GuestArgs},
     values::timeout,
 };
-use crate::api::{
-    guests::{AskRequest, GuestAnswer},
-    types::{Guest, SuspendTarget},
-};
+use crate::api::types::{AskRequest, Guest, GuestAnswer, SuspendTarget};
 use crate::config::Config;
 use crate::failure::Failure;
 use brood_core::{checkpoint::BundlePath, state::EntryState, units::Bytes};

@@ -12,10 +12,7 @@ use super::{
     output::{cancellation, count, ending, json, line, operations},
 };
 use crate::{
-    api::{
-        guests::{DestroyAnswer, DestroyTargets},
-        types::Guest,
-    },
+    api::types::{DestroyAnswer, DestroyTargets, Guest},
     config::Config,
     failure::Failure,
     ops::{self, Auto, NAMES, Operations},

@@ -13,15 +13,13 @@ use super::DaemonActivity;
 use super::{Error, Operations, PoolStep, PutPool};
 use crate::{
     api::{
-        claims::{Claim, ClaimRequest, LeaseRenewal, RenewRequest},
         evict::{EvictReport, EvictRequest},
-        guests::{AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
         host::Host,
-        pools::{ChangePool, CreatePool, PoolAnswer},
-        suspended_claims::{ResumeClaimRequest, SuspendAnswer},
         types::{
-            Checkpoint, Guest, Leftovers, Pool, PoolDetails, RemovedCheckpoint, SuspendRequest,
-            SuspendTarget, SweepReport, SweepRequest,
+            AskRequest, ChangePool, Checkpoint, Claim, ClaimRequest, CreatePool, DestroyAnswer,
+            DestroyTargets, Guest, GuestAnswer, LeaseRenewal, Leftovers, Pool, PoolAnswer,
+            PoolDetails, RemovedCheckpoint, RenewRequest, ResumeClaimRequest, ResumeReport,
+            SuspendAnswer, SuspendRequest, SuspendTarget, SweepReport, SweepRequest,
         },
     },
     client::{self, Call, Client, Segment, Watch},

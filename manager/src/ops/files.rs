@@ -10,10 +10,7 @@ use super::{
 #[cfg(target_os = "linux")]
 use crate::image::{Image, Images};
 use crate::{
-    api::{
-        guests::DestroyAnswer,
-        types::{self, ListedCheckpoint, VerifyReport},
-    },
+    api::types::{self, DestroyAnswer, ListedCheckpoint, VerifyReport},
     failure::Failure,
 };
 #[cfg(target_os = "linux")]

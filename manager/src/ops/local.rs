@@ -8,18 +8,13 @@ use std::{
 use super::{Error, Operations, PoolStep, PutPool, progress::LocalProgress};
 use crate::{
     api::{
-        claims::{Claim, ClaimRequest},
-        guests::{
-            self as api_guests, AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer,
-            ResumeReport,
-        },
+        guests::TIMEOUT,
         host::Host,
-        pools::{FilledPool, PoolAnswer},
         restores::verified_restore,
-        suspended_claims::{ResumeClaimRequest, SuspendAnswer},
         types::{
-            self, Guest, Leftovers, Pool, PoolDetails, RemovedCheckpoint, SuspendTarget,
-            SweepReport,
+            self, AskRequest, Claim, ClaimRequest, DestroyAnswer, DestroyTargets, FilledPool,
+            Guest, GuestAnswer, Leftovers, Pool, PoolAnswer, PoolDetails, RemovedCheckpoint,
+            ResumeClaimRequest, ResumeReport, SuspendAnswer, SuspendTarget, SweepReport,
         },
     },
     client::Watch,
@@ -186,7 +181,7 @@ impl Operations for Local {
         ignore_missing: bool,
     ) -> Result<Vec<Guest>, Error> {
         self.with_guests(|guests| {
-            let found = api_guests::named(guests, names, ignore_missing)?;
+            let found = types::named(guests, names, ignore_missing)?;
             let engine = guests.engine.kind();
             let views = found.iter().map(|guest| Guest::new(guest, engine, None));
             Ok(views.collect())
@@ -198,9 +193,7 @@ impl Operations for Local {
     }
 
     fn ask(&mut self, guest: &str, asked: &AskRequest) -> Result<GuestAnswer, Error> {
-        let timeout = asked
-            .timeout_s
-            .map_or(api_guests::TIMEOUT, Duration::from_secs_f64);
+        let timeout = asked.timeout_s.map_or(TIMEOUT, Duration::from_secs_f64);
         self.with_guests(|guests| asked.put(guests, guest, timeout))
     }
 

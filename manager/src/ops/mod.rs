@@ -41,13 +41,11 @@ pub(crate) use local::{Local, engine, engine_with, facts, state};
 use crate::api::events::RestoreEvent;
 use crate::{
     api::{
-        claims::{Claim, ClaimRequest},
-        guests::{AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport},
         host::Host,
-        pools::{FillRequest, PoolAnswer},
-        suspended_claims::{ResumeClaimRequest, SuspendAnswer},
         types::{
-            Checkpoint, Guest, Leftovers, Pool, PoolDetails, RemovedCheckpoint, SuspendTarget,
+            AskRequest, Checkpoint, Claim, ClaimRequest, DestroyAnswer, DestroyTargets,
+            FillRequest, Guest, GuestAnswer, Leftovers, Pool, PoolAnswer, PoolDetails,
+            RemovedCheckpoint, ResumeClaimRequest, ResumeReport, SuspendAnswer, SuspendTarget,
             SweepReport,
         },
     },

@@ -2,11 +2,14 @@
 //! made from a type of the core, which knows nothing of the API or of OpenAPI.
 
 mod checkpoint;
+mod claim;
 mod disk;
 mod guest;
+mod guest_request;
 pub mod manifest;
 mod plan;
 mod pool;
+mod pool_request;
 pub mod report;
 pub mod words;
 
@@ -15,10 +18,19 @@ mod schema_tests;
 
 pub use checkpoint::{Checkpoint, ListedCheckpoint, ListedState};
 pub(crate) use checkpoint::{RemovedCheckpoint, SuspendRequest, SuspendTarget, VerifyReport};
+pub(crate) use claim::{
+    Claim, ClaimRequest, LeaseRenewal, RenewRequest, ResumeClaimRequest, SuspendAnswer,
+};
 pub(crate) use disk::{Leftovers, SweepReport, SweepRequest};
 pub use guest::{Guest, MemoryMap, PublishedPort, Usage};
+pub(crate) use guest_request::{
+    AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport, named,
+};
 pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
 pub use pool::{
     ClaimState, ClaimStatus, Pool, PoolClaim, PoolDetails, PoolEntries, PoolFailing, PoolPolicy,
     PoolSettings, ReconcileAnswer, SuspendedClaimView,
+};
+pub(crate) use pool_request::{
+    ChangePool, CreatePool, FillRequest, FilledPool, PoolAnswer, at_once,
 };

@@ -28,7 +28,7 @@ use super::{
     CODES, copy::into_guest, exec::Program, ours, place::Provision, session::GuestSession,
 };
 use crate::{
-    api::{claims::ClaimRequest, guests::DestroyTargets},
+    api::types::{ClaimRequest, DestroyTargets},
     cli::{
         complete,
         output::{operations, operations_to_restore},
