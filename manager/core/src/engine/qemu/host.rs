@@ -21,8 +21,8 @@ const MACHINE: &str = "pc";
 pub struct QemuHost {
     /// The accelerator that was named.
     named: Option<Accelerator>,
-    /// What the program said of itself, once it was asked.
-    asked: std::sync::Arc<OnceLock<Result<Installed, String>>>,
+    /// What the program said of itself, once it has. A host that could not ask may do so later.
+    asked: std::sync::Arc<OnceLock<Installed>>,
 }
 
 /// What a QEMU says of itself.
@@ -116,11 +116,14 @@ impl QemuHost {
     }
 
     fn installed(&self) -> Result<&Installed, Error> {
-        let asked = self.asked.get_or_init(ask);
-        asked.as_ref().map_err(|reason| Error::Unavailable {
+        if let Some(installed) = self.asked.get() {
+            return Ok(installed);
+        }
+        let installed = ask().map_err(|reason| Error::Unavailable {
             engine: "QEMU",
-            reason: reason.clone(),
-        })
+            reason,
+        })?;
+        Ok(self.asked.get_or_init(|| installed))
     }
 }
 
@@ -195,10 +198,10 @@ mod tests {
     fn a_checkpoint_of_another_qemu_is_refused_by_name() {
         let host = QemuHost::new(Some(Accelerator::Tcg));
         host.asked
-            .set(Ok(Installed {
+            .set(Installed {
                 version: "7.2.22".to_owned(),
                 machine: "pc-i440fx-7.2".to_owned(),
-            }))
+            })
             .unwrap();
         let guest = host.new_guest(&"0".repeat(64), Network::None).unwrap();
         host.suits(&guest).unwrap();

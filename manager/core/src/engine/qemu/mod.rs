@@ -199,6 +199,8 @@ impl Engine for Qemu {
 
     fn suits(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let guest = guest_of(checkpoint)?;
+        // A host that cannot ask its QEMU, for want of descriptors, is no fault of the checkpoint.
+        let _ = self.host.version()?;
         self.host.suits(&guest).map_err(|reason| Error::Checkpoint {
             checkpoint: checkpoint.path().to_string(),
             reason,
