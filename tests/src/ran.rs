@@ -113,10 +113,12 @@ impl Running {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When it takes longer than twice [`PATIENCE`].
+    /// When it takes longer than twice [`PATIENCE`]; three times as long, when it measures.
     #[must_use]
     pub fn wait(self) -> Ran {
-        self.wait_within(2 * PATIENCE)
+        // A measurement waits for the host to be quiet, and is made again when it was not.
+        let measures = self.line.starts_with("density ");
+        self.wait_within(if measures { 6 } else { 2 } * PATIENCE)
     }
 
     /// Waits for the end of what may take this long: a whole host that is emulated, say.
