@@ -20,6 +20,7 @@ use brood_core::{
         Limit,
         qemu::{Boot, BootDisk, BootImage, BootRoot, Booted, Qemu},
     },
+    state::State,
 };
 use brood_core::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, Watch},
@@ -34,7 +35,7 @@ use brood_core::{
     guests::{self, Guests},
     rebuild::{Rebuilt, rebuild},
     restore::read_bundle,
-    state::{BundleAction, State},
+    state::BundleAction,
     units::Bytes,
 };
 

@@ -28,6 +28,7 @@ mod name;
 mod owner;
 mod qcow2;
 mod reflink;
+#[cfg(target_os = "linux")]
 mod shared;
 mod zfs;
 
@@ -37,9 +38,11 @@ pub use error::Error;
 pub use found::{FoundItem, find};
 pub use name::{Choice, Place, Source};
 pub use owner::{Owner, Token};
+#[cfg(target_os = "linux")]
 pub(crate) use qcow2::overlay_base;
 pub use reflink::Reflink;
-pub(crate) use shared::{link_shared, shared_file, unlink_shared};
+#[cfg(target_os = "linux")]
+pub(crate) use shared::{link_shared, unlink_shared};
 pub use zfs::{Command, CommandAnswer, Runner, Zfs};
 
 use crate::{
@@ -61,6 +64,11 @@ pub struct SealedDisk<'a> {
     pub bundle: &'a BundlePath,
     /// What its manifest says of the disk.
     pub disk: &'a DiskSnapshot,
+}
+
+/// The file of a bundle's disk that all of its guests read.
+pub(crate) fn shared_file(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<PathBuf, Error> {
+    reflink::snapshot_file(bundle, disk)
 }
 
 /// Makes, keeps and removes the disks that come from one source.

@@ -6,17 +6,13 @@
 //! followed.
 
 use std::{
-    ffi::OsString,
     fs::File,
     io,
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        fs::FileExt,
-    },
-    path::{Path, PathBuf},
+    os::unix::{ffi::OsStrExt, fs::FileExt},
+    path::Path,
 };
 
-use super::reflink::{OVERLAY, blocks};
+use super::reflink::blocks;
 
 const MAGIC: u32 = 0x5146_49fb;
 const VERSION: u32 = 3;
@@ -89,9 +85,10 @@ pub(super) fn write_overlay(to: &File, size: u64, base: &Path) -> io::Result<()>
 
 /// What a guest's disk is an overlay of; none when it is a disk by itself, as its name says. It is
 /// for a disk that was just made: a guest's QEMU may write anything to it later.
-pub(crate) fn overlay_base(disk: &Path) -> io::Result<Option<PathBuf>> {
+#[cfg(target_os = "linux")]
+pub(crate) fn overlay_base(disk: &Path) -> io::Result<Option<std::path::PathBuf>> {
     let name = disk.to_string_lossy();
-    if !name.ends_with(OVERLAY) {
+    if !name.ends_with(super::reflink::OVERLAY) {
         return Ok(None);
     }
     let file = File::open(disk)?;
@@ -103,7 +100,7 @@ pub(crate) fn overlay_base(disk: &Path) -> io::Result<Option<PathBuf>> {
     }
     let mut base = vec![0; length as usize];
     file.read_exact_at(&mut base, NAME)?;
-    Ok(Some(PathBuf::from(OsString::from_vec(base))))
+    Ok(Some(std::ffi::OsStr::from_bytes(&base).into()))
 }
 
 /// Writes a disk as its guest sees it into an empty file: its base, and over that what the overlay

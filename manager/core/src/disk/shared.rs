@@ -3,12 +3,13 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use super::{
     Error, Token,
     reflink::{self, blocks, create, open, rename, sync_folder, temporary},
+    shared_file,
 };
 use crate::{
     checkpoint::{
@@ -17,11 +18,6 @@ use crate::{
     },
     owner_only,
 };
-
-/// The file of a bundle's shared disk.
-pub(crate) fn shared_file(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<PathBuf, Error> {
-    reflink::snapshot_file(bundle, disk)
-}
 
 /// Puts a file with this SHA-256 beside a bundle that is being written, as the disk of this device
 /// that all of its guests read.

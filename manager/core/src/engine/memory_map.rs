@@ -30,11 +30,13 @@ impl MemoryMap {
     }
 
     /// Counts a page that is the guest's own.
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn add_private(&mut self, page: u64) {
         add(&mut self.private, page / self.cell_pages);
     }
 
     /// Counts a page that is shared.
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn add_shared(&mut self, page: u64) {
         add(&mut self.shared, page / self.cell_pages);
     }
@@ -52,6 +54,7 @@ impl MemoryMap {
     }
 }
 
+#[cfg(any(test, target_os = "linux"))]
 fn add(cells: &mut [u64], cell: u64) {
     let cell = usize::try_from(cell).ok();
     if let Some(count) = cell.and_then(|cell| cells.get_mut(cell)) {

@@ -20,7 +20,7 @@ use nix::{
 use serde::Serialize;
 
 #[cfg(target_os = "freebsd")]
-pub use this_kernel::ThisKernel;
+pub(crate) use this_kernel::ThisKernel;
 
 use super::{
     facts::{Cpu, HostFacts, HostMemory, OpenFiles, Paths, System},
