@@ -44,8 +44,7 @@ impl Agent {
     /// Runs a program.
     ///
     /// # Errors
-    /// As all calls: [`FailureKind::NotFound`](brood_agent_protocol::FailureKind::NotFound), for
-    /// one, when there is no such program.
+    /// As all calls: [`FailureKind::NotFound`], for one, when there is no such program.
     pub fn exec(&self, exec: Exec) -> Result<GuestProcess, AgentError> {
         self.begin(self.connection.ask("run a program", Request::Exec(exec))?)
     }
