@@ -23,7 +23,7 @@ use super::{
     guests::TIMEOUT,
     permits::PermitKind,
     problem::Problem,
-    programs::problem,
+    programs::{problem, session_problem},
     workers::blocking,
 };
 use brood_core::agent::{
@@ -196,13 +196,7 @@ pub(super) async fn write(
             part: Bytes::new(),
             ended: false,
         };
-        let written = agent.write_file(file, &mut body);
-        written.map(drop).map_err(|e| match e {
-            AgentError::Local { source, .. } => {
-                Problem::bad_request(format!("the body did not come whole: {source}"))
-            }
-            e => problem(&name, &e),
-        })
+        Ok(agent.write_file(file, &mut body))
     });
     let sent = async move {
         let mut body = body.into_data_stream();
@@ -217,7 +211,14 @@ pub(super) async fn write(
         let _ = sender.send(Ok(Bytes::new())).await;
     };
     let ((), written) = tokio::join!(sent, written);
-    written.map(|()| StatusCode::NO_CONTENT)
+    match written? {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(AgentError::Local { source, .. }) => {
+            let what = format!("the body did not come whole: {source}");
+            Err(Problem::bad_request(what))
+        }
+        Err(e) => Err(session_problem(&app, &name, e).await),
+    }
 }
 
 /// Tells what a guest's console said, as `brood logs`: its first 8 MiB

@@ -221,6 +221,18 @@ impl ExecWords<'_> {
     }
 }
 
+/// An error of a guest's agent, or how the guest ended when the session ended with it.
+pub(super) async fn session_problem(app: &App, guest: &str, error: AgentError) -> Problem {
+    if let AgentError::Lost { .. } = error {
+        let name = guest.to_owned();
+        let lives = app.on_guests(move |guests| Ok(guests.outlives_its_channel(&name)?));
+        if let Err(ended) = lives.await {
+            return ended;
+        }
+    }
+    problem(guest, &error)
+}
+
 /// An error of a guest's agent.
 pub(super) fn problem(guest: &str, error: &AgentError) -> Problem {
     let detail = format!("guest {guest}: {error}");
@@ -262,11 +274,18 @@ pub(super) async fn exec(
     let agent = app
         .on_guests(move |guests| Ok(guests.agent(&found, TIMEOUT)?))
         .await?;
-    until_hang_up(move |cancelled| {
+    let ran = until_hang_up(move |cancelled| {
         let _permit = permit;
         let input = asked.input.unwrap_or_default();
-        let answer = ExecAnswer::with_input(&agent, exec, input.as_bytes(), cancelled);
-        answer.map(Answer).map_err(|e| problem(&name, &e))
-    })
-    .await
+        Ok(ExecAnswer::with_input(
+            &agent,
+            exec,
+            input.as_bytes(),
+            cancelled,
+        ))
+    });
+    match ran.await? {
+        Ok(answer) => Ok(Answer(answer)),
+        Err(e) => Err(session_problem(&app, &name, e).await),
+    }
 }

@@ -1,5 +1,7 @@
 //! Programs, files and consoles of guests over the API.
 
+use std::thread;
+
 use brood_tests::{Daemon, Home, text, until};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -72,4 +74,30 @@ fn the_api_runs_programs_and_carries_files() {
     let _ = home.brood(&["pause", "a-1"]).ok();
     let paused = exec(&json!({ "command": ["true"] }), 409);
     assert!(text(&paused["detail"]).contains("paused"), "{paused}");
+}
+
+#[test]
+fn who_waits_for_a_program_over_the_api_is_told_of_its_guests_suspend() {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    home.restore(&linux, 1, "a");
+    let daemon = Daemon::start(&home);
+    let asked = json!({ "command": ["sleep", "4711"], "timeout_s": 300 });
+    let waits = daemon.request(Method::POST, "/api/v1/guests/a-1/exec");
+    let waits = thread::spawn(move || waits.json(&asked).send().unwrap());
+    until("it to run", || {
+        runs(&home, "a-1", "sleep 4711").then_some(())
+    });
+    let warm = home.named("warm");
+    let _ = home.brood(&["suspend", "a-1", &warm.path]).ok();
+    let answer = waits.join().unwrap();
+    assert_eq!(answer.status(), 409);
+    let problem: Value = answer.json().unwrap();
+    assert_eq!(problem["type"], "urn:brood:error:guest-not-alive", "{problem}");
+    let detail = text(&problem["detail"]);
+    assert!(
+        detail.contains("was suspended to") && detail.contains(&warm.path),
+        "{problem}"
+    );
 }

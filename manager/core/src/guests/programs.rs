@@ -1,12 +1,20 @@
 //! Programs in guests: a session with a guest's agent, and what its console says.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{Error, Guests, running};
 use crate::{
     agent::Agent,
     engine::{self, ConsoleLine, GuestRef},
 };
+
+/// How long the end of a guest is waited for that has closed its channel.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Guests<'_> {
     /// Begins a session with the agent of a running guest, beside all others that there are.
@@ -24,18 +32,36 @@ impl Guests<'_> {
         }
     }
 
-    /// Why a session with a guest's agent has ended: how the guest has, if it has.
+    /// Makes sure that a guest has not ended.
     ///
     /// # Errors
     /// When the guest is gone; the error says how it ended.
     pub fn still_runs(&mut self, name: &str) -> Result<(), Error> {
         let guest = self.find(name)?;
         match running(&guest) {
-            // Its end may be noticed a moment after that of its channel.
+            // Its end may be noticed a moment later.
             Ok(process) if !process.may_live() => Err(self.why_gone(&guest)),
             Ok(_) | Err(Error::Paused(_)) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+
+    /// Makes sure that a guest whose channel was closed has not ended. A process that ends closes
+    /// its channels first, so its end is waited for.
+    ///
+    /// # Errors
+    /// When the guest is gone; the error says how it ended.
+    pub fn outlives_its_channel(&mut self, name: &str) -> Result<(), Error> {
+        let begin = Instant::now();
+        if let Ok(process) = running(&self.find(name)?) {
+            while process.may_live()
+                && begin.elapsed() < END_PATIENCE
+                && !self.cancelled.load(Ordering::Relaxed)
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.still_runs(name)
     }
 
     /// The file with what a guest's console said.

@@ -37,7 +37,7 @@ use super::{
     connections::{Client, Upgraded},
     extract::Path,
     problem::Problem,
-    programs::problem,
+    programs::session_problem,
     request::STREAM_PROTOCOL,
 };
 use brood_core::agent::{
@@ -136,7 +136,7 @@ async fn serve(app: App, guest: String, mut socket: WebSocket, upgraded: Upgrade
         None => return,
         Some(Err(problem)) => Over::Failed(problem),
         Some(Ok(exec)) => match Program::start(&app, &guest, exec).await {
-            Ok(program) => program.stream(&mut sink, stream).await,
+            Ok(program) => program.stream(&app, &mut sink, stream).await,
             Err(problem) => Over::Failed(problem),
         },
     };
@@ -199,16 +199,26 @@ fn unreadable(error: &axum::Error) -> Problem {
 
 impl Program {
     /// Joins it to a client until either ends.
-    async fn stream(mut self, sink: &mut Sink, mut stream: SplitStream<WebSocket>) -> Over {
+    async fn stream(
+        mut self,
+        app: &App,
+        sink: &mut Sink,
+        mut stream: SplitStream<WebSocket>,
+    ) -> Over {
         let from_client = Listening {
             process: &self.process,
             input: self.input.take(),
             has_terminal: self.has_terminal,
         };
-        tokio::select! {
-            over = from_client.listen(&mut stream) => over,
-            over = tell(sink, self.pid, &mut self.said, &self.guest) => over,
-        }
+        let told = tell(sink, self.pid, &mut self.said);
+        let lost = tokio::select! {
+            over = from_client.listen(&mut stream) => return over,
+            told = told => match told {
+                Ok(over) => return over,
+                Err(lost) => lost,
+            },
+        };
+        Over::Failed(session_problem(app, &self.guest, lost).await)
     }
 }
 
@@ -294,7 +304,11 @@ impl Listening<'_> {
 }
 
 /// Tells a client what its program does, until that has ended.
-async fn tell(sink: &mut Sink, pid: u32, said: &mut mpsc::Receiver<Said>, guest: &str) -> Over {
+async fn tell(
+    sink: &mut Sink,
+    pid: u32,
+    said: &mut mpsc::Receiver<Said>,
+) -> Result<Over, AgentError> {
     let mut pings = interval(PING_INTERVAL);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     if sink
@@ -302,7 +316,7 @@ async fn tell(sink: &mut Sink, pid: u32, said: &mut mpsc::Receiver<Said>, guest:
         .await
         .is_err()
     {
-        return Over::HungUp;
+        return Ok(Over::HungUp);
     }
     loop {
         let said = tokio::select! {
@@ -310,7 +324,7 @@ async fn tell(sink: &mut Sink, pid: u32, said: &mut mpsc::Receiver<Said>, guest:
             // A client that is gone is found also while nothing is read from it.
             _ = pings.tick() => match sink.send(Message::Ping(Bytes::new())).await {
                 Ok(()) => continue,
-                Err(_) => return Over::HungUp,
+                Err(_) => return Ok(Over::HungUp),
             },
         };
         let (message, over) = match said {
@@ -326,12 +340,12 @@ async fn tell(sink: &mut Sink, pid: u32, said: &mut mpsc::Receiver<Said>, guest:
                 (Message::Binary(part.into()), false)
             }
             Some(Ok(Output::Ended(ended))) => (ExecEvent::exited(ended).message(), true),
-            Some(Err(e)) => return Over::Failed(problem(guest, &e)),
-            None => return Over::Failed(Problem::internal()),
+            Some(Err(e)) => return Err(e),
+            None => return Ok(Over::Failed(Problem::internal())),
         };
         match sink.send(message).await {
-            Err(_) => return Over::HungUp,
-            Ok(()) if over => return Over::Exited,
+            Err(_) => return Ok(Over::HungUp),
+            Ok(()) if over => return Ok(Over::Exited),
             Ok(()) => {}
         }
     }

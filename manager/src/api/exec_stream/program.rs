@@ -18,7 +18,7 @@ use crate::api::{
     guests::TIMEOUT,
     permits::PermitKind,
     problem::Problem,
-    programs::{GRACE, PATIENCE, problem},
+    programs::{GRACE, PATIENCE, session_problem},
     workers::CancelOnDrop,
 };
 
@@ -81,7 +81,10 @@ impl Program {
             }
         });
         let begun = begins.await.map_err(|_| Problem::internal())?;
-        let (process, pid) = begun.map_err(|e| problem(guest, &e))?;
+        let (process, pid) = match begun {
+            Ok(begun) => begun,
+            Err(e) => return Err(session_problem(app, guest, e).await),
+        };
         let input = takes_input.then_some(input);
         if input.is_some() {
             let process = Weak::clone(&process);

@@ -66,7 +66,7 @@ impl Console {
             return Ok(ExitCode::SUCCESS);
         }
         // The guest's end was closed.
-        with_guests(config, |guests| guests.still_runs(guest))?;
+        with_guests(config, |guests| guests.outlives_its_channel(guest))?;
         Err(Failure::new(
             &format!("the console of guest {guest} was closed"),
             None,

@@ -49,7 +49,7 @@ impl<'a> GuestSession<'a> {
     pub(super) fn failure(&self, error: &AgentError) -> Failure {
         let guest = self.guest;
         if let AgentError::Lost { .. } = error
-            && let Err(why) = with_guests(self.config, |guests| guests.still_runs(guest))
+            && let Err(why) = with_guests(self.config, |guests| guests.outlives_its_channel(guest))
         {
             return why;
         }
