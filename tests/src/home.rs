@@ -371,6 +371,18 @@ impl Home {
         guests
     }
 
+    /// Makes sure that no guest's process is left, soon: those that were held ready end by
+    /// themselves, a moment after what they were for.
+    ///
+    /// # Panics
+    /// When one stays.
+    #[track_caller]
+    pub fn nobody_is_left(&self) {
+        until("no guest's process to be left", || {
+            self.guests().is_empty().then_some(())
+        });
+    }
+
     /// This home's nurseries.
     #[must_use]
     pub fn nurseries(&self) -> Vec<Proc> {

@@ -138,7 +138,7 @@ fn guests_live_their_lives_over_the_api() {
     let _ = daemon.send(Method::DELETE, "/api/v1/guests", 400);
     let all = daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
     assert_eq!(all["destroyed"], 1);
-    assert_eq!(home.guests(), []);
+    home.nobody_is_left();
 
     let whole_one = daemon.send(Method::POST, "/api/v1/checkpoints/demo/verify", 200);
     assert_eq!(

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File, FileTimes, Permissions},
+    io,
     os::unix::fs::{FileExt, PermissionsExt, chown},
     thread,
     time::{Duration, SystemTime},
@@ -10,15 +11,27 @@ use std::{
 
 use brood_tests::{Demo, HEAP, Home, text, until};
 
-/// Bytes that guests' processes and their nurseries have read, all together.
+/// Bytes that guests' processes and their nurseries have read, all together. A spare process that
+/// became no guest ends some time after its restore, and has read nothing.
 fn read_by(home: &Home) -> u64 {
-    let pids = home.guests().into_iter().chain(home.nurseries());
-    pids.map(|process| {
-        let io = fs::read_to_string(format!("/proc/{}/io", process.pid)).expect("it lives");
+    let processes = home.guests().into_iter().chain(home.nurseries());
+    let io = processes.filter_map(|process| {
+        match fs::read_to_string(format!("/proc/{}/io", process.pid)) {
+            // It ended before the file was opened, or while it was read.
+            Err(e) if gone(&e) => None,
+            io => Some(io.expect("what it read")),
+        }
+    });
+    io.map(|io| {
         let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
         read.expect("a line").parse::<u64>().expect("a number")
     })
     .sum()
+}
+
+/// Whether a process is gone whose file could not be read.
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 #[test]

@@ -419,5 +419,5 @@ fn a_checkpoint_that_is_being_removed_is_not_restored_from() {
     let _ = ran.ok();
     assert!(!demo.ckp().exists());
     assert!(home.list().is_empty());
-    assert!(home.guests().is_empty());
+    home.nobody_is_left();
 }

@@ -150,7 +150,7 @@ fn a_daemon_that_is_killed_in_the_middle_is_an_error_that_says_so(on: EngineKind
     let _ = said(&home, &["destroy", "--all"])
         .ok()
         .says(&["without a daemon", "is gone"]);
-    assert_eq!(home.guests(), []);
+    home.nobody_is_left();
 }
 
 fn a_claim_that_waits_outlives_an_upgrade_and_not_a_kill(on: EngineKind) {

@@ -107,7 +107,7 @@ fn each_step_is_one_object_with_all_figures_and_they_add_up() {
         );
     }
     assert!(home.list().is_empty());
-    assert!(home.guests().is_empty());
+    home.nobody_is_left();
 
     let page = fs::read_to_string(report.join("index.html")).unwrap();
     assert!(
@@ -161,7 +161,7 @@ fn an_interrupted_measurement_leaves_no_guest() {
             ran.stdout
         );
         assert!(home.list().is_empty(), "{:?}", home.list());
-        assert!(home.guests().is_empty());
+        home.nobody_is_left();
     }
 }
 
@@ -256,5 +256,5 @@ fn a_noisy_host_is_measured_again_and_then_warned_of() {
         !plan.contains("density run"),
         "noise is planned with: {plan}"
     );
-    assert!(home.guests().is_empty());
+    home.nobody_is_left();
 }

@@ -70,10 +70,8 @@ fn a_claim_rests_on_disk_and_comes_back_again_and_again(on: EngineKind) {
             (&entries["claimed"], &entries["suspended"]),
             (&0.into(), &1.into())
         );
-        assert!(
-            home.guests().is_empty(),
-            "a suspended claim takes no memory"
-        );
+        // A suspended claim takes no memory.
+        home.nobody_is_left();
         assert_eq!(home.json(&["pool", "suspend", &token]), rested, "it rests");
         let _ = home
             .brood(&["pool", "renew", &token, "--lease", "60"])
@@ -151,7 +149,7 @@ fn a_guest_that_came_back_untold_is_its_claim(on: EngineKind) {
 
     record_it_twice();
     home.release(&last);
-    assert!(home.guests().is_empty());
+    home.nobody_is_left();
     assert_eq!(bundles(&home), Vec::<String>::new());
 }
 

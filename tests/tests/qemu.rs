@@ -155,7 +155,7 @@ fn a_guest_whose_hook_fails_is_not_handed_out() {
     for word in ["hooks", "50-key", "no key"] {
         assert!(told.contains(word), "{word}: {told}");
     }
-    assert_eq!(home.guests(), []);
+    home.nobody_is_left();
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_damaged_state_of_devices_is_refused_by_name() {
         assert_eq!(refused.code(), Some(1), "{name}: {refused:?}");
         let file = format!("{name}.ckp.kern");
         assert!(refused.stderr.contains(&file), "{name}: {refused:?}");
-        assert_eq!(home.guests(), [], "{name}");
+        home.nobody_is_left();
     }
 }
 

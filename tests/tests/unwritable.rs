@@ -86,7 +86,10 @@ impl Small {
         let _ = self.brood(&["pause", "a-1"]).ok();
         let _ = self.brood(&["resume", "a-1"]).ok();
         let _ = self.brood(&["destroy", "a-2"]).ok();
-        assert!(!fs::exists(format!("/proc/{}", listed[1].2)).unwrap());
+        // It has ended, and its parent looks at that in a moment.
+        until("its process to be gone", || {
+            (!fs::exists(format!("/proc/{}", listed[1].2)).unwrap()).then_some(())
+        });
         // What cannot do without the record says so, and does nothing.
         let _ = self
             .brood(&["restore", &self.demo.path, "-n", "1"])
