@@ -46,8 +46,12 @@ pub(crate) fn give_up_privileges() -> Result<(), String> {
 /// The filter, made once for all guests of a nursery.
 #[derive(Debug)]
 pub(crate) struct Jail {
-    filter: Vec<sock_filter>,
+    filter: Filter,
 }
+
+/// The filter as the kernel takes it. A guest completes its copy on the stack: a copy on the heap
+/// would be pages of the guest's own.
+type Filter = [sock_filter; LENGTH];
 
 impl Jail {
     pub(crate) fn new() -> Self {
@@ -55,10 +59,11 @@ impl Jail {
     }
 
     /// Confines this process for good. It may still give the socket `control` its address, once.
+    #[inline(never)]
     pub(crate) fn enter(&self, control: BorrowedFd<'_>) -> Result<(), String> {
         let pid = Pid::this().as_raw().unsigned_abs();
         let control = control.as_raw_fd().unsigned_abs();
-        let mut filter = self.filter.clone();
+        let mut filter = self.filter;
         for instruction in &mut filter {
             match instruction.k {
                 OWN_PID => instruction.k = pid,
@@ -71,7 +76,7 @@ impl Jail {
             filter: filter.as_mut_ptr(),
         };
         let mode = libc::SECCOMP_MODE_FILTER;
-        // SAFETY: the program describes the vector above, which the kernel copies. The filter
+        // SAFETY: the program describes the array above, which the kernel copies. The filter
         // makes system calls fail, which is no matter of memory.
         match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
             0 => Ok(()),
@@ -133,35 +138,39 @@ const FREE: [i64; 42] = [
     libc::SYS_exit_group,
 ];
 
-/// A system call that is allowed if the bits of `mask` in an argument (32 bits of it) are `value`.
+/// A system call that is allowed if the bits of `mask` in an argument (32 bits of it) have one of
+/// two values.
 struct Condition {
     call: i64,
     argument: usize,
     mask: u32,
-    value: u32,
+    values: [u32; 2],
 }
 
-const CONDITIONS: [Condition; 10] = {
+const CONDITIONS: [Condition; 9] = {
     const fn only(call: i64, argument: usize, mask: u32, value: u32) -> Condition {
         Condition {
             call,
             argument,
             mask,
-            value,
+            values: [value; 2],
         }
     }
     let executable = libc::PROT_EXEC.unsigned_abs();
     let by_descriptor = libc::AT_EMPTY_PATH.unsigned_abs();
-    let death_signal = libc::PR_SET_PDEATHSIG.unsigned_abs();
-    let name = libc::PR_SET_NAME.unsigned_abs();
     [
         only(libc::SYS_ioctl, 1, IOCTL_TYPE, KVM_IOCTL),
         // Memory that the processor executes is the program's, and no other.
         only(libc::SYS_mmap, 2, executable, 0),
         only(libc::SYS_mprotect, 2, executable, 0),
         // Its end no longer hangs on its nursery's once it can be found, and it has a name then.
-        only(libc::SYS_prctl, 0, u32::MAX, death_signal),
-        only(libc::SYS_prctl, 0, u32::MAX, name),
+        Condition {
+            values: [
+                libc::PR_SET_PDEATHSIG.unsigned_abs(),
+                libc::PR_SET_NAME.unsigned_abs(),
+            ],
+            ..only(libc::SYS_prctl, 0, u32::MAX, 0)
+        },
         // The kernel gives a socket an address once, so this is for its first instruction at most.
         only(libc::SYS_bind, 0, u32::MAX, CONTROL),
         only(libc::SYS_listen, 0, u32::MAX, CONTROL),
@@ -172,9 +181,35 @@ const CONDITIONS: [Condition; 10] = {
     ]
 };
 
-/// The filter as the kernel takes it (`struct seccomp_data` of linux/seccomp.h). It is short,
-/// because the kernel translates it in each restore.
-fn filter() -> Vec<sock_filter> {
+impl Condition {
+    /// Whether there are bits to leave out.
+    const fn is_masked(&self) -> bool {
+        self.mask != u32::MAX
+    }
+
+    const fn has_two_values(&self) -> bool {
+        self.values[0] != self.values[1]
+    }
+
+    /// Instructions that it takes: three, and one for each of these.
+    const fn length(&self) -> usize {
+        3 + self.is_masked() as usize + self.has_two_values() as usize
+    }
+}
+
+/// Instructions of the filter: four, then the conditions, one for each free call, and two answers.
+const LENGTH: usize = {
+    let (mut length, mut n) = (4 + FREE.len() + 2, 0);
+    while n < CONDITIONS.len() {
+        length += CONDITIONS[n].length();
+        n += 1;
+    }
+    length
+};
+
+/// The filter (`struct seccomp_data` of linux/seccomp.h). It is short, because the kernel
+/// translates it in each restore.
+fn filter() -> Filter {
     let new = |code: u32, jt, jf, k| sock_filter {
         code: u16::try_from(code).expect("codes have 16 bits"),
         jt,
@@ -191,8 +226,9 @@ fn filter() -> Vec<sock_filter> {
     };
     let go_if = |k, jt, jf| new(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, k);
     let answer = |action| new(libc::BPF_RET | libc::BPF_K, 0, 0, action);
-    let refuse = answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs());
-    let allow = answer(libc::SECCOMP_RET_ALLOW);
+    // How many instructions a jump at `from` passes over.
+    let to_refusal = |from: usize| u8::try_from(LENGTH - 3 - from).expect("the filter is short");
+    let to_allow = |from: usize| to_refusal(from) + 1;
 
     let mut filter = vec![
         // When a filter is installed, the kernel runs it for each number of a system call to find
@@ -200,36 +236,33 @@ fn filter() -> Vec<sock_filter> {
         // long and saves a guest that makes few calls nothing. It gives up at a load like this.
         load(offset_of!(seccomp_data, instruction_pointer)),
         load(offset_of!(seccomp_data, arch)),
-        go_if(X86_64, 1, 0),
-        refuse,
+        go_if(X86_64, 0, to_refusal(2)),
         load(offset_of!(seccomp_data, nr)),
     ];
-    for Condition {
-        call,
-        argument,
-        mask,
-        value,
-    } in CONDITIONS
-    {
+    for condition in CONDITIONS {
         // The other half of an argument is of no meaning to these calls.
-        let low = offset_of!(seccomp_data, args) + argument * size_of::<u64>();
-        filter.extend([
-            go_if(number(call), 0, 5),
-            load(low),
-            new(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask),
-            go_if(value, 0, 1),
-            allow,
-            // Another condition may allow it.
-            load(offset_of!(seccomp_data, nr)),
-        ]);
+        let low = offset_of!(seccomp_data, args) + condition.argument * size_of::<u64>();
+        let rest = u8::try_from(condition.length() - 1).expect("a condition is short");
+        filter.extend([go_if(number(condition.call), 0, rest), load(low)]);
+        if condition.is_masked() {
+            let and = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+            filter.push(new(and, 0, 0, condition.mask));
+        }
+        let [one, other] = condition.values;
+        if condition.has_two_values() {
+            filter.push(go_if(one, to_allow(filter.len()), 0));
+        }
+        let at = filter.len();
+        filter.push(go_if(other, to_allow(at), to_refusal(at)));
     }
-    for (n, call) in FREE.into_iter().enumerate() {
-        // Past the rest of the calls, and the refusal.
-        let to_allow = u8::try_from(FREE.len() - n).expect("few calls are allowed");
-        filter.push(go_if(number(call), to_allow, 0));
+    for call in FREE {
+        filter.push(go_if(number(call), to_allow(filter.len()), 0));
     }
-    filter.extend([refuse, allow]);
-    filter
+    filter.extend([
+        answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ]);
+    filter.try_into().expect("as many as were counted")
 }
 
 fn number(call: i64) -> u32 {
