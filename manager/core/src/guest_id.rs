@@ -18,11 +18,21 @@ impl GuestId {
     pub fn random() -> io::Result<Self> {
         Ok(Self(random()?))
     }
+
+    /// The id as 16 hexadecimal digits.
+    pub(crate) fn hex(&self) -> [u8; 16] {
+        let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+        let mut digits = [0; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
+        digits
+    }
 }
 
 impl fmt::Display for GuestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+        f.write_str(str::from_utf8(&self.hex()).expect("digits are ASCII"))
     }
 }
 

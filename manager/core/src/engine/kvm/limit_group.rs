@@ -102,6 +102,7 @@ fn link_name(id: &GuestId) -> String {
 }
 
 /// Makes the group of a guest and moves this process into it. The current folder is the run folder.
+#[inline(never)]
 pub(crate) fn enter(id: &GuestId, limit: Bytes) -> Result<(), String> {
     let parent = ParentGroup::find(&ProcRoot::default()).map_err(|e| e.to_string())?;
     let group = parent.of(id);

@@ -1,7 +1,11 @@
 //! Inheritance of a guest: what the nursery prepares once for all guests, and the place at which a
 //! spare takes its order.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::{OwnedFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use kvm_ioctls::Kvm;
 use nix::unistd::Pid;
@@ -21,8 +25,10 @@ pub(crate) struct Inheritance {
     pub(crate) park_after: Option<Duration>,
     pub(crate) plan: RestorePlan,
     pub(crate) regions: Vec<Region>,
-    /// Held by everything that may still be restoring.
-    pub(crate) session_lock: Option<OwnedFd>,
+    /// The restore lock, which everything holds that may still be restoring: a descriptor of each
+    /// process. A guest's process closes its own and writes nothing here, for the page would be a
+    /// page of its own from then on.
+    pub(crate) restore_lock: RawFd,
     /// What a guest's process takes before its guest runs.
     pub(crate) jail: Jail,
     /// Whether each guest has a control group, by which the kernel enforces its private limit.
@@ -46,4 +52,4 @@ pub(crate) struct Spare<'a> {
 
 /// The life of a process that was forked for a guest: which kind of guest that is, the nursery does
 /// not know.
-pub(crate) type Life = fn(&mut Inheritance, &Spare<'_>) -> !;
+pub(crate) type Life = fn(&Inheritance, &Spare<'_>) -> !;

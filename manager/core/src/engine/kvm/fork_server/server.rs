@@ -19,7 +19,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read, Seek},
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::Path,
     process::exit,
     sync::{
@@ -149,7 +149,7 @@ impl Nursery {
         let mut fds = descriptors::receive()
             .map_err(|e| format!("cannot receive its descriptors: {e}"))?
             .into_iter();
-        let (Some(start), Some(kern), Some(run_dir), Some(session_lock)) =
+        let (Some(start), Some(kern), Some(run_dir), Some(restore_lock)) =
             (fds.next(), fds.next(), fds.next(), fds.next())
         else {
             return Err("it was sent too few descriptors".to_owned().into());
@@ -181,7 +181,7 @@ impl Nursery {
         plan.try_on(&mut machine.vcpu).map_err(StartError::kern)?;
         drop(machine);
         layers
-            .check(&mut layers.stamps())
+            .check(&mut layers.stamps().into())
             .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
         let (last_words, say) =
             LastWords::new().map_err(|e| format!("cannot make a socket pair: {e}"))?;
@@ -198,7 +198,7 @@ impl Nursery {
                 park_after: start.park_after,
                 plan,
                 regions,
-                session_lock: Some(session_lock),
+                restore_lock: restore_lock.into_raw_fd(),
                 nursery: Pid::this(),
             },
             spares: start.spares,
@@ -220,14 +220,16 @@ impl Nursery {
             }
             let limit = children.orphans.as_ref().and_then(Orphans::limit);
             // SIGCHLD comes in here and nowhere else, so none is missed.
-            let hung_up = wait(
+            let seen = wait(
                 open.then_some(SOCKET),
                 [&pipe.taken, self.last_words.socket()],
                 limit,
             );
             children.note_taken(&pipe.taken);
-            self.last_words
-                .hear(|pid, reason| children.end(pid, reason));
+            if seen.last_words {
+                self.last_words
+                    .hear(|pid, reason| children.end(pid, reason));
+            }
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
                 children.reap(open.then_some(SOCKET), &pipe.taken, &mut self.last_words);
@@ -235,13 +237,14 @@ impl Nursery {
             if children.stillborn > MOST_STILLBORN {
                 exit(1);
             }
-            if open && hung_up {
+            if open && seen.hung_up {
                 // The manager has hung up, and so do the spares. Guests that are still being
                 // restored hold the lock and the socket on.
                 open = false;
-                let lock = self.inheritance.session_lock.take().map(File::from);
-                children.orphans = lock.and_then(Orphans::new);
                 // SAFETY: the descriptor is this process's and nothing uses it from here on.
+                let lock = unsafe { File::from_raw_fd(self.inheritance.restore_lock) };
+                children.orphans = Orphans::new(lock);
+                // SAFETY: as above.
                 drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
             }
             if let Some(orphans) = &mut children.orphans {
@@ -251,7 +254,8 @@ impl Nursery {
         exit(0)
     }
 
-    /// Forks until there are enough spares.
+    /// Forks until there are enough spares, outside the frame of the loop as well.
+    #[inline(never)]
     fn breed(&mut self, children: &mut ChildTable, pipe: &Pipe) {
         if children.free.is_empty() {
             return;
@@ -272,7 +276,7 @@ impl Nursery {
                         place,
                         receipts: &pipe.take,
                     };
-                    (self.life)(&mut self.inheritance, &spare)
+                    (self.life)(&self.inheritance, &spare)
                 }
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.
@@ -285,18 +289,26 @@ impl Nursery {
                         }
                         e => format!("cannot fork: {e}"),
                     };
-                    let mut order = Order::new_zeroed();
-                    match receive_message(SOCKET, &mut order, MsgFlags::empty()) {
-                        Ok(true) => {
-                            let _ = send_message(SOCKET, &Report::failed(order.seq, &text));
-                        }
-                        // The end of the conversation is for the caller to see.
-                        _ => return,
+                    if !refuse_order(&text) {
+                        return;
                     }
                 }
             }
         }
     }
+}
+
+/// Takes the next order and refuses it. `false` at the end of the conversation, which is for the
+/// caller to see.
+#[inline(never)]
+fn refuse_order(text: &str) -> bool {
+    let mut order = Order::new_zeroed();
+    let taken = receive_message(SOCKET, &mut order, MsgFlags::empty());
+    if !matches!(taken, Ok(true)) {
+        return false;
+    }
+    let _ = send_message(SOCKET, &Report::failed(order.seq, text));
+    true
 }
 
 /// The pipe by which spares tell the nursery that they took an order.
@@ -410,6 +422,9 @@ impl ChildTable {
 
     /// Waits for children that have ended, records how, and tells the manager, if it still listens:
     /// a guest that never answered fails its order.
+    ///
+    /// Outside the frame of the loop (`inline(never)`), which each guest's process stands on.
+    #[inline(never)]
     fn reap(&mut self, socket: Option<RawFd>, taken: &OwnedFd, last_words: &mut LastWords) {
         loop {
             let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -490,9 +505,17 @@ extern "C" fn stop_here(_: libc::c_int) {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// Waits until one of `heard` can be read, a child has ended, or the manager has hung up, and no
-/// longer than `limit`; says whether it was the last.
-fn wait(socket: Option<RawFd>, heard: [&OwnedFd; 2], limit: Option<Duration>) -> bool {
+/// What a wait saw, besides orders that were taken.
+struct Seen {
+    /// A guest's process has said why it ends.
+    last_words: bool,
+    /// The manager has closed the connection.
+    hung_up: bool,
+}
+
+/// Waits until one of `heard` (orders taken, last words) can be read, a child has ended, or the
+/// manager has hung up, and no longer than `limit`.
+fn wait(socket: Option<RawFd>, heard: [&OwnedFd; 2], limit: Option<Duration>) -> Seen {
     let mut fds = heard
         .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
         .to_vec();
@@ -504,10 +527,17 @@ fn wait(socket: Option<RawFd>, heard: [&OwnedFd; 2], limit: Option<Duration>) ->
     }
     let limit = limit.map(TimeSpec::from_duration);
     let _ = ppoll(&mut fds, limit, Some(SigSet::empty()));
-    let end = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-    fds.get(2)
-        .and_then(PollFd::revents)
-        .is_some_and(|seen| seen.intersects(end))
+    let shows = |n: usize, flags| {
+        let seen = fds.get(n).and_then(PollFd::revents);
+        seen.is_some_and(|seen| seen.intersects(flags))
+    };
+    Seen {
+        last_words: shows(1, PollFlags::POLLIN),
+        hung_up: shows(
+            2,
+            PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL,
+        ),
+    }
 }
 
 fn report(kind: u32, text: &str) {

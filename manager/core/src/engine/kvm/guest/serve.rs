@@ -4,6 +4,7 @@
 //! (`inline(never)`): each page of stack that a guest touches is private memory.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io, mem,
     os::{
@@ -39,7 +40,7 @@ use crate::engine::kvm::{
         inheritance::{Inheritance, Spare},
         last_words,
     },
-    guest::port::GuestPort,
+    guest::port::{GuestPort, Proof},
     limit_group,
     signals::{STOP, handle},
     vm::{
@@ -64,13 +65,12 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(crate) fn run<P: GuestPort>(inheritance: &mut Inheritance, spare: &Spare<'_>) -> ! {
+pub(crate) fn run<P: GuestPort>(inheritance: &Inheritance, spare: &Spare<'_>) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != inheritance.nursery {
         exit(1);
     }
-    let session_lock = inheritance.session_lock.take();
     let prepared = prepare(inheritance);
     let order = take_order(spare);
     // Nothing of the guest has run yet, and it is to reach no sibling by what its process has.
@@ -78,19 +78,16 @@ pub(crate) fn run<P: GuestPort>(inheritance: &mut Inheritance, spare: &Spare<'_>
     // SAFETY: this process does not come back to the nursery's code, and takes no other order.
     unsafe { spare.desk.unmap() };
     match prepared.and_then(|prepared| restore::<P>(inheritance, prepared, &order)) {
-        Ok((guest, report)) => {
-            die_with_parent(false);
-            drop(session_lock);
-            let _ = send_message(SOCKET, &report);
-            // SAFETY: the descriptor is this process's and nothing uses it from here on.
-            drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
-            guest.serve()
-        }
-        Err(text) => {
-            let _ = send_message(SOCKET, &Report::failed(order.seq, &text));
-            exit(1)
-        }
+        Ok(guest) => guest.serve(),
+        Err(text) => fail(order.seq, &text),
     }
+}
+
+/// Tells the manager that its order failed, and ends this process.
+#[inline(never)]
+fn fail(seq: u64, text: &str) -> ! {
+    let _ = send_message(SOCKET, &Report::failed(seq, text));
+    exit(1)
 }
 
 /// What a spare has before its order.
@@ -147,7 +144,7 @@ struct Guest<'a, P> {
     control: OwnedFd,
     port: P,
     /// The stamps of the checkpoint's files when their content was last known to be right.
-    stamps: Vec<FileStamp>,
+    stamps: Cow<'a, [FileStamp]>,
     /// Why the guest cannot go on.
     exit_reason: Option<ExitReason>,
 }
@@ -167,7 +164,7 @@ fn restore<'a, P: GuestPort>(
     inheritance: &'a Inheritance,
     prepared: Prepared,
     order: &Order,
-) -> Result<(Guest<'a, P>, Report), String> {
+) -> Result<Guest<'a, P>, String> {
     let Prepared { machine, control } = prepared;
     // So that a guest can be told from another, and from a spare, in a list of processes.
     let _ = order.process_name.as_c_str().map(nix::sys::prctl::set_name);
@@ -187,7 +184,7 @@ fn restore<'a, P: GuestPort>(
         body: Body::awake(machine),
         control,
         port,
-        stamps: inheritance.layers.stamps(),
+        stamps: Cow::Borrowed(inheritance.layers.stamps()),
         exit_reason: None,
     };
     if plan.state().busy {
@@ -195,20 +192,9 @@ fn restore<'a, P: GuestPort>(
             .run_until_it_waits()
             .map_err(|reason| reason.to_string())?;
     }
-    let reply = guest.ask(&P::FIRST_REQUEST);
-    if reply.kind != REPLY_DONE {
-        return Err(String::from(&reply.text));
-    }
-    let proof = P::proof(&reply.answer);
-    let report = Report {
-        seq: order.seq,
-        kind: REPORT_RESTORED,
-        pid: Pid::this().as_raw(),
-        nonce: proof.nonce,
-        counter: proof.counter,
-        ..Report::new_zeroed()
-    };
-    Ok((guest, report))
+    let proof = guest.first_answer()?;
+    guest.announce(order.seq, proof);
+    Ok(guest)
 }
 
 impl Body {
@@ -219,6 +205,36 @@ impl Body {
 }
 
 impl<P: GuestPort> Guest<'_, P> {
+    /// Has the guest answer its first request.
+    #[inline(never)]
+    fn first_answer(&mut self) -> Result<Proof, String> {
+        let reply = self.ask(&P::FIRST_REQUEST);
+        if reply.kind == REPLY_DONE {
+            Ok(P::proof(&reply.answer))
+        } else {
+            Err(String::from(&reply.text))
+        }
+    }
+
+    /// Lets go of the nursery and the manager, and tells the manager of the guest.
+    #[inline(never)]
+    fn announce(&self, seq: u64, proof: Proof) {
+        die_with_parent(false);
+        // SAFETY: this process's descriptor of the lock, which nothing in it uses from here on.
+        drop(unsafe { OwnedFd::from_raw_fd(self.inheritance.restore_lock) });
+        let report = Report {
+            seq,
+            kind: REPORT_RESTORED,
+            pid: Pid::this().as_raw(),
+            nonce: proof.nonce,
+            counter: proof.counter,
+            ..Report::new_zeroed()
+        };
+        let _ = send_message(SOCKET, &report);
+        // SAFETY: the descriptor is this process's and nothing uses it from here on.
+        drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
+    }
+
     /// Answers calls until the guest dies or is committed to a checkpoint. The process dies with
     /// the guest.
     fn serve(mut self) -> ! {
@@ -393,6 +409,7 @@ impl<P: GuestPort> Guest<'_, P> {
     }
 
     /// A call that comes while the guest is in the middle of a request.
+    #[inline(never)]
     fn converse_while_busy(&mut self, client: &OwnedFd) {
         let Some((call, files)) = receive_call(client.as_raw_fd()) else {
             return;
@@ -548,7 +565,7 @@ fn control_socket() -> nix::Result<OwnedFd> {
 }
 
 fn listen_as(control: &OwnedFd, id: &GuestId) -> nix::Result<()> {
-    let address = UnixAddr::new(exit_record::socket_name(id).as_str())?;
+    let address = UnixAddr::new(&exit_record::socket_address(id)[..])?;
     bind(control.as_raw_fd(), &address)?;
     listen(control, Backlog::new(16)?)
 }

@@ -1,6 +1,6 @@
 //! Layers of a guest's memory: the file of a full checkpoint, and those of the deltas over it.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{borrow::Cow, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,7 @@ impl Plan {
 #[derive(Debug)]
 pub(crate) struct Layers {
     files: Vec<File>,
+    stamps: Vec<FileStamp>,
     plan: Plan,
     verdicts: Verdicts,
 }
@@ -59,6 +60,7 @@ impl Layers {
             .map_err(|e| format!("cannot make a memory file: {e}"))?;
         Ok(Self {
             files,
+            stamps: plan.sealed.iter().map(|sealed| sealed.stamp).collect(),
             plan,
             verdicts,
         })
@@ -121,11 +123,11 @@ impl Layers {
     /// name, links) does too, and times can be set. In these cases the content itself decides; one
     /// guest reads it for all guests of all nurseries, and the new stamp replaces the old one in
     /// `stamps`.
-    pub(crate) fn check(&self, stamps: &mut [FileStamp]) -> Result<(), String> {
-        for (n, stamp) in stamps.iter_mut().enumerate() {
-            let (file, sealed) = (&self.files[n], &self.plan.sealed[n]);
+    pub(crate) fn check(&self, stamps: &mut Cow<'_, [FileStamp]>) -> Result<(), String> {
+        for (n, (file, sealed)) in self.files.iter().zip(&self.plan.sealed).enumerate() {
+            let stamp = stamps[n];
             let now = FileStamp::of(file).map_err(|e| e.to_string())?;
-            if now == *stamp {
+            if now == stamp {
                 continue;
             }
             if now.size != stamp.size {
@@ -135,7 +137,7 @@ impl Layers {
                 ));
             }
             match self.verdicts.of(file, &sealed.sha256) {
-                Ok(Some(now)) => *stamp = now,
+                Ok(Some(now)) => stamps.to_mut()[n] = now,
                 Ok(None) => return Err("its content is not what was sealed".to_owned()),
                 Err(e) => return Err(e.to_string()),
             }
@@ -144,7 +146,7 @@ impl Layers {
     }
 
     /// The files' stamps when they were verified.
-    pub(crate) fn stamps(&self) -> Vec<FileStamp> {
-        self.plan.sealed.iter().map(|sealed| sealed.stamp).collect()
+    pub(crate) fn stamps(&self) -> &[FileStamp] {
+        &self.stamps
     }
 }
