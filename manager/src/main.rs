@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         .nth(1)
         .is_some_and(|word| word == brood_core::agent::BROKER_COMMAND)
     {
-        return brood_core::agent::broker();
+        return brood_core::engine::broker();
     }
     brood::cli::main()
 }

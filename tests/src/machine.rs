@@ -26,7 +26,7 @@ use brood_core::{
 };
 use brood_standin::{Release, World};
 
-use crate::{Running, standin, until};
+use crate::{Running, brood, standin, until};
 
 /// A machine in a folder.
 #[derive(Clone, Debug)]
@@ -159,7 +159,7 @@ impl Machine {
     /// The engine of the machine, with more in its environment.
     #[must_use]
     pub fn engine(&self, more: &[(&str, &str)]) -> Bhyve {
-        Bhyve::on(self.host(more))
+        Bhyve::on(self.host(more)).with_binary(brood())
     }
 
     /// The machine as the engine sees it, with more in its environment.

@@ -1,14 +1,18 @@
 //! Guests of bhyve with `brood-agent` at their second serial port, on stand-ins: steps before a guest
 //! is handed out, at a suspend, and at a resume.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+};
 
 use brood_core::{
     checkpoint::{AgentProtocol, BundlePath},
     engine::{Engine, GuestRef, Limit},
     guest_id::GuestId,
 };
-use brood_tests::{Lab, Machine, PATIENCE, Running, text, whole};
+use brood_tests::{Lab, Machine, PATIENCE, Running, signal, text, until, whole};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A lab with a checkpoint of a guest that has its agent at com2.
@@ -93,7 +97,7 @@ fn a_guest_whose_hook_fails_is_not_handed_out() {
 }
 
 #[test]
-fn its_line_is_shared_in_turn_and_a_silent_agent_holds_nobody_else() {
+fn many_ask_at_once_and_a_silent_agent_holds_nobody_else() {
     let (lab, path) = lab();
     lab.restore(&path, 2);
     let asks: Vec<Running> = (0..12)
@@ -125,11 +129,105 @@ fn the_agent_is_anybodys_through_the_engine() {
     let guest = GuestRef::new(&run_dir, &id);
     let agent = engine.agent(guest, Limit::of(PATIENCE)).unwrap();
     assert_eq!(agent.hello().system, "standin");
-    // It has the line to itself until it is dropped.
-    let busy = engine.agent(guest, Limit::of(std::time::Duration::from_millis(300)));
-    assert!(busy.unwrap_err().to_string().contains("busy"));
-    drop(agent);
-    let agent = engine.agent(guest, Limit::of(PATIENCE)).unwrap();
-    assert!(agent.ready().unwrap().counter > 0);
+    // It is another's at the same time.
+    let other = engine.agent(guest, Limit::of(PATIENCE)).unwrap();
+    let counter = agent.ready().unwrap().counter;
+    assert!(other.ready().unwrap().counter > counter);
+    // A few requests have the line to themselves again when the broker has gone.
+    drop((agent, other));
+    until("the broker's end", || (!has_broker(&id)).then_some(()));
+    let ping = lab.brood(&["ask", "g-1", "ping"]).ok();
+    assert!(ping.stdout.contains("pong"), "{ping:?}");
+    assert!(!has_broker(&id));
+    lab.destroy_all();
+}
+
+/// Whether a guest has a broker.
+fn has_broker(id: &GuestId) -> bool {
+    let folder = format!("{id}.bhyve");
+    fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let line = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+        line.contains("agent-broker") && line.contains(&folder)
+    })
+}
+
+/// Starts a program in a guest that waits until it runs a second time.
+fn meet(lab: &Lab, guest: &str) -> Running {
+    let meets = Running::start(lab.command(&["exec", guest, "--", "meet"]));
+    until("the program", || {
+        (exec(lab, guest, "waits") == "yes").then_some(())
+    });
+    meets
+}
+
+#[test]
+fn two_programs_run_in_a_guest_at_once() {
+    let (lab, path) = lab();
+    lab.restore(&path, 1);
+    let first = meet(&lab, "g-1");
+    let second = lab.brood(&["exec", "g-1", "--", "meet"]).ok();
+    assert_eq!(second.stdout, "met\n");
+    assert_eq!(first.wait().ok().stdout, "met\n");
+    // A client that is killed takes its program with it, and nobody else's session.
+    let mut killed = meet(&lab, "g-1");
+    killed.signal(Signal::SIGKILL);
+    until("its end", || killed.ended().then_some(()));
+    until("the program's end", || {
+        (exec(&lab, "g-1", "waits") == "no").then_some(())
+    });
+    // The end of the guest is the end of what runs in it.
+    let last = meet(&lab, "g-1");
+    let pid = whole(&lab.json(&["show", "g-1"])["pid"]);
+    signal(i32::try_from(pid).unwrap(), Signal::SIGKILL);
+    let last = last.wait();
+    assert_ne!(last.code(), Some(0), "{last:?}");
+    lab.destroy_all();
+}
+
+#[test]
+fn a_program_goes_on_while_its_guest_is_resumed_and_suspended() {
+    let (lab, path) = lab();
+    lab.restore(&path, 1);
+    let program = meet(&lab, "g-1");
+    let _ = lab.brood(&["pause", "g-1"]).ok();
+    let _ = lab.brood(&["resume", "g-1"]).ok();
+    let warm = lab.bundle("warm").to_string();
+    let failed = lab.failing("suspend.connect:1:error", &["suspend", "g-1", &warm]);
+    let _ = failed.wait().exits(1);
+    assert_eq!(exec(&lab, "g-1", "frozen"), "no");
+    let _ = lab.brood(&["exec", "g-1", "--", "meet"]).ok();
+    assert_eq!(program.wait().ok().stdout, "met\n");
+    // A suspend that succeeds ends the program with its guest; a clone has another broker.
+    let program = meet(&lab, "g-1");
+    let _ = lab.brood(&["suspend", "g-1", &warm]).ok();
+    let program = program.wait();
+    assert_ne!(program.code(), Some(0), "{program:?}");
+    lab.restore(&lab.bundle("warm"), 1);
+    assert_eq!(exec(&lab, "g-1", "waits"), "no");
+    assert_eq!(exec(&lab, "g-1", "frozen"), "no");
+    lab.destroy_all();
+}
+
+#[test]
+fn programs_run_in_a_claimed_guest_while_its_pool_asks() {
+    let (lab, path) = lab();
+    let _ = lab
+        .brood(&["pool", "create", "p", &path.to_string(), "--hot", "2"])
+        .ok();
+    let claims = ["first", "second"].map(|_| {
+        let claim = lab.json(&["pool", "claim", "p"]);
+        let [token, guest] = ["token", "guest"].map(|key| text(&claim[key]).to_owned());
+        (token, guest)
+    });
+    let [(token, guest), (_, other)] = &claims;
+    let [goes_on, ends] = [other, guest].map(|guest| meet(&lab, guest));
+    let _ = lab.json(&["pool", "suspend", token]);
+    let ends = ends.wait();
+    assert_ne!(ends.code(), Some(0), "{ends:?}");
+    let resumed = lab.json(&["pool", "resume", token]);
+    assert_eq!(exec(&lab, text(&resumed["guest"]), "waits"), "no");
+    let _ = lab.brood(&["exec", other, "--", "meet"]).ok();
+    assert_eq!(goes_on.wait().ok().stdout, "met\n");
+    let _ = lab.brood(&["pool", "remove", "p", "--force"]).ok();
     lab.destroy_all();
 }

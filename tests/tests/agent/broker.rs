@@ -4,18 +4,20 @@ use std::{
     fs,
     io::Write,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use brood_core::agent::{
-    Access, Agent, AgentError, AgentPort, Loss, Output,
+    Access, Agent, AgentError, AgentPort, Channel, Loss, Output,
     protocol::{
         Ended, Event, Exec, FailureKind, Reply, Request, RequestId, SessionId, Stream, ToGuest,
         ToHost,
         limits::{MAX_DATA, WINDOW},
     },
 };
+use brood_core::engine::Process;
 use brood_tests::{
     PATIENCE,
     agent::{GuestAgent, program, run, shell},
@@ -34,6 +36,8 @@ use crate::{MIB, expect, is_alive, refused};
 struct Port<'a> {
     folder: TempDir,
     open: Box<dyn Fn() -> OwnedFd + Sync + 'a>,
+    /// What its broker is told of the guest.
+    guest: Vec<String>,
 }
 
 impl<'a> Port<'a> {
@@ -45,6 +49,7 @@ impl<'a> Port<'a> {
         Port {
             folder: tempfile::tempdir().unwrap(),
             open: Box::new(move || open().into()),
+            guest: Vec::new(),
         }
     }
 
@@ -52,7 +57,9 @@ impl<'a> Port<'a> {
         let port = AgentPort {
             folder: self.folder.path(),
             program: &brood_tests::brood(),
+            guest: &self.guest,
             open: &|| Ok((self.open)()),
+            channel: &Channel::of,
         };
         let way = port.way(access).unwrap()?;
         let agent = Agent::over(way.channel, PATIENCE);
@@ -311,7 +318,9 @@ fn a_guest_that_says_nothing_costs_each_client_its_own_time() {
         let port = AgentPort {
             folder: port.folder.path(),
             program: &brood_tests::brood(),
+            guest: &[],
             open: &|| Ok((port.open)()),
+            channel: &Channel::of,
         };
         let way = port.way(Access::Shared).unwrap().unwrap();
         Agent::over(way.channel, limit).unwrap_err()
@@ -319,6 +328,27 @@ fn a_guest_that_says_nothing_costs_each_client_its_own_time() {
     let limit = Duration::from_millis(200);
     assert!(matches!(port_of(limit), AgentError::NoAnswer { .. }));
     assert!(matches!(port_of(limit), AgentError::NoAnswer { .. }));
+}
+
+/// A null modem does not tell that nobody will ever be at its other side again.
+#[test]
+fn a_broker_ends_with_a_guest_whose_channel_stays() {
+    let mut guest = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let process = Process::with_pid(guest.id().cast_signed());
+    let process = process.unwrap().unwrap();
+    let mut port = scripted(|mut guest| {
+        guest.greet();
+        guest.wait();
+    });
+    port.guest = vec![process.pid.to_string(), process.start_time.to_string()];
+    let agent = port.session(Access::Shared);
+    // It looks at a guest that lives, and stays.
+    thread::sleep(Duration::from_millis(1200));
+    assert_eq!(agent.loss(), None);
+    guest.kill().unwrap();
+    guest.wait().unwrap();
+    assert_eq!(until("the loss", || agent.loss()), Loss::Closed);
+    until("the broker's end", || port.broker().is_none().then_some(()));
 }
 
 #[test]

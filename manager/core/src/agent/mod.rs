@@ -22,7 +22,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 #[cfg(target_os = "linux")]
 pub(crate) use broker::Place;
-pub use broker::{Access, AgentPort, BROKER_COMMAND, broker};
+pub use broker::{Access, AgentPort, BROKER_COMMAND};
+pub(crate) use broker::{WORDS_BEFORE_GUEST, broker};
 pub use brood_agent_protocol as protocol;
 pub use channel::Channel;
 pub use error::{AgentError, Loss};

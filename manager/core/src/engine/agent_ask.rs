@@ -107,7 +107,6 @@ pub(in crate::engine) fn parse(words: &[String]) -> Result<Request, engine::Erro
 
 impl Request {
     /// Whether others must not wait for its answer.
-    #[cfg(target_os = "linux")]
     pub(in crate::engine) fn is_long(&self) -> bool {
         matches!(self, Self::Exec(_))
     }

@@ -26,13 +26,14 @@ pub struct EngineConfig {
 pub fn choose(program: &Path, config: &EngineConfig) -> Result<Box<dyn Engine>, Error> {
     match config.only {
         // On Linux only stand-ins for bhyve run, in a world of their own.
-        Some(EngineKind::Bhyve) => Ok(bhyve(&config.rctl)),
+        Some(EngineKind::Bhyve) => Ok(bhyve(program, &config.rctl)),
         only => of_system(program, config, only),
     }
 }
 
-fn bhyve(rctl: &Rctl) -> Box<dyn Engine> {
-    Box::new(Bhyve::new().limited(rctl.clone()))
+fn bhyve(program: &Path, rctl: &Rctl) -> Box<dyn Engine> {
+    let engine = Bhyve::new().with_binary(program);
+    Box::new(engine.limited(rctl.clone()))
 }
 
 #[cfg(target_os = "linux")]
@@ -56,12 +57,12 @@ fn of_system(
 
 #[cfg(not(target_os = "linux"))]
 fn of_system(
-    _: &Path,
+    program: &Path,
     config: &EngineConfig,
     only: Option<EngineKind>,
 ) -> Result<Box<dyn Engine>, Error> {
     let (engine, reason) = match only {
-        None | Some(EngineKind::Bhyve) => return Ok(bhyve(&config.rctl)),
+        None | Some(EngineKind::Bhyve) => return Ok(bhyve(program, &config.rctl)),
         Some(EngineKind::Kvm) => ("KVM", "it is part of Linux"),
         Some(EngineKind::Qemu) => ("QEMU", "brood runs it on Linux only"),
     };

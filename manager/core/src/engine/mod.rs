@@ -5,6 +5,7 @@
 //! sockets, records of how guests ended) belongs to it alone.
 
 mod agent_ask;
+mod agent_session;
 pub mod bhyve;
 mod choose;
 mod demo;
@@ -36,6 +37,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+pub use agent_session::broker;
 pub use choose::{EngineConfig, choose};
 pub use demo::make_demo_checkpoint;
 pub use error::Error;

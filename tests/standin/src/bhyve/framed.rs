@@ -9,12 +9,15 @@
 //! | `frozen` | says `yes` or `no`: whether its file systems are frozen |
 //! | `hook-fails` | from now on its hook `restored.d/50-key` ends with 3 |
 //! | `silent` | from now on the agent answers nothing |
+//! | `meet` | waits until it runs a second time, then both say `met` |
+//! | `waits` | says `yes` or `no`: whether a `meet` waits |
 
 use std::io;
 
 use brood_agent_protocol::{
     AgentHello, ClockState, Decoder, Ended, Event, Exec, Failure, FailureKind, HookEnd, HookResult,
-    OsBytes, Reply, Request, SessionId, Stream, ToGuest, ToHost, encode, limits::VERSION,
+    OsBytes, Reply, Request, RequestId, SessionId, Stream, ToGuest, ToHost, encode,
+    limits::VERSION,
 };
 
 use super::guest::{Does, Guest};
@@ -31,6 +34,8 @@ const SILENT: u64 = 4;
 pub(crate) struct FramedAgent {
     decoder: Decoder<ToGuest>,
     session: Option<SessionId>,
+    /// The `meet` that waits.
+    meets: Option<RequestId>,
 }
 
 impl FramedAgent {
@@ -49,12 +54,14 @@ impl FramedAgent {
                 continue;
             }
             let (session, request) = (received.session, received.request);
-            let mut say = |message: ToHost| {
+            let mut say_of = |request: RequestId, message: ToHost| {
                 encode(session, request, &message, &mut out).map_err(io::Error::other)
             };
+            let mut say = |message: ToHost| say_of(request, message);
             match received.message {
                 Ok(ToGuest::Hello(_)) => {
-                    self.session = Some(session);
+                    // The programs of the session before end with it.
+                    (self.session, self.meets) = (Some(session), None);
                     let mut instance = [0; 16];
                     instance[..8].copy_from_slice(&guest.nonce()?.to_be_bytes());
                     say(ToHost::Hello(AgentHello {
@@ -64,14 +71,30 @@ impl FramedAgent {
                         system: "standin".to_owned(),
                     }))?;
                 }
-                Ok(ToGuest::Request(asked)) if self.session == Some(session) => {
-                    if let Request::Exec(exec) = asked {
-                        does = Self::exec(guest, &exec, &mut say)?;
-                    } else {
-                        say(ToHost::Done(Self::answer(guest, asked)?))?;
+                Ok(ToGuest::Request(asked)) if self.session == Some(session) => match asked {
+                    Request::Exec(exec) if exec.argv == [OsBytes::from("meet")] => {
+                        say(ToHost::Event(Event::Started { pid: 1 }))?;
+                        let Some(other) = self.meets.take() else {
+                            self.meets = Some(request);
+                            continue;
+                        };
+                        for one in [other, request] {
+                            Self::end("met\n", &mut |message| say_of(one, message))?;
+                        }
                     }
+                    Request::Exec(exec) if exec.argv == [OsBytes::from("waits")] => {
+                        say(ToHost::Event(Event::Started { pid: 1 }))?;
+                        let waits = self.meets.map_or("no\n", |_| "yes\n");
+                        Self::end(waits, &mut say)?;
+                    }
+                    Request::Exec(exec) => does = Self::exec(guest, &exec, &mut say)?,
+                    asked => say(ToHost::Done(Self::answer(guest, asked)?))?,
+                },
+                Ok(ToGuest::Cancel) if self.meets == Some(request) => {
+                    self.meets = None;
+                    say(ToHost::Done(Ok(Reply::Ended(Ended::Signal(9)))))?;
                 }
-                // Its programs read no input, and are over before anybody could cancel them.
+                // Its other programs are over before anybody could cancel them, and none reads input.
                 _ => {}
             }
         }
@@ -156,15 +179,20 @@ impl FramedAgent {
             Does::Says(text) => (text, Does::Nothing),
             other => (String::new(), other),
         };
+        Self::end(&text, say)?;
+        Ok(does)
+    }
+
+    /// A program ends, and has written this.
+    fn end(text: &str, say: &mut dyn FnMut(ToHost) -> io::Result<()>) -> io::Result<()> {
         let failed = text.starts_with("error");
         for stream in [Stream::Output, Stream::Error] {
             if stream == Stream::Output && !text.is_empty() {
-                say(ToHost::Data(stream, text.clone().into_bytes()))?;
+                say(ToHost::Data(stream, text.as_bytes().to_vec()))?;
             }
             say(ToHost::Data(stream, Vec::new()))?;
         }
         let ended = Ended::Code(i32::from(failed));
-        say(ToHost::Done(Ok(Reply::Ended(ended))))?;
-        Ok(does)
+        say(ToHost::Done(Ok(Reply::Ended(ended))))
     }
 }

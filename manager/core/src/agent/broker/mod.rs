@@ -22,4 +22,5 @@ mod serve;
 #[cfg(target_os = "linux")]
 pub(crate) use port::Place;
 pub use port::{Access, AgentPort};
-pub use serve::{BROKER_COMMAND, broker};
+pub use serve::BROKER_COMMAND;
+pub(crate) use serve::{WORDS_BEFORE_GUEST, broker};

@@ -47,8 +47,13 @@ pub struct AgentPort<'a> {
     pub folder: &'a Path,
     /// The brood binary.
     pub program: &'a Path,
+    /// Words that tell the broker's process whose channel it is; none for a channel that ends with
+    /// its guest.
+    pub guest: &'a [String],
     /// Opens the channel to the guest, which the caller has to itself.
     pub open: &'a dyn Fn() -> io::Result<OwnedFd>,
+    /// Makes a channel of what was opened, where no broker does.
+    pub channel: &'a dyn Fn(OwnedFd) -> io::Result<Channel>,
 }
 
 /// A channel that was opened.
@@ -68,7 +73,7 @@ impl AgentPort<'_> {
     pub fn way(&self, access: Access) -> io::Result<Option<Way>> {
         if access == Access::Alone {
             return Ok(Some(Way {
-                channel: Channel::of((self.open)()?)?,
+                channel: (self.channel)((self.open)()?)?,
                 by_broker: false,
             }));
         }
@@ -94,7 +99,7 @@ impl AgentPort<'_> {
         let channel = (self.open)()?;
         if access == Access::Short {
             return Ok(Some(Way {
-                channel: Channel::of(channel)?.holding(lock),
+                channel: (self.channel)(channel)?.holding(lock),
                 by_broker: false,
             }));
         }
@@ -116,6 +121,7 @@ impl AgentPort<'_> {
             .arg(BROKER_COMMAND)
             // For people who look at the list of processes.
             .arg(self.folder)
+            .args(self.guest)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(channel))

@@ -27,17 +27,22 @@ use crate::agent::{
 /// The command line's word for it, which people have no use for.
 pub const BROKER_COMMAND: &str = "agent-broker";
 
+/// How many words of its command line come before those about the guest.
+pub(crate) const WORDS_BEFORE_GUEST: usize = 3;
+
 /// How long a broker stays that nobody uses.
 const LINGER: Duration = Duration::from_secs(3);
+/// How often a guest is looked at whose channel does not end with it.
+const LOOK: Duration = Duration::from_millis(500);
 /// Most clients at once; the next waits to be accepted.
 const CLIENTS_MAX: usize = 256;
 /// What waits for the guest when no more is taken from clients.
 const TO_GUEST_MAX: usize = 256 * 1024;
 
 /// The broker's program. It was given the guest's channel as its standard input, the socket that it
-/// listens on as its standard output, and the lock of the channel as its standard error.
-#[must_use]
-pub fn broker() -> ExitCode {
+/// listens on as its standard output, and the lock of the channel as its standard error. `lives` says
+/// whether the guest may live, where the channel does not end with it.
+pub(crate) fn broker(lives: Option<&dyn Fn() -> bool>) -> ExitCode {
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let given = (
         stdin.as_fd().try_clone_to_owned(),
@@ -48,7 +53,7 @@ pub fn broker() -> ExitCode {
     };
     match Broker::new(channel, listener.into()) {
         Ok(mut broker) => {
-            let _why = broker.run();
+            let _why = broker.run(lives);
             broker.part();
             ExitCode::SUCCESS
         }
@@ -83,12 +88,21 @@ impl Broker {
     }
 
     /// Serves until the channel ends, or nobody has used it for a while; why the channel ended.
-    fn run(&mut self) -> Option<Loss> {
+    fn run(&mut self, lives: Option<&dyn Fn() -> bool>) -> Option<Loss> {
         let mut unused = Some(Instant::now());
+        let mut look = lives.map(|lives| (lives, Instant::now()));
         let mut interval = HELLO_INTERVAL;
         let mut hello = Instant::now();
         loop {
             let now = Instant::now();
+            if let Some((lives, at)) = &mut look
+                && now >= *at
+            {
+                if !lives() {
+                    return Some(Loss::Closed);
+                }
+                *at = now + LOOK;
+            }
             if !self.routes.is_greeted() && now >= hello {
                 // One that still waits to be written is as good as two.
                 if self.routes.guest_outbox().waiting().is_empty() {
@@ -106,7 +120,8 @@ impl Broker {
                 return None;
             }
             let greet = (!self.routes.is_greeted()).then_some(hello);
-            if let Err(loss) = self.turn(end.into_iter().chain(greet).min()) {
+            let look = look.map(|(_, at)| at);
+            if let Err(loss) = self.turn([end, greet, look].into_iter().flatten().min()) {
                 return Some(loss);
             }
         }

@@ -1,6 +1,6 @@
 //! Calls of a guest's `brood-agent`: those of commands, and the steps around a suspend.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use super::{
     Bhyve,
@@ -8,9 +8,9 @@ use super::{
     framed, look,
 };
 use crate::{
-    agent::{Agent, StepLimits, prepare_suspend, undo_suspend},
+    agent::{Access, Agent, AgentPort, StepLimits, prepare_suspend, undo_suspend},
     checkpoint::AgentProtocol,
-    engine::{Engine, Error, GuestRef, Limit, agent_ask},
+    engine::{Error, GuestRef, Limit, agent_ask, agent_session},
 };
 
 /// How long `brood-agent` has for its part of a suspend.
@@ -24,6 +24,7 @@ impl Bhyve {
     pub(super) fn with_agent<T>(
         &self,
         guest: GuestRef<'_>,
+        access: Access,
         limit: Limit<'_>,
         act: impl FnOnce(Agent) -> Result<T, agent_ask::Error>,
     ) -> Result<T, Error> {
@@ -34,13 +35,31 @@ impl Bhyve {
             return Err(Error::Refused(NO_PROGRAMS.to_owned()));
         };
         let path = self.host.path(&line);
-        let done = framed::connect(&folder, &path, process, limit).and_then(act);
-        done.map_err(|e| match e {
-            agent_ask::Error::Lost(_) if !process.may_live() => match self.ended(guest) {
-                Ok(reason) => Error::Died(reason.unwrap_or_default()),
-                Err(e) => e,
-            },
-            agent_ask::Error::Lost(e) | agent_ask::Error::Other(e) => e,
+        let port = AgentPort {
+            folder: folder.path(),
+            program: &self.program,
+            guest: &agent_session::broker_words(process),
+            open: &|| framed::open(&path),
+            channel: &|line| framed::channel(line, process),
+        };
+        let failed = |source: io::Error| {
+            if !process.may_live() {
+                return Err(agent_ask::Error::Lost(Error::Gone));
+            }
+            // Its process is on its way out.
+            let ends = source.raw_os_error() == Some(libc::EIO);
+            if ends || source.kind() == io::ErrorKind::NotFound {
+                return Ok(());
+            }
+            Err(agent_ask::Error::Other(Error::Io {
+                action: "open the guest's serial line",
+                source,
+            }))
+        };
+        let agent = agent_session::begin(&port, access, limit, &|| Ok(()), &failed);
+        agent.and_then(act).map_err(|e| match e {
+            agent_ask::Error::Lost(e) => agent_session::died(self, guest, process, e),
+            agent_ask::Error::Other(e) => e,
         })
     }
 
@@ -56,7 +75,7 @@ impl Bhyve {
         if record.guest.agent_protocol == AgentProtocol::Lines || has_begun {
             return Ok(false);
         }
-        self.with_agent(guest, Limit::of(AGENT_LIMIT), |agent| {
+        self.with_agent(guest, Access::Short, Limit::of(AGENT_LIMIT), |agent| {
             prepare_suspend(&agent, StepLimits::default())
                 .map_err(|e| agent_ask::Error::Other(Error::Refused(e.to_string())))
         })?;
@@ -64,7 +83,7 @@ impl Bhyve {
     }
 
     pub(super) fn undo_suspend(&self, guest: GuestRef<'_>) -> Result<(), Error> {
-        self.with_agent(guest, Limit::of(AGENT_LIMIT), |agent| {
+        self.with_agent(guest, Access::Short, Limit::of(AGENT_LIMIT), |agent| {
             undo_suspend(&agent).map_err(|e| agent_ask::Error::Other(Error::Refused(e.to_string())))
         })
     }

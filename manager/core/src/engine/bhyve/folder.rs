@@ -9,6 +9,8 @@
 //! ready        its process, written when it has answered and is connected
 //! suspending   the files that it is being suspended to
 //! remover      the process that removes it
+//! channel      locked by whoever is connected to brood-agent's line
+//! broker       socket of the broker of that line, when there is one
 //! ```
 //!
 //! A process that makes or removes what the guest has on this host locks the folder itself
@@ -237,7 +239,7 @@ impl Folder {
         self.json("suspending")
     }
 
-    /// Waits for the guest's serial line to be free; it is this caller's until the lock is dropped.
+    /// The lock of the serial line of an agent that speaks in lines; `None` while another has it.
     pub(super) fn lock(&self) -> io::Result<Option<Flock<File>>> {
         let file = File::open(self.file("guest.json"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -7,7 +7,10 @@ use std::{
     fs::File,
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::Path,
     sync::Arc,
     thread,
@@ -16,27 +19,23 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::Flock,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::{folder::Folder, serial::Line};
+use super::serial::Line;
 use crate::{
     agent::{Agent, Channel},
-    engine::{Error, Limit, Process, agent_ask},
+    engine::{Error, Process, agent_ask},
 };
 
 /// How long a guest may leave what it is sent untaken.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How often a silent line's guest is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often a line is tried that has nobody at its other side, or that another command uses.
+/// How often a line is tried that has nobody at its other side.
 const RETRY: Duration = Duration::from_millis(2);
 /// How long one attempt to begin a session may take, before the wait is looked at again.
 const ATTEMPT: Duration = Duration::from_millis(1000);
-
-/// The lock of a guest's line. Whoever holds it has the line to itself.
-pub(super) type LineLock = Flock<File>;
 
 /// An open line, and what ends its reads.
 #[derive(Debug)]
@@ -45,7 +44,6 @@ struct OpenLine {
     /// Reads and writes end when this is shut down.
     closed: UnixStream,
     process: Process,
-    _lock: Option<LineLock>,
 }
 
 impl OpenLine {
@@ -118,14 +116,18 @@ impl Write for Writer {
     }
 }
 
-/// Opens the host's side of a guest's null modem. The lock is held until the channel is gone.
-fn channel(path: &Path, process: Process, lock: Option<LineLock>) -> io::Result<Channel> {
+/// Opens the host's side of a guest's null modem.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    Ok(Line::open(path)?.into_file().into())
+}
+
+/// The channel over an open null modem, which ends with the guest's process.
+pub(super) fn channel(line: OwnedFd, process: Process) -> io::Result<Channel> {
     let (closer, closed) = UnixStream::pair()?;
     let line = Arc::new(OpenLine {
-        file: Line::open(path)?.into_file(),
+        file: line.into(),
         closed,
         process,
-        _lock: lock,
     });
     let (reader, writer) = (Reader(Arc::clone(&line)), Writer(line));
     Ok(Channel::new(reader, writer, move || {
@@ -133,23 +135,14 @@ fn channel(path: &Path, process: Process, lock: Option<LineLock>) -> io::Result<
     }))
 }
 
-/// Tries once to begin a session with the agent at this line; `None` when it did not answer yet.
+/// Tries once to begin a session with the agent of a guest that nobody else knows of yet; `None`
+/// when it did not answer yet.
 pub(super) fn attempt(
     path: &Path,
     process: Process,
     limit: Duration,
 ) -> Result<Option<Agent>, agent_ask::Error> {
-    begin(path, process, None, limit.min(ATTEMPT), limit)
-}
-
-fn begin(
-    path: &Path,
-    process: Process,
-    lock: Option<LineLock>,
-    attempt: Duration,
-    limit: Duration,
-) -> Result<Option<Agent>, agent_ask::Error> {
-    let channel = match channel(path, process, lock) {
+    let channel = match open(path).and_then(|line| channel(line, process)) {
         Ok(channel) => channel,
         Err(e) if e.kind() == ErrorKind::NotFound => {
             thread::sleep(RETRY);
@@ -162,49 +155,11 @@ fn begin(
             }));
         }
     };
-    match Agent::over(channel, attempt) {
+    match Agent::over(channel, limit.min(ATTEMPT)) {
         Ok(agent) => Ok(Some(agent)),
         Err(e) => match agent_ask::Error::of(e, limit) {
             agent_ask::Error::Other(Error::Timeout(_)) => Ok(None),
             e => Err(e),
         },
-    }
-}
-
-/// Begins a session with the agent of a running guest, once no other command uses its line.
-pub(super) fn connect(
-    folder: &Folder,
-    path: &Path,
-    process: Process,
-    limit: Limit<'_>,
-) -> Result<Agent, agent_ask::Error> {
-    let other = agent_ask::Error::Other;
-    let begun = Instant::now();
-    let mut was_busy = false;
-    loop {
-        let left = limit.timeout.saturating_sub(begun.elapsed());
-        if limit.is_cancelled() {
-            return Err(other(Error::Interrupted));
-        }
-        if left.is_zero() && was_busy {
-            return Err(other(Error::Busy));
-        }
-        if left.is_zero() {
-            return Err(other(Error::Timeout(limit.timeout)));
-        }
-        let lock = folder.lock().map_err(|source| {
-            other(Error::Io {
-                action: "lock the guest's serial line",
-                source,
-            })
-        })?;
-        was_busy = lock.is_none();
-        if was_busy {
-            thread::sleep(RETRY);
-            continue;
-        }
-        if let Some(agent) = begin(path, process, lock, left.min(ATTEMPT), limit.timeout)? {
-            return Ok(agent.with_limit(limit.timeout));
-        }
     }
 }

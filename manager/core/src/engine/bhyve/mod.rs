@@ -52,7 +52,7 @@ use super::{
     restore_threads::RestoreThreads,
 };
 use crate::{
-    agent::{Agent, wake_up},
+    agent::{Access, Agent, wake_up},
     checkpoint::{
         AgentProtocol, BhyveGuest, BundlePath, Checkpoint, NoteSeal, Watch,
         manifest::{EngineKind, Manifest},
@@ -80,6 +80,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Bhyve {
     host: Host,
     rctl: Rctl,
+    /// The brood binary.
+    program: PathBuf,
 }
 
 impl Bhyve {
@@ -94,7 +96,16 @@ impl Bhyve {
     pub fn on(host: Host) -> Self {
         Self {
             host,
-            rctl: Rctl::default(),
+            ..Self::default()
+        }
+    }
+
+    /// The same, whose guests' brokers run `program`, the brood binary.
+    #[must_use]
+    pub fn with_binary(self, program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            ..self
         }
     }
 
@@ -269,7 +280,11 @@ impl Engine for Bhyve {
         let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         if record.guest.agent_protocol == AgentProtocol::Frames {
             let request = agent_ask::parse(words)?;
-            return self.with_agent(guest, limit, |agent| request.put(&agent, limit));
+            let access = match request.is_long() {
+                true => Access::Shared,
+                false => Access::Short,
+            };
+            return self.with_agent(guest, access, limit, |agent| request.put(&agent, limit));
         }
         let agent = record
             .agent
@@ -317,7 +332,7 @@ impl Engine for Bhyve {
     }
 
     fn agent(&self, guest: GuestRef<'_>, limit: Limit<'_>) -> Result<Agent, Error> {
-        self.with_agent(guest, limit, Ok)
+        self.with_agent(guest, Access::Shared, limit, Ok)
     }
 
     fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
@@ -331,7 +346,7 @@ impl Engine for Bhyve {
             return Err(Error::Gone);
         }
         if record.guest.agent_protocol == AgentProtocol::Frames {
-            return self.with_agent(guest, limit, |agent| {
+            return self.with_agent(guest, Access::Short, limit, |agent| {
                 wake_up(&agent, None)
                     .map(drop)
                     .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))

@@ -23,16 +23,15 @@ use std::{
         unix::{fs::DirBuilderExt, net::UnixStream},
     },
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{command::OwnDisk, suspend::SUSPENDED};
 use crate::{
-    agent::{Access, Agent, AgentPort, Place},
+    agent::{Access, Agent, AgentPort, Channel, Place},
     checkpoint::QemuGuest,
-    engine::{ConsoleLine, Error, Limit, Process, ProcessState, agent_ask},
+    engine::{ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session},
     escaped,
     guest_id::GuestId,
     owner_only,
@@ -46,13 +45,6 @@ pub(super) const CONSOLE: &str = "console";
 pub(super) const CONSOLE_SOCKET: &str = "typed";
 /// As much of the end of a log is read as can hold its last words.
 const TAIL: u64 = 4096;
-/// How long one attempt to begin a session with the agent may take, before the wait is looked at
-/// again.
-const ATTEMPT: Duration = Duration::from_millis(1000);
-/// How often a socket that is not there yet is looked for.
-const RETRY: Duration = Duration::from_millis(2);
-/// How many brokers may end before they have said hello.
-const ENDED_BROKERS_MAX: u32 = 3;
 
 /// What a guest is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -323,62 +315,32 @@ impl Folder {
         limit: Limit<'_>,
         wanted: &dyn Fn() -> Result<(), Error>,
     ) -> Result<Agent, agent_ask::Error> {
-        let begin = Instant::now();
         let port = AgentPort {
             folder: &self.path,
             program,
+            guest: &[],
             open: &|| self.connect("agent").map(OwnedFd::from),
+            channel: &Channel::of,
         };
-        let mut ended_brokers = 0;
-        loop {
-            wanted().map_err(agent_ask::Error::Other)?;
-            if limit.is_cancelled() {
-                return Err(agent_ask::Error::Other(Error::Interrupted));
-            }
-            let left = limit.timeout.saturating_sub(begin.elapsed());
-            if left.is_zero() {
-                return Err(agent_ask::Error::Other(Error::Timeout(limit.timeout)));
-            }
-            let way = match port.way(access) {
-                Ok(Some(way)) => way,
-                Ok(None) => {
-                    std::thread::sleep(RETRY);
-                    continue;
-                }
-                Err(e) => {
-                    let refused = e.kind() == io::ErrorKind::ConnectionRefused;
-                    let may_come = refused || e.kind() == io::ErrorKind::NotFound;
-                    // One that was there and listens no more is gone, and so is its folder.
-                    let was_there = self.ready().is_ok_and(|ready| ready.is_some());
-                    if refused && was_there || may_come && !self.path.exists() {
-                        return Err(agent_ask::Error::Lost(Error::Gone));
-                    }
-                    if !may_come {
-                        return Err(agent_ask::Error::Other(Error::Io {
-                            action: "connect to the guest's agent",
-                            source: e,
-                        }));
-                    }
-                    std::thread::sleep(RETRY);
-                    continue;
-                }
-            };
-            match Agent::over(way.channel, left.min(ATTEMPT)) {
-                Ok(agent) => return Ok(agent.with_limit(limit.timeout)),
-                Err(e) => match agent_ask::Error::of(e, limit.timeout) {
-                    agent_ask::Error::Other(Error::Timeout(_)) => {}
-                    // It had been idle, and ended just then; or the guest's end was closed, and the
-                    // next attempt finds that out.
-                    agent_ask::Error::Lost(_)
-                        if way.by_broker && ended_brokers < ENDED_BROKERS_MAX =>
-                    {
-                        ended_brokers += 1;
-                        std::thread::sleep(RETRY);
-                    }
-                    e => return Err(e),
-                },
-            }
+        agent_session::begin(&port, access, limit, wanted, &|e| self.never_comes(e))
+    }
+
+    /// Whether an agent's channel that cannot be opened never will be.
+    fn never_comes(&self, error: io::Error) -> Result<(), agent_ask::Error> {
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        let may_come = refused || error.kind() == io::ErrorKind::NotFound;
+        // One that was there and listens no more is gone, and so is its folder.
+        let was_there = self.ready().is_ok_and(|ready| ready.is_some());
+        if refused && was_there || may_come && !self.path.exists() {
+            return Err(agent_ask::Error::Lost(Error::Gone));
         }
+        if !may_come {
+            return Err(agent_ask::Error::Other(Error::Io {
+                action: "connect to the guest's agent",
+                source: error,
+            }));
+        }
+        Ok(())
     }
 }
 

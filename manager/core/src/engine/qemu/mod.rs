@@ -28,7 +28,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Mutex, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -36,6 +36,7 @@ use nix::sys::signal::Signal;
 use super::{
     Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
     ProcessDescription, ProcessState, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
+    agent_session,
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
@@ -61,8 +62,6 @@ pub use host::{PROGRAM, QemuHost, kvm_obstacle};
 
 /// How long a killed QEMU is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(20);
-/// How long the end of a guest is waited for that has closed its channel.
-const CRASH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The engine.
 #[derive(Clone, Debug)]
@@ -105,24 +104,9 @@ impl Qemu {
             Access::Short | Access::Alone => folder.agent(limit),
         };
         agent.and_then(act).map_err(|e| match e {
-            agent_ask::Error::Lost(e) => self.died(guest, process, e),
+            agent_ask::Error::Lost(e) => agent_session::died(self, guest, process, e),
             agent_ask::Error::Other(e) => e,
         })
-    }
-
-    /// How a guest ended whose channel was closed.
-    fn died(&self, guest: GuestRef<'_>, process: Process, otherwise: Error) -> Error {
-        let begin = Instant::now();
-        while process.may_live() {
-            if begin.elapsed() > CRASH_PATIENCE {
-                return otherwise;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        match self.ended(guest) {
-            Ok(reason) => Error::Died(reason.unwrap_or_default()),
-            Err(e) => e,
-        }
     }
 }
 

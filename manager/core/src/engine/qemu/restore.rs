@@ -24,7 +24,6 @@ use nix::{
 };
 
 use super::{
-    CRASH_PATIENCE,
     command::{self, Machine, OwnDisk},
     disks,
     folder::{Folder, Record},
@@ -35,7 +34,8 @@ use crate::{
     agent::{Agent, AgentError, prepare_clone},
     checkpoint::{Network, QemuGuest},
     engine::{
-        self, GuestOrder, Limit, Process, RestoredProcess, agent_ask, restore_threads::Restorer,
+        self, GuestOrder, Limit, Process, RestoredProcess, agent_ask,
+        agent_session::CRASH_PATIENCE, restore_threads::Restorer,
     },
     guest_id::GuestId,
     units::Bytes,
