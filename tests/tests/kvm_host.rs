@@ -153,3 +153,95 @@ fn the_kvm_engine_keeps_its_contract_on_hardware_virtualisation() {
     assert!(passed >= 7, "{}", ran.stdout);
     assert!(!ran.stdout.contains("no KVM"), "{}", ran.stdout);
 }
+
+#[test]
+fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
+    let Some((agent, packages)) = image_builder() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let mut build = Command::new(brood());
+    build
+        .args(["image", "build", "--minimal", "tiny", "--agent"])
+        .arg(agent);
+    for package in &packages {
+        build.arg("--deb").arg(package);
+    }
+    build
+        .env("BROOD_STATE_DIR", &state)
+        .env("BROOD_CONFIG", "/dev/null");
+    let _ = Running::start(build).wait().ok();
+    let image = state.join("images/tiny");
+    let script = dir.path().join("script");
+    fs::write(&script, MACHINES).unwrap();
+    let mut host = host(&packages);
+    for (file, to) in [
+        (
+            &PathBuf::from(env!("CARGO_BIN_EXE_linux_machine")),
+            "/linux_machine",
+        ),
+        (&image.join("vmlinuz"), "/vmlinuz"),
+        (&image.join("initramfs"), "/initramfs"),
+        (&script, "/script"),
+    ] {
+        let file = file.to_str().expect("plain letters");
+        host.args(["--file", &format!("{file}:{to}")]);
+    }
+    host.args(["--", "/bin/busybox", "sh", "/script"]);
+    let ran = Running::start(host).wait_within(WHOLE).ok();
+    // One processor; and four with memory above 4 GiB.
+    for (size, processors, least) in [("256", "1", 200 << 10), ("3328", "4", 3_200_000)] {
+        let booted = after(&ran, &format!("{size} booted"));
+        assert!(
+            text(&booted["kernel"]).ends_with("-cloud-amd64"),
+            "{booted}"
+        );
+        assert_eq!(booted["clock"], "kvm-clock");
+        assert_eq!(
+            (&booted["disk"], &booted["entropy"]),
+            (&"same".into(), &"16".into())
+        );
+        assert_eq!(booted["processors"], processors);
+        assert!(
+            text(&booted["memory_kib"]).parse::<u64>().unwrap() > least,
+            "{booted}"
+        );
+        for n in 1..=3 {
+            let cloned = after(&ran, &format!("{size} {n} cloned"));
+            assert_eq!(
+                cloned["nonce"], booted["nonce"],
+                "it was restored, and not booted"
+            );
+            // What one clone writes no other sees.
+            assert_eq!(
+                (&cloned["kept"], &cloned["disk"]),
+                (&"kept".into(), &"0".into())
+            );
+            assert_eq!(cloned["processors"], processors);
+            // All of its memory and its disk are there, and little of it is its own.
+            let own = whole(&cloned["answered_kib"]);
+            assert!(own < 32 << 10, "{cloned}");
+            let off = after(&ran, &format!("{size} {n} off"));
+            assert_eq!(off["stop"], "Power(Off)");
+        }
+    }
+}
+
+/// Boots guests of two sizes, and runs three clones of each at once.
+const MACHINES: &str = r#"
+set -e
+for form in "256 1" "3328 4"; do
+    size=${form% *}
+    /linux_machine boot /vmlinuz /initramfs $form /ck >booted || { cat booted >&2; exit 1; }
+    while read -r line; do echo "$size $line"; done <booted
+    for n in 1 2 3; do mkfifo in$n; done
+    for n in 1 2 3; do /linux_machine clone /ck <in$n >out$n 2>&1 & done
+    exec 4>in1 5>in2 6>in3
+    for n in 1 2 3; do until grep -q 'cloned\|rror' out$n; do sleep 1; done; done
+    exec 4>&- 5>&- 6>&-
+    wait
+    for n in 1 2 3; do while read -r line; do echo "$size $n $line"; done <out$n; done
+    rm -r /ck in? out?
+done
+"#;

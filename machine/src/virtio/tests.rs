@@ -1,0 +1,421 @@
+//! Devices under a driver of any kind: one that keeps the rules, and one that does what it likes.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use proptest::{collection::vec, prelude::*};
+use virtio_bindings::virtio_mmio as r;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{
+    Device,
+    block::{Block, SECTOR, Storage},
+    console::{Console, WAITING_MAX},
+    driver::{BUFFERS, Buffer, Driver, QUEUES, SIZE, STRIDE},
+    rng::Rng,
+};
+
+/// A disk in memory, which says what was done to it.
+#[derive(Clone, Default)]
+struct MemoryDisk {
+    sectors: Arc<Mutex<HashMap<u64, Vec<u8>>>>,
+    size: u64,
+    flushes: Arc<AtomicUsize>,
+}
+
+impl Storage for MemoryDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        assert!(
+            offset + bytes.len() as u64 <= self.size,
+            "outside of the disk"
+        );
+        let sectors = self.sectors.lock().unwrap();
+        for (n, part) in (0..).zip(bytes.chunks_mut(512)) {
+            match sectors.get(&(offset / SECTOR + n)) {
+                Some(sector) => part.copy_from_slice(sector),
+                None => part.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(
+            offset + bytes.len() as u64 <= self.size,
+            "outside of the disk"
+        );
+        let mut sectors = self.sectors.lock().unwrap();
+        for (n, part) in (0..).zip(bytes.chunks(512)) {
+            sectors.insert(offset / SECTOR + n, part.to_vec());
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn zero(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        assert!(offset + length <= self.size, "outside of the disk");
+        let mut sectors = self.sectors.lock().unwrap();
+        sectors.retain(|&n, _| !(offset / SECTOR..(offset + length) / SECTOR).contains(&n));
+        Ok(())
+    }
+}
+
+fn disk(read_only: bool) -> (MemoryDisk, Driver<Block>) {
+    let disk = MemoryDisk {
+        size: 1 << 20,
+        ..MemoryDisk::default()
+    };
+    let device = Block::new(Box::new(disk.clone()), read_only, "serial number");
+    let mut driver = Driver::new(device);
+    driver.start();
+    (disk, driver)
+}
+
+fn header(kind: u32, sector: u64) -> Vec<u8> {
+    let mut bytes = kind.to_le_bytes().to_vec();
+    bytes.extend([0; 4]);
+    bytes.extend(sector.to_le_bytes());
+    bytes
+}
+
+/// One request; its status, and what the device wrote before that.
+fn request(driver: &mut Driver<Block>, header: &[u8], data: &Buffer<'_>) -> (u8, Vec<u8>) {
+    let length = match data {
+        Buffer::In(length) => *length,
+        Buffer::Out(_) => 0,
+    };
+    let data = match data {
+        Buffer::In(length) => Buffer::In(*length),
+        Buffer::Out(bytes) => Buffer::Out(bytes),
+    };
+    let at = driver.send(0, BUFFERS, &[Buffer::Out(header), data, Buffer::In(1)]);
+    assert!(driver.used(0).is_some(), "the request is given back");
+    let data = driver.bytes(at[1], length);
+    (driver.bytes(at[2], 1)[0], data)
+}
+
+#[test]
+fn a_disk_reads_writes_discards_and_says_its_name() {
+    let (disk, mut driver) = disk(false);
+    let sent: Vec<u8> = (0..4096_u32).map(|n| n.to_le_bytes()[0] ^ 0x5a).collect();
+    let (status, _) = request(&mut driver, &header(1, 8), &Buffer::Out(&sent));
+    assert_eq!(status, 0);
+    let (status, read) = request(&mut driver, &header(0, 8), &Buffer::In(4096));
+    assert!(status == 0 && read == sent);
+    assert_eq!(disk.flushes.load(Ordering::Relaxed), 0);
+    let at = driver.send(0, BUFFERS, &[Buffer::Out(&header(4, 0)), Buffer::In(1)]);
+    assert_eq!((driver.used(0), driver.bytes(at[1], 1)[0]), (Some(1), 0));
+    assert_eq!(disk.flushes.load(Ordering::Relaxed), 1);
+    let (status, id) = request(&mut driver, &header(8, 0), &Buffer::In(20));
+    assert_eq!((status, &id[..14]), (0, &b"serial number\0"[..]));
+    let mut range = 8_u64.to_le_bytes().to_vec();
+    range.extend(8_u32.to_le_bytes());
+    range.extend([0; 4]);
+    let (status, _) = request(&mut driver, &header(11, 0), &Buffer::Out(&range));
+    assert_eq!(status, 0);
+    let (_, read) = request(&mut driver, &header(0, 8), &Buffer::In(4096));
+    assert!(read.iter().all(|byte| *byte == 0));
+    assert_eq!(driver.interrupts(), 6);
+}
+
+#[test]
+fn requests_beyond_a_disk_or_against_its_kind_fail_alone() {
+    let (_, mut driver) = disk(false);
+    let last = (1 << 20) / SECTOR - 1;
+    for (sector, length) in [(last, 1024), (u64::MAX, 512), (1 << 55, 512), (0, 100)] {
+        let (status, _) = request(&mut driver, &header(0, sector), &Buffer::In(length));
+        assert_eq!(status, 1, "{sector} {length}");
+        let bytes = vec![1; length];
+        let (status, _) = request(&mut driver, &header(1, sector), &Buffer::Out(&bytes));
+        assert_eq!(status, 1, "{sector} {length}");
+    }
+    let (status, _) = request(&mut driver, &header(77, 0), &Buffer::In(512));
+    assert_eq!(status, 2);
+    let (status, _) = request(&mut driver, &header(0, last), &Buffer::In(512));
+    assert_eq!(status, 0);
+    let (_, mut driver) = disk(true);
+    let (status, _) = request(&mut driver, &header(1, 0), &Buffer::Out(&[1; 512]));
+    assert_eq!(status, 2);
+}
+
+#[test]
+fn a_device_runs_after_the_whole_handshake_in_its_order_and_not_before() {
+    let wrong: [&[u32]; 5] = [&[15], &[1, 15], &[3, 11, 15], &[1, 3, 15], &[1, 11, 15]];
+    for steps in wrong {
+        let (_, mut driver) = disk(false);
+        driver.write(r::VIRTIO_MMIO_STATUS, 0);
+        assert_eq!(driver.read(r::VIRTIO_MMIO_STATUS), 0);
+        for step in steps {
+            driver.write(r::VIRTIO_MMIO_STATUS, *step);
+        }
+        assert_ne!(driver.read(r::VIRTIO_MMIO_STATUS), 15, "{steps:?}");
+        driver.kick(0);
+        assert_eq!(driver.interrupts(), 0);
+    }
+    // Without VIRTIO_F_VERSION_1, or with a feature that was not offered.
+    for (page, value) in [(1, 0), (1, 3), (0, u32::MAX)] {
+        let (_, mut driver) = disk(false);
+        for (register, value) in [
+            (r::VIRTIO_MMIO_STATUS, 0),
+            (r::VIRTIO_MMIO_STATUS, 1),
+            (r::VIRTIO_MMIO_STATUS, 3),
+            (r::VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1),
+            (r::VIRTIO_MMIO_DRIVER_FEATURES, 1),
+            (r::VIRTIO_MMIO_DRIVER_FEATURES_SEL, page),
+            (r::VIRTIO_MMIO_DRIVER_FEATURES, value),
+            (r::VIRTIO_MMIO_STATUS, 11),
+        ] {
+            driver.write(register, value);
+        }
+        assert_eq!(driver.read(r::VIRTIO_MMIO_STATUS), 3, "{page} {value}");
+    }
+}
+
+#[test]
+fn a_driver_that_breaks_the_rules_has_to_start_anew() {
+    let (_, mut driver) = disk(false);
+    // A buffer outside of memory.
+    driver.descriptor(0, 0, 1 << 40, 16, 0);
+    driver.offer(0, 0);
+    driver.kick(0);
+    assert_eq!(driver.read(r::VIRTIO_MMIO_STATUS), 15 | 64);
+    assert_eq!(driver.read(r::VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    driver.start();
+    assert_eq!(driver.read(r::VIRTIO_MMIO_STATUS), 15);
+    let (status, _) = request(&mut driver, &header(0, 0), &Buffer::In(512));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn entropy_is_what_the_source_gives() {
+    let mut driver = Driver::new(Rng::new(Box::new(io::repeat(7))));
+    driver.start();
+    let at = driver.send(0, BUFFERS, &[Buffer::In(10_000)]);
+    assert_eq!(driver.used(0), Some(4096));
+    let bytes = driver.bytes(at[0], 4097);
+    assert!(bytes[..4096].iter().all(|byte| *byte == 7) && bytes[4096] == 0);
+    let mut driver = Driver::new(Rng::new(Box::new(io::empty())));
+    driver.start();
+    let _ = driver.send(0, BUFFERS, &[Buffer::In(100)]);
+    assert_eq!(driver.used(0), Some(0));
+}
+
+fn control(event: u16, value: u16) -> Vec<u8> {
+    let mut bytes = 0_u32.to_le_bytes().to_vec();
+    bytes.extend(event.to_le_bytes());
+    bytes.extend(value.to_le_bytes());
+    bytes
+}
+
+/// A console whose port the guest has opened, and how often somebody was woken.
+fn opened() -> (Driver<Console>, Arc<AtomicUsize>) {
+    let woken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&woken);
+    let wake = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let mut driver = Driver::new(Console::new("brood.agent", Box::new(wake)));
+    driver.start();
+    let heard = |driver: &mut Driver<Console>, said: &[u8], answers: &[Vec<u8>]| {
+        let _ = driver.send(3, BUFFERS, &[Buffer::Out(said)]);
+        for answer in answers {
+            let at = driver.send(2, BUFFERS + 0x10_0000, &[Buffer::In(64)]);
+            let length = driver.used(2).expect("an answer") as usize;
+            assert_eq!(driver.bytes(at[0], length), *answer);
+        }
+    };
+    heard(&mut driver, &control(0, 1), &[control(1, 0)]);
+    let mut name = control(7, 1);
+    name.extend(b"brood.agent");
+    heard(&mut driver, &control(3, 1), &[name, control(6, 1)]);
+    heard(&mut driver, &control(6, 1), &[]);
+    assert!(driver.device.device().is_open());
+    (driver, woken)
+}
+
+#[test]
+fn a_port_is_named_and_carries_bytes_both_ways() {
+    let (mut driver, woken) = opened();
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(b"hello "), Buffer::Out(b"host")]);
+    assert_eq!(woken.load(Ordering::Relaxed), 1);
+    let heard: Vec<u8> = driver.device.device().output().drain(..).collect();
+    assert_eq!(heard, b"hello host");
+    let sent = driver.device.device().send(b"hello guest");
+    driver.device.serve();
+    assert_eq!((sent, driver.used(0)), (11, None));
+    let at = driver.send(0, BUFFERS, &[Buffer::In(5)]);
+    assert_eq!(
+        (driver.used(0), driver.bytes(at[0], 5)),
+        (Some(5), b"hello".to_vec())
+    );
+    let at = driver.send(0, BUFFERS, &[Buffer::In(100)]);
+    assert_eq!(
+        (driver.used(0), driver.bytes(at[0], 6)),
+        (Some(6), b" guest".to_vec())
+    );
+}
+
+#[test]
+fn a_loud_guest_waits_until_somebody_reads() {
+    let (mut driver, _) = opened();
+    let part = vec![1; 16 * 1024];
+    let mut sent = 0;
+    while driver.device.device().output().len() < WAITING_MAX {
+        let _ = driver.send(1, BUFFERS, &[Buffer::Out(&part)]);
+        assert!(driver.used(1).is_some());
+        sent += 1;
+    }
+    assert_eq!(sent, WAITING_MAX / part.len());
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(&part)]);
+    assert_eq!(driver.used(1), None, "its buffer stays in the queue");
+    driver.device.device().output().clear();
+    driver.device.serve();
+    assert!(driver.used(1).is_some());
+    assert_eq!(driver.device.device().send(&vec![0; 1 << 20]), WAITING_MAX);
+}
+
+#[test]
+fn a_device_goes_on_from_its_state() {
+    let (mut driver, _) = opened();
+    let _ = driver.device.device().send(b"kept");
+    let (state, console) = (
+        driver.device.state(),
+        driver.device.device().state().clone(),
+    );
+    // Another device over the same memory.
+    let fresh = Driver::new(Console::new("brood.agent", Box::new(|| {})));
+    let was = std::mem::replace(&mut driver.device, fresh.device);
+    drop(was);
+    let mut other = super::mmio::MmioDevice::new(
+        Console::new("brood.agent", Box::new(|| {})),
+        driver.ram.clone(),
+        Arc::new(super::driver::CountedLine::default()),
+    );
+    other.device().set_state(console);
+    other.set_state(&state).unwrap();
+    driver.device = other;
+    let at = driver.send(0, BUFFERS, &[Buffer::In(100)]);
+    assert_eq!(
+        (driver.used(0), driver.bytes(at[0], 4)),
+        (Some(4), b"kept".to_vec())
+    );
+    let mut short = Driver::new(Rng::new(Box::new(io::empty())));
+    assert!(
+        short.device.set_state(&state).is_err(),
+        "it has other queues"
+    );
+}
+
+/// What a driver may do that keeps no rule.
+#[derive(Clone, Debug)]
+enum Act {
+    Start,
+    Register(u32, u32),
+    Bytes(u64, Vec<u8>),
+    Read(u64, usize),
+    Descriptor(usize, u16, u64, u32, u16, u16),
+    Ring(usize, u16, u16),
+    Kick(usize),
+    Serve,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let address = prop_oneof![
+        3 => BUFFERS..BUFFERS + 0x10_0000,
+        2 => QUEUES..QUEUES + 4 * STRIDE,
+        1 => (64_u64 << 20) - 64..(64 << 20) + 64,
+        1 => any::<u64>(),
+    ];
+    let length =
+        prop_oneof![4 => 0_u32..8192, 1 => Just(0), 1 => Just(u32::MAX), 1 => any::<u32>()];
+    let act = prop_oneof![
+        2 => Just(Act::Start),
+        3 => (0_u32..0x120, any::<u32>()).prop_map(|(at, value)| Act::Register(at & !3, value)),
+        1 => (0_u32..16).prop_map(|value| Act::Register(r::VIRTIO_MMIO_STATUS, value)),
+        1 => (0_u64..0x1100, vec(any::<u8>(), 0..9)).prop_map(|(at, bytes)| Act::Bytes(at, bytes)),
+        1 => (0_u64..0x1100, 0_usize..9).prop_map(|(at, length)| Act::Read(at, length)),
+        12 => (0..4_usize, 0..SIZE, address, length, any::<u16>(), 0..2 * SIZE).prop_map(
+            |(queue, n, at, length, flags, next)| {
+                // Mostly the three flags that there are.
+                let flags = if flags > 0xf000 { flags } else { flags & 7 };
+                Act::Descriptor(queue, n, at, length, flags, next)
+            }
+        ),
+        8 => (0..4_usize, 0..2 * SIZE, any::<u16>()).prop_map(|(queue, head, jump)| {
+            Act::Ring(queue, head, if jump > 0xf000 { jump } else { 1 })
+        }),
+        8 => (0..5_usize).prop_map(Act::Kick),
+        2 => Just(Act::Serve),
+    ];
+    vec(act, 50..400)
+}
+
+/// Does all of it. Nothing may panic, and each act has to end.
+fn suffers<D: Device>(device: D, acts: &[Act]) -> Driver<D> {
+    let mut driver = Driver::new(device);
+    driver.start();
+    for act in acts {
+        match act {
+            Act::Start => driver.start(),
+            Act::Register(at, value) => driver.write(*at, *value),
+            Act::Bytes(at, bytes) => driver.device.write(*at, bytes),
+            Act::Read(at, length) => driver.device.read(*at, &mut vec![0; *length]),
+            Act::Descriptor(queue, n, at, length, flags, next) => {
+                driver.descriptor(*queue, *n, *at, *length, *flags);
+                let to = QUEUES + *queue as u64 * STRIDE + u64::from(*n) * 16 + 14;
+                driver.ram.write_obj(*next, GuestAddress(to)).unwrap();
+            }
+            Act::Ring(queue, head, jump) => {
+                let ring = QUEUES + *queue as u64 * STRIDE + 0x1000;
+                let index: u16 = driver.ram.read_obj(GuestAddress(ring + 2)).unwrap();
+                let entry = GuestAddress(ring + 4 + u64::from(index % SIZE) * 2);
+                driver.ram.write_obj(*head, entry).unwrap();
+                let index = index.wrapping_add(*jump);
+                driver.ram.write_obj(index, GuestAddress(ring + 2)).unwrap();
+            }
+            Act::Kick(queue) => driver.kick(*queue),
+            Act::Serve => driver.device.serve(),
+        }
+    }
+    driver
+}
+
+proptest! {
+    // About 230 acts each: a million for each device.
+    #![proptest_config(ProptestConfig { cases: 4500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_disk_suffers_any_driver(acts in acts()) {
+        let disk = MemoryDisk { size: 1 << 20, ..MemoryDisk::default() };
+        let device = Block::new(Box::new(disk.clone()), false, "x");
+        let _ = suffers(device, &acts);
+        let sectors = disk.sectors.lock().unwrap();
+        prop_assert!(sectors.keys().all(|n| n * SECTOR < 1 << 20));
+    }
+
+    #[test]
+    fn a_console_suffers_any_driver(acts in acts()) {
+        let mut driver = suffers(Console::new("x", Box::new(|| {})), &acts);
+        // One buffer may come on top of what already waits.
+        prop_assert!(driver.device.device().output().len() < 2 * WAITING_MAX);
+    }
+
+    #[test]
+    fn an_entropy_source_suffers_any_driver(acts in acts()) {
+        let _ = suffers(Rng::new(Box::new(io::repeat(1))), &acts);
+    }
+}
