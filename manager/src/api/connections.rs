@@ -7,10 +7,11 @@
 //! daemon never closes a connection with an open request to make room.
 
 mod bodies;
+mod budget;
+mod connection;
 mod upgrade;
 
 use std::{
-    convert::Infallible,
     future::Future,
     pin::pin,
     sync::{
@@ -20,32 +21,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Router,
-    body::Body,
-    http::{Request, Response, StatusCode},
-    serve::Listener,
-};
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::{Service, service_fn},
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    sync::{Notify, watch},
-    time::sleep,
-};
+use axum::{http::StatusCode, serve::Listener};
+use tokio::sync::{Notify, watch};
 
-use bodies::{AnsweringBody, SentBody};
+pub(super) use budget::Budget;
+use connection::ConnectionGuard;
 pub(super) use upgrade::Upgraded;
 
 use super::{
-    door::{HeaderCase, Site},
+    door::Site,
     metrics::{DoorMetrics, Metrics},
     problem::Problem,
 };
@@ -54,65 +38,9 @@ use super::{
 /// port, which strangers may open, and over the socket.
 const IDLE_ON_PORT: Duration = Duration::from_secs(30);
 const IDLE_ON_SOCKET: Duration = Duration::from_secs(120);
-/// How long a half-sent request holds up a daemon that is to end.
-const HALF_SENT: Duration = Duration::from_secs(1);
-/// Bytes of a request's head, and of its body in flight.
-const BUFFER: usize = 64 << 10;
-/// Descriptors that are asked for, at most: more are of no use, and some programs that are started
-/// from here look at each of them.
-const DESCRIPTORS_MAX: u64 = 65_536;
 /// The ways in which clients come, in words.
 const SOCKET: &str = "socket";
 const PORT: &str = "port";
-/// Connections of one budget, at most.
-const CONNECTIONS_MAX: usize = 2048;
-
-/// Sockets of guests, at most.
-const GUEST_SOCKETS_MAX: usize = 2048;
-
-/// Budget of the daemon's descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Budget {
-    /// Connections over the socket.
-    pub(super) socket: usize,
-    /// Connections over the port.
-    pub(super) port: usize,
-    /// Library calls at once: each may have a database and a process open.
-    pub(super) calls: usize,
-    /// Sockets of guests, each with a descriptor; their connections are among those of the socket.
-    pub(super) guest_sockets: usize,
-}
-
-impl Budget {
-    /// Of a process that may have so many descriptors: half of them are for connections, of which
-    /// the port has a quarter.
-    fn of(descriptors: u64) -> Self {
-        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let connections = (descriptors / 2).clamp(4, CONNECTIONS_MAX * 2);
-        Self {
-            socket: (connections - connections / 4).min(CONNECTIONS_MAX),
-            port: (connections / 4).min(CONNECTIONS_MAX / 2),
-            calls: (descriptors / 10).clamp(4, 256),
-            guest_sockets: (descriptors / 16).clamp(2, GUEST_SOCKETS_MAX),
-        }
-    }
-
-    /// Of this process, whose soft limit of descriptors is raised as far as it may be.
-    pub(super) fn of_process() -> Self {
-        // No limit is more than is ever wanted.
-        let limit = getrlimit(Resource::Nofile);
-        let soft = limit.current.unwrap_or(DESCRIPTORS_MAX);
-        let wanted = limit
-            .maximum
-            .map_or(DESCRIPTORS_MAX, |hard| hard.min(DESCRIPTORS_MAX));
-        let higher = Rlimit {
-            current: Some(wanted),
-            maximum: limit.maximum,
-        };
-        let raised = soft < wanted && setrlimit(Resource::Nofile, higher).is_ok();
-        Self::of(if raised { wanted } else { soft })
-    }
-}
 
 /// Clients that came the same way, and how many there may be.
 #[derive(Debug)]
@@ -309,87 +237,6 @@ impl Drop for Listens {
     }
 }
 
-/// A connection that counts until this is dropped.
-struct ConnectionGuard(Arc<Client>);
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        let clients = &self.0.of;
-        clients.all().retain(|client| !Arc::ptr_eq(client, &self.0));
-        clients.metrics.connections.dec();
-        clients.left.notify_one();
-    }
-}
-
-impl ConnectionGuard {
-    async fn serve<S>(self, stream: S, site: Site, draining: watch::Receiver<bool>)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        self.speak(stream, site, draining).await;
-        self.0.upgrades.until_over().await;
-    }
-
-    /// Serves until the connection is over, or speaks HTTP no more.
-    async fn speak<S>(&self, stream: S, site: Site, mut draining: watch::Receiver<bool>)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        let client = &self.0;
-        let router = TowerToHyperService::new(site.router);
-        let service = service_fn(|request| answer(client, &router, request));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(client.of.idle)
-            .title_case_headers(site.headers == HeaderCase::Title)
-            .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = pin!(connection);
-        loop {
-            tokio::select! {
-                // A client that breaks off or speaks no HTTP is its own affair.
-                _ = connection.as_mut() => return,
-                () = client.make_room.notified() => {
-                    if client.is_idle() {
-                        client.of.metrics.connections_displaced.inc();
-                        return;
-                    }
-                    // Another one is looked for.
-                    client.of.left.notify_one();
-                }
-                _ = draining.wait_for(|draining| *draining) => break,
-            }
-        }
-        connection.as_mut().graceful_shutdown();
-        loop {
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = sleep(HALF_SENT) => if client.is_idle() || client.is_sending() { return },
-            }
-        }
-    }
-}
-
-fn answer(
-    client: &Arc<Client>,
-    router: &TowerToHyperService<Router>,
-    mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-    let answering = RequestGuard::begin(client);
-    request.extensions_mut().insert(Arc::clone(client));
-    let response = router.call(request.map(|body| SentBody::new(body, client)));
-    async move {
-        let response = response.await?;
-        Ok(response.map(|body| {
-            Body::new(AnsweringBody {
-                body,
-                _answering: answering,
-            })
-        }))
-    }
-}
-
 /// A request that is being answered until this is dropped.
 struct RequestGuard(Arc<Client>);
 
@@ -417,22 +264,6 @@ impl Drop for RequestGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strangers_have_a_budget_of_their_own() {
-        for (descriptors, socket, port, calls) in [
-            (80, 30, 10, 8),
-            (1024, 384, 128, 102),
-            (20_000, 2048, 1024, 256),
-            (8, 3, 1, 4),
-        ] {
-            let budget = Budget::of(descriptors);
-            assert_eq!(
-                (budget.socket, budget.port, budget.calls),
-                (socket, port, calls)
-            );
-        }
-    }
 
     #[test]
     fn the_stranger_who_was_idle_longest_makes_room() {
