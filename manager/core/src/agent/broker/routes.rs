@@ -201,34 +201,8 @@ impl Routes {
             client.out.put(session, request, &ToHost::Done(failed));
             return Ok(());
         };
-        if let ToGuest::Request(mut asked) = message {
-            if client.requests.contains_key(&request) {
-                return Err(Broken);
-            }
-            if let Request::Signal { exec, .. } | Request::Resize { exec, .. } = &mut asked {
-                // The agent knows no request 0, and says so.
-                let ours = client.requests.get(&RequestId(*exec));
-                *exec = ours.map_or(0, |ours| ours.0);
-            }
-            let kept = matches!(
-                &asked,
-                Request::Exec(exec) | Request::RunImage(exec) if exec.keep
-            );
-            let ours = self.number();
-            if let Some(client) = self.clients.get_mut(&id) {
-                client.requests.insert(request, ours);
-            }
-            let route = Route {
-                client: Some((id, request)),
-                kept,
-                input: SendWindow::default(),
-                output: SendWindow::default(),
-                error: SendWindow::default(),
-            };
-            self.requests.insert(ours, route);
-            self.to_guest
-                .put(self.session, ours, &ToGuest::Request(asked));
-            return Ok(());
+        if let ToGuest::Request(asked) = message {
+            return self.client_asks(id, request, asked);
         }
         // One that the agent has answered meanwhile.
         let Some(&ours) = client.requests.get(&request) else {
@@ -249,6 +223,41 @@ impl Routes {
             _ => {}
         }
         self.to_guest.put(self.session, ours, &message);
+        Ok(())
+    }
+
+    /// Passes a client's request on, under a number of the broker's own.
+    fn client_asks(
+        &mut self,
+        id: ClientId,
+        request: RequestId,
+        mut asked: Request,
+    ) -> Result<(), Broken> {
+        let ours = self.number();
+        let client = self.clients.get_mut(&id).ok_or(Broken)?;
+        if client.requests.contains_key(&request) {
+            return Err(Broken);
+        }
+        if let Request::Signal { exec, .. } | Request::Resize { exec, .. } = &mut asked {
+            // The agent knows no request 0, and says so.
+            let signalled = client.requests.get(&RequestId(*exec));
+            *exec = signalled.map_or(0, |ours| ours.0);
+        }
+        let kept = matches!(
+            &asked,
+            Request::Exec(exec) | Request::RunImage(exec) if exec.keep
+        );
+        client.requests.insert(request, ours);
+        let route = Route {
+            client: Some((id, request)),
+            kept,
+            input: SendWindow::default(),
+            output: SendWindow::default(),
+            error: SendWindow::default(),
+        };
+        self.requests.insert(ours, route);
+        self.to_guest
+            .put(self.session, ours, &ToGuest::Request(asked));
         Ok(())
     }
 

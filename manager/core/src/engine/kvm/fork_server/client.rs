@@ -131,23 +131,28 @@ impl Session {
             next: 0,
             identity_bytes,
         };
-        match session.receive(READY_TIMEOUT)? {
-            Some(report) if report.kind == REPORT_READY => Ok(session),
-            Some(report) => Err(Error::Checkpoint {
-                checkpoint: checkpoint.path().to_string(),
-                reason: match report.kind {
-                    REPORT_UNUSABLE_KERN => {
-                        let kern = checkpoint.path().kern();
-                        format!("{}: {}", kern.display(), String::from(&report.text))
-                    }
-                    _ => String::from(&report.text),
-                },
-            }),
-            None => Err(Error::Nursery(format!(
-                "it was not ready within {} s",
-                READY_TIMEOUT.as_secs()
-            ))),
-        }
+        session.wait_until_ready(checkpoint)?;
+        Ok(session)
+    }
+
+    /// Waits until the nursery takes orders.
+    fn wait_until_ready(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let Some(report) = self.receive(READY_TIMEOUT)? else {
+            let seconds = READY_TIMEOUT.as_secs();
+            return Err(Error::Nursery(format!(
+                "it was not ready within {seconds} s"
+            )));
+        };
+        let text = String::from(&report.text);
+        let reason = match report.kind {
+            REPORT_READY => return Ok(()),
+            REPORT_UNUSABLE_KERN => format!("{}: {text}", checkpoint.path().kern().display()),
+            _ => text,
+        };
+        Err(Error::Checkpoint {
+            checkpoint: checkpoint.path().to_string(),
+            reason,
+        })
     }
 
     fn receive(&self, timeout: Duration) -> Result<Option<Report>, Error> {
