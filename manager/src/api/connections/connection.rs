@@ -1,12 +1,6 @@
 //! Connection of a client: served until it is over, makes room, or the daemon ends.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
