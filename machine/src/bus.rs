@@ -12,6 +12,7 @@ use crate::{
     serial::{Output, PortState, SerialPort},
     virtio::{
         Device,
+        balloon::Balloon,
         block::Block,
         console::{Console, ConsoleState},
         mmio::MmioDevice,
@@ -27,11 +28,14 @@ pub struct Bus {
     serial: Mutex<SerialPort>,
     console: Mutex<MmioDevice<Console>>,
     rng: Mutex<MmioDevice<Rng>>,
+    balloon: Mutex<MmioDevice<Balloon>>,
     disks: Vec<Mutex<MmioDevice<Block>>>,
 }
 
 /// Most disks of a guest.
-pub const DISKS_MAX: usize = l::VIRTIO_MAX - 2;
+pub const DISKS_MAX: usize = l::VIRTIO_MAX - FIRST_DISK;
+/// Number of the first disk among the virtio devices.
+const FIRST_DISK: usize = 3;
 
 /// What a bus is made of.
 pub struct Devices {
@@ -52,6 +56,7 @@ pub struct BusState {
     serial: PortState,
     console: (MmioState, ConsoleState),
     rng: MmioState,
+    balloon: MmioState,
     disks: Vec<MmioState>,
 }
 
@@ -99,8 +104,12 @@ impl Bus {
                 machine.line(gsi(0)),
             )),
             rng: Mutex::new(MmioDevice::new(devices.rng, ram(), machine.line(gsi(1)))),
+            balloon: Mutex::new(MmioDevice::new(Balloon::new(), ram(), machine.line(gsi(2)))),
             disks: disks
-                .map(|(n, disk)| Mutex::new(MmioDevice::new(disk, ram(), machine.line(gsi(n + 2)))))
+                .map(|(n, disk)| {
+                    let line = machine.line(gsi(n + FIRST_DISK));
+                    Mutex::new(MmioDevice::new(disk, ram(), line))
+                })
                 .collect(),
         })
     }
@@ -108,7 +117,7 @@ impl Bus {
     /// How many virtio devices there are.
     #[must_use]
     pub fn virtio_count(&self) -> usize {
-        2 + self.disks.len()
+        FIRST_DISK + self.disks.len()
     }
 
     /// What it takes to go on from here.
@@ -118,6 +127,7 @@ impl Bus {
             serial: lock(&self.serial).state(),
             console: (console.state(), console.device().state().clone()),
             rng: lock(&self.rng).state(),
+            balloon: lock(&self.balloon).state(),
             disks: self.disks.iter().map(|disk| lock(disk).state()).collect(),
         }
     }
@@ -135,6 +145,7 @@ impl Bus {
         console.device().set_state(state.console.1.clone());
         console.set_state(&state.console.0)?;
         lock(&self.rng).set_state(&state.rng)?;
+        lock(&self.balloon).set_state(&state.balloon)?;
         for (disk, state) in self.disks.iter().zip(&state.disks) {
             lock(disk).set_state(state)?;
         }
@@ -196,7 +207,8 @@ impl Bus {
         let device: &dyn Registers = match usize::try_from(at / l::VIRTIO_STRIDE).ok()? {
             0 => &self.console,
             1 => &self.rng,
-            number => self.disks.get(number - 2)?,
+            2 => &self.balloon,
+            number => self.disks.get(number - FIRST_DISK)?,
         };
         Some((device, at % l::VIRTIO_STRIDE))
     }

@@ -222,6 +222,12 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
             // All of its memory and its disk are there, and little of it is its own.
             let own = whole(&cloned["answered_kib"]);
             assert!(own < 32 << 10, "{cloned}");
+            // What the guest has freed, the host has back.
+            let balloon = after(&ran, &format!("{size} {n} balloon"));
+            let [before, with, then] =
+                ["before_kib", "with_kib", "after_kib"].map(|word| whole(&balloon[word]));
+            assert!(with > before + (40 << 10), "{balloon}");
+            assert!(then < before + (12 << 10), "{balloon}");
             let off = after(&ran, &format!("{size} {n} off"));
             assert_eq!(off["stop"], "Power(Off)");
         }
@@ -238,7 +244,7 @@ for form in "256 1" "3328 4"; do
     for n in 1 2 3; do mkfifo in$n; done
     for n in 1 2 3; do /linux_machine clone /ck <in$n >out$n 2>&1 & done
     exec 4>in1 5>in2 6>in3
-    for n in 1 2 3; do until grep -q 'cloned\|rror' out$n; do sleep 1; done; done
+    for n in 1 2 3; do until grep -q 'balloon\|rror' out$n; do sleep 1; done; done
     exec 4>&- 5>&- 6>&-
     wait
     for n in 1 2 3; do while read -r line; do echo "$size $n $line"; done <out$n; done

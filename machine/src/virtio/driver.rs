@@ -51,7 +51,10 @@ pub(crate) enum Buffer<'a> {
 
 impl<D: Device> Driver<D> {
     pub(crate) fn new(device: D) -> Self {
-        let ram = memory::map(64 << 20, Backing::Anonymous).unwrap();
+        Self::over(device, memory::map(64 << 20, Backing::Anonymous).unwrap())
+    }
+
+    pub(crate) fn over(device: D, ram: Memory) -> Self {
         let line = Arc::new(CountedLine::default());
         let queues = device.queues().len();
         let irq: Arc<dyn Irq> = Arc::clone(&line) as _;

@@ -7,6 +7,7 @@
 //! Everything in a queue comes from a hostile guest. Chains of descriptors end after as many steps as
 //! the queue has descriptors, and addresses outside guest memory are refused where they are used.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 #[cfg(test)]

@@ -15,11 +15,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     Device,
+    balloon::Balloon,
     block::{Block, SECTOR, Storage},
     console::{Console, WAITING_MAX},
     driver::{BUFFERS, Buffer, Driver, QUEUES, SIZE, STRIDE},
     rng::Rng,
 };
+use crate::memory::{self, Backing};
 
 /// A disk in memory, which says what was done to it.
 #[derive(Clone, Default)]
@@ -212,6 +214,50 @@ fn entropy_is_what_the_source_gives() {
     driver.start();
     let _ = driver.send(0, BUFFERS, &[Buffer::In(100)]);
     assert_eq!(driver.used(0), Some(0));
+}
+
+#[test]
+fn reported_ranges_are_given_back_and_nothing_beyond_memory() {
+    let mut driver = Driver::new(Balloon::new());
+    driver.start();
+    let (at, end) = (0x80_0000_u64, 64_u64 << 20);
+    for address in [at - 1, at, at + 0x1_ffff, at + 0x2_0000, end - 1] {
+        driver.ram.write_obj(7_u8, GuestAddress(address)).unwrap();
+    }
+    // A range, one that reaches out of memory, and one that is nowhere.
+    driver.descriptor(2, 0, at, 0x2_0000, 2 | 1);
+    driver.descriptor(2, 1, end - 4096, 1 << 20, 2 | 1);
+    driver.descriptor(2, 2, u64::MAX - 100, 4096, 2);
+    driver.offer(2, 0);
+    driver.kick(2);
+    assert_eq!(driver.used(2), Some(0));
+    assert_eq!(driver.read(r::VIRTIO_MMIO_STATUS), 15);
+    assert_eq!(driver.device.device().given(), 0x2_0000 + 4096);
+    let byte = |address: u64| driver.bytes(address, 1)[0];
+    let left = [at - 1, at, at + 0x1_ffff, at + 0x2_0000, end - 1].map(byte);
+    assert_eq!(left, [7, 0, 0, 7, 0]);
+    // The balloon itself takes pages by their numbers.
+    let numbers = u32::try_from(at / 4096 - 1).unwrap().to_le_bytes();
+    let _ = driver.send(0, BUFFERS, &[Buffer::Out(&numbers)]);
+    assert_eq!(driver.used(0), Some(0));
+    assert_eq!(driver.bytes(at - 1, 1)[0], 0);
+}
+
+#[test]
+fn a_page_that_was_given_back_is_the_checkpoints_again() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.set_len(64 << 20).unwrap();
+    std::io::Write::write_all(&mut file, &[1; 8192]).unwrap();
+    for (backing, then) in [(Backing::Private(&file), 1), (Backing::Shared(&file), 0)] {
+        let mut driver = Driver::over(Balloon::new(), memory::map(64 << 20, backing).unwrap());
+        driver.start();
+        driver.ram.write_obj(9_u8, GuestAddress(0)).unwrap();
+        driver.descriptor(2, 0, 0, 4096, 2);
+        driver.offer(2, 0);
+        driver.kick(2);
+        assert_eq!(driver.bytes(0, 1)[0], then);
+        assert_eq!(driver.bytes(4096, 1)[0], 1);
+    }
 }
 
 fn control(event: u16, value: u16) -> Vec<u8> {
@@ -412,6 +458,11 @@ proptest! {
         let mut driver = suffers(Console::new("x", Box::new(|| {})), &acts);
         // One buffer may come on top of what already waits.
         prop_assert!(driver.device.device().output().len() < 2 * WAITING_MAX);
+    }
+
+    #[test]
+    fn a_balloon_suffers_any_driver(acts in acts()) {
+        let _ = suffers(Balloon::new(), &acts);
     }
 
     #[test]

@@ -10,13 +10,14 @@ use super::{
 };
 
 /// Modules that a guest loads, with what they need.
-pub(super) const MODULES: [&str; 6] = [
+pub(super) const MODULES: [&str; 7] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_console",
     "virtio_blk",
     "virtio_net",
     "virtio_rng",
+    "virtio_balloon",
 ];
 /// Options of the kernel that all guests have. A guest whose kernel has panicked ends; no page is
 /// zeroed that nobody reads, since each is one that clones no longer share; and no watchdog wakes an

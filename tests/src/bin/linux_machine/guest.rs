@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fs::{self, File},
     io::{self, Read},
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileExt, net::UnixStream},
     path::Path,
     sync::Arc,
     thread,
@@ -213,7 +213,7 @@ pub(crate) fn clone(folder: &Path) -> Result<(), Failure> {
     let ram = memory::map(file.metadata()?.len(), Backing::Private(&file))?;
     // A disk of its own, as large as the checkpoint's.
     let disk = tempfile::tempfile()?;
-    io::copy(&mut File::open(folder.join("disk"))?, &mut &disk)?;
+    copy_sparse(&File::open(folder.join("disk"))?, &disk)?;
     let log = File::options().append(true).open("/dev/null")?;
     let vcpus = u8::try_from(state.vcpus())?;
     let (machine, bus, wake) = machine(&kvm, ram, vcpus, disk, log)?;
@@ -235,8 +235,40 @@ pub(crate) fn clone(folder: &Path) -> Result<(), Failure> {
             "later_kib": own_memory()?,
         }),
     );
+    say("balloon", &balloon(&guest)?);
     let _ = io::stdin().read_to_end(&mut Vec::new());
     say("off", &json!({ "stop": guest.power_off()? }));
+    Ok(())
+}
+
+/// Has the guest use memory and free it; this process's private memory before, with and after.
+fn balloon(guest: &Guest) -> Result<Value, Failure> {
+    const BIG: u64 = 48 << 10;
+    let before = own_memory()?;
+    guest.sh("dd if=/dev/zero of=/run/big bs=1M count=48 2>/dev/null")?;
+    let with = own_memory()?;
+    guest.sh("rm /run/big")?;
+    // The guest reports what is free two seconds later.
+    let begin = Instant::now();
+    let mut after = own_memory()?;
+    while after > before + BIG / 4 && begin.elapsed() < ANSWER_LIMIT {
+        thread::sleep(Duration::from_millis(100));
+        after = own_memory()?;
+    }
+    Ok(json!({ "before_kib": before, "with_kib": with, "after_kib": after }))
+}
+
+/// Copies a file but for its blocks of zeroes.
+fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
+    let size = from.metadata()?.len();
+    to.set_len(size)?;
+    let mut block = vec![0; 64 << 10];
+    for at in (0..size).step_by(block.len()) {
+        from.read_exact_at(&mut block, at)?;
+        if block.iter().any(|byte| *byte != 0) {
+            to.write_all_at(&block, at)?;
+        }
+    }
     Ok(())
 }
 
