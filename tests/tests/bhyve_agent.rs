@@ -4,27 +4,35 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
+    thread,
 };
 
 use brood_core::{
-    checkpoint::{AgentProtocol, BundlePath},
+    checkpoint::{AgentProtocol, BundlePath, manifest::EngineKind},
     engine::{Engine, GuestRef, Limit},
     guest_id::GuestId,
 };
-use brood_tests::{Lab, Machine, PATIENCE, Running, signal, text, until, whole};
+use brood_tests::{
+    Daemon, Home, Lab, Machine, PATIENCE, Running, array, signal, text, until, whole,
+};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 /// A lab with a checkpoint of a guest that has its agent at com2.
 fn lab() -> (Lab, BundlePath) {
     let lab = Lab::new();
     let path = lab.bundle("web");
-    let config = lab.machine.config() + "lpc.com2.path=/dev/nmdm1A\n";
+    checkpoint(&lab.machine, &path);
+    (lab, path)
+}
+
+fn checkpoint(machine: &Machine, path: &BundlePath) {
+    let config = machine.config() + "lpc.com2.path=/dev/nmdm1A\n";
     let mut guest = Machine::guest_of(&config);
     guest.agent = Some(2);
     guest.agent_protocol = AgentProtocol::Frames;
-    lab.machine.checkpoint_as(&config, &path, guest);
-    (lab, path)
+    machine.checkpoint_as(&config, path, guest);
 }
 
 /// What a program in a guest wrote.
@@ -135,20 +143,24 @@ fn the_agent_is_anybodys_through_the_engine() {
     assert!(other.ready().unwrap().counter > counter);
     // A few requests have the line to themselves again when the broker has gone.
     drop((agent, other));
-    until("the broker's end", || (!has_broker(&id)).then_some(()));
+    until("the broker's end", || broker(&id).is_none().then_some(()));
     let ping = lab.brood(&["ask", "g-1", "ping"]).ok();
     assert!(ping.stdout.contains("pong"), "{ping:?}");
-    assert!(!has_broker(&id));
+    assert_eq!(broker(&id), None);
     lab.destroy_all();
 }
 
-/// Whether a guest has a broker.
-fn has_broker(id: &GuestId) -> bool {
+/// The process of a guest's broker.
+fn broker(id: &GuestId) -> Option<i32> {
     let folder = format!("{id}.bhyve");
-    fs::read_dir("/proc").unwrap().flatten().any(|process| {
-        let line = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
-        line.contains("agent-broker") && line.contains(&folder)
-    })
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|process| {
+            let line = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            let is_it = line.contains("agent-broker") && line.contains(&folder);
+            is_it.then(|| process.file_name().to_str()?.parse().ok())?
+        })
 }
 
 /// Starts a program in a guest that waits until it runs a second time.
@@ -230,4 +242,134 @@ fn programs_run_in_a_claimed_guest_while_its_pool_asks() {
     assert_eq!(goes_on.wait().ok().stdout, "met\n");
     let _ = lab.brood(&["pool", "remove", "p", "--force"]).ok();
     lab.destroy_all();
+}
+
+#[test]
+fn whoever_asks_next_notices_nothing_of_a_broker_that_was_killed() {
+    let (lab, path) = lab();
+    lab.restore(&path, 1);
+    let id: GuestId = text(&lab.json(&["show", "g-1"])["id"]).parse().unwrap();
+    for round in 0..5 {
+        // Its program keeps the broker.
+        let program = meet(&lab, "g-1");
+        signal(broker(&id).expect("a broker"), Signal::SIGKILL);
+        if round % 2 == 0 {
+            assert_eq!(
+                exec(&lab, "g-1", "waits"),
+                "no",
+                "it ended with the session"
+            );
+        } else {
+            let _ = lab.brood(&["pause", "g-1"]).ok();
+            let _ = lab.brood(&["resume", "g-1"]).ok();
+        }
+        let program = program.wait();
+        assert_ne!(program.code(), Some(0), "{program:?}");
+    }
+    // Between two commands, where the broker has nobody.
+    for _ in 0..5 {
+        assert!(exec(&lab, "g-1", "ping").contains("pong"));
+        // It may be gone by itself on a busy machine.
+        if let Some(broker) = broker(&id) {
+            signal(broker, Signal::SIGKILL);
+        }
+    }
+    assert!(exec(&lab, "g-1", "ping").contains("pong"));
+    lab.destroy_all();
+}
+
+/// All bytes that there are: a line is a terminal, which must pass each as it is.
+fn all_bytes() -> Vec<u8> {
+    (0..3000_u32).map(|n| n.to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn files_are_copied_both_ways_while_a_program_runs() {
+    let (lab, path) = lab();
+    lab.restore(&path, 1);
+    let program = meet(&lab, "g-1");
+    let [file, back] = ["file", "back"].map(|name| lab.home.path().join(name));
+    fs::write(&file, all_bytes()).unwrap();
+    let [there, here] = [&file, &back].map(|path| path.to_str().unwrap());
+    let copied = lab.json(&["cp", there, "g-1:/root/new"]);
+    assert_eq!(whole(&copied["files"]), 1, "{copied}");
+    let _ = lab.brood(&["cp", "g-1:/root/new", here]).ok();
+    assert_eq!(fs::read(&back).unwrap(), all_bytes());
+    let missing = lab.brood(&["cp", "g-1:/root/none", here]);
+    assert_ne!(missing.code(), Some(0), "{missing:?}");
+    let _ = missing.says(&["there is no such file"]);
+    assert_eq!(fs::read(&back).unwrap(), all_bytes());
+    let _ = lab.brood(&["exec", "g-1", "--", "meet"]).ok();
+    assert_eq!(program.wait().ok().stdout, "met\n");
+    lab.destroy_all();
+}
+
+#[test]
+fn a_run_has_a_guest_of_its_own_that_ends_with_it() {
+    let (lab, path) = lab();
+    let path = path.to_string();
+    let file = lab.home.path().join("file");
+    fs::write(&file, all_bytes()).unwrap();
+    let file = format!("{}:/root/file", file.display());
+    let ran = lab.brood(&["run", &path, "--file", &file, "--", "ping"]);
+    assert!(ran.ok().stdout.contains("pong name=run-"));
+    assert!(lab.list().is_empty());
+    let ran = lab.brood(&["run", &path, "--", "nonsense"]);
+    assert_eq!(ran.code(), Some(1), "the program's own: {ran:?}");
+    // A kill of the command ends its program and its guest.
+    let mut running = Running::start(lab.command(&["run", &path, "--", "meet"]));
+    let guest = until("its guest", || {
+        let guests = lab.list();
+        let guest = guests.iter().find(|guest| guest["state"] == "running")?;
+        Some(text(&guest["name"]).to_owned())
+    });
+    until("its program", || {
+        (exec(&lab, &guest, "waits") == "yes").then_some(())
+    });
+    running.signal(Signal::SIGKILL);
+    until("the command's end", || running.ended().then_some(()));
+    until("its guest's end", || lab.list().is_empty().then_some(()));
+    let _ = lab
+        .brood(&["pool", "create", "p", &path, "--hot", "1"])
+        .ok();
+    assert!(
+        lab.brood(&["run", "p", "--", "ping"])
+            .ok()
+            .stdout
+            .contains("pong")
+    );
+    let shown = lab.json(&["pool", "show", "p"]);
+    assert_eq!(array(&shown["claims"]), &[] as &[Value]);
+    let _ = lab.brood(&["pool", "remove", "p", "--force"]).ok();
+    lab.destroy_all();
+}
+
+#[test]
+fn the_api_runs_programs_at_once_and_carries_files() {
+    let home = Home::on(EngineKind::Bhyve).unwrap();
+    let web = home.named("web");
+    checkpoint(home.machine().unwrap(), &web.path.parse().unwrap());
+    home.restore(&web, 1, "g");
+    let daemon = Daemon::start(&home);
+    let exec = |program: &str| {
+        let body = json!({ "command": [program] });
+        daemon.post("/api/v1/guests/g-1/exec", &body, 200)
+    };
+    let met = json!({ "code": 0, "output": "met\n", "error": "" });
+    thread::scope(|scope| {
+        let first = scope.spawn(|| exec("meet"));
+        until("the first program", || {
+            (exec("waits")["output"] == "yes\n").then_some(())
+        });
+        assert_eq!(exec("meet"), met);
+        assert_eq!(first.join().unwrap(), met);
+    });
+    let file = "/api/v1/guests/g-1/files?path=/root/file&mode=640";
+    let put = daemon.request(Method::PUT, file).body(all_bytes());
+    assert_eq!(put.send().unwrap().status(), 204);
+    let got = daemon.request(Method::GET, file).send().unwrap();
+    assert_eq!(got.bytes().unwrap(), all_bytes());
+    let none = "/api/v1/guests/g-1/files?path=/root/none";
+    let none = daemon.send(Method::GET, none, 404);
+    assert!(text(&none["type"]).ends_with("not-in-guest"), "{none}");
 }

@@ -20,7 +20,10 @@ use brood_agent_protocol::{
     limits::VERSION,
 };
 
-use super::guest::{Does, Guest};
+use super::{
+    files::Files,
+    guest::{Does, Guest},
+};
 
 /// Bit of the guest's flags: its file systems are frozen.
 const FROZEN: u64 = 1;
@@ -36,6 +39,7 @@ pub(crate) struct FramedAgent {
     session: Option<SessionId>,
     /// The `meet` that waits.
     meets: Option<RequestId>,
+    files: Files,
 }
 
 impl FramedAgent {
@@ -62,6 +66,7 @@ impl FramedAgent {
                 Ok(ToGuest::Hello(_)) => {
                     // The programs of the session before end with it.
                     (self.session, self.meets) = (Some(session), None);
+                    self.files.begin_session();
                     let mut instance = [0; 16];
                     instance[..8].copy_from_slice(&guest.nonce()?.to_be_bytes());
                     say(ToHost::Hello(AgentHello {
@@ -72,7 +77,9 @@ impl FramedAgent {
                     }))?;
                 }
                 Ok(ToGuest::Request(asked)) if self.session == Some(session) => match asked {
-                    Request::Exec(exec) if exec.argv == [OsBytes::from("meet")] => {
+                    Request::Exec(exec) | Request::RunImage(exec)
+                        if exec.argv == [OsBytes::from("meet")] =>
+                    {
                         say(ToHost::Event(Event::Started { pid: 1 }))?;
                         let Some(other) = self.meets.take() else {
                             self.meets = Some(request);
@@ -87,9 +94,19 @@ impl FramedAgent {
                         let waits = self.meets.map_or("no\n", |_| "yes\n");
                         Self::end(waits, &mut say)?;
                     }
-                    Request::Exec(exec) => does = Self::exec(guest, &exec, &mut say)?,
-                    asked => say(ToHost::Done(Self::answer(guest, asked)?))?,
+                    // No image is said to be its own.
+                    Request::Exec(exec) | Request::RunImage(exec) => {
+                        does = Self::exec(guest, &exec, &mut say)?;
+                    }
+                    asked => match self.files.ask(request, &asked) {
+                        Some(messages) => messages.into_iter().try_for_each(say)?,
+                        None => say(ToHost::Done(Self::answer(guest, asked)?))?,
+                    },
                 },
+                Ok(ToGuest::Data(bytes)) if self.session == Some(session) => {
+                    let messages = self.files.take(request, &bytes);
+                    messages.into_iter().try_for_each(say)?;
+                }
                 Ok(ToGuest::Cancel) if self.meets == Some(request) => {
                     self.meets = None;
                     say(ToHost::Done(Ok(Reply::Ended(Ended::Signal(9)))))?;

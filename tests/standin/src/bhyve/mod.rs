@@ -5,6 +5,7 @@ mod checkpoint;
 mod config;
 mod console;
 mod devices;
+mod files;
 mod framed;
 mod guest;
 mod machine;
