@@ -134,6 +134,15 @@ fn lives(home: &Home, linux: &Demo, way: &str) {
     assert_eq!(others.next(), None);
 }
 
+/// What a program of e2fsprogs says of a disk, and its exit code.
+fn on_disk(disk: &Path, program: &str, words: &[&str]) -> (Option<i32>, String) {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let mut command = Command::new(program);
+    let ran = command.args(words).arg(disk).env("PATH", path).output();
+    let ran = ran.unwrap();
+    (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+}
+
 /// Kills a guest's QEMU, and looks at what its disk has: after the journal, as a kernel would.
 fn survives_its_qemu(home: &Home, linux: &Demo) {
     home.restore(linux, 1, "k");
@@ -164,13 +173,7 @@ fn survives_its_qemu(home: &Home, linux: &Demo) {
     } else {
         fs::copy(its_own, &disk).unwrap();
     }
-    let run = |program: &str, words: &[&str]| {
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
-        let mut command = Command::new(program);
-        let ran = command.args(words).arg(&disk).env("PATH", path).output();
-        let ran = ran.unwrap();
-        (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
-    };
+    let run = |program: &str, words: &[&str]| on_disk(&disk, program, words);
     let (code, said) = run("e2fsck", &["-fy"]);
     // 1: it has replayed the journal.
     assert!(matches!(code, Some(0 | 1)), "{said}");
@@ -255,4 +258,79 @@ fn an_overlay_over_a_disk_of_another_size_is_refused() {
     let refused = home.brood(&["restore", &linux.path, "-n", "1"]).exits(1);
     let _ = refused.says(&["is not the disk that was sealed"]);
     assert_eq!(guests_disks(&linux), [] as [PathBuf; 0]);
+}
+
+/// The disk that a guest has to itself.
+fn own_disk(home: &Home, guest: &str) -> PathBuf {
+    PathBuf::from(text(&home.json(&["show", guest])["disk_path"]))
+}
+
+/// The bundle of the only suspended claim.
+fn suspended_bundle(home: &Home) -> Demo {
+    let files = fs::read_dir(home.suspended()).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let manifest = files.find(|file| file.to_string_lossy().ends_with(".ckp.brood"));
+    let manifest = manifest.expect("a manifest").to_string_lossy().into_owned();
+    Demo {
+        path: manifest.strip_suffix(".ckp.brood").unwrap().to_owned(),
+    }
+}
+
+#[test]
+fn a_claims_disk_is_suspended_resumed_and_released_with_it() {
+    let Some((home, linux)) = Home::with_qemu_disks(None) else {
+        return;
+    };
+    let make = ["pool", "create", "p", &linux.path, "--hot", "1"];
+    let _ = home.brood(&[&make[..], &["--lease", "3600"]].concat()).ok();
+    let _ = home.fill();
+    let claim = home.claim();
+    let (token, guest) = (text(&claim["token"]), text(&claim["guest"]));
+    write(&home, guest, "/srv/mine", "of-the-claim");
+    let before = own_disk(&home, guest);
+    assert!(before.is_file());
+
+    let _ = home.brood(&["pool", "suspend", token]).ok();
+    assert!(!before.exists());
+    // It was frozen: its file system is clean as it lies there, and has nothing left in its journal.
+    let kept = disk_of(&home, &suspended_bundle(&home), "disk");
+    let (code, said) = on_disk(&kept, "e2fsck", &["-fn"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (_, said) = on_disk(&kept, "debugfs", &["-R", "cat /files/srv/mine"]);
+    assert_eq!(said.trim(), "of-the-claim");
+
+    let resumed = home.json(&["pool", "resume", token]);
+    let guest = text(&resumed["guest"]);
+    assert_eq!(exec(&home, guest, "cat /srv/mine"), "of-the-claim");
+    write(&home, guest, "/srv/more", "goes-on");
+    // Read from the disk, and nothing of it is spoilt.
+    let read = "echo 3 >/proc/sys/vm/drop_caches; cat /srv/mine /srv/more; cat /sys/fs/ext4/*/errors_count";
+    let said = exec(&home, guest, read);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..2], ["of-the-claim", "goes-on"], "{said}");
+    assert!(
+        lines.len() > 2 && lines[2..].iter().all(|errors| *errors == "0"),
+        "{said}"
+    );
+
+    let after = own_disk(&home, guest);
+    assert!(after.is_file());
+    home.release(&claim);
+    until("the disk to be gone", || (!after.exists()).then_some(()));
+    // The next claim has a disk of its own. What was suspended goes with the pool's next command.
+    let _ = home.fill();
+    assert!(!kept.exists());
+    let other = home.claim();
+    let mine = exec(
+        &home,
+        text(&other["guest"]),
+        "cat /srv/of-image; ls /srv/mine 2>&1 || true",
+    );
+    assert!(
+        mine.starts_with("of the image\n") && mine.contains("No such file"),
+        "{mine}"
+    );
+    home.release(&other);
+    let left = home.json(&["disk", "leftovers"]);
+    assert_eq!(array(&left["leftovers"]), &[] as &[Value]);
 }
