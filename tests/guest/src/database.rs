@@ -1,6 +1,13 @@
 //! A database that is written all the time, by a program that knows what must be in it.
 
-use std::{error::Error, fs, path::Path, thread, time::Duration};
+use std::{
+    error::Error,
+    fs::{self, File},
+    io,
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -11,6 +18,11 @@ const LOOK_EVERY: u64 = 64;
 /// Between two commits: the guest's processor is not for this alone.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Who asks the program that writes for a look at the disk.
+const REQUEST: &str = "look";
+/// Who was answered, and how many commits there were.
+const ANSWER: &str = "looked";
+
 /// What the database must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
@@ -19,8 +31,8 @@ struct Known {
     sums: Vec<u64>,
 }
 
-fn open(folder: &str) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(Path::new(folder).join("db"))?;
+fn open(folder: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(folder.join("db"))?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
@@ -29,13 +41,13 @@ fn open(folder: &str) -> rusqlite::Result<Connection> {
 
 /// Writes until the database is not what it must be; then says so in the file `wrong`.
 pub(crate) fn write(folder: &str) -> Result<(), Box<dyn Error>> {
-    let wrong = write_on(folder).err().map(|e| e.to_string());
+    let wrong = write_on(Path::new(folder)).err().map(|e| e.to_string());
     let wrong = wrong.unwrap_or_else(|| "it ended".to_owned());
     fs::write(Path::new(folder).join("wrong"), &wrong)?;
     Err(wrong.into())
 }
 
-fn write_on(folder: &str) -> Result<(), Box<dyn Error>> {
+fn write_on(folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder)?;
     let mut connection = open(folder)?;
     connection.execute_batch(
@@ -55,8 +67,81 @@ fn write_on(folder: &str) -> Result<(), Box<dyn Error>> {
         if known.commits.is_multiple_of(LOOK_EVERY) {
             let found = read(&open(folder)?)?;
             if found != known {
-                return Err(format!("in memory {known:?}, in the database {found:?}").into());
+                return Err(different(&known, &found));
             }
+        }
+        if let Some(who) = taken(&folder.join(REQUEST))? {
+            look_at_disk(folder, &known)?;
+            put(&folder.join(ANSWER), &format!("{who} {}", known.commits))?;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn different(known: &Known, found: &Known) -> Box<dyn Error> {
+    format!("in memory {known:?}, in the database {found:?}").into()
+}
+
+/// Compares what the program knows with what the disk has, of which the kernel has nothing in memory.
+fn look_at_disk(folder: &Path, known: &Known) -> Result<(), Box<dyn Error>> {
+    for file in ["db", "db-wal"] {
+        // Pages that wait to be written stay.
+        File::open(folder.join(file))?.sync_all()?;
+    }
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let before = read_from_disk()?;
+    let found = read(&open(folder)?)?;
+    if found != *known {
+        return Err(different(known, &found));
+    }
+    if read_from_disk()? == before {
+        return Err("nothing of the database was read from the disk".into());
+    }
+    Ok(())
+}
+
+/// Bytes that this process had the kernel read from disks.
+fn read_from_disk() -> Result<u64, Box<dyn Error>> {
+    let io = fs::read_to_string("/proc/self/io")?;
+    let bytes = io
+        .lines()
+        .find_map(|line| line.strip_prefix("read_bytes: "));
+    Ok(bytes.ok_or("/proc/self/io has no read_bytes")?.parse()?)
+}
+
+/// The content of a file, which is there once.
+fn taken(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(content) => fs::remove_file(path).map(|()| Some(content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes a file that is there as a whole.
+fn put(path: &Path, content: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    fs::write(&beside, content)?;
+    fs::rename(beside, path)
+}
+
+/// Has the program that writes look at the disk, and prints how many commits it knows of.
+pub(crate) fn look(folder: &str) -> Result<(), Box<dyn Error>> {
+    let folder = Path::new(folder);
+    fs::create_dir_all(folder)?;
+    let who = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let who = who.trim();
+    put(&folder.join(REQUEST), who)?;
+    loop {
+        if let Ok(wrong) = fs::read_to_string(folder.join("wrong")) {
+            return Err(format!("the writer said: {wrong}").into());
+        }
+        let answer = fs::read_to_string(folder.join(ANSWER)).unwrap_or_default();
+        if let Some((asked, commits)) = answer.split_once(' ')
+            && asked == who
+        {
+            println!("{commits}");
+            return Ok(());
         }
         thread::sleep(PAUSE);
     }
@@ -99,7 +184,7 @@ pub(crate) fn check(folder: &str) -> Result<(), Box<dyn Error>> {
     if let Ok(wrong) = fs::read_to_string(Path::new(folder).join("wrong")) {
         return Err(format!("the writer said: {wrong}").into());
     }
-    let known = read(&open(folder)?)?;
+    let known = read(&open(Path::new(folder))?)?;
     println!("{}", known.commits);
     Ok(())
 }

@@ -11,9 +11,10 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["write", folder] => database::write(folder),
+        ["look", folder] => database::look(folder),
         ["check", folder] => database::check(folder),
         ["agent", manner, port] => hostile::serve(manner, port),
-        _ => Err("usage: write FOLDER | check FOLDER | agent MANNER PORT".into()),
+        _ => Err("usage: write FOLDER | look FOLDER | check FOLDER | agent MANNER PORT".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
