@@ -3,14 +3,18 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use brood_tests::{Call, Demo, Home, Ran, Then, agent, linux_agent::said, signal, text, traced};
+use brood_tests::{
+    Call, Demo, Home, Ran, Running, Then, agent, array, linux_agent::said, signal, text, traced,
+    until,
+};
 use nix::sys::signal::Signal;
 
 /// Which steps of a restore and of a suspend are tried: these many, spread over all that there are;
@@ -39,6 +43,10 @@ fn qemus(run_dir: &PathBuf) -> Vec<i32> {
 /// Runs a command, and kills the victim before its step `nth`; how many steps it made, and whether
 /// one was killed.
 fn killed_at(home: &Home, words: &[&str], victim: Victim, nth: u64) -> (Ran, u64, bool) {
+    command_killed_at(home, &home.command(words), victim, nth)
+}
+
+fn command_killed_at(home: &Home, command: &Command, victim: Victim, nth: u64) -> (Ran, u64, bool) {
     let count = Arc::new(AtomicU64::new(0));
     let hit = Arc::new(AtomicU64::new(0));
     let (steps, killed, run_dir) = (Arc::clone(&count), Arc::clone(&hit), home.run_dir());
@@ -60,7 +68,7 @@ fn killed_at(home: &Home, words: &[&str], victim: Victim, nth: u64) -> (Ran, u64
             }
         }
     };
-    let (ran, _) = traced(&home.command(words), home.path(), decide);
+    let (ran, _) = traced(command, home.path(), decide);
     let was_hit = hit.load(Ordering::Relaxed) == 1;
     (ran, count.load(Ordering::Relaxed), was_hit)
 }
@@ -344,4 +352,169 @@ fn qemu_is_killed_at_the_steps_of_a_claims_resume() {
 #[test]
 fn the_manager_is_killed_at_its_steps_of_a_release() {
     of_a_pool(Victim::Manager, Of::Release);
+}
+
+/// A checkpoint that is made of the image of the shared one.
+struct Making {
+    home: Home,
+    /// The image's folder.
+    images: PathBuf,
+    to: Demo,
+    /// What the guest's disk is a clone of.
+    base: PathBuf,
+}
+
+impl Making {
+    fn new() -> Option<Self> {
+        let (home, linux) = Home::with_qemu()?;
+        // Beside the checkpoint is the state folder that has its image.
+        let made = Path::new(&linux.path).ancestors().nth(2)?;
+        let to = home.named("made");
+        let folder = Path::new(&to.path).parent()?.to_owned();
+        let base = folder.join("base.img");
+        fs::create_dir_all(folder).unwrap();
+        let file = fs::File::create(&base).unwrap();
+        file.set_len(8 << 20).unwrap();
+        Some(Self {
+            images: made.join("state/images"),
+            home,
+            to,
+            base,
+        })
+    }
+
+    fn command(&self, options: &[&str]) -> Command {
+        let disk = format!("qcow2:{}", self.base.display());
+        let words = [
+            "checkpoint",
+            "make",
+            "linux",
+            &self.to.path,
+            "--disk",
+            &disk,
+        ];
+        let mut make = self.home.command(&[&words[..], options].concat());
+        make.env("BROOD_IMAGE_DIR", &self.images);
+        make
+    }
+
+    /// What there is of a guest that is booted or was, and of an unfinished bundle.
+    fn parts(&self) -> Vec<PathBuf> {
+        let folder = self.base.parent().unwrap();
+        let folders = [
+            self.home.run_dir(),
+            folder.join("brood-disks"),
+            folder.to_owned(),
+        ];
+        let entries = folders
+            .iter()
+            .flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+        let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        let own = |path: &PathBuf| *path == self.base || path.ends_with("brood-disks");
+        found.retain(|path| !own(path));
+        found
+    }
+
+    fn is_whole(&self) -> bool {
+        let verified = self.home.brood(&["checkpoint", "verify", &self.to.path]);
+        verified.code() == Some(0)
+    }
+
+    /// Nothing is left of a command that did not make the checkpoint, and of one that did only that.
+    fn nothing_is_left(&self, told: &str) {
+        self.home.nobody_is_left();
+        let is_whole = self.is_whole();
+        if is_whole {
+            let _ = self
+                .home
+                .brood(&["checkpoint", "remove", &self.to.path])
+                .ok();
+        }
+        assert_eq!(
+            self.parts(),
+            [] as [PathBuf; 0],
+            "{told}, whole: {is_whole}"
+        );
+        let left = self.home.json(&["disk", "leftovers"]);
+        assert_eq!(array(&left["leftovers"]).len(), 0, "{told}: {left}");
+    }
+}
+
+#[test]
+fn a_guest_that_is_booted_is_nobody_elses_until_its_command_is_killed() {
+    let Some(making) = Making::new() else { return };
+    let home = &making.home;
+    let folder = making.base.parent().unwrap().to_str().unwrap();
+    let place = format!("reflink:{folder}");
+    for look in [
+        &["list"][..],
+        &["list", "--strays"],
+        &["destroy", "--strays"],
+        &["disk", "sweep", &place],
+    ] {
+        let never = ["--ready", "test -e /never", "--timeout", "1h"];
+        let make = Running::start(making.command(&never));
+        let pid = until("the guest to be booted", || {
+            let booted = make.said().contains("its agent has answered");
+            home.guests()
+                .first()
+                .filter(|_| booted)
+                .map(|guest| guest.pid)
+        });
+        let before = making.parts();
+        for untouched in [
+            &["list"][..],
+            &["destroy", "--strays"],
+            &["destroy", "--all"],
+            &["disk", "sweep"],
+            &["disk", "sweep", &place],
+        ] {
+            let ran = home.brood(untouched);
+            let now: Vec<i32> = home.guests().iter().map(|guest| guest.pid).collect();
+            assert_eq!(now, [pid], "{untouched:?}: {ran:?}");
+            assert_eq!(making.parts(), before, "{untouched:?}: {ran:?}");
+        }
+        assert_eq!(home.json(&["list", "--strays"]), serde_json::json!([]));
+        signal(make.pid(), Signal::SIGKILL);
+        let _ = make.wait();
+        let _ = home.brood(look);
+        making.nothing_is_left(&format!("{look:?}"));
+    }
+}
+
+fn making(victim: Victim) {
+    let Some(making) = Making::new() else { return };
+    let home = &making.home;
+    let (ran, steps, _) = command_killed_at(home, &making.command(&[]), victim, u64::MAX);
+    let _ = ran.ok();
+    assert!(making.is_whole());
+    making.nothing_is_left("undisturbed");
+    let most = match victim {
+        // It hardly lasts.
+        Victim::Manager => TRIED,
+        Victim::Qemu => TRIED_OF_POOL,
+    };
+    for nth in tried(steps, most) {
+        let (ran, _, hit) = command_killed_at(home, &making.command(&[]), victim, nth);
+        let told = format!("step {nth} of {steps}: {ran:?}");
+        match victim {
+            Victim::Manager => {
+                let _ = home.list();
+            }
+            Victim::Qemu if hit => {
+                assert_eq!(making.is_whole(), ran.code() == Some(0), "{told}");
+            }
+            Victim::Qemu => assert!(making.is_whole(), "{told}"),
+        }
+        making.nothing_is_left(&told);
+    }
+    let _ = Running::start(making.command(&[])).wait().ok();
+    let made = making.to.clone();
+    home.restore(&made, 1, "after");
+    assert_eq!(said(&home.agent("after-1"), "echo there"), "there");
+}
+
+#[test]
+fn the_manager_is_killed_at_its_steps_of_a_boot() {
+    making(Victim::Manager);
 }

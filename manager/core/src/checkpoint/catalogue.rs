@@ -111,6 +111,21 @@ pub fn remove(path: &BundlePath) -> Result<Bytes, Error> {
     Ok(allocated)
 }
 
+/// Removes what a writer left of a bundle when it died. Leaves a sealed bundle, and one that a
+/// process writes or removes, as it is.
+#[cfg(target_os = "linux")]
+pub(crate) fn remove_draft(path: &BundlePath) -> Result<(), Error> {
+    let folder = Folder::open(path.dir())
+        .map_err(|cause| Error::io("open the folder", path.dir(), cause))?;
+    if !folder.holds(&path.temporary_name(Part::Manifest))? {
+        return Ok(());
+    }
+    match Lock::acquire(path, folder) {
+        Ok(_) | Err(Error::Busy { .. }) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 fn each_file(folder: &Folder, path: &BundlePath) -> Result<Vec<nix::sys::stat::FileStat>, Error> {
     let mut files = Vec::new();
     for part in Part::ALL {

@@ -38,6 +38,8 @@ mod writers;
 
 pub use bhyve_guest::{AgentProtocol, BhyveGuest, Readiness};
 pub(crate) use catalogue::is_being_written;
+#[cfg(target_os = "linux")]
+pub(crate) use catalogue::remove_draft;
 pub use catalogue::{BundleState, CatalogueEntry, list, remove};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]

@@ -11,7 +11,11 @@ use super::{
     zfs::{self, BUNDLE, GUEST, PREFIX, RELEASED},
 };
 use crate::zfs_name::{Dataset, SnapshotName};
-use crate::{checkpoint::BundlePath, directory, guest_id::GuestId};
+use crate::{
+    checkpoint::{self, BundlePath},
+    directory,
+    guest_id::GuestId,
+};
 
 /// Something of brood that lies in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,6 +216,27 @@ fn find_files(
         found.extend(meaning(&path, unfinished.unwrap_or(name)));
     }
     Ok(found)
+}
+
+/// Whether a bundle has the snapshot of this name, or may still get it. `true` in case of doubt.
+pub(crate) fn may_have(bundle: &BundlePath, snapshot: &str) -> Result<bool, checkpoint::Error> {
+    // Its folder may only not be mounted now.
+    if !bundle.dir().is_dir() {
+        return Ok(true);
+    }
+    // First whether it is being written: a writer that has ended has sealed it, or never will.
+    if checkpoint::is_being_written(bundle)? {
+        return Ok(true);
+    }
+    // A bundle can be renamed with all of its files.
+    let bundles = checkpoint::list(bundle.dir())?;
+    Ok(bundles.iter().any(|listed| match &listed.state {
+        checkpoint::BundleState::Whole(manifest) => {
+            manifest.disks.iter().any(|disk| disk.snapshot == snapshot)
+        }
+        checkpoint::BundleState::Broken(_) => true,
+        checkpoint::BundleState::Incomplete => false,
+    }))
 }
 
 /// A bundle's path as a snapshot's property may hold it.

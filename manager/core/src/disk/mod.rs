@@ -35,6 +35,7 @@ mod zfs;
 use std::{fmt, fs::File, io, path::PathBuf};
 
 pub use error::Error;
+pub(crate) use found::may_have;
 pub use found::{FoundItem, find};
 pub use name::{Choice, Place, Source};
 pub use owner::{Owner, Token};

@@ -384,6 +384,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Removes the guests in the run folder that a command was booting for a checkpoint when it was
+    /// killed. Returns those of commands that go on: nobody else may touch these.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    fn sweep_templates(&self, _run_dir: &Path) -> Result<Vec<GuestId>, Error> {
+        Ok(Vec::new())
+    }
+
     /// A description of a guest without a record, from its process or the run folder.
     ///
     /// # Errors

@@ -186,6 +186,14 @@ impl Engine for Several {
         self.all().try_for_each(|engine| engine.forget_stray(guest))
     }
 
+    fn sweep_templates(&self, run_dir: &Path) -> Result<Vec<GuestId>, Error> {
+        let mut templates = Vec::new();
+        for engine in self.all() {
+            templates.extend(engine.sweep_templates(run_dir)?);
+        }
+        Ok(templates)
+    }
+
     fn describe(
         &self,
         guest: GuestRef<'_>,

@@ -57,13 +57,14 @@ impl Guests<'_> {
             all.extend(disk::find(place, owner, &zfs)?);
         }
         // Only now: a disk that existed at the search and has no record now belongs to nothing.
-        let known: HashSet<GuestId> = self.list()?.iter().map(|guest| guest.row.id).collect();
+        let mut known: HashSet<GuestId> = self.list()?.iter().map(|guest| guest.row.id).collect();
+        known.extend(self.engine.sweep_templates(&self.state.run_dir())?);
         let mut left = Vec::new();
         for found in all {
             let of = match (found.guest(), found.bundle()) {
                 (Some(guest), _) if known.contains(&guest) => continue,
                 (Some(guest), _) => format!("guest {guest}"),
-                (_, Some((bundle, name))) if may_have(bundle, &name)? => continue,
+                (_, Some((bundle, name))) if disk::may_have(bundle, &name)? => continue,
                 (_, Some((bundle, _))) => format!("checkpoint {bundle}"),
                 (None, None) => "snapshots that are gone".to_owned(),
             };
@@ -164,25 +165,4 @@ pub(super) fn sealed_disk(checkpoint: &Checkpoint) -> Option<String> {
     let (bundle, disks) = (checkpoint.path(), &checkpoint.manifest().disks);
     let (source, _) = disk::choose(bundle, disks, &Choice::Sealed).ok()??;
     Some(source.to_string())
-}
-
-/// Whether a bundle has the snapshot of this name, or may still get it. `true` in case of doubt.
-pub(super) fn may_have(bundle: &BundlePath, snapshot: &str) -> Result<bool, checkpoint::Error> {
-    // Its folder may only not be mounted now.
-    if !bundle.dir().is_dir() {
-        return Ok(true);
-    }
-    // First whether it is being written: a writer that has ended has sealed it, or never will.
-    if checkpoint::is_being_written(bundle)? {
-        return Ok(true);
-    }
-    // A bundle can be renamed with all of its files.
-    let bundles = checkpoint::list(bundle.dir())?;
-    Ok(bundles.iter().any(|listed| match &listed.state {
-        checkpoint::BundleState::Whole(manifest) => {
-            manifest.disks.iter().any(|disk| disk.snapshot == snapshot)
-        }
-        checkpoint::BundleState::Broken(_) => true,
-        checkpoint::BundleState::Incomplete => false,
-    }))
 }

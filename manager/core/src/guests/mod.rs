@@ -114,7 +114,9 @@ impl Guests<'_> {
         let rows = self.state.guests()?;
         let mut guests = self.reconcile(rows)?;
         self.end_lost(&mut guests)?;
-        restore_lock::sweep(&self.state.run_dir());
+        let run_dir = self.state.run_dir();
+        restore_lock::sweep(&run_dir);
+        let _ = self.engine.sweep_templates(&run_dir)?;
         Ok(guests)
     }
 

@@ -38,7 +38,11 @@ pub fn strays(dir: &Path, engine: &dyn Engine) -> Result<Vec<Stray>, Error> {
             }
         }
     }
-    let mut found = engine.strays(&dir.join("run"))?;
+    let run_dir = dir.join("run");
+    let mut found = engine.strays(&run_dir)?;
+    // Only now: a process that was seen and whose template's lock is free is no template's.
+    let templates = engine.sweep_templates(&run_dir)?;
+    found.retain(|stray| !stray.id.is_some_and(|id| templates.contains(&id)));
     found.retain(|stray| {
         let is_known = match &stray.id {
             Some(id) => ids.contains(id),

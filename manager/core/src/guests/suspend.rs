@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use super::{Error, Guest, GuestState, Guests, alive, disks};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
+    disk,
     engine::{self, After, Process, Suspend},
 };
 use jiff::Timestamp;
@@ -213,7 +214,7 @@ impl Guests<'_> {
             if let (Some(disk), Some((path, snapshot))) = (disk, taken) {
                 // The guest may have gone when its bundle was sealed already. What cannot be removed
                 // now is found again: it is in no bundle.
-                if let Ok(false) = disks::may_have(&path, &snapshot.snapshot) {
+                if let Ok(false) = disk::may_have(&path, &snapshot.snapshot) {
                     let _ = disk.discard(&path, &snapshot);
                 }
             }

@@ -20,6 +20,7 @@ use super::{
     qmp::Qmp,
     remove,
     suspend::{end, save_state},
+    template_lock::{self, TemplateLock, TemplateParts},
 };
 use crate::{
     agent::{Agent, CloneIdentity, prepare_suspend, rehearse},
@@ -110,6 +111,7 @@ fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
 struct Template<'a> {
     run_dir: &'a Path,
     id: GuestId,
+    lock: TemplateLock,
     folder: Folder,
     child: Option<Child>,
     disk: Option<NewDisk>,
@@ -123,7 +125,10 @@ impl Drop for Template<'_> {
         }
         // Before the folder, which may be where it is.
         self.disk = None;
-        let _ = remove(self.run_dir, &self.id);
+        // The next look tries again what cannot be removed now.
+        if remove(self.run_dir, &self.id).is_ok() {
+            self.lock.forget();
+        }
     }
 }
 
@@ -144,19 +149,26 @@ impl Qemu {
         check(boot)?;
         let mut guest = self.host.new_guest(&boot.image.digest, boot.network)?;
         let run_dir = run_dir.canonicalize().map_err(io("enter the run folder"))?;
-        let writer = Writer::create(to, boot.memory)?;
-        // Only now it has a folder.
-        let to = &to.absolute()?;
+        template_lock::sweep(&run_dir).map_err(io("look for guests of killed commands"))?;
         let id = GuestId::random().map_err(io("draw a random number"))?;
-        let folder = Folder::of(&run_dir, &id);
-        folder.create().map_err(io("make the guest's folder"))?;
+        let source = match boot.disk {
+            Some(BootDisk::Of(source)) => Some(source),
+            Some(BootDisk::Empty(_)) | None => None,
+        };
+        let parts = TemplateParts::new(boot.owner, source, to)?;
         let mut template = Template {
             run_dir: &run_dir,
             id,
-            folder,
+            lock: TemplateLock::take(&run_dir, &id, &parts)?,
+            folder: Folder::of(&run_dir, &id),
             child: None,
             disk: None,
         };
+        let writer = Writer::create(to, boot.memory)?;
+        // Only now it has a folder.
+        let to = &to.absolute()?;
+        let created = template.folder.create();
+        created.map_err(io("make the guest's folder"))?;
         guest.root = boot.root.is_some();
         guest.disk = template.make_disk(boot)?;
         template.start(&guest, boot, writer.memory())?;
@@ -196,7 +208,7 @@ impl Template<'_> {
             return Ok(None);
         };
         let folder = self.folder.run_dir().join(self.folder.name());
-        let disk = NewDisk::make(disk, self.id, boot.owner, &folder)?;
+        let disk = NewDisk::make(disk, self.id, boot.owner, &folder, self.lock.file())?;
         let size = disk.disk.size;
         self.disk = Some(disk);
         Ok(Some(size))
@@ -231,7 +243,7 @@ impl Template<'_> {
             .arg(absolute(&boot.image.initramfs)?)
             .arg("-append")
             .arg(append);
-        let child = command::start(&machine, command, Stdio::null(), None);
+        let child = command::start(&machine, command, Stdio::null(), self.lock.file());
         self.child = Some(child.map_err(io("start QEMU"))?);
         Ok(())
     }

@@ -271,19 +271,19 @@ impl Machine<'_> {
 }
 
 /// Starts a guest's QEMU in a session of its own, so that it outlives the manager. Its process id is
-/// in the guest's folder before it is QEMU; until then it holds `lock`, if there is one.
+/// in the guest's folder before it is QEMU; until then it holds `lock`.
 pub(super) fn start(
     machine: &Machine<'_>,
     mut command: Command,
     input: Stdio,
-    lock: Option<&File>,
+    lock: &File,
 ) -> io::Result<Child> {
     let folder = machine.folder;
     let file_max = machine.disk.map_or(FILE_MAX, OwnDisk::file_max);
     let log = folder.create_file("log")?;
     let pid = folder.create_file("pid")?;
     // Held by the child, which is a copy of this process, until it becomes QEMU.
-    let _lock = lock.map(File::try_clone).transpose()?;
+    let _lock = lock.try_clone()?;
     let pid_file = pid.as_raw_fd();
     command
         .current_dir(folder.run_dir())
@@ -313,6 +313,11 @@ fn become_guest(pid_file: RawFd, file_max: u64) -> io::Result<()> {
     // QEMU asks for huge pages for translated code: 2 MiB at once, of which a guest without work
     // uses half. SAFETY: as above. A kernel without it need not succeed.
     let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    note_pid(pid_file)
+}
+
+/// Writes this process's id, with functions that are async-signal-safe only.
+pub(super) fn note_pid(pid_file: RawFd) -> io::Result<()> {
     let mut digits = [0_u8; 12];
     let mut rest = &mut digits[..];
     writeln!(rest, "{}", std::process::id())?;

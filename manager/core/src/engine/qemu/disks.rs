@@ -121,12 +121,14 @@ pub(super) struct NewDisk {
 }
 
 impl NewDisk {
-    /// Makes one. What is not a clone of a disk that is there already lies in `folder`.
+    /// Makes one. What is not a clone of a disk that is there already lies in `folder`. Commands that
+    /// make it hold on to `lock`.
     pub(super) fn make(
         disk: &BootDisk,
         guest: GuestId,
         owner: Owner,
         folder: &Path,
+        lock: &File,
     ) -> Result<Self, Error> {
         let source = match disk {
             BootDisk::Of(source) => source.clone().absolute()?,
@@ -136,7 +138,7 @@ impl NewDisk {
                 Source::Reflink { file, copy: true }
             }
         };
-        let provider = disk::provider(&source, owner, None);
+        let provider = disk::provider(&source, owner, Some(lock));
         provider.open(None, &|_| Ok(String::new()))?;
         let made = provider.clone_for(&guest).and_then(|()| {
             let missing = || disk::Error::Missing {
@@ -239,7 +241,9 @@ mod tests {
         let owner = Owner::of(folder.path());
         let guest = GuestId::random().unwrap();
         let size = Bytes::mib(512);
-        let made = NewDisk::make(&BootDisk::Empty(size), guest, owner, folder.path()).unwrap();
+        let lock = tempfile::tempfile().unwrap();
+        let disk = BootDisk::Empty(size);
+        let made = NewDisk::make(&disk, guest, owner, folder.path(), &lock).unwrap();
         assert_eq!((made.disk.size, made.disk.is_device), (size, false));
         let blocks = fs::metadata(&made.disk.path).unwrap().blocks();
         assert!(blocks < 16384, "{blocks} of 512 bytes");

@@ -23,15 +23,16 @@ use std::{
         unix::{fs::DirBuilderExt, net::UnixStream},
     },
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{command::OwnDisk, suspend::SUSPENDED};
+use super::{END_PATIENCE, command::OwnDisk, suspend::SUSPENDED};
 use crate::{
     agent::{Access, Agent, AgentPort, Channel, Place},
     checkpoint::QemuGuest,
-    engine::{ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session},
+    engine::{ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session, process},
     escaped,
     guest_id::GuestId,
     owner_only,
@@ -45,6 +46,8 @@ pub(super) const CONSOLE: &str = "console";
 pub(super) const CONSOLE_SOCKET: &str = "typed";
 /// As much of the end of a log is read as can hold its last words.
 const TAIL: u64 = 4096;
+/// How often a process is looked at that has no command line.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What a guest is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +206,8 @@ impl Folder {
         let Some(process) = Process::with_pid(pid.trim().parse().map_err(number)?)? else {
             return Ok(None);
         };
-        let is_its_own = command_line(process.pid)?.is_some_and(|line| line.contains(&self.name));
+        let line = command_line(process, &self.run_dir)?;
+        let is_its_own = line.is_some_and(|line| line.contains(&self.name));
         Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
     }
 
@@ -349,12 +353,32 @@ pub(super) fn id_in(name: &str) -> Option<GuestId> {
     name.strip_suffix(SUFFIX)?.parse().ok()
 }
 
-/// The command line of a process, words parted by blanks; `None` when it is gone.
-pub(super) fn command_line(pid: i32) -> io::Result<Option<String>> {
-    match fs::read(format!("/proc/{pid}/cmdline")) {
-        Ok(words) => Ok(Some(String::from_utf8_lossy(&words).replace('\0', " "))),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
-        Err(e) => Err(e),
+/// The command line of a process, words parted by blanks; `None` when it is gone. A process that has
+/// just become QEMU has none yet, and one that is ending has none any more. Both work in the run
+/// folder, and are waited for: the one gets its command line, the other leaves that folder.
+pub(super) fn command_line(process: Process, run_dir: &Path) -> io::Result<Option<String>> {
+    let begin = Instant::now();
+    loop {
+        let words = match fs::read(format!("/proc/{}/cmdline", process.pid)) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return Ok(None);
+            }
+            words => words?,
+        };
+        if !words.is_empty() {
+            return Ok(Some(String::from_utf8_lossy(&words).replace('\0', " ")));
+        }
+        // The kernel's own processes have none, and work elsewhere.
+        if !process.may_live() || !process.works_in(&process::absolute(run_dir)?) {
+            return Ok(None);
+        }
+        if begin.elapsed() > END_PATIENCE {
+            let pid = process.pid;
+            return Err(io::Error::other(format!(
+                "process {pid} has no command line"
+            )));
+        }
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -390,6 +414,48 @@ mod tests {
         // Another process with that number is not the guest's.
         fs::write(folder.file("pid"), format!("{}\n", std::process::id())).unwrap();
         assert_eq!(folder.started().unwrap(), None);
+    }
+
+    /// The kernel gives a process its new memory some time before the command line in it.
+    #[test]
+    fn a_process_that_has_just_become_qemu_is_found() {
+        use std::{
+            os::{fd::AsRawFd, unix::process::CommandExt},
+            process::{Command, Stdio},
+        };
+
+        let run = tempfile::tempdir().unwrap();
+        let folder = Folder::of(run.path(), &GuestId([7; 8]));
+        for round in 0..200 {
+            folder.create().unwrap();
+            let pid = folder.create_file("pid").unwrap();
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", "read word", &folder.name])
+                .current_dir(run.path())
+                .stdin(Stdio::piped());
+            let pid_file = pid.as_raw_fd();
+            // SAFETY: note_pid() calls functions that are async-signal-safe only.
+            unsafe { command.pre_exec(move || super::super::command::note_pid(pid_file)) };
+            let starting = std::thread::spawn(move || command.spawn());
+            let this = std::env::current_exe().unwrap();
+            let has_begun = || {
+                let text = fs::read_to_string(folder.file("pid")).unwrap();
+                let program = fs::read_link(format!("/proc/{}/exe", text.trim()));
+                program.is_ok_and(|program| program != this)
+            };
+            while !has_begun() {
+                assert!(!starting.is_finished() || has_begun(), "it did not begin");
+            }
+            let found = folder.started().unwrap();
+            let mut child = starting.join().unwrap().unwrap();
+            let pid = child.id().cast_signed();
+            assert_eq!(found.map(|process| process.pid), Some(pid), "round {round}");
+            drop(child.stdin.take());
+            child.wait().unwrap();
+            assert_eq!(folder.started().unwrap(), None);
+            folder.remove().unwrap();
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod qmp;
 mod restore;
 mod strays;
 mod suspend;
+mod template_lock;
 
 use std::{
     fs::File,
@@ -254,6 +255,10 @@ impl Engine for Qemu {
 
     fn forget_stray(&self, guest: GuestRef<'_>) -> Result<(), Error> {
         self.forget(guest)
+    }
+
+    fn sweep_templates(&self, run_dir: &Path) -> Result<Vec<GuestId>, Error> {
+        template_lock::sweep(run_dir).map_err(look)
     }
 
     fn describe(

@@ -205,7 +205,7 @@ impl Source {
         // It reads the state from its standard input, and then lets the guest run.
         command.args(["-incoming", "fd:0"]);
         let state = self.state().map_err(io("lay out the guest's state"))?;
-        command::start(&machine, command, state, Some(&self.lock)).map_err(io("start QEMU"))
+        command::start(&machine, command, state, &self.lock).map_err(io("start QEMU"))
     }
 
     /// The disk that a guest gets.

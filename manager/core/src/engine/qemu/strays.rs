@@ -29,7 +29,7 @@ pub(super) fn find(run_dir: &Path) -> io::Result<Vec<Stray>> {
         if !process.works_in(&run_dir_now) {
             continue;
         }
-        let line = command_line(pid)?.unwrap_or_default();
+        let line = command_line(process, &run_dir_now)?.unwrap_or_default();
         if let Some(id) = id_in_command(&line)
             && process.may_live()
         {
