@@ -11,6 +11,7 @@ use brood_core::{
     checkpoint::{BundlePath, sha256_file},
     disk::{self, Command, Error, FoundItem, Owner, Place, Provider, Reflink, SealedDisk, Token},
     guest_id::GuestId,
+    host::{HostSource, doctor::doctor},
 };
 use brood_tests::{FileSystem, Kind, image};
 
@@ -208,4 +209,32 @@ fn a_manifest_cannot_name_a_file_outside_of_its_folder() {
     disk::verify(&scene.bundle, std::slice::from_ref(&sealed)).unwrap();
     scene.sweep();
     scene.is_pristine();
+}
+
+#[test]
+fn doctor_says_how_disks_are_cloned_in_a_folder() {
+    let told = |folder: &Path| {
+        let folder = folder.to_owned();
+        let facts = HostSource::default().facts(folder.clone(), Some(folder));
+        let checks = doctor(&facts.unwrap(), 10);
+        ["state disk clones", "checkpoint disk clones"].map(|name| {
+            let check = checks.iter().find(|check| check.name == name).unwrap();
+            check.found.clone()
+        })
+    };
+    for (kind, found) in [
+        (Kind::Xfs, "files that share blocks (reflink)"),
+        (Kind::Ext4, "qcow2 overlays only"),
+    ] {
+        let Some(files) = FileSystem::new(kind) else {
+            continue;
+        };
+        let before = fs::read_dir(files.path()).unwrap().count();
+        assert_eq!(told(&files.path()), [found; 2], "{kind:?}");
+        assert_eq!(fs::read_dir(files.path()).unwrap().count(), before);
+        // One that will be made is judged by what it will be in.
+        assert_eq!(told(&files.path().join("new/state"))[0], found);
+    }
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    assert_eq!(told(memory.path()), ["qcow2 overlays only"; 2]);
 }

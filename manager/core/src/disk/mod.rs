@@ -43,6 +43,8 @@ pub use owner::{Owner, Token};
 pub(crate) use qcow2::overlay_base;
 pub use reflink::Reflink;
 #[cfg(target_os = "linux")]
+pub(crate) use reflink::blocks::files_share_blocks;
+#[cfg(target_os = "linux")]
 pub(crate) use shared::{link_shared, unlink_shared};
 pub use zfs::{Command, CommandAnswer, Runner, Zfs};
 

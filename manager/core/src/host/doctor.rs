@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     facts::{HostFacts, HostMemory, System},
-    folder::Folder,
+    folder::{DiskClones, Folder},
     plan::CostModel,
 };
 use crate::{
@@ -133,10 +133,12 @@ pub fn doctor(facts: &HostFacts, guests: u64) -> Vec<Check> {
         System::Freebsd(_) => freebsd::swap(swap(&facts.memory)),
     });
     checks.extend(state_folder(&facts.state_folder));
+    checks.push(disk_clones("state disk clones", facts, &facts.state_folder));
     if let System::Linux(linux) = &facts.system {
         checks.extend(linux.run.as_ref().map(linux::run_folder));
     }
     if let Some(folder) = &facts.checkpoint_folder {
+        checks.push(disk_clones("checkpoint disk clones", facts, folder));
         let check = checkpoint_folder(folder);
         match &facts.system {
             System::Linux(_) => checks.push(check),
@@ -270,6 +272,17 @@ fn by_others(folder: &Folder, what: &str) -> String {
     let who = folder.changed_by.map(|by| by.to_string());
     let who = who.unwrap_or_default();
     format!("{who} may change {what}: {change} {path}")
+}
+
+/// How disks of guests in a folder are cloned. Only guests with disks need that.
+fn disk_clones(name: &str, facts: &HostFacts, folder: &Folder) -> Check {
+    let found = match (folder.clones, &facts.system) {
+        (DiskClones::Reflink, _) => "files that share blocks (reflink)",
+        (DiskClones::Zfs, _) => "clones of ZFS snapshots",
+        (DiskClones::Overlay, System::Linux(_)) => "qcow2 overlays only",
+        (DiskClones::Overlay, System::Freebsd(_)) => "none: disks are copied",
+    };
+    Check::new(name, found, "")
 }
 
 fn checkpoint_folder(folder: &Folder) -> Check {

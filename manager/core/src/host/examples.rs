@@ -3,7 +3,7 @@
 use super::{
     cgroup::Groups,
     facts::{Cpu, HostFacts, HostMemory, OpenFiles, System},
-    folder::Folder,
+    folder::{DiskClones, Folder},
     freebsd::{BhyveTools, DeviceOwner, Freebsd, Processes, Vmm},
     kvm::{Capabilities, KvmFacts},
     linux::{Linux, Pids, RunFolder},
@@ -176,5 +176,10 @@ pub(crate) fn folder(path: &str, filesystem: &str) -> Folder {
         open_to_others: false,
         changed_by: None,
         writable: true,
+        clones: match filesystem {
+            "zfs" => DiskClones::Zfs,
+            "xfs" => DiskClones::Reflink,
+            _ => DiskClones::Overlay,
+        },
     }
 }

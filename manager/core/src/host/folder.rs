@@ -12,6 +12,8 @@ use nix::{
 use serde::Serialize;
 
 use super::proc::Mount;
+#[cfg(target_os = "linux")]
+use crate::disk;
 use crate::{other_writer::OtherWriter, owner_only, units::Bytes};
 
 /// The filesystem behind a folder.
@@ -36,6 +38,36 @@ pub struct Folder {
     pub changed_by: Option<OtherWriter>,
     /// Whether this process may make files there.
     pub writable: bool,
+    /// How disks there can be cloned.
+    pub clones: DiskClones,
+}
+
+/// How disks of guests in a folder are clones that cost next to nothing until the guests write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskClones {
+    /// Files share blocks.
+    Reflink,
+    /// Datasets are clones of snapshots.
+    Zfs,
+    /// By overlays alone, which refer to the file that they are clones of.
+    Overlay,
+}
+
+impl DiskClones {
+    /// Those in a folder that exists, on this file system.
+    fn of(dir: &Path, filesystem: &str) -> Self {
+        if filesystem == "zfs" {
+            return Self::Zfs;
+        }
+        #[cfg(target_os = "linux")]
+        if disk::files_share_blocks(dir).unwrap_or(false) {
+            return Self::Reflink;
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = dir;
+        Self::Overlay
+    }
 }
 
 /// The mount that a folder is on.
@@ -90,12 +122,12 @@ impl Folder {
         let free = statvfs(&real).map_or(0, |fs| {
             u128::from(fs.blocks_available()) * u128::from(fs.fragment_size())
         });
+        let filesystem = on.as_ref().map_or("unknown", |on| &on.filesystem);
         Self {
             path: wanted.clone(),
             exists: there == wanted,
-            filesystem: on
-                .as_ref()
-                .map_or_else(|| "unknown".to_owned(), |on| on.filesystem.clone()),
+            clones: DiskClones::of(&real, filesystem),
+            filesystem: filesystem.to_owned(),
             mount_point: on.as_ref().map(|on| on.point.clone()),
             options: on.map(|on| on.options).unwrap_or_default(),
             free: Bytes(u64::try_from(free).unwrap_or(u64::MAX)),

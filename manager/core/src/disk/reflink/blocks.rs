@@ -12,6 +12,9 @@ use nix::{
     unistd::{Whence, lseek},
 };
 
+#[cfg(target_os = "linux")]
+use crate::full_disk;
+
 /// Copied at a time where the kernel does not copy by itself.
 const CHUNK: usize = 1 << 20;
 
@@ -33,6 +36,25 @@ pub(super) fn can_share(from: &File, dir: &Path) -> io::Result<()> {
         // It has no such files, and will tell with the first clone.
         Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// Whether files in a folder can share blocks, by two files without names. No file can be made where
+/// this process may not write.
+#[cfg(target_os = "linux")]
+pub(crate) fn files_share_blocks(dir: &Path) -> io::Result<bool> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_TMPFILE.bits());
+    let (from, to) = (options.open(dir)?, options.open(dir)?);
+    // Some file systems refuse only files that hold something.
+    from.write_all_at(&[1; 4096], 0)?;
+    match share_blocks(&from, &to) {
+        Ok(()) => Ok(true),
+        Err(e) if full_disk::is_full(&e) => Err(e),
+        Err(_) => Ok(false),
     }
 }
 
