@@ -6,7 +6,7 @@ use std::{
     os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -30,7 +30,7 @@ use crate::{
         unnoted,
     },
     disk::{self, Owner},
-    engine::{Error, GuestNetwork, Limit, Process, agent_ask},
+    engine::{Error, GuestNetwork, Limit, Process, agent_ask, agent_session::CRASH_PATIENCE},
     guest_id::GuestId,
     units::{Bytes, PAGE_SIZE},
 };
@@ -44,6 +44,8 @@ const VCPUS_MAX: u32 = 64;
 const MOUNT: &str = "brood.disk=mount";
 /// How long the agent has for its part of the seal.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
+/// How often a QEMU is looked at that may be ending.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What is booted.
 #[derive(Clone, Debug)]
@@ -272,13 +274,31 @@ impl Template<'_> {
             true => Ok(()),
             false => Err(Error::Gone),
         };
-        self.folder.own_agent(limit, &wanted).map_err(|e| {
+        let begin = Instant::now();
+        let agent = loop {
+            let timeout = limit.timeout.saturating_sub(begin.elapsed());
+            match self.folder.own_agent(Limit { timeout, ..limit }, &wanted) {
+                // A QEMU that is killed closes its sockets before its end can be seen. One that goes
+                // on boots a guest whose agent has just opened its port, or opens it again.
+                Err(agent_ask::Error::Lost(_)) if !timeout.is_zero() => {
+                    let lost = Instant::now();
+                    while process.may_live()
+                        && !limit.is_cancelled()
+                        && lost.elapsed() < CRASH_PATIENCE
+                    {
+                        std::thread::sleep(POLL_INTERVAL);
+                    }
+                }
+                agent => break agent,
+            }
+        };
+        agent.map_err(|e| {
             let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = e;
             match e {
                 Error::Gone => self.died(),
-                Error::Timeout(limit) => {
+                Error::Timeout(_) => {
                     let console = self.folder.last_of_console().unwrap_or_default();
-                    let seconds = limit.as_secs();
+                    let seconds = limit.timeout.as_secs();
                     Error::Boot(format!(
                         "its agent did not answer within {seconds} s; the last on its console: {console}"
                     ))
@@ -390,7 +410,7 @@ fn to_name(boot: &Boot<'_>) -> String {
 
 /// Waits until the guest's own command says that it is ready, then runs what is to be warm.
 fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), Error> {
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     let shell = |command: &str| {
         let left = boot.limit.timeout.saturating_sub(begin.elapsed());
         let limit = Limit {
