@@ -1,15 +1,19 @@
 //! The bare script: QEMU, started by hand on a checkpoint's memory and devices, as lean as its own
 //! options make it, and nothing else: no record, no limits, no filter of system calls, and a guest
-//! that is a copy of all the others.
+//! that is a copy of all the others. Its guests outlive it, as brood's do: each has a session of its
+//! own.
 
 use std::{
     fs::{self, File},
+    io,
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Instant,
 };
 
 use brood_core::agent::Agent;
+use nix::unistd::setsid;
 
 use super::{
     ANSWER,
@@ -90,6 +94,13 @@ impl Script {
             .args(["-global", "migration.send-configuration=off"])
             .args(["-incoming", "fd:0"])
             .stdin(Stdio::from(state));
+        // The scheduler gives each session its share of the processors (sched_autogroup_enabled), and
+        // counts priorities within a session only: on a busy host the measurement's own priority
+        // would be one that brood's guests do not have.
+        // SAFETY: setsid(2) is safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| setsid().map(drop).map_err(io::Error::from));
+        }
         let mut process = command.spawn().map_err(Error::io("start QEMU"))?;
         match Agent::connect(&socket, ANSWER) {
             Ok(agent) => Ok(Guest {
