@@ -1,7 +1,7 @@
 //! Failure: an error as a person reads it, one line and a hint what to do next, with the exit code.
 
 use crate::{config, density, image};
-use brood_core::{checkpoint, engine, guests, host, pool, rebuild, restore, state};
+use brood_core::{checkpoint, disk, engine, guests, host, pool, rebuild, restore, state};
 
 /// How a command failed.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ failure_or_interruption_from!(
     state::Error
 );
 
-failure_from!(config::Error, image::Error, rebuild::Error);
+failure_from!(config::Error, disk::Error, image::Error, rebuild::Error);
 
 impl From<host::proc::Error> for Failure {
     fn from(error: host::proc::Error) -> Self {

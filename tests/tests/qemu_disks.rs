@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -183,6 +183,72 @@ fn survives_its_qemu(home: &Home, linux: &Demo) {
     }
     let _ = home.brood(&["destroy", "k-1"]).ok();
     assert_eq!(guests_disks(linux), [] as [PathBuf; 0]);
+}
+
+/// A delta and its parents are joined: guests of the whole bundle have its memory, its root file
+/// system and its disk when the delta and the parent are gone.
+fn joins(home: &Home, linux: &Demo) {
+    home.restore(linux, 1, "a");
+    write(home, "a-1", "/srv/mine", "of-a-1");
+    exec(home, "a-1", "echo of-memory >/run/note");
+    let (delta, flat) = (named(linux, "delta"), named(linux, "flat"));
+    let _ = home.brood(&["suspend", "--delta", "a-1", &delta.path]).ok();
+    let flatten = ["checkpoint", "flatten", &delta.path, &flat.path];
+    let _ = home.brood(&flatten).ok();
+    for device in ["root", "disk"] {
+        let inode = |of| fs::metadata(disk_of(home, of, device)).unwrap().ino();
+        assert_eq!(inode(&flat), inode(&delta), "the {device} is stored once");
+    }
+    // Nothing is left of one that is refused: it has no root file system to be joined with.
+    let (root, away) = (disk_of(home, &delta, "root"), named(linux, "away").path);
+    fs::rename(&root, &away).unwrap();
+    let other = named(linux, "other");
+    let flatten = ["checkpoint", "flatten", &delta.path, &other.path];
+    let _ = home.brood(&flatten).exits(1).says(&["does not exist"]);
+    fs::rename(&away, &root).unwrap();
+    let files = fs::read_dir(Path::new(&linux.path).parent().unwrap()).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(files.find(|name| name.contains("other")), None);
+
+    for gone in [&delta, linux] {
+        let _ = home.brood(&["checkpoint", "remove", &gone.path]).ok();
+    }
+    let _ = home.brood(&["checkpoint", "verify", &flat.path]).ok();
+    home.restore(&flat, 2, "f");
+    for guest in ["f-1", "f-2"] {
+        let read = "cat /srv/of-image /srv/mine /run/note";
+        let said = exec(home, guest, read);
+        assert_eq!(said, "of the image\nof-a-1\nof-memory");
+        let root = disk_of(home, &flat, "root");
+        assert_eq!(open_files(home.pid(guest), ".ckp.disk-")[0], root);
+    }
+    // Its disk is written to as any other.
+    write(home, "f-1", "/srv/mine", "of-f-1");
+    assert_eq!(exec(home, "f-1", "cat /srv/mine"), "of-f-1");
+    assert_eq!(exec(home, "f-2", "cat /srv/mine"), "of-a-1");
+    let _ = home.brood(&["destroy", "--all"]).ok();
+    let left = home.json(&["disk", "leftovers"]);
+    assert_eq!(array(&left["leftovers"]), &[] as &[Value]);
+}
+
+#[test]
+fn a_delta_is_joined_with_its_disks_where_files_share_no_blocks() {
+    let Some((home, linux)) = Home::with_qemu_disks(None) else {
+        return;
+    };
+    joins(&home, &linux);
+}
+
+#[test]
+fn a_delta_is_joined_with_its_disks_where_files_share_blocks() {
+    let Some(files) = FileSystem::small(Kind::Xfs, 900) else {
+        return;
+    };
+    let Some((home, linux)) = Home::with_qemu_disks(Some(&files.path())) else {
+        return;
+    };
+    joins(&home, &linux);
+    drop(home);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::{
 };
 use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, until},
+    disk,
     engine::make_demo_checkpoint,
     host::plan::Plan,
     restore::{self, cost, read_bundle},
@@ -253,7 +254,7 @@ pub(super) async fn flatten(
         let _permit = permit;
         let delta = Checkpoint::open(&path)?;
         let _use = workers.call(|state, _| read_bundle(state, &delta))?;
-        let manifest = checkpoint::flatten(&delta, &new, &until(cancelled))?;
+        let manifest = disk::flatten::<Problem>(&delta, &new, &until(cancelled))?;
         let view = types::Checkpoint::new(&new, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })

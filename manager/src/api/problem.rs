@@ -146,6 +146,13 @@ impl IntoResponse for Problem {
     }
 }
 
+impl From<disk::Error> for Problem {
+    fn from(error: disk::Error) -> Self {
+        let (status, kind) = of_disk(&error);
+        Self::of(status, kind, error.into())
+    }
+}
+
 impl From<checkpoint::Error> for Problem {
     fn from(error: checkpoint::Error) -> Self {
         let (status, kind) = of_checkpoint(&error);

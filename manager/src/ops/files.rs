@@ -24,6 +24,7 @@ use brood_core::{
 };
 use brood_core::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, Watch},
+    disk,
     engine::{
         NEVER, Stray,
         bhyve::{
@@ -236,7 +237,7 @@ impl Local {
         let state = state(&self.config)?;
         let delta = Checkpoint::open(delta)?;
         let _use = read_bundle(&state, &delta)?;
-        let manifest = checkpoint::flatten(&delta, to, progress)?;
+        let manifest = disk::flatten::<Failure>(&delta, to, progress)?;
         Ok((types::Checkpoint::new(to, &manifest), delta.layers().len()))
     }
 

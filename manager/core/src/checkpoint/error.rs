@@ -226,8 +226,8 @@ pub enum Error {
         /// Which bundle.
         bundle: BundlePath,
     },
-    /// Its disk's snapshot cannot be had twice.
-    #[error("cannot flatten {bundle}: its disk's snapshot is its own, and goes with it")]
+    /// Its disk cannot be had twice.
+    #[error("cannot flatten {bundle}: its disk is a ZFS snapshot, which one checkpoint has")]
     OwnDisk {
         /// The bundle.
         bundle: BundlePath,

@@ -1,10 +1,11 @@
-//! Flattening: joins a delta and its parents into one full bundle.
+//! Flattening: joins a delta and its parents into one full bundle. [`crate::disk::flatten`] does it
+//! for a bundle with disks.
 
 use super::{
     copy::copy_range,
     error::Error,
     hash::{Progress, Watch},
-    manifest::Manifest,
+    manifest::{DiskSnapshot, Manifest},
     open::Checkpoint,
     path::BundlePath,
     writer::{Description, Writer},
@@ -12,23 +13,23 @@ use super::{
 use crate::units::PAGE_SIZE;
 
 /// Writes a full bundle at `path` with the memory and the state of `delta`. The whole chain is
-/// compared with its digests first.
+/// compared with its digests first. `disks` puts the disks beside the new bundle when the memory is
+/// there and the bundle is not yet sealed; if it is not sealed then, they are the caller's to remove.
 ///
 /// # Errors
-/// [`Error::NotADelta`] for a full checkpoint, [`Error::OwnDisk`] for one with a disk; what
-/// verifying the chain or writing a bundle answers. Then nothing of the new bundle is left.
-pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Result<Manifest, Error> {
+/// [`Error::NotADelta`] for a full checkpoint; what verifying the chain, `disks`, or writing a bundle
+/// answers. Then nothing of the new bundle is left.
+pub fn flatten<E: From<Error>>(
+    delta: &Checkpoint,
+    path: &BundlePath,
+    disks: impl FnOnce() -> Result<Vec<DiskSnapshot>, E>,
+    watch: Watch<'_>,
+) -> Result<Manifest, E> {
     let layers = delta.layers();
     let [base, _, ..] = layers[..] else {
-        return Err(Error::NotADelta {
-            bundle: delta.path().clone(),
-        });
+        let bundle = delta.path().clone();
+        return Err(Error::NotADelta { bundle }.into());
     };
-    if !delta.manifest().disks.is_empty() {
-        return Err(Error::OwnDisk {
-            bundle: delta.path().clone(),
-        });
-    }
     let Manifest {
         guest,
         engine,
@@ -36,7 +37,6 @@ pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Resul
         memory,
         vcpus,
         devices,
-        disks,
         working_set,
         qemu,
         ..
@@ -71,8 +71,8 @@ pub fn flatten(delta: &Checkpoint, path: &BundlePath, watch: Watch<'_>) -> Resul
         memory,
         vcpus,
         devices,
-        disks,
+        disks: disks()?,
         working_set,
     };
-    writer.seal(description, jiff::Timestamp::now(), watch)
+    Ok(writer.seal(description, jiff::Timestamp::now(), watch)?)
 }

@@ -23,18 +23,19 @@
 //! and removed at the same moments, but not read by the guest.
 
 mod error;
+mod flatten;
 mod found;
 mod name;
 mod owner;
 mod qcow2;
 mod reflink;
-#[cfg(target_os = "linux")]
 mod shared;
 mod zfs;
 
 use std::{fmt, fs::File, io, path::PathBuf};
 
 pub use error::Error;
+pub use flatten::flatten;
 pub(crate) use found::may_have;
 pub use found::{FoundItem, find};
 pub use name::{Choice, Place, Source};
@@ -44,8 +45,10 @@ pub(crate) use qcow2::overlay_base;
 pub use reflink::Reflink;
 #[cfg(target_os = "linux")]
 pub(crate) use reflink::blocks::files_share_blocks;
+use shared::link;
 #[cfg(target_os = "linux")]
-pub(crate) use shared::{link_shared, unlink_shared};
+pub(crate) use shared::link_shared;
+pub(crate) use shared::unlink;
 pub use zfs::{Command, CommandAnswer, Runner, Zfs};
 
 use crate::{

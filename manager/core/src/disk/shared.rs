@@ -1,5 +1,5 @@
-//! Disks that all guests of a checkpoint read and none writes: a file beside the bundle, the same
-//! inode as the image's where that can be, so that this host has it in memory once.
+//! Files beside a bundle that hold a disk, and that more than one bundle has: the same inode where
+//! that can be, so that this host stores it once and has it in memory once.
 
 use std::{
     fs::{self, File},
@@ -11,16 +11,16 @@ use super::{
     reflink::{self, blocks, create, open, rename, sync_folder, temporary},
     shared_file,
 };
+#[cfg(target_os = "linux")]
+use crate::checkpoint::manifest::DiskProvider;
 use crate::{
-    checkpoint::{
-        BundlePath,
-        manifest::{DiskProvider, DiskSnapshot},
-    },
+    checkpoint::{BundlePath, manifest::DiskSnapshot},
     owner_only,
 };
 
 /// Puts a file with this SHA-256 beside a bundle that is being written, as the disk of this device
 /// that all of its guests read.
+#[cfg(target_os = "linux")]
 pub(crate) fn link_shared(
     from: &Path,
     sha256: &str,
@@ -31,6 +31,34 @@ pub(crate) fn link_shared(
         given: from.to_string_lossy().into_owned(),
         reason: "its path is not UTF-8",
     })?;
+    Ok(DiskSnapshot {
+        device: Some(device.to_owned()),
+        provider: DiskProvider::Shared,
+        source: source.to_owned(),
+        snapshot: put_beside(from, bundle)?,
+        identity: sha256.to_owned(),
+    })
+}
+
+/// Puts a disk of one bundle, a file, beside another one that is being written.
+pub(super) fn link(
+    from: &BundlePath,
+    disk: &DiskSnapshot,
+    bundle: &BundlePath,
+) -> Result<DiskSnapshot, Error> {
+    Ok(DiskSnapshot {
+        snapshot: put_beside(&shared_file(from, disk)?, bundle)?,
+        ..disk.clone()
+    })
+}
+
+/// Removes such a file of a bundle that was not sealed.
+pub(crate) fn unlink(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<(), Error> {
+    reflink::discard(&shared_file(bundle, disk)?)
+}
+
+/// Puts a file beside a bundle; returns its name there.
+fn put_beside(from: &Path, bundle: &BundlePath) -> Result<String, Error> {
     let token = Token::random().map_err(|e| Error::io("name the disk of", from, e))?;
     let name = format!("{}{}{token}", bundle.name(), reflink::SNAPSHOT);
     let to = bundle.dir().join(&name);
@@ -44,18 +72,7 @@ pub(crate) fn link_shared(
         })?;
     }
     sync_folder(&to)?;
-    Ok(DiskSnapshot {
-        device: Some(device.to_owned()),
-        provider: DiskProvider::Shared,
-        source: source.to_owned(),
-        snapshot: name,
-        identity: sha256.to_owned(),
-    })
-}
-
-/// Removes a shared disk of a bundle that was not sealed.
-pub(crate) fn unlink_shared(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<(), Error> {
-    reflink::discard(&shared_file(bundle, disk)?)
+    Ok(name)
 }
 
 fn copy(from: &Path, file: &File, new: &Path, to: &Path) -> Result<(), Error> {
@@ -69,7 +86,7 @@ fn copy(from: &Path, file: &File, new: &Path, to: &Path) -> Result<(), Error> {
     rename(new, to)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::os::unix::fs::MetadataExt;
 

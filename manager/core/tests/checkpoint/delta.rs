@@ -4,8 +4,7 @@
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use brood_core::checkpoint::{
-    BundlePath, Checkpoint, DELTAS_MAX, Error, PageList, Target, Writer, flatten, parents_of,
-    rebase, remove,
+    BundlePath, Checkpoint, DELTAS_MAX, Error, PageList, Target, Writer, parents_of, rebase, remove,
 };
 use serde_json::{Value, json};
 
@@ -198,8 +197,12 @@ fn a_chain_with_a_disk_of_its_own_is_not_joined() {
     seal(written(&with_disk, &one, "5", 3).unwrap()).unwrap();
     let full = bundle(sample.dir.path(), "full");
     let opened = Checkpoint::open(&with_disk).unwrap();
-    let error = flatten(&opened, &full, &brood_core::checkpoint::unwatched).unwrap_err();
-    assert!(matches!(error, Error::OwnDisk { .. }), "{error}");
+    let watch = &brood_core::checkpoint::unwatched;
+    let error = brood_core::disk::flatten::<Failed>(&opened, &full, watch).unwrap_err();
+    assert!(
+        matches!(error, Failed::Checkpoint(Error::OwnDisk { .. })),
+        "{error:?}"
+    );
     assert!(!full.manifest().exists() && !full.ckp().exists());
 }
 
@@ -291,4 +294,32 @@ fn fields_of_a_delta_that_cannot_be_are_refused() {
         let error = check(&one).unwrap_err();
         assert_eq!(error.field(), Some("parent"), "{field}: {error}");
     }
+}
+
+/// How a join of a bundle with disks fails.
+#[derive(Debug)]
+enum Failed {
+    Checkpoint(Error),
+    Disk(#[expect(dead_code, reason = "shown by a test that fails")] brood_core::disk::Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Checkpoint(error)
+    }
+}
+
+impl From<brood_core::disk::Error> for Failed {
+    fn from(error: brood_core::disk::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// Joins a delta without disks.
+fn flatten(
+    delta: &Checkpoint,
+    to: &BundlePath,
+    watch: brood_core::checkpoint::Watch<'_>,
+) -> Result<brood_core::checkpoint::manifest::Manifest, Error> {
+    brood_core::checkpoint::flatten(delta, to, || Ok(Vec::new()), watch)
 }

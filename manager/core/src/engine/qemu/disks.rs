@@ -108,7 +108,7 @@ pub(super) fn of_suspended(
 pub(super) fn forget_shared(bundle: &BundlePath, disks: &[DiskSnapshot]) {
     for disk in disks.iter().filter(|disk| disk.is_shared()) {
         // What cannot be removed now is found again: it is in no bundle.
-        let _ = disk::unlink_shared(bundle, disk);
+        let _ = disk::unlink(bundle, disk);
     }
 }
 
