@@ -99,6 +99,23 @@ impl MachineState {
     }
 }
 
+/// Has the timer fire at once that is not set. KVM forgets the time as soon as it has come, and the
+/// interrupt is nowhere in the state until the guest runs again: a processor that waits for it would
+/// wait for good. One that did not wait for any takes no harm from it.
+fn wake_lost_timer(msrs: &mut [(u32, u64)]) {
+    let value = |wanted| {
+        let found = msrs.iter().find(|&&(index, _)| index == wanted);
+        found.map(|&(_, value)| value)
+    };
+    if let (Some(now), Some(0)) = (value(TSC), value(TSC_DEADLINE)) {
+        for (index, value) in msrs {
+            if *index == TSC_DEADLINE {
+                *value = now.max(1);
+            }
+        }
+    }
+}
+
 impl IrqchipState {
     const PARTS: [u32; 3] = [
         KVM_IRQCHIP_PIC_MASTER,
@@ -159,6 +176,7 @@ impl VcpuState {
                 msrs.push((index, one.as_slice()[0].data));
             }
         }
+        wake_lost_timer(&mut msrs);
         msrs.sort_by_key(|&(index, _)| match index {
             TSC => (0, index),
             TSC_DEADLINE => (2, index),
@@ -224,5 +242,20 @@ impl VcpuState {
         }
         fd.set_vcpu_events(&self.events)
             .map_err(at("set the pending events"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_that_is_not_set_fires_and_one_that_is_set_stays() {
+        let mut msrs = vec![(TSC, 77), (1, 0), (TSC_DEADLINE, 0)];
+        wake_lost_timer(&mut msrs);
+        assert_eq!(msrs, [(TSC, 77), (1, 0), (TSC_DEADLINE, 77)]);
+        let mut msrs = vec![(TSC, 77), (TSC_DEADLINE, 99)];
+        wake_lost_timer(&mut msrs);
+        assert_eq!(msrs, [(TSC, 77), (TSC_DEADLINE, 99)]);
     }
 }

@@ -190,8 +190,8 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
     }
     host.args(["--", "/bin/busybox", "sh", "/script"]);
     let ran = Running::start(host).wait_within(WHOLE).ok();
-    // One processor; and four with memory above 4 GiB.
-    for (size, processors, least) in [("256", "1", 200 << 10), ("3328", "4", 3_200_000)] {
+    // A small one; and one with memory above 4 GiB.
+    for (size, least) in [("256", 200 << 10), ("3328", 3_200_000)] {
         let booted = after(&ran, &format!("{size} booted"));
         assert!(
             text(&booted["kernel"]).ends_with("-cloud-amd64"),
@@ -202,7 +202,7 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
             (&booted["disk"], &booted["entropy"]),
             (&"same".into(), &"16".into())
         );
-        assert_eq!(booted["processors"], processors);
+        assert_eq!(booted["processors"], "1");
         assert!(
             text(&booted["memory_kib"]).parse::<u64>().unwrap() > least,
             "{booted}"
@@ -218,7 +218,7 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
                 (&cloned["kept"], &cloned["disk"]),
                 (&"kept".into(), &"0".into())
             );
-            assert_eq!(cloned["processors"], processors);
+            assert_eq!(cloned["processors"], "1");
             // All of its memory and its disk are there, and little of it is its own.
             let own = whole(&cloned["answered_kib"]);
             assert!(own < 32 << 10, "{cloned}");
@@ -237,7 +237,7 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
 /// Boots guests of two sizes, and runs three clones of each at once.
 const MACHINES: &str = r#"
 set -e
-for form in "256 1" "3328 4"; do
+for form in "256 1" "3328 1"; do
     size=${form% *}
     /linux_machine boot /vmlinuz /initramfs $form /ck >booted || { cat booted >&2; exit 1; }
     while read -r line; do echo "$size $line"; done <booted

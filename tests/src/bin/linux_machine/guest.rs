@@ -38,7 +38,7 @@ use serde_json::{Value, json};
 /// How long a kernel may take to come up, in an emulated host too.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How long an agent that runs may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 /// Size of the guest's disk.
 const DISK: u64 = 64 << 20;
 
