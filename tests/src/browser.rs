@@ -1,6 +1,6 @@
 //! Headless Chromium, driven over WebDriver (<https://www.w3.org/TR/webdriver2/>) by chromedriver.
 
-use std::{collections::BTreeSet, net::TcpListener, process::Command};
+use std::{collections::BTreeSet, net::TcpListener, process::Command, thread, time::Duration};
 
 use nix::{
     sys::signal::{Signal, killpg},
@@ -17,6 +17,9 @@ use crate::{PATIENCE, Running, array, skip, text, until};
 
 /// The key under which WebDriver names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// How long something has stood in its place that is no longer being moved.
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// Keys as WebDriver writes them.
 pub const TAB: &str = "\u{e004}";
@@ -175,7 +178,18 @@ impl Browser {
     /// it.
     #[track_caller]
     pub fn click(&self, selector: &str) {
+        let place = format!(
+            "const at = document.querySelector({})?.getBoundingClientRect(); return [at?.x, at?.y];",
+            json!(selector)
+        );
         until(&format!("{selector} to be clicked"), || {
+            // What is still being moved is not hit, and nobody says so.
+            let _ = self.element(selector);
+            let before = self.run(&place);
+            thread::sleep(SETTLED);
+            if self.run(&place) != before {
+                return None;
+            }
             let path = format!("{}/click", self.element(selector));
             let answer = self.answer(Method::POST, &path, &json!({}));
             // What is above it may just have grown, and moved it.

@@ -163,6 +163,8 @@ fn a_guest_is_claimed_rests_comes_back_and_is_released_on_the_page() {
     // The claim is this tab's, also when the page is loaded again.
     page.reload();
     page.until("document.querySelector('#claims .badge')?.textContent === 'suspended'");
+    // The pools come above it, and move it.
+    page.until(&pool_says("1 suspended"));
     act("Resume");
     page.until("document.querySelector('#claims .badge').textContent === 'claimed'");
     let back = page.text("#claims strong");

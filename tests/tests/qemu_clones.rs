@@ -19,8 +19,9 @@ use brood_tests::{
 };
 
 const CLONES: usize = 50;
-/// How wrong a clone's clock may be.
-const CLOCK: Duration = Duration::from_millis(50);
+/// How wrong a clone's clock may be. It was set to within 50 ms, and has gone on by itself since: on
+/// a busy host that translates, it goes less well than on a real processor.
+const CLOCK: Duration = Duration::from_secs(1);
 const SUSPENDS: usize = 20;
 
 /// How far a guest's clock is from this host's at least, and how long the look took.
