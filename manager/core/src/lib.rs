@@ -33,6 +33,7 @@ pub mod percentiles;
 pub mod pool;
 pub mod rebuild;
 pub mod restore;
+mod shared_blocks;
 pub mod state;
 pub mod units;
 pub mod zfs_name;

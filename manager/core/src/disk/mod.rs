@@ -43,8 +43,6 @@ pub use owner::{Owner, Token};
 #[cfg(target_os = "linux")]
 pub(crate) use qcow2::overlay_base;
 pub use reflink::Reflink;
-#[cfg(target_os = "linux")]
-pub(crate) use reflink::blocks::files_share_blocks;
 use shared::link;
 #[cfg(target_os = "linux")]
 pub(crate) use shared::link_shared;

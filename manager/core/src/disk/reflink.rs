@@ -15,7 +15,7 @@ use std::{
     sync::OnceLock,
 };
 
-use blocks::{can_share, copy, share_blocks};
+use blocks::{can_share, copy};
 use nix::fcntl::OFlag;
 
 use super::{Digest, Error, Owner, Provider, SealedDisk, Token, qcow2};
@@ -28,6 +28,7 @@ use crate::{
     full_disk,
     guest_id::GuestId,
     owner_only,
+    shared_blocks::share_blocks,
 };
 
 /// Folder of the guests' disks, beside their source.

@@ -16,6 +16,7 @@ use crate::checkpoint::manifest::DiskProvider;
 use crate::{
     checkpoint::{BundlePath, manifest::DiskSnapshot},
     owner_only,
+    shared_blocks::share_blocks,
 };
 
 /// Puts a file with this SHA-256 beside a bundle that is being written, as the disk of this device
@@ -77,7 +78,7 @@ fn put_beside(from: &Path, bundle: &BundlePath) -> Result<String, Error> {
 
 fn copy(from: &Path, file: &File, new: &Path, to: &Path) -> Result<(), Error> {
     let copy = create(new)?;
-    if blocks::share_blocks(file, &copy).is_err() {
+    if share_blocks(file, &copy).is_err() {
         blocks::copy(file, &copy).map_err(|e| Error::io("copy", from, e))?;
     }
     owner_only::seal(&copy).map_err(|e| Error::io("make read-only", new, e))?;

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::proc::Mount;
 #[cfg(target_os = "linux")]
-use crate::disk;
+use crate::shared_blocks::files_share_blocks;
 use crate::{other_writer::OtherWriter, owner_only, units::Bytes};
 
 /// The filesystem behind a folder.
@@ -61,7 +61,7 @@ impl DiskClones {
             return Self::Zfs;
         }
         #[cfg(target_os = "linux")]
-        if disk::files_share_blocks(dir).unwrap_or(false) {
+        if files_share_blocks(dir).unwrap_or(false) {
             return Self::Reflink;
         }
         #[cfg(not(target_os = "linux"))]

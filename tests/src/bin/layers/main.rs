@@ -38,6 +38,7 @@ const HOUSES: [House; 4] = [
             "zfs_name",
             "escaped",
             "full_disk",
+            "shared_blocks",
             "directory",
             "owner_only",
             "other_writer",
