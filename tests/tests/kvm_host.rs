@@ -29,6 +29,21 @@ fn host(packages: &[PathBuf]) -> Command {
     command
 }
 
+/// Builds the minimal image `tiny`.
+fn build_image(state: &Path, agent: &Path, packages: &[PathBuf]) {
+    let mut build = Command::new(brood());
+    build
+        .args(["image", "build", "--minimal", "tiny", "--agent"])
+        .arg(agent);
+    for package in packages {
+        build.arg("--deb").arg(package);
+    }
+    build
+        .env("BROOD_STATE_DIR", state)
+        .env("BROOD_CONFIG", "/dev/null");
+    let _ = Running::start(build).wait().ok();
+}
+
 /// A program of this build, beside the one that runs.
 fn sibling(name: &str) -> PathBuf {
     let folder = env::current_exe().unwrap().parent().unwrap().to_owned();
@@ -66,17 +81,7 @@ fn qemu_runs_a_linux_by_hardware_virtualisation() {
     let dir = tempfile::tempdir().unwrap();
     let (state, empty) = (dir.path().join("state"), dir.path().join("ckp"));
     fs::create_dir(&empty).unwrap();
-    let mut build = Command::new(brood());
-    build
-        .args(["image", "build", "--minimal", "tiny", "--agent"])
-        .arg(agent);
-    for package in &packages {
-        build.arg("--deb").arg(package);
-    }
-    build
-        .env("BROOD_STATE_DIR", &state)
-        .env("BROOD_CONFIG", "/dev/null");
-    let _ = Running::start(build).wait().ok();
+    build_image(&state, &agent, &packages);
     let script = dir.path().join("script");
     fs::write(&script, SCRIPT).unwrap();
     let with = |path: &Path, to: &str| format!("{}:{to}", path.to_str().expect("plain letters"));
@@ -161,17 +166,7 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
     };
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    let mut build = Command::new(brood());
-    build
-        .args(["image", "build", "--minimal", "tiny", "--agent"])
-        .arg(agent);
-    for package in &packages {
-        build.arg("--deb").arg(package);
-    }
-    build
-        .env("BROOD_STATE_DIR", &state)
-        .env("BROOD_CONFIG", "/dev/null");
-    let _ = Running::start(build).wait().ok();
+    build_image(&state, &agent, &packages);
     let image = state.join("images/tiny");
     let script = dir.path().join("script");
     fs::write(&script, MACHINES).unwrap();
