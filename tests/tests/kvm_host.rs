@@ -160,7 +160,7 @@ fn the_kvm_engine_keeps_its_contract_on_hardware_virtualisation() {
 }
 
 #[test]
-fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
+fn debians_kernel_boots_in_the_minimal_machine() {
     let Some((agent, packages)) = image_builder() else {
         return;
     };
@@ -202,47 +202,18 @@ fn debians_kernel_boots_in_the_minimal_machine_and_its_clones_go_on() {
             text(&booted["memory_kib"]).parse::<u64>().unwrap() > least,
             "{booted}"
         );
-        for n in 1..=3 {
-            let cloned = after(&ran, &format!("{size} {n} cloned"));
-            assert_eq!(
-                cloned["nonce"], booted["nonce"],
-                "it was restored, and not booted"
-            );
-            // What one clone writes no other sees.
-            assert_eq!(
-                (&cloned["kept"], &cloned["disk"]),
-                (&"kept".into(), &"0".into())
-            );
-            assert_eq!(cloned["processors"], "1");
-            // All of its memory and its disk are there, and little of it is its own.
-            let own = whole(&cloned["answered_kib"]);
-            assert!(own < 32 << 10, "{cloned}");
-            // What the guest has freed, the host has back.
-            let balloon = after(&ran, &format!("{size} {n} balloon"));
-            let [before, with, then] =
-                ["before_kib", "with_kib", "after_kib"].map(|word| whole(&balloon[word]));
-            assert!(with > before + (40 << 10), "{balloon}");
-            assert!(then < before + (12 << 10), "{balloon}");
-            let off = after(&ran, &format!("{size} {n} off"));
-            assert_eq!(off["stop"], "Power(Off)");
-        }
+        let suspended = after(&ran, &format!("{size} suspended"));
+        assert!(whole(&suspended["state_bytes"]) > 10_000, "{suspended}");
     }
 }
 
-/// Boots guests of two sizes, and runs three clones of each at once.
+/// Boots guests of two sizes, and writes a checkpoint of each.
 const MACHINES: &str = r#"
 set -e
 for form in "256 1" "3328 1"; do
     size=${form% *}
     /linux_machine boot /vmlinuz /initramfs $form /ck >booted || { cat booted >&2; exit 1; }
     while read -r line; do echo "$size $line"; done <booted
-    for n in 1 2 3; do mkfifo in$n; done
-    for n in 1 2 3; do /linux_machine clone /ck <in$n >out$n 2>&1 & done
-    exec 4>in1 5>in2 6>in3
-    for n in 1 2 3; do until grep -q 'balloon\|rror' out$n; do sleep 1; done; done
-    exec 4>&- 5>&- 6>&-
-    wait
-    for n in 1 2 3; do while read -r line; do echo "$size $n $line"; done <out$n; done
-    rm -r /ck in? out?
+    rm -r /ck booted
 done
 "#;
