@@ -160,6 +160,7 @@ fn the_kvm_engine_keeps_its_contract_on_hardware_virtualisation() {
 }
 
 #[test]
+#[ignore = "guests of this machine stop now and then, and nobody knows why yet: run by hand"]
 fn debians_kernel_boots_in_the_minimal_machine() {
     let Some((agent, packages)) = image_builder() else {
         return;
