@@ -160,7 +160,7 @@ fn the_kvm_engine_keeps_its_contract_on_hardware_virtualisation() {
 }
 
 #[test]
-#[ignore = "guests of this machine stop now and then, and nobody knows why yet: run by hand"]
+#[ignore = "its guests stop now and then: run by cargo nextest run -p brood-tests --test kvm_host --run-ignored only"]
 fn debians_kernel_boots_in_the_minimal_machine() {
     let Some((agent, packages)) = image_builder() else {
         return;
