@@ -110,6 +110,7 @@ impl Scene {
             pool: POOL.to_owned(),
             claim,
             room: None,
+            network_version: 0,
         };
         self.state.reserve(|_, reservation| {
             reservation.add(&NewGuest {
@@ -316,6 +317,7 @@ fn row() -> PoolRow {
         enforce_private_limit: false,
         network: None,
         publish: Vec::new(),
+        network_version: 0,
         created_at: "now".to_owned(),
     }
 }

@@ -9,7 +9,8 @@ use std::{
     thread,
 };
 
-use brood_tests::{Demo, Home, Running, skip, text, until, whole};
+use brood_tests::{Daemon, Demo, Home, Running, array, skip, text, until, whole};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 /// A home, a checkpoint of a Linux with a network card, and one of a Linux without.
@@ -127,7 +128,17 @@ fn clones_reach_the_host_and_are_reached_and_not_each_other() {
     assert_eq!(home.names("running"), ["a-1", "e-1", "n-1", "p-1"]);
     let _ = home.brood(&["destroy", "--all"]).ok();
     claims_of_a_pool_have_ports(&home, &card, &plain);
+    a_pool_gets_another_network(&home, &card, &fetch);
     a_name_is_looked_up(&home, &card);
+}
+
+/// A number that makes a port with one more digit, and neither 1 nor 2 makes one that is anybody's.
+fn free_tens() -> u16 {
+    until("two ports in a row", || {
+        let tens = free_port() / 10;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        (tens > 200 && free(tens * 10 + 1) && free(tens * 10 + 2)).then_some(tens)
+    })
 }
 
 /// Guests of a pool are numbered for ever, and have the lowest ports that are free.
@@ -150,12 +161,7 @@ fn claims_of_a_pool_have_ports(home: &Home, card: &Demo, plain: &Demo) {
         let refused = create(from, more);
         assert!(refused.stderr.contains(why), "{refused:?}");
     }
-    // A port with one more digit, and neither is anybody's.
-    let tens = until("two ports in a row", || {
-        let tens = free_port() / 10;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        (tens > 200 && free(tens * 10 + 1) && free(tens * 10 + 2)).then_some(tens)
-    });
+    let tens = free_tens();
     let publish = format!("{tens}{{n}}:7");
     let _ = create(card, &["--publish", &publish]).ok();
     let settings = home.json(&["pool", "list"]);
@@ -199,6 +205,101 @@ fn claims_of_a_pool_have_ports(home: &Home, card: &Demo, plain: &Demo) {
     let resumed = home.json(&["pool", "resume", token]);
     assert_eq!(port(&resumed), base + 2);
     let _ = home.brood(&["pool", "remove", "web", "--force"]).ok();
+}
+
+/// Guests that wait follow a change of their pool's network, and claimed ones do not.
+fn a_pool_gets_another_network(home: &Home, card: &Demo, fetch: &str) {
+    let hot = || home.json(&["pool", "show", "net"])["hot_guests"].clone();
+    let set = |more: &[&str]| home.brood(&[&["pool", "set", "net"], more].concat());
+    let claim = || home.json(&["pool", "claim", "net"]);
+    let tens = free_tens();
+    let publish = format!("{tens}{{n}}:7");
+    let create = [
+        "pool", "create", "net", &card.path, "--hot", "1", "--max", "3",
+    ];
+    let _ = home.brood(&create).ok();
+    let closed = hot();
+    assert_eq!(array(&closed).len(), 1);
+
+    // By the command: the guest that waits is replaced by one with a port, and once only.
+    let _ = set(&["--publish", &publish]).ok();
+    let open = hot();
+    assert!(array(&open).len() == 1 && open != closed, "{open} {closed}");
+    let _ = set(&["--publish", &publish, "--lease", "10m"]).ok();
+    assert_eq!(hot(), open);
+    let one = claim();
+    assert_eq!(
+        (&json!([one["guest"]]), &one["tier"]),
+        (&open, &json!("hot"))
+    );
+    let port = u64::from(tens) * 10 + 1;
+    assert_eq!(whole(&one["published"][0]["port"]), port);
+    for (more, why) in [
+        (["--publish", "8080:80"], "{n}"),
+        (["--net", "none"], "--net none"),
+        (["--net", "other"], "or default"),
+    ] {
+        let refused = set(&more);
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
+    // One guest may have such a port, and a second one then not be allowed.
+    let full = set(&["--max", "1", "--publish", "8080:80"]).exits(1);
+    assert!(full.stdout.contains("1 are missing"), "{full:?}");
+    let refused = set(&["--max", "2"]);
+    assert!(refused.stderr.contains("{n}"), "{refused:?}");
+
+    // Over the API, where the daemon fills the pool.
+    let daemon = Daemon::start(home);
+    let change = |body: &Value| {
+        let request = daemon.request(Method::PATCH, "/api/v1/pools/net");
+        let answer = request.json(body).send().unwrap();
+        assert_eq!(answer.status(), 200, "{body}");
+        answer.json::<Value>().unwrap()
+    };
+    let body = json!({ "publish": [], "network": "none", "max": 3, "fill": {} });
+    let changed = change(&body);
+    assert_eq!(
+        (&changed["publish"], &changed["network"]),
+        (&json!([]), &json!("none"))
+    );
+    let two = claim();
+    assert_eq!(
+        (&two["tier"], &two["published"]),
+        (&json!("hot"), &Value::Null)
+    );
+    assert_eq!(
+        exec(home, text(&two["guest"]), &format!("{fetch}; true")),
+        ""
+    );
+    // Who has claimed a guest keeps it as it was.
+    let kept = home.json(&["show", text(&one["guest"])]);
+    assert_eq!(whole(&kept["published"][0]["port"]), port);
+    let old = until("the pool to be filled", || array(&hot()).first().cloned());
+    assert_eq!(change(&json!({ "network": null }))["network"], Value::Null);
+    let new = until("another guest to wait", || {
+        array(&hot()).iter().find(|guest| **guest != old).cloned()
+    });
+    drop(daemon);
+
+    // By the configuration.
+    let file = home.path().join("pools.toml");
+    let table = format!(
+        "[[pool]]\nname = \"net\"\ncheckpoint = \"{}\"\nhot = 1\nmax = 3\n\
+         network = \"user\"\npublish = [\"{publish}\"]\n",
+        card.path
+    );
+    fs::write(&file, table).unwrap();
+    let file = file.to_string_lossy();
+    let _ = home.brood(&["pool", "apply", "--config", &file]).ok();
+    let applied = hot();
+    assert!(array(&applied).len() == 1 && applied[0] != new, "{applied}");
+    let _ = home.brood(&["pool", "apply", "--config", &file]).ok();
+    assert_eq!(hot(), applied);
+    assert_eq!(
+        whole(&home.json(&["show", text(&applied[0])])["published"][0]["port"]),
+        port + 1
+    );
+    let _ = home.brood(&["pool", "remove", "net", "--force"]).ok();
 }
 
 /// A resolver that knows one address for every name.

@@ -210,6 +210,8 @@ pub(super) async fn change(
         max_age_s: changing.max_age_s.map(|limit| limit.map(number)),
         refill_per_s: changing.refill_per_s.map(|limit| limit.map(number)),
         lease_s: lease(changing.lease_s)?.map(|lease| lease.as_secs()),
+        network: changing.network,
+        publish: changing.publish,
     };
     // The reconciler's present fill may be obsolete.
     app.fills.interrupt(&name);

@@ -6,6 +6,8 @@ use clap::Args;
 
 use super::values::whole_seconds;
 use brood_core::{
+    checkpoint::Network,
+    engine::Publish,
     state::{Policy, PoolChange},
     units::Bytes,
 };
@@ -64,6 +66,47 @@ impl FromStr for WholeSeconds {
     }
 }
 
+/// What guests reach, or the word that it is for the checkpoint to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NetworkOrDefault(Option<Network>);
+
+impl FromStr for NetworkOrDefault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "default" => Ok(Self(None)),
+            text => text
+                .parse()
+                .map(|network| Self(Some(network)))
+                .map_err(|e: String| format!("{e}, or default")),
+        }
+    }
+}
+
+/// Changes of the network that a pool's guests have.
+#[derive(Debug, Args)]
+pub(super) struct NetworkChange {
+    /// What its guests reach (QEMU): none, user, or default: what the checkpoint was made with
+    #[arg(long, value_name = "NET|default")]
+    net: Option<NetworkOrDefault>,
+    /// Have ports of this host lead to ports of each guest, as for `pool create`, and none but these;
+    /// or no port, with the word none. Repeat the option for more
+    #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT|none")]
+    publish: Vec<Limit<Publish>>,
+}
+
+impl NetworkChange {
+    /// Adds what these flags change to a change.
+    pub(super) fn add_to(self, change: &mut PoolChange) {
+        change.network = self.net.map(|network| network.0);
+        if !self.publish.is_empty() {
+            let ports = self.publish.into_iter().filter_map(|one| one.0);
+            change.publish = Some(ports.collect());
+        }
+    }
+}
+
 /// Limits of a pool; `none` for no limit.
 #[derive(Debug, Args)]
 pub(super) struct Limits {
@@ -103,6 +146,7 @@ impl Limits {
                 .map(|age| age.0.map(|WholeSeconds(s)| s.into())),
             refill_per_s: number(self.refill_rate),
             lease_s,
+            ..PoolChange::default()
         }
     }
 

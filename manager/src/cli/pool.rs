@@ -11,7 +11,7 @@ use super::{
     failure::{INTERRUPTED, SOME},
     fill::{Fill, filling, put_pool},
     output::{json, line, note_with, operations, operations_near, table},
-    policy::Limits,
+    policy::{Limits, NetworkChange},
     values::whole_seconds,
 };
 use crate::failure::Failure;
@@ -89,13 +89,13 @@ impl Command {
     }
 }
 
-/// Creates a pool and fills it. It keeps its checkpoint, private limit and network for good
+/// Creates a pool and fills it. It keeps its checkpoint and private limit for good
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood pool create web /var/tmp/ckp/demo --hot 50
   brood pool create web /var/tmp/ckp/demo --hot 50 --max 200 --lease 10m --private-limit 64M
-  brood pool create app /var/tmp/ckp/app --hot 5 --publish '80{n}:80'")]
+  brood pool create app /var/tmp/ckp/app --hot 1 --max 1 --publish 8080:80")]
 pub(super) struct Create {
     /// Name of the pool; its guests are NAME-1, NAME-2, ...
     name: String,
@@ -171,12 +171,14 @@ impl Create {
 
 /// Changes a pool's settings, and fills it accordingly.
 ///
-/// Settings without an option stay as they are.
+/// Settings without an option stay as they are. When --net or --publish change something, guests that
+/// wait are replaced; claimed ones stay as they are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   brood pool set web --hot 100
-  brood pool set web --max-memory 8G --max none")]
+  brood pool set web --max-memory 8G --max none
+  brood pool set one --max 1 --publish 8080:80")]
 pub(super) struct Set {
     /// The pool
     #[arg(add = complete::with(complete::pools))]
@@ -189,6 +191,8 @@ pub(super) struct Set {
     /// Lease of a claim, until it is renewed: seconds, or 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     lease: Option<u32>,
+    #[command(flatten)]
+    network: NetworkChange,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -196,7 +200,8 @@ pub(super) struct Set {
 
 impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let change = self.limits.change(self.hot, self.lease.map(Into::into));
+        let mut change = self.limits.change(self.hot, self.lease.map(Into::into));
+        self.network.add_to(&mut change);
         let first = PoolStep::Change(&self.pool, &change);
         let fill = Some(filling(config, None));
         put_pool(&mut operations(config), PutPool { first, fill }, self.json)
@@ -205,9 +210,9 @@ impl Set {
 
 /// Creates, changes and fills pools until they match the configuration.
 ///
-/// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint, its
-/// private limit and its network for good: if the configuration names others, brood reports that and leaves the
-/// pool alone. Exits with 3 when some pools match the configuration and others do not.
+/// Pools that the configuration does not name stay as they are. A pool keeps its checkpoint and its
+/// private limit for good: if the configuration names others, brood reports that and leaves the pool
+/// alone. Exits with 3 when some pools match the configuration and others do not.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

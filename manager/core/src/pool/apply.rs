@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{Error, NewPool, Pools};
-use crate::checkpoint::Watch;
+use crate::{checkpoint::Watch, state::PoolChange};
 
 /// What had to be done to a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,10 +50,6 @@ impl Pools<'_> {
                 "enforcement of the private limit",
                 row.enforce_private_limit != wanted.enforce_private_limit,
             ),
-            (
-                "network",
-                (row.network, &row.publish) != (wanted.network, &wanted.publish),
-            ),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, differs)| *differs) {
             return Err(Error::Fixed {
@@ -65,10 +61,16 @@ impl Pools<'_> {
             self.state
                 .trust(&self.state.open_checkpoint(&wanted.checkpoint)?)?;
         }
-        if row.policy == wanted.policy {
+        let change = PoolChange {
+            network: Some(wanted.network),
+            publish: Some(wanted.publish.clone()),
+            ..wanted.policy.into()
+        };
+        let network = (row.network, row.publish.clone());
+        if row.policy == wanted.policy && network == change.network_of(&row) {
             return Ok(ApplyOutcome::Same);
         }
-        self.change(&row.name, &wanted.policy.into())?;
+        self.change(&row.name, &change)?;
         Ok(ApplyOutcome::Changed)
     }
 }

@@ -80,6 +80,17 @@ fn check(pool: &str, policy: &Policy, each: Bytes) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks that so many guests can have their ports.
+fn check_ports(
+    network: Option<Network>,
+    publish: &[Publish],
+    policy: &Policy,
+) -> Result<(), engine::Error> {
+    let most = policy.most.unwrap_or(u64::MAX);
+    check_network(network, publish, u32::try_from(most).unwrap_or(u32::MAX))
+        .map_err(engine::Error::Refused)
+}
+
 /// Default lease of a claim.
 pub const LEASE: Duration = Duration::from_secs(300);
 
@@ -191,7 +202,8 @@ impl Pools<'_> {
         if new.enforce_private_limit {
             self.engine.can_enforce_limits(&checkpoint)?;
         }
-        self.can_network(new, &checkpoint)?;
+        check_ports(new.network, &new.publish, &new.policy)?;
+        self.can_network(new.network, &new.publish, &checkpoint)?;
         if new.trust {
             self.state.trust(&checkpoint)?;
         }
@@ -208,6 +220,7 @@ impl Pools<'_> {
             enforce_private_limit: new.enforce_private_limit,
             network: new.network,
             publish: new.publish.clone(),
+            network_version: 0,
             created_at: Timestamp::now().to_string(),
         };
         if !self.state.add_pool(&row)? {
@@ -220,28 +233,36 @@ impl Pools<'_> {
         })
     }
 
-    /// Whether guests of a new pool can have their network.
-    fn can_network(&self, new: &NewPool, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let (network, publish) = (new.network, &new.publish);
-        let most = new.policy.most.unwrap_or(u64::MAX);
-        let refused = |reason| engine::Error::Refused(reason);
-        check_network(network, publish, u32::try_from(most).unwrap_or(u32::MAX))
-            .map_err(refused)?;
+    /// Whether guests of a checkpoint can have this network.
+    fn can_network(
+        &self,
+        network: Option<Network>,
+        publish: &[Publish],
+        checkpoint: &Checkpoint,
+    ) -> Result<(), Error> {
         if network.is_some() || !publish.is_empty() {
-            let wanted = GuestNetwork::of(network, publish, "1").map_err(refused)?;
+            let wanted = GuestNetwork::of(network, publish, "1").map_err(engine::Error::Refused)?;
             self.engine.can_network(checkpoint, &wanted)?;
         }
         Ok(())
     }
 
-    /// Changes a pool's policy. Its entries follow when the pool is reconciled and filled.
+    /// Changes a pool's policy and its network. Its entries follow when the pool is reconciled and
+    /// filled; from now on no claim gets one that has another network.
     ///
     /// # Errors
-    /// When there is no such pool.
+    /// When there is no such pool, or its guests cannot have the network.
     pub fn change(&mut self, name: &str, change: &PoolChange) -> Result<Pool, Error> {
         let row = self.row(name)?;
+        let policy = change.apply(&row.policy);
         // What guests cost besides is left out: the checkpoint may be away for now.
-        check(name, &change.apply(&row.policy), row.private_limit)?;
+        check(name, &policy, row.private_limit)?;
+        let (network, publish) = change.network_of(&row);
+        check_ports(network, &publish, &policy)?;
+        if (network, &publish) != (row.network, &row.publish) {
+            let checkpoint = self.state.open_checkpoint(&row.checkpoint.parse()?)?;
+            self.can_network(network, &publish, &checkpoint)?;
+        }
         self.state.change_pool(name, change)?;
         self.show(name)
     }
@@ -402,6 +423,7 @@ impl Pools<'_> {
                 pool: pool.name.clone(),
                 claim,
                 room: pool.policy.room(pool.private_limit + overhead),
+                network_version: pool.network_version,
             }),
             ..RestoreSpec::default()
         })

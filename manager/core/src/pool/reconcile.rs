@@ -39,7 +39,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub struct ReconcileReport {
     /// Guests of an interrupted fill that are hot now.
     pub saved: u64,
-    /// Entries whose guest was destroyed: released, expired, dead, or no longer pristine.
+    /// Entries whose guest was destroyed: released, expired, dead, no longer pristine, or of a
+    /// network that the pool had before.
     pub destroyed: u64,
     /// Hot entries beyond the pool's high water.
     pub evicted: u64,
@@ -132,11 +133,14 @@ impl Pools<'_> {
                 // A claim is restoring this guest.
                 (_, GuestState::Restoring) => {}
                 (EntryState::Releasing, _) => doomed.push(entry.guest),
-                (EntryState::Filling, GuestState::Running | GuestState::Paused) => {
+                (EntryState::Filling, GuestState::Running | GuestState::Paused)
+                    if !entry.outdated =>
+                {
                     saved.push(guest.clone());
                 }
-                (EntryState::Hot, GuestState::Paused) => hot += 1,
-                // It died, or a user continued it: it no longer equals the checkpoint.
+                (EntryState::Hot, GuestState::Paused) if !entry.outdated => hot += 1,
+                // It died, or a user continued it: it no longer equals the checkpoint. Or no claim
+                // gets it, as it has a network that the pool had before.
                 (EntryState::Filling | EntryState::Hot, _) => {
                     if self.state.give_up(&entry.guest, entry.state)? {
                         doomed.push(entry.guest);

@@ -175,8 +175,8 @@ impl State {
         };
         let claim = membership.claim.as_ref();
         let joined = self.changed(
-            "INSERT INTO entry (guest, pool, state, token, expires, since)
-             SELECT ?1, name, ?3, ?4, ?5, ?6 FROM pool WHERE name = ?2
+            "INSERT INTO entry (guest, pool, state, token, expires, since, network_version)
+             SELECT ?1, name, ?3, ?4, ?5, ?6, ?8 FROM pool WHERE name = ?2
              AND ifnull(min(ifnull(most, ?7), ifnull(?7, most))
                         > (SELECT count(*) FROM entry WHERE pool = ?2), true)",
             params![
@@ -186,7 +186,8 @@ impl State {
                 claim.map(|lease| &lease.token),
                 claim.map(super::Lease::expires),
                 since_boot(),
-                membership.room.map(signed)
+                membership.room.map(signed),
+                signed(membership.network_version)
             ],
         )?;
         if joined {

@@ -1,8 +1,10 @@
 //! Policy of a pool: how many guests wait in it, and its limits of number, memory, age and rate.
+//! What can be changed of a pool, which is the policy and its guests' network.
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Bytes;
+use super::PoolRow;
+use crate::{checkpoint::Network, engine::Publish, units::Bytes};
 
 /// How many guests of a pool wait, and how far it may go for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +59,7 @@ impl Policy {
 }
 
 /// Changes of a pool; `None` leaves a setting as it is, `Some(None)` removes a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolChange {
     /// As [`Policy::hot`].
     pub hot: Option<u64>,
@@ -73,6 +75,10 @@ pub struct PoolChange {
     pub refill_per_s: Option<Option<u64>>,
     /// As [`Policy::lease_s`].
     pub lease_s: Option<u64>,
+    /// As [`PoolRow::network`].
+    pub network: Option<Option<Network>>,
+    /// As [`PoolRow::publish`].
+    pub publish: Option<Vec<Publish>>,
 }
 
 impl PoolChange {
@@ -89,10 +95,17 @@ impl PoolChange {
             lease_s: self.lease_s.unwrap_or(to.lease_s),
         }
     }
+
+    /// What the pool's guests reach and what leads into them, once this is applied.
+    #[must_use]
+    pub fn network_of(&self, pool: &PoolRow) -> (Option<Network>, Vec<Publish>) {
+        let publish = self.publish.as_ref().unwrap_or(&pool.publish);
+        (self.network.unwrap_or(pool.network), publish.clone())
+    }
 }
 
 impl From<Policy> for PoolChange {
-    /// All of it.
+    /// All of it, and the network stays.
     fn from(policy: Policy) -> Self {
         Self {
             hot: Some(policy.hot),
@@ -102,6 +115,8 @@ impl From<Policy> for PoolChange {
             max_age_s: Some(policy.max_age_s),
             refill_per_s: Some(policy.refill_per_s),
             lease_s: Some(policy.lease_s),
+            network: None,
+            publish: None,
         }
     }
 }

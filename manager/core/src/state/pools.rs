@@ -47,6 +47,9 @@ pub struct PoolRow {
     /// What leads into its guests.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// How often these two were changed.
+    #[serde(skip)]
+    pub network_version: u64,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -76,6 +79,8 @@ pub struct EntryRow {
     pub state: EntryState,
     /// What is left of its lease, when it is claimed.
     pub lease: Option<Duration>,
+    /// Whether the pool's network was changed since.
+    pub outdated: bool,
 }
 
 /// Makes a guest an entry of a pool from the moment it is ordered.
@@ -87,6 +92,8 @@ pub struct Membership {
     pub claim: Option<Lease>,
     /// How many entries the pool may have, when it is fewer than [`Policy::most`].
     pub room: Option<u64>,
+    /// The [`PoolRow::network_version`] that its guest is restored with.
+    pub network_version: u64,
 }
 
 /// A claim to an entry, for a time.
@@ -99,7 +106,7 @@ pub struct Lease {
 }
 
 pub(super) const POOL: &str = "name, checkpoint, sha256, private_limit, created_at, hot, hot_min, most, max_memory, \
-                    max_age_s, refill_per_s, lease_s, enforce_private_limit, network, publish";
+                    max_age_s, refill_per_s, lease_s, enforce_private_limit, network, publish, network_version";
 
 impl State {
     /// Records a new pool; `false` when there is one of this name.
@@ -120,7 +127,7 @@ impl State {
                     pool.created_at,
                     pool.enforce_private_limit,
                     pool.network.map(Network::name),
-                    serde_json::to_string(&pool.publish).unwrap_or_default()
+                    publish_text(&pool.publish)
                 ],
             )?;
             Ok(added && state.set_policy(&pool.name, &pool.policy)?)
@@ -129,17 +136,37 @@ impl State {
         Ok(added)
     }
 
-    /// Changes a pool's policy; `false` when there is no such pool.
+    /// Changes a pool's policy and network; `false` when there is no such pool.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub(crate) fn change_pool(&self, name: &str, change: &PoolChange) -> Result<bool, Error> {
         let changed = self.at_once(|state| match state.pool(name)? {
-            Some(pool) => state.set_policy(name, &change.apply(&pool.policy)),
+            Some(pool) => {
+                let (network, publish) = change.network_of(&pool);
+                if (network, &publish) != (pool.network, &pool.publish) {
+                    state.set_network(name, network, &publish)?;
+                }
+                state.set_policy(name, &change.apply(&pool.policy))
+            }
             None => Ok(false),
         })?;
         self.write_pool_file(name)?;
         Ok(changed)
+    }
+
+    /// From now on guests of an earlier network are outdated.
+    fn set_network(
+        &self,
+        name: &str,
+        network: Option<Network>,
+        publish: &[Publish],
+    ) -> Result<bool, Error> {
+        self.changed(
+            "UPDATE pool SET network = ?2, publish = ?3, network_version = network_version + 1
+             WHERE name = ?1",
+            params![name, network.map(Network::name), publish_text(publish)],
+        )
     }
 
     fn set_policy(&self, name: &str, policy: &Policy) -> Result<bool, Error> {
@@ -213,7 +240,9 @@ impl State {
         let now = since_boot();
         let read = || {
             let mut statement = self.database.prepare_cached(
-                "SELECT guest, name, entry.state, expires FROM entry JOIN guest ON id = guest
+                "SELECT guest, guest.name, entry.state, expires,
+                        entry.network_version <> pool.network_version
+                 FROM entry JOIN guest ON id = guest JOIN pool ON pool.name = pool
                  WHERE pool = ?1 ORDER BY entry.rowid",
             )?;
             let rows = statement.query_map([pool], |row| {
@@ -223,6 +252,7 @@ impl State {
                     name: row.get(1)?,
                     state: entry_state(row, 2)?,
                     lease: expires.map(|at| milliseconds(at.saturating_sub(now))),
+                    outdated: row.get(4)?,
                 })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
@@ -285,8 +315,8 @@ impl State {
         )
     }
 
-    /// Hot → claimed: the oldest hot entry of a pool is the claimer's; `None` when there is none,
-    /// or others have a better place in the line.
+    /// Hot → claimed: the oldest hot entry of a pool that has the pool's present network is the
+    /// claimer's; `None` when there is none, or others have a better place in the line.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -298,7 +328,8 @@ impl State {
     ) -> Result<Option<GuestId>, Error> {
         self.changed_guest(
             "UPDATE entry SET state = 'claimed', token = ?2, expires = ?3 WHERE guest =
-             (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' ORDER BY rowid LIMIT 1)
+             (SELECT guest FROM entry WHERE pool = ?1 AND state = 'hot' AND network_version =
+              (SELECT network_version FROM pool WHERE name = ?1) ORDER BY rowid LIMIT 1)
              AND NOT EXISTS (SELECT 1 FROM waiting WHERE pool = ?1 AND ticket < ?4)
              RETURNING guest",
             params![pool, lease.token, lease.expires(), before(place)],
@@ -489,6 +520,10 @@ pub(super) fn entry_state(row: &Row<'_>, column: usize) -> rusqlite::Result<Entr
         .ok_or_else(|| bad(column, "not an entry's state"))
 }
 
+fn publish_text(publish: &[Publish]) -> String {
+    serde_json::to_string(publish).unwrap_or_default()
+}
+
 fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
@@ -522,5 +557,6 @@ pub(super) fn pool_from_row(row: &Row<'_>) -> rusqlite::Result<PoolRow> {
             .transpose()?,
         publish: serde_json::from_str(row.get_ref(14)?.as_str()?)
             .map_err(|_| bad(14, "no list of ports"))?,
+        network_version: unsigned(15)?,
     })
 }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 14] = [
+const MIGRATIONS: [&str; 15] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -157,6 +157,11 @@ const MIGRATIONS: [&str; 14] = [
     ALTER TABLE guest ADD COLUMN forwards TEXT;       -- JSON; NULL: no port leads into it
     ALTER TABLE pool ADD COLUMN network TEXT;         -- NULL: as the checkpoint's
     ALTER TABLE pool ADD COLUMN publish TEXT NOT NULL DEFAULT '[]';
+",
+    // Counts the changes of a pool's network; an entry has the number of its network.
+    "
+    ALTER TABLE pool ADD COLUMN network_version INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entry ADD COLUMN network_version INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

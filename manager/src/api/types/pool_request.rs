@@ -155,12 +155,15 @@ impl ChangePool {
             max_age_s: number(change.max_age_s),
             refill_per_s: number(change.refill_per_s),
             lease_s: change.lease_s.map(small),
+            network: change.network,
+            publish: change.publish.clone(),
             fill,
         }
     }
 }
 
-/// What to change of a pool. `null` takes a limit away.
+/// What to change of a pool. `null` takes a limit away. When `network` or `publish` change
+/// something, guests that wait are replaced; claimed ones stay as they are.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PoolChange)]
@@ -214,6 +217,19 @@ pub(crate) struct ChangePool {
     #[schema(minimum = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease_s: Option<u32>,
+    /// What its guests reach (QEMU), as for createPool; `null` is for the checkpoint to say.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<words::Network>)]
+    pub(crate) network: Option<Option<Network>>,
+    /// Ports of this host that lead to ports of its guests, as for createPool, in place of those until
+    /// now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["80{n}:80"]))]
+    pub(crate) publish: Option<Vec<Publish>>,
     /// Answer when the pool is filled, with the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fill: Option<FillRequest>,
