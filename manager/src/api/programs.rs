@@ -19,7 +19,7 @@ use super::{
     workers::until_hang_up,
 };
 use brood_core::agent::{
-    Agent, AgentError, GuestProcess, Output,
+    Agent, AgentError, GuestProcess, Output, ProgramChoice,
     protocol::{self, Ended, FailureKind, OsBytes, Stream},
 };
 use brood_core::engine::NEVER;
@@ -54,13 +54,13 @@ impl ExecAnswer {
 
     fn with_input(
         agent: &Agent,
-        exec: protocol::Exec,
+        (choice, exec): (ProgramChoice, protocol::Exec),
         input: &[u8],
         cancelled: &AtomicBool,
     ) -> Result<Self, AgentError> {
         let limit = exec.limit_ms.map(|ms| Duration::from_millis(ms.into()));
         let takes_input = exec.input;
-        let process = agent.exec(exec)?;
+        let process = agent.start(choice, exec)?;
         let ended = AtomicBool::new(false);
         let written = std::thread::scope(|scope| {
             if takes_input {
@@ -144,15 +144,21 @@ pub(crate) const TIMED_OUT: u8 = 124;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExecRequest {
-    /// The program and its arguments.
-    #[schema(example = json!(["uname", "-a"]), min_items = 1)]
+    /// The program and its arguments. By default it is the one that the guest's OCI image is for: its
+    /// entry point.
+    #[serde(default)]
+    #[schema(example = json!(["uname", "-a"]))]
     command: Vec<String>,
-    /// Variables of its environment, beside PATH, HOME, USER, LOGNAME and SHELL.
+    /// Without `command`: arguments of the image's entry point, in place of those that the image has;
+    /// of an image without an entry point, the program and its arguments.
+    #[serde(default)]
+    args: Vec<String>,
+    /// Variables of its environment, beside PATH, HOME, USER, LOGNAME, SHELL and the image's.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Folder that it starts in; its user's home by default.
+    /// Folder that it starts in; the image's by default, or its user's home.
     cwd: Option<String>,
-    /// A user of the guest by name or number; root by default.
+    /// A user of the guest by name or number; the image's by default, or root.
     user: Option<String>,
     /// Its input; it has none by default.
     input: Option<String>,
@@ -166,25 +172,29 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 
 impl ExecRequest {
     /// The agent's request for it.
-    pub(super) fn request(&self) -> Result<protocol::Exec, Problem> {
+    pub(super) fn request(&self) -> Result<(ProgramChoice, protocol::Exec), Problem> {
         let limit = limit(self.timeout_s)?.unwrap_or(DEFAULT_LIMIT);
         let words = ExecWords {
             command: &self.command,
+            args: &self.args,
             env: &self.env,
             cwd: self.cwd.as_ref(),
             user: self.user.as_ref(),
         };
-        Ok(protocol::Exec {
+        let (choice, exec) = words.request()?;
+        let exec = protocol::Exec {
             input: self.input.is_some(),
             limit_ms: u32::try_from(limit.as_millis()).ok(),
-            ..words.request()?
-        })
+            ..exec
+        };
+        Ok((choice, exec))
     }
 }
 
 /// What a client says of a program that is to run, in whatever way.
 pub(super) struct ExecWords<'a> {
     pub(super) command: &'a [String],
+    pub(super) args: &'a [String],
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) cwd: Option<&'a String>,
     pub(super) user: Option<&'a String>,
@@ -192,11 +202,17 @@ pub(super) struct ExecWords<'a> {
 
 impl ExecWords<'_> {
     /// The agent's request for it, without input, terminal and time limit.
-    pub(super) fn request(&self) -> Result<protocol::Exec, Problem> {
-        if self.command.is_empty() {
-            return Err(Problem::bad_request("the command has no words"));
-        }
-        let texts = self.command.iter().chain(self.cwd);
+    pub(super) fn request(&self) -> Result<(ProgramChoice, protocol::Exec), Problem> {
+        let (choice, argv) = match (self.command, self.args) {
+            ([], args) => (ProgramChoice::OfImage, args),
+            (command, []) => (ProgramChoice::Given, command),
+            _ => {
+                let detail = "command has the program and its arguments, and args has those of the \
+                              image's program: one of them must be empty";
+                return Err(Problem::bad_request(detail));
+            }
+        };
+        let texts = argv.iter().chain(self.cwd);
         let texts = texts.chain(self.env.iter().flat_map(|(key, value)| [key, value]));
         if texts.into_iter().any(|text| text.contains('\0')) {
             return Err(Problem::bad_request("a word has a zero byte in it"));
@@ -211,13 +227,14 @@ impl ExecWords<'_> {
             ));
         }
         let text = |text: &String| OsBytes::from(&**text);
-        Ok(protocol::Exec {
-            argv: self.command.iter().map(text).collect(),
+        let exec = protocol::Exec {
+            argv: argv.iter().map(text).collect(),
             env: self.env.iter().map(|(k, v)| (text(k), text(v))).collect(),
             cwd: self.cwd.map(text),
             user: self.user.cloned(),
             ..protocol::Exec::default()
-        })
+        };
+        Ok((choice, exec))
     }
 }
 
@@ -252,6 +269,7 @@ pub(super) fn problem(guest: &str, error: &AgentError) -> Problem {
 
 /// Runs a program in a guest to its end; answers with all that it wrote, 1 MiB each at most
 ///
+/// What is run, and as whom, is as `brood exec` has it, and without `command` as `brood run` has it.
 /// When the client disconnects, the program is killed with its process group. The guest needs
 /// brood-agent.
 #[utoipa::path(

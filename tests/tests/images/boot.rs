@@ -1,10 +1,13 @@
 //! Guests of images with a root file system, booted.
 
-use std::process::Command;
+use std::{os::unix::net::UnixStream, process::Command};
 
-use brood_tests::{Home, Ran, image_builder, whole};
-use serde_json::Value;
+use brood_tests::{Daemon, Home, PATIENCE, Ran, image_builder, text, whole};
+use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
+use tokio_tungstenite::tungstenite::{
+    Message, client, client::IntoClientRequest, http::HeaderValue,
+};
 
 use super::{build, layout::Layout};
 
@@ -127,12 +130,66 @@ fn a_guest_of_an_oci_image_runs_what_docker_would() {
         .ok()
         .stdout;
     assert_eq!(ran, "nameserver 10.0.2.3\n1\n1\n");
+    over_the_api(&home);
     // An image that names no program has none to run.
     let none = run(&home, &[&linux.path]);
     assert_eq!(none.code(), Some(125), "{none:?}");
     assert!(none.stderr.contains("names no program"), "{none:?}");
     let ran = run(&home, &[&linux.path, "--", "echo", "x"]).ok();
     assert_eq!(ran.stdout, "x\n");
+}
+
+/// What a program in a guest wrote to its websocket, with its last message.
+fn streamed(daemon: &Daemon, guest: &str, start: &Value) -> (String, Value) {
+    let address = format!("ws://brood/api/v1/guests/{guest}/exec");
+    let mut request = address.into_client_request().unwrap();
+    let protocol = HeaderValue::from_static("brood.exec");
+    let _ = request
+        .headers_mut()
+        .insert("sec-websocket-protocol", protocol);
+    let stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut socket, _) = client(request, stream).unwrap();
+    socket.send(Message::text(start.to_string())).unwrap();
+    let (mut output, mut last) = (Vec::new(), Value::Null);
+    loop {
+        match socket.read().unwrap() {
+            Message::Binary(bytes) => output.extend(&bytes[1..]),
+            Message::Text(text) => last = serde_json::from_str(&text).unwrap(),
+            Message::Close(_) => return (String::from_utf8(output).unwrap(), last),
+            _ => {}
+        }
+    }
+}
+
+/// The API runs the image's entry point as the command does, in the guest `a-1`.
+fn over_the_api(home: &Home) {
+    let daemon = Daemon::start(home);
+    let path = "/api/v1/guests/a-1/exec";
+    for (asked, said) in [
+        (json!({}), "app --serve\napp\n/srv\ntest\n"),
+        (
+            json!({ "command": [], "args": ["x", "y z"], "user": "root", "cwd": "/" }),
+            "app x y z\nroot\n/\ntest\n",
+        ),
+        (
+            json!({ "command": ["sh", "-c", "id -un; pwd; echo $MODE"], "env": { "MODE": "mine" } }),
+            "app\n/srv\nmine\n",
+        ),
+    ] {
+        let ran = daemon.post(path, &asked, 200);
+        assert_eq!((&ran["code"], text(&ran["output"])), (&json!(0), said));
+        let mut start = asked.clone();
+        start["type"] = json!("start");
+        let (output, last) = streamed(&daemon, "a-1", &start);
+        assert_eq!((&*output, &last["code"]), (said, &json!(0)), "{last}");
+    }
+    let both = json!({ "type": "start", "command": ["true"], "args": ["x"] });
+    let (_, refused) = streamed(&daemon, "a-1", &both);
+    assert_eq!(refused["problem"]["status"], 400, "{refused}");
+    let both = json!({ "command": ["true"], "args": ["x"] });
+    let refused = daemon.post(path, &both, 400);
+    assert!(text(&refused["detail"]).contains("args"), "{refused}");
 }
 
 /// Boots an image of Debian.

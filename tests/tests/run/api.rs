@@ -38,7 +38,11 @@ fn the_api_runs_programs_and_carries_files() {
     assert_eq!(slow["code"], 124);
     let missing = exec(&json!({ "command": ["no-such-program"] }), 404);
     assert!(kind(&missing).ends_with("not-in-guest"), "{missing}");
-    let _ = exec(&json!({ "command": [] }), 400);
+    // The image names no program, and what stands for its arguments is one.
+    let none = exec(&json!({ "command": [] }), 400);
+    assert!(text(&none["detail"]).contains("names no program"), "{none}");
+    let ran = exec(&json!({ "args": ["echo", "x"] }), 200);
+    assert_eq!((&ran["code"], &ran["output"]), (&json!(0), &json!("x\n")));
     let _ = exec(&json!({ "command": ["true"], "timeout_s": -1 }), 400);
     // Who writes without end is ended.
     let loud = exec(&json!({ "command": ["yes", "4711"] }), 409);

@@ -28,7 +28,7 @@ pub use brood_agent_protocol as protocol;
 pub use channel::Channel;
 pub use error::{AgentError, Loss};
 pub use files::FileWatch;
-pub use process::{Captured, GuestProcess, Output};
+pub use process::{Captured, GuestProcess, Output, ProgramChoice};
 pub use steps::{
     CloneIdentity, GuestStep, StepError, StepLimits, StepReport, prepare_clone, prepare_suspend,
     rehearse, undo_suspend, wake_up,

@@ -11,6 +11,16 @@ use brood_agent_protocol::{
 
 use super::{Agent, AgentError, asked::Asked, request::Incoming};
 
+/// Which program is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramChoice {
+    /// The arguments name it.
+    Given,
+    /// The one that the guest's image is for: the arguments stand behind its entry point, and none are
+    /// its own. An image without one has the arguments run.
+    OfImage,
+}
+
 /// Something of a program that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -41,6 +51,17 @@ pub struct GuestProcess {
 }
 
 impl Agent {
+    /// Runs a program of one kind or the other.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn start(&self, choice: ProgramChoice, exec: Exec) -> Result<GuestProcess, AgentError> {
+        match choice {
+            ProgramChoice::Given => self.exec(exec),
+            ProgramChoice::OfImage => self.run_image(exec),
+        }
+    }
+
     /// Runs a program.
     ///
     /// # Errors
@@ -49,12 +70,7 @@ impl Agent {
         self.begin(self.connection.ask("run a program", Request::Exec(exec))?)
     }
 
-    /// Runs the program that the guest's image is for: the arguments stand behind its entry point, and
-    /// none are its own. An image without one has the arguments run.
-    ///
-    /// # Errors
-    /// As all calls.
-    pub fn run_image(&self, exec: Exec) -> Result<GuestProcess, AgentError> {
+    fn run_image(&self, exec: Exec) -> Result<GuestProcess, AgentError> {
         let what = "run the image's program";
         match self.begin(self.connection.ask(what, Request::RunImage(exec.clone()))?) {
             // An agent that does not know the request knows no entry point.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use axum::extract::ws::Message;
-use brood_core::agent::protocol::{self, Ended, TerminalSize};
+use brood_core::agent::{
+    ProgramChoice,
+    protocol::{self, Ended, TerminalSize},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -28,15 +31,21 @@ pub(in crate::api) struct ExecTerminal {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::api) struct ExecStart {
-    /// The program and its arguments.
-    #[schema(example = json!(["sh", "-c", "make test"]), min_items = 1)]
+    /// The program and its arguments. By default it is the one that the guest's OCI image is for: its
+    /// entry point.
+    #[serde(default)]
+    #[schema(example = json!(["sh", "-c", "make test"]))]
     command: Vec<String>,
-    /// Variables of its environment, beside PATH, HOME, USER, LOGNAME and SHELL.
+    /// Without `command`: arguments of the image's entry point, in place of those that the image has;
+    /// of an image without an entry point, the program and its arguments.
+    #[serde(default)]
+    args: Vec<String>,
+    /// Variables of its environment, beside PATH, HOME, USER, LOGNAME, SHELL and the image's.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Folder that it starts in; its user's home by default.
+    /// Folder that it starts in; the image's by default, or its user's home.
     cwd: Option<String>,
-    /// A user of the guest by name or number; root by default.
+    /// A user of the guest by name or number; the image's by default, or root.
     user: Option<String>,
     /// Whether it has an input: binary messages, until `end-of-input`.
     #[serde(default)]
@@ -121,19 +130,22 @@ impl ExecTerminal {
 }
 
 impl ExecStart {
-    pub(super) fn request(self) -> Result<protocol::Exec, Problem> {
+    pub(super) fn request(self) -> Result<(ProgramChoice, protocol::Exec), Problem> {
         let limit = limit(self.timeout_s)?;
         let words = ExecWords {
             command: &self.command,
+            args: &self.args,
             env: &self.env,
             cwd: self.cwd.as_ref(),
             user: self.user.as_ref(),
         };
-        Ok(protocol::Exec {
+        let (choice, exec) = words.request()?;
+        let exec = protocol::Exec {
             input: self.input,
             terminal: self.terminal.map(ExecTerminal::size).transpose()?,
             limit_ms: limit.and_then(|limit| u32::try_from(limit.as_millis()).ok()),
-            ..words.request()?
-        })
+            ..exec
+        };
+        Ok((choice, exec))
     }
 }

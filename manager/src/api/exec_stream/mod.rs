@@ -41,7 +41,7 @@ use super::{
     request::STREAM_PROTOCOL,
 };
 use brood_core::agent::{
-    AgentError, GuestProcess, Output,
+    AgentError, GuestProcess, Output, ProgramChoice,
     protocol::{self, Stream},
 };
 use program::{Input, Program, Said};
@@ -169,7 +169,9 @@ async fn serve(app: App, guest: String, mut socket: WebSocket, upgraded: Upgrade
 }
 
 /// What a client wants to run; none when it goes.
-async fn started(socket: &mut WebSocket) -> Option<Result<protocol::Exec, Problem>> {
+async fn started(
+    socket: &mut WebSocket,
+) -> Option<Result<(ProgramChoice, protocol::Exec), Problem>> {
     loop {
         match socket.recv().await? {
             Ok(Message::Text(text)) => {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::body::Bytes;
-use brood_core::agent::{Agent, AgentError, GuestProcess, Output, protocol};
+use brood_core::agent::{AgentError, GuestProcess, Output, ProgramChoice, protocol};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{
@@ -51,7 +51,7 @@ impl Program {
     pub(super) async fn start(
         app: &App,
         guest: &str,
-        exec: protocol::Exec,
+        (choice, exec): (ProgramChoice, protocol::Exec),
     ) -> Result<Self, Problem> {
         let bounds = [PermitKind::programs(guest), app.permits.streams()];
         let permit = app.permits.take(&bounds, TIMEOUT).await?;
@@ -70,7 +70,7 @@ impl Program {
         tokio::task::spawn_blocking(move || {
             // Until the program has ended or was killed.
             let _permit = permit;
-            match begin(&agent, exec) {
+            match agent.start(choice, exec).map(Arc::new) {
                 Ok(process) => {
                     let told = (Arc::downgrade(&process), process.pid());
                     if begun.send(Ok(told)).is_ok() {
@@ -107,10 +107,6 @@ impl Program {
             _hang_up: hang_up,
         })
     }
-}
-
-fn begin(agent: &Agent, exec: protocol::Exec) -> Result<Arc<GuestProcess>, AgentError> {
-    agent.exec(exec).map(Arc::new)
 }
 
 /// Hands on what a program does, until it has ended or its client has gone.

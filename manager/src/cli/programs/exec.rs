@@ -3,7 +3,7 @@
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use brood_core::agent::{
-    Agent, AgentError, GuestProcess,
+    ProgramChoice,
     protocol::{self, OsBytes},
 };
 use clap::Args;
@@ -39,9 +39,6 @@ pub(in crate::cli) struct Exec {
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
-
-/// What has an agent run a program.
-pub(super) type Begin = fn(&Agent, protocol::Exec) -> Result<GuestProcess, AgentError>;
 
 /// How a program is run.
 #[derive(Debug, Args)]
@@ -90,19 +87,19 @@ impl Program {
     pub(super) fn run(
         &self,
         session: &GuestSession<'_>,
-        begin: Begin,
+        choice: ProgramChoice,
         words: &[OsString],
     ) -> Result<u8, Failure> {
         let request = self.request(words);
         let limit = request.limit_ms.map(|ms| Duration::from_millis(ms.into()));
         if self.json {
-            let answer =
-                begin(&session.agent, request).and_then(|process| ExecAnswer::of(&process, limit));
+            let process = session.agent.start(choice, request);
+            let answer = process.and_then(|process| ExecAnswer::of(&process, limit));
             let answer = answer.map_err(|e| session.program_failure(&e))?;
             json(&answer);
             return Ok(answer.code);
         }
-        let end = streams::run(&session.agent, begin, request);
+        let end = streams::run(&session.agent, choice, request);
         Ok(code(&end.map_err(|e| session.program_failure(&e))?))
     }
 
@@ -135,7 +132,9 @@ impl Program {
 impl Exec {
     pub(in crate::cli) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let session = GuestSession::begin(config, &self.guest).map_err(ours)?;
-        let code = self.program.run(&session, Agent::exec, &self.command)?;
+        let code = self
+            .program
+            .run(&session, ProgramChoice::Given, &self.command)?;
         Ok(ExitCode::from(code))
     }
 }

@@ -15,7 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brood_core::{agent::Agent, checkpoint::BundlePath, guest_id::random, restore::RestoreSpec};
+use brood_core::{
+    agent::ProgramChoice, checkpoint::BundlePath, guest_id::random, restore::RestoreSpec,
+};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use signal_hook::{
@@ -128,10 +130,12 @@ impl Run {
         }
         drop(interrupted);
         match &self.entrypoint {
-            None => self.program.run(&session, Agent::run_image, &self.command),
+            None => self
+                .program
+                .run(&session, ProgramChoice::OfImage, &self.command),
             Some(program) => {
                 let words = [std::slice::from_ref(program), &self.command].concat();
-                self.program.run(&session, Agent::exec, &words)
+                self.program.run(&session, ProgramChoice::Given, &words)
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use brood_core::agent::{
-    Agent, AgentError, GuestProcess, Output,
+    Agent, AgentError, GuestProcess, Output, ProgramChoice,
     protocol::{self, Ended, Stream},
 };
 use signal_hook::{
@@ -16,10 +16,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::{
-    exec::Begin,
-    terminal::{self, RawMode},
-};
+use super::terminal::{self, RawMode};
 
 /// This many signals to end are handed on to the program; the next ends the command.
 const HANDED_ON: u32 = 2;
@@ -37,13 +34,17 @@ pub(super) enum End {
 }
 
 /// Runs a program to its end, with the streams of this process.
-pub(super) fn run(agent: &Agent, begin: Begin, exec: protocol::Exec) -> Result<End, AgentError> {
+pub(super) fn run(
+    agent: &Agent,
+    choice: ProgramChoice,
+    exec: protocol::Exec,
+) -> Result<End, AgentError> {
     let signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH]).map_err(local)?;
     let _closes = Closes(signals.handle());
     let (takes_input, has_terminal) = (exec.input, exec.terminal.is_some());
     let limit = exec.limit_ms.map(|ms| Duration::from_millis(ms.into()));
     let until = limit.map(|limit| Instant::now() + limit + GRACE);
-    let process = Arc::new(begin(agent, exec)?);
+    let process = Arc::new(agent.start(choice, exec)?);
     let _raw = match has_terminal && takes_input {
         true => RawMode::set().map_err(local)?,
         false => None,
