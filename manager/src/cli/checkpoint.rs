@@ -304,8 +304,8 @@ impl Verify {
 /// Trusts a checkpoint that was made elsewhere
 ///
 /// A checkpoint can name commands to run, files to open and addresses to connect to. brood trusts
-/// checkpoints that were imported or suspended here, and refuses to restore all others until this
-/// command trusts them. It records the digest of the manifest, so trust moves with the checkpoint.
+/// checkpoints that were imported, made of an image or suspended here, and refuses to restore all
+/// others until this command trusts them. It records the digest of the manifest, so trust moves with the checkpoint.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

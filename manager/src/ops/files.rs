@@ -18,7 +18,7 @@ use brood_core::{
     checkpoint::Network,
     engine::{
         Limit,
-        qemu::{Boot, BootDisk, BootImage, BootRoot, Booted, Qemu},
+        qemu::{Boot, BootDisk, BootImage, BootObserver, BootRoot, Booted, Qemu},
     },
     state::State,
 };
@@ -194,7 +194,13 @@ impl Local {
         let run_dir = state.run_dir();
         // No broker is needed while the guest boots.
         let engine = Qemu::new("", self.config.qemu.accel.value.0);
-        let manifest = engine.make_checkpoint(&run_dir, path, &boot, observe, progress)?;
+        let observer = BootObserver {
+            booted: observe,
+            // Who makes it has just named its disk.
+            note: &mut |manifest, sha256| state.trust_seal(manifest, sha256),
+            progress,
+        };
+        let manifest = engine.make_checkpoint(&run_dir, path, &boot, observer)?;
         Ok(types::Checkpoint::new(path, &manifest))
     }
 

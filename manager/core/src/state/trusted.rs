@@ -1,5 +1,5 @@
 //! Trusted checkpoints: those that may have this host do more than use their own files. They were
-//! imported or suspended here, or an operator has trusted them by a command.
+//! imported, made of an image or suspended here, or an operator has trusted them by a command.
 //!
 //! Each has a file in `STATE/trusted`, named by the SHA-256 of the checkpoint's manifest, which
 //! holds the digests of all other files. So trust moves with a checkpoint, ends with any change of

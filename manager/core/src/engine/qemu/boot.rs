@@ -25,9 +25,8 @@ use super::{
 use crate::{
     agent::{Agent, CloneIdentity, prepare_suspend, rehearse},
     checkpoint::{
-        BundlePath, Description, Network, QemuGuest, Watch, Writer,
+        BundlePath, Description, Network, NoteSeal, QemuGuest, Watch, Writer,
         manifest::{DiskSnapshot, EngineKind, Manifest, Memory, Segment},
-        unnoted,
     },
     disk::{self, Owner},
     engine::{Error, GuestNetwork, Limit, Process, agent_ask, agent_session::CRASH_PATIENCE},
@@ -105,6 +104,16 @@ pub enum Booted {
     Warm,
 }
 
+/// Who is told of a checkpoint that is being made.
+pub struct BootObserver<'a> {
+    /// How far it has come.
+    pub booted: &'a dyn Fn(Booted),
+    /// Called when the bundle is whole and does not have its name yet.
+    pub note: NoteSeal<'a>,
+    /// How much of it is digested.
+    pub progress: Watch<'a>,
+}
+
 fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { action, source }
 }
@@ -145,8 +154,7 @@ impl Qemu {
         run_dir: &Path,
         to: &BundlePath,
         boot: &Boot<'_>,
-        told: &dyn Fn(Booted),
-        progress: Watch<'_>,
+        observer: BootObserver<'_>,
     ) -> Result<Manifest, Error> {
         check(boot)?;
         let mut guest = self.host.new_guest(&boot.image.digest, boot.network)?;
@@ -174,8 +182,8 @@ impl Qemu {
         guest.root = boot.root.is_some();
         guest.disk = template.make_disk(boot)?;
         template.start(&guest, boot, writer.memory())?;
-        told(Booted::Started);
-        template.seal(guest, boot, (writer, to), told, progress)
+        (observer.booted)(Booted::Started);
+        template.seal(guest, boot, (writer, to), observer)
     }
 }
 
@@ -327,17 +335,21 @@ impl Template<'_> {
         mut guest: QemuGuest,
         boot: &Boot<'_>,
         (mut writer, to): (Writer, &BundlePath),
-        told: &dyn Fn(Booted),
-        progress: Watch<'_>,
+        observer: BootObserver<'_>,
     ) -> Result<Manifest, Error> {
+        let BootObserver {
+            booted,
+            note,
+            progress,
+        } = observer;
         let agent = self.agent(boot.limit)?;
-        told(Booted::Answered);
+        booted(Booted::Answered);
         make_warm(&agent, boot)?;
         let rehearsed = rehearse(&agent, &self.identity());
         let rehearsed = rehearsed.map_err(|e| Error::Boot(e.to_string()))?;
         let nonce = rehearsed.ready.map_or([0; 16], |ready| ready.nonce);
         guest.nonce = format!("{:032x}", u128::from_be_bytes(nonce));
-        told(Booted::Warm);
+        booted(Booted::Warm);
         let prepared = prepare_suspend(&agent.with_limit(AGENT_LIMIT), super::step_limits(&guest));
         prepared.map_err(|e| Error::Boot(e.to_string()))?;
         let process = self.process()?;
@@ -376,7 +388,7 @@ impl Template<'_> {
             working_set: Vec::new(),
         };
         let (now, disks) = (jiff::Timestamp::now(), description.disks.clone());
-        let sealed = writer.seal_noted(description, now, &mut unnoted, progress);
+        let sealed = writer.seal_noted(description, now, note, progress);
         Ok(sealed.inspect_err(|_| self.forget_disks(to, &disks))?)
     }
 
