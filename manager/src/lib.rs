@@ -4,9 +4,9 @@
 //! configuration and the density report. They stand on the crate `brood_core`.
 //!
 //! ```text
-//! cli ──▶ ops ──▶ client ──▶ api ──▶ brood_core
-//!  │                                  ▲
-//!  └─▶ config, density ───────────────┘
+//! cli ──▶ client ──▶ api ──▶ ops ──▶ types ──▶ brood_core
+//!  │                                             ▲
+//!  └─▶ config, density ──────────────────────────┘
 //! ```
 
 // Both panic where what they print cannot be written; `cli::output` prints.
@@ -25,3 +25,4 @@ pub mod density;
 mod failure;
 mod image;
 mod ops;
+pub mod types;

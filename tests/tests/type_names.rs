@@ -1,7 +1,7 @@
 //! Names of public types: no two of the manager's two crates have the same one, so that a search for
 //! a name finds its type.
 //!
-//! Two things are not counted. An `Error` is always named with its module. A type in `api/types` may
+//! Two things are not counted. An `Error` is always named with its module. A type in `types` may
 //! be called as the type of the core that it shows.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use syn::{Ident, Item, UseTree, Visibility};
 
 const CRATES: [&str; 2] = ["manager/core/src", "manager/src"];
-const SHOWN: &str = "manager/src/api/types/";
+const SHOWN: &str = "manager/src/types/";
 
 /// A type: its name, and the file where it is defined.
 type Definition = (String, PathBuf);

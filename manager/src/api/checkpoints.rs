@@ -1,6 +1,6 @@
 //! Checkpoints over the API: list, show, verify, remove.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use axum::{
     Json,
@@ -17,14 +17,14 @@ use super::{
     permits::{Permit, PermitKind},
     problem::Problem,
     types::{self, RemovedCheckpoint, VerifyReport},
-    workers::{blocking, guests, until_hang_up},
+    workers::blocking,
 };
+use crate::ops::{Operations, StateFolder, flatten as flatten_bundle};
 use brood_core::{
     checkpoint::{self, BundlePath, Checkpoint, until},
-    disk,
     engine::make_demo_checkpoint,
     host::plan::Plan,
-    restore::{self, cost, read_bundle},
+    restore,
     units::Bytes,
 };
 
@@ -97,10 +97,9 @@ pub(super) async fn show(
     Path(named): Path<String>,
 ) -> Result<Json<types::Checkpoint>, Problem> {
     let path = app.bundle(&named)?;
-    let workers = Arc::clone(&app.workers);
-    blocking(move || {
+    app.operate((), move |folder| {
         let checkpoint = Checkpoint::open(&path)?;
-        let trusted = workers.call(|state, _| state.is_trusted(&checkpoint))?;
+        let trusted = folder.state()?.is_trusted(&checkpoint)?;
         Ok(Json(types::Checkpoint::of(&checkpoint, Some(trusted))))
     })
     .await
@@ -122,13 +121,8 @@ pub(super) async fn trust(
     Path(named): Path<String>,
 ) -> Result<Json<types::Checkpoint>, Problem> {
     let path = app.bundle(&named)?;
-    let workers = Arc::clone(&app.workers);
-    blocking(move || {
-        let checkpoint = Checkpoint::open(&path)?;
-        workers.call(|state, _| state.trust(&checkpoint))?;
-        Ok(Json(types::Checkpoint::of(&checkpoint, Some(true))))
-    })
-    .await
+    let trusted = app.operate((), move |ops| ops.trust(&path));
+    Ok(Json(trusted.await?))
 }
 
 /// Reads all of a checkpoint and compares it with its digests; answers when that is done
@@ -144,9 +138,9 @@ pub(super) async fn verify(
 ) -> Result<Json<VerifyReport>, Problem> {
     let path = app.bundle(&named)?;
     let permit = app.at_checkpoint(&path).await?;
-    until_hang_up(move |cancelled| {
-        let _permit = permit;
-        Ok(Json(VerifyReport::of(&path, &until(cancelled))?))
+    app.operate(permit, move |folder| {
+        let wanted = until(folder.cancelled());
+        Ok(Json(VerifyReport::of(&path, &wanted)?))
     })
     .await
 }
@@ -174,19 +168,11 @@ pub(super) async fn remove(
     Query(removing): Query<RemoveCheckpoint>,
 ) -> Result<Json<RemovedCheckpoint>, Problem> {
     let path = app.bundle(&named)?;
-    let workers = Arc::clone(&app.workers);
     let permit = app.at_checkpoint(&path).await?;
-    until_hang_up(move |cancelled| {
-        let _permit = permit;
-        // One that stands by has its files open.
-        workers.sessions().end(&path.absolute()?.to_string());
-        workers.call(|state, engine| {
-            let mut guests = guests(state, engine, cancelled);
-            let removed = RemovedCheckpoint::of(&mut guests, &path, removing.force)?;
-            Ok(Json(removed))
-        })
-    })
-    .await
+    let removed = app.operate(permit, move |ops| {
+        ops.remove_checkpoint(&path, removing.force)
+    });
+    Ok(Json(removed.await?))
 }
 
 /// The demo guest to boot.
@@ -213,12 +199,11 @@ pub(super) async fn demo(
 ) -> Result<Response, Problem> {
     let path = app.bundle(&named)?;
     let memory = making.memory_bytes.map_or(DEMO_MEMORY, Bytes);
-    let workers = Arc::clone(&app.workers);
     let permit = app.at_checkpoint(&path).await?;
-    until_hang_up(move |cancelled| {
-        let _permit = permit;
-        let engine = workers.engine();
-        let manifest = make_demo_checkpoint(engine, &path, memory, &until(cancelled))?;
+    app.operate(permit, move |folder| {
+        let wanted = until(folder.cancelled());
+        let (engine, _) = folder.engine()?;
+        let manifest = make_demo_checkpoint(engine, &path, memory, &wanted)?;
         let view = types::Checkpoint::new(&path, &manifest);
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })
@@ -249,13 +234,9 @@ pub(super) async fn flatten(
 ) -> Result<Response, Problem> {
     let (path, new) = (app.bundle(&named)?, app.bundle(&flattening.checkpoint)?);
     let permit = app.at_checkpoint(&path).await?;
-    let workers = Arc::clone(&app.workers);
-    until_hang_up(move |cancelled| {
-        let _permit = permit;
-        let delta = Checkpoint::open(&path)?;
-        let _use = workers.call(|state, _| read_bundle(state, &delta))?;
-        let manifest = disk::flatten::<Problem>(&delta, &new, &until(cancelled))?;
-        let view = types::Checkpoint::new(&new, &manifest);
+    app.operate(permit, move |folder| {
+        let wanted = until(folder.cancelled());
+        let (view, _) = flatten_bundle(folder, &path, &new, &wanted)?;
         Ok((StatusCode::CREATED, Json(view)).into_response())
     })
     .await
@@ -283,20 +264,7 @@ pub(super) async fn plan(
     Query(planning): Query<PlanQuery>,
 ) -> Result<Json<Plan>, Problem> {
     let path = app.bundle(&named)?;
-    let workers = Arc::clone(&app.workers);
-    blocking(move || {
-        let checkpoint = Checkpoint::open(&path)?;
-        let facts = workers.facts(Some(path.dir().to_owned()))?;
-        let memory = planning.host_memory_bytes.map(Bytes);
-        workers.call(|state, engine| {
-            Ok(Json(cost::plan(
-                state,
-                engine,
-                &facts,
-                &checkpoint,
-                memory,
-            )?))
-        })
-    })
-    .await
+    let memory = planning.host_memory_bytes.map(Bytes);
+    let planned = app.operate((), move |ops| ops.plan(&path, memory));
+    Ok(Json(planned.await?))
 }

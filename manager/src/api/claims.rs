@@ -29,10 +29,11 @@ use super::{
     pools::lease,
     problem::Problem,
     types::{Claim, ClaimRequest, LeaseRenewal, RenewRequest, words},
-    workers::{CancelOnDrop, until_hang_up},
+    workers::{CancelOnDrop, RequestFolder},
 };
+use crate::ops::{self, Operations, StateFolder};
 use brood_core::{
-    pool::{self, ClaimGrant, ClaimSpec, LOCK_LIMIT, NextStep, Pools, RoomWait, Tier},
+    pool::{ClaimSpec, NEVER, NextStep, RoomWait, Tier},
     restore,
     state::QueuePlace,
 };
@@ -108,7 +109,7 @@ pub(super) async fn claim(
         claim_ms: took.as_secs_f64() * 1e3,
     };
     app.events.send("claim", About::pool(&event.pool), &event);
-    Ok((StatusCode::CREATED, Answer(Claim::new(claimed, took))).into_response())
+    Ok((StatusCode::CREATED, Answer(claimed.after(took))).into_response())
 }
 
 pub(super) fn wait(seconds: f64) -> Result<Duration, Problem> {
@@ -142,9 +143,10 @@ impl InLine {
 
     async fn wait(&mut self, pool: &str, wait: Duration) -> Result<QueuePlace, Problem> {
         let pool = pool.to_owned();
-        let place = self
-            .app
-            .on_pools(move |pools| pools.wait_in_line(&pool, wait));
+        let place = self.app.operate((), move |folder| {
+            let mut opened = folder.open()?;
+            Ok(opened.pools(|pools| pools.wait_in_line(&pool, wait))?)
+        });
         Ok(*self.place.insert(place.await?))
     }
 
@@ -158,7 +160,7 @@ impl InLine {
         let place = self.place.take()?;
         let app = self.app.clone();
         Some(spawn_blocking(move || {
-            if let Err(e) = app.workers.call(|state, _| state.leave_line(place)) {
+            if let Err(e) = app.workers.call(|opened| opened.state.leave_line(place)) {
                 tracing::warn!("cannot leave the line: {e}");
             }
             app.room.notify_waiters();
@@ -173,10 +175,14 @@ impl Drop for InLine {
     }
 }
 
-impl From<pool::Error> for ClaimRefusal {
-    fn from(error: pool::Error) -> Self {
+impl From<ops::Error> for ClaimRefusal {
+    fn from(error: ops::Error) -> Self {
+        let waiters = match &error {
+            ops::Error::Pool(e) => e.waiters(),
+            _ => None,
+        };
         Self {
-            waiters: error.waiters(),
+            waiters,
             problem: error.into(),
         }
     }
@@ -234,29 +240,21 @@ impl App {
         }
     }
 
-    /// Makes a library call on pools for a claim that may find no room, on a thread for that, until
-    /// its client hangs up.
+    /// Does an operation on a claim that may find no room, on a thread for that, until its client
+    /// hangs up.
     pub(super) async fn attempt<T: Send + 'static>(
         &self,
         token: &str,
         limit: Duration,
-        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
+        operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, ops::Error> + Send + 'static,
     ) -> Result<T, ClaimRefusal> {
-        let workers = Arc::clone(&self.workers);
-        let permit = self
-            .permits
-            .take(&[PermitKind::claim(token)], limit)
-            .await?;
-        until_hang_up(move |cancelled| {
-            let _permit = permit;
-            Ok(workers.pools_until(cancelled, LOCK_LIMIT, work))
-        })
-        .await?
-        .map_err(ClaimRefusal::from)
+        let bounds = [PermitKind::claim(token)];
+        let permit = self.permits.take(&bounds, limit).await?;
+        Ok(self.operate(permit, |ops| Ok(operation(ops))).await??)
     }
 
     /// Claims once. Releases the claim again if the client has disconnected meanwhile.
-    async fn claim(&self, pool: &str, wanted: ClaimSpec) -> Result<ClaimGrant, ClaimRefusal> {
+    async fn claim(&self, pool: &str, wanted: ClaimSpec) -> Result<Claim, ClaimRefusal> {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
         let limit = wanted.timeout.unwrap_or(restore::TIMEOUT);
@@ -266,10 +264,9 @@ impl App {
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         spawn_blocking(move || {
             let _permit = permit;
-            let claimed =
-                workers.pools_until(&cancelled, LOCK_LIMIT, |pools| pools.claim(&pool, &wanted));
+            let claimed = workers.folder(&cancelled).claim(&pool, &wanted);
             if let Err(Ok(unwanted)) = sender.send(claimed)
-                && let Err(e) = workers.pools(|pools| pools.release(&unwanted.token))
+                && let Err(e) = workers.folder(&NEVER).release(&unwanted.token)
             {
                 tracing::warn!(guest = unwanted.guest, "cannot give it back: {e}");
             }
@@ -292,12 +289,10 @@ pub(super) async fn renew(
     Json(renewing): Json<RenewRequest>,
 ) -> Result<Answer<LeaseRenewal>, Problem> {
     let lease_s = renewing.lease_s;
-    let lasts = lease(Some(lease_s))?.unwrap_or_default();
-    app.on_pools(move |pools| {
-        pools.renew(&token, lasts)?;
-        Ok(Answer(LeaseRenewal { lease_s }))
-    })
-    .await
+    lease(Some(lease_s))?;
+    app.operate((), move |ops| ops.renew(&token, lease_s))
+        .await?;
+    Ok(Answer(LeaseRenewal { lease_s }))
 }
 
 /// Releases a claim; its guest is gone when this answers
@@ -310,7 +305,7 @@ pub(super) async fn release(
     State(app): State<App>,
     Path(token): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    app.change_pools(move |pools| pools.release(&token)).await?;
+    app.change_pools((), move |ops| ops.release(&token)).await?;
     app.room.notify_waiters();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -16,6 +16,7 @@ use super::{
     problem::Problem,
     types::{Leftovers, SweepReport, SweepRequest},
 };
+use crate::ops::Operations;
 use brood_core::{disk::Place, restore};
 
 /// Where to look.
@@ -44,11 +45,8 @@ pub(super) async fn leftovers(
         .permits
         .take(&[PermitKind::disks()], restore::TIMEOUT)
         .await?;
-    app.on_guests(move |guests| {
-        let _permit = permit;
-        Ok(Answer(Leftovers::of(guests, &places)?))
-    })
-    .await
+    let found = app.operate(permit, move |ops| ops.leftovers(&places));
+    Ok(Answer(found.await?))
 }
 
 fn places(named: &[String]) -> Result<Vec<Place>, Problem> {
@@ -76,15 +74,11 @@ pub(super) async fn sweep(
         .permits
         .take(&[PermitKind::disks()], restore::TIMEOUT)
         .await?;
-    app.on_guests(move |guests| {
-        let _permit = permit;
-        let swept = SweepReport::of(guests, &places)?;
-        let status = if swept.errors.is_empty() {
-            StatusCode::OK
-        } else {
-            StatusCode::MULTI_STATUS
-        };
-        Ok((status, Answer(swept)).into_response())
-    })
-    .await
+    let swept = app.operate(permit, move |ops| ops.sweep(&places)).await?;
+    let status = if swept.errors.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::MULTI_STATUS
+    };
+    Ok((status, Answer(swept)).into_response())
 }

@@ -10,6 +10,7 @@ use super::{
     metrics,
     problem::Problem,
 };
+use crate::ops::Operations;
 
 /// What to drop.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -42,7 +43,7 @@ pub(super) async fn evict(
     Json(evicting): Json<EvictRequest>,
 ) -> Result<Answer<EvictReport>, Problem> {
     let pool = name.clone();
-    let evicted = app.change_pools(move |pools| pools.evict(&name, evicting.entries.into()));
+    let evicted = app.change_pools((), move |ops| ops.evict(&name, evicting.entries));
     let evicted = evicted.await?;
     app.metrics
         .evicted(&pool, metrics::EvictReason::asked, evicted);

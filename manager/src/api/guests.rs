@@ -1,6 +1,6 @@
 //! Guests over the API: list, show, ask, pause, resume, suspend, destroy.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json as Answer,
@@ -11,6 +11,7 @@ use axum::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+pub(super) use super::types::TIMEOUT;
 use super::{
     App,
     extract::{Json, Path, Query},
@@ -20,42 +21,16 @@ use super::{
         self, AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport, SuspendRequest,
         SuspendTarget,
     },
-    workers::{self, until_hang_up},
 };
+use crate::ops::Operations;
 use brood_core::{
     checkpoint::{BundlePath, until},
     guests::Guests,
     restore,
 };
 
-/// Default time to wait for an answer.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that anybody may want to wait, in seconds.
 const TIMEOUT_MAX_S: f64 = 3600.0;
-
-impl App {
-    /// Makes a library call on guests, on a thread for that, until the client hangs up.
-    pub(super) async fn on_guests<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let workers = Arc::clone(&self.workers);
-        until_hang_up(move |cancelled| {
-            workers.call(|state, engine| work(&mut workers::guests(state, engine, cancelled)))
-        })
-        .await
-    }
-
-    /// The same, for something that is done to them.
-    pub(super) async fn change_guests<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let result = self.on_guests(work).await;
-        self.events.poke();
-        result
-    }
-}
 
 /// What to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -77,8 +52,8 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(listing): Query<ListQuery>,
 ) -> Result<Answer<Vec<types::Guest>>, Problem> {
-    app.on_guests(move |guests| Ok(Answer(types::Guest::all(guests, listing.usage)?)))
-        .await
+    let listed = app.operate((), move |ops| ops.guests(listing.usage));
+    Ok(Answer(listed.await?))
 }
 
 /// Shows one guest with its cost, as `brood show`
@@ -91,8 +66,8 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<types::Guest>, Problem> {
-    app.on_guests(move |guests| Ok(Answer(types::Guest::one(guests, &name)?)))
-        .await
+    let shown = app.operate((), move |ops| ops.guest(&name));
+    Ok(Answer(shown.await?))
 }
 
 /// Sends a request to a guest; answers with the guest's answer
@@ -120,11 +95,8 @@ pub(super) async fn ask(
         .permits
         .take(&[PermitKind::guest(&name)], timeout)
         .await?;
-    app.on_guests(move |guests| {
-        let _permit = permit;
-        Ok(Answer(asked.put(guests, &name, timeout)?))
-    })
-    .await
+    let answered = app.operate(permit, move |ops| ops.ask(&name, &asked));
+    Ok(Answer(answered.await?))
 }
 
 pub(super) fn timeout(seconds: Option<f64>) -> Result<Duration, Problem> {
@@ -159,17 +131,8 @@ pub(super) async fn pause(
         .permits
         .take(&[PermitKind::guest(&name)], TIMEOUT)
         .await?;
-    app.change_guests(move |guests| {
-        let _permit = permit;
-        let guest = guests.find(&name)?;
-        guests.pause(&guest)?;
-        Ok(Answer(types::Guest::new(
-            &guests.find(&name)?,
-            guests.engine.kind(),
-            None,
-        )))
-    })
-    .await
+    let paused = app.change(permit, move |ops| ops.pause(&name));
+    Ok(Answer(paused.await?))
 }
 
 /// How a guest is to be resumed.
@@ -198,12 +161,9 @@ pub(super) async fn resume(
         .permits
         .take(&[PermitKind::guest(&name)], timeout)
         .await?;
-    let (resumed, took) = app
-        .change_guests(move |guests| {
-            let _permit = permit;
-            Ok(ResumeReport::of(guests, &name, timeout)?)
-        })
-        .await?;
+    let resumed = app.change(permit, move |ops| ops.resume(&name, timeout));
+    let resumed = resumed.await?;
+    let took = Duration::from_secs_f64(resumed.resume_ms / 1e3);
     app.metrics.resumed(took);
     Ok(Answer(resumed))
 }
@@ -243,14 +203,10 @@ impl App {
             PermitKind::suspends(&format!("checkpoint {from}")),
         ];
         let permit = self.permits.take(&bounds, restore::TIMEOUT).await?;
-        self.change_guests(move |guests| {
-            let _permit = permit;
-            let progress = until(guests.cancelled);
+        self.change(permit, move |ops| {
+            let progress = until(ops.cancelled());
             let checkpoint = &path;
-            let target = SuspendTarget { checkpoint, delta };
-            Ok(types::Checkpoint::suspended(
-                guests, &name, &target, &progress,
-            )?)
+            ops.suspend(&name, &SuspendTarget { checkpoint, delta }, &progress)
         })
         .await
     }
@@ -266,11 +222,7 @@ pub(super) async fn destroy(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<DestroyAnswer>, Problem> {
-    app.change_guests(move |guests| {
-        let guest = guests.find(&name)?;
-        Ok(Answer(guests.destroy(&[guest])?.try_into()?))
-    })
-    .await
+    app.destroy(vec![name], false).await
 }
 
 /// Which guests.
@@ -316,19 +268,31 @@ pub(super) async fn destroy_many(
             return Err(problem.with_hint("?all=true destroys all, ?guests=NAME,NAME these"));
         }
     };
-    app.change_guests(move |guests| {
-        let names: Vec<String>;
-        let targets = match named {
-            None => DestroyTargets::All { force: which.force },
-            Some(text) => {
-                names = text.split(',').map(str::to_owned).collect();
-                DestroyTargets::Named {
-                    guests: &names,
-                    ignore_missing: which.ignore_missing,
-                }
-            }
-        };
-        Ok(Answer(DestroyAnswer::of(guests, targets)?))
-    })
-    .await
+    match named {
+        None => {
+            let targets = DestroyTargets::All { force: which.force };
+            let destroyed = app.change((), move |ops| ops.destroy(targets));
+            Ok(Answer(destroyed.await?))
+        }
+        Some(text) => {
+            let names = text.split(',').map(str::to_owned).collect();
+            app.destroy(names, which.ignore_missing).await
+        }
+    }
+}
+
+impl App {
+    async fn destroy(
+        &self,
+        names: Vec<String>,
+        ignore_missing: bool,
+    ) -> Result<Answer<DestroyAnswer>, Problem> {
+        let destroyed = self.change((), move |ops| {
+            ops.destroy(DestroyTargets::Named {
+                guests: &names,
+                ignore_missing,
+            })
+        });
+        Ok(Answer(destroyed.await?))
+    }
 }

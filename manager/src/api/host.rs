@@ -11,16 +11,11 @@ use super::{
     extract::Query,
     problem::Problem,
     request::Authorization,
-    types::{report, words},
+    types::{Host, words},
     workers::blocking,
 };
-use brood_core::{
-    checkpoint::manifest::EngineKind,
-    host::{
-        doctor::{Check, DEFAULT_GUESTS, can_mass_restore, doctor},
-        facts::HostFacts,
-    },
-};
+use crate::ops::Operations;
+use brood_core::{checkpoint::manifest::EngineKind, host::doctor::DEFAULT_GUESTS};
 
 /// Most guests that a host is examined for: more than any has process ids for.
 const GUESTS_MAX: u64 = 1_000_000_000;
@@ -51,7 +46,7 @@ pub(super) async fn health(
     authorized: Option<Extension<Authorization>>,
 ) -> Result<Json<Health>, Problem> {
     let workers = Arc::clone(&app.workers);
-    blocking(move || workers.call(|state, _| Ok::<_, Problem>(state.guests()?))).await?;
+    blocking(move || workers.call(|opened| Ok::<_, Problem>(opened.state.guests()?))).await?;
     Ok(Json(Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
@@ -105,34 +100,6 @@ pub(super) struct PlanRequest {
     checkpoint_dir: Option<PathBuf>,
 }
 
-/// What this host can do.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Host {
-    /// Whether mass restore can work here.
-    pub(crate) ok: bool,
-    /// For how many guests it was checked.
-    pub(crate) guests: u64,
-    /// Each fact, its required value, and how to reach it.
-    #[schema(value_type = Vec<report::Check>)]
-    pub(crate) checks: Vec<Check>,
-    /// The facts behind the checks.
-    #[schema(value_type = Object)]
-    pub(crate) facts: serde_json::Value,
-}
-
-impl Host {
-    /// The view of a host with these facts.
-    pub(crate) fn new(facts: &HostFacts, guests: u64) -> Self {
-        let checks = doctor(facts, guests);
-        Self {
-            ok: can_mass_restore(&checks),
-            guests,
-            checks,
-            facts: serde_json::to_value(facts).expect("facts are plain data"),
-        }
-    }
-}
-
 /// Checks this host, as `brood doctor`
 #[utoipa::path(
     get, path = "/host", tag = "host", operation_id = "host",
@@ -148,11 +115,8 @@ pub(super) async fn host(
         let detail = format!("guests must be at most {GUESTS_MAX}");
         return Err(Problem::bad_request(detail));
     }
-    let workers = Arc::clone(&app.workers);
-    blocking(move || {
-        let mut facts = workers.facts(meant.checkpoint_dir)?;
-        workers.engine().examine(&mut facts);
-        Ok(Json(Host::new(&facts, guests)))
-    })
-    .await
+    let host = app.operate((), move |ops| {
+        ops.host(guests, meant.checkpoint_dir.as_deref())
+    });
+    Ok(Json(host.await?))
 }

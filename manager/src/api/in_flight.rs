@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -18,7 +18,12 @@ use super::{
     metrics::Origin,
     problem::Problem,
 };
-use brood_core::{checkpoint::Progress, restore::RestoreStep};
+use crate::ops::{RestoreObserver, unless};
+use brood_core::{
+    checkpoint::Progress,
+    pool::{NEVER, Pool},
+    restore::RestoreStep,
+};
 
 /// Interval of progress events while memory is checked.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -53,6 +58,8 @@ impl InFlight {
 pub(super) struct RunningRestore {
     app: App,
     work: Arc<Work>,
+    /// Of its guests, as soon as it is known.
+    origin: OnceLock<Origin>,
 }
 
 impl Drop for RunningRestore {
@@ -62,14 +69,17 @@ impl Drop for RunningRestore {
     }
 }
 
-impl RunningRestore {
-    /// It is known now how many guests there are to be.
-    pub(super) fn asks_for(&self, guests: u64) {
-        self.work.progress().asked = u32::try_from(guests).unwrap_or(u32::MAX);
+impl RestoreObserver for RunningRestore {
+    fn cancelled(&self) -> &AtomicBool {
+        self.work.cancelled.as_deref().unwrap_or(&NEVER)
     }
 
-    /// The checkpoint is being checked. Says whether that is to go on.
-    pub(super) fn verifying(&self, progress: Progress) -> ControlFlow<()> {
+    fn fills(&self, pool: &Pool) {
+        self.work.progress().asked = u32::try_from(pool.missing()).unwrap_or(u32::MAX);
+        let _ = self.origin.set(Origin::from(&pool.row));
+    }
+
+    fn verifying(&self, progress: Progress) -> ControlFlow<()> {
         let mut told = self
             .work
             .told
@@ -81,15 +91,12 @@ impl RunningRestore {
             let event = self.work.progress().verifying(progress);
             self.app.tell_restore(&event);
         }
-        match &self.work.cancelled {
-            Some(cancelled) if cancelled.load(Ordering::Relaxed) => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        }
+        unless(self.cancelled())
     }
 
-    /// Something happened in it.
-    pub(super) fn note(&self, step: &RestoreStep<'_>, origin: &Origin) {
-        self.app.count(step, origin);
+    fn note(&self, step: &RestoreStep<'_>) {
+        self.app
+            .count(step, self.origin.get_or_init(Origin::default));
         let mut progress = self.work.progress();
         progress.count(step);
         let told = progress.clone();
@@ -111,6 +118,7 @@ impl App {
     pub(super) fn begin(
         &self,
         progress: RestoreEvent,
+        origin: Option<Origin>,
         cancelled: Option<Arc<AtomicBool>>,
     ) -> RunningRestore {
         let work = Arc::new(Work {
@@ -122,6 +130,7 @@ impl App {
         RunningRestore {
             app: self.clone(),
             work,
+            origin: origin.map_or_else(OnceLock::new, OnceLock::from),
         }
     }
 }

@@ -61,7 +61,7 @@ struct Restores {
 }
 
 /// Origin of a guest: its checkpoint, and its pool if it has one.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct Origin {
     /// The bundle, `DIR/NAME`.
     pub(super) checkpoint: String,

@@ -37,7 +37,6 @@ pub(crate) mod sample;
 mod serve;
 mod socket;
 pub(crate) mod suspended_claims;
-pub mod types;
 mod watch;
 mod workers;
 
@@ -55,6 +54,8 @@ pub use error::Error;
 pub use openapi::document;
 pub use reload::{Reload, ReloadReport};
 pub use serve::{Listen, ServeConfig, ServeEnd, serve};
+
+pub(crate) use crate::types;
 
 use cloud_hypervisor::GuestSockets;
 use events::Events;

@@ -31,9 +31,10 @@ use super::{
     types::at_once,
     workers::blocking,
 };
+use crate::ops::RestoreObserver;
 use brood_core::{
     guest_id::GuestId,
-    pool::{self, NEVER, Pace},
+    pool::{self, Pace, Pools},
     restore::RestoreStep,
     state::{self, PoolRow},
 };
@@ -213,7 +214,8 @@ impl PoolReconciler {
         let app = self.app.clone();
         self.in_flight.spawn(async move {
             let ended = blocking(move || {
-                app.workers.pools(|pools| pools.end_expired(&guests))?;
+                app.workers
+                    .call(|opened| opened.pools(|pools| pools.end_expired(&guests)))?;
                 app.events.poke();
                 // Waiting claims may have room now.
                 app.room.notify_waiters();
@@ -262,14 +264,15 @@ impl PoolReconciler {
 impl App {
     /// All pools, each with the guests of claims that have just ended with their lease.
     fn pools_to_keep(&self) -> Result<Vec<(PoolRow, Vec<GuestId>)>, pool::Error> {
-        self.workers.pools(|pools| {
-            let rows = pools.state.pools()?;
-            rows.into_iter()
-                .map(|row| {
+        self.workers.call(|opened| {
+            opened.pools(|pools| {
+                let rows = pools.state.pools()?;
+                let expiring = rows.into_iter().map(|row| {
                     let expired = pools.expire(&row.name)?;
                     Ok((row, expired))
-                })
-                .collect()
+                });
+                expiring.collect()
+            })
         })
     }
 
@@ -277,7 +280,8 @@ impl App {
     async fn failed(&self, pool: &str) -> Result<(bool, bool), Problem> {
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
         let look = move || {
-            workers.call(|state, _| {
+            workers.call(|opened| {
+                let state = &mut *opened.state;
                 let failed = state.failing(&pool)?.is_some();
                 Ok::<_, Problem>((failed, failed && state.is_left_alone(&pool)?))
             })
@@ -294,14 +298,12 @@ impl App {
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Option<String>, pool::Error> {
         let (name, origin) = (pool.name.as_str(), Origin::from(pool));
-        // Another process at the pool does the same work: do not wait for it.
-        let (reconciled, filled) = self.workers.pools_until(&NEVER, Duration::ZERO, |pools| {
+        let mut keep = |pools: &mut Pools<'_>| {
             if backs_off {
                 return Ok((pools.reconcile(name)?, None));
             }
             let refill = pace.next(&pool.policy, Instant::now());
             let now = pools.show(name)?;
-            let missing = pool.policy.hot.saturating_sub(now.entries.hot);
             // A full pool is only looked at, which does not count as a restore.
             let is_short = now.entries.hot < pool.policy.enough();
             let begun = is_short.then(|| {
@@ -310,19 +312,24 @@ impl App {
                     checkpoint: pool.checkpoint.clone(),
                     ..RestoreEvent::default()
                 };
-                self.begin(progress, None)
+                self.begin(progress, None, None)
             });
             if let Some(begun) = &begun {
-                begun.asks_for(missing);
+                begun.fills(&now);
             }
             let note = &mut |step: &RestoreStep<'_>| match &begun {
-                Some(begun) => begun.note(step, &origin),
+                Some(begun) => begun.note(step),
                 None => self.count(step, &origin),
             };
             let (reconciled, filled) = pools.fill(name, refill, at_once(), cancelled, note)?;
             pace.done(&filled);
             Ok((reconciled, Some(filled)))
-        })?;
+        };
+        // Another process at the pool does the same work: do not wait for it.
+        let now = Duration::ZERO;
+        let (reconciled, filled) = self
+            .workers
+            .call(|opened| opened.pools_within(now, &mut keep))?;
         self.metrics
             .evicted(name, EvictReason::policy, reconciled.evicted);
         let restored = filled.as_ref().map_or(0, |filled| filled.restored);

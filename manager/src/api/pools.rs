@@ -19,44 +19,22 @@ use super::{
     App,
     events::RestoreEvent,
     extract::{Json, Path, Query},
-    metrics::{self, Origin},
+    metrics,
     permits::PermitKind,
     problem::Problem,
     request::RequestId,
     types::{
         ChangePool, CreatePool, FillRequest, FilledPool, Pool, PoolAnswer, PoolDetails, words,
     },
-    workers::{CancelOnDrop, until_hang_up},
+    workers::CancelOnDrop,
 };
+use crate::ops::{Operations, PoolStep, PutAnswer, PutPool};
 use brood_core::{
-    checkpoint::Watch,
-    pool::{self, ApplyOutcome, LOCK_LIMIT, NewPool, Pools},
-    restore::{self, PRIVATE_LIMIT, RestoreStep},
+    pool::{self, ApplyOutcome, NewPool},
+    restore::{self, PRIVATE_LIMIT},
     state::{Policy, PoolChange},
     units::Bytes,
 };
-
-impl App {
-    /// Makes a library call on pools, on a thread for that, until the client hangs up.
-    pub(super) async fn on_pools<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let workers = Arc::clone(&self.workers);
-        until_hang_up(move |cancelled| Ok(workers.pools_until(cancelled, LOCK_LIMIT, work)?)).await
-    }
-
-    /// The same, for something that is done to them: the reconciler looks at them afterwards.
-    pub(super) async fn change_pools<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let result = self.on_pools(work).await;
-        self.pools_changed.notify_one();
-        self.events.poke();
-        result
-    }
-}
 
 /// Lists all pools, as `brood pool list`
 #[utoipa::path(
@@ -64,8 +42,7 @@ impl App {
     responses((status = 200, body = [Pool]))
 )]
 pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Problem> {
-    app.on_pools(|pools| Ok(Answer(pools.list()?.into_iter().map(Into::into).collect())))
-        .await
+    Ok(Answer(app.operate((), |ops| ops.pools()).await?))
 }
 
 impl CreatePool {
@@ -107,10 +84,8 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let fill = making.fill;
     let new = making.new_pool(&app)?;
-    let (name, checkpoint) = (new.name.clone(), new.checkpoint.to_string());
-    let make = move |pools: &mut Pools<'_>, watch: Watch<'_>| pools.create(&new, watch);
-    let (_, made) = app.put_pool(id, name, checkpoint, fill, make).await?;
-    Ok((StatusCode::CREATED, Answer(made)).into_response())
+    let made = app.put_pool(id, PoolStep::Create(new), fill).await?;
+    Ok((StatusCode::CREATED, Answer(made.pool)).into_response())
 }
 
 fn number(n: NonZeroU32) -> u64 {
@@ -134,8 +109,8 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<PoolDetails>, Problem> {
-    app.on_pools(move |pools| Ok(Answer(pools.details(&name)?.into())))
-        .await
+    let shown = app.operate((), move |ops| ops.pool(&name));
+    Ok(Answer(shown.await?))
 }
 
 /// Result of applying a pool.
@@ -176,9 +151,8 @@ pub(super) async fn apply(
     }
     let fill = making.fill;
     let wanted = making.new_pool(&app)?;
-    let checkpoint = wanted.checkpoint.to_string();
-    let apply = move |pools: &mut Pools<'_>, watch: Watch<'_>| pools.apply(&wanted, watch);
-    let (applied, pool) = app.put_pool(id, name, checkpoint, fill, apply).await?;
+    let put = app.put_pool(id, PoolStep::Apply(wanted), fill).await?;
+    let (pool, applied) = (put.pool, put.applied.unwrap_or(ApplyOutcome::Same));
     let status = match applied {
         ApplyOutcome::Made => StatusCode::CREATED,
         ApplyOutcome::Changed | ApplyOutcome::Same => StatusCode::OK,
@@ -215,12 +189,9 @@ pub(super) async fn change(
     };
     // The reconciler's present fill may be obsolete.
     app.fills.interrupt(&name);
-    let pool = name.clone();
-    let change = move |pools: &mut Pools<'_>, _: Watch<'_>| pools.change(&pool, &change);
-    let (_, changed) = app
-        .put_pool(id, name, String::new(), changing.fill, change)
-        .await?;
-    Ok(Answer(changed))
+    let first = PoolStep::Change(name, change);
+    let changed = app.put_pool(id, first, changing.fill).await?;
+    Ok(Answer(changed.pool))
 }
 
 /// How to remove.
@@ -245,7 +216,7 @@ pub(super) async fn remove(
     Query(removing): Query<RemovePool>,
 ) -> Result<StatusCode, Problem> {
     app.fills.interrupt(&name);
-    app.change_pools(move |pools| pools.remove(&name, removing.force))
+    app.change_pools((), move |ops| ops.remove_pool(&name, removing.force))
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -264,27 +235,26 @@ pub(super) async fn fill(
     Path(name): Path<String>,
     Query(filling): Query<FillRequest>,
 ) -> Result<Answer<PoolAnswer>, Problem> {
-    let filled = app.put_pool(id, name, String::new(), Some(filling), |_, _| Ok(()));
-    Ok(Answer(filled.await?.1))
+    let filled = app.put_pool(id, PoolStep::Fill(name), Some(filling));
+    Ok(Answer(filled.await?.pool))
 }
 
 impl App {
     /// Makes or changes a pool for the request of this id, and fills it then, if it is to be filled.
     /// The reconciler learns of the pool only afterwards.
-    async fn put_pool<T: Send + 'static>(
+    async fn put_pool(
         &self,
         id: RequestId,
-        name: String,
-        checkpoint: String,
+        first: PoolStep,
         fill: Option<FillRequest>,
-        put: impl FnOnce(&mut Pools<'_>, Watch<'_>) -> Result<T, pool::Error> + Send + 'static,
-    ) -> Result<(T, PoolAnswer), Problem> {
+    ) -> Result<PutAnswer, Problem> {
+        let name = first.pool();
         let permit = match fill {
             Some(fill) if fill.concurrency == Some(0) => {
                 return Err(Problem::bad_request("concurrency must be at least 1"));
             }
             Some(_) => {
-                let bounds = [PermitKind::pool(&name)];
+                let bounds = [PermitKind::pool(name)];
                 Some(self.permits.take(&bounds, restore::TIMEOUT).await?)
             }
             None => None,
@@ -293,26 +263,23 @@ impl App {
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let progress = RestoreEvent {
             request_id: id.to_string(),
-            pool: Some(name.clone()),
-            checkpoint,
+            pool: Some(name.to_owned()),
+            checkpoint: match &first {
+                PoolStep::Create(new) | PoolStep::Apply(new) => new.checkpoint.to_string(),
+                PoolStep::Change(..) | PoolStep::Fill(_) => String::new(),
+            },
             ..RestoreEvent::default()
         };
-        let begun = self.begin(progress, Some(Arc::clone(&cancelled)));
+        let begun = self.begin(progress, None, Some(cancelled));
         let app = self.clone();
-        self.change_pools(move |pools| {
-            let _permit = permit;
-            let put = put(pools, &|progress| begun.verifying(progress))?;
-            let pool = pools.show(&name)?;
-            let Some(fill) = fill else {
-                return Ok((put, PoolAnswer::Pool(pool.into())));
-            };
-            begun.asks_for(pool.missing());
-            let origin = Origin::from(&pool.row);
-            let step = &mut |step: &RestoreStep<'_>| begun.note(step, &origin);
-            let filled = FilledPool::of(pools, &name, fill, &cancelled, step)?;
-            let why = metrics::EvictReason::policy;
-            app.metrics.evicted(&name, why, filled.reconciled.evicted);
-            Ok((put, PoolAnswer::Filled(filled)))
+        self.change_pools(permit, move |ops| {
+            let wanted = PutPool { first, fill };
+            let put = ops.put_pool(&wanted, &begun)?;
+            if let PoolAnswer::Filled(filled) = &put.pool {
+                let (name, why) = (wanted.first.pool(), metrics::EvictReason::policy);
+                app.metrics.evicted(name, why, filled.reconciled.evicted);
+            }
+            Ok(put)
         })
         .await
     }

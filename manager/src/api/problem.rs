@@ -9,7 +9,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, ops};
 use brood_core::{checkpoint, disk, engine, full_disk, guests, host, pool, restore, state};
 
 /// Media type of an error.
@@ -337,6 +337,25 @@ impl From<pool::Error> for Problem {
             }
         };
         Self::of(status, kind, error.into())
+    }
+}
+
+impl From<ops::Error> for Problem {
+    fn from(error: ops::Error) -> Self {
+        use ops::Error as E;
+        match error {
+            E::Checkpoint(e) => e.into(),
+            E::Engine(e) => e.into(),
+            E::Guests(e) => e.into(),
+            E::Host(e) => e.into(),
+            E::Pool(e) => e.into(),
+            E::Restore(e) => e.into(),
+            E::State(e) => e.into(),
+            // Not of an operation that a request has this process do.
+            E::NotBegun(_) | E::Failed(_) => {
+                Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.into())
+            }
+        }
     }
 }
 

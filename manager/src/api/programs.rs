@@ -16,7 +16,6 @@ use super::{
     guests::{TIMEOUT, limit},
     permits::PermitKind,
     problem::Problem,
-    workers::until_hang_up,
 };
 use brood_core::agent::{
     Agent, AgentError, GuestProcess, Output, ProgramChoice,
@@ -292,15 +291,10 @@ pub(super) async fn exec(
     let agent = app
         .on_guests(move |guests| Ok(guests.agent(&found, TIMEOUT)?))
         .await?;
-    let ran = until_hang_up(move |cancelled| {
-        let _permit = permit;
+    let ran = app.operate(permit, move |ops| {
         let input = asked.input.unwrap_or_default();
-        Ok(ExecAnswer::with_input(
-            &agent,
-            exec,
-            input.as_bytes(),
-            cancelled,
-        ))
+        let input = input.as_bytes();
+        Ok(ExecAnswer::with_input(&agent, exec, input, ops.cancelled()))
     });
     match ran.await? {
         Ok(answer) => Ok(Answer(answer)),

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use super::{App, workers::blocking};
-use brood_core::pool::NewPool;
+use brood_core::{
+    checkpoint::unwatched,
+    pool::{NewPool, Pools},
+};
 
 /// The configuration as it is now.
 #[derive(Debug)]
@@ -41,10 +44,8 @@ impl App {
                 return;
             }
             let pool = &wanted.name;
-            match self
-                .workers
-                .pools(|pools| pools.apply(wanted, &brood_core::checkpoint::unwatched))
-            {
+            let apply = |pools: &mut Pools<'_>| pools.apply(wanted, &unwatched);
+            match self.workers.call(|opened| opened.pools(apply)) {
                 Ok(applied) => tracing::info!(pool, "configured: {}", applied.words()),
                 Err(error) => {
                     let hint = error.hint().unwrap_or_default();

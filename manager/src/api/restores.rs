@@ -3,21 +3,14 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
-    App,
-    events::RestoreEvent,
-    extract::Json,
-    guests::limit,
-    metrics::Origin,
-    permits::PermitKind,
-    problem::Problem,
-    request::RequestId,
-    types::report,
-    workers::{CancelOnDrop, blocking},
+    App, events::RestoreEvent, extract::Json, guests::limit, metrics::Origin, permits::PermitKind,
+    problem::Problem, request::RequestId, types::report,
 };
+use crate::ops::Operations;
 use axum::{
     Extension, Json as Answer,
     extract::State,
@@ -25,11 +18,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use brood_core::{
-    checkpoint::{BundlePath, Checkpoint, Watch},
+    checkpoint::BundlePath,
     disk::Choice,
-    restore::{
-        self, RestoreContext, RestoreEnd, RestoreReport, RestoreSpec, RestoreStep, TIMEOUT, verify,
-    },
+    restore::{RestoreEnd, RestoreReport, RestoreSpec, RestoreStep, TIMEOUT},
 };
 
 /// The longest time that a guest may have to be idle before it parks.
@@ -109,69 +100,36 @@ impl App {
     ) -> Result<RestoreReport, Problem> {
         let bound = PermitKind::checkpoint(&spec.checkpoint);
         let permit = self.permits.take(&[bound], TIMEOUT).await?;
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
-        let app = self.clone();
-        let result = blocking(move || {
-            let _permit = permit;
-            let result = app.carry_out(&path, &spec, &id, &cancelled);
-            // Also when the client is not there any more to be answered.
-            app.events.poke();
-            result
-        });
-        result.await
-    }
-
-    fn carry_out(
-        &self,
-        path: &BundlePath,
-        spec: &RestoreSpec,
-        id: &RequestId,
-        cancelled: &Arc<AtomicBool>,
-    ) -> Result<RestoreReport, Problem> {
-        let workers = &self.workers;
-        let checkpoint = workers.call(|state, _| Ok::<_, Problem>(state.open_checkpoint(path)?))?;
-        let facts = workers.facts(Some(path.dir().to_owned()))?;
+        let cancelled = Arc::<AtomicBool>::default();
         let progress = RestoreEvent {
             request_id: id.to_string(),
             checkpoint: spec.checkpoint.clone(),
             asked: spec.guests,
             ..RestoreEvent::default()
         };
-        let begun = self.begin(progress, Some(Arc::clone(cancelled)));
         let origin = Origin {
             checkpoint: path.absolute()?.to_string(),
             pool: String::new(),
         };
-        let report = workers.call(|state, engine| {
-            // More guests of it are often wanted soon.
-            let context = RestoreContext {
-                state,
-                engine,
-                facts: &facts,
-                slot: Some(workers.sessions().named(&origin.checkpoint)),
-                cancelled,
-            };
-            let verifying = |progress| begun.verifying(progress);
-            let step = &mut |step: &RestoreStep<'_>| begun.note(step, &origin);
-            Ok::<_, Problem>(verified_restore(
-                context,
-                &checkpoint,
-                spec,
-                &verifying,
-                step,
-            )?)
-        })?;
-        tracing::info!(
-            checkpoint = report.checkpoint,
-            asked = report.asked,
-            restored = report.restored,
-            failed = report.failed,
-            wall_s = report.wall_s,
-            verify_s = report.verify_s,
-            "restored"
-        );
-        Ok(report)
+        let begun = self.begin(progress, Some(origin), Some(Arc::clone(&cancelled)));
+        let app = self.clone();
+        self.operate_until(cancelled, permit, move |ops| {
+            let restored = ops.restore(&path, &spec, &begun);
+            // Also when the client is not there any more to be answered.
+            app.events.poke();
+            let report = restored?;
+            tracing::info!(
+                checkpoint = report.checkpoint,
+                asked = report.asked,
+                restored = report.restored,
+                failed = report.failed,
+                wall_s = report.wall_s,
+                verify_s = report.verify_s,
+                "restored"
+            );
+            Ok(report)
+        })
+        .await
     }
 
     /// Counts and logs what happens in a restore, be it for a request or for a pool.
@@ -193,26 +151,4 @@ impl App {
             }
         }
     }
-}
-
-/// Verifies a checkpoint, and restores guests from it.
-pub(crate) fn verified_restore(
-    context: RestoreContext<'_>,
-    checkpoint: &Checkpoint,
-    spec: &RestoreSpec,
-    verifying: Watch<'_>,
-    observe: &mut dyn FnMut(&RestoreStep<'_>),
-) -> Result<RestoreReport, restore::Error> {
-    if spec.trust {
-        context.state.trust(checkpoint)?;
-    }
-    let begin = Instant::now();
-    let in_use = verify(context.state, context.engine, checkpoint, verifying)?;
-    let verify_s = in_use
-        .as_ref()
-        .map_or(0.0, |_| begin.elapsed().as_secs_f64());
-    Ok(RestoreReport {
-        verify_s,
-        ..restore::restore(context, checkpoint, spec, observe)?
-    })
 }

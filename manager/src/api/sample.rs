@@ -15,9 +15,9 @@ use utoipa::ToSchema;
 use super::{
     problem::Problem,
     types::{Pool, Usage},
-    workers::{Workers, blocking, guests},
+    workers::{Workers, blocking},
 };
-use brood_core::{engine::NEVER, guests::GuestState, host::facts::HostFacts, units::Bytes};
+use brood_core::{guests::GuestState, host::facts::HostFacts, units::Bytes};
 
 /// How long a sample is as good as a new one.
 const FRESH: Duration = Duration::from_secs(1);
@@ -114,10 +114,10 @@ impl Sampler {
 }
 
 fn take(workers: &Workers) -> Result<Sample, Problem> {
-    let facts = workers.facts(None)?;
-    let pools = workers.pools(|pools| pools.list())?;
-    workers.call(|state, engine| {
-        let mut guests = guests(state, engine, &NEVER);
+    workers.call(|opened| {
+        let facts = opened.facts(None)?;
+        let pools = opened.pools(|pools| pools.list())?;
+        let mut guests = opened.guests();
         let all = guests.list()?;
         let mut states = BTreeMap::from(
             [

@@ -17,11 +17,12 @@ use super::{
     problem::Problem,
     types::{Claim, ClaimStatus, ResumeClaimRequest, SuspendAnswer},
 };
+use crate::ops::{Operations, StateFolder};
 use brood_core::{
     checkpoint::until,
     pool::{Error, RoomWait, Tier},
     restore,
-    state::TokenDigest,
+    state::{self, TokenDigest},
 };
 
 /// Shows a claim by its token
@@ -34,8 +35,11 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(token): Path<String>,
 ) -> Result<Answer<ClaimStatus>, Problem> {
-    app.on_pools(move |pools| Ok(Answer(pools.find_claim(&token)?.into())))
-        .await
+    app.operate((), move |folder| {
+        let found = folder.open()?.pools(|pools| pools.find_claim(&token))?;
+        Ok(Answer(found.into()))
+    })
+    .await
 }
 
 /// The guest of a suspended claim was restored, and has answered.
@@ -66,11 +70,11 @@ pub(super) async fn suspend(
 ) -> Result<Answer<SuspendAnswer>, Problem> {
     let begin = Instant::now();
     let digest = TokenDigest::of(&token);
-    let pool = app.on_pools(move |pools| match pools.state.suspended_claim(&digest)? {
-        Some(suspended) => Ok(suspended.pool),
-        None => {
-            let guest = pools.state.claimed_by(&digest)?.ok_or(Error::NoSuchClaim)?;
-            pools.state.entry_pool(&guest)?.ok_or(Error::NoSuchClaim)
+    let pool = app.operate((), move |folder| {
+        let state = folder.state()?;
+        match state.suspended_claim(&digest)? {
+            Some(suspended) => Ok(suspended.pool),
+            None => Ok(pool_of(state, &digest)?),
         }
     });
     let bounds = [
@@ -78,19 +82,18 @@ pub(super) async fn suspend(
         PermitKind::suspends(&format!("pool {}", pool.await?)),
     ];
     let permit = app.permits.take(&bounds, restore::TIMEOUT).await?;
-    let suspended = app.change_pools(move |pools| {
-        let _permit = permit;
-        let wanted = until(pools.cancelled);
-        SuspendAnswer::of(pools, &token, &wanted)
+    let suspended = app.change_pools(permit, move |ops| {
+        let wanted = until(ops.cancelled());
+        ops.suspend_claim(&token, &wanted)
     });
     let suspended = suspended.await;
     let took = begin.elapsed();
-    let (suspended, news) = suspended.inspect_err(|_| app.metrics.claim_not_suspended())?;
+    let suspended = suspended.inspect_err(|_| app.metrics.claim_not_suspended())?;
     let rested = SuspendAnswer {
         suspend_ms: took.as_secs_f64() * 1e3,
         ..suspended
     };
-    if news {
+    if rested.is_news {
         let written = rested.written_bytes;
         app.metrics.claim_suspended(&rested.pool, took, written);
         app.events
@@ -99,6 +102,12 @@ pub(super) async fn suspend(
         app.room.notify_waiters();
     }
     Ok(Answer(rested))
+}
+
+/// The pool of a claim that has its guest.
+fn pool_of(state: &state::State, digest: &TokenDigest) -> Result<String, Error> {
+    let guest = state.claimed_by(digest)?.ok_or(Error::NoSuchClaim)?;
+    state.entry_pool(&guest)?.ok_or(Error::NoSuchClaim)
 }
 
 /// Resumes a suspended claim: restores its guest; answers when the guest has answered
@@ -121,7 +130,7 @@ pub(super) async fn resume(
     Path(token): Path<String>,
     Json(resuming): Json<ResumeClaimRequest>,
 ) -> Result<Answer<Claim>, Problem> {
-    let lease = lease(resuming.lease_s)?;
+    lease(resuming.lease_s)?;
     let timeout = limit(resuming.timeout_s)?;
     let wait = wait(resuming.wait_s)?;
     let begin = Instant::now();
@@ -132,10 +141,10 @@ pub(super) async fn resume(
         let limit = timeout.unwrap_or(restore::TIMEOUT);
         let app = app.clone();
         async move {
-            app.attempt(&key, limit, move |pools| {
-                let claimed = pools.resume(&token, lease, timeout)?;
-                let pool = pools.state.entry_pool(&claimed.id)?;
-                Ok((pool.ok_or(Error::NoSuchClaim)?, claimed))
+            app.attempt(&key, limit, move |ops| {
+                let claimed = ops.resume_claim(&token, &resuming)?;
+                let pool = pool_of(ops.state()?, &TokenDigest::of(&token))?;
+                Ok((pool, claimed))
             })
             .await
         }
@@ -161,5 +170,5 @@ pub(super) async fn resume(
         };
         app.events.send("resume", About::pool(&event.pool), &event);
     }
-    Ok(Answer(Claim::new(claimed, took)))
+    Ok(Answer(claimed.after(took)))
 }

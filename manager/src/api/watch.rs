@@ -19,7 +19,7 @@ use super::{
     types::{Guest, Pool},
     workers,
 };
-use brood_core::{engine::NEVER, guest_id::GuestId, guests::GuestState, state::EntryState};
+use brood_core::{guest_id::GuestId, guests::GuestState, state::EntryState};
 
 /// How often guests are looked at when nothing is known to have happened.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -128,9 +128,10 @@ pub(super) async fn look(app: &App) -> Result<Observation, Problem> {
     workers::blocking(move || {
         let at = Instant::now();
         let kind = workers.engine().kind();
-        let pools = workers.pools(|pools| pools.list())?;
-        workers.call(|state, engine| {
-            let guests = workers::guests(state, engine, &NEVER).list()?;
+        workers.call(|opened| {
+            let pools = opened.pools(|pools| pools.list())?;
+            let guests = opened.guests().list()?;
+            let state = &mut *opened.state;
             let mut seen: BTreeMap<GuestId, ObservedGuest> = guests
                 .iter()
                 .map(|guest| {

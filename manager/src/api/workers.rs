@@ -9,15 +9,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
-use super::problem::Problem;
+use super::{App, problem::Problem};
+use crate::ops::{Error, OpenFolder, StateFolder};
 use brood_core::{
     engine::{self, Engine, EngineConfig},
     guests::Guests,
-    host::{facts::HostFacts, proc},
-    pool::{self, LOCK_LIMIT, NEVER, Pools},
+    pool::NEVER,
     restore::SessionCache,
     state::{self, State},
 };
@@ -62,12 +63,74 @@ struct States {
     half_closed: usize,
 }
 
-/// A state that is being used until this is dropped, also by a panic.
-struct InUse<'a>(&'a Workers);
+/// A state that is being used until this is dropped.
+struct InUse<'a> {
+    workers: &'a Workers,
+    /// None while it is being opened.
+    opened: Option<OpenState>,
+}
+
+impl InUse<'_> {
+    /// The state with what library calls are made with.
+    fn folder<'a>(&'a mut self, cancelled: &'a AtomicBool) -> OpenFolder<'a> {
+        let opened = self.opened.as_mut().expect("it is open while it is used");
+        OpenFolder {
+            dir: &self.workers.dir,
+            state: &mut opened.state,
+            engine: self.workers.engine(),
+            sessions: Some(&self.workers.sessions),
+            cancelled,
+        }
+    }
+}
 
 impl Drop for InUse<'_> {
     fn drop(&mut self) {
-        self.0.states().used -= 1;
+        let mut states = self.workers.states();
+        states.used -= 1;
+        // After a panic, it is closed.
+        let opened = self.opened.take_if(|_| !thread::panicking());
+        if let Some(mut opened) = opened {
+            opened.used = Instant::now();
+            if states.idle.len() < IDLE_MAX {
+                states.idle.push(opened);
+            } else {
+                states.half_closed += 1;
+                self.opened = Some(opened);
+            }
+        }
+    }
+}
+
+/// The state folder for one request, opened when that first needs it, with warm nurseries.
+pub(super) struct RequestFolder<'a> {
+    workers: &'a Workers,
+    in_use: Option<InUse<'a>>,
+    cancelled: &'a AtomicBool,
+}
+
+impl<'a> RequestFolder<'a> {
+    /// Set when the client has hung up.
+    pub(super) fn cancelled(&self) -> &'a AtomicBool {
+        self.cancelled
+    }
+}
+
+impl StateFolder for RequestFolder<'_> {
+    fn state(&mut self) -> Result<&mut State, Error> {
+        Ok(self.open()?.state)
+    }
+
+    fn engine(&mut self) -> Result<(&dyn Engine, &Path), Error> {
+        Ok((self.workers.engine(), &self.workers.dir))
+    }
+
+    fn open(&mut self) -> Result<OpenFolder<'_>, Error> {
+        let in_use = match &mut self.in_use {
+            Some(in_use) => in_use,
+            none => none.insert(self.workers.opened()?),
+        };
+        Ok(in_use.folder(self.cancelled))
     }
 }
 
@@ -115,7 +178,7 @@ impl Workers {
 
     /// An open state. A state whose database was moved away or replaced is not used again: the
     /// command line would see another one.
-    fn opened(&self) -> Result<(OpenState, InUse<'_>), state::Error> {
+    fn opened(&self) -> Result<InUse<'_>, state::Error> {
         let now = database(&self.dir);
         let mut states = self.states();
         states
@@ -124,32 +187,31 @@ impl Workers {
         let found = states.idle.pop();
         states.used += 1;
         drop(states);
-        let in_use = InUse(self);
-        let opened = found.map_or_else(|| OpenState::new(&self.dir), Ok)?;
-        Ok((opened, in_use))
+        let mut in_use = InUse {
+            workers: self,
+            opened: found,
+        };
+        if in_use.opened.is_none() {
+            in_use.opened = Some(OpenState::new(&self.dir)?);
+        }
+        Ok(in_use)
     }
 
-    /// Makes a library call here and now; for use on a thread that may block.
-    pub(super) fn call<T, E>(
-        &self,
-        work: impl FnOnce(&mut State, &dyn Engine) -> Result<T, E>,
-    ) -> Result<T, E>
-    where
-        E: From<state::Error>,
-    {
-        let (mut opened, in_use) = self.opened()?;
-        let result = work(&mut opened.state, &*self.engine);
-        // After a panic, the state is dropped instead.
-        opened.used = Instant::now();
-        let mut states = self.states();
-        if states.idle.len() < IDLE_MAX {
-            states.idle.push(opened);
-        } else {
-            states.half_closed += 1;
+    /// The state folder for work on a thread that may block, until `cancelled`.
+    pub(super) fn folder<'a>(&'a self, cancelled: &'a AtomicBool) -> RequestFolder<'a> {
+        RequestFolder {
+            workers: self,
+            in_use: None,
+            cancelled,
         }
-        drop(states);
-        drop(in_use);
-        result
+    }
+
+    /// Makes library calls here and now; for use on a thread that may block.
+    pub(super) fn call<T, E: From<state::Error>>(
+        &self,
+        work: impl FnOnce(&mut OpenFolder<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        work(&mut self.opened()?.folder(&NEVER))
     }
 
     /// Closes states that were not used for a while. The last one returned is the first one used
@@ -171,42 +233,9 @@ impl Workers {
         drop(closed);
     }
 
-    /// The same, on pools.
-    pub(super) fn pools<T>(
-        &self,
-        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
-    ) -> Result<T, pool::Error> {
-        self.pools_until(&NEVER, LOCK_LIMIT, work)
-    }
-
-    /// As above, until `cancelled`; `lock_limit` is the time to wait for another process that works
-    /// at the same pool.
-    pub(super) fn pools_until<T>(
-        &self,
-        cancelled: &AtomicBool,
-        lock_limit: Duration,
-        work: impl FnOnce(&mut Pools<'_>) -> Result<T, pool::Error>,
-    ) -> Result<T, pool::Error> {
-        self.call(|state, engine| {
-            work(&mut Pools {
-                state,
-                engine,
-                facts: &|folder| self.facts(Some(folder.to_owned())),
-                sessions: &self.sessions,
-                cancelled,
-                lock_limit,
-            })
-        })
-    }
-
     /// Nurseries that stand by.
     pub(super) fn sessions(&self) -> &SessionCache {
         &self.sessions
-    }
-
-    /// Facts of this host.
-    pub(super) fn facts(&self, checkpoint: Option<PathBuf>) -> Result<HostFacts, proc::Error> {
-        self.engine.host().facts(self.dir.clone(), checkpoint)
     }
 }
 
@@ -232,25 +261,71 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// As above, with a flag that is set when the client disconnects: every wait checks it, so that no
-/// thread is held for a client that has gone.
-pub(super) async fn until_hang_up<T: Send + 'static>(
-    work: impl FnOnce(&AtomicBool) -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let cancelled = Arc::<AtomicBool>::default();
-    let _cancel = CancelOnDrop(Arc::clone(&cancelled));
-    blocking(move || work(&cancelled)).await
-}
+impl App {
+    /// Does an operation on a thread for that. It ends when its client hangs up: every wait checks
+    /// that, so that no thread is held for a client that has gone. What is `held` meanwhile, such as
+    /// a permit, goes when it has ended.
+    pub(super) async fn operate<T: Send + 'static>(
+        &self,
+        held: impl Send + 'static,
+        operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.operate_until(Arc::default(), held, operation).await
+    }
 
-/// Guests of an opened state.
-pub(super) fn guests<'a>(
-    state: &'a mut State,
-    engine: &'a dyn Engine,
-    cancelled: &'a AtomicBool,
-) -> Guests<'a> {
-    Guests {
-        state,
-        engine,
-        cancelled,
+    /// The same, with the flag that ends it.
+    pub(super) async fn operate_until<T: Send + 'static>(
+        &self,
+        cancelled: Arc<AtomicBool>,
+        held: impl Send + 'static,
+        operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let workers = Arc::clone(&self.workers);
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        blocking(move || {
+            let _held = held;
+            Ok(operation(&mut workers.folder(&cancelled))?)
+        })
+        .await
+    }
+
+    /// Does an operation that changes guests.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        held: impl Send + 'static,
+        operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let result = self.operate(held, operation).await;
+        self.events.poke();
+        result
+    }
+
+    /// Does an operation that changes pools: the reconciler looks at them afterwards.
+    pub(super) async fn change_pools<T: Send + 'static>(
+        &self,
+        held: impl Send + 'static,
+        operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let result = self.change(held, operation).await;
+        self.pools_changed.notify_one();
+        result
+    }
+
+    /// Makes library calls on guests that are no operation, in the same way.
+    pub(super) async fn on_guests<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.operate((), |folder| Ok(work(&mut folder.open()?.guests())))
+            .await?
+    }
+
+    /// The same, for something that is done to them.
+    pub(super) async fn change_guests<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.change((), |folder| Ok(work(&mut folder.open()?.guests())))
+            .await?
     }
 }

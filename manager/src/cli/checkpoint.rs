@@ -16,7 +16,7 @@ use crate::{
     api::types,
     config::Config,
     failure::Failure,
-    ops::{ImportSource, Local},
+    ops::{ImportSource, Local, flatten},
 };
 use brood_core::{
     checkpoint::{AgentProtocol, BhyveGuest, BundlePath, Readiness},
@@ -417,7 +417,7 @@ impl Flatten {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let bar = Bar::bytes("flattening", self.json).until(&cancellation());
         let progress = |p| bar.advance(p);
-        let (made, joined) = local(config).flatten(&self.checkpoint, &self.new, &progress)?;
+        let (made, joined) = flatten(&mut local(config), &self.checkpoint, &self.new, &progress)?;
         bar.clear();
         print_sealed(
             &made,

@@ -16,10 +16,11 @@ use super::{
     values::{timeout, wait, whole_seconds},
 };
 use crate::{
-    api::types::{Claim as Claimed, ClaimRequest, ResumeClaimRequest},
+    api::types::{Claim as Claimed, ResumeClaimRequest},
     config::Config,
     failure::Failure,
 };
+use brood_core::pool::ClaimSpec;
 
 /// Claims a guest: the oldest hot one, or a newly restored one. It has answered when the command
 /// ends.
@@ -53,12 +54,13 @@ impl Claim {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let begin = Instant::now();
         let claim = operations(config).run(|ops| {
-            let claiming = ClaimRequest {
-                lease_s: self.lease,
-                wait_s: self.wait.saturating_sub(begin.elapsed()).as_secs_f64(),
-                timeout_s: self.timeout.map(|timeout| timeout.as_secs_f64()),
+            let wanted = ClaimSpec {
+                lease: self.lease.map(|s| Duration::from_secs(s.into())),
+                timeout: self.timeout,
+                wait: self.wait.saturating_sub(begin.elapsed()),
+                place: None,
             };
-            ops.claim(&self.pool, &claiming)
+            ops.claim(&self.pool, &wanted)
         })?;
         self.hand_over(config, &claim)
     }

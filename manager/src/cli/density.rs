@@ -8,7 +8,7 @@ use super::{
     bar::Bar,
     complete,
     failure::{INTERRUPTED, SOME},
-    output::{Park, cancellation, engine_with, facts, json, line, note, state},
+    output::{Park, cancellation, json, line, local, note},
 };
 #[cfg(feature = "plots")]
 use crate::density::report::write_report;
@@ -19,10 +19,11 @@ use crate::{
         run::{self, Event, Run},
         step::Step,
     },
+    ops::{OpenFolder, StateFolder},
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint},
-    engine::{EngineConfig, bhyve::Rctl},
+    engine::bhyve::Rctl,
     restore::{PRIVATE_LIMIT, cores, cost, verify},
     units::Bytes,
 };
@@ -70,16 +71,18 @@ impl Density {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cancelled = cancellation();
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let engines = EngineConfig {
-            rctl: Rctl::default(),
-            ..config.engines()
-        };
-        let (mut state, engine) = (state(config)?, engine_with(&engines)?);
+        let mut config = config.clone();
+        config.bhyve.rctl.value = Rctl::default();
+        let mut local = local(&config);
+        let opened = local.open()?;
         let verifying = Bar::bytes("verifying", self.json).until(&cancelled);
         // Until it is dropped, nobody can remove the checkpoint.
-        let _use = verify(&state, &*engine, &checkpoint, &|p| verifying.advance(p))?;
+        let _use = verify(opened.state, opened.engine, &checkpoint, &|p| {
+            verifying.advance(p)
+        })?;
         verifying.clear();
-        let facts = facts(config, &*engine, Some(self.checkpoint.dir().to_owned()))?;
+        let facts = opened.facts(Some(self.checkpoint.dir().to_owned()))?;
+        let OpenFolder { state, engine, .. } = opened;
         self.warn_without_agent(&checkpoint);
         let written = Bytes(
             self.dirty_pages
@@ -98,24 +101,18 @@ impl Density {
                 concurrency: self.concurrency.unwrap_or_else(|| cores(facts.cpu.cores)),
                 dirty_pages: self.dirty_pages,
                 private_limit: PRIVATE_LIMIT.max(written + Bytes::mib(1)),
-                overhead: cost::measured(&state, &checkpoint)?.overhead,
+                overhead: cost::measured(state, &checkpoint)?.overhead,
                 overcommit: self.overcommit,
                 park_after: self.park.after.unwrap_or_default().0,
             };
-            let step = run::step(
-                &mut state,
-                &*engine,
-                &checkpoint,
-                &run,
-                &cancelled,
-                &mut |event| match event {
-                    Event::Phase(phase) => bar.set_message(phase),
-                    Event::Restored => bar.inc(),
-                    Event::Failed(failure) => {
-                        bar.note(format_args!("{}: {}", failure.name, failure.error));
-                    }
-                },
-            )?;
+            let observe = &mut |event: Event<'_>| match event {
+                Event::Phase(phase) => bar.set_message(phase),
+                Event::Restored => bar.inc(),
+                Event::Failed(failure) => {
+                    bar.note(format_args!("{}: {}", failure.name, failure.error));
+                }
+            };
+            let step = run::step(state, engine, &checkpoint, &run, &cancelled, observe)?;
             bar.clear();
             let interrupted = cancelled.load(Ordering::Relaxed);
             again -= 1;

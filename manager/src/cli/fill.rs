@@ -20,9 +20,10 @@ use crate::{
         events::RestoreEvent,
         types::{FillRequest, FilledPool, Pool, PoolAnswer},
     },
+    client::Auto,
     config::Config,
     failure::Failure,
-    ops::{Auto, PoolStep, PutPool, Watch},
+    ops::{PoolStep, PutPool, Watch},
 };
 
 /// Repairs a pool and restores its missing guests.
@@ -63,8 +64,8 @@ impl Fill {
         let fill = Some(filling(config, self.concurrency));
         let mut worst = ExitCode::SUCCESS;
         for name in &names {
-            let first = PoolStep::Fill(name);
-            let code = put_pool(&mut ops, PutPool { first, fill }, self.json)?;
+            let first = PoolStep::Fill(name.clone());
+            let code = put_pool(&mut ops, &PutPool { first, fill }, self.json)?;
             if code != ExitCode::SUCCESS {
                 worst = code;
             }
@@ -84,18 +85,14 @@ pub(super) fn filling(config: &Config, at_once: Option<u32>) -> FillRequest {
 }
 
 /// Puts a pool in order, with the progress displayed, and prints the pool.
-pub(super) fn put_pool(
-    ops: &mut Auto,
-    put: PutPool<'_>,
-    as_json: bool,
-) -> Result<ExitCode, Failure> {
+pub(super) fn put_pool(ops: &mut Auto, put: &PutPool, as_json: bool) -> Result<ExitCode, Failure> {
     let cancelled = &cancellation();
     let mut shown = RestoreProgress::new(as_json);
     let answer = ops.run(|ops| {
         let observe = &mut |event: &RestoreEvent| shown.note(event);
-        ops.put_pool(&put, Watch { cancelled, observe })
+        ops.put_pool(put, &Watch::new(cancelled, 0, observe))
     })?;
-    Ok(match answer {
+    Ok(match answer.pool {
         PoolAnswer::Filled(filled) => {
             shown.finish(&filled.errors, &[]);
             print_filled(&filled, cancelled, as_json)

@@ -295,7 +295,7 @@ impl Pause {
         let pause = GuestAction {
             verb: "pausing",
             past: "paused",
-            act: &|ops, guest| ops.pause(guest).map(|()| json!({})),
+            act: &|ops, guest| ops.pause(guest).map(|_| json!({})),
         };
         pause.run(config, &self.which, self.json)
     }

@@ -1,5 +1,5 @@
-//! Output of commands: JSON, tables and notes on standard output and standard error; and what
-//! commands need to run: state, engine, facts.
+//! Output of commands: JSON, tables and notes on standard output and standard error; and
+//! the operations of commands.
 //!
 //! Nothing else in the program prints: the compiler refuses `println!` and `eprintln!`, which panic
 //! when the disk is full or the reader has gone.
@@ -24,13 +24,12 @@ use signal_hook::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    client::Auto,
     config::Config,
     failure::{Failure, SOME},
-    ops::{Auto, Local},
+    ops::Local,
 };
 use brood_core::{checkpoint::BundlePath, engine::ParkAfter, escaped};
-
-pub(crate) use crate::ops::{engine, engine_with, facts, state};
 
 /// Why standard output lost something, when it did.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();

@@ -17,8 +17,9 @@ use super::{
 use crate::failure::Failure;
 use crate::{
     api::types::{Pool, PoolFailing},
+    client::daemon,
     config::Config,
-    ops::{PoolStep, PutPool, daemon},
+    ops::{PoolStep, PutPool},
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, Network},
@@ -164,8 +165,8 @@ impl Create {
             }
         }
         let fill = (!self.empty).then(|| filling(config, None));
-        let first = PoolStep::Create(&new);
-        put_pool(&mut operations(config), PutPool { first, fill }, self.json)
+        let first = PoolStep::Create(new);
+        put_pool(&mut operations(config), &PutPool { first, fill }, self.json)
     }
 }
 
@@ -202,9 +203,9 @@ impl Set {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let mut change = self.limits.change(self.hot, self.lease.map(Into::into));
         self.network.add_to(&mut change);
-        let first = PoolStep::Change(&self.pool, &change);
+        let first = PoolStep::Change(self.pool, change);
         let fill = Some(filling(config, None));
-        put_pool(&mut operations(config), PutPool { first, fill }, self.json)
+        put_pool(&mut operations(config), &PutPool { first, fill }, self.json)
     }
 }
 
@@ -233,8 +234,8 @@ impl Apply {
         let mut ops = operations(config);
         let fill = Some(filling(config, None));
         for wanted in &config.pools {
-            let first = PoolStep::Apply(wanted);
-            match put_pool(&mut ops, PutPool { first, fill }, self.json) {
+            let first = PoolStep::Apply(wanted.clone());
+            match put_pool(&mut ops, &PutPool { first, fill }, self.json) {
                 Ok(ExitCode::SUCCESS) => good += 1,
                 Ok(code) if code == ExitCode::from(INTERRUPTED) => {
                     interrupted = true;

@@ -7,13 +7,16 @@ use clap::Args;
 use super::{
     complete,
     failure::{INTERRUPTED, SOME},
-    output::{
-        Park, cancellation, engine, json, line, note, operations_here, operations_to_restore,
-    },
+    output::{Park, cancellation, json, line, local, note, operations_here, operations_to_restore},
     progress::RestoreProgress,
     values::timeout,
 };
-use crate::{api::events::RestoreEvent, config::Config, failure::Failure, ops::Watch};
+use crate::{
+    api::events::RestoreEvent,
+    config::Config,
+    failure::Failure,
+    ops::{StateFolder, Watch},
+};
 use brood_core::{
     checkpoint::{BundlePath, Network, manifest::EngineKind},
     disk::Choice,
@@ -112,7 +115,8 @@ impl Restore {
         let mut shown = RestoreProgress::new(self.json);
         let report = ops.run(|ops| {
             let observe = &mut |event: &RestoreEvent| shown.note(event);
-            ops.restore(&self.checkpoint, &spec, Watch { cancelled, observe })
+            let watch = Watch::new(cancelled, self.guests, observe);
+            ops.restore(&self.checkpoint, &spec, &watch)
         })?;
         shown.finish(&report.failures, &report.warnings);
         for undone in &report.undone {
@@ -130,7 +134,12 @@ impl Restore {
     fn limited(&self, config: &Config) -> Result<Config, Failure> {
         let mut config = config.clone();
         if !self.rctl.is_empty() {
-            if !engine(&config)?.kinds().contains(&EngineKind::Bhyve) {
+            if !local(&config)
+                .engine()?
+                .0
+                .kinds()
+                .contains(&EngineKind::Bhyve)
+            {
                 let why = "--rctl is FreeBSD's; on Linux control groups limit guests".to_owned();
                 return Err(engine::Error::Refused(why).into());
             }

@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{
     api::types::{DestroyAnswer, DestroyTargets, Guest},
+    client::Auto,
     config::Config,
     failure::Failure,
-    ops::{self, Auto, NAMES, Operations},
+    ops::{self, NAMES, Operations},
 };
 use brood_core::{guests::GuestState, state::EntryState};
 

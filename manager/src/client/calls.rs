@@ -1,10 +1,6 @@
 //! Requests to the daemon: made and answered, watched, or listened to.
 
-use std::{
-    ops::ControlFlow,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{ops::ControlFlow, sync::atomic::Ordering, time::Duration};
 
 use hyper::Method;
 use serde::de::DeserializeOwned;
@@ -15,19 +11,11 @@ use super::{
     connection::{Call, Connection},
     events::Stream,
 };
-use crate::api::events::RestoreEvent;
+use crate::ops::RestoreObserver;
 use brood_core::guest_id::random;
 
 /// How often a wait checks whether it was cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// How a restore is watched.
-pub(crate) struct Watch<'a> {
-    /// Set when no more guests are to be begun.
-    pub(crate) cancelled: &'a AtomicBool,
-    /// Is told how it comes along.
-    pub(crate) observe: &'a mut (dyn FnMut(&RestoreEvent) + Send),
-}
 
 impl Client {
     /// Makes a request, and reads the answer.
@@ -47,9 +35,8 @@ impl Client {
     pub(crate) fn watched<T: DeserializeOwned>(
         &self,
         call: Call,
-        watch: Watch<'_>,
+        observer: &dyn RestoreObserver,
     ) -> Result<T, Error> {
-        let Watch { cancelled, observe } = watch;
         let random: [u8; 8] = random().unwrap_or_default();
         let id = format!("brood-{:016x}", u64::from_be_bytes(random));
         let call = call.of(&id);
@@ -72,14 +59,14 @@ impl Client {
                     told = next(&mut stream) => match told {
                         Some(told) => {
                             if let Ok(event) = serde_json::from_str(&told.data) {
-                                observe(&event);
+                                observer.told(&event);
                             }
                         }
                         None => stream = None,
                     },
                     answer = &mut answer => return answer,
                     _ = ticks.tick(), if !told => {
-                        if cancelled.load(Ordering::Relaxed) {
+                        if observer.cancelled().load(Ordering::Relaxed) {
                             let path = format!("/api/v1/restores/{id}");
                             let cancel = Call::change(Method::DELETE, path, "cancel a restore");
                             // It may not have begun yet: then it is tried again.

@@ -1,6 +1,6 @@
 //! Errors of the client: why the daemon did not do what it was asked.
 
-use crate::{api::problem::Problem, failure::Failure};
+use crate::{api::problem::Problem, failure::Failure, ops};
 
 /// Why a request to the daemon failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,15 @@ impl From<Error> for Failure {
         Self {
             code,
             ..Self::new(&error, error.hint())
+        }
+    }
+}
+
+impl From<Error> for ops::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotBegun(why) => Self::NotBegun(why),
+            error => Self::Failed(error.into()),
         }
     }
 }

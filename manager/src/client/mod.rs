@@ -7,25 +7,25 @@
 //! change was asked for, nobody knows whether it was made: [`Error::Lost`], and nothing is tried
 //! again.
 
+mod auto;
 mod calls;
 mod connection;
 mod error;
 mod events;
+mod operations;
 mod path;
 
 use std::{cell::RefCell, path::Path};
 
 use tokio::runtime::{self, Runtime};
 
+pub(crate) use auto::{Auto, daemon};
 pub(crate) use error::Error;
-
-pub(crate) use calls::Watch;
-pub(crate) use connection::Call;
 pub(crate) use events::ServerEvent;
-pub(crate) use path::Segment;
 
 use crate::api::host::Daemon;
-use connection::Connection;
+use connection::{Call, Connection};
+use path::Segment;
 
 /// A daemon that answers.
 #[derive(Debug)]

@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Local,
+    Error, Local, StateFolder,
     local::{engine, state},
 };
 #[cfg(target_os = "linux")]
 use crate::image::{Image, Images};
 use crate::{
-    api::types::{self, DestroyAnswer, ListedCheckpoint, VerifyReport},
     failure::Failure,
+    types::{self, DestroyAnswer, ListedCheckpoint, VerifyReport},
 };
 #[cfg(target_os = "linux")]
 use brood_core::{
@@ -233,20 +233,6 @@ impl Local {
         Ok(types::Checkpoint::new(path, &manifest))
     }
 
-    /// Joins a delta and its parents into a new bundle; also returns how many bundles these were.
-    pub(crate) fn flatten(
-        &self,
-        delta: &BundlePath,
-        to: &BundlePath,
-        progress: Watch<'_>,
-    ) -> Result<(types::Checkpoint, usize), Failure> {
-        let state = state(&self.config)?;
-        let delta = Checkpoint::open(delta)?;
-        let _use = read_bundle(&state, &delta)?;
-        let manifest = disk::flatten::<Failure>(&delta, to, progress)?;
-        Ok((types::Checkpoint::new(to, &manifest), delta.layers().len()))
-    }
-
     /// Records the place of a delta's parent, found in the folders that brood has used if none is
     /// given. Returns that place.
     pub(crate) fn rebase(
@@ -269,6 +255,20 @@ impl Local {
             Ok(parent)
         })
     }
+}
+
+/// Joins a delta and its parents into a new bundle; also returns how many bundles these were.
+pub(crate) fn flatten(
+    folder: &mut impl StateFolder,
+    delta: &BundlePath,
+    to: &BundlePath,
+    progress: Watch<'_>,
+) -> Result<(types::Checkpoint, usize), Error> {
+    let state = folder.state()?;
+    let delta = Checkpoint::open(delta)?;
+    let _use = read_bundle(state, &delta)?;
+    let manifest = disk::flatten::<guests::Error>(&delta, to, progress)?;
+    Ok((types::Checkpoint::new(to, &manifest), delta.layers().len()))
 }
 
 /// The configuration of a guest in a file of bhyve's.

@@ -1,14 +1,17 @@
 //! Operations: what brood can do with guests, pools and claims, behind one trait.
 //!
-//! [`Daemon`] has the daemon do the work, [`Local`] does it in this process. [`Auto`] chooses: the
-//! daemon, if one answers and has not refused before it began the work, and else this process.
-//! Results do not depend on the choice. A command of the command line is: parse, one call, print.
+//! What implements [`StateFolder`] does the work itself: it opens a state folder and the engine of
+//! the host when an operation first needs them. The daemon has one for each request, and [`Local`] is
+//! a command's. The daemon's client implements the trait, too: each operation is one request. So a
+//! handler of the API and a command are alike: parse, one call, answer. Results do not depend on who
+//! does the work.
 //!
-//! Who is asked first depends on what is gained. The daemon restores, and works on pools, claims and
-//! running guests: it has warm nurseries, and events and metrics tell of what it does. This process
-//! looks at the record, and works where files are: it suspends, plans, trusts, removes and sweeps
-//! with the rights of its user, who may write where a confined daemon may not, and see the progress.
-//! A user who may not enter the state folder has the daemon do that, too.
+//! Which of them does it for a command is chosen in one place, `client::Auto`, by what is gained. The
+//! daemon restores, and works on pools, claims and running guests: it has warm nurseries, and events
+//! and metrics tell of what it does. This process looks at the record, and works where files are: it
+//! suspends, plans, trusts, removes and sweeps with the rights of its user, who may write where a
+//! confined daemon may not, and see the progress. A user who may not enter the state folder has the
+//! daemon do that, too.
 //!
 //! Not in the trait:
 //! - What concerns only files that a user names, or the record itself, is a method of [`Local`] in
@@ -17,56 +20,43 @@
 //!   directions for as long as a user likes, not a request and an answer. The command speaks with
 //!   the guest's agent itself; the API carries the same over its own connections.
 //! - `density` measures this process among others, step by step.
-//!
-//! The API's handlers do not call the trait: HTTP wants the core's typed errors for its statuses,
-//! and work on threads that end when a client hangs up. They and [`Local`] make the same answers by
-//! the same functions of the answers' types, such as [`DestroyAnswer::of`].
 
-mod auto;
-mod daemon;
+mod error;
 mod files;
+mod folder;
+mod here;
 mod local;
 mod progress;
 
 use std::{path::Path, time::Duration};
 
-pub(crate) use crate::client::Watch;
-pub(crate) use auto::{Auto, daemon};
+pub(crate) use error::Error;
 #[cfg(target_os = "linux")]
 pub(crate) use files::ImageBoot;
-pub(crate) use files::ImportSource;
-pub(crate) use local::{Local, engine, engine_with, facts, state};
+pub(crate) use files::{ImportSource, flatten};
+pub(crate) use folder::{OpenFolder, StateFolder};
+pub(crate) use local::Local;
+pub(crate) use progress::{RestoreObserver, Watch, unless};
 
 #[cfg(feature = "top")]
-use crate::api::events::RestoreEvent;
-use crate::{
-    api::{
-        host::Host,
-        types::{
-            AskRequest, Checkpoint, Claim, ClaimRequest, DestroyAnswer, DestroyTargets,
-            FillRequest, Guest, GuestAnswer, Leftovers, Pool, PoolAnswer, PoolDetails,
-            RemovedCheckpoint, ResumeClaimRequest, ResumeReport, SuspendAnswer, SuspendTarget,
-            SweepReport,
-        },
-    },
-    client::{self, Client},
-    failure::Failure,
+use crate::types::RestoreEvent;
+use crate::types::{
+    AskRequest, Checkpoint, Claim, DestroyAnswer, DestroyTargets, FillRequest, Guest, GuestAnswer,
+    Host, Leftovers, Pool, PoolAnswer, PoolDetails, RemovedCheckpoint, ResumeClaimRequest,
+    ResumeReport, SuspendAnswer, SuspendTarget, SweepReport,
 };
 use brood_core::{
     checkpoint::{self, BundlePath},
     disk::Place,
     guests, host,
-    pool::{self, NewPool},
-    restore::{self, RestoreReport, RestoreSpec},
-    state::{self, PoolChange},
+    pool::{ApplyOutcome, ClaimSpec, NewPool},
+    restore::{RestoreReport, RestoreSpec},
+    state::PoolChange,
     units::Bytes,
 };
 
 /// Guests that one operation may name: a request to the daemon has their names in its path.
 pub(crate) const NAMES: usize = 500;
-
-/// The daemon of a state folder.
-pub(crate) type Daemon = Client;
 
 /// What a daemon does and has counted.
 #[cfg(feature = "top")]
@@ -80,64 +70,45 @@ pub(crate) struct DaemonActivity {
 }
 
 /// A pool to put in order.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PutPool<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct PutPool {
     /// What to do first.
-    pub(crate) first: PoolStep<'a>,
+    pub(crate) first: PoolStep,
     /// How to fill it then.
     pub(crate) fill: Option<FillRequest>,
 }
 
 /// What to do to a pool before it is filled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PoolStep<'a> {
+#[derive(Clone, Debug)]
+pub(crate) enum PoolStep {
     /// Create it.
-    Create(&'a NewPool),
+    Create(NewPool),
     /// Create it, or change one that differs.
-    Apply(&'a NewPool),
+    Apply(NewPool),
     /// Change the settings of the pool of this name.
-    Change(&'a str, &'a PoolChange),
+    Change(String, PoolChange),
     /// Nothing: the pool of this name is there.
-    Fill(&'a str),
+    Fill(String),
 }
 
-/// Why an operation failed.
-#[derive(Debug)]
-pub(crate) enum Error {
-    /// Nothing was begun, so that another can do the work. Says why.
-    NotBegun(String),
-    /// The work was begun or refused, and failed.
-    Failed(Failure),
-}
-
-impl From<client::Error> for Error {
-    fn from(error: client::Error) -> Self {
-        match error {
-            client::Error::NotBegun(why) => Self::NotBegun(why),
-            error => Self::Failed(error.into()),
+impl PoolStep {
+    /// The pool's name.
+    pub(crate) fn pool(&self) -> &str {
+        match self {
+            Self::Create(new) | Self::Apply(new) => &new.name,
+            Self::Change(name, _) | Self::Fill(name) => name,
         }
     }
 }
 
-macro_rules! failed_from {
-    ($($error:ty),*) => {
-        $(impl From<$error> for Error {
-            fn from(error: $error) -> Self {
-                Self::Failed(error.into())
-            }
-        })*
-    };
+/// A pool that was put in order.
+#[derive(Debug)]
+pub(crate) struct PutAnswer {
+    /// The pool.
+    pub(crate) pool: PoolAnswer,
+    /// What applying it has changed; only this process tells.
+    pub(crate) applied: Option<ApplyOutcome>,
 }
-
-failed_from!(
-    Failure,
-    checkpoint::Error,
-    guests::Error,
-    host::proc::Error,
-    pool::Error,
-    restore::Error,
-    state::Error
-);
 
 /// What brood can do. Requests and answers are the types of the API.
 pub(crate) trait Operations {
@@ -171,8 +142,8 @@ pub(crate) trait Operations {
     fn guest(&mut self, guest: &str) -> Result<Guest, Error>;
     /// Puts a request to a guest.
     fn ask(&mut self, guest: &str, asked: &AskRequest) -> Result<GuestAnswer, Error>;
-    /// Stops a guest.
-    fn pause(&mut self, guest: &str) -> Result<(), Error>;
+    /// Stops a guest; returns what it is then.
+    fn pause(&mut self, guest: &str) -> Result<Guest, Error>;
     /// Continues a guest, which must answer in time.
     fn resume(&mut self, guest: &str, timeout: Duration) -> Result<ResumeReport, Error>;
     /// Suspends a guest into a new checkpoint. Only this process tells the progress, the first time
@@ -198,7 +169,7 @@ pub(crate) trait Operations {
         &mut self,
         path: &BundlePath,
         spec: &RestoreSpec,
-        watch: Watch<'_>,
+        observer: &dyn RestoreObserver,
     ) -> Result<RestoreReport, Error>;
 
     /// Whether mass restore can work on the host, with so many guests.
@@ -229,13 +200,17 @@ pub(crate) trait Operations {
     /// A pool, with its guests and suspended claims.
     fn pool(&mut self, pool: &str) -> Result<PoolDetails, Error>;
     /// Makes, changes or repairs a pool, and fills it then, if that is wanted.
-    fn put_pool(&mut self, put: &PutPool<'_>, watch: Watch<'_>) -> Result<PoolAnswer, Error>;
+    fn put_pool(
+        &mut self,
+        put: &PutPool,
+        observer: &dyn RestoreObserver,
+    ) -> Result<PutAnswer, Error>;
     /// Destroys hot guests of a pool; returns how many.
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error>;
     /// Removes a pool; one with claimed guests only when `force` is set.
     fn remove_pool(&mut self, pool: &str, force: bool) -> Result<(), Error>;
     /// Claims a guest of a pool, which has answered when this returns.
-    fn claim(&mut self, pool: &str, claiming: &ClaimRequest) -> Result<Claim, Error>;
+    fn claim(&mut self, pool: &str, wanted: &ClaimSpec) -> Result<Claim, Error>;
     /// Renews a claim: its lease ends this many seconds from now.
     fn renew(&mut self, token: &str, lease_s: u32) -> Result<(), Error>;
     /// Releases a claim: its guest is gone when this returns.

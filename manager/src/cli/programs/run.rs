@@ -16,7 +16,8 @@ use std::{
 };
 
 use brood_core::{
-    agent::ProgramChoice, checkpoint::BundlePath, guest_id::random, restore::RestoreSpec,
+    agent::ProgramChoice, checkpoint::BundlePath, guest_id::random, pool::ClaimSpec,
+    restore::RestoreSpec,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ use super::{
     CODES, copy::into_guest, exec::Program, ours, place::Provision, session::GuestSession,
 };
 use crate::{
-    api::types::{ClaimRequest, DestroyTargets},
+    api::types::DestroyTargets,
     cli::{
         complete,
         output::{operations, operations_to_restore},
@@ -214,12 +215,13 @@ impl Held {
     fn claim(config: &Config, pool: &str, wait: Duration) -> Result<Held, Failure> {
         let begin = Instant::now();
         let claim = operations(config).run(|ops| {
-            let claiming = ClaimRequest {
-                lease_s: Some(LEASE_S),
-                wait_s: wait.saturating_sub(begin.elapsed()).as_secs_f64(),
-                timeout_s: None,
+            let wanted = ClaimSpec {
+                lease: Some(Duration::from_secs(LEASE_S.into())),
+                timeout: None,
+                wait: wait.saturating_sub(begin.elapsed()),
+                place: None,
             };
-            ops.claim(pool, &claiming)
+            ops.claim(pool, &wanted)
         })?;
         Ok(Held {
             renewal: Some(Renewal::start(config.clone(), claim.token.clone())),
@@ -252,7 +254,7 @@ impl Held {
             ..RestoreSpec::default()
         };
         let observe = &mut |_: &_| {};
-        let report = ops.run(|ops| ops.restore(path, &spec, Watch { cancelled, observe }))?;
+        let report = ops.run(|ops| ops.restore(path, &spec, &Watch::new(cancelled, 1, observe)))?;
         if report.restored == 1 {
             return Ok(Held {
                 hold,

@@ -2,16 +2,11 @@
 
 use brood_core::{
     agent::{Agent, AgentError, protocol::FailureKind},
-    engine::NEVER,
     guests::Guests,
 };
 
 use super::{ANSWER_LIMIT, NO_PROGRAM, NOT_RUN, OURS};
-use crate::{
-    cli::output::{engine, state},
-    config::Config,
-    failure::Failure,
-};
+use crate::{cli::output::local, config::Config, failure::Failure};
 
 /// A session with a guest's agent.
 pub(super) struct GuestSession<'a> {
@@ -25,13 +20,7 @@ pub(super) fn with_guests<T>(
     config: &Config,
     act: impl FnOnce(&mut Guests<'_>) -> Result<T, brood_core::guests::Error>,
 ) -> Result<T, Failure> {
-    let (mut state, engine) = (state(config)?, engine(config)?);
-    let mut guests = Guests {
-        state: &mut state,
-        engine: &*engine,
-        cancelled: &NEVER,
-    };
-    Ok(act(&mut guests)?)
+    local(config).change_guests(act)
 }
 
 impl<'a> GuestSession<'a> {

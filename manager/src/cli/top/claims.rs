@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::picture::Claims;
-use crate::{api::claims::ClaimEvent, client::ServerEvent, config::Config, ops::daemon};
+use crate::{
+    api::claims::ClaimEvent,
+    client::{ServerEvent, daemon},
+    config::Config,
+};
 use brood_core::percentiles::Percentiles;
 
 /// How long claims are remembered, for latencies.

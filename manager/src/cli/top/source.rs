@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     api::{sample::HostSample, types::Pool},
-    cli::output::{engine, facts, operations},
+    cli::output::{local, operations},
+    client::Auto,
     config::Config,
     failure::Failure,
-    ops::Auto,
+    ops::StateFolder,
 };
 
 /// Where pictures come from.
@@ -41,8 +42,7 @@ impl Source {
     /// # Errors
     /// When there is no daemon, and the state cannot be read.
     pub(crate) fn look(&mut self) -> Result<Picture, Failure> {
-        let engine = engine(&self.config)?;
-        let facts = facts(&self.config, &*engine, None)?;
+        let facts = local(&self.config).facts(None)?;
         self.ops.find_daemon(&self.config);
         let (pools, guests, activity) = self
             .ops

@@ -1,4 +1,4 @@
-//! Schemas of `api/types` beside what the core's types are written as: neither has a key, or a kind
+//! Schemas of `types` beside what the core's types are written as: neither has a key, or a kind
 //! of value, that the other one lacks.
 
 use std::{collections::BTreeSet, fmt::Debug, time::Duration};

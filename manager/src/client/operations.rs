@@ -8,27 +8,25 @@ use std::{
 
 use hyper::Method;
 
+use super::{Call, Client, Segment};
 #[cfg(feature = "top")]
-use super::DaemonActivity;
-use super::{Error, Operations, PoolStep, PutPool};
+use crate::ops::DaemonActivity;
 use crate::{
-    api::{
-        evict::{EvictReport, EvictRequest},
-        host::Host,
-        types::{
-            AskRequest, ChangePool, Checkpoint, Claim, ClaimRequest, CreatePool, DestroyAnswer,
-            DestroyTargets, Guest, GuestAnswer, LeaseRenewal, Leftovers, Pool, PoolAnswer,
-            PoolDetails, RemovedCheckpoint, RenewRequest, ResumeClaimRequest, ResumeReport,
-            SuspendAnswer, SuspendRequest, SuspendTarget, SweepReport, SweepRequest,
-        },
+    api::evict::{EvictReport, EvictRequest},
+    client,
+    ops::{Error, Operations, PoolStep, PutAnswer, PutPool, RestoreObserver},
+    types::{
+        AskRequest, ChangePool, Checkpoint, Claim, ClaimRequest, CreatePool, DestroyAnswer,
+        DestroyTargets, Guest, GuestAnswer, Host, LeaseRenewal, Leftovers, Pool, PoolDetails,
+        RemovedCheckpoint, RenewRequest, ResumeClaimRequest, ResumeReport, SuspendAnswer,
+        SuspendRequest, SuspendTarget, SweepReport, SweepRequest,
     },
-    client::{self, Call, Client, Segment, Watch},
 };
 use brood_core::{
     checkpoint::{self, BundlePath},
     disk::Place,
     host::plan::Plan,
-    pool::NewPool,
+    pool::{ClaimSpec, NewPool},
     restore::{RestoreReport, RestoreSpec},
     units::Bytes,
 };
@@ -53,10 +51,9 @@ impl Operations for Client {
         Ok(self.call(&call.with(asked))?)
     }
 
-    fn pause(&mut self, guest: &str) -> Result<(), Error> {
+    fn pause(&mut self, guest: &str) -> Result<Guest, Error> {
         let path = format!("/api/v1/guests/{}/pause", Segment(guest));
-        let _: Guest = self.call(&Call::change(Method::POST, path, "pause a guest"))?;
-        Ok(())
+        Ok(self.call(&Call::change(Method::POST, path, "pause a guest"))?)
     }
 
     fn resume(&mut self, guest: &str, timeout: Duration) -> Result<ResumeReport, Error> {
@@ -110,14 +107,14 @@ impl Operations for Client {
         &mut self,
         path: &BundlePath,
         spec: &RestoreSpec,
-        watch: Watch<'_>,
+        observer: &dyn RestoreObserver,
     ) -> Result<RestoreReport, Error> {
         let seen = RestoreSpec {
             checkpoint: absolute(path)?,
             ..spec.clone()
         };
         let call = Call::change(Method::POST, "/api/v1/guests", "restore guests").with(&seen);
-        let report = match self.watched(call, watch) {
+        let report = match self.watched(call, observer) {
             Err(client::Error::Problem(mut problem)) => {
                 let report = problem.report.take();
                 match report.map(serde_json::from_value).transpose() {
@@ -193,13 +190,17 @@ impl Operations for Client {
         Ok(self.call(&Call::get(path, "show a pool"))?)
     }
 
-    fn put_pool(&mut self, put: &PutPool<'_>, watch: Watch<'_>) -> Result<PoolAnswer, Error> {
+    fn put_pool(
+        &mut self,
+        put: &PutPool,
+        observer: &dyn RestoreObserver,
+    ) -> Result<PutAnswer, Error> {
         let pool = |name| format!("/api/v1/pools/{}", Segment(name));
         let body = |new: &NewPool| {
             let checkpoint = absolute(&new.checkpoint)?;
             Ok::<_, Error>(CreatePool::of(new, checkpoint, put.fill))
         };
-        let call = match put.first {
+        let call = match &put.first {
             PoolStep::Create(new) => {
                 Call::change(Method::POST, "/api/v1/pools", "make a pool").with(&body(new)?)
             }
@@ -217,7 +218,10 @@ impl Operations for Client {
                 Call::change(Method::POST, path, "fill a pool")
             }
         };
-        Ok(self.watched(call, watch)?)
+        Ok(PutAnswer {
+            pool: self.watched(call, observer)?,
+            applied: None,
+        })
     }
 
     fn evict(&mut self, pool: &str, entries: u32) -> Result<u64, Error> {
@@ -232,15 +236,16 @@ impl Operations for Client {
         Ok(self.call(&Call::change(Method::DELETE, path, "remove a pool"))?)
     }
 
-    fn claim(&mut self, pool: &str, claiming: &ClaimRequest) -> Result<Claim, Error> {
+    fn claim(&mut self, pool: &str, wanted: &ClaimSpec) -> Result<Claim, Error> {
         let path = format!("/api/v1/pools/{}/claims", Segment(pool));
         let call = Call::change(Method::POST, path, "claim a guest");
-        let end = Instant::now() + Duration::from_secs_f64(claiming.wait_s);
+        let end = Instant::now() + wanted.wait;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let claiming = ClaimRequest {
+                lease_s: wanted.lease.map(whole_seconds),
                 wait_s: left.as_secs_f64(),
-                ..*claiming
+                timeout_s: wanted.timeout.map(|timeout| timeout.as_secs_f64()),
             };
             match self.call(&call.clone().with(&claiming)) {
                 // A daemon that ends refuses to let claims wait; the one that takes over does not.
@@ -280,6 +285,10 @@ impl Operations for Client {
         let call = Call::change(Method::POST, path, "restore the guest of a claim");
         Ok(self.call(&call.with(resuming))?)
     }
+}
+
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// Path of a bundle in the API.

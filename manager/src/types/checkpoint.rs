@@ -9,8 +9,7 @@ use brood_core::{
         self, BundlePath, BundleState, CatalogueEntry, Watch,
         manifest::{EngineKind, Manifest},
     },
-    disk,
-    guests::{self, Guests},
+    disk, guests,
     units::Bytes,
 };
 
@@ -164,18 +163,6 @@ impl Checkpoint {
             ..view
         }
     }
-    /// Suspends a guest into a new bundle.
-    pub(crate) fn suspended(
-        guests: &mut Guests<'_>,
-        guest: &str,
-        wanted: &SuspendTarget<'_>,
-        progress: Watch<'_>,
-    ) -> Result<Self, guests::Error> {
-        let guest = guests.find(guest)?;
-        let SuspendTarget { checkpoint, delta } = *wanted;
-        let manifest = guests.suspend(&guest, checkpoint, delta, progress)?;
-        Ok(Self::new(checkpoint, &manifest))
-    }
 }
 
 /// A bundle that a guest is suspended into.
@@ -235,18 +222,4 @@ pub(crate) struct RemovedCheckpoint {
     /// Size of its files, in bytes.
     #[schema(value_type = words::Bytes)]
     pub(crate) freed: Bytes,
-}
-
-impl RemovedCheckpoint {
-    /// Removes a bundle; one that something needs only when `force` is set.
-    pub(crate) fn of(
-        guests: &mut Guests<'_>,
-        path: &BundlePath,
-        force: bool,
-    ) -> Result<Self, guests::Error> {
-        Ok(Self {
-            checkpoint: path.to_string(),
-            freed: guests.remove_checkpoint(path, force)?,
-        })
-    }
 }

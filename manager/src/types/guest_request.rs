@@ -11,6 +11,9 @@ use brood_core::{
     restore::RestoreFailure,
 };
 
+/// Default time to wait for an answer.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A request to a guest.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,8 +45,8 @@ impl AskRequest {
         &self,
         guests: &mut Guests<'_>,
         name: &str,
-        timeout: Duration,
     ) -> Result<GuestAnswer, guests::Error> {
+        let timeout = self.timeout_s.map_or(TIMEOUT, Duration::from_secs_f64);
         let answer = guests.ask(name, &self.request, timeout)?;
         Ok(if self.text {
             GuestAnswer::Text(answer.to_string())
@@ -60,23 +63,6 @@ pub(crate) struct ResumeReport {
     pub(crate) name: String,
     /// From SIGCONT to its answer, in milliseconds.
     pub(crate) resume_ms: f64,
-}
-
-impl ResumeReport {
-    /// Resumes a guest; returns how long its answer took, too.
-    pub(crate) fn of(
-        guests: &mut Guests<'_>,
-        name: &str,
-        timeout: Duration,
-    ) -> Result<(Self, Duration), guests::Error> {
-        let guest = guests.find(name)?;
-        let took = guests.resume(&guest, timeout)?;
-        let resumed = Self {
-            name: guest.row.name,
-            resume_ms: took.as_secs_f64() * 1e3,
-        };
-        Ok((resumed, took))
-    }
 }
 
 /// Guests were destroyed.

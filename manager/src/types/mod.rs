@@ -6,11 +6,13 @@ mod claim;
 mod disk;
 mod guest;
 mod guest_request;
+mod host;
 pub mod manifest;
 mod plan;
 mod pool;
 mod pool_request;
 pub mod report;
+mod restore_event;
 pub mod words;
 
 #[cfg(test)]
@@ -24,8 +26,9 @@ pub(crate) use claim::{
 pub(crate) use disk::{Leftovers, SweepReport, SweepRequest};
 pub use guest::{Guest, MemoryMap, PublishedPort, Usage};
 pub(crate) use guest_request::{
-    AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport, named,
+    AskRequest, DestroyAnswer, DestroyTargets, GuestAnswer, ResumeReport, TIMEOUT, named,
 };
+pub(crate) use host::Host;
 pub use plan::{CostModel, MemoryLimit, Plan, PlanCase, Sharing};
 pub use pool::{
     ClaimState, ClaimStatus, Pool, PoolClaim, PoolDetails, PoolEntries, PoolFailing, PoolPolicy,
@@ -34,3 +37,4 @@ pub use pool::{
 pub(crate) use pool_request::{
     ChangePool, CreatePool, FillRequest, FilledPool, PoolAnswer, at_once,
 };
+pub(crate) use restore_event::RestoreEvent;

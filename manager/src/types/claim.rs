@@ -55,13 +55,6 @@ pub(crate) struct Claim {
 
 impl From<ClaimGrant> for Claim {
     fn from(claimed: ClaimGrant) -> Self {
-        let took = claimed.latency;
-        Self::new(claimed, took)
-    }
-}
-
-impl Claim {
-    pub(crate) fn new(claimed: ClaimGrant, took: Duration) -> Self {
         Self {
             guest: claimed.guest,
             id: claimed.id.to_string(),
@@ -70,7 +63,17 @@ impl Claim {
             lease_s: claimed.lease.as_secs(),
             tier: claimed.tier,
             published: claimed.forwards.iter().map(PublishedPort::from).collect(),
+            claim_ms: claimed.latency.as_secs_f64() * 1e3,
+        }
+    }
+}
+
+impl Claim {
+    /// The same, with the time that it took its claimer, waits included.
+    pub(crate) fn after(self, took: Duration) -> Self {
+        Self {
             claim_ms: took.as_secs_f64() * 1e3,
+            ..self
         }
     }
 }
@@ -104,33 +107,35 @@ pub(crate) struct SuspendAnswer {
     pub(crate) written_bytes: Bytes,
     /// How long that took, in milliseconds.
     pub(crate) suspend_ms: f64,
+    /// Whether it was not suspended before; this is not told.
+    #[serde(skip)]
+    pub(crate) is_news: bool,
 }
 
 impl SuspendAnswer {
-    /// Suspends a claim; says whether it was not suspended before, too.
+    /// Suspends a claim.
     pub(crate) fn of(
         pools: &mut Pools<'_>,
         token: &str,
         progress: Watch<'_>,
-    ) -> Result<(Self, bool), Error> {
+    ) -> Result<Self, Error> {
         let begin = Instant::now();
         let digest = TokenDigest::of(token);
         let before = pools.state.suspended_claim(&digest)?;
         let manifest = pools.suspend(token, progress)?;
         let after = pools.state.suspended_claim(&digest)?;
-        let answer = Self {
+        Ok(Self {
             guest: manifest.guest,
             written_bytes: manifest.files.ckp.size,
             suspend_ms: begin.elapsed().as_secs_f64() * 1e3,
             pool: after.ok_or(Error::NoSuchClaim)?.pool,
-        };
-        let news = before.is_none_or(|before| before.state != SuspendedClaimState::Suspended);
-        Ok((answer, news))
+            is_news: before.is_none_or(|before| before.state != SuspendedClaimState::Suspended),
+        })
     }
 }
 
 /// Request to resume a suspended claim.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResumeClaimRequest {
     /// Lease of the claim from then on, in seconds, until it is renewed; the pool's lease by

@@ -5,17 +5,18 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{Daemon, Error, Local, Operations, local};
+use super::Client;
 use crate::{
-    client::{self, Client},
+    client,
     config::{Config, UseDaemon},
     failure::Failure,
+    ops::{Error, Local, Operations, StateFolder},
 };
 use brood_core::checkpoint::{self, BundlePath, Checkpoint};
 
 /// Operations by the daemon or by this process: the one place that chooses.
 pub(crate) struct Auto {
-    daemon: Option<Daemon>,
+    daemon: Option<Client>,
     /// This user may not enter the state folder, so that this process can do nothing itself.
     only_daemon: bool,
     local: Local,
@@ -52,17 +53,19 @@ impl Auto {
         warn: fn(&str),
         checkpoint: &BundlePath,
     ) -> Result<Self, Failure> {
+        let mut here = Self::here(config, warn);
         let checkpoint = match Checkpoint::open(checkpoint) {
             // The folders that brood knows may have it.
             Err(checkpoint::Error::Parent { .. } | checkpoint::Error::OtherParent { .. }) => {
-                local::state(config)?.open_checkpoint(checkpoint)?
+                let state = here.local.state().map_err(Failure::from)?;
+                state.open_checkpoint(checkpoint)?
             }
             opened => opened?,
         };
-        Ok(match checkpoint.manifest().clones_disk() {
-            false => Self::new(config, warn),
-            true => Self::here(config, warn),
-        })
+        if !checkpoint.manifest().clones_disk() {
+            here.daemon = daemon(config);
+        }
+        Ok(here)
     }
 
     /// This process alone.
@@ -91,7 +94,7 @@ impl Auto {
         if let Some(done) = self.by_daemon(&mut operation)? {
             return Ok(done);
         }
-        here(operation(&mut self.local))
+        Ok(operation(&mut self.local)?)
     }
 
     /// Does an operation on each item; one that fails does not keep the others from being done.
@@ -110,7 +113,7 @@ impl Auto {
                 Ok(Some(())) => {}
                 Ok(None) => {
                     self.local.open()?;
-                    failures.extend(here(operation(&mut self.local, item)).err());
+                    failures.extend(operation(&mut self.local, item).err().map(Into::into));
                 }
                 Err(failure) => failures.push(failure),
             }
@@ -128,7 +131,6 @@ impl Auto {
         };
         match operation(daemon) {
             Ok(done) => Ok(Some(done)),
-            Err(Error::Failed(failure)) => Err(failure),
             Err(Error::NotBegun(why)) if self.only_daemon => {
                 Err(client::Error::NotBegun(why).into())
             }
@@ -137,16 +139,9 @@ impl Auto {
                 self.daemon = None;
                 Ok(None)
             }
+            Err(failed) => Err(failed.into()),
         }
     }
-}
-
-/// What this process has done, which nobody else can do when it could not begin.
-fn here<T>(result: Result<T, Error>) -> Result<T, Failure> {
-    result.map_err(|error| match error {
-        Error::NotBegun(why) => Failure::new(&why, None),
-        Error::Failed(failure) => failure,
-    })
 }
 
 /// The daemon of the state folder, when one answers and may be used.
