@@ -30,6 +30,7 @@ macro_rules! shows {
                 (r"\(triple fault\) at 0x[0-9a-f]+", "(triple fault) at ADDRESS"),
                 (r"(pid +)\d+", "${1}PID"),
                 (r"(running|paused|dead)( +)\d+s( +)(\d+|-)", "${1}${2}AGE${3}PID"),
+                (r"(?m)^(\S+ +whole .*) \d+s$", "${1} AGE"),
                 (r"suspended: [0-9.]+ \S+", "suspended: SIZE"),
                 (r"(process +).*", "${1}SIZE and SIZE of page tables"),
                 (r"(shared +)[0-9.]+ \S+", "${1}SIZE"),
