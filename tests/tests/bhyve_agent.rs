@@ -373,3 +373,24 @@ fn the_api_runs_programs_at_once_and_carries_files() {
     let none = daemon.send(Method::GET, none, 404);
     assert!(text(&none["type"]).ends_with("not-in-guest"), "{none}");
 }
+
+/// What bhyve's serial ports say is kept nowhere: the command and the API say so, and what to do.
+#[test]
+fn a_guest_without_a_console_log_is_told_so() {
+    let home = Home::on(EngineKind::Bhyve).expect("it needs nothing");
+    let checkpoint = home.demo("demo", "4M");
+    home.restore(&checkpoint, 1, "g");
+    for word in ["logs", "console"] {
+        let ran = home.brood(&[word, "g-1"]);
+        assert_ne!(ran.code(), Some(0), "{ran:?}");
+        assert!(
+            ran.stderr.contains("guests of bhyve have no console"),
+            "{ran:?}"
+        );
+        assert!(ran.stderr.contains("brood exec GUEST --"), "{ran:?}");
+    }
+    let daemon = Daemon::start(&home);
+    let problem = daemon.send(Method::GET, "/api/v1/guests/g-1/logs", 422);
+    assert_eq!(problem["type"], "urn:brood:error:no-console");
+    assert!(text(&problem["hint"]).contains("exec GUEST"), "{problem}");
+}

@@ -238,6 +238,7 @@ fn of_engine(error: &engine::Error) -> (StatusCode, &'static str) {
         E::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "engine-unavailable"),
         E::Checkpoint { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "checkpoint-unsuitable"),
         E::LimitNotEnforceable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "limit-not-enforceable"),
+        E::NoConsole(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no-console"),
         E::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
         E::Gone => (StatusCode::CONFLICT, "guest-not-alive"),
         E::Busy | E::Suspending => (StatusCode::CONFLICT, "guest-busy"),

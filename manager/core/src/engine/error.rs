@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use crate::{disk, full_disk};
+use crate::{checkpoint::manifest::EngineKind, disk, full_disk};
 
 /// Why an engine failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,9 @@ pub enum Error {
     /// A guest refused a request.
     #[error("{0}")]
     Refused(String),
+    /// Guests of this engine have no console that brood keeps or connects to.
+    #[error("guests of {} have no console that brood logs or connects to", .0.name())]
+    NoConsole(EngineKind),
     /// Guests' private limits cannot be enforced here.
     #[error("cannot enforce private limits: {0}")]
     LimitNotEnforceable(String),
@@ -95,6 +98,13 @@ impl Error {
                 "leave out --enforce-private-limit: admission counts with the limit all the same; or \
                  run brood where it may make control groups, as root or with systemd's Delegate=yes \
                  and DelegateSubgroup="
+            }
+            Self::NoConsole(EngineKind::Kvm) => {
+                "the demonstration's guest says nothing by itself: brood ask GUEST ping"
+            }
+            Self::NoConsole(_) => {
+                "read what the guest itself logs, if it runs brood-agent: brood exec GUEST -- tail \
+                 /var/log/messages"
             }
             Self::Suspending => "try again when it is done: then it has ended, or goes on",
             Self::Busy => "try again when it is done, or destroy it",

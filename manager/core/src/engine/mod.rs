@@ -430,10 +430,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the engine's guests have no console.
     fn console(&self, _guest: GuestRef<'_>) -> Result<PathBuf, Error> {
-        Err(Error::Refused(format!(
-            "guests of {} have no console",
-            self.kind().name()
-        )))
+        Err(Error::NoConsole(self.kind()))
     }
 
     /// Connects to the console of a running guest: what is written is typed there. One at a time may
@@ -442,10 +439,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the engine's guests have no console, or another has it ([`Error::Busy`]).
     fn open_console(&self, _guest: GuestRef<'_>) -> Result<ConsoleLine, Error> {
-        Err(Error::Refused(format!(
-            "guests of {} have no console",
-            self.kind().name()
-        )))
+        Err(Error::NoConsole(self.kind()))
     }
 
     /// Suspends a guest into a new bundle; the guest ends, or stays as [`Suspend::after`] says. When
