@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use brood_agent_protocol::{
@@ -220,8 +220,18 @@ impl GuestProcess {
         output: &mut dyn Write,
         error: &mut dyn Write,
     ) -> Result<Ended, AgentError> {
+        self.copy_until(output, error, None)
+    }
+
+    fn copy_until(
+        &self,
+        output: &mut dyn Write,
+        error: &mut dyn Write,
+        until: Option<Instant>,
+    ) -> Result<Ended, AgentError> {
         loop {
-            let written = match self.next(None)? {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let written = match self.next(left)? {
                 Output::Data(Stream::Error, bytes) => error.write_all(&bytes),
                 Output::Data(_, bytes) => output.write_all(&bytes),
                 Output::Ended(ended) => return Ok(ended),
@@ -238,9 +248,21 @@ impl GuestProcess {
     /// # Errors
     /// As all calls; and when it writes more.
     pub fn capture(self, most: usize) -> Result<Captured, AgentError> {
+        self.captured(most, None)
+    }
+
+    /// The same, and the guest has to say for so long at most that the program has ended.
+    ///
+    /// # Errors
+    /// As [`Self::capture`]; and when the time is over, which kills the program.
+    pub fn capture_within(self, most: usize, limit: Duration) -> Result<Captured, AgentError> {
+        self.captured(most, Some(Instant::now() + limit))
+    }
+
+    fn captured(self, most: usize, until: Option<Instant>) -> Result<Captured, AgentError> {
         let mut output = Bounded::new(most);
         let mut error = Bounded::new(most);
-        match self.copy_output(&mut output, &mut error) {
+        match self.copy_until(&mut output, &mut error, until) {
             Ok(ended) => Ok(Captured {
                 ended,
                 output: output.bytes,

@@ -15,6 +15,9 @@ use crate::{
 
 /// As much output of a program as an answer has room for.
 const OUTPUT_MAX: usize = 1 << 20;
+/// How long the agent may take to end a program whose time is over. A guest that stands still does
+/// not.
+const GRACE: Duration = Duration::from_secs(10);
 /// Most pages that one request dirties.
 const PAGES_MAX: u64 = 1 << 20;
 /// What a guest tells of itself.
@@ -204,20 +207,21 @@ impl Ran {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end; when it fails, what it said.
 #[cfg(target_os = "linux")]
 pub(in crate::engine) fn run_program(
     agent: &Agent,
     argv: &[&str],
     limit: Limit<'_>,
-) -> Result<(), String> {
+) -> Result<Result<(), String>, Error> {
     match run(agent, argv, limit) {
-        Ok(Ran { how: None, .. }) => Ok(()),
+        Ok(Ran { how: None, .. }) => Ok(Ok(())),
         Ok(ran) => {
             let said = String::from_utf8_lossy(&ran.error).trim().to_owned();
-            Err(format!("{}: {said}", ran.how.unwrap_or_default()))
+            Ok(Err(format!("{}: {said}", ran.how.unwrap_or_default())))
         }
-        Err(Error::Lost(e) | Error::Other(e)) => Err(e.to_string()),
+        Err(Error::Other(e)) => Ok(Err(e.to_string())),
+        Err(lost) => Err(lost),
     }
 }
 
@@ -233,7 +237,9 @@ fn run(agent: &Agent, argv: &[&str], limit: Limit<'_>) -> Result<Ran, Error> {
         keep: false,
     };
     let failed = |e| Error::of(e, limit.timeout);
-    let captured = agent.run(exec, OUTPUT_MAX).map_err(failed)?;
+    let process = agent.exec(exec).map_err(failed)?;
+    let captured = process.capture_within(OUTPUT_MAX, limit.timeout + GRACE);
+    let captured = captured.map_err(failed)?;
     let (code, how) = match captured.ended {
         Ended::Code(0) => (json!(0), None),
         Ended::Code(code) => (json!(code), Some(format!("exit code {code}"))),

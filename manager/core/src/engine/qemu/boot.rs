@@ -13,7 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::json;
 
 use super::{
-    Qemu,
+    Qemu, cancelled,
     command::{self, Machine, ROOT, devices},
     disks::{self, BootDisk, NewDisk, SIZES},
     folder::Folder,
@@ -23,7 +23,7 @@ use super::{
     template_lock::{self, TemplateLock, TemplateParts},
 };
 use crate::{
-    agent::{Agent, CloneIdentity, prepare_suspend, rehearse},
+    agent::{Agent, AgentError, CloneIdentity, StepError, prepare_suspend, rehearse},
     checkpoint::{
         BundlePath, Description, Network, NoteSeal, QemuGuest, Watch, Writer,
         manifest::{DiskSnapshot, EngineKind, Manifest, Memory, Segment},
@@ -43,6 +43,8 @@ const VCPUS_MAX: u32 = 64;
 const MOUNT: &str = "brood.disk=mount";
 /// How long the agent has for its part of the seal.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
+/// How often a guest is asked whether it is ready.
+const READY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a QEMU is looked at that may be ending.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -258,10 +260,10 @@ impl Template<'_> {
         Ok(())
     }
 
-    fn process(&self) -> Result<Process, Error> {
+    fn process(&self) -> Result<Option<Process>, Error> {
         let pid = self.child.as_ref().map_or(0, Child::id).cast_signed();
         let process = Process::with_pid(pid).map_err(io("look at the guest's process"))?;
-        process.filter(Process::may_live).ok_or_else(|| self.died())
+        Ok(process.filter(Process::may_live))
     }
 
     /// How the guest ended, or what it said last.
@@ -275,9 +277,42 @@ impl Template<'_> {
         ))
     }
 
+    /// Why a step failed, when it may have failed since QEMU ended or the command was cancelled.
+    fn cause(&mut self, error: agent_ask::Error, limit: Limit<'_>) -> Error {
+        let (is_lost, error) = match error {
+            agent_ask::Error::Lost(e) => (true, e),
+            agent_ask::Error::Other(e) => (false, e),
+        };
+        if limit.is_cancelled() {
+            return Error::Interrupted;
+        }
+        match is_lost && self.has_ended() {
+            true => self.died(),
+            false => error,
+        }
+    }
+
+    /// Whether QEMU has ended, or does so just now: one that is killed closes its sockets before its
+    /// end can be seen.
+    fn has_ended(&mut self) -> bool {
+        let begin = Instant::now();
+        while let Some(child) = &mut self.child {
+            match child.try_wait() {
+                Ok(Some(status)) => {
+                    self.folder.set_exit(&status.to_string());
+                    return true;
+                }
+                Ok(None) if begin.elapsed() < CRASH_PATIENCE => {
+                    std::thread::sleep(POLL_INTERVAL);
+                }
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
     /// Waits for the agent.
-    fn agent(&self, limit: Limit<'_>) -> Result<Agent, Error> {
-        let process = self.process()?;
+    fn agent(&self, process: Process, limit: Limit<'_>) -> Result<Agent, agent_ask::Error> {
         let wanted = || match process.may_live() {
             true => Ok(()),
             false => Err(Error::Gone),
@@ -286,8 +321,8 @@ impl Template<'_> {
         let agent = loop {
             let timeout = limit.timeout.saturating_sub(begin.elapsed());
             match self.folder.own_agent(Limit { timeout, ..limit }, &wanted) {
-                // A QEMU that is killed closes its sockets before its end can be seen. One that goes
-                // on boots a guest whose agent has just opened its port, or opens it again.
+                // A QEMU that goes on boots a guest whose agent has just opened its port, or opens it
+                // again.
                 Err(agent_ask::Error::Lost(_)) if !timeout.is_zero() => {
                     let lost = Instant::now();
                     while process.may_live()
@@ -300,19 +335,16 @@ impl Template<'_> {
                 agent => break agent,
             }
         };
-        agent.map_err(|e| {
-            let (agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) = e;
-            match e {
-                Error::Gone => self.died(),
-                Error::Timeout(_) => {
-                    let console = self.folder.last_of_console().unwrap_or_default();
-                    let seconds = limit.timeout.as_secs();
-                    Error::Boot(format!(
-                        "its agent did not answer within {seconds} s; the last on its console: {console}"
-                    ))
-                }
-                other => other,
+        agent.map_err(|e| match e {
+            agent_ask::Error::Other(Error::Gone) => agent_ask::Error::Lost(Error::Gone),
+            agent_ask::Error::Other(Error::Timeout(_)) => {
+                let console = self.folder.last_of_console().unwrap_or_default();
+                let seconds = limit.timeout.as_secs();
+                agent_ask::Error::Other(Error::Boot(format!(
+                    "its agent did not answer within {seconds} s; the last on its console: {console}"
+                )))
             }
+            other => other,
         })
     }
 
@@ -329,7 +361,32 @@ impl Template<'_> {
         }
     }
 
-    /// Everything from the start of QEMU to the sealed bundle.
+    /// Everything from the start of QEMU to the end of it: waits for the guest, makes it ready and
+    /// warm, and returns the state of its devices.
+    fn run(
+        &self,
+        process: Process,
+        guest: &mut QemuGuest,
+        boot: &Boot<'_>,
+        told: &dyn Fn(Booted),
+    ) -> Result<Vec<u8>, agent_ask::Error> {
+        let agent = self.agent(process, boot.limit)?;
+        told(Booted::Answered);
+        make_warm(&agent, boot)?;
+        let rehearsed = rehearse(&agent, &self.identity()).map_err(|e| step(&e))?;
+        let nonce = rehearsed.ready.map_or([0; 16], |ready| ready.nonce);
+        guest.nonce = format!("{:032x}", u128::from_be_bytes(nonce));
+        told(Booted::Warm);
+        let limits = super::step_limits(guest);
+        prepare_suspend(&agent.with_limit(AGENT_LIMIT), limits).map_err(|e| step(&e))?;
+        let mut qmp = Qmp::open(&self.folder).map_err(monitor)?;
+        qmp.execute("stop", &json!({})).map_err(monitor)?;
+        let state = save_state(&self.folder, &mut qmp).map_err(monitor)?;
+        end(&mut qmp, process).map_err(monitor)?;
+        Ok(state)
+    }
+
+    /// Runs the guest, and seals its bundle.
     fn seal(
         mut self,
         mut guest: QemuGuest,
@@ -342,25 +399,26 @@ impl Template<'_> {
             note,
             progress,
         } = observer;
-        let agent = self.agent(boot.limit)?;
-        booted(Booted::Answered);
-        make_warm(&agent, boot)?;
-        let rehearsed = rehearse(&agent, &self.identity());
-        let rehearsed = rehearsed.map_err(|e| Error::Boot(e.to_string()))?;
-        let nonce = rehearsed.ready.map_or([0; 16], |ready| ready.nonce);
-        guest.nonce = format!("{:032x}", u128::from_be_bytes(nonce));
-        booted(Booted::Warm);
-        let prepared = prepare_suspend(&agent.with_limit(AGENT_LIMIT), super::step_limits(&guest));
-        prepared.map_err(|e| Error::Boot(e.to_string()))?;
-        let process = self.process()?;
-        let mut qmp = Qmp::open(&self.folder)?;
-        qmp.execute("stop", &json!({}))?;
-        let state = save_state(&self.folder, &mut qmp)?;
-        end(&mut qmp, process)?;
+        let gone = || agent_ask::Error::Lost(Error::Gone);
+        let ran = match self.process()? {
+            None => Err(gone()),
+            Some(process) => match process.open().map_err(io("look at the guest's process"))? {
+                None => Err(gone()),
+                Some(qemu) => cancelled::kill_when(boot.limit.cancelled, &qemu, || {
+                    self.run(process, &mut guest, boot, booted)
+                })
+                .map_err(io("start a thread"))?,
+            },
+        };
+        let state = ran.map_err(|e| self.cause(e, boot.limit))?;
         if let Some(mut child) = self.child.take() {
             let _ = child.wait();
         }
-        punch_zeros(writer.memory(), boot.memory).map_err(io("free unused pages"))?;
+        let go_on = || !boot.limit.is_cancelled();
+        let punched = punch_zeros(writer.memory(), boot.memory, &go_on);
+        if !punched.map_err(io("free unused pages"))? {
+            return Err(Error::Interrupted);
+        }
         writer.write_kern(&state)?;
         let devices = devices(&guest);
         let engine_version = format!(
@@ -420,9 +478,27 @@ fn to_name(boot: &Boot<'_>) -> String {
     format!("image-{digest}")
 }
 
+/// A step in the guest that failed.
+fn step(error: &StepError) -> agent_ask::Error {
+    let told = Error::Boot(error.to_string());
+    match error.source {
+        AgentError::Lost { .. } => agent_ask::Error::Lost(told),
+        _ => agent_ask::Error::Other(told),
+    }
+}
+
+/// Something that QEMU did not do.
+fn monitor(error: impl Into<Error>) -> agent_ask::Error {
+    match error.into() {
+        e @ (Error::Gone | Error::Io { .. }) => agent_ask::Error::Lost(e),
+        e => agent_ask::Error::Other(e),
+    }
+}
+
 /// Waits until the guest's own command says that it is ready, then runs what is to be warm.
-fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), Error> {
+fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), agent_ask::Error> {
     let begin = Instant::now();
+    let failed = |why| agent_ask::Error::Other(Error::Boot(why));
     let shell = |command: &str| {
         let left = boot.limit.timeout.saturating_sub(begin.elapsed());
         let limit = Limit {
@@ -432,23 +508,20 @@ fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), Error> {
         agent_ask::run_program(agent, &["/bin/sh", "-c", command], limit)
     };
     while let Some(ready) = boot.ready {
-        let Err(said) = shell(ready) else { break };
+        let Err(said) = shell(ready)? else { break };
         if boot.limit.is_cancelled() {
-            return Err(Error::Interrupted);
+            return Err(agent_ask::Error::Other(Error::Interrupted));
         }
         if begin.elapsed() >= boot.limit.timeout {
             let seconds = boot.limit.timeout.as_secs();
-            return Err(Error::Boot(format!(
+            return Err(failed(format!(
                 "{ready:?} did not succeed within {seconds} s: {said}"
             )));
         }
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(READY_INTERVAL);
     }
     for command in boot.warm {
-        if boot.limit.is_cancelled() {
-            return Err(Error::Interrupted);
-        }
-        shell(command).map_err(|said| Error::Boot(format!("{command:?} failed: {said}")))?;
+        shell(command)?.map_err(|said| failed(format!("{command:?} failed: {said}")))?;
     }
     Ok(())
 }
@@ -456,8 +529,8 @@ fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), Error> {
 /// Pages that are looked at at once.
 const PIECE: u64 = 256;
 
-/// Makes holes of the pages of a memory file that are zero.
-fn punch_zeros(memory: &File, size: Bytes) -> io::Result<()> {
+/// Makes holes of the pages of a memory file that are zero; `false` when it was not to go on.
+fn punch_zeros(memory: &File, size: Bytes, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
     let mut buffer = vec![0; usize::try_from(PIECE * PAGE_SIZE).map_err(io::Error::other)?];
     let page = usize::try_from(PAGE_SIZE).map_err(io::Error::other)?;
     let mut zeros: Option<(u64, u64)> = None;
@@ -475,6 +548,9 @@ fn punch_zeros(memory: &File, size: Bytes) -> io::Result<()> {
     };
     let mut at = 0;
     while at < size.0 {
+        if !go_on() {
+            return Ok(false);
+        }
         let length =
             usize::try_from((size.0 - at).min(PIECE * PAGE_SIZE)).map_err(io::Error::other)?;
         let piece = &mut buffer[..length];
@@ -490,7 +566,8 @@ fn punch_zeros(memory: &File, size: Bytes) -> io::Result<()> {
             at = end;
         }
     }
-    punch(&mut zeros)
+    punch(&mut zeros)?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -507,7 +584,7 @@ mod tests {
         content[2_000_000] = 2;
         *content.last_mut().unwrap() = 3;
         file.write_all_at(&content, 0).unwrap();
-        punch_zeros(&file, size).unwrap();
+        assert!(punch_zeros(&file, size, &|| true).unwrap());
         let mut read = vec![9; content.len()];
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == content);

@@ -12,6 +12,7 @@
 //! state, so it reads nothing and copies only what it writes.
 
 mod boot;
+mod cancelled;
 mod command;
 mod disks;
 mod folder;
