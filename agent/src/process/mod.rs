@@ -9,7 +9,7 @@ mod user;
 use std::{
     collections::HashMap,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -156,15 +156,11 @@ impl Processes {
     }
 
     pub(crate) fn resize(&self, call: &Call, exec: u32, size: TerminalSize) -> Answer {
-        nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, nix::pty::Winsize);
         let running = self.of(call, exec)?;
         let Some(terminal) = &running.terminal else {
             return Err(invalid("the program has no terminal"));
         };
-        let size = spawn::window(size);
-        // SAFETY: the descriptor is open as long as `running` is, and the size outlives the call.
-        let set = unsafe { set_size(terminal.as_raw_fd(), &raw const size) };
-        set.context("cannot change the size of the terminal")?;
+        spawn::set_window(terminal, size).context("cannot change the size of the terminal")?;
         Ok(Reply::Nothing)
     }
 

@@ -4,17 +4,18 @@ use std::{
     ffi::{CString, OsStr},
     fs, io,
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, process::CommandExt},
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt, process::CommandExt},
     },
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use brood_agent_protocol::{Exec, Failure, OsBytes, TerminalSize};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    pty::{OpenptyResult, Winsize, openpty},
+    pty::{Winsize, grantpt, posix_openpt, ptsname, unlockpt},
     unistd::{chdir, setgid, setgroups, setsid, setuid},
 };
 
@@ -26,6 +27,12 @@ pub(super) struct Streams {
     pub(super) input: Option<OwnedFd>,
     pub(super) output: Option<OwnedFd>,
     pub(super) error: Option<OwnedFd>,
+}
+
+/// Both ends of a new terminal.
+struct Pty {
+    master: OwnedFd,
+    slave: OwnedFd,
 }
 
 /// A started program.
@@ -127,24 +134,48 @@ fn folder(exec: &Exec, account: &Account) -> Result<CString, Failure> {
     text.map_err(|_| invalid("the folder to start in has a byte 0 in its name"))
 }
 
-fn open_terminal(size: TerminalSize) -> io::Result<OpenptyResult> {
-    let pty = openpty(&window(size), None)?;
-    for fd in [&pty.master, &pty.slave] {
-        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    }
+/// As openpty(3) does. That one is in FreeBSD's libutil, whose version differs between releases.
+fn open_terminal(size: TerminalSize) -> io::Result<Pty> {
+    static NAMES: Mutex<()> = Mutex::new(());
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = {
+        let _one_at_a_time = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the name is in a buffer of the C library's, which the next call overwrites. Only
+        // this function calls it, and copies the name under the lock.
+        unsafe { ptsname(&master)? }
+    };
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true);
+    let slave = options
+        .custom_flags(OFlag::O_NOCTTY.bits())
+        .open(name)?
+        .into();
+    let pty = Pty {
+        master: master.into(),
+        slave,
+    };
+    set_window(&pty.slave, size)?;
     Ok(pty)
 }
 
-pub(super) fn window(size: TerminalSize) -> Winsize {
-    Winsize {
+nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);
+
+/// Sets the size of a terminal.
+pub(super) fn set_window(terminal: &OwnedFd, size: TerminalSize) -> io::Result<()> {
+    let size = Winsize {
         ws_row: size.rows,
         ws_col: size.columns,
         ws_xpixel: 0,
         ws_ypixel: 0,
-    }
+    };
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the size outlives the call.
+    unsafe { set_size(terminal.as_raw_fd(), &raw const size)? };
+    Ok(())
 }
 
-fn connect(command: &mut Command, exec: &Exec, pty: Option<&OpenptyResult>) -> io::Result<()> {
+fn connect(command: &mut Command, exec: &Exec, pty: Option<&Pty>) -> io::Result<()> {
     if let Some(pty) = pty {
         command.stdin(pty.slave.try_clone()?);
         command.stdout(pty.slave.try_clone()?);
