@@ -194,6 +194,7 @@ impl List {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let images = images(config)?;
         let mut found = Vec::new();
+        images.sweep();
         for name in images.names()? {
             match images.open(&name) {
                 Ok(image) => found.push((name, image)),

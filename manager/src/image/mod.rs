@@ -88,6 +88,11 @@ impl Images {
         Ok(self.folder.join(name))
     }
 
+    /// Removes what killed builds have left.
+    pub(crate) fn sweep(&self) {
+        scratch::sweep(&self.folder);
+    }
+
     /// Names of the images that there are, in order.
     pub(crate) fn names(&self) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();

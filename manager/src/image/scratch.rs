@@ -1,24 +1,34 @@
 //! The folder that an image is made in. It gets the image's name when it is whole.
+//!
+//! Its owner holds it locked (flock(2)), and so do the programs that the owner has started. Whoever
+//! gets the lock of another's folder knows that all of them have ended, and removes it.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::{
     Error, Images,
     description::{Image, ImageFile},
-    measure,
+    hex, measure,
 };
-use brood_core::owner_only;
+use brood_core::{directory, guest_id::random, owner_only};
 
 /// The description's name in the image's folder. It is written last.
 pub(super) const DESCRIPTION: &str = "image.json";
 
+/// The end of the name of a folder that an image is made in: `.NAME.NUMBER.building`.
+const SUFFIX: &str = ".building";
+
 /// The folder, and one for what goes with it.
 pub(super) struct Scratch {
     folder: PathBuf,
+    _lock: File,
     /// Where the image will be.
     image: PathBuf,
 }
@@ -39,11 +49,15 @@ impl Scratch {
         }
         let all = &images.folder;
         owner_only::create_folder(all).map_err(Error::io("create", all))?;
-        let folder = all.join(format!(".{name}.{}", std::process::id()));
-        // Left by a process of this number that was killed.
-        let _ = fs::remove_dir_all(&folder);
-        owner_only::create_folder(&folder).map_err(Error::io("create", &folder))?;
-        let scratch = Self { folder, image };
+        sweep(all);
+        let number: [u8; 8] = random().map_err(Error::io("name a folder in", all))?;
+        let folder = all.join(format!(".{name}.{}{SUFFIX}", hex(&number)));
+        let lock = create_locked(&folder).map_err(Error::io("create", &folder))?;
+        let scratch = Self {
+            folder,
+            _lock: lock,
+            image,
+        };
         let made = scratch.made();
         fs::create_dir(&made).map_err(Error::io("create", &made))?;
         Ok(scratch)
@@ -104,6 +118,59 @@ impl Scratch {
                 Err(Error::Exists(self.image.clone()))
             }
             Err(e) => Err(Error::io("create", &self.image)(e)),
+        }
+    }
+}
+
+/// Makes a folder, and locks it for this process and the programs that it starts.
+fn create_locked(folder: &Path) -> io::Result<File> {
+    loop {
+        owner_only::create_folder(folder)?;
+        let lock = match File::open(folder) {
+            // A sweep was faster.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            lock => lock?,
+        };
+        match lock.try_lock() {
+            // A sweep has it, and removes it.
+            Err(TryLockError::WouldBlock) => continue,
+            locked => locked?,
+        }
+        let there = fs::metadata(folder).is_ok_and(|facts| {
+            lock.metadata()
+                .is_ok_and(|locked| locked.ino() == facts.ino())
+        });
+        if there {
+            fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            return Ok(lock);
+        }
+    }
+}
+
+/// Whether an image may be made in a folder of this name.
+fn is_scratch(name: &str) -> bool {
+    let middle = name.strip_prefix('.').and_then(|n| n.strip_suffix(SUFFIX));
+    let number = middle.and_then(|middle| Some(middle.rsplit_once('.')?.1));
+    number.is_some_and(|digits| {
+        digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// Removes the folders that killed commands have left. What cannot be removed is tried again by the
+/// next look.
+pub(super) fn sweep(images: &Path) {
+    for entry in directory::entries(images).unwrap_or_default() {
+        if !is_scratch(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path()) else {
+            continue;
+        };
+        if lock.try_lock().is_ok()
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            let folder = entry.path();
+            tracing::warn!(%error, "cannot remove {}, which a killed command left", folder.display());
         }
     }
 }

@@ -8,14 +8,16 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{BufReader, Read},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     thread,
 };
 
 use backhand::{FilesystemReader, InnerNode};
-use brood_tests::{Home, Ran, image_builder, text, whole, without_qemu};
+use brood_tests::{Home, Ran, Running, image_builder, signal, text, until, whole, without_qemu};
 use layout::Layout;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tar::EntryType;
 
@@ -241,4 +243,43 @@ fn debian_is_the_same_when_it_is_built_again_and_boots() {
     assert!(keys.is_empty(), "secrets of one machine: {keys:?}");
     assert_eq!(files["/etc/machine-id"], "");
     boot::debian(&home, &one);
+}
+
+/// The folder of a build that was killed stays as long as one of its programs works there, and then
+/// goes with the next look.
+#[test]
+fn what_a_killed_build_leaves_is_removed() {
+    let home = Home::bare();
+    // A program that works for ever, in place of the one that reads packages.
+    let programs = home.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    let (program, pid) = (programs.join("dpkg-deb"), home.path().join("pid"));
+    let script = format!("#!/bin/sh\necho $$ >{}\nexec sleep 4711\n", pid.display());
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let package = home.path().join("a.deb");
+    fs::write(&package, "").unwrap();
+    let deb = package.to_str().unwrap();
+    let mut command = home.command(&["image", "build", "--minimal", "one", "--deb", deb]);
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", programs.display()));
+    let build = Running::start(command);
+    let worker: i32 = until("the program", || {
+        fs::read_to_string(&pid).ok()?.trim().parse().ok()
+    });
+    build.signal(Signal::SIGKILL);
+    assert_eq!(build.wait().killed_by(), Some(9));
+    let images = home.state().join("images");
+    let left = || {
+        let _ = home.brood(&["image", "list"]).ok();
+        let entries = fs::read_dir(&images).unwrap().flatten();
+        entries.map(|entry| entry.file_name()).collect::<Vec<_>>()
+    };
+    // A folder that is not a build's stays, whatever its name is like.
+    fs::create_dir(images.join(".other.0123456789abcdef")).unwrap();
+    assert_eq!(left().len(), 2);
+    signal(worker, Signal::SIGKILL);
+    until("it to be removed", || {
+        (left() == [".other.0123456789abcdef"]).then_some(())
+    });
 }
