@@ -264,6 +264,7 @@ fn clones_have_disks_where_files_share_no_blocks() {
     };
     let way = if ext4.is_some() { "qcow2:" } else { "" };
     lives(&home, &linux, way);
+    is_measured(&home, &linux);
     survives_its_qemu(&home, &linux);
     drop(home);
 }
@@ -277,8 +278,39 @@ fn clones_have_disks_where_files_share_blocks() {
         return;
     };
     lives(&home, &linux, "reflink:");
+    is_measured(&home, &linux);
     survives_its_qemu(&home, &linux);
     drop(home);
+}
+
+/// A density run says what a guest's disk takes: what the guest has written, and not what is sealed.
+fn is_measured(home: &Home, linux: &Demo) {
+    let table = home.brood(&["density", &linux.path, "--guests", "1"]).ok();
+    let mut lines = table.stdout.lines();
+    let head = lines.next().unwrap();
+    assert!(head.contains("MiB/guest  disk MiB/guest  "), "{head}");
+    let row: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+    let untouched: f64 = row[7].parse().unwrap();
+    // Each clone of this one writes 3 MiB before it is handed out.
+    home.restore(linux, 1, "w");
+    let hook = "mkdir -p /etc/brood/restored.d; cd /etc/brood/restored.d; \
+                printf '#!/bin/sh\\ndd if=/dev/urandom of=/srv/written bs=64k count=48 conv=fsync\\n' >50-write; \
+                chmod 755 50-write";
+    exec(home, "w-1", hook);
+    let writes = named(linux, "writes");
+    let _ = home.brood(&["suspend", "w-1", &writes.path]).ok();
+    let ran = home.brood(&["density", &writes.path, "--guests", "2", "--json"]);
+    let step = ran.ok().json();
+    assert_eq!(step["answered"], 2, "{step}");
+    let written = step["disk_per_guest_mib"].as_f64().unwrap();
+    // Besides there are the file system's own notes, and clusters of 64 KiB of an overlay.
+    assert!(
+        untouched < 2.0,
+        "{untouched} MiB of a disk that hardly was written to"
+    );
+    assert!((3.0..6.0).contains(&written), "{written} MiB");
+    assert_eq!(home.list(), [] as [Value; 0]);
+    let _ = home.brood(&["checkpoint", "remove", &writes.path]).ok();
 }
 
 #[test]

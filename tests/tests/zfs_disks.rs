@@ -205,6 +205,11 @@ fn clones_are_apart_from_each_other_and_from_their_source_and_share_their_space(
     fs::write(scene.pool.path().join("data/disk"), b"the source goes on").unwrap();
     assert!(fs::read(scene.file(&a)).unwrap() == mine);
     assert!(fs::read(scene.file(&b)).unwrap() == pristine);
+    // With all that was written on the disk.
+    let _ = scene.pool.used();
+    let own = |guest: &GuestId| disks.own_bytes(guest).unwrap().map(|own| own.0);
+    let (of_a, of_b) = (own(&a).unwrap(), own(&b).unwrap());
+    assert!(of_a >= SIZE && of_b < SIZE / 8, "{of_a} and {of_b}");
     let c = guest();
     disks.clone_for(&c).unwrap();
     assert!(
@@ -216,6 +221,7 @@ fn clones_are_apart_from_each_other_and_from_their_source_and_share_their_space(
         disks.release(&guest).unwrap();
         disks.release(&guest).unwrap();
         assert_eq!(disks.location(&guest).unwrap(), None);
+        assert_eq!(own(&guest), None);
     }
     scene.is_pristine("all released");
 }

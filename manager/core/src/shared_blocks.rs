@@ -1,15 +1,18 @@
 //! Blocks that two files share until one of them is written to.
 
-use std::{fs::File, io};
+use std::{fs::File, io, os::unix::fs::MetadataExt};
 #[cfg(target_os = "linux")]
 use std::{
     fs::OpenOptions,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
 #[cfg(target_os = "linux")]
-use nix::fcntl::OFlag;
+use nix::{errno::Errno, fcntl::OFlag};
 
 #[cfg(target_os = "linux")]
 use crate::full_disk;
@@ -42,5 +45,110 @@ pub(crate) fn files_share_blocks(dir: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(e) if full_disk::is_full(&e) => Err(e),
         Err(_) => Ok(false),
+    }
+}
+
+/// Bytes that a file takes on its file system and shares with no other file. Where the file system
+/// does not say which it shares, all of them.
+pub(crate) fn own_bytes(file: &File) -> io::Result<u64> {
+    // stat(2) counts in units of 512 bytes, whatever the file system's blocks are.
+    let all = || Ok(file.metadata()?.blocks() * 512);
+    #[cfg(target_os = "linux")]
+    match own_extents(file) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => all(),
+        own => Ok(own?),
+    }
+    #[cfg(not(target_os = "linux"))]
+    all()
+}
+
+/// `struct fiemap_extent` of linux/fiemap.h.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved: [u64; 2],
+    flags: u32,
+    reserved_too: [u32; 3],
+}
+
+/// `struct fiemap` of linux/fiemap.h, with room for so many extents.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+struct ExtentMap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    room: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS as usize],
+}
+
+/// Extents that are asked for at once.
+#[cfg(target_os = "linux")]
+const EXTENTS: u32 = 128;
+/// `FS_IOC_FIEMAP`: `_IOWR('f', 11, struct fiemap)`, whose extents are no part of its size.
+#[cfg(target_os = "linux")]
+const FS_IOC_FIEMAP: libc::c_ulong = 0xc020_660b;
+/// `FIEMAP_FLAG_SYNC`: what is written has its place first.
+#[cfg(target_os = "linux")]
+const SYNC: u32 = 1;
+/// `FIEMAP_EXTENT_LAST`.
+#[cfg(target_os = "linux")]
+const LAST: u32 = 1;
+/// `FIEMAP_EXTENT_SHARED`.
+#[cfg(target_os = "linux")]
+const SHARED: u32 = 0x2000;
+
+/// Length of a file's extents that it shares with no other file.
+#[cfg(target_os = "linux")]
+fn own_extents(file: &File) -> Result<u64, Errno> {
+    let (mut own, mut start) = (0, 0);
+    loop {
+        let mut map = ExtentMap {
+            start,
+            length: u64::MAX - start,
+            flags: SYNC,
+            mapped: 0,
+            room: EXTENTS,
+            reserved: 0,
+            extents: [Extent::default(); EXTENTS as usize],
+        };
+        // SAFETY: the request reads the head of `map`, and writes its head and at most `room`
+        // extents, for which `map` has the room; any bytes are valid values of both. The descriptor
+        // is open as long as `file` is borrowed, and nobody else has `map`.
+        let asked = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) };
+        Errno::result(asked)?;
+        let found = &map.extents[..map.mapped.min(EXTENTS) as usize];
+        let of_its_own = found.iter().filter(|extent| extent.flags & SHARED == 0);
+        own += of_its_own.map(|extent| extent.length).sum::<u64>();
+        match found.last() {
+            Some(last) if last.flags & LAST == 0 => start = last.logical + last.length,
+            _ => return Ok(own),
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_shares_nothing_has_all_of_its_blocks_to_itself() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(own_bytes(&file).unwrap(), 0);
+        // More extents than are asked for at once, each apart from the next.
+        for n in 0..300 {
+            file.write_all_at(&[7; 4096], n * 3 * 4096).unwrap();
+        }
+        file.set_len(1 << 30).unwrap();
+        file.sync_all().unwrap();
+        let own = own_bytes(&file).unwrap();
+        assert_eq!(own, file.metadata().unwrap().blocks() * 512);
+        assert!(own >= 300 * 4096, "{own}");
     }
 }

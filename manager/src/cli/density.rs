@@ -88,9 +88,10 @@ impl Density {
             self.dirty_pages
                 .saturating_mul(brood_core::units::PAGE_SIZE),
         );
+        let has_disk = run::has_disk(&checkpoint);
         let mut steps: Vec<Step> = Vec::new();
         if !self.json {
-            line(HEADER);
+            line(header(has_disk));
         }
         let mut again = TRIES;
         let mut wanted = self.guests.iter().peekable();
@@ -124,7 +125,7 @@ impl Density {
             if self.json {
                 json(&step);
             } else {
-                line(row(&step));
+                line(row(&step, has_disk));
             }
             steps.push(step);
             if interrupted {
@@ -171,13 +172,23 @@ fn is_repeated(step: &Step, guests: u32, may: bool) -> bool {
 /// How often a step is measured while the host is noisy.
 const TRIES: u32 = 3;
 
-const HEADER: &str =
-    "guests  answered   wall s   p50 ms   p99 ms   host MiB  MiB/guest  checkpoint unchanged";
+/// Heads of the columns. Guests without a disk have no column of disks.
+fn header(has_disk: bool) -> String {
+    let disk = if has_disk { "disk MiB/guest  " } else { "" };
+    format!(
+        "guests  answered   wall s   p50 ms   p99 ms   host MiB  MiB/guest  {disk}checkpoint unchanged"
+    )
+}
 
-fn row(step: &Step) -> String {
+fn row(step: &Step, has_disk: bool) -> String {
+    let disk = match (has_disk, step.disk_per_guest_mib) {
+        (true, Some(mib)) => format!("{mib:>14.3}  "),
+        (true, None) => format!("{:>14}  ", "-"),
+        (false, _) => String::new(),
+    };
     let same = step.checkpoint_sha256_before == step.checkpoint_sha256_after;
     format!(
-        "{:>6}  {:>8}  {:>7.2}  {:>7.2}  {:>7.2}  {:>9.1}  {:>9.3}  {}",
+        "{:>6}  {:>8}  {:>7.2}  {:>7.2}  {:>7.2}  {:>9.1}  {:>9.3}  {disk}{}",
         step.guests,
         step.answered,
         step.wall_s,

@@ -116,6 +116,13 @@ pub fn can_be_asked(checkpoint: &Checkpoint) -> bool {
     guest.is_none_or(|guest| guest.agent.is_some())
 }
 
+/// Whether each guest of a checkpoint has a disk of its own.
+#[must_use]
+pub fn has_disk(checkpoint: &Checkpoint) -> bool {
+    let mut disks = checkpoint.manifest().disks.iter();
+    disks.any(|disk| !disk.is_shared())
+}
+
 /// Measures one step. Its guests are destroyed at its end, whatever happens.
 ///
 /// # Errors
@@ -187,6 +194,7 @@ pub fn step(
         host_delta_mib: delta.available,
         per_guest_mib,
         noise,
+        disk_per_guest_mib: measured.disks.map(|disks| each(disks.as_mib(), count)),
         breakdown,
         checkpoint_sha256_before: sha256_before,
         checkpoint_sha256_after: sha256_after,
@@ -239,6 +247,8 @@ struct Measurement {
     /// By how much the host's memory moved then, when nothing was done.
     moved: Bytes,
     usage: Usage,
+    /// What the guests' disks take; `None` when they have none.
+    disks: Option<Bytes>,
     answered: u64,
 }
 
@@ -289,6 +299,12 @@ fn measure(
             process: sum.process + one.process,
             page_tables: sum.page_tables + one.page_tables,
         });
+    let disks = own
+        .iter()
+        .map(|guest| guests.disk_own_bytes(&guest.row))
+        .try_fold(None, |sum: Option<Bytes>, disk| {
+            Ok::<_, Error>(disk?.map_or(sum, |own| Some(sum.unwrap_or_default() + own)))
+        })?;
     observe(Event::Phase("asking"));
     // A guest that runs already only shows that it does.
     let answers = |guest: &&Guest| {
@@ -309,6 +325,7 @@ fn measure(
         after,
         moved,
         usage,
+        disks,
         answered,
     })
 }

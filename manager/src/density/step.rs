@@ -38,6 +38,10 @@ pub struct Step {
     /// Why these two cannot be relied on, when they cannot: the host did other things meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<String>,
+    /// What a guest's own disk takes where it lies, in MiB: blocks that it shares with no other disk.
+    /// Only guests that have a disk have this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_per_guest_mib: Option<f64>,
     /// Where [`Self::per_guest_mib`] goes.
     pub breakdown: Breakdown,
     /// SHA-256 of the checkpoint's memory file before the step, in hexadecimal.
@@ -236,6 +240,7 @@ pub(super) mod tests {
             },
             host_delta_mib: 510.0,
             per_guest_mib: 0.51,
+            disk_per_guest_mib: None,
             noise: None,
             breakdown: Breakdown::of(&delta, 1000, Bytes::kib(100_000), Bytes::kib(40_000)),
             checkpoint_sha256_before: "ab".repeat(32),

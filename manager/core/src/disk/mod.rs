@@ -56,6 +56,7 @@ use crate::{
         sha256_file,
     },
     guest_id::GuestId,
+    units::Bytes,
 };
 
 /// Computes the SHA-256 of an open file, or remembers it.
@@ -95,6 +96,13 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it cannot be asked for.
     fn location(&self, guest: &GuestId) -> Result<Option<PathBuf>, Error>;
+
+    /// Bytes that the guest's disk takes where it lies, without those that it shares with others;
+    /// `None` when there is no such disk.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    fn own_bytes(&self, guest: &GuestId) -> Result<Option<Bytes>, Error>;
 
     /// Removes the guest's disk. It is no error if it is gone already. A dataset that holds a
     /// bundle's snapshot stays until that bundle is removed.

@@ -28,7 +28,8 @@ use crate::{
     full_disk,
     guest_id::GuestId,
     owner_only,
-    shared_blocks::share_blocks,
+    shared_blocks::{own_bytes, share_blocks},
+    units::Bytes,
 };
 
 /// Folder of the guests' disks, beside their source.
@@ -221,6 +222,16 @@ impl Provider for Reflink {
     fn location(&self, guest: &GuestId) -> Result<Option<PathBuf>, Error> {
         let disk = self.disk(guest);
         Ok(exists(&disk)?.then_some(disk))
+    }
+
+    fn own_bytes(&self, guest: &GuestId) -> Result<Option<Bytes>, Error> {
+        let disk = self.disk(guest);
+        let file = match open(&disk) {
+            Err(Error::Missing { .. }) => return Ok(None),
+            file => file?,
+        };
+        let own = own_bytes(&file).map_err(|e| Error::io("examine", &disk, e))?;
+        Ok(Some(Bytes(own)))
     }
 
     fn release(&self, guest: &GuestId) -> Result<(), Error> {

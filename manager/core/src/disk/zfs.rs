@@ -22,6 +22,7 @@ use crate::{
         manifest::{DiskProvider, DiskSnapshot},
     },
     guest_id::GuestId,
+    units::Bytes,
 };
 
 /// What the names of brood's datasets, snapshots and holds begin with.
@@ -256,6 +257,23 @@ impl Provider for Zfs {
             Some([_, at]) if at.starts_with('/') => Some(at.into()),
             _ => None,
         })
+    }
+
+    /// What was written is counted when it is on the disk, which takes ZFS some seconds.
+    fn own_bytes(&self, guest: &GuestId) -> Result<Option<Bytes>, Error> {
+        let disk = self.disk(guest);
+        let Some(values) = self.get(disk.as_str(), "used")? else {
+            return Ok(None);
+        };
+        let used = values.into_iter().next().unwrap_or_default();
+        match used.parse() {
+            Ok(used) => Ok(Some(Bytes(used))),
+            Err(_) => Err(Error::Zfs {
+                action: "look at",
+                dataset: disk.to_string(),
+                said: format!("used: {used}"),
+            }),
+        }
     }
 
     fn release(&self, guest: &GuestId) -> Result<(), Error> {

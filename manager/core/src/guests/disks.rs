@@ -38,6 +38,18 @@ impl Guests<'_> {
         }
     }
 
+    /// Bytes that a guest's disk takes where it lies, without those that it shares with others;
+    /// `None` when it has none.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    pub fn disk_own_bytes(&self, row: &GuestRow) -> Result<Option<Bytes>, Error> {
+        match self.disk(row)? {
+            Some(disk) => Ok(disk.own_bytes(&row.id)?),
+            None => Ok(None),
+        }
+    }
+
     /// Removes the disk of a guest that is gone, if it has one.
     pub(super) fn release_disk(&self, row: &GuestRow) -> Result<(), disk::Error> {
         release(self.state.owner(), row)

@@ -237,9 +237,14 @@ fn step_table(steps: &[Step]) -> String {
         "Host MiB",
         "MiB per guest",
     ];
+    let have_disks = steps.iter().any(|step| step.disk_per_guest_mib.is_some());
+    let heads = heads
+        .into_iter()
+        .chain(have_disks.then_some("Disk MiB per guest"));
+    let heads: Vec<String> = heads.map(str::to_owned).collect();
     let rows = steps.iter().map(|step| {
         let ms = &step.restore_ms;
-        vec![
+        let mut row = vec![
             whole(step.guests),
             whole(step.answered),
             measured(step.memory_mib),
@@ -252,9 +257,14 @@ fn step_table(steps: &[Step]) -> String {
             measured(ms.max),
             measured(step.host_delta_mib),
             measured(step.per_guest_mib),
-        ]
+        ];
+        let disk = step
+            .disk_per_guest_mib
+            .map_or_else(|| "–".to_owned(), measured);
+        row.extend(have_disks.then_some(disk));
+        row
     });
-    table(&heads.map(str::to_owned), rows)
+    table(&heads, rows)
 }
 
 fn breakdown_table(steps: &[Step], parts: &[String]) -> String {
