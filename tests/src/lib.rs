@@ -52,7 +52,7 @@ pub use lab::{Lab, Peak};
 pub use linux_guest::{image_builder, linux_guest};
 pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
-pub use patience::{PATIENCE, until};
+pub use patience::{PATIENCE, until, until_within};
 pub use pool::pool_home;
 pub use procs::{Proc, processes_in, processes_of, signal};
 pub use ran::{Ran, Running};

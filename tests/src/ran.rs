@@ -14,7 +14,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{PATIENCE, patience::until_within, signal};
+use crate::{PATIENCE, signal, until_within};
 
 /// A command that was started and may still run. It is killed when this is dropped.
 #[derive(Debug)]

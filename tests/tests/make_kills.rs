@@ -4,10 +4,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use brood_tests::{Demo, Home, Ran, Running, processes_in, signal, until};
+use brood_tests::{Demo, Home, Ran, Running, processes_in, signal, until, until_within};
 use nix::sys::signal::Signal;
+
+/// How long a guest may take to boot and to come as far as a test wants it, on a busy machine.
+const BOOT: Duration = Duration::from_secs(240);
 
 /// A hook that the guest's agent runs for longer than anybody waits, before the seal.
 const SLOW_HOOK: &str = "mkdir -p /etc/brood/suspending.d; cd /etc/brood/suspending.d; \
@@ -41,7 +45,7 @@ fn making(home: &Home, images: &Path, to: &Demo, more: &[&str], until_said: &str
     let mut command = home.command(&[&words[..], &limit, more].concat());
     command.env("BROOD_IMAGE_DIR", images);
     let running = Running::start(command);
-    until(until_said, || {
+    until_within(BOOT, until_said, || {
         let said = running.said();
         said.contains(until_said).then_some(())
     });
