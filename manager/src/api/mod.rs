@@ -55,7 +55,7 @@ pub use openapi::document;
 pub use reload::{Reload, ReloadReport};
 pub use serve::{Listen, ServeConfig, ServeEnd, serve};
 
-pub(crate) use crate::types;
+use crate::types;
 
 use cloud_hypervisor::GuestSockets;
 use events::Events;

@@ -13,10 +13,10 @@ use super::{
     output::{age, cancellation, json, line, local, operations_near, table},
 };
 use crate::{
-    api::types,
     config::Config,
     failure::Failure,
     ops::{ImportSource, Local, flatten},
+    types,
 };
 use brood_core::{
     checkpoint::{AgentProtocol, BhyveGuest, BundlePath, Readiness},

@@ -16,9 +16,9 @@ use super::{
     values::{timeout, wait, whole_seconds},
 };
 use crate::{
-    api::types::{Claim as Claimed, ResumeClaimRequest},
     config::Config,
     failure::Failure,
+    types::{Claim as Claimed, ResumeClaimRequest},
 };
 use brood_core::pool::ClaimSpec;
 

@@ -16,14 +16,11 @@ use super::{
     restore::concurrency,
 };
 use crate::{
-    api::{
-        events::RestoreEvent,
-        types::{FillRequest, FilledPool, Pool, PoolAnswer},
-    },
     client::Auto,
     config::Config,
     failure::Failure,
     ops::{PoolStep, PutPool, Watch},
+    types::{FillRequest, FilledPool, Pool, PoolAnswer, RestoreEvent},
 };
 
 /// Repairs a pool and restores its missing guests.

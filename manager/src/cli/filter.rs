@@ -5,7 +5,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::api::types::Guest;
+use crate::types::Guest;
 use brood_core::guests::GuestState;
 
 /// What guests must be to be meant.

@@ -16,9 +16,9 @@ use super::{
     targets::{GuestAction, GuestArgs},
     values::timeout,
 };
-use crate::api::types::{AskRequest, Guest, GuestAnswer, SuspendTarget};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::types::{AskRequest, Guest, GuestAnswer, SuspendTarget};
 use brood_core::{checkpoint::BundlePath, state::EntryState, units::Bytes};
 
 /// Lists all guests, including those that died

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::failure::Failure;
 use crate::{
-    api::types::{Pool, PoolFailing},
     client::daemon,
     config::Config,
     ops::{PoolStep, PutPool},
+    types::{Pool, PoolFailing},
 };
 use brood_core::{
     checkpoint::{BundlePath, Checkpoint, Network},

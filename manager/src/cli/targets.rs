@@ -12,11 +12,11 @@ use super::{
     output::{cancellation, count, ending, json, line, operations},
 };
 use crate::{
-    api::types::{DestroyAnswer, DestroyTargets, Guest},
     client::Auto,
     config::Config,
     failure::Failure,
     ops::{self, NAMES, Operations},
+    types::{DestroyAnswer, DestroyTargets, Guest},
 };
 use brood_core::{guests::GuestState, state::EntryState};
 

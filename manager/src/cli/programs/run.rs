@@ -31,7 +31,6 @@ use super::{
     CODES, copy::into_guest, exec::Program, ours, place::Provision, session::GuestSession,
 };
 use crate::{
-    api::types::DestroyTargets,
     cli::{
         complete,
         output::{operations, operations_to_restore},
@@ -40,6 +39,7 @@ use crate::{
     config::Config,
     failure::{Failure, INTERRUPTED},
     ops::Watch,
+    types::DestroyTargets,
 };
 
 /// A claim's lease; it is renewed for as long as the program runs.

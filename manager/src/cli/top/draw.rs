@@ -16,7 +16,7 @@ use super::{
     text,
     view::Display,
 };
-use crate::api::{events::RestoreEvent, types::Guest};
+use crate::types::{Guest, RestoreEvent};
 use brood_core::{escaped, guests::GuestState};
 
 /// Rows of pools, and of restores, that are shown at most while guests need the room.

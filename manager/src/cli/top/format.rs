@@ -1,6 +1,6 @@
 //! Format of figures in few letters.
 
-use crate::api::types::Guest;
+use crate::types::Guest;
 use brood_core::units::Bytes;
 
 /// An age in one unit: `5s`, `12m`, `3h`, `9d`.

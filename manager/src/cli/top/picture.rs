@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{
-    events::RestoreEvent,
-    sample::HostSample,
+use crate::{
+    api::{events::RestoreEvent, sample::HostSample},
     types::{Guest, Pool},
 };
 use brood_core::{guests::GuestState, units::Bytes};

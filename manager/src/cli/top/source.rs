@@ -12,12 +12,13 @@ use super::{
     picture::{Density, Picture, PoolLine},
 };
 use crate::{
-    api::{sample::HostSample, types::Pool},
+    api::sample::HostSample,
     cli::output::{local, operations},
     client::Auto,
     config::Config,
     failure::Failure,
     ops::StateFolder,
+    types::Pool,
 };
 
 /// Where pictures come from.

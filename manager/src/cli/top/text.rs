@@ -7,7 +7,7 @@ use super::{
     picture::Picture,
     view::{Sort, chosen},
 };
-use crate::api::types::Guest;
+use crate::types::Guest;
 use brood_core::{escaped, guests::GuestState, units::Bytes};
 
 /// The picture; guests in this order, and of those only the ones that the filter lets through.

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{format, picture::Picture};
-use crate::api::types::Guest;
+use crate::types::Guest;
 
 /// Samples of the density that are kept: as many as the widest line may show.
 const HISTORY: usize = 400;
