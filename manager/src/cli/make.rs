@@ -14,10 +14,7 @@ use crate::{config::Config, failure::Failure, ops::ImageBoot};
 use brood_core::{
     checkpoint::{BundlePath, Network},
     disk,
-    engine::{
-        Limit,
-        qemu::{BootDisk, Booted},
-    },
+    engine::{Booted, Limit, qemu::BootDisk},
     units::{Bytes, parse_duration},
 };
 

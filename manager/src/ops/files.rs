@@ -17,8 +17,8 @@ use crate::{
 use brood_core::{
     checkpoint::Network,
     engine::{
-        Limit,
-        qemu::{Boot, BootDisk, BootImage, BootObserver, BootRoot, Booted, Qemu},
+        Boot, BootImage, BootObserver, BootRoot, Booted, Limit,
+        qemu::{BootDisk, Qemu},
     },
     state::State,
 };

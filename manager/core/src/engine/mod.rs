@@ -7,6 +7,8 @@
 mod agent_ask;
 mod agent_session;
 pub mod bhyve;
+#[cfg(target_os = "linux")]
+mod boot;
 mod choose;
 mod demo;
 mod error;
@@ -38,6 +40,8 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub use agent_session::broker;
+#[cfg(target_os = "linux")]
+pub use boot::{Boot, BootImage, BootObserver, BootRoot, Booted};
 pub use choose::{EngineConfig, choose};
 pub use demo::make_demo_checkpoint;
 pub use error::Error;

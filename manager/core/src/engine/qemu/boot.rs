@@ -3,13 +3,12 @@
 use std::{
     fs::File,
     io,
-    os::{fd::AsRawFd, unix::fs::FileExt},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::json;
 
 use super::{
@@ -23,15 +22,21 @@ use super::{
     template_lock::{self, TemplateLock, TemplateParts},
 };
 use crate::{
-    agent::{Agent, AgentError, CloneIdentity, StepError, prepare_suspend, rehearse},
+    agent::{Agent, prepare_suspend, rehearse},
     checkpoint::{
-        BundlePath, Description, Network, NoteSeal, QemuGuest, Watch, Writer,
+        BundlePath, Description, QemuGuest, Writer,
         manifest::{DiskSnapshot, EngineKind, Manifest, Memory, Segment},
     },
-    disk::{self, Owner},
-    engine::{Error, GuestNetwork, Limit, Process, agent_ask, agent_session::CRASH_PATIENCE},
+    disk,
+    engine::{
+        Error, GuestNetwork, Limit, Process, agent_ask,
+        agent_session::CRASH_PATIENCE,
+        boot::{
+            Boot, BootObserver, Booted, make_warm, punch_zeros, step, template_identity, to_name,
+        },
+    },
     guest_id::GuestId,
-    units::{Bytes, PAGE_SIZE},
+    units::Bytes,
 };
 
 /// Memory that a guest may have: enough for a kernel, and all of it below the hole for devices
@@ -43,78 +48,8 @@ const VCPUS_MAX: u32 = 64;
 const MOUNT: &str = "brood.disk=mount";
 /// How long the agent has for its part of the seal.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
-/// How often a guest is asked whether it is ready.
-const READY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a QEMU is looked at that may be ending.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// What is booted.
-#[derive(Clone, Debug)]
-pub struct BootImage {
-    /// The kernel.
-    pub kernel: PathBuf,
-    /// The initramfs.
-    pub initramfs: PathBuf,
-    /// The kernel's command line.
-    pub command_line: String,
-    /// The image's digest.
-    pub digest: String,
-}
-
-/// A root file system that is read from a disk.
-#[derive(Clone, Debug)]
-pub struct BootRoot {
-    /// The file.
-    pub file: PathBuf,
-    /// SHA-256 of its content.
-    pub sha256: String,
-}
-
-/// A checkpoint to make.
-#[derive(Clone, Debug)]
-pub struct Boot<'a> {
-    /// The image.
-    pub image: &'a BootImage,
-    /// The guest's memory.
-    pub memory: Bytes,
-    /// Its virtual CPUs.
-    pub vcpus: u32,
-    /// The network that it has a card for.
-    pub network: Network,
-    /// Its root file system, when that is to be on a disk that all clones read.
-    pub root: Option<&'a BootRoot>,
-    /// The disk that it has to itself.
-    pub disk: Option<&'a BootDisk>,
-    /// Whose that disk is while it is booted.
-    pub owner: Owner,
-    /// A command of the guest's shell that is repeated until it succeeds.
-    pub ready: Option<&'a str>,
-    /// Commands of the guest's shell that are run before the seal.
-    pub warm: &'a [String],
-    /// How long all of it may take.
-    pub limit: Limit<'a>,
-}
-
-/// How far the making of a checkpoint has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Booted {
-    /// QEMU runs.
-    Started,
-    /// The agent has answered.
-    Answered,
-    /// It is ready and warm.
-    Warm,
-}
-
-/// Who is told of a checkpoint that is being made.
-pub struct BootObserver<'a> {
-    /// How far it has come.
-    pub booted: &'a dyn Fn(Booted),
-    /// Called when the bundle is whole and does not have its name yet.
-    pub note: NoteSeal<'a>,
-    /// How much of it is digested.
-    pub progress: Watch<'a>,
-}
 
 fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { action, source }
@@ -348,19 +283,6 @@ impl Template<'_> {
         })
     }
 
-    /// Who the guest is that nobody ever gets. Its name is short: a file with it is not cut by a
-    /// clone, whose name is longer.
-    fn identity(&self) -> CloneIdentity {
-        let mut number = [0; 16];
-        number[..8].copy_from_slice(&self.id.0);
-        CloneIdentity {
-            hostname: "x".to_owned(),
-            mac: None,
-            machine_id: number,
-            generation: number,
-        }
-    }
-
     /// Everything from the start of QEMU to the end of it: waits for the guest, makes it ready and
     /// warm, and returns the state of its devices.
     fn run(
@@ -373,7 +295,7 @@ impl Template<'_> {
         let agent = self.agent(process, boot.limit)?;
         told(Booted::Answered);
         make_warm(&agent, boot)?;
-        let rehearsed = rehearse(&agent, &self.identity()).map_err(|e| step(&e))?;
+        let rehearsed = rehearse(&agent, &template_identity(self.id)).map_err(|e| step(&e))?;
         let nonce = rehearsed.ready.map_or([0; 16], |ready| ready.nonce);
         guest.nonce = format!("{:032x}", u128::from_be_bytes(nonce));
         told(Booted::Warm);
@@ -472,121 +394,10 @@ impl Template<'_> {
     }
 }
 
-/// Name of the guest that was booted.
-fn to_name(boot: &Boot<'_>) -> String {
-    let digest = boot.image.digest.get(..12).unwrap_or_default();
-    format!("image-{digest}")
-}
-
-/// A step in the guest that failed.
-fn step(error: &StepError) -> agent_ask::Error {
-    let told = Error::Boot(error.to_string());
-    match error.source {
-        AgentError::Lost { .. } => agent_ask::Error::Lost(told),
-        _ => agent_ask::Error::Other(told),
-    }
-}
-
 /// Something that QEMU did not do.
 fn monitor(error: impl Into<Error>) -> agent_ask::Error {
     match error.into() {
         e @ (Error::Gone | Error::Io { .. }) => agent_ask::Error::Lost(e),
         e => agent_ask::Error::Other(e),
-    }
-}
-
-/// Waits until the guest's own command says that it is ready, then runs what is to be warm.
-fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), agent_ask::Error> {
-    let begin = Instant::now();
-    let failed = |why| agent_ask::Error::Other(Error::Boot(why));
-    let shell = |command: &str| {
-        let left = boot.limit.timeout.saturating_sub(begin.elapsed());
-        let limit = Limit {
-            timeout: left.max(Duration::from_secs(1)),
-            ..boot.limit
-        };
-        agent_ask::run_program(agent, &["/bin/sh", "-c", command], limit)
-    };
-    while let Some(ready) = boot.ready {
-        let Err(said) = shell(ready)? else { break };
-        if boot.limit.is_cancelled() {
-            return Err(agent_ask::Error::Other(Error::Interrupted));
-        }
-        if begin.elapsed() >= boot.limit.timeout {
-            let seconds = boot.limit.timeout.as_secs();
-            return Err(failed(format!(
-                "{ready:?} did not succeed within {seconds} s: {said}"
-            )));
-        }
-        std::thread::sleep(READY_INTERVAL);
-    }
-    for command in boot.warm {
-        shell(command)?.map_err(|said| failed(format!("{command:?} failed: {said}")))?;
-    }
-    Ok(())
-}
-
-/// Pages that are looked at at once.
-const PIECE: u64 = 256;
-
-/// Makes holes of the pages of a memory file that are zero; `false` when it was not to go on.
-fn punch_zeros(memory: &File, size: Bytes, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
-    let mut buffer = vec![0; usize::try_from(PIECE * PAGE_SIZE).map_err(io::Error::other)?];
-    let page = usize::try_from(PAGE_SIZE).map_err(io::Error::other)?;
-    let mut zeros: Option<(u64, u64)> = None;
-    let punch = |zeros: &mut Option<(u64, u64)>| -> io::Result<()> {
-        let Some((first, end)) = zeros.take() else {
-            return Ok(());
-        };
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
-        match fallocate(memory, flags, offset(first)?, offset(end - first)?) {
-            // A file system without holes keeps the zeros.
-            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    };
-    let mut at = 0;
-    while at < size.0 {
-        if !go_on() {
-            return Ok(false);
-        }
-        let length =
-            usize::try_from((size.0 - at).min(PIECE * PAGE_SIZE)).map_err(io::Error::other)?;
-        let piece = &mut buffer[..length];
-        memory.read_exact_at(piece, at)?;
-        for content in piece.chunks(page) {
-            let end = at + content.len() as u64;
-            if content.iter().all(|byte| *byte == 0) {
-                let first = zeros.map_or(at, |(first, _)| first);
-                zeros = Some((first, end));
-            } else {
-                punch(&mut zeros)?;
-            }
-            at = end;
-        }
-    }
-    punch(&mut zeros)?;
-    Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeros_become_holes_and_everything_else_stays() {
-        let file = tempfile::tempfile().unwrap();
-        let size = Bytes::mib(3);
-        file.set_len(size.0).unwrap();
-        let mut content = vec![0_u8; usize::try_from(size.0).unwrap()];
-        content[5] = 1;
-        content[2_000_000] = 2;
-        *content.last_mut().unwrap() = 3;
-        file.write_all_at(&content, 0).unwrap();
-        assert!(punch_zeros(&file, size, &|| true).unwrap());
-        let mut read = vec![9; content.len()];
-        file.read_exact_at(&mut read, 0).unwrap();
-        assert!(read == content);
     }
 }

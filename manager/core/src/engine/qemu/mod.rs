@@ -58,7 +58,6 @@ use crate::{
 };
 use folder::Folder;
 
-pub use boot::{Boot, BootImage, BootObserver, BootRoot, Booted};
 pub use disks::BootDisk;
 pub use host::{PROGRAM, QemuHost, kvm_obstacle};
 
