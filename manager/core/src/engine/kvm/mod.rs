@@ -34,10 +34,11 @@ use std::{
 pub(super) use demo::make_demo_checkpoint;
 use demo::{DemoPort, words};
 use device::{engine_version, open_kvm};
-use guest::{control::Conversation, port::GuestPort, serve};
+use guest::{control::Conversation, port::GuestPort};
 use limit_group::ParentGroup;
 use verdict::Verdicts;
 use vm::vcpu::VcpuState;
+use wire::StartGuest;
 
 pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
@@ -64,7 +65,7 @@ const SUSPEND_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
 pub fn nursery() -> ! {
-    fork_server::server::main(serve::run::<DemoPort>)
+    fork_server::server::main()
 }
 
 /// The engine. Guests are started by running `binary` as a nursery.
@@ -123,6 +124,7 @@ impl Engine for Kvm {
             run_dir,
             lock,
             terms,
+            StartGuest::Demo,
             DemoPort::identity_bytes,
         )?))
     }

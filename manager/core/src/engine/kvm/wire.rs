@@ -13,6 +13,7 @@ use crate::engine::kvm::vm::layers::Plan;
 /// First message to a nursery, as JSON in a memory file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
+    pub(crate) guest: StartGuest,
     pub(crate) layers: Plan,
     pub(crate) working_set: Vec<PageRange>,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
@@ -21,6 +22,14 @@ pub(crate) struct Start {
     pub(crate) enforces_limits: bool,
     /// Processes to hold ready for orders to come.
     pub(crate) spares: usize,
+}
+
+/// Which kind of guest a nursery is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StartGuest {
+    /// The demo guest.
+    Demo,
 }
 
 /// What makes one clone this clone, as only its guest's port reads it.
@@ -131,10 +140,11 @@ impl From<&Text> for String {
 
 /// Put a request to the guest.
 pub(crate) const CALL_ASK: u64 = 1;
-/// Write the guest's memory to the descriptor that comes along and send its vCPU's state.
+/// Write the guest's memory and its other state to the second and third descriptor that come along;
+/// the first one is of the guest's pagemap (proc_pid_pagemap(5)).
 pub(crate) const CALL_SUSPEND: u64 = 2;
-/// Write the pages that the guest's checkpoint does not have to the first descriptor that comes
-/// along, a list of them to the second, and send its vCPU's state.
+/// As [`CALL_SUSPEND`], with only the pages that the guest's checkpoint does not have, and a list of
+/// them to a fourth descriptor.
 pub(crate) const CALL_SUSPEND_DELTA: u64 = 4;
 /// As [`CALL_SUSPEND`], of a guest that stays: it stops itself when the conversation is over, however
 /// that came.

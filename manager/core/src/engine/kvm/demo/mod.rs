@@ -11,3 +11,6 @@ pub mod words;
 pub(crate) use checkpoint::make_demo_checkpoint;
 pub use mailbox::{DemoAnswer, Request};
 pub(super) use port::DemoPort;
+
+/// The kind of guest that it is.
+pub(super) type Demo = super::guest::plan::PortGuest<DemoPort>;

@@ -31,7 +31,7 @@ use crate::engine::kvm::{
     vm::layers::Plan,
     wire::{
         IdentityBytes, Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN,
-        Report, Start, receive_message, send_message,
+        Report, Start, StartGuest, receive_message, send_message,
     },
 };
 use crate::{
@@ -74,6 +74,7 @@ impl Session {
         run_dir: &Path,
         lock: &File,
         terms: &SessionTerms,
+        guest: StartGuest,
         identity_bytes: fn(&Identity) -> IdentityBytes,
     ) -> Result<Self, Error> {
         let io = |action| {
@@ -96,6 +97,7 @@ impl Session {
 
         let manifest = checkpoint.manifest();
         let start = Start {
+            guest,
             layers: Plan::of(checkpoint),
             working_set: manifest.working_set.clone(),
             park_after: terms.park_after,

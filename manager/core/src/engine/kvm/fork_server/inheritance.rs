@@ -2,6 +2,7 @@
 //! spare takes its order.
 
 use std::{
+    fmt,
     os::fd::{OwnedFd, RawFd},
     sync::Arc,
     time::Duration,
@@ -13,18 +14,62 @@ use nix::unistd::Pid;
 use crate::engine::kvm::{
     fork_server::shared_orders::Desk,
     jail::Jail,
-    vm::{layers::Layers, slots::Region, vcpu::RestorePlan},
+    vm::layers::Layers,
+    wire::{REPORT_FAILED, REPORT_UNUSABLE_KERN, Start},
 };
+
+/// Why a nursery cannot start.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    /// What kind of report this is.
+    pub(crate) kind: u32,
+    pub(crate) reason: String,
+}
+
+impl StartError {
+    /// Because of what stands in the `.ckp.kern`.
+    pub(crate) fn kern(error: impl fmt::Display) -> Self {
+        Self {
+            kind: REPORT_UNUSABLE_KERN,
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<String> for StartError {
+    fn from(reason: String) -> Self {
+        Self {
+            kind: REPORT_FAILED,
+            reason,
+        }
+    }
+}
+
+/// A kind of guest, as a nursery sees it.
+pub(crate) trait GuestKind {
+    /// What is made of a checkpoint's state once for all guests.
+    type Plan;
+
+    /// Makes the plan. A refusal by KVM shows here, before any guest is forked.
+    fn plan(
+        kvm: &Kvm,
+        layers: &Arc<Layers>,
+        kern: &[u8],
+        start: &Start,
+    ) -> Result<Self::Plan, StartError>;
+
+    /// The life of a process that was forked for a guest.
+    fn live(inheritance: &Inheritance<Self::Plan>, spare: &Spare<'_>) -> !;
+}
 
 /// What every guest inherits.
 #[derive(Debug)]
-pub(crate) struct Inheritance {
+pub(crate) struct Inheritance<P> {
     pub(crate) kvm: Kvm,
     pub(crate) layers: Arc<Layers>,
     /// An idle guest gives its virtual machine back after this time; never, when there is none.
     pub(crate) park_after: Option<Duration>,
-    pub(crate) plan: RestorePlan,
-    pub(crate) regions: Vec<Region>,
+    pub(crate) plan: P,
     /// The restore lock, which everything holds that may still be restoring: a descriptor of each
     /// process. A guest's process closes its own and writes nothing here, for the page would be a
     /// page of its own from then on.
@@ -49,7 +94,3 @@ pub(crate) struct Spare<'a> {
     /// The pipe by which it tells the nursery that it took an order.
     pub(crate) receipts: &'a OwnedFd,
 }
-
-/// The life of a process that was forked for a guest: which kind of guest that is, the nursery does
-/// not know.
-pub(crate) type Life = fn(&Inheritance, &Spare<'_>) -> !;

@@ -16,7 +16,7 @@
 //! not answer soon, because no process waits for them; when its last guest is gone, it ends too.
 
 use std::{
-    fmt,
+    convert::Infallible,
     fs::File,
     io::{self, Read, Seek},
     os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
@@ -45,11 +45,12 @@ use nix::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
+    demo::Demo,
     exit_reason::ExitReason,
     exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_SUSPENDED},
     fork_server::{
         descriptors::{self, SOCKET, own},
-        inheritance::{Inheritance, Life, Spare},
+        inheritance::{GuestKind, Inheritance, Spare, StartError},
         last_words::LastWords,
         oom::{OomKills, Scores},
         orphans::Orphans,
@@ -58,59 +59,25 @@ use crate::engine::kvm::{
     jail::{Jail, give_up_privileges},
     limit_group,
     signals::{STOP, handle},
-    vm::{
-        layers::Layers,
-        machine::Machine,
-        ram::Ram,
-        slots::Region,
-        vcpu::{RestorePlan, VcpuState},
-    },
+    vm::layers::Layers,
     wire::{
-        Order, OrderReceipt, REPORT_FAILED, REPORT_READY, REPORT_UNUSABLE_KERN, Report, Start,
-        receive_message, send_message,
+        Order, OrderReceipt, REPORT_READY, Report, Start, StartGuest, receive_message, send_message,
     },
 };
-use crate::{guest_id::GuestId, owner_only, units::PAGE_SIZE};
+use crate::{guest_id::GuestId, owner_only};
 
 /// The process that guests are forked from.
-struct Nursery {
-    inheritance: Inheritance,
+struct Nursery<K: GuestKind> {
+    inheritance: Inheritance<K::Plan>,
     /// Processes to hold ready for orders to come.
     spares: usize,
     last_words: LastWords,
     /// `None` where the score for the out-of-memory killer cannot be set.
     scores: Option<Scores>,
-    life: Life,
-}
-
-/// Why a nursery cannot start.
-struct StartError {
-    /// What kind of report this is.
-    kind: u32,
-    reason: String,
-}
-
-impl StartError {
-    /// Because of what stands in the `.ckp.kern`.
-    fn kern(error: impl fmt::Display) -> Self {
-        Self {
-            kind: REPORT_UNUSABLE_KERN,
-            reason: error.to_string(),
-        }
-    }
-}
-
-impl From<String> for StartError {
-    fn from(reason: String) -> Self {
-        Self {
-            kind: REPORT_FAILED,
-            reason,
-        }
-    }
 }
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
-pub(crate) fn main(life: Life) -> ! {
+pub(crate) fn main() -> ! {
     // Whatever the command's caller had open (a pipe that it waits on, a lock) is not for guests,
     // which live on after the command.
     // SAFETY: nothing in this process has opened a descriptor above the socket yet.
@@ -133,53 +100,58 @@ pub(crate) fn main(life: Life) -> ! {
     blocked.add(Signal::SIGCHLD);
     let _ = blocked.thread_block();
     handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
-    let nursery = match Nursery::receive(life) {
-        Ok(nursery) => nursery,
-        Err(StartError { kind, reason }) => {
-            report(kind, &reason);
-            exit(1);
-        }
-    };
-    report(REPORT_READY, "");
-    nursery.run()
+    let Err(StartError { kind, reason }) = receive();
+    report(kind, &reason);
+    exit(1)
 }
 
-impl Nursery {
-    fn receive(life: Life) -> Result<Self, StartError> {
-        let mut fds = descriptors::receive()
-            .map_err(|e| format!("cannot receive its descriptors: {e}"))?
-            .into_iter();
-        let (Some(start), Some(kern), Some(run_dir), Some(restore_lock)) =
-            (fds.next(), fds.next(), fds.next(), fds.next())
-        else {
-            return Err("it was sent too few descriptors".to_owned().into());
-        };
-        nix::unistd::fchdir(&run_dir).map_err(|e| format!("cannot enter the run folder: {e}"))?;
-        let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
-            .map_err(|e| format!("cannot read its orders: {e}"))?;
-        let kern = contents(kern).map_err(|e| e.to_string())?;
-        let state = VcpuState::from_bytes(&kern).map_err(StartError::kern)?;
-        let layers = Arc::new(Layers::new(
-            fds.map(File::from).collect(),
-            start.layers,
-            Path::new("."),
-        )?);
+/// Receives what guests are to be made of, and runs the nursery of such guests.
+fn receive() -> Result<Infallible, StartError> {
+    let mut fds = descriptors::receive()
+        .map_err(|e| format!("cannot receive its descriptors: {e}"))?
+        .into_iter();
+    let (Some(start), Some(kern), Some(run_dir), Some(restore_lock)) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
+    else {
+        return Err("it was sent too few descriptors".to_owned().into());
+    };
+    nix::unistd::fchdir(&run_dir).map_err(|e| format!("cannot enter the run folder: {e}"))?;
+    // No guest is to have it.
+    drop(run_dir);
+    let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
+        .map_err(|e| format!("cannot read its orders: {e}"))?;
+    let kern = contents(kern).map_err(|e| e.to_string())?;
+    let layers = Layers::new(
+        fds.map(File::from).collect(),
+        start.layers.clone(),
+        Path::new("."),
+    )?;
+    let checkpoint = Opened {
+        kern,
+        layers: Arc::new(layers),
+        restore_lock,
+    };
+    match start.guest {
+        StartGuest::Demo => Nursery::<Demo>::prepare(&start, checkpoint)?.run(),
+    }
+}
+
+/// A checkpoint, open.
+struct Opened {
+    kern: Vec<u8>,
+    layers: Arc<Layers>,
+    restore_lock: OwnedFd,
+}
+
+impl<K: GuestKind> Nursery<K> {
+    fn prepare(start: &Start, checkpoint: Opened) -> Result<Self, StartError> {
+        let Opened {
+            kern,
+            layers,
+            restore_lock,
+        } = checkpoint;
         let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
-        let regions: Vec<_> = start
-            .working_set
-            .iter()
-            .map(|r| Region {
-                start: r.first * PAGE_SIZE,
-                end: (r.first + r.count) * PAGE_SIZE,
-            })
-            .collect();
-        // One machine is made and thrown away: state that it shares with the checkpoint need not be
-        // restored, and a refusal by KVM shows before any guest is forked.
-        let ram = Ram::private(&layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
-        let mut machine = Machine::new(&kvm, ram, &regions).map_err(|(_, e)| e.to_string())?;
-        let plan = RestorePlan::new(&kvm, state, &machine.vcpu).map_err(StartError::kern)?;
-        plan.try_on(&mut machine.vcpu).map_err(StartError::kern)?;
-        drop(machine);
+        let plan = K::plan(&kvm, &layers, &kern, start)?;
         layers
             .check(&mut layers.stamps().into())
             .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
@@ -197,18 +169,17 @@ impl Nursery {
                 layers,
                 park_after: start.park_after,
                 plan,
-                regions,
                 restore_lock: restore_lock.into_raw_fd(),
                 nursery: Pid::this(),
             },
             spares: start.spares,
             last_words,
             scores,
-            life,
         })
     }
 
     fn run(mut self) -> ! {
+        report(REPORT_READY, "");
         let Ok(pipe) = Pipe::new() else { exit(1) };
         let Ok(mut children) = ChildTable::new(self.spares) else {
             exit(1)
@@ -276,7 +247,7 @@ impl Nursery {
                         place,
                         receipts: &pipe.take,
                     };
-                    (self.life)(&self.inheritance, &spare)
+                    K::live(&self.inheritance, &spare)
                 }
                 Ok(ForkResult::Parent { child }) => children.add(child),
                 // One spare will do. Without any, orders have to be refused here.

@@ -17,7 +17,7 @@ use nix::{
         signal::{Signal, kill},
         socket::{
             AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-            UnixAddr, connect, getsockopt, recv, recvmsg, sendmsg, setsockopt, socket, sockopt,
+            UnixAddr, connect, getsockopt, recvmsg, sendmsg, setsockopt, socket, sockopt,
         },
         stat::Mode,
         time::{TimeVal, TimeValLike},
@@ -41,8 +41,10 @@ use crate::{
     units::Bytes,
 };
 
-/// Most bytes of vCPU state that a guest may send.
-const STATE_MAX: usize = 128 << 10;
+/// Most bytes of state that a guest may send.
+const STATE_MAX: u64 = 4 << 20;
+/// Most bytes of a list of its pages: all of 64 GiB, listed one by one.
+const LIST_MAX: u64 = 256 << 20;
 
 /// How long the end of a guest is waited for that has said that it dies. Its nursery may be slow to
 /// record why.
@@ -129,12 +131,12 @@ impl<'a> Conversation<'a> {
     /// waits for [`Self::commit`]; hanging up lets it go on. One that was stopped runs on, as far as
     /// it takes.
     pub(crate) fn suspend(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, Error> {
-        self.suspend_to(CALL_SUSPEND, &[memory], watch)
+        self.suspend_to(CALL_SUSPEND, memory, None, watch)
     }
 
     /// The same, of a guest that stays: it stops when this conversation is over.
     pub(crate) fn snapshot(&self, memory: &File, watch: Watch<'_>) -> Result<Vec<u8>, Error> {
-        self.suspend_to(CALL_SNAPSHOT, &[memory], watch)
+        self.suspend_to(CALL_SNAPSHOT, memory, None, watch)
     }
 
     /// Has the guest write the pages that its checkpoint does not have to `memory`; returns the
@@ -144,19 +146,25 @@ impl<'a> Conversation<'a> {
         memory: &File,
         watch: Watch<'_>,
     ) -> Result<(Vec<u8>, PageList), Error> {
-        let pages = memfd_create(c"brood-pages", MFdFlags::MFD_CLOEXEC).map_err(talk)?;
-        let mut pages = File::from(pages);
-        let state = self.suspend_to(CALL_SUSPEND_DELTA, &[memory, &pages], watch)?;
-        let mut list = String::new();
-        pages.rewind().map_err(talk)?;
-        pages.read_to_string(&mut list).map_err(talk)?;
+        let pages = memory_file()?;
+        let state = self.suspend_to(CALL_SUSPEND_DELTA, memory, Some(&pages), watch)?;
+        let list = String::from_utf8(content(pages, LIST_MAX)?);
+        let list = list.map_err(|_| {
+            Error::Refused("the guest sent a list of pages that is no text".to_owned())
+        })?;
         let list = list
             .parse()
             .map_err(|e| Error::Refused(format!("the guest sent a list of pages that {e}")))?;
         Ok((state, list))
     }
 
-    fn suspend_to(&self, kind: u64, files: &[&File], watch: Watch<'_>) -> Result<Vec<u8>, Error> {
+    fn suspend_to(
+        &self,
+        kind: u64,
+        memory: &File,
+        pages: Option<&File>,
+        watch: Watch<'_>,
+    ) -> Result<Vec<u8>, Error> {
         let call = Call {
             kind,
             ..Call::new_zeroed()
@@ -164,25 +172,18 @@ impl<'a> Conversation<'a> {
         let pid = self.pid().map_err(talk)?;
         // It tells the guest which pages are its own. A guest's process cannot open it.
         let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(failed)?;
-        let sent: Vec<&File> = [&pagemap]
-            .into_iter()
-            .chain(files.iter().copied())
-            .collect();
+        let state = memory_file()?;
+        let mut sent = vec![&pagemap, memory, &state];
+        sent.extend(pages);
         send_with_files(self.socket.as_raw_fd(), &call, &sent).map_err(talk)?;
         // A guest in the middle of a request does not look at its socket until its vCPU is stopped;
         // a paused guest, not until it goes on. In this order the vCPU of such a one does not run.
         for signal in [Signal::SIGUSR1, Signal::SIGCONT] {
             let _ = kill(Pid::from_raw(pid), signal);
         }
-        self.wait(files[0], watch)?;
+        self.wait(memory, watch)?;
         self.reply()?;
-        let mut state = vec![0; STATE_MAX];
-        let length = self.patiently(|| {
-            let received = recv(self.socket.as_raw_fd(), &mut state, MsgFlags::empty());
-            received.map_err(io::Error::from)
-        })?;
-        state.truncate(length);
-        Ok(state)
+        content(state, STATE_MAX)
     }
 
     /// Waits until the guest has written its memory, or `watch` ends it: then the guest finds out
@@ -255,6 +256,25 @@ impl Conversation<'_> {
     }
 }
 
+/// A file in memory for what a guest's process writes.
+fn memory_file() -> Result<File, Error> {
+    let file = memfd_create(c"brood-guest", MFdFlags::MFD_CLOEXEC);
+    file.map(File::from).map_err(talk)
+}
+
+/// All that was written there, if it is not more than a guest may send.
+fn content(mut file: File, most: u64) -> Result<Vec<u8>, Error> {
+    file.rewind().map_err(talk)?;
+    let mut bytes = Vec::new();
+    let length = file.take(most + 1).read_to_end(&mut bytes);
+    if length.map_err(talk)? as u64 > most {
+        return Err(Error::Refused(format!(
+            "the guest sent more than {most} bytes beside its memory"
+        )));
+    }
+    Ok(bytes)
+}
+
 /// The conversation itself failed.
 fn talk(source: impl Into<io::Error>) -> Error {
     Error::Io {
@@ -286,12 +306,12 @@ fn send_with_files<T: IntoBytes + Immutable>(
     Ok(())
 }
 
-/// Receives a whole message and the descriptors that came with it, three at most.
+/// Receives a whole message and the descriptors that came with it, four at most.
 pub(crate) fn receive_with_files<T: FromBytes + IntoBytes>(
     socket: RawFd,
     message: &mut T,
 ) -> io::Result<Vec<File>> {
-    let mut space = nix::cmsg_space!([RawFd; 3]);
+    let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut data = [IoSliceMut::new(message.as_mut_bytes())];
     let received = loop {
         // A guest is kicked by a signal when it is to be suspended, and that may come at any time

@@ -1,6 +1,8 @@
-//! Process of a guest: [`serve`] is its life after the fork, [`port`] the kind of guest that it runs,
-//! and [`control`] the client of its socket.
+//! Process of a guest: [`life`] has what guests of all kinds do, [`serve`] is the life of one with a
+//! [`port`], and [`control`] the client of its socket.
 
 pub(crate) mod control;
+pub(crate) mod life;
+pub(crate) mod plan;
 pub(crate) mod port;
 pub(crate) mod serve;

@@ -5,67 +5,53 @@
 
 use std::{
     borrow::Cow,
-    fs::File,
-    io, mem,
-    os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::fs::FileExt,
-    },
+    mem,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     process::exit,
     ptr,
     sync::atomic::{AtomicPtr, Ordering},
-    thread,
     time::Duration,
 };
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigHandler, Signal, raise},
-        socket::{
-            AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen,
-            setsockopt, socket, sockopt,
-        },
-        time::{TimeVal, TimeValLike},
-    },
-    unistd::{Pid, getppid, write},
+    sys::signal::{SigHandler, Signal},
+    unistd::{Pid, getppid},
 };
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
+use super::life::{
+    self, Destination, accept, await_commit, control_socket, die_with_parent, fail, hung_up,
+    listen_as, receive_call, stop_after, take_order,
+};
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_DIED, EXIT_SUSPENDED},
+    exit_record::EXIT_CHECKPOINT_CUT,
     fork_server::{
         descriptors::{SOCKET, close_own},
         inheritance::{Inheritance, Spare},
-        last_words,
     },
-    guest::port::{GuestPort, Proof},
+    guest::{
+        plan::GuestPlan,
+        port::{GuestPort, Proof},
+    },
     limit_group,
-    signals::{STOP, handle},
+    signals::handle,
     vm::{
-        dump,
-        layers::Layers,
         machine::{Machine, ParkedGuest, Stop},
         ram::Ram,
         vcpu::VcpuState,
     },
     wire::{
-        CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call, Order,
-        OrderReceipt, REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPLY_NO_ROOM,
-        REPORT_RESTORED, Reply, Report, RequestBytes, send_message,
+        CALL_ASK, Order, REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply,
+        Report, RequestBytes, send_message,
     },
 };
-use crate::{checkpoint::FileStamp, full_disk, guest_id::GuestId, units::Bytes};
-
-/// Time that a client has to send its call, in milliseconds.
-const CLIENT_PATIENCE_MS: i64 = 2000;
-/// Time that the nursery has to record how a guest ended.
-const RECORD_PATIENCE: Duration = Duration::from_secs(2);
+use crate::{checkpoint::FileStamp, guest_id::GuestId, units::Bytes};
 
 /// Makes a virtual machine in this process, which was just forked for it, takes an order, becomes
 /// that guest, and serves it to its end.
-pub(crate) fn run<P: GuestPort>(inheritance: &Inheritance, spare: &Spare<'_>) -> ! {
+pub(crate) fn run<P: GuestPort>(inheritance: &Inheritance<GuestPlan>, spare: &Spare<'_>) -> ! {
     // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
     die_with_parent(true);
     if getppid() != inheritance.nursery {
@@ -83,13 +69,6 @@ pub(crate) fn run<P: GuestPort>(inheritance: &Inheritance, spare: &Spare<'_>) ->
     }
 }
 
-/// Tells the manager that its order failed, and ends this process.
-#[inline(never)]
-fn fail(seq: u64, text: &str) -> ! {
-    let _ = send_message(SOCKET, &Report::failed(seq, text));
-    exit(1)
-}
-
 /// What a spare has before its order.
 struct Prepared {
     /// A machine in the checkpoint's state.
@@ -100,14 +79,14 @@ struct Prepared {
 
 /// Everything that is the same for all clones.
 #[inline(never)]
-fn prepare(inheritance: &Inheritance) -> Result<Prepared, String> {
+fn prepare(inheritance: &Inheritance<GuestPlan>) -> Result<Prepared, String> {
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
     handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
     let ram =
         Ram::private(&inheritance.layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
-    let (kvm, plan) = (&inheritance.kvm, &inheritance.plan);
+    let (kvm, plan) = (&inheritance.kvm, &inheritance.plan.restore);
     let mut machine =
-        Machine::new(kvm, ram, &inheritance.regions).map_err(|(_, e)| e.to_string())?;
+        Machine::new(kvm, ram, &inheritance.plan.regions).map_err(|(_, e)| e.to_string())?;
     plan.apply(&mut machine.vcpu, &plan.registers())
         .map_err(|e| e.to_string())?;
     let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
@@ -118,28 +97,8 @@ fn prepare(inheritance: &Inheritance) -> Result<Prepared, String> {
     Ok(Prepared { machine, control })
 }
 
-/// Waits for an order and tells the nursery. The process ends when there is none to come.
-#[inline(never)]
-fn take_order(spare: &Spare<'_>) -> Order {
-    // SAFETY: the place is this process's alone. The nursery looks at it when it has read the
-    // receipt below, or when this process has ended.
-    let Some(order) = (unsafe { spare.desk.receive(spare.place, SOCKET) }) else {
-        exit(0)
-    };
-    let pid = Pid::this().as_raw();
-    let taken = OrderReceipt {
-        seq: order.seq,
-        id: order.id,
-        pid,
-        padding: [0; 4],
-    };
-    // Shorter than the pipe's unit of writing, so never torn; the nursery reads on and on.
-    let _ = write(spare.receipts, taken.as_bytes());
-    order
-}
-
 struct Guest<'a, P> {
-    inheritance: &'a Inheritance,
+    inheritance: &'a Inheritance<GuestPlan>,
     body: Body,
     control: OwnedFd,
     port: P,
@@ -161,7 +120,7 @@ enum Body {
 
 #[inline(never)]
 fn restore<'a, P: GuestPort>(
-    inheritance: &'a Inheritance,
+    inheritance: &'a Inheritance<GuestPlan>,
     prepared: Prepared,
     order: &Order,
 ) -> Result<Guest<'a, P>, String> {
@@ -172,7 +131,7 @@ fn restore<'a, P: GuestPort>(
     if order.memory_limit > 0 {
         limit_group::enter(&id, Bytes(order.memory_limit))?;
     }
-    let plan = &inheritance.plan;
+    let plan = &inheritance.plan.restore;
     let mut port = P::default();
     port.lay_down_identity(&machine.ram, &order.identity, plan.state().tsc_khz);
     listen_as(&control, &id).map_err(|e| format!("cannot name its control socket: {e}"))?;
@@ -241,7 +200,7 @@ impl<P: GuestPort> Guest<'_, P> {
         let mut idle_limit = self.inheritance.park_after;
         loop {
             if self.client_within(idle_limit) {
-                if let Some(client) = self.accept() {
+                if let Some(client) = accept(&self.control) {
                     self.converse(&client);
                 }
                 idle_limit = self.inheritance.park_after;
@@ -262,17 +221,6 @@ impl<P: GuestPort> Guest<'_, P> {
         poll(&mut fds, limit) != Ok(0)
     }
 
-    /// The next client; none when there is none, or it has gone again.
-    fn accept(&self) -> Option<OwnedFd> {
-        let fd = accept4(self.control.as_raw_fd(), SockFlag::SOCK_CLOEXEC).ok()?;
-        // SAFETY: the descriptor is new and nobody else's.
-        let client = unsafe { OwnedFd::from_raw_fd(fd) };
-        let patience = TimeVal::milliseconds(CLIENT_PATIENCE_MS);
-        let _ = setsockopt(&client, sockopt::ReceiveTimeout, &patience);
-        let _ = setsockopt(&client, sockopt::SendTimeout, &patience);
-        Some(client)
-    }
-
     /// Gives the virtual machine back, if all of its state can be kept without it.
     #[inline(never)]
     fn park(&mut self) {
@@ -285,7 +233,7 @@ impl<P: GuestPort> Guest<'_, P> {
         };
         // From here on a signal has no vCPU to stop.
         KICK.store(ptr::null_mut(), Ordering::Relaxed);
-        self.body = match machine.park(&self.inheritance.plan) {
+        self.body = match machine.park(&self.inheritance.plan.restore) {
             Ok(parked) => Body::Parked(Box::new(parked)),
             Err(machine) => Body::awake(machine),
         };
@@ -305,15 +253,13 @@ impl<P: GuestPort> Guest<'_, P> {
     /// Makes the virtual machine of a parked guest again.
     #[inline(never)]
     fn unpark(&mut self) -> Result<(), String> {
-        let Inheritance {
-            kvm, regions, plan, ..
-        } = self.inheritance;
+        let Inheritance { kvm, plan, .. } = self.inheritance;
         let body = mem::replace(&mut self.body, Body::Between);
         let Body::Parked(parked) = body else {
             self.body = body;
             return Ok(());
         };
-        match parked.unpark(kvm, regions, plan) {
+        match parked.unpark(kvm, &plan.regions, &plan.restore) {
             Ok(machine) => {
                 self.body = Body::awake(machine);
                 Ok(())
@@ -370,16 +316,9 @@ impl<P: GuestPort> Guest<'_, P> {
         }
     }
 
-    /// Ends the process of a guest that cannot go on. The nursery does, when it has recorded why.
+    /// Ends the process of a guest that cannot go on.
     fn end(&self) -> ! {
-        let said = self
-            .exit_reason
-            .as_ref()
-            .is_some_and(|reason| last_words::say(&self.inheritance.last_words, reason));
-        if said {
-            thread::sleep(RECORD_PATIENCE);
-        }
-        exit(EXIT_DIED)
+        life::end(&self.inheritance.last_words, self.exit_reason.as_ref())
     }
 
     fn died(&mut self, reason: &ExitReason) -> Reply {
@@ -400,7 +339,9 @@ impl<P: GuestPort> Guest<'_, P> {
                 Stop::Interrupted => {
                     machine.vcpu.set_kvm_immediate_exit(0);
                     while self.client_within(Some(Duration::ZERO)) {
-                        let Some(client) = self.accept() else { break };
+                        let Some(client) = accept(&self.control) else {
+                            break;
+                        };
                         self.converse_while_busy(&client);
                     }
                 }
@@ -426,57 +367,25 @@ impl<P: GuestPort> Guest<'_, P> {
     /// guest goes on as if nothing had happened: that is how a snapshot is taken, too.
     fn suspend(&mut self, client: &OwnedFd, to: Destination, busy: bool) -> Reply {
         let inheritance = self.inheritance;
-        let written = self.machine().and_then(|(machine, _)| {
+        let captured = self.machine().and_then(|(machine, _)| {
             machine.finish_exit().map_err(|e| e.to_string())?;
             let state = VcpuState::capture(&inheritance.kvm, &machine.vcpu, busy)
                 .map_err(|e| e.to_string())?;
-            let written = to.write(&inheritance.layers, &machine.ram, &|| !hung_up(client));
-            Ok((state.to_bytes(), written))
+            Ok((state.to_bytes(), &machine.ram))
         });
-        // Guests may be restored from these files before this one is heard of again.
-        drop(to);
-        let state = match written {
-            Ok((state, Ok(()))) => state,
-            Ok((_, Err(e))) => {
-                let kind = if full_disk::is_full(&e) {
-                    REPLY_NO_ROOM
-                } else {
-                    REPLY_FAILED
-                };
-                let limit = match e.kind() {
-                    io::ErrorKind::FileTooLarge => {
-                        " (it was restored under a limit on the size of files: ulimit -f)"
-                    }
-                    _ => "",
-                };
-                return Reply::new(
-                    kind,
-                    &format!("cannot write the guest's memory: {e}{limit}"),
-                );
-            }
+        let written = match captured {
+            Ok((state, ram)) => to.write(&state, &inheritance.layers, ram, &|| !hung_up(client)),
             Err(e) => return Reply::new(REPLY_FAILED, &e),
         };
+        if let Err(reply) = written {
+            return reply;
+        }
         if let Err(reason) = self.check_checkpoint() {
             let reply = self.died(&reason);
             let _ = send_message(client.as_raw_fd(), &reply);
             self.end();
         }
-        let sent = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, "")).and_then(|()| {
-            nix::sys::socket::send(client.as_raw_fd(), &state, MsgFlags::MSG_NOSIGNAL)
-                .map_err(io::Error::from)
-        });
-        if let Err(e) = sent {
-            return Reply::new(REPLY_FAILED, &format!("cannot send the guest's state: {e}"));
-        }
-        // The client seals the bundle now, which takes as long as the disk takes.
-        let _ = setsockopt(client, sockopt::ReceiveTimeout, &TimeVal::zero());
-        match receive_call(client.as_raw_fd()) {
-            Some((call, _)) if call.kind == CALL_COMMIT => {
-                let _ = send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, ""));
-                exit(EXIT_SUSPENDED)
-            }
-            _ => Reply::new(REPLY_FAILED, "the suspend was given up; the guest goes on"),
-        }
+        await_commit(client)
     }
 
     /// Checks that the memory which the guest shares still has the sealed content.
@@ -486,93 +395,6 @@ impl<P: GuestPort> Guest<'_, P> {
             .check(&mut self.stamps)
             .map_err(|detail| ExitReason::CheckpointChanged { detail })
     }
-}
-
-/// Where a guest is to be written.
-enum Destination {
-    /// All of its memory to a file.
-    Full { memory: File, pagemap: File },
-    /// The pages that its checkpoint does not have to one file, and a list of them to another.
-    Delta {
-        memory: File,
-        pages: File,
-        pagemap: File,
-    },
-}
-
-impl Destination {
-    /// The destination in a call to suspend; `None` for other calls.
-    fn of(call: &Call, files: Vec<File>) -> Option<Self> {
-        let mut files = files.into_iter();
-        let (pagemap, memory) = (files.next()?, files.next()?);
-        match (call.kind, files.next()) {
-            (CALL_SUSPEND | CALL_SNAPSHOT, None) => Some(Self::Full { memory, pagemap }),
-            (CALL_SUSPEND_DELTA, Some(pages)) => Some(Self::Delta {
-                memory,
-                pages,
-                pagemap,
-            }),
-            _ => None,
-        }
-    }
-
-    fn write(&self, layers: &Layers, ram: &Ram, go_on: &dyn Fn() -> bool) -> io::Result<()> {
-        match self {
-            Self::Full { memory, pagemap } => {
-                dump::write_memory(layers, ram, pagemap, memory, go_on)
-            }
-            Self::Delta {
-                memory,
-                pages,
-                pagemap,
-            } => {
-                let list = dump::write_delta(layers, ram, pagemap, memory, go_on)?;
-                pages.write_all_at(list.to_string().as_bytes(), 0)
-            }
-        }
-    }
-}
-
-/// Stops a guest that was to stay stopped, before its vCPU runs again. It does so itself: whoever
-/// took the snapshot may have been killed.
-fn stop_after(call: &Call) {
-    if call.kind == CALL_SNAPSHOT {
-        let _ = raise(STOP);
-    }
-}
-
-/// Receives a call and the descriptors that came along.
-fn receive_call(client: RawFd) -> Option<(Call, Vec<File>)> {
-    let mut call = Call::new_zeroed();
-    let files = crate::engine::kvm::guest::control::receive_with_files(client, &mut call).ok()?;
-    Some((call, files))
-}
-
-/// Whether a client is gone.
-fn hung_up(client: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(client.as_fd(), PollFlags::empty())];
-    // POLLHUP comes unasked.
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
-}
-
-fn control_socket() -> nix::Result<OwnedFd> {
-    socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )
-}
-
-fn listen_as(control: &OwnedFd, id: &GuestId) -> nix::Result<()> {
-    let address = UnixAddr::new(&exit_record::socket_address(id)[..])?;
-    bind(control.as_raw_fd(), &address)?;
-    listen(control, Backlog::new(16)?)
-}
-
-fn die_with_parent(yes: bool) {
-    let signal = yes.then_some(Signal::SIGKILL);
-    let _ = nix::sys::prctl::set_pdeathsig(signal);
 }
 
 /// Where a signal tells the vCPU to stop: `immediate_exit` of its run page. A signal handler can

@@ -19,7 +19,7 @@ pub(crate) struct SealedFile {
 
 /// Message to a nursery: which files there are, and which pages come from which. The files
 /// themselves come as descriptors.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) memory: Bytes,
     pub(crate) sealed: Vec<SealedFile>,
