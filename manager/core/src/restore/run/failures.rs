@@ -106,6 +106,7 @@ impl Run<'_> {
         }
     }
 
+    /// Ends a guest that failed, and tells why it did.
     pub(super) fn fail(
         &mut self,
         id: GuestId,
@@ -113,17 +114,22 @@ impl Run<'_> {
         error: String,
         observe: &mut dyn FnMut(&RestoreStep<'_>),
     ) {
+        // A guest that lives, or may, keeps its record: without one, nobody would find it. So does
+        // a guest whose disk is left. The next command that looks tries again.
+        let error = match self.end(&id) {
+            End::Stays(also) => {
+                self.tell_failure(name, format!("{error}, and {also}"), observe);
+                return;
+            }
+            End::Ended | End::NotFound => error,
+        };
         self.tell_failure(name, error, observe);
         let run_dir = self.state.run_dir();
-        // A guest that cannot be looked at may live: it keeps its record, and so does a guest whose
-        // disk is left. The next command that looks tries again.
-        let known = self.parts.engine.find(GuestRef::new(&run_dir, &id)).is_ok();
-        if known
-            && self
-                .parts
-                .engine
-                .forget(GuestRef::new(&run_dir, &id))
-                .is_ok()
+        if self
+            .parts
+            .engine
+            .forget(GuestRef::new(&run_dir, &id))
+            .is_ok()
             && self.release(&id).is_ok()
         {
             let _ = self.state.remove_guests(&[id]);
@@ -143,7 +149,6 @@ impl Run<'_> {
 
     fn fail_given_out(&mut self, why: &str, observe: &mut dyn FnMut(&RestoreStep<'_>)) {
         for (_, (order, _)) in std::mem::take(&mut self.given_out) {
-            self.end(&order.id);
             self.fail(order.id, order.identity.name, why.to_owned(), observe);
         }
     }
@@ -202,7 +207,10 @@ impl Run<'_> {
         let mut again: Vec<_> = std::mem::take(&mut self.given_out).into_iter().collect();
         again.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
         for (_, (order, _)) in again {
-            self.end(&order.id);
+            if let End::Stays(error) = self.end(&order.id) {
+                self.tell_failure(order.identity.name, error, observe);
+                continue;
+            }
             // The dead guest's control socket, and its writes on its disk, would be in the new
             // guest's way.
             self.parts
