@@ -23,6 +23,7 @@ pub mod directory;
 pub mod disk;
 pub mod engine;
 pub mod escaped;
+pub mod faults;
 pub mod full_disk;
 pub mod guest_id;
 pub mod guests;

@@ -5,6 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 use nix::fcntl::copy_file_range;
 
 use super::hash::interrupted;
+use crate::faults::{self, Point};
 
 /// Copied at a time: some ten milliseconds, unless the disk is slow.
 const PIECE: usize = 16 << 20;
@@ -34,6 +35,7 @@ pub(crate) fn copy_range(
         if !go_on() {
             return Err(interrupted());
         }
+        faults::at(Point::FlattenCopy)?;
         let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
         match copy_file_range(
             from,

@@ -19,10 +19,24 @@ use nix::{
 };
 
 use super::error::Error;
-use crate::units::Bytes;
+use crate::{
+    faults::{self, Point},
+    units::Bytes,
+};
 
 /// Files that are being written are their owner's alone.
 const UNSEALED: Mode = Mode::from_bits_truncate(0o600);
+
+/// What came of giving a file another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// It has both names.
+    Linked,
+    /// It has the new name only.
+    Renamed,
+    /// Another file has the new name.
+    Taken,
+}
 
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -106,23 +120,19 @@ impl Folder {
         Ok(self.look(name)?.is_some())
     }
 
-    /// Gives a file its second name and takes away the first. Never replaces a file: `false`
-    /// when the new name is taken.
-    pub(super) fn give_name(&self, from: &str, to: &str) -> Result<bool, Error> {
+    /// Gives a file another name. Never replaces a file.
+    pub(super) fn give_name(&self, from: &str, to: &str) -> Result<Naming, Error> {
         match linkat(&self.handle, from, &self.handle, to, AtFlags::empty()) {
-            Ok(()) => {
-                self.remove(from)?;
-                Ok(true)
-            }
-            Err(Errno::EEXIST) => Ok(false),
+            Ok(()) => Ok(Naming::Linked),
+            Err(Errno::EEXIST) => Ok(Naming::Taken),
             // A file system without hard links.
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
                 if self.holds(to)? {
-                    return Ok(false);
+                    return Ok(Naming::Taken);
                 }
                 nix::fcntl::renameat(&self.handle, from, &self.handle, to)
                     .map_err(|cause| Error::io("rename", &self.file(from), cause))?;
-                Ok(true)
+                Ok(Naming::Renamed)
             }
             Err(cause) => Err(Error::io("name", &self.file(to), cause)),
         }
@@ -136,6 +146,8 @@ impl Folder {
 
     /// Removes a name that may or may not be there.
     pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
+        faults::at(Point::BundleRemove)
+            .map_err(|cause| Error::io("remove", &self.file(name), cause))?;
         match unlinkat(&self.handle, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(cause) => Err(Error::io("remove", &self.file(name), cause)),
@@ -144,8 +156,8 @@ impl Folder {
 
     /// Waits until the names in the folder are on the disk.
     pub(super) fn sync(&self) -> Result<(), Error> {
-        self.handle
-            .sync_all()
+        faults::at(Point::BundleFolder)
+            .and_then(|()| self.handle.sync_all())
             .map_err(|cause| Error::io("write to disk", &self.path, cause))
     }
 

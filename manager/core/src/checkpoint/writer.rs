@@ -18,6 +18,7 @@ pub(super) use lock::Lock;
 use super::{
     BhyveGuest, QemuGuest,
     error::Error,
+    folder::Naming,
     hash::{Tally, Watch, sha256, sha256_tallied},
     manifest::{
         Device, DiskSnapshot, EngineKind, FORMAT, FileSeal, Files, Manifest, Memory, PageRange,
@@ -31,6 +32,7 @@ use super::{
     validate::{KERN_MAX, MANIFEST_MAX, MEMORY_MAX, META_MAX},
 };
 use crate::{
+    faults::{self, Point},
     owner_only,
     units::{Bytes, PAGE_SIZE},
 };
@@ -150,6 +152,7 @@ impl Writer {
     }
 
     fn begin(path: &BundlePath, needed: Bytes) -> Result<Self, Error> {
+        faults::at(Point::BundleCreate).map_err(|cause| Error::io("create", &path.ckp(), cause))?;
         let folder = place::open_or_create(path, needed)?;
         let lock = Lock::acquire(path, folder)?;
         for part in Part::ALL {
@@ -243,7 +246,11 @@ impl Writer {
         }
         self.kern
             .set_len(0)
-            .and_then(|()| self.kern.write_all_at(bytes, 0))
+            .and_then(|()| {
+                faults::writing(Point::BundleKern, bytes, |bytes| {
+                    self.kern.write_all_at(bytes, 0)
+                })
+            })
             .map_err(|cause| Error::io("write", &self.temporary(Part::Kern), cause))?;
         self.kern_size = size;
         Ok(())
@@ -358,7 +365,7 @@ impl Writer {
             sha256: sha256(&text),
         };
         let mut file = place::create_temporary(&self.path, self.lock.folder(), Part::Meta)?;
-        file.write_all(&text)
+        faults::writing(Point::BundleMeta, &text, |text| file.write_all(text))
             .map_err(|cause| Error::io("write", &self.temporary(Part::Meta), cause))?;
         Ok(file)
     }
@@ -411,13 +418,20 @@ impl Writer {
 
     fn give_name(&mut self, part: Part) -> Result<(), Error> {
         let (from, to) = (self.path.temporary_name(part), self.path.file_name(part));
-        if !self.lock.folder().give_name(&from, &to)? {
+        faults::at(Point::BundleName)
+            .map_err(|cause| Error::io("name", &self.path.file(part), cause))?;
+        let naming = self.lock.folder().give_name(&from, &to)?;
+        if naming == Naming::Taken {
             return Err(Error::Exists {
                 bundle: self.path.clone(),
                 file: self.path.file(part),
             });
         }
+        // It has its final name, whatever becomes of the other.
         self.named.push(part);
+        if naming == Naming::Linked {
+            self.lock.folder().remove(&from)?;
+        }
         self.step(Step::Named(part))
     }
 
@@ -456,10 +470,14 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // The manifest, if it has its name already, goes first. The lock removes the rest.
+        // The manifest, if it has its name already, goes first: as long as it is there, the bundle
+        // must be whole. The lock removes the rest. There is no caller to report to, and the next
+        // writer tries again.
         for part in self.named.iter().rev() {
-            // There is no caller to report to, and the next writer tries again.
-            let _ = self.lock.folder().remove(&self.path.file_name(*part));
+            let removed = self.lock.folder().remove(&self.path.file_name(*part));
+            if removed.is_err() {
+                break;
+            }
         }
     }
 }
@@ -471,7 +489,8 @@ fn seal_file(
     tally: &Tally<'_>,
 ) -> Result<(), Error> {
     owner_only::seal(file).map_err(|cause| Error::io("make read-only", path, cause))?;
-    file.sync_all()
+    faults::at(Point::BundleSync)
+        .and_then(|()| file.sync_all())
         .map_err(|cause| Error::io("write to disk", path, cause))?;
     let stamp = || FileStamp::of(file).map_err(|cause| Error::io("examine", path, cause));
     let before = stamp()?;

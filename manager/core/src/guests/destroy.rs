@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     engine::{self, ProcessHandle, process, restore_lock},
+    faults::{self, Point},
     guest_id::GuestId,
 };
 
@@ -156,7 +157,13 @@ impl Guests<'_> {
             let (engine, owner) = (self.engine, self.state.owner());
             let unwritable = self.state.unwritable().is_some();
             let removed = each(&gone, |guest| {
-                match engine.forget(guest.row.in_folder(&run_dir)) {
+                let forget = faults::at(Point::DestroyFiles)
+                    .map_err(|source| engine::Error::Io {
+                        action: "remove its files",
+                        source,
+                    })
+                    .and_then(|()| engine.forget(guest.row.in_folder(&run_dir)));
+                match forget {
                     // Its process is gone, and no record of that can be kept either.
                     Err(engine::Error::Io { source, .. })
                         if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem
@@ -191,7 +198,9 @@ impl Guests<'_> {
         let Some(handle) = process.open().map_err(failed)? else {
             return Ok(None);
         };
-        process::send(&handle, Signal::SIGKILL).map_err(failed)?;
+        faults::at(Point::DestroyKill)
+            .and_then(|()| process::send(&handle, Signal::SIGKILL))
+            .map_err(failed)?;
         Ok(Some(handle))
     }
 }

@@ -7,6 +7,7 @@ use super::{Error, Guests};
 use crate::{
     checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
     disk::{self, Choice, Command, FoundItem, Owner, Place, Provider, Source, Token},
+    faults::{self, Point},
     guest_id::GuestId,
     state::{BundleAction, GuestRow},
     units::Bytes,
@@ -146,7 +147,14 @@ fn of(owner: Owner, row: &GuestRow) -> Result<Option<Box<dyn Provider>>, disk::E
 /// Removes the disk of a guest that is gone, if it has one.
 pub(super) fn release(owner: Owner, row: &GuestRow) -> Result<(), disk::Error> {
     match of(owner, row)? {
-        Some(disk) => disk.release(&row.id),
+        Some(disk) => {
+            faults::at(Point::DestroyDisk).map_err(|cause| disk::Error::Io {
+                action: "remove",
+                file: PathBuf::from(row.disk.clone().unwrap_or_default()),
+                cause,
+            })?;
+            disk.release(&row.id)
+        }
         None => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use super::{Error, Guest, GuestState, Guests, alive};
 use crate::{
     engine::{self, NEVER, Process, ProcessState},
+    faults::{self, Point},
     guest_id::GuestId,
     state::GuestRow,
 };
@@ -96,9 +97,13 @@ impl Guests<'_> {
         timeout: Duration,
     ) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
-        let resumed =
-            self.engine
-                .resume(guest.row.in_folder(&run_dir), process, self.limit(timeout));
+        let guest_ref = guest.row.in_folder(&run_dir);
+        let resumed = faults::at(Point::GuestWake)
+            .map_err(|source| engine::Error::Io {
+                action: "ask it",
+                source,
+            })
+            .and_then(|()| self.engine.resume(guest_ref, process, self.limit(timeout)));
         resumed.map_err(|source| {
             let error = Error::engine(action, &guest.row.name, source);
             self.unreachable(action, guest, process, error)
@@ -142,7 +147,8 @@ impl Guests<'_> {
     pub(super) fn stop(&self, guest: &Guest, process: Process) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
         let guest_ref = guest.row.in_folder(&run_dir);
-        Self::signalled(guest, self.engine.stop(guest_ref, process))
+        let stop = |()| self.engine.stop(guest_ref, process);
+        Self::signalled(guest, faults::at(Point::GuestStop).and_then(stop))
     }
 
     /// Lets a guest run on that may be stopped, and waits for nothing.

@@ -11,6 +11,7 @@ use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::{self, Checkpoint, manifest::Manifest},
     engine::{GuestRef, Process, ProcessState, process},
+    faults::{self, Point},
     guest_id::GuestId,
     state::{self, AdoptedGuest, GuestRow, RowState},
 };
@@ -157,7 +158,7 @@ impl Guests<'_> {
     fn look(&self, row: &mut GuestRow, changes: &mut RecordChanges) -> Result<GuestState, Error> {
         let state = match row.process {
             Some(process) if self.state.of_this_boot(row) => {
-                let state = process.state();
+                let state = faults::at(Point::GuestLook).and_then(|()| process.state());
                 match state.map_err(|source| Error::look(&row.name, source))? {
                     ProcessState::Running => GuestState::Running,
                     ProcessState::Stopped => GuestState::Paused,

@@ -7,6 +7,7 @@ use crate::{
     checkpoint::{BundlePath, Checkpoint, Watch, manifest::Manifest},
     disk,
     engine::{self, After, Process, Suspend},
+    faults::{self, Point},
 };
 use jiff::Timestamp;
 
@@ -138,6 +139,14 @@ impl Guests<'_> {
                 progress,
             },
         )?;
+        faults::at(Point::SuspendEnded).map_err(|source| {
+            let action = "record its end";
+            Error::engine(
+                "suspend",
+                &guest.row.name,
+                engine::Error::Io { action, source },
+            )
+        })?;
         // Who has a program in it is told so, until its record is gone.
         let reason = format!("it was suspended to {path}");
         self.state.record_dead(&[(guest.row.id, reason)])?;
@@ -209,7 +218,12 @@ impl Guests<'_> {
         };
         let run_dir = self.state.run_dir();
         let guest_ref = guest.row.in_folder(&run_dir);
-        let suspended = self.engine.suspend(guest_ref, suspend);
+        let suspended = faults::at(Point::SuspendWrite)
+            .map_err(|source| engine::Error::Io {
+                action: "write it",
+                source,
+            })
+            .and_then(|()| self.engine.suspend(guest_ref, suspend));
         if suspended.is_err() {
             if let (Some(disk), Some((path, snapshot))) = (disk, taken) {
                 // The guest may have gone when its bundle was sealed already. What cannot be removed

@@ -7,6 +7,7 @@ use crate::{
     checkpoint::{BundlePath, Checkpoint, FileStamp, manifest::DiskSnapshot, sha256_file},
     disk::{self, Choice, Provider, SealedDisk, Source},
     engine::{Engine, restore_lock::RestoreLock},
+    faults::{self, Point},
     guest_id::GuestId,
     state::State,
 };
@@ -25,6 +26,11 @@ pub(super) struct DiskSources {
 impl DiskSources {
     /// Makes a guest's disk; returns where it is, if the guest is to read it.
     pub(super) fn clone_for(&self, id: &GuestId) -> Result<Option<PathBuf>, disk::Error> {
+        faults::at(Point::RestoreDisk).map_err(|cause| disk::Error::Io {
+            action: "clone",
+            file: PathBuf::from(self.source.to_string()),
+            cause,
+        })?;
         self.provider.clone_for(id)?;
         if !self.read {
             return Ok(None);

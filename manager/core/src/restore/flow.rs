@@ -18,6 +18,7 @@ use crate::{
     engine::{
         self, Engine, GuestNetwork, GuestOrder, NEVER, check_network, restore_lock::RestoreLock,
     },
+    faults::{self, Point},
     guests::{self, Guest, Guests},
     host::facts::HostFacts,
     state::{self, State},
@@ -116,6 +117,10 @@ fn prepare<'a, 'c: 'a>(
     let (lock, warm) = match cached {
         Some((lock, warm)) => (lock, Some(warm)),
         None => {
+            faults::at(Point::RestoreLock).map_err(|source| engine::Error::Io {
+                action: "take the restore lock",
+                source,
+            })?;
             let lock = RestoreLock::take(&state.run_dir()).map_err(state::Error::from)?;
             (lock, None)
         }

@@ -3,7 +3,10 @@
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
 use super::{Error, State, journal::Journal, pools::guest_id, stops::Change};
-use crate::guest_id::GuestId;
+use crate::{
+    faults::{self, Point},
+    guest_id::GuestId,
+};
 
 impl State {
     /// Makes a change when it is this thread's turn. When this returns, it is on the disk; within
@@ -15,6 +18,11 @@ impl State {
         let count = || self.database.total_changes();
         let change = || {
             let _under_way = Change::begin();
+            faults::at(Point::RecordChange).map_err(|source| Error::Io {
+                action: "write",
+                path: self.path(),
+                source,
+            })?;
             let before = count();
             let value = change()?;
             Ok((value, count() != before))

@@ -16,6 +16,8 @@ use std::{
     },
 };
 
+use crate::faults::{self, Point};
+
 /// A database's journal, open.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -90,6 +92,7 @@ impl Journal {
         let mut kept = lock(&self.changes.kept);
         if *kept < this {
             let made = self.changes.made.load(Ordering::Relaxed);
+            faults::at(Point::RecordSync)?;
             self.file.sync_data()?;
             *kept = made;
         }

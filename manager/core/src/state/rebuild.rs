@@ -11,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 
 use super::{DATABASE, Error, Salvage, State, damage::UNFINISHED, journal::Journal, schema};
-use crate::owner_only;
+use crate::{
+    faults::{self, Point},
+    owner_only,
+};
 
 /// A database that is being made.
 #[derive(Debug)]
@@ -73,6 +76,7 @@ impl Rebuild {
         }
         let put = || {
             File::open(&unfinished)?.sync_all()?;
+            faults::at(Point::RebuildPlace)?;
             fs::rename(&unfinished, &path)?;
             File::open(&dir)?.sync_all()
         };
@@ -104,6 +108,7 @@ fn keep_aside(dir: &Path) -> Result<Option<PathBuf>, Error> {
         .find(|path| !path.exists())
         .expect("numbers do not run out");
     let journal = Journal::path;
+    faults::at(Point::RebuildAside).map_err(failed("keep the damaged database as", &aside))?;
     if journal(&path).exists() {
         let to = journal(&aside);
         fs::hard_link(journal(&path), &to).map_err(failed("keep the journal as", &to))?;

@@ -15,7 +15,12 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Error, PoolRow, State, SuspendedClaimRow, TokenDigest, suspended_dir};
-use crate::{directory, guest_id::GuestId, owner_only};
+use crate::{
+    directory,
+    faults::{self, Point},
+    guest_id::GuestId,
+    owner_only,
+};
 
 const POOLS: &str = "pools";
 /// Suffix of a file that is not complete yet.
@@ -148,8 +153,10 @@ fn write(path: &Path, what: &impl Serialize) -> Result<(), Error> {
             .truncate(true)
             .write(true)
             .open(&unfinished)?;
-        file.write_all(&serde_json::to_vec(what)?)?;
+        let text = serde_json::to_vec(what)?;
+        faults::writing(Point::RecoveryWrite, &text, |text| file.write_all(text))?;
         file.sync_all()?;
+        faults::at(Point::RecoveryName)?;
         fs::rename(&unfinished, path)?;
         File::open(dir)?.sync_all()
     };
@@ -164,7 +171,7 @@ fn write(path: &Path, what: &impl Serialize) -> Result<(), Error> {
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
-    let gone = match fs::remove_file(path) {
+    let gone = match faults::at(Point::RecoveryRemove).and_then(|()| fs::remove_file(path)) {
         Ok(()) => File::open(path.parent().unwrap_or(Path::new("."))).and_then(|d| d.sync_all()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),

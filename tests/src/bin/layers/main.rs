@@ -38,6 +38,7 @@ const HOUSES: [House; 4] = [
             "zfs_name",
             "escaped",
             "full_disk",
+            "faults",
             "shared_blocks",
             "directory",
             "owner_only",

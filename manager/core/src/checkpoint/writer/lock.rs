@@ -17,6 +17,7 @@ use crate::{
         path::{BundlePath, Part},
         validate::MANIFEST_MAX,
     },
+    faults::{self, Point},
     owner_only,
 };
 
@@ -97,7 +98,9 @@ impl Lock {
 
     /// Writes the manifest's text, makes it read-only and waits until it is on the disk.
     pub(super) fn write(&self, text: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(text, 0)?;
+        faults::writing(Point::BundleManifest, text, |text| {
+            self.file.write_all_at(text, 0)
+        })?;
         owner_only::seal(&self.file)?;
         self.file.sync_all()
     }

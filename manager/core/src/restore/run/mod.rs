@@ -24,6 +24,7 @@ use crate::{
         self, Engine, GuestOrder, GuestRef, Process, RestoredProcess, Session,
         restore_lock::RestoreLock,
     },
+    faults::{self, Point},
     guest_id::GuestId,
     percentiles::Percentiles,
     state::{self, State},
@@ -66,6 +67,10 @@ impl RunParts<'_> {
         let (begin, terms) = (Instant::now(), self.spec.terms());
         loop {
             *nurseries += 1;
+            faults::at(Point::RestoreSession).map_err(|source| engine::Error::Io {
+                action: "begin",
+                source,
+            })?;
             let lock = self.lock.file();
             match self.engine.session(self.checkpoint, run_dir, lock, &terms) {
                 Err(engine::Error::Nursery(_))
@@ -218,7 +223,12 @@ impl Run<'_> {
                     continue;
                 }
             }
-            let started = self.warm.session.start(&order);
+            let started = faults::at(Point::RestoreOrder)
+                .map_err(|source| engine::Error::Io {
+                    action: "order a guest",
+                    source,
+                })
+                .and_then(|()| self.warm.session.start(&order));
             self.given_out.insert(self.warm.next, (order, now));
             self.warm.next += 1;
             if started.is_err() {
@@ -236,7 +246,8 @@ impl Run<'_> {
         observe: &mut dyn FnMut(&RestoreStep<'_>),
     ) {
         let name = order.identity.name;
-        let found = result.and_then(|restored| match Process::with_pid(restored.pid) {
+        let look = |pid| faults::at(Point::RestoreOutcome).and_then(|()| Process::with_pid(pid));
+        let found = result.and_then(|restored| match look(restored.pid) {
             Ok(Some(process)) => Ok((restored, process)),
             Ok(None) => Err("it answered and was gone at once".to_owned()),
             Err(e) => Err(format!(
