@@ -89,7 +89,7 @@ impl Jail {
 }
 
 /// System calls that are allowed whatever their arguments.
-const FREE: [i64; 42] = [
+const FREE: [i64; 41] = [
     // Descriptors that the process has or is sent.
     libc::SYS_read,
     libc::SYS_write,
@@ -101,7 +101,6 @@ const FREE: [i64; 42] = [
     libc::SYS_ftruncate,
     libc::SYS_copy_file_range,
     libc::SYS_fstat,
-    libc::SYS_fcntl,
     libc::SYS_close,
     libc::SYS_close_range,
     libc::SYS_poll,
@@ -147,7 +146,7 @@ struct Condition {
     values: [u32; 2],
 }
 
-const CONDITIONS: [Condition; 9] = {
+const CONDITIONS: [Condition; 10] = {
     const fn only(call: i64, argument: usize, mask: u32, value: u32) -> Condition {
         Condition {
             call,
@@ -176,6 +175,9 @@ const CONDITIONS: [Condition; 9] = {
         only(libc::SYS_listen, 0, u32::MAX, CONTROL),
         // It stops itself (raise(3)), and looks at open files: by an empty path.
         only(libc::SYS_tgkill, 0, u32::MAX, OWN_PID),
+        // It locks a part of a file. Other commands would name a process that the kernel signals
+        // when a descriptor can be read (F_SETOWN), and which signal that is.
+        only(libc::SYS_fcntl, 1, u32::MAX, libc::F_SETLK.unsigned_abs()),
         only(libc::SYS_newfstatat, 3, by_descriptor, by_descriptor),
         only(libc::SYS_statx, 2, by_descriptor, by_descriptor),
     ]
@@ -307,6 +309,8 @@ mod tests {
             refused(Command::new("/bin/true").status().map(drop)),
             refused(kill(getppid(), None).map_err(Into::into)),
             refused(kill(getppid(), Signal::SIGCONT).map_err(Into::into)),
+            // SAFETY: changes whom the kernel signals for the descriptor, and no memory.
+            unsafe { libc::fcntl(control.as_raw_fd(), libc::F_SETOWN, getppid().as_raw()) } < 0,
             refused(nix::sys::prctl::set_dumpable(true).map_err(Into::into)),
             refused(bind(other.as_raw_fd(), &address(name.as_bytes())).map_err(Into::into)),
             // What it needs is there.
@@ -344,7 +348,7 @@ mod tests {
                 assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
                 let mut bits = [0; 4];
                 assert_eq!(nix::unistd::read(&done, &mut bits), Ok(4));
-                assert_eq!(u32::from_ne_bytes(bits), 0x1fff);
+                assert_eq!(u32::from_ne_bytes(bits), 0x3fff);
             }
         }
     }
