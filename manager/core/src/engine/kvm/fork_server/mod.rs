@@ -7,5 +7,6 @@ pub(crate) mod inheritance;
 pub(crate) mod last_words;
 pub(crate) mod oom;
 mod orphans;
+mod program;
 pub(crate) mod server;
 pub(crate) mod shared_orders;

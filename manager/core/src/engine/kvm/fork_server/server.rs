@@ -54,6 +54,7 @@ use crate::engine::kvm::{
         last_words::LastWords,
         oom::{OomKills, Scores},
         orphans::Orphans,
+        program,
         shared_orders::Desk,
     },
     jail::{Jail, give_up_privileges},
@@ -151,7 +152,10 @@ impl<K: GuestKind> Nursery<K> {
             restore_lock,
         } = checkpoint;
         let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
+        let _ = program::forget();
         let plan = K::plan(&kvm, &layers, &kern, start)?;
+        // Guests run this code next. Where that is refused, they only take longer.
+        let _ = program::inherit();
         layers
             .check(&mut layers.stamps().into())
             .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
