@@ -16,6 +16,7 @@
 //! not answer soon, because no process waits for them; when its last guest is gone, it ends too.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     fs::File,
     io::{self, Read, Seek},
@@ -223,7 +224,7 @@ impl<K: GuestKind> Nursery<K> {
                 drop(unsafe { OwnedFd::from_raw_fd(SOCKET) });
             }
             if let Some(orphans) = &mut children.orphans {
-                orphans.look(children.all.iter().map(|child| child.pid));
+                orphans.look(children.all.keys().copied());
             }
         }
         exit(0)
@@ -308,7 +309,8 @@ const MOST_STILLBORN: u32 = 16;
 
 /// The processes that this nursery is the parent of.
 struct ChildTable {
-    all: Vec<Child>,
+    /// Found by their ids, so that the end of one takes no longer beside thousands of others.
+    all: HashMap<Pid, ChildState>,
     /// Where spares receive their orders.
     desk: Desk,
     /// Its places that no spare has.
@@ -318,12 +320,6 @@ struct ChildTable {
     oom_kills: OomKills,
     /// Guests that were being restored when the manager closed the connection; `None` before.
     orphans: Option<Orphans>,
-}
-
-#[derive(Clone, Copy)]
-struct Child {
-    pid: Pid,
-    is: ChildState,
 }
 
 #[derive(Clone, Copy)]
@@ -337,7 +333,7 @@ enum ChildState {
 impl ChildTable {
     fn new(spares: usize) -> io::Result<Self> {
         Ok(Self {
-            all: Vec::new(),
+            all: HashMap::new(),
             desk: Desk::new(spares)?,
             free: (0..spares).collect(),
             stillborn: 0,
@@ -353,13 +349,10 @@ impl ChildTable {
     /// Records why a guest cannot go on, and ends its process, which waits for that. `false` when
     /// there is no such guest.
     fn end(&self, pid: Pid, reason: &ExitReason) -> bool {
-        let Some(child) = self.all.iter().find(|child| child.pid == pid) else {
+        let Some(ChildState::Guest(id, _)) = self.all.get(&pid) else {
             return false;
         };
-        let ChildState::Guest(id, _) = child.is else {
-            return false;
-        };
-        exit_record::ended(&id, reason);
+        exit_record::ended(id, reason);
         // No wait(2) has collected it, so the process with this id is it.
         let _ = kill(pid, Signal::SIGKILL);
         true
@@ -367,8 +360,7 @@ impl ChildTable {
 
     fn add(&mut self, pid: Pid) {
         if let Some(place) = self.free.pop() {
-            let is = ChildState::Spare(place);
-            self.all.push(Child { pid, is });
+            self.all.insert(pid, ChildState::Spare(place));
         }
     }
 
@@ -384,11 +376,10 @@ impl ChildTable {
         let mut message = OrderReceipt::new_zeroed();
         while read(taken, message.as_mut_bytes()) == Ok(size_of::<OrderReceipt>()) {
             let pid = Pid::from_raw(message.pid);
-            // It is among the last that were forked.
-            if let Some(child) = self.all.iter_mut().rev().find(|child| child.pid == pid)
-                && let ChildState::Spare(place) = child.is
+            if let Some(child) = self.all.get_mut(&pid)
+                && let ChildState::Spare(place) = *child
             {
-                child.is = ChildState::Guest(GuestId(message.id), message.seq);
+                *child = ChildState::Guest(GuestId(message.id), message.seq);
                 self.clear(place);
                 self.stillborn = 0;
             }
@@ -431,10 +422,10 @@ impl ChildTable {
             self.note_taken(taken);
             last_words.hear(|pid, reason| self.end(pid, reason));
             let said = last_words.of(pid);
-            let Some(at) = self.all.iter().position(|child| child.pid == pid) else {
+            let Some(child) = self.all.remove(&pid) else {
                 continue;
             };
-            let (id, seq) = match self.all.swap_remove(at).is {
+            let (id, seq) = match child {
                 ChildState::Guest(id, seq) => (id, seq),
                 // It may have ended with an order that it could not tell of any more.
                 ChildState::Spare(place) => match self.clear(place) {
