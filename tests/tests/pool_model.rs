@@ -113,6 +113,7 @@ impl Scene {
             network_version: 0,
         };
         self.state.reserve(|_, reservation| {
+            reservation.check_room(&membership, 1)?;
             reservation.add(&NewGuest {
                 order: &order,
                 checkpoint: "/ckp/demo",

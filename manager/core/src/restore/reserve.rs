@@ -152,6 +152,9 @@ fn reserve_if(
         observe(&RestoreStep::Admitted { verdict: &verdict });
 
         let names = names(batch, rows, reservation)?;
+        if let Some(membership) = &spec.membership {
+            reservation.check_room(membership, names.len() as u64)?;
+        }
         let mut orders = Vec::with_capacity(names.len());
         for name in names {
             let randomness = |source| engine::Error::Io {

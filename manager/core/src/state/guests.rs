@@ -63,9 +63,39 @@ impl Reservation<'_> {
     /// Records a guest.
     ///
     /// # Errors
-    /// When its name is taken, its pool is full, or the database cannot be written.
+    /// When its name is taken, its pool is gone, or the database cannot be written.
     pub fn add(&self, new: &NewGuest<'_>) -> Result<(), Error> {
         self.0.add(new)
+    }
+
+    /// Checks that so many more guests may join a pool. Once for all that are to join: to count the
+    /// pool's entries for each would take a time that grows with the pool.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`], or when the database cannot be read.
+    pub fn check_room(&self, membership: &Membership, guests: u64) -> Result<(), Error> {
+        let state = self.0;
+        let has_room = state
+            .database
+            .prepare_cached(
+                "SELECT ifnull(min(ifnull(most, ?2), ifnull(?2, most))
+                               >= (SELECT count(*) FROM entry WHERE pool = ?1) + ?3, true)
+                 FROM pool WHERE name = ?1",
+            )
+            .and_then(|mut statement| {
+                let room = membership.room.map(signed);
+                statement
+                    .query_row(params![membership.pool, room, signed(guests)], |row| {
+                        row.get::<_, bool>(0)
+                    })
+                    .optional()
+            })
+            .map_err(|e| state.database_error(e))?;
+        match has_room {
+            Some(true) => Ok(()),
+            // A pool that was removed takes no guests either.
+            Some(false) | None => Err(Error::PoolFull(membership.pool.clone())),
+        }
     }
 }
 
@@ -176,9 +206,7 @@ impl State {
         let claim = membership.claim.as_ref();
         let joined = self.changed(
             "INSERT INTO entry (guest, pool, state, token, expires, since, network_version)
-             SELECT ?1, name, ?3, ?4, ?5, ?6, ?8 FROM pool WHERE name = ?2
-             AND ifnull(min(ifnull(most, ?7), ifnull(?7, most))
-                        > (SELECT count(*) FROM entry WHERE pool = ?2), true)",
+             SELECT ?1, name, ?3, ?4, ?5, ?6, ?7 FROM pool WHERE name = ?2",
             params![
                 id,
                 membership.pool,
@@ -186,7 +214,6 @@ impl State {
                 claim.map(|lease| &lease.token),
                 claim.map(super::Lease::expires),
                 since_boot(),
-                membership.room.map(signed),
                 signed(membership.network_version)
             ],
         )?;
