@@ -73,9 +73,15 @@ fn it_says_that_none_of_it_was_run() {
 
 /// The documents for people, by their paths in the repository.
 fn documents() -> Vec<(String, String)> {
-    let mut paths: Vec<String> = ["README.md", "CONTRIBUTING.md", "sys/README.md"]
-        .map(str::to_owned)
-        .into();
+    let mut paths: Vec<String> = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "SPECIFICATION.md",
+        "sys/README.md",
+    ]
+    .map(str::to_owned)
+    .into();
     for entry in fs::read_dir(repository().join("docs")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         paths.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
