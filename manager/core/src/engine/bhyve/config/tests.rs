@@ -397,3 +397,27 @@ fn the_one_disk_that_is_written_to_is_each_clones_own() {
     let refusal = both.derive(&identity(), &back_ends("/a")).unwrap_err();
     assert!(matches!(refusal, DeriveError::SharedDisk { key, .. } if key == "pci.0.3.0.path"));
 }
+
+/// What is taken is what its text says, so that the configuration that was checked is the one that
+/// bhyve gets.
+#[test]
+fn values_that_a_line_cannot_have_are_refused() {
+    for value in [
+        "a\nlpc.bootrom=/x",
+        "a\r",
+        "\0",
+        "\u{1b}[2J",
+        "\u{2028}",
+        "",
+    ] {
+        let mut variables: Variables = cloneable().parse().unwrap();
+        variables
+            .0
+            .insert("system.serial".to_owned(), value.to_owned());
+        let refused = BhyveConfig::try_from(variables).expect_err(value);
+        assert!(refused.to_string().contains("system.serial"), "{refused}");
+    }
+    // At the end of a file a carriage return is a part of the value.
+    let refused = "system.serial=a\r".parse::<BhyveConfig>();
+    assert!(refused.is_err(), "{refused:?}");
+}

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fmt::Write, str::FromStr};
 
 use super::{BhyveConfig, BhyveDevice, Com, Error, PciAddress, Topology, device, wrong};
-use crate::units::{Bytes, PAGE_SIZE};
+use crate::{
+    escaped::is_unprintable,
+    units::{Bytes, PAGE_SIZE},
+};
 
 /// Settings of the whole machine that are passed through, by key or by `PREFIX.`.
 ///
@@ -187,8 +190,12 @@ impl BhyveConfig {
     /// Rules that hold between keys.
     fn validate(&self) -> Result<(), Error> {
         for (key, value) in &self.variables().0 {
-            if value.contains(['\n', '\0']) || key.contains(['\n', '\0', '=']) {
-                return Err(wrong(key, value, "has characters that end a line"));
+            // A text of it would be read as another configuration, or as none.
+            if key.contains('=') || key.chars().chain(value.chars()).any(is_unprintable) {
+                return Err(wrong(key, value, "has characters that a line cannot have"));
+            }
+            if value.is_empty() {
+                return Err(wrong(key, value, "is empty"));
             }
         }
         if let (None, Some(path)) = (&self.bootrom, &self.bootvars) {
