@@ -142,7 +142,7 @@ impl Bus {
         }
         lock(&self.serial).set_state(&state.serial)?;
         let mut console = lock(&self.console);
-        console.device().set_state(state.console.1.clone());
+        console.device().set_state(state.console.1.clone())?;
         console.set_state(&state.console.0)?;
         lock(&self.rng).set_state(&state.rng)?;
         lock(&self.balloon).set_state(&state.balloon)?;

@@ -14,7 +14,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::{Queue, QueueT};
 
 use super::{Broken, Device, Used, give_back, next, outside};
-use crate::memory::Memory;
+use crate::{error::Error, memory::Memory};
 
 /// Ports have names, and messages say what happens to them.
 const MULTIPORT: u64 = 1 << 1;
@@ -35,8 +35,14 @@ const PORT_NAME: u16 = 7;
 
 /// The only port.
 const PORT: u32 = 0;
-/// Most bytes that wait on either side.
+/// Most bytes that wait on either side, before another buffer is taken from the guest.
 pub const WAITING_MAX: usize = 64 * 1024;
+/// Most bytes that the guest has written and nobody has read: that buffer is as long at most.
+const OUTPUT_MAX: usize = 2 * WAITING_MAX;
+/// Above so many control messages a driver is not listened to.
+const CONTROL_HEARD: usize = 16;
+/// Most control messages that wait for the driver: one that it sends is answered by two at most.
+const CONTROL_MAX: usize = CONTROL_HEARD + 2;
 
 /// The device.
 pub struct Console {
@@ -108,8 +114,22 @@ impl Console {
     }
 
     /// Goes on from such a state.
-    pub fn set_state(&mut self, state: ConsoleState) {
+    ///
+    /// # Errors
+    /// When no console can be so: more waits than a console lets wait.
+    pub fn set_state(&mut self, state: ConsoleState) -> Result<(), Error> {
+        let longest = message(PORT_NAME, 1, &self.name).len();
+        if state.input.len() > WAITING_MAX
+            || state.output.len() > OUTPUT_MAX
+            || state.control.len() > CONTROL_MAX
+            || state.control.iter().any(|said| said.len() > longest)
+        {
+            return Err(Error::Refused(
+                "more waits in the console's state than in any console".to_owned(),
+            ));
+        }
         self.state = state;
+        Ok(())
     }
 
     /// How many bytes for the guest there is room for.
@@ -147,7 +167,7 @@ impl Console {
         let mut used = Used(false);
         for _ in 0..queue.size() {
             // A driver that asks and takes no answers is not listened to.
-            if self.state.control.len() > 16 {
+            if self.state.control.len() > CONTROL_HEARD {
                 break;
             }
             let Some(chain) = next(queue, ram)? else {
@@ -273,5 +293,34 @@ impl Device for Console {
             (self.wake)();
         }
         Ok(used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state comes from a file, and `room` counts with its limits.
+    #[test]
+    fn a_state_that_no_console_has_is_refused() {
+        let bytes = |length: usize| VecDeque::from(vec![7; length]);
+        let control = |count: usize, length: usize| vec![vec![7; length]; count].into();
+        for (input, output, control, taken) in [
+            (WAITING_MAX, OUTPUT_MAX, control(CONTROL_MAX, 13), true),
+            (WAITING_MAX + 1, 0, control(0, 0), false),
+            (0, OUTPUT_MAX + 1, control(0, 0), false),
+            (0, 0, control(CONTROL_MAX + 1, 8), false),
+            (0, 0, control(1, 14), false),
+        ] {
+            let mut console = Console::new("agent", Box::new(|| ()));
+            let state = ConsoleState {
+                input: bytes(input),
+                output: bytes(output),
+                control,
+                opened: true,
+            };
+            assert_eq!(console.set_state(state).is_ok(), taken, "{input} {output}");
+            assert_eq!(console.room(), if taken { 0 } else { WAITING_MAX });
+        }
     }
 }

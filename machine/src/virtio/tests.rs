@@ -351,7 +351,7 @@ fn a_device_goes_on_from_its_state() {
         driver.ram.clone(),
         Arc::new(super::driver::CountedLine::default()),
     );
-    other.device().set_state(console);
+    other.device().set_state(console).unwrap();
     other.set_state(&state).unwrap();
     driver.device = other;
     let at = driver.send(0, BUFFERS, &[Buffer::In(100)]);

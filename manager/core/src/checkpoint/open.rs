@@ -402,6 +402,13 @@ pub(super) fn parse_manifest(file: &Path, text: &[u8]) -> Result<Manifest, Error
     Ok(manifest)
 }
 
+/// Reads a file that another process writes, and that must not be longer than `cap`: who writes it may be
+/// hostile.
+pub(crate) fn read_at_most(path: &Path, cap: Bytes) -> Result<Vec<u8>, Error> {
+    let file = File::open(path).map_err(|cause| Error::io("open", path, cause))?;
+    read_whole(&file, path, cap)
+}
+
 /// Reads a file that must not be longer than `cap`.
 pub(super) fn read_whole(file: &File, path: &Path, cap: Bytes) -> Result<Vec<u8>, Error> {
     let too_large = |size| Error::TooLarge {

@@ -18,7 +18,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -35,6 +35,8 @@ use crate::{
 };
 
 const SUFFIX: &str = ".bhyve";
+/// Most bytes of a log that are read at once: a guest may have bhyve log without end.
+pub(super) const LOG_MAX: u64 = 64 << 10;
 
 /// What a guest has on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,7 +222,13 @@ impl Folder {
 
     /// The reason that bhyve gave last.
     pub(super) fn last_words(&self) -> Option<String> {
-        reason(&String::from_utf8_lossy(&fs::read(self.file("log")).ok()?))
+        let mut log = File::open(self.file("log")).ok()?;
+        let length = log.metadata().ok()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(LOG_MAX)))
+            .ok()?;
+        let mut end = Vec::new();
+        log.take(LOG_MAX).read_to_end(&mut end).ok()?;
+        reason(&String::from_utf8_lossy(&end))
     }
 
     /// Forgets where the guest was being suspended to: nothing of that is left to do.

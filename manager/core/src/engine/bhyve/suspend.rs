@@ -8,7 +8,8 @@
 //! as that name exists, a repeated suspend goes on where the first was interrupted.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -16,15 +17,17 @@ use std::{
 
 use super::{
     config::BhyveConfig,
-    folder::{Folder, SuspendNote},
+    folder::{Folder, LOG_MAX, SuspendNote},
     guest_config::checked,
     host::Host,
 };
 use crate::{
     checkpoint::{
-        BhyveGuest, BundlePath, Checkpoint, Description, NoteSeal, Watch, Writer,
+        self, BhyveGuest, BundlePath, Checkpoint, Description, KERN_MAX, META_MAX, NoteSeal, Watch,
+        Writer,
         manifest::{Device, EngineKind, Manifest, Memory, Segment},
         meta::Meta,
+        read_at_most,
     },
     engine::{Error, Process, TakeDisks},
     units::Bytes,
@@ -212,9 +215,12 @@ fn until_ended(folder: &Folder, process: Process, raw: &Path, said: u64) -> Resu
 
 /// What bhyve has logged after this position of its log.
 fn complaint(folder: &Folder, since: u64) -> Option<String> {
-    let log = fs::read(folder.file("log")).ok()?;
-    let new = log.get(usize::try_from(since).ok()?..)?;
-    let text = String::from_utf8_lossy(new);
+    let mut log = File::open(folder.file("log")).ok()?;
+    // A guest may have bhyve log without end: what it says of a suspend comes first.
+    log.seek(SeekFrom::Start(since)).ok()?;
+    let mut new = Vec::new();
+    log.take(LOG_MAX).read_to_end(&mut new).ok()?;
+    let text = String::from_utf8_lossy(&new);
     let bad = ["ailed", "ould not", "nable to", "rror"];
     text.lines()
         .map(str::trim)
@@ -237,7 +243,10 @@ pub(super) fn is_whole(raw: &Path) -> io::Result<bool> {
     let (Some(memory), Some(kern), Some(_)) = (size(&memory)?, size(&kern)?, size(&meta)?) else {
         return Ok(false);
     };
-    let described = Meta::parse(&meta, &fs::read(&meta)?, kern);
+    let described = match read_at_most(&meta, META_MAX) {
+        Err(checkpoint::Error::Io { cause, .. }) => return Err(cause),
+        text => text.and_then(|text| Meta::parse(&meta, &text, kern)),
+    };
     Ok(described.is_ok_and(|described| described.memsize == memory))
 }
 
@@ -329,8 +338,8 @@ impl Seal<'_> {
         };
         let config = checked(&self.guest).map_err(refuse)?;
         let [memory, kern, meta] = files(self.raw);
-        let kern = fs::read(&kern).map_err(io("read the guest's state"))?;
-        let meta_text = fs::read(&meta).map_err(io("read the checkpoint's description"))?;
+        let kern = read_at_most(&kern, KERN_MAX)?;
+        let meta_text = read_at_most(&meta, META_MAX)?;
         let described = Meta::parse(&meta, &meta_text, Bytes(kern.len() as u64))?;
         agree(&config, &described).map_err(refuse)?;
         let mut writer = Writer::around(self.to, &memory)?;

@@ -26,8 +26,9 @@ use super::{
 use crate::{
     agent::{prepare_suspend, undo_suspend},
     checkpoint::{
-        Checkpoint, Description, Progress, QemuGuest, Writer,
+        Checkpoint, Description, KERN_MAX, Progress, QemuGuest, Writer,
         manifest::{Device, DiskSnapshot, EngineKind, Manifest},
+        read_at_most,
     },
     engine::{After, Error, Limit, Process, Suspend, agent_ask, process},
 };
@@ -253,9 +254,9 @@ pub(super) fn save_state(folder: &Folder, qmp: &mut Qmp) -> Result<Vec<u8>, Erro
     // "live" would give up disks that it does not have.
     let with = json!({ "filename": name, "live": false });
     qmp.execute("xen-save-devices-state", &with)?;
-    let state = fs::read(folder.file(STATE)).map_err(io("read the state of its devices"))?;
+    let state = read_at_most(&folder.file(STATE), KERN_MAX);
     let _ = fs::remove_file(folder.file(STATE));
-    Ok(state)
+    Ok(state?)
 }
 
 /// Ends a guest's QEMU.
