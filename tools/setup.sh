@@ -20,6 +20,22 @@ install() {
     command -v "$2" >/dev/null 2>&1
 }
 
+# The version of typos that _typos.toml is for.
+# shellcheck disable=SC2034 # for those that source this
+TYPOS_VERSION=1.52.0
+
+# from_pypi PROGRAM VERSION: has PyPI bring a program that is missing, into a folder of its own, and
+# puts that in front of all others.
+from_pypi() {
+    command -v "$1" >/dev/null 2>&1 && return 0
+    venv=${CARGO_TARGET_DIR:-target}/pypi/$1-$2
+    if [ ! -x "$venv/bin/$1" ]; then
+        python3 -m venv "$venv" >/dev/null 2>&1 &&
+            "$venv/bin/pip" install -q "$1==$2" >/dev/null 2>&1 || return 1
+    fi
+    PATH=$(cd "$venv/bin" && pwd):$PATH
+}
+
 toolchain() {
     # shellcheck disable=SC1091
     [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

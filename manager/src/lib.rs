@@ -23,6 +23,8 @@ mod client;
 mod config;
 pub mod density;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod ops;
 pub mod types;

@@ -25,6 +25,8 @@ pub mod engine;
 pub mod escaped;
 pub mod faults;
 pub mod full_disk;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guest_id;
 pub mod guests;
 pub mod host;

@@ -112,7 +112,7 @@ impl Clients {
     }
 
     /// Admits a connection if there is room; else asks the one that can best be spared to close.
-    fn try_enter(self: &Arc<Self>) -> Option<ConnectionGuard> {
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<ConnectionGuard> {
         let mut all = self.all();
         if all.len() < self.connections_max {
             let client = Arc::new(Client {

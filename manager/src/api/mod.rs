@@ -16,6 +16,8 @@ pub(crate) mod events;
 pub(crate) mod evict;
 mod exec_stream;
 mod extract;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod guest_files;
 pub(crate) mod guests;
 pub(crate) mod host;

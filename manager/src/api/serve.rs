@@ -226,6 +226,27 @@ fn async_listener(listener: StdListener, place: &Place) -> Result<UnixListener, 
     })
 }
 
+/// What requests are answered with, and the clients of the socket.
+pub(super) fn app(config: &ServeConfig, budget: &Budget) -> Result<(App, Arc<Clients>), Error> {
+    let metrics = Metrics::new();
+    let clients = Clients::of_socket(budget, &metrics);
+    let app = App(Arc::new(Parts {
+        workers: Arc::new(Workers::new(&config.state, &config.engines)?),
+        events: Events::new(),
+        metrics,
+        guest_sockets: GuestSockets::new(&config.state, Arc::clone(&clients), budget.guest_sockets),
+        sampler: Sampler::default(),
+        in_flight: InFlight::default(),
+        pools_changed: Notify::new(),
+        room: Notify::new(),
+        fills: Fills::default(),
+        permits: Permits::new(budget.calls),
+        checkpoints: config.checkpoints.clone(),
+        draining: watch::Sender::new(false),
+    }));
+    Ok((app, clients))
+}
+
 async fn run(
     config: ServeConfig,
     budget: Budget,
@@ -243,22 +264,7 @@ async fn run(
         signals(SignalKind::interrupt())?,
         signals(SignalKind::hangup())?,
     );
-    let metrics = Metrics::new();
-    let clients = Clients::of_socket(&budget, &metrics);
-    let app = App(Arc::new(Parts {
-        workers: Arc::new(Workers::new(&config.state, &config.engines)?),
-        events: Events::new(),
-        metrics,
-        guest_sockets: GuestSockets::new(&config.state, Arc::clone(&clients), budget.guest_sockets),
-        sampler: Sampler::default(),
-        in_flight: InFlight::default(),
-        pools_changed: Notify::new(),
-        room: Notify::new(),
-        fills: Fills::default(),
-        permits: Permits::new(budget.calls),
-        checkpoints: config.checkpoints.clone(),
-        draining: watch::Sender::new(false),
-    }));
+    let (app, clients) = app(&config, &budget)?;
     let mut doors = Doors::open(&app, budget, clients, &config)?;
     if let Some((listen, token)) = config.listen.as_ref().zip(token) {
         // The socket is taken: a daemon that had the port lets go of it now.

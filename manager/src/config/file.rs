@@ -157,6 +157,15 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// A file that has this text.
+    #[cfg(fuzzing)]
+    pub(super) fn of_text(text: &str) -> Self {
+        Self {
+            path: PathBuf::from("/fuzz.toml"),
+            text: text.to_owned(),
+        }
+    }
+
     /// Reads a file; `None` when there is none of this name.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
         let exposed = |facts: Metadata| {

@@ -14,6 +14,8 @@
 
 mod error;
 mod file;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -218,6 +220,11 @@ impl Config {
             file: file.as_ref(),
             sources,
         };
+        Self::of(contents, &look)
+    }
+
+    /// What a file's contents, the environment and flags make together.
+    fn of(contents: file::Contents, look: &SettingSearch<'_>) -> Result<Self, Error> {
         let state_dir = look.find("state.dir", contents.state.dir)?.or_else(|| {
             let value = AbsolutePath::new(&State::usual_dir().ok()?).ok()?;
             let source = SettingSource::Default;
@@ -249,7 +256,7 @@ impl Config {
         let serve = look.serve(contents.serve)?;
         let pools = look.pools(contents.pool, &restore)?;
         Ok(Self {
-            file: file.map(|file| file.path),
+            file: look.file.map(|file| file.path.clone()),
             daemon,
             engine,
             state_dir,

@@ -16,6 +16,8 @@ mod cpio;
 mod debian;
 mod description;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 #[cfg(target_os = "linux")]
 mod initrd;
 mod layer;

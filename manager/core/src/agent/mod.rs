@@ -22,6 +22,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 #[cfg(target_os = "linux")]
 pub(crate) use broker::Place;
+#[cfg(fuzzing)]
+pub(crate) use broker::fuzzing;
 pub use broker::{Access, AgentPort, BROKER_COMMAND};
 pub(crate) use broker::{WORDS_BEFORE_GUEST, broker};
 pub use brood_agent_protocol as protocol;

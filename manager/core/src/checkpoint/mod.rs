@@ -20,6 +20,8 @@ mod error;
 mod exposure;
 mod flatten;
 mod folder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod hash;
 mod json;
 mod lineage;

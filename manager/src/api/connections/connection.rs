@@ -30,7 +30,7 @@ const HALF_SENT: Duration = Duration::from_secs(1);
 const BUFFER: usize = 64 << 10;
 
 /// A connection that counts until this is dropped.
-pub(super) struct ConnectionGuard(pub(super) Arc<Client>);
+pub(in crate::api) struct ConnectionGuard(pub(super) Arc<Client>);
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
@@ -42,8 +42,12 @@ impl Drop for ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    pub(super) async fn serve<S>(self, stream: S, site: Site, draining: watch::Receiver<bool>)
-    where
+    pub(in crate::api) async fn serve<S>(
+        self,
+        stream: S,
+        site: Site,
+        draining: watch::Receiver<bool>,
+    ) where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         self.speak(stream, site, draining).await;

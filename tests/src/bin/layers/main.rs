@@ -53,6 +53,7 @@ const HOUSES: [House; 4] = [
             "restore",
             "pool",
             "rebuild",
+            "fuzzing",
         ],
     },
     House {
@@ -74,6 +75,7 @@ const HOUSES: [House; 4] = [
             "strays",
             "guest",
             "demo",
+            "fuzzing",
         ],
     },
     House {
@@ -106,6 +108,7 @@ const HOUSES: [House; 4] = [
             "api",
             "client",
             "cli",
+            "fuzzing",
             "main",
         ],
     },

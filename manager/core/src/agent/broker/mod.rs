@@ -15,6 +15,8 @@
 //! agent. The broker holds both to them, so that what it stores of a request is a window at most for
 //! each stream. When a client hangs up, its requests are cancelled.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod port;
 mod routes;
 mod serve;

@@ -13,6 +13,8 @@ mod device;
 mod exit_reason;
 mod exit_record;
 mod fork_server;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod guest;
 mod jail;
 mod limit_group;

@@ -16,6 +16,8 @@ mod cancelled;
 mod command;
 mod disks;
 mod folder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod host;
 mod memory_image;
 mod pages;

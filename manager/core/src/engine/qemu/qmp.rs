@@ -87,7 +87,7 @@ impl Qmp {
         Self::over(folder.connect("qmp")?)
     }
 
-    fn over(stream: UnixStream) -> Result<Self, Error> {
+    pub(super) fn over(stream: UnixStream) -> Result<Self, Error> {
         stream.set_write_timeout(Some(LIMIT))?;
         let mut qmp = Self {
             stream: BufReader::new(stream),

@@ -1,0 +1,96 @@
+//! What fuzz targets need of this module's own functions: a daemon without listeners, whose clients
+//! are byte streams in memory.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum::Router;
+use brood_core::engine::EngineConfig;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
+
+use super::{
+    App, ServeConfig,
+    connections::{Budget, Clients},
+    door::{HeaderCase, Site},
+    request::Token,
+    router,
+    serve::app,
+};
+
+/// How long a client stays after its last byte.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A daemon over a state folder.
+pub struct Daemon {
+    runtime: Runtime,
+    app: App,
+    clients: Arc<Clients>,
+    router: Router,
+    /// For clients that must show a token.
+    port: Router,
+}
+
+impl Daemon {
+    /// One with this state folder, and checkpoints in it.
+    #[must_use]
+    pub fn new(state: &Path) -> Self {
+        let config = ServeConfig {
+            state: state.to_owned(),
+            socket: state.join("api.sock"),
+            socket_mode: 0o600,
+            checkpoints: state.join("checkpoints"),
+            listen: None,
+            engines: EngineConfig::default(),
+            pools: Vec::new(),
+        };
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (app, clients) = app(&config, &Budget::of_process()).unwrap();
+        let router_of = |token| router(app.clone(), token);
+        Self {
+            router: router_of(None),
+            port: router_of(Some(Token::new("a token of the fuzz target"))),
+            runtime,
+            app,
+            clients,
+        }
+    }
+
+    /// A client sends this, and reads all that is answered. None of it may be the daemon's own error.
+    pub fn client(&self, sent: &[u8], over_port: bool) -> Vec<u8> {
+        let site = Site {
+            router: if over_port { &self.port } else { &self.router }.clone(),
+            headers: HeaderCase::Lower,
+        };
+        let guard = self.clients.try_enter().expect("there is one client");
+        let draining = self.app.draining.subscribe();
+        let answers = self.runtime.block_on(async {
+            let (mut ours, theirs) = duplex(1 << 20);
+            let serving = tokio::spawn(guard.serve(theirs, site, draining));
+            ours.write_all(sent).await.unwrap();
+            ours.shutdown().await.unwrap();
+            let mut answers = Vec::new();
+            // A stream of events has no end.
+            let events = sent.windows(6).any(|word| word == b"events");
+            let patience = if events {
+                Duration::from_millis(5)
+            } else {
+                PATIENCE
+            };
+            let ended = timeout(patience, ours.read_to_end(&mut answers)).await;
+            assert!(events || ended.is_ok(), "a client waits for its answer");
+            drop(ours);
+            serving.await.unwrap();
+            answers
+        });
+        assert!(!answers.starts_with(b"HTTP/1.1 500"));
+        answers
+    }
+}
