@@ -67,6 +67,32 @@ fn open_files(pid: i32, part: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// A guest's log of its console ends before the limit of its files, however large its disk is.
+fn its_log_is_bounded(home: &Home, guest: &str) {
+    exec(home, guest, "echo a-word-on-the-console >/dev/ttyS0");
+    until("the console's word to be logged", || {
+        let said = home.brood(&["logs", guest]).ok().stdout;
+        assert!(!said.contains('\0'), "{said:?}");
+        said.contains("a-word-on-the-console").then_some(())
+    });
+    let shown = home.json(&["show", guest]);
+    let log = home
+        .run_dir()
+        .join(format!("{}.qemu/console", text(&shown["id"])));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", home.pid(guest))).unwrap();
+    let of_files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max file size"));
+    let words = of_files.unwrap().split_whitespace().next();
+    let limit: u64 = words.unwrap().parse().unwrap();
+    let facts = fs::metadata(&log).unwrap();
+    let disk = fs::metadata(text(&shown["disk_path"])).unwrap().len();
+    assert!(limit > disk && facts.len() <= limit, "{limit} {facts:?}");
+    // What it has not used of 8 MiB, and no more, is left below the limit.
+    assert!(limit - facts.len() <= 8 << 20, "{limit} {facts:?}");
+    assert!(facts.blocks() * 512 <= 9 << 20, "{facts:?}");
+}
+
 /// Two clones, what each writes, suspends of one, and what is refused. `way` is how disks are made.
 fn lives(home: &Home, linux: &Demo, way: &str) {
     let root = disk_of(home, linux, "root");
@@ -79,6 +105,7 @@ fn lives(home: &Home, linux: &Demo, way: &str) {
         assert!(text(&shown["disk"]).starts_with(way), "{shown}");
         assert!(Path::new(text(&shown["disk_path"])).is_file(), "{shown}");
     }
+    its_log_is_bounded(home, "a-1");
     write(home, "a-1", "/srv/mine", "of-a-1");
     write(home, "a-2", "/srv/mine", "of-a-2");
     assert_eq!(exec(home, "a-1", "cat /srv/mine"), "of-a-1");

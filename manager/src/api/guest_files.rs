@@ -1,7 +1,6 @@
 //! Files of guests over the API, as bodies of any length, and what a guest's console said.
 
 use std::{
-    fs::File,
     io::{self, Read, Write},
     time::Duration,
 };
@@ -26,13 +25,14 @@ use super::{
     programs::{problem, session_problem},
     workers::blocking,
 };
-use brood_core::agent::{
-    AgentError,
-    protocol::{FileKind, OsBytes, ReadFile, WriteFile},
+use brood_core::{
+    agent::{
+        AgentError,
+        protocol::{FileKind, OsBytes, ReadFile, WriteFile},
+    },
+    engine::bounded_log,
 };
 
-/// Longest console log that is answered with: as long as one can be.
-const LOG_MAX: u64 = 8 << 20;
 /// Parts of a body that wait for the slower end.
 const PARTS: usize = 8;
 /// How long each part of a file may take.
@@ -234,7 +234,8 @@ pub(super) async fn logs(
     app.on_guests(move |guests| {
         let path = guests.console_log(&name)?;
         let mut said = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(LOG_MAX).read_to_end(&mut said));
+        let read = bounded_log::open(&path)
+            .and_then(|file| file.take(bounded_log::LOG_MAX).read_to_end(&mut said));
         read.map_err(|e| {
             let detail = format!("cannot read what the console of guest {name} said: {e}");
             Problem::new(StatusCode::NOT_FOUND, "no-log", detail)

@@ -9,6 +9,7 @@ mod agent_session;
 pub mod bhyve;
 #[cfg(target_os = "linux")]
 mod boot;
+pub mod bounded_log;
 mod choose;
 mod demo;
 mod error;

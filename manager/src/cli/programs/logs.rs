@@ -1,14 +1,13 @@
 //! `brood logs`: what a guest's console said.
 
 use std::{
-    fs::File,
     io::{self, ErrorKind, IsTerminal, Read, Write},
     process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
-use brood_core::escaped;
+use brood_core::{engine::bounded_log, escaped};
 use clap::Args;
 use serde_json::json;
 
@@ -53,7 +52,7 @@ impl Logs {
             let message = format!("cannot read {}: {e}", path.display());
             Failure::new(&message, None)
         };
-        let mut file = File::open(&path).map_err(failed)?;
+        let mut file = bounded_log::open(&path).map_err(failed)?;
         if self.json {
             let mut said = Vec::new();
             file.read_to_end(&mut said).map_err(failed)?;

@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     checkpoint::{Accelerator, Network, QemuGuest, manifest::Device},
-    engine::{Forward, GuestNetwork},
+    engine::{
+        Forward, GuestNetwork,
+        bounded_log::{self, LOG_MAX},
+    },
     units::Bytes,
 };
 
@@ -53,11 +56,6 @@ const DISK_MODEL: &str = "virtio-blk-pci";
 /// A guest without work touches the same few pages of it either way.
 const TRANSLATIONS_MIB: u32 = 32;
 
-/// Longest file that a QEMU writes: what the guest says on its console, then what QEMU itself has
-/// to say. Without a limit a guest could fill the disk. A guest with a disk of its own may write so
-/// much more: the limit is one for all files of a process.
-const FILE_MAX: u64 = 8 << 20;
-
 /// Has glibc's allocator keep one arena for all threads (mallopt(3)). Other settings of it end its
 /// own adjustment to what QEMU allocates, and cost half a MiB more.
 const ALLOCATOR: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
@@ -76,10 +74,10 @@ pub(super) struct OwnDisk {
 }
 
 impl OwnDisk {
-    /// Longest file that a QEMU with this disk may write: an overlay has tables besides, of 8 bytes
-    /// for each 64 KiB, and counts of references.
-    fn file_max(&self) -> u64 {
-        FILE_MAX + self.size.0 + self.size.0 / 1024
+    /// Longest file that this disk may come to be: an overlay has tables besides, of 8 bytes for
+    /// each 64 KiB, and counts of references.
+    fn longest(&self) -> u64 {
+        LOG_MAX + self.size.0 + self.size.0 / 1024
     }
 }
 
@@ -279,8 +277,17 @@ pub(super) fn start(
     lock: &File,
 ) -> io::Result<Child> {
     let folder = machine.folder;
-    let file_max = machine.disk.map_or(FILE_MAX, OwnDisk::file_max);
+    // What the guest says on its console, and what QEMU itself has to say: without a limit a guest
+    // could fill the host's disk.
+    let logs_begin = bounded_log::beginning(machine.disk.map_or(0, OwnDisk::longest));
+    let file_max = logs_begin + LOG_MAX;
     let log = folder.create_file("log")?;
+    // QEMU appends to this one itself.
+    for log in [&log, &folder.create_file(CONSOLE)?] {
+        if log.metadata()?.len() < logs_begin {
+            log.set_len(logs_begin)?;
+        }
+    }
     let pid = folder.create_file("pid")?;
     // Held by the child, which is a copy of this process, until it becomes QEMU.
     let _lock = lock.try_clone()?;

@@ -32,7 +32,10 @@ use super::{END_PATIENCE, command::OwnDisk, suspend::SUSPENDED};
 use crate::{
     agent::{Access, Agent, AgentPort, Channel, Place},
     checkpoint::QemuGuest,
-    engine::{ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session, process},
+    engine::{
+        ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session, bounded_log,
+        process,
+    },
     escaped,
     guest_id::GuestId,
     owner_only,
@@ -259,9 +262,9 @@ impl Folder {
 
     /// The end of a file.
     fn tail(&self, name: &str) -> Option<String> {
-        let mut file = File::open(self.file(name)).ok()?;
-        let length = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        let mut file = bounded_log::open(&self.file(name)).ok()?;
+        let (begin, length) = (file.stream_position().ok()?, file.metadata().ok()?.len());
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL).max(begin)))
             .ok()?;
         let mut text = Vec::new();
         file.take(TAIL).read_to_end(&mut text).ok()?;
