@@ -191,6 +191,8 @@ fn of_checkpoint(error: &checkpoint::Error) -> (StatusCode, &'static str) {
         E::NotADelta { .. } => (StatusCode::CONFLICT, "checkpoint-not-a-delta"),
         E::OwnDisk { .. } => (StatusCode::CONFLICT, "checkpoint-has-a-disk"),
         E::NotTrusted { .. } => (StatusCode::FORBIDDEN, "checkpoint-not-trusted"),
+        E::NotSigned { .. } => (StatusCode::FORBIDDEN, "checkpoint-not-signed"),
+        E::Key { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "signing-key"),
         E::Exposed { .. } => (StatusCode::FORBIDDEN, "checkpoint-exposed"),
         E::TooDeep { .. } => (StatusCode::CONFLICT, "checkpoint-too-deep"),
         // All other errors are about the content of a bundle.

@@ -53,6 +53,8 @@ const TOKEN_MAX: u64 = 4096;
 pub struct ServeConfig {
     /// The state folder.
     pub state: PathBuf,
+    /// The folder of keys of which one must have signed each checkpoint.
+    pub signers: Option<PathBuf>,
     /// The socket to listen on.
     pub socket: PathBuf,
     /// Its permissions.
@@ -231,7 +233,7 @@ pub(super) fn app(config: &ServeConfig, budget: &Budget) -> Result<(App, Arc<Cli
     let metrics = Metrics::new();
     let clients = Clients::of_socket(budget, &metrics);
     let app = App(Arc::new(Parts {
-        workers: Arc::new(Workers::new(&config.state, &config.engines)?),
+        workers: Arc::new(Workers::new(config)?),
         events: Events::new(),
         metrics,
         guest_sockets: GuestSockets::new(&config.state, Arc::clone(&clients), budget.guest_sockets),

@@ -13,10 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{App, problem::Problem};
+use super::{App, ServeConfig, problem::Problem};
 use crate::ops::{Error, OpenFolder, StateFolder};
 use brood_core::{
-    engine::{self, Engine, EngineConfig},
+    engine::{self, Engine},
     guests::Guests,
     pool::NEVER,
     restore::SessionCache,
@@ -31,6 +31,8 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 #[derive(Debug)]
 pub(super) struct Workers {
     dir: PathBuf,
+    /// The folder of keys of which one must have signed each checkpoint.
+    signers: Option<PathBuf>,
     engine: Box<dyn Engine>,
     states: Mutex<States>,
     /// Nurseries, warm from one restore to the next: of pools by their name, of others by their
@@ -135,8 +137,8 @@ impl StateFolder for RequestFolder<'_> {
 }
 
 impl OpenState {
-    fn new(dir: &Path) -> Result<Self, state::Error> {
-        let state = State::open(dir)?;
+    fn new(dir: &Path, signers: Option<PathBuf>) -> Result<Self, state::Error> {
+        let state = State::open(dir)?.with_signers(signers);
         let database = database(dir);
         Ok(Self {
             state,
@@ -153,10 +155,11 @@ fn database(dir: &Path) -> Option<(u64, u64)> {
 }
 
 impl Workers {
-    pub(super) fn new(dir: &Path, engines: &EngineConfig) -> Result<Self, engine::Error> {
+    pub(super) fn new(config: &ServeConfig) -> Result<Self, engine::Error> {
         Ok(Self {
-            dir: dir.to_owned(),
-            engine: engine::choose(Path::new(THIS_PROGRAM), engines)?,
+            dir: config.state.clone(),
+            signers: config.signers.clone(),
+            engine: engine::choose(Path::new(THIS_PROGRAM), &config.engines)?,
             states: Mutex::default(),
             sessions: SessionCache::default(),
         })
@@ -192,7 +195,7 @@ impl Workers {
             opened: found,
         };
         if in_use.opened.is_none() {
-            in_use.opened = Some(OpenState::new(&self.dir)?);
+            in_use.opened = Some(OpenState::new(&self.dir, self.signers.clone())?);
         }
         Ok(in_use)
     }

@@ -19,7 +19,7 @@ use crate::{
     types,
 };
 use brood_core::{
-    checkpoint::{AgentProtocol, BhyveGuest, BundlePath, Readiness},
+    checkpoint::{AgentProtocol, BhyveGuest, BundlePath, Checkpoint, Readiness, sign},
     units::Bytes,
 };
 
@@ -43,6 +43,8 @@ pub(super) enum Command {
     Verify(Verify),
     /// Trust a checkpoint that was made elsewhere
     Trust(Trust),
+    /// Sign a checkpoint
+    Sign(Sign),
     /// List the checkpoints in a folder
     List(List),
     /// Join a delta and its parents into one full checkpoint
@@ -62,6 +64,7 @@ impl Command {
             Self::Import(command) => command.run(config),
             Self::Inspect(command) => command.run(config),
             Self::Trust(command) => command.run(config),
+            Self::Sign(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::List(command) => command.run(config),
             Self::Flatten(command) => command.run(config),
@@ -339,6 +342,48 @@ impl Trust {
                 self.checkpoint
             ));
         }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Signs a checkpoint: whoever has the public key can tell that you vouch for it
+///
+/// The signature is DIR/NAME.ckp.sig, and covers all files of the checkpoint. Where the setting
+/// `restore.signers` names a folder of public keys, brood restores only checkpoints that are signed
+/// with one of them. `checkpoint rebase` changes a checkpoint, which is then to be signed again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  openssl genpkey -algorithm ed25519 -out key.pem
+  openssl pkey -in key.pem -pubout -out /etc/brood/signers/me.pem
+  brood checkpoint sign /srv/ckp/web --key key.pem")]
+pub(super) struct Sign {
+    /// DIR/NAME of the checkpoint
+    checkpoint: BundlePath,
+    /// File of the secret key: ed25519, PKCS#8 in PEM, readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Sign {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let signature = sign(&checkpoint, &self.key)?;
+        if self.json {
+            json(&serde_json::json!({
+                "checkpoint": self.checkpoint.to_string(),
+                "signature": signature,
+            }));
+            return Ok(ExitCode::SUCCESS);
+        }
+        line(format_args!(
+            "{} is signed: {}",
+            self.checkpoint,
+            signature.display()
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -69,6 +69,7 @@ impl Serve {
         let listen = serve.listen.as_ref().zip(serve.token_file.as_ref());
         let serving = api::ServeConfig {
             state: config.state_dir()?.to_owned(),
+            signers: config.signers(),
             socket: config.socket()?,
             socket_mode: serve.socket_mode.value.0,
             checkpoints: config.checkpoints()?,

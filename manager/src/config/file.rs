@@ -65,6 +65,8 @@ pub(super) struct Restore {
     pub(super) private_limit: Option<FileValue<Bytes>>,
     /// Whether the kernel ends a guest that comes to hold more.
     pub(super) enforce_private_limit: Option<FileValue<bool>>,
+    /// The folder of keys of which one must have signed each checkpoint.
+    pub(super) signers: Option<FileValue<AbsolutePath>>,
     /// After how many idle seconds a guest is parked, or `"never"`.
     pub(super) park_after: Option<FileValue<ParkAfter>>,
 }

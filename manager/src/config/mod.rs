@@ -168,6 +168,8 @@ pub(crate) struct Restore {
     pub private_limit: Setting<Bytes>,
     /// Whether the kernel ends a guest that comes to hold more.
     pub enforce_private_limit: Setting<bool>,
+    /// The folder of keys of which one must have signed each checkpoint.
+    pub signers: Option<Setting<AbsolutePath>>,
     /// When idle guests are parked.
     pub park_after: Setting<ParkAfter>,
 }
@@ -243,6 +245,7 @@ impl Config {
                 contents.restore.enforce_private_limit,
                 false,
             )?,
+            signers: look.find("restore.signers", contents.restore.signers)?,
             park_after: look.find_or(
                 "restore.park_after",
                 contents.restore.park_after,
@@ -308,6 +311,13 @@ impl Config {
             Some(dir) => Ok(dir.value.to_path_buf()),
             None => Ok(self.state_dir()?.join("images")),
         }
+    }
+
+    /// The folder of keys of which one must have signed each checkpoint.
+    #[must_use]
+    pub(crate) fn signers(&self) -> Option<PathBuf> {
+        let signers = self.restore.signers.as_ref()?;
+        Some(signers.value.to_path_buf())
     }
 
     /// The daemon's folder of checkpoints; by default in the state folder.

@@ -66,6 +66,7 @@ impl Config {
                 "restore.enforce_private_limit",
                 &restore.enforce_private_limit,
             ),
+            SettingView::or("restore.signers", restore.signers.as_ref(), None),
             SettingView::of("restore.park_after", &restore.park_after),
             SettingView::of("qemu.accel", &self.qemu.accel),
             SettingView::of("bhyve.rctl", &bhyve.rctl),

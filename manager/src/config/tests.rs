@@ -150,6 +150,7 @@ fn every_setting_can_be_set_in_the_environment() {
         ("restore.concurrency", "3"),
         ("restore.private_limit", "5 MiB"),
         ("restore.enforce_private_limit", "true"),
+        ("restore.signers", "/f"),
         ("restore.park_after", "9"),
         ("bhyve.rctl", "pcpu:deny=100,nthr:deny=64"),
         ("serve.socket", "/b"),

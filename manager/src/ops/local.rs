@@ -42,10 +42,10 @@ impl Local {
         &mut self,
         open: impl FnOnce(&Path) -> Result<State, state::Error>,
     ) -> Result<OpenFolder<'_>, Error> {
-        let dir = self.config.state_dir()?;
+        let (dir, signers) = (self.config.state_dir()?, self.config.signers());
         Ok(OpenFolder {
             dir,
-            state: kept(&mut self.state, || Ok(open(dir)?))?,
+            state: kept(&mut self.state, || Ok(open(dir)?.with_signers(signers)))?,
             engine: &**kept(&mut self.engine, || engine(&self.config))?,
             sessions: None,
             cancelled: &NEVER,
@@ -95,7 +95,7 @@ fn kept<T>(slot: &mut Option<T>, make: impl FnOnce() -> Result<T, Error>) -> Res
 
 /// The state folder, opened.
 pub(super) fn state(config: &Config) -> Result<State, state::Error> {
-    State::open(config.state_dir()?)
+    Ok(State::open(config.state_dir()?)?.with_signers(config.signers()))
 }
 
 /// The engine of this host.

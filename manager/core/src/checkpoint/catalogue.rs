@@ -8,6 +8,7 @@ use super::{
     manifest::Manifest,
     open::Checkpoint,
     path::{BundlePath, Part},
+    signature,
     writer::Lock,
 };
 use crate::units::Bytes;
@@ -107,6 +108,7 @@ pub fn remove(path: &BundlePath) -> Result<Bytes, Error> {
     for part in Part::ALL {
         lock.folder().remove(&path.file_name(part))?;
     }
+    signature::remove(lock.folder(), path)?;
     lock.folder().sync()?;
     Ok(allocated)
 }

@@ -169,6 +169,24 @@ pub enum Error {
         /// What it wants.
         wants: Vec<String>,
     },
+    /// No key that it must be signed with has signed it.
+    #[error("checkpoint {bundle} is not signed with a key of {}: {reason}", signers.display())]
+    NotSigned {
+        /// Which bundle.
+        bundle: BundlePath,
+        /// The folder of keys.
+        signers: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that is to hold a key of signatures cannot be used.
+    #[error("cannot use the key {}: {reason}", file.display())]
+    Key {
+        /// The file, or the folder that it lies in.
+        file: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Everybody on this host may change it.
     #[error("everybody on this host may change {}: guests of checkpoint {bundle} would be anybody's", file.display())]
     Exposed {
@@ -322,6 +340,7 @@ impl Error {
             | Self::Size { file, .. }
             | Self::Digest { file, .. }
             | Self::OpenForWriting { file, .. }
+            | Self::Key { file, .. }
             | Self::Changed { file } => file,
             Self::Parent { cause, .. } => cause.file(),
             Self::OtherParent { parent, .. } => parent.dir(),
@@ -332,6 +351,7 @@ impl Error {
             | Self::BeingRead { bundle, .. }
             | Self::Needed { bundle, .. }
             | Self::NotTrusted { bundle, .. }
+            | Self::NotSigned { bundle, .. }
             | Self::InUse { bundle, .. } => bundle.dir(),
         }
     }
@@ -409,6 +429,13 @@ impl Error {
                 "if you know who made it and want that, say so once: brood checkpoint trust {bundle}, \
                  or --trust with restore and pool create"
             ),
+            Self::NotSigned { bundle, .. } => format!(
+                "if you know who made it and vouch for it: brood checkpoint sign {bundle} --key KEY.pem, \
+                 with a key whose public part lies in that folder"
+            ),
+            Self::Key { .. } => "openssl genpkey -algorithm ed25519 -out KEY.pem makes a key, and \
+                 openssl pkey -in KEY.pem -pubout -out SIGNERS/NAME.pem its public part"
+                .to_owned(),
             Self::Exposed { bundle, file } => format!(
                 "if it is what you made, take it from them: chmod o-w {}; brood checkpoint verify {bundle}",
                 file.display()

@@ -10,7 +10,7 @@
 //! another bundle. Opening it opens its parents; all of them together make up the guest's memory.
 //!
 //! Digests find damage and mix-ups. They do not prove who made a bundle: whoever can replace all
-//! four files can make a consistent set.
+//! four files can make a consistent set. A signature does ([`sign`]).
 
 mod bhyve_guest;
 mod catalogue;
@@ -32,6 +32,7 @@ mod pages;
 mod path;
 mod qemu_guest;
 mod rebase;
+mod signature;
 mod stamp;
 mod trust;
 mod validate;
@@ -60,6 +61,7 @@ pub use pages::{PageList, ParsePagesError};
 pub use path::BundlePath;
 pub use qemu_guest::{Accelerator, Network, QemuGuest};
 pub use rebase::{find_parent, rebase};
+pub use signature::{sign, signer_of};
 pub use stamp::FileStamp;
 pub use validate::Invalid;
 pub(crate) use validate::{KERN_MAX, META_MAX};

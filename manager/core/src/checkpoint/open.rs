@@ -83,11 +83,7 @@ impl Checkpoint {
 
         let text = read_whole(&manifest_file, &path.manifest(), MANIFEST_MAX)?;
         let manifest = parse_manifest(&path.manifest(), &text)?;
-        // Nobody asks for that of others.
-        let manifest_sha256 = match manifest.wants()[..] {
-            [] => String::new(),
-            _ => hash::sha256(&text),
-        };
+        let manifest_sha256 = hash::sha256(&text);
 
         let stamp =
             FileStamp::of(&memory).map_err(|cause| Error::io("examine", &path.ckp(), cause))?;
@@ -136,8 +132,7 @@ impl Checkpoint {
         &self.manifest
     }
 
-    /// SHA-256 of the manifest's text, of a bundle that wants something of this host: see
-    /// [`Manifest::wants`].
+    /// SHA-256 of the manifest's text.
     pub(crate) fn manifest_sha256(&self) -> &str {
         &self.manifest_sha256
     }

@@ -19,8 +19,8 @@ const FRESH: i128 = 2_000_000_000;
 /// Verifies the memory file of `checkpoint`, and those of its parents when it is a delta, by their
 /// digests. Does not read a file again whose digest is recorded and that has not changed since.
 /// Refuses before reading: a checkpoint that the engine cannot restore from, one that wants more of
-/// this host than its own files and is not trusted ([`State::trust`]), and one that everybody may
-/// change. Nobody can remove the checkpoint until the result is dropped; keep it until the guests
+/// this host than its own files and is not trusted ([`State::trust`]), one that is not signed where
+/// that is required, and one that everybody may change. Nobody can remove the checkpoint until the result is dropped; keep it until the guests
 /// are recorded.
 ///
 /// # Errors
@@ -36,6 +36,7 @@ pub fn verify(
         let bundle = checkpoint.path().clone();
         return Err(checkpoint::Error::NotTrusted { bundle, wants }.into());
     }
+    state.refuse_unsigned(checkpoint)?;
     checkpoint.refuse_exposed()?;
     let mut in_use = None;
     checkpoint.refuse_writers()?;

@@ -328,6 +328,8 @@ pub struct State {
     unwritable: Option<String>,
     /// Where the copy is. It goes after the connection to it.
     scratch: Option<look::Scratch>,
+    /// The folder of keys of which one must have signed each checkpoint.
+    signers: Option<PathBuf>,
 }
 
 impl State {
@@ -396,6 +398,7 @@ impl State {
             })?,
             unwritable: None,
             scratch: None,
+            signers: None,
         })
     }
 

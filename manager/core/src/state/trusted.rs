@@ -12,7 +12,7 @@ use std::{
 
 use super::{Error, State};
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, manifest::Manifest},
+    checkpoint::{self, BundlePath, Checkpoint, manifest::Manifest},
     other_writer::OtherWriter,
     owner_only,
 };
@@ -24,10 +24,7 @@ impl State {
     /// # Errors
     /// When the state folder cannot be read.
     pub fn is_trusted(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
-        let cold = BundlePath::new(&self.suspended_dir().join("any")).and_then(|p| p.absolute());
-        if let (Ok(cold), Ok(path)) = (cold, checkpoint.path().absolute())
-            && cold.dir() == path.dir()
-        {
+        if self.is_suspended_claim(checkpoint) {
             return Ok(true);
         }
         let file = self.trusted(checkpoint);
@@ -42,6 +39,33 @@ impl State {
             }),
         };
         Ok(look(&self.dir.join("trusted"))? && look(&file)?)
+    }
+
+    /// Whether this is the bundle of a suspended claim, in the state folder.
+    fn is_suspended_claim(&self, checkpoint: &Checkpoint) -> bool {
+        let cold = BundlePath::new(&self.suspended_dir().join("any")).and_then(|p| p.absolute());
+        match (cold, checkpoint.path().absolute()) {
+            (Ok(cold), Ok(path)) => cold.dir() == path.dir(),
+            _ => false,
+        }
+    }
+
+    /// Requires from now on that each checkpoint is signed with a key in this folder. Bundles of
+    /// suspended claims in the state folder need no signature: nobody else writes there.
+    #[must_use]
+    pub fn with_signers(mut self, signers: Option<PathBuf>) -> Self {
+        self.signers = signers;
+        self
+    }
+
+    /// Refuses a checkpoint that is not signed, where that is required.
+    pub(crate) fn refuse_unsigned(&self, checkpoint: &Checkpoint) -> Result<(), checkpoint::Error> {
+        match &self.signers {
+            Some(signers) if !self.is_suspended_claim(checkpoint) => {
+                checkpoint::signer_of(checkpoint, signers).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Trusts a checkpoint from now on. Writes nothing for a checkpoint that wants nothing of this
