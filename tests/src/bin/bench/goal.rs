@@ -109,6 +109,7 @@ impl fmt::Display for Measurement {
             Self::BhyveManager => "bhyve-manager",
             Self::Linux => "linux",
             Self::TenThousand => "ten-thousand",
+            Self::Crowd => "crowd",
         })
     }
 }

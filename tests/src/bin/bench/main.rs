@@ -12,6 +12,7 @@ mod cgroup;
 mod command;
 mod connections;
 mod contest;
+mod crowd;
 mod error;
 mod floor;
 mod goal;
@@ -95,6 +96,8 @@ enum Measurement {
     Linux,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
+    /// 12,000 guests: what restore, claim and destroy cost beside them, and beside 1,000
+    Crowd,
 }
 
 impl Measurement {
@@ -123,6 +126,7 @@ impl Measurement {
             Self::BhyveManager => bhyve::manager(workplace),
             Self::Linux => linux::linux(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
+            Self::Crowd => crowd::crowd(workplace),
         }
     }
 }

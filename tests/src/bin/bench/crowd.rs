@@ -1,0 +1,150 @@
+//! Crowd: what a guest more costs beside a thousand others, and beside twelve thousand.
+
+use std::time::Instant;
+
+use brood_core::{percentiles::Percentiles, pool::Tier, state::Policy};
+
+use super::{
+    Measurement,
+    brood::Restored,
+    cgroup::Group,
+    error::Error,
+    goal::{Goal, Row},
+    pool::Manager,
+    steady_state::settle,
+    workplace::Workplace,
+};
+
+/// Guests that are there, of which a twelfth is there at the first measurement.
+const CROWD: u32 = 12_000;
+const PARTS: u32 = 12;
+/// Claims that a median is taken of.
+const CLAIMS: u32 = 20;
+const LEASE_S: u64 = 3600;
+/// The private limit of the others. They write nothing.
+const PRIVATE_LIMIT: &str = "128K";
+/// Beside the whole crowd a guest may cost this much of what it costs beside a part.
+const LINEAR: Goal = Goal::AtMost(1.1);
+
+/// Milliseconds for each guest, one value for each round.
+#[derive(Default)]
+struct Costs {
+    restore: Vec<f64>,
+    claim: Vec<f64>,
+    destroy: Vec<f64>,
+}
+
+/// Restore, claim and destroy of some guests, beside a part of a crowd and beside all of it.
+pub(crate) fn crowd(workplace: &Workplace) -> Result<Vec<Row>, Error> {
+    let crowd = workplace.guests.unwrap_or(CROWD);
+    let part = (crowd / PARTS).max(1);
+    let group = Group::make(
+        2 * u64::from(crowd) * 11 / 10 + 1024,
+        settle(&workplace.brood.interrupt)?.available.0 / 10 * 9,
+    );
+    let mut there = 0;
+    let mut measure = |others: u32| {
+        while there < others {
+            let more = part.min(others - there);
+            restore(workplace, &group, &format!("crowd{there}"), more)?;
+            there += more;
+        }
+        beside(workplace, &group, (part / 2).max(1))
+    };
+    let few = measure(part)?;
+    let many = measure(crowd)?;
+    let begin = Instant::now();
+    workplace.brood.destroy_all()?;
+    let destroyed = begin.elapsed().as_secs_f64() * 1e3 / f64::from(crowd);
+
+    let row = |figure: String, unit, values: &[f64], goal| {
+        Row::alone(Measurement::Crowd, figure, unit, values, goal)
+    };
+    let mut rows = Vec::new();
+    for (what, few, many) in [
+        ("restore", few.restore, many.restore),
+        ("hot claim, p50,", few.claim, many.claim),
+        ("destroy", few.destroy, many.destroy),
+    ] {
+        let ratios: Vec<_> = many
+            .iter()
+            .zip(&few)
+            .map(|(many, few)| many / few)
+            .collect();
+        rows.push(row(format!("{what} beside {part}, each"), "ms", &few, None));
+        rows.push(row(
+            format!("{what} beside {crowd}, each"),
+            "ms",
+            &many,
+            None,
+        ));
+        rows.push(row(
+            format!("{what} beside {crowd}, by that beside {part}"),
+            "",
+            &ratios,
+            Some(LINEAR),
+        ));
+    }
+    rows.push(row(
+        format!("destroy of all {crowd}, each"),
+        "ms",
+        &[destroyed],
+        None,
+    ));
+    Ok(rows)
+}
+
+/// Restores, claims and destroys guests, as often as there are rounds.
+fn beside(workplace: &Workplace, group: &Group, guests: u32) -> Result<Costs, Error> {
+    let mut costs = Costs::default();
+    for _ in 0..workplace.rounds {
+        let restored = restore(workplace, group, "more", guests)?;
+        costs
+            .restore
+            .push(restored.wall_s * 1e3 / f64::from(guests));
+        let begin = Instant::now();
+        workplace.brood.run(&["destroy", "--prefix", "more"])?;
+        let elapsed_ms = begin.elapsed().as_secs_f64() * 1e3;
+        costs.destroy.push(elapsed_ms / f64::from(guests));
+        costs.claim.push(claim(workplace)?);
+    }
+    Ok(costs)
+}
+
+/// The median of hot claims until the guest's answer.
+fn claim(workplace: &Workplace) -> Result<f64, Error> {
+    let mut manager = Manager::open(workplace)?;
+    manager.create(workplace, Policy::hot(u64::from(CLAIMS), LEASE_S))?;
+    manager.fill(workplace)?;
+    let mut latencies = Vec::new();
+    for _ in 0..CLAIMS {
+        let (token, latency) = manager.claim(Tier::Hot)?;
+        latencies.push(latency);
+        manager.release(&[token])?;
+    }
+    manager.remove()?;
+    Ok(Percentiles::of(&latencies).p50)
+}
+
+fn restore(
+    workplace: &Workplace,
+    group: &Group,
+    prefix: &str,
+    guests: u32,
+) -> Result<Restored, Error> {
+    let brood = &workplace.brood;
+    let checkpoint = brood.checkpoint.to_string_lossy();
+    let command = brood.command(&[
+        "restore",
+        &checkpoint,
+        "--guests",
+        &guests.to_string(),
+        "--concurrency",
+        &workplace.concurrency.to_string(),
+        "--prefix",
+        prefix,
+        "--private-limit",
+        PRIVATE_LIMIT,
+    ]);
+    brood.ask(group.around(&command))
+}
