@@ -228,6 +228,7 @@ impl Local {
             config: bhyve_variables(source.bhyve_config)?.0,
             ..source.guest
         };
+        let _use = state.use_bundle(path, BundleAction::Write)?;
         let mut trust = |manifest: &_, sha256: &_| state.trust_seal(manifest, sha256);
         let manifest = Bhyve::new().import(source.raw, path, guest, &mut trust, progress)?;
         Ok(types::Checkpoint::new(path, &manifest))
@@ -266,7 +267,10 @@ pub(crate) fn flatten(
 ) -> Result<(types::Checkpoint, usize), Error> {
     let state = folder.state()?;
     let delta = Checkpoint::open(delta)?;
-    let _use = read_bundle(state, &delta)?;
+    let _uses = (
+        read_bundle(state, &delta)?,
+        state.use_bundle(to, BundleAction::Write)?,
+    );
     let manifest = disk::flatten::<guests::Error>(&delta, to, progress)?;
     Ok((types::Checkpoint::new(to, &manifest), delta.layers().len()))
 }

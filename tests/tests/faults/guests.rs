@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use brood_tests::{Demo, EngineKind, Home, Ran, text, until, whole};
 
-use crate::visits::{Scene, owned, strs, unsealed};
+use crate::visits::{Scene, no_drafts, owned, strs, unsealed};
 
 pub(crate) const MARK_AT: u64 = 0x20_0000;
 
@@ -138,6 +138,7 @@ impl Scene for Suspend {
         let home = &self.home;
         let warm = home.named("warm");
         let running = home.converges();
+        no_drafts(home, told);
         if ran.code() == Some(1) && running == ["g-1"] {
             // It says that it failed, and the guest goes on as it was.
             assert_eq!(home.peek("g-1", MARK_AT), self.mark, "{told}");

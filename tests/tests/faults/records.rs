@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     guests::MARK_AT,
-    visits::{Scene, owned, strs, unsealed},
+    visits::{Scene, no_drafts, owned, strs, unsealed},
 };
 
 /// `brood checkpoint flatten`.
@@ -44,6 +44,7 @@ impl Scene for Flatten {
     fn check(&mut self, ran: &Ran, told: &str) {
         let home = &self.home;
         let flat = home.named("flat");
+        no_drafts(home, told);
         let is_there = flat.file("ckp.brood").exists();
         match ran.code() {
             Some(0) => assert!(is_there, "{told}"),

@@ -133,6 +133,24 @@ pub(crate) fn unsealed(home: &Home) -> Vec<PathBuf> {
     files
 }
 
+/// What a killed command has left of a bundle is gone with the next look at guests.
+pub(crate) fn no_drafts(home: &Home, told: &str) {
+    let _ = home.list();
+    if told.contains("=kill") {
+        assert_eq!(drafts(home), Vec::<PathBuf>::new(), "{told}");
+    }
+}
+
+/// Files with temporary names beside checkpoints.
+fn drafts(home: &Home) -> Vec<PathBuf> {
+    let mut files = unsealed(home);
+    files.retain(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with('.')
+    });
+    files
+}
+
 pub(crate) fn strs(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }

@@ -115,10 +115,12 @@ pub fn remove(path: &BundlePath) -> Result<Bytes, Error> {
 
 /// Removes what a writer left of a bundle when it died. Leaves a sealed bundle, and one that a
 /// process writes or removes, as it is.
-#[cfg(target_os = "linux")]
 pub(crate) fn remove_draft(path: &BundlePath) -> Result<(), Error> {
-    let folder = Folder::open(path.dir())
-        .map_err(|cause| Error::io("open the folder", path.dir(), cause))?;
+    let folder = match Folder::open(path.dir()) {
+        // Nothing was written yet, or all of it is gone.
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(|cause| Error::io("open the folder", path.dir(), cause))?,
+    };
     if !folder.holds(&path.temporary_name(Part::Manifest))? {
         return Ok(());
     }

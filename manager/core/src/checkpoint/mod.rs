@@ -40,10 +40,8 @@ mod writer;
 mod writers;
 
 pub use bhyve_guest::{AgentProtocol, BhyveGuest, Readiness};
-pub(crate) use catalogue::is_being_written;
-#[cfg(target_os = "linux")]
-pub(crate) use catalogue::remove_draft;
 pub use catalogue::{BundleState, CatalogueEntry, list, remove};
+pub(crate) use catalogue::{is_being_written, remove_draft};
 pub use compose::Extent;
 #[cfg(target_os = "linux")]
 pub(crate) use copy::copy_range;

@@ -116,6 +116,7 @@ impl Guests<'_> {
         self.end_lost(&mut guests)?;
         let run_dir = self.state.run_dir();
         restore_lock::sweep(&run_dir);
+        self.state.sweep_drafts();
         let _ = self.engine.sweep_templates(&run_dir)?;
         Ok(guests)
     }

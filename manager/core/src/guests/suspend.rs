@@ -8,6 +8,7 @@ use crate::{
     disk,
     engine::{self, After, Process, Suspend},
     faults::{self, Point},
+    state::BundleAction,
 };
 use jiff::Timestamp;
 
@@ -172,6 +173,7 @@ impl Guests<'_> {
                 checkpoint: guest.row.checkpoint.clone(),
             });
         }
+        let _use = self.state.use_bundle(path, BundleAction::Write)?;
         let disk = self.disk(&guest.row)?;
         let read = self
             .engine

@@ -1,4 +1,4 @@
-//! Bundles in use: which process reads or removes which bundle, noted where the database cannot yet
+//! Bundles in use: which process reads, writes or removes which bundle, noted where the database cannot yet
 //! say so. A restore reads a bundle to its end before it records its guests, and nobody may remove
 //! the bundle meanwhile.
 //!
@@ -6,6 +6,9 @@
 //! file names the bundle and the action. A restore first writes its file, or records its guests,
 //! and then looks for removers; a remover first writes its file, and then looks for readers and
 //! guests. So at least one of the two sees the other, and neither waits.
+//!
+//! A process that is killed while it writes a bundle leaves its file, unlocked, and so the next look
+//! knows where a draft may lie that nobody would find otherwise, and removes it.
 
 use std::{
     env,
@@ -17,7 +20,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Error, State, lock};
-use crate::{checkpoint::BundlePath, directory, engine::Process, guest_id::random, owner_only};
+use crate::{
+    checkpoint::{self, BundlePath},
+    directory,
+    engine::Process,
+    guest_id::random,
+    owner_only,
+};
 
 /// The folder of the files. Nobody removes it: another process may be about to make a file there.
 const FOLDER: &str = "bundles";
@@ -30,6 +39,8 @@ pub enum BundleAction {
     Read,
     /// It is removed, or its manifest is replaced.
     Remove,
+    /// It is new, and being written.
+    Write,
 }
 
 /// A process that uses a bundle.
@@ -50,6 +61,7 @@ impl std::fmt::Display for BundleUser {
         let what = match self.action {
             BundleAction::Read => "reads it",
             BundleAction::Remove => "removes or changes it",
+            BundleAction::Write => "writes it",
         };
         write!(f, "process {} ({}) {what}", self.process.pid, self.command)
     }
@@ -99,10 +111,7 @@ impl State {
         let user = BundleUser {
             process: this.ok_or(io::ErrorKind::NotFound)?,
             command: lock::command(env::args_os().map(|word| word.to_string_lossy().into_owned())),
-            bundle: bundle
-                .absolute()
-                .unwrap_or_else(|_| bundle.clone())
-                .to_string(),
+            bundle: absolute(bundle).to_string(),
             action,
         };
         let random: [u8; 8] = random()?;
@@ -122,8 +131,16 @@ impl State {
         Ok(BundleUse { path, _file: file })
     }
 
+    /// Removes drafts of bundles whose writers were killed. The next look finds what cannot be
+    /// looked at or removed now.
+    pub(crate) fn sweep_drafts(&self) {
+        if let Err(error) = self.bundle_users() {
+            tracing::warn!(%error, "cannot look for what killed commands have left");
+        }
+    }
+
     /// Processes that use a bundle, this one included. Removes the files of processes that have
-    /// ended.
+    /// ended, and the drafts that they have left.
     ///
     /// # Errors
     /// When they cannot be looked at.
@@ -152,7 +169,13 @@ fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
     match file.try_lock() {
         // A file without its final name may be about to be locked.
         Ok(()) if is_whole => {
-            let _ = fs::remove_file(path);
+            // What cannot be removed now is tried again by the next look.
+            match remove_draft(&file) {
+                Ok(()) => drop(fs::remove_file(path)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot remove what a killed command has left");
+                }
+            }
             Ok(None)
         }
         Ok(()) => Ok(None),
@@ -165,6 +188,32 @@ fn user_in(path: &Path) -> io::Result<Option<BundleUser>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(e),
     }
+}
+
+/// Removes the draft of which the file of a process that has ended tells.
+fn remove_draft(file: &File) -> Result<(), checkpoint::Error> {
+    let mut text = Vec::new();
+    let mut reader = file;
+    let user = match reader.read_to_end(&mut text) {
+        Ok(_) => serde_json::from_slice::<BundleUser>(&text).ok(),
+        Err(_) => None,
+    };
+    match user {
+        Some(user) if user.action == BundleAction::Write => {
+            checkpoint::remove_draft(&user.bundle.parse()?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The path of a bundle from the root, whose folder may not be there yet.
+fn absolute(bundle: &BundlePath) -> BundlePath {
+    let of_new = || {
+        let path = std::path::absolute(bundle.dir().join(bundle.name())).ok()?;
+        BundlePath::new(&path).ok()
+    };
+    let known = bundle.absolute().ok();
+    known.or_else(of_new).unwrap_or_else(|| bundle.clone())
 }
 
 #[cfg(test)]
