@@ -39,6 +39,7 @@ impl Daemon {
     pub fn new(state: &Path) -> Self {
         let config = ServeConfig {
             state: state.to_owned(),
+            signers: None,
             socket: state.join("api.sock"),
             socket_mode: 0o600,
             checkpoints: state.join("checkpoints"),
