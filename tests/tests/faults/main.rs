@@ -82,6 +82,12 @@ fn flattened_deltas() {
     each_fault(records::Flatten::new());
 }
 
+// Only bhyve writes checkpoints by itself.
+#[test]
+fn imported_checkpoints() {
+    each_fault(records::Import::new());
+}
+
 /// A point that no scene visits would be tried by none.
 #[test]
 fn each_point_is_visited() {

@@ -1,6 +1,10 @@
 //! Scenes of what is kept: a delta that is flattened, and a damaged record that is rebuilt.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
 
 use brood_tests::{Demo, EngineKind, Home, Ran, pool_home, text, without_kvm};
 use serde_json::Value;
@@ -61,6 +65,55 @@ impl Scene for Flatten {
         assert_eq!(home.peek("f-1", MARK_AT), 7, "{told}");
         home.destroy_all();
         let _ = home.brood(&["checkpoint", "remove", &flat.path]).ok();
+        assert_eq!(unsealed(home), Vec::<PathBuf>::new(), "{told}");
+    }
+}
+
+/// `brood checkpoint import` of what bhyve wrote.
+pub(crate) struct Import {
+    home: Home,
+}
+
+impl Import {
+    pub(crate) fn new() -> Option<Self> {
+        let home = Home::on(EngineKind::Bhyve)?;
+        Some(Self { home })
+    }
+}
+
+impl Scene for Import {
+    fn home(&self) -> &Home {
+        &self.home
+    }
+
+    fn prepare(&mut self) -> Vec<String> {
+        let machine = self.home.machine().expect("bhyve has a machine");
+        let folder = self.home.path().join("raw");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        let (raw, conf) = (folder.join("first"), folder.join("web.conf"));
+        machine.suspend_to(&raw);
+        fs::write(&conf, machine.config()).unwrap();
+        let (raw, conf) = (raw.display().to_string(), conf.display().to_string());
+        let to = self.home.named("web").path;
+        let words = ["checkpoint", "import", &raw, &to, "--bhyve-config", &conf];
+        owned(&[&words[..], &["--agent", "1"]].concat())
+    }
+
+    fn check(&mut self, ran: &Ran, told: &str) {
+        let home = &self.home;
+        no_drafts(home, told);
+        let web = home.named("web");
+        if !web.file("ckp.brood").exists() {
+            assert_ne!(ran.code(), Some(0), "{told}");
+            let words = self.prepare();
+            let again = self.home.brood(&strs(&words));
+            assert_eq!(again.code(), Some(0), "{told}: {again:?}");
+        }
+        let home = &self.home;
+        home.restore(&web, 1, "i");
+        home.destroy_all();
+        let _ = home.brood(&["checkpoint", "remove", &web.path]).ok();
         assert_eq!(unsealed(home), Vec::<PathBuf>::new(), "{told}");
     }
 }
