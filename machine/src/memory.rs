@@ -42,18 +42,27 @@ pub fn parts(size: u64) -> Vec<(u64, u64, u64)> {
     parts
 }
 
+/// Refuses a size of memory that no guest can have.
+///
+/// # Errors
+/// With the sizes that one can have.
+pub fn check_size(size: u64) -> Result<(), Error> {
+    if (LEAST..=MOST).contains(&size) && size.is_multiple_of(2 << 20) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "a guest has {} MiB to {} GiB of memory, in steps of 2 MiB",
+        LEAST >> 20,
+        MOST >> 30
+    )))
+}
+
 /// Maps `size` bytes of guest memory.
 ///
 /// # Errors
 /// When the size is none that a guest can have, or the mapping fails.
 pub fn map(size: u64, backing: Backing<'_>) -> Result<Memory, Error> {
-    if !(LEAST..=MOST).contains(&size) || !size.is_multiple_of(2 << 20) {
-        return Err(Error::Refused(format!(
-            "a guest has {} MiB to {} GiB of memory, in steps of 2 MiB",
-            LEAST >> 20,
-            MOST >> 30
-        )));
-    }
+    check_size(size)?;
     let flags = match backing {
         Backing::Shared(_) => libc::MAP_SHARED,
         Backing::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
@@ -66,15 +75,47 @@ pub fn map(size: u64, backing: Backing<'_>) -> Result<Memory, Error> {
             Some(Arc::new(file))
         }
     };
-    let regions = parts(size).into_iter().map(|(address, offset, length)| {
-        let length = usize::try_from(length).map_err(memory("map guest memory"))?;
+    of_parts(size, |offset, length| {
         let mut mapping = MmapRegionBuilder::new(length)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(flags | libc::MAP_NORESERVE);
         if let Some(file) = &file {
             mapping = mapping.with_file_offset(FileOffset::from_arc(Arc::clone(file), offset));
         }
-        let mapping = mapping.build().map_err(memory("map guest memory"))?;
+        mapping
+    })
+}
+
+/// Guest memory that lies in a mapping of `size` bytes, which another has made: its own pages are
+/// private to this process. It is not unmapped with this value.
+///
+/// # Errors
+/// When the size is none that a guest can have.
+///
+/// # Safety
+/// The mapping, readable and writable, must be there as long as this value and all that comes of it,
+/// and nobody may have a reference into it.
+pub unsafe fn over(start: *mut u8, size: u64) -> Result<Memory, Error> {
+    check_size(size)?;
+    of_parts(size, |offset, length| {
+        let offset = usize::try_from(offset).expect("it lies in the address space");
+        let builder = MmapRegionBuilder::new(length)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+        // SAFETY: the offset lies in the mapping, which stays, as the caller warrants.
+        unsafe { builder.with_raw_mmap_pointer(start.add(offset)) }
+    })
+}
+
+/// Memory of which `mapping` makes the part at an offset, so long.
+fn of_parts(
+    size: u64,
+    mut mapping: impl FnMut(u64, usize) -> MmapRegionBuilder,
+) -> Result<Memory, Error> {
+    let regions = parts(size).into_iter().map(|(address, offset, length)| {
+        let length = usize::try_from(length).map_err(memory("map guest memory"))?;
+        let mapping = mapping(offset, length).build();
+        let mapping = mapping.map_err(memory("map guest memory"))?;
         GuestRegionMmap::new(mapping, GuestAddress(address)).ok_or_else(|| Error::Memory {
             action: "map guest memory",
             reason: "it does not fit into the address space".to_owned(),

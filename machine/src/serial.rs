@@ -120,4 +120,9 @@ impl SerialPort {
         let room = self.0.fifo_capacity().min(bytes.len());
         self.0.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
     }
+
+    /// Where its output goes.
+    pub fn output(&mut self) -> &mut Output {
+        self.0.writer_mut()
+    }
 }

@@ -6,13 +6,14 @@ use kvm_bindings::{
     kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     bus::{Bus, BusState},
+    cpuid,
     error::{Error, at},
-    machine::Machine,
+    machine::{Machine, VCPUS_MAX},
     vcpu::Vcpu,
 };
 
@@ -21,10 +22,20 @@ const TSC_DEADLINE: u32 = 0x6e0;
 /// IA32_TSC: the time stamp counter. It is set first.
 const TSC: u32 = 0x10;
 
-/// State of a machine.
+/// Value of [`MachineState::format`].
+const FORMAT: &str = "brood-linux-machine";
+/// The only version of the state that is written and read.
+const VERSION: u32 = 1;
+/// Most entries of a list of the state: as many as KVM's own lists may have (`KVM_MAX_MSR_ENTRIES`
+/// of arch/x86/kvm/x86.c, and `KVM_MAX_CPUID_ENTRIES`).
+const ENTRIES_MAX: usize = 256;
+
+/// State of a machine, as JSON in `.ckp.kern`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachineState {
+    format: String,
+    version: u32,
     vcpus: Vec<VcpuState>,
     irqchip: IrqchipState,
     /// The guest's kvm-clock, in nanoseconds since its boot.
@@ -50,6 +61,8 @@ struct VcpuState {
     debug_regs: kvm_debugregs,
     lapic: kvm_lapic_state,
     msrs: Vec<(u32, u64)>,
+    /// The counter, and then when its timer fires.
+    timer: Vec<(u32, u64)>,
     events: kvm_vcpu_events,
     tsc_khz: u32,
 }
@@ -62,11 +75,64 @@ impl MachineState {
     pub fn capture(kvm: &Kvm, vm: &VmFd, vcpus: &[Vcpu], bus: &Bus) -> Result<Self, Error> {
         let vcpus = vcpus.iter().map(|vcpu| VcpuState::capture(kvm, vcpu));
         Ok(Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
             vcpus: vcpus.collect::<Result<_, _>>()?,
             irqchip: IrqchipState::capture(vm)?,
             clock_ns: vm.get_clock().map_err(at("read the guest's clock"))?.clock,
             bus: bus.state(),
         })
+    }
+
+    /// Reads the output of [`Self::to_bytes`]. Only KVM judges the values of registers.
+    ///
+    /// # Errors
+    /// When it is none, or of a version that is not read.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let refused = |why: String| Error::Refused(format!("it is no state of a machine: {why}"));
+        let state: Self = serde_json::from_slice(bytes).map_err(|e| refused(e.to_string()))?;
+        if state.format != FORMAT || state.version != VERSION {
+            return Err(refused(format!(
+                "its format is {:?} version {}; this brood reads {FORMAT:?} version {VERSION}",
+                state.format, state.version
+            )));
+        }
+        if !(1..=usize::from(VCPUS_MAX)).contains(&state.vcpus.len()) {
+            return Err(refused(format!(
+                "it has {} processors; 1 to {VCPUS_MAX} are possible",
+                state.vcpus.len()
+            )));
+        }
+        let long = |vcpu: &VcpuState| {
+            vcpu.msrs.len().max(vcpu.timer.len()).max(vcpu.cpuid.len()) > ENTRIES_MAX
+        };
+        if state.vcpus.iter().any(long) {
+            return Err(refused(format!(
+                "a list of a processor has more than {ENTRIES_MAX} entries"
+            )));
+        }
+        Ok(state)
+    }
+
+    /// The state as it stands in `.ckp.kern`.
+    ///
+    /// # Panics
+    /// Never: the state is plain numbers and lists.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("the state is plain numbers and lists")
+    }
+
+    /// A feature of the processor that the guest was given, and that this host's KVM does not
+    /// have; none when it has all.
+    ///
+    /// # Errors
+    /// When KVM does not say what it has.
+    pub fn missing_feature(&self, kvm: &Kvm) -> Result<Option<String>, Error> {
+        let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
+        let supported = supported.map_err(at("read the CPUID table that KVM supports"))?;
+        let mut vcpus = self.vcpus.iter();
+        Ok(vcpus.find_map(|vcpu| cpuid::missing(&vcpu.cpuid, supported.as_slice())))
     }
 
     /// How many processors the machine has.
@@ -75,7 +141,7 @@ impl MachineState {
         self.vcpus.len()
     }
 
-    /// Gives this state to a new machine and its devices.
+    /// Gives this state, but for the time, to a new machine and its devices.
     ///
     /// # Errors
     /// When it is another machine's, or the host's KVM cannot take it.
@@ -87,6 +153,17 @@ impl MachineState {
         bus.set_state(&self.bus)?;
         for (state, vcpu) in self.vcpus.iter().zip(&machine.vcpus) {
             state.apply(vcpu)?;
+        }
+        Ok(())
+    }
+
+    /// Has the guest's time go on from this state. Comes right before its processors run.
+    ///
+    /// # Errors
+    /// When the host's KVM cannot take it.
+    pub fn set_time(&self, machine: &Machine) -> Result<(), Error> {
+        for (state, vcpu) in self.vcpus.iter().zip(&machine.vcpus) {
+            set_msrs(vcpu.fd(), &state.timer)?;
         }
         let clock = kvm_clock_data {
             clock: self.clock_ns,
@@ -102,13 +179,13 @@ impl MachineState {
 /// Has the timer fire at once that is not set. KVM forgets the time as soon as it has come, and the
 /// interrupt is nowhere in the state until the guest runs again: a processor that waits for it would
 /// wait for good. One that did not wait for any takes no harm from it.
-fn wake_lost_timer(msrs: &mut [(u32, u64)]) {
+fn wake_lost_timer(timer: &mut [(u32, u64)]) {
     let value = |wanted| {
-        let found = msrs.iter().find(|&&(index, _)| index == wanted);
+        let found = timer.iter().find(|&&(index, _)| index == wanted);
         found.map(|&(_, value)| value)
     };
     if let (Some(now), Some(0)) = (value(TSC), value(TSC_DEADLINE)) {
-        for (index, value) in msrs {
+        for (index, value) in timer {
             if *index == TSC_DEADLINE {
                 *value = now.max(1);
             }
@@ -176,12 +253,10 @@ impl VcpuState {
                 msrs.push((index, one.as_slice()[0].data));
             }
         }
-        wake_lost_timer(&mut msrs);
-        msrs.sort_by_key(|&(index, _)| match index {
-            TSC => (0, index),
-            TSC_DEADLINE => (2, index),
-            _ => (1, index),
-        });
+        let is_timer = |&(index, _): &(u32, u64)| matches!(index, TSC | TSC_DEADLINE);
+        let (mut timer, msrs): (Vec<_>, Vec<_>) = msrs.into_iter().partition(is_timer);
+        timer.sort_unstable();
+        wake_lost_timer(&mut timer);
         let cpuid = fd.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
         Ok(Self {
             cpuid: cpuid
@@ -198,6 +273,7 @@ impl VcpuState {
                 .map_err(at("read the debug registers"))?,
             lapic: fd.get_lapic().map_err(at("read the local APIC"))?,
             msrs,
+            timer,
             events: fd
                 .get_vcpu_events()
                 .map_err(at("read the pending events"))?,
@@ -227,21 +303,29 @@ impl VcpuState {
             .map_err(at("set the debug registers"))?;
         fd.set_lapic(&self.lapic)
             .map_err(at("set the local APIC"))?;
-        for &(index, data) in &self.msrs {
-            let entry = kvm_msr_entry {
-                index,
-                data,
-                ..Default::default()
-            };
-            let one = Msrs::from_entries(&[entry]).expect("one entry fits");
-            if fd.set_msrs(&one).map_err(at("set an MSR"))? != 1 {
-                return Err(Error::Refused(format!(
-                    "this host's KVM does not take {data:#x} for MSR {index:#x}"
-                )));
-            }
-        }
+        set_msrs(fd, &self.msrs)?;
         fd.set_vcpu_events(&self.events)
             .map_err(at("set the pending events"))
+    }
+}
+
+/// Sets MSRs by one call, in their order.
+fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Error> {
+    let entries = msrs.iter().map(|&(index, data)| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    });
+    let entries: Vec<_> = entries.collect();
+    let list = Msrs::from_entries(&entries)
+        .map_err(|_| Error::Refused("the state has too many MSRs".to_owned()))?;
+    let set = fd.set_msrs(&list).map_err(at("set the MSRs"))?;
+    match msrs.get(set) {
+        // KVM sets a list up to the first one that it refuses.
+        Some((index, data)) => Err(Error::Refused(format!(
+            "this host's KVM does not take {data:#x} for MSR {index:#x}"
+        ))),
+        None => Ok(()),
     }
 }
 

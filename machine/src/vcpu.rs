@@ -17,7 +17,7 @@ use crate::{
 pub enum Stop {
     /// The guest has turned itself off, or starts again.
     Power(PowerEvent),
-    /// A signal came, or the processor was asked to stop.
+    /// The processor was called back.
     Interrupted,
     /// The processor shut down: a fault in the handler of a fault in the handler of a fault.
     TripleFault,
@@ -95,8 +95,12 @@ impl Vcpu {
         self.fd.set_mp_state(runs).map_err(at("set the MP state"))
     }
 
-    /// Runs until the guest or a signal stops it.
+    /// Runs until the guest stops, or the processor is called back.
     pub fn run(&mut self, bus: &Bus) -> Stop {
+        let flag = self.exit_flag();
+        // SAFETY: the byte lies in the processor's run page, which is mapped as long as `self` is
+        // there. Another thread may write it, so the read is volatile.
+        let is_called = || unsafe { flag.read_volatile() != 0 };
         loop {
             match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, data)) => {
@@ -107,7 +111,9 @@ impl Vcpu {
                 Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
                 Ok(VcpuExit::MmioWrite(address, data)) => bus.write_address(address, data),
                 Ok(VcpuExit::MmioRead(address, data)) => bus.read_address(address, data),
-                Ok(VcpuExit::Intr) => return Stop::Interrupted,
+                Ok(VcpuExit::Intr) if is_called() => return Stop::Interrupted,
+                // The process was stopped and goes on, or another signal came.
+                Ok(VcpuExit::Intr) => {}
                 Ok(VcpuExit::Shutdown) => return Stop::TripleFault,
                 Ok(VcpuExit::InternalError) => return self.internal_error(),
                 Ok(VcpuExit::FailEntry(reason, cpu)) => {
@@ -115,7 +121,11 @@ impl Vcpu {
                     return Stop::Failed(what);
                 }
                 Ok(other) => return Stop::Failed(format!("{other:?}")),
-                Err(e) if e.errno() == libc::EINTR => return Stop::Interrupted,
+                Err(e) if e.errno() == libc::EINTR => {
+                    if is_called() {
+                        return Stop::Interrupted;
+                    }
+                }
                 // Another processor has not been started yet.
                 Err(e) if e.errno() == libc::EAGAIN => {}
                 Err(e) => return Stop::Failed(format!("KVM_RUN: {e}")),

@@ -13,15 +13,6 @@ use crate::{
     failure::Failure,
     types::{self, DestroyAnswer, ListedCheckpoint, VerifyReport},
 };
-#[cfg(target_os = "linux")]
-use brood_core::{
-    checkpoint::Network,
-    engine::{
-        Boot, BootImage, BootObserver, BootRoot, Booted, Limit,
-        qemu::{BootDisk, Qemu},
-    },
-    state::State,
-};
 use brood_core::{
     checkpoint::{self, BhyveGuest, BundlePath, Checkpoint, Watch},
     disk,
@@ -38,6 +29,16 @@ use brood_core::{
     restore::read_bundle,
     state::BundleAction,
     units::Bytes,
+};
+#[cfg(target_os = "linux")]
+use brood_core::{
+    checkpoint::{Network, manifest::EngineKind},
+    engine::{
+        Boot, BootImage, BootObserver, BootRoot, Booted, Limit,
+        kvm::Linux,
+        qemu::{BootDisk, Qemu},
+    },
+    state::State,
 };
 
 /// What `bhyvectl --suspend` wrote, to be sealed.
@@ -150,7 +151,8 @@ impl Local {
         Ok(types::Checkpoint::new(path, &manifest))
     }
 
-    /// Boots an image on QEMU, and suspends its guest into a new bundle.
+    /// Boots an image on QEMU, or on KVM where that is the engine that is named, and suspends its guest
+    /// into a new bundle.
     #[cfg(target_os = "linux")]
     pub(crate) fn make(
         &self,
@@ -192,15 +194,22 @@ impl Local {
             limit: wanted.limit,
         };
         let run_dir = state.run_dir();
-        // No broker is needed while the guest boots.
-        let engine = Qemu::new("", self.config.qemu.accel.value.0);
         let observer = BootObserver {
             booted: observe,
             // Who makes it has just named its disk.
             note: &mut |manifest, sha256| state.trust_seal(manifest, sha256),
             progress,
         };
-        let manifest = engine.make_checkpoint(&run_dir, path, &boot, observer)?;
+        // No broker is needed while the guest boots.
+        let manifest = match self.config.engine.value.0 {
+            Some(EngineKind::Kvm) => {
+                Linux::new(Path::new("")).make_checkpoint(path, &boot, observer)?
+            }
+            _ => {
+                let engine = Qemu::new("", self.config.qemu.accel.value.0);
+                engine.make_checkpoint(&run_dir, path, &boot, observer)?
+            }
+        };
         Ok(types::Checkpoint::new(path, &manifest))
     }
 

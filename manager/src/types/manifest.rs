@@ -136,6 +136,9 @@ pub struct Manifest {
     /// What QEMU must be like to go on with the guest, when QEMU ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<QemuGuest>,
+    /// The machine that the guest needs, when it is a Linux that the KVM engine ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linux: Option<LinuxGuest>,
     /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when there is none.
     pub parent: Option<Parent>,
     /// Sizes and digests of the three files.
@@ -180,6 +183,20 @@ pub struct QemuGuest {
     pub root: Option<bool>,
     /// Size of the disk that each clone has to itself; none when it has no such disk.
     pub disk: Option<Bytes>,
+}
+
+/// The machine that a Linux guest of the KVM engine needs.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinuxGuest {
+    /// Version of the devices that brood gives a guest, and of the form of the `.kern`.
+    pub machine_version: u32,
+    /// What virtualises the host's processor: `svm` (AMD), `vmx` (Intel) or `pvm` (software).
+    pub virtualization: String,
+    /// What the guest's agent keeps in memory only, as 32 hexadecimal digits.
+    pub nonce: String,
+    /// Digest of the image that it was booted from.
+    pub image: String,
 }
 
 /// What the guest itself must do to be counted as restored.

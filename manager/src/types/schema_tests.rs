@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 use super::{manifest as schema, report, words};
 use brood_core::{
     checkpoint::{
-        Accelerator, AgentProtocol, BhyveGuest, BundlePath, Network, QemuGuest, Readiness, manifest,
+        Accelerator, AgentProtocol, BhyveGuest, BundlePath, LinuxGuest, Network, QemuGuest,
+        Readiness, manifest,
     },
     guest_id::GuestId,
     host::{doctor, plan, sharing},
@@ -298,6 +299,12 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
             network: Network::User,
             root: true,
             disk: Some(brood_core::units::Bytes::mib(64)),
+        }),
+        linux: Some(LinuxGuest {
+            machine_version: 1,
+            virtualization: text("svm"),
+            nonce: "0".repeat(32),
+            image: "0".repeat(64),
         }),
         parent: Some(manifest::Parent {
             path: text("base"),

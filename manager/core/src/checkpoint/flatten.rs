@@ -39,6 +39,7 @@ pub fn flatten<E: From<Error>>(
         devices,
         working_set,
         qemu,
+        linux,
         ..
     } = delta.manifest().clone();
     let mut writer = Writer::create(path, memory.size)?;
@@ -63,6 +64,9 @@ pub fn flatten<E: From<Error>>(
     writer.write_kern(delta.kern())?;
     if let Some(qemu) = qemu {
         writer.set_qemu(qemu);
+    }
+    if let Some(linux) = linux {
+        writer.set_linux(linux);
     }
     let description = Description {
         guest,

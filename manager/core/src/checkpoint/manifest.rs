@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BhyveGuest, QemuGuest, hash, pages::PageList};
+use super::{BhyveGuest, LinuxGuest, QemuGuest, hash, pages::PageList};
 use crate::units::Bytes;
 
 /// Value of [`Manifest::format`] in every manifest.
@@ -193,6 +193,9 @@ pub struct Manifest {
     /// What QEMU must be like to go on with the guest, when QEMU ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<QemuGuest>,
+    /// The machine that the guest needs, when it is a Linux that the KVM engine ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linux: Option<LinuxGuest>,
     /// Set only in a delta, in which `X.ckp` is not all of the memory. Always written, `null` when
     /// there is none.
     #[serde(deserialize_with = "Option::deserialize")]

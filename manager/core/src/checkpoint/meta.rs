@@ -305,12 +305,14 @@ fn digests(manifest: &Manifest) -> BTreeMap<String, String> {
         working_set,
         bhyve,
         qemu,
+        linux,
         parent,
         files: _,
     } = manifest;
     // A manifest of another engine has no such field, and none had it before there was bhyve.
     let bhyve = bhyve.as_ref().map(|guest| ("bhyve", digest(guest)));
     let qemu = qemu.as_ref().map(|guest| ("qemu", digest(guest)));
+    let linux = linux.as_ref().map(|guest| ("linux", digest(guest)));
     [
         ("format", digest(format)),
         ("version", digest(version)),
@@ -328,6 +330,7 @@ fn digests(manifest: &Manifest) -> BTreeMap<String, String> {
     .into_iter()
     .chain(bhyve)
     .chain(qemu)
+    .chain(linux)
     .map(|(field, digest)| (field.to_owned(), digest))
     .collect()
 }

@@ -72,6 +72,7 @@ impl Manifest {
         text("engine_version", &self.engine_version, TEXT_MAX)?;
         self.memory.validate()?;
         self.validate_qemu()?;
+        self.validate_linux()?;
         if !(1..=VCPUS_MAX).contains(&self.vcpus) {
             let reason = format!("must be from 1 to {VCPUS_MAX}, is {}", self.vcpus);
             return Err(invalid("vcpus", reason));
@@ -108,6 +109,18 @@ impl Manifest {
         text("qemu.cpu", &guest.cpu, NAME_MAX)?;
         text("qemu.nonce", &guest.nonce, NAME_MAX)?;
         sha256("qemu.image", &guest.image)
+    }
+
+    fn validate_linux(&self) -> Verdict {
+        let Some(guest) = &self.linux else {
+            return Ok(());
+        };
+        if self.engine != EngineKind::Kvm {
+            return Err(invalid("linux", "is there, but engine is not kvm"));
+        }
+        text("linux.virtualization", &guest.virtualization, NAME_MAX)?;
+        text("linux.nonce", &guest.nonce, NAME_MAX)?;
+        sha256("linux.image", &guest.image)
     }
 
     fn validate_delta(&self, parent: &Parent) -> Verdict {

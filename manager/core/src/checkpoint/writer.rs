@@ -16,7 +16,7 @@ use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path, thread};
 pub(super) use lock::Lock;
 
 use super::{
-    BhyveGuest, QemuGuest,
+    BhyveGuest, LinuxGuest, QemuGuest,
     error::Error,
     folder::Naming,
     hash::{Tally, Watch, sha256, sha256_tallied},
@@ -91,6 +91,8 @@ pub struct Writer {
     bhyve: Option<(BhyveGuest, Vec<u8>)>,
     /// The QEMU that ran the guest, when one did.
     qemu: Option<QemuGuest>,
+    /// The machine of a Linux guest that the KVM engine ran.
+    linux: Option<LinuxGuest>,
     /// Final names given so far.
     named: Vec<Part>,
     #[cfg(test)]
@@ -173,6 +175,7 @@ impl Writer {
             parent: None,
             bhyve: None,
             qemu: None,
+            linux: None,
             named: Vec::new(),
             #[cfg(test)]
             crash_at: None,
@@ -215,6 +218,11 @@ impl Writer {
     /// Sets what QEMU must be like to go on with the guest.
     pub(crate) fn set_qemu(&mut self, guest: QemuGuest) {
         self.qemu = Some(guest);
+    }
+
+    /// Sets the machine that a Linux guest of the KVM engine needs.
+    pub(crate) fn set_linux(&mut self, guest: LinuxGuest) {
+        self.linux = Some(guest);
     }
 
     /// The memory file, open for reading and writing and as long as the guest's memory, or empty
@@ -333,6 +341,7 @@ impl Writer {
             working_set: d.working_set,
             bhyve: self.bhyve.as_ref().map(|(guest, _)| guest.clone()),
             qemu: self.qemu.clone(),
+            linux: self.linux.clone(),
             parent: self.parent.clone(),
             files: Files {
                 ckp: unknown(Bytes(stamp.size)),

@@ -237,6 +237,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
         vec![self.kind()]
     }
 
+    /// Whether it is the one that restores such a checkpoint.
+    fn restores(&self, manifest: &Manifest) -> bool {
+        manifest.engine == self.kind()
+    }
+
     /// Which one runs a guest.
     fn kind_of(&self, _guest: GuestRef<'_>) -> EngineKind {
         self.kind()

@@ -62,17 +62,20 @@ impl Several {
 
     /// The engine that restores a checkpoint, or else one that refuses it by the name of its maker.
     fn restorer(&self, checkpoint: &Checkpoint) -> &dyn Engine {
-        self.of_kind(Some(self.only.unwrap_or(checkpoint.manifest().engine)))
+        let manifest = checkpoint.manifest();
+        let kind = self.only.unwrap_or(manifest.engine);
+        let mut of_kind = self.all().filter(|engine| engine.kind() == kind);
+        let found = of_kind.find(|engine| engine.restores(manifest));
+        found.unwrap_or_else(|| self.of_kind(Some(kind)))
     }
 
     /// The engine that runs a guest.
     fn runner(&self, guest: GuestRef<'_>) -> &dyn Engine {
-        match guest.engine {
-            Some(kind) => self.of_kind(Some(kind)),
-            None => {
-                let found = self.others.iter().find(|engine| engine.has(guest));
-                found.map_or(&*self.first, |engine| &**engine)
-            }
+        let is_of = |kind| guest.engine.is_none_or(|wanted| wanted == kind);
+        let mut others = self.others.iter().filter(|engine| is_of(engine.kind()));
+        match others.find(|engine| engine.has(guest)) {
+            Some(engine) => &**engine,
+            None => self.of_kind(guest.engine),
         }
     }
 }
@@ -85,8 +88,17 @@ impl Engine for Several {
     fn kinds(&self) -> Vec<EngineKind> {
         match self.only {
             Some(kind) => vec![kind],
-            None => self.all().map(Engine::kind).collect(),
+            None => {
+                let mut kinds: Vec<_> = self.all().map(Engine::kind).collect();
+                // Two engines may be of one kind, for guests that differ.
+                kinds.dedup();
+                kinds
+            }
         }
+    }
+
+    fn restores(&self, manifest: &Manifest) -> bool {
+        self.all().any(|engine| engine.restores(manifest))
     }
 
     fn kind_of(&self, guest: GuestRef<'_>) -> EngineKind {

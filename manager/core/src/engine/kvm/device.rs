@@ -12,6 +12,15 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     })
 }
 
+/// What virtualises the processor: `svm`, `vmx` or `pvm`, by the module of KVM that is loaded or
+/// built in.
+pub(crate) fn virtualization() -> &'static str {
+    let known = [("kvm_amd", "svm"), ("kvm_intel", "vmx"), ("kvm_pvm", "pvm")];
+    let is_there = |module: &str| std::path::Path::new("/sys/module").join(module).exists();
+    let found = known.iter().find(|(module, _)| is_there(module));
+    found.map_or("unknown", |(_, name)| name)
+}
+
 /// The version of this engine, as a manifest names it.
 pub(crate) fn engine_version(kvm: &Kvm) -> String {
     let kernel = nix::sys::utsname::uname().map_or_else(

@@ -27,6 +27,15 @@ pub enum ExitReason {
         /// The port.
         port: u16,
     },
+    /// The guest's kernel died.
+    Panic {
+        /// What it said of it.
+        line: String,
+    },
+    /// The guest has turned itself off.
+    PowerOff,
+    /// The guest has asked to be started again, which would not be the guest that was restored.
+    Restart,
     /// KVM gave up on the guest.
     InternalError {
         /// What KVM said of it.
@@ -86,6 +95,9 @@ impl fmt::Display for ExitReason {
             Self::BadPort { port } => {
                 write!(f, "the guest used I/O port {port:#x}, which no device has")
             }
+            Self::Panic { line } => write!(f, "the guest's kernel died: {line}"),
+            Self::PowerOff => f.write_str("the guest has turned itself off"),
+            Self::Restart => f.write_str("the guest restarted, which ends it"),
             Self::InternalError { detail } => write!(f, "KVM gave up on the guest: {detail}"),
             Self::RunFailed { errno } => {
                 write!(

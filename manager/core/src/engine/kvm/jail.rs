@@ -75,10 +75,12 @@ impl Jail {
             len: u16::try_from(filter.len()).expect("a filter has few instructions"),
             filter: filter.as_mut_ptr(),
         };
-        let mode = libc::SECCOMP_MODE_FILTER;
+        let mode = libc::c_long::from(libc::SECCOMP_SET_MODE_FILTER);
+        // All threads of the process, if it has any.
+        let flags = libc::SECCOMP_FILTER_FLAG_TSYNC;
         // SAFETY: the program describes the array above, which the kernel copies. The filter
         // makes system calls fail, which is no matter of memory.
-        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
+        match unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) } {
             0 => Ok(()),
             _ => Err(format!(
                 "cannot enter its jail: {}",

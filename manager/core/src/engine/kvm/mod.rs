@@ -18,7 +18,9 @@ pub(crate) mod fuzzing;
 mod guest;
 mod jail;
 mod limit_group;
+mod linux;
 pub(in crate::engine) mod memory_map;
+mod remains;
 mod signals;
 mod strays;
 pub(in crate::engine) mod usage;
@@ -44,6 +46,7 @@ use wire::StartGuest;
 
 pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
+pub use linux::Linux;
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session,
@@ -67,7 +70,10 @@ const SUSPEND_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
 pub fn nursery() -> ! {
-    fork_server::server::main()
+    fork_server::server::main(|start, checkpoint| match start.guest {
+        StartGuest::Demo => fork_server::server::run::<demo::Demo>(start, checkpoint),
+        StartGuest::Linux => fork_server::server::run::<linux::LinuxKind>(start, checkpoint),
+    })
 }
 
 /// The engine. Guests are started by running `binary` as a nursery.
@@ -97,6 +103,10 @@ impl Kvm {
 impl Engine for Kvm {
     fn kind(&self) -> EngineKind {
         EngineKind::Kvm
+    }
+
+    fn restores(&self, manifest: &Manifest) -> bool {
+        manifest.engine == EngineKind::Kvm && manifest.linux.is_none()
     }
 
     fn examine(&self, facts: &mut HostFacts) {
@@ -143,7 +153,7 @@ impl Engine for Kvm {
 
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
         match Conversation::open(guest.run_dir, guest.id, Limit::of(Duration::from_secs(1))) {
-            Ok(conversation) => process_of(&conversation),
+            Ok(conversation) => conversation.process(),
             Err(Error::Gone) => Ok(None),
             Err(e) => Err(e),
         }
@@ -208,7 +218,7 @@ impl Engine for Kvm {
         let limit = Limit::of(SUSPEND_PATIENCE);
         let conversation = Conversation::open(guest.run_dir, guest.id, limit)?;
         let (mut writer, state) = if suspend.delta {
-            let process = process_of(&conversation)?.ok_or(Error::Gone)?;
+            let process = conversation.process()?.ok_or(Error::Gone)?;
             let most = self.usage(guest, process)?.private.pages();
             let mut writer = Writer::create_delta(to, from, most)?;
             let (state, pages) = conversation.suspend_delta(writer.memory(), progress)?;
@@ -258,7 +268,7 @@ impl Engine for Kvm {
     }
 
     fn usage(&self, _: GuestRef<'_>, process: Process) -> Result<Usage, Error> {
-        usage::read(process).map_err(not_measured)
+        usage::read(process).map_err(usage::not_measured)
     }
 
     fn memory_map(
@@ -269,29 +279,15 @@ impl Engine for Kvm {
     ) -> Result<Option<MemoryMap>, Error> {
         memory_map::read(process, cells)
             .map(Some)
-            .map_err(not_measured)
+            .map_err(usage::not_measured)
     }
 
     fn ended(&self, guest: GuestRef<'_>) -> Result<Option<String>, Error> {
-        match exit_record::read(guest.run_dir, guest.id) {
-            // A nursery that was killed too has recorded nothing.
-            Ok(None) => Ok(limit_group::exceeded(guest.run_dir, guest.id)
-                .map(|limit| ExitReason::MemoryLimit { limit }.to_string())),
-            Ok(reason) => Ok(reason.map(|reason| reason.to_string())),
-            Err(source) => Err(Error::Io {
-                action: "read how the guest ended",
-                source,
-            }),
-        }
+        remains::ended(guest)
     }
 
     fn forget(&self, guest: GuestRef<'_>) -> Result<(), Error> {
-        let removed = limit_group::remove(guest.run_dir, guest.id)
-            .and_then(|()| exit_record::forget(guest.run_dir, guest.id));
-        removed.map_err(|source| Error::Io {
-            action: "remove the guest's files",
-            source,
-        })
+        remains::forget(guest)
     }
 }
 
@@ -299,19 +295,6 @@ fn not_signalled(source: io::Error) -> Error {
     Error::Io {
         action: "signal its process",
         source,
-    }
-}
-
-/// The process at the other end of a conversation; `None` when it has ended meanwhile.
-fn process_of(conversation: &Conversation<'_>) -> Result<Option<Process>, Error> {
-    let look = |source| Error::Io {
-        action: "look at the guest's process",
-        source,
-    };
-    match conversation.pid().map_err(look)? {
-        // unix(7): so says the kernel of a process that this namespace does not have.
-        0 => Err(look(io::Error::other("it is in another PID namespace"))),
-        pid => Process::with_pid(pid).map_err(look),
     }
 }
 
@@ -369,15 +352,4 @@ fn suits(checkpoint: &Checkpoint) -> Result<(), Error> {
         checkpoint: checkpoint.path().to_string(),
         reason,
     })
-}
-
-/// Why a guest's process could not be measured.
-fn not_measured(source: io::Error) -> Error {
-    match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
-        _ => Error::Io {
-            action: "read the guest's memory usage",
-            source,
-        },
-    }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use crate::{
-    engine::{Process, ProcessDescription, Usage},
+    engine::{Error, Process, ProcessDescription, Usage},
     units::Bytes,
 };
 
@@ -22,6 +22,17 @@ pub(in crate::engine) fn read(process: Process) -> io::Result<Usage> {
         .find_map(|line| line.strip_prefix("VmPTE:"))
         .map_or(Bytes(0), kib);
     Ok(usage)
+}
+
+/// The error of a guest whose process could not be measured.
+pub(in crate::engine) fn not_measured(source: io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
+        _ => Error::Io {
+            action: "read the guest's memory usage",
+            source,
+        },
+    }
 }
 
 /// Describes a guest by its process: its name, its memory, and its checkpoint.

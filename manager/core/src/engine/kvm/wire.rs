@@ -30,6 +30,8 @@ pub(crate) struct Start {
 pub(crate) enum StartGuest {
     /// The demo guest.
     Demo,
+    /// An ordinary Linux.
+    Linux,
 }
 
 /// What makes one clone this clone, as only its guest's port reads it.
@@ -149,6 +151,14 @@ pub(crate) const CALL_SUSPEND_DELTA: u64 = 4;
 /// As [`CALL_SUSPEND`], of a guest that stays: it stops itself when the conversation is over, however
 /// that came.
 pub(crate) const CALL_SNAPSHOT: u64 = 5;
+/// The guest is safe to hand out: it may outlive its nursery and its manager.
+pub(crate) const CALL_HAND_OUT: u64 = 6;
+/// Carry what goes between the guest's agent and the stream that comes along.
+pub(crate) const CALL_AGENT: u64 = 7;
+/// Write what the guest says on its console to the empty file that comes along.
+pub(crate) const CALL_LOG: u64 = 8;
+/// The same to the stream that comes along; what comes from it is typed.
+pub(crate) const CALL_CONSOLE: u64 = 9;
 /// The suspended guest's bundle is sealed: end.
 pub(crate) const CALL_COMMIT: u64 = 3;
 

@@ -132,17 +132,6 @@ fn step_limits(guest: &QemuGuest) -> StepLimits {
     }
 }
 
-/// Why a guest's process could not be measured.
-fn not_measured(source: io::Error) -> Error {
-    match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
-        _ => Error::Io {
-            action: "read the guest's memory usage",
-            source,
-        },
-    }
-}
-
 /// What a checkpoint says of its QEMU.
 fn guest_of(checkpoint: &Checkpoint) -> Result<QemuGuest, Error> {
     let manifest = checkpoint.manifest();
@@ -332,7 +321,7 @@ impl Engine for Qemu {
     }
 
     fn usage(&self, _: GuestRef<'_>, process: Process) -> Result<Usage, Error> {
-        usage::read(process).map_err(not_measured)
+        usage::read(process).map_err(usage::not_measured)
     }
 
     fn memory_map(
@@ -343,7 +332,7 @@ impl Engine for Qemu {
     ) -> Result<Option<MemoryMap>, Error> {
         memory_map::read(process, cells)
             .map(Some)
-            .map_err(not_measured)
+            .map_err(usage::not_measured)
     }
 
     fn reads_disk(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {

@@ -118,7 +118,7 @@ pub(super) fn suspend(
     // What could keep the bundle from being written is looked for while the guest runs.
     let writer = if suspend.delta {
         let most = super::usage::read(process)
-            .map_err(super::not_measured)?
+            .map_err(super::usage::not_measured)?
             .private
             .pages();
         // It goes on writing until it stands still.

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, IoSlice, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -139,7 +139,7 @@ impl Session {
 
     /// Waits until the nursery takes orders.
     fn wait_until_ready(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let Some(report) = self.receive(READY_TIMEOUT)? else {
+        let Some(report) = self.receive(READY_TIMEOUT, None)? else {
             let seconds = READY_TIMEOUT.as_secs();
             return Err(Error::Nursery(format!(
                 "it was not ready within {seconds} s"
@@ -157,16 +157,38 @@ impl Session {
         })
     }
 
-    fn receive(&self, timeout: Duration) -> Result<Option<Report>, Error> {
-        let mut fds =
-            [self.socket.as_fd(), self.handle.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    /// Waits as [`Session::wait`](crate::engine::Session::wait) does, and also ends the wait when
+    /// `other` can be read.
+    pub(crate) fn wait_beside(
+        &mut self,
+        other: BorrowedFd<'_>,
+        timeout: Duration,
+    ) -> Result<Option<Outcome>, Error> {
+        Ok(self.receive(timeout, Some(other))?.map(outcome))
+    }
+
+    fn receive(
+        &self,
+        timeout: Duration,
+        other: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Report>, Error> {
+        let mut fds: Vec<_> = [self.socket.as_fd(), self.handle.as_fd()]
+            .into_iter()
+            .chain(other)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
         match poll(
             &mut fds,
             PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
         ) {
             Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
-            // Messages from before the nursery's end are still to be read.
-            Ok(_) if fds[0].any() == Some(false) => return Err(self.broken()),
+            Ok(_) if fds[0].any() == Some(false) => {
+                return match fds[1].any() {
+                    Some(false) => Ok(None),
+                    // Messages from before the nursery's end were still to be read.
+                    _ => Err(self.broken()),
+                };
+            }
             Ok(_) => {}
             Err(e) => {
                 return Err(Error::Io {
@@ -214,21 +236,7 @@ impl crate::engine::Session for Session {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
-        let Some(report) = self.receive(timeout)? else {
-            return Ok(None);
-        };
-        let result = match report.kind {
-            REPORT_RESTORED => Ok(RestoredProcess {
-                pid: report.pid,
-                nonce: report.nonce,
-                counter: report.counter,
-            }),
-            _ => Err(String::from(&report.text)),
-        };
-        Ok(Some(Outcome {
-            order: report.seq,
-            result,
-        }))
+        Ok(self.receive(timeout, None)?.map(outcome))
     }
 
     fn abort(&mut self) {
@@ -236,6 +244,22 @@ impl crate::engine::Session for Session {
             let _ = nursery.kill();
             let _ = nursery.wait();
         }
+    }
+}
+
+/// What a report says became of an order.
+fn outcome(report: Report) -> Outcome {
+    let result = match report.kind {
+        REPORT_RESTORED => Ok(RestoredProcess {
+            pid: report.pid,
+            nonce: report.nonce,
+            counter: report.counter,
+        }),
+        _ => Err(String::from(&report.text)),
+    };
+    Outcome {
+        order: report.seq,
+        result,
     }
 }
 

@@ -46,7 +46,6 @@ use nix::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
-    demo::Demo,
     exit_reason::ExitReason,
     exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_SUSPENDED},
     fork_server::{
@@ -62,9 +61,7 @@ use crate::engine::kvm::{
     limit_group,
     signals::{STOP, handle},
     vm::layers::Layers,
-    wire::{
-        Order, OrderReceipt, REPORT_READY, Report, Start, StartGuest, receive_message, send_message,
-    },
+    wire::{Order, OrderReceipt, REPORT_READY, Report, Start, receive_message, send_message},
 };
 use crate::{guest_id::GuestId, owner_only};
 
@@ -79,7 +76,7 @@ struct Nursery<K: GuestKind> {
 }
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
-pub(crate) fn main() -> ! {
+pub(crate) fn main(begin: Begin) -> ! {
     // Whatever the command's caller had open (a pipe that it waits on, a lock) is not for guests,
     // which live on after the command.
     // SAFETY: nothing in this process has opened a descriptor above the socket yet.
@@ -102,13 +99,13 @@ pub(crate) fn main() -> ! {
     blocked.add(Signal::SIGCHLD);
     let _ = blocked.thread_block();
     handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
-    let Err(StartError { kind, reason }) = receive();
+    let Err(StartError { kind, reason }) = receive(begin);
     report(kind, &reason);
     exit(1)
 }
 
 /// Receives what guests are to be made of, and runs the nursery of such guests.
-fn receive() -> Result<Infallible, StartError> {
+fn receive(begin: Begin) -> Result<Infallible, StartError> {
     let mut fds = descriptors::receive()
         .map_err(|e| format!("cannot receive its descriptors: {e}"))?
         .into_iter();
@@ -133,13 +130,22 @@ fn receive() -> Result<Infallible, StartError> {
         layers: Arc::new(layers),
         restore_lock,
     };
-    match start.guest {
-        StartGuest::Demo => Nursery::<Demo>::prepare(&start, checkpoint)?.run(),
-    }
+    begin(&start, checkpoint)
+}
+
+/// Begins the nursery of the kind of guest that is wanted.
+pub(crate) type Begin = fn(&Start, Opened) -> Result<Infallible, StartError>;
+
+/// Runs a nursery of this kind of guest, if it can be one.
+pub(crate) fn run<K: GuestKind>(
+    start: &Start,
+    checkpoint: Opened,
+) -> Result<Infallible, StartError> {
+    Nursery::<K>::prepare(start, checkpoint)?.run()
 }
 
 /// A checkpoint, open.
-struct Opened {
+pub(crate) struct Opened {
     kern: Vec<u8>,
     layers: Arc<Layers>,
     restore_lock: OwnedFd,

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Seek},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -29,9 +29,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 use crate::engine::kvm::{
     exit_record,
     wire::{
-        AnswerBytes, CALL_ASK, CALL_COMMIT, CALL_SNAPSHOT, CALL_SUSPEND, CALL_SUSPEND_DELTA, Call,
-        REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_NO_ROOM, Reply, RequestBytes, receive_message,
-        send_message,
+        AnswerBytes, CALL_ASK, CALL_COMMIT, CALL_HAND_OUT, CALL_SNAPSHOT, CALL_SUSPEND,
+        CALL_SUSPEND_DELTA, Call, REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_NO_ROOM, Reply,
+        RequestBytes, receive_message, send_message,
     },
 };
 use crate::{
@@ -118,6 +118,19 @@ impl<'a> Conversation<'a> {
         Ok(getsockopt(&self.socket, sockopt::PeerCredentials)?.pid())
     }
 
+    /// The process at the other end; `None` when it has ended meanwhile.
+    pub(crate) fn process(&self) -> Result<Option<Process>, Error> {
+        let look = |source| Error::Io {
+            action: "look at the guest's process",
+            source,
+        };
+        match self.pid().map_err(look)? {
+            // unix(7): so says the kernel of a process that this namespace does not have.
+            0 => Err(look(io::Error::other("it is in another PID namespace"))),
+            pid => Process::with_pid(pid).map_err(look),
+        }
+    }
+
     /// Puts a request to the guest and returns its answer.
     pub(crate) fn ask(&self, request: &RequestBytes) -> Result<AnswerBytes, Error> {
         self.send(&Call {
@@ -173,8 +186,8 @@ impl<'a> Conversation<'a> {
         // It tells the guest which pages are its own. A guest's process cannot open it.
         let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(failed)?;
         let state = memory_file()?;
-        let mut sent = vec![&pagemap, memory, &state];
-        sent.extend(pages);
+        let mut sent = vec![pagemap.as_fd(), memory.as_fd(), state.as_fd()];
+        sent.extend(pages.map(File::as_fd));
         send_with_files(self.socket.as_raw_fd(), &call, &sent).map_err(talk)?;
         // A guest in the middle of a request does not look at its socket until its vCPU is stopped;
         // a paused guest, not until it goes on. In this order the vCPU of such a one does not run.
@@ -206,6 +219,25 @@ impl<'a> Conversation<'a> {
                 return Err(Error::Timeout(self.limit.timeout));
             }
         }
+    }
+
+    /// Hands the guest's process a descriptor for what the call says.
+    pub(crate) fn hand(&self, kind: u64, file: BorrowedFd<'_>) -> Result<(), Error> {
+        let call = Call {
+            kind,
+            ..Call::new_zeroed()
+        };
+        send_with_files(self.socket.as_raw_fd(), &call, &[file]).map_err(failed)?;
+        self.reply().map(drop)
+    }
+
+    /// Has the guest's process let go of its nursery and its manager.
+    pub(crate) fn hand_out(&self) -> Result<(), Error> {
+        self.send(&Call {
+            kind: CALL_HAND_OUT,
+            ..Call::new_zeroed()
+        })?;
+        self.reply().map(drop)
     }
 
     /// Ends a suspended guest: its bundle is sealed.
@@ -297,9 +329,9 @@ fn failed(error: io::Error) -> Error {
 fn send_with_files<T: IntoBytes + Immutable>(
     socket: RawFd,
     message: &T,
-    files: &[&File],
+    files: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let fds: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
+    let fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&fds)];
     let data = [IoSlice::new(message.as_bytes())];
     sendmsg::<()>(socket, &data, &control, MsgFlags::MSG_NOSIGNAL, None)?;

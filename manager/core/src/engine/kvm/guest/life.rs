@@ -29,7 +29,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    exit_record::{self, EXIT_DIED, EXIT_SUSPENDED},
+    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_DIED, EXIT_SUSPENDED},
     fork_server::{descriptors::SOCKET, inheritance::Spare, last_words},
     guest::control::receive_with_files,
     signals::STOP,
@@ -213,4 +213,10 @@ pub(crate) fn listen_as(control: &OwnedFd, id: &GuestId) -> nix::Result<()> {
 pub(crate) fn die_with_parent(yes: bool) {
     let signal = yes.then_some(Signal::SIGKILL);
     let _ = nix::sys::prctl::set_pdeathsig(signal);
+}
+
+/// Memory that the checkpoint file no longer has was touched.
+pub(crate) extern "C" fn checkpoint_cut(_: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe.
+    unsafe { libc::_exit(EXIT_CHECKPOINT_CUT) }
 }

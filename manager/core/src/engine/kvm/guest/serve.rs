@@ -26,7 +26,6 @@ use super::life::{
 };
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    exit_record::EXIT_CHECKPOINT_CUT,
     fork_server::{
         descriptors::{SOCKET, close_own},
         inheritance::{Inheritance, Spare},
@@ -81,7 +80,7 @@ struct Prepared {
 #[inline(never)]
 fn prepare(inheritance: &Inheritance<GuestPlan>) -> Result<Prepared, String> {
     handle(Signal::SIGUSR1, SigHandler::Handler(kicked));
-    handle(Signal::SIGBUS, SigHandler::Handler(checkpoint_cut));
+    handle(Signal::SIGBUS, SigHandler::Handler(life::checkpoint_cut));
     let ram =
         Ram::private(&inheritance.layers).map_err(|e| format!("cannot map the checkpoint: {e}"))?;
     let (kvm, plan) = (&inheritance.kvm, &inheritance.plan.restore);
@@ -408,10 +407,4 @@ extern "C" fn kicked(_: libc::c_int) {
         // lives, and is made to be written at any time.
         unsafe { flag.write_volatile(1) };
     }
-}
-
-/// Memory that the checkpoint file no longer has was touched.
-extern "C" fn checkpoint_cut(_: libc::c_int) {
-    // SAFETY: _exit is async-signal-safe.
-    unsafe { libc::_exit(EXIT_CHECKPOINT_CUT) }
 }

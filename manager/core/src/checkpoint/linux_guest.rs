@@ -1,0 +1,19 @@
+//! A Linux guest of the KVM engine: facts of the machine and of the host that ran it, in the manifest
+//! of its checkpoint. A restore rests on them.
+
+use serde::{Deserialize, Serialize};
+
+/// The machine that a Linux guest needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinuxGuest {
+    /// Version of the devices that brood gives a guest, and of the form of the `.kern`.
+    pub machine_version: u32,
+    /// What virtualises the host's processor: `svm` (AMD), `vmx` (Intel) or `pvm` (software).
+    pub virtualization: String,
+    /// What the guest's agent keeps in memory only, as 32 hexadecimal digits: a clone that answers
+    /// with another was not restored.
+    pub nonce: String,
+    /// Digest of the image that it was booted from.
+    pub image: String,
+}

@@ -1,0 +1,243 @@
+//! Folder of a Linux guest in the run folder, `ID.linux`: what processes of this host know of it
+//! beside its control socket.
+//!
+//! ```text
+//! console      what the guest said on its serial console; locked by whoever types there
+//! channel      locked by whoever is connected to the agent
+//! broker       socket of the broker of that channel, when there is one
+//! ready        its process, written when the guest is safe to hand out
+//! suspended    the bundle that it became
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::DirBuilderExt, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    agent::{Access, Agent, AgentPort, Channel},
+    engine::{
+        ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session,
+        kvm::{
+            guest::control::Conversation,
+            wire::{CALL_AGENT, CALL_CONSOLE, CALL_LOG},
+        },
+    },
+    escaped,
+    guest_id::GuestId,
+    owner_only,
+};
+
+const SUFFIX: &str = ".linux";
+/// What the guest said on its serial console.
+const CONSOLE: &str = "console";
+const READY: &str = "ready";
+const SUSPENDED: &str = "suspended";
+/// How long a guest's process may take to answer on its control socket.
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(2);
+
+/// A guest's folder.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    run_dir: PathBuf,
+    id: GuestId,
+    path: PathBuf,
+}
+
+/// The id of the guest whose folder has this name.
+pub(super) fn id_in(name: &str) -> Option<GuestId> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+impl Folder {
+    /// The folder of a guest, whether it is there or not.
+    pub(super) fn of(run_dir: &Path, id: &GuestId) -> Self {
+        Self {
+            run_dir: run_dir.to_owned(),
+            id: *id,
+            path: run_dir.join(format!("{id}{SUFFIX}")),
+        }
+    }
+
+    /// Whether it is there.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Makes the folder.
+    pub(super) fn create(&self) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(&self.path)
+    }
+
+    /// Removes it with all that is in it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The file with what the guest's console said.
+    pub(super) fn console(&self) -> PathBuf {
+        self.path.join(CONSOLE)
+    }
+
+    /// The last line that the guest said on its console.
+    pub(super) fn last_line(&self) -> Option<String> {
+        let text = self.content(CONSOLE).ok().flatten()?;
+        let text = String::from_utf8_lossy(&text);
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        Some(escaped::line(last).chars().take(300).collect())
+    }
+
+    /// Writes a file, whole or not at all.
+    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let new = self.path.join(format!("{name}.new"));
+        fs::write(&new, content)?;
+        fs::rename(new, self.path.join(name))
+    }
+
+    /// A file's content; none only when there is no such file.
+    fn content(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(name)) {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Notes that the guest may be handed out.
+    pub(super) fn set_ready(&self, process: Process) -> io::Result<()> {
+        self.write(READY, &serde_json::to_vec(&process)?)
+    }
+
+    /// The process of a guest that was handed out and may live.
+    pub(super) fn living(&self) -> io::Result<Option<Process>> {
+        let Some(ready) = self.content(READY)? else {
+            return Ok(None);
+        };
+        let process: Process = serde_json::from_slice(&ready)?;
+        Ok((process.state()? != ProcessState::Gone).then_some(process))
+    }
+
+    /// Notes the bundle that the guest became.
+    pub(super) fn set_suspended(&self, bundle: &str) {
+        // Without the folder there is nobody left who asks.
+        let _ = self.write(SUSPENDED, bundle.as_bytes());
+    }
+
+    /// The bundle that the guest became.
+    pub(super) fn suspended(&self) -> Option<String> {
+        let bundle = self.content(SUSPENDED).ok().flatten()?;
+        Some(escaped::line(&String::from_utf8_lossy(&bundle)).into_owned())
+    }
+
+    /// A conversation with the guest's process.
+    pub(super) fn conversation(&self) -> Result<Conversation<'static>, Error> {
+        Conversation::open(&self.run_dir, &self.id, Limit::of(CALL_LIMIT))
+    }
+
+    /// Has the guest's process write its console's output to a new file.
+    pub(super) fn start_log(&self) -> Result<(), Error> {
+        let mut options = owner_only::options();
+        let file = options.read(true).write(true).create_new(true);
+        let file = file.open(self.console()).map_err(|source| Error::Io {
+            action: "create the console's file",
+            source,
+        })?;
+        self.conversation()?.hand(CALL_LOG, file.as_fd())
+    }
+
+    /// Connects to the guest's console; none when another has it.
+    pub(super) fn open_console(&self) -> Result<Option<ConsoleLine>, Error> {
+        let failed = |source| Error::Io {
+            action: "connect to the guest's console",
+            source,
+        };
+        let lock = File::open(self.console()).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        let stream = self.hand_stream(CALL_CONSOLE)?;
+        Ok(Some(ConsoleLine { stream, lock }))
+    }
+
+    /// Hands one end of a stream to the guest's process; returns the other one.
+    fn hand_stream(&self, call: u64) -> Result<UnixStream, Error> {
+        let (ours, theirs) = UnixStream::pair().map_err(|source| Error::Io {
+            action: "make a socket pair",
+            source,
+        })?;
+        self.conversation()?.hand(call, theirs.as_fd())?;
+        Ok(ours)
+    }
+
+    /// Opens the channel to the agent.
+    fn channel(&self) -> io::Result<OwnedFd> {
+        match self.hand_stream(CALL_AGENT) {
+            Ok(stream) => Ok(stream.into()),
+            // Its process has not noticed yet that the one before has hung up.
+            Err(Error::Busy) => Err(io::ErrorKind::ResourceBusy.into()),
+            Err(Error::Gone) => Err(io::ErrorKind::NotFound.into()),
+            Err(Error::Timeout(_)) => Err(io::ErrorKind::TimedOut.into()),
+            Err(e) => Err(io::Error::other(e.to_string())),
+        }
+    }
+
+    /// Begins a session with the guest's agent, for a few requests; or beside others, for as long as
+    /// anybody likes, by a broker that runs `program`.
+    pub(super) fn agent(
+        &self,
+        access: Access,
+        program: &Path,
+        limit: Limit<'_>,
+    ) -> Result<Agent, agent_ask::Error> {
+        self.agent_while(access, program, limit, &|| Ok(()))
+    }
+
+    /// The same for whoever has just restored the guest, as long as `wanted` does not say otherwise.
+    pub(super) fn own_agent(
+        &self,
+        limit: Limit<'_>,
+        wanted: &dyn Fn() -> Result<(), Error>,
+    ) -> Result<Agent, agent_ask::Error> {
+        self.agent_while(Access::Alone, Path::new(""), limit, wanted)
+    }
+
+    fn agent_while(
+        &self,
+        access: Access,
+        program: &Path,
+        limit: Limit<'_>,
+        wanted: &dyn Fn() -> Result<(), Error>,
+    ) -> Result<Agent, agent_ask::Error> {
+        let port = AgentPort {
+            folder: &self.path,
+            program,
+            guest: &[],
+            open: &|| self.channel(),
+            channel: &Channel::of,
+        };
+        agent_session::begin(&port, access, limit, wanted, &|e| never_comes(e))
+    }
+}
+
+/// Whether an agent's channel that cannot be opened never will be.
+fn never_comes(error: io::Error) -> Result<(), agent_ask::Error> {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy | io::ErrorKind::TimedOut => Ok(()),
+        io::ErrorKind::NotFound => Err(agent_ask::Error::Lost(Error::Gone)),
+        _ => Err(agent_ask::Error::Other(Error::Io {
+            action: "connect to the guest's agent",
+            source: error,
+        })),
+    }
+}

@@ -1,0 +1,411 @@
+//! Process of a Linux guest: from the fork to its end. Its main thread serves the control socket and
+//! carries what goes between the guest and its host; the others run the guest's processors.
+
+use std::{
+    borrow::Cow,
+    fs::File,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::exit,
+    sync::Arc,
+};
+
+use brood_machine::{
+    channel::Channel,
+    memory,
+    power::PowerEvent,
+    state::MachineState,
+    threads::{Threads, Told},
+    vcpu::{Stop, Vcpu},
+};
+use kvm_ioctls::Kvm;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigHandler, Signal},
+        socket::{MsgFlags, recv},
+    },
+    unistd::{Pid, getppid},
+};
+use zerocopy::FromZeros;
+
+use super::machine::{Parts, waker};
+use crate::{
+    checkpoint::FileStamp,
+    engine::kvm::{
+        exit_reason::ExitReason,
+        fork_server::{
+            descriptors::{SOCKET, close_own},
+            inheritance::{GuestKind, Inheritance, Spare, StartError},
+        },
+        guest::life::{
+            self, Destination, accept, await_commit, control_socket, die_with_parent, fail,
+            hung_up, listen_as, receive_call, stop_after, take_order,
+        },
+        limit_group,
+        signals::handle,
+        vm::{layers::Layers, ram::Ram, slots::Region},
+        wire::{
+            CALL_AGENT, CALL_CONSOLE, CALL_HAND_OUT, CALL_LOG, Order, REPLY_BUSY, REPLY_DEAD,
+            REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Start, send_message,
+        },
+    },
+    guest_id::GuestId,
+    units::Bytes,
+};
+
+/// Linux guests, as a nursery sees them.
+pub(in crate::engine::kvm) struct LinuxKind;
+
+impl GuestKind for LinuxKind {
+    type Plan = MachineState;
+
+    fn plan(
+        kvm: &Kvm,
+        layers: &Arc<Layers>,
+        kern: &[u8],
+        _: &Start,
+    ) -> Result<MachineState, StartError> {
+        let state = MachineState::from_bytes(kern).map_err(StartError::kern)?;
+        // One machine is made and thrown away: a refusal by KVM shows before any guest is forked.
+        let (ram, parts) = machine(kvm, layers, &state)?;
+        state.set_time(&parts.machine).map_err(StartError::kern)?;
+        drop(parts);
+        drop(ram);
+        Ok(state)
+    }
+
+    fn live(inheritance: &Inheritance<MachineState>, spare: &Spare<'_>) -> ! {
+        // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
+        die_with_parent(true);
+        if getppid() != inheritance.nursery {
+            exit(1);
+        }
+        let prepared = prepare(inheritance);
+        let order = take_order(spare);
+        // Nothing of the guest has run yet, and it is to reach no sibling by what its process has.
+        close_own();
+        // SAFETY: this process does not come back to the nursery's code, and takes no other order.
+        unsafe { spare.desk.unmap() };
+        match prepared.and_then(|prepared| restore(inheritance, prepared, &order)) {
+            Ok(guest) => guest.serve(),
+            Err(text) => fail(order.seq, &text),
+        }
+    }
+}
+
+/// A machine in the checkpoint's state, but for its time; and its memory, which has to outlive it.
+fn machine(
+    kvm: &Kvm,
+    layers: &Arc<Layers>,
+    state: &MachineState,
+) -> Result<(Ram, Parts), StartError> {
+    let cannot_map = |e: std::io::Error| format!("cannot map the checkpoint: {e}");
+    let mut ram = Ram::private(layers).map_err(cannot_map)?;
+    let all = Region {
+        start: 0,
+        end: ram.size(),
+    };
+    ram.place(all).map_err(cannot_map)?;
+    let start = ram.host_address() as *mut u8;
+    // SAFETY: the mapping is dropped after the machine. No reference into it is ever made.
+    let memory = unsafe { memory::over(start, ram.size()) }.map_err(|e| e.to_string())?;
+    let vcpus = u8::try_from(state.vcpus()).map_err(|e| e.to_string())?;
+    let parts = Parts::new(kvm, memory, vcpus).map_err(|e| e.to_string())?;
+    let applied = state.apply(&parts.machine, &parts.bus);
+    applied.map_err(StartError::kern)?;
+    Ok((ram, parts))
+}
+
+/// What a spare has before its order.
+struct Prepared {
+    parts: Parts,
+    threads: Threads,
+    /// The socket that its clients will come to, without an address.
+    control: OwnedFd,
+    ram: Ram,
+}
+
+/// Everything that is the same for all clones.
+fn prepare(inheritance: &Inheritance<MachineState>) -> Result<Prepared, String> {
+    // Guests with one processor and no thread for it are called back by it.
+    handle(Signal::SIGUSR1, SigHandler::SigIgn);
+    handle(Signal::SIGBUS, SigHandler::Handler(life::checkpoint_cut));
+    let Inheritance {
+        kvm, layers, plan, ..
+    } = inheritance;
+    let (ram, parts) = machine(kvm, layers, plan).map_err(|e| e.reason)?;
+    let told: Told = Arc::new(waker(&parts.wake));
+    let threads = Threads::new(plan.vcpus(), &parts.bus, &told).map_err(|e| e.to_string())?;
+    let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
+    // A control group of its own has to be made first, by an order that is yet to come.
+    if !inheritance.enforces_limits {
+        inheritance.jail.enter(control.as_fd())?;
+    }
+    Ok(Prepared {
+        parts,
+        threads,
+        control,
+        ram,
+    })
+}
+
+struct Guest<'a> {
+    inheritance: &'a Inheritance<MachineState>,
+    parts: Parts,
+    threads: Threads,
+    ram: Ram,
+    control: OwnedFd,
+    /// The stream to whoever speaks with the agent.
+    channel: Option<Channel>,
+    /// The stream of whoever types on the console.
+    line: Option<Arc<UnixStream>>,
+    /// The stamps of the checkpoint's files when their content was last known to be right.
+    stamps: Cow<'a, [FileStamp]>,
+    /// Whether the guest was handed out, and lets go of nursery and manager.
+    is_out: bool,
+}
+
+fn restore<'a>(
+    inheritance: &'a Inheritance<MachineState>,
+    prepared: Prepared,
+    order: &Order,
+) -> Result<Guest<'a>, String> {
+    let Prepared {
+        mut parts,
+        mut threads,
+        control,
+        ram,
+    } = prepared;
+    // So that a guest can be told from another, and from a spare, in a list of processes.
+    let _ = order.process_name.as_c_str().map(nix::sys::prctl::set_name);
+    let id = GuestId(order.id);
+    if order.memory_limit > 0 {
+        limit_group::enter(&id, Bytes(order.memory_limit))?;
+    }
+    listen_as(&control, &id).map_err(|e| format!("cannot name its control socket: {e}"))?;
+    if inheritance.enforces_limits {
+        inheritance.jail.enter(control.as_fd())?;
+    }
+    // Until now no time has passed for the guest.
+    let set = inheritance.plan.set_time(&parts.machine);
+    set.map_err(|e| e.to_string())?;
+    threads.run(std::mem::take(&mut parts.machine.vcpus));
+    let report = Report {
+        seq: order.seq,
+        kind: REPORT_RESTORED,
+        pid: Pid::this().as_raw(),
+        ..Report::new_zeroed()
+    };
+    let _ = send_message(SOCKET, &report);
+    Ok(Guest {
+        inheritance,
+        parts,
+        threads,
+        ram,
+        control,
+        channel: None,
+        line: None,
+        stamps: Cow::Borrowed(inheritance.layers.stamps()),
+        is_out: false,
+    })
+}
+
+/// What a wait saw of each descriptor.
+struct Seen {
+    control: PollFlags,
+    channel: PollFlags,
+    line: PollFlags,
+}
+
+impl Guest<'_> {
+    /// Serves clients, and the guest's channel and console, until the guest dies or is committed to
+    /// a checkpoint. The process dies with the guest.
+    fn serve(mut self) -> ! {
+        loop {
+            let seen = self.wait();
+            if let Some((number, stop)) = self.threads.stopped() {
+                self.end(number, stop);
+            }
+            if let Some(channel) = &mut self.channel
+                && !matches!(channel.carry(&self.parts.bus, seen.channel), Ok(true))
+            {
+                self.channel = None;
+            }
+            if !seen.line.is_empty() {
+                self.hear_line();
+            }
+            if !seen.control.is_empty()
+                && let Some(client) = accept(&self.control)
+            {
+                self.converse(&client);
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) -> Seen {
+        let bus = &self.parts.bus;
+        let mut fds = vec![
+            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.parts.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        let channel = self.channel.as_ref().map(|channel| {
+            fds.push(channel.poll_fd(bus));
+            fds.len() - 1
+        });
+        let line = self.line.as_ref().map(|line| {
+            fds.push(PollFd::new(line.as_fd(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
+        // A signal that ends the wait leaves nothing seen.
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        let seen = |n: Option<usize>| {
+            let fd = n.and_then(|n| fds.get(n));
+            fd.and_then(PollFd::revents).unwrap_or(PollFlags::empty())
+        };
+        if !seen(Some(1)).is_empty() {
+            let _ = self.parts.wake.read();
+        }
+        Seen {
+            control: seen(Some(0)),
+            channel: seen(channel),
+            line: seen(line),
+        }
+    }
+
+    /// What is typed goes to the guest, as far as its port has room for it.
+    fn hear_line(&mut self) {
+        let mut typed = [0; 16];
+        let line = self.line.as_ref();
+        let read = line.map(|line| recv(line.as_raw_fd(), &mut typed, MsgFlags::MSG_DONTWAIT));
+        match read {
+            Some(Ok(length)) if length > 0 => {
+                // What the guest does not take in time is lost, as on any serial line.
+                let _ = self.parts.bus.serial().input(&typed[..length]);
+            }
+            Some(Err(Errno::EAGAIN | Errno::EINTR)) => {}
+            _ => {
+                self.line = None;
+                self.parts.log.set_line(None);
+            }
+        }
+    }
+
+    /// One call and its reply.
+    fn converse(&mut self, client: &OwnedFd) {
+        let Some((call, files)) = receive_call(client.as_raw_fd()) else {
+            return;
+        };
+        let reply = match call.kind {
+            CALL_HAND_OUT => self.hand_out(),
+            CALL_AGENT | CALL_CONSOLE | CALL_LOG => match <[File; 1]>::try_from(files) {
+                Ok([file]) => self.take(call.kind, file),
+                Err(_) => Reply::new(REPLY_FAILED, "the call has no descriptor"),
+            },
+            _ => match Destination::of(&call, files) {
+                Some(to) => self.suspend(client, to),
+                None => Reply::new(REPLY_FAILED, "the guest does not know this call"),
+            },
+        };
+        let _ = send_message(client.as_raw_fd(), &reply);
+        stop_after(&call);
+    }
+
+    /// Takes one end of what is to be joined to the guest.
+    fn take(&mut self, kind: u64, file: File) -> Reply {
+        match kind {
+            CALL_LOG => self.parts.log.set_file(file),
+            CALL_AGENT => {
+                if self.channel.as_ref().is_some_and(Channel::is_open) {
+                    return Reply::new(REPLY_BUSY, "another has the agent's channel");
+                }
+                self.channel = Some(Channel::new(OwnedFd::from(file).into()));
+            }
+            _ => {
+                let line = Arc::new(UnixStream::from(OwnedFd::from(file)));
+                self.parts.log.set_line(Some(Arc::clone(&line)));
+                self.line = Some(line);
+            }
+        }
+        Reply::new(REPLY_DONE, "")
+    }
+
+    /// Lets go of the nursery and the manager: the guest is safe to hand out.
+    fn hand_out(&mut self) -> Reply {
+        if !self.is_out {
+            self.is_out = true;
+            die_with_parent(false);
+            for fd in [self.inheritance.restore_lock, SOCKET] {
+                // SAFETY: the descriptor is this process's, and nothing in it uses it from here on.
+                drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        Reply::new(REPLY_DONE, "")
+    }
+
+    /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the guest
+    /// goes on as if nothing had happened: that is how a snapshot is taken, too.
+    fn suspend(&mut self, client: &OwnedFd, to: Destination) -> Reply {
+        let vcpus = self.threads.call_back();
+        if let Some((number, stop)) = self.threads.stopped() {
+            let reason = self.reason(number, stop, &vcpus);
+            self.die(client, &reason);
+        }
+        let inheritance = self.inheritance;
+        let (kvm, layers) = (&inheritance.kvm, &inheritance.layers);
+        let Parts { machine, bus, .. } = &self.parts;
+        let state = MachineState::capture(kvm, &machine.vm, &vcpus, bus);
+        let written = state
+            .map_err(|e| Reply::new(REPLY_FAILED, &e.to_string()))
+            .and_then(|state| to.write(&state.to_bytes(), layers, &self.ram, &|| !hung_up(client)));
+        let reply = match written {
+            Err(reply) => reply,
+            // The guest may have read from a file whose content is no longer the sealed one.
+            Ok(()) => match layers.check(&mut self.stamps) {
+                Ok(()) => await_commit(client),
+                Err(detail) => self.die(client, &ExitReason::CheckpointChanged { detail }),
+            },
+        };
+        self.threads.run(vcpus);
+        reply
+    }
+
+    /// Ends the process, and tells a client why.
+    fn die(&self, client: &OwnedFd, reason: &ExitReason) -> ! {
+        let reply = Reply::new(REPLY_DEAD, &reason.to_string());
+        let _ = send_message(client.as_raw_fd(), &reply);
+        life::end(&self.inheritance.last_words, Some(reason))
+    }
+
+    /// Ends the process of a guest one of whose processors has stopped.
+    fn end(&mut self, number: usize, stop: Stop) -> ! {
+        let vcpus = self.threads.call_back();
+        let reason = self.reason(number, stop, &vcpus);
+        life::end(&self.inheritance.last_words, Some(&reason))
+    }
+
+    /// Why the guest cannot go on.
+    fn reason(&self, number: usize, stop: Stop, vcpus: &[Vcpu]) -> ExitReason {
+        let said = |otherwise| match self.parts.log.panic() {
+            Some(line) => ExitReason::Panic { line },
+            None => otherwise,
+        };
+        match stop {
+            Stop::Power(PowerEvent::Off) => ExitReason::PowerOff,
+            // A kernel that panics starts again.
+            Stop::Power(PowerEvent::Reset) => said(ExitReason::Restart),
+            Stop::TripleFault => {
+                let regs = vcpus.get(number).and_then(|vcpu| vcpu.fd().get_regs().ok());
+                said(ExitReason::Shutdown {
+                    rip: regs.map_or(0, |regs| regs.rip),
+                })
+            }
+            Stop::Failed(detail) => ExitReason::InternalError { detail },
+            Stop::Interrupted => ExitReason::Unknown,
+        }
+    }
+}

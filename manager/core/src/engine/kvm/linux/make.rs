@@ -1,0 +1,257 @@
+//! First checkpoint of an image's guest: it is booted in a machine of this process, waited for, made
+//! warm and sealed. Its memory is the bundle's file from the start.
+
+use std::{
+    fs::File,
+    io,
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use brood_machine::{
+    acpi, boot, channel,
+    error::Error as MachineError,
+    machine::VCPUS_MAX,
+    memory::{self, Backing},
+    state::MachineState,
+    threads::{Threads, Told},
+};
+use kvm_ioctls::Kvm;
+
+use super::{
+    MACHINE_VERSION,
+    engine::{Linux, segments},
+    machine::{Parts, devices},
+};
+use crate::{
+    agent::{Agent, Channel, StepLimits, prepare_suspend, rehearse},
+    checkpoint::{
+        BundlePath, Description, LinuxGuest, Network, Writer,
+        manifest::{EngineKind, Manifest, Memory},
+    },
+    engine::{
+        Error, Limit, agent_ask,
+        boot::{
+            Boot, BootObserver, Booted, make_warm, punch_zeros, step, template_identity, to_name,
+        },
+        kvm::device::{engine_version, open_kvm, virtualization},
+    },
+    guest_id::GuestId,
+};
+
+/// How long the agent has for its part of the seal.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether the boot is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
+
+fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Io { action, source }
+}
+
+fn machine(error: &MachineError) -> Error {
+    Error::Boot(error.to_string())
+}
+
+/// Refuses what this machine does not have.
+fn check(boot: &Boot<'_>) -> Result<(), Error> {
+    let refuse = |reason: &str| Err(Error::Refused(reason.to_owned()));
+    memory::check_size(boot.memory.0).map_err(|e| Error::Refused(e.to_string()))?;
+    if !(1..=u32::from(VCPUS_MAX)).contains(&boot.vcpus) {
+        return refuse(&format!("a guest has 1 to {VCPUS_MAX} virtual CPUs"));
+    }
+    if boot.network != Network::None {
+        return refuse(
+            "Linux guests of the KVM engine have no network card: --engine qemu has one",
+        );
+    }
+    if boot.root.is_some() || boot.disk.is_some() {
+        return refuse("Linux guests of the KVM engine have no disks: --engine qemu has them");
+    }
+    Ok(())
+}
+
+/// A guest that boots.
+struct Template {
+    kvm: Kvm,
+    parts: Parts,
+    threads: Threads,
+    /// The agent's end of the channel.
+    stream: UnixStream,
+}
+
+impl Linux {
+    /// Boots an image and makes a checkpoint of it.
+    ///
+    /// # Errors
+    /// When there is no KVM, the guest does not become ready, a command in it fails, or the bundle
+    /// cannot be written. Nothing is left then.
+    pub fn make_checkpoint(
+        &self,
+        to: &BundlePath,
+        boot: &Boot<'_>,
+        observer: BootObserver<'_>,
+    ) -> Result<Manifest, Error> {
+        let BootObserver {
+            booted,
+            note,
+            progress,
+        } = observer;
+        check(boot)?;
+        let kvm = open_kvm()?;
+        let mut writer = Writer::create(to, boot.memory)?;
+        let mut template = Template::start(kvm, boot, writer.memory())?;
+        booted(Booted::Started);
+        let ran = while_wanted(&template.stream, boot.limit, || template.run(boot, booted));
+        let nonce = ran.map_err(|e| template.cause(e, boot.limit))?;
+        let state = template.capture()?;
+        let version = engine_version(&template.kvm);
+        drop(template);
+        let go_on = || !boot.limit.is_cancelled();
+        let punched = punch_zeros(writer.memory(), boot.memory, &go_on);
+        if !punched.map_err(io("free unused pages"))? {
+            return Err(Error::Interrupted);
+        }
+        writer.write_kern(&state)?;
+        writer.set_linux(LinuxGuest {
+            machine_version: MACHINE_VERSION,
+            virtualization: virtualization().to_owned(),
+            nonce: format!("{:032x}", u128::from_be_bytes(nonce)),
+            image: boot.image.digest.clone(),
+        });
+        let description = Description {
+            guest: to_name(boot),
+            engine: EngineKind::Kvm,
+            engine_version: version,
+            memory: Memory {
+                size: boot.memory,
+                segments: segments(boot.memory),
+            },
+            vcpus: boot.vcpus,
+            devices: devices(),
+            disks: Vec::new(),
+            working_set: Vec::new(),
+        };
+        let now = jiff::Timestamp::now();
+        Ok(writer.seal_noted(description, now, note, progress)?)
+    }
+}
+
+/// Does something with the agent at the other end of a stream; ends that when the command is
+/// cancelled.
+fn while_wanted<T>(stream: &UnixStream, limit: Limit<'_>, act: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) && !limit.is_cancelled() {
+                thread::sleep(LOOK);
+            }
+            if limit.is_cancelled() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        let acted = act();
+        done.store(true, Ordering::Relaxed);
+        acted
+    })
+}
+
+impl Template {
+    /// Starts the guest, which writes its memory straight into the bundle's file.
+    fn start(kvm: Kvm, boot: &Boot<'_>, file: &File) -> Result<Self, Error> {
+        let open = |path: &Path| File::open(path).map_err(io("open the image"));
+        let (kernel, initrd) = (open(&boot.image.kernel)?, open(&boot.image.initramfs)?);
+        let ram = memory::map(boot.memory.0, Backing::Shared(file)).map_err(|e| machine(&e))?;
+        let vcpus = u8::try_from(boot.vcpus).expect("their number was checked");
+        let mut parts = Parts::new(&kvm, ram.clone(), vcpus).map_err(|e| machine(&e))?;
+        let rsdp = acpi::write(&ram, vcpus, parts.bus.virtio_count()).map_err(|e| machine(&e))?;
+        let line = format!("{} {}", boot.image.command_line, boot::COMMAND_LINE);
+        let kernel = boot::Kernel {
+            image: &kernel,
+            initrd: Some(&initrd),
+            command_line: &line,
+        };
+        let entry = boot::load(&ram, kernel, rsdp).map_err(|e| machine(&e))?;
+        parts.machine.vcpus[0]
+            .begin_at(entry)
+            .map_err(|e| machine(&e))?;
+        let (ours, theirs) = UnixStream::pair().map_err(io("make a socket pair"))?;
+        let (bus, wake) = (Arc::clone(&parts.bus), Arc::clone(&parts.wake));
+        let carried = theirs.try_clone().map_err(io("make a socket pair"))?;
+        thread::Builder::new()
+            .name("channel".to_owned())
+            .spawn(move || channel::carry(&bus, carried, &wake))
+            .map_err(io("start a thread"))?;
+        // A processor that stops ends the session with the agent.
+        let told: Told = Arc::new(move || {
+            let _ = theirs.shutdown(Shutdown::Both);
+        });
+        let mut threads = Threads::new(vcpus.into(), &parts.bus, &told).map_err(|e| machine(&e))?;
+        threads.run(std::mem::take(&mut parts.machine.vcpus));
+        Ok(Self {
+            kvm,
+            parts,
+            threads,
+            stream: ours,
+        })
+    }
+
+    /// Waits for the guest, makes it ready and warm; returns its nonce.
+    fn run(&self, boot: &Boot<'_>, told: &dyn Fn(Booted)) -> Result<[u8; 16], agent_ask::Error> {
+        let other = |e| agent_ask::Error::Other(e);
+        let stream = self.stream.try_clone().map_err(io("join the agent"));
+        let channel = stream.and_then(|stream| Channel::over(stream).map_err(io("join the agent")));
+        let agent = Agent::over(channel.map_err(other)?, boot.limit.timeout);
+        let agent = agent.map_err(|e| agent_ask::Error::of(e, boot.limit.timeout))?;
+        let agent = agent.with_limit(boot.limit.timeout);
+        told(Booted::Answered);
+        make_warm(&agent, boot)?;
+        let id = GuestId::random().map_err(|e| other(io("draw a random number")(e)))?;
+        let rehearsed = rehearse(&agent, &template_identity(id)).map_err(|e| step(&e))?;
+        told(Booted::Warm);
+        let agent = agent.with_limit(AGENT_LIMIT);
+        prepare_suspend(&agent, StepLimits::default()).map_err(|e| step(&e))?;
+        Ok(rehearsed.ready.map_or([0; 16], |ready| ready.nonce))
+    }
+
+    /// Why the guest did not come so far.
+    fn cause(&mut self, error: agent_ask::Error, limit: Limit<'_>) -> Error {
+        if limit.is_cancelled() {
+            return Error::Interrupted;
+        }
+        let said = self
+            .parts
+            .log
+            .panic()
+            .or_else(|| self.parts.log.last_line());
+        let said = said.map(|said| format!("; the last on its console: {said}"));
+        let said = said.unwrap_or_default();
+        if let Some((_, stop)) = self.threads.stopped() {
+            return Error::Boot(format!("its machine stopped ({stop:?}){said}"));
+        }
+        match error {
+            agent_ask::Error::Other(Error::Timeout(limit)) => Error::Boot(format!(
+                "its agent did not answer within {} s{said}",
+                limit.as_secs()
+            )),
+            agent_ask::Error::Lost(e) | agent_ask::Error::Other(e) => e,
+        }
+    }
+
+    /// Stops the guest for good; its state.
+    fn capture(&mut self) -> Result<Vec<u8>, Error> {
+        let vcpus = self.threads.call_back();
+        let Parts {
+            machine: of, bus, ..
+        } = &self.parts;
+        let state =
+            MachineState::capture(&self.kvm, &of.vm, &vcpus, bus).map_err(|e| machine(&e))?;
+        Ok(state.to_bytes())
+    }
+}

@@ -1,0 +1,26 @@
+//! Linux guests of the KVM engine: an ordinary Linux in the machine of crate `brood-machine`, whose
+//! processors run in threads of the guest's process.
+//!
+//! ```text
+//! manager ── orders ──▶ nursery ── fork ──▶ guest process: main thread, a thread for each vCPU
+//!    ▲                                           ▲
+//!    └── agent's channel, log, console, suspend ─┴── control socket
+//! ```
+//!
+//! A guest's process opens nothing. The channel to the agent, the file of its console and the
+//! console's line are descriptors that it is handed over its control socket.
+
+mod engine;
+mod folder;
+mod guest;
+mod log;
+mod machine;
+mod make;
+mod session;
+mod suspend;
+
+pub use engine::Linux;
+pub(super) use guest::LinuxKind;
+
+/// Version of the devices that a guest has, and of the form of its state.
+const MACHINE_VERSION: u32 = 1;

@@ -1,0 +1,245 @@
+//! Session of Linux guests: the nursery forks and restores them, and a thread for each has its agent
+//! take the steps that make it a guest of its own. Nobody gets it before they are done.
+
+use std::{
+    collections::HashMap,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{folder::Folder, machine::waker};
+use crate::{
+    agent::{StepLimits, prepare_clone},
+    checkpoint::LinuxGuest,
+    engine::{
+        self, Error, GuestOrder, Limit, Outcome, Process, RestoredProcess, agent_ask,
+        kvm::fork_server::client,
+    },
+};
+
+/// How long a guest may take to its agent's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// What all guests of a session have in common.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) run_dir: PathBuf,
+    pub(super) guest: LinuxGuest,
+    pub(super) called_off: AtomicBool,
+}
+
+/// What became of an order.
+type Told = (u64, Result<RestoredProcess, String>);
+
+/// A nursery at work, and the threads of the guests that it has restored.
+#[derive(Debug)]
+pub(super) struct LinuxSession {
+    nursery: client::Session,
+    source: Arc<Source>,
+    next: u64,
+    /// Orders that the nursery has not answered.
+    orders: HashMap<u64, GuestOrder>,
+    threads: Vec<JoinHandle<()>>,
+    tell: Sender<Told>,
+    told: Receiver<Told>,
+    /// Can be read when a thread has told something.
+    wake: Arc<EventFd>,
+}
+
+impl LinuxSession {
+    pub(super) fn new(nursery: client::Session, source: Source) -> Result<Self, Error> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let wake = wake.map_err(|e| Error::Io {
+            action: "make an eventfd",
+            source: e.into(),
+        })?;
+        let (tell, told) = channel();
+        Ok(Self {
+            nursery,
+            source: Arc::new(source),
+            next: 0,
+            orders: HashMap::new(),
+            threads: Vec::new(),
+            tell,
+            told,
+            wake: Arc::new(wake),
+        })
+    }
+
+    /// Has a restored guest take its steps.
+    fn take_steps(&mut self, seq: u64, order: GuestOrder, pid: i32) -> Result<(), Error> {
+        let (source, tell) = (Arc::clone(&self.source), self.tell.clone());
+        let wake = waker(&self.wake);
+        let builder = thread::Builder::new().name("restore".to_owned());
+        let thread = builder.spawn(move || {
+            // A session that was dropped has no receiver.
+            let _ = tell.send((seq, source.restored(&order, pid)));
+            wake();
+        });
+        self.threads.push(thread.map_err(|source| Error::Io {
+            action: "start a thread",
+            source,
+        })?);
+        Ok(())
+    }
+
+    /// What the nursery says of an order; the outcome, if that is known by it.
+    fn hear(&mut self, outcome: Outcome) -> Result<Option<Outcome>, Error> {
+        // One that was restored ends later: its thread finds that out, or it had been told.
+        let Some(order) = self.orders.remove(&outcome.order) else {
+            return Ok(None);
+        };
+        match outcome.result {
+            Ok(process) => {
+                self.take_steps(outcome.order, order, process.pid)?;
+                Ok(None)
+            }
+            Err(reason) => {
+                let _ = Folder::of(&self.source.run_dir, &order.id).remove();
+                Ok(Some(Outcome {
+                    result: Err(reason),
+                    ..outcome
+                }))
+            }
+        }
+    }
+}
+
+impl engine::Session for LinuxSession {
+    fn start(&mut self, order: &GuestOrder) -> Result<(), Error> {
+        let folder = Folder::of(&self.source.run_dir, &order.id);
+        folder.create().map_err(|source| Error::Io {
+            action: "make the guest's folder",
+            source,
+        })?;
+        if let Err(e) = engine::Session::start(&mut self.nursery, order) {
+            let _ = folder.remove();
+            return Err(e);
+        }
+        self.orders.insert(self.next, order.clone());
+        self.next += 1;
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
+        let begin = Instant::now();
+        loop {
+            let _ = self.wake.read();
+            if let Ok((order, result)) = self.told.try_recv() {
+                self.threads.retain(|thread| !thread.is_finished());
+                return Ok(Some(Outcome { order, result }));
+            }
+            let left = timeout.saturating_sub(begin.elapsed());
+            let wake = Arc::clone(&self.wake);
+            let heard = self.nursery.wait_beside(wake.as_fd(), left)?;
+            if let Some(outcome) = heard.map(|heard| self.hear(heard)).transpose()?.flatten() {
+                return Ok(Some(outcome));
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn abort(&mut self) {
+        self.source.called_off.store(true, Ordering::Relaxed);
+        self.nursery.abort();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        for (_, order) in self.orders.drain() {
+            let _ = Folder::of(&self.source.run_dir, &order.id).remove();
+        }
+    }
+}
+
+impl Drop for LinuxSession {
+    fn drop(&mut self) {
+        // There is no receiver any more for guests that are still being restored.
+        self.source.called_off.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Source {
+    /// Everything from the start of the guest's processors until it may be handed out.
+    fn restored(&self, order: &GuestOrder, pid: i32) -> Result<RestoredProcess, String> {
+        let folder = Folder::of(&self.run_dir, &order.id);
+        let process = Process::with_pid(pid);
+        let process = process.map_err(|e| format!("cannot look at the guest's process: {e}"))?;
+        let result = match process {
+            None => Err(Error::Gone),
+            Some(process) => self.bring_up(order, &folder, process),
+        };
+        result.map_err(|error| {
+            let reason = match (self.called_off.load(Ordering::Relaxed), error) {
+                (true, _) => "the restore was called off".to_owned(),
+                (false, Error::Gone | Error::Timeout(_)) => {
+                    let said = folder
+                        .last_line()
+                        .map(|line| format!("; the last on its console: {line}"));
+                    format!(
+                        "its agent did not answer within {} s{}",
+                        ANSWER_TIMEOUT.as_secs(),
+                        said.unwrap_or_default()
+                    )
+                }
+                (false, error) => error.to_string(),
+            };
+            // A later command finds by the folder what cannot be removed now.
+            let _ = super::engine::remove(&self.run_dir, &order.id);
+            reason
+        })
+    }
+
+    fn bring_up(
+        &self,
+        order: &GuestOrder,
+        folder: &Folder,
+        process: Process,
+    ) -> Result<RestoredProcess, Error> {
+        folder.start_log()?;
+        let limit = Limit {
+            timeout: ANSWER_TIMEOUT,
+            cancelled: &self.called_off,
+        };
+        let wanted = || match process.may_live() {
+            true => Ok(()),
+            false => Err(Error::Gone),
+        };
+        let agent = folder.own_agent(limit, &wanted).map_err(|e| match e {
+            agent_ask::Error::Lost(e) | agent_ask::Error::Other(e) => e,
+        })?;
+        let nonce = u128::from_str_radix(&self.guest.nonce, 16);
+        let nonce = nonce.ok().map(u128::to_be_bytes);
+        let identity = agent_ask::clone_identity(&order.identity, false);
+        let prepared = prepare_clone(&agent, &identity, nonce, StepLimits::default());
+        let prepared = prepared.map_err(|e| Error::Refused(e.to_string()))?;
+        // The channel is free for the next one who asks.
+        drop(agent);
+        folder.conversation()?.hand_out()?;
+        folder.set_ready(process).map_err(|source| Error::Io {
+            action: "record the guest",
+            source,
+        })?;
+        let ready = prepared.ready;
+        Ok(RestoredProcess {
+            pid: process.pid,
+            nonce: ready
+                .as_ref()
+                .map_or(0, |ready| agent_ask::short(&ready.nonce)),
+            counter: ready.map_or(0, |ready| ready.counter),
+        })
+    }
+}
