@@ -20,10 +20,12 @@ use nix::{
 pub const LOG_MAX: u64 = 8 << 20;
 
 /// A log begins at a multiple of this, which is one of each file system's block size.
+#[cfg(target_os = "linux")]
 const ALIGNMENT: u64 = 64 << 10;
 
 /// Where logs begin for a process that may write other files up to this length. Its limit is
 /// [`LOG_MAX`] more.
+#[cfg(target_os = "linux")]
 pub(super) fn beginning(longest_other: u64) -> u64 {
     longest_other.next_multiple_of(ALIGNMENT)
 }
@@ -66,7 +68,7 @@ fn offset(at: u64) -> io::Result<i64> {
     i64::try_from(at).map_err(io::Error::other)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::{io::Write, os::unix::fs::MetadataExt, process::Command};
 
