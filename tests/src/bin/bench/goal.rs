@@ -108,6 +108,7 @@ impl fmt::Display for Measurement {
             Self::Delta => "delta",
             Self::BhyveManager => "bhyve-manager",
             Self::Linux => "linux",
+            Self::KvmLinux => "kvm-linux",
             Self::TenThousand => "ten-thousand",
             Self::Crowd => "crowd",
         })

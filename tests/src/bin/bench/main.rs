@@ -16,6 +16,7 @@ mod crowd;
 mod error;
 mod floor;
 mod goal;
+mod kvm_linux;
 mod linux;
 mod measure;
 mod pool;
@@ -94,6 +95,9 @@ enum Measurement {
     BhyveManager,
     /// Real Linux guests on QEMU: time, memory and steps, beside a bare QEMU script; 200 at once
     Linux,
+    /// 200 real Linux guests on brood's own engine, in an emulated host: memory, and time beside the
+    /// demo guest's
+    KvmLinux,
     /// 10,000 guests at once: host memory, and whether the host can still fork
     TenThousand,
     /// 12,000 guests: what restore, claim and destroy cost beside them, and beside 1,000
@@ -125,6 +129,7 @@ impl Measurement {
             Self::Delta => measure::delta(workplace),
             Self::BhyveManager => bhyve::manager(workplace),
             Self::Linux => linux::linux(workplace),
+            Self::KvmLinux => kvm_linux::kvm_linux(workplace),
             Self::TenThousand => measure::ten_thousand(workplace),
             Self::Crowd => crowd::crowd(workplace),
         }
