@@ -18,8 +18,8 @@ use brood_core::{
     units::{Bytes, parse_duration},
 };
 
-/// Makes a checkpoint of a real Linux: boots an image on QEMU, waits for the agent in it, runs what
-/// should be warm, freezes the guest and seals it
+/// Makes a checkpoint of a real Linux: boots an image on QEMU, or with --engine kvm on brood's own KVM
+/// engine, waits for the agent in it, runs what should be warm, freezes the guest and seals it
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,6 +27,7 @@ Examples:
   brood checkpoint make tiny /var/tmp/ckp/tiny
   brood checkpoint make tiny /var/tmp/ckp/warm --memory 256M --cpus 2 --warm 'ls -R /lib'
   brood checkpoint make web /var/tmp/ckp/web --root disk --disk 4G
+  brood checkpoint make tiny /var/tmp/ckp/small --engine kvm
   brood checkpoint make web /var/tmp/ckp/own --disk reflink:/images/data.img")]
 pub(super) struct Make {
     /// Name of the image
@@ -34,7 +35,7 @@ pub(super) struct Make {
     image: String,
     /// DIR/NAME of the new checkpoint (files DIR/NAME.ckp, .ckp.kern, .ckp.meta, .ckp.brood)
     checkpoint: BundlePath,
-    /// Guest memory, 48M to 3G
+    /// Guest memory: 48M to 3G, or with --engine kvm 64M to 64G
     #[arg(long, default_value = "128M", value_name = "SIZE")]
     memory: Bytes,
     /// Virtual CPUs

@@ -232,12 +232,18 @@ impl Template {
             .or_else(|| self.parts.log.last_line());
         let said = said.map(|said| format!("; the last on its console: {said}"));
         let said = said.unwrap_or_default();
+        let of_host = match virtualization() {
+            "pvm" => {
+                "; the KVM of this host is software (kvm_pvm), and boots only kernels that are made for it: QEMU boots others"
+            }
+            _ => "",
+        };
         if let Some((_, stop)) = self.threads.stopped() {
-            return Error::Boot(format!("its machine stopped ({stop:?}){said}"));
+            return Error::Boot(format!("its machine stopped ({stop:?}){said}{of_host}"));
         }
         match error {
             agent_ask::Error::Other(Error::Timeout(limit)) => Error::Boot(format!(
-                "its agent did not answer within {} s{said}",
+                "its agent did not answer within {} s{said}{of_host}",
                 limit.as_secs()
             )),
             agent_ask::Error::Lost(e) | agent_ask::Error::Other(e) => e,
