@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt, stream::SplitStream};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -150,6 +150,33 @@ fn runs(home: &Home, guest: &str, words: &str) -> bool {
     let line = format!("ps -o args | grep -c '^[{first}]{rest}'");
     let ran = home.brood(&["exec", guest, "--", "sh", "-c", &line]);
     ran.stdout.trim() != "0"
+}
+
+#[test]
+fn the_daemon_waits_for_the_answer_to_its_close() {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    home.restore(&linux, 1, "a");
+    let daemon = Daemon::start(&home);
+    block_on(async {
+        let socket = sh(&daemon, "a-1", "echo said", json!({})).await;
+        // From here on nothing answers by itself.
+        let mut stream = socket.into_inner();
+        let (mut heard, mut bytes) = (Vec::new(), [0; 256]);
+        // A close is two bytes of head, and two of the code 1000.
+        while !heard.ends_with(&[0x88, 2, 0x03, 0xe8]) {
+            let length = stream.read(&mut bytes).await.unwrap();
+            assert!(length > 0, "it closed after {heard:?}");
+            heard.extend_from_slice(&bytes[..length]);
+        }
+        let more = timeout(Duration::from_millis(500), stream.read(&mut bytes)).await;
+        assert!(more.is_err(), "it went without an answer: {more:?}");
+        // A close with a mask of zeros.
+        let answer = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
+        stream.write_all(&answer).await.unwrap();
+        assert_eq!(stream.read(&mut bytes).await.unwrap(), 0, "it goes then");
+    });
 }
 
 #[test]

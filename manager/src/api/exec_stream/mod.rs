@@ -56,7 +56,7 @@ const MESSAGE_MAX: usize = 1 << 20;
 const WRITE_MAX: usize = 1 << 20;
 /// How often a client is written to that may have gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a client may take to read why its stream is over.
+/// How long a client may take to read why its stream is over, and to answer that.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The first byte of a message with output, and with error output.
 const OUTPUT: u8 = 1;
@@ -131,12 +131,12 @@ async fn serve(app: App, guest: String, mut socket: WebSocket, upgraded: Upgrade
             detail,
         )))
     });
-    let (mut sink, stream) = socket.split();
+    let (mut sink, mut stream) = socket.split();
     let over = match started {
         None => return,
         Some(Err(problem)) => Over::Failed(problem),
         Some(Ok(exec)) => match Program::start(&app, &guest, exec).await {
-            Ok(program) => program.stream(&app, &mut sink, stream).await,
+            Ok(program) => program.stream(&app, &mut sink, &mut stream).await,
             Err(problem) => Over::Failed(problem),
         },
     };
@@ -163,7 +163,15 @@ async fn serve(app: App, guest: String, mut socket: WebSocket, upgraded: Upgrade
         for message in told.into_iter().chain([close]) {
             sink.send(message).await?;
         }
-        sink.flush().await
+        sink.flush().await?;
+        // A client answers a close by its own. Where nobody is left to hear that, it may take all for
+        // a broken connection, and lose what it has not read yet.
+        while let Some(Ok(message)) = stream.next().await {
+            if matches!(message, Message::Close(_)) {
+                break;
+            }
+        }
+        Ok::<(), axum::Error>(())
     })
     .await;
 }
@@ -205,7 +213,7 @@ impl Program {
         mut self,
         app: &App,
         sink: &mut Sink,
-        mut stream: SplitStream<WebSocket>,
+        stream: &mut SplitStream<WebSocket>,
     ) -> Over {
         let from_client = Listening {
             process: &self.process,
@@ -214,7 +222,7 @@ impl Program {
         };
         let told = tell(sink, self.pid, &mut self.said);
         let lost = tokio::select! {
-            over = from_client.listen(&mut stream) => return over,
+            over = from_client.listen(stream) => return over,
             told = told => match told {
                 Ok(over) => return over,
                 Err(lost) => lost,
