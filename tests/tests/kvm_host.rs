@@ -199,7 +199,7 @@ set -e
 
 /// How a guest ended, by a list of guests.
 fn reason<'a>(list: &'a Value, name: &str) -> &'a str {
-    let guests = list["guests"].as_array().unwrap();
+    let guests = list.as_array().unwrap();
     let guest = guests.iter().find(|guest| guest["name"] == name).unwrap();
     text(&guest["reason"])
 }
