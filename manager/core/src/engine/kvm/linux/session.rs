@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::{
+    eventfd::{EfdFlags, EventFd},
+    signal::Signal,
+};
 
 use super::{folder::Folder, machine::waker};
 use crate::{
@@ -197,6 +200,10 @@ impl Source {
                 }
                 (false, error) => error.to_string(),
             };
+            if let Some(process) = process {
+                // One that is gone already is what is wanted.
+                let _ = process.signal(Signal::SIGKILL);
+            }
             // A later command finds by the folder what cannot be removed now.
             let _ = super::engine::remove(&self.run_dir, &order.id);
             reason
