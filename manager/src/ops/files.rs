@@ -35,7 +35,7 @@ use brood_core::{
     checkpoint::{Network, manifest::EngineKind},
     engine::{
         Boot, BootImage, BootObserver, BootRoot, Booted, Limit,
-        kvm::Linux,
+        kvm::KvmLinux,
         qemu::{BootDisk, Qemu},
     },
     state::State,
@@ -203,7 +203,7 @@ impl Local {
         // No broker is needed while the guest boots.
         let manifest = match self.config.engine.value.0 {
             Some(EngineKind::Kvm) => {
-                Linux::new(Path::new("")).make_checkpoint(path, &boot, observer)?
+                KvmLinux::new(Path::new("")).make_checkpoint(path, &boot, observer)?
             }
             _ => {
                 let engine = Qemu::new("", self.config.qemu.accel.value.0);

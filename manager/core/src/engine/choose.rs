@@ -50,7 +50,7 @@ fn of_system(
     let qemu = super::qemu::Qemu::new(program, config.accelerator);
     Ok(Box::new(super::Several::new(
         Box::new(kvm),
-        vec![Box::new(super::kvm::Linux::new(program)), Box::new(qemu)],
+        vec![Box::new(super::kvm::KvmLinux::new(program)), Box::new(qemu)],
         only,
     )))
 }

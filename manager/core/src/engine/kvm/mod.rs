@@ -46,7 +46,7 @@ use wire::StartGuest;
 
 pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
-pub use linux::Linux;
+pub use linux::KvmLinux;
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, MemoryMap, Process, ProcessDescription, Session,

@@ -50,7 +50,7 @@ const END_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The engine.
 #[derive(Clone, Debug)]
-pub struct Linux {
+pub struct KvmLinux {
     /// The brood binary.
     program: PathBuf,
 }
@@ -77,7 +77,7 @@ pub(super) fn segments(size: Bytes) -> Vec<Segment> {
     parts(size.0).into_iter().map(segment).collect()
 }
 
-impl Linux {
+impl KvmLinux {
     /// An engine whose nurseries and brokers are run from the `brood` binary given.
     #[must_use]
     pub fn new(program: &Path) -> Self {
@@ -168,7 +168,7 @@ fn guest_of(checkpoint: &Checkpoint) -> Result<LinuxGuest, Error> {
     Ok(guest)
 }
 
-impl Engine for Linux {
+impl Engine for KvmLinux {
     fn kind(&self) -> EngineKind {
         EngineKind::Kvm
     }

@@ -27,7 +27,7 @@ use kvm_ioctls::Kvm;
 
 use super::{
     MACHINE_VERSION,
-    engine::{Linux, segments},
+    engine::{KvmLinux, segments},
     machine::{Parts, devices},
 };
 use crate::{
@@ -86,7 +86,7 @@ struct Template {
     stream: UnixStream,
 }
 
-impl Linux {
+impl KvmLinux {
     /// Boots an image and makes a checkpoint of it.
     ///
     /// # Errors

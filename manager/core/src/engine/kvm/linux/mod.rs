@@ -19,7 +19,7 @@ mod make;
 mod session;
 mod suspend;
 
-pub use engine::Linux;
+pub use engine::KvmLinux;
 pub(super) use guest::LinuxKind;
 
 /// Version of the devices that a guest has, and of the form of its state.

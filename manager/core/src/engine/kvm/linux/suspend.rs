@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    engine::{Linux, machine_of},
+    engine::{KvmLinux, machine_of},
     folder::Folder,
 };
 use crate::{
@@ -32,7 +32,7 @@ const ROOM: u64 = 4096;
 
 /// Suspends a guest.
 pub(super) fn suspend(
-    engine: &Linux,
+    engine: &KvmLinux,
     guest: GuestRef<'_>,
     suspend: Suspend<'_>,
 ) -> Result<Manifest, Error> {
