@@ -5,7 +5,7 @@
 //! timer: the ACPI tables say so (hardware-reduced ACPI), and time comes from kvm-clock.
 //!
 //! A [`Machine`](machine::Machine) is made over memory that the caller gives, and its processors run
-//! in a thread each ([`threads::Running`]). What the guest does to a device comes to
+//! in a thread each ([`threads::Threads`]). What the guest does to a device comes to
 //! [`bus::Bus`], which all threads share.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
