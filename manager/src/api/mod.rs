@@ -16,6 +16,7 @@ pub(crate) mod events;
 pub(crate) mod evict;
 mod exec_stream;
 mod extract;
+mod fills;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod guest_files;
@@ -42,7 +43,11 @@ pub(crate) mod suspended_claims;
 mod watch;
 mod workers;
 
-use std::{ops::Deref, path::PathBuf, sync::Arc};
+use std::{
+    ops::Deref,
+    path::PathBuf,
+    sync::{self, Arc},
+};
 
 use axum::{
     Router,
@@ -61,10 +66,10 @@ use crate::types;
 
 use cloud_hypervisor::GuestSockets;
 use events::Events;
+use fills::Fills;
 use in_flight::InFlight;
 use metrics::Metrics;
 use permits::Permits;
-use pool_reconciler::Fills;
 use problem::Problem;
 use request::Token;
 use sample::Sampler;

@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -52,39 +52,6 @@ const FAILING_AT_ONCE: usize = 4;
 /// How long another process may hold a pool before the daemon logs it.
 const LOCKED_FOR_LONG: Duration = Duration::from_secs(60);
 
-/// Fills of pools that the reconciler has under way, each with the flag that ends it.
-#[derive(Debug, Default)]
-pub(super) struct Fills(Mutex<HashMap<String, Arc<AtomicBool>>>);
-
-impl Fills {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<AtomicBool>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the fill of a pool that a request is about to change.
-    pub(super) fn interrupt(&self, pool: &str) {
-        if let Some(cancelled) = self.all().get(pool) {
-            cancelled.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn interrupt_all(&self) {
-        for cancelled in self.all().values() {
-            cancelled.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn begin(&self, pool: &str) -> Arc<AtomicBool> {
-        let cancelled = Arc::<AtomicBool>::default();
-        self.all().insert(pool.to_owned(), Arc::clone(&cancelled));
-        cancelled
-    }
-
-    fn done(&self, pool: &str) {
-        self.all().remove(pool);
-    }
-}
-
 /// The reconciler's state of a pool.
 #[derive(Debug, Default)]
 struct PoolRecord {
@@ -122,7 +89,7 @@ pub(super) async fn keep(app: App) {
             Some(done) => reconciler.note(done.ok()),
         }
     }
-    app.fills.interrupt_all();
+    app.fills.end();
     while reconciler.in_flight.join_next().await.is_some() {}
 }
 

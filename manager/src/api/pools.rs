@@ -187,8 +187,6 @@ pub(super) async fn change(
         network: changing.network,
         publish: changing.publish,
     };
-    // The reconciler's present fill may be obsolete.
-    app.fills.interrupt(&name);
     let first = PoolStep::Change(name, change);
     let changed = app.put_pool(id, first, changing.fill).await?;
     Ok(Answer(changed.pool))
@@ -215,8 +213,8 @@ pub(super) async fn remove(
     Path(name): Path<String>,
     Query(removing): Query<RemovePool>,
 ) -> Result<StatusCode, Problem> {
-    app.fills.interrupt(&name);
-    app.change_pools((), move |ops| ops.remove_pool(&name, removing.force))
+    let held = app.fills.interrupt(&name);
+    app.change_pools(held, move |ops| ops.remove_pool(&name, removing.force))
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -272,7 +270,10 @@ impl App {
         };
         let begun = self.begin(progress, None, Some(cancelled));
         let app = self.clone();
-        self.change_pools(permit, move |ops| {
+        // The reconciler's present fill may be obsolete.
+        let changes = matches!(first, PoolStep::Change(..));
+        let interrupted = changes.then(|| self.fills.interrupt(first.pool()));
+        self.change_pools((permit, interrupted), move |ops| {
             let wanted = PutPool { first, fill };
             let put = ops.put_pool(&wanted, &begun)?;
             if let PoolAnswer::Filled(filled) = &put.pool {

@@ -18,7 +18,11 @@ mod request;
 mod steps;
 mod system;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{self, Arc},
+    time::Duration,
+};
 
 #[cfg(target_os = "linux")]
 pub(crate) use broker::Place;

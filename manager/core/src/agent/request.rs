@@ -1,14 +1,16 @@
 //! Requests of a session: what a thread waits for, and what the reader puts there.
+//!
+//! `tests/tests/interleavings.rs` tries all orders in which threads can come, with other types in
+//! the place of `super::sync`.
 
-use std::{
-    collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::{collections::VecDeque, time::Instant};
 
 use brood_agent_protocol::{CreditError, Event, Failure, ReceiveWindow, Reply, SendWindow, Stream};
 
-use super::Loss;
+use super::{
+    Loss,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+};
 
 /// How many events of a request wait for somebody who takes them.
 const MAX_EVENTS: usize = 4096;

@@ -10,12 +10,10 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use super::changes::Changes;
 use crate::faults::{self, Point};
 
 /// A database's journal, open.
@@ -23,17 +21,6 @@ use crate::faults::{self, Point};
 pub(super) struct Journal {
     file: File,
     changes: Arc<Changes>,
-}
-
-/// This process's changes of one database.
-#[derive(Debug, Default)]
-struct Changes {
-    /// Turn of the thread that changes something. A thread that finds SQLite's lock held sleeps and
-    /// tries again, so of fifty threads at once most would sleep while none writes.
-    turn: Mutex<()>,
-    made: AtomicU64,
-    /// How many of them are on the disk.
-    kept: Mutex<u64>,
 }
 
 /// By device and inode of the journal.
@@ -78,25 +65,10 @@ impl Journal {
         change: impl FnOnce() -> Result<(T, bool), E>,
         failed: impl FnOnce(io::Error) -> E,
     ) -> Result<T, E> {
-        let turn = lock(&self.changes.turn);
-        let (value, changed) = change()?;
-        if changed {
-            let this = self.changes.made.fetch_add(1, Ordering::Relaxed) + 1;
-            drop(turn);
-            self.sync(this).map_err(failed)?;
-        }
-        Ok(value)
-    }
-
-    fn sync(&self, this: u64) -> io::Result<()> {
-        let mut kept = lock(&self.changes.kept);
-        if *kept < this {
-            let made = self.changes.made.load(Ordering::Relaxed);
-            faults::at(Point::RecordSync)?;
-            self.file.sync_data()?;
-            *kept = made;
-        }
-        Ok(())
+        self.changes.keep(change, || {
+            let synced = faults::at(Point::RecordSync).and_then(|()| self.file.sync_data());
+            synced.map_err(failed)
+        })
     }
 }
 
@@ -127,7 +99,6 @@ mod tests {
         };
         let one = Journal::of(&database).unwrap();
         thread::scope(|scope| (0..8).for_each(|of| drop(scope.spawn(move || change(of)))));
-        assert_eq!(one.changes.made.load(Ordering::Relaxed), 8 * 25);
-        assert_eq!(*lock(&one.changes.kept), 8 * 25);
+        assert_eq!(one.changes.counts(), (8 * 25, 8 * 25));
     }
 }

@@ -20,6 +20,7 @@
 mod bundle_use;
 mod bundles;
 mod change;
+mod changes;
 mod damage;
 mod disks;
 mod ending;
@@ -49,6 +50,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync,
     time::Duration,
 };
 
