@@ -31,6 +31,10 @@ impl WarmSession {
     }
 }
 
+/// Sessions that stand by, at most. Each has a process and its spares, a descriptor for each file of
+/// the checkpoint, and threads of its engine.
+const SESSIONS_MAX: usize = 32;
+
 /// Idle sessions by the name of the pool or restore that they serve. Threads share the cache: a
 /// session that one thread has taken is its own, and another thread begins a new one meanwhile.
 #[derive(Default)]
@@ -112,7 +116,15 @@ impl Slot<'_> {
             lock,
             since: Instant::now(),
         };
-        let ended = self.slots.all().insert(self.name.to_owned(), cached);
-        drop(ended);
+        let mut all = self.slots.all();
+        let replaced = all.insert(self.name.to_owned(), cached);
+        // Whoever restores from many checkpoints pays for that, and the host does not.
+        let longest_idle = (all.len() > SESSIONS_MAX)
+            .then(|| all.iter().min_by_key(|(_, cached)| cached.since))
+            .flatten()
+            .map(|(name, _)| name.clone());
+        let ended = longest_idle.and_then(|name| all.remove(&name));
+        drop(all);
+        drop((replaced, ended));
     }
 }
