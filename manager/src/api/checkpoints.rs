@@ -17,7 +17,6 @@ use super::{
     permits::{Permit, PermitKind},
     problem::Problem,
     types::{self, RemovedCheckpoint, VerifyReport},
-    workers::blocking,
 };
 use crate::ops::{Operations, StateFolder, flatten as flatten_bundle};
 use brood_core::{
@@ -47,7 +46,7 @@ impl App {
     /// Waits for a permit for work at a checkpoint that takes as long as its memory is large.
     async fn at_checkpoint(&self, path: &BundlePath) -> Result<Permit, Problem> {
         let bound = PermitKind::checkpoint(&path.to_string());
-        self.permits.take(&[bound], restore::TIMEOUT).await
+        self.take(&[bound], restore::TIMEOUT).await
     }
 }
 
@@ -78,7 +77,7 @@ pub(super) async fn list(
             dir.display()
         )));
     }
-    blocking(move || {
+    app.look(move |_| {
         let bundles = checkpoint::list(&dir)?;
         Ok(Json(bundles.iter().map(Into::into).collect()))
     })
@@ -97,7 +96,7 @@ pub(super) async fn show(
     Path(named): Path<String>,
 ) -> Result<Json<types::Checkpoint>, Problem> {
     let path = app.bundle(&named)?;
-    app.operate((), move |folder| {
+    app.look(move |folder| {
         let checkpoint = Checkpoint::open(&path)?;
         let trusted = folder.state()?.is_trusted(&checkpoint)?;
         Ok(Json(types::Checkpoint::of(&checkpoint, Some(trusted))))
@@ -121,7 +120,8 @@ pub(super) async fn trust(
     Path(named): Path<String>,
 ) -> Result<Json<types::Checkpoint>, Problem> {
     let path = app.bundle(&named)?;
-    let trusted = app.operate((), move |ops| ops.trust(&path));
+    let permit = app.at_checkpoint(&path).await?;
+    let trusted = app.operate(permit, move |ops| ops.trust(&path));
     Ok(Json(trusted.await?))
 }
 
@@ -265,6 +265,6 @@ pub(super) async fn plan(
 ) -> Result<Json<Plan>, Problem> {
     let path = app.bundle(&named)?;
     let memory = planning.host_memory_bytes.map(Bytes);
-    let planned = app.operate((), move |ops| ops.plan(&path, memory));
+    let planned = app.look(move |ops| ops.plan(&path, memory));
     Ok(Json(planned.await?))
 }

@@ -143,7 +143,7 @@ impl InLine {
 
     async fn wait(&mut self, pool: &str, wait: Duration) -> Result<QueuePlace, Problem> {
         let pool = pool.to_owned();
-        let place = self.app.operate((), move |folder| {
+        let place = self.app.look(move |folder| {
             let mut opened = folder.open()?;
             Ok(opened.pools(|pools| pools.wait_in_line(&pool, wait))?)
         });
@@ -209,6 +209,7 @@ impl App {
     where
         F: Future<Output = Result<T, ClaimRefusal>>,
     {
+        let _request = self.permits.begin_at_pool(self.by)?;
         let mut draining = self.draining.subscribe();
         let mut in_line = InLine::new(self);
         let result = loop {
@@ -249,7 +250,7 @@ impl App {
         operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, ops::Error> + Send + 'static,
     ) -> Result<T, ClaimRefusal> {
         let bounds = [PermitKind::claim(token)];
-        let permit = self.permits.take(&bounds, limit).await?;
+        let permit = self.permits.take_begun(self.by, &bounds, limit).await?;
         Ok(self.operate(permit, |ops| Ok(operation(ops))).await??)
     }
 
@@ -258,7 +259,8 @@ impl App {
         let (sender, receiver) = oneshot::channel();
         let (workers, pool) = (Arc::clone(&self.workers), pool.to_owned());
         let limit = wanted.timeout.unwrap_or(restore::TIMEOUT);
-        let permit = self.permits.take(&[PermitKind::pool(&pool)], limit).await?;
+        let bounds = [PermitKind::pool(&pool)];
+        let permit = self.permits.take_begun(self.by, &bounds, limit).await?;
         // A client that disconnects ends the restore for it.
         let cancelled = Arc::<AtomicBool>::default();
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
@@ -290,7 +292,8 @@ pub(super) async fn renew(
 ) -> Result<Answer<LeaseRenewal>, Problem> {
     let lease_s = renewing.lease_s;
     lease(Some(lease_s))?;
-    app.operate((), move |ops| ops.renew(&token, lease_s))
+    let permit = app.take_change(&[PermitKind::claim(&token)]).await?;
+    app.operate(permit, move |ops| ops.renew(&token, lease_s))
         .await?;
     Ok(Answer(LeaseRenewal { lease_s }))
 }
@@ -305,7 +308,9 @@ pub(super) async fn release(
     State(app): State<App>,
     Path(token): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    app.change_pools((), move |ops| ops.release(&token)).await?;
+    let permit = app.take_change(&[PermitKind::end_of_claim(&token)]).await?;
+    app.change_pools(permit, move |ops| ops.release(&token))
+        .await?;
     app.room.notify_waiters();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -69,7 +69,7 @@ pub(super) async fn socket(
     Path(name): Path<String>,
 ) -> Result<Answer<GuestSocket>, Problem> {
     let opener = app.clone();
-    app.on_guests(move |found| {
+    app.look_at_guests(move |found| {
         let guest = found.find(&name)?;
         if guest.process().is_none() {
             return Err(guests::Error::NotAlive {

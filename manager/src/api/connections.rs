@@ -4,11 +4,14 @@
 //! The socket and the port have budgets of their own: any user of this machine can open the port,
 //! and must not keep the socket's owner out. When all connections of a budget are taken, the one
 //! that has been idle for longest makes room, and clients that have shown the token come last. The
-//! daemon never closes a connection with an open request to make room.
+//! daemon closes no connection with an open request to make room, unless its client does not read a
+//! large answer.
 
 mod bodies;
 mod budget;
 mod connection;
+mod room;
+mod stalls;
 mod upgrade;
 
 use std::{
@@ -26,6 +29,7 @@ use tokio::sync::{Notify, watch};
 
 pub(super) use budget::Budget;
 use connection::ConnectionGuard;
+pub(super) use room::body_length;
 pub(super) use upgrade::Upgraded;
 
 use super::{
@@ -38,24 +42,39 @@ use super::{
 /// port, which strangers may open, and over the socket.
 const IDLE_ON_PORT: Duration = Duration::from_secs(30);
 const IDLE_ON_SOCKET: Duration = Duration::from_secs(120);
-/// The ways in which clients come, in words.
-const SOCKET: &str = "socket";
-const PORT: &str = "port";
+
+/// The way in which clients come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// The socket, or a guest's own one.
+    Socket,
+    /// The port.
+    Port,
+}
+
+impl Entrance {
+    /// In words.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Port => "port",
+        }
+    }
+}
 
 /// Clients that came the same way, and how many there may be.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// How they came, in words.
-    by: &'static str,
+    by: Entrance,
     connections_max: usize,
     /// How long each may be idle.
     idle: Duration,
-    /// Whether each must show the token before it is known.
-    strangers: bool,
     all: Mutex<Vec<Arc<Client>>>,
     /// Told when a connection has ended.
     left: Notify,
     streams: AtomicUsize,
+    websockets: AtomicUsize,
+    room: room::Room,
     metrics: DoorMetrics,
 }
 
@@ -70,6 +89,10 @@ pub(super) struct Client {
     /// Whether it is the owner's, or has shown the token.
     known: AtomicBool,
     idle_since: Mutex<Instant>,
+    /// Large answers that it has not read to their ends.
+    large_answers: AtomicUsize,
+    /// Since when it has read nothing of what is there for it.
+    stalled_since: Mutex<Option<Instant>>,
     /// Told when it is to make room.
     make_room: Notify,
     /// What goes on over it in another protocol.
@@ -79,18 +102,18 @@ pub(super) struct Client {
 impl Clients {
     /// Those of the socket.
     pub(super) fn of_socket(budget: &Budget, metrics: &Metrics) -> Arc<Self> {
-        let metrics = metrics.of_door(SOCKET, budget.socket);
-        Self::new(SOCKET, budget.socket, IDLE_ON_SOCKET, metrics)
+        let metrics = metrics.of_door(Entrance::Socket.name(), budget.socket);
+        Self::new(Entrance::Socket, budget.socket, IDLE_ON_SOCKET, metrics)
     }
 
     /// Those of the port.
     pub(super) fn of_port(budget: &Budget, metrics: &Metrics) -> Arc<Self> {
-        let metrics = metrics.of_door(PORT, budget.port);
-        Self::new(PORT, budget.port, IDLE_ON_PORT, metrics)
+        let metrics = metrics.of_door(Entrance::Port.name(), budget.port);
+        Self::new(Entrance::Port, budget.port, IDLE_ON_PORT, metrics)
     }
 
     fn new(
-        by: &'static str,
+        by: Entrance,
         connections_max: usize,
         idle: Duration,
         metrics: DoorMetrics,
@@ -99,10 +122,11 @@ impl Clients {
             by,
             connections_max,
             idle,
-            strangers: by == PORT,
             all: Mutex::default(),
             left: Notify::new(),
             streams: AtomicUsize::new(0),
+            websockets: AtomicUsize::new(0),
+            room: room::Room::new(connections_max),
             metrics,
         })
     }
@@ -119,8 +143,11 @@ impl Clients {
                 of: Arc::clone(self),
                 answering: AtomicUsize::new(0),
                 sending: AtomicBool::new(false),
-                known: AtomicBool::new(!self.strangers),
+                // Who comes over the port must show the token first.
+                known: AtomicBool::new(self.by == Entrance::Socket),
                 idle_since: Mutex::new(Instant::now()),
+                large_answers: AtomicUsize::new(0),
+                stalled_since: Mutex::default(),
                 make_room: Notify::new(),
                 upgrades: upgrade::Upgrades::default(),
             });
@@ -128,7 +155,7 @@ impl Clients {
             self.metrics.connections.inc();
             return Some(ConnectionGuard(client));
         }
-        let idle = all.iter().filter(|client| client.is_idle());
+        let idle = all.iter().filter(|client| client.can_be_spared());
         if let Some(spared) =
             idle.min_by_key(|client| (client.known.load(Ordering::Relaxed), client.idle_since()))
         {
@@ -188,6 +215,11 @@ impl Client {
         self.answering.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether it may be closed for another: it asks for nothing, or does not read its answer.
+    fn can_be_spared(&self) -> bool {
+        self.is_idle() || self.stalled_since().is_some()
+    }
+
     fn is_sending(&self) -> bool {
         self.sending.load(Ordering::Relaxed)
     }
@@ -214,7 +246,10 @@ impl Client {
         }
         self.of.streams.fetch_sub(1, Ordering::Relaxed);
         self.of.metrics.event_streams_refused.inc();
-        let detail = format!("{most} event streams are open over the {}", self.of.by);
+        let detail = format!(
+            "{most} event streams are open over the {}",
+            self.of.by.name()
+        );
         let problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "too-many-listeners",
@@ -267,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_stranger_who_was_idle_longest_makes_room() {
-        let clients = Clients::new(PORT, 3, IDLE_ON_PORT, DoorMetrics::default());
+        let clients = Clients::new(Entrance::Port, 3, IDLE_ON_PORT, DoorMetrics::default());
         let known = clients.try_enter().unwrap();
         known.0.is_known();
         let first = clients.try_enter().unwrap();
@@ -299,7 +334,7 @@ mod tests {
 
     #[test]
     fn event_streams_leave_room_for_requests() {
-        let clients = Clients::new(SOCKET, 4, IDLE_ON_SOCKET, DoorMetrics::default());
+        let clients = Clients::new(Entrance::Socket, 4, IDLE_ON_SOCKET, DoorMetrics::default());
         let client = clients.try_enter().unwrap();
         let first = client.0.listens().unwrap();
         let second = client.0.listens().unwrap();

@@ -41,10 +41,7 @@ pub(super) async fn leftovers(
     Query(looking): Query<DiskQuery>,
 ) -> Result<Answer<Leftovers>, Problem> {
     let places = places(looking.place.as_slice())?;
-    let permit = app
-        .permits
-        .take(&[PermitKind::disks()], restore::TIMEOUT)
-        .await?;
+    let permit = app.take(&[PermitKind::disks()], restore::TIMEOUT).await?;
     let found = app.operate(permit, move |ops| ops.leftovers(&places));
     Ok(Answer(found.await?))
 }
@@ -70,10 +67,7 @@ pub(super) async fn sweep(
     Json(sweeping): Json<SweepRequest>,
 ) -> Result<Response, Problem> {
     let places = places(&sweeping.places)?;
-    let permit = app
-        .permits
-        .take(&[PermitKind::disks()], restore::TIMEOUT)
-        .await?;
+    let permit = app.take(&[PermitKind::disks()], restore::TIMEOUT).await?;
     let swept = app.operate(permit, move |ops| ops.sweep(&places)).await?;
     let status = if swept.errors.is_empty() {
         StatusCode::OK

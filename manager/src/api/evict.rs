@@ -8,9 +8,11 @@ use super::{
     App,
     extract::{Json, Path},
     metrics,
+    permits::PermitKind,
     problem::Problem,
 };
 use crate::ops::Operations;
+use brood_core::restore;
 
 /// What to drop.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -43,7 +45,10 @@ pub(super) async fn evict(
     Json(evicting): Json<EvictRequest>,
 ) -> Result<Answer<EvictReport>, Problem> {
     let pool = name.clone();
-    let evicted = app.change_pools((), move |ops| ops.evict(&name, evicting.entries));
+    let permit = app
+        .take(&[PermitKind::pool(&name)], restore::TIMEOUT)
+        .await?;
+    let evicted = app.change_pools(permit, move |ops| ops.evict(&name, evicting.entries));
     let evicted = evicted.await?;
     app.metrics
         .evicted(&pool, metrics::EvictReason::asked, evicted);

@@ -123,9 +123,9 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let path = which.path()?;
     let bounds = [PermitKind::programs(&name)];
-    let permit = app.permits.take(&bounds, TIMEOUT).await?;
+    let permit = app.take(&bounds, TIMEOUT).await?;
     let agent = app
-        .on_guests({
+        .on_guests(permit.clone(), {
             let (name, path) = (name.clone(), path.clone());
             move |guests| {
                 let agent = guests.agent(&name, TIMEOUT)?.with_limit(PART_LIMIT);
@@ -175,10 +175,12 @@ pub(super) async fn write(
 ) -> Result<StatusCode, Problem> {
     let (path, mode) = (which.path()?, which.mode()?);
     let bounds = [PermitKind::programs(&name)];
-    let permit = app.permits.take(&bounds, TIMEOUT).await?;
+    let permit = app.take(&bounds, TIMEOUT).await?;
     let found = name.clone();
     let agent = app
-        .on_guests(move |guests| Ok(guests.agent(&found, TIMEOUT)?.with_limit(PART_LIMIT)))
+        .on_guests(permit.clone(), move |guests| {
+            Ok(guests.agent(&found, TIMEOUT)?.with_limit(PART_LIMIT))
+        })
         .await?;
     let (sender, parts) = mpsc::channel::<Part>(PARTS);
     let written = blocking(move || {
@@ -231,7 +233,7 @@ pub(super) async fn logs(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<String, Problem> {
-    app.on_guests(move |guests| {
+    app.look_at_guests(move |guests| {
         let path = guests.console_log(&name)?;
         let mut said = Vec::new();
         let read = bounded_log::open(&path)

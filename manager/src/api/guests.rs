@@ -52,7 +52,7 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(listing): Query<ListQuery>,
 ) -> Result<Answer<Vec<types::Guest>>, Problem> {
-    let listed = app.operate((), move |ops| ops.guests(listing.usage));
+    let listed = app.look(move |ops| ops.guests(listing.usage));
     Ok(Answer(listed.await?))
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<types::Guest>, Problem> {
-    let shown = app.operate((), move |ops| ops.guest(&name));
+    let shown = app.look(move |ops| ops.guest(&name));
     Ok(Answer(shown.await?))
 }
 
@@ -91,10 +91,7 @@ pub(super) async fn ask(
     if asked.request.is_empty() {
         return Err(Problem::bad_request("the request has no words"));
     }
-    let permit = app
-        .permits
-        .take(&[PermitKind::guest(&name)], timeout)
-        .await?;
+    let permit = app.take(&[PermitKind::guest(&name)], timeout).await?;
     let answered = app.operate(permit, move |ops| ops.ask(&name, &asked));
     Ok(Answer(answered.await?))
 }
@@ -127,10 +124,8 @@ pub(super) async fn pause(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<types::Guest>, Problem> {
-    let permit = app
-        .permits
-        .take(&[PermitKind::guest(&name)], TIMEOUT)
-        .await?;
+    // It is not asked, so it need not have answered others.
+    let permit = app.take_change(&[PermitKind::end_of(&name)]).await?;
     let paused = app.change(permit, move |ops| ops.pause(&name));
     Ok(Answer(paused.await?))
 }
@@ -157,10 +152,7 @@ pub(super) async fn resume(
     Query(resuming): Query<ResumeRequest>,
 ) -> Result<Answer<ResumeReport>, Problem> {
     let timeout = timeout(resuming.timeout_s)?;
-    let permit = app
-        .permits
-        .take(&[PermitKind::guest(&name)], timeout)
-        .await?;
+    let permit = app.take(&[PermitKind::guest(&name)], timeout).await?;
     let resumed = app.change(permit, move |ops| ops.resume(&name, timeout));
     let resumed = resumed.await?;
     let took = Duration::from_secs_f64(resumed.resume_ms / 1e3);
@@ -196,13 +188,13 @@ impl App {
     ) -> Result<types::Checkpoint, Problem> {
         let found = name.clone();
         let find = move |guests: &mut Guests<'_>| Ok(guests.find(&found)?.row.checkpoint);
-        let from = self.on_guests(find).await?;
+        let from = self.look_at_guests(find).await?;
         // All guests of a checkpoint may be as silent as one of them.
         let bounds = [
             PermitKind::guest(&name),
             PermitKind::suspends(&format!("checkpoint {from}")),
         ];
-        let permit = self.permits.take(&bounds, restore::TIMEOUT).await?;
+        let permit = self.take(&bounds, restore::TIMEOUT).await?;
         self.change(permit, move |ops| {
             let progress = until(ops.cancelled());
             let checkpoint = &path;
@@ -271,7 +263,8 @@ pub(super) async fn destroy_many(
     match named {
         None => {
             let targets = DestroyTargets::All { force: which.force };
-            let destroyed = app.change((), move |ops| ops.destroy(targets));
+            let permit = app.take_change(&[PermitKind::end_of("all guests")]).await?;
+            let destroyed = app.change(permit, move |ops| ops.destroy(targets));
             Ok(Answer(destroyed.await?))
         }
         Some(text) => {
@@ -287,7 +280,12 @@ impl App {
         names: Vec<String>,
         ignore_missing: bool,
     ) -> Result<Answer<DestroyAnswer>, Problem> {
-        let destroyed = self.change((), move |ops| {
+        let what = match &names[..] {
+            [first, _, ..] => format!("{first} and {} more", names.len() - 1),
+            one => one.concat(),
+        };
+        let permit = self.take_change(&[PermitKind::end_of(&what)]).await?;
+        let destroyed = self.change(permit, move |ops| {
             ops.destroy(DestroyTargets::Named {
                 guests: &names,
                 ignore_missing,

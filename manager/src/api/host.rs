@@ -1,6 +1,6 @@
 //! Host over the API: its facts, checks and capacity.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,8 @@ use super::{
     problem::Problem,
     request::Authorization,
     types::{Host, words},
-    workers::blocking,
 };
-use crate::ops::Operations;
+use crate::ops::{Operations, StateFolder};
 use brood_core::{checkpoint::manifest::EngineKind, host::doctor::DEFAULT_GUESTS};
 
 /// Most guests that a host is examined for: more than any has process ids for.
@@ -45,8 +44,7 @@ pub(super) async fn health(
     State(app): State<App>,
     authorized: Option<Extension<Authorization>>,
 ) -> Result<Json<Health>, Problem> {
-    let workers = Arc::clone(&app.workers);
-    blocking(move || workers.call(|opened| Ok::<_, Problem>(opened.state.guests()?))).await?;
+    app.look(|folder| Ok(folder.state()?.guests()?)).await?;
     Ok(Json(Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
@@ -115,8 +113,6 @@ pub(super) async fn host(
         let detail = format!("guests must be at most {GUESTS_MAX}");
         return Err(Problem::bad_request(detail));
     }
-    let host = app.operate((), move |ops| {
-        ops.host(guests, meant.checkpoint_dir.as_deref())
-    });
+    let host = app.look(move |ops| ops.host(guests, meant.checkpoint_dir.as_deref()));
     Ok(Json(host.await?))
 }

@@ -75,7 +75,7 @@ pub(super) async fn memory(
         let problem = Problem::bad_request(format!("more than {GUESTS_MAX} guests are named"));
         return Err(problem.with_hint("ask about some of them at a time"));
     }
-    app.on_guests(move |guests| {
+    app.look_at_guests(move |guests| {
         let mut found = Vec::new();
         for name in looking.guests.split(',').filter(|name| !name.is_empty()) {
             match guests.find(name) {

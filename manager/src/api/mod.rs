@@ -65,6 +65,7 @@ pub use serve::{Listen, ServeConfig, ServeEnd, serve};
 use crate::types;
 
 use cloud_hypervisor::GuestSockets;
+use connections::Entrance;
 use events::Events;
 use fills::Fills;
 use in_flight::InFlight;
@@ -77,7 +78,11 @@ use workers::Workers;
 
 /// What every request is answered with.
 #[derive(Clone, Debug)]
-struct App(Arc<Parts>);
+struct App {
+    parts: Arc<Parts>,
+    /// How its client came.
+    by: Entrance,
+}
 
 #[derive(Debug)]
 struct Parts {
@@ -105,7 +110,17 @@ struct Parts {
 impl Deref for App {
     type Target = Parts;
     fn deref(&self) -> &Parts {
-        &self.0
+        &self.parts
+    }
+}
+
+impl App {
+    /// For clients who come so.
+    fn for_clients(&self, by: Entrance) -> Self {
+        Self {
+            parts: Arc::clone(&self.parts),
+            by,
+        }
     }
 }
 

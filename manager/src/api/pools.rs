@@ -42,7 +42,7 @@ use brood_core::{
     responses((status = 200, body = [Pool]))
 )]
 pub(super) async fn list(State(app): State<App>) -> Result<Answer<Vec<Pool>>, Problem> {
-    Ok(Answer(app.operate((), |ops| ops.pools()).await?))
+    Ok(Answer(app.look(|ops| ops.pools()).await?))
 }
 
 impl CreatePool {
@@ -109,7 +109,7 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Answer<PoolDetails>, Problem> {
-    let shown = app.operate((), move |ops| ops.pool(&name));
+    let shown = app.look(move |ops| ops.pool(&name));
     Ok(Answer(shown.await?))
 }
 
@@ -214,8 +214,14 @@ pub(super) async fn remove(
     Query(removing): Query<RemovePool>,
 ) -> Result<StatusCode, Problem> {
     let held = app.fills.interrupt(&name);
-    app.change_pools(held, move |ops| ops.remove_pool(&name, removing.force))
+    let permit = app
+        .take(&[PermitKind::pool(&name)], restore::TIMEOUT)
         .await?;
+    app.change_pools(permit, move |ops| {
+        let _held = held;
+        ops.remove_pool(&name, removing.force)
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -247,16 +253,14 @@ impl App {
         fill: Option<FillRequest>,
     ) -> Result<PutAnswer, Problem> {
         let name = first.pool();
-        let permit = match fill {
-            Some(fill) if fill.concurrency == Some(0) => {
-                return Err(Problem::bad_request("concurrency must be at least 1"));
-            }
-            Some(_) => {
-                let bounds = [PermitKind::pool(name)];
-                Some(self.permits.take(&bounds, restore::TIMEOUT).await?)
-            }
-            None => None,
-        };
+        if fill
+            .as_ref()
+            .is_some_and(|fill| fill.concurrency == Some(0))
+        {
+            return Err(Problem::bad_request("concurrency must be at least 1"));
+        }
+        let bounds = [PermitKind::pool(name)];
+        let permit = self.take(&bounds, restore::TIMEOUT).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let progress = RestoreEvent {
@@ -273,7 +277,8 @@ impl App {
         // The reconciler's present fill may be obsolete.
         let changes = matches!(first, PoolStep::Change(..));
         let interrupted = changes.then(|| self.fills.interrupt(first.pool()));
-        self.change_pools((permit, interrupted), move |ops| {
+        self.change_pools(permit, move |ops| {
+            let _interrupted = interrupted;
             let wanted = PutPool { first, fill };
             let put = ops.put_pool(&wanted, &begun)?;
             if let PoolAnswer::Filled(filled) = &put.pool {

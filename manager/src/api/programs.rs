@@ -241,7 +241,7 @@ impl ExecWords<'_> {
 pub(super) async fn session_problem(app: &App, guest: &str, error: AgentError) -> Problem {
     if let AgentError::Lost { .. } = error {
         let name = guest.to_owned();
-        let lives = app.on_guests(move |guests| Ok(guests.outlives_its_channel(&name)?));
+        let lives = app.look_at_guests(move |guests| Ok(guests.outlives_its_channel(&name)?));
         if let Err(ended) = lives.await {
             return ended;
         }
@@ -283,13 +283,12 @@ pub(super) async fn exec(
     Json(asked): Json<ExecRequest>,
 ) -> Result<Answer<ExecAnswer>, Problem> {
     let exec = asked.request()?;
-    let permit = app
-        .permits
-        .take(&[PermitKind::programs(&name)], TIMEOUT)
-        .await?;
+    let permit = app.take(&[PermitKind::programs(&name)], TIMEOUT).await?;
     let found = name.clone();
     let agent = app
-        .on_guests(move |guests| Ok(guests.agent(&found, TIMEOUT)?))
+        .on_guests(permit.clone(), move |guests| {
+            Ok(guests.agent(&found, TIMEOUT)?)
+        })
         .await?;
     let ran = app.operate(permit, move |ops| {
         let input = asked.input.unwrap_or_default();

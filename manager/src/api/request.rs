@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::{
     App,
-    connections::Client,
+    connections::{Client, body_length},
     page,
     problem::{Problem, ToldProblem},
 };
@@ -57,7 +57,7 @@ impl fmt::Display for RequestId {
 }
 
 /// Longest body that is read, as of axum's own limit.
-const BODY_MAX: u64 = 2 << 20;
+pub(super) const BODY_MAX: u64 = 2 << 20;
 
 /// Goes around every request.
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
@@ -77,9 +77,18 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     };
     request.extensions_mut().insert(id.clone());
     let span = tracing::error_span!("request", request_id = %id, %method, path);
-    let mut response = match refuse(&request) {
-        Some(problem) => problem.into_response(),
-        None => next.run(request).instrument(span.clone()).await,
+    let client = request.extensions().get::<Arc<Client>>().cloned();
+    let room = match (refuse(&request), client) {
+        (Some(problem), _) => Err(problem),
+        (None, Some(client)) => {
+            let length = body_length(&request);
+            client.room_for_body(length).await
+        }
+        (None, None) => Ok(None),
+    };
+    let mut response = match room {
+        Err(problem) => problem.into_response(),
+        Ok(_room) => next.run(request).instrument(span.clone()).await,
     };
     drop(in_flight);
     let (took, status) = (begin.elapsed(), response.status());
@@ -104,6 +113,11 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     response
 }
 
+/// Whether a request's body may be of any length, and is never in memory as a whole: a guest's file.
+pub(super) fn is_streamed<B>(request: &axum::http::Request<B>) -> bool {
+    request.method() == Method::PUT && request.uri().path().ends_with("/files")
+}
+
 /// Refuses a request that is invalid for every route.
 fn refuse(request: &Request) -> Option<Problem> {
     let headers = request.headers();
@@ -111,8 +125,7 @@ fn refuse(request: &Request) -> Option<Problem> {
         let detail = "a request of HTTP/1.1 has one header Host (RFC 9112, 3.2)";
         return Some(Problem::bad_request(detail));
     }
-    // A guest's file may be of any length, and is never in memory as a whole.
-    if request.method() == Method::PUT && request.uri().path().ends_with("/files") {
+    if is_streamed(request) {
         return None;
     }
     let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;

@@ -98,8 +98,11 @@ impl App {
         spec: RestoreSpec,
         id: RequestId,
     ) -> Result<RestoreReport, Problem> {
-        let bound = PermitKind::checkpoint(&spec.checkpoint);
-        let permit = self.permits.take(&[bound], TIMEOUT).await?;
+        let bounds = [
+            PermitKind::checkpoint(&spec.checkpoint),
+            PermitKind::restores(),
+        ];
+        let permit = self.take(&bounds, TIMEOUT).await?;
         let cancelled = Arc::<AtomicBool>::default();
         let progress = RestoreEvent {
             request_id: id.to_string(),

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     App, Error, Parts,
     cloud_hypervisor::GuestSockets,
-    connections::{Budget, Clients},
+    connections::{Budget, Clients, Entrance},
     door::{Door, HeaderCase},
     events::Events,
     fills::Fills,
@@ -49,6 +49,9 @@ const PORT_PATIENCE: Duration = Duration::from_secs(10);
 const TOKEN_MIN: usize = 16;
 /// Longest token file that is read.
 const TOKEN_MAX: u64 = 4096;
+/// Threads for the daemon's own calls, which keep pools and watch guests.
+const OWN_THREADS: usize = 40;
+
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -107,7 +110,7 @@ pub fn serve(config: ServeConfig, reload: &Reload) -> Result<ServeEnd, Error> {
     }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(budget.calls)
+        .max_blocking_threads(budget.calls + OWN_THREADS)
         .build()
         .map_err(|source| Error::Start {
             action: "start threads",
@@ -178,7 +181,7 @@ impl Doors {
         let listener = port(address).await?;
         let address = listener.local_addr().unwrap_or(address);
         let clients = Clients::of_port(&self.budget, &self.app.metrics);
-        let router = router(self.app.clone(), Some(token));
+        let router = router(self.app.for_clients(Entrance::Port), Some(token));
         let door = Door::open(&self.app, &clients, listener, router, HeaderCase::Lower);
         self.port = Some(door);
         tracing::info!(%address, "listening on a port, for clients with the token");
@@ -233,7 +236,7 @@ fn async_listener(listener: StdListener, place: &Place) -> Result<UnixListener, 
 pub(super) fn app(config: &ServeConfig, budget: &Budget) -> Result<(App, Arc<Clients>), Error> {
     let metrics = Metrics::new();
     let clients = Clients::of_socket(budget, &metrics);
-    let app = App(Arc::new(Parts {
+    let parts = Arc::new(Parts {
         workers: Arc::new(Workers::new(config)?),
         events: Events::new(),
         metrics,
@@ -243,11 +246,12 @@ pub(super) fn app(config: &ServeConfig, budget: &Budget) -> Result<(App, Arc<Cli
         pools_changed: Notify::new(),
         room: Notify::new(),
         fills: Fills::default(),
-        permits: Permits::new(budget.calls),
+        permits: Permits::new(budget),
         checkpoints: config.checkpoints.clone(),
         draining: watch::Sender::new(false),
-    }));
-    Ok((app, clients))
+    });
+    let by = Entrance::Socket;
+    Ok((App { parts, by }, clients))
 }
 
 async fn run(

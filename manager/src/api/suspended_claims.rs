@@ -35,7 +35,7 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(token): Path<String>,
 ) -> Result<Answer<ClaimStatus>, Problem> {
-    app.operate((), move |folder| {
+    app.look(move |folder| {
         let found = folder.open()?.pools(|pools| pools.find_claim(&token))?;
         Ok(Answer(found.into()))
     })
@@ -70,7 +70,7 @@ pub(super) async fn suspend(
 ) -> Result<Answer<SuspendAnswer>, Problem> {
     let begin = Instant::now();
     let digest = TokenDigest::of(&token);
-    let pool = app.operate((), move |folder| {
+    let pool = app.look(move |folder| {
         let state = folder.state()?;
         match state.suspended_claim(&digest)? {
             Some(suspended) => Ok(suspended.pool),
@@ -81,7 +81,7 @@ pub(super) async fn suspend(
         PermitKind::claim(&token),
         PermitKind::suspends(&format!("pool {}", pool.await?)),
     ];
-    let permit = app.permits.take(&bounds, restore::TIMEOUT).await?;
+    let permit = app.take(&bounds, restore::TIMEOUT).await?;
     let suspended = app.change_pools(permit, move |ops| {
         let wanted = until(ops.cancelled());
         ops.suspend_claim(&token, &wanted)

@@ -13,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{App, ServeConfig, problem::Problem};
+use super::{
+    App, ServeConfig,
+    permits::{Permit, PermitKind},
+    problem::Problem,
+};
 use crate::ops::{Error, OpenFolder, StateFolder};
 use brood_core::{
     engine::{self, Engine},
@@ -265,28 +269,50 @@ impl Drop for CancelOnDrop {
 }
 
 impl App {
-    /// Does an operation on a thread for that. It ends when its client hangs up: every wait checks
-    /// that, so that no thread is held for a client that has gone. What is `held` meanwhile, such as
-    /// a permit, goes when it has ended.
-    pub(super) async fn operate<T: Send + 'static>(
+    /// Waits for a permit for a long call, which these bounds limit.
+    pub(super) async fn take(
         &self,
-        held: impl Send + 'static,
+        bounds: &[PermitKind],
+        limit: Duration,
+    ) -> Result<Permit, Problem> {
+        self.permits.take(self.by, bounds, limit).await
+    }
+
+    /// The same for a change.
+    pub(super) async fn take_change(&self, bounds: &[PermitKind]) -> Result<Permit, Problem> {
+        self.permits.take_change(self.by, bounds).await
+    }
+
+    /// Does an operation that only reads.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
         operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.operate_until(Arc::default(), held, operation).await
+        let permit = self.permits.take_look(self.by).await?;
+        self.operate(permit, operation).await
+    }
+
+    /// Does an operation on a thread for that. It ends when its client hangs up: every wait checks
+    /// that, so that no thread is held for a client that has gone. The permit goes when it has ended.
+    pub(super) async fn operate<T: Send + 'static>(
+        &self,
+        permit: Permit,
+        operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.operate_until(Arc::default(), permit, operation).await
     }
 
     /// The same, with the flag that ends it.
     pub(super) async fn operate_until<T: Send + 'static>(
         &self,
         cancelled: Arc<AtomicBool>,
-        held: impl Send + 'static,
+        permit: Permit,
         operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Problem> {
         let workers = Arc::clone(&self.workers);
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         blocking(move || {
-            let _held = held;
+            let _permit = permit;
             Ok(operation(&mut workers.folder(&cancelled))?)
         })
         .await
@@ -295,10 +321,10 @@ impl App {
     /// Does an operation that changes guests.
     pub(super) async fn change<T: Send + 'static>(
         &self,
-        held: impl Send + 'static,
+        permit: Permit,
         operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Problem> {
-        let result = self.operate(held, operation).await;
+        let result = self.operate(permit, operation).await;
         self.events.poke();
         result
     }
@@ -306,29 +332,40 @@ impl App {
     /// Does an operation that changes pools: the reconciler looks at them afterwards.
     pub(super) async fn change_pools<T: Send + 'static>(
         &self,
-        held: impl Send + 'static,
+        permit: Permit,
         operation: impl FnOnce(&mut RequestFolder<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Problem> {
-        let result = self.change(held, operation).await;
+        let result = self.change(permit, operation).await;
         self.pools_changed.notify_one();
         result
     }
 
-    /// Makes library calls on guests that are no operation, in the same way.
-    pub(super) async fn on_guests<T: Send + 'static>(
+    /// Makes library calls on guests that are no operation, in the same way, and only read.
+    pub(super) async fn look_at_guests<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.operate((), |folder| Ok(work(&mut folder.open()?.guests())))
+        let permit = self.permits.take_look(self.by).await?;
+        self.on_guests(permit, work).await
+    }
+
+    /// The same, when a guest may be waited for.
+    pub(super) async fn on_guests<T: Send + 'static>(
+        &self,
+        permit: Permit,
+        work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.operate(permit, |folder| Ok(work(&mut folder.open()?.guests())))
             .await?
     }
 
     /// The same, for something that is done to them.
     pub(super) async fn change_guests<T: Send + 'static>(
         &self,
+        permit: Permit,
         work: impl FnOnce(&mut Guests<'_>) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.change((), |folder| Ok(work(&mut folder.open()?.guests())))
+        self.change(permit, |folder| Ok(work(&mut folder.open()?.guests())))
             .await?
     }
 }

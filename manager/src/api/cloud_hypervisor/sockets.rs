@@ -183,7 +183,7 @@ impl App {
     /// Serves the sockets of guests that another daemon has served.
     pub(in crate::api) async fn reopen_guest_sockets(self) {
         let app = self.clone();
-        let reopened = self.on_guests(move |guests| {
+        let reopened = self.look_at_guests(move |guests| {
             for name in app.guest_sockets.left() {
                 let guest = match guests.find(&name) {
                     Ok(guest) if guest.state != GuestState::Dead => guest,

@@ -32,7 +32,7 @@ pub(super) async fn info(
     State(app): State<App>,
     Extension(served): Extension<SocketGuest>,
 ) -> Result<Answer<VmInfo>, Problem> {
-    app.on_guests(move |guests| {
+    app.look_at_guests(move |guests| {
         let guest = served.find(guests)?;
         let size = guest.row.memory.0;
         Ok(Answer(VmInfo {
@@ -61,7 +61,7 @@ pub(super) async fn counters(
     State(app): State<App>,
     Extension(served): Extension<SocketGuest>,
 ) -> Result<Answer<VmCounters>, Problem> {
-    app.on_guests(move |guests| {
+    app.look_at_guests(move |guests| {
         let guest = served.find(guests)?;
         Ok(Answer(guests.usage(&guest)?.into()))
     })
@@ -72,9 +72,8 @@ pub(super) async fn pause(
     State(app): State<App>,
     Extension(served): Extension<SocketGuest>,
 ) -> Done {
-    let permit = app.permits.take(&[served.bound()], TIMEOUT).await?;
-    app.change_guests(move |guests| {
-        let _permit = permit;
+    let permit = app.take_change(&[served.end()]).await?;
+    app.change_guests(permit, move |guests| {
         let guest = served.find(guests)?;
         must_be(&guest, GuestState::Running, "paused")?;
         guests.pause(&guest)?;
@@ -87,10 +86,9 @@ pub(super) async fn resume(
     State(app): State<App>,
     Extension(served): Extension<SocketGuest>,
 ) -> Done {
-    let permit = app.permits.take(&[served.bound()], TIMEOUT).await?;
+    let permit = app.take(&[served.bound()], TIMEOUT).await?;
     let took = app
-        .change_guests(move |guests| {
-            let _permit = permit;
+        .change_guests(permit, move |guests| {
             let guest = served.find(guests)?;
             must_be(&guest, GuestState::Paused, "resumed")?;
             match guests.resume(&guest, TIMEOUT) {
@@ -121,14 +119,13 @@ pub(super) async fn snapshot(
     let path = bundle(&config.destination_url, &served.name)?;
     let wanted = served.clone();
     let find = move |guests: &mut Guests<'_>| Ok(wanted.find(guests)?.row.checkpoint);
-    let from = app.on_guests(find).await?;
+    let from = app.look_at_guests(find).await?;
     let bounds = [
         served.bound(),
         PermitKind::suspends(&format!("checkpoint {from}")),
     ];
-    let permit = app.permits.take(&bounds, restore::TIMEOUT).await?;
-    app.change_guests(move |guests| {
-        let _permit = permit;
+    let permit = app.take(&bounds, restore::TIMEOUT).await?;
+    app.change_guests(permit, move |guests| {
         let guest = served.find(guests)?;
         let wanted = until(guests.cancelled);
         guests.snapshot(&guest, &path, &wanted)?;
@@ -195,10 +192,15 @@ impl SocketGuest {
         PermitKind::guest(&self.name)
     }
 
+    fn end(&self) -> PermitKind {
+        PermitKind::end_of(&self.name)
+    }
+
     /// Ends the guest for good.
     async fn destroy(&self, app: &App) -> Result<(), Problem> {
         let served = self.clone();
-        app.change_guests(move |guests| {
+        let permit = app.take_change(&[served.end()]).await?;
+        app.change_guests(permit, move |guests| {
             let guest = served.find(guests)?;
             guests.destroy(&[guest])?.whole()?;
             Ok(())

@@ -32,7 +32,7 @@ impl Budget {
         Self {
             socket: (connections - connections / 4).min(CONNECTIONS_MAX),
             port: (connections / 4).min(CONNECTIONS_MAX / 2),
-            calls: (descriptors / 10).clamp(4, 256),
+            calls: (descriptors / 10).clamp(8, 512),
             guest_sockets: (descriptors / 16).clamp(2, GUEST_SOCKETS_MAX),
         }
     }
@@ -63,8 +63,8 @@ mod tests {
         for (descriptors, socket, port, calls) in [
             (80, 30, 10, 8),
             (1024, 384, 128, 102),
-            (20_000, 2048, 1024, 256),
-            (8, 3, 1, 4),
+            (20_000, 2048, 1024, 512),
+            (8, 3, 1, 8),
         ] {
             let budget = Budget::of(descriptors);
             assert_eq!(

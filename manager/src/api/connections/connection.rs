@@ -20,7 +20,8 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     Client, RequestGuard,
-    bodies::{AnsweringBody, SentBody},
+    bodies::{AnsweringBody, BodyLimit, SentBody},
+    stalls::WatchedStream,
 };
 use crate::api::door::{HeaderCase, Site};
 
@@ -60,6 +61,7 @@ impl ConnectionGuard {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let client = &self.0;
+        let stream = WatchedStream::new(stream, client, client.of.idle);
         let router = TowerToHyperService::new(site.router);
         let service = service_fn(|request| answer(client, &router, request));
         let connection = http1::Builder::new()
@@ -75,7 +77,7 @@ impl ConnectionGuard {
                 // A client that breaks off or speaks no HTTP is its own affair.
                 _ = connection.as_mut() => return,
                 () = client.make_room.notified() => {
-                    if client.is_idle() {
+                    if client.can_be_spared() {
                         client.of.metrics.connections_displaced.inc();
                         return;
                     }
@@ -102,14 +104,11 @@ fn answer(
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let answering = RequestGuard::begin(client);
     request.extensions_mut().insert(Arc::clone(client));
-    let response = router.call(request.map(|body| SentBody::new(body, client)));
+    let limit = BodyLimit::of(&request);
+    let response = router.call(request.map(|body| SentBody::new(body, client, limit)));
+    let client = Arc::clone(client);
     async move {
-        let response = response.await?;
-        Ok(response.map(|body| {
-            Body::new(AnsweringBody {
-                body,
-                _answering: answering,
-            })
-        }))
+        let (response, room) = client.room_for_answer(response.await?).await;
+        Ok(response.map(|body| Body::new(AnsweringBody::new(body, room, answering))))
     }
 }

@@ -92,7 +92,7 @@ pub(in crate::api) async fn stream(
                 "POST to the same path runs a program to its end, and answers with its output",
             )
     })?;
-    let upgraded = client.upgrade();
+    let upgraded = client.upgrade()?;
     let upgrade = upgrade
         .protocols([STREAM_PROTOCOL])
         .max_message_size(MESSAGE_MAX)

@@ -54,10 +54,12 @@ impl Program {
         (choice, exec): (ProgramChoice, protocol::Exec),
     ) -> Result<Self, Problem> {
         let bounds = [PermitKind::programs(guest), app.permits.streams()];
-        let permit = app.permits.take(&bounds, TIMEOUT).await?;
+        let permit = app.take(&bounds, TIMEOUT).await?;
         let found = guest.to_owned();
         let agent = app
-            .on_guests(move |guests| Ok(guests.agent(&found, TIMEOUT)?))
+            .on_guests(permit.clone(), move |guests| {
+                Ok(guests.agent(&found, TIMEOUT)?)
+            })
             .await?;
         let (has_terminal, takes_input) = (exec.terminal.is_some(), exec.input);
         let limit = exec.limit_ms.map(|ms| Duration::from_millis(ms.into()));
