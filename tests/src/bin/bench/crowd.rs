@@ -25,6 +25,8 @@ const LEASE_S: u64 = 3600;
 const PRIVATE_LIMIT: &str = "128K";
 /// Beside the whole crowd a guest may cost this much of what it costs beside a part.
 const LINEAR: Goal = Goal::AtMost(1.1);
+/// Two workers restore so many times as fast as one.
+const TWICE: Goal = Goal::AtLeast(1.9);
 
 /// Milliseconds for each guest, one value for each round.
 #[derive(Default)]
@@ -32,6 +34,10 @@ struct Costs {
     restore: Vec<f64>,
     claim: Vec<f64>,
     destroy: Vec<f64>,
+    /// A guest of all that there are.
+    list: Vec<f64>,
+    /// By how much two workers are faster than one.
+    speed_up: Vec<f64>,
 }
 
 /// Restore, claim and destroy of some guests, beside a part of a crowd and beside all of it.
@@ -46,10 +52,17 @@ pub(crate) fn crowd(workplace: &Workplace) -> Result<Vec<Row>, Error> {
     let mut measure = |others: u32| {
         while there < others {
             let more = part.min(others - there);
-            restore(workplace, &group, &format!("crowd{there}"), more)?;
+            let concurrency = workplace.concurrency;
+            restore(
+                workplace,
+                &group,
+                &format!("crowd{there}"),
+                more,
+                concurrency,
+            )?;
             there += more;
         }
-        beside(workplace, &group, (part / 2).max(1))
+        beside(workplace, &group, others, (part / 2).max(1))
     };
     let few = measure(part)?;
     let many = measure(crowd)?;
@@ -65,6 +78,7 @@ pub(crate) fn crowd(workplace: &Workplace) -> Result<Vec<Row>, Error> {
         ("restore", few.restore, many.restore),
         ("hot claim, p50,", few.claim, many.claim),
         ("destroy", few.destroy, many.destroy),
+        ("list", few.list, many.list),
     ] {
         let ratios: Vec<_> = many
             .iter()
@@ -86,6 +100,12 @@ pub(crate) fn crowd(workplace: &Workplace) -> Result<Vec<Row>, Error> {
         ));
     }
     rows.push(row(
+        format!("restore beside {part}, one worker by two"),
+        "",
+        &few.speed_up,
+        Some(TWICE),
+    ));
+    rows.push(row(
         format!("destroy of all {crowd}, each"),
         "ms",
         &[destroyed],
@@ -94,18 +114,24 @@ pub(crate) fn crowd(workplace: &Workplace) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-/// Restores, claims and destroys guests, as often as there are rounds.
-fn beside(workplace: &Workplace, group: &Group, guests: u32) -> Result<Costs, Error> {
+/// Restores, claims, lists and destroys guests beside `others`, as often as there are rounds.
+fn beside(workplace: &Workplace, group: &Group, others: u32, guests: u32) -> Result<Costs, Error> {
     let mut costs = Costs::default();
+    let brood = &workplace.brood;
     for _ in 0..workplace.rounds {
-        let restored = restore(workplace, group, "more", guests)?;
-        costs
-            .restore
-            .push(restored.wall_s * 1e3 / f64::from(guests));
+        let by_two = restore(workplace, group, "more", guests, 2)?.wall_s;
+        costs.restore.push(by_two * 1e3 / f64::from(guests));
         let begin = Instant::now();
-        workplace.brood.run(&["destroy", "--prefix", "more"])?;
+        brood.run(&["destroy", "--prefix", "more"])?;
         let elapsed_ms = begin.elapsed().as_secs_f64() * 1e3;
         costs.destroy.push(elapsed_ms / f64::from(guests));
+        let by_one = restore(workplace, group, "more", guests, 1)?.wall_s;
+        costs.speed_up.push(by_one / by_two);
+        brood.run(&["destroy", "--prefix", "more"])?;
+        let begin = Instant::now();
+        brood.run(&["list", "--json"])?;
+        let elapsed_ms = begin.elapsed().as_secs_f64() * 1e3;
+        costs.list.push(elapsed_ms / f64::from(others));
         costs.claim.push(claim(workplace)?);
     }
     Ok(costs)
@@ -131,6 +157,7 @@ fn restore(
     group: &Group,
     prefix: &str,
     guests: u32,
+    concurrency: u32,
 ) -> Result<Restored, Error> {
     let brood = &workplace.brood;
     let checkpoint = brood.checkpoint.to_string_lossy();
@@ -140,7 +167,7 @@ fn restore(
         "--guests",
         &guests.to_string(),
         "--concurrency",
-        &workplace.concurrency.to_string(),
+        &concurrency.to_string(),
         "--prefix",
         prefix,
         "--private-limit",
