@@ -42,8 +42,9 @@ pub struct SessionCache(Mutex<HashMap<String, CachedSession>>);
 
 /// A session that stands by, with its lock.
 struct CachedSession {
-    warm: WarmSession,
+    // Its name goes before nurseries see the end, so that they know all results to be recorded.
     lock: RestoreLock,
+    warm: WarmSession,
     since: Instant,
 }
 

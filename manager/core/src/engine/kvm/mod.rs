@@ -130,7 +130,7 @@ impl Engine for Kvm {
     ) -> Result<Box<dyn Session>, Error> {
         suits(checkpoint)?;
         open_kvm()?;
-        Ok(Box::new(fork_server::client::Session::start(
+        Ok(Box::new(fork_server::nurseries::Nurseries::start(
             &self.binary,
             checkpoint,
             run_dir,

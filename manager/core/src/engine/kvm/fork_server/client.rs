@@ -1,16 +1,17 @@
-//! Client side of the nursery: the manager starts it, sends orders and receives reports.
+//! Client side of a nursery: the manager starts it, sends orders and receives reports.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, IoSlice, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -19,7 +20,8 @@ use nix::{
     sys::{
         memfd::{MFdFlags, memfd_create},
         socket::{
-            AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+            AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg,
+            shutdown, socketpair,
         },
         stat::Mode,
     },
@@ -30,15 +32,14 @@ use crate::engine::kvm::{
     fork_server::descriptors::SOCKET,
     vm::layers::Plan,
     wire::{
-        IdentityBytes, Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN,
-        Report, Start, StartGuest, receive_message, send_message,
+        Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN, Report, Start,
+        StartGuest, receive_message, send_message,
     },
 };
 use crate::{
     checkpoint::Checkpoint,
     engine::{
-        Error, GuestOrder, Identity, Outcome, Process, ProcessHandle, RestoredProcess,
-        SessionTerms,
+        Error, Outcome, Process, ProcessHandle, RestoredProcess, SessionTerms,
         restore_lock::{self, LockOwner},
     },
 };
@@ -54,196 +55,246 @@ const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A nursery at work.
 #[derive(Debug)]
-pub(crate) struct Session {
-    socket: OwnedFd,
+pub(super) struct Nursery {
+    pub(super) socket: OwnedFd,
     /// Tells of the nursery's end. The socket does not when a guest was stopped that has answered
     /// and not let go of it yet.
-    handle: ProcessHandle,
+    pub(super) handle: ProcessHandle,
     // It goes on as its guests' parent. There until this is dropped.
-    nursery: Option<Child>,
-    next: u64,
-    /// How guests take their identity.
-    identity_bytes: fn(&Identity) -> IdentityBytes,
+    process: Option<Child>,
+    /// Whether it has said that it takes orders.
+    is_ready: bool,
+    /// How many orders it was given.
+    pub(super) given: u32,
+    /// Those of them without an outcome.
+    pub(super) under_way: HashSet<u64>,
 }
 
-impl Session {
-    /// Starts a nursery for `checkpoint` and waits until it is ready.
-    pub(crate) fn start(
-        binary: &Path,
-        checkpoint: &Checkpoint,
-        run_dir: &Path,
-        lock: &File,
-        terms: &SessionTerms,
-        guest: StartGuest,
-        identity_bytes: fn(&Identity) -> IdentityBytes,
-    ) -> Result<Self, Error> {
-        let io = |action| {
-            move |source: nix::Error| Error::Io {
-                action,
-                source: source.into(),
-            }
-        };
+impl Nursery {
+    /// Starts a nursery. It can be given orders at once, and takes them when it is ready.
+    pub(super) fn start(parts: &NurseryParts) -> Result<Self, Error> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
             None,
             SockFlag::SOCK_CLOEXEC,
         )
-        .map_err(io("make a socket pair"))?;
-        let nursery = spawn(binary, &theirs)
-            .map_err(|e| Error::Nursery(format!("{}: {e}", binary.display())))?;
+        .map_err(|e| Error::Io {
+            action: "make a socket pair",
+            source: e.into(),
+        })?;
+        let nursery = spawn(&parts.binary, &theirs)
+            .map_err(|e| Error::Nursery(format!("{}: {e}", parts.binary.display())))?;
         drop(theirs);
-        let (nursery, handle) = hold(nursery, lock)?;
-
-        let manifest = checkpoint.manifest();
-        let start = Start {
-            guest,
-            layers: Plan::of(checkpoint),
-            working_set: manifest.working_set.clone(),
-            park_after: terms.park_after,
-            enforces_limits: terms.enforces_limits,
-            spares: SPARES,
+        let (process, handle) = hold(nursery, &parts.lock)?;
+        let nursery = Self {
+            socket: ours,
+            handle,
+            process: Some(process),
+            is_ready: false,
+            given: 0,
+            under_way: HashSet::new(),
         };
-        let start = serde_json::to_vec(&start).expect("the orders are plain data");
-        let start = memory_file(&start)?;
-        let kern = memory_file(checkpoint.kern())?;
-        let run_dir = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(io("open the run folder"))?;
-        let mut fds = vec![
-            start.as_raw_fd(),
-            kern.as_raw_fd(),
-            run_dir.as_raw_fd(),
-            lock.as_raw_fd(),
-        ];
-        let layers = checkpoint.layers();
-        fds.extend(layers.iter().map(|layer| layer.memory_file().as_raw_fd()));
+        let fds = parts.descriptors();
         sendmsg::<()>(
-            ours.as_raw_fd(),
+            nursery.socket.as_raw_fd(),
             &[IoSlice::new(&[0])],
             &[ControlMessage::ScmRights(&fds)],
             MsgFlags::MSG_NOSIGNAL,
             None,
         )
         .map_err(|e| Error::Nursery(format!("cannot send it its descriptors: {e}")))?;
-
-        let session = Self {
-            socket: ours,
-            handle,
-            nursery: Some(nursery),
-            next: 0,
-            identity_bytes,
-        };
-        session.wait_until_ready(checkpoint)?;
-        Ok(session)
+        Ok(nursery)
     }
 
     /// Waits until the nursery takes orders.
-    fn wait_until_ready(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let Some(report) = self.receive(READY_TIMEOUT, None)? else {
-            let seconds = READY_TIMEOUT.as_secs();
-            return Err(Error::Nursery(format!(
-                "it was not ready within {seconds} s"
-            )));
+    pub(super) fn wait_until_ready(&mut self, parts: &NurseryParts) -> Result<(), Error> {
+        let mut fds =
+            [self.socket.as_fd(), self.handle.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let begin = Instant::now();
+        loop {
+            let left = READY_TIMEOUT.saturating_sub(begin.elapsed());
+            match poll(
+                &mut fds,
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            ) {
+                Err(nix::Error::EINTR) => {}
+                Ok(0) => {
+                    let seconds = READY_TIMEOUT.as_secs();
+                    return Err(Error::Nursery(format!(
+                        "it was not ready within {seconds} s"
+                    )));
+                }
+                Ok(_) => break,
+                Err(e) => return Err(not_heard(e.into())),
+            }
+        }
+        let Ok(Some(report)) = self.hear() else {
+            return Err(self.broken());
         };
+        if report.kind == REPORT_READY {
+            self.is_ready = true;
+            return Ok(());
+        }
         let text = String::from(&report.text);
         let reason = match report.kind {
-            REPORT_READY => return Ok(()),
-            REPORT_UNUSABLE_KERN => format!("{}: {text}", checkpoint.path().kern().display()),
+            REPORT_UNUSABLE_KERN => format!("{}: {text}", parts.kern_path.display()),
             _ => text,
         };
         Err(Error::Checkpoint {
-            checkpoint: checkpoint.path().to_string(),
+            checkpoint: parts.checkpoint.clone(),
             reason,
         })
     }
 
-    /// Waits as [`Session::wait`](crate::engine::Session::wait) does, and also ends the wait when
-    /// `other` can be read.
-    pub(crate) fn wait_beside(
-        &mut self,
-        other: BorrowedFd<'_>,
-        timeout: Duration,
-    ) -> Result<Option<Outcome>, Error> {
-        Ok(self.receive(timeout, Some(other))?.map(outcome))
-    }
-
-    fn receive(
-        &self,
-        timeout: Duration,
-        other: Option<BorrowedFd<'_>>,
-    ) -> Result<Option<Report>, Error> {
-        let mut fds: Vec<_> = [self.socket.as_fd(), self.handle.as_fd()]
-            .into_iter()
-            .chain(other)
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
-        match poll(
-            &mut fds,
-            PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
-        ) {
-            Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
-            Ok(_) if fds[0].any() == Some(false) => {
-                return match fds[1].any() {
-                    Some(false) => Ok(None),
-                    // Messages from before the nursery's end were still to be read.
-                    _ => Err(self.broken()),
-                };
-            }
-            Ok(_) => {}
-            Err(e) => {
-                return Err(Error::Io {
-                    action: "wait for the nursery",
-                    source: e.into(),
-                });
-            }
-        }
+    /// The next report; `None` when the nursery has ended.
+    fn hear(&self) -> io::Result<Option<Report>> {
         let mut report = Report::new_zeroed();
-        match receive_message(self.socket.as_raw_fd(), &mut report, MsgFlags::empty()) {
+        let socket = self.socket.as_raw_fd();
+        match receive_message(socket, &mut report, MsgFlags::MSG_DONTWAIT) {
             Ok(true) => Ok(Some(report)),
-            Ok(false) => Err(self.broken()),
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Err(self.broken()),
-            Err(source) => Err(Error::Io {
-                action: "hear from the nursery",
-                source,
-            }),
+            Ok(false) => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
-    fn broken(&self) -> Error {
-        let pid = self.nursery.as_ref().map_or(0, Child::id);
-        Error::Nursery(format!("process {pid} ended unasked"))
-    }
-}
-
-impl crate::engine::Session for Session {
-    fn start(&mut self, order: &GuestOrder) -> Result<(), Error> {
-        let wire = WireOrder {
-            seq: self.next,
-            id: order.id.0,
-            memory_limit: order.memory_limit.map_or(0, |limit| limit.0),
-            process_name: order.identity.name.as_str().into(),
-            identity: (self.identity_bytes)(&order.identity),
-        };
-        send_message(self.socket.as_raw_fd(), &wire).map_err(|source| match source.kind() {
+    /// Gives it an order.
+    pub(super) fn order(&mut self, order: &WireOrder) -> Result<(), Error> {
+        send_message(self.socket.as_raw_fd(), order).map_err(|source| match source.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.broken(),
             _ => Error::Io {
                 action: "order a guest from the nursery",
                 source,
             },
         })?;
-        self.next += 1;
+        self.given += 1;
+        self.under_way.insert(order.seq);
         Ok(())
     }
 
-    fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
-        Ok(self.receive(timeout, None)?.map(outcome))
+    /// Takes what there is to read of its socket.
+    pub(super) fn take_report(&mut self) -> Result<Heard, Error> {
+        let report = match self.hear() {
+            Ok(Some(report)) => report,
+            Ok(None) => return Ok(Heard::End),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
+            Err(e) => return Err(not_heard(e)),
+        };
+        if report.kind == REPORT_READY {
+            self.is_ready = true;
+            return Ok(Heard::Nothing);
+        }
+        if !self.is_ready {
+            return Err(Error::Nursery(String::from(&report.text)));
+        }
+        self.under_way.remove(&report.seq);
+        Ok(Heard::Outcome(outcome(report)))
     }
 
-    fn abort(&mut self) {
-        if let Some(nursery) = &mut self.nursery {
-            let _ = nursery.kill();
-            let _ = nursery.wait();
+    /// Tells it that no order comes any more. It lets its spares go, and stays for its guests.
+    pub(super) fn dismiss(&self) {
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Ends it with all guests that have not answered.
+    pub(super) fn kill(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
         }
+    }
+
+    pub(super) fn broken(&self) -> Error {
+        let pid = self.process.as_ref().map_or(0, Child::id);
+        Error::Nursery(format!("process {pid} ended unasked"))
+    }
+}
+
+/// What a nursery's socket had to say.
+pub(super) enum Heard {
+    Outcome(Outcome),
+    /// Nothing about an order.
+    Nothing,
+    /// The nursery has ended.
+    End,
+}
+
+fn not_heard(source: io::Error) -> Error {
+    Error::Io {
+        action: "hear from the nursery",
+        source,
+    }
+}
+
+/// What each nursery of a session is started with.
+#[derive(Debug)]
+pub(super) struct NurseryParts {
+    binary: PathBuf,
+    /// The checkpoint and its `.kern`, for people.
+    checkpoint: String,
+    kern_path: PathBuf,
+    start: File,
+    kern: File,
+    run_dir: OwnedFd,
+    lock: File,
+    layers: Vec<File>,
+}
+
+impl NurseryParts {
+    pub(super) fn new(
+        binary: &Path,
+        checkpoint: &Checkpoint,
+        run_dir: &Path,
+        lock: &File,
+        terms: &SessionTerms,
+        guest: StartGuest,
+    ) -> Result<Self, Error> {
+        let again = |file: &File| {
+            file.try_clone().map_err(|source| Error::Io {
+                action: "keep a file open",
+                source,
+            })
+        };
+        let start = Start {
+            guest,
+            layers: Plan::of(checkpoint),
+            working_set: checkpoint.manifest().working_set.clone(),
+            park_after: terms.park_after,
+            enforces_limits: terms.enforces_limits,
+            spares: SPARES,
+        };
+        let start = serde_json::to_vec(&start).expect("the orders are plain data");
+        let run_dir = open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let layers = checkpoint.layers();
+        Ok(Self {
+            binary: binary.to_owned(),
+            checkpoint: checkpoint.path().to_string(),
+            kern_path: checkpoint.path().kern(),
+            start: memory_file(&start)?,
+            kern: memory_file(checkpoint.kern())?,
+            run_dir: run_dir.map_err(|e| Error::Io {
+                action: "open the run folder",
+                source: e.into(),
+            })?,
+            lock: again(lock)?,
+            layers: layers
+                .iter()
+                .map(|layer| again(layer.memory_file()))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Those that a nursery is sent, in their order.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let mut fds = vec![
+            self.start.as_raw_fd(),
+            self.kern.as_raw_fd(),
+            self.run_dir.as_raw_fd(),
+            self.lock.as_raw_fd(),
+        ];
+        fds.extend(self.layers.iter().map(AsRawFd::as_raw_fd));
+        fds
     }
 }
 
@@ -263,9 +314,9 @@ fn outcome(report: Report) -> Outcome {
     }
 }
 
-impl Drop for Session {
+impl Drop for Nursery {
     fn drop(&mut self) {
-        let Some(mut nursery) = self.nursery.take() else {
+        let Some(mut nursery) = self.process.take() else {
             return;
         };
         // A nursery that goes on is waited for on the side: it outlives this session, and a

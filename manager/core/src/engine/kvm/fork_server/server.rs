@@ -13,7 +13,8 @@
 //! The nursery outlives the command that started it. It is the parent of its guests: it waits for
 //! them, and records how each ended. If the nursery is killed, its guests live on, and only these
 //! records are lost. When the manager has closed the connection, the nursery ends guests that do
-//! not answer soon, because no process waits for them; when its last guest is gone, it ends too.
+//! not answer soon, because no process waits for them; when its last guest is gone, it ends too. So
+//! does one that the manager gives no more orders.
 
 use std::{
     collections::HashMap,
@@ -195,18 +196,15 @@ impl<K: GuestKind> Nursery<K> {
         let Ok(mut children) = ChildTable::new(self.spares) else {
             exit(1)
         };
-        let mut open = true;
-        while open || !children.is_empty() {
-            if open {
+        let mut manager = Manager::Orders;
+        while manager == Manager::Orders || !children.is_empty() {
+            if manager == Manager::Orders {
                 self.breed(&mut children, &pipe);
             }
             let limit = children.orphans.as_ref().and_then(Orphans::limit);
             // SIGCHLD comes in here and nowhere else, so none is missed.
-            let seen = wait(
-                open.then_some(SOCKET),
-                [&pipe.taken, self.last_words.socket()],
-                limit,
-            );
+            let heard = [&pipe.taken, self.last_words.socket()];
+            let seen = wait(manager, heard, limit);
             children.note_taken(&pipe.taken);
             if seen.last_words {
                 self.last_words
@@ -214,15 +212,20 @@ impl<K: GuestKind> Nursery<K> {
             }
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
-                children.reap(open.then_some(SOCKET), &pipe.taken, &mut self.last_words);
+                let listens = manager != Manager::HungUp;
+                children.reap(listens.then_some(SOCKET), &pipe.taken, &mut self.last_words);
             }
             if children.stillborn > MOST_STILLBORN {
                 exit(1);
             }
-            if open && seen.hung_up {
+            if manager == Manager::Orders && seen.orders_ended {
+                // By now every order has its result. The spares see it as well, and end.
+                manager = Manager::Listens;
+            }
+            if manager != Manager::HungUp && seen.hung_up {
                 // The manager has hung up, and so do the spares. Guests that are still being
                 // restored hold the lock and the socket on.
-                open = false;
+                manager = Manager::HungUp;
                 // SAFETY: the descriptor is this process's and nothing uses it from here on.
                 let lock = unsafe { File::from_raw_fd(self.inheritance.restore_lock) };
                 children.orphans = Orphans::new(lock);
@@ -477,25 +480,45 @@ extern "C" fn stop_here(_: libc::c_int) {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
+/// What is to be expected of the manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manager {
+    /// Orders.
+    Orders,
+    /// It gives no more orders, and hears how guests end.
+    Listens,
+    /// It has closed the connection.
+    HungUp,
+}
+
+/// The manager has said that it gives no more orders. nix has no name for it.
+const ORDERS_ENDED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
 /// What a wait saw, besides orders that were taken.
 struct Seen {
     /// A guest's process has said why it ends.
     last_words: bool,
+    /// The manager gives no more orders.
+    orders_ended: bool,
     /// The manager has closed the connection.
     hung_up: bool,
 }
 
 /// Waits until one of `heard` (orders taken, last words) can be read, a child has ended, or the
 /// manager has hung up, and no longer than `limit`.
-fn wait(socket: Option<RawFd>, heard: [&OwnedFd; 2], limit: Option<Duration>) -> Seen {
+fn wait(manager: Manager, heard: [&OwnedFd; 2], limit: Option<Duration>) -> Seen {
     let mut fds = heard
         .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
         .to_vec();
-    if let Some(socket) = socket {
+    if manager != Manager::HungUp {
         // SAFETY: the descriptor stays open while it is polled: nothing else closes it.
-        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
         // Orders are the spares' to take; the end of the conversation shows unasked.
-        fds.push(PollFd::new(socket, PollFlags::empty()));
+        let asked = match manager {
+            Manager::Orders => ORDERS_ENDED,
+            Manager::Listens | Manager::HungUp => PollFlags::empty(),
+        };
+        fds.push(PollFd::new(socket, asked));
     }
     let limit = limit.map(TimeSpec::from_duration);
     let _ = ppoll(&mut fds, limit, Some(SigSet::empty()));
@@ -505,6 +528,11 @@ fn wait(socket: Option<RawFd>, heard: [&OwnedFd; 2], limit: Option<Duration>) ->
     };
     Seen {
         last_words: shows(1, PollFlags::POLLIN),
+        // A flag without a name has nix leave out the others, too; they show at the next wait.
+        orders_ended: fds.get(2).is_some_and(|fd| {
+            fd.revents()
+                .is_none_or(|seen| seen.intersects(ORDERS_ENDED))
+        }),
         hung_up: shows(
             2,
             PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL,

@@ -33,7 +33,7 @@ use crate::{
         ProcessDescription, Session, SessionTerms, Stray, Suspend, Usage, agent_ask, agent_session,
         kvm::{
             device::{open_kvm, virtualization},
-            fork_server::client,
+            fork_server::nurseries::Nurseries,
             limit_group::ParentGroup,
             memory_map, remains, signals, usage,
             wire::StartGuest,
@@ -204,7 +204,7 @@ impl Engine for KvmLinux {
         terms: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error> {
         self.suits(checkpoint)?;
-        let nursery = client::Session::start(
+        let nursery = Nurseries::start(
             &self.program,
             checkpoint,
             run_dir,

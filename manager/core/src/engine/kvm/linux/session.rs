@@ -25,7 +25,7 @@ use crate::{
     checkpoint::LinuxGuest,
     engine::{
         self, Error, GuestOrder, Limit, Outcome, Process, RestoredProcess, agent_ask,
-        kvm::fork_server::client,
+        kvm::fork_server::nurseries::Nurseries,
     },
 };
 
@@ -46,7 +46,7 @@ type Told = (u64, Result<RestoredProcess, String>);
 /// A nursery at work, and the threads of the guests that it has restored.
 #[derive(Debug)]
 pub(super) struct LinuxSession {
-    nursery: client::Session,
+    nursery: Nurseries,
     source: Arc<Source>,
     next: u64,
     /// Orders that the nursery has not answered.
@@ -59,7 +59,7 @@ pub(super) struct LinuxSession {
 }
 
 impl LinuxSession {
-    pub(super) fn new(nursery: client::Session, source: Source) -> Result<Self, Error> {
+    pub(super) fn new(nursery: Nurseries, source: Source) -> Result<Self, Error> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let wake = wake.map_err(|e| Error::Io {
             action: "make an eventfd",
@@ -143,7 +143,7 @@ impl engine::Session for LinuxSession {
             }
             let left = timeout.saturating_sub(begin.elapsed());
             let wake = Arc::clone(&self.wake);
-            let heard = self.nursery.wait_beside(wake.as_fd(), left)?;
+            let heard = self.nursery.wait_beside(Some(wake.as_fd()), left)?;
             if let Some(outcome) = heard.map(|heard| self.hear(heard)).transpose()?.flatten() {
                 return Ok(Some(outcome));
             }
