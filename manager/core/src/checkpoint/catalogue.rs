@@ -124,7 +124,7 @@ pub(crate) fn remove_draft(path: &BundlePath) -> Result<(), Error> {
     if !folder.holds(&path.temporary_name(Part::Manifest))? {
         return Ok(());
     }
-    match Lock::acquire(path, folder) {
+    match Lock::try_acquire(path, folder) {
         Ok(_) | Err(Error::Busy { .. }) => Ok(()),
         Err(e) => Err(e),
     }

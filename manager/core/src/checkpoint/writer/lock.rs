@@ -5,6 +5,8 @@ use std::{
     fs::{File, TryLockError},
     io,
     os::unix::fs::{FileExt, MetadataExt},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -20,6 +22,11 @@ use crate::{
     faults::{self, Point},
     owner_only,
 };
+
+/// How long a held lock is waited for. Whoever removes a dead writer's files, or looks whether there
+/// is a writer, holds it for a moment.
+const PATIENCE: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The temporary manifest, locked. The kernel unlocks it when its holder dies. Dropped, it
 /// removes every temporary file of the bundle, itself last.
@@ -50,45 +57,36 @@ impl Lock {
         }
     }
 
-    /// Locks a bundle, and first removes what dead writers of it left.
+    /// Locks a bundle, and first removes what dead writers of it left. Waits a little for another
+    /// process that has it locked.
     pub(in crate::checkpoint) fn acquire(path: &BundlePath, folder: Folder) -> Result<Self, Error> {
-        let name = path.temporary_name(Part::Manifest);
-        let busy = || Error::Busy {
-            bundle: path.clone(),
-            file: path.dir().join(&name),
-        };
-        // Repeats only when another process came or went between two steps.
-        for _ in 0..100 {
-            let (file, ours) = match folder.create_file(&name)? {
-                Some(file) => (file, true),
-                None => match folder.open_file(&name)? {
-                    Some(file) => (file, false),
-                    None => continue,
-                },
-            };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(busy()),
-                Err(TryLockError::Error(cause)) => {
-                    return Err(Error::io("lock", &folder.file(&name), cause));
+        let begin = Instant::now();
+        loop {
+            match take(path, &folder) {
+                Err(Error::Busy { .. }) if begin.elapsed() < PATIENCE => {
+                    thread::sleep(POLL_INTERVAL);
                 }
+                taken => return Ok(Self::new(path, folder, taken?)),
             }
-            if !names(&folder, &name, &file)? {
-                continue;
-            }
-            if ours {
-                remove_temporaries(path, &folder)?;
-                return Ok(Self {
-                    path: path.clone(),
-                    folder,
-                    file,
-                    cleans: true,
-                });
-            }
-            recover(path, &folder, &file)?;
-            folder.remove(&name)?;
         }
-        Err(busy())
+    }
+
+    /// The same, without waiting.
+    pub(in crate::checkpoint) fn try_acquire(
+        path: &BundlePath,
+        folder: Folder,
+    ) -> Result<Self, Error> {
+        let taken = take(path, &folder)?;
+        Ok(Self::new(path, folder, taken))
+    }
+
+    fn new(path: &BundlePath, folder: Folder, file: File) -> Self {
+        Self {
+            path: path.clone(),
+            folder,
+            file,
+            cleans: true,
+        }
     }
 
     /// The bundle's folder.
@@ -129,6 +127,42 @@ impl Lock {
     pub(super) fn leave(&mut self) {
         self.cleans = false;
     }
+}
+
+/// Makes the temporary manifest and locks it; removes what dead writers left.
+fn take(path: &BundlePath, folder: &Folder) -> Result<File, Error> {
+    let name = path.temporary_name(Part::Manifest);
+    let busy = || Error::Busy {
+        bundle: path.clone(),
+        file: path.dir().join(&name),
+    };
+    // Repeats only when another process came or went between two steps.
+    for _ in 0..100 {
+        let (file, ours) = match folder.create_file(&name)? {
+            Some(file) => (file, true),
+            None => match folder.open_file(&name)? {
+                Some(file) => (file, false),
+                None => continue,
+            },
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+            Err(TryLockError::Error(cause)) => {
+                return Err(Error::io("lock", &folder.file(&name), cause));
+            }
+        }
+        if !names(folder, &name, &file)? {
+            continue;
+        }
+        if ours {
+            remove_temporaries(path, folder)?;
+            return Ok(file);
+        }
+        recover(path, folder, &file)?;
+        folder.remove(&name)?;
+    }
+    Err(busy())
 }
 
 impl Drop for Lock {

@@ -1,11 +1,14 @@
 //! Tests of a writer that dies at each of its steps.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::checkpoint::{BundleState, Checkpoint, list, remove};
+use crate::checkpoint::{BundleState, Checkpoint, catalogue, list, remove};
 
 const STEPS: [Step; 9] = [
     Step::Described,
@@ -259,6 +262,35 @@ fn a_crash_between_two_names_of_one_file_is_recovered() {
         );
         assert_eq!(entries(&dir), 4, "{part:?}");
     }
+}
+
+/// A manager that was killed left a draft; the next one removes it, or looks at it, while whoever
+/// was not answered asks again.
+#[test]
+fn a_writer_is_not_refused_while_a_dead_ones_files_are_removed() {
+    let dir = TempDir::new().unwrap();
+    let path = BundlePath::new(&dir.path().join("web")).unwrap();
+    let draft = dir.path().join(path.temporary_name(Part::Manifest));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sweeper = || {
+            while !done.load(Ordering::Relaxed) {
+                catalogue::remove_draft(&path).unwrap();
+                catalogue::is_being_written(&path).unwrap();
+            }
+        };
+        (0..2).for_each(|_| drop(scope.spawn(sweeper)));
+        for _ in 0..500 {
+            fs::write(&draft, "left").unwrap();
+            let written = Writer::create(&path, Bytes::mib(1));
+            let refused = written.err();
+            if refused.is_some() {
+                done.store(true, Ordering::Relaxed);
+            }
+            assert!(refused.is_none(), "{refused:?}");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
