@@ -5,6 +5,7 @@
 //! sockets, records of how guests ended) belongs to it alone.
 
 mod agent_ask;
+mod agent_calls;
 mod agent_session;
 pub mod bhyve;
 #[cfg(target_os = "linux")]

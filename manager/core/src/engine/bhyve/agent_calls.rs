@@ -10,7 +10,7 @@ use super::{
 use crate::{
     agent::{Access, Agent, AgentPort, StepLimits, prepare_suspend, undo_suspend},
     checkpoint::AgentProtocol,
-    engine::{Error, GuestRef, Limit, agent_ask, agent_session},
+    engine::{Error, GuestRef, Limit, Process, agent_ask, agent_calls::AgentCalls, agent_session},
 };
 
 /// How long `brood-agent` has for its part of a suspend.
@@ -19,15 +19,13 @@ const AGENT_LIMIT: Duration = Duration::from_secs(10);
 const NO_PROGRAMS: &str = "this guest has no brood-agent to run programs: import its checkpoint with \
      --agent COM --agent-protocol frames";
 
-impl Bhyve {
-    /// Has the `brood-agent` of a running guest do something.
-    pub(super) fn with_agent<T>(
+impl AgentCalls for Bhyve {
+    fn open_agent(
         &self,
         guest: GuestRef<'_>,
         access: Access,
         limit: Limit<'_>,
-        act: impl FnOnce(Agent) -> Result<T, agent_ask::Error>,
-    ) -> Result<T, Error> {
+    ) -> Result<(Process, Result<Agent, agent_ask::Error>), Error> {
         let (folder, process) = self.alive(guest)?;
         let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         let (AgentProtocol::Frames, Some(line)) = (record.guest.agent_protocol, record.agent)
@@ -57,12 +55,11 @@ impl Bhyve {
             }))
         };
         let agent = agent_session::begin(&port, access, limit, &|| Ok(()), &failed);
-        agent.and_then(act).map_err(|e| match e {
-            agent_ask::Error::Lost(e) => agent_session::died(self, guest, process, e),
-            agent_ask::Error::Other(e) => e,
-        })
+        Ok((process, agent))
     }
+}
 
+impl Bhyve {
     /// Has a `brood-agent` make its guest ready for a suspend; whether there was one. A suspend that
     /// an earlier command began goes on without.
     pub(super) fn prepare_suspend(

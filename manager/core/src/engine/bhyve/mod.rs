@@ -48,11 +48,11 @@ pub use rctl::{ParseRctlError, Rctl};
 
 use super::{
     After, Answer, Engine, Error, GuestRef, Limit, Process, ProcessDescription, ProcessState,
-    Session, SessionTerms, Stray, Suspend, UnsealedSuspend, Usage, agent_ask,
+    Session, SessionTerms, Stray, Suspend, UnsealedSuspend, Usage, agent_calls::AgentCalls,
     restore_threads::RestoreThreads,
 };
 use crate::{
-    agent::{Access, Agent, wake_up},
+    agent::{Access, Agent},
     checkpoint::{
         AgentProtocol, BhyveGuest, BundlePath, Checkpoint, NoteSeal, Watch,
         manifest::{EngineKind, Manifest},
@@ -279,12 +279,7 @@ impl Engine for Bhyve {
         let (folder, process) = self.alive(guest)?;
         let record = folder.record().map_err(look)?.ok_or(Error::Gone)?;
         if record.guest.agent_protocol == AgentProtocol::Frames {
-            let request = agent_ask::parse(words)?;
-            let access = match request.is_long() {
-                true => Access::Shared,
-                false => Access::Short,
-            };
-            return self.with_agent(guest, access, limit, |agent| request.put(&agent, limit));
+            return self.ask_agent(guest, words, limit);
         }
         let agent = record
             .agent
@@ -346,11 +341,7 @@ impl Engine for Bhyve {
             return Err(Error::Gone);
         }
         if record.guest.agent_protocol == AgentProtocol::Frames {
-            return self.with_agent(guest, Access::Short, limit, |agent| {
-                wake_up(&agent, None)
-                    .map(drop)
-                    .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))
-            });
+            return self.wake_agent(guest, limit);
         }
         if record.agent.is_some() {
             return match self.ask(guest, &["ping".to_owned()], limit) {

@@ -289,20 +289,21 @@ impl Folder {
         Ok(Some(ConsoleLine { stream, lock }))
     }
 
-    /// Begins a session with the guest's agent, for a few requests.
-    pub(super) fn agent(&self, limit: Limit<'_>) -> Result<Agent, agent_ask::Error> {
-        // No broker is started for that.
-        let program = Path::new("");
-        self.agent_while(Access::Short, program, limit, &|| Ok(()))
-    }
-
-    /// The same for as long as anybody likes, beside others; `program` is the brood binary.
-    pub(super) fn shared_agent(
+    /// Begins a session with the guest's agent, for a few requests; or beside others, for as long as
+    /// anybody likes, by a broker that runs `program`.
+    pub(super) fn agent(
         &self,
+        access: Access,
         program: &Path,
         limit: Limit<'_>,
     ) -> Result<Agent, agent_ask::Error> {
-        self.agent_while(Access::Shared, program, limit, &|| Ok(()))
+        self.agent_while(access, program, limit, &|| Ok(()))
+    }
+
+    /// The same for a few requests only.
+    pub(super) fn short_agent(&self, limit: Limit<'_>) -> Result<Agent, agent_ask::Error> {
+        // No broker is started for that.
+        self.agent(Access::Short, Path::new(""), limit)
     }
 
     /// The same for the process that has just started the guest, as long as `wanted` does not say

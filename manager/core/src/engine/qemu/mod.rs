@@ -40,14 +40,14 @@ use nix::sys::signal::Signal;
 use super::{
     Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
     ProcessDescription, ProcessState, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
-    agent_session,
+    agent_calls::AgentCalls,
     kvm::{memory_map, usage},
     process,
     restore_threads::RestoreThreads,
     wrong_engine,
 };
 use crate::{
-    agent::{Access, Agent, StepLimits, wake_up},
+    agent::{Access, Agent, StepLimits},
     checkpoint::{
         Accelerator, Checkpoint, Network, QemuGuest,
         manifest::{EngineKind, Manifest},
@@ -91,25 +91,18 @@ impl Qemu {
         let process = folder.living().map_err(look)?.ok_or(Error::Gone)?;
         Ok((folder, process))
     }
+}
 
-    /// Has the agent of a running guest do something.
-    fn with_agent<T>(
+impl AgentCalls for Qemu {
+    fn open_agent(
         &self,
         guest: GuestRef<'_>,
         access: Access,
         limit: Limit<'_>,
-        act: impl FnOnce(Agent) -> Result<T, agent_ask::Error>,
-    ) -> Result<T, Error> {
+    ) -> Result<(Process, Result<Agent, agent_ask::Error>), Error> {
         let (folder, process) = Self::alive(guest)?;
         suspend::mend(&folder)?;
-        let agent = match access {
-            Access::Shared => folder.shared_agent(&self.program, limit),
-            Access::Short | Access::Alone => folder.agent(limit),
-        };
-        agent.and_then(act).map_err(|e| match e {
-            agent_ask::Error::Lost(e) => agent_session::died(self, guest, process, e),
-            agent_ask::Error::Other(e) => e,
-        })
+        Ok((process, folder.agent(access, &self.program, limit)))
     }
 }
 
@@ -271,13 +264,7 @@ impl Engine for Qemu {
         words: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
-        let request = agent_ask::parse(words)?;
-        let access = if request.is_long() {
-            Access::Shared
-        } else {
-            Access::Short
-        };
-        self.with_agent(guest, access, limit, |agent| request.put(&agent, limit))
+        self.ask_agent(guest, words, limit)
     }
 
     fn agent(&self, guest: GuestRef<'_>, limit: Limit<'_>) -> Result<Agent, Error> {
@@ -313,11 +300,7 @@ impl Engine for Qemu {
         })? {
             return Err(Error::Gone);
         }
-        self.with_agent(guest, Access::Short, limit, |agent| {
-            wake_up(&agent, None)
-                .map(drop)
-                .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))
-        })
+        self.wake_agent(guest, limit)
     }
 
     fn usage(&self, _: GuestRef<'_>, process: Process) -> Result<Usage, Error> {

@@ -67,7 +67,7 @@ pub(super) fn mend(folder: &Folder) -> Result<(), Error> {
         Err(TryLockError::Error(e)) => return Err(io("see whether it is being suspended")(e)),
     }
     Qmp::open(folder)?.execute("cont", &json!({}))?;
-    if let Ok(agent) = folder.agent(Limit::of(AGENT_LIMIT)) {
+    if let Ok(agent) = folder.short_agent(Limit::of(AGENT_LIMIT)) {
         // It thaws by itself after a while.
         let _ = undo_suspend(&agent);
     }
@@ -153,7 +153,7 @@ fn write(
     mut suspend: Suspend<'_>,
 ) -> Result<Manifest, Error> {
     let mark = Mark::take(folder)?;
-    let agent = folder.agent(Limit::of(AGENT_LIMIT)).map_err(lost)?;
+    let agent = folder.short_agent(Limit::of(AGENT_LIMIT)).map_err(lost)?;
     prepare_suspend(&agent, super::step_limits(&guest))
         .map_err(|e| Error::Refused(e.to_string()))?;
     drop(agent);
@@ -162,7 +162,7 @@ fn write(
         if let Some(qmp) = qmp {
             let _ = qmp.execute("cont", &json!({}));
         }
-        if let Ok(agent) = folder.agent(Limit::of(AGENT_LIMIT)) {
+        if let Ok(agent) = folder.short_agent(Limit::of(AGENT_LIMIT)) {
             let _ = undo_suspend(&agent);
         }
     };

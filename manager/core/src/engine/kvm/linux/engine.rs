@@ -23,14 +23,15 @@ use super::{
     suspend,
 };
 use crate::{
-    agent::{Access, Agent, wake_up},
+    agent::{Access, Agent},
     checkpoint::{
         Checkpoint, LinuxGuest,
         manifest::{EngineKind, Manifest, Segment},
     },
     engine::{
         Answer, ConsoleLine, Engine, Error, GuestRef, Limit, MemoryMap, Process,
-        ProcessDescription, Session, SessionTerms, Stray, Suspend, Usage, agent_ask, agent_session,
+        ProcessDescription, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
+        agent_calls::AgentCalls,
         kvm::{
             device::{open_kvm, virtualization},
             fork_server::nurseries::Nurseries,
@@ -93,22 +94,6 @@ impl KvmLinux {
         Ok((folder, process))
     }
 
-    /// Has the agent of a running guest do something.
-    pub(super) fn with_agent<T>(
-        &self,
-        guest: GuestRef<'_>,
-        access: Access,
-        limit: Limit<'_>,
-        act: impl FnOnce(Agent) -> Result<T, agent_ask::Error>,
-    ) -> Result<T, Error> {
-        let (folder, process) = Self::alive(guest)?;
-        let agent = folder.agent(access, &self.program, limit);
-        agent.and_then(act).map_err(|e| match e {
-            agent_ask::Error::Lost(e) => agent_session::died(self, guest, process, e),
-            agent_ask::Error::Other(e) => e,
-        })
-    }
-
     /// Lets a guest's process go on.
     pub(super) fn unfreeze_process(&self, process: Process) -> Result<(), Error> {
         let there = process.signal(Signal::SIGCONT);
@@ -119,6 +104,18 @@ impl KvmLinux {
             true => Ok(()),
             false => Err(Error::Gone),
         }
+    }
+}
+
+impl AgentCalls for KvmLinux {
+    fn open_agent(
+        &self,
+        guest: GuestRef<'_>,
+        access: Access,
+        limit: Limit<'_>,
+    ) -> Result<(Process, Result<Agent, agent_ask::Error>), Error> {
+        let (folder, process) = Self::alive(guest)?;
+        Ok((process, folder.agent(access, &self.program, limit)))
     }
 }
 
@@ -262,13 +259,7 @@ impl Engine for KvmLinux {
         words: &[String],
         limit: Limit<'_>,
     ) -> Result<Box<dyn Answer>, Error> {
-        let request = agent_ask::parse(words)?;
-        let access = if request.is_long() {
-            Access::Shared
-        } else {
-            Access::Short
-        };
-        self.with_agent(guest, access, limit, |agent| request.put(&agent, limit))
+        self.ask_agent(guest, words, limit)
     }
 
     fn agent(&self, guest: GuestRef<'_>, limit: Limit<'_>) -> Result<Agent, Error> {
@@ -294,11 +285,7 @@ impl Engine for KvmLinux {
 
     fn resume(&self, guest: GuestRef<'_>, process: Process, limit: Limit<'_>) -> Result<(), Error> {
         self.unfreeze_process(process)?;
-        self.with_agent(guest, Access::Short, limit, |agent| {
-            wake_up(&agent, None)
-                .map(drop)
-                .map_err(|e| agent_ask::Error::of(e.source, limit.timeout))
-        })
+        self.wake_agent(guest, limit)
     }
 
     fn stop(&self, _: GuestRef<'_>, process: Process) -> io::Result<bool> {

@@ -15,6 +15,7 @@ use crate::{
     },
     engine::{
         After, Error, GuestRef, Limit, Suspend,
+        agent_calls::AgentCalls,
         kvm::{
             device::{engine_version, open_kvm},
             guest::control::Conversation,
