@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "guest.h"
 #include "host.h"
+#include "linux.h"
 #include "options.h"
 
 #include <errno.h>
@@ -83,6 +84,8 @@ start(struct run *run)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(1);	/* it died before it could be bound to us */
+		if (run->options.checkpoint != NULL)
+			linux_run(&run->parts, guest, run->reports[1]);
 		guest_run(&run->parts, guest, run->reports[1]);
 	}
 	run->pids[guest] = pid;
@@ -98,7 +101,7 @@ take_report(struct run *run)
 		{ .fd = run->reports[0], .events = POLLIN },
 		{ .fd = run->signals, .events = POLLIN },
 	};
-	struct guest_report report;
+	struct guest_words report;
 	int ready;
 
 	ready = poll(wake, 2, REPORT_S * 1000);
@@ -249,8 +252,14 @@ main(int argc, char **argv)
 
 	run.parts.memory_bytes = run.options.memory_mib << 20;
 	run.parts.slot_bytes = run.options.small ? SMALL_SLOT_MIB << 20 : run.parts.memory_bytes;
-	if (!host_fits(run.options.guests, run.parts.slot_bytes >> 20) ||
-	    guest_open_kvm(&run.parts) != 0)
+	if (guest_open_kvm(&run.parts) != 0)
+		return (1);
+	if (run.options.checkpoint != NULL) {
+		if (linux_open(&run.parts, run.options.checkpoint) != 0)
+			return (1);
+		run.options.memory_mib = run.parts.memory_bytes >> 20;
+	}
+	if (!host_fits(run.options.guests, run.parts.slot_bytes >> 20))
 		return (1);
 
 	run.signals = take_signals();
@@ -262,7 +271,7 @@ main(int argc, char **argv)
 		perror("floor: cannot prepare");
 		return (1);
 	}
-	if (guest_make_memory(&run.parts, run.options.dir) != 0)
+	if (run.options.checkpoint == NULL && guest_make_memory(&run.parts, run.options.dir) != 0)
 		return (1);
 
 	done = measure(&run);

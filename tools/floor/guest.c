@@ -112,15 +112,20 @@ failed:
 	return (-1);
 }
 
-/* Tells the parent and waits for its signal; after a failure, ends. */
-static _Noreturn void
-report(uint32_t guest, int reports, int error, const char *step)
+void
+guest_tell(uint32_t guest, int reports, int error, const char *step)
 {
-	struct guest_report text = { .guest = guest, .error = error };
+	struct guest_words words = { .guest = guest, .error = error };
 
-	snprintf(text.step, sizeof(text.step), "%s", step);
-	if (write(reports, &text, sizeof(text)) != (ssize_t)sizeof(text) || error != 0)
+	snprintf(words.step, sizeof(words.step), "%s", step);
+	if (write(reports, &words, sizeof(words)) != (ssize_t)sizeof(words) || error != 0)
 		_exit(1);
+}
+
+void
+guest_report(uint32_t guest, int reports, int error, const char *step)
+{
+	guest_tell(guest, reports, error, step);
 	for (;;)
 		pause();
 }
@@ -138,34 +143,34 @@ guest_run(const struct guest_parts *parts, uint32_t guest, int reports)
 	memory = mmap(NULL, parts->memory_bytes, PROT_READ | PROT_WRITE,
 	    MAP_PRIVATE | MAP_NORESERVE, parts->memory, 0);
 	if (memory == MAP_FAILED)
-		report(guest, reports, errno, "mmap of guest memory");
+		guest_report(guest, reports, errno, "mmap of guest memory");
 	vm = ioctl(parts->kvm, KVM_CREATE_VM, 0);
 	if (vm < 0)
-		report(guest, reports, errno, "KVM_CREATE_VM");
+		guest_report(guest, reports, errno, "KVM_CREATE_VM");
 	slot.userspace_addr = (uintptr_t)memory;
 	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot) != 0)
-		report(guest, reports, errno, "KVM_SET_USER_MEMORY");
+		guest_report(guest, reports, errno, "KVM_SET_USER_MEMORY");
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
 	if (vcpu < 0)
-		report(guest, reports, errno, "KVM_CREATE_VCPU");
+		guest_report(guest, reports, errno, "KVM_CREATE_VCPU");
 	run = mmap(NULL, parts->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
 	if (run == MAP_FAILED)
-		report(guest, reports, errno, "mmap of the run page");
+		guest_report(guest, reports, errno, "mmap of the run page");
 
 	/* Out of reset a vCPU runs at the top of 4 GiB: start at CODE_ADDRESS instead. */
 	if (ioctl(vcpu, KVM_GET_SREGS, &sregs) != 0)
-		report(guest, reports, errno, "KVM_GET_SREGS");
+		guest_report(guest, reports, errno, "KVM_GET_SREGS");
 	sregs.cs.base = 0;
 	sregs.cs.selector = 0;
 	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) != 0)
-		report(guest, reports, errno, "KVM_SET_SREGS");
+		guest_report(guest, reports, errno, "KVM_SET_SREGS");
 	if (ioctl(vcpu, KVM_SET_REGS, &regs) != 0)
-		report(guest, reports, errno, "KVM_SET_REGS");
+		guest_report(guest, reports, errno, "KVM_SET_REGS");
 
 	if (ioctl(vcpu, KVM_RUN, 0) != 0)
-		report(guest, reports, errno, "KVM_RUN");
+		guest_report(guest, reports, errno, "KVM_RUN");
 	if (run->exit_reason != KVM_EXIT_IO ||
 	    *((const uint8_t *)run + run->io.data_offset) != 'A')
-		report(guest, reports, EPROTO, "the guest's port write");
-	report(guest, reports, 0, "");
+		guest_report(guest, reports, EPROTO, "the guest's port write");
+	guest_report(guest, reports, 0, "");
 }

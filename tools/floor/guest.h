@@ -17,7 +17,7 @@ struct guest_parts {
 };
 
 /* What a child tells its parent, in one write that a pipe keeps whole. */
-struct guest_report {
+struct guest_words {
 	uint32_t	guest;
 	int32_t		error;		/* errno of what failed, or 0 */
 	char		step[24];	/* what failed, or "" */
@@ -34,5 +34,11 @@ int	guest_make_memory(struct guest_parts *parts, const char *dir);
  * pipe `reports` and waits to be killed. Never returns.
  */
 _Noreturn void	guest_run(const struct guest_parts *parts, uint32_t guest, int reports);
+
+/* Tells the parent; after a failure, ends. */
+void	guest_tell(uint32_t guest, int reports, int error, const char *step);
+
+/* Tells the parent and waits for its signal; after a failure, ends. */
+_Noreturn void	guest_report(uint32_t guest, int reports, int error, const char *step);
 
 #endif

@@ -13,7 +13,7 @@
 
 static const char usage[] =
     "usage: floor [--guests N] [--slot full|small] [--concurrency K] [--memory SIZE]\n"
-    "             [--dir FOLDER] [--hold SECONDS|stdin] [--json]\n"
+    "             [--dir FOLDER] [--linux DIR/NAME] [--hold SECONDS|stdin] [--json]\n"
     "\n"
     "Starts N guests, each the least that is a guest of KVM: fork, private mapping of one memory\n"
     "file, VM, memory slot, vCPU, run to the first port write. Prints how long each took and what\n"
@@ -24,6 +24,8 @@ static const char usage[] =
     "  --concurrency K   in the making at once, 1 to 256 [1]\n"
     "  --memory SIZE     of a guest, whole MiB from 2M to 3G [256M]\n"
     "  --dir FOLDER      where the memory file is made; it has no name there [/var/tmp]\n"
+    "  --linux DIR/NAME  instead, each guest restores this checkpoint of a Linux that brood made\n"
+    "                    on KVM, and runs on; it has taken its time when it begins to run\n"
     "  --hold SECONDS    keep the guests after printing, 0 to 86400 [0];\n"
     "         stdin      until standard input closes\n"
     "  --json            print one JSON object\n";
@@ -80,6 +82,7 @@ options_read(int argc, char **argv)
 		{ "concurrency", required_argument, NULL, 'c' },
 		{ "memory", required_argument, NULL, 'm' },
 		{ "dir", required_argument, NULL, 'd' },
+		{ "linux", required_argument, NULL, 'l' },
 		{ "hold", required_argument, NULL, 'o' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
@@ -108,6 +111,9 @@ options_read(int argc, char **argv)
 			break;
 		case 'd':
 			options.dir = optarg;
+			break;
+		case 'l':
+			options.checkpoint = optarg;
 			break;
 		case 'o':
 			options.hold_s = strcmp(optarg, "stdin") == 0 ? HOLD_UNTIL_STDIN_CLOSES :

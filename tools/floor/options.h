@@ -18,6 +18,7 @@ struct options {
 	int		hold_s;		/* seconds, or HOLD_UNTIL_STDIN_CLOSES */
 	bool		json;
 	const char	*dir;
+	const char	*checkpoint;	/* DIR/NAME of a Linux to restore, or NULL */
 };
 
 /* Reads the command line; ends the process with 2 and a message if it is wrong. */

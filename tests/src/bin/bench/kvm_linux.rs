@@ -13,6 +13,7 @@ use super::{
     Measurement,
     brood::{Brood, Restored},
     error::Error,
+    floor::Measured,
     goal::{Goal, Row},
     workplace::Workplace,
 };
@@ -41,6 +42,7 @@ mkdir -p /ckp
 /brood restore /ckp/linux -n 1 --prefix warm >&2
 printf 'demo '; /brood restore /ckp/demo -n 20 -c 1 --prefix demo --json
 /brood destroy --all >&2
+printf 'floor '; /floor --linux /ckp/linux --guests GUESTS --json
 sleep 5
 used before
 printf 'linux '; /brood restore /ckp/linux -n GUESTS -c 1 --prefix linux --private-limit 1M --json
@@ -64,6 +66,11 @@ pub(crate) fn kvm_linux(workplace: &Workplace) -> Result<Vec<Row>, Error> {
     };
     let kib = |word| number::<f64>(&said, word);
     let (demo, linux) = (restored("demo")?, restored("linux")?);
+    let floor: Measured =
+        serde_json::from_str(line(&said, "floor")?).map_err(|source| Error::Answer {
+            command: "floor".to_owned(),
+            source,
+        })?;
     let each = |kib: f64| kib / 1024.0 / f64::from(guests);
     let (all, own) = (each(kib("after")? - kib("before")?), each(kib("own")?));
     let row = |figure: String, unit, value: f64, goal| {
@@ -90,9 +97,21 @@ pub(crate) fn kvm_linux(workplace: &Workplace) -> Result<Vec<Row>, Error> {
             Some(COST),
         ),
         row(
+            "Linux on KVM: host memory each, of a C program that restores it (floor)".to_owned(),
+            "MiB",
+            floor.per_guest_mib,
+            None,
+        ),
+        row(
             "Linux on KVM: restore p50 in the emulated host".to_owned(),
             "ms",
             of_linux,
+            None,
+        ),
+        row(
+            "Linux on KVM: the floor's there, until its guest begins to run".to_owned(),
+            "ms",
+            floor.restore_ms.p50,
             None,
         ),
         row(
@@ -150,6 +169,7 @@ fn in_host(workplace: &Workplace, guests: u32) -> Result<String, Error> {
     host.arg("--deb").arg(kernel);
     for (file, to) in [
         (&workplace.brood.binary, "/brood"),
+        (&workplace.floor.binary, "/floor"),
         (&state, "/state"),
         (&script, "/script"),
     ] {
