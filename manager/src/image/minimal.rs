@@ -20,9 +20,14 @@ pub(super) const MODULES: [&str; 7] = [
     "virtio_balloon",
 ];
 /// Options of the kernel that all guests have. A guest whose kernel has panicked ends; no page is
-/// zeroed that nobody reads, since each is one that clones no longer share; and no watchdog wakes an
-/// idle guest.
-pub(super) const OPTIONS: &str = "quiet panic=-1 nowatchdog init_on_alloc=0 init_on_free=0";
+/// zeroed that nobody reads, since each is one that clones no longer share.
+///
+/// And nothing wakes an idle guest: no watchdog, no look at the fragments of free memory twice a
+/// second (`HPAGE_FRAG_CHECK_INTERVAL_MSEC` of mm/compaction.c), no average of pressure every two
+/// seconds (`PSI_FREQ` of kernel/sched/psi.c). A thousand guests that are woken five times a second
+/// take a processor, and each wake-up writes pages.
+pub(super) const OPTIONS: &str = "quiet panic=-1 nowatchdog psi=0 sysctl.vm.compaction_proactiveness=0 \
+     init_on_alloc=0 init_on_free=0";
 
 /// How a guest finds its disks.
 pub(super) const DISKS: &str = include_str!("guest/disks");
