@@ -67,7 +67,9 @@ pub fn load(ram: &Memory, kernel: Kernel<'_>, rsdp: GuestAddress) -> Result<Gues
     };
     params.hdr.type_of_loader = OTHER_LOADER;
     params.acpi_rsdp_addr = rsdp.raw_value();
-    let needed = loaded.kernel_load.raw_value() + u64::from(header.init_size);
+    // The kernel unpacks itself at the address that it prefers, if it was loaded below.
+    let unpacked = loaded.kernel_load.raw_value().max(header.pref_address);
+    let needed = unpacked + u64::from(header.init_size);
     if let Some(initrd) = kernel.initrd {
         let (at, size) = load_initrd(ram, initrd, needed.max(loaded.kernel_end))?;
         params.hdr.ramdisk_image = at;
@@ -129,7 +131,10 @@ fn load_initrd(ram: &Memory, mut initrd: &File, above: u64) -> Result<(u32, u32)
     let at = low.min(1 << 31).checked_sub(bytes.len() as u64);
     let at = at.map(|at| at & !0xfff).filter(|&at| at >= above);
     let at = at.ok_or_else(|| {
-        Error::Kernel("the kernel and its initial file system need more memory".to_owned())
+        let needed = (above + bytes.len() as u64).div_ceil(1 << 20);
+        Error::Kernel(format!(
+            "the kernel and its initial file system need {needed} MiB of memory"
+        ))
     })?;
     let written = ram.write_slice(&bytes, GuestAddress(at));
     written.map_err(memory("write the initial file system"))?;
