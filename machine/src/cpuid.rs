@@ -3,7 +3,10 @@
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::error::{Error, at};
+use crate::{
+    cpu_template::CpuTemplate,
+    error::{Error, at},
+};
 
 /// Number of the local APIC, in EBX of leaf 1.
 const APIC_ID_SHIFT: u32 = 24;
@@ -19,8 +22,8 @@ const HYPERVISOR: u32 = 1 << 31;
 /// Several logical processors, in EDX of leaf 1.
 const SEVERAL: u32 = 1 << 28;
 
-/// What processor `id` of `count` says: all that the host's KVM supports.
-pub(crate) fn of_vcpu(kvm: &Kvm, id: u8, count: u8) -> Result<CpuId, Error> {
+/// What processor `id` of `count` says: what the host's KVM supports, as far as the template has it.
+pub(crate) fn of_vcpu(kvm: &Kvm, id: u8, count: u8, template: CpuTemplate) -> Result<CpuId, Error> {
     let mut table = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(at("list the processor's features"))?;
@@ -57,7 +60,14 @@ pub(crate) fn of_vcpu(kvm: &Kvm, id: u8, count: u8) -> Result<CpuId, Error> {
             _ => {}
         }
     }
-    Ok(table)
+    template.cut(table)
+}
+
+/// Whether a guest with this table has XSAVE.
+pub(crate) fn has_xsave(table: &[kvm_cpuid_entry2]) -> bool {
+    const XSAVE: u32 = 1 << 26;
+    let one = table.iter().find(|e| e.function == 1);
+    one.is_some_and(|e| e.ecx & XSAVE != 0)
 }
 
 /// Register of a CPUID leaf.
@@ -65,15 +75,18 @@ type Register = fn(&kvm_cpuid_entry2) -> u32;
 
 /// Registers with a feature in each bit: leaf, subleaf, name, the register, and the bits that depend
 /// on what the guest does, or that a guest is given though KVM does not list them.
-const FEATURES: [(u32, u32, &str, Register, u32); 8] = [
+const FEATURES: [(u32, u32, &str, Register, u32); 11] = [
     (1, 0, "ecx", |e| e.ecx, TSC_DEADLINE | OSXSAVE | HYPERVISOR),
     (1, 0, "edx", |e| e.edx, SEVERAL),
     (7, 0, "ebx", |e| e.ebx, 0),
     (7, 0, "ecx", |e| e.ecx, 1 << 4),
     (7, 0, "edx", |e| e.edx, 0),
+    (7, 1, "eax", |e| e.eax, 0),
     (0xd, 1, "eax", |e| e.eax, 0),
+    (0x4000_0001, 0, "eax", |e| e.eax, 0),
     (0x8000_0001, 0, "ecx", |e| e.ecx, 0),
     (0x8000_0001, 0, "edx", |e| e.edx, 0),
+    (0x8000_0008, 0, "ebx", |e| e.ebx, 0),
 ];
 
 /// The first feature of a guest's table that a host's table does not have.

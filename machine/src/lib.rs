@@ -14,6 +14,7 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod channel;
+pub mod cpu_template;
 mod cpuid;
 pub mod error;
 pub mod irq;

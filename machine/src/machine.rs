@@ -7,6 +7,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::{
+    cpu_template::CpuTemplate,
     cpuid,
     error::{Error, at},
     irq::{GsiLine, Irq},
@@ -27,14 +28,16 @@ pub struct Machine {
     pub vcpus: Vec<Vcpu>,
     /// Its memory.
     pub ram: Memory,
+    /// What its processors are.
+    pub template: CpuTemplate,
 }
 
 impl Machine {
-    /// Makes a machine over this memory.
+    /// Makes a machine over this memory, with processors of this template.
     ///
     /// # Errors
     /// When KVM lacks something that it takes.
-    pub fn new(kvm: &Kvm, ram: Memory, vcpus: u8) -> Result<Self, Error> {
+    pub fn new(kvm: &Kvm, ram: Memory, vcpus: u8, template: CpuTemplate) -> Result<Self, Error> {
         if !(1..=VCPUS_MAX).contains(&vcpus) {
             let what = format!("a guest has 1 to {VCPUS_MAX} processors");
             return Err(Error::Refused(what));
@@ -59,7 +62,7 @@ impl Machine {
         }
         let vcpus = (0..vcpus).map(|id| {
             let fd = vm.create_vcpu(id.into()).map_err(at("create a vCPU"))?;
-            let table = cpuid::of_vcpu(kvm, id, vcpus)?;
+            let table = cpuid::of_vcpu(kvm, id, vcpus, template)?;
             fd.set_cpuid2(&table).map_err(at("set the CPUID table"))?;
             set_local_interrupts(&fd)?;
             Ok(Vcpu::new(fd, ram.clone()))
@@ -69,6 +72,7 @@ impl Machine {
             vm: Arc::new(vm),
             vcpus,
             ram,
+            template,
         })
     }
 

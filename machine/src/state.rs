@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bus::{Bus, BusState},
+    cpu_template::CpuTemplate,
     cpuid,
     error::{Error, at},
     machine::{Machine, VCPUS_MAX},
@@ -36,6 +37,8 @@ const ENTRIES_MAX: usize = 256;
 pub struct MachineState {
     format: String,
     version: u32,
+    #[serde(default)]
+    template: CpuTemplate,
     vcpus: Vec<VcpuState>,
     irqchip: IrqchipState,
     /// The guest's kvm-clock, in nanoseconds since its boot.
@@ -68,15 +71,19 @@ struct VcpuState {
 }
 
 impl MachineState {
-    /// Reads the state of a machine whose processors have been called back.
+    /// Reads the state of a machine; its processors have been called back from their threads.
     ///
     /// # Errors
     /// When KVM does not say it.
-    pub fn capture(kvm: &Kvm, vm: &VmFd, vcpus: &[Vcpu], bus: &Bus) -> Result<Self, Error> {
-        let vcpus = vcpus.iter().map(|vcpu| VcpuState::capture(kvm, vcpu));
+    pub fn capture(kvm: &Kvm, machine: &Machine, vcpus: &[Vcpu], bus: &Bus) -> Result<Self, Error> {
+        let (vm, template) = (&machine.vm, machine.template);
+        let vcpus = vcpus
+            .iter()
+            .map(|vcpu| VcpuState::capture(kvm, vcpu, template));
         Ok(Self {
             format: FORMAT.to_owned(),
             version: VERSION,
+            template,
             vcpus: vcpus.collect::<Result<_, _>>()?,
             irqchip: IrqchipState::capture(vm)?,
             clock_ns: vm.get_clock().map_err(at("read the guest's clock"))?.clock,
@@ -133,6 +140,12 @@ impl MachineState {
         let supported = supported.map_err(at("read the CPUID table that KVM supports"))?;
         let mut vcpus = self.vcpus.iter();
         Ok(vcpus.find_map(|vcpu| cpuid::missing(&vcpu.cpuid, supported.as_slice())))
+    }
+
+    /// What its processors are.
+    #[must_use]
+    pub fn template(&self) -> CpuTemplate {
+        self.template
     }
 
     /// How many processors the machine has.
@@ -234,13 +247,13 @@ impl IrqchipState {
 }
 
 impl VcpuState {
-    fn capture(kvm: &Kvm, vcpu: &Vcpu) -> Result<Self, Error> {
+    fn capture(kvm: &Kvm, vcpu: &Vcpu, template: CpuTemplate) -> Result<Self, Error> {
         let fd = vcpu.fd();
         // Pending work is put into what the calls below read: this one comes first.
         let mp_state = fd.get_mp_state().map_err(at("read the MP state"))?;
         let indices = kvm.get_msr_index_list().map_err(at("list the MSRs"))?;
         let mut msrs = Vec::new();
-        for &index in indices.as_slice() {
+        for &index in indices.as_slice().iter().filter(|&&i| template.has_msr(i)) {
             let entry = kvm_msr_entry {
                 index,
                 ..Default::default()
@@ -258,16 +271,19 @@ impl VcpuState {
         timer.sort_unstable();
         wake_lost_timer(&mut timer);
         let cpuid = fd.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
+        let cpuid = cpuid.map_err(at("read the CPUID table"))?;
+        let xcrs = if cpuid::has_xsave(cpuid.as_slice()) {
+            fd.get_xcrs().map_err(at("read the XCRs"))?
+        } else {
+            kvm_xcrs::default()
+        };
         Ok(Self {
-            cpuid: cpuid
-                .map_err(at("read the CPUID table"))?
-                .as_slice()
-                .to_vec(),
+            cpuid: cpuid.as_slice().to_vec(),
             mp_state,
             regs: fd.get_regs().map_err(at("read the registers"))?,
             sregs: fd.get_sregs().map_err(at("read the system registers"))?,
             xsave: fd.get_xsave().map_err(at("read the XSAVE area"))?,
-            xcrs: fd.get_xcrs().map_err(at("read the XCRs"))?,
+            xcrs,
             debug_regs: fd
                 .get_debug_regs()
                 .map_err(at("read the debug registers"))?,
@@ -295,7 +311,10 @@ impl VcpuState {
         fd.set_regs(&self.regs).map_err(at("set the registers"))?;
         fd.set_sregs(&self.sregs)
             .map_err(at("set the system registers"))?;
-        fd.set_xcrs(&self.xcrs).map_err(at("set the XCRs"))?;
+        // A host whose processor has no XSAVE has none of these registers.
+        if cpuid::has_xsave(&self.cpuid) {
+            fd.set_xcrs(&self.xcrs).map_err(at("set the XCRs"))?;
+        }
         // SAFETY: no dynamic feature was enabled for this process (arch_prctl), so KVM reads no more
         // than the 4,096 bytes that `kvm_xsave` has.
         unsafe { fd.set_xsave(&self.xsave) }.map_err(at("set the XSAVE area"))?;

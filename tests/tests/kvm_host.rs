@@ -163,10 +163,15 @@ fn the_kvm_engine_keeps_its_contract_on_hardware_virtualisation() {
 
 /// Runs a script in a host of so much memory, with brood and the image `tiny` there.
 fn run_there(memory: &str, script: &str) -> Option<Ran> {
+    let empty = tempfile::tempdir().unwrap();
+    run_with(empty.path(), &["--memory", memory], script)
+}
+
+/// The same in a host with these options, and with these checkpoints in `/ckp`.
+fn run_with(checkpoints: &Path, options: &[&str], script: &str) -> Option<Ran> {
     let (agent, packages) = image_builder()?;
     let dir = tempfile::tempdir().unwrap();
-    let (state, empty) = (dir.path().join("state"), dir.path().join("ckp"));
-    fs::create_dir(&empty).unwrap();
+    let state = dir.path().join("state");
     build_image(&state, &agent, &packages);
     let file = dir.path().join("script");
     fs::write(&file, format!("{PRELUDE}{script}")).unwrap();
@@ -175,13 +180,14 @@ fn run_there(memory: &str, script: &str) -> Option<Ran> {
     for (path, to) in [
         (&brood, "/brood"),
         (&state, "/state"),
-        (&empty, "/ckp"),
+        (&checkpoints.to_owned(), "/ckp"),
         (&file, "/script"),
     ] {
         let path = path.to_str().expect("plain letters");
         host.args(["--file", &format!("{path}:{to}")]);
     }
-    host.args(["--memory", memory, "--", "/bin/busybox", "sh", "/script"]);
+    host.args(options);
+    host.args(["--", "/bin/busybox", "sh", "/script"]);
     Some(Running::start(host).wait_within(WHOLE).ok())
 }
 
@@ -321,4 +327,70 @@ value processors s-1 nproc
 on_each='for n in 0 1 2 3; do taskset $((1 << n)) sh -c "cut -d \" \" -f 39 /proc/self/stat"; done'
 for n in 1 2; do value smp-$n s-$n "echo \$($on_each)"; done
 /brood destroy --all >&2
+"#;
+
+/// A host's processor without what came after x86-64-v2.
+const LESSER: &str = "EPYC-Rome,svm=on,npt=on,-xsave,-avx,-avx2,-fma,-f16c,-bmi1,-bmi2,-movbe,-abm,\
+     -rdrand,-smep,-smap,-fsgsbase";
+
+#[test]
+fn a_checkpoint_of_a_cpu_template_is_restored_on_a_lesser_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(ran) = run_with(dir.path(), &[], TEMPLATE) else {
+        return;
+    };
+    let inspected = after(&ran, "checkpoint");
+    assert_eq!(inspected["linux"]["cpu_template"], "v2");
+    // This host has more than the template, and its guest does not see it.
+    assert_eq!(after(&ran, "of-host"), "avx2");
+    assert_eq!(after(&ran, "of-guest"), "none");
+    let file = dir.path().join("bundle");
+    let (_, bundle) = ran.stdout.split_once("BUNDLE\n").expect("a bundle");
+    fs::write(&file, bundle).unwrap();
+    let checkpoints = dir.path().join("ckp");
+    fs::create_dir(&checkpoints).unwrap();
+    let mut unpack = Command::new("sh");
+    unpack
+        .args(["-c", r#"base64 -d <"$1" | tar -xz -C "$2""#, "sh"])
+        .args([&file, &checkpoints]);
+    let _ = Running::start(unpack).wait().ok();
+    let there = run_with(&checkpoints, &["--cpu", LESSER], LESSER_HOST).unwrap();
+    assert_eq!(after(&there, "of-host"), "none");
+    assert_eq!(whole(&after(&there, "restored")["restored"]), 1);
+    assert_eq!(after(&there, "moved"), "it runs on");
+    let refused = there
+        .stderr
+        .lines()
+        .find(|line| line.contains("CPU template v3"));
+    let refused = refused.unwrap_or_else(|| panic!("{}", there.stderr));
+    assert!(
+        refused.contains("it has no CPUID leaf 0x1, ecx bit 12"),
+        "{refused}"
+    );
+    // A kernel that does not fit is refused, and does not run into the end of memory.
+    let small = "the kernel and its initial file system need 7";
+    assert!(there.stderr.contains(small), "{}", there.stderr);
+}
+
+/// Makes a checkpoint of a template, looks at a clone, and writes the bundle out.
+const TEMPLATE: &str = r#"
+avx2='grep -qw avx2 /proc/cpuinfo && echo avx2 || echo none'
+/brood checkpoint make tiny /ckp/v2 --memory 96M --cpu-template v2 >&2
+say checkpoint checkpoint inspect /ckp/v2
+/brood restore /ckp/v2 -n 1 --prefix w >&2
+printf 'of-host "%s"\n' "$(eval "$avx2")"
+value of-guest w-1 "$avx2"
+/brood destroy --all >&2
+echo BUNDLE
+cd /ckp && tar -c v2.* | gzip -1 | base64
+"#;
+
+/// Restores it where the processor is another.
+const LESSER_HOST: &str = r#"
+printf 'of-host "%s"\n' "$(grep -qw avx2 /proc/cpuinfo && echo avx2 || echo none)"
+say restored restore /ckp/v2 -n 1 --prefix moved
+value moved moved-1 echo it runs on
+/brood destroy --all >&2
+! /brood checkpoint make tiny /ckp/v3 --memory 96M --cpu-template v3
+! /brood checkpoint make tiny /ckp/small --memory 64M
 "#;

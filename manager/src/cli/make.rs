@@ -14,7 +14,7 @@ use crate::{config::Config, failure::Failure, ops::ImageBoot};
 use brood_core::{
     checkpoint::{BundlePath, Network},
     disk,
-    engine::{Booted, Limit, qemu::BootDisk},
+    engine::{Booted, Limit, kvm::CpuTemplate, qemu::BootDisk},
     units::{Bytes, parse_duration},
 };
 
@@ -28,6 +28,7 @@ Examples:
   brood checkpoint make tiny /var/tmp/ckp/warm --memory 256M --cpus 2 --warm 'ls -R /lib'
   brood checkpoint make web /var/tmp/ckp/web --root disk --disk 4G
   brood checkpoint make tiny /var/tmp/ckp/small --engine kvm
+  brood checkpoint make tiny /var/tmp/ckp/anywhere --engine kvm --cpu-template v3
   brood checkpoint make web /var/tmp/ckp/own --disk reflink:/images/data.img")]
 pub(super) struct Make {
     /// Name of the image
@@ -41,6 +42,10 @@ pub(super) struct Make {
     /// Virtual CPUs
     #[arg(long, default_value_t = 1, value_name = "N")]
     cpus: u32,
+    /// Processor that the guest sees, with --engine kvm: host, all that this host has; or v2 or v3, the
+    /// features of that level of x86-64, so that its checkpoint is restored on each host that has them
+    #[arg(long, default_value = "host", value_name = "TEMPLATE")]
+    cpu_template: CpuTemplate,
     /// Network that the guest has a card for: none or user
     #[arg(long, default_value = "none", value_name = "NET")]
     net: Network,
@@ -98,6 +103,7 @@ impl Make {
             image: &self.image,
             memory: self.memory,
             vcpus: self.cpus,
+            cpu_template: self.cpu_template,
             network: self.net,
             root_on_disk: self.root == RootPlace::Disk,
             disk: self.disk.as_ref(),

@@ -35,7 +35,7 @@ use brood_core::{
     checkpoint::{Network, manifest::EngineKind},
     engine::{
         Boot, BootImage, BootObserver, BootRoot, Booted, Limit,
-        kvm::KvmLinux,
+        kvm::{CpuTemplate, KvmLinux},
         qemu::{BootDisk, Qemu},
     },
     state::State,
@@ -60,6 +60,8 @@ pub(crate) struct ImageBoot<'a> {
     pub(crate) image: &'a str,
     pub(crate) memory: Bytes,
     pub(crate) vcpus: u32,
+    /// The processor that it sees, with the KVM engine.
+    pub(crate) cpu_template: CpuTemplate,
     pub(crate) network: Network,
     /// Whether clones read its root file system from a disk.
     pub(crate) root_on_disk: bool,
@@ -185,6 +187,7 @@ impl Local {
             image: &image,
             memory,
             vcpus: wanted.vcpus,
+            cpu_template: wanted.cpu_template,
             network: wanted.network,
             root: root.as_ref(),
             disk: wanted.disk,

@@ -197,6 +197,9 @@ pub struct LinuxGuest {
     pub nonce: String,
     /// Digest of the image that it was booted from.
     pub image: String,
+    /// The processor that it sees: `host`, all that the host had that made it; or `v2` or `v3`, the
+    /// features of that level of x86-64 only.
+    pub cpu_template: String,
 }
 
 /// What the guest itself must do to be counted as restored.

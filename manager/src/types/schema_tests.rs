@@ -305,6 +305,7 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
             virtualization: text("svm"),
             nonce: "0".repeat(32),
             image: "0".repeat(64),
+            cpu_template: text("v2"),
         }),
         parent: Some(manifest::Parent {
             path: text("base"),

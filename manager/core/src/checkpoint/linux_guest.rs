@@ -16,4 +16,12 @@ pub struct LinuxGuest {
     pub nonce: String,
     /// Digest of the image that it was booted from.
     pub image: String,
+    /// The processor that it sees: `host`, all that the host had that made it; or `v2` or `v3`, the
+    /// features of that level of x86-64 only.
+    #[serde(default = "host")]
+    pub cpu_template: String,
+}
+
+fn host() -> String {
+    "host".to_owned()
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use brood_machine::cpu_template::CpuTemplate;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::{Error, Limit, agent_ask, qemu::BootDisk};
@@ -54,6 +55,8 @@ pub struct Boot<'a> {
     pub memory: Bytes,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// What they are. QEMU's guests have no template.
+    pub cpu_template: CpuTemplate,
     /// The network that it has a card for.
     pub network: Network,
     /// Its root file system, when that is to be on a disk that all clones read.

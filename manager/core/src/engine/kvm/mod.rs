@@ -44,6 +44,7 @@ use verdict::Verdicts;
 use vm::vcpu::VcpuState;
 use wire::StartGuest;
 
+pub use brood_machine::cpu_template::CpuTemplate;
 pub use exit_reason::ExitReason;
 pub use fork_server::client::NURSERY_COMMAND;
 pub use linux::KvmLinux;

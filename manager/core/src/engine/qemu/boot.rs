@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use brood_machine::cpu_template::CpuTemplate;
 use serde_json::json;
 
 use super::{
@@ -136,6 +137,12 @@ fn check(boot: &Boot<'_>) -> Result<(), Error> {
     }
     if !(1..=VCPUS_MAX).contains(&boot.vcpus) {
         return refuse(format!("a guest has 1 to {VCPUS_MAX} virtual CPUs"));
+    }
+    if boot.cpu_template != CpuTemplate::Host {
+        return refuse(
+            "CPU templates are the KVM engine's (--engine kvm); QEMU names processors of its own"
+                .to_owned(),
+        );
     }
     if let Some(BootDisk::Empty(size)) = boot.disk
         && (!SIZES.contains(size) || !size.0.is_multiple_of(1 << 20))

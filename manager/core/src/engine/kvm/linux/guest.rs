@@ -114,7 +114,7 @@ fn machine(
     // SAFETY: the mapping is dropped after the machine. No reference into it is ever made.
     let memory = unsafe { memory::over(start, ram.size()) }.map_err(|e| e.to_string())?;
     let vcpus = u8::try_from(state.vcpus()).map_err(|e| e.to_string())?;
-    let parts = Parts::new(kvm, memory, vcpus).map_err(|e| e.to_string())?;
+    let parts = Parts::new(kvm, memory, vcpus, state.template()).map_err(|e| e.to_string())?;
     let applied = state.apply(&parts.machine, &parts.bus);
     applied.map_err(StartError::kern)?;
     Ok((ram, parts))
@@ -358,7 +358,7 @@ impl Guest<'_> {
         let inheritance = self.inheritance;
         let (kvm, layers) = (&inheritance.kvm, &inheritance.layers);
         let Parts { machine, bus, .. } = &self.parts;
-        let state = MachineState::capture(kvm, &machine.vm, &vcpus, bus);
+        let state = MachineState::capture(kvm, machine, &vcpus, bus);
         let written = state
             .map_err(|e| Reply::new(REPLY_FAILED, &e.to_string()))
             .and_then(|state| to.write(&state.to_bytes(), layers, &self.ram, &|| !hung_up(client)));

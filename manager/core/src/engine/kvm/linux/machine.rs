@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 
 use brood_machine::{
     bus::{Bus, Devices},
+    cpu_template::CpuTemplate,
     error::Error,
     machine::Machine,
     memory::Memory,
@@ -48,8 +49,13 @@ pub(super) fn devices() -> Vec<Device> {
 
 impl Parts {
     /// Makes a machine over this memory.
-    pub(super) fn new(kvm: &Kvm, memory: Memory, vcpus: u8) -> Result<Self, Error> {
-        let machine = Machine::new(kvm, memory, vcpus)?;
+    pub(super) fn new(
+        kvm: &Kvm,
+        memory: Memory,
+        vcpus: u8,
+        template: CpuTemplate,
+    ) -> Result<Self, Error> {
+        let machine = Machine::new(kvm, memory, vcpus, template)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let wake = Arc::new(wake.map_err(|e| Error::Io {
             action: "make an eventfd",

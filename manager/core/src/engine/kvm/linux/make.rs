@@ -56,7 +56,10 @@ fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
 }
 
 fn machine(error: &MachineError) -> Error {
-    Error::Boot(error.to_string())
+    match error {
+        MachineError::Refused(why) => Error::Refused(why.clone()),
+        other => Error::Boot(other.to_string()),
+    }
 }
 
 /// Refuses what this machine does not have.
@@ -124,6 +127,7 @@ impl KvmLinux {
             virtualization: virtualization().to_owned(),
             nonce: format!("{:032x}", u128::from_be_bytes(nonce)),
             image: boot.image.digest.clone(),
+            cpu_template: boot.cpu_template.to_string(),
         });
         let description = Description {
             guest: to_name(boot),
@@ -169,7 +173,8 @@ impl Template {
         let (kernel, initrd) = (open(&boot.image.kernel)?, open(&boot.image.initramfs)?);
         let ram = memory::map(boot.memory.0, Backing::Shared(file)).map_err(|e| machine(&e))?;
         let vcpus = u8::try_from(boot.vcpus).expect("their number was checked");
-        let mut parts = Parts::new(&kvm, ram.clone(), vcpus).map_err(|e| machine(&e))?;
+        let mut parts =
+            Parts::new(&kvm, ram.clone(), vcpus, boot.cpu_template).map_err(|e| machine(&e))?;
         let rsdp = acpi::write(&ram, vcpus, parts.bus.virtio_count()).map_err(|e| machine(&e))?;
         let line = format!("{} {}", boot.image.command_line, boot::COMMAND_LINE);
         let kernel = boot::Kernel {
@@ -256,8 +261,7 @@ impl Template {
         let Parts {
             machine: of, bus, ..
         } = &self.parts;
-        let state =
-            MachineState::capture(&self.kvm, &of.vm, &vcpus, bus).map_err(|e| machine(&e))?;
+        let state = MachineState::capture(&self.kvm, of, &vcpus, bus).map_err(|e| machine(&e))?;
         Ok(state.to_bytes())
     }
 }
