@@ -17,6 +17,7 @@ use brood_machine::{
         block::{Block, Storage},
         console::{Console, WAITING_MAX},
         mmio::MmioDevice,
+        net::{FRAME_MAX, Net, Wire},
         rng::Rng,
     },
 };
@@ -36,11 +37,16 @@ const DISK: usize = 64 << 10;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let mut left = Unstructured::new(input);
-    let _ = left.arbitrary::<u8>().map(|kind| match kind % 5 {
+    let _ = left.arbitrary::<u8>().map(|kind| match kind % 6 {
         0 => drive(disk(false), &mut left, nothing),
         1 => drive(disk(true), &mut left, nothing),
         2 => drive(Rng::new(Box::new(io::repeat(0x5a))), &mut left, nothing),
         3 => drive(Balloon::new(), &mut left, nothing),
+        4 => drive(
+            Net::new([2; 6], Box::new(Ether), Box::new(|| ())),
+            &mut left,
+            network,
+        ),
         _ => drive(
             Console::new("org.brood", Box::new(|| ())),
             &mut left,
@@ -71,17 +77,17 @@ impl Storage for Disk {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let at = offset as usize;
         self.0.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 
-    fn zero(&mut self, offset: u64, length: u64) -> io::Result<()> {
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
         let at = offset as usize;
         self.0.lock().unwrap()[at..at + length as usize].fill(0);
         Ok(())
@@ -114,6 +120,21 @@ fn other_end(console: &mut Console, by: u8) -> bool {
     } else {
         console.output().drain(..waiting.min(usize::from(by) << 4));
     }
+    true
+}
+
+/// A network to which no frame may be sent that is too long.
+struct Ether;
+
+impl Wire for Ether {
+    fn send(&mut self, frame: &[u8]) {
+        assert!(frame.len() <= FRAME_MAX);
+    }
+}
+
+/// The host's end of a card.
+fn network(net: &mut Net, by: u8) -> bool {
+    net.receive(&vec![by; usize::from(by) << 3]);
     true
 }
 

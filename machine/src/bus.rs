@@ -16,6 +16,7 @@ use crate::{
         block::Block,
         console::{Console, ConsoleState},
         mmio::MmioDevice,
+        net::Net,
         rng::Rng,
         state::MmioState,
     },
@@ -30,10 +31,11 @@ pub struct Bus {
     rng: Mutex<MmioDevice<Rng>>,
     balloon: Mutex<MmioDevice<Balloon>>,
     disks: Vec<Mutex<MmioDevice<Block>>>,
+    net: Option<Mutex<MmioDevice<Net>>>,
 }
 
-/// Most disks of a guest.
-pub const DISKS_MAX: usize = l::VIRTIO_MAX - FIRST_DISK;
+/// Most disks of a guest: there is room for a network card beside them.
+pub const DISKS_MAX: usize = l::VIRTIO_MAX - FIRST_DISK - 1;
 /// Number of the first disk among the virtio devices.
 const FIRST_DISK: usize = 3;
 
@@ -47,6 +49,8 @@ pub struct Devices {
     pub rng: Rng,
     /// The guest's disks, in their order.
     pub disks: Vec<Block>,
+    /// The guest's network card, if it has one.
+    pub net: Option<Net>,
 }
 
 /// State of all devices, as a checkpoint has it.
@@ -58,6 +62,8 @@ pub struct BusState {
     rng: MmioState,
     balloon: MmioState,
     disks: Vec<MmioState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    net: Option<MmioState>,
 }
 
 /// Registers of a virtio device of any kind.
@@ -95,6 +101,7 @@ impl Bus {
         let gsi = |number: usize| l::VIRTIO_GSI + u32::try_from(number).unwrap_or(u32::MAX);
         let ram = || machine.ram.clone();
         let serial = SerialPort::new(machine.line(l::SERIAL_GSI), devices.serial);
+        let after_disks = FIRST_DISK + devices.disks.len();
         let disks = devices.disks.into_iter().enumerate();
         Ok(Self {
             serial: Mutex::new(serial),
@@ -111,13 +118,17 @@ impl Bus {
                     Mutex::new(MmioDevice::new(disk, ram(), line))
                 })
                 .collect(),
+            net: devices.net.map(|net| {
+                let line = machine.line(gsi(after_disks));
+                Mutex::new(MmioDevice::new(net, ram(), line))
+            }),
         })
     }
 
     /// How many virtio devices there are.
     #[must_use]
     pub fn virtio_count(&self) -> usize {
-        FIRST_DISK + self.disks.len()
+        FIRST_DISK + self.disks.len() + usize::from(self.net.is_some())
     }
 
     /// What it takes to go on from here.
@@ -129,6 +140,7 @@ impl Bus {
             rng: lock(&self.rng).state(),
             balloon: lock(&self.balloon).state(),
             disks: self.disks.iter().map(|disk| lock(disk).state()).collect(),
+            net: self.net.as_ref().map(|net| lock(net).state()),
         }
     }
 
@@ -139,6 +151,11 @@ impl Bus {
     pub fn set_state(&self, state: &BusState) -> Result<(), Error> {
         if state.disks.len() != self.disks.len() {
             return Err(Error::Refused("the state has other disks".to_owned()));
+        }
+        match (&self.net, &state.net) {
+            (Some(net), Some(state)) => lock(net).set_state(state)?,
+            (None, None) => {}
+            _ => return Err(Error::Refused("the state has another network".to_owned())),
         }
         lock(&self.serial).set_state(&state.serial)?;
         let mut console = lock(&self.console);
@@ -202,13 +219,22 @@ impl Bus {
         lock(&self.console)
     }
 
+    /// The network card, if there is one.
+    pub fn net(&self) -> Option<MutexGuard<'_, MmioDevice<Net>>> {
+        self.net.as_ref().map(lock)
+    }
+
     fn virtio_at(&self, address: u64) -> Option<(&dyn Registers, u64)> {
         let at = address.checked_sub(l::VIRTIO)?;
         let device: &dyn Registers = match usize::try_from(at / l::VIRTIO_STRIDE).ok()? {
             0 => &self.console,
             1 => &self.rng,
             2 => &self.balloon,
-            number => self.disks.get(number - FIRST_DISK)?,
+            number => match self.disks.get(number - FIRST_DISK) {
+                Some(disk) => disk,
+                None if number == FIRST_DISK + self.disks.len() => self.net.as_ref()?,
+                None => return None,
+            },
         };
         Some((device, at % l::VIRTIO_STRIDE))
     }

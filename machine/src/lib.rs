@@ -19,6 +19,7 @@ mod cpuid;
 pub mod error;
 pub mod irq;
 pub mod layout;
+pub mod line;
 pub mod machine;
 pub mod memory;
 pub mod power;

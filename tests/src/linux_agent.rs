@@ -47,6 +47,18 @@ pub fn said(agent: &Agent, line: &str) -> String {
     String::from_utf8_lossy(&ran.output).trim().to_owned()
 }
 
+/// The tests' own program for guests. Where it was not built, the running test is named as skipped, and
+/// must return.
+#[must_use]
+pub fn guest_program() -> Option<PathBuf> {
+    let program = target().join("x86_64-unknown-linux-gnu/agent/brood-test-guest");
+    if program.is_file() {
+        return Some(program);
+    }
+    without_qemu("there is no static brood-test-guest: tools/agent --tests builds it");
+    None
+}
+
 /// Brings the tests' own program into a guest, as [`GUEST_PROGRAM`].
 ///
 /// Where it was not built, the running test is named as skipped, and must return.
@@ -55,11 +67,7 @@ pub fn said(agent: &Agent, line: &str) -> String {
 /// When the guest does not take it; or when `BROOD_REQUIRE_QEMU=1` is set, and it was not built.
 #[must_use]
 pub fn put_guest_program(agent: &Agent) -> Option<()> {
-    let program = target().join("x86_64-unknown-linux-gnu/agent/brood-test-guest");
-    if !program.is_file() {
-        without_qemu("there is no static brood-test-guest: tools/agent --tests builds it");
-        return None;
-    }
+    let program = guest_program()?;
     let mut file = File::open(program).expect("it is there");
     let to = WriteFile {
         path: GUEST_PROGRAM.into(),

@@ -80,7 +80,10 @@ pub(crate) fn linux_with_disks() -> Option<String> {
 }
 
 /// Writes an OCI layout of an image that has hardly any files: a shell, and one to read.
-fn write_layout(folder: &Path) {
+///
+/// # Panics
+/// When there is no room for it.
+pub fn write_layout(folder: &Path) {
     let blobs = folder.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("a folder");
     let blob = |content: &[u8], kind: &str| {
@@ -213,40 +216,12 @@ fn make(folder: &Path, image: &str, options: &[&str], checkpoint: &Path) {
 /// The kernel's and busybox's package, fetched when they are not there.
 fn packages(folder: &Path) -> Result<Vec<PathBuf>, String> {
     fs::create_dir_all(folder).map_err(|e| e.to_string())?;
-    let there = |prefix: &str| {
-        let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.find_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            (name.starts_with(prefix) && name.ends_with(".deb")).then(|| entry.path())
-        })
-    };
-    let run = |command: &mut Command| {
-        let ran = command.current_dir(folder).env("LC_ALL", "C").output();
-        let ran = ran.map_err(|e| format!("{command:?}: {e}"))?;
-        if ran.status.success() {
-            Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
-        } else {
-            Err(format!(
-                "{command:?}: {}",
-                String::from_utf8_lossy(&ran.stderr).trim()
-            ))
-        }
-    };
-    let fetch = |name: &str| {
-        let mut command = Command::new("apt-get");
-        let fetch = command.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]);
-        run(fetch).or_else(|_| {
-            // On a fresh machine apt has no lists yet, or old ones.
-            run(Command::new("apt-get").args(["-q", "update"]))?;
-            run(fetch)
-        })
-    };
     let mut found = Vec::new();
     for (prefix, name) in [("linux-image-", KERNEL), (BUSYBOX, BUSYBOX)] {
-        if there(prefix).is_none() {
+        if package_in(folder, prefix).is_none() {
             let mut name = name.to_owned();
             if prefix != name {
-                let needs = run(Command::new("apt-cache").args(["depends", &name]))?;
+                let needs = output(folder, Command::new("apt-cache").args(["depends", &name]))?;
                 let mut needs = needs
                     .lines()
                     .filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -255,11 +230,76 @@ fn packages(folder: &Path) -> Result<Vec<PathBuf>, String> {
                     .ok_or("apt-cache names no kernel")?
                     .clone_into(&mut name);
             }
-            let _ = fetch(&name)?;
+            fetch(folder, &name)?;
         }
-        found.push(there(prefix).ok_or_else(|| format!("apt-get left no {prefix}"))?);
+        let there = package_in(folder, prefix);
+        found.push(there.ok_or_else(|| format!("apt-get left no {prefix}"))?);
     }
     Ok(found)
+}
+
+/// A package in a folder whose name begins so.
+fn package_in(folder: &Path, prefix: &str) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        (name.starts_with(prefix) && name.ends_with(".deb")).then(|| entry.path())
+    })
+}
+
+/// Has apt fetch a package into a folder.
+fn fetch(folder: &Path, name: &str) -> Result<(), String> {
+    let mut command = Command::new("apt-get");
+    let fetch = command.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]);
+    let fetched = output(folder, fetch).or_else(|_| {
+        // On a fresh machine apt has no lists yet, or old ones.
+        output(folder, Command::new("apt-get").args(["-q", "update"]))?;
+        output(folder, fetch)
+    });
+    fetched.map(drop)
+}
+
+/// What a command wrote that works in this folder.
+fn output(folder: &Path, command: &mut Command) -> Result<String, String> {
+    let ran = command.current_dir(folder).env("LC_ALL", "C").output();
+    let ran = ran.map_err(|e| format!("{command:?}: {e}"))?;
+    if ran.status.success() {
+        Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+    } else {
+        Err(format!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&ran.stderr).trim()
+        ))
+    }
+}
+
+/// The program passt, of Debian's package.
+///
+/// Where it cannot be had, the running test is named as skipped, and must return.
+#[must_use]
+pub fn passt() -> Option<PathBuf> {
+    let folder = target().join("linux-guest/passt");
+    let program = folder.join("usr/bin/passt");
+    let unpack = || -> Result<(), String> {
+        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        // One test makes it, the others wait for that.
+        let lock = File::create(folder.join("lock")).map_err(|e| e.to_string())?;
+        lock.lock().map_err(|e| e.to_string())?;
+        if program.is_file() {
+            return Ok(());
+        }
+        fetch(&folder, "passt")?;
+        let package = package_in(&folder, "passt").ok_or("apt-get left no passt")?;
+        let mut unpack = Command::new("dpkg-deb");
+        output(&folder, unpack.arg("--extract").arg(package).arg(".")).map(drop)
+    };
+    match unpack() {
+        Ok(()) => Some(program),
+        Err(why) => {
+            without_qemu(&format!("no passt: {why}"));
+            None
+        }
+    }
 }
 
 /// The target folder.

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::{fd::AsRawFd, unix::fs::FileExt},
 };
 
@@ -46,20 +46,20 @@ pub trait Storage: Send {
     ///
     /// # Errors
     /// When it cannot.
-    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Has what was written outlive a loss of power.
     ///
     /// # Errors
     /// When it cannot.
-    fn flush(&mut self) -> io::Result<()>;
+    fn flush(&self) -> io::Result<()>;
     /// Makes a range zero, without blocks of its own where it can.
     ///
     /// # Errors
     /// When it cannot.
-    fn zero(&mut self, offset: u64, length: u64) -> io::Result<()>;
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()>;
 }
 
-/// A file as a disk.
+/// A file or device as a disk.
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
@@ -72,7 +72,8 @@ impl FileDisk {
     /// # Errors
     /// When the file cannot be looked at.
     pub fn new(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len() / SECTOR * SECTOR;
+        // A device has no length.
+        let size = (&file).seek(SeekFrom::End(0))? / SECTOR * SECTOR;
         Ok(Self { file, size })
     }
 }
@@ -86,15 +87,15 @@ impl Storage for FileDisk {
         self.file.read_exact_at(bytes, offset)
     }
 
-    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    fn zero(&mut self, offset: u64, length: u64) -> io::Result<()> {
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
         let overflow = |_| io::Error::from(io::ErrorKind::InvalidInput);
         let from = libc::off_t::try_from(offset).map_err(overflow)?;
         let count = libc::off_t::try_from(length).map_err(overflow)?;

@@ -13,6 +13,7 @@ pub mod console;
 #[cfg(test)]
 mod driver;
 pub mod mmio;
+pub mod net;
 pub mod rng;
 pub mod state;
 #[cfg(test)]

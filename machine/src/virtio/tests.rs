@@ -19,6 +19,7 @@ use super::{
     block::{Block, SECTOR, Storage},
     console::{Console, WAITING_MAX},
     driver::{BUFFERS, Buffer, Driver, QUEUES, SIZE, STRIDE},
+    net::{FRAME_MAX, Net, Wire},
     rng::Rng,
 };
 use crate::memory::{self, Backing};
@@ -51,7 +52,7 @@ impl Storage for MemoryDisk {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         assert!(
             offset + bytes.len() as u64 <= self.size,
             "outside of the disk"
@@ -63,12 +64,12 @@ impl Storage for MemoryDisk {
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         self.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn zero(&mut self, offset: u64, length: u64) -> io::Result<()> {
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
         assert!(offset + length <= self.size, "outside of the disk");
         let mut sectors = self.sectors.lock().unwrap();
         sectors.retain(|&n, _| !(offset / SECTOR..(offset + length) / SECTOR).contains(&n));
@@ -334,6 +335,84 @@ fn a_loud_guest_waits_until_somebody_reads() {
     assert_eq!(driver.device.device().send(&vec![0; 1 << 20]), WAITING_MAX);
 }
 
+/// A wire that remembers.
+#[derive(Clone, Default)]
+struct Frames(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Wire for Frames {
+    fn send(&mut self, frame: &[u8]) {
+        self.0.lock().unwrap().push(frame.to_vec());
+    }
+}
+
+/// A card for which as many frames wait as can.
+fn card() -> (Frames, Arc<AtomicUsize>, Net) {
+    let (wire, woken) = (Frames::default(), Arc::new(AtomicUsize::new(0)));
+    let wake = {
+        let woken = Arc::clone(&woken);
+        Box::new(move || {
+            woken.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    let mut net = Net::new([2, 0, 0, 0, 0, 9], Box::new(wire.clone()), wake);
+    while net.has_room() {
+        net.receive(&[7; 60]);
+    }
+    (wire, woken, net)
+}
+
+#[test]
+fn a_card_sends_and_receives_frames() {
+    let (wire, woken, net) = card();
+    let mut driver = Driver::new(net);
+    driver.start();
+    let mut mac = [0; 6];
+    driver.device.read(0x100, &mut mac);
+    assert_eq!(mac, [2, 0, 0, 0, 0, 9]);
+    // A header and a frame, in one buffer or in two; what is no frame is lost.
+    let frame = |n: u8, length: usize| vec![n; length];
+    let _ = driver.send(
+        1,
+        BUFFERS,
+        &[Buffer::Out(&[0; 12]), Buffer::Out(&frame(1, 60))],
+    );
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(&[0; 11])]);
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(&frame(0, 13 + FRAME_MAX))]);
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(&frame(0, 12 + FRAME_MAX))]);
+    assert_eq!((0..4).filter_map(|_| driver.used(1)).sum::<u32>(), 0);
+    let sent: Vec<Vec<u8>> = std::mem::take(&mut wire.0.lock().unwrap());
+    assert_eq!(sent, [frame(1, 60), frame(0, FRAME_MAX)]);
+    // A buffer for each frame. One more frame had no room until the first was gone.
+    driver.device.device().receive(&frame(8, 60));
+    assert_eq!(woken.load(Ordering::Relaxed), 0);
+    let at = driver.send(0, BUFFERS, &[Buffer::In(1600)]);
+    assert_eq!(
+        (driver.used(0), woken.load(Ordering::Relaxed)),
+        (Some(72), 1)
+    );
+    let heard = driver.bytes(at[0], 73);
+    assert_eq!(
+        (&heard[..12], heard[72]),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], 0)
+    );
+    assert_eq!(heard[12..72], frame(7, 60));
+    // One that does not fit is lost.
+    let _ = driver.send(0, BUFFERS, &[Buffer::In(71)]);
+    assert_eq!(driver.used(0), Some(0));
+    let mut left = 0;
+    while driver.device.device().has_room() && left < 62 {
+        let _ = driver.send(0, BUFFERS, &[Buffer::In(1600)]);
+        assert_eq!(driver.used(0), Some(72));
+        left += 1;
+    }
+    let _ = driver.send(0, BUFFERS, &[Buffer::In(1600)]);
+    assert_eq!((left, driver.used(0)), (62, None));
+    driver.device.device().receive(&frame(9, FRAME_MAX + 1));
+    driver.device.device().receive(&frame(9, FRAME_MAX));
+    driver.device.serve();
+    assert_eq!(driver.used(0), Some(12 + FRAME_MAX as u32));
+}
+
 #[test]
 fn a_device_goes_on_from_its_state() {
     let (mut driver, _) = opened();
@@ -468,5 +547,13 @@ proptest! {
     #[test]
     fn an_entropy_source_suffers_any_driver(acts in acts()) {
         let _ = suffers(Rng::new(Box::new(io::repeat(1))), &acts);
+    }
+
+    #[test]
+    fn a_card_suffers_any_driver(acts in acts()) {
+        let (wire, _, net) = card();
+        let _ = suffers(net, &acts);
+        let frames = wire.0.lock().unwrap();
+        prop_assert!(frames.iter().all(|frame| frame.len() <= FRAME_MAX));
     }
 }

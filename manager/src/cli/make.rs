@@ -14,7 +14,7 @@ use crate::{config::Config, failure::Failure, ops::ImageBoot};
 use brood_core::{
     checkpoint::{BundlePath, Network},
     disk,
-    engine::{Booted, Limit, kvm::CpuTemplate, qemu::BootDisk},
+    engine::{BootDisk, Booted, Limit, kvm::CpuTemplate},
     units::{Bytes, parse_duration},
 };
 

@@ -34,9 +34,9 @@ use brood_core::{
 use brood_core::{
     checkpoint::{Network, manifest::EngineKind},
     engine::{
-        Boot, BootImage, BootObserver, BootRoot, Booted, Limit,
+        Boot, BootDisk, BootImage, BootObserver, BootRoot, Booted, Limit,
         kvm::{CpuTemplate, KvmLinux},
-        qemu::{BootDisk, Qemu},
+        qemu::Qemu,
     },
     state::State,
 };
@@ -206,7 +206,7 @@ impl Local {
         // No broker is needed while the guest boots.
         let manifest = match self.config.engine.value.0 {
             Some(EngineKind::Kvm) => {
-                KvmLinux::new(Path::new("")).make_checkpoint(path, &boot, observer)?
+                KvmLinux::new(Path::new("")).make_checkpoint(&run_dir, path, &boot, observer)?
             }
             _ => {
                 let engine = Qemu::new("", self.config.qemu.accel.value.0);

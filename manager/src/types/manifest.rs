@@ -200,6 +200,12 @@ pub struct LinuxGuest {
     /// The processor that it sees: `host`, all that the host had that made it; or `v2` or `v3`, the
     /// features of that level of x86-64 only.
     pub cpu_template: String,
+    /// The network that it has a card for; none when it has no card.
+    pub network: Option<Network>,
+    /// Whether its root file system is on a disk that all clones read; none when it is not.
+    pub root: Option<bool>,
+    /// Size of the disk that each clone has to itself; none when it has no such disk.
+    pub disk: Option<Bytes>,
 }
 
 /// What the guest itself must do to be counted as restored.

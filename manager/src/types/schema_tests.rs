@@ -306,6 +306,9 @@ fn manifest(readiness: Readiness) -> manifest::Manifest {
             nonce: "0".repeat(32),
             image: "0".repeat(64),
             cpu_template: text("v2"),
+            network: Network::User,
+            root: true,
+            disk: Some(Bytes(1 << 30)),
         }),
         parent: Some(manifest::Parent {
             path: text("base"),

@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Network;
+use crate::units::Bytes;
+
 /// The machine that a Linux guest needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +23,15 @@ pub struct LinuxGuest {
     /// features of that level of x86-64 only.
     #[serde(default = "host")]
     pub cpu_template: String,
+    /// The network that it has a card for.
+    #[serde(default, skip_serializing_if = "Network::is_none")]
+    pub network: Network,
+    /// Whether its root file system is on a disk that all clones read. The manifest's disks name it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub root: bool,
+    /// Size of the disk that each clone has to itself; none when it has no such disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
 }
 
 fn host() -> String {

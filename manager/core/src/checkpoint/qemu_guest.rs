@@ -68,7 +68,7 @@ impl Network {
     }
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-    fn is_none(&self) -> bool {
+    pub(super) fn is_none(&self) -> bool {
         *self == Self::None
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use brood_machine::cpu_template::CpuTemplate;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::{Error, Limit, agent_ask, qemu::BootDisk};
+use super::{BootDisk, Error, Limit, agent_ask};
 use crate::{
     agent::{Agent, AgentError, CloneIdentity, StepError},
     checkpoint::{Network, NoteSeal, Watch},

@@ -14,6 +14,8 @@ pub mod bounded_log;
 mod choose;
 mod demo;
 mod error;
+#[cfg(target_os = "linux")]
+mod guest_disks;
 mod identity;
 #[cfg(target_os = "linux")]
 pub mod kvm;
@@ -27,6 +29,8 @@ pub mod restore_lock;
 mod restore_threads;
 mod session;
 mod several;
+#[cfg(target_os = "linux")]
+mod template_lock;
 
 use std::{
     fmt,
@@ -47,6 +51,8 @@ pub use boot::{Boot, BootImage, BootObserver, BootRoot, Booted};
 pub use choose::{EngineConfig, choose};
 pub use demo::make_demo_checkpoint;
 pub use error::Error;
+#[cfg(target_os = "linux")]
+pub use guest_disks::BootDisk;
 pub use identity::Identity;
 pub use memory_map::MemoryMap;
 pub use network::{Forward, GuestNetwork, ParsePublishError, Publish, check as check_network};
@@ -265,7 +271,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
             return Ok(());
         }
         Err(Error::Refused(format!(
-            "--net and --publish are for guests of QEMU, and these are of {}",
+            "--net and --publish are for Linux guests of QEMU and KVM, and these are others, of {}",
             self.kind().name()
         )))
     }
@@ -280,6 +286,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Whether the disk of a checkpoint's guest may be an overlay: a file that refers to another one.
     fn reads_overlays(&self, _checkpoint: &Checkpoint) -> bool {
+        false
+    }
+
+    /// Whether the disk of a checkpoint's guest is a copy where files share no blocks and nobody has
+    /// said how it is made.
+    fn copies_disks(&self, _checkpoint: &Checkpoint) -> bool {
         false
     }
 

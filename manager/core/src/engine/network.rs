@@ -5,9 +5,13 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
 };
+#[cfg(target_os = "linux")]
+use std::{io, net::TcpListener};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+#[cfg(target_os = "linux")]
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::Network;
 
 /// Stands for the number at the end of a guest's name.
@@ -164,6 +168,43 @@ impl GuestNetwork {
         }
         Err("all ports lead to other guests".to_owned())
     }
+}
+
+/// Checks that guests of a checkpoint, which have a card for `card`, can have this network.
+#[cfg(target_os = "linux")]
+pub(super) fn can_have(
+    checkpoint: &Checkpoint,
+    card: Network,
+    wanted: &GuestNetwork,
+) -> Result<(), super::Error> {
+    let needs_card = wanted.network == Some(Network::User) || !wanted.forwards.is_empty();
+    if card == Network::User || !needs_card {
+        return Ok(());
+    }
+    Err(super::Error::Checkpoint {
+        checkpoint: checkpoint.path().to_string(),
+        reason: "its guests have no network card: make one with `brood checkpoint make --net user`"
+            .to_owned(),
+    })
+}
+
+/// Why a port leads into no guest.
+#[cfg(target_os = "linux")]
+#[derive(Debug, thiserror::Error)]
+#[error("cannot publish port {} of {}: {source}", .host.port(), .host.ip())]
+pub(super) struct PortTaken {
+    host: SocketAddrV4,
+    source: io::Error,
+}
+
+/// Makes sure that this host can listen where it is to: what listens there would say no more than
+/// that it cannot.
+#[cfg(target_os = "linux")]
+pub(super) fn check_ports(forwards: &[Forward]) -> Result<(), PortTaken> {
+    forwards.iter().try_for_each(|&Forward { host, .. }| {
+        let taken = |source| PortTaken { host, source };
+        TcpListener::bind(host).map(drop).map_err(taken)
+    })
 }
 
 /// Checks what is wanted of the network of so many guests, as far as no engine need know.

@@ -131,6 +131,10 @@ impl Engine for Several {
         self.restorer(checkpoint).reads_overlays(checkpoint)
     }
 
+    fn copies_disks(&self, checkpoint: &Checkpoint) -> bool {
+        self.restorer(checkpoint).copies_disks(checkpoint)
+    }
+
     fn can_do_without_disk(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         self.restorer(checkpoint).can_do_without_disk(checkpoint)
     }

@@ -82,9 +82,13 @@ pub(super) fn open(
         (Ok(()), _) => {}
         // Nobody named a way to make the clones: then the one that works.
         (Err(disk::Error::CannotShare { .. }), Source::Reflink { file, .. })
-            if overlays && *choice == Choice::Sealed =>
+            if *choice == Choice::Sealed && (overlays || engine.copies_disks(checkpoint)) =>
         {
-            source = Source::Overlay { file: file.clone() };
+            let file = file.clone();
+            source = match overlays {
+                true => Source::Overlay { file },
+                false => Source::Reflink { file, copy: true },
+            };
             provider = disk::provider(&source, state.owner(), Some(lock.file()));
             let opened = provider.open(sealed, &|file| digest(state, file));
             opened.map_err(failed)?;

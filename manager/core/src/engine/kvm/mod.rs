@@ -73,7 +73,7 @@ const SUSPEND_PATIENCE: Duration = Duration::from_secs(120);
 pub fn nursery() -> ! {
     fork_server::server::main(|start, checkpoint| match start.guest {
         StartGuest::Demo => fork_server::server::run::<demo::Demo>(start, checkpoint),
-        StartGuest::Linux => fork_server::server::run::<linux::LinuxKind>(start, checkpoint),
+        StartGuest::Linux(_) => fork_server::server::run::<linux::LinuxKind>(start, checkpoint),
     })
 }
 
@@ -137,8 +137,11 @@ impl Engine for Kvm {
             run_dir,
             lock,
             terms,
-            StartGuest::Demo,
-            DemoPort::identity_bytes,
+            fork_server::client::Kind {
+                guest: StartGuest::Demo,
+                files: &[],
+                identity_bytes: DemoPort::identity_bytes,
+            },
         )?))
     }
 

@@ -7,8 +7,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::checkpoint::manifest::PageRange;
-use crate::engine::kvm::vm::layers::Plan;
+use crate::{checkpoint::manifest::PageRange, engine::kvm::vm::layers::Plan, units::Bytes};
 
 /// First message to a nursery, as JSON in a memory file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,8 +29,29 @@ pub(crate) struct Start {
 pub(crate) enum StartGuest {
     /// The demo guest.
     Demo,
-    /// An ordinary Linux.
-    Linux,
+    /// An ordinary Linux, in a machine with such devices.
+    Linux(LinuxDevices),
+}
+
+/// The devices of a Linux guest's machine that not all have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LinuxDevices {
+    /// Whether it reads its root file system from a disk. The nursery is sent its file.
+    pub(crate) root: bool,
+    /// Size of the disk that each guest has to itself.
+    pub(crate) disk: Option<Bytes>,
+    /// Whether it has a network card.
+    pub(crate) card: bool,
+}
+
+impl StartGuest {
+    /// How many files the manager sends beside those of the checkpoint, for all guests to read.
+    pub(crate) fn files(self) -> usize {
+        match self {
+            Self::Demo => 0,
+            Self::Linux(devices) => devices.root.into(),
+        }
+    }
 }
 
 /// What makes one clone this clone, as only its guest's port reads it.
@@ -155,9 +175,11 @@ pub(crate) const CALL_SNAPSHOT: u64 = 5;
 pub(crate) const CALL_HAND_OUT: u64 = 6;
 /// Carry what goes between the guest's agent and the stream that comes along.
 pub(crate) const CALL_AGENT: u64 = 7;
-/// Write what the guest says on its console to the empty file that comes along.
-pub(crate) const CALL_LOG: u64 = 8;
-/// The same to the stream that comes along; what comes from it is typed.
+/// Run the guest. Along come the empty file that what it says on its console is written to, the disk
+/// that it has to itself, if it has one, and the stream of its network, if it is to reach any.
+pub(crate) const CALL_BEGIN: u64 = 8;
+/// Write what the guest says on its console to the stream that comes along; what comes from it is
+/// typed.
 pub(crate) const CALL_CONSOLE: u64 = 9;
 /// The suspended guest's bundle is sealed: end.
 pub(crate) const CALL_COMMIT: u64 = 3;

@@ -13,28 +13,27 @@ use brood_machine::cpu_template::CpuTemplate;
 use serde_json::json;
 
 use super::{
-    Qemu, cancelled,
-    command::{self, Machine, ROOT, devices},
-    disks::{self, BootDisk, NewDisk, SIZES},
+    Qemu, TEMPLATES, cancelled,
+    command::{self, Machine, devices},
     folder::Folder,
     qmp::Qmp,
     remove,
     suspend::{end, save_state},
-    template_lock::{self, TemplateLock, TemplateParts},
 };
 use crate::{
     agent::{Agent, prepare_suspend, rehearse},
     checkpoint::{
         BundlePath, Description, QemuGuest, Writer,
-        manifest::{DiskSnapshot, EngineKind, Manifest, Memory, Segment},
+        manifest::{EngineKind, Manifest, Memory, Segment},
     },
-    disk,
     engine::{
         Error, GuestNetwork, Limit, Process, agent_ask,
         agent_session::CRASH_PATIENCE,
         boot::{
             Boot, BootObserver, Booted, make_warm, punch_zeros, step, template_identity, to_name,
         },
+        guest_disks::{self, BootDisk, NewDisk},
+        template_lock::{self, TemplateLock, TemplateParts},
     },
     guest_id::GuestId,
     units::Bytes,
@@ -45,8 +44,6 @@ use crate::{
 const MEMORY: std::ops::RangeInclusive<Bytes> = Bytes::mib(48)..=Bytes::gib(3);
 /// Most virtual CPUs.
 const VCPUS_MAX: u32 = 64;
-/// Has the image's first program mount the guest's own disk.
-const MOUNT: &str = "brood.disk=mount";
 /// How long the agent has for its part of the seal.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
 /// How often a QEMU is looked at that may be ending.
@@ -97,7 +94,8 @@ impl Qemu {
         check(boot)?;
         let mut guest = self.host.new_guest(&boot.image.digest, boot.network)?;
         let run_dir = run_dir.canonicalize().map_err(io("enter the run folder"))?;
-        template_lock::sweep(&run_dir).map_err(io("look for guests of killed commands"))?;
+        template_lock::sweep(&TEMPLATES, &run_dir)
+            .map_err(io("look for guests of killed commands"))?;
         let id = GuestId::random().map_err(io("draw a random number"))?;
         let source = match boot.disk {
             Some(BootDisk::Of(source)) => Some(source),
@@ -107,7 +105,7 @@ impl Qemu {
         let mut template = Template {
             run_dir: &run_dir,
             id,
-            lock: TemplateLock::take(&run_dir, &id, &parts)?,
+            lock: TemplateLock::take(&TEMPLATES, &run_dir, &id, &parts)?,
             folder: Folder::of(&run_dir, &id),
             child: None,
             disk: None,
@@ -144,15 +142,7 @@ fn check(boot: &Boot<'_>) -> Result<(), Error> {
                 .to_owned(),
         );
     }
-    if let Some(BootDisk::Empty(size)) = boot.disk
-        && (!SIZES.contains(size) || !size.0.is_multiple_of(1 << 20))
-    {
-        let (least, most) = (SIZES.start(), SIZES.end());
-        return refuse(format!(
-            "a disk is whole MiB from {least} to {most}, not {size}"
-        ));
-    }
-    Ok(())
+    guest_disks::check(boot.disk)
 }
 
 impl Template<'_> {
@@ -170,10 +160,6 @@ impl Template<'_> {
 
     /// Starts QEMU; the guest writes its memory straight into the bundle's file.
     fn start(&mut self, guest: &QemuGuest, boot: &Boot<'_>, memory: &File) -> Result<(), Error> {
-        let append = match boot.disk {
-            Some(BootDisk::Empty(_)) => format!("{} {MOUNT}", boot.image.command_line),
-            _ => boot.image.command_line.clone(),
-        };
         let absolute = |path: &Path| std::path::absolute(path).map_err(io("find the image"));
         let root = boot.root.map(|root| absolute(&root.file)).transpose()?;
         let this = std::process::id();
@@ -196,7 +182,7 @@ impl Template<'_> {
             .arg("-initrd")
             .arg(absolute(&boot.image.initramfs)?)
             .arg("-append")
-            .arg(append);
+            .arg(guest_disks::command_line(boot));
         let child = command::start(&machine, command, Stdio::null(), self.lock.file());
         self.child = Some(child.map_err(io("start QEMU"))?);
         Ok(())
@@ -371,33 +357,13 @@ impl Template<'_> {
             },
             vcpus: boot.vcpus,
             devices,
-            disks: self.seal_disks(boot, to)?,
+            disks: guest_disks::seal_booted(boot, self.disk.as_ref(), to)?,
             working_set: Vec::new(),
         };
         let (now, disks) = (jiff::Timestamp::now(), description.disks.clone());
         let sealed = writer.seal_noted(description, now, note, progress);
-        Ok(sealed.inspect_err(|_| self.forget_disks(to, &disks))?)
-    }
-
-    /// Puts the disks that the bundle has beside it.
-    fn seal_disks(&self, boot: &Boot<'_>, to: &BundlePath) -> Result<Vec<DiskSnapshot>, Error> {
-        let mut disks = Vec::new();
-        if let Some(root) = boot.root {
-            disks.push(disk::link_shared(&root.file, &root.sha256, ROOT, to)?);
-        }
-        if let Some(disk) = &self.disk {
-            let sealed = disk.seal(to);
-            disks.push(sealed.inspect_err(|_| disks::forget_shared(to, &disks))?);
-        }
-        Ok(disks)
-    }
-
-    /// Removes them when the bundle could not be sealed.
-    fn forget_disks(&self, to: &BundlePath, disks: &[DiskSnapshot]) {
-        disks::forget_shared(to, disks);
-        if let (Some(disk), Some(snapshot)) = (&self.disk, disks.iter().find(|d| !d.is_shared())) {
-            disk.discard(to, snapshot);
-        }
+        let forget = |_: &_| guest_disks::forget_booted(self.disk.as_ref(), to, &disks);
+        Ok(sealed.inspect_err(forget)?)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
         fd::{AsRawFd, RawFd},
         unix::process::CommandExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -20,8 +20,6 @@ use nix::{
     unistd::setsid,
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     folder::{CONSOLE, CONSOLE_SOCKET, Folder},
     host::PROGRAM,
@@ -31,6 +29,7 @@ use crate::{
     engine::{
         Forward, GuestNetwork,
         bounded_log::{self, LOG_MAX},
+        guest_disks::{DISK, OwnDisk, ROOT},
     },
     units::Bytes,
 };
@@ -41,13 +40,7 @@ pub(super) const DEVICES_VERSION: u32 = 1;
 /// Name of the agent's port in the guest.
 pub(super) const AGENT_PORT: &str = "brood.agent";
 
-/// Name and serial number of the disk with the root file system, which all clones read.
-pub(super) const ROOT: &str = "root";
-
-/// Name and serial number of the disk that a guest has to itself.
-pub(super) const DISK: &str = "disk";
-
-/// Model of both.
+/// Model of both disks.
 const DISK_MODEL: &str = "virtio-blk-pci";
 
 /// Most that QEMU keeps of translated code, in MiB; it begins anew when that is full. QEMU's own
@@ -60,25 +53,10 @@ const TRANSLATIONS_MIB: u32 = 32;
 /// own adjustment to what QEMU allocates, and cost half a MiB more.
 const ALLOCATOR: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
-/// A disk that a guest has to itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct OwnDisk {
-    /// The file or device.
-    pub(super) path: PathBuf,
-    /// Whether it is a device.
-    pub(super) is_device: bool,
-    /// Its size, as the guest sees it.
-    pub(super) size: Bytes,
-    /// What it is an overlay of; none when it holds all of the disk.
-    pub(super) base: Option<PathBuf>,
-}
-
-impl OwnDisk {
-    /// Longest file that this disk may come to be: an overlay has tables besides, of 8 bytes for
-    /// each 64 KiB, and counts of references.
-    fn longest(&self) -> u64 {
-        LOG_MAX + self.size.0 + self.size.0 / 1024
-    }
+/// Longest file that a disk may come to be: an overlay has tables besides, of 8 bytes for each
+/// 64 KiB, and counts of references.
+fn longest(disk: &OwnDisk) -> u64 {
+    LOG_MAX + disk.size.0 + disk.size.0 / 1024
 }
 
 /// The machine.
@@ -279,7 +257,7 @@ pub(super) fn start(
     let folder = machine.folder;
     // What the guest says on its console, and what QEMU itself has to say: without a limit a guest
     // could fill the host's disk.
-    let logs_begin = bounded_log::beginning(machine.disk.map_or(0, OwnDisk::longest));
+    let logs_begin = bounded_log::beginning(machine.disk.map_or(0, longest));
     let file_max = logs_begin + LOG_MAX;
     let log = folder.create_file("log")?;
     // QEMU appends to this one itself.

@@ -28,13 +28,13 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{END_PATIENCE, command::OwnDisk, suspend::SUSPENDED};
+use super::{END_PATIENCE, suspend::SUSPENDED};
 use crate::{
     agent::{Access, Agent, AgentPort, Channel, Place},
     checkpoint::QemuGuest,
     engine::{
         ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session, bounded_log,
-        process,
+        guest_disks::OwnDisk, process,
     },
     escaped,
     guest_id::GuestId,

@@ -14,7 +14,6 @@
 mod boot;
 mod cancelled;
 mod command;
-mod disks;
 mod folder;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
@@ -25,7 +24,6 @@ mod qmp;
 mod restore;
 mod strays;
 mod suspend;
-mod template_lock;
 
 use std::{
     fs::File,
@@ -41,15 +39,17 @@ use super::{
     Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
     ProcessDescription, ProcessState, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
     agent_calls::AgentCalls,
+    guest_disks,
     kvm::{memory_map, usage},
-    process,
+    network, process,
     restore_threads::RestoreThreads,
+    template_lock::{self, Templates},
     wrong_engine,
 };
 use crate::{
     agent::{Access, Agent, StepLimits},
     checkpoint::{
-        Accelerator, Checkpoint, Network, QemuGuest,
+        Accelerator, Checkpoint, QemuGuest,
         manifest::{EngineKind, Manifest},
     },
     guest_id::GuestId,
@@ -60,9 +60,13 @@ use crate::{
 };
 use folder::Folder;
 
-pub use disks::BootDisk;
 pub use host::{PROGRAM, QemuHost, kvm_obstacle};
 
+/// Guests that are booted.
+const TEMPLATES: Templates = Templates {
+    suffix: ".template",
+    remove,
+};
 /// How long a killed QEMU is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -177,17 +181,7 @@ impl Engine for Qemu {
     }
 
     fn can_network(&self, checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
-        let has_card = guest_of(checkpoint)?.network == Network::User;
-        let needs_card = wanted.network == Some(Network::User) || !wanted.forwards.is_empty();
-        if has_card || !needs_card {
-            return Ok(());
-        }
-        Err(Error::Checkpoint {
-            checkpoint: checkpoint.path().to_string(),
-            reason:
-                "its guests have no network card: make one with `brood checkpoint make --net user`"
-                    .to_owned(),
-        })
+        network::can_have(checkpoint, guest_of(checkpoint)?.network, wanted)
     }
 
     fn session(
@@ -203,6 +197,7 @@ impl Engine for Qemu {
         let cannot = |action| move |source| Error::Io { action, source };
         let lock = lock.try_clone().map_err(cannot("hand on the lock"))?;
         let run_dir = run_dir.canonicalize().map_err(look)?;
+        let root = guest.root.then(|| guest_disks::root_of(checkpoint));
         let image = memory_image::MemoryImage::of(checkpoint, &run_dir)
             .map_err(cannot("lay out the memory that guests share"))?;
         Ok(Box::new(RestoreThreads::new(restore::Source {
@@ -210,8 +205,8 @@ impl Engine for Qemu {
             memory: checkpoint.manifest().memory.size,
             vcpus: checkpoint.manifest().vcpus,
             state: checkpoint.kern().to_vec(),
+            root: root.transpose()?,
             guest,
-            root: disks::root_of(checkpoint)?,
             image,
             run_dir,
             lock,
@@ -242,7 +237,7 @@ impl Engine for Qemu {
     }
 
     fn sweep_templates(&self, run_dir: &Path) -> Result<Vec<GuestId>, Error> {
-        template_lock::sweep(run_dir).map_err(look)
+        template_lock::sweep(&TEMPLATES, run_dir).map_err(look)
     }
 
     fn describe(
@@ -327,13 +322,7 @@ impl Engine for Qemu {
     }
 
     fn can_do_without_disk(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        if guest_of(checkpoint)?.disk.is_none() {
-            return Ok(());
-        }
-        Err(Error::Checkpoint {
-            checkpoint: checkpoint.path().to_string(),
-            reason: "its guests have a disk, and their memory is of no use without it".to_owned(),
-        })
+        guest_disks::can_do_without(checkpoint, guest_of(checkpoint)?.disk)
     }
 
     fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {

@@ -5,7 +5,6 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, Seek, Write},
-    net::{SocketAddrV4, TcpListener},
     path::PathBuf,
     process::{Child, ExitStatus, Stdio},
     sync::{
@@ -24,8 +23,7 @@ use nix::{
 };
 
 use super::{
-    command::{self, Machine, OwnDisk},
-    disks,
+    command::{self, Machine},
     folder::{Folder, Record},
     memory_image::MemoryImage,
     remove,
@@ -35,7 +33,7 @@ use crate::{
     checkpoint::{Network, QemuGuest},
     engine::{
         self, GuestOrder, Limit, Process, RestoredProcess, agent_ask,
-        agent_session::CRASH_PATIENCE, restore_threads::Restorer,
+        agent_session::CRASH_PATIENCE, guest_disks, network, restore_threads::Restorer,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -52,11 +50,8 @@ pub(super) enum Error {
         action: &'static str,
         source: io::Error,
     },
-    #[error("cannot publish port {} of {}: {source}", .host.port(), .host.ip())]
-    Port {
-        host: SocketAddrV4,
-        source: io::Error,
-    },
+    #[error("{0}")]
+    Port(#[from] network::PortTaken),
     #[error("QEMU ended ({status}){}", .said.as_ref().map(|s| format!(": {s}")).unwrap_or_default())]
     Ended {
         status: ExitStatus,
@@ -69,16 +64,8 @@ pub(super) enum Error {
     Step(#[from] crate::agent::StepError),
     #[error("cannot reach its agent: {0}")]
     Agent(engine::Error),
-    #[error("cannot use its disk: {0}")]
-    Disk(io::Error),
-    #[error("its disk {} has {found}, and the checkpoint's guest had one of {size}", disk.display())]
-    DiskSize {
-        disk: PathBuf,
-        found: Bytes,
-        size: Bytes,
-    },
-    #[error("its guests have a disk, and none was made")]
-    NoDisk,
+    #[error("{0}")]
+    Disk(#[from] guest_disks::NoDisk),
     #[error("the restore was called off")]
     CalledOff,
 }
@@ -175,19 +162,14 @@ impl Source {
             return Err(Error::CalledOff);
         }
         folder.create().map_err(io("make the guest's folder"))?;
-        for forward in &order.network.forwards {
-            // QEMU would say no more than that it cannot.
-            let host = forward.host;
-            let taken = |source| Error::Port { host, source };
-            TcpListener::bind(forward.host).map_err(taken)?;
-        }
+        network::check_ports(&order.network.forwards)?;
         let record = Record {
             name: order.identity.name.clone(),
             checkpoint: self.bundle.clone(),
             memory: self.memory,
             guest: self.guest.clone(),
             image: self.image.name().to_owned(),
-            disk: self.disk(order)?,
+            disk: guest_disks::of_restored(self.guest.disk, order.disk.as_deref())?,
         };
         folder.set_record(&record).map_err(io("record the guest"))?;
         let machine = Machine {
@@ -206,26 +188,6 @@ impl Source {
         command.args(["-incoming", "fd:0"]);
         let state = self.state().map_err(io("lay out the guest's state"))?;
         command::start(&machine, command, state, &self.lock).map_err(io("start QEMU"))
-    }
-
-    /// The disk that a guest gets.
-    fn disk(&self, order: &GuestOrder) -> Result<Option<OwnDisk>, Error> {
-        match (self.guest.disk, &order.disk) {
-            (Some(size), Some(location)) => {
-                let disk = disks::find(location);
-                let disk = disk.map_err(Error::Disk)?;
-                if disk.size != size {
-                    return Err(Error::DiskSize {
-                        disk: disk.path,
-                        found: disk.size,
-                        size,
-                    });
-                }
-                Ok(Some(disk))
-            }
-            (None, _) => Ok(None),
-            (Some(_), None) => Err(Error::NoDisk),
-        }
     }
 
     /// The state as a file that nobody else reads: the bundle may be another by now.

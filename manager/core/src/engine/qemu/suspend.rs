@@ -17,7 +17,6 @@ use serde_json::json;
 
 use super::{
     command::devices,
-    disks,
     folder::Folder,
     memory_image::copy_data,
     pages::Memory,
@@ -30,7 +29,7 @@ use crate::{
         manifest::{Device, DiskSnapshot, EngineKind, Manifest},
         read_at_most,
     },
-    engine::{After, Error, Limit, Process, Suspend, agent_ask, process},
+    engine::{After, Error, Limit, Process, Suspend, agent_ask, guest_disks, process},
 };
 
 /// How long the agent has for its part.
@@ -230,19 +229,19 @@ fn seal(
     let (devices, has_disk) = (devices(&guest), guest.disk.is_some());
     writer.set_qemu(guest);
     let disks = (suspend.disks)()?;
-    let disks = disks::of_suspended(disks, has_disk, suspend.from, suspend.to)?;
+    let disks = guest_disks::of_suspended(disks, has_disk, suspend.from, suspend.to)?;
     let from = suspend.from.manifest();
     let description = description(suspend.name, from, devices, disks.clone());
     let now = jiff::Timestamp::now();
     let manifest = writer
         .seal_noted(description, now, &mut *suspend.note, suspend.progress)
-        .inspect_err(|_| disks::forget_shared(suspend.to, &disks))?;
+        .inspect_err(|_| guest_disks::forget_shared(suspend.to, &disks))?;
     // A delta's parents may have gone meanwhile: the guest ends only for what can be restored.
     if suspend.delta
         && let Err(e) = Checkpoint::open(suspend.to)
     {
         crate::checkpoint::remove(suspend.to)?;
-        disks::forget_shared(suspend.to, &disks);
+        guest_disks::forget_shared(suspend.to, &disks);
         return Err(e.into());
     }
     Ok(manifest)

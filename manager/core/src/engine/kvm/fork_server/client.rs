@@ -32,14 +32,14 @@ use crate::engine::kvm::{
     fork_server::descriptors::SOCKET,
     vm::layers::Plan,
     wire::{
-        Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN, Report, Start,
-        StartGuest, receive_message, send_message,
+        IdentityBytes, Order as WireOrder, REPORT_READY, REPORT_RESTORED, REPORT_UNUSABLE_KERN,
+        Report, Start, StartGuest, receive_message, send_message,
     },
 };
 use crate::{
     checkpoint::Checkpoint,
     engine::{
-        Error, Outcome, Process, ProcessHandle, RestoredProcess, SessionTerms,
+        Error, Identity, Outcome, Process, ProcessHandle, RestoredProcess, SessionTerms,
         restore_lock::{self, LockOwner},
     },
 };
@@ -68,6 +68,16 @@ pub(super) struct Nursery {
     pub(super) given: u32,
     /// Those of them without an outcome.
     pub(super) under_way: HashSet<u64>,
+}
+
+/// What a nursery is to know of the guests beside their checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind<'a> {
+    pub(crate) guest: StartGuest,
+    /// Files that all of them read.
+    pub(crate) files: &'a [File],
+    /// How guests take their identity.
+    pub(crate) identity_bytes: fn(&Identity) -> IdentityBytes,
 }
 
 impl Nursery {
@@ -238,6 +248,8 @@ pub(super) struct NurseryParts {
     kern: File,
     run_dir: OwnedFd,
     lock: File,
+    /// What all guests of this kind read.
+    files: Vec<File>,
     layers: Vec<File>,
 }
 
@@ -248,7 +260,7 @@ impl NurseryParts {
         run_dir: &Path,
         lock: &File,
         terms: &SessionTerms,
-        guest: StartGuest,
+        kind: &Kind<'_>,
     ) -> Result<Self, Error> {
         let again = |file: &File| {
             file.try_clone().map_err(|source| Error::Io {
@@ -257,7 +269,7 @@ impl NurseryParts {
             })
         };
         let start = Start {
-            guest,
+            guest: kind.guest,
             layers: Plan::of(checkpoint),
             working_set: checkpoint.manifest().working_set.clone(),
             park_after: terms.park_after,
@@ -278,6 +290,7 @@ impl NurseryParts {
                 source: e.into(),
             })?,
             lock: again(lock)?,
+            files: kind.files.iter().map(again).collect::<Result<_, _>>()?,
             layers: layers
                 .iter()
                 .map(|layer| again(layer.memory_file()))
@@ -293,6 +306,7 @@ impl NurseryParts {
             self.run_dir.as_raw_fd(),
             self.lock.as_raw_fd(),
         ];
+        fds.extend(self.files.iter().map(AsRawFd::as_raw_fd));
         fds.extend(self.layers.iter().map(AsRawFd::as_raw_fd));
         fds
     }

@@ -19,7 +19,7 @@ pub(crate) const SOCKET: RawFd = 3;
 /// guests. Low enough for the table of descriptors that is part of a process's own structure (64).
 const OWN: RawFd = 48;
 // Below it: standard input and output, the socket, what the manager sent, and what is opened.
-const _: () = assert!(SOCKET as usize + 5 + DELTAS_MAX + 16 < OWN as usize);
+const _: () = assert!(SOCKET as usize + 6 + DELTAS_MAX + 16 < OWN as usize);
 
 /// Moves a descriptor to where no guest keeps it.
 pub(crate) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {
@@ -37,11 +37,11 @@ pub(crate) fn close_own() {
     unsafe { libc::close_range(OWN.unsigned_abs(), libc::c_uint::MAX, 0) };
 }
 
-/// The descriptors that the manager sends: orders, `.kern`, run folder, session lock, and the
-/// memory files, the full checkpoint's first. They are numbered in this order.
+/// The descriptors that the manager sends: orders, `.kern`, run folder, session lock, files that
+/// guests of this kind read, and the memory files, the full checkpoint's first. They are numbered in this order.
 pub(super) fn receive() -> io::Result<Vec<OwnedFd>> {
     let mut byte = [0_u8; 1];
-    let mut space = nix::cmsg_space!([RawFd; 5 + DELTAS_MAX]);
+    let mut space = nix::cmsg_space!([RawFd; 6 + DELTAS_MAX]);
     let mut data = [IoSliceMut::new(&mut byte)];
     let message: RecvMsg<()> = recvmsg(
         SOCKET,

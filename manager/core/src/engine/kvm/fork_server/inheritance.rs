@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    fs::File,
     os::fd::{OwnedFd, RawFd},
     sync::Arc,
     time::Duration,
@@ -50,12 +51,14 @@ pub(crate) trait GuestKind {
     /// What is made of a checkpoint's state once for all guests.
     type Plan;
 
-    /// Makes the plan. A refusal by KVM shows here, before any guest is forked.
+    /// Makes the plan, of which `files` are those that all guests of this kind read. A refusal by KVM
+    /// shows here, before any guest is forked.
     fn plan(
         kvm: &Kvm,
         layers: &Arc<Layers>,
         kern: &[u8],
         start: &Start,
+        files: Vec<File>,
     ) -> Result<Self::Plan, StartError>;
 
     /// The life of a process that was forked for a guest.

@@ -15,12 +15,12 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::client::{Heard, Nursery, NurseryParts};
+use super::client::{Heard, Kind, Nursery, NurseryParts};
 use crate::{
     checkpoint::Checkpoint,
     engine::{
         Error, GuestOrder, Identity, Outcome, SessionTerms,
-        kvm::wire::{IdentityBytes, Order as WireOrder, StartGuest},
+        kvm::wire::{IdentityBytes, Order as WireOrder},
     },
 };
 
@@ -55,10 +55,9 @@ impl Nurseries {
         run_dir: &Path,
         lock: &File,
         terms: &SessionTerms,
-        guest: StartGuest,
-        identity_bytes: fn(&Identity) -> IdentityBytes,
+        kind: Kind<'_>,
     ) -> Result<Self, Error> {
-        let parts = NurseryParts::new(binary, checkpoint, run_dir, lock, terms, guest)?;
+        let parts = NurseryParts::new(binary, checkpoint, run_dir, lock, terms, &kind)?;
         let mut current = Nursery::start(&parts)?;
         current.wait_until_ready(&parts)?;
         Ok(Self {
@@ -68,7 +67,7 @@ impl Nurseries {
             former: Vec::new(),
             share: share(),
             orders: 0,
-            identity_bytes,
+            identity_bytes: kind.identity_bytes,
         })
     }
 

@@ -121,6 +121,8 @@ fn receive(begin: Begin) -> Result<Infallible, StartError> {
     let start: Start = serde_json::from_slice(&contents(start).map_err(|e| e.to_string())?)
         .map_err(|e| format!("cannot read its orders: {e}"))?;
     let kern = contents(kern).map_err(|e| e.to_string())?;
+    let files = fds.by_ref().take(start.guest.files()).map(File::from);
+    let files = files.collect();
     let layers = Layers::new(
         fds.map(File::from).collect(),
         start.layers.clone(),
@@ -128,6 +130,7 @@ fn receive(begin: Begin) -> Result<Infallible, StartError> {
     )?;
     let checkpoint = Opened {
         kern,
+        files,
         layers: Arc::new(layers),
         restore_lock,
     };
@@ -148,6 +151,8 @@ pub(crate) fn run<K: GuestKind>(
 /// A checkpoint, open.
 pub(crate) struct Opened {
     kern: Vec<u8>,
+    /// What all guests of this kind read.
+    files: Vec<File>,
     layers: Arc<Layers>,
     restore_lock: OwnedFd,
 }
@@ -156,12 +161,13 @@ impl<K: GuestKind> Nursery<K> {
     fn prepare(start: &Start, checkpoint: Opened) -> Result<Self, StartError> {
         let Opened {
             kern,
+            files,
             layers,
             restore_lock,
         } = checkpoint;
         let kvm = Kvm::new().map_err(|e| format!("cannot open /dev/kvm: {e}"))?;
         let _ = program::forget();
-        let plan = K::plan(&kvm, &layers, &kern, start)?;
+        let plan = K::plan(&kvm, &layers, &kern, start, files)?;
         // Guests run this code next. Where that is refused, they only take longer.
         let _ = program::inherit();
         layers

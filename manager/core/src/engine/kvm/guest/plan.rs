@@ -1,6 +1,6 @@
 //! Plan of guests with a port: what a nursery makes once for all clones of a checkpoint.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{fs::File, marker::PhantomData, sync::Arc};
 
 use kvm_ioctls::Kvm;
 
@@ -39,6 +39,7 @@ impl<P: GuestPort> GuestKind for PortGuest<P> {
         layers: &Arc<Layers>,
         kern: &[u8],
         start: &Start,
+        _: Vec<File>,
     ) -> Result<GuestPlan, StartError> {
         let state = VcpuState::from_bytes(kern).map_err(StartError::kern)?;
         let regions = start.working_set.iter().map(|range| Region {

@@ -19,33 +19,42 @@ use super::{
     MACHINE_VERSION,
     folder::{self, Folder},
     machine::devices,
+    passt,
     session::{LinuxSession, Source},
     suspend,
 };
 use crate::{
     agent::{Access, Agent},
     checkpoint::{
-        Checkpoint, LinuxGuest,
+        Checkpoint, LinuxGuest, Network,
         manifest::{EngineKind, Manifest, Segment},
     },
     engine::{
-        Answer, ConsoleLine, Engine, Error, GuestRef, Limit, MemoryMap, Process,
+        Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
         ProcessDescription, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
         agent_calls::AgentCalls,
+        guest_disks,
         kvm::{
             device::{open_kvm, virtualization},
-            fork_server::nurseries::Nurseries,
+            fork_server::{client::Kind, nurseries::Nurseries},
             limit_group::ParentGroup,
             memory_map, remains, signals, usage,
-            wire::StartGuest,
+            wire::{LinuxDevices, StartGuest},
         },
-        process, wrong_engine,
+        network, process,
+        template_lock::{self, Templates},
+        wrong_engine,
     },
     guest_id::GuestId,
     host::proc::ProcRoot,
     units::Bytes,
 };
 
+/// Guests that are booted. They run in the process of the command, and end with it.
+pub(super) const TEMPLATES: Templates = Templates {
+    suffix: ".linux.template",
+    remove: |run_dir, id| Folder::of(run_dir, id).remove(),
+};
 /// How long a killed guest is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,6 +128,14 @@ impl AgentCalls for KvmLinux {
     }
 }
 
+/// Opens the file with the root file system of a checkpoint's guests.
+fn open_root(checkpoint: &Checkpoint) -> Result<File, Error> {
+    File::open(guest_disks::root_of(checkpoint)?).map_err(|source| Error::Io {
+        action: "open the guests' root disk",
+        source,
+    })
+}
+
 /// What a checkpoint says of its machine.
 fn guest_of(checkpoint: &Checkpoint) -> Result<LinuxGuest, Error> {
     let manifest = checkpoint.manifest();
@@ -144,7 +161,7 @@ fn guest_of(checkpoint: &Checkpoint) -> Result<LinuxGuest, Error> {
             guest.virtualization
         )));
     }
-    if manifest.devices != devices() {
+    if manifest.devices != devices(&guest) {
         return Err(refuse(
             "it has devices that this machine does not have".to_owned(),
         ));
@@ -201,23 +218,64 @@ impl Engine for KvmLinux {
         terms: &SessionTerms,
     ) -> Result<Box<dyn Session>, Error> {
         self.suits(checkpoint)?;
+        let guest = guest_of(checkpoint)?;
+        let root = match guest.root {
+            true => vec![open_root(checkpoint)?],
+            false => Vec::new(),
+        };
         let nursery = Nurseries::start(
             &self.program,
             checkpoint,
             run_dir,
             lock,
             terms,
-            StartGuest::Linux,
-            |_| [0; 96],
+            Kind {
+                guest: StartGuest::Linux(LinuxDevices {
+                    root: guest.root,
+                    disk: guest.disk,
+                    card: guest.network == Network::User,
+                }),
+                files: &root,
+                identity_bytes: |_| [0; 96],
+            },
         )?;
         Ok(Box::new(LinuxSession::new(
             nursery,
             Source {
                 run_dir: run_dir.canonicalize().map_err(look)?,
-                guest: guest_of(checkpoint)?,
+                guest,
                 called_off: AtomicBool::new(false),
             },
         )?))
+    }
+
+    fn can_network(&self, checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
+        let card = guest_of(checkpoint)?.network;
+        network::can_have(checkpoint, card, wanted)?;
+        match wanted.network.unwrap_or(card) {
+            Network::User => passt::check(),
+            Network::None => Ok(()),
+        }
+    }
+
+    fn reads_disk(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
+        Ok(guest_of(checkpoint)?.disk.is_some())
+    }
+
+    fn copies_disks(&self, checkpoint: &Checkpoint) -> bool {
+        guest_of(checkpoint).is_ok_and(|guest| guest.disk.is_some())
+    }
+
+    fn can_do_without_disk(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        guest_disks::can_do_without(checkpoint, guest_of(checkpoint)?.disk)
+    }
+
+    fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
+        Folder::of(guest.run_dir, guest.id).disk().map_err(look)
+    }
+
+    fn sweep_templates(&self, run_dir: &Path) -> Result<Vec<GuestId>, Error> {
+        template_lock::sweep(&TEMPLATES, run_dir).map_err(look)
     }
 
     fn can_enforce_limits(&self, _: &Checkpoint) -> Result<(), Error> {

@@ -5,16 +5,22 @@
 //! console      what the guest said on its serial console; locked by whoever types there
 //! channel      locked by whoever is connected to the agent
 //! broker       socket of the broker of that channel, when there is one
+//! disk         where the disk is that it has to itself
 //! ready        its process, written when the guest is safe to hand out
 //! suspended    the bundle that it became
 //! ```
 
 use std::{
+    ffi::OsString,
     fs::{self, File, TryLockError},
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::DirBuilderExt, net::UnixStream},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::DirBuilderExt,
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -26,7 +32,7 @@ use crate::{
         ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session,
         kvm::{
             guest::control::Conversation,
-            wire::{CALL_AGENT, CALL_CONSOLE, CALL_LOG},
+            wire::{CALL_AGENT, CALL_BEGIN, CALL_CONSOLE},
         },
     },
     escaped,
@@ -39,6 +45,7 @@ const SUFFIX: &str = ".linux";
 const CONSOLE: &str = "console";
 const READY: &str = "ready";
 const SUSPENDED: &str = "suspended";
+const DISK: &str = "disk";
 /// How long a guest's process may take to answer on its control socket.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -68,6 +75,11 @@ impl Folder {
     /// Whether it is there.
     pub(super) fn exists(&self) -> bool {
         self.path.exists()
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Makes the folder.
@@ -143,15 +155,34 @@ impl Folder {
         Conversation::open(&self.run_dir, &self.id, Limit::of(CALL_LIMIT))
     }
 
-    /// Has the guest's process write its console's output to a new file.
-    pub(super) fn start_log(&self) -> Result<(), Error> {
+    /// Notes the disk that the guest has to itself.
+    pub(super) fn set_disk(&self, path: &Path) -> io::Result<()> {
+        self.write(DISK, path.as_os_str().as_bytes())
+    }
+
+    /// Where the disk is that the guest has to itself, if it has one.
+    pub(super) fn disk(&self) -> io::Result<Option<PathBuf>> {
+        Ok(self
+            .content(DISK)?
+            .map(|path| OsString::from_vec(path).into()))
+    }
+
+    /// Has the guest run, with this disk and connected to this network. Its process writes its console's output to a new file.
+    pub(super) fn begin(
+        &self,
+        disk: Option<&File>,
+        network: Option<&UnixStream>,
+    ) -> Result<(), Error> {
         let mut options = owner_only::options();
         let file = options.read(true).write(true).create_new(true);
         let file = file.open(self.console()).map_err(|source| Error::Io {
             action: "create the console's file",
             source,
         })?;
-        self.conversation()?.hand(CALL_LOG, file.as_fd())
+        let mut files = vec![file.as_fd()];
+        files.extend(disk.map(File::as_fd));
+        files.extend(network.map(UnixStream::as_fd));
+        self.conversation()?.hand(CALL_BEGIN, &files)
     }
 
     /// Connects to the guest's console; none when another has it.
@@ -176,7 +207,7 @@ impl Folder {
             action: "make a socket pair",
             source,
         })?;
-        self.conversation()?.hand(call, theirs.as_fd())?;
+        self.conversation()?.hand(call, &[theirs.as_fd()])?;
         Ok(ours)
     }
 

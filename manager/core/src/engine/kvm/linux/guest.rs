@@ -32,7 +32,10 @@ use nix::{
 };
 use zerocopy::FromZeros;
 
-use super::machine::{Parts, waker};
+use super::{
+    disk::{Disks, OwnDisk},
+    machine::{Parts, waker},
+};
 use crate::{
     checkpoint::FileStamp,
     engine::kvm::{
@@ -49,8 +52,9 @@ use crate::{
         signals::handle,
         vm::{layers::Layers, ram::Ram, slots::Region},
         wire::{
-            CALL_AGENT, CALL_CONSOLE, CALL_HAND_OUT, CALL_LOG, Order, REPLY_BUSY, REPLY_DEAD,
-            REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Start, send_message,
+            CALL_AGENT, CALL_BEGIN, CALL_CONSOLE, CALL_HAND_OUT, LinuxDevices, Order, REPLY_BUSY,
+            REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Start,
+            StartGuest, send_message,
         },
     },
     guest_id::GuestId,
@@ -60,25 +64,44 @@ use crate::{
 /// Linux guests, as a nursery sees them.
 pub(in crate::engine::kvm) struct LinuxKind;
 
+/// What all guests of a checkpoint begin with.
+#[derive(Debug)]
+pub(in crate::engine::kvm) struct LinuxPlan {
+    state: MachineState,
+    devices: LinuxDevices,
+    /// The file with their root file system, if they have that on a disk.
+    root: Option<File>,
+}
+
 impl GuestKind for LinuxKind {
-    type Plan = MachineState;
+    type Plan = LinuxPlan;
 
     fn plan(
         kvm: &Kvm,
         layers: &Arc<Layers>,
         kern: &[u8],
-        _: &Start,
-    ) -> Result<MachineState, StartError> {
-        let state = MachineState::from_bytes(kern).map_err(StartError::kern)?;
+        start: &Start,
+        files: Vec<File>,
+    ) -> Result<LinuxPlan, StartError> {
+        let devices = match start.guest {
+            StartGuest::Linux(devices) => devices,
+            StartGuest::Demo => LinuxDevices::default(),
+        };
+        let plan = LinuxPlan {
+            state: MachineState::from_bytes(kern).map_err(StartError::kern)?,
+            devices,
+            root: files.into_iter().next(),
+        };
         // One machine is made and thrown away: a refusal by KVM shows before any guest is forked.
-        let (ram, parts) = machine(kvm, layers, &state)?;
-        state.set_time(&parts.machine).map_err(StartError::kern)?;
+        let (ram, parts) = machine(kvm, layers, &plan)?;
+        let set = plan.state.set_time(&parts.machine);
+        set.map_err(StartError::kern)?;
         drop(parts);
         drop(ram);
-        Ok(state)
+        Ok(plan)
     }
 
-    fn live(inheritance: &Inheritance<MachineState>, spare: &Spare<'_>) -> ! {
+    fn live(inheritance: &Inheritance<LinuxPlan>, spare: &Spare<'_>) -> ! {
         // Until the guest has a control socket nobody could find it: it must not outlive its nursery.
         die_with_parent(true);
         if getppid() != inheritance.nursery {
@@ -98,11 +121,7 @@ impl GuestKind for LinuxKind {
 }
 
 /// A machine in the checkpoint's state, but for its time; and its memory, which has to outlive it.
-fn machine(
-    kvm: &Kvm,
-    layers: &Arc<Layers>,
-    state: &MachineState,
-) -> Result<(Ram, Parts), StartError> {
+fn machine(kvm: &Kvm, layers: &Arc<Layers>, plan: &LinuxPlan) -> Result<(Ram, Parts), StartError> {
     let cannot_map = |e: std::io::Error| format!("cannot map the checkpoint: {e}");
     let mut ram = Ram::private(layers).map_err(cannot_map)?;
     let all = Region {
@@ -113,9 +132,22 @@ fn machine(
     let start = ram.host_address() as *mut u8;
     // SAFETY: the mapping is dropped after the machine. No reference into it is ever made.
     let memory = unsafe { memory::over(start, ram.size()) }.map_err(|e| e.to_string())?;
-    let vcpus = u8::try_from(state.vcpus()).map_err(|e| e.to_string())?;
-    let parts = Parts::new(kvm, memory, vcpus, state.template()).map_err(|e| e.to_string())?;
-    let applied = state.apply(&parts.machine, &parts.bus);
+    let vcpus = u8::try_from(plan.state.vcpus()).map_err(|e| e.to_string())?;
+    let root = plan.root.as_ref().map(File::try_clone).transpose();
+    let disks = Disks {
+        root: root.map_err(|e| format!("cannot use the guests' root disk: {e}"))?,
+        own: plan.devices.disk.map(OwnDisk::new),
+    };
+    let parts = Parts::new(
+        kvm,
+        memory,
+        vcpus,
+        plan.state.template(),
+        disks,
+        plan.devices.card,
+    )
+    .map_err(|e| e.to_string())?;
+    let applied = plan.state.apply(&parts.machine, &parts.bus);
     applied.map_err(StartError::kern)?;
     Ok((ram, parts))
 }
@@ -130,7 +162,7 @@ struct Prepared {
 }
 
 /// Everything that is the same for all clones.
-fn prepare(inheritance: &Inheritance<MachineState>) -> Result<Prepared, String> {
+fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
     // Guests with one processor and no thread for it are called back by it.
     handle(Signal::SIGUSR1, SigHandler::SigIgn);
     handle(Signal::SIGBUS, SigHandler::Handler(life::checkpoint_cut));
@@ -139,7 +171,7 @@ fn prepare(inheritance: &Inheritance<MachineState>) -> Result<Prepared, String> 
     } = inheritance;
     let (ram, parts) = machine(kvm, layers, plan).map_err(|e| e.reason)?;
     let told: Told = Arc::new(waker(&parts.wake));
-    let threads = Threads::new(plan.vcpus(), &parts.bus, &told).map_err(|e| e.to_string())?;
+    let threads = Threads::new(plan.state.vcpus(), &parts.bus, &told).map_err(|e| e.to_string())?;
     let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
     // A control group of its own has to be made first, by an order that is yet to come.
     if !inheritance.enforces_limits {
@@ -154,7 +186,7 @@ fn prepare(inheritance: &Inheritance<MachineState>) -> Result<Prepared, String> 
 }
 
 struct Guest<'a> {
-    inheritance: &'a Inheritance<MachineState>,
+    inheritance: &'a Inheritance<LinuxPlan>,
     parts: Parts,
     threads: Threads,
     ram: Ram,
@@ -170,13 +202,13 @@ struct Guest<'a> {
 }
 
 fn restore<'a>(
-    inheritance: &'a Inheritance<MachineState>,
+    inheritance: &'a Inheritance<LinuxPlan>,
     prepared: Prepared,
     order: &Order,
 ) -> Result<Guest<'a>, String> {
     let Prepared {
-        mut parts,
-        mut threads,
+        parts,
+        threads,
         control,
         ram,
     } = prepared;
@@ -190,10 +222,6 @@ fn restore<'a>(
     if inheritance.enforces_limits {
         inheritance.jail.enter(control.as_fd())?;
     }
-    // Until now no time has passed for the guest.
-    let set = inheritance.plan.set_time(&parts.machine);
-    set.map_err(|e| e.to_string())?;
-    threads.run(std::mem::take(&mut parts.machine.vcpus));
     let report = Report {
         seq: order.seq,
         kind: REPORT_RESTORED,
@@ -218,7 +246,9 @@ fn restore<'a>(
 struct Seen {
     control: PollFlags,
     channel: PollFlags,
+    /// Of the stream of whoever types on the console.
     line: PollFlags,
+    network: PollFlags,
 }
 
 impl Guest<'_> {
@@ -234,6 +264,9 @@ impl Guest<'_> {
                 && !matches!(channel.carry(&self.parts.bus, seen.channel), Ok(true))
             {
                 self.channel = None;
+            }
+            if !seen.network.is_empty() {
+                self.parts.line.carry(&self.parts.bus, seen.network);
             }
             if !seen.line.is_empty() {
                 self.hear_line();
@@ -252,6 +285,7 @@ impl Guest<'_> {
         let mut fds = vec![
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.parts.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.parts.card_wake.as_fd(), PollFlags::POLLIN),
         ];
         let channel = self.channel.as_ref().map(|channel| {
             fds.push(channel.poll_fd(bus));
@@ -259,6 +293,10 @@ impl Guest<'_> {
         });
         let line = self.line.as_ref().map(|line| {
             fds.push(PollFd::new(line.as_fd(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
+        let network = self.parts.line.poll_fd(bus).map(|fd| {
+            fds.push(fd);
             fds.len() - 1
         });
         // A signal that ends the wait leaves nothing seen.
@@ -270,10 +308,14 @@ impl Guest<'_> {
         if !seen(Some(1)).is_empty() {
             let _ = self.parts.wake.read();
         }
+        if !seen(Some(2)).is_empty() {
+            let _ = self.parts.card_wake.read();
+        }
         Seen {
             control: seen(Some(0)),
             channel: seen(channel),
             line: seen(line),
+            network: seen(network),
         }
     }
 
@@ -302,7 +344,11 @@ impl Guest<'_> {
         };
         let reply = match call.kind {
             CALL_HAND_OUT => self.hand_out(),
-            CALL_AGENT | CALL_CONSOLE | CALL_LOG => match <[File; 1]>::try_from(files) {
+            CALL_BEGIN => match self.begin(files) {
+                Ok(()) => Reply::new(REPLY_DONE, ""),
+                Err(reason) => Reply::new(REPLY_FAILED, &reason),
+            },
+            CALL_AGENT | CALL_CONSOLE => match <[File; 1]>::try_from(files) {
                 Ok([file]) => self.take(call.kind, file),
                 Err(_) => Reply::new(REPLY_FAILED, "the call has no descriptor"),
             },
@@ -315,10 +361,37 @@ impl Guest<'_> {
         stop_after(&call);
     }
 
+    /// Runs the guest, with what it has to itself.
+    fn begin(&mut self, files: Vec<File>) -> Result<(), String> {
+        let Parts {
+            machine,
+            log,
+            disks,
+            line,
+            ..
+        } = &mut self.parts;
+        if machine.vcpus.is_empty() {
+            return Err("the guest has begun already".to_owned());
+        }
+        let mut files = files.into_iter();
+        let mut next = || files.next().ok_or("the call has too few descriptors");
+        log.set_file(next()?);
+        if let Some(disk) = &disks.own {
+            disk.set_file(next()?)?;
+        }
+        if let Some(stream) = files.next() {
+            line.connect(OwnedFd::from(stream).into());
+        }
+        // Until now no time has passed for the guest.
+        let set = self.inheritance.plan.state.set_time(machine);
+        set.map_err(|e| e.to_string())?;
+        self.threads.run(std::mem::take(&mut machine.vcpus));
+        Ok(())
+    }
+
     /// Takes one end of what is to be joined to the guest.
     fn take(&mut self, kind: u64, file: File) -> Reply {
         match kind {
-            CALL_LOG => self.parts.log.set_file(file),
             CALL_AGENT => {
                 if self.channel.as_ref().is_some_and(Channel::is_open) {
                     return Reply::new(REPLY_BUSY, "another has the agent's channel");
@@ -357,10 +430,19 @@ impl Guest<'_> {
         }
         let inheritance = self.inheritance;
         let (kvm, layers) = (&inheritance.kvm, &inheritance.layers);
-        let Parts { machine, bus, .. } = &self.parts;
+        let Parts {
+            machine,
+            bus,
+            disks,
+            ..
+        } = &self.parts;
         let state = MachineState::capture(kvm, machine, &vcpus, bus);
-        let written = state
-            .map_err(|e| Reply::new(REPLY_FAILED, &e.to_string()))
+        // A snapshot of a device does not see what waits in this host's memory.
+        let flushed = disks.own.as_ref().map_or(Ok(()), OwnDisk::flush);
+        let written = flushed
+            .map_err(|e| format!("cannot write the guest's disk: {e}"))
+            .and_then(|()| state.map_err(|e| e.to_string()))
+            .map_err(|e| Reply::new(REPLY_FAILED, &e))
             .and_then(|state| to.write(&state.to_bytes(), layers, &self.ram, &|| !hung_up(client)));
         let reply = match written {
             Err(reply) => reply,

@@ -1,5 +1,5 @@
-//! Machine of a Linux guest with its devices: a serial port, the agent's channel, entropy and a
-//! memory balloon.
+//! Machine of a Linux guest with its devices: a serial port, the agent's channel, entropy, a memory
+//! balloon, and the network card and disks that its checkpoint names.
 
 use std::{io, sync::Arc};
 
@@ -7,18 +7,26 @@ use brood_machine::{
     bus::{Bus, Devices},
     cpu_template::CpuTemplate,
     error::Error,
+    line::Line,
     machine::Machine,
     memory::Memory,
-    virtio::{console::Console, rng::Rng},
+    virtio::{console::Console, net::Net, rng::Rng},
 };
 use kvm_ioctls::Kvm;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::log::Log;
-use crate::checkpoint::manifest::Device;
+use super::{disk::Disks, log::Log};
+use crate::{
+    checkpoint::{LinuxGuest, Network, manifest::Device},
+    engine::guest_disks::{DISK, ROOT},
+};
 
 /// Name of the agent's port.
 const PORT: &str = "brood.agent";
+/// Address of a card until the guest's agent gives it another.
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+/// Model of disks.
+const DISK_MODEL: &str = "virtio-blk";
 
 /// A machine that has not begun.
 #[derive(Debug)]
@@ -30,21 +38,30 @@ pub(super) struct Parts {
     pub(super) wake: Arc<EventFd>,
     /// What the guest says on its console.
     pub(super) log: Log,
+    pub(super) disks: Disks,
+    /// What the network card, if there is one, is connected to.
+    pub(super) line: Line,
+    /// Can be read when the card has room for frames again.
+    pub(super) card_wake: Arc<EventFd>,
 }
 
 /// The devices, as a manifest names them.
-pub(super) fn devices() -> Vec<Device> {
-    let devices = [
+pub(super) fn devices(guest: &LinuxGuest) -> Vec<Device> {
+    let always = [
         ("console", "serial-16550a"),
         ("agent", "virtio-console"),
         ("entropy", "virtio-rng"),
         ("balloon", "virtio-balloon"),
     ];
-    let device = |(name, model): (&str, &str)| Device {
+    let card = (guest.network == Network::User).then_some(("network", "virtio-net"));
+    let root = guest.root.then_some((ROOT, DISK_MODEL));
+    let disk = guest.disk.map(|_| (DISK, DISK_MODEL));
+    let all = always.into_iter().chain(card).chain(root).chain(disk);
+    all.map(|(name, model)| Device {
         name: name.to_owned(),
         model: model.to_owned(),
-    };
-    devices.map(device).to_vec()
+    })
+    .collect()
 }
 
 impl Parts {
@@ -54,19 +71,22 @@ impl Parts {
         memory: Memory,
         vcpus: u8,
         template: CpuTemplate,
+        disks: Disks,
+        card: bool,
     ) -> Result<Self, Error> {
         let machine = Machine::new(kvm, memory, vcpus, template)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let wake = Arc::new(wake.map_err(|e| Error::Io {
-            action: "make an eventfd",
-            source: e.into(),
-        })?);
+        let (wake, card_wake) = (eventfd()?, eventfd()?);
+        let line = Line::default();
         let log = Log::default();
         let devices = Devices {
             serial: Box::new(log.clone()),
             console: Console::new(PORT, Box::new(waker(&wake))),
             rng: Rng::new(Box::new(Entropy)),
-            disks: Vec::new(),
+            disks: disks.devices().map_err(|source| Error::Io {
+                action: "use the guest's disks",
+                source,
+            })?,
+            net: card.then(|| Net::new(MAC, line.card_end(), Box::new(waker(&card_wake)))),
         };
         let bus = Arc::new(Bus::new(&machine, devices)?);
         Ok(Self {
@@ -74,8 +94,20 @@ impl Parts {
             bus,
             wake,
             log,
+            disks,
+            line,
+            card_wake,
         })
     }
+}
+
+fn eventfd() -> Result<Arc<EventFd>, Error> {
+    let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+    let fd = fd.map_err(|e| Error::Io {
+        action: "make an eventfd",
+        source: e.into(),
+    })?;
+    Ok(Arc::new(fd))
 }
 
 /// Wakes whoever waits.

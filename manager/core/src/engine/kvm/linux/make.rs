@@ -18,6 +18,7 @@ use std::{
 use brood_machine::{
     acpi, boot, channel,
     error::Error as MachineError,
+    line,
     machine::VCPUS_MAX,
     memory::{self, Backing},
     state::MachineState,
@@ -27,8 +28,11 @@ use kvm_ioctls::Kvm;
 
 use super::{
     MACHINE_VERSION,
-    engine::{KvmLinux, segments},
+    disk::{Disks, OwnDisk},
+    engine::{KvmLinux, TEMPLATES, segments},
+    folder::Folder,
     machine::{Parts, devices},
+    passt,
 };
 use crate::{
     agent::{Agent, Channel, StepLimits, prepare_suspend, rehearse},
@@ -36,12 +40,15 @@ use crate::{
         BundlePath, Description, LinuxGuest, Network, Writer,
         manifest::{EngineKind, Manifest, Memory},
     },
+    disk::{self, Source},
     engine::{
-        Error, Limit, agent_ask,
+        Error, GuestNetwork, Limit, agent_ask,
         boot::{
             Boot, BootObserver, Booted, make_warm, punch_zeros, step, template_identity, to_name,
         },
+        guest_disks::{self, BootDisk, NewDisk},
         kvm::device::{engine_version, open_kvm, virtualization},
+        template_lock::{self, TemplateLock, TemplateParts},
     },
     guest_id::GuestId,
 };
@@ -69,15 +76,77 @@ fn check(boot: &Boot<'_>) -> Result<(), Error> {
     if !(1..=u32::from(VCPUS_MAX)).contains(&boot.vcpus) {
         return refuse(&format!("a guest has 1 to {VCPUS_MAX} virtual CPUs"));
     }
-    if boot.network != Network::None {
-        return refuse(
-            "Linux guests of the KVM engine have no network card: --engine qemu has one",
-        );
+    if boot.network == Network::User {
+        passt::check()?;
     }
-    if boot.root.is_some() || boot.disk.is_some() {
-        return refuse("Linux guests of the KVM engine have no disks: --engine qemu has them");
+    if let Some(BootDisk::Of(source @ Source::Overlay { .. })) = boot.disk {
+        return Err(disk::Error::NoOverlays {
+            disk: source.to_string(),
+        }
+        .into());
     }
-    Ok(())
+    guest_disks::check(boot.disk)
+}
+
+/// What there is of a guest that boots outside of its machine. It goes with this value.
+struct Place {
+    folder: Folder,
+    lock: TemplateLock,
+    disk: Option<NewDisk>,
+}
+
+impl Place {
+    fn make(run_dir: &Path, to: &BundlePath, boot: &Boot<'_>) -> Result<Self, Error> {
+        let run_dir = run_dir.canonicalize().map_err(io("enter the run folder"))?;
+        let swept = template_lock::sweep(&TEMPLATES, &run_dir);
+        swept.map_err(io("look for guests of killed commands"))?;
+        let id = GuestId::random().map_err(io("draw a random number"))?;
+        let source = match boot.disk {
+            Some(BootDisk::Of(source)) => Some(source),
+            Some(BootDisk::Empty(_)) | None => None,
+        };
+        let parts = TemplateParts::new(boot.owner, source, to)?;
+        let lock = TemplateLock::take(&TEMPLATES, &run_dir, &id, &parts)?;
+        let mut place = Self {
+            folder: Folder::of(&run_dir, &id),
+            lock,
+            disk: None,
+        };
+        if let Some(disk) = boot.disk {
+            let created = place.folder.create();
+            created.map_err(io("make the guest's folder"))?;
+            let (folder, lock) = (place.folder.path(), place.lock.file());
+            place.disk = Some(NewDisk::make(disk, id, boot.owner, folder, lock)?);
+        }
+        Ok(place)
+    }
+
+    /// The disks of the guest's machine.
+    fn disks(&self, boot: &Boot<'_>) -> Result<Disks, Error> {
+        let mut disks = Disks::default();
+        if let Some(root) = boot.root {
+            disks.root = Some(File::open(&root.file).map_err(io("open the image"))?);
+        }
+        if let Some(NewDisk { disk, .. }) = &self.disk {
+            let own = OwnDisk::new(disk.size);
+            let file = File::options().read(true).write(true).open(&disk.path);
+            own.set_file(file.map_err(io("open the guest's disk"))?)
+                .map_err(Error::Refused)?;
+            disks.own = Some(own);
+        }
+        Ok(disks)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Before the folder, which may be where it is.
+        self.disk = None;
+        // The next look tries again what cannot be removed now.
+        if self.folder.remove().is_ok() {
+            self.lock.forget();
+        }
+    }
 }
 
 /// A guest that boots.
@@ -87,6 +156,7 @@ struct Template {
     threads: Threads,
     /// The agent's end of the channel.
     stream: UnixStream,
+    _network: Option<BootNetwork>,
 }
 
 impl KvmLinux {
@@ -97,53 +167,105 @@ impl KvmLinux {
     /// cannot be written. Nothing is left then.
     pub fn make_checkpoint(
         &self,
+        run_dir: &Path,
         to: &BundlePath,
         boot: &Boot<'_>,
         observer: BootObserver<'_>,
     ) -> Result<Manifest, Error> {
-        let BootObserver {
-            booted,
-            note,
-            progress,
-        } = observer;
         check(boot)?;
         let kvm = open_kvm()?;
-        let mut writer = Writer::create(to, boot.memory)?;
-        let mut template = Template::start(kvm, boot, writer.memory())?;
-        booted(Booted::Started);
-        let ran = while_wanted(&template.stream, boot.limit, || template.run(boot, booted));
+        let place = Place::make(run_dir, to, boot)?;
+        let writer = Writer::create(to, boot.memory)?;
+        // Only now it has a folder.
+        let to = &to.absolute()?;
+        let mut template = Template::start(kvm, boot, writer.memory(), place.disks(boot)?)?;
+        (observer.booted)(Booted::Started);
+        let ran = while_wanted(&template.stream, boot.limit, || {
+            template.run(boot, observer.booted)
+        });
         let nonce = ran.map_err(|e| template.cause(e, boot.limit))?;
         let state = template.capture()?;
         let version = engine_version(&template.kvm);
         drop(template);
-        let go_on = || !boot.limit.is_cancelled();
-        let punched = punch_zeros(writer.memory(), boot.memory, &go_on);
-        if !punched.map_err(io("free unused pages"))? {
-            return Err(Error::Interrupted);
-        }
-        writer.write_kern(&state)?;
-        writer.set_linux(LinuxGuest {
+        let linux = LinuxGuest {
             machine_version: MACHINE_VERSION,
             virtualization: virtualization().to_owned(),
             nonce: format!("{:032x}", u128::from_be_bytes(nonce)),
             image: boot.image.digest.clone(),
             cpu_template: boot.cpu_template.to_string(),
-        });
+            network: boot.network,
+            root: boot.root.is_some(),
+            disk: place.disk.as_ref().map(|disk| disk.disk.size),
+        };
+        place.seal(boot, (writer, to), (linux, version, &state), observer)
+    }
+}
+
+impl Place {
+    /// Seals the bundle of a guest that has stopped.
+    fn seal(
+        &self,
+        boot: &Boot<'_>,
+        (mut writer, to): (Writer, &BundlePath),
+        (linux, engine_version, state): (LinuxGuest, String, &[u8]),
+        observer: BootObserver<'_>,
+    ) -> Result<Manifest, Error> {
+        let BootObserver { note, progress, .. } = observer;
+        let go_on = || !boot.limit.is_cancelled();
+        let punched = punch_zeros(writer.memory(), boot.memory, &go_on);
+        if !punched.map_err(io("free unused pages"))? {
+            return Err(Error::Interrupted);
+        }
+        writer.write_kern(state)?;
+        let devices = devices(&linux);
+        writer.set_linux(linux);
+        let disks = guest_disks::seal_booted(boot, self.disk.as_ref(), to)?;
         let description = Description {
             guest: to_name(boot),
             engine: EngineKind::Kvm,
-            engine_version: version,
+            engine_version,
             memory: Memory {
                 size: boot.memory,
                 segments: segments(boot.memory),
             },
             vcpus: boot.vcpus,
-            devices: devices(),
-            disks: Vec::new(),
+            devices,
+            disks: disks.clone(),
             working_set: Vec::new(),
         };
         let now = jiff::Timestamp::now();
-        Ok(writer.seal_noted(description, now, note, progress)?)
+        let sealed = writer.seal_noted(description, now, note, progress);
+        let forget = |_: &_| guest_disks::forget_booted(self.disk.as_ref(), to, &disks);
+        Ok(sealed.inspect_err(forget)?)
+    }
+}
+
+/// The network of a guest that boots. It ends with this value.
+struct BootNetwork(UnixStream);
+
+impl BootNetwork {
+    /// Connects the guest's card.
+    fn connect(parts: &mut Parts) -> Result<Self, Error> {
+        let stream = passt::start(&GuestNetwork::default())?;
+        let end = Self(
+            stream
+                .try_clone()
+                .map_err(io("start the guest's network"))?,
+        );
+        let mut line = std::mem::take(&mut parts.line);
+        line.connect(stream);
+        let (bus, wake) = (Arc::clone(&parts.bus), Arc::clone(&parts.card_wake));
+        thread::Builder::new()
+            .name("network".to_owned())
+            .spawn(move || line::carry(&bus, line, &wake))
+            .map_err(io("start a thread"))?;
+        Ok(end)
+    }
+}
+
+impl Drop for BootNetwork {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
@@ -168,15 +290,18 @@ fn while_wanted<T>(stream: &UnixStream, limit: Limit<'_>, act: impl FnOnce() -> 
 
 impl Template {
     /// Starts the guest, which writes its memory straight into the bundle's file.
-    fn start(kvm: Kvm, boot: &Boot<'_>, file: &File) -> Result<Self, Error> {
+    fn start(kvm: Kvm, boot: &Boot<'_>, file: &File, disks: Disks) -> Result<Self, Error> {
         let open = |path: &Path| File::open(path).map_err(io("open the image"));
         let (kernel, initrd) = (open(&boot.image.kernel)?, open(&boot.image.initramfs)?);
         let ram = memory::map(boot.memory.0, Backing::Shared(file)).map_err(|e| machine(&e))?;
         let vcpus = u8::try_from(boot.vcpus).expect("their number was checked");
-        let mut parts =
-            Parts::new(&kvm, ram.clone(), vcpus, boot.cpu_template).map_err(|e| machine(&e))?;
+        let card = boot.network == Network::User;
+        let mut parts = Parts::new(&kvm, ram.clone(), vcpus, boot.cpu_template, disks, card)
+            .map_err(|e| machine(&e))?;
+        let network = card.then(|| BootNetwork::connect(&mut parts)).transpose()?;
         let rsdp = acpi::write(&ram, vcpus, parts.bus.virtio_count()).map_err(|e| machine(&e))?;
-        let line = format!("{} {}", boot.image.command_line, boot::COMMAND_LINE);
+        let line = guest_disks::command_line(boot);
+        let line = format!("{line} {}", boot::COMMAND_LINE);
         let kernel = boot::Kernel {
             image: &kernel,
             initrd: Some(&initrd),
@@ -204,6 +329,7 @@ impl Template {
             parts,
             threads,
             stream: ours,
+            _network: network,
         })
     }
 
@@ -262,6 +388,8 @@ impl Template {
             machine: of, bus, ..
         } = &self.parts;
         let state = MachineState::capture(&self.kvm, of, &vcpus, bus).map_err(|e| machine(&e))?;
+        let flushed = self.parts.disks.own.as_ref().map_or(Ok(()), OwnDisk::flush);
+        flushed.map_err(io("write the guest's disk"))?;
         Ok(state.to_bytes())
     }
 }

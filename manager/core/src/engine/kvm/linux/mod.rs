@@ -8,14 +8,16 @@
 //! ```
 //!
 //! A guest's process opens nothing. The channel to the agent, the file of its console and the
-//! console's line are descriptors that it is handed over its control socket.
+//! console's line, and its disk, are descriptors that it is handed over its control socket.
 
+mod disk;
 mod engine;
 mod folder;
 mod guest;
 mod log;
 mod machine;
 mod make;
+mod passt;
 mod session;
 mod suspend;
 

@@ -3,8 +3,10 @@
 
 use std::{
     collections::HashMap,
+    fs::{File, OpenOptions},
+    io,
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,12 +21,12 @@ use nix::sys::{
     signal::Signal,
 };
 
-use super::{folder::Folder, machine::waker};
+use super::{folder::Folder, machine::waker, passt};
 use crate::{
     agent::{StepLimits, prepare_clone},
-    checkpoint::LinuxGuest,
+    checkpoint::{LinuxGuest, Network},
     engine::{
-        self, Error, GuestOrder, Limit, Outcome, Process, RestoredProcess, agent_ask,
+        self, Error, GuestOrder, Limit, Outcome, Process, RestoredProcess, agent_ask, guest_disks,
         kvm::fork_server::nurseries::Nurseries,
     },
 };
@@ -216,7 +218,21 @@ impl Source {
         folder: &Folder,
         process: Process,
     ) -> Result<RestoredProcess, Error> {
-        folder.start_log()?;
+        let disk = guest_disks::of_restored(self.guest.disk, order.disk.as_deref());
+        let disk = disk.map_err(|e| Error::Refused(e.to_string()))?;
+        let disk = disk.map(|disk| own_disk(folder, &disk.path)).transpose();
+        let disk = disk.map_err(|source| Error::Io {
+            action: "open the guest's disk",
+            source,
+        })?;
+        let has_card = self.guest.network == Network::User;
+        let network = match order.network.network {
+            Some(Network::None) => None,
+            _ if has_card => Some(passt::start(&order.network)?),
+            _ => None,
+        };
+        folder.begin(disk.as_ref(), network.as_ref())?;
+        drop(network);
         let limit = Limit {
             timeout: ANSWER_TIMEOUT,
             cancelled: &self.called_off,
@@ -230,7 +246,7 @@ impl Source {
         })?;
         let nonce = u128::from_str_radix(&self.guest.nonce, 16);
         let nonce = nonce.ok().map(u128::to_be_bytes);
-        let identity = agent_ask::clone_identity(&order.identity, false);
+        let identity = agent_ask::clone_identity(&order.identity, has_card);
         let prepared = prepare_clone(&agent, &identity, nonce, StepLimits::default());
         let prepared = prepared.map_err(|e| Error::Refused(e.to_string()))?;
         // The channel is free for the next one who asks.
@@ -249,4 +265,10 @@ impl Source {
             counter: ready.map_or(0, |ready| ready.counter),
         })
     }
+}
+
+/// Opens the disk that a guest has to itself, and notes where it is.
+fn own_disk(folder: &Folder, path: &Path) -> io::Result<File> {
+    folder.set_disk(path)?;
+    OpenOptions::new().read(true).write(true).open(path)
 }

@@ -16,6 +16,7 @@ use crate::{
     engine::{
         After, Error, GuestRef, Limit, Suspend,
         agent_calls::AgentCalls,
+        guest_disks,
         kvm::{
             device::{engine_version, open_kvm},
             guest::control::Conversation,
@@ -108,6 +109,11 @@ fn seal(guest: GuestRef<'_>, mut writer: Writer, suspend: Suspend<'_>) -> Result
     if let Some(linux) = manifest.linux.clone() {
         writer.set_linux(linux);
     }
+    let has_disk = manifest
+        .linux
+        .as_ref()
+        .is_some_and(|linux| linux.disk.is_some());
+    let disks = guest_disks::of_suspended(disks()?, has_disk, from, to)?;
     let description = Description {
         guest: name.to_owned(),
         engine: EngineKind::Kvm,
@@ -115,14 +121,17 @@ fn seal(guest: GuestRef<'_>, mut writer: Writer, suspend: Suspend<'_>) -> Result
         memory: manifest.memory.clone(),
         vcpus: manifest.vcpus,
         devices: manifest.devices.clone(),
-        disks: disks()?,
+        disks: disks.clone(),
         working_set: Vec::new(),
     };
     let now = jiff::Timestamp::now();
-    let manifest = writer.seal_noted(description, now, note, progress)?;
+    let manifest = writer
+        .seal_noted(description, now, note, progress)
+        .inspect_err(|_| guest_disks::forget_shared(to, &disks))?;
     // A delta's parents may have gone meanwhile: the guest ends only for what can be restored.
     if delta && let Err(e) = Checkpoint::open(to) {
         crate::checkpoint::remove(to)?;
+        guest_disks::forget_shared(to, &disks);
         return Err(e.into());
     }
     // The bundle is whole: from here on it is the guest, and the process is not. One that stays

@@ -10,22 +10,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::command::{DISK, OwnDisk, ROOT};
+use serde::{Deserialize, Serialize};
+
+use super::{Boot, Error};
 use crate::{
     checkpoint::{BundlePath, Checkpoint, manifest::DiskSnapshot},
     disk::{self, Owner, Provider, Source},
-    engine::Error,
     guest_id::GuestId,
     owner_only,
     units::Bytes,
 };
 
+/// Name and serial number of the disk with the root file system, which all clones read.
+pub(super) const ROOT: &str = "root";
+/// Name and serial number of the disk that a guest has to itself.
+pub(super) const DISK: &str = "disk";
 /// Sizes that an empty disk may have: room for a file system, and what an overlay can be made of.
-pub(super) const SIZES: std::ops::RangeInclusive<Bytes> = Bytes::mib(8)..=Bytes::gib(4096);
+const SIZES: std::ops::RangeInclusive<Bytes> = Bytes::mib(8)..=Bytes::gib(4096);
 /// The file of a dataset that is a guest's disk, where the dataset is a file system.
 const FILE: &str = "disk";
 /// The program that makes a file system in a file.
 const MAKE_FILESYSTEM: &str = "mke2fs";
+/// Has the image's first program mount the guest's own disk.
+const MOUNT: &str = "brood.disk=mount";
 /// How long the device of a new volume may take to appear.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,8 +45,95 @@ pub enum BootDisk {
     Of(Source),
 }
 
+/// A disk that a guest has to itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OwnDisk {
+    /// The file or device.
+    pub(super) path: PathBuf,
+    /// Whether it is a device.
+    pub(super) is_device: bool,
+    /// Its size, as the guest sees it.
+    pub(super) size: Bytes,
+    /// What it is an overlay of; none when it holds all of the disk.
+    pub(super) base: Option<PathBuf>,
+}
+
+/// Why a guest cannot have its disk.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoDisk {
+    /// It cannot be used.
+    #[error("cannot use its disk: {0}")]
+    Io(#[from] io::Error),
+    /// It is another one.
+    #[error("its disk {} has {found}, and the checkpoint's guest had one of {size}", disk.display())]
+    Size {
+        /// Where it is.
+        disk: PathBuf,
+        /// Its size.
+        found: Bytes,
+        /// What it should be.
+        size: Bytes,
+    },
+    /// There is none.
+    #[error("its guests have a disk, and none was made")]
+    Missing,
+}
+
+/// The disk of a guest that is restored: one of this size, if its checkpoint has any, at a place that
+/// was made for it.
+pub(super) fn of_restored(
+    size: Option<Bytes>,
+    location: Option<&Path>,
+) -> Result<Option<OwnDisk>, NoDisk> {
+    let Some(size) = size else {
+        return Ok(None);
+    };
+    let disk = find(location.ok_or(NoDisk::Missing)?)?;
+    if disk.size == size {
+        return Ok(Some(disk));
+    }
+    Err(NoDisk::Size {
+        found: disk.size,
+        disk: disk.path,
+        size,
+    })
+}
+
+/// Checks that guests of a checkpoint with a disk of this size, if any, need none.
+pub(super) fn can_do_without(checkpoint: &Checkpoint, disk: Option<Bytes>) -> Result<(), Error> {
+    if disk.is_none() {
+        return Ok(());
+    }
+    Err(Error::Checkpoint {
+        checkpoint: checkpoint.path().to_string(),
+        reason: "its guests have a disk, and their memory is of no use without it".to_owned(),
+    })
+}
+
+/// Refuses a disk that no guest can boot with.
+pub(super) fn check(disk: Option<&BootDisk>) -> Result<(), Error> {
+    match disk {
+        Some(BootDisk::Empty(size)) if !SIZES.contains(size) || !size.0.is_multiple_of(1 << 20) => {
+            let (least, most) = (SIZES.start(), SIZES.end());
+            Err(Error::Refused(format!(
+                "a disk is whole MiB from {least} to {most}, not {size}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The kernel's command line of a guest that is booted.
+pub(super) fn command_line(boot: &Boot<'_>) -> String {
+    let line = &boot.image.command_line;
+    match boot.disk {
+        Some(BootDisk::Empty(_)) => format!("{line} {MOUNT}"),
+        _ => line.clone(),
+    }
+}
+
 /// A disk at a place that was made for a guest.
-pub(super) fn find(location: &Path) -> io::Result<OwnDisk> {
+fn find(location: &Path) -> io::Result<OwnDisk> {
     let begin = Instant::now();
     // A volume's device appears a moment after the volume (zvol_create_minors() of OpenZFS).
     while !location.exists() && begin.elapsed() < DEVICE_PATIENCE {
@@ -63,12 +157,9 @@ pub(super) fn find(location: &Path) -> io::Result<OwnDisk> {
     })
 }
 
-/// The file with the root file system of a checkpoint's guests, if that is on a disk.
-pub(super) fn root_of(checkpoint: &Checkpoint) -> Result<Option<PathBuf>, Error> {
+/// The file with the root file system of a checkpoint's guests, which have it on a disk.
+pub(super) fn root_of(checkpoint: &Checkpoint) -> Result<PathBuf, Error> {
     let manifest = checkpoint.manifest();
-    if !manifest.qemu.as_ref().is_some_and(|guest| guest.root) {
-        return Ok(None);
-    }
     let bundle = checkpoint.path().absolute()?;
     let mut shared = manifest.disks.iter().filter(|disk| disk.is_shared());
     let root = shared.find(|disk| disk.device.as_deref() == Some(ROOT));
@@ -77,7 +168,7 @@ pub(super) fn root_of(checkpoint: &Checkpoint) -> Result<Option<PathBuf>, Error>
         reason: "its guests have their root file system on a disk, and it does not name that"
             .to_owned(),
     })?;
-    Ok(Some(disk::shared_file(&bundle, root)?))
+    Ok(disk::shared_file(&bundle, root)?)
 }
 
 /// What a new bundle says of its guest's disks: the one that was sealed with it, and those that
@@ -109,6 +200,31 @@ pub(super) fn forget_shared(bundle: &BundlePath, disks: &[DiskSnapshot]) {
     for disk in disks.iter().filter(|disk| disk.is_shared()) {
         // What cannot be removed now is found again: it is in no bundle.
         let _ = disk::unlink(bundle, disk);
+    }
+}
+
+/// Puts the disks that the bundle of a booted guest has beside it.
+pub(super) fn seal_booted(
+    boot: &Boot<'_>,
+    own: Option<&NewDisk>,
+    to: &BundlePath,
+) -> Result<Vec<DiskSnapshot>, Error> {
+    let mut disks = Vec::new();
+    if let Some(root) = boot.root {
+        disks.push(disk::link_shared(&root.file, &root.sha256, ROOT, to)?);
+    }
+    if let Some(own) = own {
+        let sealed = own.seal(to);
+        disks.push(sealed.inspect_err(|_| forget_shared(to, &disks))?);
+    }
+    Ok(disks)
+}
+
+/// Removes them when the bundle could not be sealed.
+pub(super) fn forget_booted(own: Option<&NewDisk>, bundle: &BundlePath, disks: &[DiskSnapshot]) {
+    forget_shared(bundle, disks);
+    if let (Some(own), Some(snapshot)) = (own, disks.iter().find(|disk| !disk.is_shared())) {
+        own.discard(bundle, snapshot);
     }
 }
 
@@ -166,7 +282,7 @@ impl NewDisk {
     }
 
     /// The snapshot for a bundle that is being written.
-    pub(super) fn seal(&self, bundle: &BundlePath) -> Result<DiskSnapshot, Error> {
+    fn seal(&self, bundle: &BundlePath) -> Result<DiskSnapshot, Error> {
         let token = disk::Token::random().map_err(|source| Error::Io {
             action: "draw a random number",
             source,
@@ -179,7 +295,7 @@ impl NewDisk {
     }
 
     /// Removes a snapshot of a bundle that was not sealed.
-    pub(super) fn discard(&self, bundle: &BundlePath, snapshot: &DiskSnapshot) {
+    fn discard(&self, bundle: &BundlePath, snapshot: &DiskSnapshot) {
         let _ = self.provider.discard(bundle, snapshot);
     }
 }

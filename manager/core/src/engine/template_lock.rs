@@ -15,18 +15,25 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::remove;
+use super::Error;
 use crate::{
     checkpoint::{self, BundlePath},
     disk::{self, Owner, Place, Source},
-    engine::Error,
     guest_id::GuestId,
     owner_only,
 };
 
-const SUFFIX: &str = ".template";
-/// Until it is locked.
-const UNLOCKED: &str = ".template.new";
+/// What follows the name of a lock's file until it is locked.
+const UNLOCKED: &str = ".new";
+
+/// An engine's templates.
+#[derive(Debug)]
+pub(super) struct Templates {
+    /// What the names of their locks end with, after the id.
+    pub(super) suffix: &'static str,
+    /// Removes what one has in the run folder.
+    pub(super) remove: fn(&Path, &GuestId) -> io::Result<()>,
+}
 
 /// What there may be of a template outside the run folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -105,9 +112,17 @@ pub(super) struct TemplateLock {
 
 impl TemplateLock {
     /// Takes the lock of a new template.
-    pub(super) fn take(run_dir: &Path, id: &GuestId, parts: &TemplateParts) -> Result<Self, Error> {
-        let (path, new) =
-            ([SUFFIX, UNLOCKED].map(|suffix| run_dir.join(format!("{id}{suffix}")))).into();
+    pub(super) fn take(
+        templates: &Templates,
+        run_dir: &Path,
+        id: &GuestId,
+        parts: &TemplateParts,
+    ) -> Result<Self, Error> {
+        let name = format!("{id}{}", templates.suffix);
+        let (path, new) = (
+            run_dir.join(&name),
+            run_dir.join(format!("{name}{UNLOCKED}")),
+        );
         let failed = io("lock the guest that is booted");
         let text = serde_json::to_vec(parts).map_err(|e| failed(e.into()))?;
         loop {
@@ -142,7 +157,7 @@ impl TemplateLock {
 
 /// Removes the templates in a run folder whose command has ended; returns the others. What cannot be
 /// removed is tried again by the next look.
-pub(super) fn sweep(run_dir: &Path) -> io::Result<Vec<GuestId>> {
+pub(super) fn sweep(templates: &Templates, run_dir: &Path) -> io::Result<Vec<GuestId>> {
     let entries = match fs::read_dir(run_dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -151,7 +166,7 @@ pub(super) fn sweep(run_dir: &Path) -> io::Result<Vec<GuestId>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(id) = name.to_str().and_then(id_in) else {
+        let Some(id) = name.to_str().and_then(|name| templates.id_in(name)) else {
             continue;
         };
         let path = entry.path();
@@ -167,7 +182,7 @@ pub(super) fn sweep(run_dir: &Path) -> io::Result<Vec<GuestId>> {
             }
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        match remove_all(run_dir, &id, &path, &file) {
+        match templates.remove_all(run_dir, &id, &path, &file) {
             Ok(()) => tracing::info!(guest = %id, "removed what a killed `checkpoint make` left"),
             Err(error) => {
                 tracing::warn!(guest = %id, %error, "cannot remove what a killed `checkpoint make` left");
@@ -177,30 +192,43 @@ pub(super) fn sweep(run_dir: &Path) -> io::Result<Vec<GuestId>> {
     Ok(held)
 }
 
-/// Removes all of a template, whose lock this process has now.
-fn remove_all(run_dir: &Path, id: &GuestId, path: &Path, file: &File) -> Result<(), Error> {
-    // One without its name had nothing else yet.
-    if path.to_string_lossy().ends_with(SUFFIX) {
-        let parts: TemplateParts = serde_json::from_reader(file).map_err(|_| no_parts())?;
-        remove(run_dir, id).map_err(io("remove the guest's files"))?;
-        parts.remove(id)?;
+impl Templates {
+    /// Removes all of a template, whose lock this process has now.
+    fn remove_all(
+        &self,
+        run_dir: &Path,
+        id: &GuestId,
+        path: &Path,
+        file: &File,
+    ) -> Result<(), Error> {
+        // One without its name had nothing else yet.
+        if path.to_string_lossy().ends_with(self.suffix) {
+            let parts: TemplateParts = serde_json::from_reader(file).map_err(|_| no_parts())?;
+            (self.remove)(run_dir, id).map_err(io("remove the guest's files"))?;
+            parts.remove(id)?;
+        }
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove the lock")(e)),
+            _ => Ok(()),
+        }
     }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove the lock")(e)),
-        _ => Ok(()),
-    }
-}
 
-/// The id of the template whose lock has this name.
-fn id_in(name: &str) -> Option<GuestId> {
-    let id = name.strip_suffix(UNLOCKED).or(name.strip_suffix(SUFFIX))?;
-    id.parse().ok()
+    /// The id of the template whose lock has this name.
+    fn id_in(&self, name: &str) -> Option<GuestId> {
+        let name = name.strip_suffix(UNLOCKED).unwrap_or(name);
+        name.strip_suffix(self.suffix)?.parse().ok()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{engine::qemu::folder::Folder, units::Bytes};
+    use crate::units::Bytes;
+
+    const TEMPLATES: Templates = Templates {
+        suffix: ".template",
+        remove: |run_dir, id| fs::remove_dir(run_dir.join(id.to_string())),
+    };
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
@@ -218,11 +246,11 @@ mod tests {
         let bundle = BundlePath::new(&place.path().join("web")).unwrap();
         let id = GuestId([7; 8]);
         let parts = TemplateParts::new(owner, Some(&source), &bundle).unwrap();
-        let lock = TemplateLock::take(run.path(), &id, &parts).unwrap();
-        Folder::of(run.path(), &id).create().unwrap();
+        let lock = TemplateLock::take(&TEMPLATES, run.path(), &id, &parts).unwrap();
+        fs::create_dir(run.path().join(id.to_string())).unwrap();
         disk::provider(&source, owner, None).clone_for(&id).unwrap();
         let draft = checkpoint::Writer::create(&bundle, Bytes::mib(1)).unwrap();
-        assert_eq!(sweep(run.path()).unwrap(), [id]);
+        assert_eq!(sweep(&TEMPLATES, run.path()).unwrap(), [id]);
         assert_eq!(names(run.path()).len(), 2, "{:?}", names(run.path()));
         assert_eq!(names(&place.path().join("brood-disks")).len(), 1);
 
@@ -238,7 +266,7 @@ mod tests {
             fs::rename(copy, file).unwrap();
         }
         drop(lock);
-        assert_eq!(sweep(run.path()).unwrap(), []);
+        assert_eq!(sweep(&TEMPLATES, run.path()).unwrap(), []);
         assert_eq!(names(run.path()), [] as [String; 0]);
         assert_eq!(names(&place.path().join("brood-disks")), [] as [String; 0]);
         let mut left = names(place.path());
@@ -250,11 +278,11 @@ mod tests {
     fn half_a_lock_is_removed_and_one_that_says_nothing_stays_in_sight() {
         let run = tempfile::tempdir().unwrap();
         let id = GuestId([7; 8]);
-        for suffix in [SUFFIX, UNLOCKED] {
-            fs::write(run.path().join(format!("{id}{suffix}")), "").unwrap();
+        for suffix in ["", UNLOCKED] {
+            fs::write(run.path().join(format!("{id}.template{suffix}")), "").unwrap();
         }
-        assert_eq!(sweep(run.path()).unwrap(), []);
-        assert_eq!(names(run.path()), [format!("{id}{SUFFIX}")]);
-        assert_eq!(sweep(&run.path().join("gone")).unwrap(), []);
+        assert_eq!(sweep(&TEMPLATES, run.path()).unwrap(), []);
+        assert_eq!(names(run.path()), [format!("{id}.template")]);
+        assert_eq!(sweep(&TEMPLATES, &run.path().join("gone")).unwrap(), []);
     }
 }
