@@ -643,3 +643,39 @@ while pidof passt >/dev/null; do sleep 0.1; done
 echo networks 0
 printf 'left %s\n' "$(ls /state/run | wc -l)"
 "#;
+
+#[test]
+fn fifty_linuxes_live_beside_each_other_within_their_limits() {
+    let Some(ran) = run_there("3G", FIFTY) else {
+        return;
+    };
+    assert_eq!(whole(&after(&ran, "restored")["restored"]), 50);
+    assert_eq!(after(&ran, "ids"), 50);
+    // A guest that takes more than its control group allows ends; its neighbours do not.
+    let list = after(&ran, "list");
+    let why = reason(&list, "c-7");
+    assert!(why.contains("its control group allows"), "{why}");
+    let alive = array(&list).iter().filter(|g| g["state"] == "running");
+    assert_eq!(alive.count(), 49);
+    // Nothing is left, also of control groups.
+    for left in ["left 0", "groups 0"] {
+        assert!(ran.stdout.lines().any(|l| l == left), "{}", ran.stdout);
+    }
+}
+
+/// Fifty clones, whose kernel enforces their private limits.
+const FIFTY: &str = r#"
+/brood checkpoint make tiny /ckp/tiny --memory 128M >&2
+say restored restore /ckp/tiny -n 50 --prefix c --private-limit 24M --enforce-private-limit
+n=0
+while [ $n -lt 50 ]; do
+    n=$((n + 1))
+    in_guest c-$n cat /etc/machine-id
+done | sort -u >/tmp/ids
+echo ids $(wc -l </tmp/ids)
+ends c-7 'dd if=/dev/zero of=/run/big bs=1M count=60'
+say list list
+/brood destroy --all --force >&2
+printf 'left %s\n' "$(ls /state/run | wc -l)"
+printf 'groups %s\n' "$(ls -d /sys/fs/cgroup/brood/brood-* 2>/dev/null | wc -l)"
+"#;

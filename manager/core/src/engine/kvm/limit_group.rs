@@ -6,7 +6,9 @@
 //! no group that nobody finds.
 //!
 //! The group lies below the manager's own one; in version 2 beside it, since there a group with
-//! processes has no groups with limits below.
+//! processes has no groups with limits below. A manager in the root of version 2's groups (a host
+//! without systemd) makes a group `brood` there for them: that root's folder can be written only
+//! with a capability, which a guest's process does not have.
 
 use std::{
     fs, io,
@@ -38,7 +40,12 @@ const REMOVAL_INTERVAL: Duration = Duration::from_millis(2);
 pub(crate) struct ParentGroup {
     dir: PathBuf,
     version: u8,
+    /// Whether it is one of brood's own, in the root of all groups.
+    is_own: bool,
 }
+
+/// Name of that group.
+const OWN: &str = "brood";
 
 impl ParentGroup {
     /// Finds it, and has the kernel account memory for the groups below it.
@@ -51,15 +58,17 @@ impl ParentGroup {
             let dir = parent.dir.display();
             Error::LimitNotEnforceable(format!("no control group can be made in {dir}: {why}"))
         };
+        if parent.is_own {
+            match fs::create_dir(&parent.dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refused(e)),
+                _ => {}
+            }
+            let above = parent.dir.parent().unwrap_or(&parent.dir);
+            account_below(above).map_err(refused)?;
+        }
         access(&parent.dir, AccessFlags::W_OK).map_err(|e| refused(e.into()))?;
         if parent.version == 2 {
-            let control = parent.dir.join("cgroup.subtree_control");
-            let on = fs::read_to_string(&control).map_err(refused)?;
-            if !on.split_whitespace().any(|name| name == "memory") {
-                fs::write(&control, "+memory").map_err(|e| {
-                    Error::LimitNotEnforceable(format!("cannot write {}: {e}", control.display()))
-                })?;
-            }
+            account_below(&parent.dir).map_err(refused)?;
         }
         Ok(parent)
     }
@@ -68,19 +77,29 @@ impl ParentGroup {
         let groups = MemoryGroup::own(root).unwrap_or_default();
         let found = groups.into_iter().find_map(|group| match group.version {
             2 => {
-                let dir = match group.folder == group.mount {
+                let is_own = group.folder == group.mount;
+                let above = match is_own {
                     true => group.folder,
                     false => group.folder.parent()?.to_owned(),
                 };
-                let dir = root.path(dir);
-                let controllers = fs::read_to_string(dir.join("cgroup.controllers")).ok()?;
+                let above = root.path(above);
+                let controllers = fs::read_to_string(above.join("cgroup.controllers")).ok()?;
                 let has_memory = controllers.split_whitespace().any(|name| name == "memory");
-                has_memory.then_some(Self { dir, version: 2 })
+                let dir = if is_own { above.join(OWN) } else { above };
+                has_memory.then_some(Self {
+                    dir,
+                    version: 2,
+                    is_own,
+                })
             }
             version => {
                 let dir = root.path(group.folder);
                 let is_there = dir.join("memory.limit_in_bytes").exists();
-                is_there.then_some(Self { dir, version })
+                is_there.then_some(Self {
+                    dir,
+                    version,
+                    is_own: false,
+                })
             }
         });
         found.ok_or_else(|| {
@@ -91,6 +110,17 @@ impl ParentGroup {
     fn of(&self, id: &GuestId) -> PathBuf {
         self.dir.join(group_name(id))
     }
+}
+
+/// Has the kernel account memory for the groups below one.
+fn account_below(group: &Path) -> io::Result<()> {
+    let control = group.join("cgroup.subtree_control");
+    let on = fs::read_to_string(&control)?;
+    if on.split_whitespace().any(|name| name == "memory") {
+        return Ok(());
+    }
+    fs::write(&control, "+memory")
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot write {}: {e}", control.display())))
 }
 
 fn group_name(id: &GuestId) -> String {
@@ -198,6 +228,34 @@ pub(crate) fn remove(run_dir: &Path, id: &GuestId) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A manager in the root of all groups, whose folder only a capability may write.
+    #[test]
+    fn in_the_root_of_all_groups_brood_makes_one_of_its_own() {
+        let host = tempfile::tempdir().unwrap();
+        let mount = host.path().join("sys/fs/cgroup");
+        fs::create_dir_all(&mount).unwrap();
+        fs::create_dir_all(host.path().join("proc/self")).unwrap();
+        let file = |path: &str, text: &str| fs::write(host.path().join(path), text).unwrap();
+        file("proc/self/cgroup", "0::/\n");
+        file(
+            "proc/self/mountinfo",
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n",
+        );
+        file("sys/fs/cgroup/cgroup.controllers", "cpu memory\n");
+        file("sys/fs/cgroup/cgroup.subtree_control", "\n");
+        // The kernel makes this file with the group.
+        fs::create_dir(mount.join(OWN)).unwrap();
+        file("sys/fs/cgroup/brood/cgroup.subtree_control", "\n");
+        let parent = ParentGroup::prepare(&ProcRoot::at(host.path())).unwrap();
+        assert_eq!(parent.dir, mount.join("brood"));
+        for above in ["", "brood/"] {
+            let control = mount.join(format!("{above}cgroup.subtree_control"));
+            assert_eq!(fs::read_to_string(control).unwrap(), "+memory");
+        }
+        let id = GuestId([1; 8]);
+        assert_eq!(parent.of(&id), mount.join("brood").join(group_name(&id)));
+    }
 
     /// A host with version 2 control groups, whose manager is in `/brood.service/daemon`.
     fn unified(controllers: &str, subtree: &str) -> (tempfile::TempDir, ProcRoot) {

@@ -454,8 +454,11 @@ impl ChildTable {
             let reason = match reason {
                 // Who ends by itself knows better why.
                 _ if said.is_some() => said.unwrap_or(reason),
-                ExitReason::Killed { .. } => limit_group::exceeded(Path::new(""), &id)
-                    .map_or(reason, |limit| ExitReason::MemoryLimit { limit }),
+                // The host counts kills of all groups: the guest's own knows whether it was for its limit.
+                ExitReason::Killed { .. } | ExitReason::OutOfMemory { .. } => {
+                    limit_group::exceeded(Path::new(""), &id)
+                        .map_or(reason, |limit| ExitReason::MemoryLimit { limit })
+                }
                 reason => reason,
             };
             match reason {
