@@ -1,6 +1,7 @@
 //! Bench of a conformance check: one engine at work on a checkpoint of its own.
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,7 +14,10 @@ use brood_core::{
     },
     engine::{
         Engine, GuestNetwork, GuestOrder, GuestRef, Identity, Limit, Process, ProcessState,
-        RestoredProcess, SessionTerms, Several, kvm::Kvm, make_demo_checkpoint, qemu::Qemu,
+        RestoredProcess, SessionTerms, Several,
+        kvm::{Kvm, KvmLinux},
+        make_demo_checkpoint,
+        qemu::Qemu,
     },
     guest_id::GuestId,
     units::Bytes,
@@ -22,6 +26,8 @@ use brood_tests::{Home, Machine, until};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Names a checkpoint of a Linux of the KVM engine, which only hardware virtualisation runs.
+const KVM_LINUX: &str = "BROOD_KVM_LINUX";
 
 /// One engine at work on a checkpoint of its own. The home looks after what is left.
 pub(crate) struct Bench<'a> {
@@ -31,6 +37,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) home: &'a Home,
     pub(crate) path: BundlePath,
     pub(crate) lock: File,
+    /// Whether its guests are an ordinary Linux, which is asked to run programs.
+    pub(crate) runs_linux: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -52,12 +60,18 @@ impl<'a> Bench<'a> {
     fn at(engine: &'a dyn Engine, kind: EngineKind, home: &'a Home, path: BundlePath) -> Self {
         fs::create_dir_all(home.run_dir()).unwrap();
         let lock = File::create(home.path().join("lock")).unwrap();
+        let runs_linux = {
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            let manifest = checkpoint.manifest();
+            manifest.qemu.is_some() || manifest.linux.is_some()
+        };
         Self {
             engine,
             kind,
             home,
             path,
             lock,
+            runs_linux,
         }
     }
 
@@ -144,14 +158,9 @@ impl<'a> Bench<'a> {
         Ok(answer.to_json())
     }
 
-    /// Whether its guests are an ordinary Linux, which is asked to run programs.
-    pub(crate) fn runs_linux(&self) -> bool {
-        self.kind == EngineKind::Qemu
-    }
-
     /// Has a guest keep a word in its memory.
     pub(crate) fn keep(&self, id: &GuestId, word: u64) {
-        if self.runs_linux() {
+        if self.runs_linux {
             let command = format!("echo {word} >/run/word");
             self.ask_words(id, &["exec", "sh", "-c", &command]).unwrap();
         } else {
@@ -161,7 +170,7 @@ impl<'a> Bench<'a> {
 
     /// The word that a guest keeps.
     pub(crate) fn kept(&self, id: &GuestId) -> u64 {
-        if self.runs_linux() {
+        if self.runs_linux {
             let answer = self.ask_words(id, &["exec", "cat", "/run/word"]).unwrap();
             return answer["output"].as_str().unwrap().trim().parse().unwrap();
         }
@@ -174,7 +183,7 @@ impl<'a> Bench<'a> {
         &self,
         id: &GuestId,
     ) -> Result<serde_json::Value, brood_core::engine::Error> {
-        if self.runs_linux() {
+        if self.runs_linux {
             return self.ask_words(id, &["exec", "sh", "-c", "echo c >/proc/sysrq-trigger"]);
         }
         self.ask(id, "crash")
@@ -208,6 +217,8 @@ pub(crate) struct Alive {
 }
 
 /// Carries a check out on every engine.
+///
+/// With `BROOD_KVM_LINUX=DIR/NAME`, a checkpoint of a Linux of the KVM engine, also on that.
 ///
 /// KVM's and QEMU's guests are real. bhyve's are not: the engine is at work on a fake machine, and what is
 /// checked is what it does with processes, files and terminals.
@@ -246,6 +257,13 @@ fn on_each(config: &dyn Fn(&Home, &Machine) -> String, check: impl Fn(&Bench<'_>
             let path = linux.path.parse().unwrap();
             check(&Bench::at(engine, EngineKind::Qemu, &home, path));
         }
+    }
+    if let Some(path) = env::var_os(KVM_LINUX) {
+        let path: BundlePath = path.to_str().expect("plain letters").parse().unwrap();
+        let linux = KvmLinux::new(&brood_tests::brood());
+        let home = Home::with_kvm().expect("a KVM for a Linux");
+        eprintln!("on a Linux of the KVM engine");
+        check(&Bench::at(&linux, EngineKind::Kvm, &home, path));
     }
     let home = Home::bare();
     let machine = Machine::new(home.path());

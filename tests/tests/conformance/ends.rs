@@ -62,7 +62,7 @@ fn an_aborted_session_leaves_only_guests_that_have_answered() {
             .unwrap();
         let mut ids = Vec::new();
         // A Linux takes a while to be restored, where it is translated.
-        for n in 0..if bench.runs_linux() { 3 } else { 10 } {
+        for n in 0..if bench.runs_linux { 3 } else { 10 } {
             let identity = Identity::fresh(&format!("a-{n}")).unwrap();
             let id = GuestId::random().unwrap();
             session

@@ -26,7 +26,7 @@ fn guests_are_restored_and_answer() {
             assert_eq!(bench.ask(id, "identity").unwrap()["name"], name);
             let ping = bench.ask(id, "ping x").unwrap();
             // The agent of a Linux counts no other requests.
-            let asked = if bench.runs_linux() { 1 } else { 2 };
+            let asked = if bench.runs_linux { 1 } else { 2 };
             assert_eq!(ping["counter"], restored.counter + asked);
             assert_eq!(
                 bench
@@ -102,7 +102,7 @@ fn memory_is_counted() {
         let after = usage().unwrap();
         let grown = (after.private.0 - before.private.0) / 4096;
         // A Linux runs a program for that, which has pages of its own.
-        let most = if bench.runs_linux() { 1200 } else { 204 };
+        let most = if bench.runs_linux { 1200 } else { 204 };
         assert!((196..=most).contains(&grown), "{grown}");
         bench.end(&id, process);
         assert!(matches!(usage(), Err(brood_core::engine::Error::Gone)));
