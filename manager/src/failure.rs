@@ -57,10 +57,11 @@ failure_or_interruption_from!(
     checkpoint::Error,
     engine::Error,
     guests::Error,
+    image::Error,
     state::Error
 );
 
-failure_from!(config::Error, disk::Error, image::Error, rebuild::Error);
+failure_from!(config::Error, disk::Error, rebuild::Error);
 
 impl From<host::proc::Error> for Failure {
     fn from(error: host::proc::Error) -> Self {

@@ -8,14 +8,14 @@ use serde_json::json;
 
 use super::{
     complete,
-    output::{json, line, note, table},
+    output::{cancellation, json, line, note, table},
 };
 use crate::{
     config::Config,
     failure::Failure,
     image::{Debian, Image, Images, Ingredients, Layout, agent_beside_program},
 };
-use brood_core::{escaped, units::Bytes};
+use brood_core::{checkpoint::until, escaped, units::Bytes};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -250,7 +250,7 @@ impl Inspect {
     fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let images = images(config)?;
         let image = images.open(&self.name)?;
-        images.verify(&self.name, &image)?;
+        images.verify(&self.name, &image, &until(&cancellation()))?;
         if self.json {
             describe(&images, &self.name, &image)?;
             return Ok(ExitCode::SUCCESS);

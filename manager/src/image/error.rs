@@ -22,6 +22,9 @@ pub(crate) enum Error {
     /// There is one already.
     #[error("there is an image of this name: {}", .0.display())]
     Exists(PathBuf),
+    /// The command was interrupted while it read a file.
+    #[error("interrupted")]
+    Interrupted,
     /// It is not what it was when it was built.
     #[error("{}: {reason}", .file.display())]
     Damaged {
@@ -86,6 +89,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether the work was called off.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
+
     /// An error of a file.
     pub(super) fn io<'a>(
         action: &'static str,
@@ -101,6 +109,7 @@ impl Error {
     /// A hint what to do next.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Interrupted => return None,
             Self::Name(_) => {
                 "use 1 to 64 letters, digits, dots, hyphens and underscores, and no dot in front"
             }

@@ -38,7 +38,7 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::{sha256_file, unwatched},
+    checkpoint::{Watch, is_interrupted, sha256_file, unwatched},
     directory,
     units::Bytes,
 };
@@ -140,15 +140,21 @@ impl Images {
         Ok(image)
     }
 
-    /// Compares the files of an image with their digests; returns where they are.
-    pub(crate) fn verify(&self, name: &str, image: &Image) -> Result<Files, Error> {
+    /// Compares the files of an image with their digests, as long as `watch` lets it; returns where
+    /// they are.
+    pub(crate) fn verify(
+        &self,
+        name: &str,
+        image: &Image,
+        watch: Watch<'_>,
+    ) -> Result<Files, Error> {
         let folder = self.path(name)?;
         let find = |file: &str, size: Bytes, sha256: &str| {
             let path = folder.join(file);
             let plain = Path::new(file)
                 .file_name()
                 .is_some_and(|name| *name == *file);
-            if plain && measure(&path)? == (size, sha256.to_owned()) {
+            if plain && measure_watched(&path, watch)? == (size, sha256.to_owned()) {
                 Ok(path)
             } else {
                 Err(Error::Damaged {
@@ -187,11 +193,18 @@ impl Images {
 
 /// Length and SHA-256 of a file.
 fn measure(path: &Path) -> Result<(Bytes, String), Error> {
+    measure_watched(path, &unwatched)
+}
+
+fn measure_watched(path: &Path, watch: Watch<'_>) -> Result<(Bytes, String), Error> {
     let measured = File::open(path).and_then(|file| {
         let size = file.metadata()?.len();
-        Ok((Bytes(size), sha256_file(&file, &unwatched)?))
+        Ok((Bytes(size), sha256_file(&file, watch)?))
     });
-    measured.map_err(Error::io("read", path))
+    measured.map_err(|e| match is_interrupted(&e) {
+        true => Error::Interrupted,
+        false => Error::io("read", path)(e),
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -204,6 +217,10 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use brood_core::checkpoint::until;
+
     use super::{
         description::{ImageFile, Root},
         *,
@@ -263,16 +280,22 @@ mod tests {
         describe(&image);
         assert_eq!(images.names().unwrap(), ["web"]);
         assert_eq!(images.open("web").unwrap(), image);
-        images.verify("web", &image).unwrap();
+        images.verify("web", &image, &unwatched).unwrap();
+        let cancelled = AtomicBool::new(true);
+        let called_off = images.verify("web", &image, &until(&cancelled));
+        assert!(called_off.unwrap_err().is_interrupted());
         for file in ["root", "initramfs"] {
             fs::write(path.join(file), "other").unwrap();
-            let damaged = images.verify("web", &image).unwrap_err().to_string();
+            let damaged = images
+                .verify("web", &image, &unwatched)
+                .unwrap_err()
+                .to_string();
             assert!(damaged.contains(file), "{damaged}");
         }
         // A description cannot point out of its folder.
         let mut outside = image.clone();
         outside.kernel.file = "../web/vmlinuz".to_owned();
-        assert!(images.verify("web", &outside).is_err());
+        assert!(images.verify("web", &outside, &unwatched).is_err());
         outside.command_line = "init=/bin/sh".to_owned();
         describe(&outside);
         assert!(matches!(images.open("web"), Err(Error::Damaged { .. })));

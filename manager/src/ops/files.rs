@@ -167,7 +167,7 @@ impl Local {
         let images = Images::in_folder(self.config.images()?);
         let image = images.open(name)?;
         wanted.suits(&image)?;
-        let mut files = images.verify(name, &image)?;
+        let mut files = images.verify(name, &image, &checkpoint::until(wanted.limit.cancelled))?;
         let root = image.root.as_ref().filter(|_| wanted.root_on_disk);
         let root = root.zip(files.root.take_if(|_| wanted.root_on_disk));
         let root = root.map(|(root, file)| BootRoot {

@@ -48,9 +48,10 @@ pub(crate) fn interrupted() -> io::Error {
     io::Error::other(InterruptError)
 }
 
-/// Whether an error is [`interrupted`]'s. (`ErrorKind::Interrupted` is that of a system call that
+/// Whether an error says that a [`Watch`] has ended the work. (`ErrorKind::Interrupted` is that of a system call that
 /// is to be made again.)
-pub(super) fn is_interrupted(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_interrupted(error: &io::Error) -> bool {
     let inner = error.get_ref();
     inner
         .and_then(|inner| inner.downcast_ref::<InterruptError>())

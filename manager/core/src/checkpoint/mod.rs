@@ -51,7 +51,7 @@ pub use exposure::Exposure;
 pub use flatten::flatten;
 #[cfg(target_os = "linux")]
 pub(crate) use hash::interrupted;
-pub use hash::{Progress, Watch, sha256_file, until, unwatched};
+pub use hash::{Progress, Watch, is_interrupted, sha256_file, until, unwatched};
 pub use lineage::{Target, parents_of};
 pub(crate) use lineage::{is_sealed, manifest_of};
 pub use linux_guest::LinuxGuest;
