@@ -52,6 +52,9 @@ const SPARES: usize = 3;
 const WAITER_STACK: usize = 64 << 10;
 /// How long a nursery may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the children of a killed nursery may take to end. A guest that was stopped when it had
+/// answered keeps the socket open, and does not die.
+const CHILDREN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A nursery at work.
 #[derive(Debug)]
@@ -212,6 +215,23 @@ impl Nursery {
         if let Some(process) = &mut self.process {
             let _ = process.kill();
             let _ = process.wait();
+        }
+        self.wait_for_children();
+    }
+
+    /// Waits until those of its children have ended that die with it. Each has its signal by now,
+    /// and still ends the call that it is in: one that names its control socket would leave that
+    /// behind whoever removes what is left. The other end of the socket is theirs, too.
+    fn wait_for_children(&self) {
+        let begin = Instant::now();
+        loop {
+            let left = CHILDREN_PATIENCE.saturating_sub(begin.elapsed());
+            let mut closed = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut closed, timeout) {
+                Err(nix::Error::EINTR) => {}
+                _ => return,
+            }
         }
     }
 
