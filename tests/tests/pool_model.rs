@@ -112,7 +112,7 @@ impl Scene {
             room: None,
             network_version: 0,
         };
-        self.state.reserve(|_, reservation| {
+        self.state.reserve(|reservation| {
             reservation.check_room(&membership, 1)?;
             reservation.add(&NewGuest {
                 order: &order,

@@ -37,12 +37,15 @@ const TIMEOUT_MAX_S: f64 = 3600.0;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Only guests whose names begin with this; others are not looked at.
+    #[serde(default)]
+    prefix: String,
     /// Include the cost of each guest, which takes longer.
     #[serde(default)]
     usage: bool,
 }
 
-/// Lists all guests, as `brood list`
+/// Lists guests, as `brood list`
 #[utoipa::path(
     get, path = "/guests", tag = "guests", operation_id = "listGuests",
     params(ListQuery),
@@ -52,7 +55,7 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(listing): Query<ListQuery>,
 ) -> Result<Answer<Vec<types::Guest>>, Problem> {
-    let listed = app.look(move |ops| ops.guests(listing.usage));
+    let listed = app.look(move |ops| ops.guests(&listing.prefix, listing.usage));
     Ok(Answer(listed.await?))
 }
 

@@ -37,10 +37,15 @@ fn state() -> impl TypedValueParser<Value = GuestState> {
 }
 
 impl Filter {
+    /// How the names of all guests begin that are meant.
+    pub(super) fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
+    }
+
     /// Whether a guest is meant.
     pub(super) fn takes(&self, guest: &Guest) -> bool {
-        let (prefix, pool) = (self.prefix.as_deref(), self.pool.as_deref());
-        prefix.is_none_or(|prefix| guest.name.starts_with(prefix))
+        let pool = self.pool.as_deref();
+        guest.name.starts_with(self.prefix())
             && self.state.is_none_or(|state| guest.state == state)
             && pool.is_none_or(|pool| guest.pool.as_deref() == Some(pool))
     }

@@ -71,7 +71,8 @@ impl List {
             return strays::list(config, self.json);
         }
         let long = self.long || self.sort == Sort::Private;
-        let mut guests = operations_near(config).run(|ops| ops.guests(long))?;
+        let mut guests =
+            operations_near(config).run(|ops| ops.guests(self.filter.prefix(), long))?;
         guests.retain(|guest| self.filter.takes(guest));
         // They come by name.
         match self.sort {

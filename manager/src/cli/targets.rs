@@ -50,7 +50,7 @@ impl GuestArgs {
         if !self.is_sweeping() {
             return ops.run(|ops| ops.named_guests(&self.guests, ignore_missing));
         }
-        let mut all = ops.run(|ops| ops.guests(false))?;
+        let mut all = ops.run(|ops| ops.guests(self.filter.prefix(), false))?;
         all.retain(|guest| self.filter.takes(guest));
         Ok(all)
     }

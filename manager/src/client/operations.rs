@@ -35,8 +35,11 @@ use brood_core::{
 const TAKEOVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Operations for Client {
-    fn guests(&mut self, usage: bool) -> Result<Vec<Guest>, Error> {
-        let path = format!("/api/v1/guests?usage={usage}");
+    fn guests(&mut self, prefix: &str, usage: bool) -> Result<Vec<Guest>, Error> {
+        let mut path = format!("/api/v1/guests?usage={usage}");
+        if !prefix.is_empty() {
+            path += &format!("&prefix={}", Segment(prefix));
+        }
         Ok(self.call(&Call::get(path, "list guests"))?)
     }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, de};
 use brood_core::{
     checkpoint::{Accelerator, BundlePath, Network, manifest::EngineKind},
     engine::{ParkAfter, Publish, bhyve::Rctl},
-    state::new_names,
+    state::check_prefix,
     units::Bytes,
 };
 
@@ -216,7 +216,7 @@ pub(super) struct PoolName(pub(super) String);
 
 impl Value for PoolName {
     fn read(text: &str) -> Result<Self, String> {
-        new_names(&[], text, 0, 1).map_err(|e| e.to_string())?;
+        check_prefix(text).map_err(|e| e.to_string())?;
         Ok(Self(text.to_owned()))
     }
 }

@@ -24,8 +24,9 @@ use brood_core::{
 };
 
 impl<F: StateFolder> Operations for F {
-    fn guests(&mut self, usage: bool) -> Result<Vec<Guest>, Error> {
-        Ok(Guest::all(&mut self.open_to_look()?.guests(), usage)?)
+    fn guests(&mut self, prefix: &str, usage: bool) -> Result<Vec<Guest>, Error> {
+        let mut opened = self.open_to_look()?;
+        Ok(Guest::with_prefix(&mut opened.guests(), prefix, usage)?)
     }
 
     fn named_guests(

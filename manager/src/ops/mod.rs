@@ -112,8 +112,8 @@ pub(crate) struct PutAnswer {
 
 /// What brood can do. Requests and answers are the types of the API.
 pub(crate) trait Operations {
-    /// All guests; with what each costs, if `usage` is set.
-    fn guests(&mut self, usage: bool) -> Result<Vec<Guest>, Error>;
+    /// The guests whose names begin with `prefix`; with what each costs, if `usage` is set.
+    fn guests(&mut self, prefix: &str, usage: bool) -> Result<Vec<Guest>, Error>;
 
     /// Guests of these names or ids, each once. One that does not exist is an error, unless it is to
     /// be passed over.
@@ -122,7 +122,7 @@ pub(crate) trait Operations {
         names: &[String],
         ignore_missing: bool,
     ) -> Result<Vec<Guest>, Error> {
-        let mut all = self.guests(false)?;
+        let mut all = self.guests("", false)?;
         let mut found: Vec<Guest> = Vec::new();
         for name in names {
             let is_meant = |guest: &Guest| guest.name == *name || guest.id == *name;

@@ -74,9 +74,16 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Views of all guests; with what each costs, if `usage` is set.
-    pub(crate) fn all(guests: &mut Guests<'_>, usage: bool) -> Result<Vec<Self>, guests::Error> {
-        let all = guests.list()?;
+    /// Views of the guests whose names begin with `prefix`; with what each costs, if `usage` is set.
+    pub(crate) fn with_prefix(
+        guests: &mut Guests<'_>,
+        prefix: &str,
+        usage: bool,
+    ) -> Result<Vec<Self>, guests::Error> {
+        let all = match prefix {
+            "" => guests.list()?,
+            prefix => guests.with_prefix(prefix)?,
+        };
         let overheads = guests.overheads()?;
         let views = all.iter().map(|guest| {
             // A guest that ended since it was listed costs nothing any more.

@@ -109,13 +109,10 @@ impl Guests<'_> {
                 }
             }
             thread::sleep(Duration::from_millis(20));
-            let mut rows = Vec::new();
-            for guest in &coming {
-                rows.extend(self.state.guest(&guest.row.id.to_string())?);
-            }
+            let ids: Vec<_> = coming.iter().map(|guest| guest.row.id).collect();
             let settled;
             (coming, settled) = self
-                .reconcile(rows)?
+                .with_ids(&ids)?
                 .into_iter()
                 .partition(|guest: &Guest| guest.state == GuestState::Restoring);
             arrived.extend(settled);

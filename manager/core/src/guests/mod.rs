@@ -34,6 +34,7 @@ use reconcile::UNEXPLAINED;
 
 use crate::{
     engine::{self, Answer, Engine, Limit, MemoryMap, Process, Usage, restore_lock},
+    guest_id::GuestId,
     state::{EntryState, GuestRow, State},
 };
 
@@ -119,6 +120,27 @@ impl Guests<'_> {
         self.state.sweep_drafts();
         let _ = self.engine.sweep_templates(&run_dir)?;
         Ok(guests)
+    }
+
+    /// The guests whose names begin with `prefix`. Others are not looked at.
+    ///
+    /// # Errors
+    /// When the state cannot be read or written.
+    pub fn with_prefix(&mut self, prefix: &str) -> Result<Vec<Guest>, Error> {
+        self.adopt_unrecorded()?;
+        let rows = self.state.guests_with_prefix(prefix)?;
+        let mut guests = self.reconcile(rows)?;
+        self.end_lost(&mut guests)?;
+        Ok(guests)
+    }
+
+    /// Those of these guests that are recorded.
+    pub(crate) fn with_ids(&mut self, ids: &[GuestId]) -> Result<Vec<Guest>, Error> {
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.extend(self.state.guest(&id.to_string())?);
+        }
+        self.reconcile(rows)
     }
 
     /// The guest of this name or id.

@@ -1,9 +1,6 @@
 //! Reconciliation of the record of guests with the processes that run.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use nix::sys::signal::Signal;
 
@@ -35,7 +32,7 @@ impl Guests<'_> {
     /// Records guests that live and have no record, because the database was lost while they ran.
     pub(super) fn adopt_unrecorded(&mut self) -> Result<(), Error> {
         let run_dir = self.state.run_dir();
-        let recorded: HashSet<GuestId> = self.state.guests()?.iter().map(|row| row.id).collect();
+        let recorded = self.state.guest_ids()?;
         for id in self.seen()?.into_iter().filter(|id| !recorded.contains(id)) {
             let found = self.engine.find(GuestRef::new(&run_dir, &id));
             let found = found.map_err(|e| Error::engine("look at", &id.to_string(), e))?;

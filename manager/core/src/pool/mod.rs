@@ -48,8 +48,8 @@ use crate::{
     host::{self, facts::HostFacts},
     restore::{RestoreSpec, SessionCache, cost, verify},
     state::{
-        self, EntryState, Lease, Membership, Policy, PoolChange, PoolFailure, PoolRow, State, lock,
-        new_names,
+        self, EntryState, Lease, Membership, Policy, PoolChange, PoolFailure, PoolRow, State,
+        check_prefix, lock,
     },
     units::Bytes,
 };
@@ -193,7 +193,7 @@ impl Pools<'_> {
     /// When there is one of this name, or its checkpoint is not good.
     pub fn create(&mut self, new: &NewPool, progress: Watch<'_>) -> Result<Pool, Error> {
         // The name that its first guest would have.
-        if let Err(state::Error::Name { name, reason }) = new_names(&[], &new.name, 0, 1) {
+        if let Err(state::Error::Name { name, reason }) = check_prefix(&new.name) {
             return Err(Error::Name { name, reason });
         }
         let checkpoint = self.state.open_checkpoint(&new.checkpoint)?;

@@ -1,7 +1,7 @@
 //! Flow of a restore: the lock and the session, the disk, the admission and the guests' records;
 //! then the run; then the pause or the rollback that the spec asks for.
 
-use std::{collections::HashSet, sync::atomic::AtomicBool, time::Instant};
+use std::{sync::atomic::AtomicBool, time::Instant};
 
 use super::{
     cost, disks,
@@ -209,8 +209,6 @@ fn pause(guests: &mut Guests<'_>, report: &mut RestoreReport) {
 }
 
 fn restored(guests: &mut Guests<'_>, report: &RestoreReport) -> Result<Vec<Guest>, guests::Error> {
-    let ids: HashSet<_> = report.guests.iter().map(|guest| guest.id).collect();
-    let mut all = guests.list()?;
-    all.retain(|guest| ids.contains(&guest.row.id));
-    Ok(all)
+    let ids: Vec<_> = report.guests.iter().map(|guest| guest.id).collect();
+    guests.with_ids(&ids)
 }

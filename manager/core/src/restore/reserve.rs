@@ -1,7 +1,7 @@
 //! Reservation: admits a restore and records its guests in one transaction, so that two restores
 //! cannot both get the same memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -19,7 +19,7 @@ use crate::{
         admission::{self, Demand, admit},
         facts::HostFacts,
     },
-    state::{GuestRow, NewGuest, Reservation, RowState, State, new_name},
+    state::{self, NewGuest, Promise, Reservation, RowState, State},
     units::Bytes,
 };
 
@@ -72,7 +72,7 @@ pub(super) fn reserve(
                     Some((guest.row.id, usage.ok()?.private))
                 })
                 .collect();
-            let dead: Vec<GuestId> = live
+            let dead: HashSet<GuestId> = live
                 .iter()
                 .filter(|g| g.state == GuestState::Dead)
                 .map(|g| g.row.id)
@@ -97,21 +97,44 @@ enum RecordedGuests<'a> {
         /// Private memory of those that live.
         used: &'a HashMap<GuestId, Bytes>,
         /// Recorded guests that have died.
-        dead: &'a [GuestId],
+        dead: &'a HashSet<GuestId>,
     },
 }
 
 impl RecordedGuests<'_> {
-    /// Private memory of a guest that lives; `None` when it is not there yet.
-    fn used(&self, row: &GuestRow) -> Option<Bytes> {
-        match self {
-            Self::Nothing => (row.state == RowState::Running).then_some(Bytes(0)),
-            Self::Now { used, .. } => used.get(&row.id).copied(),
-        }
+    fn is_dead(&self, id: &GuestId) -> bool {
+        matches!(self, Self::Now { dead, .. } if dead.contains(id))
     }
 
-    fn is_dead(&self, row: &GuestRow) -> bool {
-        matches!(self, Self::Now { dead, .. } if dead.contains(&row.id))
+    /// Adds the memory that earlier guests were promised and have not used yet.
+    fn add_promised(
+        &self,
+        reservation: &Reservation<'_>,
+        demand: &mut Demand,
+        facts: &HostFacts,
+    ) -> Result<(), state::Error> {
+        match self {
+            Self::Nothing => {
+                for promise in reservation.promises()? {
+                    let is_there = promise.state == RowState::Running;
+                    add_promise(demand, &promise, is_there.then_some(Bytes(0)), facts);
+                }
+            }
+            Self::Now { used, .. } => {
+                for row in reservation.rows()? {
+                    if !self.is_dead(&row.id) {
+                        let promise = Promise {
+                            state: row.state,
+                            private_limit: row.private_limit,
+                            memory: row.memory,
+                            guests: 1,
+                        };
+                        add_promise(demand, &promise, used.get(&row.id).copied(), facts);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -133,7 +156,7 @@ fn reserve_if(
     let manifest = checkpoint.manifest();
     let sha256 = manifest.memory_sha256();
     let created_at = Timestamp::now().to_string();
-    state.reserve(|rows, reservation| {
+    state.reserve(|reservation| {
         let mut demand = Demand {
             guests: spec.guests.into(),
             overhead: batch.overhead,
@@ -142,16 +165,13 @@ fn reserve_if(
             outstanding: Bytes(0),
             outstanding_pids: 0,
         };
-        for row in rows.iter().filter(|row| !known.is_dead(row)) {
-            let used = known.used(row);
-            promised(&mut demand, row, used, facts);
-        }
+        known.add_promised(reservation, &mut demand, facts)?;
         let verdict = admit(facts, &demand);
         let looked = matches!(known, RecordedGuests::Now { .. });
         verdict.check(spec.overcommit && looked)?;
         observe(&RestoreStep::Admitted { verdict: &verdict });
 
-        let names = names(batch, rows, reservation)?;
+        let names = names(batch, reservation)?;
         if let Some(membership) = &spec.membership {
             reservation.check_room(membership, names.len() as u64)?;
         }
@@ -163,9 +183,9 @@ fn reserve_if(
             };
             let network = match spec.membership {
                 Some(_) if !spec.publish.is_empty() => {
-                    let living = rows.iter().filter(|row| !known.is_dead(row));
-                    let living = living.filter(|row| row.state != RowState::Dead);
-                    let taken = living.flat_map(|row| &row.forwards);
+                    let mut taken = reservation.forwards()?;
+                    taken.retain(|(guest, _)| !known.is_dead(guest));
+                    let taken = taken.iter().map(|(_, forward)| forward);
                     GuestNetwork::of_pool(spec.network, &spec.publish, taken)
                 }
                 _ => GuestNetwork::of(spec.network, &spec.publish, &name),
@@ -199,32 +219,29 @@ fn reserve_if(
 }
 
 /// Names of the guests: the one that was asked for, if it is free, or the next ones of a prefix.
-fn names(
-    batch: &GuestBatch<'_>,
-    rows: &[GuestRow],
-    reservation: &Reservation<'_>,
-) -> Result<Vec<String>, Error> {
+fn names(batch: &GuestBatch<'_>, reservation: &Reservation<'_>) -> Result<Vec<String>, Error> {
     let spec = batch.spec;
     let own_name = spec.name.as_deref();
-    if let Some(name) = own_name.and_then(|name| new_name(rows, name).ok()) {
+    if let Some(name) = own_name.and_then(|name| reservation.name(name).ok()) {
         return Ok(vec![name]);
     }
     let prefix = spec.prefix.as_deref();
     let prefix = prefix.unwrap_or(batch.checkpoint.path().name());
     let of_pool = spec.membership.is_some();
-    Ok(reservation.names(rows, prefix, spec.guests as usize, of_pool)?)
+    Ok(reservation.names(prefix, spec.guests as usize, of_pool)?)
 }
 
-/// Adds the memory that an earlier guest was promised and has not used yet.
-fn promised(demand: &mut Demand, row: &GuestRow, used: Option<Bytes>, facts: &HostFacts) {
-    let private_limit = admission::private(facts, row.private_limit, row.memory);
-    let outstanding = match (row.state, used) {
-        (RowState::Dead, _) => Bytes(0),
+/// Adds the memory that guests were promised and have not used yet; `used` is what each of them has
+/// used, or `None` when it is not there yet.
+fn add_promise(demand: &mut Demand, promise: &Promise, used: Option<Bytes>, facts: &HostFacts) {
+    let private_limit = admission::private(facts, promise.private_limit, promise.memory);
+    let each = match (promise.state, used) {
+        (RowState::Dead, _) => return,
         (_, Some(used)) => private_limit.saturating_sub(used),
         (_, None) => {
-            demand.outstanding_pids += facts.pids_per_guest();
+            demand.outstanding_pids += facts.pids_per_guest() * promise.guests;
             private_limit + demand.overhead
         }
     };
-    demand.outstanding = demand.outstanding + outstanding;
+    demand.outstanding = demand.outstanding + Bytes(each.0.saturating_mul(promise.guests));
 }

@@ -1,10 +1,8 @@
 //! Names of guests: which are allowed, which come next, and in which order they are listed.
 
-use std::collections::HashSet;
-
 use rusqlite::{OptionalExtension, params};
 
-use super::{Error, GuestRow, Reservation, guests::signed};
+use super::{Error, Reservation, guests::signed};
 
 impl Reservation<'_> {
     /// Names of new guests, `PREFIX-N`. Numbers go on from the last one that was given, so that an
@@ -14,13 +12,7 @@ impl Reservation<'_> {
     /// # Errors
     /// [`Error::Name`] when the prefix makes names that a guest cannot have, or when the database
     /// cannot be written.
-    pub fn names(
-        &self,
-        existing: &[GuestRow],
-        prefix: &str,
-        count: usize,
-        of_pool: bool,
-    ) -> Result<Vec<String>, Error> {
+    pub fn names(&self, prefix: &str, count: usize, of_pool: bool) -> Result<Vec<String>, Error> {
         let state = self.0;
         if !of_pool {
             // '.' comes after '-'.
@@ -37,7 +29,16 @@ impl Reservation<'_> {
             .optional()
             .map_err(|e| state.database_error(e))?;
         let last = u64::try_from(last.unwrap_or(0)).unwrap_or(0);
-        let names = new_names(existing, prefix, last, count)?;
+        let mut names = Vec::with_capacity(count);
+        let mut number = last;
+        while names.len() < count {
+            number = number.saturating_add(1);
+            let name = format!("{prefix}-{number}");
+            check(prefix, &name)?;
+            if !self.is_taken(&name)? {
+                names.push(name);
+            }
+        }
         let last = names
             .last()
             .and_then(|name| name.rsplit_once('-')?.1.parse().ok())
@@ -49,41 +50,38 @@ impl Reservation<'_> {
         )?;
         Ok(names)
     }
-}
 
-/// Names of new guests: `PREFIX-N`, with the lowest numbers after `last` that are free.
-///
-/// # Errors
-/// [`Error::Name`] when the prefix makes names that a guest cannot have.
-pub fn new_names(
-    existing: &[GuestRow],
-    prefix: &str,
-    last: u64,
-    count: usize,
-) -> Result<Vec<String>, Error> {
-    let taken: HashSet<&str> = existing.iter().map(|row| row.name.as_str()).collect();
-    let names: Vec<String> = (last.saturating_add(1)..)
-        .map(|n| format!("{prefix}-{n}"))
-        .filter(|name| !taken.contains(name.as_str()))
-        .take(count)
-        .collect();
-    check(prefix, names.last().map_or(prefix, String::as_str))?;
-    Ok(names)
-}
-
-/// This very name for a new guest.
-///
-/// # Errors
-/// [`Error::Name`] when a guest cannot have it, or another has it.
-pub fn new_name(existing: &[GuestRow], name: &str) -> Result<String, Error> {
-    check(name, name)?;
-    if existing.iter().any(|row| row.name == name) {
-        return Err(Error::Name {
-            name: name.to_owned(),
-            reason: "another guest has it",
-        });
+    /// This very name for a new guest.
+    ///
+    /// # Errors
+    /// [`Error::Name`] when a guest cannot have it, or another has it.
+    pub fn name(&self, name: &str) -> Result<String, Error> {
+        check(name, name)?;
+        if self.is_taken(name)? {
+            return Err(Error::Name {
+                name: name.to_owned(),
+                reason: "another guest has it",
+            });
+        }
+        Ok(name.to_owned())
     }
-    Ok(name.to_owned())
+
+    fn is_taken(&self, name: &str) -> Result<bool, Error> {
+        let state = self.0;
+        state
+            .database
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM guest WHERE name = ?1)")
+            .and_then(|mut statement| statement.query_row([name], |row| row.get(0)))
+            .map_err(|e| state.database_error(e))
+    }
+}
+
+/// Whether guests may be named `PREFIX-N`.
+///
+/// # Errors
+/// [`Error::Name`] when a guest cannot have such a name.
+pub fn check_prefix(prefix: &str) -> Result<(), Error> {
+    check(prefix, &format!("{prefix}-1"))
 }
 
 /// Whether a guest may be named `whole`, which is `stem`, with or without a number.
@@ -124,11 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_lowest_free_ones() {
-        assert_eq!(new_names(&[], "g", 0, 3).unwrap(), ["g-1", "g-2", "g-3"]);
-        assert_eq!(new_names(&[], "g", 8, 2).unwrap(), ["g-9", "g-10"]);
+    fn a_prefix_makes_names_that_guests_can_have() {
+        for good in ["g", "web-2", "a.b_c", &"x".repeat(30)] {
+            check_prefix(good).unwrap();
+        }
         for bad in ["", "-x", "a b", "a/b", "ä", &"x".repeat(31)] {
-            assert!(new_names(&[], bad, 0, 1).is_err(), "{bad:?}");
+            assert!(check_prefix(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -126,14 +126,7 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
         row.get::<_, i64>(i)
             .map(|n| Bytes(u64::try_from(n).unwrap_or(0)))
     };
-    let bad = |i, what: &str| rusqlite::Error::FromSqlConversionFailure(i, Type::Text, what.into());
-    let state = match row.get_ref(10)?.as_str()? {
-        "restoring" => RowState::Restoring,
-        "running" => RowState::Running,
-        "dead" => RowState::Dead,
-        _ => return Err(bad(10, "not a guest's state")),
-    };
-    debug_assert!(row.get_ref(10)?.as_str()? == state.name());
+    let state = row_state(row, 10)?;
     let process = match (
         row.get::<_, Option<i32>>(11)?,
         row.get::<_, Option<i64>>(12)?,
@@ -171,11 +164,29 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
             .get_ref(18)?
             .as_str_or_null()?
             .and_then(|name| name.parse().ok()),
-        forwards: match row.get_ref(19)?.as_str_or_null()? {
-            Some(text) => serde_json::from_str(text).map_err(|_| bad(19, "no list of ports"))?,
-            None => Vec::new(),
-        },
+        forwards: forwards(row, 19)?,
     })
+}
+
+/// What leads into a guest, as a column says it.
+pub(super) fn forwards(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Forward>> {
+    match row.get_ref(column)?.as_str_or_null()? {
+        Some(text) => serde_json::from_str(text).map_err(|_| bad(column, "no list of ports")),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// How far a guest has come, as a column says it.
+pub(super) fn row_state(row: &Row<'_>, column: usize) -> rusqlite::Result<RowState> {
+    let word = row.get_ref(column)?.as_str()?;
+    [RowState::Restoring, RowState::Running, RowState::Dead]
+        .into_iter()
+        .find(|state| state.name() == word)
+        .ok_or_else(|| bad(column, "not a guest's state"))
+}
+
+fn bad(column: usize, what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, what.into())
 }
 
 /// What leads into a guest, as its row has it.

@@ -1,16 +1,18 @@
 //! Records of guests: one row for each guest from its order to its removal.
 
-use rusqlite::{OptionalExtension, params};
+use std::collections::HashSet;
+
+use rusqlite::{OptionalExtension, Params, params};
 
 use super::{
-    Error, GuestRow, Membership, State,
+    EntryState, Error, GuestRow, Membership, State,
     guest_names::natural,
-    guest_row::{COLUMNS, forwards_text, from_row},
-    pools::since_boot,
+    guest_row::{COLUMNS, forwards, forwards_text, from_row},
+    pools::{guest_id, since_boot},
 };
 use crate::{
     checkpoint::{Accelerator, manifest::EngineKind},
-    engine::{GuestOrder, Process, ProcessDescription, restore_lock},
+    engine::{Forward, GuestOrder, Process, ProcessDescription, restore_lock},
     guest_id::GuestId,
     units::Bytes,
 };
@@ -68,6 +70,35 @@ impl Reservation<'_> {
         self.0.add(new)
     }
 
+    /// All recorded guests, in no order, without their entries in pools.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn rows(&self) -> Result<Vec<GuestRow>, Error> {
+        self.0.unsorted_guests("", [])
+    }
+
+    /// What leads into guests that are not dead, with the guest.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn forwards(&self) -> Result<Vec<(GuestId, Forward)>, Error> {
+        let state = self.0;
+        let read = || {
+            let mut statement = state.database.prepare_cached(
+                "SELECT id, forwards FROM guest WHERE forwards IS NOT NULL AND state != 'dead'",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut all = Vec::new();
+            while let Some(row) = rows.next()? {
+                let id = guest_id(row, 0)?;
+                all.extend(forwards(row, 1)?.into_iter().map(|one| (id, one)));
+            }
+            Ok(all)
+        };
+        read().map_err(|e| state.database_error(e))
+    }
+
     /// Checks that so many more guests may join a pool. Once for all that are to join: to count the
     /// pool's entries for each would take a time that grows with the pool.
     ///
@@ -105,7 +136,7 @@ impl State {
     /// # Errors
     /// When the database cannot be read.
     pub fn guests(&self) -> Result<Vec<GuestRow>, Error> {
-        let mut rows = self.unsorted_guests()?;
+        let mut rows = self.unsorted_guests("", [])?;
         let mut entries = self.entries_by_guest()?;
         for row in &mut rows {
             row.entry = entries.remove(&row.id);
@@ -114,26 +145,44 @@ impl State {
         Ok(rows)
     }
 
-    fn unsorted_guests(&self) -> Result<Vec<GuestRow>, Error> {
+    /// The guests whose names begin with `prefix`, as [`State::guests`] has them. Others are not
+    /// read.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn guests_with_prefix(&self, prefix: &str) -> Result<Vec<GuestRow>, Error> {
+        // Names are of ASCII, and no letter of it comes after '~'.
+        let range = "WHERE name >= ?1 AND name < ?1 || '~'";
+        let mut rows = self.unsorted_guests(range, [prefix])?;
+        for row in &mut rows {
+            row.entry = self.entry_of(&row.id)?;
+        }
+        rows.sort_by_cached_key(|row| natural(&row.name));
+        Ok(rows)
+    }
+
+    fn unsorted_guests(&self, which: &str, with: impl Params) -> Result<Vec<GuestRow>, Error> {
         let read = || {
             let mut statement = self
                 .database
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM guest"))?;
-            let rows = statement.query_map([], from_row)?;
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM guest {which}"))?;
+            let rows = statement.query_map(with, from_row)?;
             rows.collect::<Result<Vec<_>, _>>()
         };
         read().map_err(|e| self.database_error(e))
     }
 
-    /// Whether any guest is recorded as ordered and not seen to answer.
+    /// Ids of all recorded guests.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub(crate) fn has_restoring(&self) -> Result<bool, Error> {
-        self.database
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM guest WHERE state = 'restoring')")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map_err(|e| self.database_error(e))
+    pub(crate) fn guest_ids(&self) -> Result<HashSet<GuestId>, Error> {
+        let read = || {
+            let mut statement = self.database.prepare_cached("SELECT id FROM guest")?;
+            let ids = statement.query_map([], |row| guest_id(row, 0))?;
+            ids.collect::<Result<HashSet<_>, _>>()
+        };
+        read().map_err(|e| self.database_error(e))
     }
 
     /// The guest of this name or id.
@@ -153,24 +202,25 @@ impl State {
     }
 
     fn with_entry(&self, row: GuestRow) -> Result<GuestRow, Error> {
-        let pool = self.entry_pool(&row.id)?;
-        let entry = pool.zip(self.entry_state(&row.id)?);
+        let entry = self.entry_of(&row.id)?;
         Ok(GuestRow { entry, ..row })
     }
 
-    /// Runs `decide` on all recorded guests and records the guests that it orders, in one
+    fn entry_of(&self, id: &GuestId) -> Result<Option<(String, EntryState)>, Error> {
+        let pool = self.entry_pool(id)?;
+        Ok(pool.zip(self.entry_state(id)?))
+    }
+
+    /// Runs `decide`, which looks at the record and records the guests that it orders, in one
     /// transaction: no other command can record a guest in between.
     ///
     /// # Errors
     /// What `decide` says, or when the database cannot be written.
     pub fn reserve<T, E: From<Error>>(
         &mut self,
-        decide: impl FnOnce(&[GuestRow], &Reservation<'_>) -> Result<T, E>,
+        decide: impl FnOnce(&Reservation<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.at_once(|state| {
-            let rows = state.unsorted_guests()?;
-            decide(&rows, &Reservation(state))
-        })
+        self.at_once(|state| decide(&Reservation(state)))
     }
 
     fn add(&self, new: &NewGuest<'_>) -> Result<(), Error> {

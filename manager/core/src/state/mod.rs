@@ -35,6 +35,7 @@ mod look;
 mod measured;
 mod policy;
 mod pools;
+mod promises;
 mod rebuild;
 mod recovery_files;
 mod salvage;
@@ -58,7 +59,7 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use bundle_use::{BundleAction, BundleUse, BundleUser};
 pub use failing::PoolFailure;
-pub use guest_names::{new_name, new_names};
+pub use guest_names::check_prefix;
 pub use guest_row::{GuestRow, RowState};
 
 pub use guests::{AdoptedGuest, NewGuest, Reservation};
@@ -66,6 +67,7 @@ pub use measured::GuestMeasurement;
 pub use policy::{Policy, PoolChange};
 pub(crate) use pools::new_token;
 pub use pools::{EntryRow, EntryState, Lease, Membership, PoolRow};
+pub use promises::Promise;
 pub(crate) use rebuild::Rebuild;
 pub(crate) use recovery_files::ClaimFile;
 pub(crate) use salvage::{Salvage, SavedEntry};

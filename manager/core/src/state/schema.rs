@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 15] = [
+const MIGRATIONS: [&str; 16] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -163,6 +163,38 @@ const MIGRATIONS: [&str; 15] = [
     ALTER TABLE pool ADD COLUMN network_version INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE entry ADD COLUMN network_version INTEGER NOT NULL DEFAULT 0;
 ",
+    // Admission reads these few rows, not a row for each guest.
+    "
+    CREATE TABLE promise (                       -- guests that were promised the same memory
+        state         TEXT NOT NULL,
+        private_limit INTEGER NOT NULL,
+        memory        INTEGER NOT NULL,
+        guests        INTEGER NOT NULL,
+        PRIMARY KEY (state, private_limit, memory)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO promise SELECT state, private_limit, memory, count(*) FROM guest GROUP BY 1, 2, 3;
+    CREATE TRIGGER promise_to_new_guest AFTER INSERT ON guest
+    BEGIN
+        INSERT INTO promise VALUES (NEW.state, NEW.private_limit, NEW.memory, 1)
+        ON CONFLICT DO UPDATE SET guests = guests + 1;
+    END;
+    CREATE TRIGGER promise_to_guest_that_went AFTER DELETE ON guest
+    BEGIN
+        UPDATE promise SET guests = guests - 1
+        WHERE state = OLD.state AND private_limit = OLD.private_limit AND memory = OLD.memory;
+    END;
+    CREATE TRIGGER promise_to_changed_guest
+    AFTER UPDATE OF state, private_limit, memory ON guest
+    WHEN OLD.state != NEW.state OR OLD.private_limit != NEW.private_limit
+        OR OLD.memory != NEW.memory
+    BEGIN
+        UPDATE promise SET guests = guests - 1
+        WHERE state = OLD.state AND private_limit = OLD.private_limit AND memory = OLD.memory;
+        INSERT INTO promise VALUES (NEW.state, NEW.private_limit, NEW.memory, 1)
+        ON CONFLICT DO UPDATE SET guests = guests + 1;
+    END;
+    CREATE INDEX guest_with_forwards ON guest (state) WHERE forwards IS NOT NULL;
+",
 ];
 
 /// First version whose tokens are digests.
@@ -267,7 +299,10 @@ mod tests {
     use rusqlite::params;
 
     use super::*;
-    use crate::state::{DATABASE, State, TokenDigest};
+    use crate::{
+        state::{DATABASE, Promise, RowState, State, TokenDigest},
+        units::Bytes,
+    };
 
     #[test]
     fn a_record_without_numbers_gets_them() {
@@ -278,12 +313,29 @@ mod tests {
         for migration in &MIGRATIONS[..8] {
             old.execute_batch(migration).unwrap();
         }
+        old.execute(
+            "INSERT INTO guest VALUES ('00000000000000aa', 'old', '/ckp/demo', '0', 3, 2, '', '', '',
+             'boot', 'then', 'running', 1, 1, NULL, NULL)",
+            [],
+        )
+        .unwrap();
         old.pragma_update(None, "user_version", 8).unwrap();
         drop(old);
         let mut state = State::open(dir.path()).unwrap();
+        let promises: Result<_, Error> = state.reserve(|reservation| {
+            assert_eq!(reservation.rows()?.len(), 1);
+            reservation.promises()
+        });
+        let promised = Promise {
+            state: RowState::Running,
+            private_limit: Bytes(2),
+            memory: Bytes(3),
+            guests: 1,
+        };
+        assert_eq!(promises.unwrap(), [promised]);
         let mut names = |prefix: &str, count, of_pool| {
             state
-                .reserve(|rows, reservation| reservation.names(rows, prefix, count, of_pool))
+                .reserve(|reservation| reservation.names(prefix, count, of_pool))
                 .unwrap()
         };
         assert_eq!(names("p", 2, true), ["p-1", "p-2"]);

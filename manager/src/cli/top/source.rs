@@ -47,7 +47,7 @@ impl Source {
         self.ops.find_daemon(&self.config);
         let (pools, guests, activity) = self
             .ops
-            .run(|ops| Ok((ops.pools()?, ops.guests(true)?, ops.activity()?)))?;
+            .run(|ops| Ok((ops.pools()?, ops.guests("", true)?, ops.activity()?)))?;
         let counted = activity
             .as_ref()
             .map(|daemon| claims::counted(&daemon.metrics));
