@@ -209,3 +209,80 @@ fn an_unused_session_ends_with_all_its_nurseries() {
     daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
     until_no_nursery(&home);
 }
+
+/// Nurseries that take orders at once, where the host's cores would not say so.
+const THREE: (&str, &str) = ("BROOD_NURSERIES", "3");
+
+/// How many of these guests each nursery forked.
+fn forked(home: &Home) -> Vec<usize> {
+    let guests = home.guests();
+    let of = |nursery: &Proc| guests.iter().filter(|g| parent(g) == nursery.pid).count();
+    home.nurseries().iter().map(of).collect()
+}
+
+#[test]
+fn orders_are_shared_out_among_nurseries_when_many_are_under_way() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let restore = |at_once: &str, prefix: &str| {
+        let args = [
+            "restore", &demo.path, "-n", "300", "-c", at_once, "--prefix", prefix,
+        ];
+        let mut command = home.command(&args);
+        command.env(THREE.0, THREE.1);
+        assert_eq!(Running::start(command).wait().code(), Some(0));
+        until("only guests and their parents", || {
+            let forked = forked(&home);
+            (forked.iter().sum::<usize>() == 300 && !forked.contains(&0)).then_some(forked)
+        })
+    };
+    assert_eq!(restore("1", "one").len(), 1);
+    home.destroy_all();
+    until_no_nursery(&home);
+    // The second comes after 128 guests, the third after 256.
+    let forked = restore("8", "eight");
+    assert_eq!(forked.len(), 3, "{forked:?}");
+    home.destroy_all();
+    until_no_nursery(&home);
+}
+
+#[test]
+fn a_session_that_rests_has_spares_of_one_nursery() {
+    let Some(home) = Home::with_kvm() else { return };
+    let _ = home.demo("demo", "4M");
+    let daemon = Daemon::with_environment(&home, &[THREE, ("BROOD_NURSERY_SHARE", "16")]);
+    let body = json!({ "checkpoint": "demo", "guests": 60, "concurrency": 8, "prefix": "g" });
+    for _ in 0..2 {
+        daemon.post("/api/v1/guests", &body, 201);
+        until("spares of one nursery", || {
+            let mut parents = parents_of_spares(&home);
+            let spares = parents.len();
+            parents.dedup();
+            (spares == 3 && parents.len() == 1).then_some(())
+        });
+    }
+    assert_eq!(home.names("running").len(), 120);
+    daemon.send(Method::DELETE, "/api/v1/guests?all=true&force=true", 200);
+    until_no_nursery(&home);
+}
+
+#[test]
+fn any_of_several_nurseries_at_work_can_be_killed() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    for which in 0..3 {
+        let mut command = home.command(&["restore", &demo.path, "-n", "120", "-c", "12"]);
+        command.envs([THREE, ("BROOD_NURSERY_SHARE", "16")]);
+        let manager = Running::start(command);
+        let nurseries = until("three nurseries", || {
+            let nurseries = home.nurseries();
+            (nurseries.len() >= 3).then_some(nurseries)
+        });
+        signal(nurseries[which].pid, Signal::SIGKILL);
+        assert_eq!(manager.wait().code(), Some(0));
+        assert_eq!(home.converges().len(), 120);
+        assert!(home.names("dead").is_empty());
+        home.destroy_all();
+        until_no_nursery(&home);
+    }
+}

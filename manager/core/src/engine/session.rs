@@ -68,6 +68,10 @@ pub trait Session: fmt::Debug + Send {
     /// An outcome may be told twice (a guest that was restored ends later): the first counts.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error>;
 
+    /// Gives back what was taken for many orders at once: the next one may be long in coming. Nothing
+    /// is under way.
+    fn rest(&mut self) {}
+
     /// Ends the session with whatever it is still restoring. Guests that have answered live on.
     fn abort(&mut self);
 }

@@ -111,7 +111,8 @@ impl Slot<'_> {
 
     /// Puts a session into the slot. Of two sessions the later one stays, because it restores the
     /// present content of the checkpoint.
-    pub(super) fn put(self, lock: RestoreLock, warm: WarmSession) {
+    pub(super) fn put(self, lock: RestoreLock, mut warm: WarmSession) {
+        warm.session.rest();
         let cached = CachedSession {
             warm,
             lock,

@@ -1,6 +1,8 @@
 //! Crowd: what a guest more costs beside a thousand others, and beside twelve thousand.
 
-use std::time::Instant;
+use std::{fs, num::NonZero, thread, time::Instant};
+
+use nix::unistd::{SysconfVar, sysconf};
 
 use brood_core::{percentiles::Percentiles, pool::Tier, state::Policy};
 
@@ -38,6 +40,8 @@ struct Costs {
     list: Vec<f64>,
     /// By how much two workers are faster than one.
     speed_up: Vec<f64>,
+    /// Cores that were busy while one worker restored: no speed-up is greater than all by these.
+    busy_cores: Vec<f64>,
 }
 
 /// Restore, claim and destroy of some guests, beside a part of a crowd and beside all of it.
@@ -106,6 +110,12 @@ pub(crate) fn crowd(workplace: &Workplace) -> Result<Vec<Row>, Error> {
         Some(TWICE),
     ));
     rows.push(row(
+        format!("cores busy meanwhile with one worker, of {}", cores()),
+        "",
+        &few.busy_cores,
+        None,
+    ));
+    rows.push(row(
         format!("destroy of all {crowd}, each"),
         "ms",
         &[destroyed],
@@ -125,7 +135,10 @@ fn beside(workplace: &Workplace, group: &Group, others: u32, guests: u32) -> Res
         brood.run(&["destroy", "--prefix", "more"])?;
         let elapsed_ms = begin.elapsed().as_secs_f64() * 1e3;
         costs.destroy.push(elapsed_ms / f64::from(guests));
+        let (begin, busy) = (Instant::now(), busy_s());
         let by_one = restore(workplace, group, "more", guests, 1)?.wall_s;
+        let busy = (busy_s() - busy) / begin.elapsed().as_secs_f64();
+        costs.busy_cores.push(busy);
         costs.speed_up.push(by_one / by_two);
         brood.run(&["destroy", "--prefix", "more"])?;
         let begin = Instant::now();
@@ -135,6 +148,23 @@ fn beside(workplace: &Workplace, group: &Group, others: u32, guests: u32) -> Res
         costs.claim.push(claim(workplace)?);
     }
     Ok(costs)
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// For how many seconds this machine's cores were busy since it was started, all added up
+/// (`/proc/stat`, proc(5)).
+fn busy_s() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let times = stat.lines().next().unwrap_or_default().split_whitespace();
+    // user, nice, system, (idle, iowait), irq, softirq, steal. What comes after is counted in these.
+    let times = times.skip(1).take(8).enumerate();
+    let busy = times.filter(|(place, _)| ![3, 4].contains(place));
+    let ticks: f64 = busy.filter_map(|(_, time)| time.parse::<f64>().ok()).sum();
+    let second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    ticks / second as f64
 }
 
 /// The median of hot claims until the guest's answer.

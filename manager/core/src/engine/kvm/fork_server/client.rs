@@ -66,7 +66,9 @@ pub(super) struct Nursery {
     // It goes on as its guests' parent. There until this is dropped.
     process: Option<Child>,
     /// Whether it has said that it takes orders.
-    is_ready: bool,
+    pub(super) is_ready: bool,
+    /// Whether it may be given orders: not after [`Nursery::relieve`].
+    pub(super) takes_orders: bool,
     /// How many orders it was given.
     pub(super) given: u32,
     /// Those of them without an outcome.
@@ -105,6 +107,7 @@ impl Nursery {
             handle,
             process: Some(process),
             is_ready: false,
+            takes_orders: true,
             given: 0,
             under_way: HashSet::new(),
         };
@@ -202,11 +205,21 @@ impl Nursery {
             return Err(Error::Nursery(String::from(&report.text)));
         }
         self.under_way.remove(&report.seq);
+        self.dismiss_when_done();
         Ok(Heard::Outcome(outcome(report)))
     }
 
-    /// Tells it that no order comes any more. It lets its spares go, and stays for its guests.
-    pub(super) fn dismiss(&self) {
+    /// Gives it no more orders. When those that it has are done, it lets its spares go and stays for
+    /// its guests.
+    pub(super) fn relieve(&mut self) {
+        self.takes_orders = false;
+        self.dismiss_when_done();
+    }
+
+    fn dismiss_when_done(&self) {
+        if self.takes_orders || !self.under_way.is_empty() {
+            return;
+        }
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
     }
 

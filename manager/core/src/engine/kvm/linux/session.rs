@@ -155,6 +155,10 @@ impl engine::Session for LinuxSession {
         }
     }
 
+    fn rest(&mut self) {
+        self.nursery.rest();
+    }
+
     fn abort(&mut self) {
         self.source.called_off.store(true, Ordering::Relaxed);
         self.nursery.abort();
