@@ -29,8 +29,8 @@ const WAITING_MAX: usize = 64;
 
 /// Where the guest's frames go.
 pub trait Wire: Send {
-    /// Takes a frame, or loses it.
-    fn send(&mut self, frame: &[u8]);
+    /// Takes a frame, or loses it; returns one that answers it at once, if there is such a one.
+    fn send(&mut self, frame: &[u8]) -> Option<Vec<u8>>;
 }
 
 /// The device.
@@ -117,7 +117,9 @@ impl Net {
             // What is no frame is lost.
             if (HEADER..=bytes.len()).contains(&length) {
                 reader.read_exact(&mut bytes[..length]).map_err(outside)?;
-                self.wire.send(&bytes[HEADER..length]);
+                if let Some(answer) = self.wire.send(&bytes[HEADER..length]) {
+                    self.receive(&answer);
+                }
             }
             give_back(queue, ram, head, 0)?;
             used = Used(true);
@@ -146,10 +148,13 @@ impl Device for Net {
     fn reset(&mut self) {}
 
     fn notify(&mut self, index: usize, queues: &mut [Queue], ram: &Memory) -> Result<Used, Broken> {
-        match index {
-            TO_GUEST => self.serve(queues, ram),
-            _ => self.drain(&mut queues[FROM_GUEST], ram),
+        let mut used = Used(false);
+        if index == FROM_GUEST {
+            used |= self.drain(&mut queues[FROM_GUEST], ram)?;
         }
+        // Also what has been answered at once.
+        used |= self.serve(queues, ram)?;
+        Ok(used)
     }
 
     fn serve(&mut self, queues: &mut [Queue], ram: &Memory) -> Result<Used, Broken> {

@@ -339,9 +339,13 @@ fn a_loud_guest_waits_until_somebody_reads() {
 #[derive(Clone, Default)]
 struct Frames(Arc<Mutex<Vec<Vec<u8>>>>);
 
+/// A frame that is answered at once begins with this.
+const ASKS: u8 = 0xee;
+
 impl Wire for Frames {
-    fn send(&mut self, frame: &[u8]) {
+    fn send(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         self.0.lock().unwrap().push(frame.to_vec());
+        (frame[0] == ASKS).then(|| vec![ASKS; 60])
     }
 }
 
@@ -411,6 +415,23 @@ fn a_card_sends_and_receives_frames() {
     driver.device.device().receive(&frame(9, FRAME_MAX));
     driver.device.serve();
     assert_eq!(driver.used(0), Some(12 + FRAME_MAX as u32));
+}
+
+#[test]
+fn a_card_gets_what_is_answered_at_once() {
+    let (wire, _, net) = card();
+    let mut driver = Driver::new(net);
+    driver.start();
+    for _ in 0..64 {
+        let _ = driver.send(0, BUFFERS, &[Buffer::In(1600)]);
+    }
+    while driver.used(0).is_some() {}
+    let at = driver.send(0, BUFFERS, &[Buffer::In(1600)]);
+    let question = [&[0; 12][..], &[ASKS; 60]].concat();
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(&question)]);
+    assert_eq!((driver.used(1), driver.used(0)), (Some(0), Some(72)));
+    assert_eq!(driver.bytes(at[0], 72)[12..], [ASKS; 60]);
+    assert_eq!(wire.0.lock().unwrap().len(), 1);
 }
 
 #[test]

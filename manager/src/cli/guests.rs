@@ -189,6 +189,9 @@ impl Show {
         ];
         let published = guest.published.iter();
         lines.extend(published.map(|published| ("published", published.to_string())));
+        if let Some(tap) = guest.tap {
+            lines.push(("tap", format!("{}, {}", tap.name, tap.address)));
+        }
         if let Some(pid) = guest.pid {
             lines.push(("pid", pid.to_string()));
         }

@@ -46,7 +46,7 @@ pub(super) struct Make {
     /// features of that level of x86-64, so that its checkpoint is restored on each host that has them
     #[arg(long, default_value = "host", value_name = "TEMPLATE")]
     cpu_template: CpuTemplate,
-    /// Network that the guest has a card for: none or user
+    /// Network that the guest has a card for: none, user, or tap (KVM)
     #[arg(long, default_value = "none", value_name = "NET")]
     net: Network,
     /// Where the root file system of a debian or oci image is: in the guest's memory, or on a disk

@@ -87,7 +87,7 @@ impl FromStr for NetworkOrDefault {
 /// Changes of the network that a pool's guests have.
 #[derive(Debug, Args)]
 pub(super) struct NetworkChange {
-    /// What its guests reach (QEMU): none, user, or default: what the checkpoint was made with
+    /// What its guests reach: none, user, tap (KVM), or default: what the checkpoint was made with
     #[arg(long, value_name = "NET|default")]
     net: Option<NetworkOrDefault>,
     /// Have ports of this host lead to ports of each guest, as for `pool create`, and none but these;

@@ -121,11 +121,12 @@ pub(super) struct Create {
     /// restores, false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     enforce_private_limit: Option<bool>,
-    /// What its guests reach (QEMU): none, or user: what you reach, each guest from behind an address
-    /// of its own [default: what the checkpoint was made with]
+    /// What its guests reach: none; user: what you reach, each guest from behind an address of its
+    /// own; or tap: this host, by a network device for each guest (KVM; needs root) [default: what the
+    /// checkpoint was made with]
     #[arg(long, value_name = "NET")]
     net: Option<Network>,
-    /// Have a port of this host lead to a port of each guest (QEMU). The letter n in braces, in PORT,
+    /// Have a port of this host lead to a port of each guest (--net user). The letter n in braces, in PORT,
     /// stands for the lowest number whose ports no other guest has. The address is 127.0.0.1 unless
     /// another is given; repeat the option for more
     #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT")]

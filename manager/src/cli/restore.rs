@@ -61,11 +61,12 @@ pub(super) struct Restore {
     /// none [default: the disk sealed with the checkpoint]
     #[arg(long, value_name = "DISK")]
     disk: Option<Choice>,
-    /// What the guests reach (QEMU): none, or user: what you reach, each guest from behind an
-    /// address of its own [default: what the checkpoint was made with]
+    /// What the guests reach: none; user: what you reach, each guest from behind an address of its
+    /// own; or tap: this host, by a network device for each guest (KVM; needs root) [default: what the
+    /// checkpoint was made with]
     #[arg(long, value_name = "NET")]
     net: Option<Network>,
-    /// Have a port of this host lead to a port of the guest (QEMU). The letter n in braces, in PORT,
+    /// Have a port of this host lead to a port of the guest (--net user). The letter n in braces, in PORT,
     /// stands for the guest's number. The address is 127.0.0.1 unless another is given; repeat the
     /// option for more
     #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT")]

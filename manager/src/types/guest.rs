@@ -68,6 +68,10 @@ pub struct Guest {
     pub disk: Option<String>,
     /// Where its disk is, where that was asked for and it has one.
     pub disk_path: Option<String>,
+    /// The network device of this host that leads to it, where that was asked for and it has one to
+    /// itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
     /// What it costs, where that was asked for and it has a process.
     #[serde(flatten)]
     pub usage: Option<Usage>,
@@ -100,6 +104,10 @@ impl Guest {
         let usage = guest.process().map(|_| guests.usage(&guest)).transpose();
         // What cannot be asked for must not keep the rest from being shown.
         let disk = guests.disk_location(&guest.row).ok().flatten();
+        let tap = match guest.process() {
+            Some(_) => guests.tap(&guest.row).ok().flatten(),
+            None => None,
+        };
         let overhead = guests.overheads()?.of(&guest.row);
         let usage = usage.map(|usage| usage.map(|usage| Usage::new(usage, overhead)));
         if usage.is_err() {
@@ -108,6 +116,7 @@ impl Guest {
         }
         Ok(Self {
             disk_path: disk.map(|path| path.display().to_string()),
+            tap: tap.map(Tap::from),
             ..Self::new(&guest, guests.engine.kind(), usage.ok().flatten())
         })
     }
@@ -138,7 +147,28 @@ impl Guest {
             reason: row.reason.clone(),
             disk: row.disk.clone(),
             disk_path: None,
+            tap: None,
             usage,
+        }
+    }
+}
+
+/// A network device of this host that leads to one guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tap {
+    /// The device's name.
+    #[schema(example = "brood0")]
+    pub name: String,
+    /// The address by which this host knows the guest.
+    #[schema(example = "198.18.0.2")]
+    pub address: String,
+}
+
+impl From<engine::Tap> for Tap {
+    fn from(tap: engine::Tap) -> Self {
+        Self {
+            name: tap.name,
+            address: tap.address.to_string(),
         }
     }
 }

@@ -56,8 +56,8 @@ pub(crate) struct CreatePool {
     /// cannot be done.
     #[serde(default)]
     pub(crate) enforce_private_limit: bool,
-    /// What its guests reach (QEMU): `none`, or `user`: what this host's user reaches, each guest from
-    /// behind an address of its own. By default what the checkpoint's guest had a network card for.
+    /// What its guests reach: `none`; `user`: what this host's user reaches, each guest from behind an
+    /// address of its own; or `tap`: this host, by a network device for each guest (KVM). By default what the checkpoint's guest had a network card for.
     #[schema(value_type = Option<words::Network>)]
     pub(crate) network: Option<Network>,
     /// Ports of this host that lead to ports of its guests: `[ADDRESS:]PORT:GUEST_PORT`. `{n}` in the

@@ -78,8 +78,8 @@ pub struct RestoreRequest {
     /// `reflink-or-copy:FILE`, `qcow2:FILE` or `none`; by default the disk sealed with the checkpoint.
     #[schema(example = "none")]
     pub disk: Option<String>,
-    /// What the guests reach (QEMU): `none`, or `user`: what this host's user reaches, each guest
-    /// from behind an address of its own. By default what the checkpoint's guest had a network card
+    /// What the guests reach: `none`; `user`: what this host's user reaches, each guest from behind an
+    /// address of its own; or `tap`: this host, by a network device for each guest (KVM). By default what the checkpoint's guest had a network card
     /// for.
     pub network: Option<super::words::Network>,
     /// Ports of this host that lead to ports of guests: `[ADDRESS:]PORT:GUEST_PORT`; `{n}` in the

@@ -65,6 +65,8 @@ words! {
         None,
         /// What this host's user reaches, from behind an address of its own.
         User,
+        /// This host, by a network device of the guest's own (KVM).
+        Tap,
     }
 }
 

@@ -164,6 +164,107 @@ fn a_linux_has_a_network_on_the_kvm_engine() {
     }
 }
 
+#[test]
+fn a_linux_has_a_tap_on_the_kvm_engine() {
+    let image = ["--minimal", "tiny"];
+    let Some(ran) = run_with(&["--memory", "3G"], TAP, &image, &[]) else {
+        return;
+    };
+    assert_eq!(after(&ran, "checkpoint")["linux"]["network"], "tap");
+    let addresses = [1, 2].map(|n| {
+        let tap = &after(&ran, &format!("shown-{n}"))["tap"];
+        assert!(text(&tap["name"]).starts_with("brood"), "{tap}");
+        text(&tap["address"]).to_owned()
+    });
+    assert_ne!(addresses[0], addresses[1]);
+    for n in [1, 2] {
+        assert_eq!(after(&ran, &format!("host-a-{n}")), "from the host");
+        assert_eq!(after(&ran, &format!("direct-{n}")), format!("I am a-{n}"));
+        // The address that both have is each one's own, also where the host passes packets on.
+        for to in ["inner", "other"] {
+            let expected = match to {
+                "inner" => format!("I am a-{n}"),
+                _ => "nothing".to_owned(),
+            };
+            assert_eq!(after(&ran, &format!("{to}-{n}")), expected);
+        }
+    }
+    for way in ["down", "up"] {
+        assert_eq!(after(&ran, way), "4194304");
+    }
+    assert_eq!(after(&ran, "claimed"), "from the host");
+    assert_eq!(after(&ran, "user-card"), "nothing");
+    // A stream of the guest's goes through a suspend: nobody has taken its tap meanwhile.
+    let heard = [1, 2].map(|n| whole(&after(&ran, &format!("stream-{n}"))));
+    assert!(heard[1] > heard[0] && heard[0] > 0, "{heard:?}");
+    let said = |line: &str| ran.stdout.lines().any(|said| said == line);
+    for line in ["published 1", "no-right 1", "devices 0", "left 0"] {
+        assert!(said(line), "{line}: {}\n{}", ran.stdout, ran.stderr);
+    }
+    for why in ["--publish is for --net user", "capability CAP_NET_ADMIN"] {
+        assert!(ran.stderr.contains(why), "{why}: {}", ran.stderr);
+    }
+}
+
+/// Guests that have a network device of the host each.
+const TAP: &str = r#"
+/brood checkpoint make tiny /ckp/tap --memory 128M --net tap >&2
+say checkpoint checkpoint inspect /ckp/tap
+nc -ll -p 8000 -e echo from the host &
+nc -ll -p 8001 -e head -c 4194304 /dev/zero &
+nc -ll -p 8002 -e sh -c 'head -c 4194304 | wc -c' &
+/brood restore /ckp/tap -n 2 --prefix a >&2
+echo 1 >/proc/sys/net/ipv4/ip_forward
+address() { /brood show $1 --json | sed 's/.*"address":"\([^"]*\)".*/\1/'; }
+fetch='nc -w 60 10.0.2.2 8000 </dev/null'
+for n in 1 2; do
+    say shown-$n show a-$n
+    value host-a-$n a-$n "$fetch"
+    in_guest a-$n "nc -ll -p 7 -e echo I am a-$n >/dev/null 2>&1 </dev/null &"
+    value inner-$n a-$n 'until nc 10.0.2.15 7 </dev/null 2>/dev/null; do sleep 0.1; done'
+    printf 'direct-%s "%s"\n' $n "$(nc -w 60 $(address a-$n) 7 </dev/null)"
+done
+for n in 1 2; do
+    value other-$n a-$n "nc -w 5 $(address a-$((3 - n))) 7 </dev/null 2>/dev/null || echo nothing"
+done
+value down a-1 'nc 10.0.2.2 8001 </dev/null | wc -c'
+value up a-1 'head -c 4194304 /dev/zero | nc 10.0.2.2 8002'
+sleep 100000 | nc -l -p 8003 >/tmp/heard &
+in_guest a-1 '(n=0; while :; do n=$((n + 1)); echo $n; sleep 0.2; done 2>/dev/null |
+    sh -c "until nc 10.0.2.2 8003; do sleep 0.1; done") >/dev/null 2>&1 </dev/null &'
+# Each line comes once, and in its place.
+goes_on() {
+    was=$(wc -l </tmp/heard)
+    while [ $(wc -l </tmp/heard) = $was ]; do sleep 0.1; done
+    printf '%s ' $1
+    awk 'NR != $1 { exit 1 } END { print NR }' /tmp/heard
+}
+goes_on stream-1
+/brood suspend a-1 /ckp/delta --delta >&2
+/brood restore /ckp/delta -n 1 --prefix d >&2
+goes_on stream-2
+/brood pool create web /ckp/tap --hot 1 --max 2 --net tap >&2
+claim=$(/brood pool claim web --json | sed 's/.*"guest":"\([^"]*\)".*/\1/')
+value claimed $claim "$fetch"
+/brood pool remove web --force >&2
+/brood restore /ckp/tap -n 1 --prefix n --net none >&2
+value user-card n-1 "nc -w 3 10.0.2.2 8000 </dev/null 2>/dev/null || echo nothing"
+fails() { word=$1; shift; code=0; "$@" >&2 || code=$?; echo $word $code; }
+fails published /brood restore /ckp/tap -n 1 --prefix x --publish 9001:7
+fails no-right unshare -U -r /brood restore /ckp/tap -n 1 --prefix y
+# A command that is killed leaves no device behind.
+/brood restore /ckp/tap -n 20 --prefix k >&2 &
+killed=$!
+until [ -e /sys/class/net/brood3 ]; do sleep 0.1; done
+kill -9 $killed
+wait $killed || true
+/brood destroy --all >&2
+# Each ends with its guest.
+while ls /sys/class/net | grep -q brood; do sleep 0.1; done
+echo devices 0
+printf 'left %s\n' "$(ls /state/run | wc -l)"
+"#;
+
 /// A host whose root is no initramfs: passt changes its root, which that cannot be.
 const OWN_ROOT: &str = r#"
 if [ ! -e /moved ]; then

@@ -55,6 +55,8 @@ pub enum Network {
     None,
     /// What this host's user reaches, from behind an address of its own.
     User,
+    /// This host, by a network device of the guest's own (KVM).
+    Tap,
 }
 
 impl Network {
@@ -64,7 +66,14 @@ impl Network {
         match self {
             Self::None => "none",
             Self::User => "user",
+            Self::Tap => "tap",
         }
+    }
+
+    /// Whether a guest needs a card for it.
+    #[must_use]
+    pub fn has_card(self) -> bool {
+        self != Self::None
     }
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -83,10 +92,10 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::None, Self::User]
+        [Self::None, Self::User, Self::Tap]
             .into_iter()
             .find(|known| known.name() == text)
-            .ok_or_else(|| format!("{text:?} is no network: write none or user"))
+            .ok_or_else(|| format!("{text:?} is no network: write none, user or tap"))
     }
 }
 

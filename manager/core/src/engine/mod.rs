@@ -55,7 +55,7 @@ pub use error::Error;
 pub use guest_disks::BootDisk;
 pub use identity::Identity;
 pub use memory_map::MemoryMap;
-pub use network::{Forward, GuestNetwork, ParsePublishError, Publish, check as check_network};
+pub use network::{Forward, GuestNetwork, ParsePublishError, Publish, Tap, check as check_network};
 pub use park::{ParkAfter, ParseParkAfterError};
 pub use process::{Handle as ProcessHandle, Process, ProcessState};
 pub use session::{GuestOrder, Outcome, RestoredProcess, Session, SessionTerms};
@@ -308,6 +308,14 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When that cannot be told.
     fn own_disk(&self, _guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
+    }
+
+    /// The network device of this host that leads to a guest, if it has one to itself.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn tap(&self, _guest: GuestRef<'_>) -> Result<Option<Tap>, Error> {
         Ok(None)
     }
 

@@ -17,6 +17,10 @@ use crate::checkpoint::Network;
 /// Stands for the number at the end of a guest's name.
 const NUMBER: &str = "{n}";
 
+/// Why no port of this host leads into a guest on a tap.
+const NO_PORTS_OF_TAPS: &str = "--publish is for --net user: a guest on a tap has an address, which \
+     `brood show` tells, and this host reaches all of its ports there";
+
 /// A port of this host that is to lead to a port of a guest: `[ADDRESS:]PORT:GUEST_PORT`. `{n}` in
 /// the port stands for the number at the end of the guest's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +125,15 @@ impl Forward {
     }
 }
 
+/// A network device of this host that leads to one guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// The device's name.
+    pub name: String,
+    /// The address by which this host knows the guest.
+    pub address: Ipv4Addr,
+}
+
 /// The network that one guest gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestNetwork {
@@ -177,8 +190,12 @@ pub(super) fn can_have(
     card: Network,
     wanted: &GuestNetwork,
 ) -> Result<(), super::Error> {
-    let needs_card = wanted.network == Some(Network::User) || !wanted.forwards.is_empty();
-    if card == Network::User || !needs_card {
+    let has_ports = !wanted.forwards.is_empty();
+    if has_ports && wanted.network.unwrap_or(card) == Network::Tap {
+        return Err(super::Error::Refused(NO_PORTS_OF_TAPS.to_owned()));
+    }
+    let needs_card = wanted.network.is_some_and(Network::has_card) || has_ports;
+    if card.has_card() || !needs_card {
         return Ok(());
     }
     Err(super::Error::Checkpoint {
@@ -219,6 +236,9 @@ pub fn check(network: Option<Network>, publish: &[Publish], guests: u32) -> Resu
         return Err(format!(
             "--publish {first} needs a network, and --net none leaves guests without one"
         ));
+    }
+    if network == Some(Network::Tap) {
+        return Err(NO_PORTS_OF_TAPS.to_owned());
     }
     let shared = publish.iter().find(|one| !one.port.contains(NUMBER));
     match shared {
@@ -307,6 +327,8 @@ mod tests {
         check(None, &[publish("8080:80")], 1).unwrap();
         check(None, &[publish("80{n}:80")], 9).unwrap();
         assert!(check(None, &[publish("8080:80")], 2).is_err());
-        assert!(check(Some(Network::None), &[publish("8080:80")], 1).is_err());
+        for without_ports in [Network::None, Network::Tap] {
+            assert!(check(Some(without_ports), &[publish("8080:80")], 1).is_err());
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
-    ProcessDescription, Session, SessionTerms, Stray, Suspend, UnsealedSuspend, Usage,
+    ProcessDescription, Session, SessionTerms, Stray, Suspend, Tap, UnsealedSuspend, Usage,
 };
 use crate::{
     agent::Agent,
@@ -141,6 +141,10 @@ impl Engine for Several {
 
     fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
         self.runner(guest).own_disk(guest)
+    }
+
+    fn tap(&self, guest: GuestRef<'_>) -> Result<Option<Tap>, Error> {
+        self.runner(guest).tap(guest)
     }
 
     fn unsealed(&self, guest: GuestRef<'_>) -> Result<Option<UnsealedSuspend>, Error> {

@@ -236,6 +236,14 @@ impl Guests<'_> {
         }
     }
 
+    /// The network device of this host that leads to a guest, if it has one to itself.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn tap(&self, row: &GuestRow) -> Result<Option<engine::Tap>, engine::Error> {
+        self.engine.tap(row.in_folder(&self.state.run_dir()))
+    }
+
     /// Memory of a guest that lives.
     ///
     /// # Errors

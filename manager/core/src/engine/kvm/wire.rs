@@ -176,7 +176,8 @@ pub(crate) const CALL_HAND_OUT: u64 = 6;
 /// Carry what goes between the guest's agent and the stream that comes along.
 pub(crate) const CALL_AGENT: u64 = 7;
 /// Run the guest. Along come the empty file that what it says on its console is written to, the disk
-/// that it has to itself, if it has one, and the stream of its network, if it is to reach any.
+/// that it has to itself, if it has one, and what its network card is connected to, if it is to reach
+/// any: a stream, or a tap, of which the request says more (`linux/network.rs`).
 pub(crate) const CALL_BEGIN: u64 = 8;
 /// Write what the guest says on its console to the stream that comes along; what comes from it is
 /// typed.

@@ -142,6 +142,7 @@ fn check(boot: &Boot<'_>) -> Result<(), Error> {
                 .to_owned(),
         );
     }
+    super::has_network(boot.network)?;
     guest_disks::check(boot.disk)
 }
 

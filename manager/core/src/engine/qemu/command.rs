@@ -81,7 +81,10 @@ pub(super) struct Machine<'a> {
 /// What a manifest says of these devices.
 pub(super) fn devices(guest: &QemuGuest) -> Vec<Device> {
     let always = [("agent", "virtserialport"), ("console", "isa-serial")];
-    let card = (guest.network == Network::User).then_some(("network", "virtio-net-pci"));
+    let card = guest
+        .network
+        .has_card()
+        .then_some(("network", "virtio-net-pci"));
     let root = guest.root.then_some((ROOT, DISK_MODEL));
     let disk = guest.disk.map(|_| (DISK, DISK_MODEL));
     let all = always.into_iter().chain(card).chain(root).chain(disk);
@@ -228,7 +231,7 @@ impl Machine<'_> {
             .args(["-mon", "chardev=qmp,mode=control"])
             // The state has no section of what it was configured with: the manifest has that.
             .args(["-global", "migration.send-configuration=off"]);
-        if guest.network == Network::User {
+        if guest.network.has_card() {
             // Nothing is booted from it; its agent changes the address.
             command
                 .args(["-netdev", &user_network(self.network)])

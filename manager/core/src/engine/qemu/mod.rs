@@ -49,7 +49,7 @@ use super::{
 use crate::{
     agent::{Access, Agent, StepLimits},
     checkpoint::{
-        Accelerator, Checkpoint, QemuGuest,
+        Accelerator, Checkpoint, Network, QemuGuest,
         manifest::{EngineKind, Manifest},
     },
     guest_id::GuestId,
@@ -130,6 +130,17 @@ fn step_limits(guest: &QemuGuest) -> StepLimits {
 }
 
 /// What a checkpoint says of its QEMU.
+/// Refuses a network that QEMU's guests do not have here.
+fn has_network(network: Network) -> Result<(), Error> {
+    match network {
+        Network::None | Network::User => Ok(()),
+        Network::Tap => Err(Error::Refused(
+            "--net tap is for guests of the KVM engine (--engine kvm); QEMU's have --net user"
+                .to_owned(),
+        )),
+    }
+}
+
 fn guest_of(checkpoint: &Checkpoint) -> Result<QemuGuest, Error> {
     let manifest = checkpoint.manifest();
     let refuse = |reason: String| Error::Checkpoint {
@@ -181,7 +192,9 @@ impl Engine for Qemu {
     }
 
     fn can_network(&self, checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
-        network::can_have(checkpoint, guest_of(checkpoint)?.network, wanted)
+        let card = guest_of(checkpoint)?.network;
+        network::can_have(checkpoint, card, wanted)?;
+        has_network(wanted.network.unwrap_or(card))
     }
 
     fn session(

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, AgentError, prepare_clone},
-    checkpoint::{Network, QemuGuest},
+    checkpoint::QemuGuest,
     engine::{
         self, GuestOrder, Limit, Process, RestoredProcess, agent_ask,
         agent_session::CRASH_PATIENCE, guest_disks, network, restore_threads::Restorer,
@@ -207,8 +207,7 @@ impl Source {
     ) -> Result<RestoredProcess, Error> {
         let agent = self.agent(folder, child)?;
         let nonce = nonce(&self.guest.nonce);
-        let identity =
-            agent_ask::clone_identity(&order.identity, self.guest.network == Network::User);
+        let identity = agent_ask::clone_identity(&order.identity, self.guest.network.has_card());
         let prepared = prepare_clone(&agent, &identity, nonce, super::step_limits(&self.guest));
         let prepared = prepared.map_err(|e| self.why(folder, child, Error::Step(e)))?;
         // Its port is free for the next one who asks.

@@ -222,12 +222,8 @@ impl<'a> Conversation<'a> {
     }
 
     /// Hands the guest's process descriptors for what the call says.
-    pub(crate) fn hand(&self, kind: u64, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let call = Call {
-            kind,
-            ..Call::new_zeroed()
-        };
-        send_with_files(self.socket.as_raw_fd(), &call, files).map_err(failed)?;
+    pub(crate) fn hand(&self, call: &Call, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        send_with_files(self.socket.as_raw_fd(), call, files).map_err(failed)?;
         self.reply().map(drop)
     }
 

@@ -19,19 +19,19 @@ use super::{
     MACHINE_VERSION,
     folder::{self, Folder},
     machine::devices,
-    passt,
+    network as host_end,
     session::{LinuxSession, Source},
     suspend,
 };
 use crate::{
     agent::{Access, Agent},
     checkpoint::{
-        Checkpoint, LinuxGuest, Network,
+        Checkpoint, LinuxGuest,
         manifest::{EngineKind, Manifest, Segment},
     },
     engine::{
         Answer, ConsoleLine, Engine, Error, GuestNetwork, GuestRef, Limit, MemoryMap, Process,
-        ProcessDescription, Session, SessionTerms, Stray, Suspend, Usage, agent_ask,
+        ProcessDescription, Session, SessionTerms, Stray, Suspend, Tap, Usage, agent_ask,
         agent_calls::AgentCalls,
         guest_disks,
         kvm::{
@@ -233,7 +233,7 @@ impl Engine for KvmLinux {
                 guest: StartGuest::Linux(LinuxDevices {
                     root: guest.root,
                     disk: guest.disk,
-                    card: guest.network == Network::User,
+                    card: guest.network.has_card(),
                 }),
                 files: &root,
                 identity_bytes: |_| [0; 96],
@@ -252,10 +252,7 @@ impl Engine for KvmLinux {
     fn can_network(&self, checkpoint: &Checkpoint, wanted: &GuestNetwork) -> Result<(), Error> {
         let card = guest_of(checkpoint)?.network;
         network::can_have(checkpoint, card, wanted)?;
-        match wanted.network.unwrap_or(card) {
-            Network::User => passt::check(),
-            Network::None => Ok(()),
-        }
+        host_end::check(wanted.network.unwrap_or(card))
     }
 
     fn reads_disk(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
@@ -272,6 +269,10 @@ impl Engine for KvmLinux {
 
     fn own_disk(&self, guest: GuestRef<'_>) -> Result<Option<PathBuf>, Error> {
         Folder::of(guest.run_dir, guest.id).disk().map_err(look)
+    }
+
+    fn tap(&self, guest: GuestRef<'_>) -> Result<Option<Tap>, Error> {
+        Folder::of(guest.run_dir, guest.id).tap().map_err(look)
     }
 
     fn sweep_templates(&self, run_dir: &Path) -> Result<Vec<GuestId>, Error> {

@@ -6,6 +6,7 @@
 //! channel      locked by whoever is connected to the agent
 //! broker       socket of the broker of that channel, when there is one
 //! disk         where the disk is that it has to itself
+//! tap          the network device that it has to itself
 //! ready        its process, written when the guest is safe to hand out
 //! suspended    the bundle that it became
 //! ```
@@ -26,13 +27,14 @@ use std::{
     time::Duration,
 };
 
+use super::network::HostEnd;
 use crate::{
     agent::{Access, Agent, AgentPort, Channel},
     engine::{
-        ConsoleLine, Error, Limit, Process, ProcessState, agent_ask, agent_session,
+        ConsoleLine, Error, Limit, Process, ProcessState, Tap, agent_ask, agent_session,
         kvm::{
             guest::control::Conversation,
-            wire::{CALL_AGENT, CALL_BEGIN, CALL_CONSOLE},
+            wire::{CALL_AGENT, CALL_BEGIN, CALL_CONSOLE, Call},
         },
     },
     escaped,
@@ -46,6 +48,7 @@ const CONSOLE: &str = "console";
 const READY: &str = "ready";
 const SUSPENDED: &str = "suspended";
 const DISK: &str = "disk";
+const TAP: &str = "tap";
 /// How long a guest's process may take to answer on its control socket.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -167,11 +170,25 @@ impl Folder {
             .map(|path| OsString::from_vec(path).into()))
     }
 
-    /// Has the guest run, with this disk and connected to this network. Its process writes its console's output to a new file.
+    /// Notes the network device that the guest has to itself.
+    pub(super) fn set_tap(&self, tap: &Tap) -> io::Result<()> {
+        self.write(TAP, &serde_json::to_vec(tap)?)
+    }
+
+    /// The network device that the guest has to itself, if it has one.
+    pub(super) fn tap(&self) -> io::Result<Option<Tap>> {
+        let content = self.content(TAP)?;
+        let tap = content.map(|content| serde_json::from_slice(&content));
+        Ok(tap.transpose()?)
+    }
+
+    /// Has the guest run, with this disk, and with its card, of this address, connected to this
+    /// network. Its process writes its console's output to a new file.
     pub(super) fn begin(
         &self,
         disk: Option<&File>,
-        network: Option<&UnixStream>,
+        network: Option<&HostEnd>,
+        mac: [u8; 6],
     ) -> Result<(), Error> {
         let mut options = owner_only::options();
         let file = options.read(true).write(true).create_new(true);
@@ -181,8 +198,12 @@ impl Folder {
         })?;
         let mut files = vec![file.as_fd()];
         files.extend(disk.map(File::as_fd));
-        files.extend(network.map(UnixStream::as_fd));
-        self.conversation()?.hand(CALL_BEGIN, &files)
+        files.extend(network.map(HostEnd::as_fd));
+        let call = Call {
+            kind: CALL_BEGIN,
+            request: network.map_or([0; _], |network| network.request(mac)),
+        };
+        self.conversation()?.hand(&call, &files)
     }
 
     /// Connects to the guest's console; none when another has it.
@@ -207,7 +228,11 @@ impl Folder {
             action: "make a socket pair",
             source,
         })?;
-        self.conversation()?.hand(call, &[theirs.as_fd()])?;
+        let call = Call {
+            kind: call,
+            request: [0; _],
+        };
+        self.conversation()?.hand(&call, &[theirs.as_fd()])?;
         Ok(ours)
     }
 

@@ -35,6 +35,7 @@ use zerocopy::FromZeros;
 use super::{
     disk::{Disks, OwnDisk},
     machine::{Parts, waker},
+    network,
 };
 use crate::{
     checkpoint::FileStamp,
@@ -52,9 +53,9 @@ use crate::{
         signals::handle,
         vm::{layers::Layers, ram::Ram, slots::Region},
         wire::{
-            CALL_AGENT, CALL_BEGIN, CALL_CONSOLE, CALL_HAND_OUT, LinuxDevices, Order, REPLY_BUSY,
-            REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Start,
-            StartGuest, send_message,
+            CALL_AGENT, CALL_BEGIN, CALL_CONSOLE, CALL_HAND_OUT, Call, LinuxDevices, Order,
+            REPLY_BUSY, REPLY_DEAD, REPLY_DONE, REPLY_FAILED, REPORT_RESTORED, Reply, Report,
+            Start, StartGuest, send_message,
         },
     },
     guest_id::GuestId,
@@ -344,7 +345,7 @@ impl Guest<'_> {
         };
         let reply = match call.kind {
             CALL_HAND_OUT => self.hand_out(),
-            CALL_BEGIN => match self.begin(files) {
+            CALL_BEGIN => match self.begin(&call, files) {
                 Ok(()) => Reply::new(REPLY_DONE, ""),
                 Err(reason) => Reply::new(REPLY_FAILED, &reason),
             },
@@ -362,7 +363,7 @@ impl Guest<'_> {
     }
 
     /// Runs the guest, with what it has to itself.
-    fn begin(&mut self, files: Vec<File>) -> Result<(), String> {
+    fn begin(&mut self, call: &Call, files: Vec<File>) -> Result<(), String> {
         let Parts {
             machine,
             log,
@@ -379,8 +380,8 @@ impl Guest<'_> {
         if let Some(disk) = &disks.own {
             disk.set_file(next()?)?;
         }
-        if let Some(stream) = files.next() {
-            line.connect(OwnedFd::from(stream).into());
+        if let Some(end) = files.next() {
+            line.connect(network::connection(&call.request, end.into()));
         }
         // Until now no time has passed for the guest.
         let set = self.inheritance.plan.state.set_time(machine);

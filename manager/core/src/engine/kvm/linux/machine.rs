@@ -17,14 +17,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{disk::Disks, log::Log};
 use crate::{
-    checkpoint::{LinuxGuest, Network, manifest::Device},
+    checkpoint::{LinuxGuest, manifest::Device},
     engine::guest_disks::{DISK, ROOT},
 };
 
 /// Name of the agent's port.
 const PORT: &str = "brood.agent";
 /// Address of a card until the guest's agent gives it another.
-const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+pub(super) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 /// Model of disks.
 const DISK_MODEL: &str = "virtio-blk";
 
@@ -53,7 +53,10 @@ pub(super) fn devices(guest: &LinuxGuest) -> Vec<Device> {
         ("entropy", "virtio-rng"),
         ("balloon", "virtio-balloon"),
     ];
-    let card = (guest.network == Network::User).then_some(("network", "virtio-net"));
+    let card = guest
+        .network
+        .has_card()
+        .then_some(("network", "virtio-net"));
     let root = guest.root.then_some((ROOT, DISK_MODEL));
     let disk = guest.disk.map(|_| (DISK, DISK_MODEL));
     let all = always.into_iter().chain(card).chain(root).chain(disk);

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -25,19 +25,20 @@ use brood_machine::{
     threads::{Threads, Told},
 };
 use kvm_ioctls::Kvm;
+use nix::sys::eventfd::EventFd;
 
 use super::{
     MACHINE_VERSION,
     disk::{Disks, OwnDisk},
     engine::{KvmLinux, TEMPLATES, segments},
     folder::Folder,
-    machine::{Parts, devices},
-    passt,
+    machine::{MAC, Parts, devices},
+    network,
 };
 use crate::{
     agent::{Agent, Channel, StepLimits, prepare_suspend, rehearse},
     checkpoint::{
-        BundlePath, Description, LinuxGuest, Network, Writer,
+        BundlePath, Description, LinuxGuest, Writer,
         manifest::{EngineKind, Manifest, Memory},
     },
     disk::{self, Source},
@@ -76,9 +77,7 @@ fn check(boot: &Boot<'_>) -> Result<(), Error> {
     if !(1..=u32::from(VCPUS_MAX)).contains(&boot.vcpus) {
         return refuse(&format!("a guest has 1 to {VCPUS_MAX} virtual CPUs"));
     }
-    if boot.network == Network::User {
-        passt::check()?;
-    }
+    network::check(boot.network)?;
     if let Some(BootDisk::Of(source @ Source::Overlay { .. })) = boot.disk {
         return Err(disk::Error::NoOverlays {
             disk: source.to_string(),
@@ -241,31 +240,44 @@ impl Place {
 }
 
 /// The network of a guest that boots. It ends with this value.
-struct BootNetwork(UnixStream);
+struct BootNetwork {
+    end: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl BootNetwork {
-    /// Connects the guest's card.
-    fn connect(parts: &mut Parts) -> Result<Self, Error> {
-        let stream = passt::start(&GuestNetwork::default())?;
-        let end = Self(
-            stream
-                .try_clone()
-                .map_err(io("start the guest's network"))?,
-        );
+    /// Connects the guest's card, if it is to reach anything.
+    fn connect(parts: &mut Parts, boot: &Boot<'_>) -> Result<Option<Self>, Error> {
+        let host = network::open(boot.network, &GuestNetwork::default(), &to_name(boot))?;
+        let Some(host) = host else {
+            return Ok(None);
+        };
         let mut line = std::mem::take(&mut parts.line);
-        line.connect(stream);
+        line.connect(host.into_connection(MAC));
         let (bus, wake) = (Arc::clone(&parts.bus), Arc::clone(&parts.card_wake));
-        thread::Builder::new()
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = thread::Builder::new()
             .name("network".to_owned())
-            .spawn(move || line::carry(&bus, line, &wake))
+            .spawn(move || {
+                let _ = line::carry(&bus, line, &wake, &ended);
+            })
             .map_err(io("start a thread"))?;
-        Ok(end)
+        Ok(Some(Self {
+            end,
+            wake: Arc::clone(&parts.card_wake),
+            thread: Some(thread),
+        }))
     }
 }
 
 impl Drop for BootNetwork {
     fn drop(&mut self) {
-        let _ = self.0.shutdown(Shutdown::Both);
+        self.end.store(true, Ordering::Release);
+        // A counter that is full wakes as well.
+        let _ = self.wake.write(1);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -295,10 +307,10 @@ impl Template {
         let (kernel, initrd) = (open(&boot.image.kernel)?, open(&boot.image.initramfs)?);
         let ram = memory::map(boot.memory.0, Backing::Shared(file)).map_err(|e| machine(&e))?;
         let vcpus = u8::try_from(boot.vcpus).expect("their number was checked");
-        let card = boot.network == Network::User;
+        let card = boot.network.has_card();
         let mut parts = Parts::new(&kvm, ram.clone(), vcpus, boot.cpu_template, disks, card)
             .map_err(|e| machine(&e))?;
-        let network = card.then(|| BootNetwork::connect(&mut parts)).transpose()?;
+        let network = BootNetwork::connect(&mut parts, boot)?;
         let rsdp = acpi::write(&ram, vcpus, parts.bus.virtio_count()).map_err(|e| machine(&e))?;
         let line = guest_disks::command_line(boot);
         let line = format!("{line} {}", boot::COMMAND_LINE);

@@ -17,9 +17,12 @@ mod guest;
 mod log;
 mod machine;
 mod make;
+mod network;
 mod passt;
+mod queue;
 mod session;
 mod suspend;
+mod tap;
 
 pub use engine::KvmLinux;
 pub(super) use guest::LinuxKind;

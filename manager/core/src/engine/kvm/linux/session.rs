@@ -21,10 +21,10 @@ use nix::sys::{
     signal::Signal,
 };
 
-use super::{folder::Folder, machine::waker, passt};
+use super::{folder::Folder, machine::waker, network};
 use crate::{
     agent::{StepLimits, prepare_clone},
-    checkpoint::{LinuxGuest, Network},
+    checkpoint::LinuxGuest,
     engine::{
         self, Error, GuestOrder, Limit, Outcome, Process, RestoredProcess, agent_ask, guest_disks,
         kvm::fork_server::nurseries::Nurseries,
@@ -229,13 +229,14 @@ impl Source {
             action: "open the guest's disk",
             source,
         })?;
-        let has_card = self.guest.network == Network::User;
-        let network = match order.network.network {
-            Some(Network::None) => None,
-            _ if has_card => Some(passt::start(&order.network)?),
-            _ => None,
-        };
-        folder.begin(disk.as_ref(), network.as_ref())?;
+        let network = network::open(self.guest.network, &order.network, &order.identity.name)?;
+        if let Some(tap) = network.as_ref().and_then(network::HostEnd::tap) {
+            folder.set_tap(tap).map_err(|source| Error::Io {
+                action: "record the guest's tap",
+                source,
+            })?;
+        }
+        folder.begin(disk.as_ref(), network.as_ref(), order.identity.mac)?;
         drop(network);
         let limit = Limit {
             timeout: ANSWER_TIMEOUT,
@@ -250,6 +251,7 @@ impl Source {
         })?;
         let nonce = u128::from_str_radix(&self.guest.nonce, 16);
         let nonce = nonce.ok().map(u128::to_be_bytes);
+        let has_card = self.guest.network.has_card();
         let identity = agent_ask::clone_identity(&order.identity, has_card);
         let prepared = prepare_clone(&agent, &identity, nonce, StepLimits::default());
         let prepared = prepared.map_err(|e| Error::Refused(e.to_string()))?;
