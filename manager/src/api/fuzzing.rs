@@ -1,5 +1,8 @@
 //! What fuzz targets need of this module's own functions: a daemon without listeners, whose clients
 //! are byte streams in memory.
+//!
+//! Its clock is tokio's paused one: when all there is to do is to wait, the time is over at once. So
+//! a client that would be kept waiting is found without a wait, and a stream without end costs none.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -20,8 +23,8 @@ use super::{
     serve::app,
 };
 
-/// How long a client stays after its last byte.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client stays after its last byte: longer than any wait that it may ask for.
+const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A daemon over a state folder.
 pub struct Daemon {
@@ -47,14 +50,15 @@ impl Daemon {
             engines: EngineConfig::default(),
             pools: Vec::new(),
         };
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
+        let runtime = Builder::new_current_thread()
             .max_blocking_threads(4)
             .enable_all()
+            .start_paused(true)
             .build()
             .unwrap();
         let (app, clients) = app(&config, &Budget::of_process()).unwrap();
-        let router_of = |token| router(app.clone(), token);
+        // Once for all clients, as the daemon does.
+        let router_of = |token| router(app.clone(), token).with_state(());
         Self {
             router: router_of(None),
             port: router_of(Some(Token::new("a token of the fuzz target"))),
