@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * floor: the least that a host can do to start guests from one memory file.
  *

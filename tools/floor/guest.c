@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * One guest of the floor: a private mapping of the memory file, a VM, one memory slot, one vCPU,
  * and seven bytes of real-mode code that write to a port. Nothing here is saved or restored and

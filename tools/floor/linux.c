@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * One Linux guest of the floor: what guest.c does, and the state of a checkpoint that brood made of
  * an ordinary Linux: its interrupt controllers, its processor, its clock. Then it runs; nobody

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * One Linux guest of the floor: the least that restores a checkpoint's state.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The command line. Each number has a limit: a slip of a digit must not take the host down.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A library for LD_PRELOAD that fails one call of a process.
  *
