@@ -24,6 +24,8 @@ mod folder;
 pub(crate) mod fuzzing;
 mod hash;
 mod json;
+#[cfg(target_os = "linux")]
+pub(crate) mod lease;
 mod lineage;
 mod linux_guest;
 pub mod manifest;

@@ -2,8 +2,8 @@
 //!
 //! A file's stamp does not show what such a process stores through an older mapping until the
 //! kernel writes it back, on tmpfs never. But the kernel knows these processes: it grants a lease
-//! for reading (fcntl(2), `F_SETLEASE`) only on a file that nobody has open for writing. brood asks
-//! for such a lease and gives it back at once.
+//! (`lease.rs`) only on a file that nobody has open for writing. brood asks for such a lease and
+//! gives it back at once; a nursery keeps one.
 
 use std::{fs::File, path::Path};
 
@@ -39,25 +39,17 @@ pub(super) fn refuse(_: &Path, _: &File) -> Result<(), Error> {
 
 #[cfg(target_os = "linux")]
 fn is_open_for_writing(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
+    use nix::sys::signal::Signal;
 
-    /// <asm-generic/fcntl.h>
-    const F_SETSIG: libc::c_int = 10;
+    use super::lease::{self, Grant};
 
-    let call = |command, argument: libc::c_int| {
-        // SAFETY: these commands take a number and touch no memory; the descriptor is open.
-        unsafe { libc::fcntl(file.as_raw_fd(), command, argument) }
-    };
     // A process that opens the file for writing just now waits until the lease is given back. The
-    // kernel reports that by a signal, which is ignored by default.
-    if call(F_SETSIG, libc::SIGURG) < 0 {
-        return false;
+    // signal is one that is ignored by default.
+    let grant = lease::take(file, Signal::SIGURG);
+    if grant == Grant::Granted {
+        lease::give_back(file);
     }
-    if call(libc::F_SETLEASE, libc::F_RDLCK) < 0 {
-        return nix::errno::Errno::last() == nix::errno::Errno::EAGAIN;
-    }
-    call(libc::F_SETLEASE, libc::F_UNLCK);
-    false
+    grant == Grant::Written
 }
 
 /// Processes that have the file open for writing, or mapped so, as far as this one may look.

@@ -91,7 +91,7 @@ impl Jail {
 }
 
 /// System calls that are allowed whatever their arguments.
-const FREE: [i64; 42] = [
+const FREE: [i64; 43] = [
     // Descriptors that the process has or is sent.
     libc::SYS_read,
     libc::SYS_write,
@@ -131,6 +131,7 @@ const FREE: [i64; 42] = [
     libc::SYS_sched_yield,
     libc::SYS_getrandom,
     libc::SYS_getpid,
+    libc::SYS_getppid,
     libc::SYS_gettid,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -187,9 +188,16 @@ const CONDITIONS: [Condition; 11] = {
         only(libc::SYS_listen, 0, u32::MAX, CONTROL),
         // It stops itself (raise(3)), and looks at open files: by an empty path.
         only(libc::SYS_tgkill, 0, u32::MAX, OWN_PID),
-        // It locks a part of a file. Other commands would name a process that the kernel signals
-        // when a descriptor can be read (F_SETOWN), and which signal that is.
-        only(libc::SYS_fcntl, 1, u32::MAX, libc::F_SETLK.unsigned_abs()),
+        // It locks a part of a file, and looks whether there is a lease. Other commands would give
+        // its nursery's lease back, or name a process that the kernel signals when a descriptor can
+        // be read (F_SETOWN), and which signal that is.
+        Condition {
+            values: [
+                libc::F_SETLK.unsigned_abs(),
+                libc::F_GETLEASE.unsigned_abs(),
+            ],
+            ..only(libc::SYS_fcntl, 1, u32::MAX, 0)
+        },
         only(libc::SYS_newfstatat, 3, by_descriptor, by_descriptor),
         only(libc::SYS_statx, 2, by_descriptor, by_descriptor),
     ]
@@ -325,6 +333,9 @@ mod tests {
             refused(kill(getppid(), Signal::SIGCONT).map_err(Into::into)),
             // SAFETY: changes whom the kernel signals for the descriptor, and no memory.
             unsafe { libc::fcntl(control.as_raw_fd(), libc::F_SETOWN, getppid().as_raw()) } < 0,
+            // SAFETY: gives a lease back, and changes no memory.
+            unsafe { libc::fcntl(control.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) } < 0
+                && Errno::last() == Errno::EPERM,
             refused(nix::sys::prctl::set_dumpable(true).map_err(Into::into)),
             refused(fallocate(control, FallocateFlags::empty(), 0, 1).map_err(Into::into)),
             refused(bind(other.as_raw_fd(), &address(name.as_bytes())).map_err(Into::into)),
@@ -365,7 +376,7 @@ mod tests {
                 assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
                 let mut bits = [0; 4];
                 assert_eq!(nix::unistd::read(&done, &mut bits), Ok(4));
-                assert_eq!(u32::from_ne_bytes(bits), 0xffff);
+                assert_eq!(u32::from_ne_bytes(bits), 0x1_ffff);
             }
         }
     }

@@ -53,6 +53,13 @@ pub(super) struct Verdicts {
     file: File,
 }
 
+/// What a verdict of before, on a file with the same stamp, is worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Counts,
+    IsOld,
+}
+
 /// The verdict on a file that had this stamp.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -160,24 +167,39 @@ impl Verdicts {
         // A process that is stopped in the middle of it would keep all others waiting.
         let stop = SigSet::from_iter([STOP]);
         let _ = stop.thread_block();
-        let verdict = self.take(slot(&now), file, sha256);
+        let verdict = self.take(slot(&now), file, sha256, Known::Counts);
         let _ = stop.thread_unblock();
         verdict
     }
 
-    fn take(&self, at: u64, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
+    /// The same from the content alone, whatever was found before: the stamp may have missed a
+    /// change.
+    pub(super) fn anew(&self, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
+        let at = slot(&FileStamp::of(file)?);
+        self.take(at, file, sha256, Known::IsOld)
+    }
+
+    fn take(
+        &self,
+        at: u64,
+        file: &File,
+        sha256: &str,
+        known: Known,
+    ) -> io::Result<Option<FileStamp>> {
         let locked = self.lock(at)?;
-        let verdict = self.look(file, sha256);
+        let verdict = self.look(file, sha256, known);
         if locked {
             let _ = self.set_lock(libc::F_UNLCK, at);
         }
         verdict
     }
 
-    fn look(&self, file: &File, sha256: &str) -> io::Result<Option<FileStamp>> {
+    fn look(&self, file: &File, sha256: &str, known: Known) -> io::Result<Option<FileStamp>> {
         for _ in 0..MOST_LOOKS {
             let before = settled(file)?;
-            if let Some(whole) = self.read(&before)?.of(&before, sha256) {
+            if known == Known::Counts
+                && let Some(whole) = self.read(&before)?.of(&before, sha256)
+            {
                 return Ok(whole.then_some(before));
             }
             let verdict = Verdict::new(&before, sha256, true);

@@ -18,8 +18,9 @@ pub(crate) const SOCKET: RawFd = 3;
 /// The first descriptor that is the nursery's own: spares have those from here on until they become
 /// guests. Low enough for the table of descriptors that is part of a process's own structure (64).
 const OWN: RawFd = 48;
-// Below it: standard input and output, the socket, what the manager sent, and what is opened.
-const _: () = assert!(SOCKET as usize + 6 + DELTAS_MAX + 16 < OWN as usize);
+// Below it: standard input and output, the socket, what the manager sent, and what is opened, which
+// memory files are once more.
+const _: () = assert!(SOCKET as usize + 6 + DELTAS_MAX + 1 + 16 < OWN as usize);
 
 /// Moves a descriptor to where no guest keeps it.
 pub(crate) fn own(fd: OwnedFd) -> nix::Result<OwnedFd> {

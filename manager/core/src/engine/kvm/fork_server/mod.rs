@@ -11,3 +11,4 @@ mod orphans;
 mod program;
 pub(crate) mod server;
 pub(crate) mod shared_orders;
+mod writers;

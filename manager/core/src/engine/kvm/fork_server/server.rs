@@ -34,7 +34,6 @@ use std::{
 use kvm_ioctls::Kvm;
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
     poll::{PollFd, PollFlags, ppoll},
     sys::{
         signal::{SigHandler, SigSet, Signal, kill},
@@ -42,7 +41,7 @@ use nix::{
         time::TimeSpec,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, pipe2, read, setsid},
+    unistd::{ForkResult, Pid, fork, read, setsid},
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -50,18 +49,19 @@ use crate::engine::kvm::{
     exit_reason::ExitReason,
     exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_SUSPENDED},
     fork_server::{
-        descriptors::{self, SOCKET, own},
+        descriptors::{self, SOCKET},
         inheritance::{GuestKind, Inheritance, Spare, StartError},
         last_words::LastWords,
         oom::{OomKills, Scores},
         orphans::Orphans,
         program,
-        shared_orders::Desk,
+        shared_orders::{Desk, Pipe},
+        writers::{Writers, writer_waits},
     },
     jail::{Jail, give_up_privileges},
     limit_group,
     signals::{STOP, handle},
-    vm::layers::Layers,
+    vm::layers::{Layers, WRITER},
     wire::{Order, OrderReceipt, REPORT_READY, Report, Start, receive_message, send_message},
 };
 use crate::{guest_id::GuestId, owner_only};
@@ -74,6 +74,8 @@ struct Nursery<K: GuestKind> {
     last_words: LastWords,
     /// `None` where the score for the out-of-memory killer cannot be set.
     scores: Option<Scores>,
+    /// Of the checkpoint's files.
+    writers: Writers,
 }
 
 /// Runs a nursery on descriptor 3 until it has nothing left to do. Never returns.
@@ -98,8 +100,10 @@ pub(crate) fn main(begin: Begin) -> ! {
     handle(STOP, SigHandler::Handler(stop_here));
     let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGCHLD);
+    blocked.add(WRITER);
     let _ = blocked.thread_block();
     handle(Signal::SIGCHLD, SigHandler::Handler(child_ended));
+    handle(WRITER, SigHandler::Handler(writer_waits));
     let Err(StartError { kind, reason }) = receive(begin);
     report(kind, &reason);
     exit(1)
@@ -123,11 +127,12 @@ fn receive(begin: Begin) -> Result<Infallible, StartError> {
     let kern = contents(kern).map_err(|e| e.to_string())?;
     let files = fds.by_ref().take(start.guest.files()).map(File::from);
     let files = files.collect();
-    let layers = Layers::new(
+    let mut layers = Layers::new(
         fds.map(File::from).collect(),
         start.layers.clone(),
         Path::new("."),
     )?;
+    layers.lease()?;
     let checkpoint = Opened {
         kern,
         files,
@@ -176,6 +181,8 @@ impl<K: GuestKind> Nursery<K> {
         let (last_words, say) =
             LastWords::new().map_err(|e| format!("cannot make a socket pair: {e}"))?;
         let scores = Scores::new();
+        let restore_lock = restore_lock.into_raw_fd();
+        let writers = Writers::new(&layers, restore_lock)?;
         // All that needs a privilege is open.
         give_up_privileges()?;
         Ok(Self {
@@ -187,12 +194,13 @@ impl<K: GuestKind> Nursery<K> {
                 layers,
                 park_after: start.park_after,
                 plan,
-                restore_lock: restore_lock.into_raw_fd(),
+                restore_lock,
                 nursery: Pid::this(),
             },
             spares: start.spares,
             last_words,
             scores,
+            writers,
         })
     }
 
@@ -208,9 +216,11 @@ impl<K: GuestKind> Nursery<K> {
                 self.breed(&mut children, &pipe);
             }
             let limit = children.orphans.as_ref().and_then(Orphans::limit);
+            let limit = [limit, self.writers.limit()].into_iter().flatten().min();
             // SIGCHLD comes in here and nowhere else, so none is missed.
             let heard = [&pipe.taken, self.last_words.socket()];
             let seen = wait(manager, heard, limit);
+            self.writers.look();
             children.note_taken(&pipe.taken);
             if seen.last_words {
                 self.last_words
@@ -221,7 +231,7 @@ impl<K: GuestKind> Nursery<K> {
                 let listens = manager != Manager::HungUp;
                 children.reap(listens.then_some(SOCKET), &pipe.taken, &mut self.last_words);
             }
-            if children.stillborn > MOST_STILLBORN {
+            if children.stillborn > MOST_STILLBORN || self.are_over(&mut children) {
                 exit(1);
             }
             if manager == Manager::Orders && seen.orders_ended {
@@ -245,10 +255,21 @@ impl<K: GuestKind> Nursery<K> {
         exit(0)
     }
 
+    /// Whether there was a reason for which all children must end, and they have.
+    #[inline(never)]
+    fn are_over(&mut self, children: &mut ChildTable) -> bool {
+        for (pid, end) in std::mem::take(&mut children.others) {
+            if let Err(reason) = self.writers.hear(pid, &end) {
+                children.end_all(reason);
+            }
+        }
+        children.doom.is_some() && children.is_empty()
+    }
+
     /// Forks until there are enough spares, outside the frame of the loop as well.
     #[inline(never)]
     fn breed(&mut self, children: &mut ChildTable, pipe: &Pipe) {
-        if children.free.is_empty() {
+        if children.free.is_empty() || children.doom.is_some() {
             return;
         }
         self.scores.as_ref().inspect(|scores| scores.for_guests());
@@ -302,22 +323,6 @@ fn refuse_order(text: &str) -> bool {
     true
 }
 
-/// The pipe by which spares tell the nursery that they took an order.
-struct Pipe {
-    taken: OwnedFd,
-    take: OwnedFd,
-}
-
-impl Pipe {
-    fn new() -> nix::Result<Self> {
-        let (taken, take) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        Ok(Self {
-            taken: own(taken)?,
-            take: own(take)?,
-        })
-    }
-}
-
 /// Spares that may die one after the other, without ever having taken an order, before the nursery
 /// gives up.
 const MOST_STILLBORN: u32 = 16;
@@ -335,6 +340,10 @@ struct ChildTable {
     oom_kills: OomKills,
     /// Guests that were being restored when the manager closed the connection; `None` before.
     orphans: Option<Orphans>,
+    /// Children that have ended and were no guests.
+    others: Vec<(Pid, ExitReason)>,
+    /// Why all of them must end.
+    doom: Option<ExitReason>,
 }
 
 #[derive(Clone, Copy)]
@@ -354,7 +363,21 @@ impl ChildTable {
             stillborn: 0,
             oom_kills: OomKills::watch(),
             orphans: None,
+            others: Vec::new(),
+            doom: None,
         })
+    }
+
+    /// Ends all children for this reason.
+    fn end_all(&mut self, reason: ExitReason) {
+        for (pid, child) in &self.all {
+            if let ChildState::Guest(id, _) = child {
+                exit_record::ended(id, &reason);
+            }
+            // As in `end`.
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        self.doom = Some(reason);
     }
 
     fn is_empty(&self) -> bool {
@@ -438,6 +461,7 @@ impl ChildTable {
             last_words.hear(|pid, reason| self.end(pid, reason));
             let said = last_words.of(pid);
             let Some(child) = self.all.remove(&pid) else {
+                self.others.push((pid, reason));
                 continue;
             };
             let (id, seq) = match child {
@@ -454,6 +478,9 @@ impl ChildTable {
             let reason = match reason {
                 // Who ends by itself knows better why.
                 _ if said.is_some() => said.unwrap_or(reason),
+                ExitReason::Killed { .. } if self.doom.is_some() => {
+                    self.doom.clone().unwrap_or(reason)
+                }
                 // The host counts kills of all groups: the guest's own knows whether it was for its limit.
                 ExitReason::Killed { .. } | ExitReason::OutOfMemory { .. } => {
                     limit_group::exceeded(Path::new(""), &id)

@@ -5,14 +5,25 @@
 //! still finds whose order it was. A spare that becomes a guest unmaps this memory before the guest
 //! runs.
 
-use std::{io, num::NonZeroUsize, os::fd::RawFd, ptr::NonNull, slice};
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::{OwnedFd, RawFd},
+    ptr::NonNull,
+    slice,
+};
 
-use nix::sys::{
-    mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
-    socket::MsgFlags,
+use nix::{
+    fcntl::OFlag,
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
+        socket::MsgFlags,
+    },
+    unistd::pipe2,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::descriptors::own;
 use crate::engine::kvm::wire::{Order, receive_message};
 
 /// Places for one order each, shared by a process and those that it forks from then on. Lives as
@@ -92,6 +103,22 @@ impl Desk {
         // SAFETY: inside the mapping, which is aligned to a page, is there as long as the desk is
         // used, and in which any bytes make an order.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr().add(place), 1) }
+    }
+}
+
+/// The pipe by which spares tell the nursery that they took an order.
+pub(super) struct Pipe {
+    pub(super) taken: OwnedFd,
+    pub(super) take: OwnedFd,
+}
+
+impl Pipe {
+    pub(super) fn new() -> nix::Result<Self> {
+        let (taken, take) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok(Self {
+            taken: own(taken)?,
+            take: own(take)?,
+        })
     }
 }
 

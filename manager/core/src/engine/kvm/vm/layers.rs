@@ -1,14 +1,37 @@
 //! Layers of a guest's memory: the file of a full checkpoint, and those of the deltas over it.
 
-use std::{borrow::Cow, fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
+use nix::{
+    sys::signal::Signal,
+    unistd::{Pid, getppid},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::kvm::verdict::Verdicts;
 use crate::{
-    checkpoint::{Checkpoint, Extent, FileStamp, copy_range},
+    checkpoint::{
+        Checkpoint, Extent, FileStamp, copy_range,
+        lease::{self, Grant},
+    },
     units::{Bytes, PAGE_SIZE},
 };
+
+/// The signal by which the kernel tells a nursery that somebody wants to write to a file.
+pub(crate) const WRITER: Signal = Signal::SIGIO;
+/// How long a guest that was asked waits for writers to leave, and how many bytes per second of the
+/// files the nursery is given to read them then.
+const PATIENCE: Duration = Duration::from_secs(3);
+const READING: u64 = 100 << 20;
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Digest and stamp of a file when it was verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +70,11 @@ pub(crate) struct Layers {
     stamps: Vec<FileStamp>,
     plan: Plan,
     verdicts: Verdicts,
+    /// Files of which the nursery has a lease; its guests see by the same openings whether it still
+    /// has them.
+    leased: Vec<bool>,
+    /// The process that keeps the leases.
+    keeper: Pid,
 }
 
 impl Layers {
@@ -59,11 +87,72 @@ impl Layers {
         let verdicts = Verdicts::of_nursery(run_dir, &files)
             .map_err(|e| format!("cannot make a memory file: {e}"))?;
         Ok(Self {
+            leased: vec![false; files.len()],
+            keeper: Pid::this(),
             files,
             stamps: plan.sealed.iter().map(|sealed| sealed.stamp).collect(),
             plan,
             verdicts,
         })
+    }
+
+    /// Takes a lease of each file, for this process to keep. The openings are its own from then on: in
+    /// those that the manager sent, the manager could give a lease back.
+    ///
+    /// # Errors
+    /// When somebody may write to one.
+    pub(crate) fn lease(&mut self) -> Result<(), String> {
+        self.keeper = Pid::this();
+        for (file, leased) in self.files.iter_mut().zip(&mut self.leased) {
+            let Ok(own) = lease::reopen(file) else {
+                continue;
+            };
+            match lease::take(&own, WRITER) {
+                Grant::Granted => (*file, *leased) = (own.into(), true),
+                Grant::Unavailable => {}
+                Grant::Written => return Err(written()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that there is a lease of.
+    pub(crate) fn leased(&self) -> impl Iterator<Item = &File> {
+        let leased = self.files.iter().zip(&self.leased);
+        leased.filter(|(_, leased)| **leased).map(|(file, _)| file)
+    }
+
+    /// The same files in openings of their own, which guests do not have.
+    pub(crate) fn reopen_leased(&self) -> io::Result<Vec<OwnedFd>> {
+        self.leased().map(lease::reopen).collect()
+    }
+
+    /// Waits while somebody may write to a file: until the keeper of the leases has seen to it that the
+    /// content is what was sealed. Without a keeper, stamps must do.
+    fn await_leases(&self) -> Result<(), String> {
+        let is_held = || self.leased().all(lease::is_held);
+        if is_held() {
+            return Ok(());
+        }
+        let bytes: u64 = self.stamps.iter().map(|stamp| stamp.size).sum();
+        let patience = PATIENCE + Duration::from_secs(bytes / READING);
+        let begin = Instant::now();
+        while getppid() == self.keeper {
+            if is_held() {
+                return Ok(());
+            }
+            if begin.elapsed() > patience {
+                return Err(written());
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Reads all files, and returns whether their content is what was sealed.
+    pub(crate) fn are_whole(&self) -> bool {
+        let mut files = self.files.iter().zip(&self.plan.sealed);
+        files.all(|(file, sealed)| matches!(self.verdicts.anew(file, &sealed.sha256), Ok(Some(_))))
     }
 
     /// Size of the guest's memory.
@@ -119,11 +208,15 @@ impl Layers {
 
     /// Checks that the files are still as they were sealed. The error says what has changed.
     ///
+    /// While somebody may write to one, that is not known: what is stored through a mapping need not
+    /// change anything but the content.
+    ///
     /// A change of a file's content changes its size or times. A change of its attributes (mode,
     /// name, links) does too, and times can be set. In these cases the content itself decides; one
     /// guest reads it for all guests of all nurseries, and the new stamp replaces the old one in
     /// `stamps`.
     pub(crate) fn check(&self, stamps: &mut Cow<'_, [FileStamp]>) -> Result<(), String> {
+        self.await_leases()?;
         for (n, (file, sealed)) in self.files.iter().zip(&self.plan.sealed).enumerate() {
             let stamp = stamps[n];
             let now = FileStamp::of(file).map_err(|e| e.to_string())?;
@@ -149,4 +242,8 @@ impl Layers {
     pub(crate) fn stamps(&self) -> &[FileStamp] {
         &self.stamps
     }
+}
+
+fn written() -> String {
+    "a process has its file open for writing, or mapped so".to_owned()
 }
