@@ -1,6 +1,6 @@
 //! Interrupt lines of devices.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use kvm_ioctls::VmFd;
 
@@ -10,25 +10,43 @@ pub trait Irq: Send + Sync {
     fn raise(&self);
 }
 
+/// The VM whose lines the devices raise. Devices outlive it: while their guest is parked there is
+/// none.
+#[derive(Debug, Default)]
+pub(crate) struct CurrentVm(RwLock<Weak<VmFd>>);
+
+impl CurrentVm {
+    /// From here on it is this one.
+    pub(crate) fn set(&self, vm: &Arc<VmFd>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(vm);
+    }
+
+    fn get(&self) -> Option<Arc<VmFd>> {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        current.upgrade()
+    }
+}
+
 /// A pin of the interrupt controller in the kernel.
 #[derive(Debug)]
 pub struct GsiLine {
-    vm: Arc<VmFd>,
+    vm: Arc<CurrentVm>,
     gsi: u32,
 }
 
 impl GsiLine {
     /// The pin with this number.
-    #[must_use]
-    pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
+    pub(crate) fn new(vm: Arc<CurrentVm>, gsi: u32) -> Self {
         Self { vm, gsi }
     }
 }
 
 impl Irq for GsiLine {
     fn raise(&self) {
+        // A parked guest is woken before anything reaches its devices.
+        let Some(vm) = self.vm.get() else { return };
         // The controller is there, and so is the pin: there is nothing that a device could do.
-        let _ = self.vm.set_irq_line(self.gsi, true);
-        let _ = self.vm.set_irq_line(self.gsi, false);
+        let _ = vm.set_irq_line(self.gsi, true);
+        let _ = vm.set_irq_line(self.gsi, false);
     }
 }

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod line;
 pub mod machine;
 pub mod memory;
+pub mod park;
 pub mod power;
 pub mod serial;
 pub mod state;

@@ -10,7 +10,7 @@ use crate::{
     cpu_template::CpuTemplate,
     cpuid,
     error::{Error, at},
-    irq::{GsiLine, Irq},
+    irq::{CurrentVm, GsiLine, Irq},
     layout as l,
     memory::Memory,
     vcpu::Vcpu,
@@ -30,6 +30,8 @@ pub struct Machine {
     pub ram: Memory,
     /// What its processors are.
     pub template: CpuTemplate,
+    /// Where its devices find the VM.
+    pub(crate) current: Arc<CurrentVm>,
 }
 
 impl Machine {
@@ -38,6 +40,17 @@ impl Machine {
     /// # Errors
     /// When KVM lacks something that it takes.
     pub fn new(kvm: &Kvm, ram: Memory, vcpus: u8, template: CpuTemplate) -> Result<Self, Error> {
+        Self::over(kvm, ram, vcpus, template, Arc::default())
+    }
+
+    /// Makes one whose devices, if they are there already, find its VM at `current`.
+    pub(crate) fn over(
+        kvm: &Kvm,
+        ram: Memory,
+        vcpus: u8,
+        template: CpuTemplate,
+        current: Arc<CurrentVm>,
+    ) -> Result<Self, Error> {
         if !(1..=VCPUS_MAX).contains(&vcpus) {
             let what = format!("a guest has 1 to {VCPUS_MAX} processors");
             return Err(Error::Refused(what));
@@ -68,18 +81,21 @@ impl Machine {
             Ok(Vcpu::new(fd, ram.clone()))
         });
         let vcpus = vcpus.collect::<Result<_, Error>>()?;
+        let vm = Arc::new(vm);
+        current.set(&vm);
         Ok(Self {
-            vm: Arc::new(vm),
+            vm,
             vcpus,
             ram,
             template,
+            current,
         })
     }
 
     /// A pin of the interrupt controller.
     #[must_use]
     pub fn line(&self, gsi: u32) -> Arc<dyn Irq> {
-        Arc::new(GsiLine::new(Arc::clone(&self.vm), gsi))
+        Arc::new(GsiLine::new(Arc::clone(&self.current), gsi))
     }
 }
 

@@ -1,6 +1,8 @@
 //! State of a machine at rest: its processors, its interrupt controller, its clock and its devices.
 //! With the guest's memory it is all that there is of the guest.
 
+use std::time::Duration;
+
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_clock_data,
     kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
@@ -15,6 +17,7 @@ use crate::{
     cpuid,
     error::{Error, at},
     machine::{Machine, VCPUS_MAX},
+    park::Rest,
     vcpu::Vcpu,
 };
 
@@ -162,12 +165,22 @@ impl MachineState {
         if machine.vcpus.len() != self.vcpus.len() {
             return Err(Error::Refused("the state has other processors".to_owned()));
         }
-        self.irqchip.apply(&machine.vm)?;
         bus.set_state(&self.bus)?;
+        self.apply_processors(machine)
+    }
+
+    /// Gives this state, but for the time, to a new machine whose devices have theirs.
+    pub(crate) fn apply_processors(&self, machine: &Machine) -> Result<(), Error> {
+        self.irqchip.apply(&machine.vm)?;
         for (state, vcpu) in self.vcpus.iter().zip(&machine.vcpus) {
             state.apply(vcpu)?;
         }
         Ok(())
+    }
+
+    /// When each processor has to run again.
+    pub(crate) fn rests(&self) -> impl Iterator<Item = Rest> {
+        self.vcpus.iter().map(VcpuState::rest)
     }
 
     /// Has the guest's time go on from this state. Comes right before its processors run.
@@ -175,11 +188,21 @@ impl MachineState {
     /// # Errors
     /// When the host's KVM cannot take it.
     pub fn set_time(&self, machine: &Machine) -> Result<(), Error> {
+        self.set_time_after(machine, Duration::ZERO)
+    }
+
+    /// Has the guest's time go on from what it is `passed` after this state.
+    pub(crate) fn set_time_after(&self, machine: &Machine, passed: Duration) -> Result<(), Error> {
         for (state, vcpu) in self.vcpus.iter().zip(&machine.vcpus) {
-            set_msrs(vcpu.fd(), &state.timer)?;
+            let mut timer = state.timer.clone();
+            if let Some((_, counter)) = timer.iter_mut().find(|(index, _)| *index == TSC) {
+                *counter = counter.wrapping_add(ticks(passed, state.tsc_khz));
+            }
+            set_msrs(vcpu.fd(), &timer)?;
         }
+        let passed = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
         let clock = kvm_clock_data {
-            clock: self.clock_ns,
+            clock: self.clock_ns.saturating_add(passed),
             ..Default::default()
         };
         machine
@@ -187,6 +210,12 @@ impl MachineState {
             .set_clock(&clock)
             .map_err(at("set the guest's clock"))
     }
+}
+
+/// Ticks of a counter of this rate, in a time.
+fn ticks(time: Duration, khz: u32) -> u64 {
+    let ticks = time.as_nanos() * u128::from(khz) / 1_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
 /// Has the timer fire at once that is not set. KVM forgets the time as soon as it has come, and the
@@ -295,6 +324,18 @@ impl VcpuState {
                 .map_err(at("read the pending events"))?,
             tsc_khz: fd.get_tsc_khz().map_err(at("read the TSC rate"))?,
         })
+    }
+
+    /// When it has to run again.
+    fn rest(&self) -> Rest {
+        let value = |wanted| {
+            let found = self.timer.iter().find(|&&(index, _)| index == wanted);
+            found.map_or(0, |&(_, value)| value)
+        };
+        let fires_in = value(TSC_DEADLINE).saturating_sub(value(TSC));
+        let fires_in =
+            Duration::from_micros(fires_in.saturating_mul(1000) / u64::from(self.tsc_khz.max(1)));
+        Rest::of(self.mp_state, &self.lapic, fires_in)
     }
 
     fn apply(&self, vcpu: &Vcpu) -> Result<(), Error> {

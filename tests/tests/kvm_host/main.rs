@@ -463,3 +463,62 @@ say list list
 printf 'left %s\n' "$(ls /state/run | wc -l)"
 printf 'groups %s\n' "$(ls -d /sys/fs/cgroup/brood/brood-* 2>/dev/null | wc -l)"
 "#;
+
+#[test]
+fn a_linux_is_parked_and_goes_on_when_it_has_something_to_do() {
+    let Some(ran) = run_there("3G", PARKED) else {
+        return;
+    };
+    let number = |word| whole(&after(&ran, word));
+    // Its timer woke it while nobody asked for it.
+    let (began, slept) = (number("began"), number("slept"));
+    assert!((5..25).contains(&(slept - began)), "{began} {slept}");
+    // Its clock went on.
+    let [before, now, then] = ["before", "now", "then"].map(number);
+    assert!(
+        before <= now + 1 && now <= then + 1,
+        "{before} {now} {then}"
+    );
+    assert_eq!(after(&ran, "delta"), "slept");
+    assert_eq!(after(&ran, "smp"), "0 1");
+    let parked = ran.stdout.lines().filter(|line| line.starts_with("parked"));
+    assert_eq!(parked.count(), 4, "{}", ran.stdout);
+    assert!(ran.stdout.lines().any(|line| line == "left 0"));
+}
+
+/// Guests that give their virtual machine back.
+const PARKED: &str = r#"
+until_parked() {
+    pid=$(/brood show "$1" --json | sed 's/.*"pid":\([0-9]*\).*/\1/')
+    n=0
+    while ls -l "/proc/$pid/fd" | grep -q kvm-vm; do
+        n=$((n + 1))
+        [ $n -lt 240 ] || exit 1
+        sleep 0.5
+    done
+    echo "parked $1"
+}
+/brood checkpoint make tiny /ckp/tiny --memory 128M >&2
+/brood restore /ckp/tiny -n 1 --prefix p --park-after 0.5 >&2
+value began p-1 'cut -d. -f1 /proc/uptime' | tr -d '"'
+in_guest p-1 '(sleep 5; cut -d. -f1 /proc/uptime >/run/slept) >/dev/null 2>&1 &'
+until_parked p-1
+sleep 30
+value slept p-1 cat /run/slept | tr -d '"'
+until_parked p-1
+echo before $(date +%s)
+value now p-1 date +%s | tr -d '"'
+echo then $(date +%s)
+until_parked p-1
+/brood suspend p-1 /ckp/delta --delta >&2
+/brood restore /ckp/delta -n 1 --prefix d >&2
+value delta d-1 '[ -s /run/slept ] && echo slept'
+/brood destroy --all >&2
+/brood checkpoint make tiny /ckp/smp --memory 128M --cpus 2 >&2
+/brood restore /ckp/smp -n 1 --prefix s --park-after 0.5 >&2
+until_parked s-1
+on_each='for n in 0 1; do taskset $((1 << n)) sh -c "cut -d \" \" -f 39 /proc/self/stat"; done'
+value smp s-1 "echo \$($on_each)"
+/brood destroy --all >&2
+printf 'left %s\n' "$(ls /state/run | wc -l)"
+"#;

@@ -4,16 +4,20 @@
 use std::{
     borrow::Cow,
     fs::File,
+    mem,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::exit,
     sync::Arc,
+    time::Duration,
 };
 
 use brood_machine::{
     channel::Channel,
+    error::Error,
+    machine::Machine,
     memory,
     power::PowerEvent,
     state::MachineState,
@@ -33,6 +37,7 @@ use nix::{
 use zerocopy::FromZeros;
 
 use super::{
+    body::Body,
     disk::{Disks, OwnDisk},
     machine::{Parts, waker},
     network,
@@ -61,6 +66,12 @@ use crate::{
     guest_id::GuestId,
     units::Bytes,
 };
+
+/// A guest that ran because of its timer is parked again when nothing happened for so long. No guest
+/// is parked sooner: it may be at work between two exits.
+const LEAST_IDLE: Duration = Duration::from_millis(50);
+/// When it is tried again to give a parked guest a virtual machine, which the host has refused.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Linux guests, as a nursery sees them.
 pub(in crate::engine::kvm) struct LinuxKind;
@@ -94,10 +105,10 @@ impl GuestKind for LinuxKind {
             root: files.into_iter().next(),
         };
         // One machine is made and thrown away: a refusal by KVM shows before any guest is forked.
-        let (ram, parts) = machine(kvm, layers, &plan)?;
-        let set = plan.state.set_time(&parts.machine);
+        let (ram, machine, parts) = machine(kvm, layers, &plan)?;
+        let set = plan.state.set_time(&machine);
         set.map_err(StartError::kern)?;
-        drop(parts);
+        drop((machine, parts));
         drop(ram);
         Ok(plan)
     }
@@ -122,7 +133,11 @@ impl GuestKind for LinuxKind {
 }
 
 /// A machine in the checkpoint's state, but for its time; and its memory, which has to outlive it.
-fn machine(kvm: &Kvm, layers: &Arc<Layers>, plan: &LinuxPlan) -> Result<(Ram, Parts), StartError> {
+fn machine(
+    kvm: &Kvm,
+    layers: &Arc<Layers>,
+    plan: &LinuxPlan,
+) -> Result<(Ram, Machine, Parts), StartError> {
     let cannot_map = |e: std::io::Error| format!("cannot map the checkpoint: {e}");
     let mut ram = Ram::private(layers).map_err(cannot_map)?;
     let all = Region {
@@ -139,7 +154,7 @@ fn machine(kvm: &Kvm, layers: &Arc<Layers>, plan: &LinuxPlan) -> Result<(Ram, Pa
         root: root.map_err(|e| format!("cannot use the guests' root disk: {e}"))?,
         own: plan.devices.disk.map(OwnDisk::new),
     };
-    let parts = Parts::new(
+    let (machine, parts) = Parts::new(
         kvm,
         memory,
         vcpus,
@@ -148,13 +163,14 @@ fn machine(kvm: &Kvm, layers: &Arc<Layers>, plan: &LinuxPlan) -> Result<(Ram, Pa
         plan.devices.card,
     )
     .map_err(|e| e.to_string())?;
-    let applied = plan.state.apply(&parts.machine, &parts.bus);
+    let applied = plan.state.apply(&machine, &parts.bus);
     applied.map_err(StartError::kern)?;
-    Ok((ram, parts))
+    Ok((ram, machine, parts))
 }
 
 /// What a spare has before its order.
 struct Prepared {
+    machine: Machine,
     parts: Parts,
     threads: Threads,
     /// The socket that its clients will come to, without an address.
@@ -170,7 +186,7 @@ fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
     let Inheritance {
         kvm, layers, plan, ..
     } = inheritance;
-    let (ram, parts) = machine(kvm, layers, plan).map_err(|e| e.reason)?;
+    let (ram, machine, parts) = machine(kvm, layers, plan).map_err(|e| e.reason)?;
     let told: Told = Arc::new(waker(&parts.wake));
     let threads = Threads::new(plan.state.vcpus(), &parts.bus, &told).map_err(|e| e.to_string())?;
     let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
@@ -179,6 +195,7 @@ fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
         inheritance.jail.enter(control.as_fd())?;
     }
     Ok(Prepared {
+        machine,
         parts,
         threads,
         control,
@@ -188,6 +205,7 @@ fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
 
 struct Guest<'a> {
     inheritance: &'a Inheritance<LinuxPlan>,
+    body: Body,
     parts: Parts,
     threads: Threads,
     ram: Ram,
@@ -208,6 +226,7 @@ fn restore<'a>(
     order: &Order,
 ) -> Result<Guest<'a>, String> {
     let Prepared {
+        machine,
         parts,
         threads,
         control,
@@ -232,6 +251,7 @@ fn restore<'a>(
     let _ = send_message(SOCKET, &report);
     Ok(Guest {
         inheritance,
+        body: Body::new(machine),
         parts,
         threads,
         ram,
@@ -252,12 +272,34 @@ struct Seen {
     network: PollFlags,
 }
 
+/// How a wait came to its end.
+enum Waited {
+    /// There is something to do.
+    Seen(Seen),
+    /// A signal came.
+    Interrupted,
+    /// Nothing happened for as long as it should take, or a timer of the guest is due.
+    Idle,
+}
+
 impl Guest<'_> {
     /// Serves clients, and the guest's channel and console, until the guest dies or is committed to
     /// a checkpoint. The process dies with the guest.
     fn serve(mut self) -> ! {
+        let mut idle_limit = self.idle_limit();
         loop {
-            let seen = self.wait();
+            let waited = self.wait(idle_limit);
+            let woken = match &waited {
+                Waited::Seen(_) => self.wake(),
+                Waited::Idle => self.idle(&mut idle_limit),
+                Waited::Interrupted => Ok(()),
+            };
+            if let Err(e) = woken {
+                self.refuse(&e);
+                continue;
+            }
+            let Waited::Seen(seen) = waited else { continue };
+            idle_limit = self.idle_limit();
             if let Some((number, stop)) = self.threads.stopped() {
                 self.end(number, stop);
             }
@@ -280,8 +322,68 @@ impl Guest<'_> {
         }
     }
 
-    /// Waits until there is something to do.
-    fn wait(&self) -> Seen {
+    /// Nothing has happened: the guest is parked, or, when it was, one of its timers is due.
+    fn idle(&mut self, limit: &mut Option<Duration>) -> Result<(), Error> {
+        if self.body.is_parked() {
+            self.wake()?;
+            // What a timer brings takes little time.
+            *limit = limit.map(|_| LEAST_IDLE);
+        } else {
+            self.park();
+            *limit = self.idle_limit();
+        }
+        Ok(())
+    }
+
+    /// How long nothing must happen after a client's call until the guest is parked.
+    fn idle_limit(&self) -> Option<Duration> {
+        let limit = self.inheritance.park_after;
+        limit.map(|limit| limit.max(LEAST_IDLE))
+    }
+
+    fn park(&mut self) {
+        let vcpus = self.threads.call_back();
+        if let Some((number, stop)) = self.threads.stopped() {
+            self.end(number, stop);
+        }
+        let parked = self
+            .body
+            .park(&self.inheritance.kvm, vcpus, &self.parts.bus);
+        let vcpus = parked.unwrap_or_else(|e| {
+            let detail = format!("it cannot be parked: {e}");
+            let reason = ExitReason::InternalError { detail };
+            life::end(&self.inheritance.last_words, Some(&reason))
+        });
+        self.threads.run(vcpus);
+    }
+
+    /// Has the guest run, in a new virtual machine if it was parked.
+    fn wake(&mut self) -> Result<(), Error> {
+        let vcpus = self.body.wake(&self.inheritance.kvm)?;
+        self.threads.run(vcpus);
+        Ok(())
+    }
+
+    /// The host gives the guest no virtual machine: whoever calls is told, and it is tried again.
+    fn refuse(&self, error: &Error) {
+        let mut call = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(RETRY).unwrap_or(PollTimeout::MAX);
+        if poll(&mut call, wait).is_ok_and(|calls| calls > 0)
+            && let Some(client) = accept(&self.control)
+            && receive_call(client.as_raw_fd()).is_some()
+        {
+            let reason = format!("its virtual machine cannot be made again: {error}");
+            let _ = send_message(client.as_raw_fd(), &Reply::new(REPLY_FAILED, &reason));
+        }
+    }
+
+    /// Waits until there is something to do, or nothing was for this long, or a parked guest's timer
+    /// is due.
+    fn wait(&self, idle_limit: Option<Duration>) -> Waited {
+        let limit = match self.body.is_parked() {
+            true => self.body.may_rest(),
+            false => idle_limit.filter(|_| self.is_out),
+        };
         let bus = &self.parts.bus;
         let mut fds = vec![
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
@@ -300,8 +402,16 @@ impl Guest<'_> {
             fds.push(fd);
             fds.len() - 1
         });
-        // A signal that ends the wait leaves nothing seen.
-        let _ = poll(&mut fds, PollTimeout::NONE);
+        // It may take a millisecond more, and never less.
+        let limit = limit.map(|limit| limit + Duration::from_millis(1));
+        let limit = limit.map_or(PollTimeout::NONE, |limit| {
+            PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, limit) {
+            Ok(0) => return Waited::Idle,
+            Ok(_) => {}
+            Err(_) => return Waited::Interrupted,
+        }
         let seen = |n: Option<usize>| {
             let fd = n.and_then(|n| fds.get(n));
             fd.and_then(PollFd::revents).unwrap_or(PollFlags::empty())
@@ -312,12 +422,12 @@ impl Guest<'_> {
         if !seen(Some(2)).is_empty() {
             let _ = self.parts.card_wake.read();
         }
-        Seen {
+        Waited::Seen(Seen {
             control: seen(Some(0)),
             channel: seen(channel),
             line: seen(line),
             network: seen(network),
-        }
+        })
     }
 
     /// What is typed goes to the guest, as far as its port has room for it.
@@ -365,15 +475,10 @@ impl Guest<'_> {
     /// Runs the guest, with what it has to itself.
     fn begin(&mut self, call: &Call, files: Vec<File>) -> Result<(), String> {
         let Parts {
-            machine,
-            log,
-            disks,
-            line,
-            ..
+            log, disks, line, ..
         } = &mut self.parts;
-        if machine.vcpus.is_empty() {
-            return Err("the guest has begun already".to_owned());
-        }
+        let machine = self.body.machine().filter(|m| !m.vcpus.is_empty());
+        let machine = machine.ok_or("the guest has begun already")?;
         let mut files = files.into_iter();
         let mut next = || files.next().ok_or("the call has too few descriptors");
         log.set_file(next()?);
@@ -386,7 +491,7 @@ impl Guest<'_> {
         // Until now no time has passed for the guest.
         let set = self.inheritance.plan.state.set_time(machine);
         set.map_err(|e| e.to_string())?;
-        self.threads.run(std::mem::take(&mut machine.vcpus));
+        self.threads.run(mem::take(&mut machine.vcpus));
         Ok(())
     }
 
@@ -424,6 +529,9 @@ impl Guest<'_> {
     /// Writes the guest into a bundle. Ends the process when the client commits; otherwise the guest
     /// goes on as if nothing had happened: that is how a snapshot is taken, too.
     fn suspend(&mut self, client: &OwnedFd, to: Destination) -> Reply {
+        let Some(machine) = self.body.machine() else {
+            return Reply::new(REPLY_FAILED, "the guest has no virtual machine");
+        };
         let vcpus = self.threads.call_back();
         if let Some((number, stop)) = self.threads.stopped() {
             let reason = self.reason(number, stop, &vcpus);
@@ -431,12 +539,7 @@ impl Guest<'_> {
         }
         let inheritance = self.inheritance;
         let (kvm, layers) = (&inheritance.kvm, &inheritance.layers);
-        let Parts {
-            machine,
-            bus,
-            disks,
-            ..
-        } = &self.parts;
+        let Parts { bus, disks, .. } = &self.parts;
         let state = MachineState::capture(kvm, machine, &vcpus, bus);
         // A snapshot of a device does not see what waits in this host's memory.
         let flushed = disks.own.as_ref().map_or(Ok(()), OwnDisk::flush);

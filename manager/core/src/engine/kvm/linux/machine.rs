@@ -28,10 +28,9 @@ pub(super) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 /// Model of disks.
 const DISK_MODEL: &str = "virtio-blk";
 
-/// A machine that has not begun.
+/// What a machine has besides its VM and its memory.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) machine: Machine,
     pub(super) bus: Arc<Bus>,
     /// Can be read when the guest has said something to its agent's host, or a processor has
     /// stopped.
@@ -68,7 +67,7 @@ pub(super) fn devices(guest: &LinuxGuest) -> Vec<Device> {
 }
 
 impl Parts {
-    /// Makes a machine over this memory.
+    /// Makes a machine over this memory, with these.
     pub(super) fn new(
         kvm: &Kvm,
         memory: Memory,
@@ -76,7 +75,7 @@ impl Parts {
         template: CpuTemplate,
         disks: Disks,
         card: bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Machine, Self), Error> {
         let machine = Machine::new(kvm, memory, vcpus, template)?;
         let (wake, card_wake) = (eventfd()?, eventfd()?);
         let line = Line::default();
@@ -92,15 +91,15 @@ impl Parts {
             net: card.then(|| Net::new(MAC, line.card_end(), Box::new(waker(&card_wake)))),
         };
         let bus = Arc::new(Bus::new(&machine, devices)?);
-        Ok(Self {
-            machine,
+        let parts = Self {
             bus,
             wake,
             log,
             disks,
             line,
             card_wake,
-        })
+        };
+        Ok((machine, parts))
     }
 }
 

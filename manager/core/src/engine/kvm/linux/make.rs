@@ -19,7 +19,7 @@ use brood_machine::{
     acpi, boot, channel,
     error::Error as MachineError,
     line,
-    machine::VCPUS_MAX,
+    machine::{Machine, VCPUS_MAX},
     memory::{self, Backing},
     state::MachineState,
     threads::{Threads, Told},
@@ -63,7 +63,7 @@ fn io(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { action, source }
 }
 
-fn machine(error: &MachineError) -> Error {
+fn refused(error: &MachineError) -> Error {
     match error {
         MachineError::Refused(why) => Error::Refused(why.clone()),
         other => Error::Boot(other.to_string()),
@@ -151,6 +151,7 @@ impl Drop for Place {
 /// A guest that boots.
 struct Template {
     kvm: Kvm,
+    machine: Machine,
     parts: Parts,
     threads: Threads,
     /// The agent's end of the channel.
@@ -305,13 +306,13 @@ impl Template {
     fn start(kvm: Kvm, boot: &Boot<'_>, file: &File, disks: Disks) -> Result<Self, Error> {
         let open = |path: &Path| File::open(path).map_err(io("open the image"));
         let (kernel, initrd) = (open(&boot.image.kernel)?, open(&boot.image.initramfs)?);
-        let ram = memory::map(boot.memory.0, Backing::Shared(file)).map_err(|e| machine(&e))?;
+        let ram = memory::map(boot.memory.0, Backing::Shared(file)).map_err(|e| refused(&e))?;
         let vcpus = u8::try_from(boot.vcpus).expect("their number was checked");
         let card = boot.network.has_card();
-        let mut parts = Parts::new(&kvm, ram.clone(), vcpus, boot.cpu_template, disks, card)
-            .map_err(|e| machine(&e))?;
+        let parts = Parts::new(&kvm, ram.clone(), vcpus, boot.cpu_template, disks, card);
+        let (mut machine, mut parts) = parts.map_err(|e| refused(&e))?;
         let network = BootNetwork::connect(&mut parts, boot)?;
-        let rsdp = acpi::write(&ram, vcpus, parts.bus.virtio_count()).map_err(|e| machine(&e))?;
+        let rsdp = acpi::write(&ram, vcpus, parts.bus.virtio_count()).map_err(|e| refused(&e))?;
         let line = guest_disks::command_line(boot);
         let line = format!("{line} {}", boot::COMMAND_LINE);
         let kernel = boot::Kernel {
@@ -319,10 +320,8 @@ impl Template {
             initrd: Some(&initrd),
             command_line: &line,
         };
-        let entry = boot::load(&ram, kernel, rsdp).map_err(|e| machine(&e))?;
-        parts.machine.vcpus[0]
-            .begin_at(entry)
-            .map_err(|e| machine(&e))?;
+        let entry = boot::load(&ram, kernel, rsdp).map_err(|e| refused(&e))?;
+        machine.vcpus[0].begin_at(entry).map_err(|e| refused(&e))?;
         let (ours, theirs) = UnixStream::pair().map_err(io("make a socket pair"))?;
         let (bus, wake) = (Arc::clone(&parts.bus), Arc::clone(&parts.wake));
         let carried = theirs.try_clone().map_err(io("make a socket pair"))?;
@@ -334,10 +333,11 @@ impl Template {
         let told: Told = Arc::new(move || {
             let _ = theirs.shutdown(Shutdown::Both);
         });
-        let mut threads = Threads::new(vcpus.into(), &parts.bus, &told).map_err(|e| machine(&e))?;
-        threads.run(std::mem::take(&mut parts.machine.vcpus));
+        let mut threads = Threads::new(vcpus.into(), &parts.bus, &told).map_err(|e| refused(&e))?;
+        threads.run(std::mem::take(&mut machine.vcpus));
         Ok(Self {
             kvm,
+            machine,
             parts,
             threads,
             stream: ours,
@@ -396,10 +396,8 @@ impl Template {
     /// Stops the guest for good; its state.
     fn capture(&mut self) -> Result<Vec<u8>, Error> {
         let vcpus = self.threads.call_back();
-        let Parts {
-            machine: of, bus, ..
-        } = &self.parts;
-        let state = MachineState::capture(&self.kvm, of, &vcpus, bus).map_err(|e| machine(&e))?;
+        let state = MachineState::capture(&self.kvm, &self.machine, &vcpus, &self.parts.bus);
+        let state = state.map_err(|e| refused(&e))?;
         let flushed = self.parts.disks.own.as_ref().map_or(Ok(()), OwnDisk::flush);
         flushed.map_err(io("write the guest's disk"))?;
         Ok(state.to_bytes())

@@ -10,6 +10,7 @@
 //! A guest's process opens nothing. The channel to the agent, the file of its console and the
 //! console's line, and its disk, are descriptors that it is handed over its control socket.
 
+mod body;
 mod disk;
 mod engine;
 mod folder;
