@@ -9,7 +9,7 @@ use crate::{
     layout as l,
     machine::Machine,
     power::{self, PowerEvent},
-    serial::{Output, PortState, SerialPort},
+    serial::{Output, PortState, SerialPort, Wake},
     virtio::{
         Device,
         balloon::Balloon,
@@ -43,6 +43,8 @@ const FIRST_DISK: usize = 3;
 pub struct Devices {
     /// Where the serial port's output goes.
     pub serial: Output,
+    /// What is called when the guest has read all that was typed at its serial port.
+    pub serial_wake: Wake,
     /// The channel of the guest's agent.
     pub console: Console,
     /// Where the guest's entropy comes from.
@@ -100,7 +102,11 @@ impl Bus {
         }
         let gsi = |number: usize| l::VIRTIO_GSI + u32::try_from(number).unwrap_or(u32::MAX);
         let ram = || machine.ram.clone();
-        let serial = SerialPort::new(machine.line(l::SERIAL_GSI), devices.serial);
+        let serial = SerialPort::new(
+            machine.line(l::SERIAL_GSI),
+            devices.serial,
+            devices.serial_wake,
+        );
         let after_disks = FIRST_DISK + devices.disks.len();
         let disks = devices.disks.into_iter().enumerate();
         Ok(Self {

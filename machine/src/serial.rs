@@ -5,7 +5,7 @@ use std::{convert::Infallible, io::Write, sync::Arc};
 use serde::{Deserialize, Serialize};
 use vm_superio::{
     Serial, SerialState, Trigger,
-    serial::{Error as SerialError, NoEvents},
+    serial::{Error as SerialError, SerialEvents},
 };
 
 use crate::{error::Error, irq::Irq};
@@ -22,6 +22,23 @@ impl Trigger for Line {
     }
 }
 
+/// What is called when the guest has read all that was typed.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// The port's events as its model has them.
+#[derive(Clone)]
+struct Events(Wake);
+
+impl SerialEvents for Events {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        (self.0)();
+    }
+}
+
 /// Where what the guest says goes.
 pub type Output = Box<dyn Write + Send>;
 
@@ -34,7 +51,7 @@ pub struct PortState {
 }
 
 /// The port.
-pub struct SerialPort(Serial<Line, NoEvents, Output>);
+pub struct SerialPort(Serial<Line, Events, Output>);
 
 impl std::fmt::Debug for SerialPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,8 +62,8 @@ impl std::fmt::Debug for SerialPort {
 impl SerialPort {
     /// A port in its state after a reset.
     #[must_use]
-    pub fn new(irq: Arc<dyn Irq>, output: Output) -> Self {
-        Self(Serial::new(Line(irq), output))
+    pub fn new(irq: Arc<dyn Irq>, output: Output, wake: Wake) -> Self {
+        Self(Serial::with_events(Line(irq), Events(wake), output))
     }
 
     /// What it takes to go on from here.
@@ -98,8 +115,9 @@ impl SerialPort {
             in_buffer: state.typed.clone(),
         };
         let irq = Line(Arc::clone(&self.0.interrupt_evt().0));
+        let events = self.0.events().clone();
         let output = std::mem::replace(self.0.writer_mut(), Box::new(std::io::sink()));
-        self.0 = Serial::from_state(&registers, irq, NoEvents, output)
+        self.0 = Serial::from_state(&registers, irq, events, output)
             .map_err(|e: SerialError<Infallible>| Error::Refused(e.to_string()))?;
         Ok(())
     }
@@ -113,6 +131,12 @@ impl SerialPort {
     pub fn write(&mut self, offset: u8, value: u8) {
         // Output that cannot be written is lost, as on a line that nobody is at.
         let _ = self.0.write(offset, value);
+    }
+
+    /// For how many bytes of what somebody types there is room.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.0.fifo_capacity()
     }
 
     /// Somebody types; how much of it the guest has room for.

@@ -1,6 +1,7 @@
 //! Guests on a KVM of real hardware's kind: on an emulated host (tools/kvm-host), since a software
 //! KVM boots no ordinary kernel. Its answers count, its times do not.
 
+mod commands;
 mod devices;
 
 use std::{

@@ -72,6 +72,8 @@ use crate::{
 const LEAST_IDLE: Duration = Duration::from_millis(50);
 /// When it is tried again to give a parked guest a virtual machine, which the host has refused.
 const RETRY: Duration = Duration::from_millis(200);
+/// Bytes of what is typed that the guest's port is given at a time. It has room for 64.
+const TYPED_MAX: usize = 16;
 
 /// Linux guests, as a nursery sees them.
 pub(in crate::engine::kvm) struct LinuxKind;
@@ -388,13 +390,15 @@ impl Guest<'_> {
         let mut fds = vec![
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.parts.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.parts.card_wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.parts.room.as_fd(), PollFlags::POLLIN),
         ];
         let channel = self.channel.as_ref().map(|channel| {
             fds.push(channel.poll_fd(bus));
             fds.len() - 1
         });
-        let line = self.line.as_ref().map(|line| {
+        // What is typed waits in its stream until the guest has room for it.
+        let takes = bus.serial().room() >= TYPED_MAX;
+        let line = self.line.as_ref().filter(|_| takes).map(|line| {
             fds.push(PollFd::new(line.as_fd(), PollFlags::POLLIN));
             fds.len() - 1
         });
@@ -420,7 +424,7 @@ impl Guest<'_> {
             let _ = self.parts.wake.read();
         }
         if !seen(Some(2)).is_empty() {
-            let _ = self.parts.card_wake.read();
+            let _ = self.parts.room.read();
         }
         Waited::Seen(Seen {
             control: seen(Some(0)),
@@ -430,14 +434,13 @@ impl Guest<'_> {
         })
     }
 
-    /// What is typed goes to the guest, as far as its port has room for it.
+    /// What is typed goes to the guest, whose port has room for it.
     fn hear_line(&mut self) {
-        let mut typed = [0; 16];
+        let mut typed = [0; TYPED_MAX];
         let line = self.line.as_ref();
         let read = line.map(|line| recv(line.as_raw_fd(), &mut typed, MsgFlags::MSG_DONTWAIT));
         match read {
             Some(Ok(length)) if length > 0 => {
-                // What the guest does not take in time is lost, as on any serial line.
                 let _ = self.parts.bus.serial().input(&typed[..length]);
             }
             Some(Err(Errno::EAGAIN | Errno::EINTR)) => {}

@@ -40,8 +40,8 @@ pub(super) struct Parts {
     pub(super) disks: Disks,
     /// What the network card, if there is one, is connected to.
     pub(super) line: Line,
-    /// Can be read when the card has room for frames again.
-    pub(super) card_wake: Arc<EventFd>,
+    /// Can be read when the card has room for frames again, or the serial port for what is typed.
+    pub(super) room: Arc<EventFd>,
 }
 
 /// The devices, as a manifest names them.
@@ -77,18 +77,19 @@ impl Parts {
         card: bool,
     ) -> Result<(Machine, Self), Error> {
         let machine = Machine::new(kvm, memory, vcpus, template)?;
-        let (wake, card_wake) = (eventfd()?, eventfd()?);
+        let (wake, room) = (eventfd()?, eventfd()?);
         let line = Line::default();
         let log = Log::default();
         let devices = Devices {
             serial: Box::new(log.clone()),
+            serial_wake: Arc::new(waker(&room)),
             console: Console::new(PORT, Box::new(waker(&wake))),
             rng: Rng::new(Box::new(Entropy)),
             disks: disks.devices().map_err(|source| Error::Io {
                 action: "use the guest's disks",
                 source,
             })?,
-            net: card.then(|| Net::new(MAC, line.card_end(), Box::new(waker(&card_wake)))),
+            net: card.then(|| Net::new(MAC, line.card_end(), Box::new(waker(&room)))),
         };
         let bus = Arc::new(Bus::new(&machine, devices)?);
         let parts = Self {
@@ -97,7 +98,7 @@ impl Parts {
             log,
             disks,
             line,
-            card_wake,
+            room,
         };
         Ok((machine, parts))
     }

@@ -256,7 +256,7 @@ impl BootNetwork {
         };
         let mut line = std::mem::take(&mut parts.line);
         line.connect(host.into_connection(MAC));
-        let (bus, wake) = (Arc::clone(&parts.bus), Arc::clone(&parts.card_wake));
+        let (bus, wake) = (Arc::clone(&parts.bus), Arc::clone(&parts.room));
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
         let thread = thread::Builder::new()
@@ -267,7 +267,7 @@ impl BootNetwork {
             .map_err(io("start a thread"))?;
         Ok(Some(Self {
             end,
-            wake: Arc::clone(&parts.card_wake),
+            wake: Arc::clone(&parts.room),
             thread: Some(thread),
         }))
     }
