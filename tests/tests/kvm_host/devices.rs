@@ -124,6 +124,70 @@ printf 'left %s\n' "$(ls /state/run | wc -l)"
 "#;
 
 #[test]
+fn disks_of_a_linux_share_blocks_where_the_file_system_can() {
+    let tools = ["mkfs.xfs", "mke2fs"].map(|name| format!("/usr/sbin/{name}"));
+    if let Some(missing) = tools.iter().find(|tool| !Path::new(tool).is_file()) {
+        return brood_tests::skip(&format!("no {missing}"));
+    }
+    let programs = [
+        (Path::new(&tools[0]), "/sbin/mkfs.xfs"),
+        (Path::new(&tools[1]), "/sbin/mke2fs"),
+    ];
+    let options = ["--memory", "3G", "--module", "libcrc32c", "--module", "xfs"];
+    let options = [&options[..], &["--module", "loop"]].concat();
+    let image = ["--minimal", "tiny"];
+    let Some(ran) = run_with(&options, REFLINKS, &image, &programs) else {
+        return;
+    };
+    let shown = after(&ran, "shown");
+    let disk = text(&shown["disk"]);
+    assert!(disk.starts_with("reflink:/ckp/xfs/"), "{disk}");
+    for n in 1..=3 {
+        assert_eq!(after(&ran, &format!("mine-{n}")), format!("of-a-{n}"));
+    }
+    assert_eq!(after(&ran, "mine-of-clone"), "of-a-1");
+    let sums = ["sum", "sum-of-clone"].map(|word| after(&ran, word));
+    assert_eq!(sums[0], sums[1]);
+    // Each disk has 30 MB in it, which are there once. A delta has its memory besides.
+    let used = |word: &str| whole(&after(&ran, word));
+    let [before, with, delta, clone] = ["used", "with", "delta", "clone"].map(used);
+    assert!(before > 28 << 10, "{before}");
+    assert!(with < before + (8 << 10), "{before} {with}");
+    assert!(clone < delta + (8 << 10), "{delta} {clone}");
+    let said = |line: &str| ran.stdout.lines().any(|said| said == line);
+    assert!(said("disks 0") && said("left 0"), "{}", ran.stdout);
+}
+
+/// Guests with disks on XFS.
+const REFLINKS: &str = r#"
+# Busybox's would be found first.
+rm -f /bin/mke2fs
+truncate -s 400M /xfs.img
+/sbin/mkfs.xfs -q /xfs.img
+mkdir /ckp/xfs
+mount -t xfs -o loop /xfs.img /ckp/xfs
+used() { sync; printf '%s ' $1; df -k /ckp/xfs | awk 'END { print $(NF - 3) }'; }
+/brood checkpoint make tiny /ckp/xfs/x --memory 96M --disk 64M     --warm 'head -c 30000000 /dev/urandom >/data/big; sync' >&2
+used used
+/brood restore /ckp/xfs/x -n 3 --prefix a >&2
+say shown show a-1
+for n in 1 2 3; do in_guest a-$n "echo of-a-$n >/data/mine; sync"; done
+for n in 1 2 3; do value mine-$n a-$n cat /data/mine; done
+value sum a-2 'md5sum </data/big'
+used with
+/brood suspend a-1 /ckp/xfs/d --delta >&2
+used delta
+/brood restore /ckp/xfs/d -n 1 --prefix d >&2
+value mine-of-clone d-1 cat /data/mine
+value sum-of-clone d-1 'md5sum </data/big'
+used clone
+/brood destroy --all >&2
+echo disks $(ls /ckp/xfs/brood-disks | wc -l)
+printf 'left %s
+' "$(ls /state/run | wc -l)"
+"#;
+
+#[test]
 fn a_linux_has_a_network_on_the_kvm_engine() {
     let Some(passt) = passt() else {
         return;
