@@ -1,6 +1,6 @@
 //! Isolation: clones share a checkpoint's memory and never each other's.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use brood_tests::{HEAP, Home, USER, array, crowd, sha256, signal, text, whole};
 use nix::sys::signal::Signal;
@@ -215,4 +215,54 @@ fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
         let nursery = score(&nursery.pid.to_string());
         assert!(own < nursery && nursery < guest, "{own} {nursery} {guest}");
     }
+}
+
+/// What a line of a process's status says.
+fn status(pid: i32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.expect("the field").trim().to_owned()
+}
+
+/// Which namespace a process is in.
+fn namespace(pid: &str, kind: &str) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("its namespace")
+}
+
+#[test]
+fn a_guests_process_has_a_user_of_its_own_and_no_network_where_root_restores() {
+    let Some(home) = Home::with_kvm() else { return };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: this is not root");
+        return;
+    }
+    let demo = home.demo("demo", "8M");
+    home.restore(&demo, 2, "guest");
+    let pids = ["guest-1", "guest-2"].map(|guest| home.pid(guest));
+    let users = pids.map(|pid| status(pid, "Uid:"));
+    assert_ne!(users[0], users[1]);
+    for pid in pids {
+        let user = 0x7b00_0000 + pid;
+        let group = 0x7b00_0000;
+        assert_eq!(
+            status(pid, "Uid:"),
+            [user; 4].map(|id| id.to_string()).join("\t")
+        );
+        assert_eq!(
+            status(pid, "Gid:"),
+            [group; 4].map(|id| id.to_string()).join("\t")
+        );
+        assert_eq!(status(pid, "Groups:"), "");
+        assert_eq!(status(pid, "CapPrm:"), "0000000000000000");
+        assert_eq!(status(pid, "Seccomp:"), "2");
+        for kind in ["net", "ipc"] {
+            assert_ne!(namespace(&pid.to_string(), kind), namespace("self", kind));
+        }
+    }
+    // Its manager sees what it holds, and stops and ends it.
+    let (private, _) = home.private_and_shared("guest-1");
+    assert!(private > 0);
+    let _ = home.brood(&["pause", "guest-1"]).ok();
+    let _ = home.brood(&["resume", "guest-1"]).ok();
+    let _ = home.brood(&["destroy", "--all"]).ok();
 }

@@ -15,6 +15,8 @@ mod choose;
 mod demo;
 mod error;
 #[cfg(target_os = "linux")]
+mod file_rules;
+#[cfg(target_os = "linux")]
 mod guest_disks;
 mod identity;
 #[cfg(target_os = "linux")]

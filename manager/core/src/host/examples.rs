@@ -5,6 +5,7 @@ use super::{
     facts::{Cpu, HostFacts, HostMemory, OpenFiles, System},
     folder::{DiskClones, Folder},
     freebsd::{BhyveTools, DeviceOwner, Freebsd, Processes, Vmm},
+    jail::JailFacts,
     kvm::{Capabilities, KvmFacts},
     linux::{Linux, Pids, RunFolder},
 };
@@ -47,6 +48,11 @@ pub(crate) fn healthy() -> HostFacts {
                 }),
                 modules: vec!["kvm_amd".into()],
                 nx_huge_pages: Some("N".into()),
+            },
+            jail: JailFacts {
+                landlock: 7,
+                users: true,
+                namespaces: true,
             },
             pids: Pids {
                 pid_max: 32768,

@@ -8,6 +8,7 @@ use super::{
     cgroup::Groups,
     facts::{Cpu, HostFacts, HostMemory, OpenFiles, Paths, System},
     folder::Folder,
+    jail::JailFacts,
     kvm::KvmFacts,
     proc::{self, Error, Mount, ProcRoot},
 };
@@ -18,6 +19,8 @@ use crate::checkpoint::manifest::EngineKind;
 pub struct Linux {
     /// The engine's device.
     pub kvm: KvmFacts,
+    /// What confines guests' processes.
+    pub jail: JailFacts,
     /// Tasks.
     pub pids: Pids,
     /// `vm.max_map_count`: mappings per process.
@@ -87,6 +90,7 @@ pub fn read(paths: &Paths) -> Result<HostFacts, Error> {
         files: files(root)?,
         system: System::Linux(Linux {
             kvm: KvmFacts::read(root),
+            jail: JailFacts::read(root)?,
             pids: pids(root)?,
             max_map_count: root.number("/proc/sys/vm/max_map_count")?,
             groups: Groups::read(root, &mounts),

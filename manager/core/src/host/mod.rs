@@ -13,6 +13,7 @@ pub(crate) mod examples;
 pub mod facts;
 pub mod folder;
 pub mod freebsd;
+pub mod jail;
 pub mod kvm;
 pub mod linux;
 #[cfg(test)]

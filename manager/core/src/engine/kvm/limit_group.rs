@@ -123,6 +123,12 @@ fn account_below(group: &Path) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("cannot write {}: {e}", control.display())))
 }
 
+/// Where the control groups are mounted that guests' groups could lie in.
+pub(super) fn mounts() -> Vec<PathBuf> {
+    let groups = MemoryGroup::own(&ProcRoot::default()).unwrap_or_default();
+    groups.into_iter().map(|group| group.mount).collect()
+}
+
 fn group_name(id: &GuestId) -> String {
     format!("brood-{id}")
 }

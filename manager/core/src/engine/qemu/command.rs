@@ -23,12 +23,14 @@ use nix::{
 use super::{
     folder::{CONSOLE, CONSOLE_SOCKET, Folder},
     host::PROGRAM,
+    jail,
 };
 use crate::{
     checkpoint::{Accelerator, Network, QemuGuest, manifest::Device},
     engine::{
         Forward, GuestNetwork,
         bounded_log::{self, LOG_MAX},
+        file_rules::{self, FileRules},
         guest_disks::{DISK, OwnDisk, ROOT},
     },
     units::Bytes,
@@ -278,15 +280,23 @@ pub(super) fn start(
         .stdin(input)
         .stdout(log.try_clone()?)
         .stderr(log);
-    // SAFETY: become() calls functions that are async-signal-safe only, and allocates nothing.
+    // Open until the child has them. A guest that is booted has the file of its bundle by way of
+    // this process, which one with rules may not look into.
+    let rules = match machine.writes_file {
+        true => None,
+        false => jail::rules(machine)?,
+    };
+    let rules_file = rules.as_ref().map(FileRules::as_raw_fd);
+    // SAFETY: become_guest() calls functions that are async-signal-safe only, and allocates nothing.
     unsafe {
-        command.pre_exec(move || become_guest(pid_file, file_max));
+        command.pre_exec(move || become_guest(pid_file, file_max, rules_file));
     }
     command.spawn()
 }
 
-/// Between fork and exec: a session of its own, small files, no core file, and the process id.
-fn become_guest(pid_file: RawFd, file_max: u64) -> io::Result<()> {
+/// Between fork and exec: a session of its own, small files, no core file, the process id, and the
+/// jail.
+fn become_guest(pid_file: RawFd, file_max: u64, rules: Option<RawFd>) -> io::Result<()> {
     // A session, not just a process group: the kernel would send a group that is orphaned when this
     // process ends, and has a stopped member, SIGHUP and SIGCONT.
     setsid()?;
@@ -301,7 +311,9 @@ fn become_guest(pid_file: RawFd, file_max: u64) -> io::Result<()> {
     // QEMU asks for huge pages for translated code: 2 MiB at once, of which a guest without work
     // uses half. SAFETY: as above. A kernel without it need not succeed.
     let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
-    note_pid(pid_file)
+    note_pid(pid_file)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    rules.map_or(Ok(()), file_rules::enter)
 }
 
 /// Writes this process's id, with functions that are async-signal-safe only.

@@ -18,6 +18,7 @@ mod folder;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod host;
+mod jail;
 mod memory_image;
 mod pages;
 mod qmp;

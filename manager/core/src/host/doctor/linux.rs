@@ -5,6 +5,7 @@ use crate::checkpoint::manifest::EngineKind;
 use crate::host::{
     admission::Unit,
     facts::HostMemory,
+    jail::JailFacts,
     kvm::{API_VERSION, KvmFacts},
     linux::{Linux, QemuFacts, RunFolder},
 };
@@ -40,6 +41,7 @@ pub(super) fn engines(linux: &Linux, vendor: &str) -> (Vec<Check>, EngineKind) {
         false => EngineKind::Kvm,
     };
     of_kvm.append(&mut of_qemu);
+    of_kvm.push(jail(linux.jail));
     (of_kvm, engine)
 }
 
@@ -104,6 +106,28 @@ fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
         ),
         nx_huge_pages,
     ]
+}
+
+/// What confines guests' processes beside the virtual machine and a filter of system calls.
+fn jail(jail: JailFacts) -> Check {
+    let files = match jail.landlock {
+        0 => "all of the user's files".to_owned(),
+        version => format!("no files (Landlock {version})"),
+    };
+    let user = match jail.users {
+        true => "own users",
+        false => "this user",
+    };
+    let network = match jail.namespaces {
+        true => "no network",
+        false => "this network",
+    };
+    Check::new("guests' jail", format!("{files}, {user}, {network}"), "").unless(
+        jail.landlock > 0,
+        Status::Warn,
+        "the filter of system calls alone keeps a guest that has left its machine from files: use a \
+         kernel from 5.13 or later with Landlock, and landlock in its lsm= parameter",
+    )
 }
 
 /// The program that runs guests of the QEMU engine, and what executes their instructions.

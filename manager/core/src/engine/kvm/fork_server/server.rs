@@ -58,7 +58,7 @@ use crate::engine::kvm::{
         shared_orders::{Desk, Pipe},
         writers::{Writers, writer_waits},
     },
-    jail::{Jail, give_up_privileges},
+    jail::Jail,
     limit_group,
     signals::{STOP, handle},
     vm::layers::{Layers, WRITER},
@@ -150,7 +150,8 @@ pub(crate) fn run<K: GuestKind>(
     start: &Start,
     checkpoint: Opened,
 ) -> Result<Infallible, StartError> {
-    Nursery::<K>::prepare(start, checkpoint)?.run()
+    let (nursery, oom_kills) = Nursery::<K>::prepare(start, checkpoint)?;
+    nursery.run(oom_kills)
 }
 
 /// A checkpoint, open.
@@ -163,7 +164,8 @@ pub(crate) struct Opened {
 }
 
 impl<K: GuestKind> Nursery<K> {
-    fn prepare(start: &Start, checkpoint: Opened) -> Result<Self, StartError> {
+    /// A nursery in its jail; and what counts kills for want of memory, which it has open.
+    fn prepare(start: &Start, checkpoint: Opened) -> Result<(Self, OomKills), StartError> {
         let Opened {
             kern,
             files,
@@ -181,14 +183,15 @@ impl<K: GuestKind> Nursery<K> {
         let (last_words, say) =
             LastWords::new().map_err(|e| format!("cannot make a socket pair: {e}"))?;
         let scores = Scores::new();
+        let oom_kills = OomKills::watch();
         let restore_lock = restore_lock.into_raw_fd();
         let writers = Writers::new(&layers, restore_lock)?;
-        // All that needs a privilege is open.
-        give_up_privileges()?;
-        Ok(Self {
+        // All that needs a privilege, or another file, is open.
+        let jail = Jail::of_guests(start.enforces_limits)?;
+        let nursery = Self {
             inheritance: Inheritance {
                 kvm,
-                jail: Jail::new(),
+                jail,
                 enforces_limits: start.enforces_limits,
                 last_words: say,
                 layers,
@@ -201,13 +204,14 @@ impl<K: GuestKind> Nursery<K> {
             last_words,
             scores,
             writers,
-        })
+        };
+        Ok((nursery, oom_kills))
     }
 
-    fn run(mut self) -> ! {
+    fn run(mut self, oom_kills: OomKills) -> ! {
         report(REPORT_READY, "");
         let Ok(pipe) = Pipe::new() else { exit(1) };
-        let Ok(mut children) = ChildTable::new(self.spares) else {
+        let Ok(mut children) = ChildTable::new(self.spares, oom_kills) else {
             exit(1)
         };
         let mut manager = Manager::Orders;
@@ -355,13 +359,13 @@ enum ChildState {
 }
 
 impl ChildTable {
-    fn new(spares: usize) -> io::Result<Self> {
+    fn new(spares: usize, oom_kills: OomKills) -> io::Result<Self> {
         Ok(Self {
             all: HashMap::new(),
             desk: Desk::new(spares)?,
             free: (0..spares).collect(),
             stillborn: 0,
-            oom_kills: OomKills::watch(),
+            oom_kills,
             orphans: None,
             others: Vec::new(),
             doom: None,

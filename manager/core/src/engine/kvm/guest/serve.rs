@@ -134,6 +134,7 @@ fn restore<'a, P: GuestPort>(
     let mut port = P::default();
     port.lay_down_identity(&machine.ram, &order.identity, plan.state().tsc_khz);
     listen_as(&control, &id).map_err(|e| format!("cannot name its control socket: {e}"))?;
+    inheritance.jail.change_user(inheritance.nursery)?;
     if inheritance.enforces_limits {
         inheritance.jail.enter(control.as_fd())?;
     }

@@ -241,6 +241,7 @@ fn restore<'a>(
         limit_group::enter(&id, Bytes(order.memory_limit))?;
     }
     listen_as(&control, &id).map_err(|e| format!("cannot name its control socket: {e}"))?;
+    inheritance.jail.change_user(inheritance.nursery)?;
     if inheritance.enforces_limits {
         inheritance.jail.enter(control.as_fd())?;
     }

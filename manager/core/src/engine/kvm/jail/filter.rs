@@ -1,11 +1,4 @@
-//! Jail of a guest's process: what a guest that takes over its process can still do.
-//!
-//! The nursery gives up all capabilities, and the right to ever get any, before it forks; its guests
-//! inherit that. A guest's process then takes a filter of system calls (seccomp) while it is a spare
-//! and waits for its order. The filter leaves what a guest's process does: it names the one socket
-//! that it has made, runs its virtual machine, talks to clients that come to the socket, and reads
-//! and writes descriptors that it has or is sent. It opens nothing, starts nothing, connects to
-//! nothing and signals nobody but itself.
+//! Filter of system calls (seccomp) that a guest's process takes.
 
 use std::{
     io,
@@ -13,12 +6,15 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use caps::CapSet;
 use libc::{seccomp_data, sock_filter, sock_fprog};
 use nix::unistd::Pid;
 
+use super::user;
+
 /// Stands in the filter for the id of the process that takes it.
 const OWN_PID: u32 = 0x7fff_0b0d;
+/// Stands in the filter for that process's own user.
+const OWN_USER: u32 = 0x7fff_0b0f;
 /// Stands in the filter for the descriptor of the socket that its clients come to.
 const CONTROL: u32 = 0x7fff_0b0e;
 /// Type of KVM's ioctls (`KVMIO` of linux/kvm.h), and where an ioctl's number has its type.
@@ -28,45 +24,30 @@ const IOCTL_TYPE: u32 = 0xff00;
 /// filter goes.
 const X86_64: u32 = 0xc000_003e;
 
-/// Gives up all capabilities, and the right to get any by executing a program.
-pub(crate) fn give_up_privileges() -> Result<(), String> {
-    let failed = |e: &dyn std::fmt::Display| format!("cannot give up its privileges: {e}");
-    nix::sys::prctl::set_no_new_privs().map_err(|e| failed(&e))?;
-    for set in [CapSet::Ambient, CapSet::Bounding] {
-        // Only a process that has CAP_SETPCAP may change these, and without a privilege they
-        // give none.
-        let _ = caps::clear(None, set);
-    }
-    for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
-        caps::clear(None, set).map_err(|e| failed(&e))?;
-    }
-    Ok(())
-}
+/// The filter as the kernel takes it. A guest completes its copy on the stack: a copy on the heap
+/// would be pages of the guest's own.
+type Instructions = [sock_filter; LENGTH];
 
 /// The filter, made once for all guests of a nursery.
 #[derive(Debug)]
-pub(crate) struct Jail {
-    filter: Filter,
-}
+pub(super) struct Filter(Instructions);
 
-/// The filter as the kernel takes it. A guest completes its copy on the stack: a copy on the heap
-/// would be pages of the guest's own.
-type Filter = [sock_filter; LENGTH];
-
-impl Jail {
-    pub(crate) fn new() -> Self {
-        Self { filter: filter() }
+impl Filter {
+    pub(super) fn new() -> Self {
+        Self(instructions())
     }
 
-    /// Confines this process for good. It may still give the socket `control` its address, once.
+    /// Confines all threads of this process for good. It may still give the socket `control` its
+    /// address, once.
     #[inline(never)]
-    pub(crate) fn enter(&self, control: BorrowedFd<'_>) -> Result<(), String> {
+    pub(super) fn enter(&self, control: BorrowedFd<'_>) -> io::Result<()> {
         let pid = Pid::this().as_raw().unsigned_abs();
         let control = control.as_raw_fd().unsigned_abs();
-        let mut filter = self.filter;
+        let mut filter = self.0;
         for instruction in &mut filter {
             match instruction.k {
                 OWN_PID => instruction.k = pid,
+                OWN_USER => instruction.k = user::own().as_raw(),
                 CONTROL => instruction.k = control,
                 _ => {}
             }
@@ -82,10 +63,7 @@ impl Jail {
         // makes system calls fail, which is no matter of memory.
         match unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) } {
             0 => Ok(()),
-            _ => Err(format!(
-                "cannot enter its jail: {}",
-                io::Error::last_os_error()
-            )),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 }
@@ -151,7 +129,7 @@ struct Condition {
     values: [u32; 2],
 }
 
-const CONDITIONS: [Condition; 11] = {
+const CONDITIONS: [Condition; 12] = {
     const fn only(call: i64, argument: usize, mask: u32, value: u32) -> Condition {
         Condition {
             call,
@@ -186,6 +164,8 @@ const CONDITIONS: [Condition; 11] = {
         // The kernel gives a socket an address once, so this is for its first instruction at most.
         only(libc::SYS_bind, 0, u32::MAX, CONTROL),
         only(libc::SYS_listen, 0, u32::MAX, CONTROL),
+        // Once it has, it has no right to become another.
+        only(libc::SYS_setresuid, 0, u32::MAX, OWN_USER),
         // It stops itself (raise(3)), and looks at open files: by an empty path.
         only(libc::SYS_tgkill, 0, u32::MAX, OWN_PID),
         // It locks a part of a file, and looks whether there is a lease. Other commands would give
@@ -231,7 +211,7 @@ const LENGTH: usize = {
 
 /// The filter (`struct seccomp_data` of linux/seccomp.h). It is short, because the kernel
 /// translates it in each restore.
-fn filter() -> Filter {
+fn instructions() -> Instructions {
     let new = |code: u32, jt, jf, k| sock_filter {
         code: u16::try_from(code).expect("codes have 16 bits"),
         jt,
@@ -293,91 +273,4 @@ fn number(call: i64) -> u32 {
 
 fn word(offset: usize) -> u32 {
     u32::try_from(offset).expect("the data has 64 bytes")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        fs::File,
-        net::TcpListener,
-        os::fd::{AsFd, OwnedFd},
-        process::Command,
-    };
-
-    use nix::{
-        errno::Errno,
-        fcntl::{FallocateFlags, fallocate},
-        sys::{
-            signal::{Signal, kill},
-            socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
-            wait::{WaitStatus, waitpid},
-        },
-        unistd::{ForkResult, fork, getppid},
-    };
-
-    use super::*;
-
-    /// What a process does in the jail; each refusal has a bit.
-    fn try_all(control: &OwnedFd, other: &OwnedFd) -> u32 {
-        let refused =
-            |what: std::io::Result<()>| what.is_err_and(|e| e.raw_os_error() == Some(libc::EPERM));
-        let address = |name: &[u8]| UnixAddr::new_abstract(name).unwrap();
-        let name = format!("brood-jail-{}", Pid::this());
-        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let tries = [
-            refused(File::open("/etc/passwd").map(drop)),
-            refused(File::create("/tmp/brood-jail").map(drop)),
-            refused(TcpListener::bind("127.0.0.1:0").map(drop)),
-            refused(Command::new("/bin/true").status().map(drop)),
-            refused(kill(getppid(), None).map_err(Into::into)),
-            refused(kill(getppid(), Signal::SIGCONT).map_err(Into::into)),
-            // SAFETY: changes whom the kernel signals for the descriptor, and no memory.
-            unsafe { libc::fcntl(control.as_raw_fd(), libc::F_SETOWN, getppid().as_raw()) } < 0,
-            // SAFETY: gives a lease back, and changes no memory.
-            unsafe { libc::fcntl(control.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) } < 0
-                && Errno::last() == Errno::EPERM,
-            refused(nix::sys::prctl::set_dumpable(true).map_err(Into::into)),
-            refused(fallocate(control, FallocateFlags::empty(), 0, 1).map_err(Into::into)),
-            refused(bind(other.as_raw_fd(), &address(name.as_bytes())).map_err(Into::into)),
-            // What it needs is there.
-            nix::sys::signal::raise(Signal::SIGURG).is_ok(),
-            nix::sys::prctl::set_name(c"guest").is_ok(),
-            bind(control.as_raw_fd(), &address(name.as_bytes())).is_ok(),
-            listen(&control, Backlog::new(1).unwrap()).is_ok(),
-            // A socket has no blocks, and that is what it is told.
-            fallocate(control, punch, 0, 1) == Err(Errno::ENODEV),
-            // An address is for good.
-            bind(control.as_raw_fd(), &address(b"brood-jail")) == Err(Errno::EINVAL),
-        ];
-        let bits = tries.iter().enumerate();
-        bits.map(|(n, done)| u32::from(*done) << n).sum()
-    }
-
-    #[test]
-    fn what_a_guest_does_not_need_is_refused() {
-        let jail = Jail::new();
-        let socket = || {
-            let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
-            socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap()
-        };
-        let (control, other) = (socket(), socket());
-        let (done, told) = nix::unistd::pipe().unwrap();
-        // SAFETY: the child makes system calls and allocates, as a nursery's children do; the
-        // allocator of glibc is sound after a fork.
-        match unsafe { fork() }.unwrap() {
-            ForkResult::Child => {
-                let entered = give_up_privileges().and_then(|()| jail.enter(control.as_fd()));
-                let bits = entered.map_or(0, |()| try_all(&control, &other));
-                let _ = nix::unistd::write(&told, &bits.to_ne_bytes());
-                // SAFETY: ends the process without running what its parent has to run at exit.
-                unsafe { libc::_exit(0) }
-            }
-            ForkResult::Parent { child } => {
-                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
-                let mut bits = [0; 4];
-                assert_eq!(nix::unistd::read(&done, &mut bits), Ok(4));
-                assert_eq!(u32::from_ne_bytes(bits), 0x1_ffff);
-            }
-        }
-    }
 }
