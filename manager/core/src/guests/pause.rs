@@ -15,8 +15,11 @@ use crate::{
     state::GuestRow,
 };
 
-/// How long a guest may take to be stopped.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a guest may take to be stopped. One that is parking waits in the kernel for its virtual
+/// machine's end, and that for other threads of the kernel: under load for many seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// The longest pause between two looks at a guest that is to stop.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 impl Guests<'_> {
     /// Stops a guest. It keeps its memory and uses no processor time.
@@ -35,7 +38,8 @@ impl Guests<'_> {
     /// Waits until a guest has stopped that was told to.
     pub(super) fn until_stopped(&self, guest: &Guest, process: Process) -> Result<(), Error> {
         let look = |source| Error::look(&guest.row.name, source);
-        if stopped(process, self.cancelled).map_err(look)? {
+        let until = Instant::now() + STOP_PATIENCE;
+        if stopped(process, until, self.cancelled).map_err(look)? {
             return Ok(());
         }
         let source = match process.state().map_err(look)? {
@@ -58,7 +62,9 @@ impl Guests<'_> {
                 stopping.push((guest.row.id, process));
             }
         }
-        stopping.retain(|(_, process)| matches!(stopped(*process, &NEVER), Ok(true)));
+        // Time is one for all: one that does not stop holds the others up no longer.
+        let until = Instant::now() + STOP_PATIENCE;
+        stopping.retain(|(_, process)| matches!(stopped(*process, until, &NEVER), Ok(true)));
         stopping.into_iter().map(|(id, _)| id).collect()
     }
 
@@ -177,17 +183,20 @@ impl Guests<'_> {
     }
 }
 
-/// Waits until a guest has stopped, or `cancelled` is set.
-fn stopped(process: Process, cancelled: &AtomicBool) -> io::Result<bool> {
-    let begin = Instant::now();
+/// Waits until a guest has stopped, its time is up, or `cancelled` is set.
+fn stopped(process: Process, until: Instant, cancelled: &AtomicBool) -> io::Result<bool> {
+    let mut pause = Duration::from_micros(200);
     loop {
         // One look decides: that of a traced process changes back and forth.
         match process.state()? {
             ProcessState::Stopped => return Ok(true),
             ProcessState::Gone => return Ok(false),
             _ if cancelled.load(Ordering::Relaxed) => return Ok(false),
-            ProcessState::Running if begin.elapsed() > STOP_PATIENCE => return Ok(false),
-            ProcessState::Running => thread::sleep(Duration::from_micros(200)),
+            ProcessState::Running if Instant::now() > until => return Ok(false),
+            ProcessState::Running => {
+                thread::sleep(pause);
+                pause = LONGEST_PAUSE.min(pause * 3 / 2);
+            }
         }
     }
 }
