@@ -9,7 +9,7 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::BundlePath,
+    checkpoint::{BundlePath, unwatched},
     disk::{Owner, Provider, Reflink, Token},
 };
 use brood_tests::{Demo, FileSystem, Home, Kind, array, signal, text, until};
@@ -194,7 +194,7 @@ fn survives_its_qemu(home: &Home, linux: &Demo) {
         let disks = Reflink::overlays(Owner::of(&home.state()), base);
         let bundle = BundlePath::new(&scratch.path().join("dead")).unwrap();
         let guest = text(&shown["id"]).parse().unwrap();
-        let sealed = disks.snapshot(&guest, &bundle, &Token::random().unwrap());
+        let sealed = disks.snapshot(&guest, &bundle, &Token::random().unwrap(), &unwatched);
         fs::rename(scratch.path().join(sealed.unwrap().snapshot), &disk).unwrap();
         fs::set_permissions(&disk, fs::Permissions::from_mode(0o600)).unwrap();
     } else {

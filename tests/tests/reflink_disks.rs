@@ -8,7 +8,7 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::{BundlePath, sha256_file},
+    checkpoint::{BundlePath, sha256_file, unwatched},
     disk::{self, Command, Error, FoundItem, Owner, Place, Provider, Reflink, SealedDisk, Token},
     guest_id::GuestId,
     host::{HostSource, doctor::doctor},
@@ -89,19 +89,19 @@ fn a_clone_that_was_cut_off_is_made_again_released_or_swept() {
     let Some(scene) = Scene::new() else { return };
     let disks = scene.disks();
     disks.open(None, &digest).unwrap();
-    disks.clone_for(&guest()).unwrap();
+    disks.clone_for(&guest(), &unwatched).unwrap();
     scene.sweep();
     // The temporary file was made; it was filled; it has its name.
     for left in ["", "half", "whole", "named"] {
         let leave = |disk: &Path| match left {
-            "named" => disks.clone_for(&of(disk)).unwrap(),
+            "named" => disks.clone_for(&of(disk), &unwatched).unwrap(),
             "" => drop(File::create(unfinished(disk)).unwrap()),
             "half" => fs::write(unfinished(disk), &image()[..12345]).unwrap(),
             _ => fs::write(unfinished(disk), image()).unwrap(),
         };
         let again = guest();
         leave(&disks.disk(&again));
-        disks.clone_for(&again).unwrap();
+        disks.clone_for(&again, &unwatched).unwrap();
         assert!(fs::read(disks.disk(&again)).unwrap() == image(), "{left}");
         assert_eq!(scene.found().len(), 1, "{left}");
         disks.release(&again).unwrap();
@@ -131,18 +131,24 @@ fn of(disk: &Path) -> GuestId {
 fn a_snapshot_that_was_cut_off_is_told_from_the_next_one_and_swept() {
     let Some(scene) = Scene::new() else { return };
     let (disks, guest) = (scene.disks(), guest());
-    disks.clone_for(&guest).unwrap();
+    disks.clone_for(&guest, &unwatched).unwrap();
     for left in ["", "half", "whole", "named"] {
         let token = Token::random().unwrap();
         let first = scene.files.path().join(format!("warm.ckp.disk-{token}"));
         match left {
-            "named" => drop(disks.snapshot(&guest, &scene.bundle, &token).unwrap()),
+            "named" => drop(
+                disks
+                    .snapshot(&guest, &scene.bundle, &token, &unwatched)
+                    .unwrap(),
+            ),
             "" => drop(File::create(unfinished(&first)).unwrap()),
             "half" => fs::write(unfinished(&first), &image()[..12345]).unwrap(),
             _ => fs::write(unfinished(&first), image()).unwrap(),
         }
         let token = Token::random().unwrap();
-        let sealed = disks.snapshot(&guest, &scene.bundle, &token).unwrap();
+        let sealed = disks
+            .snapshot(&guest, &scene.bundle, &token, &unwatched)
+            .unwrap();
         let file = scene.files.path().join(&sealed.snapshot);
         assert!(fs::read(&file).unwrap() == image(), "{left}");
         assert_eq!(
@@ -178,9 +184,9 @@ fn a_source_that_is_written_to_while_clones_are_made_is_refused() {
     let Some(scene) = Scene::new() else { return };
     let disks = scene.disks();
     disks.open(None, &digest).unwrap();
-    disks.clone_for(&guest()).unwrap();
+    disks.clone_for(&guest(), &unwatched).unwrap();
     fs::write(scene.base(), b"something else").unwrap();
-    let error = disks.clone_for(&guest()).unwrap_err();
+    let error = disks.clone_for(&guest(), &unwatched).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     assert_eq!(scene.found().len(), 1, "only the one that was made before");
     scene.sweep();
@@ -191,8 +197,10 @@ fn a_source_that_is_written_to_while_clones_are_made_is_refused() {
 fn a_manifest_cannot_name_a_file_outside_of_its_folder() {
     let Some(scene) = Scene::new() else { return };
     let (disks, guest, token) = (scene.disks(), guest(), Token::random().unwrap());
-    disks.clone_for(&guest).unwrap();
-    let mut sealed = disks.snapshot(&guest, &scene.bundle, &token).unwrap();
+    disks.clone_for(&guest, &unwatched).unwrap();
+    let mut sealed = disks
+        .snapshot(&guest, &scene.bundle, &token, &unwatched)
+        .unwrap();
     let whole = sealed.snapshot.clone();
     for bad in [
         "base.img",
@@ -203,10 +211,10 @@ fn a_manifest_cannot_name_a_file_outside_of_its_folder() {
         bad.clone_into(&mut sealed.snapshot);
         let error = disks.discard(&scene.bundle, &sealed).unwrap_err();
         assert!(matches!(error, Error::Name { .. }), "{bad}: {error}");
-        assert!(disk::verify(&scene.bundle, std::slice::from_ref(&sealed)).is_err());
+        assert!(disk::verify(&scene.bundle, std::slice::from_ref(&sealed), &unwatched).is_err());
     }
     sealed.snapshot = whole;
-    disk::verify(&scene.bundle, std::slice::from_ref(&sealed)).unwrap();
+    disk::verify(&scene.bundle, std::slice::from_ref(&sealed), &unwatched).unwrap();
     scene.sweep();
     scene.is_pristine();
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::{BundlePath, manifest::DiskSnapshot},
+    checkpoint::{BundlePath, manifest::DiskSnapshot, unwatched},
     disk::{
         self, Command, CommandAnswer, Error, FoundItem, Owner, Place, Provider, Runner, SealedDisk,
         Token, Zfs,
@@ -193,8 +193,8 @@ fn clones_are_apart_from_each_other_and_from_their_source_and_share_their_space(
     let (disks, a, b) = (scene.good(), guest(), guest());
     disks.open(None, &no_digest).unwrap();
     let before = scene.pool.used();
-    disks.clone_for(&a).unwrap();
-    disks.clone_for(&b).unwrap();
+    disks.clone_for(&a, &unwatched).unwrap();
+    disks.clone_for(&b, &unwatched).unwrap();
     let grown = scene.pool.used().saturating_sub(before);
     assert!(grown < SIZE / 8, "two clones of {SIZE} bytes take {grown}");
 
@@ -211,7 +211,7 @@ fn clones_are_apart_from_each_other_and_from_their_source_and_share_their_space(
     let (of_a, of_b) = (own(&a).unwrap(), own(&b).unwrap());
     assert!(of_a >= SIZE && of_b < SIZE / 8, "{of_a} and {of_b}");
     let c = guest();
-    disks.clone_for(&c).unwrap();
+    disks.clone_for(&c, &unwatched).unwrap();
     assert!(
         fs::read(scene.file(&c)).unwrap() == pristine,
         "the snapshot is as it was"
@@ -230,9 +230,11 @@ fn clones_are_apart_from_each_other_and_from_their_source_and_share_their_space(
 fn a_snapshot_in_use_cannot_go() {
     let Some(scene) = Scene::new() else { return };
     let (disks, guest, token) = (scene.good(), guest(), Token::random().unwrap());
-    disks.clone_for(&guest).unwrap();
+    disks.clone_for(&guest, &unwatched).unwrap();
     let base = format!("{}/data@base", scene.pool.name());
-    let sealed = disks.snapshot(&guest, &scene.bundle, &token).unwrap();
+    let sealed = disks
+        .snapshot(&guest, &scene.bundle, &token, &unwatched)
+        .unwrap();
     for snapshot in [&base, &sealed.snapshot] {
         for how in ["-r", "-R", "-f", "-d"] {
             // zfs-fuse has no -f for snapshots; a deferred one is only marked.
@@ -249,7 +251,7 @@ fn a_snapshot_in_use_cannot_go() {
     let second = warm(Box::new(Command::holding(None)));
     second.open(scene.sealed(&sealed), &no_digest).unwrap();
     let heir = self::guest();
-    second.clone_for(&heir).unwrap();
+    second.clone_for(&heir, &unwatched).unwrap();
     let error = disks.discard(&scene.bundle, &sealed).unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     assert!(error.hint().is_some());
@@ -269,8 +271,10 @@ fn a_snapshot_in_use_cannot_go() {
 fn what_is_not_the_sealed_snapshot_is_refused() {
     let Some(scene) = Scene::new() else { return };
     let (disks, guest, token) = (scene.good(), guest(), Token::random().unwrap());
-    disks.clone_for(&guest).unwrap();
-    let sealed = disks.snapshot(&guest, &scene.bundle, &token).unwrap();
+    disks.clone_for(&guest, &unwatched).unwrap();
+    let sealed = disks
+        .snapshot(&guest, &scene.bundle, &token, &unwatched)
+        .unwrap();
     let from = || {
         Zfs::new(
             scene.owner,
@@ -295,7 +299,7 @@ fn what_is_not_the_sealed_snapshot_is_refused() {
     let error = from().open(scene.sealed(&sealed), &no_digest).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }), "{error}");
     assert!(error.to_string().contains(&sealed.snapshot), "{error}");
-    let error = from().clone_for(&self::guest()).unwrap_err();
+    let error = from().clone_for(&self::guest(), &unwatched).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }), "{error}");
     // Another one of the same name.
     scene.pool.zfs(&["snapshot", &sealed.snapshot]).unwrap();
@@ -312,26 +316,30 @@ fn what_is_not_the_sealed_snapshot_is_refused() {
         .pool
         .zfs(&["create", disks.disk(&stranger).as_str()])
         .unwrap();
-    let error = disks.clone_for(&stranger).unwrap_err();
+    let error = disks.clone_for(&stranger, &unwatched).unwrap_err();
     assert!(matches!(error, Error::Taken { .. }), "{error}");
+}
+
+fn clone_for(disks: &Zfs, guest: &GuestId) -> Result<(), Error> {
+    disks.clone_for(guest, &unwatched)
 }
 
 #[test]
 fn making_a_disk_can_be_repeated_or_undone_after_a_crash_at_any_call() {
     let Some(scene) = Scene::new() else { return };
-    let calls = at_every_death(&scene, guest, Provider::clone_for, |guest, what| {
-        scene.good().clone_for(guest).unwrap();
+    let calls = at_every_death(&scene, guest, clone_for, |guest, what| {
+        scene.good().clone_for(guest, &unwatched).unwrap();
         scene.is_whole(guest, what);
         scene.good().release(guest).unwrap();
         scene.is_pristine(what);
     });
     assert!(calls >= 2, "clone and hold: {calls}");
-    at_every_death(&scene, guest, Provider::clone_for, |guest, what| {
+    at_every_death(&scene, guest, clone_for, |guest, what| {
         scene.good().release(guest).unwrap();
         scene.is_pristine(what);
     });
     // And when nothing is known of the guest any more.
-    at_every_death(&scene, guest, Provider::clone_for, |_, what| {
+    at_every_death(&scene, guest, clone_for, |_, what| {
         scene.sweep();
         scene.is_pristine(what);
     });
@@ -342,7 +350,7 @@ fn releasing_a_disk_can_be_repeated_after_a_crash_at_any_call() {
     let Some(scene) = Scene::new() else { return };
     let with_disk = || {
         let guest = guest();
-        scene.good().clone_for(&guest).unwrap();
+        scene.good().clone_for(&guest, &unwatched).unwrap();
         guest
     };
     let calls = at_every_death(&scene, with_disk, Provider::release, |guest, what| {
@@ -359,10 +367,10 @@ fn releasing_a_disk_can_be_repeated_after_a_crash_at_any_call() {
 /// A guest with a disk, and the snapshot of a bundle that was taken of it.
 fn suspended(scene: &Scene) -> (GuestId, DiskSnapshot) {
     let (guest, token) = (guest(), Token::random().unwrap());
-    scene.good().clone_for(&guest).unwrap();
+    scene.good().clone_for(&guest, &unwatched).unwrap();
     let sealed = scene
         .good()
-        .snapshot(&guest, &scene.bundle, &token)
+        .snapshot(&guest, &scene.bundle, &token, &unwatched)
         .unwrap();
     (guest, sealed)
 }
@@ -372,12 +380,14 @@ fn a_snapshot_can_be_taken_again_or_swept_after_a_crash_at_any_call() {
     let Some(scene) = Scene::new() else { return };
     let with_disk = || {
         let guest = guest();
-        scene.good().clone_for(&guest).unwrap();
+        scene.good().clone_for(&guest, &unwatched).unwrap();
         guest
     };
     let take = |disks: &Zfs, guest: &GuestId| {
         let token = Token::random().unwrap();
-        disks.snapshot(guest, &scene.bundle, &token).map(drop)
+        disks
+            .snapshot(guest, &scene.bundle, &token, &unwatched)
+            .map(drop)
     };
     let calls = at_every_death(&scene, with_disk, take, |guest, what| {
         // Leftovers of the first try can be told from those of the second.
@@ -477,11 +487,11 @@ impl Scene {
 fn the_disks_of_another_state_folder_are_not_seen() {
     let Some(scene) = Scene::new() else { return };
     let (mine, theirs) = (guest(), guest());
-    scene.good().clone_for(&mine).unwrap();
+    scene.good().clone_for(&mine, &unwatched).unwrap();
     let source = format!("{}/data@base", scene.pool.name()).parse().unwrap();
     let other = Owner::of(&scene.pool.path().join("data"));
     let others = Zfs::new(other, source, Box::new(Mortal::immortal()));
-    others.clone_for(&theirs).unwrap();
+    others.clone_for(&theirs, &unwatched).unwrap();
     let guests: Vec<_> = scene.found().iter().filter_map(FoundItem::guest).collect();
     assert_eq!(guests, [mine]);
     scene.good().release(&mine).unwrap();

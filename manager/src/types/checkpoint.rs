@@ -204,7 +204,7 @@ impl VerifyReport {
         checkpoint.verify_memory(progress)?;
         let disks = &checkpoint.manifest().disks;
         if !disks.is_empty() {
-            disk::verify(&path.absolute()?, disks)?;
+            disk::verify(&path.absolute()?, disks, progress)?;
         }
         Ok(Self {
             checkpoint: path.to_string(),

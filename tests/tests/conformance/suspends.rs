@@ -6,7 +6,7 @@ use std::{
 };
 
 use brood_core::{
-    checkpoint::{BundlePath, Checkpoint, manifest::EngineKind, unnoted},
+    checkpoint::{BundlePath, Checkpoint, manifest::EngineKind, unnoted, unwatched},
     disk::{self, Choice, Owner, Provider, Reflink, Source, Token},
     engine::{After, GuestRef, Suspend},
     guest_id::GuestId,
@@ -36,7 +36,7 @@ fn a_guest_is_suspended_and_restored_again() {
                     Ok(Vec::new())
                 },
                 note: &mut unnoted,
-                progress: &brood_core::checkpoint::unwatched,
+                progress: &unwatched,
             },
         );
         assert!(onto_itself.is_err());
@@ -61,7 +61,7 @@ fn a_guest_is_suspended_and_restored_again() {
                         Ok(Vec::new())
                     },
                     note: &mut unnoted,
-                    progress: &brood_core::checkpoint::unwatched,
+                    progress: &unwatched,
                 },
             )
             .unwrap();
@@ -87,7 +87,7 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
         let reads = bench.engine.reads_disk(&from).unwrap();
         assert_eq!(reads, bench.kind == EngineKind::Bhyve);
         let make = |disks: &dyn Provider, id: &GuestId| {
-            disks.clone_for(id).unwrap();
+            disks.clone_for(id, &unwatched).unwrap();
             disks.location(id).unwrap()
         };
         let ninth = |disks: &dyn Provider, id: &GuestId| {
@@ -128,16 +128,16 @@ fn a_disk_is_the_guests_own_and_is_sealed_with_its_memory() {
                     to: &to,
                     delta: false,
                     after: After::End,
-                    disks: &mut || Ok(vec![disks.snapshot(&a, &to, &token)?]),
+                    disks: &mut || Ok(vec![disks.snapshot(&a, &to, &token, &unwatched)?]),
                     note: &mut unnoted,
-                    progress: &brood_core::checkpoint::unwatched,
+                    progress: &unwatched,
                 },
             )
             .unwrap();
         gone(alive.process);
         let device = manifest.disks[0].device.as_deref();
         assert_eq!(device, reads.then_some("virtio-blk@pci.0.2.0"));
-        disk::verify(&to, &manifest.disks).unwrap();
+        disk::verify(&to, &manifest.disks, &unwatched).unwrap();
         for (id, alive) in [(a, None), (b, Some(other))] {
             match alive {
                 Some(alive) => bench.end(&id, alive.process),

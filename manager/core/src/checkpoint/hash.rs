@@ -43,6 +43,14 @@ pub fn until(cancelled: &AtomicBool) -> impl Fn(Progress) -> ControlFlow<()> + S
     }
 }
 
+/// Tells a watch how far work is; an error when it is not to go on.
+pub(crate) fn go_on(watch: Watch<'_>, done: Bytes, total: Bytes) -> io::Result<()> {
+    match watch(Progress { done, total }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(interrupted()),
+    }
+}
+
 /// What work answers that a [`Watch`] has ended.
 pub(crate) fn interrupted() -> io::Error {
     io::Error::other(InterruptError)

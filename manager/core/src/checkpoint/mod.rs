@@ -22,7 +22,7 @@ mod flatten;
 mod folder;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
-mod hash;
+pub(crate) mod hash;
 mod json;
 #[cfg(target_os = "linux")]
 pub(crate) mod lease;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{full_disk, zfs_name::NameError};
+use crate::{checkpoint::is_interrupted, full_disk, zfs_name::NameError};
 
 /// Why something could not be done with a disk.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +109,9 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// The requester cancelled it.
+    #[error("interrupted")]
+    Interrupted,
     /// The operating system refused.
     #[error("cannot {action} {}: {cause}", file.display())]
     Io {
@@ -130,11 +133,21 @@ impl From<NameError> for Error {
 
 impl Error {
     pub(super) fn io(action: &'static str, file: &Path, cause: impl Into<io::Error>) -> Self {
+        let cause = cause.into();
+        if is_interrupted(&cause) {
+            return Self::Interrupted;
+        }
         Self::Io {
             action,
             file: file.to_owned(),
-            cause: cause.into(),
+            cause,
         }
+    }
+
+    /// Whether the action ended because its requester cancelled it.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
     }
 
     /// A hint what to do next.
@@ -169,7 +182,7 @@ impl Error {
                 }
                 _ => return None,
             },
-            Self::Many(_) | Self::NotRegular { .. } => return None,
+            Self::Many(_) | Self::NotRegular { .. } | Self::Interrupted => return None,
         })
     }
 }

@@ -27,9 +27,9 @@ where
     let link_all = || {
         // Only now the new bundle has a folder.
         let (from, to) = (delta.path().absolute()?, to.absolute()?);
-        verify(&from, disks)?;
+        verify(&from, disks, watch)?;
         for disk in disks {
-            linked.push(link(&from, disk, &to)?);
+            linked.push(link(&from, disk, &to, watch)?);
         }
         Ok(linked.clone())
     };

@@ -51,7 +51,7 @@ pub use zfs::{Command, CommandAnswer, Runner, Zfs};
 
 use crate::{
     checkpoint::{
-        BundlePath,
+        BundlePath, Watch,
         manifest::{DiskProvider, DiskSnapshot},
         sha256_file,
     },
@@ -87,8 +87,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Makes the guest's disk. Leaves an existing one as it is.
     ///
     /// # Errors
-    /// When the source is gone or changed, or the file system or pool refuses.
-    fn clone_for(&self, guest: &GuestId) -> Result<(), Error>;
+    /// [`Error::Interrupted`] when `watch` ends it, and nothing is left; when the source is gone or changed, or the file system or pool refuses.
+    fn clone_for(&self, guest: &GuestId, watch: Watch<'_>) -> Result<(), Error>;
 
     /// The path that a guest's device would have as its back end; `None` when there is no such
     /// disk.
@@ -121,6 +121,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
         guest: &GuestId,
         bundle: &BundlePath,
         token: &Token,
+        watch: Watch<'_>,
     ) -> Result<DiskSnapshot, Error>;
 
     /// Removes a snapshot of a bundle that is gone or never was sealed. It is no error if it is
@@ -180,7 +181,7 @@ pub(crate) fn sealed_source(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<
 ///
 /// # Errors
 /// [`Error::Missing`] or [`Error::Other`] for the first that is not.
-pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> {
+pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot], watch: Watch<'_>) -> Result<(), Error> {
     // The owner does not matter here, because this makes no clones.
     let owner = Owner::of(bundle.dir());
     disks.iter().try_for_each(|disk| {
@@ -191,9 +192,7 @@ pub fn verify(bundle: &BundlePath, disks: &[DiskSnapshot]) -> Result<(), Error> 
         };
         let provider = provider(&source, owner, None);
         let sealed = SealedDisk { bundle, disk };
-        provider.open(Some(sealed), &|file| {
-            sha256_file(file, &crate::checkpoint::unwatched)
-        })
+        provider.open(Some(sealed), &|file| sha256_file(file, watch))
     })
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::reflink::blocks;
+use crate::checkpoint::Watch;
 
 const MAGIC: u32 = 0x5146_49fb;
 const VERSION: u32 = 3;
@@ -105,10 +106,10 @@ pub(crate) fn overlay_base(disk: &Path) -> io::Result<Option<std::path::PathBuf>
 
 /// Writes a disk as its guest sees it into an empty file: its base, and over that what the overlay
 /// holds.
-pub(super) fn flatten(overlay: &File, base: &File, to: &File) -> io::Result<()> {
+pub(super) fn flatten(overlay: &File, base: &File, to: &File, watch: Watch<'_>) -> io::Result<()> {
     let size = base.metadata()?.len();
     let tables = check(overlay, size)?;
-    blocks::copy(base, to)?;
+    blocks::copy(base, to, watch)?;
     let mut cluster = vec![0; CLUSTER as usize];
     let mut table = vec![0; CLUSTER as usize];
     let mut first_level = vec![0; (tables * 8) as usize];
@@ -182,6 +183,7 @@ fn check(overlay: &File, size: u64) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::unwatched;
 
     fn files(size: u64) -> (File, File, File) {
         let base = tempfile::tempfile().unwrap();
@@ -222,19 +224,19 @@ mod tests {
     fn a_disk_is_its_base_and_what_was_written_over_it() {
         let size = TABLE + 3 * CLUSTER + 512;
         let (base, overlay, to) = files(size);
-        flatten(&overlay, &base, &to).unwrap();
+        flatten(&overlay, &base, &to, &unwatched).unwrap();
         assert_eq!(to.metadata().unwrap().len(), size);
         assert_eq!(&read(&to, 70_000), b"base");
         // In the last cluster, which is not whole, of the second table.
         put(&overlay, TABLE + 3 * CLUSTER, b"mine");
         let to = tempfile::tempfile().unwrap();
-        flatten(&overlay, &base, &to).unwrap();
+        flatten(&overlay, &base, &to, &unwatched).unwrap();
         assert_eq!(&read(&to, TABLE + 3 * CLUSTER), b"mine");
         assert_eq!(to.metadata().unwrap().len(), size);
         // Zeros hide what the base has.
         put(&overlay, CLUSTER, &[]);
         let to = tempfile::tempfile().unwrap();
-        flatten(&overlay, &base, &to).unwrap();
+        flatten(&overlay, &base, &to, &unwatched).unwrap();
         assert_eq!(read(&to, 70_000), [0; 4]);
     }
 
@@ -253,7 +255,7 @@ mod tests {
         ] {
             let was = read(&overlay, at);
             overlay.write_all_at(&[byte], at).unwrap();
-            let refused = flatten(&overlay, &base, &to).unwrap_err();
+            let refused = flatten(&overlay, &base, &to, &unwatched).unwrap_err();
             assert_eq!(
                 refused.kind(),
                 io::ErrorKind::InvalidData,
@@ -261,11 +263,11 @@ mod tests {
             );
             overlay.write_all_at(&was, at).unwrap();
         }
-        flatten(&overlay, &base, &to).unwrap();
+        flatten(&overlay, &base, &to, &unwatched).unwrap();
         // What it refers to is not there.
         put(&overlay, 0, b"mine");
         overlay.set_len(4 * CLUSTER + 100).unwrap();
-        assert!(flatten(&overlay, &base, &to).is_err());
+        assert!(flatten(&overlay, &base, &to, &unwatched).is_err());
         assert!(write_overlay(&overlay, 513, Path::new("/base.img")).is_err());
     }
 }

@@ -21,7 +21,7 @@ use nix::fcntl::OFlag;
 use super::{Digest, Error, Owner, Provider, SealedDisk, Token, qcow2};
 use crate::{
     checkpoint::{
-        BundlePath, FileStamp,
+        BundlePath, FileStamp, Watch,
         manifest::{DiskProvider, DiskSnapshot},
         sha256_file,
     },
@@ -124,38 +124,52 @@ impl Reflink {
         }
     }
 
-    fn take(&self, from: &Path, to: &Path, temporary: &Path) -> Result<String, Error> {
+    fn take(
+        &self,
+        from: &Path,
+        to: &Path,
+        temporary: &Path,
+        watch: Watch<'_>,
+    ) -> Result<String, Error> {
         let disk = open(from)?;
         let file = create(temporary)?;
         match self.way {
             Way::Overlay => {
                 let (base, _) = self.source()?;
-                qcow2::flatten(&disk, base, &file).map_err(|e| Error::io("read", from, e))?;
+                qcow2::flatten(&disk, base, &file, watch)
+                    .map_err(|e| Error::io("read", from, e))?;
             }
-            Way::Share | Way::Copy => self.share(&disk, from, &file, to)?,
+            Way::Share | Way::Copy => self.share(&disk, from, &file, to, watch)?,
         }
         owner_only::seal(&file).map_err(|e| Error::io("make read-only", temporary, e))?;
         file.sync_all()
             .map_err(|e| Error::io("write to disk", temporary, e))?;
         rename(temporary, to)?;
         sync_folder(to)?;
-        sha256_file(&file, &crate::checkpoint::unwatched).map_err(|e| Error::io("read", to, e))
+        sha256_file(&file, watch).map_err(|e| Error::io("read", to, e))
     }
 
     /// Fills a new clone.
-    fn fill(&self, source: &File, file: &File, disk: &Path) -> Result<(), Error> {
+    fn fill(&self, source: &File, file: &File, disk: &Path, watch: Watch<'_>) -> Result<(), Error> {
         if self.way != Way::Overlay {
-            return self.share(source, &self.source, file, disk);
+            return self.share(source, &self.source, file, disk, watch);
         }
         let size = source.metadata().map(|facts| facts.len());
         size.and_then(|size| qcow2::write_overlay(file, size, &self.source))
             .map_err(|e| Error::io("make an overlay of", &self.source, e))
     }
 
-    fn share(&self, from: &File, from_path: &Path, to: &File, to_path: &Path) -> Result<(), Error> {
+    fn share(
+        &self,
+        from: &File,
+        from_path: &Path,
+        to: &File,
+        to_path: &Path,
+        watch: Watch<'_>,
+    ) -> Result<(), Error> {
         match share_blocks(from, to) {
             Err(_) if self.way == Way::Copy => {
-                copy(from, to).map_err(|e| Error::io("copy to", to_path, e))
+                copy(from, to, watch).map_err(|e| Error::io("copy to", to_path, e))
             }
             result => result.map_err(|e| not_shared(from_path, to_path, e)),
         }
@@ -198,7 +212,7 @@ impl Provider for Reflink {
         })
     }
 
-    fn clone_for(&self, guest: &GuestId) -> Result<(), Error> {
+    fn clone_for(&self, guest: &GuestId, watch: Watch<'_>) -> Result<(), Error> {
         let disk = self.disk(guest);
         if exists(&disk)? {
             return Ok(());
@@ -210,7 +224,7 @@ impl Provider for Reflink {
         let (source, _) = self.source()?;
         let file = create(&temporary)?;
         let made = self
-            .fill(source, &file, &disk)
+            .fill(source, &file, &disk, watch)
             .and_then(|()| self.unchanged())
             .and_then(|()| rename(&temporary, &disk));
         if made.is_err() {
@@ -245,6 +259,7 @@ impl Provider for Reflink {
         guest: &GuestId,
         bundle: &BundlePath,
         token: &Token,
+        watch: Watch<'_>,
     ) -> Result<DiskSnapshot, Error> {
         let name = format!("{}{SNAPSHOT}{token}", bundle.name());
         let (from, to) = (self.disk(guest), bundle.dir().join(&name));
@@ -254,7 +269,7 @@ impl Provider for Reflink {
                 reason: "its path is not UTF-8",
             });
         };
-        match self.take(&from, &to, &temporary(&to)) {
+        match self.take(&from, &to, &temporary(&to), watch) {
             Ok(sha256) => Ok(DiskSnapshot {
                 device: None,
                 provider: DiskProvider::Reflink,

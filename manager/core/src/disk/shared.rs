@@ -14,7 +14,7 @@ use super::{
 #[cfg(target_os = "linux")]
 use crate::checkpoint::manifest::DiskProvider;
 use crate::{
-    checkpoint::{BundlePath, manifest::DiskSnapshot},
+    checkpoint::{BundlePath, Watch, manifest::DiskSnapshot},
     owner_only,
     shared_blocks::share_blocks,
 };
@@ -27,6 +27,7 @@ pub(crate) fn link_shared(
     sha256: &str,
     device: &str,
     bundle: &BundlePath,
+    watch: Watch<'_>,
 ) -> Result<DiskSnapshot, Error> {
     let source = from.to_str().ok_or_else(|| Error::Name {
         given: from.to_string_lossy().into_owned(),
@@ -36,7 +37,7 @@ pub(crate) fn link_shared(
         device: Some(device.to_owned()),
         provider: DiskProvider::Shared,
         source: source.to_owned(),
-        snapshot: put_beside(from, bundle)?,
+        snapshot: put_beside(from, bundle, watch)?,
         identity: sha256.to_owned(),
     })
 }
@@ -46,9 +47,10 @@ pub(super) fn link(
     from: &BundlePath,
     disk: &DiskSnapshot,
     bundle: &BundlePath,
+    watch: Watch<'_>,
 ) -> Result<DiskSnapshot, Error> {
     Ok(DiskSnapshot {
-        snapshot: put_beside(&shared_file(from, disk)?, bundle)?,
+        snapshot: put_beside(&shared_file(from, disk)?, bundle, watch)?,
         ..disk.clone()
     })
 }
@@ -59,7 +61,7 @@ pub(crate) fn unlink(bundle: &BundlePath, disk: &DiskSnapshot) -> Result<(), Err
 }
 
 /// Puts a file beside a bundle; returns its name there.
-fn put_beside(from: &Path, bundle: &BundlePath) -> Result<String, Error> {
+fn put_beside(from: &Path, bundle: &BundlePath, watch: Watch<'_>) -> Result<String, Error> {
     let token = Token::random().map_err(|e| Error::io("name the disk of", from, e))?;
     let name = format!("{}{}{token}", bundle.name(), reflink::SNAPSHOT);
     let to = bundle.dir().join(&name);
@@ -67,7 +69,7 @@ fn put_beside(from: &Path, bundle: &BundlePath) -> Result<String, Error> {
     // Another file system, or a file of another user's: then a copy.
     if fs::hard_link(from, &to).is_err() {
         let new = temporary(&to);
-        copy(from, &file, &new, &to).inspect_err(|_| {
+        copy(from, &file, &new, &to, watch).inspect_err(|_| {
             // What cannot be removed now is found again: it is in no bundle.
             let _ = reflink::remove(&new);
         })?;
@@ -76,10 +78,10 @@ fn put_beside(from: &Path, bundle: &BundlePath) -> Result<String, Error> {
     Ok(name)
 }
 
-fn copy(from: &Path, file: &File, new: &Path, to: &Path) -> Result<(), Error> {
+fn copy(from: &Path, file: &File, new: &Path, to: &Path, watch: Watch<'_>) -> Result<(), Error> {
     let copy = create(new)?;
     if share_blocks(file, &copy).is_err() {
-        blocks::copy(file, &copy).map_err(|e| Error::io("copy", from, e))?;
+        blocks::copy(file, &copy, watch).map_err(|e| Error::io("copy", from, e))?;
     }
     owner_only::seal(&copy).map_err(|e| Error::io("make read-only", new, e))?;
     copy.sync_all()
@@ -92,6 +94,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::checkpoint::unwatched;
 
     #[test]
     fn it_is_the_same_file_and_stays_when_the_image_goes() {
@@ -99,7 +102,7 @@ mod tests {
         let image = folder.path().join("root");
         fs::write(&image, "files").unwrap();
         let bundle = BundlePath::new(&folder.path().join("web")).unwrap();
-        let disk = link_shared(&image, &"0".repeat(64), "root", &bundle).unwrap();
+        let disk = link_shared(&image, &"0".repeat(64), "root", &bundle, &unwatched).unwrap();
         assert!(disk.is_shared());
         let file = shared_file(&bundle, &disk).unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
@@ -107,7 +110,7 @@ mod tests {
         fs::remove_file(&image).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "files");
         std::os::unix::fs::symlink(&file, &image).unwrap();
-        let refused = link_shared(&image, &"0".repeat(64), "root", &bundle);
+        let refused = link_shared(&image, &"0".repeat(64), "root", &bundle, &unwatched);
         assert!(refused.is_err(), "a symbolic link may lead anywhere");
     }
 }

@@ -18,7 +18,7 @@ use super::{Digest, Error, Owner, Provider, SealedDisk, Token};
 use crate::zfs_name::{Dataset, SnapshotName};
 use crate::{
     checkpoint::{
-        BundlePath,
+        BundlePath, Watch,
         manifest::{DiskProvider, DiskSnapshot},
     },
     guest_id::GuestId,
@@ -225,7 +225,8 @@ impl Provider for Zfs {
         Ok(())
     }
 
-    fn clone_for(&self, guest: &GuestId) -> Result<(), Error> {
+    // A command of ZFS is short, and done as a whole.
+    fn clone_for(&self, guest: &GuestId, _: Watch<'_>) -> Result<(), Error> {
         let (disk, source) = (self.disk(guest), self.source.to_string());
         let property = format!("{GUEST}={guest}");
         let arguments = ["clone", "-o", &property, &source, disk.as_str()];
@@ -295,6 +296,7 @@ impl Provider for Zfs {
         guest: &GuestId,
         bundle: &BundlePath,
         token: &Token,
+        _: Watch<'_>,
     ) -> Result<DiskSnapshot, Error> {
         let disk = self.disk(guest);
         let tag = format!("{PREFIX}{token}");

@@ -76,7 +76,12 @@ impl Error {
     /// Whether it ended because whoever wanted it wants it no more.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        matches!(self, Self::Interrupted) || matches!(self, Self::Bundle(e) if e.is_interrupted())
+        match self {
+            Self::Interrupted => true,
+            Self::Bundle(e) => e.is_interrupted(),
+            Self::Disk(e) => e.is_interrupted(),
+            _ => false,
+        }
     }
 
     /// A hint what to do next.

@@ -3,10 +3,12 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Boot, Error};
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, manifest::DiskSnapshot},
+    checkpoint::{BundlePath, Checkpoint, Watch, manifest::DiskSnapshot, until},
     disk::{self, Owner, Provider, Source},
     guest_id::GuestId,
     owner_only,
@@ -31,6 +33,8 @@ const SIZES: std::ops::RangeInclusive<Bytes> = Bytes::mib(8)..=Bytes::gib(4096);
 const FILE: &str = "disk";
 /// The program that makes a file system in a file.
 const MAKE_FILESYSTEM: &str = "mke2fs";
+/// How often it is asked whether that is done, or no longer wanted.
+const MAKING_POLL: Duration = Duration::from_millis(5);
 /// Has the image's first program mount the guest's own disk.
 const MOUNT: &str = "brood.disk=mount";
 /// How long the device of a new volume may take to appear.
@@ -137,7 +141,7 @@ fn find(location: &Path) -> io::Result<OwnDisk> {
     let begin = Instant::now();
     // A volume's device appears a moment after the volume (zvol_create_minors() of OpenZFS).
     while !location.exists() && begin.elapsed() < DEVICE_PATIENCE {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     let path = match location.is_dir() {
         true => location.join(FILE),
@@ -178,6 +182,7 @@ pub(super) fn of_suspended(
     has_disk: bool,
     from: &Checkpoint,
     to: &BundlePath,
+    watch: Watch<'_>,
 ) -> Result<Vec<DiskSnapshot>, Error> {
     // That of a guest without such a device goes with it, and none reads it.
     let device = has_disk.then(|| DISK.to_owned());
@@ -188,7 +193,7 @@ pub(super) fn of_suspended(
     for disk in from.manifest().disks.iter().filter(|disk| disk.is_shared()) {
         let file = disk::shared_file(&bundle, disk)?;
         let device = disk.device.as_deref().unwrap_or(ROOT);
-        let linked = disk::link_shared(&file, &disk.identity, device, to);
+        let linked = disk::link_shared(&file, &disk.identity, device, to, watch);
         sealed.push(linked.inspect_err(|_| forget_shared(to, &sealed))?);
     }
     Ok(sealed)
@@ -210,11 +215,18 @@ pub(super) fn seal_booted(
     to: &BundlePath,
 ) -> Result<Vec<DiskSnapshot>, Error> {
     let mut disks = Vec::new();
+    let watch = &until(boot.limit.cancelled);
     if let Some(root) = boot.root {
-        disks.push(disk::link_shared(&root.file, &root.sha256, ROOT, to)?);
+        disks.push(disk::link_shared(
+            &root.file,
+            &root.sha256,
+            ROOT,
+            to,
+            watch,
+        )?);
     }
     if let Some(own) = own {
-        let sealed = own.seal(to);
+        let sealed = own.seal(to, watch);
         disks.push(sealed.inspect_err(|_| forget_shared(to, &disks))?);
     }
     Ok(disks)
@@ -245,23 +257,26 @@ impl NewDisk {
         owner: Owner,
         folder: &Path,
         lock: &File,
+        cancelled: &AtomicBool,
     ) -> Result<Self, Error> {
         let source = match disk {
             BootDisk::Of(source) => source.clone().absolute()?,
             BootDisk::Empty(size) => {
                 let file = folder.join("empty");
-                make_filesystem(&file, *size)?;
+                make_filesystem(&file, *size, cancelled)?;
                 Source::Reflink { file, copy: true }
             }
         };
         let provider = disk::provider(&source, owner, Some(lock));
         provider.open(None, &|_| Ok(String::new()))?;
-        let made = provider.clone_for(&guest).and_then(|()| {
-            let missing = || disk::Error::Missing {
-                disk: format!("made of {source}"),
-            };
-            provider.location(&guest)?.ok_or_else(missing)
-        });
+        let made = provider
+            .clone_for(&guest, &until(cancelled))
+            .and_then(|()| {
+                let missing = || disk::Error::Missing {
+                    disk: format!("made of {source}"),
+                };
+                provider.location(&guest)?.ok_or_else(missing)
+            });
         let found = made.map_err(Error::from).and_then(|location| {
             find(&location).map_err(|source| Error::Io {
                 action: "use the guest's disk",
@@ -282,12 +297,12 @@ impl NewDisk {
     }
 
     /// The snapshot for a bundle that is being written.
-    fn seal(&self, bundle: &BundlePath) -> Result<DiskSnapshot, Error> {
+    fn seal(&self, bundle: &BundlePath, watch: Watch<'_>) -> Result<DiskSnapshot, Error> {
         let token = disk::Token::random().map_err(|source| Error::Io {
             action: "draw a random number",
             source,
         })?;
-        let snapshot = self.provider.snapshot(&self.guest, bundle, &token)?;
+        let snapshot = self.provider.snapshot(&self.guest, bundle, &token, watch)?;
         Ok(DiskSnapshot {
             device: Some(DISK.to_owned()),
             ..snapshot
@@ -308,7 +323,7 @@ impl Drop for NewDisk {
 }
 
 /// Makes a file with an empty file system of this size, most of it holes.
-fn make_filesystem(file: &Path, size: Bytes) -> Result<(), Error> {
+fn make_filesystem(file: &Path, size: Bytes, cancelled: &AtomicBool) -> Result<(), Error> {
     let created = owner_only::options()
         .write(true)
         .create_new(true)
@@ -330,12 +345,28 @@ fn make_filesystem(file: &Path, size: Bytes) -> Result<(), Error> {
         .args(["-E", "lazy_itable_init=0,lazy_journal_init=1,nodiscard"])
         .arg(file)
         .env("PATH", program_path())
-        .output()
-        .map_err(|e| refused(e.to_string()))?;
-    if made.status.success() {
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut making = made.map_err(|e| refused(e.to_string()))?;
+    let is_made = loop {
+        match making.try_wait().map_err(|e| refused(e.to_string()))? {
+            Some(status) => break status.success(),
+            None if cancelled.load(Ordering::Relaxed) => {
+                let _ = making.kill();
+                let _ = making.wait();
+                return Err(Error::Interrupted);
+            }
+            None => thread::sleep(MAKING_POLL),
+        }
+    };
+    if is_made {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&made.stderr);
+    let mut said = String::new();
+    let stderr = making.stderr.as_mut();
+    let _ = stderr.map(|stderr| stderr.read_to_string(&mut said));
     Err(refused(said.trim().to_owned()))
 }
 
@@ -350,6 +381,31 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::engine::NEVER;
+
+    #[test]
+    fn a_disk_that_is_called_off_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = GuestId::random().unwrap();
+        let lock = tempfile::tempfile().unwrap();
+        let file = folder.path().join("source");
+        File::create(&file).unwrap().set_len(64 << 20).unwrap();
+        fs::write(folder.path().join("data"), vec![7; 1 << 20]).unwrap();
+        let copied = Source::Reflink {
+            file: folder.path().join("data"),
+            copy: true,
+        };
+        for disk in [BootDisk::Empty(Bytes::gib(4096)), BootDisk::Of(copied)] {
+            let place = folder.path().join("place");
+            fs::create_dir(&place).unwrap();
+            let owner = Owner::of(&place);
+            let ended = NewDisk::make(&disk, guest, owner, &place, &lock, &AtomicBool::new(true));
+            assert!(ended.is_err_and(|e| e.is_interrupted()), "{disk:?}");
+            fs::remove_dir_all(&place).unwrap();
+            let left = fs::read_dir(folder.path().join("brood-disks"));
+            assert_eq!(left.map_or(0, Iterator::count), 0);
+        }
+    }
 
     #[test]
     fn an_empty_disk_costs_next_to_nothing() {
@@ -359,7 +415,7 @@ mod tests {
         let size = Bytes::mib(512);
         let lock = tempfile::tempfile().unwrap();
         let disk = BootDisk::Empty(size);
-        let made = NewDisk::make(&disk, guest, owner, folder.path(), &lock).unwrap();
+        let made = NewDisk::make(&disk, guest, owner, folder.path(), &lock, &NEVER).unwrap();
         assert_eq!((made.disk.size, made.disk.is_device), (size, false));
         let blocks = fs::metadata(&made.disk.path).unwrap().blocks();
         assert!(blocks < 16384, "{blocks} of 512 bytes");

@@ -248,7 +248,9 @@ mod tests {
         let parts = TemplateParts::new(owner, Some(&source), &bundle).unwrap();
         let lock = TemplateLock::take(&TEMPLATES, run.path(), &id, &parts).unwrap();
         fs::create_dir(run.path().join(id.to_string())).unwrap();
-        disk::provider(&source, owner, None).clone_for(&id).unwrap();
+        disk::provider(&source, owner, None)
+            .clone_for(&id, &checkpoint::unwatched)
+            .unwrap();
         let draft = checkpoint::Writer::create(&bundle, Bytes::mib(1)).unwrap();
         assert_eq!(sweep(&TEMPLATES, run.path()).unwrap(), [id]);
         assert_eq!(names(run.path()).len(), 2, "{:?}", names(run.path()));

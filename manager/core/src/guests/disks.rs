@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf};
 
 use super::{Error, Guests};
 use crate::{
-    checkpoint::{self, BundlePath, Checkpoint, manifest::DiskSnapshot},
+    checkpoint::{self, BundlePath, Checkpoint, Watch, manifest::DiskSnapshot},
     disk::{self, Choice, Command, FoundItem, Owner, Place, Provider, Source, Token},
     faults::{self, Point},
     guest_id::GuestId,
@@ -165,6 +165,7 @@ pub(super) fn take(
     disk: &dyn Provider,
     guest: &GuestId,
     bundle: &BundlePath,
+    watch: Watch<'_>,
 ) -> Result<(BundlePath, DiskSnapshot), disk::Error> {
     let bundle = bundle.absolute().map_err(|e| disk::Error::Io {
         action: "find the folder",
@@ -176,7 +177,7 @@ pub(super) fn take(
         file: bundle.ckp(),
         cause,
     })?;
-    let snapshot = disk.snapshot(guest, &bundle, &token)?;
+    let snapshot = disk.snapshot(guest, &bundle, &token, watch)?;
     Ok((bundle, snapshot))
 }
 

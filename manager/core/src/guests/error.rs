@@ -129,6 +129,7 @@ impl Error {
             Self::Engine { source, .. } | Self::Files(source) => source.is_interrupted(),
             Self::Checkpoint(e) => e.is_interrupted(),
             Self::State(e) => e.is_interrupted(),
+            Self::Disk(e) => e.is_interrupted(),
             _ => false,
         }
     }

@@ -201,7 +201,7 @@ impl Guests<'_> {
         let mut taken = None;
         let mut take = || match &disk {
             Some(disk) => {
-                let snapshot = disks::take(&**disk, &guest.row.id, path)?;
+                let snapshot = disks::take(&**disk, &guest.row.id, path, bundle.progress)?;
                 Ok(vec![taken.insert(snapshot).1.clone()])
             }
             None => Ok(Vec::new()),

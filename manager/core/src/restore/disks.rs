@@ -4,7 +4,7 @@ use std::{fs::File, io, path::PathBuf};
 
 use super::{error::Error, verify::is_fresh};
 use crate::{
-    checkpoint::{BundlePath, Checkpoint, FileStamp, manifest::DiskSnapshot, sha256_file},
+    checkpoint::{BundlePath, Checkpoint, FileStamp, Watch, manifest::DiskSnapshot, sha256_file},
     disk::{self, Choice, Provider, SealedDisk, Source},
     engine::{Engine, restore_lock::RestoreLock},
     faults::{self, Point},
@@ -25,13 +25,17 @@ pub(super) struct DiskSources {
 
 impl DiskSources {
     /// Makes a guest's disk; returns where it is, if the guest is to read it.
-    pub(super) fn clone_for(&self, id: &GuestId) -> Result<Option<PathBuf>, disk::Error> {
+    pub(super) fn clone_for(
+        &self,
+        id: &GuestId,
+        watch: Watch<'_>,
+    ) -> Result<Option<PathBuf>, disk::Error> {
         faults::at(Point::RestoreDisk).map_err(|cause| disk::Error::Io {
             action: "clone",
             file: PathBuf::from(self.source.to_string()),
             cause,
         })?;
-        self.provider.clone_for(id)?;
+        self.provider.clone_for(id, watch)?;
         if !self.read {
             return Ok(None);
         }
@@ -52,6 +56,7 @@ pub(super) fn open(
     checkpoint: &Checkpoint,
     choice: &Choice,
     lock: &RestoreLock,
+    watch: Watch<'_>,
 ) -> Result<Option<DiskSources>, Error> {
     let bundle = checkpoint.path().absolute()?;
     let failed = |source| Error::Disk {
@@ -59,7 +64,7 @@ pub(super) fn open(
         source,
     };
     let disks = &checkpoint.manifest().disks;
-    verify_shared(state, &bundle, disks).map_err(failed)?;
+    verify_shared(state, &bundle, disks, watch).map_err(failed)?;
     let chosen = disk::choose(&bundle, disks, choice).map_err(failed)?;
     let Some((mut source, sealed)) = chosen else {
         engine.can_do_without_disk(checkpoint)?;
@@ -77,7 +82,7 @@ pub(super) fn open(
         bundle: &bundle,
         disk,
     });
-    let opened = provider.open(sealed, &|file| digest(state, file));
+    let opened = provider.open(sealed, &|file| digest(state, file, watch));
     match (opened, &source) {
         (Ok(()), _) => {}
         // Nobody named a way to make the clones: then the one that works.
@@ -90,7 +95,7 @@ pub(super) fn open(
                 false => Source::Reflink { file, copy: true },
             };
             provider = disk::provider(&source, state.owner(), Some(lock.file()));
-            let opened = provider.open(sealed, &|file| digest(state, file));
+            let opened = provider.open(sealed, &|file| digest(state, file, watch));
             opened.map_err(failed)?;
         }
         (Err(e), _) => return Err(failed(e)),
@@ -109,6 +114,7 @@ fn verify_shared(
     state: &State,
     bundle: &BundlePath,
     disks: &[DiskSnapshot],
+    watch: Watch<'_>,
 ) -> Result<(), disk::Error> {
     for disk in disks.iter().filter(|disk| disk.is_shared()) {
         let source = Source::Reflink {
@@ -117,18 +123,18 @@ fn verify_shared(
         };
         let provider = disk::provider(&source, state.owner(), None);
         let sealed = SealedDisk { bundle, disk };
-        provider.open(Some(sealed), &|file| digest(state, file))?;
+        provider.open(Some(sealed), &|file| digest(state, file, watch))?;
     }
     Ok(())
 }
 
 /// SHA-256 of a disk's file. Reuses a recorded digest when the file was not changed since.
-fn digest(state: &State, file: &File) -> io::Result<String> {
+fn digest(state: &State, file: &File, watch: Watch<'_>) -> io::Result<String> {
     let stamp = FileStamp::of(file)?;
     if let Some(known) = state.verified_digest(&stamp).map_err(io::Error::other)? {
         return Ok(known);
     }
-    let sha256 = sha256_file(file, &crate::checkpoint::unwatched)?;
+    let sha256 = sha256_file(file, watch)?;
     if FileStamp::of(file)? != stamp {
         return Err(io::Error::other("it changed while it was read"));
     }

@@ -39,6 +39,7 @@ impl Error {
             Self::Engine(e) => e.is_interrupted(),
             Self::State(e) => e.is_interrupted(),
             Self::Guests(e) => e.is_interrupted(),
+            Self::Disk { source, .. } => source.is_interrupted(),
             _ => false,
         }
     }

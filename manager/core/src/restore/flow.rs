@@ -14,7 +14,7 @@ use super::{
     verify::refuse_removal,
 };
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, until},
     engine::{
         self, Engine, GuestNetwork, GuestOrder, NEVER, check_network, restore_lock::RestoreLock,
     },
@@ -125,7 +125,14 @@ fn prepare<'a, 'c: 'a>(
             (lock, None)
         }
     };
-    let disk = disks::open(state, engine, checkpoint, &spec.disk, &lock);
+    let disk = disks::open(
+        state,
+        engine,
+        checkpoint,
+        &spec.disk,
+        &lock,
+        &until(context.cancelled),
+    );
     let reserved = disk.and_then(|disk| {
         let batch = GuestBatch {
             facts,

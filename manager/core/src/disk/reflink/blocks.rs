@@ -14,9 +14,15 @@ use nix::{
 
 #[cfg(target_os = "linux")]
 use crate::shared_blocks::share_blocks;
+use crate::{
+    checkpoint::{Watch, hash},
+    units::Bytes,
+};
 
 /// Copied at a time where the kernel does not copy by itself.
 const CHUNK: usize = 1 << 20;
+/// Copied by one call of the kernel's; between two of them it is asked whether to go on.
+const MOST: i64 = 32 << 20;
 
 /// Checks whether a file in a folder can share the blocks of another, by an unnamed file.
 #[cfg(target_os = "linux")]
@@ -40,7 +46,11 @@ pub(super) fn can_share(_from: &File, _dir: &Path) -> io::Result<()> {
 }
 
 /// Copies a file, its holes left out, into an empty one.
-pub(in crate::disk) fn copy(from: &File, to: &File) -> io::Result<()> {
+///
+/// # Errors
+/// What the files answer, and [`checkpoint::is_interrupted`](crate::checkpoint::is_interrupted) when
+/// `watch` ends it.
+pub(in crate::disk) fn copy(from: &File, to: &File, watch: Watch<'_>) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
     let length = i64::try_from(length).map_err(io::Error::other)?;
@@ -56,7 +66,9 @@ pub(in crate::disk) fn copy(from: &File, to: &File) -> io::Result<()> {
             Err(e) => return Err(e.into()),
         };
         let end = lseek(from, at, Whence::SeekHole).unwrap_or(length);
+        let end = end.min(at.saturating_add(MOST));
         copy_run(from, to, at, end)?;
+        hash::go_on(watch, Bytes(bytes(end)?), Bytes(bytes(length)?))?;
         at = end;
     }
     Ok(())
@@ -79,9 +91,12 @@ fn copy_run(from: &File, to: &File, at: i64, end: i64) -> io::Result<()> {
     Ok(())
 }
 
+fn bytes(offset: i64) -> io::Result<u64> {
+    u64::try_from(offset).map_err(io::Error::other)
+}
+
 fn copy_by_hand(from: &File, to: &File, at: i64, end: i64) -> io::Result<()> {
-    let offset = |n: i64| u64::try_from(n).map_err(io::Error::other);
-    let (mut at, end) = (offset(at)?, offset(end)?);
+    let (mut at, end) = (bytes(at)?, bytes(end)?);
     let mut buffer = vec![0; CHUNK];
     while at < end {
         let most = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
@@ -98,9 +113,29 @@ fn copy_by_hand(from: &File, to: &File, at: i64, end: i64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::{
+        ops::ControlFlow,
+        os::unix::fs::MetadataExt,
+        sync::atomic::{AtomicU64, Ordering},
+    };
 
     use super::*;
+    use crate::checkpoint::{Progress, is_interrupted, unwatched};
+
+    #[test]
+    fn a_copy_can_be_called_off() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all_at(&vec![7; 70 << 20], 0).unwrap();
+        let told = AtomicU64::new(0);
+        let watch = |progress: Progress| {
+            told.store(progress.done.0, Ordering::Relaxed);
+            ControlFlow::Break(())
+        };
+        let ended = copy(&from, &to, &watch).unwrap_err();
+        assert!(is_interrupted(&ended), "{ended}");
+        assert_eq!(told.into_inner(), 32 << 20);
+        assert!(to.metadata().unwrap().blocks() < 80 << 11, "less than all");
+    }
 
     #[test]
     fn a_copy_has_the_same_bytes_and_holes() {
@@ -108,17 +143,17 @@ mod tests {
         from.write_all_at(b"begin", 3).unwrap();
         from.write_all_at(&[7; 100_000], 8 << 20).unwrap();
         from.set_len(20 << 20).unwrap();
-        copy(&from, &by_kernel).unwrap();
+        copy(&from, &by_kernel, &unwatched).unwrap();
         let by_hand = tempfile::tempfile().unwrap();
         by_hand.set_len(20 << 20).unwrap();
         copy_by_hand(&from, &by_hand, 0, 20 << 20).unwrap();
-        let bytes = |file: &File| {
-            let mut bytes = vec![0; 20 << 20];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            bytes
+        let content = |file: &File| {
+            let mut content = vec![0; 20 << 20];
+            file.read_exact_at(&mut content, 0).unwrap();
+            content
         };
-        assert!(bytes(&from) == bytes(&by_kernel));
-        assert!(bytes(&from) == bytes(&by_hand));
+        assert!(content(&from) == content(&by_kernel));
+        assert!(content(&from) == content(&by_hand));
         let blocks = |file: &File| file.metadata().unwrap().blocks();
         assert!(
             blocks(&by_kernel) <= blocks(&from) + 16,

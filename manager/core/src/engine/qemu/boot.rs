@@ -153,7 +153,14 @@ impl Template<'_> {
             return Ok(None);
         };
         let folder = self.folder.run_dir().join(self.folder.name());
-        let disk = NewDisk::make(disk, self.id, boot.owner, &folder, self.lock.file())?;
+        let disk = NewDisk::make(
+            disk,
+            self.id,
+            boot.owner,
+            &folder,
+            self.lock.file(),
+            boot.limit.cancelled,
+        )?;
         let size = disk.disk.size;
         self.disk = Some(disk);
         Ok(Some(size))

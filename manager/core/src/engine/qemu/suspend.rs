@@ -229,7 +229,8 @@ fn seal(
     let (devices, has_disk) = (devices(&guest), guest.disk.is_some());
     writer.set_qemu(guest);
     let disks = (suspend.disks)()?;
-    let disks = guest_disks::of_suspended(disks, has_disk, suspend.from, suspend.to)?;
+    let disks =
+        guest_disks::of_suspended(disks, has_disk, suspend.from, suspend.to, suspend.progress)?;
     let from = suspend.from.manifest();
     let description = description(suspend.name, from, devices, disks.clone());
     let now = jiff::Timestamp::now();

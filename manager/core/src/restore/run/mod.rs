@@ -18,7 +18,7 @@ use super::{
     spec::RestoreSpec,
 };
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, until},
     disk,
     engine::{
         self, Engine, GuestOrder, GuestRef, Process, RestoredProcess, Session,
@@ -215,9 +215,14 @@ impl Run<'_> {
                 .parts
                 .disk
                 .as_ref()
-                .map(|disk| disk.clone_for(&order.id));
+                .map(|disk| disk.clone_for(&order.id, &until(self.parts.cancelled)));
             match disk.transpose() {
                 Ok(disk) => order.disk = disk.flatten(),
+                // As if it had not been begun.
+                Err(e) if e.is_interrupted() => {
+                    self.queue.push_front(order);
+                    break;
+                }
                 Err(e) => {
                     self.fail(order.id, order.identity.name, e.to_string(), observe);
                     continue;

@@ -115,7 +115,14 @@ impl Place {
             let created = place.folder.create();
             created.map_err(io("make the guest's folder"))?;
             let (folder, lock) = (place.folder.path(), place.lock.file());
-            place.disk = Some(NewDisk::make(disk, id, boot.owner, folder, lock)?);
+            place.disk = Some(NewDisk::make(
+                disk,
+                id,
+                boot.owner,
+                folder,
+                lock,
+                boot.limit.cancelled,
+            )?);
         }
         Ok(place)
     }

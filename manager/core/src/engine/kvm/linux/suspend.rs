@@ -113,7 +113,7 @@ fn seal(guest: GuestRef<'_>, mut writer: Writer, suspend: Suspend<'_>) -> Result
         .linux
         .as_ref()
         .is_some_and(|linux| linux.disk.is_some());
-    let disks = guest_disks::of_suspended(disks()?, has_disk, from, to)?;
+    let disks = guest_disks::of_suspended(disks()?, has_disk, from, to, progress)?;
     let description = Description {
         guest: name.to_owned(),
         engine: EngineKind::Kvm,
