@@ -1,9 +1,10 @@
 //! Commands stopped in the middle of a change of the record: a terminal's stop waits for the end of
-//! the change, and commands that wait for one stopped otherwise name it.
+//! the change, commands that wait for one stopped otherwise name it, and guests are seen and ended
+//! meanwhile.
 
 use std::{fs, path::Path, process::Command, sync::mpsc::channel, thread, time::Duration};
 
-use brood_tests::{Lab, Running, Then, signal, traced, until};
+use brood_tests::{Home, Lab, Running, Then, signal, traced, until};
 use nix::{libc, sys::signal::Signal};
 
 /// Holds the database's lock for writing, and is stopped.
@@ -57,6 +58,52 @@ fn a_stopped_holder_of_the_database_is_named() {
     let _ = holder.wait();
     let _ = lab.brood(&["restore", &web.to_string(), "-n", "1"]).ok();
     lab.destroy_all();
+}
+
+/// Holds it, says so by a file, and goes on until it is killed.
+const KEEP: &str = "import pathlib, sqlite3, sys, time
+held = sqlite3.connect(sys.argv[1], isolation_level=None)
+held.execute('BEGIN IMMEDIATE')
+held.execute('UPDATE guest SET reason = reason')
+pathlib.Path(sys.argv[2]).touch()
+time.sleep(600)";
+
+#[test]
+fn guests_are_seen_and_ended_while_another_process_has_the_record() {
+    let Some(home) = Home::with_kvm().filter(|_| python()) else {
+        return;
+    };
+    let demo = home.demo("demo", "4M");
+    let restored = home.json(&["restore", &demo.path, "-n", "3", "--prefix", "a"]);
+    assert_eq!(restored["restored"], 3);
+    let doomed = home.pid("a-2");
+    let mut command = Command::new("python3");
+    let has_it = home.path().join("has-it");
+    command
+        .args(["-c", KEEP])
+        .arg(home.state().join("brood.sqlite"));
+    let holder = Running::start({
+        command.arg(&has_it);
+        command
+    });
+    until("it to have the record", || has_it.exists().then_some(()));
+    for args in [
+        &["list"][..],
+        &["show", "a-1"],
+        &["ask", "a-1", "ping"],
+        &["pause", "a-1"],
+        &["resume", "a-1"],
+        &["destroy", "a-2"],
+        &["list"],
+    ] {
+        let _ = home.brood(args).ok();
+    }
+    assert!(!Path::new(&format!("/proc/{doomed}")).exists());
+    assert_eq!(home.names("running"), ["a-1", "a-3"]);
+    holder.signal(Signal::SIGKILL);
+    let _ = holder.wait();
+    assert_eq!(home.names("running"), ["a-1", "a-3"]);
+    home.destroy_all();
 }
 
 /// Whether a process is about to write into the journal of the database, which it has locked then.

@@ -83,7 +83,7 @@ impl Guests<'_> {
         restore_lock::sweep(&self.state.run_dir());
         // Should one of those end later, it does so by itself.
         let staying: Vec<GuestId> = left.keys().copied().collect();
-        Self::if_possible(self.state.forget_ending(&staying))?;
+        self.record_if_possible(|state| state.forget_ending(&staying))?;
         let mut destroyed = DestroyReport::default();
         for guest in guests {
             let (id, name) = (guest.row.id, guest.row.name.clone());
@@ -129,7 +129,7 @@ impl Guests<'_> {
         let begin = Instant::now();
         for batch in guests.chunks(BATCH) {
             let ids: Vec<GuestId> = batch.iter().map(|guest| guest.row.id).collect();
-            Self::if_possible(self.state.note_ending(&ids))?;
+            self.record_if_possible(|state| state.note_ending(&ids))?;
             let mut ending = Vec::with_capacity(batch.len());
             for guest in batch {
                 match self.kill(guest) {
@@ -179,7 +179,7 @@ impl Guests<'_> {
                     Err(e) => drop(left.insert(guest.row.id, e)),
                 }
             }
-            Self::if_possible(self.state.remove_guests(&ids))?;
+            self.record_if_possible(|state| state.remove_guests(&ids))?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::{
     engine::{GuestRef, Process, ProcessState, process},
     faults::{self, Point},
     guest_id::GuestId,
-    state::{self, AdoptedGuest, GuestRow, RowState},
+    state::{self, AdoptedGuest, GuestRow, RowState, State},
 };
 
 /// How long a guest that is killed may take to end, before it is left to the next look.
@@ -112,12 +112,11 @@ impl Guests<'_> {
             let state = self.look(&mut row, &mut changes)?;
             guests.push(Guest { row, state });
         }
-        let recorded = self
-            .state
-            .record_running(&changes.running)
-            .and_then(|()| self.state.record_dead(&changes.dead))
-            .and_then(|()| self.state.remove_guests(&changes.gone));
-        Self::if_possible(recorded)?;
+        self.record_if_possible(|state| {
+            state.record_running(&changes.running)?;
+            state.record_dead(&changes.dead)?;
+            state.remove_guests(&changes.gone)
+        })?;
         Ok(guests)
     }
 
@@ -191,11 +190,15 @@ impl Guests<'_> {
         Ok(state)
     }
 
-    /// Passes over a record that cannot be written because the file system is full or read-only:
-    /// what runs is what counts, and the next command that can write finds the same.
-    pub(super) fn if_possible(recorded: Result<(), state::Error>) -> Result<(), Error> {
-        match recorded {
-            Err(error) if error.is_unwritable() => {
+    /// Changes the record, unless it cannot be written because the file system is full or read-only,
+    /// or another process has it: what runs is what counts, and the next command that can write
+    /// finds the same.
+    pub(super) fn record_if_possible(
+        &mut self,
+        change: impl FnOnce(&mut State) -> Result<(), state::Error>,
+    ) -> Result<(), Error> {
+        match self.state.soon(change) {
+            Err(error) if error.is_unwritable() || error.is_busy() => {
                 tracing::warn!(%error, "cannot record the state of guests");
                 Ok(())
             }

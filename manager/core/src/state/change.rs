@@ -1,14 +1,27 @@
 //! Changes of the record: each one is on the disk before its caller learns that it was made.
 
+use std::time::Duration;
+
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
-use super::{Error, State, journal::Journal, pools::guest_id, stops::Change};
+use super::{Error, State, holder, journal::Journal, pools::guest_id, stops::Change};
 use crate::{
     faults::{self, Point},
     guest_id::GuestId,
 };
 
+/// How long a change that can be made later waits for another process's.
+const SOON: Duration = Duration::from_secs(2);
+
 impl State {
+    /// Makes a change that can be made later as well: it does not wait long for another process's.
+    pub(crate) fn soon<T>(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        holder::within(SOON, || change(self))
+    }
+
     /// Makes a change when it is this thread's turn. When this returns, it is on the disk; within
     /// a transaction, when that is.
     fn keep<T, E: From<Error>>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {

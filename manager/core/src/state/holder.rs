@@ -40,6 +40,8 @@ static OPEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
 static KNOWN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 thread_local! {
+    /// How long this thread waits for a lock.
+    static PATIENCE: Cell<Duration> = const { Cell::new(LOCK_TIMEOUT) };
     /// Since when this thread waits for a lock, or has waited for the last one.
     static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
@@ -66,7 +68,15 @@ pub(super) fn wait(tries: i32) -> bool {
             return false;
         }
     }
-    waited < LOCK_TIMEOUT
+    waited < PATIENCE.get()
+}
+
+/// Does something for which this thread waits no longer than this for a lock.
+pub(super) fn within<T>(patience: Duration, act: impl FnOnce() -> T) -> T {
+    let before = PATIENCE.replace(patience);
+    let done = act();
+    PATIENCE.set(before);
+    done
 }
 
 /// How long this thread has waited for the last lock that it did not get.

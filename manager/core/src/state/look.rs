@@ -138,4 +138,15 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether another process has the record to itself for longer than this one waited.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Locked { .. } => true,
+            Self::Database { source, .. } => {
+                source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+            }
+            _ => false,
+        }
+    }
 }
