@@ -11,6 +11,7 @@
 //! console's line, and its disk, are descriptors that it is handed over its control socket.
 
 mod body;
+mod calls;
 mod disk;
 mod engine;
 mod folder;
