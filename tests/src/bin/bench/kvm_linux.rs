@@ -25,7 +25,7 @@ const HOST_MIB: u32 = 2560;
 const GUEST_MIB: u32 = 4;
 /// Longest that the host may run besides its guests' share, and that share, in seconds.
 const HOST_S: u32 = 400;
-const GUEST_S: u32 = 4;
+const GUEST_S: u32 = 8;
 /// What brood takes for a guest, its own pages apart.
 const COST: Goal = Goal::AtMost(1.6);
 /// Restore of a Linux by that of the demo guest.
@@ -52,6 +52,13 @@ echo "own $(cat /proc/[0-9]*/smaps 2>/dev/null |
     awk '/^[0-9a-f]+-/{g=($6 ~ /[.]ckp$/)} /^Anonymous:/{if (g) s+=$2} END{print s}')"
 for n in 1 GUESTS; do /brood ask linux-$n -- exec true >&2; done
 /brood destroy --all >&2
+sleep 5
+used awake
+/brood restore /ckp/linux -n GUESTS -c 1 --prefix parked --park-after 1 --private-limit 1M >&2
+sleep 20
+used parked
+for n in 1 GUESTS; do /brood ask parked-$n -- exec true >&2; done
+/brood destroy --all >&2
 "#;
 
 /// Memory of each of many guests, and time of a restore.
@@ -73,6 +80,7 @@ pub(crate) fn kvm_linux(workplace: &Workplace) -> Result<Vec<Row>, Error> {
         })?;
     let each = |kib: f64| kib / 1024.0 / f64::from(guests);
     let (all, own) = (each(kib("after")? - kib("before")?), each(kib("own")?));
+    let parked = each(kib("parked")? - kib("awake")?);
     let row = |figure: String, unit, value: f64, goal| {
         Row::alone(Measurement::KvmLinux, figure, unit, &[value], goal)
     };
@@ -95,6 +103,12 @@ pub(crate) fn kvm_linux(workplace: &Workplace) -> Result<Vec<Row>, Error> {
             "MiB",
             all - own,
             Some(COST),
+        ),
+        row(
+            "Linux on KVM: host memory each when parked".to_owned(),
+            "MiB",
+            parked,
+            None,
         ),
         row(
             "Linux on KVM: host memory each, of a C program that restores it (floor)".to_owned(),
