@@ -74,8 +74,7 @@ impl Balloon {
                 let number: u32 = reader.read_obj().map_err(outside)?;
                 self.release(ram, GuestAddress(u64::from(number) * PAGE), PAGE);
             }
-            give_back(queue, ram, head, 0)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, 0)?;
         }
         Ok(used)
     }
@@ -90,8 +89,7 @@ impl Balloon {
             for range in chain.writable() {
                 self.release(ram, range.addr(), range.len().into());
             }
-            give_back(queue, ram, head, 0)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, 0)?;
         }
         Ok(used)
     }
@@ -158,8 +156,7 @@ fn deflate(queue: &mut Queue, ram: &Memory) -> Result<Used, Broken> {
         let Some(chain) = next(queue, ram)? else {
             break;
         };
-        give_back(queue, ram, chain.head_index(), 0)?;
-        used = Used(true);
+        used |= give_back(queue, ram, chain.head_index(), 0)?;
     }
     Ok(used)
 }

@@ -295,8 +295,7 @@ impl Device for Block {
                 break;
             };
             let written = self.request(&chain, ram)?;
-            give_back(queue, ram, chain.head_index(), written)?;
-            used = Used(true);
+            used |= give_back(queue, ram, chain.head_index(), written)?;
         }
         Ok(used)
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::{Queue, QueueT};
 
-use super::{Broken, Device, Used, give_back, next, outside};
+use super::{Broken, Device, Used, give_back, next, outside, wait_for_buffers};
 use crate::{error::Error, memory::Memory};
 
 /// Ports have names, and messages say what happens to them.
@@ -182,8 +182,7 @@ impl Console {
                     self.hear(u16::from_le_bytes([e0, e1]), u16::from_le_bytes([v0, v1]));
                 }
             }
-            give_back(queue, ram, head, 0)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, 0)?;
         }
         Ok(used)
     }
@@ -199,13 +198,21 @@ impl Console {
             let bytes = self.state.control.pop_front().unwrap_or_default();
             let length = bytes.len().min(writer.available_bytes());
             writer.write_all(&bytes[..length]).map_err(outside)?;
-            give_back(queue, ram, head, length)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, length)?;
         }
         Ok(used)
     }
 
     fn fill(&mut self, queue: &mut Queue, ram: &Memory) -> Result<Used, Broken> {
+        let mut used = self.fill_once(queue, ram)?;
+        let waits = self.state.opened && !self.state.input.is_empty();
+        if wait_for_buffers(queue, ram, waits)? {
+            used |= self.fill_once(queue, ram)?;
+        }
+        Ok(used)
+    }
+
+    fn fill_once(&mut self, queue: &mut Queue, ram: &Memory) -> Result<Used, Broken> {
         let mut used = Used(false);
         while self.state.opened && !self.state.input.is_empty() && queue.ready() {
             let Some(chain) = next(queue, ram)? else {
@@ -223,8 +230,7 @@ impl Console {
                 self.state.input.drain(..count);
                 length += count;
             }
-            give_back(queue, ram, head, length)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, length)?;
         }
         Ok(used)
     }
@@ -245,8 +251,7 @@ impl Console {
             let mut bytes = vec![0; length];
             reader.read_exact(&mut bytes).map_err(outside)?;
             self.state.output.extend(bytes);
-            give_back(queue, ram, head, 0)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, 0)?;
         }
         Ok(used)
     }

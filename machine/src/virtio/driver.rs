@@ -164,6 +164,18 @@ impl<D: Device> Driver<D> {
         addresses
     }
 
+    /// Tells the device whether to interrupt for what it gives back.
+    pub(crate) fn want_interrupts(&self, queue: usize, wanted: bool) {
+        let flags = GuestAddress(QUEUES + queue as u64 * STRIDE + 0x1000);
+        self.ram.write_obj(u16::from(!wanted), flags).unwrap();
+    }
+
+    /// Whether the device wants to know of what is put into a queue.
+    pub(crate) fn is_listened_to(&self, queue: usize) -> bool {
+        let flags = GuestAddress(QUEUES + queue as u64 * STRIDE + 0x2000);
+        self.ram.read_obj::<u16>(flags).unwrap() == 0
+    }
+
     /// The next chain that the device has given back: how many bytes it has written.
     pub(crate) fn used(&mut self, queue: usize) -> Option<u32> {
         let ring = QUEUES + queue as u64 * STRIDE + 0x2000;

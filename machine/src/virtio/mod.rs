@@ -19,7 +19,11 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::Memory;
 
@@ -86,10 +90,37 @@ fn next<'m>(
 }
 
 /// Gives a chain back, with so many bytes written to it.
-fn give_back(queue: &mut Queue, ram: &Memory, head: u16, length: usize) -> Result<(), Broken> {
+fn give_back(queue: &mut Queue, ram: &Memory, head: u16, length: usize) -> Result<Used, Broken> {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
     let given = queue.add_used(ram, head, length);
-    given.map_err(|_| Broken("a used ring is outside of memory"))
+    given.map_err(|_| Broken("a used ring is outside of memory"))?;
+    // The driver looks for what was given back after it has said that it wants to be interrupted.
+    fence(Ordering::SeqCst);
+    let flags = ram.read_obj(GuestAddress(queue.avail_ring()));
+    let flags = flags.map_err(|_| Broken("an available ring is outside of memory"))?;
+    let wants_none = u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0;
+    Ok(Used(!wants_none))
+}
+
+/// Has the driver notify of the buffers that it puts into a queue only while the device waits for
+/// some: each notification stops the processor. Whether some are there that it will not notify of.
+fn wait_for_buffers(queue: &mut Queue, ram: &Memory, waits: bool) -> Result<bool, Broken> {
+    let wrong = |_| Broken("a used ring is outside of memory");
+    if !queue.ready() {
+        return Ok(false);
+    }
+    let flags = ram.read_obj(GuestAddress(queue.used_ring()));
+    let flags: u16 = flags.map_err(|_| Broken("a used ring is outside of memory"))?;
+    let notifies = u32::from(u16::from_le(flags)) & VRING_USED_F_NO_NOTIFY == 0;
+    match (waits, notifies) {
+        (true, false) => queue.enable_notification(ram).map_err(wrong),
+        // The page is not written for nothing.
+        (true, true) | (false, false) => Ok(false),
+        (false, true) => queue
+            .disable_notification(ram)
+            .map(|()| false)
+            .map_err(wrong),
+    }
 }
 
 /// What a chain whose buffers cannot be reached means.

@@ -12,7 +12,7 @@ use std::{
 use virtio_bindings::{virtio_ids::VIRTIO_ID_NET, virtio_net::VIRTIO_NET_F_MAC};
 use virtio_queue::{Queue, QueueT};
 
-use super::{Broken, Device, Used, give_back, next, outside};
+use super::{Broken, Device, Used, give_back, next, outside, wait_for_buffers};
 use crate::memory::Memory;
 
 const TO_GUEST: usize = 0;
@@ -75,8 +75,19 @@ impl Net {
     }
 
     fn fill(&mut self, queue: &mut Queue, ram: &Memory) -> Result<Used, Broken> {
-        let mut used = Used(false);
         let had_room = self.has_room();
+        let mut used = self.fill_once(queue, ram)?;
+        if wait_for_buffers(queue, ram, !self.waiting.is_empty())? {
+            used |= self.fill_once(queue, ram)?;
+        }
+        if !had_room && self.has_room() {
+            (self.wake)();
+        }
+        Ok(used)
+    }
+
+    fn fill_once(&mut self, queue: &mut Queue, ram: &Memory) -> Result<Used, Broken> {
+        let mut used = Used(false);
         while !self.waiting.is_empty() && queue.ready() {
             let Some(chain) = next(queue, ram)? else {
                 break;
@@ -95,11 +106,7 @@ impl Net {
                 writer.write_all(&frame).map_err(outside)?;
                 length
             };
-            give_back(queue, ram, head, written)?;
-            used = Used(true);
-        }
-        if !had_room && self.has_room() {
-            (self.wake)();
+            used |= give_back(queue, ram, head, written)?;
         }
         Ok(used)
     }
@@ -121,8 +128,7 @@ impl Net {
                     self.receive(&answer);
                 }
             }
-            give_back(queue, ram, head, 0)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, 0)?;
         }
         Ok(used)
     }

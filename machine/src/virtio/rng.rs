@@ -61,8 +61,7 @@ impl Device for Rng {
             let room = writer.available_bytes().min(MOST);
             let length = self.0.read(&mut bytes[..room]).unwrap_or(0);
             writer.write_all(&bytes[..length]).map_err(outside)?;
-            give_back(queue, ram, head, length)?;
-            used = Used(true);
+            used |= give_back(queue, ram, head, length)?;
         }
         Ok(used)
     }

@@ -317,6 +317,37 @@ fn a_port_is_named_and_carries_bytes_both_ways() {
 }
 
 #[test]
+fn neither_side_is_told_what_it_does_not_wait_for() {
+    let (mut driver, _) = opened();
+    driver.want_interrupts(1, false);
+    let before = driver.interrupts();
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(b"quiet")]);
+    assert!(driver.used(1).is_some());
+    assert_eq!(driver.interrupts(), before);
+    driver.want_interrupts(1, true);
+    let _ = driver.send(1, BUFFERS, &[Buffer::Out(b"loud")]);
+    assert_eq!(driver.interrupts(), before + 1);
+    // A buffer for the guest, before there is anything to put into it: nobody waits for another.
+    driver.descriptor(0, 0, BUFFERS, 5, 2);
+    driver.offer(0, 0);
+    driver.kick(0);
+    assert!(!driver.is_listened_to(0) && driver.used(0).is_none());
+    assert_eq!(driver.device.device().send(b"hello guest"), 11);
+    driver.device.serve();
+    assert_eq!(driver.used(0), Some(5));
+    // The rest waits for one.
+    assert!(driver.is_listened_to(0));
+    let _ = driver.send(0, BUFFERS, &[Buffer::In(100)]);
+    assert_eq!(driver.used(0), Some(6));
+    assert!(!driver.is_listened_to(0));
+    // One that came just before the device listened is found without a word.
+    driver.offer(0, 0);
+    assert_eq!(driver.device.device().send(b"again"), 5);
+    driver.device.serve();
+    assert_eq!(driver.used(0), Some(5));
+}
+
+#[test]
 fn a_loud_guest_waits_until_somebody_reads() {
     let (mut driver, _) = opened();
     let part = vec![1; 16 * 1024];
