@@ -1,7 +1,8 @@
 //! ACPI tables: what tells the guest of its processors and devices.
 //!
 //! The guest has no firmware, so the tables describe all there is: hardware-reduced ACPI without
-//! legacy devices, one I/O APIC, the serial port, and a virtio device at each of its pages.
+//! legacy devices, one I/O APIC, the serial port, a virtio device at each of its pages, and the VM
+//! generation id with the interrupt that tells of its change.
 
 use acpi_tables::{
     Aml, aml,
@@ -119,6 +120,7 @@ fn dsdt(virtio: usize) -> Sdt {
     for number in 0..virtio {
         virtio_device(number, &mut bytes);
     }
+    generation(&mut bytes);
     let (off, zero) = (power::OFF, 0_u8);
     let sleep = aml::Package::new(vec![&off, &zero, &zero, &zero]);
     aml::Name::new("_S5_".into(), &sleep).to_aml_bytes(&mut bytes);
@@ -152,6 +154,33 @@ fn virtio_device(number: usize, bytes: &mut Vec<u8>) {
     let crs = aml::Name::new("_CRS".into(), &resources);
     let path = format!("_SB_.VIO{number}");
     aml::Device::new(path.as_str().into(), vec![&hid, &uid, &cca, &crs]).to_aml_bytes(bytes);
+}
+
+/// The VM generation id, and the device whose interrupt has the guest look at it again (ACPI 6.5,
+/// section 5.6.9: without fixed hardware, events are those of a Generic Event Device).
+fn generation(bytes: &mut Vec<u8>) {
+    /// The id is another.
+    const CHANGED: u8 = 0x80;
+    let (low, high) = (l::GENERATION & 0xffff_ffff, l::GENERATION >> 32);
+    let hid = aml::Name::new("_HID".into(), &"BROD0001");
+    let cid = aml::Name::new("_CID".into(), &"VM_Gen_Counter");
+    let ddn = aml::Name::new("_DDN".into(), &"VM_Gen_Counter");
+    let at = aml::Package::new(vec![&low, &high]);
+    let addr = aml::Name::new("ADDR".into(), &at);
+    aml::Device::new("_SB_.VGEN".into(), vec![&hid, &cid, &ddn, &addr]).to_aml_bytes(bytes);
+
+    let hid = aml::Name::new("_HID".into(), &"ACPI0013");
+    let number = 0_u8;
+    let uid = aml::Name::new("_UID".into(), &number);
+    let irq = aml::Interrupt::new(true, true, false, false, l::GENERATION_GSI);
+    let resources = aml::ResourceTemplate::new(vec![&irq]);
+    let crs = aml::Name::new("_CRS".into(), &resources);
+    let device = aml::Path::new("\\_SB_.VGEN");
+    let tell = aml::Notify::new(&device, &CHANGED);
+    // The event of an interrupt that is an edge.
+    let event = format!("_E{:02X}", l::GENERATION_GSI);
+    let method = aml::Method::new(event.as_str().into(), 0, true, vec![&tell]);
+    aml::Device::new("_SB_.GED_".into(), vec![&hid, &uid, &crs, &method]).to_aml_bytes(bytes);
 }
 
 #[cfg(test)]

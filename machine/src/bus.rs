@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
+    generation::{Generation, GenerationId, GenerationState},
     layout as l,
     machine::Machine,
     power::{self, PowerEvent},
@@ -32,6 +33,7 @@ pub struct Bus {
     balloon: Mutex<MmioDevice<Balloon>>,
     disks: Vec<Mutex<MmioDevice<Block>>>,
     net: Option<Mutex<MmioDevice<Net>>>,
+    generation: Mutex<Generation>,
 }
 
 /// Most disks of a guest: there is room for a network card beside them.
@@ -66,9 +68,11 @@ pub struct BusState {
     disks: Vec<MmioState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     net: Option<MmioState>,
+    #[serde(default, skip_serializing_if = "GenerationState::is_new")]
+    generation: GenerationState,
 }
 
-/// Registers of a virtio device of any kind.
+/// Registers of a device of any kind.
 trait Registers {
     fn read(&self, offset: u64, data: &mut [u8]);
     fn write(&self, offset: u64, data: &[u8]);
@@ -82,6 +86,14 @@ impl<D: Device> Registers for Mutex<MmioDevice<D>> {
     fn write(&self, offset: u64, data: &[u8]) {
         lock(self).write(offset, data);
     }
+}
+
+impl Registers for Mutex<Generation> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        lock(self).read(offset, data);
+    }
+
+    fn write(&self, _: u64, _: &[u8]) {}
 }
 
 /// A device whose thread has panicked is as it was: each register access stands for itself.
@@ -128,6 +140,7 @@ impl Bus {
                 let line = machine.line(gsi(after_disks));
                 Mutex::new(MmioDevice::new(net, ram(), line))
             }),
+            generation: Mutex::new(Generation::new(machine.line(l::GENERATION_GSI))),
         })
     }
 
@@ -147,6 +160,7 @@ impl Bus {
             balloon: lock(&self.balloon).state(),
             disks: self.disks.iter().map(|disk| lock(disk).state()).collect(),
             net: self.net.as_ref().map(|net| lock(net).state()),
+            generation: lock(&self.generation).state(),
         }
     }
 
@@ -172,7 +186,14 @@ impl Bus {
         for (disk, state) in self.disks.iter().zip(&state.disks) {
             lock(disk).set_state(state)?;
         }
+        lock(&self.generation).set_state(state.generation);
         Ok(())
+    }
+
+    /// Gives the guest this generation, and tells it if it wants to know. Comes right before its
+    /// processors run.
+    pub fn set_generation(&self, id: GenerationId) {
+        lock(&self.generation).set(id);
     }
 
     /// The guest writes to a port. Ports where nothing stands take anything.
@@ -202,7 +223,7 @@ impl Bus {
 
     /// The guest writes to an address that is no memory.
     pub fn write_address(&self, address: u64, data: &[u8]) {
-        if let Some((device, offset)) = self.virtio_at(address) {
+        if let Some((device, offset)) = self.device_at(address) {
             device.write(offset, data);
         }
     }
@@ -210,7 +231,7 @@ impl Bus {
     /// The guest reads an address that is no memory.
     pub fn read_address(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
-        if let Some((device, offset)) = self.virtio_at(address) {
+        if let Some((device, offset)) = self.device_at(address) {
             device.read(offset, data);
         }
     }
@@ -230,12 +251,13 @@ impl Bus {
         self.net.as_ref().map(lock)
     }
 
-    fn virtio_at(&self, address: u64) -> Option<(&dyn Registers, u64)> {
+    fn device_at(&self, address: u64) -> Option<(&dyn Registers, u64)> {
         let at = address.checked_sub(l::VIRTIO)?;
         let device: &dyn Registers = match usize::try_from(at / l::VIRTIO_STRIDE).ok()? {
             0 => &self.console,
             1 => &self.rng,
             2 => &self.balloon,
+            l::GENERATION_PAGE => &self.generation,
             number => match self.disks.get(number - FIRST_DISK) {
                 Some(disk) => disk,
                 None if number == FIRST_DISK + self.disks.len() => self.net.as_ref()?,

@@ -38,6 +38,13 @@ pub const VIRTIO_GSI: u32 = 16;
 /// Most virtio devices: the I/O APIC has 24 pins.
 pub const VIRTIO_MAX: usize = 8;
 
+/// The VM generation id, in a page of its own behind the virtio devices.
+pub const GENERATION: u64 = VIRTIO + GENERATION_PAGE as u64 * VIRTIO_STRIDE;
+/// Number of that page among those of the virtio devices.
+pub const GENERATION_PAGE: usize = VIRTIO_MAX;
+/// Interrupt that says that it is another.
+pub const GENERATION_GSI: u32 = 5;
+
 /// The I/O APIC.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// The processors' own APICs.

@@ -17,6 +17,7 @@ pub mod channel;
 pub mod cpu_template;
 mod cpuid;
 pub mod error;
+pub mod generation;
 pub mod irq;
 pub mod layout;
 pub mod line;

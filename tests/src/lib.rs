@@ -50,7 +50,7 @@ pub use home::{Demo, Home};
 pub use json::{array, keys, number, text, whole};
 pub use lab::{Lab, Peak};
 pub use linux_agent::guest_program;
-pub use linux_guest::{image_builder, linux_guest, passt, write_layout};
+pub use linux_guest::{image_builder, later_kernel, linux_guest, passt, write_layout};
 pub use machine::Machine;
 pub use memory::{HEAP, USER, Words, sha256};
 pub use patience::{PATIENCE, until, until_within};

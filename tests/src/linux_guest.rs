@@ -17,6 +17,8 @@ use crate::{brood, skip::without_qemu};
 /// Packages that the image is made of.
 const KERNEL: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "busybox-static";
+/// A kernel with drivers that the other one does not have yet.
+const LATER_KERNEL: &str = "linux-image-6.12-cloud-amd64";
 /// What the guest does before it is sealed: a program that counts, and a page of its own in use. It
 /// starts no program for each step, which would keep the processor of many clones busy.
 const WARM: &str = "mkfifo /run/tick; setsid sh -c 'exec 3<>/run/tick; n=0; while :; do n=$((n+1)); echo $n >/run/count; read -t 1 x <&3; done' \
@@ -44,6 +46,28 @@ pub fn image_builder() -> Option<(PathBuf, Vec<PathBuf>)> {
         Ok(packages) => Some((agent, packages)),
         Err(why) => {
             without_qemu(&format!("no Debian packages for a guest: {why}"));
+            None
+        }
+    }
+}
+
+/// The package of a later kernel than that of [`image_builder`].
+///
+/// Where it cannot be had, the running test is named as skipped, and must return.
+#[must_use]
+pub fn later_kernel() -> Option<PathBuf> {
+    let folder = target().join("linux-guest/later-kernel");
+    let obtain = || -> Result<PathBuf, String> {
+        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        // One test fetches it, the others wait for that.
+        let lock = File::create(folder.join("lock")).map_err(|e| e.to_string())?;
+        lock.lock().map_err(|e| e.to_string())?;
+        kernel_in(&folder, LATER_KERNEL)
+    };
+    match obtain() {
+        Ok(package) => Some(package),
+        Err(why) => {
+            without_qemu(&format!("no {LATER_KERNEL}: {why}"));
             None
         }
     }
@@ -216,26 +240,28 @@ fn make(folder: &Path, image: &str, options: &[&str], checkpoint: &Path) {
 /// The kernel's and busybox's package, fetched when they are not there.
 fn packages(folder: &Path) -> Result<Vec<PathBuf>, String> {
     fs::create_dir_all(folder).map_err(|e| e.to_string())?;
-    let mut found = Vec::new();
-    for (prefix, name) in [("linux-image-", KERNEL), (BUSYBOX, BUSYBOX)] {
-        if package_in(folder, prefix).is_none() {
-            let mut name = name.to_owned();
-            if prefix != name {
-                let needs = output(folder, Command::new("apt-cache").args(["depends", &name]))?;
-                let mut needs = needs
-                    .lines()
-                    .filter_map(|line| line.trim().strip_prefix("Depends: "));
-                let kernel = needs.find(|need| need.starts_with(prefix));
-                kernel
-                    .ok_or("apt-cache names no kernel")?
-                    .clone_into(&mut name);
-            }
-            fetch(folder, &name)?;
-        }
-        let there = package_in(folder, prefix);
-        found.push(there.ok_or_else(|| format!("apt-get left no {prefix}"))?);
+    let kernel = kernel_in(folder, KERNEL)?;
+    if package_in(folder, BUSYBOX).is_none() {
+        fetch(folder, BUSYBOX)?;
     }
-    Ok(found)
+    let busybox = package_in(folder, BUSYBOX);
+    let busybox = busybox.ok_or_else(|| format!("apt-get left no {BUSYBOX}"))?;
+    Ok(vec![kernel, busybox])
+}
+
+/// The package of the kernel that this one depends on, fetched when it is not there.
+fn kernel_in(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    const PREFIX: &str = "linux-image-";
+    if let Some(there) = package_in(folder, PREFIX) {
+        return Ok(there);
+    }
+    let needs = output(folder, Command::new("apt-cache").args(["depends", name]))?;
+    let mut needs = needs
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let kernel = needs.find(|need| need.starts_with(PREFIX));
+    fetch(folder, kernel.ok_or("apt-cache names no kernel")?)?;
+    package_in(folder, PREFIX).ok_or_else(|| format!("apt-get left no {PREFIX}"))
 }
 
 /// A package in a folder whose name begins so.

@@ -3,6 +3,7 @@
 
 mod commands;
 mod devices;
+mod generation;
 
 use std::{
     env, fs,
@@ -190,11 +191,22 @@ fn run_with(
     image: &[&str],
     files: &[(&Path, &str)],
 ) -> Option<Ran> {
+    let (_, packages) = image_builder()?;
+    run_with_image(options, script, (image, &packages), files)
+}
+
+/// The same with an image of these packages.
+fn run_with_image(
+    options: &[&str],
+    script: &str,
+    (image, of): (&[&str], &[PathBuf]),
+    files: &[(&Path, &str)],
+) -> Option<Ran> {
     let (agent, packages) = image_builder()?;
     let dir = tempfile::tempdir().unwrap();
     let (state, empty) = (dir.path().join("state"), dir.path().join("empty"));
     fs::create_dir(&empty).unwrap();
-    build(&state, image, &agent, &packages);
+    build(&state, image, &agent, of);
     let file = dir.path().join("script");
     fs::write(&file, format!("{PRELUDE}{script}")).unwrap();
     let mut host = host(&packages);

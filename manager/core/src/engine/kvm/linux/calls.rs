@@ -53,7 +53,11 @@ impl Guest<'_> {
     /// Runs the guest, with what it has to itself.
     fn begin(&mut self, call: &Call, files: Vec<File>) -> Result<(), String> {
         let Parts {
-            log, disks, line, ..
+            bus,
+            log,
+            disks,
+            line,
+            ..
         } = &mut self.parts;
         let machine = self.body.machine().filter(|m| !m.vcpus.is_empty());
         let machine = machine.ok_or("the guest has begun already")?;
@@ -69,6 +73,7 @@ impl Guest<'_> {
         // Until now no time has passed for the guest.
         let set = self.inheritance.plan.state.set_time(machine);
         set.map_err(|e| e.to_string())?;
+        bus.set_generation(self.generation);
         self.threads.run(mem::take(&mut machine.vcpus));
         Ok(())
     }

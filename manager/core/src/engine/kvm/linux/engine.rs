@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use super::{
     MACHINE_VERSION,
     folder::{self, Folder},
+    guest::identity_bytes,
     machine::devices,
     network as host_end,
     session::{LinuxSession, Source},
@@ -236,7 +237,7 @@ impl Engine for KvmLinux {
                     card: guest.network.has_card(),
                 }),
                 files: &root,
-                identity_bytes: |_| [0; 96],
+                identity_bytes,
             },
         )?;
         Ok(Box::new(LinuxSession::new(

@@ -17,6 +17,7 @@ use std::{
 use brood_machine::{
     channel::Channel,
     error::Error,
+    generation::GenerationId,
     machine::Machine,
     memory,
     power::PowerEvent,
@@ -43,22 +44,25 @@ use super::{
 };
 use crate::{
     checkpoint::FileStamp,
-    engine::kvm::{
-        exit_reason::ExitReason,
-        fork_server::{
-            descriptors::{SOCKET, close_own},
-            inheritance::{GuestKind, Inheritance, Spare, StartError},
-        },
-        guest::life::{
-            self, accept, control_socket, die_with_parent, fail, listen_as, receive_call,
-            take_order,
-        },
-        limit_group,
-        signals::handle,
-        vm::{layers::Layers, ram::Ram, slots::Region},
-        wire::{
-            LinuxDevices, Order, REPLY_FAILED, REPORT_RESTORED, Reply, Report, Start, StartGuest,
-            send_message,
+    engine::{
+        Identity,
+        kvm::{
+            exit_reason::ExitReason,
+            fork_server::{
+                descriptors::{SOCKET, close_own},
+                inheritance::{GuestKind, Inheritance, Spare, StartError},
+            },
+            guest::life::{
+                self, accept, control_socket, die_with_parent, fail, listen_as, receive_call,
+                take_order,
+            },
+            limit_group,
+            signals::handle,
+            vm::{layers::Layers, ram::Ram, slots::Region},
+            wire::{
+                IdentityBytes, LinuxDevices, Order, REPLY_FAILED, REPORT_RESTORED, Reply, Report,
+                Start, StartGuest, send_message,
+            },
         },
     },
     guest_id::GuestId,
@@ -83,6 +87,20 @@ pub(in crate::engine::kvm) struct LinuxPlan {
     devices: LinuxDevices,
     /// The file with their root file system, if they have that on a disk.
     root: Option<File>,
+}
+
+/// What the process of a clone is told of its identity: the generation. The rest is told to its agent.
+pub(super) fn identity_bytes(identity: &Identity) -> IdentityBytes {
+    let mut bytes = [0; _];
+    for (to, from) in bytes.iter_mut().zip(identity.generation) {
+        *to = from;
+    }
+    bytes
+}
+
+/// The generation in it.
+fn generation_of(bytes: &IdentityBytes) -> GenerationId {
+    std::array::from_fn(|n| bytes[n])
 }
 
 impl GuestKind for LinuxKind {
@@ -216,6 +234,8 @@ pub(super) struct Guest<'a> {
     pub(super) line: Option<Arc<UnixStream>>,
     /// The stamps of the checkpoint's files when their content was last known to be right.
     pub(super) stamps: Cow<'a, [FileStamp]>,
+    /// The clone's own.
+    pub(super) generation: GenerationId,
     /// Whether the guest was handed out, and lets go of nursery and manager.
     pub(super) is_out: bool,
 }
@@ -260,6 +280,7 @@ fn restore<'a>(
         channel: None,
         line: None,
         stamps: Cow::Borrowed(inheritance.layers.stamps()),
+        generation: generation_of(&order.identity),
         is_out: false,
     })
 }

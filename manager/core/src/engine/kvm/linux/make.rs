@@ -340,6 +340,10 @@ impl Template {
         let told: Told = Arc::new(move || {
             let _ = theirs.shutdown(Shutdown::Both);
         });
+        let mut generation = [0; _];
+        let drawn = getrandom::fill(&mut generation).map_err(io::Error::other);
+        drawn.map_err(io("draw a random number"))?;
+        parts.bus.set_generation(generation);
         let mut threads = Threads::new(vcpus.into(), &parts.bus, &told).map_err(|e| refused(&e))?;
         threads.run(std::mem::take(&mut machine.vcpus));
         Ok(Self {
