@@ -89,6 +89,36 @@ fn a_guest_that_proc_does_not_show_is_not_dead() {
 }
 
 #[test]
+fn a_guest_lives_whatever_id_of_the_hosts_boot_a_command_sees() {
+    let Some((home, _)) = scene() else { return };
+    if !namespaces("-m") {
+        return;
+    }
+    // As systemd-nspawn has it for all but some services.
+    fs::write(
+        home.path().join("id"),
+        "00000000-0000-4000-8000-000000000000\n",
+    )
+    .unwrap();
+    let other = "mount --bind id /proc/sys/kernel/random/boot_id";
+    let inside = |args: &[&str]| after(&home, &["unshare", "-m"], other, args).ok();
+    let there = inside(&["list", "--json"]).json();
+    let running = |guest: &serde_json::Value| guest["state"] == "running";
+    assert!(there.as_array().unwrap().iter().all(running), "{there}");
+    let _ = inside(&["ask", "g-1", "ping"]);
+    let _ = inside(&["pause", "g-1"]);
+    assert_eq!(home.names("paused"), ["g-1"]);
+    let _ = inside(&["resume", "g-1"]);
+    all_live(&home);
+    let pids = listed(&home);
+    let _ = inside(&["destroy", "g-1"]);
+    assert_eq!(home.names("running"), ["g-2", "g-3"]);
+    let _ = inside(&["destroy", "--all"]);
+    assert_eq!(home.list(), [] as [serde_json::Value; 0]);
+    assert!(pids.iter().all(|pid| !lives(*pid)), "{pids:?}");
+}
+
+#[test]
 fn without_proc_nothing_is_judged() {
     let Some((home, demo)) = scene() else { return };
     if !namespaces("-m") {

@@ -169,7 +169,8 @@ fn find_guests(
         let Some(process) = found.or(row.process) else {
             continue;
         };
-        let same = row.process == Some(process) && state.of_this_boot(row);
+        // Where the engine finds it, it lives, whatever id of its boot was recorded.
+        let same = row.process == Some(process) && (found.is_some() || state.of_this_boot(row));
         let look = |source| guests::Error::look(&row.name, source);
         if same && process.state().map_err(look)? != ProcessState::Gone {
             state.recall_guest(row)?;

@@ -98,6 +98,7 @@ impl Guests<'_> {
         let mut changes = RecordChanges::default();
         let mut guests = Vec::with_capacity(rows.len());
         for mut row in rows {
+            self.recognise_boot(&mut row)?;
             self.in_this_namespace(&row)?;
             if row.state == RowState::Restoring {
                 if self.state.may_come(&row)? {
@@ -118,6 +119,27 @@ impl Guests<'_> {
             state.remove_guests(&changes.gone)
         })?;
         Ok(guests)
+    }
+
+    /// Takes a guest for one of this boot when it lives, whatever its row says of the boot: which id
+    /// a command sees is for its mount namespace to say. systemd-nspawn mounts an id of its own over
+    /// the kernel's, and a service with `ProtectKernelTunables=` sees the kernel's there.
+    fn recognise_boot(&self, row: &mut GuestRow) -> Result<(), Error> {
+        let Some(process) = row.process.filter(|_| !self.state.of_this_boot(row)) else {
+            return Ok(());
+        };
+        let found = self.engine.find(row.in_folder(&self.state.run_dir()));
+        match found.map_err(|e| Error::engine("look at", &row.name, e))? {
+            Some(found) if found == process => {
+                self.state.count_to_this_boot(row);
+                Ok(())
+            }
+            // Its process is another one's here: it was recorded in another PID namespace.
+            Some(_) => Err(Error::OtherNamespace {
+                guest: row.name.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// A guest whose restore was interrupted: either it is there now, or it never will be. Says

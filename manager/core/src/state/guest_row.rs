@@ -98,6 +98,11 @@ impl State {
         boot_of(&row.boot) == boot_of(&self.boot_id)
     }
 
+    /// Has the row say that its guest was restored in this boot, here.
+    pub(crate) fn count_to_this_boot(&self, row: &mut GuestRow) {
+        row.boot.clone_from(&self.boot_id);
+    }
+
     /// Whether the guest was restored in another PID namespace of this boot: its process cannot be
     /// looked at from here.
     #[must_use]
