@@ -19,7 +19,7 @@ use crate::{
     irq::CurrentVm,
     machine::Machine,
     memory::Memory,
-    state::MachineState,
+    state::{self, MachineState},
     vcpu::Vcpu,
 };
 
@@ -44,9 +44,9 @@ pub enum Parking {
     Busy(Machine, Vec<Vcpu>),
 }
 
-/// When a processor that rests has to run again.
+/// When a processor that rests has to run again, or the first of all processors of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub enum Rest {
     /// When it is interrupted.
     UntilInterrupt,
     /// When it is interrupted, and at the latest after this time.
@@ -85,6 +85,31 @@ impl Rest {
             _ => Self::No,
         }
     }
+
+    /// Of a processor that has been called back from its thread. Costs little beside the whole state.
+    fn of_vcpu(vcpu: &Vcpu) -> Result<Self, Error> {
+        let fd = vcpu.fd();
+        // Pending work is put into what the calls below read: this one comes first.
+        let mp_state = fd.get_mp_state().map_err(at("read the MP state"))?;
+        if mp_state.mp_state == KVM_MP_STATE_RUNNABLE {
+            return Ok(Self::No);
+        }
+        let lapic = fd.get_lapic().map_err(at("read the local APIC"))?;
+        let fires_in = state::timer_fires_in(fd)?;
+        Ok(Self::of(mp_state, &lapic, fires_in))
+    }
+
+    /// Of a machine one of whose processors rests so, and another one so.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::For(one), Self::For(other)) => Self::For(one.min(other)),
+            (Self::For(time), Self::UntilInterrupt) | (Self::UntilInterrupt, Self::For(time)) => {
+                Self::For(time)
+            }
+            (Self::UntilInterrupt, Self::UntilInterrupt) => Self::UntilInterrupt,
+        }
+    }
 }
 
 fn register(lapic: &kvm_lapic_state, offset: usize) -> u32 {
@@ -93,32 +118,36 @@ fn register(lapic: &kvm_lapic_state, offset: usize) -> u32 {
 }
 
 impl Machine {
+    /// How long all processors, which have been called back from their threads, wait for an interrupt.
+    ///
+    /// # Errors
+    /// When KVM does not say what they do.
+    pub fn rest(vcpus: &[Vcpu]) -> Result<Rest, Error> {
+        let mut rest = Rest::UntilInterrupt;
+        for vcpu in vcpus {
+            rest = rest.and(Rest::of_vcpu(vcpu)?);
+            // One that is busy costs no more than this.
+            if rest == Rest::No {
+                break;
+            }
+        }
+        Ok(rest)
+    }
+
     /// Gives the VM back if all processors, which have been called back from their threads, wait for
     /// an interrupt.
     ///
     /// # Errors
     /// When KVM does not say what they do. The machine is lost then.
     pub fn park(self, kvm: &Kvm, vcpus: Vec<Vcpu>, bus: &Bus) -> Result<Parking, Error> {
-        // One that is busy costs no more than this.
-        for vcpu in &vcpus {
-            let state = vcpu.fd().get_mp_state().map_err(at("read the MP state"))?;
-            if state.mp_state == KVM_MP_STATE_RUNNABLE {
-                return Ok(Parking::Busy(self, vcpus));
-            }
-        }
         let state = MachineState::capture(kvm, &self, &vcpus, bus)?;
         let since = Instant::now();
-        let mut wake_at = None;
-        for rest in state.rests() {
-            match rest {
-                Rest::UntilInterrupt => {}
-                Rest::For(time) => {
-                    let at = since + time;
-                    wake_at = Some(wake_at.map_or(at, |first: Instant| first.min(at)));
-                }
-                Rest::No => return Ok(Parking::Busy(self, vcpus)),
-            }
-        }
+        // A timer may have fired since they were asked.
+        let wake_at = match state.rest() {
+            Rest::UntilInterrupt => None,
+            Rest::For(time) => Some(since + time),
+            Rest::No => return Ok(Parking::Busy(self, vcpus)),
+        };
         let Self {
             ram,
             template,
@@ -176,6 +205,26 @@ mod tests {
             }
         }
         lapic
+    }
+
+    #[test]
+    fn a_machine_rests_until_its_first_processor_runs() {
+        let [short, long] = [3, 7].map(|ms| Rest::For(Duration::from_millis(ms)));
+        let table = [
+            (short, long, short),
+            (long, Rest::UntilInterrupt, long),
+            (
+                Rest::UntilInterrupt,
+                Rest::UntilInterrupt,
+                Rest::UntilInterrupt,
+            ),
+            (short, Rest::No, Rest::No),
+            (Rest::UntilInterrupt, Rest::No, Rest::No),
+        ];
+        for (one, other, both) in table {
+            assert_eq!(one.and(other), both, "{one:?} {other:?}");
+            assert_eq!(other.and(one), both, "{other:?} {one:?}");
+        }
     }
 
     #[test]

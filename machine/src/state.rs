@@ -178,9 +178,10 @@ impl MachineState {
         Ok(())
     }
 
-    /// When each processor has to run again.
-    pub(crate) fn rests(&self) -> impl Iterator<Item = Rest> {
-        self.vcpus.iter().map(VcpuState::rest)
+    /// When the first processor has to run again.
+    pub(crate) fn rest(&self) -> Rest {
+        let rests = self.vcpus.iter().map(VcpuState::rest);
+        rests.fold(Rest::UntilInterrupt, Rest::and)
     }
 
     /// Has the guest's time go on from this state. Comes right before its processors run.
@@ -216,6 +217,29 @@ impl MachineState {
 fn ticks(time: Duration, khz: u32) -> u64 {
     let ticks = time.as_nanos() * u128::from(khz) / 1_000_000;
     u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+/// The time from one value of a counter of this rate to another.
+fn from_ticks(from: u64, to: u64, khz: u32) -> Duration {
+    let ticks = to.saturating_sub(from);
+    Duration::from_micros(ticks.saturating_mul(1000) / u64::from(khz.max(1)))
+}
+
+/// In which time the timer of a processor fires that goes by its time stamp counter; none is left
+/// when it is not set.
+pub(crate) fn timer_fires_in(fd: &VcpuFd) -> Result<Duration, Error> {
+    let entry = |index| kvm_msr_entry {
+        index,
+        ..Default::default()
+    };
+    let mut msrs = Msrs::from_entries(&[entry(TSC), entry(TSC_DEADLINE)]).expect("two entries fit");
+    // KVM reads a list up to the first one that the processor does not have.
+    if fd.get_msrs(&mut msrs).map_err(at("read the timer"))? < 2 {
+        return Ok(Duration::ZERO);
+    }
+    let khz = fd.get_tsc_khz().map_err(at("read the TSC rate"))?;
+    let [now, deadline] = [0, 1].map(|n| msrs.as_slice()[n].data);
+    Ok(from_ticks(now, deadline, khz))
 }
 
 /// Has the timer fire at once that is not set. KVM forgets the time as soon as it has come, and the
@@ -332,9 +356,7 @@ impl VcpuState {
             let found = self.timer.iter().find(|&&(index, _)| index == wanted);
             found.map_or(0, |&(_, value)| value)
         };
-        let fires_in = value(TSC_DEADLINE).saturating_sub(value(TSC));
-        let fires_in =
-            Duration::from_micros(fires_in.saturating_mul(1000) / u64::from(self.tsc_khz.max(1)));
+        let fires_in = from_ticks(value(TSC), value(TSC_DEADLINE), self.tsc_khz);
         Rest::of(self.mp_state, &self.lapic, fires_in)
     }
 
@@ -392,6 +414,13 @@ fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_that_is_behind_has_no_time_left() {
+        assert_eq!(from_ticks(10, 2_000_010, 1_000), Duration::from_secs(2));
+        assert_eq!(from_ticks(10, 9, 1_000), Duration::ZERO);
+        assert_eq!(from_ticks(0, u64::MAX, 0).as_micros(), u128::from(u64::MAX));
+    }
 
     #[test]
     fn a_timer_that_is_not_set_fires_and_one_that_is_set_stays() {

@@ -506,7 +506,7 @@ until_parked() {
     n=0
     while ls -l "/proc/$pid/fd" | grep -q kvm-vm; do
         n=$((n + 1))
-        [ $n -lt 240 ] || exit 1
+        [ $n -lt 600 ] || exit 1
         sleep 0.5
     done
     echo "parked $1"

@@ -11,7 +11,7 @@ use std::{
     },
     process::exit,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use brood_machine::{
@@ -38,7 +38,7 @@ use nix::{
 use zerocopy::FromZeros;
 
 use super::{
-    body::Body,
+    body::{AfterPark, Body},
     disk::{Disks, OwnDisk},
     machine::{Parts, waker},
 };
@@ -189,6 +189,8 @@ fn machine(
 /// What a spare has before its order.
 struct Prepared {
     machine: Machine,
+    /// How long it took to make.
+    made_in: Duration,
     parts: Parts,
     threads: Threads,
     /// The socket that its clients will come to, without an address.
@@ -204,7 +206,9 @@ fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
     let Inheritance {
         kvm, layers, plan, ..
     } = inheritance;
+    let began = Instant::now();
     let (ram, machine, parts) = machine(kvm, layers, plan).map_err(|e| e.reason)?;
+    let made_in = began.elapsed();
     let told: Told = Arc::new(waker(&parts.wake));
     let threads = Threads::new(plan.state.vcpus(), &parts.bus, &told).map_err(|e| e.to_string())?;
     let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
@@ -214,6 +218,7 @@ fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
     }
     Ok(Prepared {
         machine,
+        made_in,
         parts,
         threads,
         control,
@@ -247,6 +252,7 @@ fn restore<'a>(
 ) -> Result<Guest<'a>, String> {
     let Prepared {
         machine,
+        made_in,
         parts,
         threads,
         control,
@@ -272,7 +278,7 @@ fn restore<'a>(
     let _ = send_message(SOCKET, &report);
     Ok(Guest {
         inheritance,
-        body: Body::new(machine),
+        body: Body::new(machine, made_in),
         parts,
         threads,
         ram,
@@ -351,8 +357,9 @@ impl Guest<'_> {
             // What a timer brings takes little time.
             *limit = limit.map(|_| LEAST_IDLE);
         } else {
-            self.park();
-            *limit = self.idle_limit();
+            let again = self.park();
+            // It is never looked at before its timer has fired.
+            *limit = self.idle_limit().max(again.map(|again| again + LEAST_IDLE));
         }
         Ok(())
     }
@@ -363,20 +370,28 @@ impl Guest<'_> {
         limit.map(|limit| limit.max(LEAST_IDLE))
     }
 
-    fn park(&mut self) {
+    /// Parks the guest if it rests and that pays; when it is worth to try again, if that is known.
+    fn park(&mut self) -> Option<Duration> {
+        let began = Instant::now();
         let vcpus = self.threads.call_back();
         if let Some((number, stop)) = self.threads.stopped() {
             self.end(number, stop);
         }
         let parked = self
             .body
-            .park(&self.inheritance.kvm, vcpus, &self.parts.bus);
-        let vcpus = parked.unwrap_or_else(|e| {
+            .park(&self.inheritance.kvm, vcpus, &self.parts.bus, began);
+        let parked = parked.unwrap_or_else(|e| {
             let detail = format!("it cannot be parked: {e}");
             let reason = ExitReason::InternalError { detail };
             life::end(&self.inheritance.last_words, Some(&reason))
         });
-        self.threads.run(vcpus);
+        match parked {
+            AfterPark::Parked => None,
+            AfterPark::Awake(vcpus, again) => {
+                self.threads.run(vcpus);
+                again
+            }
+        }
     }
 
     /// Has the guest run, in a new virtual machine if it was parked.

@@ -20,6 +20,7 @@ mod log;
 mod machine;
 mod make;
 mod network;
+mod parking;
 mod passt;
 mod queue;
 mod session;
