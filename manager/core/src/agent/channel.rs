@@ -32,6 +32,8 @@ pub struct Channel {
     pub(super) reader: Box<dyn Read + Send>,
     pub(super) writer: Box<dyn Write + Send>,
     pub(super) close: Box<dyn Fn() + Send + Sync>,
+    /// What is written waits until the guest reads it.
+    pub(super) lossless: bool,
 }
 
 impl fmt::Debug for Channel {
@@ -52,7 +54,15 @@ impl Channel {
             reader: Box::new(reader),
             writer: Box::new(writer),
             close: Box::new(close),
+            lossless: false,
         }
+    }
+
+    /// The same of a guest whose port is open, and whose device loses nothing: so a hello need not be
+    /// repeated soon. Each one wakes the guest, and is answered.
+    pub(crate) fn lossless(mut self) -> Channel {
+        self.lossless = true;
+        self
     }
 
     /// A channel over a connected unix socket.
@@ -106,10 +116,12 @@ impl Channel {
             reader,
             writer,
             close,
+            lossless,
         } = self;
         Channel {
             reader,
             writer,
+            lossless,
             close: Box::new(move || {
                 let _held = &lock;
                 close();

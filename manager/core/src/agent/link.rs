@@ -68,7 +68,12 @@ impl Connection {
             mut reader,
             writer,
             close,
+            lossless,
         } = channel;
+        let interval = match lossless {
+            true => LONGEST_HELLO_INTERVAL,
+            false => HELLO_INTERVAL,
+        };
         let link = Arc::new(Link {
             // 0 is no session.
             session: SessionId(u64::from_le_bytes(number) | 1),
@@ -84,7 +89,7 @@ impl Connection {
             link.lose(&loss);
         });
         started.map_err(local("start a thread"))?;
-        let hello = connection.0.hello(limit)?;
+        let hello = connection.0.hello(limit, interval)?;
         Ok((connection, hello))
     }
 
@@ -165,14 +170,14 @@ impl Link {
         })
     }
 
-    fn hello(&self, limit: Duration) -> Result<AgentHello, AgentError> {
+    fn hello(&self, limit: Duration, first: Duration) -> Result<AgentHello, AgentError> {
         let what = "say hello";
         let until = Instant::now() + limit;
         let hello = ToGuest::Hello(HostHello {
             oldest: VERSION,
             newest: VERSION,
         });
-        let mut interval = HELLO_INTERVAL;
+        let mut interval = first;
         loop {
             match self.send(RequestId::NONE, &hello) {
                 Ok(()) => {}
@@ -324,4 +329,27 @@ impl Useless {
 pub(super) enum SendError {
     Lost(Loss),
     Unsendable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_hello_is_not_repeated_where_nothing_is_lost() {
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        let channel = Channel::over(ours).unwrap().lossless();
+        // Shorter than the longest interval.
+        let refused = Connection::begin(channel, Duration::from_millis(100));
+        assert!(matches!(refused, Err(AgentError::NoAnswer { .. })));
+        let mut said = Vec::new();
+        guest.read_to_end(&mut said).unwrap();
+        let mut decoder = Decoder::<ToGuest>::default();
+        let mut rest = &said[..];
+        let hellos = std::iter::from_fn(|| decoder.next(&mut rest));
+        // One at the beginning, and a last one.
+        assert_eq!(hellos.count(), 2);
+    }
 }

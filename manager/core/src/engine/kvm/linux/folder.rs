@@ -280,7 +280,7 @@ impl Folder {
             program,
             guest: &[],
             open: &|| self.channel(),
-            channel: &Channel::of,
+            channel: &|fd| Channel::of(fd).map(Channel::lossless),
         };
         agent_session::begin(&port, access, limit, wanted, &|e| never_comes(e))
     }
