@@ -29,6 +29,7 @@ macro_rules! shows {
                 (r"(\.ckp\.(kern|meta) +)[0-9.]+ \S+", "${1}SIZE"),
                 (r"\(triple fault\) at 0x[0-9a-f]+", "(triple fault) at ADDRESS"),
                 (r"(pid +)\d+", "${1}PID"),
+                (r"(?m)^(jail +).*", "${1}JAIL"),
                 (r"(running|paused|dead)( +)\d+s( +)(\d+|-)", "${1}${2}AGE${3}PID"),
                 (r"(?m)^(\S+ +whole .*) \d+s$", "${1} AGE"),
                 (r"suspended: [0-9.]+ \S+", "suspended: SIZE"),

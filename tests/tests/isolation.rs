@@ -217,6 +217,42 @@ fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
     }
 }
 
+#[test]
+fn show_says_what_confines_a_guests_process() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "8M");
+    home.restore(&demo, 1, "guest");
+    let (pid, jail) = (home.pid("guest-1"), &home.json(&["show", "guest-1"])["jail"]);
+    let is_root = nix::unistd::geteuid().is_root();
+    assert_eq!(jail["syscall_filter"], true, "{jail}");
+    assert_eq!(jail["no_new_privileges"], true, "{jail}");
+    assert_eq!(jail["capabilities"], "0000000000000000", "{jail}");
+    assert_eq!(jail["own_user"], is_root, "{jail}");
+    assert_eq!(jail["host_network"], !is_root, "{jail}");
+    assert_eq!(jail["host_ipc"], !is_root, "{jail}");
+    let user = jail["user"].to_string();
+    assert!(status(pid, "Uid:").ends_with(&user), "{jail}");
+    // By the same words as the host's.
+    let doctor = home.brood(&["doctor"]).stdout;
+    let shown = home.brood(&["show", "guest-1"]).ok().stdout;
+    let landlock = whole(&jail["landlock"]);
+    let files = match landlock {
+        0 => "all files of its user".to_owned(),
+        version => format!("no files (Landlock {version})"),
+    };
+    for said in [&doctor, &shown] {
+        assert!(said.contains(&files), "{said}");
+    }
+    // What is known by the kernel alone is known without the record; the rest is not made up.
+    for ending in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(home.state().join(format!("brood.sqlite{ending}")));
+    }
+    let guests = home.list();
+    let jail = &home.json(&["show", text(&guests[0]["name"])])["jail"];
+    assert_eq!(jail["syscall_filter"], true, "{jail}");
+    assert!(jail["landlock"].is_null(), "{jail}");
+}
+
 /// What a line of a process's status says.
 fn status(pid: i32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");

@@ -195,6 +195,9 @@ impl Show {
         if let Some(pid) = guest.pid {
             lines.push(("pid", pid.to_string()));
         }
+        if let Some(jail) = guest.jail {
+            lines.push(("jail", jail.words(guest.engine).to_string()));
+        }
         if let Some(disk) = guest.disk_path {
             lines.push(("disk", disk));
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::words;
+use super::{jail::Jail, words};
 use brood_core::{
     checkpoint::{Accelerator, manifest::EngineKind},
     engine,
@@ -72,6 +72,9 @@ pub struct Guest {
     /// itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<Tap>,
+    /// What confines its process, where that was asked for and it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail: Option<Jail>,
     /// What it costs, where that was asked for and it has a process.
     #[serde(flatten)]
     pub usage: Option<Usage>,
@@ -108,6 +111,8 @@ impl Guest {
             Some(_) => guests.tap(&guest.row).ok().flatten(),
             None => None,
         };
+        let jail = guests.confinement(&guest).ok().flatten();
+        let jail = jail.map(|confinement| Jail::new(confinement, guest.row.landlock));
         let overhead = guests.overheads()?.of(&guest.row);
         let usage = usage.map(|usage| usage.map(|usage| Usage::new(usage, overhead)));
         if usage.is_err() {
@@ -117,6 +122,7 @@ impl Guest {
         Ok(Self {
             disk_path: disk.map(|path| path.display().to_string()),
             tap: tap.map(Tap::from),
+            jail,
             ..Self::new(&guest, guests.engine.kind(), usage.ok().flatten())
         })
     }
@@ -148,6 +154,7 @@ impl Guest {
             disk: row.disk.clone(),
             disk_path: None,
             tap: None,
+            jail: None,
             usage,
         }
     }

@@ -7,6 +7,7 @@ mod disk;
 mod guest;
 mod guest_request;
 mod host;
+mod jail;
 pub mod manifest;
 mod plan;
 mod pool;

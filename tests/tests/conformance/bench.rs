@@ -120,6 +120,7 @@ impl<'a> Bench<'a> {
                     pid,
                     nonce,
                     counter,
+                    ..
                 } = outcome.result.unwrap();
                 let process = Process::with_pid(pid).unwrap().unwrap();
                 let guest = Alive {

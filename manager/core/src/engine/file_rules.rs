@@ -16,6 +16,8 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
 
+use crate::host;
+
 /// The newest version of Landlock whose rights are taken away; the newest that was tried.
 const NEWEST: ABI = ABI::V7;
 
@@ -34,7 +36,10 @@ pub(in crate::engine) fn read() -> Rights {
 
 /// Rules that a process can take.
 #[derive(Debug)]
-pub(in crate::engine) struct FileRules(OwnedFd);
+pub(in crate::engine) struct FileRules {
+    rules: OwnedFd,
+    version: u32,
+}
 
 impl FileRules {
     /// Rules with these rights below these files and folders, of which those that are not there are
@@ -83,22 +88,28 @@ impl FileRules {
                 .add_rule(PathBeneath::new(there, rights))
                 .map_err(|e: RulesetError| io::Error::other(e))?;
         }
-        Ok(Option::<OwnedFd>::from(rules).map(Self))
+        let version = host::jail::landlock().min(NEWEST as u32);
+        Ok(Option::<OwnedFd>::from(rules).map(|rules| Self { rules, version }))
+    }
+
+    /// Version of Landlock that they are of: the kernel's, or the newest that brood knows.
+    pub(in crate::engine) fn version(&self) -> u32 {
+        self.version
     }
 
     /// Their descriptor, which stays open.
     pub(in crate::engine) fn into_raw_fd(self) -> RawFd {
-        self.0.into_raw_fd()
+        self.rules.into_raw_fd()
     }
 
     /// Their descriptor.
     pub(in crate::engine) fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.rules.as_raw_fd()
     }
 
     /// Confines this thread to the rules, for good. It has no_new_privs.
     pub(in crate::engine) fn enter(&self) -> io::Result<()> {
-        enter(self.0.as_raw_fd())
+        enter(self.rules.as_raw_fd())
     }
 }
 

@@ -59,7 +59,7 @@ pub use identity::Identity;
 pub use memory_map::MemoryMap;
 pub use network::{Forward, GuestNetwork, ParsePublishError, Publish, Tap, check as check_network};
 pub use park::{ParkAfter, ParseParkAfterError};
-pub use process::{Handle as ProcessHandle, Process, ProcessState};
+pub use process::{Confinement, Handle as ProcessHandle, Process, ProcessState};
 pub use session::{GuestOrder, Outcome, RestoredProcess, Session, SessionTerms};
 pub use several::Several;
 

@@ -51,6 +51,9 @@ pub struct RestoredProcess {
     pub nonce: u64,
     /// Requests it has answered since then.
     pub counter: u64,
+    /// Version of Landlock whose rules confine the process, as it reports itself; 0 when none do.
+    /// `None` where there is no Landlock to speak of.
+    pub landlock: Option<u32>,
 }
 
 /// A run of restores from one checkpoint.

@@ -16,6 +16,7 @@ mod suspend;
 mod users;
 
 use std::{
+    io,
     sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
@@ -242,6 +243,17 @@ impl Guests<'_> {
     /// When that cannot be told.
     pub fn tap(&self, row: &GuestRow) -> Result<Option<engine::Tap>, engine::Error> {
         self.engine.tap(row.in_folder(&self.state.run_dir()))
+    }
+
+    /// What confines the process of a guest that lives; `None` when it has ended meanwhile, or does
+    /// not live.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn confinement(&self, guest: &Guest) -> io::Result<Option<engine::Confinement>> {
+        guest
+            .process()
+            .map_or(Ok(None), |process| process.confinement())
     }
 
     /// Memory of a guest that lives.

@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 use super::{Error, Guest, GuestState, Guests, disks};
 use crate::{
     checkpoint::{self, Checkpoint, manifest::Manifest},
-    engine::{GuestRef, Process, ProcessState, process},
+    engine::{GuestRef, ProcessState, process},
     faults::{self, Point},
     guest_id::GuestId,
-    state::{self, AdoptedGuest, GuestRow, RowState, State},
+    state::{self, AdoptedGuest, AnsweredGuest, GuestRow, RowState, State},
 };
 
 /// How long a guest that is killed may take to end, before it is left to the next look.
@@ -21,7 +21,7 @@ pub(super) const UNEXPLAINED: &str = "its process is gone; nothing was left to s
 /// What the processes show that the record does not have yet.
 #[derive(Default)]
 struct RecordChanges {
-    running: Vec<(GuestId, Process)>,
+    running: Vec<AnsweredGuest>,
     /// With the reason of each one's end.
     dead: Vec<(GuestId, String)>,
     /// Nothing is left of these.
@@ -151,7 +151,7 @@ impl Guests<'_> {
         let ended = self.engine.ended(row.in_folder(&run_dir));
         let ended = ended.map_err(|e| Error::engine("look at", &row.name, e))?;
         if let Some(process) = row.process {
-            changes.running.push((row.id, process));
+            changes.running.push((row.id, process, row.landlock));
         } else if ended.is_none() {
             // Its other parts first: a process may have its disk open.
             self.engine.forget(row.in_folder(&run_dir))?;
@@ -189,7 +189,7 @@ impl Guests<'_> {
         if let (RowState::Dead, Some(process)) = (row.state, row.process)
             && state != GuestState::Dead
         {
-            changes.running.push((row.id, process));
+            changes.running.push((row.id, process, row.landlock));
             row.state = RowState::Running;
             row.reason = None;
         }

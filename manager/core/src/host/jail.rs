@@ -49,6 +49,44 @@ impl JailFacts {
     }
 }
 
+/// What a process of the KVM engine reaches of files.
+pub const NO_FILES: &str = "no files";
+/// What one of QEMU reaches.
+pub const OWN_FILES: &str = "its own files and those installed";
+
+/// What files a guest's process reaches, in words: `confined` is what it does by rules of Landlock.
+#[must_use]
+pub fn files(landlock: u32, confined: &str) -> String {
+    match landlock {
+        0 => "all files of its user".to_owned(),
+        version => format!("{confined} (Landlock {version})"),
+    }
+}
+
+/// Whose user a guest's process has, in words.
+#[must_use]
+pub fn user(is_own: bool) -> &'static str {
+    match is_own {
+        true => "a user of its own",
+        false => "the manager's user",
+    }
+}
+
+/// What network a guest's process has, in words.
+#[must_use]
+pub fn network(has_hosts: bool) -> &'static str {
+    match has_hosts {
+        true => "the host's network",
+        false => "no network",
+    }
+}
+
+/// Whether a user is one of those that guests have to themselves.
+#[must_use]
+pub fn is_guests_user(user: u32) -> bool {
+    (FIRST_USER..FIRST_USER + USERS).contains(&user)
+}
+
 /// Whether a map of users (user_namespaces(7)) has all of guests' users.
 fn has_range(map: &str) -> bool {
     map.lines().any(|line| {
@@ -64,13 +102,13 @@ fn has_range(map: &str) -> bool {
 
 /// The version of the kernel's Landlock.
 #[cfg(not(target_os = "linux"))]
-fn landlock() -> u32 {
+pub(crate) fn landlock() -> u32 {
     0
 }
 
 /// The version of the kernel's Landlock.
 #[cfg(target_os = "linux")]
-fn landlock() -> u32 {
+pub(crate) fn landlock() -> u32 {
     /// `LANDLOCK_CREATE_RULESET_VERSION` of linux/landlock.h.
     const ASK_VERSION: u32 = 1;
     let nothing = std::ptr::null::<libc::c_void>();

@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) const COLUMNS: &str = "id, name, checkpoint, sha256, memory, private_limit, generation, mac, session, \
                        created_at, state, pid, start_time, reason, boot, disk, \
-                       enforce_private_limit, engine, accelerator, forwards";
+                       enforce_private_limit, engine, accelerator, forwards, landlock";
 
 /// How far a guest has come, as recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +80,9 @@ pub struct GuestRow {
     pub accelerator: Option<Accelerator>,
     /// What leads into it.
     pub forwards: Vec<Forward>,
+    /// Version of Landlock that confines its process, as that reported at its restore; none when it
+    /// is not known.
+    pub landlock: Option<u32>,
     pub(super) boot: String,
 }
 
@@ -170,6 +173,7 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<GuestRow> {
             .as_str_or_null()?
             .and_then(|name| name.parse().ok()),
         forwards: forwards(row, 19)?,
+        landlock: row.get(20)?,
     })
 }
 

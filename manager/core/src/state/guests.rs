@@ -57,6 +57,10 @@ pub struct AdoptedGuest<'a> {
     pub accelerator: Option<Accelerator>,
 }
 
+/// A guest that has answered: its id, its process, and the version of Landlock that confines that,
+/// where it is known.
+pub(crate) type AnsweredGuest = (GuestId, Process, Option<u32>);
+
 /// Exclusive access to the record within [`State::reserve`].
 #[derive(Debug)]
 pub struct Reservation<'a>(pub(super) &'a State);
@@ -325,7 +329,7 @@ impl State {
         self.changed(
             &format!(
                 "INSERT OR IGNORE INTO guest ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, \
-                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+                     ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
             ),
             params![
                 row.id.to_string(),
@@ -347,23 +351,26 @@ impl State {
                 row.enforce_private_limit,
                 row.engine.map(EngineKind::name),
                 row.accelerator.map(Accelerator::name),
-                forwards_text(&row.forwards)
+                forwards_text(&row.forwards),
+                row.landlock
             ],
         )
         .map(|_| ())
     }
 
-    /// Records that these guests have answered.
+    /// Records that these guests have answered, with the version of Landlock that confines each.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub(crate) fn record_running(&mut self, guests: &[(GuestId, Process)]) -> Result<(), Error> {
+    pub(crate) fn record_running(&mut self, guests: &[AnsweredGuest]) -> Result<(), Error> {
         self.change_each(
-            "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3, reason = NULL
+            "UPDATE guest SET state = 'running', pid = ?2, start_time = ?3, landlock = ?4,
+                              reason = NULL
              WHERE id = ?1",
-            guests
-                .iter()
-                .map(|(id, process)| (id.to_string(), process.pid, signed(process.start_time))),
+            guests.iter().map(|(id, process, landlock)| {
+                let start_time = signed(process.start_time);
+                (id.to_string(), process.pid, start_time, *landlock)
+            }),
         )
     }
 

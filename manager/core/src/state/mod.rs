@@ -62,6 +62,7 @@ pub use failing::PoolFailure;
 pub use guest_names::check_prefix;
 pub use guest_row::{GuestRow, RowState};
 
+pub(crate) use guests::AnsweredGuest;
 pub use guests::{AdoptedGuest, NewGuest, Reservation};
 pub use measured::GuestMeasurement;
 pub use policy::{Policy, PoolChange};

@@ -161,7 +161,7 @@ mod tests {
                     _ if ids.is_empty() => {}
                     Action::Run(at) => {
                         let process = Process { pid: 1, start_time: 1 };
-                        state.record_running(&[(*at.get(&ids), process)]).unwrap();
+                        state.record_running(&[(*at.get(&ids), process, None)]).unwrap();
                     }
                     Action::End(at) => {
                         state.record_dead(&[(*at.get(&ids), "it ended".to_owned())]).unwrap();

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 16] = [
+const MIGRATIONS: [&str; 17] = [
     "
     CREATE TABLE guest (
         id          TEXT PRIMARY KEY,            -- 16 hexadecimal digits
@@ -194,6 +194,9 @@ const MIGRATIONS: [&str; 16] = [
         ON CONFLICT DO UPDATE SET guests = guests + 1;
     END;
     CREATE INDEX guest_with_forwards ON guest (state) WHERE forwards IS NOT NULL;
+",
+    "
+    ALTER TABLE guest ADD COLUMN landlock INTEGER;    -- its process's version; NULL: not known
 ",
 ];
 

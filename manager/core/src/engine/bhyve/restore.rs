@@ -187,6 +187,7 @@ fn bring_up(
         pid: process.pid,
         nonce,
         counter,
+        landlock: None,
     })
 }
 

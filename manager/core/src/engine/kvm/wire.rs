@@ -123,6 +123,9 @@ pub(crate) struct Report {
     pub(crate) pid: i32,
     pub(crate) nonce: u64,
     pub(crate) counter: u64,
+    /// Version of Landlock whose rules the guest's process has taken; 0 when it has none.
+    pub(crate) landlock: u32,
+    pub(crate) padding: [u8; 4],
     pub(crate) text: Text,
 }
 

@@ -17,7 +17,7 @@ use nix::{
 use vmm_sys::sysctl;
 
 use super::{
-    Process, ProcessState,
+    Confinement, Process, ProcessState,
     kinfo::{Kinfo, microseconds},
     vmmap,
 };
@@ -51,6 +51,24 @@ pub(super) fn look(pid: i32) -> io::Result<Option<(ProcessState, u64)>> {
             return Ok(Some((kinfo.state, start_time)));
         }
     }
+}
+
+/// What confines a process; `None` when it is gone.
+pub(super) fn confinement(pid: i32) -> io::Result<Option<Confinement>> {
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+    let record = match sysctl::read_at(&place) {
+        Ok(record) if record.is_empty() => return Ok(None),
+        Ok(record) => record,
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let unknown = || io::Error::other("kern.proc.pid has another form");
+    let kinfo = Kinfo::parse(&record).ok_or_else(unknown)?;
+    Ok(Some(Confinement {
+        user: kinfo.user,
+        capsicum: Some(kinfo.in_capability_mode),
+        ..Confinement::default()
+    }))
 }
 
 /// The jail that this process is in, by its id (`ki_jid`); 0 on the host. From within a jail the

@@ -4,6 +4,12 @@ use super::ProcessState;
 
 /// `KINFO_PROC_SIZE`; the first field says it too.
 const SIZE: usize = 1088;
+/// Where `ki_uid` is, the effective user.
+const USER: usize = 168;
+/// Where `ki_cr_flags` is, an `unsigned int`.
+const CREDENTIAL_FLAGS: usize = 588;
+/// `KI_CRF_CAPABILITY_MODE`: it is in capability mode.
+const CAPABILITY_MODE: u32 = 1;
 /// Where `ki_start` is, a `struct timeval`.
 const START: usize = 336;
 /// Where `ki_stat` is, a `char`.
@@ -18,6 +24,8 @@ const _: () = {
     assert!(SIZE == size_of::<libc::kinfo_proc>());
     assert!(START == std::mem::offset_of!(libc::kinfo_proc, ki_start));
     assert!(STAT == std::mem::offset_of!(libc::kinfo_proc, ki_stat));
+    assert!(USER == std::mem::offset_of!(libc::kinfo_proc, ki_uid));
+    assert!(CREDENTIAL_FLAGS == std::mem::offset_of!(libc::kinfo_proc, ki_cr_flags));
     assert!(SSTOP == libc::SSTOP.cast_unsigned() && SZOMB == libc::SZOMB.cast_unsigned());
 };
 
@@ -28,6 +36,10 @@ pub(super) struct Kinfo {
     pub(super) state: ProcessState,
     /// When it started, in microseconds since 1970 by the wall clock.
     pub(super) start: i64,
+    /// Its user.
+    pub(super) user: u32,
+    /// Whether it is in Capsicum's capability mode.
+    pub(super) in_capability_mode: bool,
 }
 
 impl Kinfo {
@@ -43,7 +55,13 @@ impl Kinfo {
             _ => ProcessState::Running,
         };
         let start = microseconds(&record[START..])?;
-        Some(Self { state, start })
+        let word = |at: usize| record[at..].first_chunk().copied().map(u32::from_ne_bytes);
+        Some(Self {
+            state,
+            start,
+            user: word(USER)?,
+            in_capability_mode: word(CREDENTIAL_FLAGS)? & CAPABILITY_MODE != 0,
+        })
     }
 }
 
@@ -66,6 +84,8 @@ mod tests {
         record[START..START + 8].copy_from_slice(&seconds.to_ne_bytes());
         record[START + 8..START + 16].copy_from_slice(&microseconds.to_ne_bytes());
         record[STAT] = stat;
+        record[USER..USER + 4].copy_from_slice(&1001_u32.to_ne_bytes());
+        record[CREDENTIAL_FLAGS..CREDENTIAL_FLAGS + 4].copy_from_slice(&2_u32.to_ne_bytes());
         record
     }
 
@@ -81,6 +101,15 @@ mod tests {
             states,
             [Running, Running, Running, Stopped, Gone, Running, Running]
         );
+    }
+
+    #[test]
+    fn a_user_and_capability_mode_are_read() {
+        let mut record = record(2, 1, 1);
+        let kinfo = Kinfo::parse(&record).unwrap();
+        assert_eq!((kinfo.user, kinfo.in_capability_mode), (1001, false));
+        record[CREDENTIAL_FLAGS] |= 1;
+        assert!(Kinfo::parse(&record).unwrap().in_capability_mode);
     }
 
     #[test]

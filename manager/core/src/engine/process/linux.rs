@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Process, ProcessState};
+use super::{Confinement, Process, ProcessState};
 
 /// A descriptor of a process (pidfd_open(2)).
 #[derive(Debug)]
@@ -86,6 +86,23 @@ fn parse(text: &[u8]) -> Option<(ProcessState, u64)> {
     };
     let start_time = fields.nth(18)?.parse().ok()?;
     Some((state, start_time))
+}
+
+/// What confines a process; `None` when it is gone.
+pub(super) fn confinement(pid: i32) -> io::Result<Option<Confinement>> {
+    let status = match fs::read_to_string(format!("/proc/{pid}/status")) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        status => status?,
+    };
+    let namespace = |pid: &str, kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+    let shares = |kind| Some(namespace(&pid.to_string(), kind)? == namespace("self", kind)?);
+    let confinement = Confinement::of_status(&status).map(|said| Confinement {
+        has_network: shares("net"),
+        has_ipc: shares("ipc"),
+        ..said
+    });
+    let unknown = || io::Error::other(format!("/proc/{pid}/status has another form"));
+    confinement.map(Some).ok_or_else(unknown)
 }
 
 /// The folder that a process works in; `None` when the process is gone.

@@ -1,6 +1,7 @@
 //! Process of a guest: its id and start time, which together tell it from a later process with the
 //! same id.
 
+mod confinement;
 #[cfg(target_os = "freebsd")]
 mod freebsd;
 #[cfg(any(target_os = "freebsd", test))]
@@ -20,6 +21,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+pub use confinement::Confinement;
 #[cfg(target_os = "freebsd")]
 use freebsd as system;
 #[cfg(target_os = "linux")]
@@ -73,6 +75,16 @@ impl Process {
     #[must_use]
     pub(crate) fn may_live(&self) -> bool {
         !matches!(self.state(), Ok(ProcessState::Gone))
+    }
+
+    /// What confines it; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn confinement(&self) -> io::Result<Option<Confinement>> {
+        let found = system::confinement(self.pid)?;
+        // Another may have its number by now.
+        Ok(found.filter(|_| self.may_live()))
     }
 
     /// Whether it works in this folder, which may be gone itself. `false` when that may not be

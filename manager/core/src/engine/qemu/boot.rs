@@ -192,7 +192,8 @@ impl Template<'_> {
             .arg("-append")
             .arg(guest_disks::command_line(boot));
         let child = command::start(&machine, command, Stdio::null(), self.lock.file());
-        self.child = Some(child.map_err(io("start QEMU"))?);
+        let (child, _) = child.map_err(io("start QEMU"))?;
+        self.child = Some(child);
         Ok(())
     }
 

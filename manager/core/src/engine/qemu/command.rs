@@ -252,13 +252,14 @@ impl Machine<'_> {
 }
 
 /// Starts a guest's QEMU in a session of its own, so that it outlives the manager. Its process id is
-/// in the guest's folder before it is QEMU; until then it holds `lock`.
+/// in the guest's folder before it is QEMU; until then it holds `lock`. With it comes the version of
+/// Landlock whose rules it has taken, or 0.
 pub(super) fn start(
     machine: &Machine<'_>,
     mut command: Command,
     input: Stdio,
     lock: &File,
-) -> io::Result<Child> {
+) -> io::Result<(Child, u32)> {
     let folder = machine.folder;
     // What the guest says on its console, and what QEMU itself has to say: without a limit a guest
     // could fill the host's disk.
@@ -291,7 +292,8 @@ pub(super) fn start(
     unsafe {
         command.pre_exec(move || become_guest(pid_file, file_max, rules_file));
     }
-    command.spawn()
+    let landlock = rules.as_ref().map_or(0, FileRules::version);
+    Ok((command.spawn()?, landlock))
 }
 
 /// Between fork and exec: a session of its own, small files, no core file, the process id, and the

@@ -116,18 +116,24 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Restorer for Source {
     fn restore(&self, order: &GuestOrder) -> Result<(RestoredProcess, Child), String> {
         let folder = Folder::of(&self.run_dir, &order.id);
-        let result = self.start(order, &folder).and_then(|mut child| {
-            let pid = child.id();
-            locked(&self.restoring).push(pid);
-            let brought = self.bring_up(order, &folder, &mut child);
-            if brought.is_err() {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            // Until here nobody has waited for it, so the number is its own.
-            locked(&self.restoring).retain(|other| *other != pid);
-            Ok((brought?, child))
-        });
+        let result = self
+            .start(order, &folder)
+            .and_then(|(mut child, landlock)| {
+                let pid = child.id();
+                locked(&self.restoring).push(pid);
+                let brought = self.bring_up(order, &folder, &mut child);
+                if brought.is_err() {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+                // Until here nobody has waited for it, so the number is its own.
+                locked(&self.restoring).retain(|other| *other != pid);
+                let restored = RestoredProcess {
+                    landlock: Some(landlock),
+                    ..brought?
+                };
+                Ok((restored, child))
+            });
         match result {
             Ok((restored, child)) => {
                 locked(&self.restored).insert(child.id(), order.id);
@@ -156,8 +162,8 @@ impl Restorer for Source {
 }
 
 impl Source {
-    /// Starts the guest's QEMU.
-    fn start(&self, order: &GuestOrder, folder: &Folder) -> Result<Child, Error> {
+    /// Starts the guest's QEMU; with it comes the version of Landlock that confines it.
+    fn start(&self, order: &GuestOrder, folder: &Folder) -> Result<(Child, u32), Error> {
         if self.called_off.load(Ordering::Relaxed) {
             return Err(Error::CalledOff);
         }
@@ -226,6 +232,7 @@ impl Source {
                 .as_ref()
                 .map_or(0, |ready| agent_ask::short(&ready.nonce)),
             counter: ready.map_or(0, |ready| ready.counter),
+            landlock: None,
         })
     }
 

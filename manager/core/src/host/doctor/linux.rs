@@ -5,7 +5,7 @@ use crate::checkpoint::manifest::EngineKind;
 use crate::host::{
     admission::Unit,
     facts::HostMemory,
-    jail::JailFacts,
+    jail::{self, JailFacts},
     kvm::{API_VERSION, KvmFacts},
     linux::{Linux, QemuFacts, RunFolder},
 };
@@ -110,18 +110,8 @@ fn kvm(kvm: &KvmFacts, vendor: &str) -> Vec<Check> {
 
 /// What confines guests' processes beside the virtual machine and a filter of system calls.
 fn jail(jail: JailFacts) -> Check {
-    let files = match jail.landlock {
-        0 => "all of the user's files".to_owned(),
-        version => format!("no files (Landlock {version})"),
-    };
-    let user = match jail.users {
-        true => "own users",
-        false => "this user",
-    };
-    let network = match jail.namespaces {
-        true => "no network",
-        false => "this network",
-    };
+    let files = jail::files(jail.landlock, jail::NO_FILES);
+    let (user, network) = (jail::user(jail.users), jail::network(!jail.namespaces));
     Check::new("guests' jail", format!("{files}, {user}, {network}"), "").unless(
         jail.landlock > 0,
         Status::Warn,

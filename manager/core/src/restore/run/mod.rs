@@ -27,7 +27,7 @@ use crate::{
     faults::{self, Point},
     guest_id::GuestId,
     percentiles::Percentiles,
-    state::{self, State},
+    state::{self, AnsweredGuest, State},
 };
 
 /// How often the process that guests are forked from is replaced when it was killed.
@@ -157,7 +157,7 @@ struct Run<'a> {
     furthest: u64,
     /// Whether the session was ended before its time.
     broken: bool,
-    unrecorded: Vec<(GuestId, Process)>,
+    unrecorded: Vec<AnsweredGuest>,
     /// Why the guests that answered could not be recorded as running. The next command that can
     /// write finds and records them.
     record_error: Option<state::Error>,
@@ -260,7 +260,8 @@ impl Run<'_> {
             )),
         });
         match found {
-            Ok((RestoredProcess { nonce, counter, .. }, process)) => {
+            Ok((restored, process)) => {
+                let RestoredProcess { nonce, counter, .. } = restored;
                 let guest = RestoredGuest {
                     name,
                     id: order.id,
@@ -270,7 +271,7 @@ impl Run<'_> {
                     counter,
                 };
                 observe(&RestoreStep::Restored(&guest));
-                self.unrecorded.push((guest.id, process));
+                self.unrecorded.push((guest.id, process, restored.landlock));
                 self.report.guests.push(guest);
                 if self.unrecorded.len().is_multiple_of(BATCH) {
                     self.record();

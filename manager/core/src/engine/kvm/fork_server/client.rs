@@ -352,6 +352,7 @@ fn outcome(report: Report) -> Outcome {
             pid: report.pid,
             nonce: report.nonce,
             counter: report.counter,
+            landlock: Some(report.landlock),
         }),
         _ => Err(String::from(&report.text)),
     };

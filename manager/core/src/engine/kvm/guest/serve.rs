@@ -187,6 +187,7 @@ impl<P: GuestPort> Guest<'_, P> {
             pid: Pid::this().as_raw(),
             nonce: proof.nonce,
             counter: proof.counter,
+            landlock: self.inheritance.jail.landlock(),
             ..Report::new_zeroed()
         };
         let _ = send_message(SOCKET, &report);

@@ -91,6 +91,8 @@ pub(crate) struct Jail {
     /// Where the kernel has Landlock. A guest closes its descriptor and writes nothing here, for
     /// the page would be a page of its own from then on.
     file_rules: Option<RawFd>,
+    /// Version of Landlock that those are of; 0 without them.
+    landlock: u32,
     /// Whether each guest has a user of its own.
     has_users: bool,
 }
@@ -116,9 +118,15 @@ impl Jail {
         }
         Ok(Self {
             filter: Filter::new(),
+            landlock: file_rules.as_ref().map_or(0, FileRules::version),
             file_rules: file_rules.map(FileRules::into_raw_fd),
             has_users: host.users,
         })
+    }
+
+    /// Version of Landlock whose rules a guest's process takes; 0 when the kernel has none.
+    pub(crate) fn landlock(&self) -> u32 {
+        self.landlock
     }
 
     /// Makes this process, which has named its socket, another user's than its siblings', where that

@@ -222,6 +222,7 @@ fn open_jail() -> Jail {
     Jail {
         filter: Filter::new(),
         file_rules: None,
+        landlock: 0,
         has_users: false,
     }
 }

@@ -273,6 +273,7 @@ fn restore<'a>(
         seq: order.seq,
         kind: REPORT_RESTORED,
         pid: Pid::this().as_raw(),
+        landlock: inheritance.jail.landlock(),
         ..Report::new_zeroed()
     };
     let _ = send_message(SOCKET, &report);

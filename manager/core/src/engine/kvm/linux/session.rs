@@ -81,13 +81,18 @@ impl LinuxSession {
     }
 
     /// Has a restored guest take its steps.
-    fn take_steps(&mut self, seq: u64, order: GuestOrder, pid: i32) -> Result<(), Error> {
+    fn take_steps(
+        &mut self,
+        seq: u64,
+        order: GuestOrder,
+        reported: RestoredProcess,
+    ) -> Result<(), Error> {
         let (source, tell) = (Arc::clone(&self.source), self.tell.clone());
         let wake = waker(&self.wake);
         let builder = thread::Builder::new().name("restore".to_owned());
         let thread = builder.spawn(move || {
             // A session that was dropped has no receiver.
-            let _ = tell.send((seq, source.restored(&order, pid)));
+            let _ = tell.send((seq, source.restored(&order, reported)));
             wake();
         });
         self.threads.push(thread.map_err(|source| Error::Io {
@@ -105,7 +110,7 @@ impl LinuxSession {
         };
         match outcome.result {
             Ok(process) => {
-                self.take_steps(outcome.order, order, process.pid)?;
+                self.take_steps(outcome.order, order, process)?;
                 Ok(None)
             }
             Err(reason) => {
@@ -183,14 +188,22 @@ impl Drop for LinuxSession {
 
 impl Source {
     /// Everything from the start of the guest's processors until it may be handed out.
-    fn restored(&self, order: &GuestOrder, pid: i32) -> Result<RestoredProcess, String> {
+    fn restored(
+        &self,
+        order: &GuestOrder,
+        reported: RestoredProcess,
+    ) -> Result<RestoredProcess, String> {
         let folder = Folder::of(&self.run_dir, &order.id);
-        let process = Process::with_pid(pid);
+        let process = Process::with_pid(reported.pid);
         let process = process.map_err(|e| format!("cannot look at the guest's process: {e}"))?;
         let result = match process {
             None => Err(Error::Gone),
             Some(process) => self.bring_up(order, &folder, process),
         };
+        let result = result.map(|restored| RestoredProcess {
+            landlock: reported.landlock,
+            ..restored
+        });
         result.map_err(|error| {
             let reason = match (self.called_off.load(Ordering::Relaxed), error) {
                 (true, _) => "the restore was called off".to_owned(),
@@ -269,6 +282,7 @@ impl Source {
                 .as_ref()
                 .map_or(0, |ready| agent_ask::short(&ready.nonce)),
             counter: ready.map_or(0, |ready| ready.counter),
+            landlock: None,
         })
     }
 }
