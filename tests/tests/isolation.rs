@@ -217,12 +217,49 @@ fn a_guests_process_has_what_it_needs_and_nothing_of_the_nurserys() {
     }
 }
 
+/// Soft and hard limit of a process, as `/proc/PID/limits` has them.
+fn limits(pid: i32, name: &str) -> [String; 2] {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+    let line = limits.lines().find_map(|line| line.strip_prefix(name));
+    let mut words = line.expect("the limit").split_whitespace();
+    [(); 2].map(|()| words.next().expect("a number").to_owned())
+}
+
+#[test]
+fn a_guests_process_has_low_resource_limits_and_is_suspended_within_them() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "64M");
+    home.restore(&demo, 1, "guest");
+    let pid = home.pid("guest-1");
+    let largest = ((64 + 16) << 20).to_string();
+    for (name, most) in [
+        ("Max core file size", "0"),
+        ("Max locked memory", "0"),
+        ("Max open files", "96"),
+        ("Max file size", &largest),
+    ] {
+        assert_eq!(limits(pid, name), [most; 2], "{name}");
+    }
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(limits(pid, "Max processes"), ["16"; 2]);
+    }
+    // It writes all of its memory.
+    let _ = home.ask("guest-1", &format!("dirty {}", (60 << 20) / PAGE));
+    let full = home.named("full");
+    let _ = home.brood(&["suspend", "guest-1", &full.path]).ok();
+    home.restore(&full, 1, "again");
+    assert!(home.private_and_shared("again-1").1 > 0);
+}
+
 #[test]
 fn show_says_what_confines_a_guests_process() {
     let Some(home) = Home::with_kvm() else { return };
     let demo = home.demo("demo", "8M");
     home.restore(&demo, 1, "guest");
-    let (pid, jail) = (home.pid("guest-1"), &home.json(&["show", "guest-1"])["jail"]);
+    let (pid, jail) = (
+        home.pid("guest-1"),
+        &home.json(&["show", "guest-1"])["jail"],
+    );
     let is_root = nix::unistd::geteuid().is_root();
     assert_eq!(jail["syscall_filter"], true, "{jail}");
     assert_eq!(jail["no_new_privileges"], true, "{jail}");

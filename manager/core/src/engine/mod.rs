@@ -27,6 +27,8 @@ mod park;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub mod qemu;
+#[cfg(target_os = "linux")]
+mod resource_limits;
 pub mod restore_lock;
 mod restore_threads;
 mod session;

@@ -44,6 +44,17 @@ pub(crate) struct LinuxDevices {
     pub(crate) card: bool,
 }
 
+impl Start {
+    /// Size of the largest file that a guest writes to: its memory, or its disk.
+    pub(crate) fn largest_file(&self) -> Bytes {
+        let disk = match self.guest {
+            StartGuest::Demo => None,
+            StartGuest::Linux(devices) => devices.disk,
+        };
+        self.layers.memory.max(disk.unwrap_or_default())
+    }
+}
+
 impl StartGuest {
     /// How many files the manager sends beside those of the checkpoint, for all guests to read.
     pub(crate) fn files(self) -> usize {

@@ -14,7 +14,7 @@ use std::{
 
 use nix::{
     sys::{
-        resource::{Resource, setrlimit},
+        resource::Resource,
         signal::{SigHandler, Signal, signal},
     },
     unistd::setsid,
@@ -32,6 +32,7 @@ use crate::{
         bounded_log::{self, LOG_MAX},
         file_rules::{self, FileRules},
         guest_disks::{DISK, OwnDisk, ROOT},
+        resource_limits::{lower, no_core_and_no_locked_memory},
     },
     units::Bytes,
 };
@@ -50,6 +51,10 @@ const DISK_MODEL: &str = "virtio-blk-pci";
 /// after the other has to be translated again for each: 147 ms for a program, and 6 ms with 32 MiB.
 /// A guest without work touches the same few pages of it either way.
 const TRANSLATIONS_MIB: u32 = 32;
+
+/// Descriptors that a QEMU has at most: some thirty of its own, and one for each connection of a
+/// guest with a network of the user's.
+const OPEN_FILES: u64 = 1024;
 
 /// Has glibc's allocator keep one arena for all threads (mallopt(3)). Other settings of it end its
 /// own adjustment to what QEMU allocates, and cost half a MiB more.
@@ -302,8 +307,9 @@ fn become_guest(pid_file: RawFd, file_max: u64, rules: Option<RawFd>) -> io::Res
     // A session, not just a process group: the kernel would send a group that is orphaned when this
     // process ends, and has a stopped member, SIGHUP and SIGCONT.
     setsid()?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    setrlimit(Resource::RLIMIT_FSIZE, file_max, file_max)?;
+    no_core_and_no_locked_memory()?;
+    lower(Resource::RLIMIT_FSIZE, file_max)?;
+    lower(Resource::RLIMIT_NOFILE, OPEN_FILES)?;
     // SAFETY: a signal that is ignored runs no handler.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
     // SAFETY: prctl(2) with these arguments reads no memory. Where Yama restricts who may read a

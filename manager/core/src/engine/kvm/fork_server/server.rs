@@ -187,7 +187,7 @@ impl<K: GuestKind> Nursery<K> {
         let restore_lock = restore_lock.into_raw_fd();
         let writers = Writers::new(&layers, restore_lock)?;
         // All that needs a privilege, or another file, is open.
-        let jail = Jail::of_guests(start.enforces_limits)?;
+        let jail = Jail::of_guests(start.enforces_limits, start.largest_file())?;
         let nursery = Self {
             inheritance: Inheritance {
                 kvm,

@@ -2,7 +2,7 @@
 //!
 //! The nursery prepares it before it forks, and its guests inherit that at no cost: it gives up all
 //! capabilities, and the right to ever get any; it leaves the host's networks and System V objects;
-//! and it keeps only the files that it needs (Landlock). A guest's process then takes rules of its
+//! it keeps only the files that it needs (Landlock); and it lowers what it may use (resource limits). A guest's process then takes rules of its
 //! own, which leave it one thing to do with files, and a filter of system calls (seccomp), while it
 //! is a spare and waits for its order. The filter leaves what a guest's process does: it names the
 //! one socket that it has made, runs its virtual machine, talks to clients that come to the socket,
@@ -10,6 +10,7 @@
 //! connects to nothing and signals nobody but itself.
 
 mod filter;
+mod limits;
 mod user;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
         kvm::{jail::filter::Filter, limit_group},
     },
     host::{jail::JailFacts, proc::ProcRoot},
+    units::Bytes,
 };
 
 /// Gives up all capabilities but `kept`, and the right to get any by executing a program.
@@ -98,9 +100,9 @@ pub(crate) struct Jail {
 }
 
 impl Jail {
-    /// Puts this nursery into its own jail, and makes that of its guests. The current folder is the
-    /// run folder.
-    pub(crate) fn of_guests(enforces_limits: bool) -> Result<Self, String> {
+    /// Puts this nursery into its own jail, and makes that of its guests, of which none writes a
+    /// file that is larger than `largest`. The current folder is the run folder.
+    pub(crate) fn of_guests(enforces_limits: bool, largest: Bytes) -> Result<Self, String> {
         let failed = |e: io::Error| format!("cannot restrict what files it may reach: {e}");
         let host = JailFacts::read(&ProcRoot::default()).map_err(|e| e.to_string())?;
         if host.namespaces {
@@ -111,6 +113,7 @@ impl Jail {
             false => CapsHashSet::new(),
         };
         give_up_privileges(&kept)?;
+        limits::enter(largest).map_err(|e| format!("cannot lower its resource limits: {e}"))?;
         let bind: Rights = AccessFs::MakeSock.into();
         let file_rules = FileRules::new([(Path::new("."), bind)]).map_err(failed)?;
         if let Some(rules) = of_nursery(enforces_limits).map_err(failed)? {
@@ -148,6 +151,9 @@ impl Jail {
     /// Confines this process for good. It may still give the socket `control` its address, once.
     pub(crate) fn enter(&self, control: BorrowedFd<'_>) -> Result<(), String> {
         let failed = |e: io::Error| format!("cannot enter its jail: {e}");
+        if self.has_users {
+            limits::enter_guest().map_err(|e| failed(e.into()))?;
+        }
         if let Some(rules) = self.file_rules {
             file_rules::enter(rules).map_err(failed)?;
             // SAFETY: this process's descriptor, which nothing in it uses from here on.

@@ -6,7 +6,7 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::UnixListener,
+        unix::{fs::FileExt, net::UnixListener},
     },
     path::Path,
     process::Command,
@@ -17,7 +17,8 @@ use nix::{
     fcntl::{FallocateFlags, fallocate},
     sys::{
         ptrace,
-        signal::{Signal, kill, raise},
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{SigHandler, Signal, kill, raise, signal},
         socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
         wait::{WaitStatus, waitpid},
     },
@@ -26,6 +27,9 @@ use nix::{
 
 use super::*;
 use crate::owner_only;
+
+/// The largest file of guests here.
+const LARGEST: Bytes = Bytes::mib(4);
 
 /// The version of the kernel's Landlock.
 fn landlock() -> u32 {
@@ -108,7 +112,7 @@ fn what_a_guest_does_not_need_is_refused() {
     let (control, other) = (seqpacket(), seqpacket());
     let bits = in_child(|| {
         chdir(dir.path()).unwrap();
-        let jail = Jail::of_guests(false).unwrap();
+        let jail = Jail::of_guests(false, LARGEST).unwrap();
         jail.enter(control.as_fd()).unwrap();
         jail.change_user(getppid()).unwrap();
         try_all(&control, &other)
@@ -293,7 +297,7 @@ fn a_nursery_reaches_its_run_folder_and_no_other_file() {
     }
     let done = in_child(|| {
         chdir(dir.path()).unwrap();
-        Jail::of_guests(false).unwrap();
+        Jail::of_guests(false, LARGEST).unwrap();
         bits(&[
             fs::write("guest.exit.new", "{}").is_ok(),
             fs::rename("guest.exit.new", "guest.exit").is_ok(),
@@ -304,6 +308,81 @@ fn a_nursery_reaches_its_run_folder_and_no_other_file() {
             fs::write("/proc/self/comm", "other").is_err(),
             fs::create_dir("folder").is_err(),
         ])
+    });
+    assert_eq!(done, 0xff, "{done:#b}");
+}
+
+/// What a nursery and its guests try beyond their limits, and what they do within them.
+fn try_limits(jail: &Jail, file: &File) -> u64 {
+    let file_size = |size: u64| file.write_all_at(&[1], size - 1);
+    let too_large =
+        |result: io::Result<()>| result.is_err_and(|e| e.raw_os_error() == Some(libc::EFBIG));
+    let nobodys_page = vec![0_u8; 4096];
+    // SAFETY: locks memory of this process, and changes none.
+    let locked = unsafe { libc::mlock(nobodys_page.as_ptr().cast(), 4096) };
+    let mut copies = Vec::new();
+    let last = loop {
+        match file.try_clone() {
+            Ok(copy) => copies.push(copy),
+            Err(e) => break e.raw_os_error(),
+        }
+    };
+    let highest = copies.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(0);
+    drop(copies);
+    let core = getrlimit(Resource::RLIMIT_CORE) == Ok((0, 0));
+    // What is lowered stays so.
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, 1 << 10, 1 << 10);
+    let children = match jail.has_users {
+        true => {
+            limits::enter_guest().unwrap();
+            jail.change_user(getppid()).unwrap();
+            children_until_refused()
+        }
+        false => limits::PROCESSES - 1,
+    };
+    bits(&[
+        file_size(LARGEST.0).is_ok(),
+        too_large(file_size(LARGEST.0 + (17 << 20))),
+        locked < 0,
+        last == Some(libc::EMFILE),
+        u64::from(highest.unsigned_abs()) < limits::OPEN_FILES,
+        core,
+        raised == Err(Errno::EPERM),
+        children == limits::PROCESSES - 1,
+    ])
+}
+
+/// How many children this process can have.
+fn children_until_refused() -> u64 {
+    let mut children = Vec::new();
+    // Many more than it should.
+    while children.len() < 100 {
+        // SAFETY: as in the functions above.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => loop {
+                pause();
+            },
+            Ok(ForkResult::Parent { child }) => children.push(child),
+            Err(_) => break,
+        }
+    }
+    for child in &children {
+        kill(*child, Signal::SIGKILL).unwrap();
+        waitpid(*child, None).unwrap();
+    }
+    children.len() as u64
+}
+
+#[test]
+fn what_is_above_a_limit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let done = in_child(|| {
+        chdir(dir.path()).unwrap();
+        // SAFETY: a signal that is ignored runs no handler. A nursery ignores it, too.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
+        let jail = Jail::of_guests(false, LARGEST).unwrap();
+        try_limits(&jail, &file)
     });
     assert_eq!(done, 0xff, "{done:#b}");
 }
