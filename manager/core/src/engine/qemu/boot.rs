@@ -16,6 +16,7 @@ use super::{
     Qemu, TEMPLATES, cancelled,
     command::{self, Machine, devices},
     folder::Folder,
+    jail::Walls,
     qmp::Qmp,
     remove,
     suspend::{end, save_state},
@@ -182,6 +183,7 @@ impl Template<'_> {
             network: &GuestNetwork::default(),
             root: root.as_deref(),
             disk: self.disk.as_ref().map(|disk| &disk.disk),
+            walls: Walls::default(),
         };
         let mut command = machine.command();
         command

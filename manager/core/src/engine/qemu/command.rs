@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::{
         resource::Resource,
         signal::{SigHandler, Signal, signal},
@@ -22,8 +23,7 @@ use nix::{
 
 use super::{
     folder::{CONSOLE, CONSOLE_SOCKET, Folder},
-    host::PROGRAM,
-    jail,
+    jail::{self, Walls},
 };
 use crate::{
     checkpoint::{Accelerator, Network, QemuGuest, manifest::Device},
@@ -83,6 +83,8 @@ pub(super) struct Machine<'a> {
     pub(super) root: Option<&'a Path>,
     /// The disk that the guest has to itself, if it has one.
     pub(super) disk: Option<&'a OwnDisk>,
+    /// What its jail has beside the rules for files.
+    pub(super) walls: Walls,
 }
 
 /// What a manifest says of these devices.
@@ -189,15 +191,16 @@ impl Machine<'_> {
         let share = if self.writes_file { "on" } else { "off" };
         // QEMU works in the run folder; a socket's path may have 107 bytes only.
         let socket = |name: &str| format!("{}/{name}", self.folder.name());
-        let mut command = Command::new(PROGRAM);
+        let mut command = self.walls.command(&guest.version);
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-vga", "none", "-net", "none"])
             // What a guest could make of a fault in QEMU: no new process, no other user.
-            .args([
-                "-sandbox",
-                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-            ])
+            .arg("-sandbox")
+            .arg(format!(
+                "on,obsolete=deny,elevateprivileges={},spawn=deny,resourcecontrol=deny",
+                self.walls.elevation()
+            ))
             .arg("-machine")
             .arg(format!(
                 "{},memory-backend=memory,vmport=off,suppress-vmdesc=on",
@@ -292,10 +295,11 @@ pub(super) fn start(
         true => None,
         false => jail::rules(machine)?,
     };
+    let own_ipc = machine.walls.own_ipc;
     let rules_file = rules.as_ref().map(FileRules::as_raw_fd);
     // SAFETY: become_guest() calls functions that are async-signal-safe only, and allocates nothing.
     unsafe {
-        command.pre_exec(move || become_guest(pid_file, file_max, rules_file));
+        command.pre_exec(move || become_guest(pid_file, file_max, own_ipc, rules_file));
     }
     let landlock = rules.as_ref().map_or(0, FileRules::version);
     Ok((command.spawn()?, landlock))
@@ -303,7 +307,12 @@ pub(super) fn start(
 
 /// Between fork and exec: a session of its own, small files, no core file, the process id, and the
 /// jail.
-fn become_guest(pid_file: RawFd, file_max: u64, rules: Option<RawFd>) -> io::Result<()> {
+fn become_guest(
+    pid_file: RawFd,
+    file_max: u64,
+    own_ipc: bool,
+    rules: Option<RawFd>,
+) -> io::Result<()> {
     // A session, not just a process group: the kernel would send a group that is orphaned when this
     // process ends, and has a stopped member, SIGHUP and SIGCONT.
     setsid()?;
@@ -320,6 +329,10 @@ fn become_guest(pid_file: RawFd, file_max: u64, rules: Option<RawFd>) -> io::Res
     // uses half. SAFETY: as above. A kernel without it need not succeed.
     let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     note_pid(pid_file)?;
+    if own_ipc {
+        // Where it may not, it stays.
+        let _ = unshare(CloneFlags::CLONE_NEWIPC);
+    }
     nix::sys::prctl::set_no_new_privs()?;
     rules.map_or(Ok(()), file_rules::enter)
 }

@@ -1,12 +1,16 @@
-//! Jail of a guest's QEMU beside QEMU's own filter of system calls: the files that it may reach.
+//! Jail of a guest's QEMU beside QEMU's own filter of system calls: its user, its IPC objects, and the
+//! files that it may reach.
 //!
-//! It keeps the manager's user, because the memory image and the disks that it opens are that
-//! user's; and the host's network, which a guest's network of the user is made of. A network
-//! namespace for guests without one would cost each 147 KiB.
+//! Where root restores, each has a user of its own, as the guests of the KVM engine have. QEMU opens
+//! what it was told of as root (memory image, disks, sockets, logs) and changes to that user before it
+//! reads anything of the guest; what it is to write later it is handed (`suspend.rs`). It keeps the
+//! host's network, which a guest's network of the user is made of. A network namespace for guests
+//! without one would cost each 147 KiB.
 
 use std::{
     env, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use landlock::AccessFs;
@@ -15,11 +19,74 @@ use super::{command::Machine, host::PROGRAM};
 use crate::{
     checkpoint::Network,
     engine::file_rules::{self, FileRules, Rights},
+    host::{
+        jail::{FIRST_USER, JailFacts, USERS},
+        proc::ProcRoot,
+    },
 };
 
+/// What has QEMU become a user of its own: that of the number of its process, which the shell had
+/// before it. It has one group, which owns nothing.
+const BECOME: &str = r#"option=$1 first=$2 users=$3 group=$4
+shift 4
+exec "$0" "$option" "$group$((first + $$ % users)):$first" "$@""#;
+
+/// What this host lets a clone's QEMU have of its jail.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Walls {
+    /// A user of its own.
+    pub(super) own_user: bool,
+    /// An IPC namespace.
+    pub(super) own_ipc: bool,
+}
+
+impl Walls {
+    /// Those of this host, for this user.
+    pub(super) fn of_host() -> io::Result<Self> {
+        let facts = JailFacts::read(&ProcRoot::default()).map_err(io::Error::other)?;
+        Ok(Self {
+            own_user: facts.users,
+            own_ipc: facts.namespaces,
+        })
+    }
+
+    /// Begins the command line of such a QEMU, of this version.
+    pub(super) fn command(self, version: &str) -> Command {
+        if !self.own_user {
+            return Command::new(PROGRAM);
+        }
+        let (option, value) = match has_run_with_user(version) {
+            true => ("-run-with", "user="),
+            false => ("-runas", ""),
+        };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", BECOME, PROGRAM, option]);
+        command.args([FIRST_USER.to_string(), USERS.to_string(), value.to_owned()]);
+        command
+    }
+
+    /// What QEMU's filter of system calls says of other users. One that changes to its own user has
+    /// no privilege to change again, and no_new_privs (`children` would filter, too: 7.2).
+    pub(super) fn elevation(self) -> &'static str {
+        match self.own_user {
+            true => "allow",
+            false => "deny",
+        }
+    }
+}
+
+/// Whether a QEMU has `-run-with user=` (9.1), which its older option gave way to.
+fn has_run_with_user(version: &str) -> bool {
+    let mut numbers = version
+        .split('.')
+        .map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(9), Some(1))
+}
+
 /// What QEMU and its libraries read; not all of it is on each host.
-const READ: [&str; 18] = [
+const READ: [&str; 19] = [
     "/usr",
+    "/bin",
     "/lib",
     "/lib32",
     "/lib64",
@@ -84,4 +151,48 @@ fn prefix() -> Option<PathBuf> {
         &bin
     };
     Some(prefix.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_is_the_versions() {
+        for (version, has) in [
+            ("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", false),
+            ("9.0.4", false),
+            ("9.1.0", true),
+            ("10.0.2 (Debian 1:10.0.2+ds-2)", true),
+            ("unknown", false),
+        ] {
+            assert_eq!(has_run_with_user(version), has, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_user_is_that_of_the_process_and_the_other_words_stay() {
+        for (version, option, before) in [("7.2.22", "-runas", ""), ("9.1.0", "-run-with", "user=")]
+        {
+            let walls = Walls {
+                own_user: true,
+                own_ipc: false,
+            };
+            let sh = walls.command(version);
+            let words: Vec<_> = sh.get_args().collect();
+            // The shell's own words, with another program in the place of QEMU.
+            let mut echo = Command::new(sh.get_program());
+            echo.args(&words[..2]).arg("/bin/echo").args(&words[3..]);
+            let echo = echo
+                .args(["-m", "a b,c=$d"])
+                .stdout(std::process::Stdio::piped());
+            let child = echo.spawn().unwrap();
+            let user = FIRST_USER + child.id() % USERS;
+            let said = child.wait_with_output().unwrap().stdout;
+            assert_eq!(
+                String::from_utf8(said).unwrap(),
+                format!("{option} {before}{user}:{FIRST_USER} -m a b,c=$d\n")
+            );
+        }
+    }
 }

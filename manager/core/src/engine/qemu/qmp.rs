@@ -2,11 +2,16 @@
 //! QEMU). Every call has a time limit, and an answer a length limit.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    fs::File,
+    io::{self, BufRead, BufReader, IoSlice, Read, Write},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -100,10 +105,42 @@ impl Qmp {
 
     /// Gives a command, and waits for its answer.
     pub(super) fn execute(&mut self, command: &'static str, with: &Value) -> Result<Value, Error> {
+        self.execute_with(command, with, None)
+    }
+
+    /// Hands over an open file, which QEMU knows as `/dev/fdset/N` from then on; returns that number.
+    pub(super) fn hand_over(&mut self, file: &File) -> Result<u64, Error> {
+        let command = "add-fd";
+        let added = self.execute_with(command, &json!({}), Some(file))?;
+        let number = added["fdset-id"].as_u64();
+        number.ok_or_else(|| Error::Garbled(added.to_string()))
+    }
+
+    /// The same as [`Self::execute`], with a file that comes along.
+    fn execute_with(
+        &mut self,
+        command: &'static str,
+        with: &Value,
+        file: Option<&File>,
+    ) -> Result<Value, Error> {
         let until = Instant::now() + LIMIT;
         let mut text = json!({ "execute": command, "arguments": with }).to_string();
         text.push('\n');
-        self.stream.get_mut().write_all(text.as_bytes())?;
+        let descriptors: Vec<RawFd> = file.iter().map(|file| file.as_raw_fd()).collect();
+        let along = [ControlMessage::ScmRights(&descriptors)];
+        let along = &along[..descriptors.len()];
+        let (first, rest) = text.as_bytes().split_at(1);
+        // It comes with the first byte, whatever becomes of the others.
+        let socket = self.stream.get_ref().as_raw_fd();
+        sendmsg::<()>(
+            socket,
+            &[IoSlice::new(first)],
+            along,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .map_err(io::Error::from)?;
+        self.stream.get_mut().write_all(rest)?;
         loop {
             let text = self.line(command, until)?;
             let line: Line = serde_json::from_slice(&text).map_err(|_| {

@@ -25,6 +25,7 @@ use nix::{
 use super::{
     command::{self, Machine},
     folder::{Folder, Record},
+    jail::Walls,
     memory_image::MemoryImage,
     remove,
 };
@@ -188,6 +189,7 @@ impl Source {
             network: &order.network,
             root: self.root.as_deref(),
             disk: record.disk.as_ref(),
+            walls: Walls::of_host().map_err(io("see what confines it"))?,
         };
         let mut command = machine.command();
         // It reads the state from its standard input, and then lets the guest run.

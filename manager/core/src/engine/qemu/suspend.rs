@@ -30,6 +30,7 @@ use crate::{
         read_at_most,
     },
     engine::{After, Error, Limit, Process, Suspend, agent_ask, guest_disks, process},
+    owner_only,
 };
 
 /// How long the agent has for its part.
@@ -250,10 +251,18 @@ fn seal(
 
 /// Has QEMU write the state of its devices, and reads that.
 pub(super) fn save_state(folder: &Folder, qmp: &mut Qmp) -> Result<Vec<u8>, Error> {
-    let name = format!("{}/{STATE}", folder.name());
+    // It may make no file: it may have a user of its own.
+    let mut options = owner_only::options();
+    let file = options.write(true).create(true).truncate(true);
+    let file = file.open(folder.file(STATE));
+    let file = file.map_err(io("make a file for the state"))?;
+    let set = qmp.hand_over(&file)?;
     // "live" would give up disks that it does not have.
-    let with = json!({ "filename": name, "live": false });
-    qmp.execute("xen-save-devices-state", &with)?;
+    let with = json!({ "filename": format!("/dev/fdset/{set}"), "live": false });
+    let saved = qmp.execute("xen-save-devices-state", &with);
+    // Else it would have the file open until nobody has its monitor.
+    qmp.execute("remove-fd", &json!({ "fdset-id": set }))?;
+    saved?;
     let state = read_at_most(&folder.file(STATE), KERN_MAX);
     let _ = fs::remove_file(folder.file(STATE));
     Ok(state?)
