@@ -24,6 +24,7 @@ use brood_core::{
     engine::make_demo_checkpoint,
     host::plan::Plan,
     restore,
+    state::BundleAction,
     units::Bytes,
 };
 
@@ -202,6 +203,7 @@ pub(super) async fn demo(
     let permit = app.at_checkpoint(&path).await?;
     app.operate(permit, move |folder| {
         let wanted = until(folder.cancelled());
+        let _use = folder.state()?.use_bundle(&path, BundleAction::Write)?;
         let (engine, _) = folder.engine()?;
         let manifest = make_demo_checkpoint(engine, &path, memory, &wanted)?;
         let view = types::Checkpoint::new(&path, &manifest);

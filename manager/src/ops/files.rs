@@ -149,6 +149,11 @@ impl Local {
         progress: Watch<'_>,
     ) -> Result<types::Checkpoint, Failure> {
         let engine = engine(&self.config)?;
+        // A later command finds by that what this one leaves when it is killed. Whoever has no state
+        // folder, and may make none, makes checkpoints without it.
+        let _use = state(&self.config)
+            .ok()
+            .and_then(|state| state.use_bundle(path, BundleAction::Write).ok());
         let manifest = make_demo_checkpoint(&*engine, path, memory, progress)?;
         Ok(types::Checkpoint::new(path, &manifest))
     }

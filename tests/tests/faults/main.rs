@@ -82,6 +82,11 @@ fn flattened_deltas() {
     each_fault(records::Flatten::new());
 }
 
+#[test]
+fn made_demos() {
+    each_fault(records::MakeDemo::new());
+}
+
 // Only bhyve writes checkpoints by itself.
 #[test]
 fn imported_checkpoints() {

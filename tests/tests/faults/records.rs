@@ -69,6 +69,53 @@ impl Scene for Flatten {
     }
 }
 
+/// `brood checkpoint demo`.
+pub(crate) struct MakeDemo {
+    home: Home,
+}
+
+impl MakeDemo {
+    pub(crate) fn new() -> Option<Self> {
+        if without_kvm() {
+            return None;
+        }
+        let home = Home::bare();
+        fs::create_dir_all(home.checkpoints()).expect("there is room");
+        Some(Self { home })
+    }
+}
+
+impl Scene for MakeDemo {
+    fn home(&self) -> &Home {
+        &self.home
+    }
+
+    fn prepare(&mut self) -> Vec<String> {
+        let made = self.home.named("made");
+        owned(&["checkpoint", "demo", &made.path, "--memory", "4M"])
+    }
+
+    fn check(&mut self, ran: &Ran, told: &str) {
+        let home = &self.home;
+        let made = home.named("made");
+        no_drafts(home, told);
+        let is_there = made.file("ckp.brood").exists();
+        match ran.code() {
+            Some(0) => assert!(is_there, "{told}"),
+            Some(_) => assert!(!is_there, "{told}"),
+            None => {}
+        }
+        if !is_there {
+            let words = self.prepare();
+            let again = self.home.brood(&strs(&words));
+            assert_eq!(again.code(), Some(0), "{told}: {again:?}");
+        }
+        let _ = self.home.brood(&["checkpoint", "verify", &made.path]).ok();
+        let _ = self.home.brood(&["checkpoint", "remove", &made.path]).ok();
+        assert_eq!(unsealed(&self.home), Vec::<PathBuf>::new(), "{told}");
+    }
+}
+
 /// `brood checkpoint import` of what bhyve wrote.
 pub(crate) struct Import {
     home: Home,
