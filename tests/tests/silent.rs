@@ -111,6 +111,37 @@ fn a_client_that_hangs_up_ends_what_was_restored_for_it() {
     assert_eq!(whole(&entries["claimed"]), 0, "{entries}");
 }
 
+/// Whoever changes a pool does not wait for a fill that the change makes obsolete.
+#[test]
+fn a_pool_is_changed_while_its_guests_do_not_come() {
+    let Some(home) = Home::with_kvm() else { return };
+    let demo = home.demo("demo", "4M");
+    let spin = hostile(&home, &demo, "spin");
+    let daemon = Daemon::start(&home);
+    let path = "/api/v1/pools/evil";
+    let wanted = |hot: u64| json!({ "name": "evil", "checkpoint": spin.path, "hot": hot });
+    let with_fill = |mut wanted: serde_json::Value| {
+        wanted["fill"] = json!({});
+        wanted
+    };
+    daemon.post("/api/v1/pools", &wanted(0), 201);
+    let change = json!({ "hot": 0, "fill": {} });
+    for (method, body) in [(Method::PUT, with_fill(wanted(0))), (Method::PATCH, change)] {
+        daemon.put(path, &wanted(1), 200);
+        until("a fill to be under way", || {
+            let entries = &daemon.get(path)["entries"];
+            (whole(&entries["filling"]) == 1).then_some(())
+        });
+        let answer = daemon.request(method.clone(), path).json(&body).send();
+        assert_eq!(answer.unwrap().status().as_u16(), 200, "{method}");
+        let shown = daemon.get(path);
+        // The fill would have failed if it had been waited for.
+        assert!(shown["failing"].is_null(), "{method}: {shown}");
+        assert_eq!(whole(&shown["entries"]["filling"]), 0, "{method}: {shown}");
+    }
+    until_nothing_is_left(&home);
+}
+
 #[test]
 fn a_pool_that_cannot_be_filled_says_so_and_is_left_alone_for_longer_each_time() {
     let Some(home) = Home::with_kvm() else { return };

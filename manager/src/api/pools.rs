@@ -275,7 +275,7 @@ impl App {
         let begun = self.begin(progress, None, Some(cancelled));
         let app = self.clone();
         // The reconciler's present fill may be obsolete.
-        let changes = matches!(first, PoolStep::Change(..));
+        let changes = matches!(first, PoolStep::Change(..) | PoolStep::Apply(_));
         let interrupted = changes.then(|| self.fills.interrupt(first.pool()));
         self.change_pools(permit, move |ops| {
             let _interrupted = interrupted;

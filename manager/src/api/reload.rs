@@ -44,6 +44,8 @@ impl App {
                 return;
             }
             let pool = &wanted.name;
+            // The reconciler's present fill may be obsolete.
+            let interrupted = self.fills.interrupt(pool);
             let apply = |pools: &mut Pools<'_>| pools.apply(wanted, &unwatched);
             match self.workers.call(|opened| opened.pools(apply)) {
                 Ok(applied) => tracing::info!(pool, "configured: {}", applied.words()),
@@ -52,6 +54,7 @@ impl App {
                     tracing::error!(pool, hint, "not as configured: {error}");
                 }
             }
+            drop(interrupted);
             // The reconciler fills it now, whatever the next one takes.
             self.pools_changed.notify_one();
         }
