@@ -36,7 +36,10 @@ const OTHER_LOADER: u8 = 0xff;
 /// hangs. And it reports free memory in blocks of 2 MiB, and only while 64 MiB are free
 /// (`page_reporting_cycle()` of mm/page_reporting.c), so a small guest would never report any: here
 /// in blocks of 64 KiB, while 2 MiB are free.
-pub const COMMAND_LINE: &str = "reboot=acpi page_reporting.page_reporting_order=4";
+///
+/// And it compares its time stamp counter with kvm-clock twice a second, until it finds the counter
+/// wrong: which each clone does anew where KVM itself is emulated.
+pub const COMMAND_LINE: &str = "reboot=acpi page_reporting.page_reporting_order=4 tsc=nowatchdog";
 
 /// What is booted.
 #[derive(Clone, Copy, Debug)]
