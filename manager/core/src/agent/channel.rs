@@ -60,6 +60,7 @@ impl Channel {
 
     /// The same of a guest whose port is open, and whose device loses nothing: so a hello need not be
     /// repeated soon. Each one wakes the guest, and is answered.
+    #[cfg(any(target_os = "linux", test))]
     pub(crate) fn lossless(mut self) -> Channel {
         self.lossless = true;
         self
