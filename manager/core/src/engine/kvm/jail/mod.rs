@@ -2,12 +2,12 @@
 //!
 //! The nursery prepares it before it forks, and its guests inherit that at no cost: it gives up all
 //! capabilities, and the right to ever get any; it leaves the host's networks and System V objects;
-//! it keeps only the files that it needs (Landlock); and it lowers what it may use (resource limits). A guest's process then takes rules of its
-//! own, which leave it one thing to do with files, and a filter of system calls (seccomp), while it
-//! is a spare and waits for its order. The filter leaves what a guest's process does: it names the
-//! one socket that it has made, runs its virtual machine, talks to clients that come to the socket,
-//! and reads and writes descriptors that it has or is sent. It opens nothing, starts nothing,
-//! connects to nothing and signals nobody but itself.
+//! it keeps only the files that it needs (Landlock); and it lowers what it may use (resource limits).
+//! A guest's process then takes rules of its own, which leave it one thing to do with files, and a
+//! filter of system calls (seccomp), while it is a spare and waits for its order. The filter leaves
+//! what a guest's process does: it names the one socket that it has made, runs its virtual machine,
+//! talks to clients that come to the socket, and reads and writes descriptors that it has or is sent.
+//! It opens nothing, starts nothing, connects to nothing and signals nobody but itself.
 
 mod filter;
 mod limits;
