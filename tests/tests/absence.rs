@@ -1,9 +1,9 @@
 //! An error is not absence: a guest that cannot be looked at is not recorded as dead, its files
 //! stay, and the command says why.
 
-use std::{fs, process::Command};
+use std::fs;
 
-use brood_tests::{Demo, Home, Ran, Running, signal, skip, text, until};
+use brood_tests::{Demo, Home, namespaces, signal, text, until};
 use nix::sys::signal::Signal;
 
 const GUESTS: usize = 3;
@@ -13,36 +13,6 @@ fn scene() -> Option<(Home, Demo)> {
     let demo = home.demo("demo", "4M");
     home.restore(&demo, GUESTS, "g");
     Some((home, demo))
-}
-
-/// Whether this machine lets the test make namespaces of this kind.
-fn namespaces(of: &str) -> bool {
-    let made = Command::new("unshare").args([of, "true"]).status();
-    let made = made.is_ok_and(|status| status.success());
-    if !made {
-        skip("unshare does not work here");
-    }
-    made
-}
-
-/// Runs brood after `prepare`, in a shell that `around` starts.
-fn after(home: &Home, around: &[&str], prepare: &str, args: &[&str]) -> Ran {
-    let brood = home.command(args);
-    let mut command = Command::new(around[0]);
-    command
-        .args(&around[1..])
-        .args(["sh", "-c", &format!("{prepare} && exec \"$0\" \"$@\"")])
-        .arg(brood.get_program())
-        .args(brood.get_args())
-        .current_dir(home.path());
-    for (name, value) in brood.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("BROOD_DAEMON", "off");
-    Running::start(command).wait()
 }
 
 /// Process ids of the guests that are listed.
@@ -80,42 +50,14 @@ fn a_guest_that_proc_does_not_show_is_not_dead() {
         &["destroy", "g-2"],
         &["destroy", "--all"],
     ] {
-        let ran = after(&home, &["unshare", "-m"], &hide, args).exits(1);
+        let ran = home.after(&["unshare", "-m"], &hide, args).exits(1);
         let _ = ran.says(&["cannot look at", "g-2", "/proc does not show it"]);
         all_live(&home);
     }
     // The command reports the others.
-    let _ = after(&home, &["unshare", "-m"], &hide, &["ask", "g-1", "ping"]).ok();
-}
-
-#[test]
-fn a_guest_lives_whatever_id_of_the_hosts_boot_a_command_sees() {
-    let Some((home, _)) = scene() else { return };
-    if !namespaces("-m") {
-        return;
-    }
-    // As systemd-nspawn has it for all but some services.
-    fs::write(
-        home.path().join("id"),
-        "00000000-0000-4000-8000-000000000000\n",
-    )
-    .unwrap();
-    let other = "mount --bind id /proc/sys/kernel/random/boot_id";
-    let inside = |args: &[&str]| after(&home, &["unshare", "-m"], other, args).ok();
-    let there = inside(&["list", "--json"]).json();
-    let running = |guest: &serde_json::Value| guest["state"] == "running";
-    assert!(there.as_array().unwrap().iter().all(running), "{there}");
-    let _ = inside(&["ask", "g-1", "ping"]);
-    let _ = inside(&["pause", "g-1"]);
-    assert_eq!(home.names("paused"), ["g-1"]);
-    let _ = inside(&["resume", "g-1"]);
-    all_live(&home);
-    let pids = listed(&home);
-    let _ = inside(&["destroy", "g-1"]);
-    assert_eq!(home.names("running"), ["g-2", "g-3"]);
-    let _ = inside(&["destroy", "--all"]);
-    assert_eq!(home.list(), [] as [serde_json::Value; 0]);
-    assert!(pids.iter().all(|pid| !lives(*pid)), "{pids:?}");
+    let _ = home
+        .after(&["unshare", "-m"], &hide, &["ask", "g-1", "ping"])
+        .ok();
 }
 
 #[test]
@@ -130,7 +72,9 @@ fn without_proc_nothing_is_judged() {
         &["destroy", "--all"],
         &["checkpoint", "remove", &demo.path],
     ] {
-        let _ = after(&home, &["unshare", "-m"], "mount --bind empty /proc", args).exits(1);
+        let _ = home
+            .after(&["unshare", "-m"], "mount --bind empty /proc", args)
+            .exits(1);
         all_live(&home);
     }
     assert!(demo.ckp().exists());
@@ -142,7 +86,7 @@ fn a_command_without_descriptors_loses_no_guest() {
     let (mut failed, mut listed) = (0, 0);
     for descriptors in 3..24 {
         let limit = format!("ulimit -n {descriptors}");
-        let ran = after(&home, &["env"], &limit, &["list", "--json"]);
+        let ran = home.after(&["env"], &limit, &["list", "--json"]);
         match ran.code() {
             Some(0) => {
                 listed += 1;
@@ -164,7 +108,7 @@ fn destroyed_means_ended_however_few_descriptors_there_are() {
         let before = listed(&home);
         assert_eq!(before.len(), GUESTS);
         let limit = format!("ulimit -n {descriptors}");
-        let _ = after(&home, &["env"], &limit, &["destroy", "--all"]);
+        let _ = home.after(&["env"], &limit, &["destroy", "--all"]);
         let still = listed(&home);
         for pid in before {
             assert!(
@@ -237,14 +181,14 @@ fn guests_of_another_pid_namespace_are_left_alone_until_it_is_gone() {
         &["destroy", "--all"],
         &["ask", "g-1", "ping"],
     ] {
-        let ran = after(&home, &inside, "true", args).exits(1);
+        let ran = home.after(&inside, "true", args).exits(1);
         let _ = ran.says(&["cannot look at guest g-1", "another PID namespace"]);
         all_live(&home);
     }
     home.destroy_all();
     // The namespace ends with its first process, and its guests with it: they are known to be gone.
     let restore = ["restore", &demo.path, "-n", "2", "--prefix", "c"];
-    let _ = after(&home, &inside, "true", &restore).ok();
+    let _ = home.after(&inside, "true", &restore).ok();
     until("the container's guests to end", || {
         home.guests().is_empty().then_some(())
     });

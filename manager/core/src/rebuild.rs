@@ -170,8 +170,7 @@ fn find_guests(
             continue;
         };
         // Where the engine finds it, it lives, whatever id of its boot was recorded.
-        let lives_here = found.is_some() && row.names(process);
-        let same = row.process == Some(process) && (lives_here || state.of_this_boot(row));
+        let same = row.process == Some(process) && (found.is_some() || state.of_this_boot(row));
         let look = |source| guests::Error::look(&row.name, source);
         if same && process.state().map_err(look)? != ProcessState::Gone {
             state.recall_guest(row)?;

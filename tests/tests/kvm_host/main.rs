@@ -281,6 +281,14 @@ fn a_linux_lives_on_the_kvm_engine() {
     assert!(reason(&list, "w-3").starts_with("the guest's kernel died: Kernel panic"));
     assert_eq!(reason(&list, "f-1"), "the guest has turned itself off");
     assert_eq!(reason(&list, "d-2"), "the guest restarted, which ends it");
+    // Whatever id of the host's boot a command sees.
+    let elsewhere = after(&ran, "elsewhere");
+    let states = array(&elsewhere).iter();
+    let running = states.filter(|guest| guest["state"] == "running");
+    let running: Vec<&str> = running.map(|guest| text(&guest["name"])).collect();
+    assert_eq!(running, ["d-1"]);
+    assert_eq!(text(&after(&ran, "asked")["output"]).trim(), "there");
+    assert!(ran.stdout.lines().any(|line| line == "gone 0"));
     assert!(
         ran.stdout.lines().any(|line| line == "left 0"),
         "{}",
@@ -328,6 +336,17 @@ ends w-3 'echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger'
 ends f-1 'poweroff -f'
 ends d-2 'reboot -f'
 say list list
+cat /proc/sys/kernel/random/uuid >/id
+elsewhere() {
+    unshare -m sh -c 'mount --bind /id /proc/sys/kernel/random/boot_id && exec /brood "$@"' sh "$@"
+}
+printf 'elsewhere '
+elsewhere list --json
+printf 'asked '
+elsewhere ask --json --timeout 60s d-1 -- exec echo there
+pid=$(/brood show d-1 --json | sed 's/.*"pid":\([0-9]*\).*/\1/')
+elsewhere destroy d-1 >&2
+echo gone $(ls -d /proc/$pid 2>/dev/null | wc -l)
 /brood destroy --all >&2
 printf 'left %s\n' "$(ls /state/run | wc -l)"
 "#;

@@ -374,8 +374,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::LimitNotEnforceable(why.to_owned()))
     }
 
-    /// The process of a guest whose restore was interrupted before the guest was recorded; `None`
-    /// when there is no such guest.
+    /// The process of a guest whose restore was interrupted before the guest was recorded, or that may
+    /// have been recorded in another boot; `None` when there is no such guest. It is the guest's own by
+    /// more than its number and its start, which another process may have after a reboot.
     ///
     /// # Errors
     /// When that cannot be told.

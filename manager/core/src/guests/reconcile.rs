@@ -131,9 +131,7 @@ impl Guests<'_> {
         let found = self.engine.find(row.in_folder(&self.state.run_dir()));
         match found.map_err(|e| Error::engine("look at", &row.name, e))? {
             Some(found) if found == process => {
-                if row.names(process) {
-                    self.state.count_to_this_boot(row);
-                }
+                self.state.count_to_this_boot(row);
                 Ok(())
             }
             // Its process is another one's here: it was recorded in another PID namespace.

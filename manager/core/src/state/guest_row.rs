@@ -92,13 +92,6 @@ impl GuestRow {
     pub fn in_folder<'a>(&'a self, run_dir: &'a Path) -> GuestRef<'a> {
         GuestRef::new(run_dir, &self.id).of(self.engine)
     }
-
-    /// Whether a process with the number and the start of the guest's is the guest's also if this may
-    /// be another boot, in which another process may have begun at that time after the boot.
-    #[must_use]
-    pub(crate) fn names(&self, process: Process) -> bool {
-        process.goes_by(&[&self.name, &self.id.to_string()])
-    }
 }
 
 impl State {

@@ -190,14 +190,34 @@ impl Folder {
         Ok((process.state()? != ProcessState::Gone).then_some(process))
     }
 
-    /// The process that was started for the guest, if it still is there: one whose command line
-    /// names the guest's virtual machine or folder.
+    /// The same, where another process may have that number and that start: both are counted from
+    /// the boot, and the folder may be of an earlier one. ps(1) is run for one that lives.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn found(&self) -> io::Result<Option<Process>> {
+        match self.living()? {
+            Some(process) => self.own(process),
+            None => Ok(None),
+        }
+    }
+
+    /// This process, if it is there and the guest's own: its command line names the guest's virtual
+    /// machine or folder, which both have the id in them.
+    fn own(&self, process: Process) -> io::Result<Option<Process>> {
+        let id = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let command = marks::command_line(process.pid)?;
+        let is_its_own = command.is_some_and(|command| command.contains(&*id));
+        Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
+    }
+
+    /// The process that was started for the guest, if it still is there.
     ///
     /// # Errors
     /// When that cannot be told.
     pub(super) fn started(&self) -> io::Result<Option<Process>> {
         if self.ready()?.is_some() {
-            return self.living();
+            return self.found();
         }
         let text = self.text("pid")?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -210,14 +230,10 @@ impl Folder {
             .trim()
             .parse()
             .map_err(|e| named(&self.file("pid"), &number(e)))?;
-        let Some(process) = Process::with_pid(pid)? else {
-            return Ok(None);
-        };
-        // Both the folder's and the virtual machine's name have the id in them.
-        let id = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        let command = marks::command_line(process.pid)?;
-        let is_its_own = command.is_some_and(|command| command.contains(&*id));
-        Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
+        match Process::with_pid(pid)? {
+            Some(process) => self.own(process),
+            None => Ok(None),
+        }
     }
 
     /// The reason that bhyve gave last.

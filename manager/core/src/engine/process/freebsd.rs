@@ -166,11 +166,6 @@ pub(super) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<boo
     Ok(handle.queue.kevent(&[], &mut [nothing], Some(timeout))? > 0)
 }
 
-/// A process is known by when it began on the wall clock, and so by that alone, across boots too.
-pub(super) fn goes_by(_: i32, _: &[&str]) -> bool {
-    true
-}
-
 /// Children of a process that have this file open: none are looked for, because no engine of
 /// FreeBSD has a nursery.
 pub(super) fn children_with(_: i32, _: &std::fs::Metadata) -> Vec<Process> {

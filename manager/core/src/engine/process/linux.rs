@@ -114,16 +114,6 @@ pub(super) fn works_in(pid: i32) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// Whether the name of a process, which the kernel cuts off, or its command line has one of these.
-pub(super) fn goes_by(pid: i32, names: &[&str]) -> bool {
-    let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let (comm, line) = (read("comm"), read("cmdline"));
-    let comm = comm.trim_ascii_end();
-    let has = |name: &&str| line.windows(name.len()).any(|part| part == name.as_bytes());
-    let is_called = |name: &&str| !comm.is_empty() && name.as_bytes().starts_with(comm);
-    names.iter().any(|name| is_called(name) || has(name))
-}
-
 /// Children of a process that have this file open.
 pub(super) fn children_with(parent: i32, file: &fs::Metadata) -> Vec<Process> {
     let same = |entry: fs::DirEntry| {
@@ -196,21 +186,4 @@ pub(super) fn wait_for_end(handle: &Handle, timeout: Duration) -> io::Result<boo
     let mut fds = [PollFd::new(handle.0.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     Ok(poll(&mut fds, timeout)? > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_goes_by_its_name_or_a_word_of_its_command_line() {
-        let name = fs::read_to_string("/proc/self/comm").unwrap();
-        let pid = std::process::id().cast_signed();
-        let longer = format!("{}, cut off", name.trim());
-        assert!(goes_by(pid, &["other-1", &longer]));
-        let program = std::env::args().next().unwrap();
-        assert!(goes_by(pid, &[&program]));
-        assert!(!goes_by(pid, &["other-1", "00000000deadbeef"]));
-        assert!(!goes_by(i32::MAX, &["other-1"]));
-    }
 }

@@ -77,12 +77,6 @@ impl Process {
         !matches!(self.state(), Ok(ProcessState::Gone))
     }
 
-    /// Whether its name or its command line has one of these in it. Both are a guest's own, since no
-    /// two recorded guests have one name.
-    pub(crate) fn goes_by(&self, names: &[&str]) -> bool {
-        system::goes_by(self.pid, names)
-    }
-
     /// What confines it; `None` when it is gone.
     ///
     /// # Errors

@@ -193,11 +193,26 @@ impl Folder {
         Ok((process.state()? != ProcessState::Gone).then_some(process))
     }
 
-    /// The process that was started for the guest, if it still is there: one whose command line
-    /// names the guest's folder.
+    /// The same, where another process may have that number and that start: both are counted from
+    /// the boot, and the folder may be of an earlier one.
+    pub(super) fn found(&self) -> io::Result<Option<Process>> {
+        match self.living()? {
+            Some(process) => self.own(process),
+            None => Ok(None),
+        }
+    }
+
+    /// This process, if it is there and the guest's own: its command line names the guest's folder.
+    fn own(&self, process: Process) -> io::Result<Option<Process>> {
+        let line = command_line(process, &self.run_dir)?;
+        let is_its_own = line.is_some_and(|line| line.contains(&self.name));
+        Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
+    }
+
+    /// The process that was started for the guest, if it still is there.
     pub(super) fn started(&self) -> io::Result<Option<Process>> {
         if self.ready()?.is_some() {
-            return self.living();
+            return self.found();
         }
         let text = self.text("pid")?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -206,12 +221,10 @@ impl Folder {
             return Ok(None);
         };
         let number = |e| self.named("pid", &io::Error::new(io::ErrorKind::InvalidData, e));
-        let Some(process) = Process::with_pid(pid.trim().parse().map_err(number)?)? else {
-            return Ok(None);
-        };
-        let line = command_line(process, &self.run_dir)?;
-        let is_its_own = line.is_some_and(|line| line.contains(&self.name));
-        Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
+        match Process::with_pid(pid.trim().parse().map_err(number)?)? {
+            Some(process) => self.own(process),
+            None => Ok(None),
+        }
     }
 
     /// Notes how the guest's process ended.

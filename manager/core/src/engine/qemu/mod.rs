@@ -231,7 +231,7 @@ impl Engine for Qemu {
     }
 
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
-        Folder::of(guest.run_dir, guest.id).living().map_err(look)
+        Folder::of(guest.run_dir, guest.id).found().map_err(look)
     }
 
     fn has(&self, guest: GuestRef<'_>) -> bool {
