@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use brood_tests::{Home, text, until};
+use brood_tests::{Demo, Home, Running, text, until};
 use serde_json::{Value, json};
 
 /// A monitor.
@@ -233,4 +233,81 @@ fn a_clones_qemu_reaches_nothing_that_it_was_not_given() {
     });
     assert!(!PathBuf::from(host.path("program")).exists());
     assert_eq!(home.ask("g-2", "exec echo here")["output"], "here\n");
+}
+
+/// A clone with all that gives a QEMU threads: several processors, a disk and a network.
+fn with_all(home: &Home, plain: &Demo) -> Demo {
+    // Beside the checkpoint is the state folder that has its image.
+    let made = Path::new(&plain.path).ancestors().nth(2).unwrap();
+    let all = home.named("all");
+    let options = ["--memory", "128M", "--cpus", CPUS, "--net", "user"];
+    let make = ["checkpoint", "make", "linux", &all.path, "--disk", "24M"];
+    let mut make = home.command(&[&make[..], &options].concat());
+    make.env("BROOD_IMAGE_DIR", made.join("state/images"));
+    let _ = Running::start(make).wait().ok();
+    all
+}
+
+/// Processors of that clone.
+const CPUS: &str = "3";
+
+/// Soft and hard limit of a process, as `/proc/PID/limits` has them.
+fn limits(pid: i32, name: &str) -> [String; 2] {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+    let line = limits.lines().find_map(|line| line.strip_prefix(name));
+    let mut words = line.expect("the limit").split_whitespace();
+    [(); 2].map(|()| words.next().expect("a number").to_owned())
+}
+
+/// Whether this process is in the user namespace that the host has booted with.
+fn is_first_user_namespace() -> bool {
+    // `PROC_USER_INIT_INO` of linux/proc_ns.h.
+    fs::read_link("/proc/self/ns/user").unwrap() == Path::new("user:[4026531837]")
+}
+
+#[test]
+fn a_clones_qemu_has_threads_enough_and_no_more() {
+    let Some((home, linux)) = Home::with_qemu() else {
+        return;
+    };
+    let all = with_all(&home, &linux);
+    let run = |guest: &str, command: &str| {
+        let words = ["ask", "--json", guest, "--", "exec", "sh", "-c", command];
+        let answer = home.brood(&words).ok().json();
+        assert_eq!(answer["code"], 0, "{answer}");
+        text(&answer["output"]).trim().to_owned()
+    };
+    // Many requests of the disk at once, by all processors.
+    let work = "for n in 1 2 3 4 5 6 7 8 9; do \
+        dd if=/dev/zero of=/data/$n bs=64k count=8 oflag=direct 2>/dev/null & done; wait; \
+        ls /data | grep -c '^[0-9]$'";
+    home.restore(&all, 2, "a");
+    assert_eq!(run("a-1", "nproc"), CPUS);
+    assert_eq!(run("a-1", work), "9");
+    assert_eq!(run("a-1", "ls /sys/class/net | grep eth"), "eth0");
+    let most = 80 + CPUS.parse::<usize>().unwrap();
+    let own_user = home.json(&["show", "a-1"])["jail"]["own_user"] == true;
+    let bounded = own_user && is_first_user_namespace();
+    if bounded {
+        let limit = limits(home.pid("a-1"), "Max processes");
+        assert_eq!(limit, [(); 2].map(|()| most.to_string()));
+    }
+    let bundle = home.named("bundle");
+    let _ = home.brood(&["suspend", "a-1", &bundle.path]).ok();
+    home.restore(&bundle, 1, "b");
+    assert_eq!(run("b-1", "nproc; ls /data | grep -c '^[0-9]$'"), "3\n9");
+    assert_eq!(run("b-1", work), "9");
+    if !bounded {
+        return;
+    }
+    // One that would have more ends, and its neighbour does not.
+    let mut monitor = Monitor::open(&home.guest_folder("b-1").join("qmp"));
+    let had = (0..=most).take_while(|n| {
+        let thread = json!({ "qom-type": "iothread", "id": format!("thread{n}") });
+        monitor.tell("object-add", &thread).is_ok()
+    });
+    let had = had.count();
+    assert!((32..most).contains(&had), "{had}");
+    until("its end", || (home.names("dead") == ["b-1"]).then_some(()));
+    assert_eq!(run("a-2", "echo here"), "here");
 }

@@ -272,7 +272,6 @@ pub(super) fn start(
     // What the guest says on its console, and what QEMU itself has to say: without a limit a guest
     // could fill the host's disk.
     let logs_begin = bounded_log::beginning(machine.disk.map_or(0, longest));
-    let file_max = logs_begin + LOG_MAX;
     let log = folder.create_file("log")?;
     // QEMU appends to this one itself.
     for log in [&log, &folder.create_file(CONSOLE)?] {
@@ -295,21 +294,33 @@ pub(super) fn start(
         true => None,
         false => jail::rules(machine)?,
     };
+    let limits = Limits {
+        file_max: logs_begin + LOG_MAX,
+        most_threads: machine.walls.most_threads(machine.vcpus),
+    };
     let own_ipc = machine.walls.own_ipc;
     let rules_file = rules.as_ref().map(FileRules::as_raw_fd);
     // SAFETY: become_guest() calls functions that are async-signal-safe only, and allocates nothing.
     unsafe {
-        command.pre_exec(move || become_guest(pid_file, file_max, own_ipc, rules_file));
+        command.pre_exec(move || become_guest(pid_file, limits, own_ipc, rules_file));
     }
     let landlock = rules.as_ref().map_or(0, FileRules::version);
     Ok((command.spawn()?, landlock))
 }
 
-/// Between fork and exec: a session of its own, small files, no core file, the process id, and the
-/// jail.
+/// Limits that are not the same for all.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// The longest file that it writes.
+    file_max: u64,
+    /// Most processes and threads of its user.
+    most_threads: Option<u64>,
+}
+
+/// Between fork and exec: a session of its own, limits, the process id, and the jail.
 fn become_guest(
     pid_file: RawFd,
-    file_max: u64,
+    limits: Limits,
     own_ipc: bool,
     rules: Option<RawFd>,
 ) -> io::Result<()> {
@@ -317,8 +328,11 @@ fn become_guest(
     // process ends, and has a stopped member, SIGHUP and SIGCONT.
     setsid()?;
     no_core_and_no_locked_memory()?;
-    lower(Resource::RLIMIT_FSIZE, file_max)?;
+    lower(Resource::RLIMIT_FSIZE, limits.file_max)?;
     lower(Resource::RLIMIT_NOFILE, OPEN_FILES)?;
+    if let Some(most) = limits.most_threads {
+        lower(Resource::RLIMIT_NPROC, most)?;
+    }
     // SAFETY: a signal that is ignored runs no handler.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
     // SAFETY: prctl(2) with these arguments reads no memory. Where Yama restricts who may read a

@@ -5,10 +5,12 @@
 //! what it was told of as root (memory image, disks, sockets, logs) and changes to that user before it
 //! reads anything of the guest; what it is to write later it is handed (`suspend.rs`). It keeps the
 //! host's network, which a guest's network of the user is made of. A network namespace for guests
-//! without one would cost each 147 KiB.
+//! without one would cost each 147 KiB. Of that user there are as many processes and threads as the
+//! guest's QEMU can have.
 
 use std::{
-    env, io,
+    env, fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -31,11 +33,23 @@ const BECOME: &str = r#"option=$1 first=$2 users=$3 group=$4
 shift 4
 exec "$0" "$option" "$group$((first + $$ % users)):$first" "$@""#;
 
+/// Threads of a QEMU that read and write its disks (`THREAD_POOL_MAX_THREADS_DEFAULT` of
+/// block/aio.h).
+const POOL: u64 = 64;
+/// What a QEMU has beside these and its processors': its main loop, RCU's thread, those of a suspend,
+/// and KVM's own for its virtual machine. Five were seen.
+const OTHER_THREADS: u64 = 16;
+/// The inode of the user namespace that the host has booted with (`PROC_USER_INIT_INO` of
+/// linux/proc_ns.h).
+const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
+
 /// What this host lets a clone's QEMU have of its jail.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Walls {
     /// A user of its own.
     pub(super) own_user: bool,
+    /// A bound of its user's processes and threads.
+    bounds_threads: bool,
     /// An IPC namespace.
     pub(super) own_ipc: bool,
 }
@@ -46,6 +60,11 @@ impl Walls {
         let facts = JailFacts::read(&ProcRoot::default()).map_err(io::Error::other)?;
         Ok(Self {
             own_user: facts.users,
+            // Until it changes to its user it is root's. The root of a user namespace has a bound for
+            // all of its processes, where the host's has none.
+            bounds_threads: facts.users
+                && fs::metadata("/proc/self/ns/user")
+                    .is_ok_and(|namespace| namespace.ino() == FIRST_USER_NAMESPACE),
             own_ipc: facts.namespaces,
         })
     }
@@ -63,6 +82,12 @@ impl Walls {
         command.args(["-c", BECOME, PROGRAM, option]);
         command.args([FIRST_USER.to_string(), USERS.to_string(), value.to_owned()]);
         command
+    }
+
+    /// Most processes and threads of its user, for a guest with so many processors.
+    pub(super) fn most_threads(self, vcpus: u32) -> Option<u64> {
+        self.bounds_threads
+            .then_some(u64::from(vcpus) + POOL + OTHER_THREADS)
     }
 
     /// What QEMU's filter of system calls says of other users. One that changes to its own user has
@@ -176,7 +201,7 @@ mod tests {
         {
             let walls = Walls {
                 own_user: true,
-                own_ipc: false,
+                ..Walls::default()
             };
             let sh = walls.command(version);
             let words: Vec<_> = sh.get_args().collect();
