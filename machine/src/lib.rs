@@ -25,6 +25,7 @@ pub mod machine;
 pub mod memory;
 pub mod park;
 pub mod power;
+mod prefault;
 pub mod serial;
 pub mod state;
 pub mod threads;

@@ -1,19 +1,21 @@
-//! VM generation id of Linux guests of the KVM engine: a kernel that has a driver for it reseeds its
-//! random generator in each clone.
+//! What a later kernel than Debian 12's own does, as a guest's and as its host's: in a clone it learns
+//! by the VM generation id that it is one, and reseeds its random generator; and a host's maps the
+//! working set of clones ahead.
 
 use brood_tests::{image_builder, later_kernel, text, whole};
 
 use crate::{TINY, after, run_with_image};
 
 #[test]
-fn a_clones_kernel_knows_that_it_is_one() {
-    // Debian 12's kernel has no driver.
+fn a_later_kernel_knows_its_clones_and_maps_their_working_set() {
     let (Some((_, mut packages)), Some(kernel)) = (image_builder(), later_kernel()) else {
         return;
     };
+    let host = kernel.to_str().expect("plain letters").to_owned();
     packages[0] = kernel;
     let image = (&TINY[..], &packages[..]);
-    let Some(ran) = run_with_image(&["--memory", "3G"], GENERATION, image, &[]) else {
+    let options = ["--memory", "3G", "--deb", &host];
+    let Some(ran) = run_with_image(&options, LATER, image, &[]) else {
         return;
     };
     let number = |word: &str| whole(&after(&ran, word));
@@ -42,11 +44,14 @@ fn a_clones_kernel_knows_that_it_is_one() {
     // One that was stopped, or had no virtual machine for a while, is the same guest.
     assert_eq!([id("resumed"), id("unparked")], [ids[1], ids[2]]);
     assert_eq!(["still-1", "still-2"].map(number), [1, 1]);
+    // The nursery has learned from the first guest what the last one uses.
+    let [first, last] = ["faults-first", "faults-last"].map(number);
+    assert!(last > 0 && last * 2 < first, "{first} {last}");
     assert!(ran.stdout.lines().any(|line| line == "left 0"));
 }
 
 /// The id is read where the driver reads it; `machine/src/layout.rs` says where.
-const GENERATION: &str = r#"
+const LATER: &str = r#"
 read='echo $(devmem 0xd0008000 64) $(devmem 0xd0008008 64)'
 reseeds='dmesg | grep -c "crng reseeded due to virtual machine fork"'
 # The kernel takes the interrupt while it runs on.
@@ -80,6 +85,14 @@ value still-2 h-1 "$reseeds" | tr -d '"'
 settled d-1 2
 value id-d d-1 "$read"
 value reseeds-d d-1 "$reseeds" | tr -d '"'
+mount -t debugfs none /sys/kernel/debug
+faults() {
+    pid=$(/brood show $1 --json | sed 's/.*"pid":\([0-9]*\).*/\1/')
+    cat /sys/kernel/debug/kvm/$pid-*/pf_taken
+}
+/brood restore /ckp/tiny -n 8 -c 1 --prefix f >&2
+echo faults-first $(faults f-1)
+echo faults-last $(faults f-8)
 /brood destroy --all >&2
 printf 'left %s\n' "$(ls /state/run | wc -l)"
 "#;

@@ -3,7 +3,7 @@
 
 mod commands;
 mod devices;
-mod generation;
+mod later_kernel;
 
 use std::{
     env, fs,

@@ -1,7 +1,7 @@
 //! Exit record: how a guest ended, in a small file beside its control socket, `ID.exit`.
 //!
 //! The nursery writes it. What a guest's process knows of its end it tells the nursery before
-//! ([`last_words`](super::fork_server::last_words)). `destroy` removes the socket first, and no
+//! ([`messages`](super::fork_server::messages)). `destroy` removes the socket first, and no
 //! record is kept without a socket.
 
 use std::{fs, io, path::Path};

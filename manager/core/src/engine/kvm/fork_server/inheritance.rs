@@ -61,6 +61,10 @@ pub(crate) trait GuestKind {
         files: Vec<File>,
     ) -> Result<Self::Plan, StartError>;
 
+    /// The process `pid` of a guest was handed out, which has its memory at the address `memory`: what
+    /// later spares can learn from that, the plan has from here on. `layers` are the guest's.
+    fn learn(_plan: &mut Self::Plan, _layers: &Layers, _pid: Pid, _memory: u64) {}
+
     /// The life of a process that was forked for a guest.
     fn live(inheritance: &Inheritance<Self::Plan>, spare: &Spare<'_>) -> !;
 }
@@ -81,8 +85,8 @@ pub(crate) struct Inheritance<P> {
     pub(crate) jail: Jail,
     /// Whether each guest has a control group, by which the kernel enforces its private limit.
     pub(crate) enforces_limits: bool,
-    /// Where a guest's process says why it ends.
-    pub(crate) last_words: OwnedFd,
+    /// Where a guest's process says to the nursery that it was handed out, and why it ends.
+    pub(crate) messages: OwnedFd,
     /// The process of the nursery.
     pub(crate) nursery: Pid,
 }

@@ -1,4 +1,5 @@
-//! Last words: how a guest's process tells its nursery why it cannot go on.
+//! Messages of guests' processes to their nursery: that a guest is handed out, and why one cannot go
+//! on.
 //!
 //! A guest's process opens no files, so its nursery writes the exit record, and then ends the
 //! process: whoever finds the guest dead finds the reason, too. All guests send to one socket. The
@@ -13,26 +14,38 @@ use std::{
 
 use nix::{
     sys::socket::{
-        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send,
+        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send as send_to,
         setsockopt, socketpair, sockopt,
     },
     unistd::Pid,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::engine::kvm::{exit_reason::ExitReason, fork_server::descriptors::own};
 
-/// More than any reason takes.
-const WORDS_MAX: usize = 1024;
+/// What a guest's process says.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub(crate) enum Message {
+    /// It was handed out. Its guest's memory is mapped at this address.
+    HandedOut { memory: u64 },
+    /// It ends, for this reason.
+    Ends(ExitReason),
+}
+
+/// More than any message takes.
+const MESSAGE_MAX: usize = 1024;
 
 /// The nursery's end.
 #[derive(Debug)]
-pub(crate) struct LastWords {
+pub(crate) struct Messages {
     socket: OwnedFd,
-    /// What was heard of processes that have not been waited for.
-    heard: HashMap<Pid, ExitReason>,
+    /// Why processes end that have not been waited for.
+    reasons: HashMap<Pid, ExitReason>,
+    /// Who was handed out last, and where its memory is.
+    handed_out: Option<(Pid, u64)>,
 }
 
-impl LastWords {
+impl Messages {
     /// Makes both ends; the other one is for guests.
     pub(crate) fn new() -> nix::Result<(Self, OwnedFd)> {
         let (heard, say) = socketpair(
@@ -42,11 +55,12 @@ impl LastWords {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         )?;
         setsockopt(&heard, sockopt::PassCred, &true)?;
-        let words = Self {
+        let messages = Self {
             socket: own(heard)?,
-            heard: HashMap::new(),
+            reasons: HashMap::new(),
+            handed_out: None,
         };
-        Ok((words, say))
+        Ok((messages, say))
     }
 
     /// What shows that there is something to hear.
@@ -54,23 +68,26 @@ impl LastWords {
         &self.socket
     }
 
-    /// Reads all that was said; passes the words of those to `record` that have not been heard
+    /// Reads all that was said; passes the reasons of those to `record` that have given none
     /// before. It says whether the speaker is a guest.
     pub(crate) fn hear(&mut self, mut record: impl FnMut(Pid, &ExitReason) -> bool) {
-        let mut words = [0; WORDS_MAX];
-        while let Some((sender, length)) = self.receive(&mut words) {
-            if let Ok(reason) = serde_json::from_slice(&words[..length])
-                && !self.heard.contains_key(&sender)
-                && record(sender, &reason)
-            {
-                self.heard.insert(sender, reason);
+        let mut message = [0; MESSAGE_MAX];
+        while let Some((sender, length)) = self.receive(&mut message) {
+            match serde_json::from_slice(&message[..length]) {
+                Ok(Message::Ends(reason)) => {
+                    if !self.reasons.contains_key(&sender) && record(sender, &reason) {
+                        self.reasons.insert(sender, reason);
+                    }
+                }
+                Ok(Message::HandedOut { memory }) => self.handed_out = Some((sender, memory)),
+                Err(_) => {}
             }
         }
     }
 
-    fn receive(&self, words: &mut [u8; WORDS_MAX]) -> Option<(Pid, usize)> {
+    fn receive(&self, message: &mut [u8; MESSAGE_MAX]) -> Option<(Pid, usize)> {
         let mut space = nix::cmsg_space!(libc::ucred);
-        let mut data = [IoSliceMut::new(words)];
+        let mut data = [IoSliceMut::new(message)];
         let socket = self.socket.as_raw_fd();
         let received = recvmsg::<()>(socket, &mut data, Some(&mut space), MsgFlags::empty());
         let received = received.ok().filter(|received| received.bytes > 0)?;
@@ -81,48 +98,69 @@ impl LastWords {
         Some((sender, received.bytes))
     }
 
-    /// The last words of a process, if they were heard.
-    pub(crate) fn of(&mut self, pid: Pid) -> Option<ExitReason> {
-        self.heard.remove(&pid)
+    /// Why a process has said that it ends.
+    pub(crate) fn reason_of(&mut self, pid: Pid) -> Option<ExitReason> {
+        self.reasons.remove(&pid)
+    }
+
+    /// Who was handed out since this was asked, and where its memory is; of several, the last.
+    pub(crate) fn handed_out(&mut self) -> Option<(Pid, u64)> {
+        self.handed_out.take()
     }
 }
 
-/// Says to the nursery why this process ends; `false` when there is no nursery, or it hears
-/// nothing.
-pub(crate) fn say(nursery: &OwnedFd, reason: &ExitReason) -> bool {
-    let words = serde_json::to_vec(reason).expect("a reason is plain data");
+/// Says something to the nursery; `false` when there is no nursery, or it hears nothing.
+pub(crate) fn send(nursery: &OwnedFd, message: &Message) -> bool {
+    let bytes = serde_json::to_vec(message).expect("a message is plain data");
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    send(nursery.as_raw_fd(), &words, flags).is_ok()
+    send_to(nursery.as_raw_fd(), &bytes, flags).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HALTED: Message = Message::Ends(ExitReason::Halted);
+
     #[test]
-    fn words_are_the_senders_and_garbage_is_none() {
-        let (mut words, nursery) = LastWords::new().unwrap();
+    fn messages_are_the_senders_and_garbage_is_none() {
+        let (mut messages, nursery) = Messages::new().unwrap();
         let own = Pid::this();
-        let _ = send(nursery.as_raw_fd(), b"garbage", MsgFlags::empty());
-        words.hear(|_, _| true);
-        assert_eq!(words.of(own), None);
-        assert!(say(&nursery, &ExitReason::Halted));
-        words.hear(|pid, _| pid != own);
-        assert_eq!(words.of(own), None, "it is no child");
-        assert!(say(&nursery, &ExitReason::Halted));
-        words.hear(|pid, reason| pid == own && *reason == ExitReason::Halted);
-        assert_eq!(words.of(own), Some(ExitReason::Halted));
-        assert_eq!(words.of(own), None);
+        let _ = send_to(nursery.as_raw_fd(), b"garbage", MsgFlags::empty());
+        messages.hear(|_, _| true);
+        assert_eq!(messages.reason_of(own), None);
+        assert!(send(&nursery, &HALTED));
+        messages.hear(|pid, _| pid != own);
+        assert_eq!(messages.reason_of(own), None, "it is no child");
+        assert!(send(&nursery, &HALTED));
+        messages.hear(|pid, reason| pid == own && *reason == ExitReason::Halted);
+        assert_eq!(messages.reason_of(own), Some(ExitReason::Halted));
+        assert_eq!(messages.reason_of(own), None);
         // Whoever says too much loses it, does not wait, and is heard once.
-        let said = (0..10_000).filter(|_| say(&nursery, &ExitReason::Halted));
+        let said = (0..10_000).filter(|_| send(&nursery, &HALTED));
         assert!(said.count() < 10_000);
         let mut heard = 0;
-        words.hear(|_, _| {
+        messages.hear(|_, _| {
             heard += 1;
             true
         });
-        assert_eq!((heard, words.of(own)), (1, Some(ExitReason::Halted)));
-        drop(words);
-        assert!(!say(&nursery, &ExitReason::Halted));
+        let reason = messages.reason_of(own);
+        assert_eq!((heard, reason), (1, Some(ExitReason::Halted)));
+        drop(messages);
+        assert!(!send(&nursery, &HALTED));
+    }
+
+    #[test]
+    fn who_is_handed_out_is_told_once_and_ends_by_nothing() {
+        let (mut messages, nursery) = Messages::new().unwrap();
+        assert_eq!(messages.handed_out(), None);
+        for memory in [0x1000, 0x7000_0000_0000] {
+            assert!(send(&nursery, &Message::HandedOut { memory }));
+        }
+        messages.hear(|_, reason| panic!("{reason}"));
+        let own = Pid::this();
+        assert_eq!(messages.handed_out(), Some((own, 0x7000_0000_0000)));
+        assert_eq!(messages.handed_out(), None);
+        assert_eq!(messages.reason_of(own), None);
     }
 }

@@ -17,11 +17,10 @@
 //! does one that the manager gives no more orders.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fs::File,
     io::{self, Read, Seek},
-    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     path::Path,
     process::exit,
     sync::{
@@ -36,42 +35,39 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, ppoll},
     sys::{
-        signal::{SigHandler, SigSet, Signal, kill},
-        socket::{MsgFlags, send},
+        signal::{SigHandler, SigSet, Signal},
+        socket::MsgFlags,
         time::TimeSpec,
-        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, read, setsid},
+    unistd::{ForkResult, Pid, fork, setsid},
 };
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
 use crate::engine::kvm::{
-    exit_reason::ExitReason,
-    exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_SUSPENDED},
     fork_server::{
+        children::ChildTable,
         descriptors::{self, SOCKET},
         inheritance::{GuestKind, Inheritance, Spare, StartError},
-        last_words::LastWords,
+        messages::Messages,
         oom::{OomKills, Scores},
         orphans::Orphans,
         program,
-        shared_orders::{Desk, Pipe},
+        shared_orders::Pipe,
         writers::{Writers, writer_waits},
     },
     jail::Jail,
-    limit_group,
     signals::{STOP, handle},
     vm::layers::{Layers, WRITER},
-    wire::{Order, OrderReceipt, REPORT_READY, Report, Start, receive_message, send_message},
+    wire::{Order, REPORT_READY, Report, Start, receive_message, send_message},
 };
-use crate::{guest_id::GuestId, owner_only};
+use crate::owner_only;
 
 /// The process that guests are forked from.
 struct Nursery<K: GuestKind> {
     inheritance: Inheritance<K::Plan>,
     /// Processes to hold ready for orders to come.
     spares: usize,
-    last_words: LastWords,
+    messages: Messages,
     /// `None` where the score for the out-of-memory killer cannot be set.
     scores: Option<Scores>,
     /// Of the checkpoint's files.
@@ -180,8 +176,8 @@ impl<K: GuestKind> Nursery<K> {
         layers
             .check(&mut layers.stamps().into())
             .map_err(|e| format!("the checkpoint was changed since it was verified: {e}"))?;
-        let (last_words, say) =
-            LastWords::new().map_err(|e| format!("cannot make a socket pair: {e}"))?;
+        let (messages, say) =
+            Messages::new().map_err(|e| format!("cannot make a socket pair: {e}"))?;
         let scores = Scores::new();
         let oom_kills = OomKills::watch();
         let restore_lock = restore_lock.into_raw_fd();
@@ -193,7 +189,7 @@ impl<K: GuestKind> Nursery<K> {
                 kvm,
                 jail,
                 enforces_limits: start.enforces_limits,
-                last_words: say,
+                messages: say,
                 layers,
                 park_after: start.park_after,
                 plan,
@@ -201,7 +197,7 @@ impl<K: GuestKind> Nursery<K> {
                 nursery: Pid::this(),
             },
             spares: start.spares,
-            last_words,
+            messages,
             scores,
             writers,
         };
@@ -222,20 +218,20 @@ impl<K: GuestKind> Nursery<K> {
             let limit = children.orphans.as_ref().and_then(Orphans::limit);
             let limit = [limit, self.writers.limit()].into_iter().flatten().min();
             // SIGCHLD comes in here and nowhere else, so none is missed.
-            let heard = [&pipe.taken, self.last_words.socket()];
+            let heard = [&pipe.taken, self.messages.socket()];
             let seen = wait(manager, heard, limit);
             self.writers.look();
             children.note_taken(&pipe.taken);
-            if seen.last_words {
-                self.last_words
-                    .hear(|pid, reason| children.end(pid, reason));
+            if seen.messages {
+                self.messages.hear(|pid, reason| children.end(pid, reason));
+                self.learn(&children);
             }
             // Looking for ended children costs time for each that lives: only when one has ended.
             if CHILD_ENDED.swap(false, Ordering::Relaxed) {
                 let listens = manager != Manager::HungUp;
-                children.reap(listens.then_some(SOCKET), &pipe.taken, &mut self.last_words);
+                children.reap(listens.then_some(SOCKET), &pipe.taken, &mut self.messages);
             }
-            if children.stillborn > MOST_STILLBORN || self.are_over(&mut children) {
+            if children.are_stillborn() || self.are_over(&mut children) {
                 exit(1);
             }
             if manager == Manager::Orders && seen.orders_ended {
@@ -268,6 +264,17 @@ impl<K: GuestKind> Nursery<K> {
             }
         }
         children.doom.is_some() && children.is_empty()
+    }
+
+    /// Learns from a guest that was handed out what later spares can have ready.
+    #[inline(never)]
+    fn learn(&mut self, children: &ChildTable) {
+        if let Some((pid, memory)) = self.messages.handed_out()
+            && children.is_guest(pid)
+        {
+            let Inheritance { plan, layers, .. } = &mut self.inheritance;
+            K::learn(plan, layers, pid, memory);
+        }
     }
 
     /// Forks until there are enough spares, outside the frame of the loop as well.
@@ -327,187 +334,6 @@ fn refuse_order(text: &str) -> bool {
     true
 }
 
-/// Spares that may die one after the other, without ever having taken an order, before the nursery
-/// gives up.
-const MOST_STILLBORN: u32 = 16;
-
-/// The processes that this nursery is the parent of.
-struct ChildTable {
-    /// Found by their ids, so that the end of one takes no longer beside thousands of others.
-    all: HashMap<Pid, ChildState>,
-    /// Where spares receive their orders.
-    desk: Desk,
-    /// Its places that no spare has.
-    free: Vec<usize>,
-    /// How many spares in a row have died as such.
-    stillborn: u32,
-    oom_kills: OomKills,
-    /// Guests that were being restored when the manager closed the connection; `None` before.
-    orphans: Option<Orphans>,
-    /// Children that have ended and were no guests.
-    others: Vec<(Pid, ExitReason)>,
-    /// Why all of them must end.
-    doom: Option<ExitReason>,
-}
-
-#[derive(Clone, Copy)]
-enum ChildState {
-    /// It has this place at the desk, and no order that is known of.
-    Spare(usize),
-    /// The guest that it has become, and the order by which it did.
-    Guest(GuestId, u64),
-}
-
-impl ChildTable {
-    fn new(spares: usize, oom_kills: OomKills) -> io::Result<Self> {
-        Ok(Self {
-            all: HashMap::new(),
-            desk: Desk::new(spares)?,
-            free: (0..spares).collect(),
-            stillborn: 0,
-            oom_kills,
-            orphans: None,
-            others: Vec::new(),
-            doom: None,
-        })
-    }
-
-    /// Ends all children for this reason.
-    fn end_all(&mut self, reason: ExitReason) {
-        for (pid, child) in &self.all {
-            if let ChildState::Guest(id, _) = child {
-                exit_record::ended(id, &reason);
-            }
-            // As in `end`.
-            let _ = kill(*pid, Signal::SIGKILL);
-        }
-        self.doom = Some(reason);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Records why a guest cannot go on, and ends its process, which waits for that. `false` when
-    /// there is no such guest.
-    fn end(&self, pid: Pid, reason: &ExitReason) -> bool {
-        let Some(ChildState::Guest(id, _)) = self.all.get(&pid) else {
-            return false;
-        };
-        exit_record::ended(id, reason);
-        // No wait(2) has collected it, so the process with this id is it.
-        let _ = kill(pid, Signal::SIGKILL);
-        true
-    }
-
-    fn add(&mut self, pid: Pid) {
-        if let Some(place) = self.free.pop() {
-            self.all.insert(pid, ChildState::Spare(place));
-        }
-    }
-
-    /// What lay at a place whose spare has ended or has told of its order; the next spare has it.
-    fn clear(&mut self, place: usize) -> Option<Order> {
-        self.free.push(place);
-        // SAFETY: the spare that had it has ended, or has told that it took its order.
-        unsafe { self.desk.take(place) }
-    }
-
-    /// Reads which spares have taken orders.
-    fn note_taken(&mut self, taken: &OwnedFd) {
-        let mut message = OrderReceipt::new_zeroed();
-        while read(taken, message.as_mut_bytes()) == Ok(size_of::<OrderReceipt>()) {
-            let pid = Pid::from_raw(message.pid);
-            if let Some(child) = self.all.get_mut(&pid)
-                && let ChildState::Spare(place) = *child
-            {
-                *child = ChildState::Guest(GuestId(message.id), message.seq);
-                self.clear(place);
-                self.stillborn = 0;
-            }
-        }
-    }
-
-    /// Waits for children that have ended, records how, and tells the manager, if it still listens:
-    /// a guest that never answered fails its order.
-    ///
-    /// Outside the frame of the loop (`inline(never)`), which each guest's process stands on.
-    #[inline(never)]
-    fn reap(&mut self, socket: Option<RawFd>, taken: &OwnedFd, last_words: &mut LastWords) {
-        loop {
-            let (pid, reason) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, EXIT_CHECKPOINT_CUT)) => {
-                    let detail = "its file was cut short".to_owned();
-                    (pid, ExitReason::CheckpointChanged { detail })
-                }
-                Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited { code }),
-                Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _))
-                    if self.orphans.as_ref().is_some_and(|all| all.ended(pid)) =>
-                {
-                    (pid, ExitReason::NotAnswered)
-                }
-                Ok(WaitStatus::Signaled(pid, Signal::SIGKILL, _)) => {
-                    let signal = Signal::SIGKILL as i32;
-                    let for_memory = self.oom_kills.reason();
-                    (pid, for_memory.unwrap_or(ExitReason::Killed { signal }))
-                }
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (
-                    pid,
-                    ExitReason::Killed {
-                        signal: signal as i32,
-                    },
-                ),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            // Now that it has ended, whatever it has taken can be read, and what it has said.
-            self.note_taken(taken);
-            last_words.hear(|pid, reason| self.end(pid, reason));
-            let said = last_words.of(pid);
-            let Some(child) = self.all.remove(&pid) else {
-                self.others.push((pid, reason));
-                continue;
-            };
-            let (id, seq) = match child {
-                ChildState::Guest(id, seq) => (id, seq),
-                // It may have ended with an order that it could not tell of any more.
-                ChildState::Spare(place) => match self.clear(place) {
-                    Some(order) => (GuestId(order.id), order.seq),
-                    None => {
-                        self.stillborn += 1;
-                        continue;
-                    }
-                },
-            };
-            let reason = match reason {
-                // Who ends by itself knows better why.
-                _ if said.is_some() => said.unwrap_or(reason),
-                ExitReason::Killed { .. } if self.doom.is_some() => {
-                    self.doom.clone().unwrap_or(reason)
-                }
-                // The host counts kills of all groups: the guest's own knows whether it was for its limit.
-                ExitReason::Killed { .. } | ExitReason::OutOfMemory { .. } => {
-                    limit_group::exceeded(Path::new(""), &id)
-                        .map_or(reason, |limit| ExitReason::MemoryLimit { limit })
-                }
-                reason => reason,
-            };
-            match reason {
-                ExitReason::Exited {
-                    code: EXIT_SUSPENDED,
-                } => exit_record::suspended(&id),
-                _ => exit_record::ended(&id, &reason),
-            }
-            if let Some(socket) = socket {
-                let report = Report::failed(seq, &reason.to_string());
-                // A manager that waits for nothing does not read: never wait for it.
-                let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-                let _ = send(socket, report.as_bytes(), flags);
-            }
-        }
-    }
-}
-
 /// Set by SIGCHLD. A signal handler can reach nothing but a static.
 static CHILD_ENDED: AtomicBool = AtomicBool::new(false);
 
@@ -536,15 +362,15 @@ const ORDERS_ENDED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
 /// What a wait saw, besides orders that were taken.
 struct Seen {
-    /// A guest's process has said why it ends.
-    last_words: bool,
+    /// A guest's process has said something.
+    messages: bool,
     /// The manager gives no more orders.
     orders_ended: bool,
     /// The manager has closed the connection.
     hung_up: bool,
 }
 
-/// Waits until one of `heard` (orders taken, last words) can be read, a child has ended, or the
+/// Waits until one of `heard` (orders taken, messages) can be read, a child has ended, or the
 /// manager has hung up, and no longer than `limit`.
 fn wait(manager: Manager, heard: [&OwnedFd; 2], limit: Option<Duration>) -> Seen {
     let mut fds = heard
@@ -567,7 +393,7 @@ fn wait(manager: Manager, heard: [&OwnedFd; 2], limit: Option<Duration>) -> Seen
         seen.is_some_and(|seen| seen.intersects(flags))
     };
     Seen {
-        last_words: shows(1, PollFlags::POLLIN),
+        messages: shows(1, PollFlags::POLLIN),
         // A flag without a name has nix leave out the others, too; they show at the next wait.
         orders_ended: fds.get(2).is_some_and(|fd| {
             fd.revents()

@@ -30,7 +30,11 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::engine::kvm::{
     exit_reason::ExitReason,
     exit_record::{self, EXIT_CHECKPOINT_CUT, EXIT_DIED, EXIT_SUSPENDED},
-    fork_server::{descriptors::SOCKET, inheritance::Spare, last_words},
+    fork_server::{
+        descriptors::SOCKET,
+        inheritance::Spare,
+        messages::{self, Message},
+    },
     guest::control::receive_with_files,
     signals::STOP,
     vm::{dump, layers::Layers, ram::Ram},
@@ -167,7 +171,8 @@ pub(crate) fn accept(control: &OwnedFd) -> Option<OwnedFd> {
 
 /// Ends the process of a guest that cannot go on. The nursery does, when it has recorded why.
 pub(crate) fn end(nursery: &OwnedFd, reason: Option<&ExitReason>) -> ! {
-    if reason.is_some_and(|reason| last_words::say(nursery, reason)) {
+    let said = |reason: &ExitReason| messages::send(nursery, &Message::Ends(reason.clone()));
+    if reason.is_some_and(said) {
         thread::sleep(RECORD_PATIENCE);
     }
     exit(EXIT_DIED)

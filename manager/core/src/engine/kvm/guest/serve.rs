@@ -319,7 +319,7 @@ impl<P: GuestPort> Guest<'_, P> {
 
     /// Ends the process of a guest that cannot go on.
     fn end(&self) -> ! {
-        life::end(&self.inheritance.last_words, self.exit_reason.as_ref())
+        life::end(&self.inheritance.messages, self.exit_reason.as_ref())
     }
 
     fn died(&mut self, reason: &ExitReason) -> Reply {

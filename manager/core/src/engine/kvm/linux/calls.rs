@@ -15,7 +15,11 @@ use brood_machine::{channel::Channel, state::MachineState};
 use super::{disk::OwnDisk, guest::Guest, machine::Parts, network};
 use crate::engine::kvm::{
     exit_reason::ExitReason,
-    fork_server::descriptors::SOCKET,
+    fork_server::{
+        descriptors::SOCKET,
+        inheritance::Inheritance,
+        messages::{self, Message},
+    },
     guest::life::{
         self, Destination, await_commit, die_with_parent, hung_up, receive_call, stop_after,
     },
@@ -100,6 +104,11 @@ impl Guest<'_> {
     fn hand_out(&mut self) -> Reply {
         if !self.is_out {
             self.is_out = true;
+            let Inheritance { plan, messages, .. } = self.inheritance;
+            if plan.working_set.is_none() {
+                let memory = self.ram.host_address();
+                let _ = messages::send(messages, &Message::HandedOut { memory });
+            }
             die_with_parent(false);
             for fd in [self.inheritance.restore_lock, SOCKET] {
                 // SAFETY: the descriptor is this process's, and nothing in it uses it from here on.
@@ -147,6 +156,6 @@ impl Guest<'_> {
     fn die(&self, client: &OwnedFd, reason: &ExitReason) -> ! {
         let reply = Reply::new(REPLY_DEAD, &reason.to_string());
         let _ = send_message(client.as_raw_fd(), &reply);
-        life::end(&self.inheritance.last_words, Some(reason))
+        life::end(&self.inheritance.messages, Some(reason))
     }
 }

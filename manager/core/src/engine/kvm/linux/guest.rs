@@ -41,6 +41,7 @@ use super::{
     body::{AfterPark, Body},
     disk::{Disks, OwnDisk},
     machine::{Parts, waker},
+    working_set::WorkingSet,
 };
 use crate::{
     checkpoint::FileStamp,
@@ -87,6 +88,8 @@ pub(in crate::engine::kvm) struct LinuxPlan {
     devices: LinuxDevices,
     /// The file with their root file system, if they have that on a disk.
     root: Option<File>,
+    /// What a clone uses first, once the nursery knows.
+    pub(super) working_set: Option<WorkingSet>,
 }
 
 /// What the process of a clone is told of its identity: the generation. The rest is told to its agent.
@@ -121,6 +124,7 @@ impl GuestKind for LinuxKind {
             state: MachineState::from_bytes(kern).map_err(StartError::kern)?,
             devices,
             root: files.into_iter().next(),
+            working_set: None,
         };
         // One machine is made and thrown away: a refusal by KVM shows before any guest is forked.
         let (ram, machine, parts) = machine(kvm, layers, &plan)?;
@@ -129,6 +133,15 @@ impl GuestKind for LinuxKind {
         drop((machine, parts));
         drop(ram);
         Ok(plan)
+    }
+
+    fn learn(plan: &mut LinuxPlan, layers: &Layers, pid: Pid, memory: u64) {
+        if plan.working_set.is_none() {
+            let pagemap = File::open(format!("/proc/{pid}/pagemap"));
+            let set = pagemap.and_then(|pages| WorkingSet::of(&pages, memory, layers.memory()));
+            // Without it, restores only take longer.
+            plan.working_set = set.ok();
+        }
     }
 
     fn live(inheritance: &Inheritance<LinuxPlan>, spare: &Spare<'_>) -> ! {
@@ -209,6 +222,10 @@ fn prepare(inheritance: &Inheritance<LinuxPlan>) -> Result<Prepared, String> {
     let began = Instant::now();
     let (ram, machine, parts) = machine(kvm, layers, plan).map_err(|e| e.reason)?;
     let made_in = began.elapsed();
+    if let Some(set) = &plan.working_set {
+        // The pages are charged to the group that a guest with a limit is not in yet.
+        set.take(&ram, &machine, !inheritance.enforces_limits);
+    }
     let told: Told = Arc::new(waker(&parts.wake));
     let threads = Threads::new(plan.state.vcpus(), &parts.bus, &told).map_err(|e| e.to_string())?;
     let control = control_socket().map_err(|e| format!("cannot make its control socket: {e}"))?;
@@ -384,7 +401,7 @@ impl Guest<'_> {
         let parked = parked.unwrap_or_else(|e| {
             let detail = format!("it cannot be parked: {e}");
             let reason = ExitReason::InternalError { detail };
-            life::end(&self.inheritance.last_words, Some(&reason))
+            life::end(&self.inheritance.messages, Some(&reason))
         });
         match parked {
             AfterPark::Parked => None,
@@ -491,7 +508,7 @@ impl Guest<'_> {
     fn end(&mut self, number: usize, stop: Stop) -> ! {
         let vcpus = self.threads.call_back();
         let reason = self.reason(number, stop, &vcpus);
-        life::end(&self.inheritance.last_words, Some(&reason))
+        life::end(&self.inheritance.messages, Some(&reason))
     }
 
     /// Why the guest cannot go on.

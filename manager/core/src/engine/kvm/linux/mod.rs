@@ -26,6 +26,7 @@ mod queue;
 mod session;
 mod suspend;
 mod tap;
+mod working_set;
 
 pub use engine::KvmLinux;
 pub(super) use guest::LinuxKind;

@@ -6,20 +6,13 @@ mod tests;
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use crate::engine::kvm::vm::{layers::Layers, ram::Ram};
-use crate::{
-    checkpoint::{PageList, interrupted},
-    units::PAGE_SIZE,
+use crate::engine::kvm::vm::{
+    layers::Layers,
+    pagemap::{self, Owner},
+    ram::Ram,
 };
+use crate::{checkpoint::PageList, units::PAGE_SIZE};
 
-/// Bit of a pagemap entry: the page is in memory.
-const PRESENT: u64 = 1 << 63;
-/// Bit of a pagemap entry: the page is in swap.
-const SWAPPED: u64 = 1 << 62;
-/// Bit of a pagemap entry: the page belongs to a file (or is shared), so it is the checkpoint's.
-const OF_FILE: u64 = 1 << 61;
-/// Pages looked at in one go.
-const BATCH: usize = 4096;
 /// Bytes written in one go.
 const CHUNK: usize = 256 << 10;
 
@@ -109,21 +102,9 @@ fn each_private_page(
     go_on: &dyn Fn() -> bool,
     mut each: impl FnMut(u64) -> io::Result<()>,
 ) -> io::Result<()> {
-    let first = ram.host_address() / PAGE_SIZE;
-    let pages = ram.size() / PAGE_SIZE;
-    let mut entries = vec![0_u8; BATCH * 8];
-    for start in (0..pages).step_by(BATCH) {
-        if !go_on() {
-            return Err(interrupted());
-        }
-        let count = usize::try_from(pages - start).map_or(BATCH, |left| left.min(BATCH));
-        pagemap.read_exact_at(&mut entries[..count * 8], (first + start) * 8)?;
-        for (entry, number) in entries[..count * 8].chunks_exact(8).zip(start..) {
-            let entry = u64::from_le_bytes(entry.try_into().expect("chunks of eight"));
-            if entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0 {
-                each(number)?;
-            }
-        }
-    }
-    Ok(())
+    let (start, size) = (ram.host_address(), ram.size());
+    pagemap::each_page(pagemap, start, size, go_on, |number, owner| match owner {
+        Owner::Process => each(number),
+        Owner::File => Ok(()),
+    })
 }

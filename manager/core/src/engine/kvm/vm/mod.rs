@@ -6,6 +6,7 @@ pub(crate) mod dump;
 pub(crate) mod error;
 pub(crate) mod layers;
 pub(crate) mod machine;
+pub(crate) mod pagemap;
 pub(crate) mod ram;
 pub(crate) mod slots;
 pub(crate) mod vcpu;

@@ -10,7 +10,7 @@ use std::{
     fs::File, io, num::NonZeroUsize, os::fd::AsFd, os::unix::fs::FileExt, ptr::NonNull, sync::Arc,
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use crate::engine::kvm::vm::{layers::Layers, slots::Region};
 use crate::{
@@ -150,6 +150,22 @@ impl Ram {
             size: length.get(),
             deltas: None,
         })
+    }
+
+    /// Maps the pages of a region ahead of their first use, as reading each would, or writing to it
+    /// what it has: then they are this process's own.
+    pub(crate) fn populate(&self, region: Region, own: bool) -> io::Result<()> {
+        let size = length(Bytes(region.end - region.start))?;
+        let offset = self
+            .offset(region.start, size.get())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let advice = match own {
+            true => MmapAdvise::MADV_POPULATE_WRITE,
+            false => MmapAdvise::MADV_POPULATE_READ,
+        };
+        // SAFETY: the range is inside the mapping, whose content stays as it is.
+        unsafe { madvise(self.start.add(offset).cast(), size.get(), advice) }?;
+        Ok(())
     }
 
     pub(crate) fn size(&self) -> u64 {
