@@ -79,7 +79,8 @@ fn message(event: u16, value: u16, name: &str) -> Vec<u8> {
 }
 
 impl Console {
-    /// A console whose port has this name. `wake` is called when there is something to read.
+    /// A console whose port has this name. `wake` is called when there is something to read, and when
+    /// there is room again for what waits for the guest.
     #[must_use]
     pub fn new(name: &str, wake: Box<dyn Fn() + Send>) -> Self {
         // Columns and rows, most ports, and a place for emergencies.
@@ -156,10 +157,19 @@ impl Console {
             PORT_OPEN => {
                 self.state.opened = value == 1;
                 if !self.state.opened {
-                    self.state.input.clear();
+                    self.forget_input();
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Nobody in the guest reads what waits for it.
+    fn forget_input(&mut self) {
+        let was_full = self.room() == 0;
+        self.state.input.clear();
+        if was_full {
+            (self.wake)();
         }
     }
 
@@ -204,10 +214,15 @@ impl Console {
     }
 
     fn fill(&mut self, queue: &mut Queue, ram: &Memory) -> Result<Used, Broken> {
+        let was_full = self.room() == 0;
         let mut used = self.fill_once(queue, ram)?;
         let waits = self.state.opened && !self.state.input.is_empty();
         if wait_for_buffers(queue, ram, waits)? {
             used |= self.fill_once(queue, ram)?;
+        }
+        // Whoever has more does not wait for it at the stream while there is no room.
+        if was_full && self.room() > 0 {
+            (self.wake)();
         }
         Ok(used)
     }
@@ -275,7 +290,7 @@ impl Device for Console {
     }
 
     fn reset(&mut self) {
-        self.state.input.clear();
+        self.forget_input();
         self.state.control.clear();
         self.state.opened = false;
     }

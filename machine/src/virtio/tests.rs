@@ -366,6 +366,34 @@ fn a_loud_guest_waits_until_somebody_reads() {
     assert_eq!(driver.device.device().send(&vec![0; 1 << 20]), WAITING_MAX);
 }
 
+/// A way in which the guest makes room.
+type Way = (&'static str, fn(&mut Driver<Console>));
+
+/// Whoever has more for the guest than there is room for waits to be told of room, and of nothing
+/// else.
+#[test]
+fn whoever_filled_a_port_is_told_of_room() {
+    let ways: [Way; 3] = [
+        ("reads", |driver| {
+            let _ = driver.send(0, BUFFERS, &[Buffer::In(100)]);
+            assert_eq!(driver.used(0), Some(100));
+        }),
+        ("closes it", |driver| {
+            let _ = driver.send(3, BUFFERS, &[Buffer::Out(&control(6, 0))]);
+        }),
+        ("starts anew", Driver::start),
+    ];
+    for (what, act) in ways {
+        let (mut driver, woken) = opened();
+        assert_eq!(driver.device.device().send(&[7; WAITING_MAX]), WAITING_MAX);
+        driver.device.serve();
+        let before = woken.load(Ordering::Relaxed);
+        act(&mut driver);
+        assert!(driver.device.device().room() > 0, "{what}");
+        assert_eq!(woken.load(Ordering::Relaxed), before + 1, "{what}");
+    }
+}
+
 /// A wire that remembers.
 #[derive(Clone, Default)]
 struct Frames(Arc<Mutex<Vec<Vec<u8>>>>);
