@@ -55,7 +55,10 @@ pub enum Rest {
     No,
 }
 
-/// Registers of the local APIC: how its timer interrupts, and from where it counts down.
+/// Registers of the local APIC, each 16 bytes from the next: which interrupts it has been sent and has
+/// not given its processor.
+const REQUESTS: std::ops::RangeInclusive<usize> = 0x200..=0x270;
+/// How its timer interrupts, and from where it counts down.
 const LVT_TIMER: usize = 0x320;
 const INITIAL_COUNT: usize = 0x380;
 /// Bits of the former: no interrupt comes; it comes at a value of the time stamp counter.
@@ -71,6 +74,10 @@ impl Rest {
         match state.mp_state {
             // The guest has not started it.
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Self::UntilInterrupt,
+            // It has been interrupted, by one that was called back after it.
+            KVM_MP_STATE_HALTED if REQUESTS.step_by(16).any(|at| register(lapic, at) != 0) => {
+                Self::No
+            }
             KVM_MP_STATE_HALTED if timer & MASKED != 0 => Self::UntilInterrupt,
             // One that has fired has woken the processor, or is about to.
             KVM_MP_STATE_HALTED if timer & MODE == DEADLINE && !fires_in.is_zero() => {
@@ -254,6 +261,15 @@ mod tests {
             (KVM_MP_STATE_HALTED, 1 << 17, 1, never, Rest::No),
             (KVM_MP_STATE_HALTED, 0, 0, never, Rest::UntilInterrupt),
         ];
+        // It has been interrupted meanwhile.
+        for vector in [0x20_usize, 0xfd] {
+            let mut lapic = lapic(MASKED, 0);
+            lapic.regs[0x200 + vector / 32 * 16 + vector % 32 / 8] = 1 << (vector % 8);
+            let halted = kvm_mp_state {
+                mp_state: KVM_MP_STATE_HALTED,
+            };
+            assert_eq!(Rest::of(halted, &lapic, never), Rest::No, "{vector:#x}");
+        }
         for (mp_state, timer, count, fires_in, rest) in table {
             let found = Rest::of(kvm_mp_state { mp_state }, &lapic(timer, count), fires_in);
             assert_eq!(found, rest, "{mp_state} {timer:#x} {count}");
