@@ -86,9 +86,12 @@ impl Worker {
             for mut vcpu in todo {
                 let stop = vcpu.run(&bus);
                 let by_itself = stop != Stop::Interrupted;
-                let _ = back.send(vcpu);
+                // Whoever takes the processor back then knows of it.
                 if by_itself {
                     let _ = stopped.send((number, stop));
+                }
+                let _ = back.send(vcpu);
+                if by_itself {
                     told();
                 }
             }
@@ -108,9 +111,17 @@ impl Worker {
         })
     }
 
-    /// Takes its processor back, if it has one.
-    fn call_back(&mut self) -> Option<Vcpu> {
-        self.flag?.set();
+    /// Has its processor, if it has one, come back.
+    fn call(&self) {
+        if let Some(flag) = self.flag {
+            flag.set();
+            let _ = pthread_kill(self.thread.as_pthread_t(), CALL);
+        }
+    }
+
+    /// Takes its processor back, which has been called, if it has one.
+    fn take_back(&mut self) -> Option<Vcpu> {
+        self.flag?;
         loop {
             match self.done.recv_timeout(AGAIN) {
                 Ok(mut vcpu) => {
@@ -175,11 +186,9 @@ impl Threads {
 
     /// Calls all processors back. Each has finished what it left KVM for.
     pub fn call_back(&mut self) -> Vec<Vcpu> {
-        for flag in self.threads.iter().filter_map(|thread| thread.flag) {
-            flag.set();
-        }
+        self.threads.iter().for_each(Worker::call);
         let threads = self.threads.iter_mut();
-        threads.filter_map(Worker::call_back).collect()
+        threads.filter_map(Worker::take_back).collect()
     }
 }
 
@@ -189,6 +198,114 @@ impl Drop for Threads {
         for Worker { work, thread, .. } in self.threads.drain(..) {
             drop(work);
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{hint, io, sync::mpsc};
+
+    use kvm_ioctls::Kvm;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::{
+        bus::Devices,
+        cpu_template::CpuTemplate,
+        layout::RESET,
+        machine::Machine,
+        memory::{self, Backing},
+        power::PowerEvent,
+        virtio::{console::Console, rng::Rng},
+    };
+
+    /// A program in real mode: counts for a while, starts the machine again, and counts for ever.
+    const PROGRAM: u64 = 0x1000;
+    /// Where it has asked for the start.
+    const ASKED: u64 = PROGRAM + 10;
+
+    /// A machine of two processors, of which the first has a program; none without a KVM.
+    fn machine() -> Option<(Machine, Arc<Bus>)> {
+        let kvm = Kvm::new().ok()?;
+        let ram = memory::map(64 << 20, Backing::Anonymous).unwrap();
+        let [low, high] = RESET.to_le_bytes();
+        let code = [
+            0xb9, 40, 0, // mov cx, 40
+            0xe2, 0xfe, // loop to itself
+            0xba, low, high, // mov dx, RESET
+            0xb0, 1,    // mov al, 1
+            0xee, // out dx, al
+            0xeb, 0xfe, // jmp to itself
+        ];
+        ram.write_slice(&code, GuestAddress(PROGRAM)).unwrap();
+        let machine = Machine::new(&kvm, ram, 2, CpuTemplate::Host).ok()?;
+        let devices = Devices {
+            serial: Box::new(io::sink()),
+            serial_wake: Arc::new(|| ()),
+            console: Console::new("x", Box::new(|| ())),
+            rng: Rng::new(Box::new(io::repeat(1))),
+            disks: Vec::new(),
+            net: None,
+        };
+        let bus = Bus::new(&machine, devices).unwrap();
+        Some((machine, Arc::new(bus)))
+    }
+
+    fn begin(vcpu: &Vcpu) {
+        let mut sregs = vcpu.fd().get_sregs().unwrap();
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        vcpu.fd().set_sregs(&sregs).unwrap();
+        let mut regs = vcpu.fd().get_regs().unwrap();
+        (regs.rip, regs.rflags) = (PROGRAM, 2);
+        vcpu.fd().set_regs(&regs).unwrap();
+    }
+
+    /// Wherever processors are, all come back at once; and one that has stopped by itself comes after
+    /// it has told so.
+    #[test]
+    fn a_processor_that_comes_back_has_told_of_its_end() {
+        let Some((mut machine, bus)) = machine() else {
+            eprintln!("skipped: no KVM");
+            return;
+        };
+        let (tell, told) = mpsc::channel();
+        let tell: Told = Arc::new(move || {
+            let _ = tell.send(());
+        });
+        let mut threads = Threads::new(2, &bus, &tell).unwrap();
+        let mut vcpus = std::mem::take(&mut machine.vcpus);
+        for n in 0..500 {
+            begin(&vcpus[0]);
+            threads.run(vcpus);
+            for _ in 0..n * 50 {
+                hint::spin_loop();
+            }
+            vcpus = threads.call_back();
+            assert_eq!(vcpus.len(), 2);
+            let rip = vcpus[0].fd().get_regs().unwrap().rip;
+            let end = threads.stopped();
+            assert_eq!(rip > ASKED, end.is_some(), "{n} {rip:#x}");
+            if end.is_some() {
+                told.recv().unwrap();
+            }
+        }
+        let _second = vcpus.pop();
+        for n in 0..4000 {
+            begin(&vcpus[0]);
+            threads.run(vcpus);
+            let first = &mut threads.threads[0];
+            let back = loop {
+                match first.done.try_recv() {
+                    Ok(back) => break back,
+                    Err(_) => hint::spin_loop(),
+                }
+            };
+            first.flag = None;
+            vcpus = vec![back];
+            let end = (0, Stop::Power(PowerEvent::Reset));
+            assert_eq!(threads.stopped(), Some(end), "{n}");
+            told.recv().unwrap();
         }
     }
 }
