@@ -55,10 +55,11 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Begins a session, and waits for the agent to answer.
+    /// Begins a session, and waits for the agent to answer, as long as that is `wanted`.
     pub(super) fn begin(
         channel: Channel,
         limit: Duration,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<(Connection, AgentHello), AgentError> {
         let local = |what| move |source| AgentError::Local { what, source };
         let mut number = [0; 8];
@@ -89,7 +90,7 @@ impl Connection {
             link.lose(&loss);
         });
         started.map_err(local("start a thread"))?;
-        let hello = connection.0.hello(limit, interval)?;
+        let hello = connection.0.hello(limit, interval, wanted)?;
         Ok((connection, hello))
     }
 
@@ -170,7 +171,12 @@ impl Link {
         })
     }
 
-    fn hello(&self, limit: Duration, first: Duration) -> Result<AgentHello, AgentError> {
+    fn hello(
+        &self,
+        limit: Duration,
+        first: Duration,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<AgentHello, AgentError> {
         let what = "say hello";
         let until = Instant::now() + limit;
         let hello = ToGuest::Hello(HostHello {
@@ -200,7 +206,7 @@ impl Link {
             if let Some(loss) = state.loss.clone() {
                 return Err(AgentError::Lost { what, loss });
             }
-            if left.is_zero() {
+            if left.is_zero() || !wanted() {
                 return Err(AgentError::NoAnswer { what, limit });
             }
             interval = (interval * 2).min(LONGEST_HELLO_INTERVAL);
@@ -342,7 +348,7 @@ mod tests {
         let (ours, mut guest) = UnixStream::pair().unwrap();
         let channel = Channel::over(ours).unwrap().lossless();
         // Shorter than the longest interval.
-        let refused = Connection::begin(channel, Duration::from_millis(100));
+        let refused = Connection::begin(channel, Duration::from_millis(100), &|| true);
         assert!(matches!(refused, Err(AgentError::NoAnswer { .. })));
         let mut said = Vec::new();
         guest.read_to_end(&mut said).unwrap();

@@ -72,7 +72,16 @@ impl Agent {
     /// # Errors
     /// No agent answers in time, or none that speaks a version that this manager does.
     pub fn over(channel: Channel, limit: Duration) -> Result<Agent, AgentError> {
-        let (connection, hello) = Connection::begin(channel, limit)?;
+        Agent::over_while(channel, limit, &|| true)
+    }
+
+    /// The same, which is given up soon after it is no longer `wanted`.
+    pub(crate) fn over_while(
+        channel: Channel,
+        limit: Duration,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Agent, AgentError> {
+        let (connection, hello) = Connection::begin(channel, limit, wanted)?;
         Ok(Agent {
             connection: Arc::new(connection),
             hello,

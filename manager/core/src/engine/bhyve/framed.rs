@@ -25,7 +25,7 @@ use nix::{
 use super::serial::Line;
 use crate::{
     agent::{Agent, Channel},
-    engine::{Error, Process, agent_ask},
+    engine::{Error, Process, agent_ask, agent_session::Attempts},
 };
 
 /// How long a guest may leave what it is sent untaken.
@@ -34,8 +34,6 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// How often a line is tried that has nobody at its other side.
 const RETRY: Duration = Duration::from_millis(2);
-/// How long one attempt to begin a session may take, before the wait is looked at again.
-const ATTEMPT: Duration = Duration::from_millis(1000);
 
 /// An open line, and what ends its reads.
 #[derive(Debug)]
@@ -135,12 +133,14 @@ pub(super) fn channel(line: OwnedFd, process: Process) -> io::Result<Channel> {
     }))
 }
 
-/// Tries once to begin a session with the agent of a guest that nobody else knows of yet; `None`
-/// when it did not answer yet.
+/// Tries once to begin a session with the agent of a guest that nobody else knows of yet, within
+/// `limit` and as long as that is `wanted`; `None` when it did not answer yet.
 pub(super) fn attempt(
     path: &Path,
     process: Process,
     limit: Duration,
+    attempts: &mut Attempts,
+    wanted: &dyn Fn() -> bool,
 ) -> Result<Option<Agent>, agent_ask::Error> {
     let channel = match open(path).and_then(|line| channel(line, process)) {
         Ok(channel) => channel,
@@ -155,7 +155,7 @@ pub(super) fn attempt(
             }));
         }
     };
-    match Agent::over(channel, limit.min(ATTEMPT)) {
+    match Agent::over_while(channel, attempts.next(limit), wanted) {
         Ok(agent) => Ok(Some(agent)),
         Err(e) => match agent_ask::Error::of(e, limit) {
             agent_ask::Error::Other(Error::Timeout(_)) => Ok(None),

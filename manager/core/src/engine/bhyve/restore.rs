@@ -30,7 +30,10 @@ use super::{
 use crate::{
     agent::{StepLimits, prepare_clone},
     checkpoint::{AgentProtocol, BhyveGuest, Readiness},
-    engine::{GuestOrder, Process, RestoredProcess, agent_ask, restore_threads::Restorer},
+    engine::{
+        GuestOrder, Process, RestoredProcess, agent_ask, agent_session::Attempts,
+        restore_threads::Restorer,
+    },
     guest_id::GuestId,
     owner_only,
     units::Bytes,
@@ -424,13 +427,15 @@ impl RestoringGuest<'_> {
         let process = Process::with_pid(self.child.id().cast_signed());
         let process = process.map_err(io("look at the guest's process"))?;
         let process = process.ok_or_else(|| self.ended())?;
+        let source = self.source;
+        let wanted = || !source.called_off.load(Ordering::Relaxed) && process.may_live();
+        let mut attempts = Attempts::new();
         let agent = loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            let called_off = self.source.called_off.load(Ordering::Relaxed);
-            if left.is_zero() || called_off || !process.may_live() {
+            if left.is_zero() || !wanted() {
                 return Err(self.why("its agent's answer"));
             }
-            match framed::attempt(&path, process, left) {
+            match framed::attempt(&path, process, left, &mut attempts, &wanted) {
                 Ok(Some(agent)) => break agent,
                 Ok(None) => {}
                 Err(agent_ask::Error::Lost(e) | agent_ask::Error::Other(e)) => {
