@@ -24,7 +24,8 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::network::HostEnd;
@@ -51,6 +52,8 @@ const DISK: &str = "disk";
 const TAP: &str = "tap";
 /// How long a guest's process may take to answer on its control socket.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(2);
+/// When a call is made again that the process has not seen.
+const CALL_AGAIN: Duration = Duration::from_millis(2);
 
 /// A guest's folder.
 #[derive(Clone, Debug)]
@@ -158,6 +161,35 @@ impl Folder {
         Conversation::open(&self.run_dir, &self.id, Limit::of(CALL_LIMIT))
     }
 
+    /// Makes a call. Where the whole host stands still for some seconds, as an overloaded virtual
+    /// machine does, the guest's process gives a client up that has connected and not yet said
+    /// anything. It has not seen the call then, so this makes it again.
+    fn call<'a>(
+        &self,
+        limit: Limit<'a>,
+        call: impl Fn(&Conversation<'a>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let begin = Instant::now();
+        loop {
+            let timeout = limit.timeout.saturating_sub(begin.elapsed());
+            let left = Limit { timeout, ..limit };
+            let conversation = Conversation::open(&self.run_dir, &self.id, left)?;
+            let lives = || {
+                let process = conversation.process().ok().flatten();
+                process.is_some_and(|process| process.may_live())
+            };
+            match call(&conversation) {
+                Err(Error::Gone) if !timeout.is_zero() && lives() => thread::sleep(CALL_AGAIN),
+                result => return result,
+            }
+        }
+    }
+
+    /// Has the guest's process let go of its nursery and its manager.
+    pub(super) fn hand_out(&self, limit: Limit<'_>) -> Result<(), Error> {
+        self.call(limit, Conversation::hand_out)
+    }
+
     /// Notes the disk that the guest has to itself.
     pub(super) fn set_disk(&self, path: &Path) -> io::Result<()> {
         self.write(DISK, path.as_os_str().as_bytes())
@@ -189,6 +221,7 @@ impl Folder {
         disk: Option<&File>,
         network: Option<&HostEnd>,
         mac: [u8; 6],
+        limit: Limit<'_>,
     ) -> Result<(), Error> {
         let mut options = owner_only::options();
         let file = options.read(true).write(true).create_new(true);
@@ -203,7 +236,7 @@ impl Folder {
             kind: CALL_BEGIN,
             request: network.map_or([0; _], |network| network.request(mac)),
         };
-        self.conversation()?.hand(&call, &files)
+        self.call(limit, |conversation| conversation.hand(&call, &files))
     }
 
     /// Connects to the guest's console; none when another has it.
@@ -232,7 +265,9 @@ impl Folder {
             kind: call,
             request: [0; _],
         };
-        self.conversation()?.hand(&call, &[theirs.as_fd()])?;
+        self.call(Limit::of(CALL_LIMIT), |conversation| {
+            conversation.hand(&call, &[theirs.as_fd()])
+        })?;
         Ok(ours)
     }
 
@@ -295,5 +330,89 @@ fn never_comes(error: io::Error) -> Result<(), agent_ask::Error> {
             action: "connect to the guest's agent",
             source: error,
         })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, FromRawFd};
+
+    use nix::{
+        sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, listen, socket,
+        },
+        unistd::close,
+    };
+
+    use super::*;
+    use crate::engine::kvm::{
+        exit_record,
+        guest::control::receive_with_files,
+        wire::{REPLY_DONE, Reply, send_message},
+    };
+
+    /// The control socket of a guest whose process is this one.
+    fn control(run_dir: &Path, id: &GuestId) -> OwnedFd {
+        let control = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        );
+        let control = control.unwrap();
+        let address = UnixAddr::new(&run_dir.join(exit_record::socket_name(id))).unwrap();
+        bind(control.as_raw_fd(), &address).unwrap();
+        listen(&control, Backlog::new(16).unwrap()).unwrap();
+        control
+    }
+
+    /// Serves one client, after so long.
+    fn serve(control: &OwnedFd, after: Duration) {
+        let client = accept(control.as_raw_fd()).unwrap();
+        // SAFETY: the descriptor is new and nobody else's.
+        let client = unsafe { OwnedFd::from_raw_fd(client) };
+        let mut call = Call {
+            kind: 0,
+            request: [0; _],
+        };
+        receive_with_files(client.as_raw_fd(), &mut call).unwrap();
+        thread::sleep(after);
+        send_message(client.as_raw_fd(), &Reply::new(REPLY_DONE, "")).unwrap();
+    }
+
+    #[test]
+    fn a_call_that_was_not_seen_is_made_again_as_long_as_the_guest_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = GuestId([7; 8]);
+        let folder = Folder::of(dir.path(), &id);
+        folder.create().unwrap();
+        let socket = control(dir.path(), &id);
+        let guest = thread::spawn(move || {
+            // Two clients are given up.
+            for _ in 0..2 {
+                close(accept(socket.as_raw_fd()).unwrap()).unwrap();
+            }
+            serve(&socket, Duration::ZERO);
+        });
+        let limit = Limit::of(Duration::from_secs(60));
+        folder.hand_out(limit).unwrap();
+        guest.join().unwrap();
+        // Its socket is closed now.
+        let refused = folder.hand_out(limit);
+        assert!(matches!(refused, Err(Error::Gone)), "{refused:?}");
+    }
+
+    /// Whoever restores a guest has longer patience than whoever asks one.
+    #[test]
+    fn a_guest_that_begins_late_has_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = GuestId([7; 8]);
+        let folder = Folder::of(dir.path(), &id);
+        folder.create().unwrap();
+        let socket = control(dir.path(), &id);
+        let guest = thread::spawn(move || serve(&socket, CALL_LIMIT + Duration::from_millis(500)));
+        let limit = Limit::of(Duration::from_secs(60));
+        folder.begin(None, None, [0; 6], limit).unwrap();
+        guest.join().unwrap();
     }
 }

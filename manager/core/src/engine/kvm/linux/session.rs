@@ -21,14 +21,21 @@ use nix::sys::{
     signal::Signal,
 };
 
-use super::{folder::Folder, machine::waker, network};
+use super::{
+    folder::{CALL_LIMIT, Folder},
+    machine::waker,
+    network,
+};
 use crate::{
     agent::{StepLimits, prepare_clone},
     checkpoint::LinuxGuest,
     engine::{
-        self, Error, GuestOrder, Limit, Outcome, Process, RestoredProcess, agent_ask, guest_disks,
-        kvm::fork_server::nurseries::Nurseries,
+        self, Error, GuestOrder, GuestRef, Limit, Outcome, Process, RestoredProcess, agent_ask,
+        agent_session::CRASH_PATIENCE,
+        guest_disks,
+        kvm::{fork_server::nurseries::Nurseries, remains},
     },
+    guest_id::GuestId,
 };
 
 /// How long a guest may take to its agent's answer.
@@ -207,16 +214,15 @@ impl Source {
         result.map_err(|error| {
             let reason = match (self.called_off.load(Ordering::Relaxed), error) {
                 (true, _) => "the restore was called off".to_owned(),
-                (false, Error::Gone | Error::Timeout(_)) => {
-                    let said = folder
-                        .last_line()
-                        .map(|line| format!("; the last on its console: {line}"));
-                    format!(
-                        "its agent did not answer within {} s{}",
-                        ANSWER_TIMEOUT.as_secs(),
-                        said.unwrap_or_default()
-                    )
+                (false, Error::Gone) => {
+                    let end = self.end_of(&order.id);
+                    format!("its process ended ({end}){}", last_words(&folder))
                 }
+                (false, Error::Timeout(_)) => format!(
+                    "its agent did not answer within {} s{}",
+                    ANSWER_TIMEOUT.as_secs(),
+                    last_words(&folder)
+                ),
                 (false, error) => error.to_string(),
             };
             if let Some(process) = process {
@@ -227,6 +233,21 @@ impl Source {
             let _ = super::engine::remove(&self.run_dir, &order.id);
             reason
         })
+    }
+
+    /// How a guest ended, as its nursery records it a moment later.
+    fn end_of(&self, id: &GuestId) -> String {
+        let begin = Instant::now();
+        loop {
+            match remains::ended(GuestRef::new(&self.run_dir, id)) {
+                Ok(Some(reason)) => return reason,
+                Err(e) => return e.to_string(),
+                Ok(None) if begin.elapsed() < CRASH_PATIENCE => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Ok(None) => return "nothing was left to see why".to_owned(),
+            }
+        }
     }
 
     fn bring_up(
@@ -249,17 +270,19 @@ impl Source {
                 source,
             })?;
         }
-        folder.begin(disk.as_ref(), network.as_ref(), order.identity.mac)?;
-        drop(network);
-        let limit = Limit {
-            timeout: ANSWER_TIMEOUT,
+        let began = Instant::now();
+        let limit = || Limit {
+            timeout: ANSWER_TIMEOUT.saturating_sub(began.elapsed()),
             cancelled: &self.called_off,
         };
+        let begun = folder.begin(disk.as_ref(), network.as_ref(), order.identity.mac, limit());
+        begun.map_err(of_process)?;
+        drop(network);
         let wanted = || match process.may_live() {
             true => Ok(()),
             false => Err(Error::Gone),
         };
-        let agent = folder.own_agent(limit, &wanted).map_err(|e| match e {
+        let agent = folder.own_agent(limit(), &wanted).map_err(|e| match e {
             agent_ask::Error::Lost(e) | agent_ask::Error::Other(e) => e,
         })?;
         let nonce = u128::from_str_radix(&self.guest.nonce, 16);
@@ -270,7 +293,11 @@ impl Source {
         let prepared = prepared.map_err(|e| Error::Refused(e.to_string()))?;
         // The channel is free for the next one who asks.
         drop(agent);
-        folder.conversation()?.hand_out()?;
+        let limit = Limit {
+            timeout: limit().timeout.max(CALL_LIMIT),
+            ..limit()
+        };
+        folder.hand_out(limit).map_err(of_process)?;
         folder.set_ready(process).map_err(|source| Error::Io {
             action: "record the guest",
             source,
@@ -287,8 +314,84 @@ impl Source {
     }
 }
 
+/// What the guest said last on its console, as an end of a sentence.
+fn last_words(folder: &Folder) -> String {
+    let said = folder.last_line();
+    let said = said.map(|line| format!("; the last on its console: {line}"));
+    said.unwrap_or_default()
+}
+
+/// The error of a call to a guest's process: it was not the agent that did not answer.
+fn of_process(error: Error) -> Error {
+    match error {
+        Error::Timeout(limit) => Error::Refused(format!(
+            "its process did not answer within {} s",
+            limit.as_secs()
+        )),
+        error => error,
+    }
+}
+
 /// Opens the disk that a guest has to itself, and notes where it is.
 fn own_disk(folder: &Folder, path: &Path) -> io::Result<File> {
     folder.set_disk(path)?;
     OpenOptions::new().read(true).write(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        checkpoint::Network,
+        engine::{GuestNetwork, Identity, kvm::exit_reason::ExitReason},
+    };
+
+    /// Whether a guest was slow or has died, and of what, is not to be guessed.
+    #[test]
+    fn a_guest_that_ends_while_it_is_restored_is_told_with_its_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = GuestId([7; 8]);
+        let folder = Folder::of(dir.path(), &id);
+        folder.create().unwrap();
+        fs::write(folder.console(), "booting\nlast words\n").unwrap();
+        let reason = ExitReason::OutOfMemory { group: None };
+        let record = dir.path().join(format!("{id}.exit"));
+        fs::write(record, serde_json::to_vec(&reason).unwrap()).unwrap();
+        let source = Source {
+            run_dir: dir.path().to_owned(),
+            guest: LinuxGuest {
+                machine_version: 1,
+                virtualization: "svm".to_owned(),
+                nonce: String::new(),
+                image: String::new(),
+                cpu_template: "host".to_owned(),
+                network: Network::None,
+                root: false,
+                disk: None,
+            },
+            called_off: AtomicBool::new(false),
+        };
+        let order = GuestOrder {
+            id,
+            identity: Identity::fresh("guest-1").unwrap(),
+            disk: None,
+            memory_limit: None,
+            network: GuestNetwork::default(),
+        };
+        let reported = RestoredProcess {
+            // No process has this number.
+            pid: i32::MAX,
+            nonce: 0,
+            counter: 0,
+            landlock: None,
+        };
+        let failed = source.restored(&order, reported).unwrap_err();
+        assert_eq!(
+            failed,
+            format!("its process ended ({reason}); the last on its console: last words")
+        );
+        assert!(!folder.exists());
+    }
 }
