@@ -197,3 +197,43 @@ fn guests_of_another_pid_namespace_are_left_alone_until_it_is_gone() {
     assert!(text(&reason["reason"]).contains("gone") || text(&reason["reason"]).contains("killed"));
     home.destroy_all();
 }
+
+/// A loss of power ends all guests, and may leave files without their content that were not on the
+/// disk yet.
+#[test]
+fn after_a_loss_of_power_no_file_of_before_is_in_the_way() {
+    let Some((home, _)) = scene() else { return };
+    let guests = home.list();
+    for pid in listed(&home) {
+        signal(i32::try_from(pid).unwrap(), Signal::SIGKILL);
+    }
+    until("the guests to be dead", || {
+        (home.names("dead").len() == GUESTS).then_some(())
+    });
+    let database = rusqlite::Connection::open(home.state().join("brood.sqlite")).unwrap();
+    let before = "UPDATE guest SET state = 'running', reason = NULL,
+                         boot = '00000000-0000-4000-8000-000000000000'";
+    assert_eq!(database.execute(before, []).unwrap(), GUESTS);
+    let by_qemu = "UPDATE guest SET engine = 'qemu' WHERE name = 'g-2'";
+    assert_eq!(database.execute(by_qemu, []).unwrap(), 1);
+    drop(database);
+    // A Linux guest of the KVM engine, and one of QEMU.
+    let mut folders = Vec::new();
+    for (guest, end, lost) in [(0, "linux", ""), (1, "qemu", "\0\0\0\0")] {
+        let id = text(&guests[guest]["id"]);
+        // Of the test guest.
+        for file in ["sock", "exit"] {
+            let _ = fs::remove_file(home.run_dir().join(format!("{id}.{file}")));
+        }
+        let folder = home.run_dir().join(format!("{id}.{end}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("ready"), lost).unwrap();
+        fs::write(folder.join("pid"), lost).unwrap();
+        folders.push(folder);
+    }
+    let list = home.list();
+    let lost = |guest: &serde_json::Value| guest["reason"] == "the host was rebooted";
+    assert!(list.len() == GUESTS && list.iter().all(lost), "{list:?}");
+    home.destroy_all();
+    assert!(folders.iter().all(|folder| !folder.exists()), "{folders:?}");
+}

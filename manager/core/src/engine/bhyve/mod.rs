@@ -237,7 +237,11 @@ impl Engine for Bhyve {
     }
 
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
-        Folder::of(guest.run_dir, guest.id).found().map_err(look)
+        match Folder::of(guest.run_dir, guest.id).found() {
+            // A crash of the host left the file so: its guest ended by that.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(None),
+            found => found.map_err(look),
+        }
     }
 
     fn has(&self, guest: GuestRef<'_>) -> bool {

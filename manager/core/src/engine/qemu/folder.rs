@@ -182,7 +182,11 @@ impl Folder {
 
     /// The process of a guest that was handed out.
     pub(super) fn ready(&self) -> io::Result<Option<Process>> {
-        self.json("ready")
+        match self.json("ready") {
+            // A loss of power may have left the file without its content: its guest ended by that.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(None),
+            ready => ready,
+        }
     }
 
     /// The process of a guest that was handed out and may live.
@@ -220,8 +224,11 @@ impl Folder {
         let Some(pid) = text.lines().last() else {
             return Ok(None);
         };
-        let number = |e| self.named("pid", &io::Error::new(io::ErrorKind::InvalidData, e));
-        match Process::with_pid(pid.trim().parse().map_err(number)?)? {
+        // As above.
+        let Ok(pid) = pid.trim().parse() else {
+            return Ok(None);
+        };
+        match Process::with_pid(pid)? {
             Some(process) => self.own(process),
             None => Ok(None),
         }
@@ -428,6 +435,13 @@ mod tests {
         fs::remove_dir(folder.file("pid")).unwrap();
         fs::write(folder.file("pid"), "").unwrap();
         assert_eq!(folder.started().unwrap(), None);
+        // As a loss of power leaves what was not yet on the disk.
+        for lost in ["", "\0\0\0\0"] {
+            fs::write(folder.file("ready"), lost).unwrap();
+            fs::write(folder.file("pid"), lost).unwrap();
+            assert_eq!(folder.living().unwrap(), None);
+            assert_eq!(folder.started().unwrap(), None);
+        }
         // Another process with that number is not the guest's.
         fs::write(folder.file("pid"), format!("{}\n", std::process::id())).unwrap();
         assert_eq!(folder.started().unwrap(), None);

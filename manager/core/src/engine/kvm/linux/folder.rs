@@ -140,7 +140,10 @@ impl Folder {
         let Some(ready) = self.content(READY)? else {
             return Ok(None);
         };
-        let process: Process = serde_json::from_slice(&ready)?;
+        // A loss of power may have left the file without its content: its guest ended by that.
+        let Ok(process) = serde_json::from_slice::<Process>(&ready) else {
+            return Ok(None);
+        };
         Ok((process.state()? != ProcessState::Gone).then_some(process))
     }
 
