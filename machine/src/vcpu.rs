@@ -1,5 +1,7 @@
 //! Processor of the guest: from the kernel's entry to whatever stops it.
 
+use std::{thread, time::Duration};
+
 use kvm_bindings::{kvm_fpu, kvm_mp_state, kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::{Address, GuestAddress};
@@ -11,6 +13,9 @@ use crate::{
     memory::Memory,
     power::PowerEvent,
 };
+
+/// When a processor is tried again that could not be run.
+const REFUSED: Duration = Duration::from_millis(1);
 
 /// Why a processor stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,8 +131,9 @@ impl Vcpu {
                         return Stop::Interrupted;
                     }
                 }
-                // Another processor has not been started yet.
-                Err(e) if e.errno() == libc::EAGAIN => {}
+                // Another processor has not been started yet; or the host has no process id left for
+                // a thread that KVM needs.
+                Err(e) if e.errno() == libc::EAGAIN => thread::sleep(REFUSED),
                 Err(e) => return Stop::Failed(format!("KVM_RUN: {e}")),
             }
         }
