@@ -75,9 +75,7 @@ impl Rest {
             // The guest has not started it.
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Self::UntilInterrupt,
             // It has been interrupted, by one that was called back after it.
-            KVM_MP_STATE_HALTED if REQUESTS.step_by(16).any(|at| register(lapic, at) != 0) => {
-                Self::No
-            }
+            KVM_MP_STATE_HALTED if requested(lapic).is_some() => Self::No,
             KVM_MP_STATE_HALTED if timer & MASKED != 0 => Self::UntilInterrupt,
             // One that has fired has woken the processor, or is about to.
             KVM_MP_STATE_HALTED if timer & MODE == DEADLINE && !fires_in.is_zero() => {
@@ -117,6 +115,15 @@ impl Rest {
             (Self::UntilInterrupt, Self::UntilInterrupt) => Self::UntilInterrupt,
         }
     }
+}
+
+/// An interrupt that a local APIC has been sent and has not given its processor.
+pub(crate) fn requested(lapic: &kvm_lapic_state) -> Option<u8> {
+    let first = (0..).zip(REQUESTS.step_by(16)).find_map(|(word, at)| {
+        let bits = register(lapic, at);
+        (bits != 0).then(|| word * 32 + bits.trailing_zeros())
+    });
+    first.and_then(|vector| u8::try_from(vector).ok())
 }
 
 fn register(lapic: &kvm_lapic_state, offset: usize) -> u32 {
@@ -269,7 +276,9 @@ mod tests {
                 mp_state: KVM_MP_STATE_HALTED,
             };
             assert_eq!(Rest::of(halted, &lapic, never), Rest::No, "{vector:#x}");
+            assert_eq!(requested(&lapic).map(usize::from), Some(vector));
         }
+        assert_eq!(requested(&lapic(MASKED, 0)), None);
         for (mp_state, timer, count, fires_in, rest) in table {
             let found = Rest::of(kvm_mp_state { mp_state }, &lapic(timer, count), fires_in);
             assert_eq!(found, rest, "{mp_state} {timer:#x} {count}");

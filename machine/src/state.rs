@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_clock_data,
-    kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msi,
+    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::{
     cpuid,
     error::{Error, at},
     machine::{Machine, VCPUS_MAX},
-    park::Rest,
+    park::{Rest, requested},
     vcpu::Vcpu,
 };
 
@@ -25,6 +25,12 @@ use crate::{
 const TSC_DEADLINE: u32 = 0x6e0;
 /// IA32_TSC: the time stamp counter. It is set first.
 const TSC: u32 = 0x10;
+
+/// Register of the local APIC with its number, whose last byte that is.
+const APIC_ID: usize = 0x20;
+/// Address to which a message is an interrupt, and where in it the number of the local APIC is.
+const MSI: u32 = 0xfee0_0000;
+const MSI_TO: u32 = 12;
 
 /// Value of [`MachineState::format`].
 const FORMAT: &str = "brood-linux-machine";
@@ -175,7 +181,29 @@ impl MachineState {
         for (state, vcpu) in self.vcpus.iter().zip(&machine.vcpus) {
             state.apply(vcpu)?;
         }
+        self.request_again(machine);
         Ok(())
+    }
+
+    /// Sends each processor an interrupt once more that it has been sent and has not taken. That
+    /// changes nothing in its local APIC; but KVM of Linux 5.17 to 6.12 does not look there for what
+    /// KVM_SET_LAPIC has set, where the processor does not do that itself (`irr_pending` in
+    /// kvm_apic_update_apicv()), until another interrupt comes: a processor that waits for an answer
+    /// to this one would wait for good.
+    fn request_again(&self, machine: &Machine) {
+        for state in &self.vcpus {
+            let Some(vector) = requested(&state.lapic) else {
+                continue;
+            };
+            let [.., id] = [0, 1, 2, 3].map(|n| state.lapic.regs[APIC_ID + n].to_le_bytes()[0]);
+            let message = kvm_msi {
+                address_lo: MSI | u32::from(id) << MSI_TO,
+                data: vector.into(),
+                ..Default::default()
+            };
+            // One that is off takes none.
+            let _ = machine.vm.signal_msi(message);
+        }
     }
 
     /// When the first processor has to run again.
