@@ -241,7 +241,7 @@ fn a_guests_process_has_low_resource_limits_and_is_suspended_within_them() {
         assert_eq!(limits(pid, name), [most; 2], "{name}");
     }
     if nix::unistd::geteuid().is_root() {
-        assert_eq!(limits(pid, "Max processes"), ["16"; 2]);
+        assert_eq!(limits(pid, "Max processes"), ["64"; 2]);
     }
     // It writes all of its memory.
     let _ = home.ask("guest-1", &format!("dirty {}", (60 << 20) / PAGE));

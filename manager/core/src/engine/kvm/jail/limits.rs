@@ -11,8 +11,10 @@ use crate::{
 /// Descriptors: twice as many as a guest has at most. A nursery has its own from 48 on
 /// (`descriptors.rs`).
 pub(super) const OPEN_FILES: u64 = 96;
-/// Processes and threads of a guest's own user: a Linux's processors, and what KVM does beside them.
-pub(super) const PROCESSES: u64 = 16;
+/// Processes and threads of a guest's own user: a Linux's processors, and what KVM does beside them,
+/// ten at most. Guests in several PID namespaces of a host can have one user, for that is their
+/// process's number; and a thread that KVM cannot make keeps a guest from running.
+pub(super) const PROCESSES: u64 = 64;
 /// What a guest writes beside its memory and its disk: lists of pages, logs and records.
 const OTHER_FILES: Bytes = Bytes::mib(16);
 
