@@ -303,6 +303,32 @@ fn content(mut file: File, most: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// Whether a process has the guest's control socket: its guest lives, since no other has the id in its
+/// name. This disturbs no guest that sleeps, as a connection would.
+pub(crate) fn is_open(run_dir: &Path, id: &GuestId) -> io::Result<bool> {
+    let folder = match open(run_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
+        Err(nix::Error::ENOENT) => return Ok(false),
+        folder => folder?,
+    };
+    let path = format!(
+        "/proc/self/fd/{}/{}",
+        folder.as_raw_fd(),
+        exit_record::socket_name(id)
+    );
+    // Of another type than the guest's.
+    let datagrams = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    match connect(datagrams.as_raw_fd(), &UnixAddr::new(path.as_str())?) {
+        Ok(()) | Err(nix::Error::EPROTOTYPE) => Ok(true),
+        Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// The conversation itself failed.
 fn talk(source: impl Into<io::Error>) -> Error {
     Error::Io {

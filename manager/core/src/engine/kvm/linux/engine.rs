@@ -285,7 +285,7 @@ impl Engine for KvmLinux {
     }
 
     fn find(&self, guest: GuestRef<'_>) -> Result<Option<Process>, Error> {
-        Folder::of(guest.run_dir, guest.id).living().map_err(look)
+        Folder::of(guest.run_dir, guest.id).found().map_err(look)
     }
 
     fn has(&self, guest: GuestRef<'_>) -> bool {
@@ -383,7 +383,7 @@ impl Engine for KvmLinux {
 pub(super) fn remove(run_dir: &Path, id: &GuestId) -> Result<(), Error> {
     let guest = GuestRef::new(run_dir, id);
     let folder = Folder::of(run_dir, id);
-    let process = match folder.living().map_err(look)? {
+    let process = match folder.found().map_err(look)? {
         Some(process) => Some(process),
         // It was never handed out.
         None => match folder.conversation() {

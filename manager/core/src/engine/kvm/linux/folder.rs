@@ -34,7 +34,7 @@ use crate::{
     engine::{
         ConsoleLine, Error, Limit, Process, ProcessState, Tap, agent_ask, agent_session,
         kvm::{
-            guest::control::Conversation,
+            guest::control::{Conversation, is_open},
             wire::{CALL_AGENT, CALL_BEGIN, CALL_CONSOLE, Call},
         },
     },
@@ -145,6 +145,15 @@ impl Folder {
             return Ok(None);
         };
         Ok((process.state()? != ProcessState::Gone).then_some(process))
+    }
+
+    /// The same, where another process may have that number and that start: both are counted from
+    /// the boot, and the folder may be of an earlier one.
+    pub(super) fn found(&self) -> io::Result<Option<Process>> {
+        match self.living()? {
+            Some(process) => Ok(is_open(&self.run_dir, &self.id)?.then_some(process)),
+            None => Ok(None),
+        }
     }
 
     /// Notes the bundle that the guest became.
@@ -403,6 +412,26 @@ mod tests {
         // Its socket is closed now.
         let refused = folder.hand_out(limit);
         assert!(matches!(refused, Err(Error::Gone)), "{refused:?}");
+    }
+
+    /// A folder of before a reboot names a process by what another can have now.
+    #[test]
+    fn a_guest_is_found_by_its_socket_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = GuestId([7; 8]);
+        let folder = Folder::of(dir.path(), &id);
+        folder.create().unwrap();
+        let this = Process::with_pid(std::process::id().cast_signed()).unwrap();
+        folder.set_ready(this.unwrap()).unwrap();
+        assert_eq!(folder.found().unwrap(), None);
+        let socket = control(dir.path(), &id);
+        assert_eq!(folder.found().unwrap(), this);
+        // The file stays, as after a reboot.
+        drop(socket);
+        assert_eq!(folder.living().unwrap(), this);
+        assert_eq!(folder.found().unwrap(), None);
+        super::super::engine::remove(dir.path(), &id).unwrap();
+        assert!(!folder.exists());
     }
 
     /// Whoever restores a guest has longer patience than whoever asks one.
