@@ -10,7 +10,11 @@ use std::{
 };
 
 use brood_machine::cpu_template::CpuTemplate;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+    unistd::{Whence, lseek},
+};
 
 use super::{BootDisk, Error, Limit, agent_ask};
 use crate::{
@@ -156,7 +160,8 @@ pub(super) fn make_warm(agent: &Agent, boot: &Boot<'_>) -> Result<(), agent_ask:
 /// Pages that are looked at at once.
 const PIECE: u64 = 256;
 
-/// Makes holes of the pages of a memory file that are zero; `false` when it was not to go on.
+/// Makes holes of the pages of a memory file that are zero; `false` when it was not to go on. What is a
+/// hole, because the guest has not touched it, is not read. Moves the file's position.
 pub(super) fn punch_zeros(
     memory: &File,
     size: Bytes,
@@ -164,6 +169,7 @@ pub(super) fn punch_zeros(
 ) -> io::Result<bool> {
     let mut buffer = vec![0; usize::try_from(PIECE * PAGE_SIZE).map_err(io::Error::other)?];
     let page = usize::try_from(PAGE_SIZE).map_err(io::Error::other)?;
+    let zero = vec![0; page];
     let mut zeros: Option<(u64, u64)> = None;
     let punch = |zeros: &mut Option<(u64, u64)>| -> io::Result<()> {
         let Some((first, end)) = zeros.take() else {
@@ -173,14 +179,18 @@ pub(super) fn punch_zeros(
         let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
         match fallocate(memory, flags, offset(first)?, offset(end - first)?) {
             // A file system without holes keeps the zeros.
-            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
             Err(e) => Err(e.into()),
         }
     };
     let mut at = 0;
-    while at < size.0 {
+    while let Some(data) = data_from(memory, at)?.filter(|data| *data < size.0) {
         if !go_on() {
             return Ok(false);
+        }
+        if data > at {
+            punch(&mut zeros)?;
+            at = data;
         }
         let length =
             usize::try_from((size.0 - at).min(PIECE * PAGE_SIZE)).map_err(io::Error::other)?;
@@ -188,7 +198,7 @@ pub(super) fn punch_zeros(
         memory.read_exact_at(piece, at)?;
         for content in piece.chunks(page) {
             let end = at + content.len() as u64;
-            if content.iter().all(|byte| *byte == 0) {
+            if *content == zero[..content.len()] {
                 let first = zeros.map_or(at, |(first, _)| first);
                 zeros = Some((first, end));
             } else {
@@ -201,9 +211,58 @@ pub(super) fn punch_zeros(
     Ok(true)
 }
 
+/// Where the first page with data is from this page on; `None` when there is no more.
+fn data_from(file: &File, at: u64) -> io::Result<Option<u64>> {
+    let offset = i64::try_from(at).map_err(io::Error::other)?;
+    match lseek(file, offset, Whence::SeekData) {
+        Ok(data) => {
+            let data = u64::try_from(data).map_err(io::Error::other)?;
+            Ok(Some(data - data % PAGE_SIZE))
+        }
+        Err(Errno::ENXIO) => Ok(None),
+        // A file system that does not know its holes.
+        Err(Errno::EINVAL) => Ok(Some(at)),
+        Err(e) => Err(e.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holes_are_stepped_over_and_their_neighbours_looked_at() {
+        let file = tempfile::tempfile().unwrap();
+        let size = Bytes::mib(64);
+        file.set_len(size.0).unwrap();
+        let page = PAGE_SIZE;
+        let data = [0, 5 * page + 17, 20 << 20, (40 << 20) + 1, size.0 - 1];
+        for (byte, at) in (1..).zip(data) {
+            file.write_all_at(&[byte], at).unwrap();
+        }
+        // Zeros before, between and after holes.
+        for at in [7 * page, (20 << 20) + page, (50 << 20) - page] {
+            file.write_all_at(&vec![0; 3 * 4096], at).unwrap();
+        }
+        let looks = std::cell::Cell::new(0);
+        let go_on = || {
+            looks.set(looks.get() + 1);
+            true
+        };
+        assert!(punch_zeros(&file, size, &go_on).unwrap());
+        let mut content = vec![9; usize::try_from(size.0).unwrap()];
+        file.read_exact_at(&mut content, 0).unwrap();
+        for (byte, at) in (1_u8..).zip(data) {
+            assert_eq!(content[usize::try_from(at).unwrap()], byte);
+        }
+        let written = content.iter().filter(|byte| **byte != 0).count();
+        assert_eq!(written, data.len());
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap());
+        if blocks * 512 < size.0 / 2 {
+            // It has holes, which were not read: 64 looks would have been needed.
+            assert!(looks.get() < 16, "{}", looks.get());
+        }
+    }
 
     #[test]
     fn zeros_become_holes_and_everything_else_stays() {
