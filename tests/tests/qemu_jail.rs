@@ -285,7 +285,7 @@ fn a_clones_qemu_has_threads_enough_and_no_more() {
     assert_eq!(run("a-1", "nproc"), CPUS);
     assert_eq!(run("a-1", work), "9");
     assert_eq!(run("a-1", "ls /sys/class/net | grep eth"), "eth0");
-    let most = 80 + CPUS.parse::<usize>().unwrap();
+    let most = 2 * (80 + CPUS.parse::<usize>().unwrap());
     let own_user = home.json(&["show", "a-1"])["jail"]["own_user"] == true;
     let bounded = own_user && is_first_user_namespace();
     if bounded {

@@ -84,10 +84,12 @@ impl Walls {
         command
     }
 
-    /// Most processes and threads of its user, for a guest with so many processors.
+    /// Most processes and threads of its user, for a guest with so many processors: twice what one can
+    /// have. Guests in two PID namespaces of a host can have one user, for that is their process's
+    /// number; and a QEMU that cannot make a thread ends.
     pub(super) fn most_threads(self, vcpus: u32) -> Option<u64> {
         self.bounds_threads
-            .then_some(u64::from(vcpus) + POOL + OTHER_THREADS)
+            .then_some(2 * (u64::from(vcpus) + POOL + OTHER_THREADS))
     }
 
     /// What QEMU's filter of system calls says of other users. One that changes to its own user has
