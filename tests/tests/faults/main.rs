@@ -2,7 +2,8 @@
 //! (`brood_core::faults`), or the command is killed there. Afterwards nothing is lost, nothing is
 //! there twice, nothing is left, and the next command works.
 //!
-//! The first and the last visit of each point are tried; all, with `BROOD_ALL_FAULTS=1`.
+//! The first and the last visit of each point are tried, and a full disk at each change of the
+//! record; everything, with `BROOD_ALL_FAULTS=1`.
 
 // Other builds have no points.
 #![cfg(debug_assertions)]

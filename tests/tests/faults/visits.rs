@@ -50,16 +50,17 @@ pub(crate) fn each_fault(scene: Option<impl Scene>) {
     let mut tried = 0;
     for &(point, count) in &visits {
         for nth in 1..=count {
-            if !all && nth != 1 && nth != count {
-                continue;
-            }
+            let is_end = nth == 1 || nth == count;
             for fault in Fault::ALL {
                 let is_chosen = match fault {
                     // One delay of a point is enough to see whom it holds up.
                     Fault::Delay => nth == 1 && (all || is_waited_for(point)),
-                    Fault::Kill | Fault::Error => true,
+                    _ if all => true,
+                    Fault::Kill | Fault::Error => is_end,
+                    // Some changes can wait until there is room: those after them see no error.
+                    Fault::Enospc => nth == count || point == Point::RecordChange,
                     // As for the error, except what it says.
-                    Fault::Enospc | Fault::Short => nth == count || all,
+                    Fault::Short => nth == count,
                 };
                 if point.takes(fault) && is_chosen {
                     disturbed(&mut scene, point, nth, fault);

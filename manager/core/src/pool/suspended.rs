@@ -99,6 +99,11 @@ impl Pools<'_> {
         };
         match suspended {
             Ok(manifest) => {
+                // Its record stays when nothing could be written just then: nobody is to find the
+                // claim in two states.
+                if self.state.claimed_by(token)?.is_some() {
+                    self.destroy(&[id])?;
+                }
                 self.state.mark_suspended(token)?;
                 Ok(manifest)
             }
@@ -318,7 +323,9 @@ impl Pools<'_> {
     fn reconcile_claims(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         for suspended in self.state.suspended_claims()? {
-            if suspended.state == SuspendedClaimState::Suspended {
+            if suspended.state == SuspendedClaimState::Suspended
+                && self.state.claimed_by(&suspended.token)?.is_none()
+            {
                 continue;
             }
             let Ok(_lock) = self.claim_lock(&suspended.token, Duration::ZERO) else {
