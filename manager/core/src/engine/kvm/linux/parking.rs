@@ -14,6 +14,10 @@ const SHARE: u32 = 100;
 /// How far ahead time is counted on when the guest has no timer: what wakes it is not known.
 const FAR: Duration = Duration::from_secs(60);
 
+/// Most that one parking and wake-up count for. One that took longer was held up: its process was
+/// stopped, or the whole host.
+const MOST: Duration = Duration::from_secs(1);
+
 /// What a guest's parking has cost, as the time that pays for it.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -41,7 +45,7 @@ impl Budget {
 
     /// A parking and the wake-up after it have taken so long.
     pub(super) fn spend(&mut self, took: Duration, now: Instant) {
-        self.paid_at = self.paid_at.max(now) + took * SHARE;
+        self.paid_at = self.paid_at.max(now) + took.min(MOST) * SHARE;
     }
 
     /// Whether a guest that rests so is to be parked.
@@ -93,6 +97,17 @@ mod tests {
             let found = budget.decide(rest, now + seconds(awake));
             assert_eq!(found, decision, "{took} {awake} {rest:?}");
         }
+    }
+
+    #[test]
+    fn a_guest_that_was_stopped_while_it_parked_parks_again() {
+        let now = Instant::now();
+        let budget = Budget::new(seconds(86_400), now);
+        let rest = Rest::UntilInterrupt;
+        let missing = seconds(u64::from(SHARE)) - FAR;
+        let stay = Decision::StayAwake(Some(missing.max(FAR)));
+        assert_eq!(budget.decide(rest, now), stay);
+        assert_eq!(budget.decide(rest, now + missing), Decision::Park);
     }
 
     #[test]
