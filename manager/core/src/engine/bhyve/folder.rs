@@ -26,7 +26,6 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::marks;
 use crate::{
     checkpoint::BhyveGuest,
     engine::{Process, ProcessState},
@@ -191,7 +190,7 @@ impl Folder {
     }
 
     /// The same, where another process may have that number and that start: both are counted from
-    /// the boot, and the folder may be of an earlier one. ps(1) is run for one that lives.
+    /// the boot, and the folder may be of an earlier one.
     ///
     /// # Errors
     /// When that cannot be told.
@@ -206,7 +205,7 @@ impl Folder {
     /// machine or folder, which both have the id in them.
     fn own(&self, process: Process) -> io::Result<Option<Process>> {
         let id = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        let command = marks::command_line(process.pid)?;
+        let command = process.command_line()?;
         let is_its_own = command.is_some_and(|command| command.contains(&*id));
         Ok((is_its_own && process.state()? != ProcessState::Gone).then_some(process))
     }

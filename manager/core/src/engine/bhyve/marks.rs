@@ -13,23 +13,6 @@ use crate::{
     guest_id::GuestId,
 };
 
-/// The command line of a process, as ps(1) of any Unix shows it; `None` when there is no such
-/// process.
-///
-/// # Errors
-/// When ps(1) cannot be run.
-pub(super) fn command_line(pid: i32) -> io::Result<Option<String>> {
-    let output = ps(&["-o", "args=", "-p", &pid.to_string()])?;
-    if output.status.success() {
-        return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
-    }
-    // It fails and says nothing when there is no such process.
-    if output.stderr.is_empty() && Process::with_pid(pid)?.is_none() {
-        return Ok(None);
-    }
-    Err(failed(&output))
-}
-
 /// A guest's process, found by its marks.
 #[derive(Debug)]
 pub(super) struct MarkedProcess {

@@ -91,6 +91,16 @@ pub(super) fn own_memory(pid: i32) -> Option<Bytes> {
     Some(Bytes(PAGE_SIZE).saturating_mul(own))
 }
 
+/// The words of a process's command line, each with a zero after it; `None` when it is gone.
+pub(super) fn command_line(pid: i32) -> io::Result<Option<Vec<u8>>> {
+    let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ARGS, pid];
+    match sysctl::read_at(&place) {
+        Ok(words) => Ok(Some(words)),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// The folder that a process works in; `None` when the process is gone.
 pub(super) fn works_in(pid: i32) -> io::Result<Option<PathBuf>> {
     let place = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_CWD, pid];

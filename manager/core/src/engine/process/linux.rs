@@ -105,6 +105,15 @@ pub(super) fn confinement(pid: i32) -> io::Result<Option<Confinement>> {
     confinement.map(Some).ok_or_else(unknown)
 }
 
+/// The words of a process's command line, each with a zero after it; `None` when it is gone.
+pub(super) fn command_line(pid: i32) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        Ok(words) => Ok(Some(words)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// The folder that a process works in; `None` when the process is gone.
 pub(super) fn works_in(pid: i32) -> io::Result<Option<PathBuf>> {
     match fs::read_link(format!("/proc/{pid}/cwd")) {

@@ -87,6 +87,16 @@ impl Process {
         Ok(found.filter(|_| self.may_live()))
     }
 
+    /// Its command line, words parted by blanks, or the title that it has given itself; empty when it
+    /// has none, as for a moment after exec(2). `None` when it is gone.
+    pub(crate) fn command_line(&self) -> io::Result<Option<String>> {
+        let words = system::command_line(self.pid)?;
+        Ok(words.map(|words| {
+            let words = words.strip_suffix(b"\0").unwrap_or(&words);
+            String::from_utf8_lossy(words).replace('\0', " ")
+        }))
+    }
+
     /// Whether it works in this folder, which may be gone itself. `false` when that may not be
     /// seen.
     pub(crate) fn works_in(&self, folder: &Path) -> bool {
@@ -182,6 +192,18 @@ mod tests {
             .unwrap()
             .unwrap();
         (child, process)
+    }
+
+    #[test]
+    fn a_process_has_the_command_line_that_it_was_started_with() {
+        let this = Process::with_pid(std::process::id().cast_signed());
+        let line = this.unwrap().unwrap().command_line().unwrap().unwrap();
+        let words: Vec<String> = std::env::args().collect();
+        assert_eq!(line, words.join(" "));
+        let (mut child, process) = waiting();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(process.command_line().unwrap(), None);
     }
 
     #[test]

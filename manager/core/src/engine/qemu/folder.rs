@@ -383,14 +383,9 @@ pub(super) fn id_in(name: &str) -> Option<GuestId> {
 pub(super) fn command_line(process: Process, run_dir: &Path) -> io::Result<Option<String>> {
     let begin = Instant::now();
     loop {
-        let words = match fs::read(format!("/proc/{}/cmdline", process.pid)) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
-                return Ok(None);
-            }
-            words => words?,
-        };
-        if !words.is_empty() {
-            return Ok(Some(String::from_utf8_lossy(&words).replace('\0', " ")));
+        match process.command_line()? {
+            Some(line) if line.is_empty() => {}
+            line => return Ok(line),
         }
         // The kernel's own processes have none, and work elsewhere.
         if !process.may_live() || !process.works_in(&process::absolute(run_dir)?) {
