@@ -177,6 +177,17 @@ mod tests {
         }
     }
 
+    /// The port of a guest without a folder.
+    fn port<'a>(open: &'a dyn Fn() -> io::Result<OwnedFd>) -> AgentPort<'a> {
+        AgentPort {
+            folder: Path::new("/nonexistent"),
+            program: Path::new(""),
+            guest: &[],
+            open,
+            channel: &Channel::of,
+        }
+    }
+
     #[test]
     fn an_agent_that_takes_longer_than_an_attempt_is_heard() {
         let heard = Heard::default();
@@ -187,13 +198,7 @@ mod tests {
             thread::spawn(move || answer_after(14, guest, &heard));
             Ok(ours.into())
         };
-        let port = AgentPort {
-            folder: Path::new("/nonexistent"),
-            program: Path::new(""),
-            guest: &[],
-            open: &open,
-            channel: &Channel::of,
-        };
+        let port = port(&open);
         let limit = Limit::of(Duration::from_secs(60));
         let failed = |e: io::Error| panic!("{e}");
         let agent = begin(&port, Access::Alone, limit, &|| Ok(()), &failed);
@@ -212,13 +217,7 @@ mod tests {
             thread::spawn(move || answer_after(u32::MAX, guest, &Heard::default()));
             Ok(ours.into())
         };
-        let port = AgentPort {
-            folder: Path::new("/nonexistent"),
-            program: Path::new(""),
-            guest: &[],
-            open: &open,
-            channel: &Channel::of,
-        };
+        let port = port(&open);
         let wanted = || {
             let mut left = wishes.lock().unwrap();
             *left -= i32::from(*left > 0);
